@@ -1,0 +1,235 @@
+"""Operations on trees: nested dict / list / tuple / NamedTuple of tensors (pytrees), with `None` an empty node.
+
+A thin face over optree, whose leaf order (sorted keys) and whose treatment of `None` are JAX's. Leaves are addressed by
+their path, "layers/0/attention/q", never by their position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from pure.types import Tree
+
+
+def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Applies `function` leaf by leaf: `map(f, t, u)` has f(t_leaf, u_leaf) wherever t has a leaf.
+
+    Args:
+        function: takes one leaf of each tree.
+        tree: gives the structure of the result.
+        rest: further trees of the same structure.
+
+    Returns:
+        A tree of the structure of `tree`.
+
+    Raises:
+        ValueError: if a tree of `rest` has another structure.
+
+    Example:
+        >>> map(lambda a, b: a + b, {"x": 1, "y": [2]}, {"x": 10, "y": [20]})
+        {'x': 11, 'y': [22]}
+    """
+    return optree.tree_map(function, tree, *rest)
+
+
+def map_with_path(function: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Applies `function(path, leaf, ...)` leaf by leaf, the path written as "layers/0/attention/q".
+
+    Example:
+        >>> map_with_path(lambda path, x: path, {"layers": [{"q": 0}]})
+        {'layers': [{'q': 'layers/0/q'}]}
+    """
+    return optree.tree_map(function, _names(tree, ""), tree, *rest)
+
+
+def leaves(tree: Tree) -> list:
+    """Lists the leaves, dict keys in sorted order (JAX's order).
+
+    Example:
+        >>> leaves({"b": [1, None], "a": 2})
+        [2, 1]
+    """
+    return optree.tree_leaves(tree)
+
+
+def structure(tree: Tree) -> optree.PyTreeSpec:
+    """Returns the tree without its leaves; two trees match when their structures are equal."""
+    return optree.tree_structure(tree)
+
+
+def flatten(tree: Tree) -> tuple[list, optree.PyTreeSpec]:
+    """Returns (leaves, structure), which `unflatten` puts together again."""
+    return optree.tree_flatten(tree)
+
+
+def unflatten(spec: optree.PyTreeSpec, values: list) -> Tree:
+    """Puts `values` (in the order of `leaves`) into the structure `spec`."""
+    return optree.tree_unflatten(spec, values)
+
+
+def paths(tree: Tree) -> list[str]:
+    """Names every leaf, in the order of `leaves`; NamedTuple fields by name.
+
+    Example:
+        >>> paths({"b": [1, 2], "a": 3})
+        ['a', 'b/0', 'b/1']
+    """
+    return leaves(_names(tree, ""))
+
+
+def get(tree: Tree, path: str) -> Any:
+    """Returns the leaf or subtree at `path`.
+
+    Raises:
+        KeyError: if there is none; the message lists what is there.
+
+    Example:
+        >>> get({"layers": [{"q": 7}]}, "layers/0/q")
+        7
+    """
+    node = tree
+    for part in path.split("/") if path else []:
+        children = _children(node)
+        if part not in children:
+            raise KeyError(f"tree.get: no {part!r} in {path!r}; here are {', '.join(children) or 'no children'}")
+        node = children[part]
+    return node
+
+
+def partition(keep: Callable[[str, Any], bool], tree: Tree) -> tuple[Tree, Tree]:
+    """Splits a tree in two of the same shape: leaves where `keep(path, leaf)` holds, and the others.
+
+    A missing leaf becomes `None`, which is an empty node, so every function here passes over it. This one pair of
+    functions serves freezing, adapters and saving a part.
+
+    Example:
+        >>> partition(lambda path, x: x > 1, {"a": 1, "b": 2})
+        ({'a': None, 'b': 2}, {'a': 1, 'b': None})
+    """
+    mask = map_with_path(lambda path, x: bool(keep(path, x)), tree)
+    kept = optree.tree_map(lambda m, x: x if m else None, mask, tree)
+    return kept, optree.tree_map(lambda m, x: None if m else x, mask, tree)
+
+
+def combine(first: Tree, second: Tree) -> Tree:
+    """Undoes `partition`: takes each leaf from whichever tree has it.
+
+    Raises:
+        ValueError: if a place has a leaf in both.
+
+    Example:
+        >>> combine({"a": None, "b": 2}, {"a": 1, "b": None})
+        {'a': 1, 'b': 2}
+    """
+
+    def pick(a: Any, b: Any) -> Any:
+        if a is not None and b is not None:
+            raise ValueError(
+                "tree.combine: both trees have a leaf in the same place; partition one tree to get two that fit"
+            )
+        return b if a is None else a
+
+    return optree.tree_map(pick, first, second, none_is_leaf=True)
+
+
+def stack(trees: list[Tree]) -> Tree:
+    """Stacks equal trees leaf by leaf along a new first axis, so that `vmap` can run over them.
+
+    Example:
+        >>> stack([{"x": torch.tensor(1)}, {"x": torch.tensor(2)}])
+        {'x': tensor([1, 2])}
+    """
+    return optree.tree_map(lambda *xs: torch.stack(xs), *trees)
+
+
+def unstack(tree: Tree) -> list[Tree]:
+    """Undoes `stack`: one tree per index of the first axis (views, not copies).
+
+    Raises:
+        ValueError: if the tree has no leaf, or leaves disagree on the length of their first axis.
+    """
+    values, spec = flatten(tree)
+    sizes = {x.shape[0] for x in values}
+    if len(sizes) != 1:
+        raise ValueError(f"tree.unstack: leaves must share the length of their first axis, got {sorted(sizes)}")
+    return [unflatten(spec, list(row)) for row in zip(*(x.unbind(0) for x in values), strict=True)]
+
+
+def cast(tree: Tree, dtype: torch.dtype) -> Tree:
+    """Converts floating-point leaves to `dtype`; integers, booleans and keys pass unchanged."""
+    return map(lambda x: x.to(dtype) if x.is_floating_point() else x, tree)
+
+
+def clone(tree: Tree) -> Tree:
+    """Copies every leaf into storage of its own."""
+    return map(Tensor.clone, tree)
+
+
+def detach(tree: Tree) -> Tree:
+    """Cuts every leaf off from the graph that computed it (same storage)."""
+    return map(Tensor.detach, tree)
+
+
+def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
+    """Makes a tree of zeros, of the same shapes and (unless given) dtypes."""
+    return map(lambda x: torch.zeros_like(x, dtype=dtype), tree)
+
+
+def where(condition: Tensor, yes: Tree, no: Tree) -> Tree:
+    """Chooses one of two whole trees by a 0-d bool, without a branch, so that it compiles and vmaps."""
+    return map(lambda a, b: torch.where(condition, a, b), yes, no)
+
+
+def norm(tree: Tree) -> Tensor:
+    """Returns the Euclidean norm of all leaves together, [] float32.
+
+    Example:
+        >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}).item()
+        5.0
+    """
+    return torch.stack([x.float().square().sum() for x in leaves(tree)]).sum().sqrt()
+
+
+def count(tree: Tree) -> int:
+    """Counts elements over all leaves (tensors or ParamSpecs).
+
+    Example:
+        >>> count({"w": torch.zeros(2, 3), "b": torch.zeros(2)})
+        8
+    """
+    return sum(torch.Size(x.shape).numel() for x in leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+    """Adds up the bytes of all leaves (tensors or ParamSpecs)."""
+    return sum(torch.Size(x.shape).numel() * x.dtype.itemsize for x in leaves(tree))
+
+
+def _names(node: Any, prefix: str) -> Any:
+    """The same tree, each leaf replaced by its path. (Plain recursion, which Dynamo traces; optree's paths it does not.)"""
+    if node is None:
+        return None
+    join = f"{prefix}/".lstrip("/")
+    if isinstance(node, dict):
+        return {k: _names(v, f"{join}{k}") for k, v in node.items()}
+    if hasattr(node, "_fields"):
+        return type(node)(*[_names(v, f"{join}{k}") for k, v in zip(node._fields, node, strict=True)])
+    if isinstance(node, list | tuple):
+        return type(node)([_names(v, f"{join}{i}") for i, v in enumerate(node)])
+    return prefix
+
+
+def _children(node: Any) -> dict[str, Any]:
+    """A node -> {name: child}; a leaf has none."""
+    if isinstance(node, dict):
+        return {str(k): v for k, v in node.items()}
+    if hasattr(node, "_fields"):
+        return dict(zip(node._fields, node, strict=True))
+    if isinstance(node, list | tuple):
+        return {str(i): v for i, v in enumerate(node)}
+    return {}

@@ -1,0 +1,72 @@
+"""The two pairs on which everything stands: a model and an optimizer. This file imports nothing local.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Tree = Any
+"""Nested dict / list / tuple / NamedTuple of tensors. `None` is an empty node, as in JAX and optree."""
+
+Schedule = Callable[[Tensor], Tensor]
+"""A number that changes during a run: count [] int32 of optimizer updates so far -> value [] float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamSpec:
+    """What one parameter is before it exists: initialisation, counting, checks and conversions derive from it.
+
+    Args:
+        shape: the parameter's shape; matrices are (out, in).
+        init: "normal", "zeros" or "ones".
+        std: standard deviation of "normal", > 0.
+        dtype: storage type, float32 unless the weights are to be kept narrower.
+    """
+
+    shape: tuple[int, ...]
+    init: str = "normal"
+    std: float = 0.02
+    dtype: torch.dtype = torch.float32
+
+
+class Model(NamedTuple):
+    """A language model as pure functions; `params` never lives inside.
+
+    Fields:
+        config: the frozen configuration it was built from.
+        spec: tree of ParamSpec, of the same structure as the params.
+        init: key [2] uint32 -> params.
+        hidden: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T, D].
+        logits: (params, hidden [..., D]) -> [..., V].
+        forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
+        cache: (batch, length, dtype=float32) -> an empty KV cache, with one length per row.
+        decode: (params, tokens [B, T], cache) -> (logits [B, T, V], cache).
+    """
+
+    config: Any
+    spec: Tree
+    init: Callable[..., Tree]
+    hidden: Callable[..., Tensor]
+    logits: Callable[..., Tensor]
+    forward: Callable[..., Tensor]
+    cache: Callable[..., Tree]
+    decode: Callable[..., tuple[Tensor, Tree]]
+
+
+class GradientTransformation(NamedTuple):
+    """optax's pair: `state = init(params)`; `updates, state = update(updates, state, params, **extra)`.
+
+    Updates are *added* to the params, so a descent direction carries its minus sign. `extra` holds what was computed
+    elsewhere and is passed down every chain: `grad_norm` [] (the global norm, when the caller has it already) and
+    `value` [] (the loss, for reduce-on-plateau).
+    """
+
+    init: Callable[[Tree], Tree]
+    update: Callable[..., tuple[Tree, Tree]]
