@@ -49,9 +49,9 @@ def pytest_unconfigure() -> None:
 def checked(function: types.FunctionType) -> types.FunctionType:
     """Makes a function check its annotations (jaxtyping's shapes, everything else by beartype) whenever it is called.
 
-    jaxtyping's own import hook would do it in every call, and a compiled step would then trace beartype's generated code.
-    Here Dynamo sees a constant branch to the function itself, so that `fullgraph=True` holds. The wrapper keeps the
-    function's globals, by which doctest recognises that it belongs to its module.
+    jaxtyping's own import hook would do it in every call, and a compiled step would then trace beartype's generated
+    code. Here Dynamo sees a constant branch to the function itself, so that `fullgraph=True` holds. The wrapper keeps
+    the function's globals, by which doctest recognises that it belongs to its module.
     """
     check = jaxtyping.jaxtyped(function, typechecker=_beartype)
     is_compiling = torch.compiler.is_compiling

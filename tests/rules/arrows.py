@@ -1,0 +1,78 @@
+"""Rules on imports: they run one way, and a package's __init__ is for others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.rules.source import PACKAGES, PROGRAMS, ROOT, Module, bound, imports, under
+
+PEERS = ("jax", "jaxlib", "flax", "optax", "orbax")
+OUTER_STAGES = ("stages.run", "stages.evaluate", "stages.cli")
+
+
+def arrows(module: Module) -> Iterator[str]:
+    """Imports run one way: programs -> stages -> data_pipes -> pure."""
+    level = {name: PACKAGES.index(name) for name in PACKAGES} | dict.fromkeys(PROGRAMS, len(PACKAGES))
+    for found in imports(module):
+        if level.get(_top(found.module), -1) > level[_top(module.name)] or _top(found.module) in ("tests", "examples"):
+            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+
+
+def arrows_inside_pure(module: Module) -> Iterator[str]:
+    """nn, loss and optim never import each other; types imports nothing local; a loss never sees a Model."""
+    apart = ("pure.nn", "pure.loss", "pure.optim")
+    others = [package for package in apart if not under(module.name, package)] if under(module.name, *apart) else []
+    for found in imports(module):
+        if under(found.module, *others):
+            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+        if module.name == "pure.types" and _top(found.module) in PACKAGES:
+            yield f"{module.path}:{found.line}: pure.types imports {found.module}, and it imports nothing local"
+        if under(module.name, "pure.loss") and (found.module, found.name) == ("pure.types", "Model"):
+            yield f"{module.path}:{found.line}: a loss takes log-probabilities, logits or hidden states, never a Model"
+
+
+def jax_stays_outside(module: Module) -> Iterator[str]:
+    """Nothing imports interop/jax, and only it imports jax, inside its functions."""
+    inside = under(module.name, "pure.interop.jax")
+    for found in imports(module):
+        if under(found.module, "pure.interop.jax") and not inside:
+            yield f"{module.path}:{found.line}: nothing in the packages imports pure.interop.jax; users do"
+        if _top(found.module) in PEERS and not (inside and found.inside):
+            yield f"{module.path}:{found.line}: import {found.module} in pure/interop/jax, inside the function using it"
+
+
+def pure_stages(module: Module) -> Iterator[str]:
+    """The pure stages never import run, evaluate or cli; these import them."""
+    if under(module.name, "stages") and not under(module.name, *OUTER_STAGES):
+        for found in imports(module):
+            if under(found.module, *OUTER_STAGES):
+                yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+
+
+def own_init(module: Module) -> Iterator[str]:
+    """Code inside a package never goes through that package's own __init__, which exports to others."""
+    home = module.name if module.package else module.name.rpartition(".")[0]
+    for found in imports(module):
+        package = (ROOT / found.module.replace(".", "/") / "__init__.py").is_file()
+        if found.name and package and under(home, found.module):
+            yield f"{module.path}:{found.line}: import {found.name} from the module that defines it, not {found.module}"
+
+
+def exports(module: Module) -> Iterator[str]:
+    """An __init__ holds a docstring, imports of public names, and __all__, which lists exactly these."""
+    if not module.package:
+        return
+    public = bound(module) - {"annotations", "__all__"}
+    listed: set[str] = set()
+    for node in module.tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            listed = set(ast.literal_eval(node.value))
+        elif not (isinstance(node, ast.ImportFrom) or (isinstance(node, ast.Expr) and ast.get_docstring(module.tree))):
+            yield f"{module.path}:{node.lineno}: only exports belong into an __init__"
+    if listed != public:
+        yield f"{module.path}:1: __all__ and the imports differ in {', '.join(sorted(listed ^ public))}"
+
+
+def _top(name: str) -> str:
+    return name.split(".")[0]

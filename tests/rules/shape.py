@@ -1,0 +1,49 @@
+"""Rules on the shape of the house: kinds of classes, sizes, names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.rules.exceptions import CLASSES, LONG_FILES, LONG_FUNCTIONS
+from tests.rules.source import Module, code_lines, functions
+
+FUNCTION_LINES, FILE_LINES = 50, 300
+VAGUE = frozenset(["utils", "util", "common", "helpers", "helper", "misc"])
+
+
+def classes(module: Module) -> Iterator[str]:
+    """Classes are NamedTuples, frozen dataclasses, Protocols, errors, or autograd's Functions."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ClassDef) and f"{module.name}.{node.name}" not in CLASSES:
+            bases = {ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases}
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            frozen = any("dataclass" in text and "frozen=True" in text for text in decorators)
+            if not (
+                frozen or bases & {"NamedTuple", "Protocol", "Function"} or any(b.endswith("Error") for b in bases)
+            ):
+                yield f"{module.path}:{node.lineno}: class {node.name}: behaviour is functions"
+
+
+def short_functions(module: Module) -> Iterator[str]:
+    """At most 50 lines of code a function; docstring, comments and blank lines are free."""
+    for name, function in functions(module.tree):
+        size = code_lines(module, function)
+        if size > FUNCTION_LINES and f"{module.name}.{name}" not in LONG_FUNCTIONS:
+            yield f"{module.path}:{function.lineno}: {name} has {size} lines of code"
+
+
+def short_files(module: Module) -> Iterator[str]:
+    """At most 300 lines a file."""
+    size = module.text.count("\n")
+    if size > FILE_LINES and module.path not in LONG_FILES:
+        yield f"{module.path}:1: {size} lines"
+
+
+def names(module: Module) -> Iterator[str]:
+    """A file bears the name of its algorithm, at most three levels deep."""
+    parts = module.path.split("/")
+    if set(parts[-1].removesuffix(".py").split("_")) & VAGUE:
+        yield f"{module.path}:1: name it after what it computes"
+    if len(parts) > 3:
+        yield f"{module.path}:1: more than three levels deep"

@@ -1,0 +1,144 @@
+"""The project's own source, parsed: what the rules read."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pure", "data_pipes", "stages")
+PROGRAMS = ("examples", "benchmarks")
+Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+class Module(NamedTuple):
+    """One file: its dotted name ("pure.nn.linear", "pure.nn" for a package's __init__), text and syntax tree."""
+
+    name: str
+    path: str
+    text: str
+    tree: ast.Module
+    package: bool  # an __init__.py
+
+
+class Import(NamedTuple):
+    """One name that is imported: the module it comes from, the name in it (None: the module itself), where."""
+
+    module: str
+    name: str | None
+    line: int
+    inside: bool  # of a function, so that it happens when the function is called
+
+
+def parse(text: str, name: str) -> Module:
+    """Parses a text as if it were the module of that name; "a.b.__init__" is the package a.b."""
+    package = name.endswith(".__init__")
+    return Module(name.removesuffix(".__init__"), name.replace(".", "/") + ".py", text, ast.parse(text), package)
+
+
+def read(*folders: str) -> list[Module]:
+    """Parses every Python file below these folders."""
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    dotted = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [parse(path.read_text(encoding="utf8"), name) for path, name in zip(paths, dotted, strict=True)]
+
+
+def functions(tree: ast.AST) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yields every function with its name, "Class.method" for methods, nested ones as "outer.inner"."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (*Function, ast.ClassDef)):
+                if isinstance(child, Function):
+                    yield prefix + child.name, child
+                yield from walk(child, f"{prefix}{child.name}.")
+            else:
+                yield from walk(child, prefix)
+
+    return walk(tree, "")
+
+
+def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """Yields the nodes that belong to this function, and not to one that is defined inside it."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, (*Function, ast.Lambda, ast.ClassDef)):
+            yield child
+            yield from own_nodes(child)
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names the parameters in order, `*` and `**` dropped, without self and cls."""
+    a = function.args
+    every = [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    return [p.arg for p in every if p.arg not in ("self", "cls")]
+
+
+def code_lines(module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Counts lines of code: no docstring, no blank line, no line that is only a comment."""
+    skip: set[int] = set()
+    if ast.get_docstring(node) is not None:
+        skip.update(span(node.body[0]))
+    lines = module.text.splitlines()
+    kept = [lines[i - 1].strip() for i in span(node) if i not in skip]
+    return sum(1 for line in kept if line and not line.startswith("#"))
+
+
+def span(node: ast.stmt) -> range:
+    """The lines of a statement, counted from 1."""
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def calls(module: Module) -> Iterator[ast.Call]:
+    """Yields every call in the file."""
+    return (node for node in ast.walk(module.tree) if isinstance(node, ast.Call))
+
+
+def under(name: str, *packages: str) -> bool:
+    """Tells whether a dotted name is one of these packages or lies in one: `pure.nn.linear` is under `pure.nn`."""
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Yields every import, those for type checkers among them. Relative ones are made absolute."""
+    inside = {id(n) for _, f in functions(module.tree) for n in ast.walk(f) if n is not f}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, None, node.lineno, id(node) in inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            for alias in node.names:
+                target = f"{source}.{alias.name}"
+                if exists(target):
+                    yield Import(target, None, node.lineno, id(node) in inside)
+                else:
+                    yield Import(source, alias.name, node.lineno, id(node) in inside)
+
+
+def exists(name: str) -> bool:
+    """Tells whether a dotted name is a module or a package of this project."""
+    place = ROOT / name.replace(".", "/")
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+
+
+def bound(module: Module) -> set[str]:
+    """Names that a module binds at its top level by importing, assigning or defining."""
+    names: set[str] = set()
+    for node in module.tree.body:
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, (*Function, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names.update(target.id for target in targets if isinstance(target, ast.Name))
+    return names
+
+
+def _absolute(module: Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = module.name.split(".")
+    base = parts[: len(parts) - node.level + (1 if module.package else 0)]
+    return ".".join([*base, *([node.module] if node.module else [])])
