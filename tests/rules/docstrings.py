@@ -1,9 +1,9 @@
 """Rules on docstrings: what is public is documented, and what a docstring lists is what the code has.
 
-Which sections a docstring needs depends on the function. All: a first line. Those with more than four parameters (`*` and
-`**` not counted), or with two and more than twenty lines of code: Args and Returns. Those that raise: Raises, naming the
-error. Wherever Args stands it lists every parameter and nothing else; the rest may be "as in `other`". Wherever Steps
-stands, the body bears the same numbers.
+Which sections a docstring needs depends on the function. All: a first line. Those with more than four parameters (`*`
+and `**` not counted), or with two and more than twenty lines of code: Args and Returns. Those that raise: Raises,
+naming the error. Wherever Args stands it lists every parameter and nothing else; the rest may be "as in `other`".
+Wherever Steps stands, the body bears the same numbers.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ OUTSIDE = frozenset((
 ))
 EFFECTS = frozenset((
     "open", "io.open", "io.FileIO", "print", "input", "breakpoint", "exec", "eval", "torch.load", "torch.save",
-    "torch.from_file", "np.load", "np.save", "np.fromfile", "np.memmap", "numpy.load", "numpy.save", "numpy.fromfile", "numpy.memmap",
+    "torch.from_file", "np.load", "np.save", "np.fromfile", "np.memmap", "numpy.load", "numpy.save",
+    "numpy.fromfile", "numpy.memmap",
 ))
 CHANCE = frozenset((
     "torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.rand_like", "torch.randn_like",
