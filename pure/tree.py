@@ -6,6 +6,7 @@ their path, "layers/0/attention/q", never by their position.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def leaves(tree: Tree) -> list:
         >>> leaves({"b": [1, None], "a": 2})
         [2, 1]
     """
-    return optree.tree_leaves(tree)
+    return _collect(tree, []) if torch.compiler.is_compiling() else optree.tree_leaves(tree)
 
 
 def structure(tree: Tree) -> optree.PyTreeSpec:
@@ -62,14 +63,19 @@ def structure(tree: Tree) -> optree.PyTreeSpec:
     return optree.tree_structure(tree)
 
 
-def flatten(tree: Tree) -> tuple[list, optree.PyTreeSpec]:
+def flatten(tree: Tree) -> tuple[list, Any]:
     """Returns (leaves, structure), which `unflatten` puts together again."""
-    return optree.tree_flatten(tree)
+    if not torch.compiler.is_compiling():
+        return optree.tree_flatten(tree)
+    numbers = itertools.count()
+    return _collect(tree, []), _sorted_map(lambda _: next(numbers), tree)
 
 
-def unflatten(spec: optree.PyTreeSpec, values: list) -> Tree:
+def unflatten(spec: Any, values: list) -> Tree:
     """Puts `values` (in the order of `leaves`) into the structure `spec`."""
-    return optree.tree_unflatten(spec, values)
+    if isinstance(spec, optree.PyTreeSpec):
+        return optree.tree_unflatten(spec, values)
+    return optree.tree_map(lambda i: values[i], spec)
 
 
 def paths(tree: Tree) -> list[str]:
@@ -135,6 +141,16 @@ def combine(first: Tree, second: Tree) -> Tree:
         return b if a is None else a
 
     return optree.tree_map(pick, first, second, none_is_leaf=True)
+
+
+def select(pattern: Tree, tree: Tree) -> Tree:
+    """Keeps the leaves of `tree` where `pattern` has a leaf, and `None` elsewhere.
+
+    Example:
+        >>> select({"a": 0, "b": None}, {"a": 1, "b": 2})
+        {'a': 1, 'b': None}
+    """
+    return optree.tree_map(lambda p, x: None if p is None else x, pattern, tree, none_is_leaf=True)
 
 
 def stack(trees: list[Tree]) -> Tree:
@@ -210,8 +226,32 @@ def nbytes(tree: Tree) -> int:
     return sum(torch.Size(x.shape).numel() * x.dtype.itemsize for x in leaves(tree))
 
 
+def _collect(node: Any, found: list) -> list:
+    """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of a dict without a leaf.)"""
+    if isinstance(node, dict):
+        for key in sorted(node):
+            _collect(node[key], found)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            _collect(child, found)
+    elif node is not None:
+        found.append(node)
+    return found
+
+
+def _sorted_map(function: Callable, node: Any) -> Any:
+    """`map` that visits the leaves in the order of `leaves`, under a compiler."""
+    if isinstance(node, dict):
+        return {key: _sorted_map(function, node[key]) for key in sorted(node)}
+    if hasattr(node, "_fields"):
+        return type(node)(*[_sorted_map(function, x) for x in node])
+    if isinstance(node, list | tuple):
+        return type(node)([_sorted_map(function, x) for x in node])
+    return None if node is None else function(node)
+
+
 def _names(node: Any, prefix: str) -> Any:
-    """The same tree, each leaf replaced by its path. (Plain recursion, which Dynamo traces; optree's paths it does not.)"""
+    """The same tree, each leaf replaced by its path. (Plain recursion: Dynamo traces it, not optree paths.)"""
     if node is None:
         return None
     join = f"{prefix}/".lstrip("/")

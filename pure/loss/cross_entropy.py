@@ -1,0 +1,152 @@
+"""Cross-entropy over the vocabulary: how surprised the model is by each next token.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+
+Szegedy et al., "Rethinking the Inception Architecture", 2015 (label smoothing); Chowdhery et al., "PaLM", 2022
+(z-loss).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure.transform.remat import remat
+from pure.types import Tree
+
+IGNORE = -100
+"""The label of a position that is not trained on, as in torch and Hugging Face."""
+
+
+class CrossEntropy(NamedTuple):
+    """A sum and what to divide it by, so that parts of a batch add up to the whole.
+
+    Fields:
+        sum: [] float32, nats.
+        count: [] float32, the tokens that counted.
+    """
+
+    sum: Tensor
+    count: Tensor
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> CrossEntropy:
+    """Sums the negative log-likelihood of the labels.
+
+        loss = logZ - (1 - s) logits[label] - s mean_v logits[v] + z logZ²,     logZ = log Σ_v exp logits[v]
+
+    Smoothing keeps the model from pushing one logit to infinity; the z-loss keeps logZ near 0, where bfloat16 is exact.
+
+    Args:
+        logits: [..., V] any float dtype; computed in float32.
+        labels: [...] integers in 0 .. V-1, or `ignore_index`.
+        ignore_index: label of positions that do not count and receive no gradient, whatever their logits.
+        label_smoothing: s, share of the target spread evenly over the vocabulary, in [0, 1).
+        z_loss: z, weight of logZ², >= 0; PaLM uses 1e-4.
+
+    Returns:
+        CrossEntropy(sum [], count []), nats and tokens; divide once, after adding the parts.
+
+    Steps:
+        1. Ignored positions read label 0, and are masked after.
+        2. logZ and the label's logit, in float32.
+        3. Smoothing and z-loss, only when asked for.
+        4. Sum what counts.
+
+    Edge cases: all labels ignored gives (0, 0) and zero gradient.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a weight is out of range.
+
+    Example:
+        Two equal logits: log 2 nats.
+
+        >>> total, count = cross_entropy(torch.zeros(1, 2), torch.tensor([1]))
+        >>> round(total.item(), 4), count.item()
+        (0.6931, 1.0)
+
+    Source: Szegedy et al. 2015, section 7; Chowdhery et al. 2022, section 5.
+    """
+    _check(logits, labels, label_smoothing, z_loss)
+    # 1. Labels that index.
+    counted = labels != ignore_index
+    index = torch.where(counted, labels, 0)
+    # 2. Negative log-likelihood.
+    wide = logits.float()
+    log_z = wide.logsumexp(-1)
+    chosen = wide.gather(-1, index[..., None]).squeeze(-1)
+    loss = log_z - (1 - label_smoothing) * chosen
+    # 3. Extras.
+    if label_smoothing:
+        loss = loss - label_smoothing * wide.mean(-1)
+    if z_loss:
+        loss = loss + z_loss * log_z.square()
+    # 4. Sum.
+    return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
+
+
+def linear_cross_entropy(
+    params: Tree,
+    hidden: Tensor,
+    labels: Tensor,
+    *,
+    logits: Callable[[Tree, Tensor], Tensor],
+    chunk: int | None = None,
+    **options: float,
+) -> CrossEntropy:
+    """Computes the cross-entropy from hidden states, never holding more than `chunk` rows of logits.
+
+    With a vocabulary of 150,000 the logits are larger than everything else in the step together. Here they exist one
+    chunk at a time: forward keeps only the sum, backward computes the chunk again.
+
+    Args:
+        params: what `logits` needs; receives gradient.
+        hidden: [B, T, D].
+        labels: [B, T], already shifted.
+        logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
+        chunk: positions at a time, > 0; None holds all logits at once, which is quicker while they fit.
+        options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
+
+    Returns:
+        CrossEntropy(sum, count), equal to cross_entropy(logits(params, hidden), labels) up to the order of adding.
+
+    Edge cases: a last chunk may be shorter.
+
+    Raises:
+        ValueError: if chunk < 1, or as `cross_entropy`.
+
+    Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without its kernel.
+    """
+    if chunk is None:
+        return cross_entropy(logits(params, hidden), labels, **options)
+    if chunk < 1:
+        raise ValueError(f"linear_cross_entropy: chunk counts positions and must be at least 1, got {chunk}")
+    part = remat(partial(_chunk, logits=logits, options=options))
+    rows = zip(hidden.flatten(0, -2).split(chunk), labels.flatten().split(chunk), strict=True)
+    sums = [part((params, h), y) for h, y in rows]
+    return CrossEntropy(sum(s.sum for s in sums), sum(s.count for s in sums))
+
+
+def _chunk(inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, options: dict) -> CrossEntropy:
+    """One chunk: (params, hidden [C, D]), labels [C]."""
+    params, hidden = inputs
+    return cross_entropy(logits(params, hidden), labels, **options)
+
+
+def _check(logits: Tensor, labels: Tensor, label_smoothing: float, z_loss: float) -> None:
+    """Shapes and ranges."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"cross_entropy: expected labels of shape {tuple(logits.shape[:-1])}, the logits' without V, got "
+            f"{tuple(labels.shape)}; shift tokens and labels to the same length first"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1), got {label_smoothing}")
+    if not z_loss >= 0:
+        raise ValueError(f"cross_entropy: z_loss must be at least 0, got {z_loss}; PaLM uses 1e-4")

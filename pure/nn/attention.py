@@ -1,0 +1,103 @@
+"""Causal attention: every token reads the ones before it. Multi-head, grouped-query and multi-query, by one code.
+
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
+width, D model width.
+
+Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from pure.config import ModelConfig
+from pure.nn import backend as backends
+from pure.nn.cache import LayerCache, append
+from pure.nn.linear import linear
+from pure.nn.norm import rms_norm
+from pure.nn.position import Rotation, rotate
+from pure.types import ParamSpec, Tree
+
+
+def attention_spec(config: ModelConfig) -> Tree:
+    """Describes the parameters: q [N·H, D], k and v [K·H, D], o [D, N·H]; biases; q_norm and k_norm [H]."""
+    head, width, std = config.head_dim or 0, config.hidden_size, config.initializer_range
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    spec = {
+        "q": ParamSpec(shape=(queries, width), std=std),
+        "k": ParamSpec(shape=(keys, width), std=std),
+        "v": ParamSpec(shape=(keys, width), std=std),
+        "o": ParamSpec(shape=(width, queries), std=std / (2 * config.num_hidden_layers) ** 0.5),
+    }
+    if config.attention_bias:
+        biased = ("q", "k", "v") if config.attention_bias == "qkv" else ("q", "k", "v", "o")
+        spec |= {f"{name}_bias": ParamSpec(shape=(spec[name].shape[0],), init="zeros") for name in biased}
+    if config.qk_norm:
+        spec |= {name: ParamSpec(shape=(head,), init="ones") for name in ("q_norm", "k_norm")}
+    return spec
+
+
+def attention(
+    params: Tree,
+    x: Tensor,
+    angles: Rotation | None,
+    *,
+    config: ModelConfig,
+    backend: str = "auto",
+    segment_ids: Tensor | None = None,
+    keep: Tensor | None = None,
+    cache: LayerCache | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, LayerCache | None]:
+    """Lets every position gather from the positions before it, as its query matches their keys.
+
+        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V,     q = rope(norm(W_q x)),  K = rope(norm(W_k x)),  V = W_v x
+
+    Args:
+        params: q, k, v, o, and what the switches add.
+        x: [B, T, D].
+        angles: cos and sin of each position, [B or 1, T, H/2]; None without rotary positions.
+        config: heads, head_dim, qk_norm.
+        backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend`).
+        segment_ids: [B, T] integers; a token sees only its own segment. None: one segment.
+        keep: [B, N, T, S] weights' dropout factors, 0 or 1/(1 - p); None drops nothing.
+        cache: keys and values of earlier tokens; None when training.
+        start: [B] how many of the cache's places are filled; the T new tokens go behind them.
+
+    Returns:
+        (y [B, T, D], the cache with the new keys and values, or None).
+
+    Steps:
+        1. Project into heads.
+        2. Normalise queries and keys, if asked, and turn them by their positions.
+        3. Put keys and values behind those that are remembered.
+        4. Attend, and merge the heads.
+
+    Source: Vaswani et al. 2017, equation 1; grouped heads as Ainslie et al. 2023.
+    """
+    # 1. Heads.
+    head = config.head_dim or 0
+    q, k, v = (
+        linear(params[name], x, params.get(f"{name}_bias")).unflatten(-1, (-1, head)) for name in ("q", "k", "v")
+    )
+    # 2. Norm and rotation.
+    if config.qk_norm:
+        q = rms_norm(q, params["q_norm"], eps=config.rms_norm_eps)
+        k = rms_norm(k, params["k_norm"], eps=config.rms_norm_eps)
+    if angles is not None:
+        q, k = rotate(q, angles), rotate(k, angles)
+    # 3. Memory.
+    if cache is not None:
+        cache = append(cache, k, v, start)
+        k, v = cache.keys, cache.values
+    # 4. Attend.
+    attend: Callable = backends.choose(backend, q, k, keep)
+    y = attend(q, k, v, start=start, segment_ids=segment_ids, keep=keep)
+    return linear(params["o"], y.flatten(-2), params.get("o_bias")), cache
+
+
+def dropout_shape(config: ModelConfig, length: int) -> tuple[int, int, int]:
+    """The shape of one example's dropout factors on attention weights, (N, T, T)."""
+    return (config.num_attention_heads, length, length)

@@ -1,0 +1,65 @@
+"""The feed-forward block: gated (SwiGLU, GeGLU) or plain.
+
+Shape letters: D width, F inner width.
+
+Shazeer, "GLU Variants Improve Transformer", 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.config import ModelConfig
+from pure.nn.linear import linear
+from pure.types import ParamSpec, Tree
+
+
+def feedforward_spec(config: ModelConfig) -> Tree:
+    """Describes the parameters: up [F, D], down [D, F], gate [F, D] when gated, and their biases."""
+    inner, outer = config.intermediate_size, config.hidden_size
+    into, out = ParamSpec(shape=(inner, outer), std=config.initializer_range), _residual_spec(config)
+    spec = {"up": into, "down": out, **({"gate": into} if config.use_swiglu else {})}
+    if config.mlp_bias:
+        spec |= {f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()}
+    return spec
+
+
+def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
+    """Transforms every position by itself: wide, through a non-linearity, and back.
+
+    A gate lets one half of the wide layer decide, channel by channel, how much of the other passes. It costs a third
+    matrix and is worth it at equal parameters.
+
+        gated: y = W_down (act(W_gate x) ⊙ W_up x)          silu gives SwiGLU, gelu GeGLU
+        plain: y = W_down act(W_up x)
+
+    Args:
+        params: up, down, and gate when `use_swiglu`; biases when `mlp_bias`.
+        x: [..., D].
+        config: hidden_act, use_swiglu.
+
+    Returns:
+        [..., D].
+
+    Source: Shazeer 2020, equations 5 and 6.
+    """
+    act = activation(config.hidden_act)
+    up = linear(params["up"], x, params.get("up_bias"))
+    wide = act(linear(params["gate"], x, params.get("gate_bias"))) * up if config.use_swiglu else act(up)
+    return linear(params["down"], wide, params.get("down_bias"))
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Returns the non-linearity by its name in ModelConfig.hidden_act."""
+    table = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+    return table[name]
+
+
+def _residual_spec(config: ModelConfig) -> ParamSpec:
+    """The matrix that writes into the residual stream: smaller by √(2 layers), so that their sum keeps its size."""
+    std = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
+    return ParamSpec(shape=(config.hidden_size, config.intermediate_size), std=std)

@@ -1,0 +1,83 @@
+"""Normalisation over the last axis: RMSNorm (Llama, Qwen) and LayerNorm (GPT-2).
+
+Shape letters: D width.
+
+Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019; Ba, Kiros and Hinton, "Layer Normalization", 2016.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pure.config import ModelConfig
+from pure.types import ParamSpec, Tree
+
+
+def norm_spec(size: int, *, rms: bool) -> Tree:
+    """Describes the parameters of a norm over `size` numbers: a scale, and for LayerNorm a bias."""
+    scale = {"scale": ParamSpec(shape=(size,), init="ones")}
+    return scale if rms else {**scale, "bias": ParamSpec(shape=(size,), init="zeros")}
+
+
+def norm(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
+    """Applies the norm that the configuration asks for; x [..., D] -> [..., D]."""
+    if config.use_rms_norm:
+        return rms_norm(x, params["scale"], eps=config.rms_norm_eps)
+    return layer_norm(x, params["scale"], params["bias"], eps=config.rms_norm_eps)
+
+
+def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
+    """Divides by the root mean square, then scales each channel.
+
+    Keeps the size of activations constant from layer to layer, so that depth neither explodes nor fades; the mean,
+    which LayerNorm also removes, turned out not to matter.
+
+        y = scale · x / √(mean(x²) + eps)
+
+    Args:
+        x: [..., D], any float dtype; the mean is taken in float32.
+        scale: [D].
+        eps: > 0, keeps a row of zeros finite.
+
+    Returns:
+        [..., D], dtype of x.
+
+    Edge cases: a row of zeros gives zeros.
+
+    Example:
+        The mean square of (3, 4) is 12.5, its root 3.5355.
+
+        >>> rms_norm(torch.tensor([3.0, 4.0]), torch.ones(2), eps=1e-6)
+        tensor([0.8485, 1.1314])
+
+    Source: Zhang and Sennrich 2019, equation 4.
+    """
+    wide = x.float()
+    return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
+
+
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+    """Subtracts the mean, divides by the standard deviation, then scales and shifts each channel.
+
+        y = scale · (x - mean(x)) / √(mean((x - mean(x))²) + eps) + bias
+
+    Args:
+        x: [..., D], any float dtype; the statistics are taken in float32.
+        scale: [D].
+        bias: [D].
+        eps: > 0, keeps a constant row finite.
+
+    Returns:
+        [..., D], dtype of x.
+
+    Edge cases: a constant row gives the bias.
+
+    Example:
+        >>> layer_norm(torch.tensor([1.0, 3.0]), torch.ones(2), torch.zeros(2), eps=1e-6)
+        tensor([-1.0000,  1.0000])
+
+    Source: Ba, Kiros and Hinton 2016, equation 3.
+    """
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale + bias

@@ -1,0 +1,163 @@
+"""Where a token stands: rotary positions (RoPE, with four ways to stretch them) and sinusoidal ones.
+
+Shape letters: B batch, T tokens, N heads, H head width, D width.
+
+Su et al., "RoFormer", 2021; Vaswani et al., "Attention Is All You Need", 2017; Peng et al., "YaRN", 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure.config import ModelConfig, RopeScaling
+
+
+class Rotation(NamedTuple):
+    """The angle of every position, as cosine and sine.
+
+    Fields:
+        cos, sin: [..., T, H/2] float32.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotation(positions: Tensor, *, config: ModelConfig) -> Rotation:
+    """Computes the rotary angles of the given positions, once for all layers.
+
+        angle(p, i) = p · frequency_i,     frequency_i = theta^(-2i/H), stretched as `rope_scaling` says
+
+    Args:
+        positions: [..., T] integers, in tokens from the start of the document.
+        config: gives head_dim, rope_theta, rope_scaling.
+
+    Returns:
+        Rotation(cos [..., T, H/2], sin [..., T, H/2]), float32; yarn's attention factor is multiplied in.
+
+    Source: Su et al. 2021, equation 15.
+    """
+    frequencies = rope_frequencies(config).to(positions.device)
+    angles = positions[..., None].float() * frequencies
+    factor = attention_factor(config.rope_scaling)
+    return Rotation(angles.cos() * factor, angles.sin() * factor)
+
+
+def rotate(x: Tensor, angles: Rotation) -> Tensor:
+    """Turns each pair of channels (i, i + H/2) by its position's angle.
+
+    The dot product of two rotated vectors depends only on how far apart they stand, which is how attention learns
+    distance. Pairs are halves apart, as in Llama and Qwen (not neighbours, as in the paper).
+
+        a' = a cos - b sin,     b' = b cos + a sin,     x = (a, b)
+
+    Args:
+        x: [..., T, N, H].
+        angles: cos and sin [..., T, H/2].
+
+    Returns:
+        [..., T, N, H], dtype of x, computed in float32.
+
+    Example:
+        A quarter turn takes (1, 0) to (0, 1).
+
+        >>> quarter = Rotation(torch.tensor([[0.0]]), torch.tensor([[1.0]]))
+        >>> rotate(torch.tensor([[[1.0, 0.0]]]), quarter)
+        tensor([[[0., 1.]]])
+
+    Source: Su et al. 2021, equation 34, with the channels in Llama's order.
+    """
+    a, b = x.float().chunk(2, -1)
+    cos, sin = angles.cos[..., None, :], angles.sin[..., None, :]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+def rope_frequencies(config: ModelConfig) -> Tensor:
+    """Computes the angle per token of each pair of channels, stretched for longer contexts as the configuration says.
+
+    The slow pairs, whose wavelength exceeds the trained context, are those that break beyond it. "linear" slows all
+    pairs by `factor`; "llama3" and "yarn" slow the slow ones and keep the fast, which carry local order.
+
+        linear: f / factor
+        llama3: f / factor where 2π/f > L/low, f where 2π/f < L/high, else (1 - s) f/factor + s f,
+                s = (L f / 2π - low) / (high - low)
+        yarn:   f r + (f / factor)(1 - r), r falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times
+
+    Args:
+        config: head_dim H, rope_theta, rope_scaling; L is original_max_position_embeddings.
+
+    Returns:
+        [H/2] float32, radians a token.
+
+    Example:
+        >>> rope_frequencies(ModelConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, rope_theta=100.0))
+        tensor([1.0000, 0.1000])
+
+    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23.
+    """
+    size = config.head_dim or 0
+    base = config.rope_theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    scaling = config.rope_scaling or RopeScaling()
+    if scaling.rope_type == "linear":
+        base = base / scaling.factor
+    elif scaling.rope_type == "llama3":
+        base = _llama3(base, scaling)
+    elif scaling.rope_type == "yarn":
+        base = _yarn(base, scaling, config.rope_theta)
+    return base.float()
+
+
+def attention_factor(scaling: RopeScaling | None) -> float:
+    """Returns yarn's factor on cos and sin, 0.1 ln(factor) + 1, which sharpens attention over longer rows; else 1."""
+    if scaling is None or scaling.rope_type != "yarn":
+        return 1.0
+    return scaling.attention_factor if scaling.attention_factor is not None else 0.1 * math.log(scaling.factor) + 1.0
+
+
+def sinusoidal(positions: Tensor, size: int) -> Tensor:
+    """Makes the fixed position vectors of the first transformer, which are added to the embeddings.
+
+        v[2i] = sin(p / 10000^(2i/D)),     v[2i + 1] = cos(p / 10000^(2i/D))
+
+    Args:
+        positions: [..., T] integers, tokens.
+        size: D, even.
+
+    Returns:
+        [..., T, D] float32.
+
+    Example:
+        >>> sinusoidal(torch.tensor([0]), 4)
+        tensor([[0., 1., 0., 1.]])
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    frequencies = 10000.0 ** -(torch.arange(0, size, 2, dtype=torch.float64, device=positions.device) / size)
+    angles = positions[..., None].float() * frequencies.float()
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+def _llama3(base: Tensor, scaling: RopeScaling) -> Tensor:
+    """[H/2] -> [H/2]: slow pairs stretched, fast ones kept, a linear blend between."""
+    turns = (scaling.original_max_position_embeddings or 0) * base / (2 * math.pi)
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = blend.clamp(0, 1)
+    return base * keep + base / scaling.factor * (1 - keep)
+
+
+def _yarn(base: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """[H/2] -> [H/2]: a ramp over the channel index between two numbers of turns."""
+    size, length = 2 * base.numel(), scaling.original_max_position_embeddings or 0
+
+    def pair(turns: float) -> float:
+        return size * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair(scaling.beta_fast)), 0)
+    high = min(math.ceil(pair(scaling.beta_slow)), size - 1)
+    ramp = (torch.arange(size // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
+    stretch = ramp.clamp(0, 1)
+    return base / scaling.factor * stretch + base * (1 - stretch)

@@ -1,0 +1,221 @@
+"""The decoder-only transformer: tokens in, the logits of each next token out.
+
+Every switch between GPT-2, Llama, Qwen2 and Qwen3 is a field of ModelConfig; there is one code for all.
+
+Shape letters: B batch, T tokens, D width, V vocabulary, L layers, N heads.
+
+Vaswani et al., "Attention Is All You Need", 2017; Touvron et al., "LLaMA", 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from zlib import crc32
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.nn.block import Keep, block, block_spec
+from pure.nn.cache import KVCache, empty_cache
+from pure.nn.linear import linear
+from pure.nn.norm import norm, norm_spec
+from pure.nn.position import Rotation, rotation, sinusoidal
+from pure.transform.jit import region
+from pure.types import Model, ParamSpec, Tree
+
+
+def transformer(
+    config: ModelConfig, *, backend: str = "auto", wrap_block: Callable[[Callable], Callable] | None = None
+) -> Model:
+    """Binds a configuration: the builder that users call.
+
+    Args:
+        config: the shape of the model.
+        backend: how attention is computed, see `pure.nn.backend.choose`.
+        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None leaves it.
+
+    Returns:
+        Model, whose functions take the params first.
+
+    Example:
+        >>> model = transformer(ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
+        >>> params = model.init(random.key(0))
+        >>> model.forward(params, torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 10])
+    """
+    layer: Callable = partial(block, config=config, backend=backend)
+    layer = region(wrap_block(layer) if wrap_block else layer)
+    return Model(
+        config=config,
+        spec=transformer_spec(config),
+        init=partial(init, spec=transformer_spec(config)),
+        hidden=partial(hidden, config=config, layer=layer),
+        logits=partial(logits, config=config),
+        forward=partial(forward, config=config, layer=layer),
+        cache=partial(empty_cache, config=config),
+        decode=partial(decode, config=config, layer=layer),
+    )
+
+
+def transformer_spec(config: ModelConfig) -> Tree:
+    """Describes every parameter as a ParamSpec: embedding [V, D], layers (a list), norm, head [V, D] unless tied."""
+    table = ParamSpec(shape=(config.vocab_size, config.hidden_size), std=config.initializer_range)
+    return {
+        "embedding": table,
+        "layers": [block_spec(config) for _ in range(config.num_hidden_layers)],
+        "norm": norm_spec(config.hidden_size, rms=config.use_rms_norm),
+        **({} if config.tie_word_embeddings else {"head": table}),
+    }
+
+
+def init(key: Tensor, *, spec: Tree) -> Tree:
+    """Draws the initial parameters.
+
+    Each leaf draws from a key of its own, folded from its path, so that adding a parameter changes no other.
+
+    Args:
+        key: [2] uint32, from `pure.random.key`.
+        spec: tree of ParamSpec.
+
+    Returns:
+        A tree of tensors on the key's device; no two share storage.
+    """
+    return tree.map_with_path(partial(_draw, key), spec)
+
+
+def hidden(
+    params: Tree,
+    tokens: Tensor,
+    *,
+    positions: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    key: Tensor | None = None,
+    config: ModelConfig,
+    layer: Callable,
+) -> Tensor:
+    """Reads the tokens and returns what the model makes of each, before the vocabulary.
+
+    Apart from `logits` so that a chunked cross-entropy, a value head or a reward head can take it from here.
+
+    Args:
+        params: as `transformer_spec`.
+        tokens: [B, T] integers in 0 .. V-1.
+        positions: [B, T] integers, tokens from the start of the document; None counts from 0.
+        segment_ids: [B, T] integers: a token sees only its own segment; None is one segment a row.
+        key: [2] uint32 for the whole batch, or [B, 2], one per example; None drops nothing.
+
+    Returns:
+        [B, T, D], dtype of the params.
+
+    Steps:
+        1. Embed; add sinusoidal positions where there are no rotary ones.
+        2. Draw all dropout factors at once.
+        3. The layers.
+        4. The last norm.
+
+    Raises:
+        ValueError: if T exceeds max_position_embeddings, or tokens is not [B, T].
+    """
+    _check(tokens, config)
+    # 1. Embed.
+    positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
+    x, angles = _embed(params, tokens, positions, config)
+    # 2. Dropout.
+    keep = _keep(key, x, config)
+    # 3. Layers.
+    for layer_params, layer_keep in zip(params["layers"], keep, strict=True):
+        x, _ = layer(layer_params, x, angles, segment_ids, layer_keep, None, None)
+    # 4. Norm.
+    return norm(params["norm"], x, config=config)
+
+
+def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
+    """Scores every word of the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding."""
+    return linear(params["embedding"] if config.tie_word_embeddings else params["head"], hidden)
+
+
+def forward(params: Tree, tokens: Tensor, *, config: ModelConfig, layer: Callable, **arguments: Tensor) -> Tensor:
+    """Is `logits` after `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
+    return logits(params, hidden(params, tokens, config=config, layer=layer, **arguments), config=config)
+
+
+def decode(
+    params: Tree, tokens: Tensor, cache: KVCache, *, config: ModelConfig, layer: Callable
+) -> tuple[Tensor, KVCache]:
+    """Reads T more tokens behind those that the cache holds: prefill with many, then one at a time.
+
+    Rows of different lengths are filled padded on the right; then lower `cache.length` to the true lengths, and what
+    lies behind is overwritten before it is ever seen.
+
+    Args:
+        params: as `transformer_spec`.
+        tokens: [B, T] integers.
+        cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the device).
+
+    Returns:
+        (logits [B, T, V], the cache with T more tokens a row).
+    """
+    _check(tokens, config)
+    positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    x, angles = _embed(params, tokens, positions, config)
+    layers = []
+    for layer_params, memory in zip(params["layers"], cache.layers, strict=True):
+        x, memory = layer(layer_params, x, angles, None, None, memory, cache.length)
+        layers.append(memory)
+    x = norm(params["norm"], x, config=config)
+    return logits(params, x, config=config), KVCache(layers, cache.length + tokens.shape[1])
+
+
+def _draw(key: Tensor, path: str, spec: ParamSpec) -> Tensor:
+    """One leaf from its specification."""
+    if spec.init == "normal":
+        own = random.fold_in(key, crc32(path.encode()))
+        return random.normal(own, spec.shape).mul(spec.std).to(spec.dtype)
+    fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
+    return fill(spec.shape, dtype=spec.dtype, device=key.device)
+
+
+def _check(tokens: Tensor, config: ModelConfig) -> None:
+    """Refuses a batch of the wrong rank or longer than the model's context."""
+    if tokens.ndim != 2:
+        raise ValueError(f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]")
+    if tokens.shape[1] > config.max_position_embeddings:
+        raise ValueError(
+            f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
+            "shorten the rows, or stretch the model with rope_scaling"
+        )
+
+
+def _embed(params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig) -> tuple[Tensor, Rotation | None]:
+    """Tokens and positions [B, T] -> (x [B, T, D], rotary angles or None)."""
+    x = F.embedding(tokens, params["embedding"])
+    if config.use_rope:
+        return x, rotation(positions, config=config)
+    return x + sinusoidal(positions, config.hidden_size).to(x.dtype), None
+
+
+def _keep(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[Keep | None]:
+    """All layers' dropout factors from one vectorised draw: every inlined hash costs seconds of compilation."""
+    layers, (batch, length, width) = config.num_hidden_layers, x.shape
+    if key is None or not (config.attention_dropout or config.hidden_dropout):
+        return [None] * layers
+    keys = random.fold_in_each(key, batch) if key.ndim == 1 else key
+    shapes = {
+        "weights": (config.attention_dropout, (config.num_attention_heads, length, length)),
+        "attended": (config.hidden_dropout, (length, width)),
+        "transformed": (config.hidden_dropout, (length, width)),
+    }
+    drawn = [torch.Size(shape).numel() for rate, shape in shapes.values() if rate]
+    uniform = torch.func.vmap(lambda k: random.uniform(k, (layers, sum(drawn))))(keys)
+    parts = iter(uniform.split(drawn, -1))
+    factors = {
+        name: (next(parts).unflatten(-1, shape).ge(rate).to(x.dtype) / (1 - rate)).unbind(1)
+        if rate
+        else [None] * layers
+        for name, (rate, shape) in shapes.items()
+    }
+    return [Keep(*(factors[name][i] for name in Keep._fields)) for i in range(layers)]

@@ -1,0 +1,97 @@
+"""Gradient accumulation that does not change the loss: sums and counts are added, and divided once.
+
+Averaging the averages of micro-batches weighs a short one like a long one, a bug that more than one library has
+shipped.
+
+Shape letters: B batch, M micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.transform.grad import value_and_grad
+from pure.types import Tree
+
+
+class Accumulated(NamedTuple):
+    """Sums over the whole batch; divide by `count` once.
+
+    Fields:
+        sum: [] the loss, summed.
+        count: [] what to divide by (tokens, pairs, rows).
+        metrics: {name: (sum [], count [])}.
+        grads: tree like the params, the gradient of `sum`.
+    """
+
+    sum: Tensor
+    count: Tensor
+    metrics: dict[str, tuple[Tensor, Tensor]]
+    grads: Tree
+
+
+def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
+    """Returns a function that computes loss and gradient of a batch in `parts` pieces, one after another.
+
+    Memory for activations falls by `parts`; the result is that of the whole batch, up to the order of adding.
+
+        (Σ_m sum_m, Σ_m count_m, Σ_m ∂sum_m/∂params)
+
+    Args:
+        loss: (params, batch, key) -> (sum [], count [], metrics {name: (sum, count)}).
+        parts: M, >= 1, must divide B.
+
+    Returns:
+        (params, batch, key) -> Accumulated. The key is the same in every part: what differs from example to example
+        must come from the batch itself (`batch["row"]`), so that cutting it changes nothing.
+
+    Raises:
+        ValueError: if `parts` < 1 (at once), or B does not divide by `parts` (on the call).
+    """
+    if parts < 1:
+        raise ValueError(f"accumulate: parts must be at least 1, got {parts}")
+    return partial(_accumulate, loss, parts)
+
+
+def _accumulate(loss: Callable, parts: int, params: Tree, batch: Tree, key: Tensor) -> Accumulated:
+    """Adds the parts up, in order."""
+    pieces = [batch] if parts == 1 else split(batch, parts)
+    total = _part(loss, params, pieces[0], key)
+    for piece in pieces[1:]:
+        total = tree.map(torch.add, total, _part(loss, params, piece, key))
+    return total
+
+
+def split(batch: Tree, parts: int) -> list[Tree]:
+    """Cuts every leaf of a batch into `parts` equal pieces along its first axis.
+
+    Raises:
+        ValueError: if the first axis does not divide.
+
+    Example:
+        >>> [piece["x"].tolist() for piece in split({"x": torch.arange(4)}, 2)]
+        [[0, 1], [2, 3]]
+    """
+    rows = tree.leaves(batch)[0].shape[0]
+    if rows % parts:
+        raise ValueError(f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}")
+    values, spec = tree.flatten(batch)
+    pieces = zip(*(x.split(rows // parts) for x in values), strict=True)
+    return [tree.unflatten(spec, list(piece)) for piece in pieces]
+
+
+def _part(loss: Callable, params: Tree, batch: Tree, key: Tensor) -> Accumulated:
+    """One piece."""
+
+    def summed(params: Tree) -> tuple[Tensor, Any]:
+        total, count, metrics = loss(params, batch, key)
+        return total, (total, count, metrics)
+
+    (_, (total, count, metrics)), grads = value_and_grad(summed, has_aux=True)(params)
+    return Accumulated(total, count, metrics, grads)

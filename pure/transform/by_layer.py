@@ -1,0 +1,142 @@
+"""Layer by layer: runs an update on each layer by itself, so that one compiled graph serves them all.
+
+An update is *leafwise* when updating a part of the tree gives that part of the whole update; all optimizers here are
+(whatever is global, such as the norm of all gradients, is handed to them). Then the parts may be as small as a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import optree
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.transform.jit import Region, region, regional
+from pure.types import Tree
+
+
+class Part(NamedTuple):
+    """Which leaves make up one layer (or what is in no layer), as indices in flattening order.
+
+    Fields:
+        own: leaves of the moving tree that belong to the part's parameters; shared: those that belong to none.
+        given: leaves of the gradient tree.
+        own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this layer, and
+            own and shared have `None` in each other's places.
+    """
+
+    own: tuple[int, ...]
+    shared: tuple[int, ...]
+    given: tuple[int, ...]
+    own_spec: optree.PyTreeSpec
+    shared_spec: optree.PyTreeSpec
+    given_spec: optree.PyTreeSpec
+
+
+def leafwise(function: Callable) -> Callable[..., Tree]:
+    """Returns the same update, which under `jit(..., regions=True)` is compiled for one layer and used for each.
+
+    Args:
+        function: (moving, given, *rest) -> moving: `given` is a tree like the params (gradients), `moving` holds trees
+            like the params (the params themselves, an optimizer's moments) and shared leaves.
+
+    Returns:
+        A function with the same meaning; a donating jit may write its result into the storage of `moving`.
+    """
+    return partial(_leafwise, function, region(partial(_part, function), donate=True))
+
+
+def leaf_squares(grads: Tree) -> Tensor:
+    """Sums the squares of each leaf, in float32: [leaves]; not finite where a leaf is not.
+
+    Example:
+        >>> leaf_squares({"a": torch.tensor([3.0]), "b": torch.tensor([1.0, 1.0])})
+        tensor([9., 2.])
+    """
+    return torch.stack([x.float().square().sum() for x in tree.leaves(grads)])
+
+
+def squares(grads: Tree, unit: Region) -> Tensor:
+    """Runs `unit` (a region of `leaf_squares`) layer by layer; [leaves] in the tree's order."""
+    if not regional():
+        return unit.function(grads)
+    values, spec = tree.flatten(grads)
+    parts = plan(spec, spec)
+    found = torch.cat([unit(tree.unflatten(p.given_spec, [values[i] for i in p.given])) for p in parts])
+    order = [i for part in parts for i in part.given]
+    return torch.empty_like(found).index_copy(0, torch.tensor(order, device=found.device), found)
+
+
+@lru_cache(maxsize=32)
+def plan(moving_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
+    """Sorts the leaves of `moving` by the layer of the parameter whose path their own path ends with.
+
+    A layer is what stands below the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves whose
+    path ends with no parameter's (an optimizer's count) are shared: every part sees them.
+    """
+    moving = tree.unflatten(moving_spec, list(range(moving_spec.num_leaves)))
+    given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
+    layer_of = {path: _layer(path) for path in tree.paths(given)}
+    owner = [_owner(path, layer_of) for path in tree.paths(moving)]
+    layer = [layer_of[path] for path in tree.paths(given)]
+    return tuple(_make_part(name, moving, given, owner, layer) for name in dict.fromkeys(layer))
+
+
+def _make_part(name: str, moving: Tree, given: Tree, owner: list[str | None], layer: list[str]) -> Part:
+    """The part of one layer."""
+    seen = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, moving))
+    own = tree.map(lambda i: i if owner[i] == name else None, seen)
+    shared = tree.map(lambda i: i if owner[i] is None else None, seen)
+    mine = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
+    picked = (own, shared, mine)
+    return Part(*(tuple(tree.leaves(t)) for t in picked), *(tree.structure(t) for t in picked))
+
+
+def _leafwise(function: Callable, unit: Region, moving: Tree, given: Tree, *rest: Any) -> Tree:
+    """Whole, or part by part."""
+    if not regional():
+        return function(moving, given, *rest)
+    old, spec = tree.flatten(moving)
+    grads, given_spec = tree.flatten(given)
+    new = list(old)
+    for part in plan(spec, given_spec):
+        own = tree.unflatten(part.own_spec, [old[i] for i in part.own])
+        shared = tree.unflatten(part.shared_spec, [old[i] for i in part.shared])
+        mine = tree.unflatten(part.given_spec, [grads[i] for i in part.given])
+        own, shared = unit(own, shared, mine, *rest)
+        for i, x in zip(part.own + part.shared, tree.leaves(own) + tree.leaves(shared), strict=True):
+            new[i] = x
+    return tree.unflatten(spec, new)
+
+
+def _part(function: Callable, own: Tree, shared: Tree, given: Tree, *rest: Any) -> tuple[Tree, Tree]:
+    """One part: own and shared leaves put together, updated, and taken apart again."""
+    new = function(tree.combine(own, shared), given, *rest)
+    return tree.select(own, new), tree.select(shared, new)
+
+
+def _layer(path: str) -> str:
+    """ "layers/3/attention/q" -> "layers/3"; "norm/scale" -> ""."""
+    names = path.split("/")
+    return next(("/".join(names[: i + 1]) for i, name in enumerate(names) if name.isdigit()), "")
+
+
+def _owner(path: str, layer_of: dict[str, str]) -> str | None:
+    """The layer of the parameter that this leaf accompanies, or None."""
+    names = path.split("/")
+    return next((layer_of[p] for i in range(len(names)) if (p := "/".join(names[i:])) in layer_of), None)
+
+
+def _shrink(node: Any) -> Any:
+    """Drops what holds no leaf from lists, so that every layer's part has the same structure."""
+    if isinstance(node, list):
+        return [_shrink(x) for x in node if tree.leaves(x)]
+    if isinstance(node, dict):
+        return {k: _shrink(x) for k, x in node.items()}
+    if hasattr(node, "_fields"):
+        return type(node)(*[_shrink(x) for x in node])
+    return tuple(_shrink(x) for x in node) if isinstance(node, tuple) else node

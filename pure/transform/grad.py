@@ -1,0 +1,97 @@
+"""One `value_and_grad` for every situation: autograd in plain eager code, torch.func inside any transform or compiler.
+
+The two are equal by law. In eager code `torch.func.grad` holds far more memory (each intermediate is wrapped), while
+under `vmap` or a compiler only torch.func composes; a caller should not have to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.types import Tree
+
+
+def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
+    """Returns a function that computes `function` and its gradient with respect to the first argument.
+
+        (f(params, ...), ∂f/∂params)
+
+    Args:
+        function: (params, *rest) -> a 0-d float tensor, or (that, aux) with `has_aux`.
+        has_aux: whether a second result is passed along untouched.
+
+    Returns:
+        (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes of
+        params.
+
+    Edge cases: a leaf that the value does not depend on has gradient 0.
+
+    Example:
+        >>> value_and_grad(lambda p: (p["x"] ** 2).sum())({"x": torch.tensor([3.0])})
+        (tensor(9.), {'x': tensor([6.])})
+    """
+    return partial(_value_and_grad, function, has_aux)
+
+
+def grad(function: Callable, *, has_aux: bool = False) -> Callable:
+    """Returns a function that computes only the gradient (and aux): `value_and_grad` without the value.
+
+    Example:
+        >>> grad(lambda p: p.square().sum())(torch.tensor([3.0]))
+        tensor([6.])
+    """
+    return partial(_grad, function, has_aux)
+
+
+def transformed(params: Tree) -> bool:
+    """Says whether torch.func must take the gradient: under a compiler, a functorch transform, or an outer autograd."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in tree.leaves(params)))
+    )
+
+
+def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
+    """The gradient alone."""
+    out, grads = _value_and_grad(function, has_aux, params, *rest)
+    return (grads, out[1]) if has_aux else grads
+
+
+def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
+    """Chooses the engine."""
+    engine = _by_func if transformed(params) else _by_autograd
+    return engine(function, has_aux, params, *rest)
+
+
+def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
+    """torch.func's engine works on lists of leaves: its own pytrees order dicts differently."""
+    values, spec = tree.flatten(params)
+
+    def flat(leaves: list[Tensor]) -> Any:
+        return function(tree.unflatten(spec, leaves), *rest)
+
+    grads, out = torch.func.grad_and_value(flat, has_aux=has_aux)(values)
+    return out, tree.unflatten(spec, grads)
+
+
+def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
+    """autograd's engine: leaves that require grad, and no trace left on the results."""
+    values, spec = tree.flatten(params)
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in values]
+        out = function(tree.unflatten(spec, leaves), *rest)
+        value = out[0] if has_aux else out
+        grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    return tree.map(_detach, out), tree.unflatten(spec, list(grads))
+
+
+def _detach(x: Any) -> Any:
+    """Cuts a tensor off its graph; other leaves of aux pass."""
+    return x.detach() if isinstance(x, Tensor) else x

@@ -1,0 +1,70 @@
+"""Pretraining: predict the next token of running text.
+
+The mathematics is in `pure/loss/cross_entropy.py`.
+
+Shape letters: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import random
+from pure.loss.cross_entropy import linear_cross_entropy
+from pure.transform.jit import region
+from pure.transform.precision import mixed
+from pure.types import GradientTransformation, Model, Tree
+from stages.stage import Stage, stage
+
+
+def pretrain(
+    model: Model,
+    optimizer: GradientTransformation,
+    *,
+    compute: torch.dtype = torch.float32,
+    chunk: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    **options: Any,
+) -> Stage:
+    """Makes the stage that trains on `{"tokens": [B, T], "labels": [B, T]}`, labels already shifted by one.
+
+    Args:
+        model: from `pure.nn.transformer.transformer`.
+        optimizer: optax's pair.
+        compute: dtype of the products; params stay as they are.
+        chunk: positions whose logits are held at a time; None holds all.
+        label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
+        options: `accumulation`, `ema` of `stages.stage.stage`.
+
+    Returns:
+        Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
+    """
+    head = region(
+        partial(linear_cross_entropy, logits=model.logits, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
+    )
+    loss = mixed(partial(next_token_loss, model=model, head=head), compute)
+    return stage(loss, optimizer, init=model.init, metrics=("tokens",), **options)
+
+
+def next_token_loss(params: Tree, batch: Tree, key: Tensor, *, model: Model, head: Any) -> tuple[Tensor, Tensor, dict]:
+    """Sums the cross-entropy of every label, nats.
+
+    Args:
+        params: the model's.
+        batch: tokens [B, T], labels [B, T] (-100 is not trained on), row [B]; positions, segment_ids [B, T] by choice.
+        key: [2]; dropout folds in each example's row.
+        model, head: bound by `pretrain`.
+
+    Returns:
+        (sum [], count [] tokens, metrics).
+    """
+    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+    where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
+    hidden = model.hidden(params, batch["tokens"], key=keys, **where)
+    total, count = head(params, hidden, batch["labels"])
+    return total, count, {"tokens": (count, torch.ones_like(count))}

@@ -1,0 +1,183 @@
+"""A stage: the pair (init, step) that turns a loss and an optimizer into training.
+
+`functools.reduce(stage.step, pipe, stage.init(key))` is a whole training run. Every built-in stage is made by `stage`,
+so that a researcher's own can do all that they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.transform.accumulate import Accumulated, accumulate
+from pure.transform.by_layer import leaf_squares, leafwise, squares
+from pure.transform.jit import region
+from pure.types import GradientTransformation, Tree
+from stages.state import TrainState
+
+ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and the index of the first leaf whose gradient
+is not finite (-1: none, the step was taken)."""
+
+
+class Stage(NamedTuple):
+    """Training as two pure functions.
+
+    Fields:
+        init: (key [2] uint32, params=None) -> TrainState; params default to the model's own initial ones.
+        step: (state, batch) -> TrainState.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState, Tree], TrainState]
+
+
+def stage(
+    loss: Callable,
+    optimizer: GradientTransformation,
+    *,
+    init: Callable[[Tensor], Tree] | None = None,
+    metrics: tuple[str, ...] = (),
+    accumulation: int = 1,
+    ema: float | None = None,
+) -> Stage:
+    """Makes a stage of a loss and an optimizer.
+
+    Args:
+        loss: (params, batch, key) -> (sum [], count [], metrics {name: (sum [], count [])}), in float32. The batch has
+            "row" [B], each example's index in it, for randomness that must not depend on how the batch was cut.
+        optimizer: optax's pair.
+        init: key -> params, such as `model.init`; None if params are always given.
+        metrics: names that the loss reports, besides "loss".
+        accumulation: micro-batches a step; must divide B.
+        ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`; None keeps none.
+
+    Returns:
+        Stage(init, step).
+
+    Raises:
+        ValueError: if ema or accumulation is out of range.
+    """
+    if ema is not None and not 0 < ema < 1:
+        raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
+    return Stage(
+        init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema),
+        step=partial(
+            step,
+            gradient=accumulate(loss, accumulation),
+            update=leafwise(partial(update, optimizer=optimizer, ema=ema)),
+            squares=partial(squares, unit=region(leaf_squares)),
+        ),
+    )
+
+
+def init_state(
+    key: Tensor,
+    params: Tree | None = None,
+    *,
+    init: Callable[[Tensor], Tree] | None,
+    optimizer: GradientTransformation,
+    metrics: tuple[str, ...],
+    ema: float | None,
+) -> TrainState:
+    """Makes the state before the first step; no two leaves share storage.
+
+    Args:
+        key: [2] uint32, the root of all randomness of the run.
+        params: to start from, copied; None draws new ones.
+
+    Raises:
+        ValueError: if there are neither params nor `init`.
+    """
+    if params is None and init is None:
+        raise ValueError(
+            "stage.init: no params to start from; give params=..., or build the stage with init=model.init"
+        )
+    params = init(named(key, "init")) if params is None and init else tree.clone(params)
+    return TrainState(
+        step=torch.zeros((), dtype=torch.int64, device=key.device),
+        key=key.clone(),
+        params=params,
+        opt_state=optimizer.init(params),
+        extra={} if ema is None else {"ema": tree.clone(params)},
+        metrics={name: torch.full((), torch.nan, device=key.device) for name in (*ALWAYS, *metrics)},
+    )
+
+
+def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, squares: Callable) -> TrainState:
+    """Takes one optimizer step, or, where a gradient is not finite, passes over the batch.
+
+    Args:
+        state: unchanged by this.
+        batch: dict of tensors [B, ...].
+        gradient: (params, batch, key) -> Accumulated.
+        update: (moving, shared, grads, scale, extra) -> (moving, shared).
+        squares: grads -> [leaves] sums of squares.
+
+    Returns:
+        The next state: `step` one higher, always; params and opt_state only if every gradient was finite.
+
+    Steps:
+        1. The step's own key; each example's row.
+        2. Gradient of the summed loss.
+        3. Global norm of the mean gradient; one infinite leaf spoils the sum, so this also finds what is not finite.
+        4. Update, whole or layer by layer, and keep it only if finite.
+        5. Metrics.
+    """
+    # 1. Key and rows.
+    key = named(random.fold_in(state.key, state.step), "loss")
+    rows = tree.leaves(batch)[0].shape[0]
+    batch = {"row": torch.arange(rows, device=state.key.device), **batch}
+    # 2. Gradient.
+    result: Accumulated = gradient(state.params, batch, key)
+    # 3. Norm.
+    scale = 1.0 / result.count.clamp(min=1)
+    per_leaf = squares(result.grads)
+    finite = per_leaf.isfinite().all()
+    loss, grad_norm = result.sum * scale, per_leaf.sum().sqrt() * scale
+    # 4. Update.
+    moving = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
+    new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": finite, "value": loss})
+    # 5. Metrics.
+    bad = torch.where(finite, -1, (~per_leaf.isfinite()).float().argmax()).float()
+    metrics = {"loss": loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
+    metrics |= {name: total / count.clamp(min=1) for name, (total, count) in result.metrics.items()}
+    return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], new["extra"], metrics)
+
+
+def update(
+    moving: Tree,
+    grads: Tree,
+    scale: Tensor,
+    extra: dict[str, Tensor],
+    *,
+    optimizer: GradientTransformation,
+    ema: float | None,
+) -> Tree:
+    """Updates params, optimizer state and average; leafwise, so that it may be called a layer at a time.
+
+    Args:
+        moving: {"params", "opt_state", "extra"}.
+        grads: of the summed loss, like params.
+        scale: [] 1 / count.
+        extra: grad_norm, finite, value: passed to the optimizer; `finite` False keeps everything as it was.
+    """
+    mean = tree.map(lambda g: g * scale, grads)
+    updates, opt_state = optimizer.update(mean, moving["opt_state"], moving["params"], **extra)
+    params = tree.map(lambda p, u: p + u.to(p.dtype), moving["params"], updates)
+    rest = moving["extra"]
+    if ema is not None:
+        rest = {**rest, "ema": tree.map(lambda e, p: e + (1 - ema) * (p - e), rest["ema"], params)}
+    new = {"params": params, "opt_state": opt_state, "extra": rest}
+    return tree.where(extra["finite"], new, moving)
+
+
+def named(key: Tensor, name: str) -> Tensor:
+    """A sub-key by name, so that adding a use of randomness changes no other."""
+    return random.fold_in(key, crc32(name.encode()))
