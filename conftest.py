@@ -21,6 +21,7 @@ CACHE = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else tempfile.mkdtemp(pr
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))
 
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tests import signatures  # noqa: E402
@@ -36,3 +37,9 @@ def pytest_unconfigure() -> None:
     """Removes the compile cache, in the process that made it."""
     if CACHE is not None:
         shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _examples_know_torch(doctest_namespace: dict) -> None:
+    """The examples of every docstring read as if after `import torch`."""
+    doctest_namespace["torch"] = torch

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import requires
 from typing import NamedTuple
@@ -152,6 +154,14 @@ def test_tests_mirror_the_source() -> None:
     tests = {re.sub(r"test_(\w+\.py)$", r"\1", path.relative_to(ROOT / "tests").as_posix()) for path in paths}
     assert sorted(sources - tests - set(exceptions.UNTESTED)) == []
     assert sorted(tests - sources) == []
+
+
+def test_the_command_line_starts_without_heavy_imports() -> None:
+    """`intro2llm --help` answers at once: what a subcommand needs is imported when it runs."""
+    heavy = ("torch", "numpy", "jax", "datasets", "transformers", "tyro", "rich", "matplotlib", "jinja2", "optree")
+    code = f"import sys, stages.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
 
 
 def test_no_path_of_a_machine() -> None:

@@ -1,0 +1,77 @@
+"""What the pages for people promise: files that exist, the commands that are checked, one row for each algorithm."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.rules.source import ROOT
+
+PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")) if not path.parts[len(ROOT.parts)].startswith(".")]
+README = (ROOT / "README.md").read_text(encoding="utf8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+COLUMNS = "| name | mathematics | stage | test | paper |"
+ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
+"""Folders in which every file is an algorithm, so that it has a row."""
+INFRASTRUCTURE: Mapping[str, str] = {
+    "pure/nn/cache.py": "a data structure",
+    "pure/optim/base.py": "the protocol and its combinators",
+    "pure/optim/finite.py": "a combinator",
+    "pure/optim/inject.py": "a combinator",
+    "pure/optim/mask.py": "combinators",
+    "pure/optim/scale.py": "the last link of every optimizer",
+    "pure/optim/reduce_on_plateau.py": "a schedule that reads the loss; in no paper",
+}
+"""What has no row, and why."""
+
+
+def rows() -> list[list[str]]:
+    """The table of algorithms, a list of cells a row."""
+    lines = README.partition(COLUMNS)[2].lstrip("\n").split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(page: str) -> None:
+    named = re.findall(
+        r"`((?:pure|stages|data_pipes|tests|examples|benchmarks|\.ci)/[\w./-]*)`", (ROOT / page).read_text()
+    )
+    assert named
+    assert sorted({name for name in named if not (ROOT / name).exists()}) == []
+
+
+def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
+    first, second = (block.strip().splitlines() for block in BLOCKS[:2])
+    assert first == ["pip install -c constraints.txt -e .", "intro2llm demo"]
+    assert second == ["pip install -c constraints.txt -e '.[test]'", "pytest -n auto"]
+
+
+def test_continuous_integration_reads_the_same_blocks() -> None:
+    answer = subprocess.run(["bash", ROOT / ".ci" / "readme-block", "2"], capture_output=True, text=True, check=True)
+    assert answer.stdout == BLOCKS[1]
+
+
+def test_the_table_names_files_that_exist_and_papers() -> None:
+    assert rows()
+    for name, *files, paper in rows():
+        paths = re.findall(r"`([\w/.]+)`", " ".join(files))
+        assert paths, f"{name}: no file"
+        assert [path for path in paths if not (ROOT / path).exists()] == [], name
+        assert re.search(r"\d{4}", paper) or paper == "-", f"{name}: a paper has a year"
+
+
+def test_every_algorithm_has_a_row() -> None:
+    files = {path.relative_to(ROOT).as_posix() for folder in ALGORITHMS for path in (ROOT / folder).glob("[!_]*.py")}
+    named = {path for row in rows() for path in re.findall(r"`([\w/.]+)`", " ".join(row))}
+    assert sorted(files - named - INFRASTRUCTURE.keys()) == []
+    assert sorted(INFRASTRUCTURE.keys() - files) == []
