@@ -39,7 +39,7 @@ def pretrain(
         compute: dtype of the products; params stay as they are.
         chunk: positions whose logits are held at a time; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
-        options: `accumulation`, `ema` of `stages.stage.stage`.
+        options: `accumulation`, `ema`, `loss_scale` (2**16 by default in float16) of `stages.stage.stage`.
 
     Returns:
         Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
@@ -48,6 +48,8 @@ def pretrain(
         partial(linear_cross_entropy, logits=model.logits, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
     )
     loss = mixed(partial(next_token_loss, model=model, head=head), compute)
+    if compute == torch.float16:
+        options = {"loss_scale": 2.0**16, **options}
     return stage(loss, optimizer, init=model.init, metrics=("tokens",), **options)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.transform import precision
 from pure.transform.accumulate import Accumulated, accumulate
 from pure.transform.by_layer import leaf_squares, leafwise, squares
 from pure.transform.jit import region
@@ -46,6 +47,7 @@ def stage(
     metrics: tuple[str, ...] = (),
     accumulation: int = 1,
     ema: float | None = None,
+    loss_scale: float | None = None,
 ) -> Stage:
     """Makes a stage of a loss and an optimizer.
 
@@ -57,6 +59,7 @@ def stage(
         metrics: names that the loss reports, besides "loss".
         accumulation: micro-batches a step; must divide B.
         ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`; None keeps none.
+        loss_scale: first factor of dynamic loss scaling, for float16, kept in `extra["loss_scale"]`; None: none.
 
     Returns:
         Stage(init, step).
@@ -67,7 +70,7 @@ def stage(
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
     return Stage(
-        init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema),
+        init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale),
         step=partial(
             step,
             gradient=accumulate(loss, accumulation),
@@ -85,12 +88,14 @@ def init_state(
     optimizer: GradientTransformation,
     metrics: tuple[str, ...],
     ema: float | None,
+    loss_scale: float | None,
 ) -> TrainState:
     """Makes the state before the first step; no two leaves share storage.
 
     Args:
         key: [2] uint32, the root of all randomness of the run.
         params: to start from, copied; None draws new ones.
+        init, optimizer, metrics, ema, loss_scale: bound by `stage`.
 
     Raises:
         ValueError: if there are neither params nor `init`.
@@ -100,12 +105,15 @@ def init_state(
             "stage.init: no params to start from; give params=..., or build the stage with init=model.init"
         )
     params = init(named(key, "init")) if params is None and init else tree.clone(params)
+    extra: dict = {} if ema is None else {"ema": tree.clone(params)}
+    if loss_scale is not None:
+        extra["loss_scale"] = precision.loss_scale(loss_scale, key.device)
     return TrainState(
-        step=torch.zeros((), dtype=torch.int64, device=key.device),
+        step=torch.zeros((), dtype=torch.int32, device=key.device),
         key=key.clone(),
         params=params,
         opt_state=optimizer.init(params),
-        extra={} if ema is None else {"ema": tree.clone(params)},
+        extra=extra,
         metrics={name: torch.full((), torch.nan, device=key.device) for name in (*ALWAYS, *metrics)},
     )
 
@@ -135,7 +143,8 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     rows = tree.leaves(batch)[0].shape[0]
     batch = {"row": torch.arange(rows, device=state.key.device), **batch}
     # 2. Gradient.
-    result: Accumulated = gradient(state.params, batch, key)
+    scaling = state.extra.get("loss_scale")
+    result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
     per_leaf = squares(result.grads)
@@ -144,11 +153,12 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     # 4. Update.
     moving = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
     new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": finite, "value": loss})
+    extra = new["extra"] if scaling is None else {**new["extra"], "loss_scale": precision.adjust(scaling, finite)}
     # 5. Metrics.
     bad = torch.where(finite, -1, (~per_leaf.isfinite()).float().argmax()).float()
     metrics = {"loss": loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
     metrics |= {name: total / count.clamp(min=1) for name, (total, count) in result.metrics.items()}
-    return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], new["extra"], metrics)
+    return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], extra, metrics)
 
 
 def update(

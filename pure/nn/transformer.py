@@ -203,7 +203,7 @@ def _keep(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[Keep | Non
     layers, (batch, length, width) = config.num_hidden_layers, x.shape
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers
-    keys = random.fold_in_each(key, batch) if key.ndim == 1 else key
+    keys = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch)) if key.ndim == 1 else key
     shapes = {
         "weights": (config.attention_dropout, (config.num_attention_heads, length, length)),
         "attended": (config.hidden_dropout, (length, width)),

@@ -48,7 +48,8 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
         parts: M, >= 1, must divide B.
 
     Returns:
-        (params, batch, key) -> Accumulated. The key is the same in every part: what differs from example to example
+        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the loss while it is differentiated, for
+        float16, and is divided out again. The key is the same in every part: what differs from example to example
         must come from the batch itself (`batch["row"]`), so that cutting it changes nothing.
 
     Raises:
@@ -59,12 +60,14 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
     return partial(_accumulate, loss, parts)
 
 
-def _accumulate(loss: Callable, parts: int, params: Tree, batch: Tree, key: Tensor) -> Accumulated:
+def _accumulate(
+    loss: Callable, parts: int, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None = None
+) -> Accumulated:
     """Adds the parts up, in order."""
     pieces = [batch] if parts == 1 else split(batch, parts)
-    total = _part(loss, params, pieces[0], key)
+    total = _part(loss, params, pieces[0], key, scale)
     for piece in pieces[1:]:
-        total = tree.map(torch.add, total, _part(loss, params, piece, key))
+        total = tree.map(torch.add, total, _part(loss, params, piece, key, scale))
     return total
 
 
@@ -86,12 +89,14 @@ def split(batch: Tree, parts: int) -> list[Tree]:
     return [tree.unflatten(spec, list(piece)) for piece in pieces]
 
 
-def _part(loss: Callable, params: Tree, batch: Tree, key: Tensor) -> Accumulated:
-    """One piece."""
+def _part(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None) -> Accumulated:
+    """One piece; the scale is undone on the gradients."""
 
     def summed(params: Tree) -> tuple[Tensor, Any]:
         total, count, metrics = loss(params, batch, key)
-        return total, (total, count, metrics)
+        return total if scale is None else total * scale, (total, count, metrics)
 
     (_, (total, count, metrics)), grads = value_and_grad(summed, has_aux=True)(params)
+    if scale is not None:
+        grads = tree.map(lambda g: g / scale, grads)
     return Accumulated(total, count, metrics, grads)

@@ -7,12 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from pure import tree
 from pure.types import Tree
+
+
+class LossScale(NamedTuple):
+    """The state of dynamic loss scaling, which float16 needs: its smallest number is 6e-8.
+
+    Fields:
+        scale: [] float32, multiplies the loss before it is differentiated.
+        good: [] int32, finite steps since the scale last changed.
+    """
+
+    scale: Tensor
+    good: Tensor
 
 
 def mixed(function: Callable, dtype: torch.dtype) -> Callable:
@@ -37,6 +50,36 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
     Source: Micikevicius et al. 2018, section 3.1.
     """
     return partial(_mixed, function, dtype)
+
+
+def loss_scale(initial: float = 2.0**16, device: torch.device | str = "cpu") -> LossScale:
+    """Makes the first state: a scale that is too high costs one skipped step for each halving."""
+    if not initial > 0:
+        raise ValueError(f"loss_scale: expected a positive factor such as 2**16, got {initial}")
+    return LossScale(torch.tensor(float(initial), device=device), torch.zeros((), dtype=torch.int32, device=device))
+
+
+def adjust(state: LossScale, finite: Tensor, *, period: int = 2000) -> LossScale:
+    """Halves the scale after an overflow, doubles it after `period` finite steps.
+
+    Args:
+        state: scale and good, 0-d.
+        finite: [] bool, whether every gradient of this step was finite.
+        period: finite steps before the next doubling.
+
+    Returns:
+        The next LossScale.
+
+    Example:
+        >>> adjust(loss_scale(1024.0), torch.tensor(False)).scale.item()
+        512.0
+
+    Source: Micikevicius et al. 2018, section 3.2.
+    """
+    good = torch.where(finite, state.good + 1, 0)
+    grow = good >= period
+    scale = torch.where(finite, torch.where(grow, state.scale * 2, state.scale), state.scale / 2)
+    return LossScale(scale, torch.where(grow, 0, good).to(torch.int32))
 
 
 def _mixed(function: Callable, dtype: torch.dtype, params: Tree, *rest: Any, **options: Any) -> Any:
