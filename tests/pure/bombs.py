@@ -1,0 +1,84 @@
+"""Inputs of megabytes that cost a reader as much as they can; run as a program, it measures how much.
+
+A program of its own, as the test suite checks types at every call, which takes longer than the reader.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from pure.msgpack_reader import read
+from pure.msgpack_writer import SerialError
+
+
+def ext(code: int, inside: bytes) -> bytes:
+    return msgpack.packb(msgpack.ExtType(code, inside))
+
+
+def array(shape: Any, dtype: Any, data: bytes) -> bytes:
+    return ext(1, msgpack.packb((shape, dtype, data)))
+
+
+def chunked(shape: Any, chunks: list[bytes], keys: str = "0123456789") -> bytes:
+    head = b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape" + msgpack.packb(dict(zip(keys, shape, strict=False)))
+    body = b"".join(msgpack.packb(k) + c for k, c in zip(keys, chunks, strict=False))
+    return head + b"\xa6chunks" + bytes([0x80 | len(chunks)]) + body
+
+
+def entries(count: int, value: bytes, size: int = 4) -> bytes:
+    """A map that claims 2^31 entries and has `count`, each with a key of its own of `size` bytes."""
+    letters = [bytes([65 + (i >> shift & 15) for shift in (16, 12, 8, 4, 0)]) for i in range(count)]
+    return b"\xdf\x80\0\0\0" + b"".join(
+        b"\xda" + size.to_bytes(2, "big") + x.rjust(size, b"k") + value for x in letters
+    )
+
+
+BOMBS: Mapping[str, Callable[[], bytes]] = {
+    "entries": lambda: entries(2**17, b"\xc0", 5),
+    "maps": lambda: entries(2**17, b"\x80", 5),
+    "tensors": lambda: entries(2**16, array((), "int8", b"1"), 5),
+    "entries in deep maps": lambda: b"\x81\xa1a" * 63 + entries(2**17, b"\xc0", 5),
+    "strings": lambda: entries(160, msgpack.packb("\U0001f600" + "x" * 2**16), 5),
+    "long keys": lambda: entries(4000, b"\xc0", 4096),
+    "entries in deep maps with long keys": lambda: (b"\x81\xda\x10\0" + b"k" * 4096) * 63 + entries(2**17, b"\xc0", 5),
+    "an array of one byte too few": lambda: array((2**24,), "uint8", bytes(2**24))[:-1],
+    "a bool array that ends in a 2": lambda: array((2**24,), "bool", bytes(2**24 - 1) + b"\2"),
+    "chunks of one byte": lambda: (
+        chunked((2**20,), []).removesuffix(b"\x80")
+        + b"\xdf\0\x10\0\0"
+        + b"".join(msgpack.packb(str(i)) + array((1,), "int8", b"1") for i in range(2**17))
+        + bytes(2**20)
+    ),
+    "a string of 16 MiB": lambda: msgpack.packb("x" * 2**24),
+}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Reads a bomb: seconds of CPU, the most memory held beyond the input, and the message of the error."""
+    data, message = BOMBS[name](), ""
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
+    before, start = resident("VmRSS"), time.process_time()
+    try:
+        read(io.BytesIO(data), len(data))
+    except SerialError as error:
+        message = str(error)
+    seconds = time.process_time() - start
+    return {"size": len(data), "seconds": seconds, "memory": resident("VmHWM") - before, "message": message}
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at the most."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    json.dump({name: measure(name) for name in BOMBS}, sys.stdout)
