@@ -1,0 +1,299 @@
+"""Filters: what to leave out of a corpus, and a report of what was left out and why.
+
+A filter is a pure function of a document: None to keep it, else the reason, "filter: what was found". Filters that
+compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `keep` runs both kinds.
+
+Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1 (rules on
+quality and repetition, and their limits).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipes.ngram import hash_runs, hash_words
+from data_pipes.types import Document
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\x80-\x9f\ufffd]")
+_STOP_WORDS = frozenset(["the", "be", "to", "of", "and", "that", "have", "with"])
+
+Filter = Callable[[Document], str | None]
+
+
+class Fold(NamedTuple):
+    """A filter with a memory of the documents before.
+
+    Fields:
+        init: () -> an empty memory.
+        step: (memory, document) -> reason or None; writes into the memory, which belongs to the caller of init.
+    """
+
+    init: Callable[[], Any]
+    step: Callable[[Any, Document], str | None]
+
+
+class Drop(NamedTuple):
+    """A document that was left out: its name, the reason ("filter: what was found"), and its characters."""
+
+    name: str
+    reason: str
+    characters: int
+
+
+class Report(NamedTuple):
+    """What the filters left out.
+
+    Fields:
+        dropped: filter -> (documents, characters).
+        examples: filter -> the first three, as "name (what was found)".
+    """
+
+    dropped: dict[str, tuple[int, int]]
+    examples: dict[str, list[str]]
+
+
+def keep(
+    documents: Iterable[Document], filters: Sequence[Filter | Fold], *, on_drop: Callable[[Drop], Any]
+) -> Iterator[Document]:
+    """Passes on the documents that every filter keeps, and hands each of the others to `on_drop`.
+
+    Args:
+        documents: read once, in order.
+        filters: asked in order, until one gives a reason. Put the cheap ones first, and those that compare documents
+            last, so that they remember only what is kept.
+        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`. Nothing vanishes silently.
+
+    Returns:
+        An iterator over the documents kept, unchanged.
+
+    Example:
+        >>> drops = []
+        >>> stream = [Document("short", "a"), Document("quite long enough", "b")]
+        >>> [d.name for d in keep(stream, [length(minimum=10)], on_drop=drops.append)], drops
+        (['b'], [Drop(name='a', reason='length: 5 characters, fewer than 10', characters=5)])
+    """
+    steps = [partial(f.step, f.init()) if isinstance(f, Fold) else f for f in filters]
+    for document in documents:
+        reason = next((found for step in steps if (found := step(document)) is not None), None)
+        if reason is None:
+            yield document
+        else:
+            on_drop(Drop(document.name, reason, len(document.text)))
+
+
+def report(drops: Iterable[Drop]) -> Report:
+    """Counts what was left out, by filter.
+
+    Example:
+        >>> report([Drop("a", "length: 5 characters", 5), Drop("b", "length: 2 characters", 2)]).dropped
+        {'length': (2, 7)}
+    """
+    dropped: dict[str, tuple[int, int]] = {}
+    examples: dict[str, list[str]] = {}
+    for drop in drops:
+        name, _, found = drop.reason.partition(": ")
+        documents, characters = dropped.get(name, (0, 0))
+        dropped[name] = (documents + 1, characters + drop.characters)
+        if documents < 3:
+            examples.setdefault(name, []).append(f"{drop.name} ({found})")
+    return Report(dropped, examples)
+
+
+def table(found: Report) -> str:
+    """Writes a report for people, one line a filter, those that left out most first.
+
+    Example:
+        >>> print(table(report([Drop("a", "length: 5 characters", 5)])))
+        length: 1 documents, 5 characters; a (5 characters)
+    """
+    ordered = sorted(found.dropped.items(), key=lambda item: -item[1][1])
+    lines = (f"{k}: {n} documents, {c} characters; {', '.join(found.examples[k])}" for k, (n, c) in ordered)
+    return "\n".join(lines) or "nothing was left out"
+
+
+def length(minimum: int = 1, maximum: int | None = None) -> Filter:
+    """Leaves out documents with fewer than `minimum` or more than `maximum` characters.
+
+    Raises:
+        ValueError: if maximum is below minimum.
+    """
+    if maximum is not None and maximum < minimum:
+        raise ValueError(f"length: maximum must be at least minimum, got {minimum} and {maximum}; swap them")
+    return partial(_length, minimum=minimum, maximum=maximum)
+
+
+def binary(maximum: float = 0.001) -> Filter:
+    """Leaves out texts in which control and replacement characters are more than the share `maximum`.
+
+    Such a text is a binary file, or was decoded with the wrong encoding. White space does not count as control.
+
+    Example:
+        >>> binary()(Document("ab\\x01\\x02", "x"))
+        'binary: 0.5 of the characters are control or replacement characters, more than 0.001'
+    """
+    return partial(_binary, maximum=maximum)
+
+
+def alphanumeric(minimum: float = 0.25) -> Filter:
+    """Leaves out texts in which letters and digits are less than the share `minimum` (tables, drawings, dumps).
+
+    The default is that of code corpora; for prose 0.6 is usual.
+
+    Example:
+        >>> alphanumeric()(Document("a-------------------", "x"))
+        'alphanumeric: 0.05 of the characters are letters or digits, less than 0.25'
+
+    Source: Kocetkov et al. 2022, "The Stack", section 3.
+    """
+    return partial(_alphanumeric, minimum=minimum)
+
+
+def lines(mean: float = 100, longest: int = 1000) -> Filter:
+    """Leaves out texts whose lines are longer than `mean` on average, or one than `longest` (generated code, data).
+
+    For prose with one paragraph a line pass larger ones.
+
+    Example:
+        >>> lines()(Document("x" * 1200 + 30 * "\\n", "x"))
+        'lines: the longest line has 1200 characters, more than 1000'
+
+    Source: Chen et al. 2021, "Evaluating Large Language Models Trained on Code", section 3.1.
+    """
+    return partial(_lines, mean=mean, longest=longest)
+
+
+def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
+    """Leaves out what does not read like English prose: Gopher's quality rules, with its limits.
+
+    Args:
+        minimum_words: separated by white space.
+        maximum_words: likewise.
+
+    Returns:
+        A filter. In this order it asks for: the number of words; a mean word length of 3 to 10; at most 0.1 "#" or
+        "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an ellipsis; letters in at
+        least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
+
+    Source: Rae et al. 2021, appendix A.1.1.
+    """
+    return partial(_prose, minimum_words=minimum_words, maximum_words=maximum_words)
+
+
+def repetition(scale: float = 1.0) -> Filter:
+    """Leaves out texts that repeat themselves: Gopher's repetition rules.
+
+    A model that is trained on boilerplate and lists learns to loop.
+
+    Args:
+        scale: multiplies all limits; 1 gives the paper's, larger is more lenient (source code repeats more than prose).
+
+    Returns:
+        A filter. It measures, as shares of the lines or characters of the text: duplicate lines 0.30, duplicate
+        paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most frequent run of 2, 3, 4
+        words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
+
+    Source: Rae et al. 2021, table A1.
+    """
+    return partial(_repetition, scale=scale)
+
+
+def _length(document: Document, *, minimum: int, maximum: int | None) -> str | None:
+    size = len(document.text)
+    if size < minimum:
+        return f"length: {size} characters, fewer than {minimum}"
+    return f"length: {size} characters, more than {maximum}" if maximum is not None and size > maximum else None
+
+
+def _binary(document: Document, *, maximum: float) -> str | None:
+    share = len(_CONTROL.findall(document.text)) / max(len(document.text), 1)
+    return _above("binary", share, "of the characters are control or replacement characters", maximum)
+
+
+def _alphanumeric(document: Document, *, minimum: float) -> str | None:
+    share = sum(map(str.isalnum, document.text)) / max(len(document.text), 1)
+    return _below("alphanumeric", share, "of the characters are letters or digits", minimum)
+
+
+def _lines(document: Document, *, mean: float, longest: int) -> str | None:
+    sizes = [len(line) for line in document.text.splitlines()] or [0]
+    if max(sizes) > longest:
+        return f"lines: the longest line has {max(sizes)} characters, more than {longest}"
+    average = sum(sizes) / len(sizes)
+    return f"lines: {average:.0f} characters a line, more than {mean}" if average > mean else None
+
+
+def _prose(document: Document, *, minimum_words: int, maximum_words: int) -> str | None:
+    words, rows = document.text.split(), [row.strip() for row in document.text.splitlines() if row.strip()]
+    if not minimum_words <= len(words) <= maximum_words:
+        return f"prose: {len(words)} words, not between {minimum_words} and {maximum_words}"
+    count, lines_ = max(len(words), 1), max(len(rows), 1)
+    symbols = document.text.count("#") + document.text.count("...") + document.text.count("…")
+    size = sum(map(len, words)) / count
+    return (
+        _below("prose", size, "characters a word", 3)
+        or _above("prose", size, "characters a word", 10)
+        or _above("prose", symbols / count, "hashes or ellipses a word", 0.1)
+        or _above("prose", sum(r.startswith(("•", "-", "*")) for r in rows) / lines_, "of the lines are bullets", 0.9)
+        or _above("prose", sum(r.endswith(("...", "…")) for r in rows) / lines_, "of the lines end in an ellipsis", 0.3)
+        or _below("prose", sum(any(map(str.isalpha, w)) for w in words) / count, "of the words have a letter", 0.8)
+        or _below("prose", len(_STOP_WORDS & {w.lower() for w in words}), "of 8 common English words occur", 2)
+    )
+
+
+def _repetition(document: Document, *, scale: float) -> str | None:
+    for unit, separator in (("lines", "\n"), ("paragraphs", "\n\n")):
+        parts = [part.strip() for part in document.text.split(separator) if part.strip()]
+        repeated = list((Counter(parts) - Counter(set(parts))).elements())
+        number, size = len(repeated) / max(len(parts), 1), sum(map(len, repeated)) / max(len(document.text), 1)
+        if reason := (
+            _above("repetition", number, f"of the {unit} are duplicates", 0.3 * scale)
+            or _above("repetition", size, f"of the characters are in duplicate {unit}", 0.2 * scale)
+        ):
+            return reason
+    words = document.text.split()
+    sizes, hashes = np.array([len(word) for word in words], np.int64), hash_words(words)
+    for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
+        share = _most_frequent_run(sizes, hashes, n) / max(len(document.text), 1)
+        if reason := _above("repetition", share, f"of the characters are in the commonest {n} words", limit * scale):
+            return reason
+    for n in range(5, 11):
+        share = _repeated_runs(sizes, hashes, n) / max(len(document.text), 1)
+        limit = (0.2 - 0.01 * n) * scale
+        if reason := _above("repetition", share, f"of the characters are in repeated runs of {n} words", limit):
+            return reason
+    return None
+
+
+def _most_frequent_run(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
+    """Characters in all occurrences of the most frequent run of n words; 0 if none occurs twice."""
+    runs = hash_runs(hashes, n)
+    if not len(runs):
+        return 0
+    _, first, counts = np.unique(runs, return_index=True, return_counts=True)
+    top = int(counts.argmax())
+    return int(counts[top] * sizes[first[top] : first[top] + n].sum()) if counts[top] > 1 else 0
+
+
+def _repeated_runs(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
+    """Characters in runs of n words that occurred before in the text, each character once."""
+    runs = hash_runs(hashes, n)
+    again = np.ones(len(runs), bool)
+    again[np.unique(runs, return_index=True)[1]] = False
+    covered = np.zeros(len(sizes) + 1, np.int64)
+    np.add.at(covered, np.flatnonzero(again), 1)
+    np.add.at(covered, np.flatnonzero(again) + n, -1)
+    return int(sizes[np.cumsum(covered)[:-1] > 0].sum())
+
+
+def _above(name: str, value: float, what: str, limit: float) -> str | None:
+    return f"{name}: {value:.3g} {what}, more than {limit:.3g}" if value > limit else None
+
+
+def _below(name: str, value: float, what: str, limit: float) -> str | None:
+    return f"{name}: {value:.3g} {what}, less than {limit:.3g}" if value < limit else None

@@ -1,0 +1,70 @@
+"""Words and runs of words as numbers, so that repetition is counted by numpy instead of by hand.
+
+Shape letters: N words, n words in a run.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import numpy as np
+
+_PRIME = 0x100000001B3
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def split_words(text: str) -> list[str]:
+    """Splits a text into words and single marks, white space left out.
+
+    Example:
+        >>> split_words("x = f(a_1)")
+        ['x', '=', 'f', '(', 'a_1', ')']
+    """
+    return _WORD.findall(text)
+
+
+def hash_words(words: list[str]) -> np.ndarray:
+    """Gives each word a number [N] uint64, the same in every process (unlike Python's own hash).
+
+    Example:
+        >>> a, b, c = hash_words(["to", "be", "to"]).tolist()
+        >>> a == c, a == b
+        (True, False)
+    """
+    return mix(np.array([zlib.crc32(word.encode("utf8", "replace")) for word in words], np.uint64))
+
+
+def hash_runs(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Gives each run of n words a number: a polynomial in the words' numbers, mixed.
+
+        run[i] = mix(sum_j hashes[i + j] P**(n - 1 - j))  mod 2**64
+
+    Args:
+        hashes: [N] uint64, from `hash_words`.
+        n: words in a run, >= 1.
+
+    Returns:
+        [N - n + 1] uint64, empty if there are fewer than n words; equal runs have equal numbers, different ones differ
+        but for one chance in 2**64 a pair (2**32 where n = 1).
+
+    Example:
+        "a b a b" has the runs ab, ba, ab:
+
+        >>> one, two, three = hash_runs(hash_words(list("abab")), 2).tolist()
+        >>> one == three, one == two
+        (True, False)
+    """
+    count = max(len(hashes) - n + 1, 0)
+    runs = np.zeros(count, np.uint64)
+    for j in range(n):
+        runs = runs * np.uint64(_PRIME) + hashes[j : j + count]
+    return mix(runs)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """Scrambles 64-bit numbers, one to one: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,191 @@
+"""A stateless shuffle: a permutation of range(n) that is evaluated one index at a time, without a list of n numbers.
+
+A pipe must know what its millionth row is without having seen the 999,999 before it, and two epochs must differ. So the
+shuffle is a function of (index, n, key): nothing is stored, nothing advances, and another epoch is another key.
+
+Shape letters: K indices asked for at once.
+
+Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002 (method 2, cycle walking); Luby and Rackoff, "How to
+Construct Pseudorandom Permutations from Pseudorandom Functions", 1988 (the Feistel network).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+ROUNDS = 8
+"""Feistel rounds. Luby and Rackoff need 4 with perfect round functions; twice that pays for a cheap one."""
+
+SMALL = 1024
+"""Up to here the whole permutation is sorted out: a Feistel network of so few bits would prefer some permutations."""
+
+_WORD = 0xFFFFFFFF
+
+
+def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray:
+    """Looks up where a shuffle of range(n) sends each index, in O(1) time and memory per index.
+
+    A shuffled list needs n numbers in memory and must be rebuilt to resume. A block cipher is already a permutation of
+    all its inputs, so a small one made to measure is a shuffle that can be asked for any single entry.
+
+        E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds    a bijection of b bits, 2**b >= n
+        shuffled(i) = E(E(...E(i)))                                                 as often as needed to fall below n
+        shuffled(i) = argsort(hash(0), ..., hash(n-1))[i]                           for n <= 1024
+
+    Args:
+        index: [K] or a single integer, each in [0, n).
+        n: how many there are, 1 <= n <= 2**62.
+        key: two words below 2**32, see `key_words`; another key is another permutation.
+
+    Returns:
+        [K] int64 (or [] for a single index), distinct values of [0, n) for distinct indices.
+
+    Steps:
+        1. Derive a 32-bit key for each of the 8 rounds from `key`.
+        2. For n <= 1024 sort range(n) by a hash under those keys, and look the indices up: a bounded cost.
+        3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and encrypt.
+        4. Cycle walking: encrypt again those that fell outside [0, n). As 2**b < 2n, that is less than one more time
+           on average; the inverse walks back the same way, so the result is a bijection of [0, n).
+
+    Edge cases: n = 1 gives 0; an empty index gives an empty result.
+
+    Raises:
+        ValueError: if n is outside [1, 2**62], or an index is outside [0, n).
+
+    Example:
+        Whatever the key, each number appears once:
+
+        >>> sorted(shuffled(np.arange(5), 5, (0, 7)).tolist())
+        [0, 1, 2, 3, 4]
+        >>> int(shuffled(3, 10**12, (0, 7))) == int(shuffled(np.array([3, 4]), 10**12, (0, 7))[0])
+        True
+
+    Source: Black and Rogaway 2002, method 2. The round function is the finaliser of MurmurHash3 (Appleby 2011), fast
+    but no cipher: the order looks random to a training run, and hides nothing from an adversary.
+    """
+    if not 1 <= n <= 2**62:
+        raise ValueError(f"shuffled: n must be between 1 and 2**62, got {n}; is the corpus empty?")
+    values = np.asarray(index, dtype=np.int64)
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= n):
+        raise ValueError(f"shuffled: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}")
+    # 1. The rounds' keys.
+    keys = _round_keys(key)
+    # 2. A short list is sorted.
+    if n <= SMALL:
+        return np.argsort(_hash(np.arange(n, dtype=np.uint32), keys), kind="stable")[values]
+    # 3. and 4. A long one is encrypted entry by entry, and again while outside.
+    bits = (n - 1).bit_length()
+    walked = _encrypt(values.reshape(-1).astype(np.uint64), bits, keys)
+    while (outside := walked >= n).any():
+        walked[outside] = _encrypt(walked[outside], bits, keys)
+    return walked.astype(np.int64).reshape(values.shape)
+
+
+def key_words(key: Any) -> tuple[int, int]:
+    """Turns a seed or a raw key into two words, as `jax.random.key` and `pure.random.key` do.
+
+    Args:
+        key: an integer seed in [-2**31, 2**32), or two 32-bit words as a tuple, list, array or tensor ([2] uint32).
+
+    Returns:
+        (high, low), plain integers; a seed s gives (0, s mod 2**32).
+
+    Raises:
+        TypeError: if there is no key, or it is neither.
+        ValueError: if a seed or a word is out of range.
+
+    Example:
+        >>> key_words(-1)
+        (0, 4294967295)
+        >>> key_words(np.array([3, 4], np.uint32))
+        (3, 4)
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if not -(2**31) <= key < 2**32:
+            raise ValueError(f"key_words: a seed must be in [-2**31, 2**32), got {key}; JAX would cut it to 32 bits")
+        return 0, int(key) & _WORD
+    words = key.tolist() if hasattr(key, "tolist") else key
+    if not isinstance(words, Iterable) or isinstance(words, str | bytes):
+        raise TypeError(f"key_words: expected a seed (an integer) or a key [2] uint32, got {key!r}; pass key=0")
+    pair = tuple(int(word) for word in words)
+    if len(pair) != 2 or not all(0 <= word <= _WORD for word in pair):
+        raise ValueError(f"key_words: expected two words in [0, 2**32), got {pair}; vmapped keys are taken one by one")
+    return pair[0], pair[1]
+
+
+def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
+    """Derives the `data`-th key from `key`: `jax.random.fold_in`, bit for bit, on plain integers (epochs, rounds).
+
+    Example:
+        The values of `jax.random.key_data(jax.random.fold_in(jax.random.key(0), 1))`.
+
+        >>> fold_in((0, 0), 1)
+        (928981903, 3453687069)
+    """
+    return threefry2x32(key, (0, data & _WORD))
+
+
+def named(key: tuple[int, int], name: str) -> tuple[int, int]:
+    """Derives a key by name, so that inserting another user of randomness changes nobody's numbers.
+
+    Example:
+        >>> named((0, 0), "shuffle") == fold_in((0, 0), zlib.crc32(b"shuffle"))
+        True
+    """
+    return fold_in(key, zlib.crc32(name.encode()))
+
+
+def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key injected every four.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Threefry-2x32-20.
+
+    Example:
+        The known answer for zero key and counter in the authors' Random123.
+
+        >>> [f"{word:08x}" for word in threefry2x32((0, 0), (0, 0))]
+        ['6b200159', '99ba4efe']
+    """
+    keys = (key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA)
+    x, y = (counter[0] + keys[0]) & _WORD, (counter[1] + keys[1]) & _WORD
+    for group in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x = (x + y) & _WORD
+            y = (((y << rotation) | (y >> (32 - rotation))) & _WORD) ^ x
+        x, y = (x + keys[(group + 1) % 3]) & _WORD, (y + keys[(group + 2) % 3] + group + 1) & _WORD
+    return x, y
+
+
+def _round_keys(key: tuple[int, int]) -> list[int]:
+    """One 32-bit word for each round, two from every hash."""
+    return [word for pair in range(ROUNDS // 2) for word in threefry2x32(key, (0, pair))]
+
+
+def _hash(x: np.ndarray, keys: list[int]) -> np.ndarray:
+    """[K] uint32 -> [K] uint32, distinct for distinct inputs: every step is a bijection."""
+    for key in keys:
+        x = _mix(x ^ np.uint32(key))
+    return x
+
+
+def _encrypt(values: np.ndarray, bits: int, keys: list[int]) -> np.ndarray:
+    """[K] uint64 below 2**bits -> [K] uint64 below 2**bits, a bijection."""
+    low_bits = np.uint64(bits - bits // 2)
+    low_mask, high_mask = (1 << (bits - bits // 2)) - 1, (1 << (bits // 2)) - 1
+    high = (values >> low_bits).astype(np.uint32)
+    low = (values & np.uint64(low_mask)).astype(np.uint32)
+    for even, odd in zip(keys[::2], keys[1::2], strict=True):
+        high ^= _mix(low ^ np.uint32(even)) & np.uint32(high_mask)
+        low ^= _mix(high ^ np.uint32(odd)) & np.uint32(low_mask)
+    return (high.astype(np.uint64) << low_bits) | low
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """[K] uint32 -> [K] uint32: the finaliser of MurmurHash3, in which every input bit reaches every output bit."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))

@@ -1,0 +1,188 @@
+"""JSONL, JSON, Parquet and data sets of the Hugging Face library as rows, and rows as documents."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, PIECE, Location, open_binary
+from data_pipes.types import BadRow, Document, OnBad, Row, stop
+
+_BLOCK = 1 << 20
+
+
+def as_documents(records: Iterable[Row], field: str = "text", *, on_bad: OnBad = stop) -> Iterator[Document]:
+    """Takes one column of rows as the text of documents.
+
+    Args:
+        records: rows, read once.
+        field: the column.
+        on_bad: gets each row that has no such column, or something else than text in it.
+
+    Returns:
+        One document for every good row, with its name; an empty text is a text.
+
+    Example:
+        >>> list(as_documents([Row({"body": "Hello"}, "a:1")], field="body"))
+        [Document(text='Hello', name='a:1')]
+    """
+    for row in records:
+        text = row.values.get(field)
+        if not isinstance(text, str):
+            what = (
+                f"a {type(text).__name__}"
+                if field in row.values
+                else f"the columns {', '.join(row.values) or '(none)'}"
+            )
+            on_bad(BadRow(row.name, f"expected a text in {field!r}, got {what}; pass field= the column to read"))
+        elif (place := _surrogate(text)) is not None:
+            on_bad(BadRow(row.name, f"character {place} of {field!r} is half a surrogate pair, which is no text"))
+        else:
+            yield Document(text, row.name)
+
+
+def jsonl_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
+    """Streams a file of JSON objects, one a line; blank lines hold none. Rows are named "file:line", from line 1.
+
+    Args:
+        path: the file; .gz is unpacked.
+        on_bad: gets each line that is no JSON object in UTF-8, or is longer than 64 MiB.
+
+    Returns:
+        An iterator over rows.
+    """
+    for number, line in enumerate(_lines(path, on_bad), 1):
+        if line.strip():
+            values = _object(line)
+            if isinstance(values, dict):
+                yield Row(values, f"{path}:{number}")
+            else:
+                on_bad(BadRow(f"{path}:{number}", f"expected one JSON object on the line, got {values}"))
+
+
+def json_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
+    """Reads a JSON file that is one list of objects; any other .json is taken for JSON lines.
+
+    Args:
+        path: the file, read whole if it is a list; .gz is unpacked.
+        on_bad: gets each item that is no object, or the file if it is no JSON.
+
+    Returns:
+        An iterator over rows, named "file[item]" from item 0.
+    """
+    with open_binary(path) as file:
+        is_list = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    if not is_list:
+        yield from jsonl_rows(path, on_bad=on_bad)
+        return
+    try:
+        with open_binary(path) as file:
+            items = json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, *DAMAGED) as error:
+        on_bad(BadRow(str(path), f"expected a JSON list of objects, got {error}"))
+        return
+    for number, values in enumerate(items):
+        if isinstance(values, dict):
+            yield Row(values, f"{path}[{number}]")
+        else:
+            on_bad(BadRow(f"{path}[{number}]", f"expected a JSON object, got a {type(values).__name__}"))
+
+
+def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
+    """Streams a Parquet file, a thousand rows at a time.
+
+    Args:
+        path: the file.
+        on_bad: gets the place where the file cannot be read on.
+
+    Returns:
+        An iterator over rows, named "file:row" from row 1.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, f"{path}:{number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        on_bad(BadRow(f"{path}:{number + 1}", f"cannot be read as Parquet ({error}); copy the file again"))
+
+
+def dataset_rows(
+    name: str, *, subset: str | None = None, split: str = "train", streaming: bool = True
+) -> Iterator[Row]:
+    """Streams a data set of the `datasets` library: a name on the hub, or a folder written by `save_to_disk`.
+
+    Args:
+        name: "owner/name", or the folder.
+        subset: the configuration, where there are several.
+        split: "train", "validation", "train[:1%]" (the last needs streaming=False), ...
+        streaming: False downloads all of it first.
+
+    Returns:
+        Rows named "name/split:row", from row 1.
+
+    Raises:
+        ValueError: if it cannot be loaded, with the library's reason. Code that came with the data is never run.
+    """
+    import datasets
+
+    try:
+        if is_saved(name):
+            saved: Any = datasets.load_from_disk(name)
+            found = saved[split] if isinstance(saved, dict) else saved
+        else:
+            found = datasets.load_dataset(name, subset, split=split, streaming=streaming)
+    except Exception as error:
+        what = f"source: cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {error}"
+        raise ValueError(f"{what}; if you meant a file or folder, there is none of that name") from error
+    return (Row(dict(values), f"{name}/{split}:{number}") for number, values in enumerate(found, 1))
+
+
+def is_saved(path: Location) -> bool:
+    """Tells whether a folder was written by a data set's `save_to_disk`."""
+    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _object(line: bytes) -> dict[str, Any] | str:
+    """The object on a line, or what is there instead, in words."""
+    try:
+        values = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return f"byte 0x{line[error.start]:02x} (byte {error.start} of the line), which is not UTF-8; {HOW_TO_CONVERT}"
+    except (ValueError, RecursionError) as error:
+        return f"text that is no JSON ({error})"
+    return values if isinstance(values, dict) else f"a {type(values).__name__}"
+
+
+def _lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
+    """The lines of a file; one of more than 64 MiB is bad, and empty here."""
+    number = 0
+    try:
+        with open_binary(path) as file:
+            while line := file.readline(PIECE):
+                number += 1
+                if len(line) == PIECE and not line.endswith(b"\n"):
+                    on_bad(BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one JSON object a line"))
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(PIECE)
+                    line = b"\n"
+                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    except DAMAGED as error:
+        on_bad(BadRow(f"{path}:{number + 1}", f"the packed file is damaged ({error}); copy it again"))
+
+
+def _surrogate(text: str) -> int | None:
+    """The place of the first character that UTF-8 cannot hold, or None."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None

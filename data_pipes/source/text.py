@@ -1,0 +1,122 @@
+"""Text files as documents, and what all files have in common: listing, unpacking, telling what is wrong with them."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from data_pipes.types import BadRow, Document, OnBad, stop
+
+Location = str | os.PathLike[str]
+
+PIECE = 1 << 26
+"""Characters of text (64 Mi) after which a document is passed on in pieces, so that no file need fit in memory."""
+
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What a packed file raises that was cut off or changed."""
+
+HOW_TO_CONVERT = "convert it first: iconv -f LATIN1 -t UTF-8 old > new (-f UTF-16 if it comes from Windows)"
+"""What to do with a file in another encoding."""
+
+_BLOCK = 1 << 20
+
+
+def files(path: Location) -> list[Path]:
+    """Lists the file at `path`, or all files of a folder and its folders, sorted; hidden ones are left out.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    top = Path(path)
+    if top.is_file():
+        return [top]
+    if not top.is_dir():
+        raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
+    found = [p for p in top.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(top).parts)]
+    if not found:
+        raise FileNotFoundError(f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it")
+    return sorted(found, key=lambda p: p.relative_to(top).as_posix())
+
+
+def text_documents(
+    path: Location,
+    *,
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    on_bad: OnBad = stop,
+) -> Iterator[Document]:
+    """Streams one text file, as one document or cut at a separator.
+
+    Args:
+        path: a text file; .gz is unpacked.
+        separator: what stands between documents, itself left out; None makes the file one document.
+        encoding: of the file; a byte order mark is dropped.
+        on_bad: gets a file that cannot be decoded or is binary; what follows the bad place in it is passed over.
+
+    Returns:
+        Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are. Pieces with
+        nothing but white space between separators are left out. A document longer than 64 Mi characters comes in pieces
+        cut at a line end.
+
+    Raises:
+        ValueError: on a bad file, under `stop`; with the byte offset of the first bad byte.
+        OSError: if it cannot be opened.
+    """
+    name, buffer, count = str(path), "", 0
+    try:
+        for block in _decoded(Path(path), encoding):
+            buffer += block
+            parts = buffer.split(separator) if separator else [buffer]
+            buffer = parts.pop()
+            if len(buffer) > PIECE:
+                end = buffer.rfind("\n") + 1 or len(buffer)
+                parts, buffer = [*parts, buffer[:end]], buffer[end:]
+            for text in filter(str.strip, parts):
+                yield Document(text, f"{name}#{count}")
+                count += 1
+    except _UnreadableError as error:
+        on_bad(BadRow(name, str(error)))
+        return
+    if buffer.strip() or not count:
+        yield Document(buffer, f"{name}#{count}" if separator or count else name)
+
+
+def open_binary(path: Location) -> BinaryIO:
+    """Opens a file for reading bytes; .gz is unpacked on the way."""
+    packed = str(path).lower().endswith(".gz")
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else open(path, "rb")
+
+
+class _UnreadableError(ValueError):
+    """A text file that cannot be read on."""
+
+
+def _decoded(path: Location, encoding: str) -> Iterator[str]:
+    """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad byte."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = 0
+    with open_binary(path) as file:
+        while True:
+            pending = len(decoder.getstate()[0])
+            try:
+                block = file.read(_BLOCK)
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                place = offset - pending + error.start
+                byte = f"byte 0x{error.object[error.start]:02x} at offset {place}"
+                raise _UnreadableError(f"{byte} is not {encoding}; {HOW_TO_CONVERT}, or pass encoding=") from error
+            except DAMAGED as error:
+                raise _UnreadableError(f"the packed file is damaged ({error}); copy it again") from error
+            if "\0" in text:
+                raise _UnreadableError(
+                    f"a binary file, with a zero byte after offset {offset}; take it out of the corpus"
+                )
+            yield text.removeprefix("\ufeff") if offset == 0 else text
+            offset += len(block)
+            if not block:
+                return

@@ -1,0 +1,238 @@
+"""Token stores on disk: a corpus larger than memory, mapped.
+
+A stream has no index, so it is written here first; only stores become pipes. A store is a folder:
+
+    tokens.bin      the ids one after another, little-endian, uint16 if the vocabulary allows, else uint32
+    documents.bin   where each document ends (exclusive), little-endian int64
+    manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, and a digest of all that; written last
+
+It is mapped, not read: opening costs the same for a megabyte and a terabyte, and any row is O(1). The folder appears
+under its final name when it is complete and on the disk, or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from data_pipes.tokens import FILES, FORMAT, TokenStore, checked_ids, digest_of, id_dtype, manifest_of, no_token
+
+Location = str | os.PathLike[str]
+
+_BLOCK = 1 << 22
+
+
+def write_store(path: Location, documents: Iterable[Any], *, vocab_size: int, tokenizer: str = "") -> TokenStore:
+    """Streams documents of ids into a store on disk, all or nothing, and opens it.
+
+    A run that is killed, or a disk that fills up, must not leave half a corpus under a name that looks whole.
+
+    Args:
+        path: the folder to make; its parents are made too.
+        documents: [n] integers each, read once; empty ones are left out.
+        vocab_size: every id is below it; up to 65,536 an id takes two bytes, else four.
+        tokenizer: fingerprint of the tokenizer, kept in the manifest.
+
+    Returns:
+        The TokenStore, mapped; equal, digest included, to what `memory_store` makes of the same documents.
+
+    Steps:
+        1. Make a hidden folder beside the target, locked by this process. One left by a killed run is removed.
+        2. Write tokens and ends, hashing on the way; fsync both.
+        3. Write the manifest, fsync it and the folder.
+        4. Rename the folder, fsync its parent. On any error before that, remove the hidden folder.
+
+    Edge cases: a killed process leaves the hidden folder `.NAME.partial`, which the next writer of NAME removes.
+
+    Raises:
+        FileExistsError: if there is something at `path` (nothing is overwritten), or another process is writing it now.
+        ValueError: if there is no token, or an id is outside [0, vocab_size).
+        OSError: if the folder cannot be made or the disk is full; nothing is left behind, and the message says so.
+    """
+    target = Path(path).absolute()
+    if target.exists():
+        raise FileExistsError(f"write_store: {target} exists already; open it with open_store, or remove it first")
+    # 1. A place of its own.
+    with _partial(target) as (folder, file):
+        # 2. Tokens and ends.
+        counted = _write_arrays(folder, file, checked_ids(documents, vocab_size))
+        # 3. The manifest.
+        with open(folder / "manifest.json", "xb") as out:
+            out.write(json.dumps(manifest_of(vocab_size, tokenizer, *counted), indent=1).encode())
+            _sync(out)
+        _sync_folder(folder)
+        # 4. The name.
+        os.rename(folder, target)
+        _sync_folder(target.parent)
+    return open_store(target, verify=False)
+
+
+def open_store(path: Location, *, verify: bool = True) -> TokenStore:
+    """Maps a store from disk.
+
+    Args:
+        path: its folder.
+        verify: read everything once and compare sha256 (about a second per gigabyte); False compares lengths and the
+            manifest's own digest only, which takes no time whatever the size, and does not see a flipped bit.
+
+    Returns:
+        The TokenStore; nothing is read before it is asked for.
+
+    Raises:
+        FileNotFoundError: if there is no store there, or one of its files is missing.
+        ValueError: if a file is damaged; the message names it and says what is wrong with it.
+    """
+    folder = Path(path).absolute()
+    manifest = _read_manifest(folder / "manifest.json")
+    dtypes = (id_dtype(manifest["vocab_size"]), np.dtype("<i8"))
+    arrays = []
+    for name, dtype, count in zip(FILES, dtypes, (manifest["tokens"], manifest["documents"]), strict=True):
+        _check_file(folder / name, count * dtype.itemsize, manifest["sha256"][name] if verify else None)
+        arrays.append(np.memmap(folder / name, dtype, "r", shape=(count,)).view(np.ndarray))
+    tokens, ends = arrays
+    if ends[-1] != len(tokens):
+        raise ValueError(_damaged(folder / "documents.bin", "the last document does not end where the tokens end"))
+    return TokenStore(
+        tokens=tokens,
+        ends=ends,
+        vocab_size=manifest["vocab_size"],
+        tokenizer=manifest["tokenizer"],
+        digest=manifest["digest"],
+        path=str(folder),
+        reopen=partial(_reopen, str(folder), manifest["digest"]),
+    )
+
+
+def _reopen(path: str, digest: str) -> TokenStore:
+    """Maps a pickled store again, if it is still the same one."""
+    store = open_store(path, verify=False)
+    if store.digest != digest:
+        raise ValueError(f"open_store: {path} has another corpus than when it was pickled; build the pipe again")
+    return store
+
+
+def _write_arrays(folder: Path, file: BinaryIO, documents: Iterable[np.ndarray]) -> tuple[int, int, list[Any]]:
+    """Streams ids and ends to disk -> (tokens, documents, the two hashes)."""
+    hashes = [hashlib.sha256(), hashlib.sha256()]
+    tokens = count = 0
+    with open(folder / "documents.bin", "xb", buffering=_BLOCK) as ends:
+        for ids in documents:
+            if len(ids):
+                tokens, count = tokens + len(ids), count + 1
+                for out, known, array in zip((file, ends), hashes, (ids, np.array([tokens], "<i8")), strict=True):
+                    out.write(array.data)
+                    known.update(array.data)
+        _sync(ends)
+    if not tokens:
+        raise ValueError(no_token("write_store"))
+    _sync(file)
+    return tokens, count, hashes
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A hidden folder beside `target` and its locked tokens.bin; on any error the folder is removed."""
+    folder = target.parent / f".{target.name}.partial"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(folder)
+        folder.mkdir()
+    except OSError as error:
+        what = f"write_store: cannot make {target} ({error.strerror}); pass a folder that can be written"
+        raise type(error)(error.errno, what) from error
+    try:
+        with open(folder / "tokens.bin", "xb", buffering=_BLOCK) as file:
+            _lock(file)
+            yield folder, file
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(target.parent).free
+            what = f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left there"
+            raise OSError(error.errno, f"{what}; make room, or take another disk") from error
+        raise
+
+
+def _remove_dead(folder: Path) -> None:
+    """Removes what a killed writer left; a living one holds the lock."""
+    if (tokens := folder / "tokens.bin").exists():
+        with open(tokens, "rb") as file:
+            _lock(file)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Takes the file for this process until it is closed (where the system has flock)."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileExistsError(error.errno, f"another process is writing {file.name} now") from error
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Reads and checks a manifest, its own digest included."""
+    if not path.is_file():
+        what = f"{path.parent} has no manifest.json" if path.parent.is_dir() else f"there is no folder {path.parent}"
+        raise FileNotFoundError(f"open_store: {what}, so it is no token store; write one with write_store")
+    try:
+        manifest = json.loads(path.read_bytes())
+        facts = {key: value for key, value in manifest.items() if key != "digest"}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(_damaged(path, f"it is not a JSON object ({error})")) from error
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}")
+    numbers = [facts.get(name) for name in ("vocab_size", "tokens", "documents")]
+    if manifest.get("digest") != digest_of(facts) or not all(type(n) is int and n > 0 for n in numbers):
+        raise ValueError(_damaged(path, "its digest does not match its contents"))
+    return manifest
+
+
+def _check_file(path: Path, size: int, sha256: str | None) -> None:
+    """Raises unless the file is there, is `size` bytes long and (if given) has that hash."""
+    if not path.is_file():
+        raise FileNotFoundError(f"open_store: {path} is missing; write the store again from its source")
+    if (actual := path.stat().st_size) != size:
+        raise ValueError(_damaged(path, f"it should have {size} bytes and has {actual}"))
+    if sha256 is not None:
+        known = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                known.update(block)
+        if known.hexdigest() != sha256:
+            raise ValueError(_damaged(path, f"sha256 {known.hexdigest()[:12]}..., the manifest has {sha256[:12]}..."))
+
+
+def _damaged(path: Path, what: str) -> str:
+    """Words the error of a damaged file."""
+    return f"open_store: {path} is damaged: {what}; write the store again from its source"
+
+
+def _sync(file: BinaryIO) -> None:
+    """Waits until the file's bytes are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until the folder's names are on the disk (a folder can be opened on POSIX systems only)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
