@@ -20,7 +20,10 @@ ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/nn/cache.py": "a data structure",
     "pure/optim/base.py": "the protocol and its combinators",
+    "pure/optim/axes.py": "tells matrices from the rest, for Muon",
     "pure/optim/finite.py": "a combinator",
+    "pure/optim/leafwise.py": "tells which optimizers may go layer by layer",
+    "pure/optim/partition.py": "a combinator",
     "pure/optim/inject.py": "a combinator",
     "pure/optim/mask.py": "combinators",
     "pure/optim/scale.py": "the last link of every optimizer",

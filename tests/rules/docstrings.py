@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from tests.rules.source import Function, Module, code_lines, own_nodes, parameters, span
 
 MANY_PARAMETERS, MANY_LINES = 4, 20
+UNNAMED = ("Tensor", "Tree", "Any", "tuple", "list", "dict", "set", "int", "float", "bool", "str", "bytes")
 SECTION = re.compile(r"^(Args|Fields|Returns|Steps|Edge cases|Raises|Example|Examples|Source|Yields):", re.MULTILINE)
 
 
@@ -40,14 +41,15 @@ def arguments_listed(module: Module) -> Iterator[str]:
 
 
 def long_ones_have_sections(module: Module) -> Iterator[str]:
-    """A function with many parameters or many lines has Args, and Returns if it returns something."""
+    """A function with many parameters or many lines has Args, and Returns unless a class of ours says what that is."""
     for name, node in public(module):
         if not isinstance(node, Function):
             continue
         count = len(parameters(node)) - (node.args.vararg is not None) - (node.args.kwarg is not None)
         large = count > MANY_PARAMETERS or (count > 1 and code_lines(module, node) > MANY_LINES)
-        returns = node.returns is not None and ast.unparse(node.returns) not in ("None", "Iterator", "NoReturn")
-        needed = ("Args", "Returns") if returns else ("Args",)
+        kind = ast.unparse(node.returns) if node.returns else "None"
+        named = kind.isidentifier() and kind not in UNNAMED
+        needed = ("Args",) if named else ("Args", "Returns")
         lacking = [part for part in needed if section(ast.get_docstring(node), part) is None]
         if large and lacking:
             yield f"{module.path}:{node.lineno}: {name} lacks {' and '.join(lacking)}"
