@@ -1,0 +1,192 @@
+"""Hugging Face's names: our configuration and parameter paths, and theirs, both ways. No files are touched here.
+
+A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it as it is;
+another (LayerNorm, sinusoidal positions, an ungated MLP) keeps our own field names under the type "intro2llm".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pure import tree
+from pure.config import ModelConfig, from_dict, to_dict
+from pure.types import Tree
+
+ARCHITECTURES: Mapping[str, str] = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+SHARED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
+    "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout",
+)  # fmt: skip
+"""Fields that bear the same name and meaning on both sides."""
+
+IGNORED = frozenset((
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "pretraining_tp",
+    "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias", "_name_or_path",
+    "layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "is_llama_config", "rope_interleaved",
+))  # fmt: skip
+"""Fields that are read elsewhere here, or change nothing in the mathematics (checked by `_refuse`)."""
+
+_LAYER = (
+    ("attention/q", "self_attn.q_proj.weight"), ("attention/k", "self_attn.k_proj.weight"),
+    ("attention/v", "self_attn.v_proj.weight"), ("attention/o", "self_attn.o_proj.weight"),
+    ("attention/q_bias", "self_attn.q_proj.bias"), ("attention/k_bias", "self_attn.k_proj.bias"),
+    ("attention/v_bias", "self_attn.v_proj.bias"), ("attention/o_bias", "self_attn.o_proj.bias"),
+    ("attention/q_norm", "self_attn.q_norm.weight"), ("attention/k_norm", "self_attn.k_norm.weight"),
+    ("attention_norm/scale", "input_layernorm.weight"), ("attention_norm/bias", "input_layernorm.bias"),
+    ("feedforward_norm/scale", "post_attention_layernorm.weight"),
+    ("feedforward_norm/bias", "post_attention_layernorm.bias"),
+    ("feedforward/gate", "mlp.gate_proj.weight"), ("feedforward/up", "mlp.up_proj.weight"),
+    ("feedforward/down", "mlp.down_proj.weight"), ("feedforward/gate_bias", "mlp.gate_proj.bias"),
+    ("feedforward/up_bias", "mlp.up_proj.bias"), ("feedforward/down_bias", "mlp.down_proj.bias"),
+)  # fmt: skip
+_TOP = (
+    ("embedding", "model.embed_tokens.weight"), ("norm/scale", "model.norm.weight"), ("norm/bias", "model.norm.bias"),
+    ("head", "lm_head.weight"),
+)  # fmt: skip
+
+
+def weight_names(spec: Tree) -> dict[str, str]:
+    """Maps each of our paths to Hugging Face's name.
+
+    Example:
+        >>> weight_names({"layers": [{"attention": {"q": 0}}]})
+        {'layers/0/attention/q': 'model.layers.0.self_attn.q_proj.weight'}
+    """
+    return {path: _name(path) for path in tree.paths(spec)}
+
+
+def to_weights(params: Tree) -> dict[str, Tensor]:
+    """Params -> {Hugging Face name: tensor}, the tensors themselves."""
+    names = weight_names(params)
+    return {names[path]: leaf for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True)}
+
+
+def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
+    """{Hugging Face name: tensor} -> params, checked against the specification.
+
+    Args:
+        spec: tree of ParamSpec.
+        weights: by name; a tied head may be there as well, and is not read.
+
+    Raises:
+        ValueError: for a missing or unknown weight, or one of another shape; it is named.
+    """
+    names = weight_names(spec)
+    spare = set(weights) - set(names.values()) - {"lm_head.weight"}
+    missing = set(names.values()) - set(weights)
+    if spare or missing:
+        raise ValueError(
+            f"weights do not fit the configuration: missing {_few(missing)}; not understood {_few(spare)}; "
+            "check model_type and the biases in config.json"
+        )
+    for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True):
+        if tuple(weights[names[path]].shape) != tuple(part.shape):
+            raise ValueError(
+                f"{names[path]}: expected shape {tuple(part.shape)}, got {tuple(weights[names[path]].shape)}; "
+                "the weights belong to another configuration"
+            )
+    return tree.map_with_path(lambda path, _: weights[names[path]], spec)
+
+
+def to_hf_config(config: ModelConfig) -> dict[str, Any]:
+    """ModelConfig -> the fields of config.json."""
+    kind = model_type(config)
+    if kind == "intro2llm":
+        return {"model_type": kind, **to_dict(config)}
+    fields = {name: getattr(config, name) for name in SHARED}
+    act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.hidden_act, config.hidden_act)
+    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
+    if config.rope_scaling:
+        rope |= {k: v for k, v in dataclasses.asdict(config.rope_scaling).items() if v is not None}
+    biases = {"attention_bias": bool(config.attention_bias), "mlp_bias": config.mlp_bias} if kind == "llama" else {}
+    return {
+        "architectures": [f"{ARCHITECTURES[kind]}ForCausalLM"],
+        "model_type": kind,
+        **fields,
+        "hidden_act": act,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
+        **biases,
+        "dtype": "float32",
+    }
+
+
+def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """The fields of config.json -> ModelConfig; both ways of writing rope settings are read.
+
+    Raises:
+        ValueError: for an architecture or a field that would change the mathematics and is not known here.
+    """
+    kind = fields.get("model_type")
+    if kind == "intro2llm":
+        return from_dict({name: value for name, value in fields.items() if name != "model_type"})
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"config.json: model_type {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
+    _refuse(fields)
+    values = {name: fields[name] for name in SHARED if fields.get(name) is not None}
+    if isinstance(values.get("eos_token_id"), list):
+        values["eos_token_id"] = values["eos_token_id"][0]
+    values.setdefault("num_key_value_heads", values["num_attention_heads"])
+    act = {"gelu_pytorch_tanh": "gelu_tanh"}.get(fields.get("hidden_act", "silu"), fields.get("hidden_act", "silu"))
+    bias = "qkv" if kind == "qwen2" else bool(fields.get("attention_bias", False))
+    return from_dict({
+        **values,
+        "tie_word_embeddings": fields.get("tie_word_embeddings", False),
+        "hidden_act": act,
+        "attention_bias": bias,
+        "mlp_bias": bool(fields.get("mlp_bias", False)),
+        "qk_norm": kind == "qwen3",
+        **_rope(fields),
+    })  # fmt: skip
+
+
+def model_type(config: ModelConfig) -> str:
+    """The Hugging Face architecture that computes the same, or "intro2llm" if none does."""
+    plain = config.use_rms_norm and config.use_rope and config.use_swiglu and not config.hidden_dropout
+    if not plain:
+        return "intro2llm"
+    if config.qk_norm:
+        return "qwen3" if config.attention_bias in (False,) and not config.mlp_bias else "intro2llm"
+    if config.attention_bias == "qkv":
+        return "qwen2" if not config.mlp_bias else "intro2llm"
+    return "llama"
+
+
+def _name(path: str) -> str:
+    """One path."""
+    if path.startswith("layers/"):
+        _, number, rest = path.split("/", 2)
+        return f"model.layers.{number}.{dict(_LAYER)[rest]}"
+    return dict(_TOP)[path]
+
+
+def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_theta and rope_scaling, from transformers 5's `rope_parameters` or from the older two fields."""
+    rope = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
+    theta = rope.pop("rope_theta", fields.get("rope_theta", 10000.0))
+    kind = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)
+    rope.pop("partial_rotary_factor", None)
+    if kind == "default":
+        return {"rope_theta": float(theta)}
+    return {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **rope}}
+
+
+def _refuse(fields: Mapping[str, Any]) -> None:
+    """Fields that are not known, or that ask for what is not there."""
+    unknown = sorted(set(fields) - set(SHARED) - IGNORED)
+    if unknown:
+        raise ValueError(f"config.json: fields not understood: {', '.join(unknown)}; remove those that change nothing")
+    if fields.get("use_sliding_window") or any(kind != "full_attention" for kind in fields.get("layer_types") or ()):
+        raise ValueError("config.json: sliding-window attention is not supported; only full attention is")
+
+
+def _few(names: set[str]) -> str:
+    """The first names of a set."""
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "none"

@@ -1,0 +1,47 @@
+"""`intro2llm tokenizer`: trains a byte-level BPE on any text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """Training a byte-level BPE tokenizer."""
+
+    data_path: str = "embedded"
+    """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and documentation."""
+    output_dir: str = "runs/tokenizer"
+    """Folder that tokenizer.json is written to; Hugging Face's tokenizers loads it."""
+    vocab_size: int = 4096
+    """Ids, special tokens and the 256 bytes among them."""
+    pattern: Literal["qwen2", "llama3", "gpt2"] = "qwen2"
+    """How text is cut into words before pairs are merged; qwen2 keeps digits apart."""
+    min_frequency: int = 2
+    """Pairs seen less often are not merged."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the flags, trains, saves, and shows how text is cut."""
+    options = tyro.cli(TokenizerOptions, prog="intro2llm tokenizer", args=list(arguments))
+    from data_pipes import tokenizer as tokenizers
+    from data_pipes.embedded import embedded
+    from data_pipes.source.path import documents
+
+    found = embedded("all") if options.data_path == "embedded" else documents(options.data_path)
+    tokenizer = tokenizers.train(
+        (document.text for document in found),
+        options.vocab_size,
+        pattern=options.pattern,
+        min_frequency=options.min_frequency,
+    )
+    path = tokenizers.save(tokenizer, options.output_dir)
+    sample = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
+    ids = tokenizer.encode(sample)
+    print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} ids")
+    print(f"{len(sample.encode()) / len(ids):.2f} bytes a token: " + "|".join(tokenizer.decode([i]) for i in ids))
+    return 0

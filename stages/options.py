@@ -1,0 +1,85 @@
+"""What a pretraining run is made from: one frozen dataclass, whose fields are the flags of the command line.
+
+Plain values only, so that it is written to `config.json` and read back, and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions:
+    """Pretraining on text, from a tokenizer to a model that transformers loads."""
+
+    config: str = "tiny_config"
+    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    data_path: str = "embedded"
+    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source."""
+    output_dir: str = "runs/pretrain"
+    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    tokenizer_path: str | None = None
+    """A tokenizer.json to use; by default one is trained on the data, as large as the model's vocabulary."""
+    model_path: str | None = None
+    """A final_model folder to start from, instead of new weights."""
+    batch_size: int = 32
+    """Rows a step."""
+    num_epochs: int = 1
+    """Times that the data is seen."""
+    max_steps: int | None = None
+    """Stop after this many steps, whatever the epochs."""
+    max_length: int = 256
+    """Tokens a row."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Warm-up: a share of all steps below 1, else a number of steps."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
+    final_learning_rate: float = 0.1
+    """Where the schedule ends, as a share of the peak."""
+    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """Muon moves the matrices of the layers and leaves the rest to AdamW."""
+    weight_decay: float = 0.1
+    """Decay of matrices, per unit of learning rate; norms, biases and embeddings have none."""
+    max_grad_norm: float = 1.0
+    """Longer gradients are shortened to this norm; 0 leaves them."""
+    gradient_accumulation: int = 1
+    """Pieces that a batch is cut into, to save memory; must divide batch_size."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over the vocabulary."""
+    z_loss: float = 0.0
+    """Weight of the squared log-normaliser; PaLM used 1e-4."""
+    ema: float | None = None
+    """Decay of an average of the weights, such as 0.999; the final model is then the average."""
+    boundaries: Literal["ignore", "mask"] = "ignore"
+    """Whether a token may look into the document before its own in the same row."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of the products; the weights stay in float32."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": a GPU where there is one."""
+    compile: bool = True
+    """Compile the step; needs a C++ compiler, takes about a minute the first time."""
+    seed: int = 0
+    """Of everything random."""
+    held_out: float = 0.05
+    """Share of the documents kept apart for validation, chosen by their names."""
+    filter: bool = False
+    """Drop documents that are too short, repetitive, binary or seen before, and write down why."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """At a row or file that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
+    save_every: int = 500
+    """Steps between checkpoints; 0 saves only the end."""
+    keep_last: int = 2
+    """Checkpoints to keep, besides the best."""
+    eval_every: int = 500
+    """Steps between validations; 0 validates only the end."""
+    patience: int = 0
+    """Validations without improvement before the run stops; 0 never stops it."""
+    resume: bool = True
+    """Go on from the newest good checkpoint in output_dir."""
+    wandb: str | None = None
+    """Project name in Weights & Biases; WANDB_MODE=offline needs no network."""
+    tensorboard: bool = False
+    """Write event files too."""
