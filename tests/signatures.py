@@ -59,8 +59,10 @@ def checked(function: types.FunctionType) -> types.FunctionType:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs) if is_compiling() else check(*args, **kwargs)
 
-    same_globals = types.FunctionType(wrapper.__code__, function.__globals__, closure=wrapper.__closure__)
-    return functools.update_wrapper(same_globals, function)  # type: ignore[return-value]
+    # A code object of its own: Dynamo counts recompilations by code object, and one for all would soon be too often.
+    code = wrapper.__code__.replace(co_name=function.__name__, co_firstlineno=function.__code__.co_firstlineno)
+    wrapped = types.FunctionType(code, function.__globals__, closure=wrapper.__closure__)
+    return functools.update_wrapper(wrapped, function)  # type: ignore[return-value]
 
 
 def shapes(function: Callable) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import types
 
 import pytest
 import torch
@@ -79,6 +80,17 @@ def test_checks_get_in_the_way_of_no_transform() -> None:
     torch.testing.assert_close(per_row(x), torch.func.grad(loss)(x))
     compiled = torch.compile(per_row, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), per_row(x))
+
+
+def test_many_functions_can_be_compiled() -> None:
+    """Dynamo's limit on recompilations is for each function, though all are wrapped alike."""
+    plenty = torch._dynamo.config.recompile_limit + 2
+    made = [types.FunctionType(mix.__code__.replace(co_name=f"mix{i}"), mix.__globals__) for i in range(plenty)]
+    for function in made:
+        function.__annotations__, function.__kwdefaults__ = mix.__annotations__, mix.__kwdefaults__
+        function.__defaults__ = mix.__defaults__
+        compiled = torch.compile(checked(function), fullgraph=True, backend="eager")
+        assert torch.equal(compiled(torch.ones(5, 3), torch.ones(2, 3)), torch.full((5, 2), 3.0))
 
 
 def test_modules_of_pure_are_checked_and_keep_their_doctests() -> None:
