@@ -1,0 +1,163 @@
+"""Byte-pair encoding on characters, written to be read: learn merges, apply merges.
+
+Start from single characters. Again and again, find the pair of neighbours that occurs most often in the text and make
+one token of it; the list of these merges, in order, is the tokenizer. To encode, do the same merges in the same order.
+`byte_level` puts bytes in the place of characters; `trainer` and `merge` compute the same quickly, and are tested
+against this file.
+
+Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+
+Pair = tuple[str, str]
+
+
+def learn(
+    word_counts: Mapping[str, int],
+    vocab: Sequence[str],
+    vocab_size: int,
+    *,
+    min_frequency: int = 2,
+    forbidden: Collection[str] = (),
+) -> tuple[list[str], list[Pair]]:
+    """Learns merges from counted words, recounting every pair each time.
+
+    A language model should see short sequences, yet be able to write any word. Merging what occurs most often gives
+    common words one token, rare words a few, and leaves the characters for the rest.
+
+        merge(k) = argmax over pairs (a, b) of Σ_word word_counts[word] · #{i: s_i = a and s_(i+1) = b},
+        s the word's symbols after merges 1 ... k-1
+
+    Ties go to the pair whose ids (a's place in the vocabulary, then b's) are smaller, so that the result does not
+    depend on the order of the words.
+
+    Args:
+        word_counts: word -> how often it occurs, >= 1; every character must be in `vocab`.
+        vocab: the first tokens in the order of their ids, special tokens and the alphabet.
+        vocab_size: stop at this many tokens.
+        min_frequency: a pair that occurs less often is not merged, occurrences, >= 1.
+        forbidden: no merge spells one of these (special tokens, which plain text must not give).
+
+    Returns:
+        (vocab, merges): the tokens in the order of their ids, and the pairs in the order in which they were merged.
+        Fewer than `vocab_size` tokens where no pair is left.
+
+    Steps:
+        1. Write each word as its characters.
+        2. Count neighbouring pairs over all words; leave out pairs merged before and forbidden ones.
+        3. Take the pair with the highest count, on a tie the smaller ids; stop below `min_frequency`.
+        4. Merge it from left to right in every word; its spelling becomes a token unless it is one already.
+        5. Repeat from 2 until the vocabulary is full.
+
+    Edge cases: "aaa" holds the pair (a, a) twice, and merging gives (aa, a). Two different pairs may spell one token
+    ("a"+"bc", "ab"+"c"): both become merges, the token has one id.
+
+    Example:
+        Three times "ab" beats twice "bc":
+
+        >>> learn({"abc": 2, "ab": 1}, ["a", "b", "c"], 5)
+        (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
+
+    Source: Sennrich et al. 2016, algorithm 1. Differs from it: the rule for ties, which is Hugging Face tokenizers'.
+    """
+    vocab, merges, done = list(vocab), [], set()
+    ids = {token: i for i, token in enumerate(vocab)}
+    # 1. Words as tuples of symbols.
+    words = {word: tuple(word) for word in word_counts}
+    while len(vocab) < vocab_size:
+        # 2. Count pairs.
+        counts = count_pairs(words, word_counts)
+        for pair in [p for p in counts if p in done or p[0] + p[1] in forbidden]:
+            del counts[pair]
+        # 3. The best.
+        best = max(counts, key=lambda pair: (counts[pair], -ids[pair[0]], -ids[pair[1]]), default=None)
+        if best is None or counts[best] < min_frequency:
+            break
+        # 4. Merge.
+        words = {word: merge(symbols, best) for word, symbols in words.items()}
+        merges.append(best)
+        done.add(best)
+        token = best[0] + best[1]
+        if token not in ids:
+            ids[token] = len(vocab)
+            vocab.append(token)
+        # 5. Until the vocabulary is full.
+    return vocab, merges
+
+
+def count_pairs(words: Mapping[str, tuple[str, ...]], word_counts: Mapping[str, int]) -> Counter[Pair]:
+    """Counts neighbouring symbols over all words, each word as often as it occurs.
+
+    Example:
+        >>> count_pairs({"aab": ("a", "a", "b")}, {"aab": 3})
+        Counter({('a', 'a'): 3, ('a', 'b'): 3})
+    """
+    counts: Counter[Pair] = Counter()
+    for word, symbols in words.items():
+        for pair in pairwise(symbols):
+            counts[pair] += word_counts[word]
+    return counts
+
+
+def merge(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+    """Joins every occurrence of `pair`, from left to right.
+
+    Example:
+        >>> merge(("a", "a", "a", "b"), ("a", "a"))
+        ('aa', 'a', 'b')
+    """
+    result: list[str] = []
+    i = 0
+    while i < len(symbols):
+        if symbols[i : i + 2] == pair:
+            result.append(pair[0] + pair[1])
+            i += 2
+        else:
+            result.append(symbols[i])
+            i += 1
+    return tuple(result)
+
+
+def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
+    """Encodes one word: merges the neighbours of lowest rank until no pair of neighbours is a merge.
+
+    Args:
+        word: one word of the split pattern.
+        ranks: pair -> its place in the list of merges, from `rank(merges)`.
+
+    Returns:
+        The word's tokens; joined, they are the word.
+
+    Steps:
+        1. Write the word as its characters.
+        2. Among neighbouring pairs that are merges find the one learned first; on a tie the leftmost.
+        3. Join these two, and repeat from 2.
+
+    Example:
+        "b"+"c" was learned first, so "abc" becomes a|bc, and a|bc is no merge:
+
+        >>> apply("abcab", rank([("b", "c"), ("a", "b")]))
+        ('a', 'bc', 'ab')
+
+    Source: Sennrich et al. 2016, section 3.2.
+    """
+    # 1. Characters.
+    symbols = list(word)
+    while True:
+        # 2. The merge learned first.
+        pairs = list(pairwise(symbols))
+        place = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], len(ranks)), default=None)
+        if place is None or pairs[place] not in ranks:
+            return tuple(symbols)
+        # 3. Join.
+        symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+
+
+def rank(merges: Sequence[Pair]) -> dict[Pair, int]:
+    """Numbers merges in order, from 0; of a pair that is given twice the last place counts, as in Hugging Face's."""
+    return {pair: i for i, pair in enumerate(merges)}

@@ -1,0 +1,141 @@
+"""Byte-level BPE: text as UTF-8 bytes, bytes as 256 printable characters, then BPE on characters as in `bpe`.
+
+An alphabet of characters has holes: some day a text brings a character that training never saw. Bytes have none: 256
+of them write every text there is. GPT-2 gives each byte a printable character of its own ("Ġ" is the space), so that
+tokens can be shown, and kept in JSON.
+
+Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from data_pipes.tokenizer import bpe
+from data_pipes.tokenizer.split import Splitter, words
+
+PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
+OTHERS = tuple(byte for byte in range(256) if byte not in PRINTABLE)
+CHARACTERS: Mapping[int, str] = MappingProxyType(
+    {**{byte: chr(byte) for byte in PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(OTHERS)}}
+)
+"""byte -> its character: itself where that is printable Latin-1, else the next free one from U+0100 on."""
+
+BYTES: Mapping[str, int] = MappingProxyType({character: byte for byte, character in CHARACTERS.items()})
+"""character -> byte."""
+
+ALPHABET: tuple[str, ...] = tuple(sorted(BYTES))
+"""The 256 characters in order of code points: the order of their ids in GPT-2's vocabulary, and in ours."""
+
+
+def to_characters(text: str) -> str:
+    """Writes text in the byte alphabet: one character for each byte of its UTF-8 form.
+
+    Raises:
+        ValueError: if the text holds half of a surrogate pair, which UTF-8 cannot write.
+
+    Example:
+        >>> to_characters(" é")
+        'ĠÃ©'
+    """
+    return "".join(CHARACTERS[byte] for byte in utf8(text))
+
+
+def to_bytes(token: str) -> bytes:
+    """Reads a token of the byte alphabet back; one with any other character stands for itself, in UTF-8.
+
+    Example:
+        >>> to_bytes("ĠÃ©"), to_bytes("<｜end｜>")
+        (b' \\xc3\\xa9', b'<\\xef\\xbd\\x9cend\\xef\\xbd\\x9c>')
+    """
+    try:
+        return bytes([BYTES[character] for character in token])
+    except KeyError:
+        return token.encode()
+
+
+def utf8(text: str) -> bytes:
+    """Encodes text, with an error that says where it is broken.
+
+    Raises:
+        ValueError: if the text holds half of a surrogate pair (often from `errors="surrogateescape"`).
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text has {text[error.start]!r} at {error.start}, half of a surrogate pair and not a character; "
+            'clean it first, for instance with text.encode("utf-8", "replace").decode()'
+        ) from None
+
+
+def learn(
+    word_counts: Mapping[str, int],
+    vocab_size: int,
+    *,
+    special_tokens: Sequence[str] = (),
+    min_frequency: int = 2,
+) -> tuple[list[str], list[bpe.Pair]]:
+    """Learns byte-level merges: `bpe.learn` on words written in the byte alphabet.
+
+    Args:
+        word_counts: word of plain text -> how often it occurs.
+        vocab_size: special tokens, 256 bytes and merged tokens together.
+        special_tokens: they get the first ids; no merge spells one of them.
+        min_frequency: as in `bpe.learn`.
+
+    Returns:
+        (vocab, merges) in the byte alphabet.
+
+    Example:
+        >>> vocab, merges = learn({" a": 2}, 258, special_tokens=["<|end|>"])
+        >>> vocab[0], vocab[1], vocab[257], merges
+        ('<|end|>', '!', 'Ġa', [('Ġ', 'a')])
+    """
+    written = {to_characters(word): count for word, count in word_counts.items()}
+    first = [*special_tokens, *ALPHABET]
+    return bpe.learn(written, first, vocab_size, min_frequency=min_frequency, forbidden=special_tokens)
+
+
+def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapping[str, int]) -> list[int]:
+    """Encodes text without special tokens: split, write as bytes, merge, look up.
+
+    Args:
+        text: any string.
+        cutter: from `split.splitter(pattern)`.
+        ranks: from `bpe.rank(merges)`.
+        ids: token -> id.
+
+    Returns:
+        The ids.
+
+    Steps:
+        1. Cut the text into words.
+        2. Write each word in the byte alphabet.
+        3. Merge.
+        4. Look up the tokens.
+
+    Example:
+        >>> from data_pipes.tokenizer.split import splitter
+        >>> encode("a a", splitter("gpt2"), {("Ġ", "a"): 0}, {"a": 5, "Ġa": 6})
+        [5, 6]
+    """
+    # 1. Words; 2. bytes; 3. merges; 4. ids.
+    return [ids[token] for word in words(cutter, text) for token in bpe.apply(to_characters(word), ranks)]
+
+
+def decode(tokens: Iterable[str], errors: str = "replace") -> str:
+    """Joins tokens of the byte alphabet into text.
+
+    A token may end in the middle of a character; only the joined bytes are text, so they are decoded together.
+
+    Args:
+        tokens: in order.
+        errors: what becomes of bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
+
+    Example:
+        >>> decode(["Ã", "©t", "Ã"])
+        'ét�'
+    """
+    return b"".join(map(to_bytes, tokens)).decode(errors=errors)

@@ -1,0 +1,313 @@
+"""Encoding and decoding quickly: the ids of `bpe.apply` and `byte_level.encode`, with each distinct word merged once.
+
+Text repeats its words, so a word's ids are kept as bytes, and a text's ids are those bytes joined; what remains is the
+time that the split pattern takes. Texts are cut into words until there are many, then the new words among them are
+merged all together.
+
+Sennrich et al. 2016; the tests compare ids with `byte_level.encode` and with Hugging Face tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from operator import index
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipes.tokenizer.added import Finder, finder, stretches
+from data_pipes.tokenizer.byte_level import BYTES, to_bytes, utf8
+from data_pipes.tokenizer.merge import NOTHING, Merges, merge, merge_many, merges_of
+from data_pipes.tokenizer.spec import Tokenizer, TokenizerSpec, token_ids
+from data_pipes.tokenizer.split import Splitter, cutter_of, splitter, words
+
+GROUP = 1 << 19  # words that are cut before the new ones among them are merged together
+REMEMBERED = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
+FEW = 200  # new words; fewer are quicker merged one by one
+WIDTHS = (4, 8, 12, 16, 24, 48)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
+
+
+class Tables(NamedTuple):
+    """A spec, made ready for encoding and decoding.
+
+    Fields:
+        spec: what it was made from.
+        cutter: the compiled split pattern.
+        symbols: byte, or code point of a character -> id.
+        merges: ranks of pairs of ids.
+        unknown: id of `unk_token`, or None.
+        whole: word -> id of words that are tokens, for `ignore_merges`; else empty.
+        contents: id -> the bytes it stands for.
+    """
+
+    spec: TokenizerSpec
+    cutter: Splitter
+    symbols: dict[int, int]
+    merges: Merges
+    unknown: int | None
+    whole: dict[str, int]
+    contents: dict[int, bytes]
+
+
+def from_spec(spec: TokenizerSpec) -> Tokenizer:
+    """Binds the functions of a tokenizer to its description.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> tokenizer = from_spec(spec)
+        >>> tokenizer.encode("aab"), tokenizer.decode([0, 2])
+        ([0, 2], 'aab')
+    """
+    tables = tables_of(spec)
+    return Tokenizer(spec, partial(encode, tables), partial(decode, tables), partial(encode_batch, tables))
+
+
+def tables_of(spec: TokenizerSpec) -> Tables:
+    """Makes the look-up tables of a spec."""
+    ids, byte_level = token_ids(spec), spec.kind == "byte_level"
+    contents = {i: to_bytes(token) if byte_level else token.encode() for token, i in ids.items()}
+    contents.update({token.id: token.content.encode() for token in spec.added_tokens})
+    single = {c: i for c, i in ids.items() if len(c) == 1 and (c in BYTES or not byte_level)}
+    symbols = {BYTES[c] if byte_level else ord(c): i for c, i in single.items()}
+    return Tables(
+        spec=spec,
+        cutter=splitter(spec.pattern),
+        symbols=symbols,
+        merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b] for a, b in spec.merges]),
+        unknown=ids[spec.unk_token] if spec.unk_token else None,
+        whole=_whole_words(ids, byte_level) if spec.ignore_merges else {},
+        contents=contents,
+    )
+
+
+def encode(tables: Tables, text: str, *, special: str | Iterable[str] = "none", template: bool = False) -> list[int]:
+    """Encodes one text.
+
+    Args:
+        tables: of the tokenizer, bound by `from_spec`.
+        text: any string that is Unicode text.
+        special: what to do where the text spells a special token. "none": it is plain text (so that nobody can smuggle
+            control tokens into a prompt); "all": it becomes that token; "error": refuse it; or the names of those that
+            become tokens, the others being text. Added tokens that are not special always become tokens.
+        template: put the spec's prefix and suffix around the ids.
+
+    Returns:
+        The ids.
+
+    Raises:
+        TypeError: if `text` is not a string.
+        ValueError: if the text has half of a surrogate pair, or characters that the vocabulary lacks, or (with
+            special="error") a special token.
+
+    Example:
+        >>> from data_pipes.tokenizer.trainer import train
+        >>> tokenizer = train(["a b"], 258, special_tokens=["<|end|>", "<|pad|>"])
+        >>> tokenizer.encode("!<|end|>", special="all"), len(tokenizer.encode("!<|end|>"))
+        ([2, 0], 8)
+    """
+    return encode_batch(tables, [text], special=special, template=template)[0].tolist()
+
+
+def encode_batch(
+    tables: Tables, texts: Iterable[str], *, special: str | Iterable[str] = "none", template: bool = False
+) -> list[np.ndarray]:
+    """Encodes many texts; the more at once, the faster, since each distinct word is merged only once.
+
+    Args:
+        tables: of the tokenizer, bound by `from_spec`.
+        texts: strings.
+        special: as in `encode`.
+        template: as in `encode`.
+
+    Returns:
+        For each text its ids, [n] int32, writable.
+
+    Steps:
+        1. Find added tokens in the text; between them lie stretches of plain text.
+        2. Cut those into words.
+        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a token and merges
+           are ignored, else its merges.
+        4. Join the ids of each text, as bytes, and read them as int32.
+
+    Raises:
+        TypeError: if `texts` is one string, or holds something else than strings.
+        ValueError: as in `encode`; the message says which text.
+
+    Example:
+        >>> from data_pipes.tokenizer.trainer import train
+        >>> train(["a b"], 257, special_tokens=["<|end|>"]).encode_batch(["!", "!!"])
+        [array([1], dtype=int32), array([1, 1], dtype=int32)]
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError("encode_batch: texts must be several strings, got one; use encode, or write [text]")
+    find = finder(tables.spec, special)
+    before, after = (_packed(side if template else ()) for side in (tables.spec.prefix, tables.spec.suffix))
+    buffers: list[bytearray] = []
+    waiting: list[tuple[bytearray, bytes | list[str]]] = []
+    memory: dict[str, bytes] = {}
+    count = 0
+    for i, text in enumerate(texts):
+        buffers.append(bytearray(before))
+        try:
+            _check_text(tables, text)
+            # 1. Added tokens, and 2. words.
+            for part in _parts(tables, find, text):
+                waiting.append((buffers[-1], part))
+                count += len(part)
+                # 3. Ids of new words.
+                if count > GROUP:
+                    _write(tables, memory, waiting)
+                    waiting, count = [], 0
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"encode: {error} (text {i})") from None
+        waiting.append((buffers[-1], after))
+    _write(tables, memory, waiting)
+    # 4. Bytes as int32.
+    return [np.frombuffer(buffer, np.int32) if buffer else np.empty(0, np.int32) for buffer in buffers]
+
+
+def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, errors: str = "replace") -> str:
+    """Turns ids back into text.
+
+    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has `nfc`).
+
+    Args:
+        tables: of the tokenizer, bound by `from_spec`.
+        ids: [n] integers: a list, an array or a tensor.
+        skip_special: leave special tokens out.
+        errors: what becomes of bytes that are not UTF-8, as when a character is cut: "replace" (U+FFFD), "strict",
+            "ignore".
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: if an id is not in the vocabulary, or if `ids` has more than one axis.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
+        >>> from_spec(spec).decode([1, 0])
+        'ba'
+    """
+    contents = tables.contents
+    row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if skip_special:
+        hidden = {token.id for token in tables.spec.added_tokens if token.special}
+        row = [i for i in row if i not in hidden]
+    try:
+        return b"".join(map(contents.__getitem__, row)).decode(errors=errors)
+    except (KeyError, TypeError):
+        pass
+    for place, i in enumerate(row):
+        try:
+            known = index(i) in contents
+        except TypeError:
+            raise ValueError(
+                f"decode: ids must be one row of integers, got {i!r} at {place}; decode rows one by one"
+            ) from None
+        if not known:
+            raise ValueError(f"decode: there is no token with id {i} (at {place}); ids lie in 0 ... {max(contents)}")
+    return b"".join([contents[index(i)] for i in row]).decode(errors=errors)
+
+
+def _whole_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
+    """Words that are tokens -> id. A token of half a character is no word."""
+    if not byte_level:
+        return dict(ids)
+    result = {}
+    for token, i in ids.items():
+        if all(character in BYTES for character in token):
+            try:
+                result[to_bytes(token).decode()] = i
+            except UnicodeDecodeError:
+                continue
+    return result
+
+
+def _check_text(tables: Tables, text: object) -> None:
+    """Refuses what is no text, broken text, and text with symbols that the vocabulary lacks."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
+    if not text.isascii():
+        utf8(text)
+    full = len(tables.symbols) == 256 if tables.spec.kind == "byte_level" else tables.unknown is not None
+    if full:
+        return
+    missing = [unit for unit in dict.fromkeys(_units(tables, text).tolist()) if unit not in tables.symbols]
+    if missing:
+        name = f"byte 0x{missing[0]:02x}" if tables.spec.kind == "byte_level" else f"character {chr(missing[0])!r}"
+        raise ValueError(f"the vocabulary has no token for the {name}; train on text that has it, or on bytes")
+
+
+def _parts(tables: Tables, find: Finder, text: str) -> Iterator[bytes | list[str]]:
+    """Text -> its added tokens as int32 bytes, and lists of words, in order."""
+    parts = cutter_of(tables.cutter)
+    for stretch in stretches(find, text):
+        if isinstance(stretch, int):
+            yield _packed([stretch])
+        else:
+            yield from (words(tables.cutter, part) for part in parts(stretch))
+
+
+def _write(tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]) -> None:
+    """Appends the ids of what is waiting to its buffers, after finding those of words that are not in the memory."""
+    if len(memory) > REMEMBERED:
+        memory.clear()
+    new = set().union(*(part for _, part in waiting if isinstance(part, list))) - memory.keys()
+    memory.update(_word_bytes(tables, list(new)))
+    look_up = memory.__getitem__
+    for buffer, part in waiting:
+        buffer += b"".join(map(look_up, part)) if isinstance(part, list) else part
+
+
+def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
+    """Words -> {word: its ids as int32 bytes}."""
+    result = {word: _packed([tables.whole[word]]) for word in new if word in tables.whole}
+    rest = [word for word in new if word not in tables.whole]
+    units = [_units(tables, word) for word in rest]
+    sizes = np.array([len(word) for word in units])
+    widest = WIDTHS[-1] if len(rest) >= FEW and tables.unknown is None else 0
+    for i in np.flatnonzero(sizes > widest):
+        result[rest[i]] = _packed(merge(_symbol_ids(tables, units[i]).tolist(), tables.merges))
+    for low, high in pairwise((0, *WIDTHS)) if widest else ():
+        picked = np.flatnonzero((low < sizes) & (sizes <= high))
+        if len(picked):
+            rows = np.full((len(picked), high), NOTHING)
+            rows[np.arange(high) < sizes[picked, None]] = _symbol_ids(
+                tables, np.concatenate([units[i] for i in picked])
+            )
+            for places, tokens in merge_many(rows, tables.merges):
+                result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))
+    return result
+
+
+def _rows_packed(tokens: np.ndarray) -> Iterator[bytes]:
+    """[w, l] ids -> each row's as int32 bytes, without NOTHING at its end."""
+    data, width = tokens.astype(np.int32).tobytes(), 4 * tokens.shape[1]
+    for i, size in enumerate((4 * (tokens != NOTHING).sum(1)).tolist()):
+        yield data[i * width : i * width + size]
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    """Ids as the bytes of int32."""
+    return np.array(ids, np.int32).tobytes()
+
+
+def _units(tables: Tables, text: str) -> np.ndarray:
+    """Text -> what BPE starts from: its bytes, or the code points of its characters, [n]."""
+    if tables.spec.kind == "byte_level":
+        return np.frombuffer(text.encode(), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+
+
+def _symbol_ids(tables: Tables, units: np.ndarray) -> np.ndarray:
+    """Bytes or code points [n] -> ids [n], before any merge; [m <= n] if unknown ones are fused."""
+    values, inverse = np.unique(units, return_inverse=True)
+    ids = np.array([tables.symbols.get(value, NOTHING) for value in values.tolist()], np.int64)[inverse]
+    unknown = ids == NOTHING
+    if not unknown.any():
+        return ids
+    fused = tables.spec.fuse_unk & unknown & np.append(False, unknown[:-1])
+    return np.where(unknown, tables.unknown or 0, ids)[~fused]

@@ -1,0 +1,148 @@
+"""Words to ids, quickly: the merges of `bpe.apply` on numbers, for one word and for many at once.
+
+One word goes through a heap, so that time grows as n log n with its length (a page of dashes, text without blanks).
+Many words are the rows of a matrix that loses one column a round, as every row that is not finished merges one pair.
+
+Shape letters: W words, L symbols of the longest, M merges.
+
+Sennrich et al. 2016, section 3.2. The tests compare both with `bpe.apply`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+NO_MERGE = 1 << 62  # a rank above every merge's
+NOTHING = -1  # in place of an id: merged away, or beyond the end; in place of a neighbour: none
+
+
+class Merges(NamedTuple):
+    """The merges of a tokenizer, made ready to be looked up.
+
+    Fields:
+        ranks: (id, id) -> rank, from 0; of a pair that is given twice the last.
+        merged: [M] rank -> id of the merged token.
+        keys: [M + 1] int64, the pairs as a·2³² + b, ascending; the last is above all.
+        key_ranks: [M + 1] int64, rank of each key; of the last NO_MERGE.
+    """
+
+    ranks: dict[tuple[int, int], int]
+    merged: np.ndarray
+    keys: np.ndarray
+    key_ranks: np.ndarray
+
+
+def merges_of(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges:
+    """Makes the look-up tables of merges that are given in order.
+
+    Example:
+        >>> merges_of([(1, 2), (0, 1)], [3, 4]).ranks
+        {(1, 2): 0, (0, 1): 1}
+    """
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}
+    keys = np.array([a << 32 | b for a, b in ranks] + [np.iinfo(np.int64).max])
+    order = np.argsort(keys)
+    key_ranks = np.array([*ranks.values(), NO_MERGE])
+    return Merges(ranks, np.array(merged, np.int64), keys[order], key_ranks[order])
+
+
+def merge(ids: Iterable[int], merges: Merges) -> list[int]:
+    """Merges the pair of lowest rank, the leftmost on a tie, until no neighbours are a merge.
+
+    Args:
+        ids: [n] ids of a word's characters or bytes.
+        merges: from `merges_of`.
+
+    Returns:
+        [m] ids of the word's tokens, m <= n.
+
+    Steps:
+        1. Put every pair that is a merge on a heap of (rank, place).
+        2. Take the lowest; pass over it if one of its two symbols was merged away or has changed since.
+        3. Merge: the left symbol becomes the token, the right one leaves the linked list.
+        4. Put the pairs with the new neighbours on the heap, and go on at 2.
+
+    Example:
+        >>> merge([0, 1, 2, 0, 1], merges_of([(1, 2), (0, 1)], [3, 4]))
+        [0, 3, 4]
+    """
+    row, ranks, merged = list(ids), merges.ranks, merges.merged
+    after, before = [*range(1, len(row)), NOTHING], [NOTHING, *range(len(row) - 1)]
+    # 1. All pairs.
+    heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(row)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        # 2. The lowest that still stands.
+        rank, i = heapq.heappop(heap)
+        j = after[i]
+        if row[i] == NOTHING or j == NOTHING or ranks.get((row[i], row[j])) != rank:
+            continue
+        # 3. Merge.
+        row[i], row[j], after[i] = int(merged[rank]), NOTHING, after[j]
+        if after[i] != NOTHING:
+            before[after[i]] = i
+        # 4. New neighbours.
+        for left in (before[i], i):
+            pair = (row[left], row[after[left]])
+            if left != NOTHING and after[left] != NOTHING and pair in ranks:
+                heapq.heappush(heap, (ranks[pair], left))
+    return [i for i in row if i != NOTHING]
+
+
+def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`merge` for many words at once.
+
+    Args:
+        rows: [W, L] int64 ids; NOTHING fills a row after its word's end.
+        merges: from `merges_of`.
+
+    Returns:
+        Groups (places [w], tokens [w, l]): the words at these places of `rows` are these tokens, NOTHING after the end.
+
+    Steps:
+        1. Find the rank of every pair of neighbours.
+        2. In each row take the lowest, the leftmost on a tie; put rows without any among the results.
+        3. Merge: the left symbol becomes the token, the right one is left out. Every row is one shorter now.
+        4. Find the ranks of the two pairs around the token; repeat from 2.
+
+    Example:
+        >>> merge_many(np.array([[0, 1], [1, 1]]), merges_of([(0, 1)], [2]))
+        [(array([1]), array([[1, 1]])), (array([0]), array([[2]]))]
+    """
+    result, places, rows = [], np.arange(len(rows)), rows.copy()
+    # 1. Ranks.
+    ranks = _ranks(merges, rows[:, :-1], rows[:, 1:])
+    while rows.shape[1] > 1:
+        # 2. The lowest; finished rows.
+        i = ranks.argmin(1)
+        best = ranks[np.arange(len(rows)), i]
+        on = best < NO_MERGE
+        if not on.all():
+            result.append((places[~on], rows[~on]))
+            places, rows, ranks, i, best = places[on], rows[on], ranks[on], i[on], best[on]
+        if not len(rows):
+            return result
+        # 3. Merge.
+        every = np.arange(len(rows))
+        keep = np.ones(rows.shape, bool)
+        keep[every, i + 1] = False
+        rows[every, i] = merges.merged[best]
+        rows, ranks = rows[keep].reshape(len(rows), -1), ranks[keep[:, 1:]].reshape(len(rows), -1)
+        # 4. Around the token.
+        for left in (i - 1, i):
+            inside = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))
+            at = left[inside]
+            ranks[inside, at] = _ranks(merges, rows[inside, at], rows[inside, at + 1])
+    return [*result, (places, rows)]
+
+
+def _ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Ids of neighbours -> ranks of their merges, same shape. A pair with NOTHING is negative, so never found."""
+    keys = first << 32 | second
+    found = np.searchsorted(merges.keys, keys)
+    return np.where(merges.keys[found] == keys, merges.key_ranks[found], NO_MERGE)

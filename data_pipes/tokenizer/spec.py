@@ -1,0 +1,212 @@
+"""What a tokenizer is: a frozen description (TokenizerSpec) and three functions bound to it (Tokenizer).
+
+The description holds everything that decides an id, and nothing else, so that two tokenizers are the same exactly when
+their specs are equal. Nothing here computes; `bpe` and `byte_level` explain the algorithm, `trainer` makes a spec from
+text, `encoder` turns a spec into functions, `json_writer` writes it as Hugging Face's tokenizer.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data_pipes.tokenizer.split import check_pattern
+
+KINDS = ("byte_level", "character")
+
+
+class AddedToken(NamedTuple):
+    """A token that is found in the text before the algorithm runs, whole or not at all.
+
+    Fields:
+        content: what it looks like in text, such as "<|endoftext|>".
+        id: its place in the vocabulary.
+        special: a control token, which plain text must not produce unless it is asked to; False for ordinary text
+            that was only given an id of its own.
+        normalized: it is looked for after normalisation (NFC), not before.
+    """
+
+    content: str
+    id: int
+    special: bool = True
+    normalized: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Describes a BPE tokenizer completely; frozen, hashable and comparable.
+
+    Args:
+        kind: "byte_level" (text -> UTF-8 bytes -> 256 printable characters -> BPE) or "character" (BPE on the text).
+        vocab: tokens in the order of their ids. A byte-level token is written in the 256 characters.
+        merges: pairs of tokens, the earliest merged first.
+        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression.
+        added_tokens: special and other added tokens, by ascending id. Those which are not in `vocab` have the ids that
+            follow it, without a gap.
+        nfc: text is brought into Unicode's normal form C first (then decode gives back the normal form).
+        ignore_merges: a whole word that is in the vocabulary is taken as it is, whatever the merges would give.
+        unk_token: "character" only: stands for characters outside the vocabulary; None makes them an error.
+        fuse_unk: several unknown characters in a row give one `unk_token`.
+        prefix: ids put before the text by `encode(..., template=True)`, such as a beginning-of-text token.
+        suffix: ids put after it.
+
+    Raises:
+        ValueError: if a part contradicts another; the message names the token and what to change.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> spec == TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        True
+    """
+
+    kind: str
+    vocab: tuple[str, ...]
+    merges: tuple[tuple[str, str], ...]
+    pattern: str
+    added_tokens: tuple[AddedToken, ...] = ()
+    nfc: bool = False
+    ignore_merges: bool = False
+    unk_token: str | None = None
+    fuse_unk: bool = False
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"TokenizerSpec: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        check_pattern(self.pattern)
+        ids = _check_vocab(self.vocab)
+        _check_merges(self.merges, ids)
+        _check_added(self.added_tokens, ids)
+        _check_unk(self, ids)
+        size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
+        for i in self.prefix + self.suffix:
+            if type(i) is not int or not 0 <= i < size:
+                raise ValueError(f"TokenizerSpec: prefix and suffix hold ids, 0 ... {size - 1}; got {i!r}")
+
+
+class Tokenizer(NamedTuple):
+    """A tokenizer as pure functions; picklable.
+
+    Fields:
+        spec: the description it was built from; compare specs, not tokenizers.
+        encode: (text, *, special="none", template=False) -> list[int].
+        decode: (ids, *, skip_special=False, errors="replace") -> str.
+        encode_batch: (texts, *, special="none", template=False, processes=1) -> list of [n] int32 arrays.
+    """
+
+    spec: TokenizerSpec
+    encode: Callable[..., list[int]]
+    decode: Callable[..., str]
+    encode_batch: Callable[..., list]
+
+
+def token_ids(spec: TokenizerSpec) -> dict[str, int]:
+    """Returns {token of the vocabulary: id}, without the added tokens that are not in `spec.vocab`."""
+    return {token: i for i, token in enumerate(spec.vocab)}
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Returns the number of ids: of rows that an embedding needs.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2",
+        ...                      added_tokens=(AddedToken("<|end|>", 1),))
+        >>> vocabulary_size(Tokenizer(spec, None, None, None))
+        2
+    """
+    spec = tokenizer.spec
+    return max([len(spec.vocab), *(token.id + 1 for token in spec.added_tokens)])
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Returns {special token: id}, in the order of the spec."""
+    return {token.content: token.id for token in tokenizer.spec.added_tokens if token.special}
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """Returns the id of a special token such as "<|endoftext|>".
+
+    Raises:
+        KeyError: if the tokenizer has no such special token; the message lists those it has.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2",
+        ...                      added_tokens=(AddedToken("<|end|>", 1),))
+        >>> special_id(Tokenizer(spec, None, None, None), "<|end|>")
+        1
+    """
+    known = special_tokens(tokenizer)
+    if token not in known:
+        raise KeyError(
+            f"special_id: no special token {token!r}; this tokenizer has {', '.join(known) or 'none'}. "
+            "Name it in train(..., special_tokens=...) or add it with add_special_tokens(tokenizer, ...)"
+        )
+    return known[token]
+
+
+def _check_text(token: object, where: str) -> None:
+    """A token must be a non-empty str that UTF-8 can hold."""
+    if not isinstance(token, str) or not token:
+        raise ValueError(f"TokenizerSpec: {where} must be a non-empty string, got {token!r}")
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"TokenizerSpec: {where} {token!r} holds half of a surrogate pair, not a character") from None
+
+
+def _check_vocab(vocab: tuple[str, ...]) -> dict[str, int]:
+    """Tokens must be strings and differ; returns {token: id}."""
+    ids: dict[str, int] = {}
+    for i, token in enumerate(vocab):
+        _check_text(token, f"the token with id {i}")
+        if token in ids:
+            raise ValueError(f"TokenizerSpec: the token {token!r} has two ids, {ids[token]} and {i}; keep one")
+        ids[token] = i
+    return ids
+
+
+def _check_merges(merges: tuple[tuple[str, str], ...], ids: dict[str, int]) -> None:
+    """A merge must join two tokens into a third."""
+    for rank, pair in enumerate(merges):
+        if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise ValueError(f"TokenizerSpec: merge {rank} must be a pair of tokens, got {pair!r}")
+        for token in (*pair, pair[0] + pair[1]):
+            if token not in ids:
+                raise ValueError(
+                    f"TokenizerSpec: merge {rank} {pair!r} needs the token {token!r}, which is not in vocab"
+                )
+
+
+def _check_added(added: tuple[AddedToken, ...], ids: dict[str, int]) -> None:
+    """Added tokens must differ, stand in order, and have the vocabulary's ids or those that follow it."""
+    following, last = len(ids), -1
+    for token in added:
+        _check_text(token.content, "an added token")
+        expected = ids.get(token.content, following)
+        if type(token.id) is not int or token.id != expected:
+            where = "that is its id in the vocabulary" if token.content in ids else "that is the next free one"
+            raise ValueError(
+                f"TokenizerSpec: added token {token.content!r} must have id {expected}, {where}; got {token.id!r}"
+            )
+        if token.id <= last:
+            raise ValueError(
+                f"TokenizerSpec: added tokens must ascend in id; {token.content!r} has {token.id} after {last}"
+            )
+        following, last = following + (token.content not in ids), token.id
+    contents = [token.content for token in added]
+    if len({*contents}) < len(contents):
+        raise ValueError(f"TokenizerSpec: an added token is given twice, of {contents}; keep one of each")
+
+
+def _check_unk(spec: TokenizerSpec, ids: dict[str, int]) -> None:
+    """An unknown token makes sense on characters only, and must be in the vocabulary."""
+    if spec.unk_token is None:
+        if spec.fuse_unk:
+            raise ValueError("TokenizerSpec: fuse_unk=True needs an unk_token")
+        return
+    if spec.kind != "character":
+        raise ValueError("TokenizerSpec: a byte-level tokenizer knows every text; leave unk_token at None")
+    if spec.unk_token not in ids:
+        raise ValueError(f"TokenizerSpec: unk_token {spec.unk_token!r} is not in the vocabulary")

@@ -1,0 +1,176 @@
+"""Cutting text into words before BPE: the split patterns of GPT-2, Llama 3, Qwen 2 and SmolLM2.
+
+BPE never merges across a word's edge, so the pattern decides what a token can be: letters keep one space before them,
+digits and punctuation stay apart from letters, runs of blanks stay together. Every pattern covers the text: the words,
+joined, are the text again.
+
+Sources: Radford et al. 2019 (GPT-2, section 2.2, and its code); the tokenizer.json of Llama 3, Qwen 2 and SmolLM2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import regex
+
+CHUNK = 1 << 16  # characters that are cut into words at a time; keeps the list of words in the processor's cache
+
+
+class Pattern(NamedTuple):
+    """One split pattern, written twice.
+
+    Fields:
+        unicode: for any text; `\\p{L}` are letters, `\\p{N}` digits and other numbers of every script.
+        ascii: the same where the text is ASCII, for Python's own `re`, which is twice as fast.
+    """
+
+    unicode: str
+    ascii: str
+
+
+PATTERNS: Mapping[str, Pattern] = {
+    "gpt2": Pattern(
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+",
+    ),
+    "llama3": Pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"'(?i:s|t|re|ve|m|ll|d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]{1,3}"
+        r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "qwen2": Pattern(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"'(?i:s|t|re|ve|m|ll|d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]"
+        r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "smollm2": Pattern(  # GPT-2's after digits have been set apart: blanks before a digit are blanks at an end
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+(?![^\s0-9])|\s+",
+    ),
+}
+"""Names of patterns -> both their forms. They differ in digits (a run, up to three, one) and in line ends."""
+
+
+class Splitter(NamedTuple):
+    """A compiled pattern; `words(splitter, text)` uses it.
+
+    Fields:
+        unicode: cuts any text.
+        ascii: cuts ASCII text, or None where only `unicode` is known.
+        covers: every match begins where the last ended, so that nothing lies between two matches.
+    """
+
+    unicode: regex.Pattern
+    ascii: re.Pattern | None
+    covers: bool
+
+
+def splitter(pattern: str) -> Splitter:
+    """Compiles a pattern: a name of PATTERNS, or a regular expression of one's own (syntax of the `regex` package).
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    check_pattern(pattern)
+    if pattern not in PATTERNS:
+        return Splitter(regex.compile(pattern), None, False)
+    both = PATTERNS[pattern]
+    return Splitter(regex.compile(both.unicode), re.compile(both.ascii, re.ASCII), True)
+
+
+def words(cutter: Splitter, text: str) -> list[str]:
+    """Cuts text into words; joined, they are the text.
+
+    Args:
+        cutter: from `splitter`.
+        text: any string.
+
+    Returns:
+        Non-empty words, in order. What an expression of one's own does not match becomes words too, one a gap.
+
+    Example:
+        >>> words(splitter("gpt2"), "I've 12  apples")
+        ['I', "'ve", ' 12', ' ', ' apples']
+        >>> words(splitter("qwen2"), "I've 12  apples")
+        ['I', "'ve", ' ', '1', '2', ' ', ' apples']
+        >>> words(splitter("[a-z]+"), "ab1cd")
+        ['ab', '1', 'cd']
+    """
+    if cutter.ascii is not None and text.isascii():
+        return cutter.ascii.findall(text)
+    if cutter.covers:
+        return cutter.unicode.findall(text)
+    return _words_and_gaps(cutter.unicode, text)
+
+
+def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
+    """Cuts a long text into parts of about `size` characters that can be cut into words one by one.
+
+    None of the PATTERNS has a word that goes on from a character to a blank after it (unless that character is white
+    space too), and none looks past such a place; so words of the parts are the words of the whole. Normal form C may
+    be taken of each part as well: a blank never joins with what stands before it.
+
+    Args:
+        text: any string.
+        size: the least length of all parts but the last, >= 1. A part goes on to the next safe place.
+
+    Returns:
+        Parts in order; joined, they are the text.
+
+    Example:
+        >>> list(chunks("one two  three", 4))
+        ['one two', '  three']
+    """
+    start, end = 0, len(text)
+    while end - start > size:
+        cut = text.find(" ", start + size)
+        while cut > 0 and text[cut - 1].isspace():
+            cut = text.find(" ", cut + 1)
+        if cut < 0:
+            break
+        yield text[start:cut]
+        start = cut
+    yield text[start:]
+
+
+def cutter_of(cutter: Splitter) -> Callable[[str], Iterator[str]]:
+    """Returns `chunks` where it is safe (the known patterns), else a function that leaves the text whole."""
+    return chunks if cutter.covers else _whole
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuses what is neither a known name nor a regular expression that can split.
+
+    Raises:
+        ValueError: naming the fault, with the known names.
+    """
+    known = f"use one of {', '.join(PATTERNS)}, or a regular expression"
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(f"pattern must be a string, got {pattern!r}; {known}")
+    if pattern in PATTERNS:
+        return
+    if re.fullmatch(r"\w+", pattern):
+        raise ValueError(f"there is no split pattern named {pattern!r}; {known}")
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"the split pattern {pattern!r} is not a regular expression ({error}); {known}") from None
+    if compiled.groups:
+        raise ValueError(f"the split pattern {pattern!r} has a group that captures; write (?:...) instead of (...)")
+
+
+def _words_and_gaps(pattern: regex.Pattern, text: str) -> list[str]:
+    """Matches and what lies between them, in order, without empty ones."""
+    result, end = [], 0
+    for match in pattern.finditer(text):
+        result += [text[end : match.start()], match.group()]
+        end = match.end()
+    return [word for word in [*result, text[end:]] if word]
+
+
+def _whole(text: str) -> Iterator[str]:
+    yield text

@@ -1,0 +1,297 @@
+"""Training a tokenizer quickly: the merges of `bpe.learn`, without recounting.
+
+Four ideas make it fast. Words are counted once and each is kept once. A merge changes only the pairs around it, so
+counts are corrected, not recounted. An index gives the places of each pair. A heap gives the most frequent pair; its
+stale entries are noticed when they come up, and put back with the right count.
+
+Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The tests compare each merge with `bpe.learn`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
+from data_pipes.tokenizer.split import cutter_of, splitter, words
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+NOTHING = -1  # stands where no token begins: between words, and inside tokens
+MASK = (1 << 32) - 1
+
+
+class Symbols(NamedTuple):
+    """All distinct words in one row, NOTHING before, between and after them.
+
+    Fields:
+        first: id of the token that begins at each place.
+        last: id of the token that ends at each place.
+        weight: how often the word around each place occurs.
+    """
+
+    first: list[int]
+    last: list[int]
+    weight: list[int]
+
+
+class Pairs(NamedTuple):
+    """What is known of each pair of neighbours (a, b), under the key a·2³² + b.
+
+    Fields:
+        counts: how often it occurs.
+        places: where its first token begins; some may be out of date.
+        heap: (-count, key), counts possibly out of date.
+    """
+
+    counts: dict[int, int]
+    places: dict[int, list[int]]
+    heap: list[tuple[int, int]]
+
+
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    kind: str = "byte_level",
+    pattern: str = "qwen2",
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    min_frequency: int = 2,
+    nfc: bool = False,
+) -> Tokenizer:
+    """Trains a BPE tokenizer on texts.
+
+    Args:
+        texts: strings, read once, in any order; a stream may be as long as you like, only distinct words are kept.
+        vocab_size: special tokens, alphabet and merged tokens together; at least the first two.
+        kind: "byte_level" (any text can be encoded) or "character" (only characters seen in training).
+        pattern: how text is cut into words: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an expression.
+        special_tokens: get the ids 0, 1, ...; encoding never finds them in text unless it is asked to.
+        min_frequency: pairs that occur less often are not merged, occurrences, >= 1. With 2, nothing is learned from
+            what was seen once.
+        nfc: bring text into normal form C, here and in the tokenizer. Then decode gives the normal form, not the text.
+
+    Returns:
+        A Tokenizer. Its vocabulary is smaller than `vocab_size` if no pair occurs `min_frequency` times any more.
+
+    Raises:
+        TypeError: if `texts` is one string or holds something else than strings.
+        ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or if special
+            tokens are given twice or are a character of the alphabet.
+
+    Example:
+        >>> tokenizer = train(["low lower lowest"], 262, special_tokens=["<|end|>"])
+        >>> tokenizer.spec.merges[:3]
+        (('l', 'o'), ('lo', 'w'), ('Ġ', 'low'))
+        >>> tokenizer.decode(tokenizer.encode("slow")), len(tokenizer.encode("slow"))
+        ('slow', 2)
+
+    Source: Sennrich et al. 2016; bytes as in Radford et al. 2019.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"train: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if min_frequency < 1:
+        raise ValueError(f"train: min_frequency must be at least 1 (occurrences), got {min_frequency}")
+    word_counts = count_words(texts, pattern, nfc=nfc)
+    if not word_counts:
+        raise ValueError("train: there is no text to train on; give at least one string that is not empty")
+    alphabet = ALPHABET if kind == "byte_level" else tuple(sorted(set().union(*word_counts)))
+    _check_sizes(vocab_size, alphabet, special_tokens)
+    vocab, merges = learn(word_counts, [*special_tokens, *alphabet], vocab_size, kind=kind,
+                          min_frequency=min_frequency, forbidden=special_tokens)  # fmt: skip
+    spec = TokenizerSpec(
+        kind=kind,
+        vocab=tuple(vocab),
+        merges=tuple(merges),
+        pattern=pattern,
+        added_tokens=tuple(AddedToken(token, i) for i, token in enumerate(special_tokens)),
+        nfc=nfc,
+    )
+    return from_spec(spec)
+
+
+def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Counter[str]:
+    """Counts the words of texts.
+
+    Raises:
+        TypeError: if `texts` is one string, or holds something else than strings.
+
+    Example:
+        >>> count_words(["a a b"], "gpt2")
+        Counter({'a': 1, ' a': 1, ' b': 1})
+    """
+    if isinstance(texts, str | bytes):
+        raise TypeError("train: texts must be several strings, got one; write [text] instead of text")
+    cutter = splitter(pattern)
+    parts = cutter_of(cutter)
+    counts: Counter[str] = Counter()
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first")
+        for part in parts(unicodedata.normalize("NFC", text) if nfc else text):
+            counts.update(words(cutter, part))
+    return counts
+
+
+def learn(
+    word_counts: Mapping[str, int],
+    vocab: Sequence[str],
+    vocab_size: int,
+    *,
+    kind: str,
+    min_frequency: int = 2,
+    forbidden: Collection[str] = (),
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Learns the merges of `bpe.learn`, quickly.
+
+    Args:
+        word_counts: word of plain text -> how often it occurs.
+        vocab: the first tokens: special tokens and the alphabet (`byte_level.ALPHABET` for byte-level).
+        vocab_size: stop at this many tokens.
+        kind: "byte_level" or "character".
+        min_frequency: as in `bpe.learn`.
+        forbidden: as in `bpe.learn`.
+
+    Returns:
+        (vocab, merges), as `bpe.learn` gives them (for byte-level, `byte_level.learn`).
+
+    Steps:
+        1. Put the distinct words in one row of ids; count pairs and index their places.
+        2. Take the most frequent pair from the heap, on a tie the smaller ids.
+        3. Name the token that it spells; one that exists keeps its id.
+        4. Merge at each place, from left to right, and add up how the neighbouring pairs change.
+        5. Correct counts, index and heap; repeat from 2 until the vocabulary is full.
+
+    Edge cases: a pair that was merged once is not taken again, even if a later merge brings it back.
+
+    Example:
+        >>> learn({"abc": 2, "ab": 1}, ["a", "b", "c"], 5, kind="character")
+        (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
+    """
+    vocab, merges = list(vocab), []
+    done: set[int] = set()
+    ids = {token: i for i, token in enumerate(vocab)}
+    lengths = [1] * len(vocab)
+    # 1. The row and its index.
+    symbols = _row(word_counts, ids, kind)
+    pairs = _index(symbols)
+    while len(vocab) < vocab_size:
+        # 2. The best pair.
+        key = _pop(pairs, done, min_frequency)
+        if key is None:
+            break
+        a, b = key >> 32, key & MASK
+        done.add(key)
+        token = vocab[a] + vocab[b]
+        if token in forbidden:
+            continue
+        # 3. Its token.
+        new = ids.setdefault(token, len(vocab))
+        if new == len(vocab):
+            vocab.append(token)
+            lengths.append(lengths[a] + lengths[b])
+        merges.append((vocab[a], vocab[b]))
+        # 4. and 5. The text and what is known of it.
+        _merge(symbols, pairs, (a, b, new), lengths)
+    return vocab, merges
+
+
+def _row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:
+    """Words -> one row of ids; each word is preceded, and the last one followed, by NOTHING."""
+    if kind == "byte_level":
+        coded = [utf8(word) for word in word_counts]
+        sizes = np.fromiter(map(len, coded), np.int64, len(coded))
+        table = np.array([ids[character] for character in sorted(BYTES, key=BYTES.__getitem__)])
+        row = table[np.frombuffer(b"\0" + b"\0".join(coded) + b"\0", np.uint8)]
+    else:
+        sizes = np.fromiter(map(len, word_counts), np.int64, len(word_counts))
+        space = next(iter(word_counts))[0]  # any known character: it is overwritten below
+        row = np.array([ids[character] for character in space + space.join(word_counts) + space], np.int64)
+    weight = np.repeat(np.fromiter(word_counts.values(), np.int64, len(word_counts)), sizes + 1)
+    row[0] = NOTHING
+    row[np.cumsum(sizes + 1)] = NOTHING
+    return Symbols(row.tolist(), row.tolist(), [0, *weight.tolist()])
+
+
+def _index(symbols: Symbols) -> Pairs:
+    """Counts every pair of neighbours and lists its places, ascending."""
+    row, weight = np.array(symbols.first), np.array(symbols.weight)
+    places = np.flatnonzero((row[:-1] >= 0) & (row[1:] >= 0))
+    if not len(places):
+        return Pairs({}, {}, [])
+    keys = row[places] << 32 | row[places + 1]
+    order = np.argsort(keys, kind="stable")
+    keys, places = keys[order], places[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    names = keys[starts].tolist()
+    counts = dict(zip(names, np.add.reduceat(weight[places], starts).tolist(), strict=True))
+    groups = {name: group.tolist() for name, group in zip(names, np.split(places, starts[1:]), strict=True)}
+    heap = [(-count, key) for key, count in counts.items()]
+    heapq.heapify(heap)
+    return Pairs(counts, groups, heap)
+
+
+def _pop(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
+    """Takes the most frequent pair that was not taken before; None if no pair occurs often enough."""
+    while pairs.heap:
+        count, key = heapq.heappop(pairs.heap)
+        now = pairs.counts[key]
+        if key in done or now < min_frequency:
+            continue
+        if now == -count:
+            return key
+        heapq.heappush(pairs.heap, (-now, key))
+    return None
+
+
+def _merge(symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths: Sequence[int]) -> None:
+    """Merges (a, b) into `new` at every place of the pair, and corrects counts, places and heap of the pairs around."""
+    first, last, weight = symbols
+    a, b, new = merge
+    middle, size = lengths[a], lengths[a] + lengths[b]
+    left: defaultdict[int, int] = defaultdict(int)  # neighbour -> how often it stands left of a merged pair
+    right: defaultdict[int, int] = defaultdict(int)
+    places = defaultdict(list)
+    for i in sorted(pairs.places.pop(a << 32 | b)):
+        if first[i] != a or first[i + middle] != b:
+            continue  # out of date: another merge took one of the two
+        first[i], first[i + middle], last[i + size - 1] = new, NOTHING, new
+        before, after = last[i - 1], first[i + size]
+        if before >= 0:
+            left[before] += weight[i]
+            places[before << 32 | new].append(i - lengths[before])
+        if after >= 0:
+            right[after] += weight[i]
+            places[new << 32 | after].append(i)
+    counts = pairs.counts
+    for x, count in right.items():  # b x becomes new x
+        counts[new << 32 | x] = counts.get(new << 32 | x, 0) + count
+        counts[b << 32 | x] -= count
+    for x, count in left.items():  # x a becomes x new; after the loop above, for a left neighbour that is new itself
+        counts[x << 32 | new] = counts.get(x << 32 | new, 0) + count
+        counts[x << 32 | a] -= count
+    for key, found in places.items():
+        pairs.places.setdefault(key, []).extend(found)
+        heapq.heappush(pairs.heap, (-counts[key], key))
+
+
+def _check_sizes(vocab_size: int, alphabet: Sequence[str], special_tokens: Sequence[str]) -> None:
+    """Refuses a vocabulary that cannot hold what it must hold."""
+    twice = [token for token, count in Counter(special_tokens).items() if count > 1]
+    if twice or isinstance(special_tokens, str):
+        raise ValueError(f"train: special_tokens must be different strings, got {special_tokens!r}; keep one of each")
+    clash = [token for token in special_tokens if token in set(alphabet)]
+    if clash:
+        raise ValueError(f"train: the special token {clash[0]!r} is a character of the alphabet; make it longer")
+    least = len(alphabet) + len(special_tokens)
+    if vocab_size < least:
+        raise ValueError(
+            f"train: vocab_size is {vocab_size}, but the alphabet ({len(alphabet)}) and the special tokens "
+            f"({len(special_tokens)}) need {least}; give at least that, plus one for each merge"
+        )
