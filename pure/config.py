@@ -245,8 +245,8 @@ _LLAMA_32_ROPE = {"rope_type": "llama3", "factor": 32.0, "original_max_position_
                   "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "tiny_config": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6,
-                    "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024},
+    "tiny_config": {"vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
+                    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 1024},
     "qwen3_0.5b": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
                    "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
                    "rope_theta": 1e6, "qk_norm": True, "eos_token_id": 151645, "pad_token_id": 151643},

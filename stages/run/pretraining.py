@@ -192,7 +192,13 @@ def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTran
     made = {
         "adamw": lambda: optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask),
         "lion": lambda: optim.lion(schedule, weight_decay=decay, mask=mask),
-        "muon": lambda: optim.muon(schedule, weight_decay=decay, weight_decay_mask=mask),
+        "muon": lambda: optim.muon(
+            schedule,
+            adam_b2=0.95,
+            weight_decay=decay,
+            consistent_rms=0.2,  # so that a rate means the same as AdamW's
+            muon_weight_dimension_numbers=optim.hidden_matrices,
+        ),
         "sgd": lambda: optim.sgd(schedule, momentum=0.9, nesterov=True),
     }[options.optimizer]()
     return optim.chain(optim.clip_by_global_norm(options.max_grad_norm), made) if options.max_grad_norm else made

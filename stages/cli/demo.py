@@ -1,0 +1,154 @@
+"""`intro2llm demo`: a language model from nothing, on text that ships with Python, in minutes on two cores."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from stages.options import PretrainOptions
+
+if TYPE_CHECKING:
+    from stages.run.pretraining import Corpus, Experiment
+
+PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
+TOKENS_SHOWN = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Trains a byte-level BPE and the tiny model on Python's own library, and shows what came of it."""
+
+    output_dir: str = "runs/demo"
+    """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
+    max_steps: int = 560
+    """Steps of 8,192 tokens: the budget is counted in tokens, so that every machine computes the same."""
+    seed: int = 0
+    """Of everything random."""
+    compile: bool = True
+    """Compile the step, if there is a C++ compiler."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the flags, runs what is left to run, shows the results."""
+    options = tyro.cli(DemoOptions, prog="intro2llm demo", args=list(arguments))
+    folder = Path(options.output_dir)
+    done = folder / "results.json"
+    if done.exists():
+        print(f"{folder} is complete; delete it, or choose another --output_dir, to train again\n")
+        print(table(json.loads(done.read_text(encoding="utf-8"))))
+        return 0
+    return _run(pretrain_options(options), folder)
+
+
+def pretrain_options(options: DemoOptions) -> PretrainOptions:
+    """The demo is `intro2llm pretrain` with these flags."""
+    return PretrainOptions(
+        config="tiny_config",
+        output_dir=options.output_dir,
+        num_epochs=2,
+        max_steps=options.max_steps,
+        batch_size=32,
+        max_length=256,
+        optimizer="muon",
+        learning_rate=0.01,
+        warmup=0.03,
+        schedule="linear",
+        final_learning_rate=0.0,
+        weight_decay=0.1,
+        save_every=100,
+        eval_every=0,
+        seed=options.seed,
+        compile=options.compile,
+    )
+
+
+def table(results: Mapping[str, float]) -> str:
+    """Writes the bits per byte beside those of gzip and xz.
+
+    Example:
+        >>> print(table({"model": 1.4, "gzip": 2.0, "xz": 1.6, "guess": 3.5}))
+        held-out text          bits per byte
+        guessing tokens                3.500
+        gzip -9                        2.000
+        xz -9e                         1.600
+        trained model                  1.400  (0.875 of xz)
+    """
+    rows = (("guessing tokens", "guess"), ("gzip -9", "gzip"), ("xz -9e", "xz"), ("trained model", "model"))
+    lines = [f"{label:<22} {results[name]:>13.3f}" for label, name in rows]
+    share = results["model"] / results["xz"]
+    return "\n".join(["held-out text          bits per byte", *lines]) + f"  ({share:.3f} of xz)"
+
+
+def _run(options: PretrainOptions, folder: Path) -> int:
+    """Trains, measures, and shows samples before and after."""
+    from stages.cli import pretrain
+    from stages.run import validation
+
+    begun = time.monotonic()
+    untrained: dict[str, float] = {}
+    outcome, experiment, corpus = pretrain.train(
+        options, before=lambda experiment, corpus: untrained.update(_before(experiment, corpus, folder))
+    )
+    if outcome.signal:
+        print(f"saved; run the same command again to go on from step {int(outcome.state.step)}")
+        return pretrain.INTERRUPTED + outcome.signal
+    _show("after training", outcome.state.params, experiment, corpus)
+    print("compressing the held-out text with gzip and xz")
+    packed = validation.compressors(_held_out_text())
+    results = {"model": _last(folder, "val_bpb"), **packed._asdict(), **untrained}
+    print("\n" + table(results))
+    curves = _draw(folder)
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{folder}: {time.monotonic() - begun:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
+    print(f"go on with: intro2llm generate --model_path {folder} --prompt 'import '")
+    return 0
+
+
+def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, float]:
+    """What the model writes, and how well it predicts, before it has learned anything."""
+    from stages.stage import named
+
+    params = experiment.model.init(named(experiment.key, "init"))
+    _show("before training", params, experiment, corpus)
+    tokens = len(corpus.held_out.tokens) - 1
+    return {"guess": tokens * math.log2(experiment.config.vocab_size) / corpus.held_out_bytes}
+
+
+def _show(title: str, params: object, experiment: Experiment, corpus: Corpus) -> None:
+    """Continues the prompts."""
+    from stages.cli.generate import GenerateOptions, continuations
+    from stages.run.pretrained import Pretrained
+
+    options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
+    print(f"\n--- {title}")
+    texts = continuations(Pretrained(experiment.model, params, corpus.tokenizer), options)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        print(f"> {prompt}{text}\n")
+
+
+def _held_out_text() -> bytes:
+    """All held-out documents, one after the other."""
+    from data_pipes.embedded import embedded
+
+    return "".join(document.text for document in embedded("held_out")).encode()
+
+
+def _last(folder: Path, name: str) -> float:
+    """The last value of a metric in the log."""
+    from stages.run.log import read_lines
+
+    return [row[name] for row in read_lines(folder / "metrics.jsonl") if name in row][-1]
+
+
+def _draw(folder: Path) -> str:
+    """Draws the curves, if matplotlib is there."""
+    from stages.run import plot
+
+    return plot.curves(folder)

@@ -1,0 +1,36 @@
+"""The picture of a run: its curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.run.log import read_lines
+
+PANELS = (("loss", "nats a token"), ("learning_rate", "per update"), ("grad_norm", "norm of the gradient"),
+          ("tok_per_sec", "tokens a second"))  # fmt: skip
+
+
+def curves(folder: Path) -> str:
+    """Draws loss, learning rate, gradient norm and speed over the steps.
+
+    Returns:
+        The path of `curves.png`, or a sentence that says what to install for it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
+    rows = list(read_lines(folder / "metrics.jsonl"))
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    for axis, (name, unit) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        points = [(row["step"], float(row[name])) for row in rows if name in row]
+        axis.plot(*zip(*points, strict=True), linewidth=1)
+        axis.set(title=name, ylabel=unit, xlabel="step")
+        axis.grid(alpha=0.3)
+        if name == "loss":
+            checks = [(row["step"], float(row["val_loss"])) for row in rows if "val_loss" in row]
+            axis.plot(*zip(*checks, strict=True), "o", label="held out") if checks else None
+            axis.legend() if checks else None
+    path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    return str(path)
