@@ -15,9 +15,7 @@ WORLD = (
 )
 """The only places that touch files, the clock, the network and processes."""
 
-LONG_FILES: Mapping[str, str] = {
-    "pure/random.py": "the face of jax.random, one short function after the other, as users know them from one module",
-}
+LONG_FILES: Mapping[str, str] = {}
 """path -> why it has more than 300 lines."""
 
 LONG_FUNCTIONS: Mapping[str, str] = {}
