@@ -1,0 +1,113 @@
+"""Cutting a stream into rows, and packing examples into bins."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipes.pack import best_fit_decreasing, cut, row_count, segments, split_long
+
+LENGTHS = st.lists(st.integers(0, 50), max_size=60)
+
+
+@given(tokens=st.integers(2, 200), length=st.integers(1, 40))
+def test_rows_predict_each_token_once(tokens: int, length: int) -> None:
+    stream = np.arange(100, 100 + tokens, dtype=np.uint16)
+    count = row_count(tokens, length)
+    inputs, labels = cut(stream, np.arange(count), length)
+    kept = labels != -100
+    assert labels[kept].tolist() == stream[1:].tolist()
+    assert inputs[kept].tolist() == stream[:-1].tolist()
+    assert not inputs[~kept].any()
+    assert kept[:-1].all()
+
+
+def test_a_row_of_padding_is_empty() -> None:
+    inputs, labels = cut(np.arange(10), np.array([-1]), 3)
+    assert inputs.tolist() == [[0, 0, 0]]
+    assert labels.tolist() == [[-100, -100, -100]]
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), length=st.integers(1, 12))
+def test_segments_against_a_walk_over_the_tokens(sizes: list[int], length: int) -> None:
+    ends = np.cumsum(sizes)
+    rows = np.arange(row_count(int(ends[-1]) + 1, length))
+    ids, positions = segments(ends, rows, length)
+    document = np.repeat(np.arange(len(sizes) + 2), [*sizes, length + 2, 0])
+    for row in rows.tolist():
+        here = document[row * length : row * length + length + 1]
+        expected, since = [], -1
+        for place, number in enumerate(here.tolist()):
+            since = place if place == 0 or number != here[place - 1] else since
+            expected.append((number - int(here[0]), place - since))
+        assert list(zip(ids[row].tolist(), positions[row].tolist(), strict=True)) == expected
+
+
+def test_segments_of_padding_are_one_document() -> None:
+    ids, positions = segments(np.array([2, 4]), np.array([-1, 1]), 3)
+    assert ids.tolist() == [[0, 0, 0, 0], [0, 1, 1, 1]]
+    assert positions.tolist() == [[0, 1, 2, 3], [0, 0, 1, 2]]
+
+
+def naive_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """The rule in its plainest form: longest first, into the fullest bin with room, else a new one."""
+    bins: list[list[int]] = []
+    rooms: list[int] = []
+    for example in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [(room, number) for number, room in enumerate(rooms) if room >= lengths[example]]
+        if fitting:
+            number = min(fitting)[1]
+        else:
+            number = len(bins)
+            bins.append([])
+            rooms.append(capacity)
+        bins[number].append(example)
+        rooms[number] -= lengths[example]
+    return bins
+
+
+@given(lengths=LENGTHS, capacity=st.integers(50, 80))
+def test_best_fit_fills_like_the_naive_rule(lengths: list[int], capacity: int) -> None:
+    """Bins of equal room are interchangeable, so what must agree is how full they are."""
+    ours, plain = best_fit_decreasing(lengths, capacity), naive_best_fit(lengths, capacity)
+    full = [sorted(sum(lengths[i] for i in members) for members in bins) for bins in (ours, plain)]
+    assert full[0] == full[1]
+    assert sorted(i for members in ours for i in members) == list(range(len(lengths)))
+    assert max(full[0], default=0) <= capacity
+
+
+def test_best_fit_takes_the_tightest_room() -> None:
+    assert best_fit_decreasing([6, 7, 3, 2], 10) == [[1, 2], [0, 3]]
+
+
+def test_a_large_log_normal_set_is_nearly_full() -> None:
+    lengths = np.clip(np.exp(np.random.default_rng(0).normal(np.log(180), 1, 20_000)).astype(int), 1, 2048)
+    bins = best_fit_decreasing(lengths, 2048)
+    assert lengths.sum() / 2048 / len(bins) > 0.997
+
+
+def test_no_example_no_bin() -> None:
+    assert best_fit_decreasing([], 4) == []
+    assert best_fit_decreasing([0, 0], 4) == [[0, 1]]
+
+
+@pytest.mark.parametrize(("lengths", "capacity"), [([5], 4), ([-1], 4), ([1], 0)])
+def test_what_does_not_fit_is_refused(lengths: list[int], capacity: int) -> None:
+    with pytest.raises(ValueError, match=r"split_long|capacity must be at least 1"):
+        best_fit_decreasing(lengths, capacity)
+
+
+@given(lengths=LENGTHS, capacity=st.integers(1, 20))
+def test_pieces_put_together_are_the_examples(lengths: list[int], capacity: int) -> None:
+    example, start, size = split_long(lengths, capacity)
+    places = [(int(e), int(s) + i) for e, s, n in zip(example, start, size, strict=True) for i in range(n)]
+    assert places == [(e, i) for e, n in enumerate(lengths) for i in range(n)]
+    assert set(example.tolist()) == set(range(len(lengths)))
+    assert (size <= capacity).all()
+    whole = np.asarray(lengths, int)[example] <= capacity
+    assert (start[whole] == 0).all()
+
+
+def test_a_capacity_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 token"):
+        split_long([3], 0)

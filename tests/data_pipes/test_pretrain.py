@@ -1,0 +1,133 @@
+"""What is in a pretraining batch. (That it is a pipe, `tests/laws/test_pipes.py` says.)"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipes.pretrain import PretrainPipe, batch_at, describe, pretrain_pipe
+from data_pipes.tokens import TokenStore, memory_store
+
+DOCUMENTS = [[10, 11, 12, 0], [20, 21, 0], [30, 31, 32, 33, 34, 35, 0], [40, 0]]
+
+
+def store(documents: list[list[int]] = DOCUMENTS) -> TokenStore:
+    return memory_store(documents, vocab_size=100)
+
+
+def pipe(**options: object) -> PretrainPipe:
+    return pretrain_pipe(store(), **{"batch_size": 2, "length": 5, "key": 0, **options})  # type: ignore[arg-type]
+
+
+def test_a_batch_by_hand() -> None:
+    batch = pipe(shuffle=False, key=None)[0]
+    assert batch["tokens"].tolist() == [[10, 11, 12, 0, 20], [21, 0, 30, 31, 32]]
+    assert batch["labels"].tolist() == [[11, 12, 0, 20, 21], [0, 30, 31, 32, 33]]
+    assert batch["index"].tolist() == [0, 1]
+    assert set(batch) == {"tokens", "labels", "index"}
+    assert {x.dtype for x in batch.values()} == {torch.int64}
+
+
+def test_a_masked_batch_by_hand() -> None:
+    batch = pipe(shuffle=False, key=None, boundaries="mask")[0]
+    assert batch["tokens"].tolist() == [[10, 11, 12, 0, 20], [21, 0, 30, 31, 32]]
+    assert batch["labels"].tolist() == [[11, 12, 0, -100, 21], [0, -100, 31, 32, 33]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 3, 0], [0, 1, 0, 1, 2]]
+    assert {x.dtype for x in batch.values()} == {torch.int64}
+
+
+def test_the_last_row_and_the_last_batch_are_padded() -> None:
+    """16 tokens make rows of 5, 5 and 5 predictions; two batches of two rows."""
+    last = pipe(shuffle=False, key=None)[1]
+    assert last["index"].tolist() == [2, -1]
+    assert last["tokens"].tolist() == [[33, 34, 35, 0, 40], [0] * 5]
+    assert last["labels"].tolist() == [[34, 35, 0, 40, 0], [-100] * 5]
+    short = pipe(shuffle=False, key=None, length=4)[1]
+    assert short["tokens"].tolist() == [[31, 32, 33, 34], [35, 0, 40, 0]]
+    assert short["labels"].tolist() == [[32, 33, 34, 35], [0, 40, 0, -100]]
+
+
+def test_a_row_of_padding_has_its_own_segment_and_no_label() -> None:
+    last = pipe(shuffle=False, key=None, boundaries="mask")[1]
+    assert last["segment_ids"][1].tolist() == [0] * 5
+    assert last["positions"][1].tolist() == [0, 1, 2, 3, 4]
+    assert last["labels"][1].tolist() == [-100] * 5
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "length", "epochs"), list(itertools.product((1, 2, 3, 7), (1, 4, 15), (1, 2, 3)))
+)
+def test_each_epoch_predicts_each_token_once(batch_size: int, length: int, epochs: int) -> None:
+    """The labels of an epoch are all tokens but the first, each place once, whatever the sizes."""
+    numbered = memory_store([range(1, 8), range(8, 17)], vocab_size=17)
+    made = pretrain_pipe(numbered, batch_size=batch_size, length=length, key=3, epochs=epochs)
+    rows = -(-15 // length)
+    labels = torch.cat([batch["labels"] for batch in made])
+    assert len(made) == -(-epochs * rows // batch_size)
+    for epoch in range(epochs):
+        seen = labels[epoch * rows : (epoch + 1) * rows]
+        assert sorted(seen[seen != -100].tolist()) == list(range(2, 17))
+    assert (labels[epochs * rows :] == -100).all()
+
+
+def test_another_epoch_and_another_key_are_another_order() -> None:
+    big = memory_store([np.arange(600) % 50], vocab_size=50)
+    options = {"batch_size": 10, "length": 3}
+
+    def order(key: int, epochs: int = 1) -> list[int]:
+        return torch.cat([b["index"] for b in pretrain_pipe(big, key=key, epochs=epochs, **options)]).tolist()  # type: ignore[arg-type]
+
+    two = order(0, epochs=2)
+    assert two[:200] == order(0)
+    assert sorted(two[:200]) == sorted(two[200:]) == list(range(200))
+    assert len({tuple(two[:200]), tuple(two[200:]), tuple(order(1)), tuple(range(200))}) == 4
+
+
+def test_the_key_may_be_a_tensor() -> None:
+    key = torch.tensor([0, 5], dtype=torch.uint32)
+    assert torch.equal(pipe(key=key)[0]["index"], pipe(key=5)[0]["index"])
+
+
+def test_batch_at_does_not_look_at_the_window() -> None:
+    whole = pipe(epochs=3)
+    assert torch.equal(batch_at(whole[2:3], 0)["tokens"], whole[0]["tokens"])
+
+
+def test_describe_tells_pipes_apart_and_not_windows() -> None:
+    base = pipe()
+    others = [pipe(key=1), pipe(length=4), pipe(batch_size=3), pipe(epochs=2), pipe(boundaries="mask")]
+    others.append(pretrain_pipe(store([[1, 2, 3, 4, 5, 6, 7]]), batch_size=2, length=5, key=0))
+    assert all(describe(other) != describe(base) for other in others)
+    assert describe(base[1:]) == describe(base)
+
+
+def test_a_pipe_is_small_to_look_at() -> None:
+    import json
+
+    assert len(json.dumps(describe(pipe()))) < 400
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"length": 16}, ValueError, r"the corpus has 16 tokens, and one row of length 16 takes 17; pass length=15"),
+        ({"length": 0}, ValueError, "length must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1"),
+        ({"boundaries": "cut"}, ValueError, "'ignore' or 'mask', got 'cut'"),
+        ({"key": None}, TypeError, r"shuffling needs a key; pass key=0"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        pipe(**options)
+
+
+def test_an_index_outside_is_refused() -> None:
+    for made, index in ((pipe(), 2), (pipe(), -3), (pipe()[1:], 1), (pipe()[2:], 0)):
+        with pytest.raises(IndexError, match=rf"pipe\[{index}\]: this pipe has {len(made)} batches"):
+            made[index]
+    with pytest.raises(TypeError):
+        pipe()[0.5]  # type: ignore[call-overload]

@@ -1,0 +1,119 @@
+"""The stateless shuffle: a bijection, uniform, and jax's keys."""
+
+import itertools
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipes.shuffle import SMALL, fold_in, key_words, named, shuffled, threefry2x32
+
+WORD = st.integers(0, 2**32 - 1)
+
+
+@given(n=st.integers(1, 3000), high=WORD, low=WORD)
+def test_each_number_once(n: int, high: int, low: int) -> None:
+    assert np.array_equal(np.sort(shuffled(np.arange(n), n, (high, low))), np.arange(n))
+
+
+@pytest.mark.parametrize("n", [SMALL, SMALL + 1, 2**16, 2**16 + 1, 300_000])
+def test_each_number_once_at_the_edges(n: int) -> None:
+    assert np.array_equal(np.sort(shuffled(np.arange(n), n, (1, 2))), np.arange(n))
+
+
+@given(n=st.integers(1, 2**62), low=WORD, data=st.data())
+def test_single_indices_agree_with_arrays_and_stay_below_n(n: int, low: int, data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8, unique=True))
+    together = shuffled(np.array(places), n, (0, low))
+    assert together.tolist() == [int(shuffled(place, n, (0, low))) for place in places]
+    assert len(set(together.tolist())) == len(places)
+    assert 0 <= together.min() <= together.max() < n
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_all_orders_of_a_short_list_are_equally_likely(n: int) -> None:
+    """Chi-square over n! orders; the bound is the 99.9% point for n! - 1 degrees of freedom."""
+    draws = 4000
+    seen = Counter(tuple(shuffled(np.arange(n), n, (0, seed)).tolist()) for seed in range(draws))
+    orders = list(itertools.permutations(range(n)))
+    expected = draws / len(orders)
+    statistic = sum((seen[order] - expected) ** 2 / expected for order in orders)
+    assert statistic < {2: 10.83, 3: 20.52, 4: 49.73, 5: 173.6}[n]
+
+
+@pytest.mark.parametrize("n", [1030, 1500])
+def test_where_an_entry_goes_and_its_neighbour_are_uniform(n: int) -> None:
+    """Chi-square of the place of entry 0, and of the distance from there to entry 1, over keys."""
+    draws = 4000
+    places = np.array([shuffled(np.array([0, 1]), n, (0, seed)) for seed in range(draws)])
+    for values, kinds in ((places[:, 0], n), ((places[:, 1] - places[:, 0]) % n - 1, n - 1)):
+        counts = np.bincount(values, minlength=kinds)
+        statistic = ((counts - draws / kinds) ** 2 / (draws / kinds)).sum()
+        assert abs(statistic - kinds) < 4 * np.sqrt(2 * kinds)
+
+
+def test_other_keys_and_epochs_give_other_orders() -> None:
+    n, key = 5000, key_words(0)
+    orders = [
+        shuffled(np.arange(n), n, k) for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), named(key, "x"))
+    ]
+    fixed = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
+    assert max(fixed) < 8  # the number of places where two shuffles agree is Poisson with mean 1
+
+
+def test_a_known_order_stays() -> None:
+    """A run that is resumed by a later version must see the same rows."""
+    assert shuffled(np.arange(8), 8, (0, 7)).tolist() == [7, 0, 5, 1, 3, 2, 4, 6]
+    assert shuffled(np.arange(4), 10**9, (0, 7)).tolist() == [835857116, 82702130, 449596828, 298547014]
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**31 - 1, -(2**31), 1234567])
+def test_keys_are_those_of_jax(seed: int) -> None:
+    theirs = jax.random.key(seed)
+    assert key_words(seed) == tuple(jax.random.key_data(theirs).tolist())
+    for data in (0, 1, 2**32 - 1, 99):
+        expected = jax.random.key_data(jax.random.fold_in(theirs, np.uint32(data))).tolist()
+        assert list(fold_in(key_words(seed), data)) == expected
+
+
+def test_known_answers_of_the_hash() -> None:
+    """The three published vectors of Threefry-2x32-20."""
+    assert threefry2x32((0, 0), (0, 0)) == (0x6B200159, 0x99BA4EFE)
+    ones = 0xFFFFFFFF
+    assert threefry2x32((ones, ones), (ones, ones)) == (0x1CB996FC, 0xBB002BE7)
+    assert threefry2x32((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3)) == (0xC4923A9C, 0x483DF7A0)
+
+
+def test_keys_in_every_form() -> None:
+    expected = (3, 4)
+    for key in ((3, 4), [3, 4], np.array([3, 4], np.uint32), torch.tensor([3, 4], dtype=torch.uint32)):
+        assert key_words(key) == expected
+    assert key_words(np.int64(5)) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "words"),
+    [
+        (None, TypeError, "pass key=0"),
+        ("0", TypeError, "expected a seed"),
+        (True, TypeError, "expected a seed"),
+        (2**32, ValueError, "a seed must be in"),
+        ((1, 2, 3), ValueError, "two words"),
+        ((1, -1), ValueError, "two words"),
+    ],
+)
+def test_what_is_no_key_is_refused(key: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        key_words(key)
+
+
+@pytest.mark.parametrize(
+    ("index", "n", "words"), [(0, 0, "is the corpus empty"), (3, 3, r"in \[0, 3\)"), (-1, 3, "in")]
+)
+def test_what_is_outside_is_refused(index: int, n: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        shuffled(index, n, (0, 0))

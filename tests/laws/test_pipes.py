@@ -1,0 +1,139 @@
+"""Laws of every pipe: a sequence that is a pure function of the index. A new pipe is one row in PIPES.
+
+Restoring before every element and comparing all the rest is Grain's pattern.
+"""
+
+import functools
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data_pipes.pretrain import pretrain_pipe
+from data_pipes.store import write_store
+from data_pipes.tokens import TokenStore, memory_store
+
+Batch = dict[str, torch.Tensor]
+
+
+def documents() -> list[np.ndarray]:
+    return [np.arange(start, start + size) % 97 for start, size in ((0, 30), (5, 1), (50, 44), (7, 3), (9, 75))]
+
+
+def mapped(folder: Path) -> TokenStore:
+    return write_store(folder / "store", documents(), vocab_size=97)
+
+
+def in_memory(folder: Path) -> TokenStore:
+    return memory_store(documents(), vocab_size=97)
+
+
+def pretraining(make: Callable[[Path], TokenStore], folder: Path, **options: Any) -> Any:
+    return pretrain_pipe(make(folder), **{"batch_size": 4, "length": 8, "key": 0, **options})
+
+
+PIPES: dict[str, Callable[[Path], Any]] = {
+    "pretrain in memory": functools.partial(pretraining, in_memory),
+    "pretrain mapped": functools.partial(pretraining, mapped, epochs=2),
+    "pretrain masked": functools.partial(pretraining, mapped, boundaries="mask"),
+    "pretrain in order": functools.partial(pretraining, in_memory, shuffle=False, key=None),
+    "a part of a pipe": lambda folder: pretraining(in_memory, folder, epochs=2)[1:-2],
+}
+"""name -> (a folder to write in) -> a pipe of a few batches."""
+
+
+@pytest.fixture(params=PIPES, name="pipe")
+def make_pipe(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return PIPES[request.param](tmp_path)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+def all_equal(a: Sequence[Batch], b: Sequence[Batch]) -> bool:
+    return len(a) == len(b) and all(map(equal, a, b))
+
+
+def test_a_batch_is_a_dictionary_of_tensors_of_one_shape(pipe: Any) -> None:
+    batches = list(pipe)
+    assert batches
+    shapes = {tuple((k, tuple(v.shape), v.dtype) for k, v in sorted(batch.items())) for batch in batches}
+    assert len(shapes) == 1
+
+
+def test_asked_twice_it_answers_the_same(pipe: Any) -> None:
+    forwards = [pipe[i] for i in range(len(pipe))]
+    backwards = [pipe[i] for i in reversed(range(len(pipe)))][::-1]
+    assert all_equal(forwards, backwards)
+    assert all_equal(forwards, list(pipe))
+
+
+def test_indices_are_those_of_a_list(pipe: Any) -> None:
+    batches = list(pipe)
+    n = len(pipe)
+    for i in range(-n, n):
+        assert equal(pipe[i], batches[i])
+    for i in (n, -n - 1):
+        with pytest.raises(IndexError):
+            pipe[i]
+    assert equal(pipe[torch.tensor(0)], batches[0])
+    assert equal(pipe[np.int64(0)], batches[0])
+
+
+def test_slices_are_those_of_a_list(pipe: Any) -> None:
+    batches = list(pipe)
+    ends = (None, 0, 1, 2, -1, 99, -99)
+    for cut in [slice(a, b, c) for a in ends for b in ends for c in (None, 2, -1)]:
+        assert all_equal(list(pipe[cut]), batches[cut])
+    assert all_equal(list(pipe[1:][1:]), batches[2:])
+
+
+def test_two_pipes_made_alike_are_alike(pipe: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    again = PIPES[request.node.callspec.params["pipe"]](tmp_path / "again")
+    assert all_equal(list(pipe), list(again))
+
+
+def test_pickled_it_is_the_same(pipe: Any) -> None:
+    assert all_equal(list(pickle.loads(pickle.dumps(pipe))), list(pipe))
+
+
+def test_a_run_is_a_fold(pipe: Any) -> None:
+    def step(state: tuple[int, int], batch: Batch) -> tuple[int, int]:
+        return state[0] + 1, (state[1] * 31 + int(batch["tokens"].sum())) % 2**31
+
+    whole = functools.reduce(step, pipe, (0, 0))
+    for stop in range(len(pipe) + 1):
+        state = functools.reduce(step, pipe[:stop], (0, 0))
+        assert functools.reduce(step, pipe[state[0] :], state) == whole
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_restored_before_every_element_the_rest_is_equal(pipe: Any, workers: int) -> None:
+    batches = list(pipe)
+    for start in range(len(pipe)):
+        rest = list(DataLoader(pipe[start:], batch_size=None, num_workers=workers))
+        assert all_equal(rest, batches[start:])
+
+
+def test_writing_to_a_batch_changes_nothing(pipe: Any) -> None:
+    before = list(pipe)
+    for i in range(len(pipe)):
+        for value in pipe[i].values():
+            value.fill_(-7)
+    assert all_equal(list(pipe), before)
+
+
+def test_no_two_tensors_of_a_batch_share_memory(pipe: Any) -> None:
+    for batch in (pipe[0], pipe[-1]):
+        places = [value.untyped_storage().data_ptr() for value in batch.values()]
+        assert len(set(places)) == len(places)
+        assert all(value.is_contiguous() for value in batch.values())
