@@ -1,0 +1,109 @@
+"""Optimizers: optax's protocol, names, arguments and states. Import from here, or from the file that bears the name."""
+
+from pure.optim.adamw import (
+    ScaleByAdamState,
+    WeightDecaySchedule,
+    adam,
+    adamw,
+    add_decayed_weights,
+    scale_by_adam,
+)
+from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
+from pure.optim.base import EmptyState, apply_updates, chain, identity
+from pure.optim.clip import clip, clip_by_global_norm
+from pure.optim.ema import EmaState, ema, incremental_update
+from pure.optim.finite import ApplyIfFiniteState, all_finite, apply_if_finite
+from pure.optim.inject import InjectStatefulHyperparamsState, WrappedScheduleState, inject_hyperparams
+from pure.optim.leafwise import is_leafwise
+from pure.optim.lion import ScaleByLionState, lion, scale_by_lion
+from pure.optim.mask import (
+    MaskedNode,
+    MaskedState,
+    decay_mask,
+    masked,
+    path_mask,
+)
+from pure.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
+from pure.optim.newton_schulz import orthogonalize
+from pure.optim.partition import PartitionState, partition
+from pure.optim.reduce_on_plateau import ReduceLROnPlateauState, reduce_on_plateau
+from pure.optim.scale import ScaleByScheduleState, scale, scale_by_learning_rate, scale_by_schedule
+from pure.optim.schedule import (
+    constant_schedule,
+    cosine_decay_schedule,
+    join_schedules,
+    linear_schedule,
+    polynomial_schedule,
+)
+from pure.optim.sgd import TraceState, sgd, trace
+from pure.optim.warmup import (
+    sgdr_schedule,
+    warmup_constant_schedule,
+    warmup_cosine_decay_schedule,
+    warmup_linear_decay_schedule,
+    wsd_schedule,
+)
+from pure.types import GradientTransformation, Schedule
+
+__all__ = [
+    "ApplyIfFiniteState",
+    "EmaState",
+    "EmptyState",
+    "GradientTransformation",
+    "InjectStatefulHyperparamsState",
+    "MaskedNode",
+    "MaskedState",
+    "MuonDimensionNumbers",
+    "MuonState",
+    "PartitionState",
+    "ReduceLROnPlateauState",
+    "ScaleByAdamState",
+    "ScaleByLionState",
+    "ScaleByScheduleState",
+    "Schedule",
+    "TraceState",
+    "WeightDecaySchedule",
+    "WrappedScheduleState",
+    "adam",
+    "adamw",
+    "add_decayed_weights",
+    "all_finite",
+    "apply_if_finite",
+    "apply_updates",
+    "chain",
+    "clip",
+    "clip_by_global_norm",
+    "constant_schedule",
+    "cosine_decay_schedule",
+    "decay_mask",
+    "ema",
+    "hidden_matrices",
+    "identity",
+    "incremental_update",
+    "inject_hyperparams",
+    "is_leafwise",
+    "join_schedules",
+    "linear_schedule",
+    "lion",
+    "masked",
+    "muon",
+    "orthogonalize",
+    "partition",
+    "path_mask",
+    "polynomial_schedule",
+    "reduce_on_plateau",
+    "scale",
+    "scale_by_adam",
+    "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_muon",
+    "scale_by_schedule",
+    "scale_by_shape",
+    "sgd",
+    "sgdr_schedule",
+    "trace",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_linear_decay_schedule",
+    "wsd_schedule",
+]

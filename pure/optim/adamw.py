@@ -1,0 +1,294 @@
+"""Adam and AdamW: steps of about the same length in every coordinate, whatever the size of its gradient.
+
+Shape letters: none; every formula is elementwise, and is applied to each leaf of the tree.
+
+Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; Loshchilov and Hutter, "Decoupled
+Weight Decay Regularization", 2019, algorithm 2; Dozat, "Incorporating Nesterov Momentum into Adam", 2016.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import (
+    EmptyState,
+    Scalar,
+    ScalarOrSchedule,
+    bias_correction,
+    chain,
+    check_dtype,
+    check_fraction,
+    check_not_negative,
+    empty_init,
+    increment,
+    map_unzip,
+    wide,
+    widest,
+    zero_count,
+)
+from pure.optim.mask import Mask, masked
+from pure.optim.scale import scale_by_learning_rate, schedule_value
+from pure.types import GradientTransformation, Tree
+
+
+class ScaleByAdamState(NamedTuple):
+    """What Adam remembers."""
+
+    count: Tensor  # [] int32  updates so far
+    mu: Tree  # running mean of the gradient, like the params
+    nu: Tree  # running mean of its square, like the params
+
+
+class WeightDecaySchedule(NamedTuple):
+    """The number of updates so far, if the weight decay is a schedule."""
+
+    count: Tensor  # [] int32
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: torch.dtype | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Builds AdamW: Adam's step, plus a pull of the weights towards zero that does not pass through the moments.
+
+    The default optimizer of language models. Decay inside the gradient (as in `adam` with an L2 penalty) would be
+    divided by √nu, hence weak just where gradients are large; added afterwards it is the same for all weights.
+
+        u = -learning_rate (mu_hat / (√(nu_hat + eps_root) + eps) + weight_decay p)
+
+    Args:
+        learning_rate: step length, >= 0; a number, a [] tensor or a schedule.
+        b1: decay of the mean of gradients, in [0, 1).
+        b2: decay of the mean of squares, in [0, 1); 0.95 is common for language models.
+        eps: added to the denominator, outside the root, > 0.
+        eps_root: added inside the root; needed to differentiate through the update.
+        mu_dtype: storage of mu; None stores it like the params.
+        weight_decay: per unit of learning rate, >= 0; a number, a [] tensor or a schedule. 0.1 is common for language
+            models.
+        mask: which leaves decay: a tree of bools like the params (or a prefix of it), or a function from params to
+            one, such as `decay_mask`. None decays all.
+        nesterov: look one step ahead (NAdam's mean).
+
+    Returns:
+        GradientTransformation with state (ScaleByAdamState, decay's state, rate's state): the last two are
+        EmptyState(), or {count} for schedules; the second is a MaskedState around it under a mask.
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update, if
+            params is missing.
+
+    Example:
+        The first step has length learning_rate, whatever the gradient's; decay adds 0.1 * 0.01 * 2.
+
+        >>> opt = adamw(0.1, weight_decay=0.01)
+        >>> params = torch.tensor([2.0])
+        >>> updates, state = opt.update(torch.tensor([30.0]), opt.init(params), params)
+        >>> updates
+        tensor([-0.1020])
+
+    Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning rate, as in
+        optax and
+    torch, and not by the schedule alone.
+    """
+    check_not_negative("adamw", learning_rate=learning_rate)
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def adam(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Builds Adam: `adamw` without weight decay; the same arguments.
+
+    Example:
+        >>> opt = adam(0.1)
+        >>> opt.update(torch.tensor([-7.0]), opt.init(torch.tensor([2.0])))[0]
+        tensor([0.1000])
+    """
+    check_not_negative("adam", learning_rate=learning_rate)
+    return chain(
+        scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+        scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_adam(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    nesterov: bool = False,
+) -> GradientTransformation:
+    """Binds the arguments of `adam_update`; they are those of `adamw`.
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), or a negative eps.
+    """
+    check_fraction("scale_by_adam", b1=b1, b2=b2)
+    check_not_negative("scale_by_adam", eps=eps, eps_root=eps_root)
+    check_dtype("scale_by_adam", mu_dtype=mu_dtype)
+    return GradientTransformation(
+        partial(adam_init, mu_dtype=mu_dtype),
+        partial(adam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov),
+    )
+
+
+def adam_init(params: Tree, *, mu_dtype: torch.dtype | None = None) -> ScaleByAdamState:
+    """Makes both moments zero."""
+    return ScaleByAdamState(
+        count=zero_count(params), mu=tree.zeros_like(params, dtype=mu_dtype), nu=tree.zeros_like(params)
+    )
+
+
+def adam_update(
+    updates: Tree,
+    state: ScaleByAdamState,
+    params: Tree | None = None,
+    *,
+    b1: Scalar,
+    b2: Scalar,
+    eps: Scalar,
+    eps_root: Scalar,
+    nesterov: bool,
+    **extra: Any,
+) -> tuple[Tree, ScaleByAdamState]:
+    """Divides the mean gradient by the root of the mean square, both corrected for having started at zero.
+
+    A coordinate whose gradients agree moves by about 1, one whose gradients cancel by about 0, at any scale.
+
+        mu     ← (1 - b1) g  + b1 mu            mu_hat = mu / (1 - b1^t)
+        nu     ← (1 - b2) g² + b2 nu            nu_hat = nu / (1 - b2^t)
+        update = mu_hat / (√(nu_hat + eps_root) + eps)
+
+        nesterov:  mu_hat = b1 mu / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t)
+
+    Args:
+        updates: tree of gradients g.
+        state: ScaleByAdamState after t - 1 updates.
+        params: not used.
+        b1, b2, eps, eps_root, nesterov: as in `adamw`.
+        extra: not used.
+
+    Returns:
+        (updates, state): updates of the widest dtype among g, mu and nu, with the sign of the gradient (uphill); the
+        state's dtypes are kept.
+
+    Steps:
+        1. Count, and the three corrections, once for all leaves.
+        2. Each leaf in float32 (float64 stays): both moments.
+        3. The corrected means, and their quotient.
+
+    Edge cases: gradients that have always been 0 give 0 (0 / eps), unless eps is 0 too.
+
+    Example:
+        g = 3 at the first step: mu_hat = 3, nu_hat = 9, so 3 / (3 + 1).
+
+        >>> opt = scale_by_adam(eps=1.0)
+        >>> opt.update(torch.tensor([3.0]), opt.init(torch.tensor([0.0])))[0]
+        tensor([0.7500])
+
+    Source: Kingma and Ba 2015, algorithm 1; order of operations as in optax.
+    """
+    del params, extra
+    # 1. What all leaves share.
+    count, dtype = increment(state.count), widest(updates)
+    fill1, fill2 = bias_correction(b1, count, dtype), bias_correction(b2, count, dtype)
+    ahead = bias_correction(b1, increment(count), dtype) if nesterov else None
+
+    def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
+        # 2. Moments.
+        wide_g = wide(g)
+        mu = (1 - b1) * wide_g + b1 * wide(m)
+        nu = (1 - b2) * wide_g.square() + b2 * wide(v)
+        # 3. Corrected means.
+        if ahead is None:
+            mu_hat = mu / fill1.to(mu.dtype)
+        else:
+            mu_hat = b1 * (mu / ahead.to(mu.dtype)) + (1 - b1) * (wide_g / fill1.to(mu.dtype))
+        step = mu_hat / ((nu / fill2.to(nu.dtype) + eps_root).sqrt() + eps)
+        return step.to(out), mu.to(m.dtype), nu.to(v.dtype)
+
+    steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)
+    return steps, ScaleByAdamState(count=count, mu=mu, nu=nu)
+
+
+def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None) -> GradientTransformation:
+    """Adds weight_decay * params to the updates: u ← u + weight_decay p.
+
+    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 - learning_rate
+    weight_decay.
+
+    Args:
+        weight_decay: >= 0; a number, a [] tensor or a schedule.
+        mask: which leaves decay, as in `adamw`.
+
+    Returns:
+        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask, MaskedState
+        around it.
+
+    Raises:
+        ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
+
+    Example:
+        >>> opt = add_decayed_weights(0.5)
+        >>> opt.update(torch.tensor(1.0), EmptyState(), torch.tensor(4.0))[0]
+        tensor(3.)
+    """
+    check_not_negative("add_decayed_weights", weight_decay=weight_decay)
+    init = decay_schedule_init if callable(weight_decay) else empty_init
+    decay = GradientTransformation(init, partial(decay_update, weight_decay=weight_decay))
+    return decay if mask is None else masked(decay, mask)
+
+
+def decay_schedule_init(params: Tree) -> WeightDecaySchedule:
+    """Starts counting at 0."""
+    return WeightDecaySchedule(count=zero_count(params))
+
+
+def decay_update(
+    updates: Tree,
+    state: EmptyState | WeightDecaySchedule,
+    params: Tree | None = None,
+    *,
+    weight_decay: ScalarOrSchedule,
+    **extra: Any,
+) -> tuple[Tree, EmptyState | WeightDecaySchedule]:
+    """Adds weight_decay * params, in the wider dtype of the two."""
+    del extra
+    new = WeightDecaySchedule(count=increment(state.count)) if isinstance(state, WeightDecaySchedule) else state
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return updates, new
+    if params is None:
+        raise ValueError("add_decayed_weights: params is needed for weight decay: call update(grads, state, params)")
+    rate = schedule_value(weight_decay, state.count) if isinstance(state, WeightDecaySchedule) else weight_decay
+
+    def leaf(g: Tensor, p: Tensor) -> Tensor:
+        return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
+
+    return tree.map(leaf, updates, params), new

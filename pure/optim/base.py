@@ -1,0 +1,282 @@
+"""The optimizer's protocol, the ways to put transformations together, and what all of them share.
+
+A `GradientTransformation` (pure/types.py) is optax's pair of functions:
+
+    state = init(params)
+    updates, state = update(updates, state, params, **extra)
+    params = apply_updates(params, updates)
+
+Updates are *added*, so a descent direction carries its minus sign. Everything is pure and made of `torch.where`,
+never of `if`: it compiles as one graph and runs under `vmap`. States have optax's class names, field names and leaf
+order.
+
+**Leaf by leaf.** Given `extra`, a transformation acts on each leaf alone: updating a sub-tree (with the sub-trees of
+its state; missing leaves are `None`) gives that part of the whole update, so that a step may compile the update of
+one layer and use it for all (`is_leafwise` tells for which this holds). What needs the whole tree comes in `extra`,
+computed once by whoever has the tree:
+
+    grad_norm  [] float32, the global norm of the gradients, for `clip_by_global_norm`
+    finite     [] bool, whether all gradients are finite, for `apply_if_finite`
+    value      [] float, the loss, for `reduce_on_plateau`
+
+**In the open.** `init` and `update` are `functools.partial`s of module-level functions with every argument bound by
+name, so that a fingerprint of a run can walk them. A name in `extra` must therefore not be that of a bound argument
+(b1, mask, ...).
+
+**Narrow numbers.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
+
+Hessel and others, "Optax: composable gradient transformation and optimisation, in JAX", 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.types import GradientTransformation, Schedule, Tree
+
+Scalar = float | Tensor
+ScalarOrSchedule = float | Tensor | Schedule
+
+INT32_MAX = 2**31 - 1
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+def identity() -> GradientTransformation:
+    """Leaves the updates as they are.
+
+    Example:
+        >>> opt = identity()
+        >>> opt.update({"w": 3.0}, opt.init({"w": 0.0}))
+        ({'w': 3.0}, EmptyState())
+    """
+    return GradientTransformation(empty_init, identity_update)
+
+
+def empty_init(params: Tree) -> EmptyState:
+    """Makes the state of a transformation without memory."""
+    del params
+    return EmptyState()
+
+
+def identity_update(
+    updates: Tree, state: EmptyState, params: Tree | None = None, **extra: Any
+) -> tuple[Tree, EmptyState]:
+    """Returns (updates, state), the very objects."""
+    del params, extra
+    return updates, state
+
+
+def chain(*transforms: GradientTransformation) -> GradientTransformation:
+    """Applies transformations one after another, the updates of each going into the next.
+
+    Optimizers are short sentences made of such words: adamw is chain(scale_by_adam, add_decayed_weights,
+    scale_by_learning_rate). The result is a transformation again.
+
+    Args:
+        transforms: applied from left to right; may themselves be chains.
+
+    Returns:
+        GradientTransformation, whose state is the tuple of their states.
+
+    Edge cases: chain() is the identity with state ().
+
+    Raises:
+        TypeError: if an argument is not a pair (init, update); at the call.
+        ValueError: if, at the update, the state has another number of parts.
+
+    Example:
+        Clip 6 to 2, then step against it with rate 0.5.
+
+        >>> from pure.optim.clip import clip
+        >>> from pure.optim.scale import scale_by_learning_rate
+        >>> opt = chain(clip(2.0), scale_by_learning_rate(0.5))
+        >>> opt.update({"w": torch.tensor(6.0)}, opt.init({"w": torch.tensor(0.0)}))[0]
+        {'w': tensor(-1.)}
+    """
+    for i, t in enumerate(transforms):
+        if not (hasattr(t, "init") and hasattr(t, "update")):
+            raise TypeError(
+                f"chain: argument {i} must be a GradientTransformation, got {t!r}; write adamw(1e-3), not adamw"
+            )
+    return GradientTransformation(
+        partial(chain_init, transforms=transforms),
+        partial(chain_update, transforms=transforms),
+    )
+
+
+def chain_init(params: Tree, *, transforms: tuple[GradientTransformation, ...]) -> tuple:
+    """Returns the tuple of the states of `transforms`."""
+    return tuple(t.init(params) for t in transforms)
+
+
+def chain_update(
+    updates: Tree,
+    state: tuple,
+    params: Tree | None = None,
+    *,
+    transforms: tuple[GradientTransformation, ...],
+    **extra: Any,
+) -> tuple[Tree, tuple]:
+    """Sends the updates through `transforms` from left to right.
+
+    Args:
+        updates: tree of gradients.
+        state: tuple, one state for each transformation.
+        params: tree of parameters, for those that need it.
+        transforms: the links of the chain.
+        extra: handed to every link, with one exception: see step 2.
+
+    Returns:
+        (updates, state), the state a tuple again.
+
+    Steps:
+        1. Update by each link in turn.
+        2. Once a link has changed the updates, `grad_norm` is no longer their norm, and is not handed on. (A later
+           clip_by_global_norm then takes the norm of what it is given, as in optax.)
+    """
+    if len(state) != len(transforms):
+        raise ValueError(
+            f"chain: {len(transforms)} transformations but {len(state)} states; "
+            "make the state with the init of the same chain"
+        )
+    states = []
+    for t, s in zip(transforms, state, strict=True):
+        # 1. One link.
+        changed, s = t.update(updates, s, params, **extra)
+        # 2. The norm belongs to what went in.
+        if changed is not updates:
+            extra = {k: v for k, v in extra.items() if k != "grad_norm"}
+        updates = changed
+        states.append(s)
+    return updates, tuple(states)
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """Adds the updates to the parameters, keeping the parameters' dtypes.
+
+    Example:
+        >>> apply_updates({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([-0.5, 0.5])})
+        {'w': tensor([0.5000, 2.5000])}
+    """
+    return tree.map(lambda p, u: (p + u).to(p.dtype), params, updates)
+
+
+def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tree) -> tuple[Tree, ...]:
+    """Applies a function that returns a tuple leaf by leaf, and returns a tuple of trees rather than a tree of tuples.
+
+    Args:
+        width: length of the tuples, told so that a tree without leaves gives as many.
+        function: takes one leaf of each tree, returns `width` leaves.
+        first: gives the structure of each result.
+        rest: further trees of the same structure.
+
+    Example:
+        >>> map_unzip(2, lambda x: (x + 1, x * 10), {"a": 1, "b": [2]})
+        ({'a': 2, 'b': [3]}, {'a': 10, 'b': [20]})
+    """
+    rows = tree.map(function, first, *rest)
+    return tuple(tree.map(lambda _, row, i=i: row[i], first, rows) for i in range(width))
+
+
+def zero_count(params: Tree) -> Tensor:
+    """Starts a counter: [] int32 zero, on the device of the first parameter (the default device if there is none)."""
+    values = tree.leaves(params)
+    return torch.zeros((), dtype=torch.int32, device=values[0].device if values else None)
+
+
+def increment(count: Tensor) -> Tensor:
+    """Adds one to a counter [] int32, which stays at 2³¹ - 1 once it is there.
+
+    Example:
+        >>> increment(torch.tensor(2**31 - 1, dtype=torch.int32)).item()
+        2147483647
+    """
+    return count + (count < INT32_MAX)
+
+
+def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Returns how much of a mean that started from zero has been filled: 1 - decay^count, [] of `dtype`.
+
+    An average m ← decay m + (1 - decay) g that starts at 0 is too small at first, by just this factor; dividing by it
+    makes the first mean equal to the first value.
+
+    Args:
+        decay: in [0, 1).
+        count: [] int32, values averaged so far, >= 1.
+        dtype: float32, or float64 for float64 leaves; the power is taken in it, as optax does.
+
+    Example:
+        >>> round(bias_correction(0.9, torch.tensor(2, dtype=torch.int32)).item(), 4)
+        0.19
+
+    Source: Kingma and Ba 2015, section 3.
+    """
+    base = decay.to(dtype) if isinstance(decay, Tensor) else torch.full_like(count, decay, dtype=dtype)
+    return store_once(1 - torch.pow(base, count.to(dtype)))
+
+
+def store_once(scalar: Tensor) -> Tensor:
+    """Returns a 0-d tensor unchanged, so that a compiled kernel reads it instead of computing it again for every
+    element.
+
+    A compiler that fuses everything moves `1 - b1 ** count` into the loop over a matrix, where the power costs more
+    than all the rest (measured on a CPU: AdamW twice as slow). A strided view needs memory to look at, and so stops
+    the fusion.
+    """
+    return torch.as_strided(scalar, scalar.shape, scalar.stride())
+
+
+def wide(x: Tensor) -> Tensor:
+    """Widens bfloat16 and float16 to float32; float32 and float64 pass."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def widest(updates: Tree) -> torch.dtype:
+    """Returns the dtype in which numbers shared by all leaves are computed: float64 if a leaf is, float32 otherwise."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tree.leaves(updates)) else torch.float32
+
+
+def check_fraction(who: str, **values: Any) -> None:
+    """Refuses numbers outside [0, 1). Tensors pass: their values belong to the run.
+
+    Raises:
+        ValueError: naming `who`, the argument and the value.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float) and not 0 <= value < 1:
+            raise ValueError(f"{who}: {name} must be in [0, 1), got {value}; typical values are 0.9 to 0.999")
+
+
+def check_not_negative(who: str, **values: Any) -> None:
+    """Refuses negative numbers, NaN and infinity. Tensors and schedules pass.
+
+    Raises:
+        ValueError: naming `who`, the argument and the value.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ValueError(
+                f"{who}: {name} must be a finite number >= 0, got {value}; the minus sign of descent is put in for you"
+            )
+
+
+def check_dtype(who: str, **values: Any) -> None:
+    """Refuses what is neither None nor a floating-point torch.dtype.
+
+    Raises:
+        TypeError: naming `who`, the argument and the value.
+    """
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, torch.dtype) and value.is_floating_point):
+            raise TypeError(
+                f"{who}: {name} must be None or a floating torch.dtype such as torch.float32, got {value!r}"
+            )

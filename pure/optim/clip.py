@@ -1,0 +1,103 @@
+"""Clipping: bounds a gradient before it does harm.
+
+Pascanu and others, "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import EmptyState, Scalar, check_not_negative, empty_init, wide
+from pure.types import GradientTransformation, Tree
+
+
+def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
+    """Shortens the gradient, taken as one long vector, to length `max_norm` if it is longer; its direction stays.
+
+    One bad batch then costs at most one step of ordinary length.
+
+        g ← g min(1, max_norm / ‖g‖)
+
+    Args:
+        max_norm: greatest length, >= 0; 1.0 is common for language models. A number or a [] tensor.
+
+    Returns:
+        GradientTransformation with state EmptyState().
+
+    Raises:
+        ValueError: if max_norm is a negative number or not finite.
+
+    Example:
+        (3, 4) has length 5.
+
+        >>> clip_by_global_norm(1.0).update({"a": torch.tensor([3.0, 4.0])}, EmptyState())[0]
+        {'a': tensor([0.6000, 0.8000])}
+
+    Source: Pascanu and others 2013, algorithm 1.
+    """
+    check_not_negative("clip_by_global_norm", max_norm=max_norm)
+    return GradientTransformation(empty_init, partial(clip_by_global_norm_update, max_norm=max_norm))
+
+
+def clip_by_global_norm_update(
+    updates: Tree, state: EmptyState, params: Tree | None = None, *, max_norm: Scalar, **extra: Any
+) -> tuple[Tree, EmptyState]:
+    """Divides by the norm and multiplies by `max_norm`, where the norm is at least that.
+
+    Args:
+        updates: tree of gradients.
+        state: EmptyState().
+        params: not used.
+        max_norm: as in `clip_by_global_norm`.
+        extra: `grad_norm` [] float32, if given, is taken for the norm: `updates` may then be a part of the tree. (A
+            chain hands it on only as long as nothing before has changed the updates.)
+
+    Returns:
+        (updates, state).
+
+    Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN: test for
+    finiteness first (`apply_if_finite`).
+    """
+    del params
+    norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
+
+    def leaf(g: Tensor) -> Tensor:
+        x = wide(g)
+        return torch.where(norm < max_norm, x, x / norm.to(x.dtype) * max_norm).to(g.dtype)
+
+    return tree.map(leaf, updates), state
+
+
+def clip(max_delta: Scalar) -> GradientTransformation:
+    """Clips every coordinate to [-max_delta, max_delta] (clipping by value).
+
+    Args:
+        max_delta: >= 0; a number or a [] tensor.
+
+    Returns:
+        GradientTransformation with state EmptyState().
+
+    Raises:
+        ValueError: if max_delta is a negative number or not finite.
+
+    Example:
+        >>> clip(1.0).update(torch.tensor([-3.0, 0.5]), EmptyState())[0]
+        tensor([-1.0000,  0.5000])
+    """
+    check_not_negative("clip", max_delta=max_delta)
+    return GradientTransformation(empty_init, partial(clip_update, max_delta=max_delta))
+
+
+def clip_update(
+    updates: Tree, state: EmptyState, params: Tree | None = None, *, max_delta: Scalar, **extra: Any
+) -> tuple[Tree, EmptyState]:
+    """Clips every coordinate; NaN stays NaN."""
+    del params, extra
+    if isinstance(max_delta, Tensor):
+        return tree.map(lambda g: torch.maximum(torch.minimum(g, max_delta), -max_delta).to(g.dtype), updates), state
+    return tree.map(lambda g: g.clamp(-max_delta, max_delta), updates), state

@@ -1,0 +1,109 @@
+"""Exponential moving averages: of updates (a transformation), and of parameters.
+
+Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import (
+    Scalar,
+    bias_correction,
+    check_dtype,
+    check_fraction,
+    increment,
+    map_unzip,
+    wide,
+    widest,
+    zero_count,
+)
+from pure.types import GradientTransformation, Tree
+
+
+class EmaState(NamedTuple):
+    """The average, which started from zero."""
+
+    count: Tensor  # [] int32  values averaged so far
+    ema: Tree  # like the params
+
+
+def ema(decay: Scalar, debias: bool = True, accumulator_dtype: torch.dtype | None = None) -> GradientTransformation:
+    """Replaces updates by their moving average. Given parameters instead of updates, it averages those.
+
+        ema ← (1 - decay) x + decay ema;   out = ema / (1 - decay^count)  if debias, else ema
+
+    Args:
+        decay: in [0, 1); the average reaches back about 1 / (1 - decay) values.
+        debias: divide by what has been filled, so that the first average is the first value.
+        accumulator_dtype: storage of the average; None stores it like the params.
+
+    Returns:
+        GradientTransformation with state EmaState(count, ema).
+
+    Raises:
+        ValueError: if decay is outside [0, 1).
+
+    Example:
+        Two values, 1 then 4, decay 0.5: (0.25 * 1 + 0.5 * 4) / 0.75 = 3.
+
+        >>> average = ema(0.5)
+        >>> _, state = average.update(torch.tensor(1.0), average.init(torch.tensor(0.0)))
+        >>> average.update(torch.tensor(4.0), state)[0]
+        tensor(3.)
+    """
+    check_fraction("ema", decay=decay)
+    check_dtype("ema", accumulator_dtype=accumulator_dtype)
+    return GradientTransformation(
+        partial(ema_init, accumulator_dtype=accumulator_dtype), partial(ema_update, decay=decay, debias=debias)
+    )
+
+
+def ema_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> EmaState:
+    """Starts the average at zero."""
+    return EmaState(count=zero_count(params), ema=tree.zeros_like(params, dtype=accumulator_dtype))
+
+
+def ema_update(
+    updates: Tree, state: EmaState, params: Tree | None = None, *, decay: Scalar, debias: bool, **extra: Any
+) -> tuple[Tree, EmaState]:
+    """Moves the average towards `updates`, and returns it; see `ema` for the formula."""
+    del params, extra
+    count = increment(state.count)
+    fill = bias_correction(decay, count, widest(updates)) if debias else None
+
+    def leaf(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        new = (1 - decay) * wide(x) + decay * wide(mean)
+        out = new if fill is None else new / fill.to(new.dtype)
+        return out.to(torch.promote_types(x.dtype, mean.dtype)), new.to(mean.dtype)
+
+    out, mean = map_unzip(2, leaf, updates, state.ema)
+    return out, EmaState(count=count, ema=mean)
+
+
+def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) -> Tree:
+    """Moves an average of parameters a little towards new ones: step_size new + (1 - step_size) old.
+
+    The average of the last thousand parameters is often better than the last ones, which carry the noise of the last
+    batches. Start it from a clone of the parameters, never from the same tensors.
+
+    Args:
+        new_tensors: tree, the parameters now.
+        old_tensors: tree, the average so far.
+        step_size: in [0, 1]: 1 - decay. A number or a [] tensor.
+
+    Returns:
+        The new average, in the dtypes of `old_tensors`.
+
+    Example:
+        >>> incremental_update({"w": torch.tensor(10.0)}, {"w": torch.tensor(0.0)}, 0.1)
+        {'w': tensor(1.)}
+    """
+    return tree.map(
+        lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype), new_tensors, old_tensors
+    )

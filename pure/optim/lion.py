@@ -1,0 +1,166 @@
+"""Lion: steps of exactly the same length in every coordinate; only the sign of the momentum counts.
+
+Shape letters: none; elementwise on each leaf.
+
+Chen and others, "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.adamw import add_decayed_weights
+from pure.optim.base import (
+    Scalar,
+    ScalarOrSchedule,
+    chain,
+    check_dtype,
+    check_fraction,
+    check_not_negative,
+    increment,
+    map_unzip,
+    wide,
+    zero_count,
+)
+from pure.optim.mask import Mask
+from pure.optim.scale import scale_by_learning_rate
+from pure.types import GradientTransformation, Tree
+
+MODES = ("hard", "smooth", "refined")
+
+
+class ScaleByLionState(NamedTuple):
+    """What Lion remembers: half of Adam."""
+
+    count: Tensor  # [] int32  updates so far
+    mu: Tree  # running mean of the gradient, like the params
+
+
+def lion(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.99,
+    mu_dtype: torch.dtype | None = None,
+    weight_decay: ScalarOrSchedule = 1e-3,
+    mask: Mask | None = None,
+) -> GradientTransformation:
+    """Builds Lion: the sign of a mean of gradients, with decoupled weight decay.
+
+    One moment instead of Adam's two. As every coordinate moves by the whole learning rate, that is taken 3 to 10
+    times smaller than for AdamW, and the decay as much larger.
+
+        u = -learning_rate (sign((1 - b1) g + b1 mu) + weight_decay p)
+
+    Args:
+        learning_rate: >= 0; a number, a [] tensor or a schedule.
+        b1: weight of mu against the newest gradient in the step, in [0, 1).
+        b2: decay of mu, in [0, 1).
+        mu_dtype: storage of mu; None stores it like the params.
+        weight_decay: >= 0; a number, a [] tensor or a schedule.
+        mask: which leaves decay, as in `adamw`.
+
+    Returns:
+        GradientTransformation with state (ScaleByLionState, decay's state, rate's state).
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), negative learning_rate or weight_decay; at the update, if params is
+            missing.
+
+    Example:
+        >>> opt = lion(0.1, weight_decay=0.25)
+        >>> params = torch.tensor([2.0, 2.0])
+        >>> opt.update(torch.tensor([0.001, -50.0]), opt.init(params), params)[0]
+        tensor([-0.1500,  0.0500])
+
+    Source: Chen and others 2023, algorithm 2.
+    """
+    check_not_negative("lion", learning_rate=learning_rate)
+    return chain(
+        scale_by_lion(b1, b2, mu_dtype), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+    )
+
+
+def scale_by_lion(
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.99,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    mode: str = "hard",
+    smooth_beta: float = 1.0,
+) -> GradientTransformation:
+    """Binds the arguments of `lion_update`.
+
+    Args:
+        b1, b2, mu_dtype: as in `lion`.
+        mode: "hard" takes the sign; "smooth" tanh(smooth_beta x); "refined" clips to [-1, 1].
+        smooth_beta: steepness of "smooth".
+
+    Raises:
+        ValueError: for b1 or b2 outside [0, 1), or an unknown mode.
+    """
+    check_fraction("scale_by_lion", b1=b1, b2=b2)
+    check_dtype("scale_by_lion", mu_dtype=mu_dtype)
+    if mode not in MODES:
+        raise ValueError(f"scale_by_lion: mode must be one of {', '.join(MODES)}, got {mode!r}")
+    return GradientTransformation(
+        partial(lion_init, mu_dtype=mu_dtype),
+        partial(lion_update, b1=b1, b2=b2, mode=mode, smooth_beta=smooth_beta),
+    )
+
+
+def lion_init(params: Tree, *, mu_dtype: torch.dtype | None = None) -> ScaleByLionState:
+    """Makes the moment zero."""
+    return ScaleByLionState(count=zero_count(params), mu=tree.zeros_like(params, dtype=mu_dtype))
+
+
+def lion_update(
+    updates: Tree,
+    state: ScaleByLionState,
+    params: Tree | None = None,
+    *,
+    b1: Scalar,
+    b2: Scalar,
+    mode: str = "hard",
+    smooth_beta: float = 1.0,
+    **extra: Any,
+) -> tuple[Tree, ScaleByLionState]:
+    """Takes the sign of a mean in which the newest gradient weighs more than in the mean that is kept.
+
+        update = sign((1 - b1) g + b1 mu)
+        mu     ← (1 - b2) g + b2 mu
+
+    Args:
+        updates: tree of gradients g.
+        state: ScaleByLionState.
+        params, extra: not used.
+        b1, b2, mode, smooth_beta: as in `scale_by_lion`.
+
+    Returns:
+        (updates, state): -1, 0 or 1 in every coordinate ("hard"), in the wider dtype of g and mu.
+
+    Edge cases: a coordinate whose mean is exactly 0 does not move.
+
+    Source: Chen and others 2023, algorithm 2.
+    """
+    del params, extra
+
+    def leaf(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        wide_g, wide_m = wide(g), wide(m)
+        direction = _soften((1.0 - b1) * wide_g + b1 * wide_m, mode, smooth_beta)
+        mu = (1 - b2) * wide_g + b2 * wide_m
+        return direction.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
+
+    steps, mu = map_unzip(2, leaf, updates, state.mu)
+    return steps, ScaleByLionState(count=increment(state.count), mu=mu)
+
+
+def _soften(x: Tensor, mode: str, smooth_beta: float) -> Tensor:
+    """The sign, or what stands in for it."""
+    if mode == "smooth":
+        return torch.tanh(smooth_beta * x)
+    return x.sign() if mode == "hard" else x.clamp(-1, 1)

@@ -1,0 +1,304 @@
+"""Muon: momentum whose matrix is made orthogonal before it is applied, so that all directions of a layer move alike.
+
+Shape letters: O outputs, I inputs of a matrix [O, I]; N matrices in a batch.
+
+Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; Bernstein and Newhouse, "Old Optimizer, New
+Norm", 2024; Liu and others, "Muon is Scalable for LLM Training", 2025 (consistent_rms, weight decay).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.adamw import adamw, add_decayed_weights
+from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, input_and_output, resolve
+from pure.optim.base import (
+    EmptyState,
+    Scalar,
+    ScalarOrSchedule,
+    bias_correction,
+    chain,
+    check_dtype,
+    check_fraction,
+    check_not_negative,
+    empty_init,
+    increment,
+    wide,
+    widest,
+    zero_count,
+)
+from pure.optim.mask import Mask
+from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
+from pure.optim.partition import partition
+from pure.optim.scale import scale_by_learning_rate
+from pure.types import GradientTransformation, Tree
+
+
+class MuonState(NamedTuple):
+    """What Muon remembers."""
+
+    count: Tensor  # [] int32  updates so far
+    mu: Tree  # running mean of the gradient, like the params
+    ns_coeffs: Tensor  # [3] or [n, 3] float32  coefficients of the Newton-Schulz steps
+
+
+def muon(
+    learning_rate: ScalarOrSchedule,
+    ns_coeffs: Coefficients | str = STANDARD,
+    ns_steps: int = 5,
+    beta: Scalar = 0.95,
+    eps: Scalar = 1e-8,
+    weight_decay: ScalarOrSchedule = 0.0,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Scalar = 0.9,
+    adam_b2: Scalar = 0.999,
+    adam_eps_root: Scalar = 0.0,
+    adam_weight_decay: ScalarOrSchedule = 0.0,
+    adam_learning_rate: ScalarOrSchedule | None = None,
+    muon_weight_dimension_numbers: Dimensions | None = None,
+    consistent_rms: float | None = None,
+) -> GradientTransformation:
+    """Builds Muon for matrices and AdamW for everything else.
+
+    The gradients of a matrix mostly share a few directions; a step along them all alike learns the rare ones too.
+
+    Args:
+        learning_rate: >= 0; about 0.02 with the default scaling, that of AdamW with consistent_rms=0.2.
+        ns_coeffs: (a, b, c) of a Newton-Schulz step, a tuple of these (one a step), or "standard" or "dion".
+        ns_steps: number of steps, >= 1; a tuple of tuples gives its last `ns_steps`.
+        beta: decay of the mean of gradients, in [0, 1).
+        eps: added to denominators, Muon's and Adam's.
+        weight_decay, weight_decay_mask: decoupled decay of the matrices, as in `adamw`.
+        mu_dtype: storage of the means; None stores them like the params.
+        nesterov: look one step ahead.
+        adaptive: multiply by the dual norm of the momentum (then large gradients make large steps).
+        preconditioning: how to bring the singular values below 1 first: "frobenius", "spectral", "aol" or "schatten".
+        adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is `learning_rate`
+            if None.
+        muon_weight_dimension_numbers: which leaves are Muon's, and their axes: MuonDimensionNumbers where they are
+            and None where they are Adam's, as a tree like the params (or a prefix), or a function from params to one,
+            such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
+        consistent_rms: scale updates to this root mean square instead (0.2 fits AdamW's rates).
+
+    Returns:
+        GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(), decay's,
+        rate's)), "adam": MaskedState(adamw's)}).
+
+    Raises:
+        ValueError: for arguments out of range, or an unknown preset or preconditioning.
+
+    Example:
+        A diagonal gradient, 3 and 1: both singular values come out near 1.
+
+        >>> opt = muon(0.1, nesterov=False)
+        >>> g = {"w": torch.diag(torch.tensor([3.0, 1.0]))}
+        >>> updates, _ = opt.update(g, opt.init(g), g)
+        >>> [round(x, 3) for x in updates["w"].diag().tolist()]
+        [-0.075, -0.113]
+
+    Source: Jordan 2024. Differs from optax.contrib.muon: the default axes are [O, I] (see MuonDimensionNumbers).
+    """
+    check_not_negative("muon", learning_rate=learning_rate)
+    dims = MuonDimensionNumbers() if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
+    by_matrix = None if muon_weight_dimension_numbers is None else dims
+    for_matrices = chain(
+        scale_by_muon(
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            mu_dtype,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            weight_dimension_numbers=dims,
+        ),
+        scale_by_shape(dims, consistent_rms),
+        add_decayed_weights(weight_decay, weight_decay_mask),
+        scale_by_learning_rate(learning_rate),
+    )
+    for_others = adamw(
+        learning_rate if adam_learning_rate is None else adam_learning_rate,
+        adam_b1,
+        adam_b2,
+        eps,
+        adam_eps_root,
+        mu_dtype,
+        adam_weight_decay,
+        nesterov=nesterov,
+    )
+    return partition({"muon": for_matrices, "adam": for_others}, partial(muon_labels, dimensions=by_matrix))
+
+
+def muon_labels(params: Tree, *, dimensions: Dimensions | None) -> Tree:
+    """Labels each leaf "muon" or "adam": by its dimension numbers, or by having two axes if there are none."""
+    values, spec = tree.flatten(params)
+    if dimensions is None:
+        return tree.unflatten(spec, ["muon" if x.ndim == 2 else "adam" for x in values])
+    return tree.unflatten(spec, ["adam" if d is None else "muon" for d in resolve(dimensions, params)])
+
+
+def scale_by_muon(
+    ns_coeffs: Coefficients | str = STANDARD,
+    ns_steps: int = 5,
+    beta: Scalar = 0.95,
+    eps: Scalar = 1e-8,
+    mu_dtype: torch.dtype | None = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    weight_dimension_numbers: Dimensions | None = None,
+) -> GradientTransformation:
+    """Binds the arguments of `muon_update`, for a tree of matrices alone; they are those of `muon`.
+
+    Raises:
+        ValueError: for beta outside [0, 1), ns_steps < 1, more steps than coefficients, an unknown preset or
+            preconditioning.
+    """
+    check_fraction("scale_by_muon", beta=beta)
+    check_not_negative("scale_by_muon", eps=eps)
+    check_dtype("scale_by_muon", mu_dtype=mu_dtype)
+    if preconditioning not in PRECONDITIONINGS:
+        raise ValueError(f"muon: preconditioning must be one of {', '.join(PRECONDITIONINGS)}, got {preconditioning!r}")
+    return GradientTransformation(
+        partial(muon_init, ns_coeffs=coefficients(ns_coeffs, ns_steps), mu_dtype=mu_dtype),
+        partial(
+            muon_update,
+            ns_steps=ns_steps,
+            beta=beta,
+            eps=eps,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            dimensions=MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers,
+        ),
+    )
+
+
+def muon_init(params: Tree, *, ns_coeffs: Coefficients, mu_dtype: torch.dtype | None = None) -> MuonState:
+    """Makes the moment zero, and stores the coefficients."""
+    count = zero_count(params)
+    return MuonState(
+        count=count,
+        mu=tree.zeros_like(params, dtype=mu_dtype),
+        ns_coeffs=torch.tensor(ns_coeffs, dtype=torch.float32, device=count.device),
+    )
+
+
+def muon_update(
+    updates: Tree,
+    state: MuonState,
+    params: Tree | None = None,
+    *,
+    ns_steps: int,
+    beta: Scalar,
+    eps: Scalar,
+    nesterov: bool,
+    adaptive: bool,
+    preconditioning: str,
+    dimensions: Dimensions,
+    **extra: Any,
+) -> tuple[Tree, MuonState]:
+    """Replaces the momentum M = U S Vᵀ of each matrix by about U Vᵀ.
+
+        mu ← (1 - beta) g + beta mu
+        M  = mu / (1 - beta^t),  or with nesterov  beta mu / (1 - beta^(t+1)) + (1 - beta) g / (1 - beta^t)
+        update = orthogonalize(M),  times ⟨M, update⟩ if adaptive
+
+    Args:
+        updates: tree of gradients g; every leaf has an input and an output axis.
+        state: MuonState after t - 1 updates.
+        params, extra: not used.
+        ns_steps, beta, eps, nesterov, adaptive, preconditioning: as in `muon`.
+        dimensions: as `muon_weight_dimension_numbers` in `muon`.
+
+    Returns:
+        (updates, state).
+
+    Steps:
+        1. Count and corrections, once for all.
+        2. The mean of each leaf, and what it points to.
+        3. Orthogonal.
+
+    Source: Jordan 2024; the bias corrections are optax's.
+    """
+    del params, extra
+    # 1. What all leaves share.
+    count, dtype = increment(state.count), widest(updates)
+    fill = bias_correction(beta, count, dtype)
+    ahead = bias_correction(beta, increment(count), dtype) if nesterov else None
+
+    def leaf(g: Tensor, m: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor, Tensor]:
+        # 2. Mean.
+        x = wide(g)
+        mu = (1 - beta) * x + beta * wide(m)
+        mean = mu / fill.to(mu.dtype)
+        if ahead is not None:
+            mean = beta * (mu / ahead.to(mu.dtype)) + (1 - beta) * (x / fill.to(x.dtype))
+        # 3. Orthogonal.
+        matrices, back = as_matrices(mean, numbers)
+        step = back(orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning))
+        if adaptive:
+            step = (mean * step).sum() * step
+        return step.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
+
+    spec, columns = tree.structure(updates), (tree.leaves(updates), tree.leaves(state.mu), resolve(dimensions, updates))
+    rows = [leaf(*row) for row in zip(*columns, strict=True)]
+    steps, mu = (tree.unflatten(spec, [row[i] for row in rows]) for i in range(2))
+    return steps, MuonState(count=count, mu=mu, ns_coeffs=state.ns_coeffs)
+
+
+def scale_by_shape(
+    weight_dimension_numbers: Dimensions | None = None, consistent_rms: float | None = None
+) -> GradientTransformation:
+    """Scales the update of each matrix by its shape, so that one learning rate fits all.
+
+        √max(1, O / I),  or with consistent_rms  √max(I, O) consistent_rms
+
+    Args:
+        weight_dimension_numbers: as in `muon`, for a tree of matrices alone.
+        consistent_rms: root mean square wanted; None takes the first formula.
+
+    Example:
+        >>> scale_by_shape().update(torch.ones(4, 1), EmptyState())[0][0]
+        tensor([2.])
+    """
+    check_not_negative("scale_by_shape", consistent_rms=consistent_rms)
+    dims = MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers
+    return GradientTransformation(
+        empty_init, partial(scale_by_shape_update, dimensions=dims, consistent_rms=consistent_rms)
+    )
+
+
+def scale_by_shape_update(
+    updates: Tree,
+    state: EmptyState,
+    params: Tree | None = None,
+    *,
+    dimensions: Dimensions,
+    consistent_rms: float | None,
+    **extra: Any,
+) -> tuple[Tree, EmptyState]:
+    """Multiplies each leaf by the factor of `scale_by_shape`."""
+    del params, extra
+    values, spec = tree.flatten(updates)
+    scaled = []
+    for x, dims in zip(values, resolve(dimensions, updates), strict=True):
+        inputs, outputs = (math.prod([x.shape[i] for i in axes]) for axes in input_and_output(x, dims))
+        factor = math.sqrt(max(1, outputs / inputs))
+        if consistent_rms is not None:
+            factor = math.sqrt(max(inputs, outputs)) * consistent_rms
+        scaled.append((factor * wide(x)).to(x.dtype))
+    return tree.unflatten(spec, scaled), state

@@ -1,0 +1,124 @@
+"""Newton-Schulz: brings the singular values of a matrix near 1 with products alone.
+
+Shape letters: N matrices, R rows, C columns.
+
+Schulz, "Iterative Berechnung der reziproken Matrix", 1933; Jordan, "Muon: An optimizer for hidden layers in neural
+networks", 2024 (coefficients); Ahn and others, "Dion: Distributed Orthonormalized Updates", 2025 (others).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pure.optim.base import Scalar
+
+STANDARD = (3.4445, -4.7750, 2.0315)
+DION = (
+    (4.0848, -6.8946, 2.9270),
+    (3.9505, -6.3029, 2.6377),
+    (3.7418, -5.5913, 2.3037),
+    (2.8769, -3.1427, 1.2046),
+    (2.8366, -3.0525, 1.2012),
+)
+PRESETS: Mapping[str, tuple] = {"standard": STANDARD, "dion": DION}
+PRECONDITIONINGS = ("frobenius", "spectral", "aol", "schatten")
+
+Coefficients = Sequence[float] | Sequence[Sequence[float]]
+"""(a, b, c) of a step, or one such triple for each step."""
+
+
+def orthogonalize(
+    x: Tensor, ns_coeffs: Tensor, ns_steps: int = 5, eps: Scalar = 1e-8, preconditioning: str = "frobenius"
+) -> Tensor:
+    """Brings all singular values of each matrix near 1, and leaves its singular vectors as they are.
+
+    The standard coefficients raise small singular values as fast as possible, and leave all between about 0.7 and 1.2;
+    that is good enough, and takes 5 steps.
+
+        X ← X / (‖X‖_F + eps);   then ns_steps times   A = X Xᵀ,  X ← a X + (b A + c A A) X
+
+    Args:
+        x: [N, R, C] float, matrices of momentum.
+        ns_coeffs: [3] or [n, 3], (a, b, c) of every step, or of n steps that differ.
+        ns_steps: number of steps, for [3].
+        eps: keeps a matrix of zeros from dividing by 0.
+        preconditioning: what stands for the first line: "frobenius", "spectral" (the largest singular value), or a
+            scaling inside the first step: "aol" (each row by the root of the absolute sum of its row in A),
+            "schatten" (by the root of ‖A‖_F).
+
+    Returns:
+        [N, R, C], the dtype of x.
+
+    Steps:
+        1. Turn tall matrices on their side: A is then the smaller product.
+        2. Bring the singular values to at most 1.
+        3. The steps.
+
+    Edge cases: a matrix of zeros stays so.
+
+    Example:
+        One step from 2, which is scaled to 1: 3.4445 - 4.775 + 2.0315 = 0.701.
+
+        >>> round(orthogonalize(torch.tensor([[[2.0]]]), torch.tensor(STANDARD), ns_steps=1).item(), 3)
+        0.701
+
+    Source: Jordan 2024; "aol" Boissin and others, "Turbo-Muon", 2025; "schatten" Grishina and others 2025.
+    """
+    # 1. Wide.
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    # 2. Scale.
+    if preconditioning == "frobenius":
+        x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
+    elif preconditioning == "spectral":
+        x = x / (torch.linalg.matrix_norm(x, ord=2, keepdim=True) + eps)
+    # 3. Steps.
+    coeffs = ns_coeffs.to(x.dtype)
+    for i, row in enumerate(coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps):
+        a, b, c = row.unbind(0)
+        square = x @ x.mT
+        if i == 0:
+            x, square = _first_scaling(x, square, preconditioning)
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x.mT if tall else x
+
+
+def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
+    """Returns the coefficients of the steps to take: a preset by name, or those given, checked.
+
+    Args:
+        ns_coeffs: "standard", "dion", (a, b, c), or a sequence of such triples.
+        ns_steps: number of steps, >= the number of triples.
+
+    Returns:
+        (a, b, c), or a tuple of triples.
+
+    Raises:
+        ValueError: for an unknown name, ns_steps < 1, rows that are no triples, or more triples than steps.
+    """
+    if isinstance(ns_coeffs, str):
+        if ns_coeffs not in PRESETS:
+            raise ValueError(f"muon: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {ns_coeffs!r}")
+        ns_coeffs = PRESETS[ns_coeffs]
+    if not isinstance(ns_steps, int) or ns_steps < 1:
+        raise ValueError(f"muon: ns_steps must be an int >= 1, got {ns_steps!r}; 5 is usual")
+    many = [tuple(row) for row in ns_coeffs if isinstance(row, Sequence)]
+    if any(len(row) != 3 for row in many or [ns_coeffs]) or (many and len(many) != len(ns_coeffs)):
+        raise ValueError(f"muon: ns_coeffs must be three numbers or a sequence of threes, got {ns_coeffs}")
+    if len(many) > ns_steps:
+        raise ValueError(f"muon: {len(many)} triples in ns_coeffs and ns_steps={ns_steps}; raise ns_steps")
+    return tuple(many) if many else tuple(ns_coeffs)
+
+
+def _first_scaling(x: Tensor, square: Tensor, preconditioning: str) -> tuple[Tensor, Tensor]:
+    """x [N, R, C] and x xᵀ [N, R, R], scaled as "aol" and "schatten" ask."""
+    if preconditioning == "aol":
+        s = square.abs().sum(-1).clamp(min=1e-8).rsqrt().unsqueeze(-1)
+        return x * s, square * s * s.mT
+    if preconditioning == "schatten":
+        s = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True).clamp(min=1e-8).rsqrt()
+        return x * s, square * s**2
+    return x, square

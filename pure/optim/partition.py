@@ -1,0 +1,86 @@
+"""A transformation for each group of leaves.
+
+A label says to which group a leaf belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from pure import tree
+from pure.optim.mask import masked
+from pure.types import GradientTransformation, Tree
+
+
+class PartitionState(NamedTuple):
+    """The state of each group, by its label."""
+
+    inner_states: dict[str, Tree]
+
+
+def partition(
+    transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree]
+) -> GradientTransformation:
+    """Gives each group of leaves a transformation of its own.
+
+    Args:
+        transforms: label -> transformation.
+        param_labels: a tree of labels like the params (or a prefix of it), or a function from params to one.
+
+    Returns:
+        GradientTransformation with state PartitionState({label: MaskedState(...)}).
+
+    Raises:
+        ValueError: if a label has no transformation (at init).
+
+    Example:
+        >>> import torch
+        >>> from pure.optim.scale import scale
+        >>> opt = partition({"up": scale(2.0), "down": scale(-1.0)}, {"a": "up", "b": "down"})
+        >>> pair = {"a": torch.tensor(1.0), "b": torch.tensor(1.0)}
+        >>> opt.update(pair, opt.init(pair))[0]
+        {'a': tensor(2.), 'b': tensor(-1.)}
+    """
+    return GradientTransformation(
+        partial(partition_init, transforms=transforms, param_labels=param_labels),
+        partial(partition_update, transforms=transforms, param_labels=param_labels),
+    )
+
+
+def partition_init(
+    params: Tree, *, transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree]
+) -> PartitionState:
+    """Starts each transformation on its group."""
+    labels = param_labels(params) if callable(param_labels) else param_labels
+    unknown = set(tree.leaves(labels)) - set(transforms)
+    if unknown:
+        raise ValueError(
+            f"partition: no transformation for label {', '.join(map(repr, sorted(unknown)))}; there are "
+            f"{', '.join(map(repr, transforms))}"
+        )
+    return PartitionState({label: masked(t, _has_label(labels, label)).init(params) for label, t in transforms.items()})
+
+
+def partition_update(
+    updates: Tree,
+    state: PartitionState,
+    params: Tree | None = None,
+    *,
+    transforms: dict[str, GradientTransformation],
+    param_labels: Tree | Callable[[Tree], Tree],
+    **extra: Any,
+) -> tuple[Tree, PartitionState]:
+    """Updates each group by its own transformation; labels are those of the updates that came in."""
+    labels = param_labels(updates) if callable(param_labels) else param_labels
+    states = {}
+    for label, t in transforms.items():
+        inner, flags = state.inner_states[label], _has_label(labels, label)
+        updates, states[label] = masked(t, flags).update(updates, inner, params, **extra)
+    return updates, PartitionState(states)
+
+
+def _has_label(labels: Tree, label: str) -> Tree:
+    """Tree of labels -> tree of bools."""
+    return tree.map(lambda x: x == label, labels)

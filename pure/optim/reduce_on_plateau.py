@@ -1,0 +1,183 @@
+"""Lowers the learning rate when the loss has stopped falling. It goes last in a chain, after the learning rate.
+
+Shape letters: none; one factor for all leaves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import Scalar, increment, wide, widest, zero_count
+from pure.types import GradientTransformation, Tree
+
+
+class ReduceLROnPlateauState(NamedTuple):
+    """The factor, and what decides on it."""
+
+    scale: Tensor  # [] float  factor on the updates now
+    best_value: Tensor  # [] float  lowest mean loss seen
+    plateau_count: Tensor  # [] int32  means without improvement, in a row
+    cooldown_count: Tensor  # [] int32  means still to be ignored
+    count: Tensor  # [] int32  losses in the mean being gathered
+    avg_value: Tensor  # [] float  that mean
+
+
+def reduce_on_plateau(
+    factor: float = 0.1,
+    patience: int = 10,
+    rtol: float = 1e-4,
+    atol: float = 0.0,
+    cooldown: int = 0,
+    accumulation_size: int = 1,
+    min_scale: Scalar = 0.0,
+) -> GradientTransformation:
+    """Multiplies updates by a factor that shrinks each time the loss has not improved for `patience` means.
+
+    The loss comes as `update(updates, state, params, value=loss)`.
+
+    Args:
+        factor: by which the scale is multiplied on a plateau, in (0, 1).
+        patience: means without improvement that are waited for, >= 1.
+        rtol, atol: an improvement is value < (1 - rtol) best - atol; rtol in [0, 1], atol >= 0, not both 0.
+        cooldown: means that are ignored after a reduction, >= 0.
+        accumulation_size: losses averaged to one mean, >= 1.
+        min_scale: the scale goes no lower.
+
+    Returns:
+        GradientTransformation with state ReduceLROnPlateauState.
+
+    Raises:
+        ValueError: for an argument out of range; at the update, if `value` is missing.
+
+    Example:
+        The second loss is no better than the first: with patience 1 the scale falls to a half.
+
+        >>> opt = reduce_on_plateau(factor=0.5, patience=1)
+        >>> g = torch.tensor(1.0)
+        >>> _, state = opt.update(g, opt.init(g), value=torch.tensor(2.0))
+        >>> opt.update(g, state, value=torch.tensor(2.0))[0]
+        tensor(0.5000)
+
+    Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16 params
+        optax keeps the
+    best loss in bfloat16, whose steps are wider than rtol).
+    """
+    _check(factor, patience, rtol, atol, cooldown, accumulation_size)
+    return GradientTransformation(
+        plateau_init,
+        partial(
+            plateau_update,
+            factor=factor,
+            patience=patience,
+            rtol=rtol,
+            atol=atol,
+            cooldown=cooldown,
+            accumulation_size=accumulation_size,
+            min_scale=min_scale,
+        ),
+    )
+
+
+def plateau_init(params: Tree) -> ReduceLROnPlateauState:
+    """Starts with scale 1 and no loss seen."""
+    start = zero_count(params)
+    number = torch.zeros_like(start, dtype=widest(params))
+    return ReduceLROnPlateauState(
+        scale=number + 1.0,
+        best_value=number + float("inf"),
+        plateau_count=start,
+        cooldown_count=start.clone(),
+        count=start.clone(),
+        avg_value=number,
+    )
+
+
+def plateau_update(
+    updates: Tree,
+    state: ReduceLROnPlateauState,
+    params: Tree | None = None,
+    *,
+    value: Tensor | float | None = None,
+    factor: float,
+    patience: int,
+    rtol: float,
+    atol: float,
+    cooldown: int,
+    accumulation_size: int,
+    min_scale: Scalar,
+    **extra: Any,
+) -> tuple[Tree, ReduceLROnPlateauState]:
+    """Takes in one loss, decides if a mean is full, and scales the updates.
+
+    Args:
+        updates: tree of updates.
+        state: ReduceLROnPlateauState.
+        params, extra: not used.
+        value: [] the loss of this step.
+        factor, patience, rtol, atol, cooldown, accumulation_size, min_scale: as in `reduce_on_plateau`.
+
+    Returns:
+        (updates, state).
+
+    Steps:
+        1. Add the loss to the mean.
+        2. If the mean is full, decide: improved, cooling down, or one more without improvement.
+        3. Scale.
+    """
+    del params, extra
+    if value is None:
+        raise ValueError("reduce_on_plateau: the loss is needed: call update(grads, state, params, value=loss)")
+    # 1. The mean so far.
+    count = increment(state.count)
+    mean = (state.count * state.avg_value + value) / count
+    gathered = state._replace(count=count, avg_value=mean.to(state.avg_value.dtype))
+    # 2. Decide, if there are enough.
+    decided = _decide(gathered, factor, patience, rtol, atol, cooldown, min_scale)
+    state = tree.where(count == accumulation_size, decided, gathered)
+    # 3. Scale.
+    return tree.map(lambda g: (state.scale * wide(g)).to(g.dtype), updates), state
+
+
+def _decide(
+    state: ReduceLROnPlateauState,
+    factor: float,
+    patience: int,
+    rtol: float,
+    atol: float,
+    cooldown: int,
+    min_scale: Scalar,
+) -> ReduceLROnPlateauState:
+    """The state after a full mean; the next mean starts empty."""
+    improved = state.avg_value < (1 - rtol) * state.best_value - atol
+    waited = torch.where(improved, 0, increment(state.plateau_count))
+    cooling = state.cooldown_count > 0
+    reduce = (waited == patience) & ~cooling
+    scale = torch.where(reduce, state.scale * factor, state.scale).clamp(min=min_scale)
+    return ReduceLROnPlateauState(
+        scale=torch.where(cooling, state.scale, scale),
+        best_value=torch.where(improved, state.avg_value, state.best_value),
+        plateau_count=torch.where(cooling | reduce, 0, waited),
+        cooldown_count=torch.where(cooling, state.cooldown_count - 1, torch.where(reduce, cooldown, 0).to(torch.int32)),
+        count=torch.zeros_like(state.count),
+        avg_value=torch.zeros_like(state.avg_value),
+    )
+
+
+def _check(factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int) -> None:
+    """Refuses arguments out of range."""
+    for name, ok, want, got in (
+        ("factor", 0 < factor < 1, "in (0, 1)", factor),
+        ("patience", patience >= 1, ">= 1", patience),
+        ("rtol", 0 <= rtol <= 1, "in [0, 1]", rtol),
+        ("atol", atol >= 0, ">= 0", atol),
+        ("rtol + atol", rtol + atol > 0, "> 0", rtol + atol),
+        ("cooldown", cooldown >= 0, ">= 0", cooldown),
+        ("accumulation_size", accumulation_size >= 1, ">= 1", accumulation_size),
+    ):
+        if not ok:
+            raise ValueError(f"reduce_on_plateau: {name} must be {want}, got {got}")

@@ -1,0 +1,144 @@
+"""The last link of every optimizer: multiply by the learning rate and turn downhill.
+
+Shape letters: none; every leaf is treated alike.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import (
+    EmptyState,
+    Scalar,
+    ScalarOrSchedule,
+    check_not_negative,
+    empty_init,
+    identity,
+    increment,
+    store_once,
+    wide,
+    zero_count,
+)
+from pure.types import GradientTransformation, Schedule, Tree
+
+
+class ScaleByScheduleState(NamedTuple):
+    """The number of updates so far, from which a schedule reads its value."""
+
+    count: Tensor  # [] int32
+
+
+def scale(step_size: Scalar) -> GradientTransformation:
+    """Multiplies updates by a fixed number (any sign).
+
+    Args:
+        step_size: a number or [] tensor.
+
+    Example:
+        >>> scale(3.0).update(torch.tensor(2.0), EmptyState())[0]
+        tensor(6.)
+    """
+    return GradientTransformation(empty_init, partial(scale_update, step_size=step_size))
+
+
+def scale_update(
+    updates: Tree, state: EmptyState, params: Tree | None = None, *, step_size: Scalar, **extra: Any
+) -> tuple[Tree, EmptyState]:
+    """Multiplies every leaf by `step_size`, keeping its dtype."""
+    del params, extra
+    return _times(step_size, updates), state
+
+
+def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
+    """Multiplies updates by a number that depends on how many updates there have been.
+
+    Args:
+        step_size_fn: schedule, count [] int32 -> [] float32. The first update sees 0.
+
+    Example:
+        >>> from pure.optim.schedule import linear_schedule
+        >>> opt = scale_by_schedule(linear_schedule(0.0, 1.0, 4))
+        >>> state = opt.init(torch.tensor(0.0))
+        >>> _, state = opt.update(torch.tensor(8.0), state)
+        >>> opt.update(torch.tensor(8.0), state)
+        (tensor(2.), ScaleByScheduleState(count=tensor(2, dtype=torch.int32)))
+    """
+    return GradientTransformation(schedule_init, partial(schedule_update, step_size_fn=step_size_fn))
+
+
+def schedule_init(params: Tree) -> ScaleByScheduleState:
+    """Starts counting at 0."""
+    return ScaleByScheduleState(count=zero_count(params))
+
+
+def schedule_update(
+    updates: Tree,
+    state: ScaleByScheduleState,
+    params: Tree | None = None,
+    *,
+    step_size_fn: Schedule,
+    flip_sign: bool = False,
+    **extra: Any,
+) -> tuple[Tree, ScaleByScheduleState]:
+    """Multiplies every leaf by step_size_fn(count), or by its negative, and counts."""
+    del params, extra
+    value = schedule_value(step_size_fn, state.count)
+    return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
+
+
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransformation:
+    """Multiplies updates by minus the learning rate, so that adding them goes downhill.
+
+    Args:
+        learning_rate: a number >= 0, a [] tensor, or a schedule. None is the identity, as in optax.
+        flip_sign: False to go uphill.
+
+    Returns:
+        GradientTransformation with state EmptyState(), or ScaleByScheduleState(count) for a schedule.
+
+    Raises:
+        ValueError: if a number is negative or not finite.
+
+    Example:
+        >>> scale_by_learning_rate(0.1).update(torch.tensor(5.0), EmptyState())[0]
+        tensor(-0.5000)
+    """
+    check_not_negative("scale_by_learning_rate", learning_rate=learning_rate)
+    if learning_rate is None:
+        return identity()
+    if callable(learning_rate):
+        update = partial(schedule_update, step_size_fn=learning_rate, flip_sign=flip_sign)
+        return GradientTransformation(schedule_init, update)
+    update = partial(learning_rate_update, learning_rate=learning_rate, flip_sign=flip_sign)
+    return GradientTransformation(empty_init, update)
+
+
+def learning_rate_update(
+    updates: Tree,
+    state: EmptyState,
+    params: Tree | None = None,
+    *,
+    learning_rate: Scalar,
+    flip_sign: bool,
+    **extra: Any,
+) -> tuple[Tree, EmptyState]:
+    """Multiplies every leaf by -learning_rate (by learning_rate if not `flip_sign`)."""
+    del params, extra
+    return _times(-learning_rate if flip_sign else learning_rate, updates), state
+
+
+def schedule_value(value: ScalarOrSchedule, count: Tensor) -> Scalar:
+    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule."""
+    if not callable(value):
+        return value
+    now = value(count)
+    return store_once(now) if isinstance(now, Tensor) else now
+
+
+def _times(factor: Scalar, updates: Tree) -> Tree:
+    """Multiplies every leaf, in float32 or wider, and gives back its dtype."""
+    return tree.map(lambda g: (factor * wide(g)).to(g.dtype), updates)

@@ -1,0 +1,126 @@
+"""Stochastic gradient descent, with or without momentum.
+
+Shape letters: none; elementwise on each leaf.
+
+Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak 1964 (momentum); Sutskever and others, "On the
+importance of initialization and momentum in deep learning", 2013 (Nesterov's form).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import (
+    Scalar,
+    ScalarOrSchedule,
+    chain,
+    check_dtype,
+    check_fraction,
+    check_not_negative,
+    identity,
+    map_unzip,
+    wide,
+)
+from pure.optim.scale import scale_by_learning_rate
+from pure.types import GradientTransformation, Tree
+
+
+class TraceState(NamedTuple):
+    """The velocity, like the params."""
+
+    trace: Tree
+
+
+def sgd(
+    learning_rate: ScalarOrSchedule,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: torch.dtype | None = None,
+) -> GradientTransformation:
+    """Builds gradient descent: u = -learning_rate g, or -learning_rate times the velocity.
+
+    Args:
+        learning_rate: >= 0; a number, a [] tensor or a schedule.
+        momentum: in [0, 1), share of the velocity kept from one update to the next; None keeps no state.
+        nesterov: look one step ahead.
+        accumulator_dtype: storage of the velocity; None stores it like the params.
+
+    Returns:
+        GradientTransformation with state (TraceState or EmptyState, rate's state).
+
+    Raises:
+        ValueError: for a negative learning_rate, or momentum outside [0, 1).
+
+    Example:
+        Two equal gradients: the second step is 1 + 0.9 times as long as the gradient.
+
+        >>> opt = sgd(1.0, momentum=0.9)
+        >>> g = torch.tensor([1.0])
+        >>> _, state = opt.update(g, opt.init(g))
+        >>> opt.update(g, state)[0]
+        tensor([-1.9000])
+    """
+    check_not_negative("sgd", learning_rate=learning_rate)
+    first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(first, scale_by_learning_rate(learning_rate))
+
+
+def trace(
+    decay: Scalar, nesterov: bool = False, accumulator_dtype: torch.dtype | None = None
+) -> GradientTransformation:
+    """Builds the velocity of heavy-ball momentum; see `trace_update`.
+
+    Raises:
+        ValueError: if decay is outside [0, 1).
+    """
+    check_fraction("trace", decay=decay)
+    check_dtype("trace", accumulator_dtype=accumulator_dtype)
+    return GradientTransformation(
+        partial(trace_init, accumulator_dtype=accumulator_dtype), partial(trace_update, decay=decay, nesterov=nesterov)
+    )
+
+
+def trace_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> TraceState:
+    """Starts at rest."""
+    return TraceState(trace=tree.zeros_like(params, dtype=accumulator_dtype))
+
+
+def trace_update(
+    updates: Tree,
+    state: TraceState,
+    params: Tree | None = None,
+    *,
+    decay: Scalar,
+    nesterov: bool,
+    **extra: Any,
+) -> tuple[Tree, TraceState]:
+    """Adds the gradient to a decaying velocity: trace ← g + decay trace.
+
+    The sum is not divided by anything: with equal gradients it tends to g / (1 - decay).
+
+        update = trace,  or with nesterov  g + decay trace  (the trace just computed)
+
+    Args:
+        updates: tree of gradients g.
+        state: TraceState.
+        params, extra: not used.
+        decay: in [0, 1).
+        nesterov: which of the two updates.
+
+    Returns:
+        (updates, state), updates in the wider dtype of g and trace.
+    """
+    del params, extra
+
+    def leaf(g: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        velocity = wide(g) + decay * wide(t)
+        step = wide(g) + decay * velocity if nesterov else velocity
+        return step.to(torch.promote_types(g.dtype, t.dtype)), velocity.to(t.dtype)
+
+    steps, velocity = map_unzip(2, leaf, updates, state.trace)
+    return steps, TraceState(trace=velocity)

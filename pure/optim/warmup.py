@@ -1,0 +1,193 @@
+"""Schedules that begin with a warm-up, put together from those of schedule.py.
+
+Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017 (cosine,
+restarts); Hu and others, "MiniCPM", 2024 (WSD).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.optim.base import Scalar
+from pure.optim.schedule import (
+    as_count,
+    check_steps,
+    constant_schedule,
+    cosine_decay_schedule,
+    join_schedules,
+    linear_schedule,
+)
+from pure.types import Schedule
+
+SHAPES = ("linear", "cosine", "sqrt")
+
+
+def warmup_constant_schedule(init_value: Scalar, peak_value: Scalar, warmup_steps: int) -> Schedule:
+    """Rises in a line from `init_value` to `peak_value` over `warmup_steps` (0: none), then stays.
+
+    Example:
+        >>> [round(warmup_constant_schedule(0.0, 1.0, 4)(count).item(), 2) for count in (0, 2, 4, 9)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    return _warm_up("warmup_constant_schedule", init_value, peak_value, warmup_steps, constant_schedule(peak_value))
+
+
+def warmup_cosine_decay_schedule(
+    init_value: Scalar,
+    peak_value: Scalar,
+    warmup_steps: int,
+    decay_steps: int,
+    end_value: Scalar = 0.0,
+    exponent: Scalar = 1.0,
+) -> Schedule:
+    """Rises in a line, then falls along a cosine: the usual schedule of pretraining.
+
+    Adam's first steps rest on a mean of few squares; small steps keep them from doing harm.
+
+    Args:
+        init_value: at count 0, often 0.
+        peak_value: at count warmup_steps.
+        warmup_steps: length of the rise, >= 0.
+        decay_steps: length of the *whole* schedule, warm-up included, > warmup_steps.
+        end_value: from count decay_steps on.
+        exponent: bends the fall, > 0.
+
+    Raises:
+        ValueError: if warmup_steps is negative or decay_steps <= warmup_steps.
+
+    Example:
+        Two steps up, four down; in the middle of the fall, half.
+
+        >>> [round(warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)(count).item(), 4) for count in (0, 1, 2, 4, 6)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    who = "warmup_cosine_decay_schedule"
+    _check_longer(who, decay_steps, warmup_steps)
+    zero_peak = not isinstance(peak_value, Tensor) and peak_value == 0
+    alpha = 0.0 if zero_peak else end_value / peak_value
+    fall = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
+    return _warm_up(who, init_value, peak_value, warmup_steps, fall)
+
+
+def warmup_linear_decay_schedule(
+    init_value: Scalar, peak_value: Scalar, warmup_steps: int, decay_steps: int, end_value: Scalar = 0.0
+) -> Schedule:
+    """Rises in a line, then falls in a line: the arguments of `warmup_cosine_decay_schedule`.
+
+    Args:
+        init_value, peak_value, end_value: at counts 0, warmup_steps and decay_steps.
+        warmup_steps: length of the rise, >= 0.
+        decay_steps: length of the whole schedule, > warmup_steps.
+
+    Raises:
+        ValueError: if warmup_steps is negative or decay_steps <= warmup_steps.
+
+    Example:
+        >>> [round(warmup_linear_decay_schedule(0.0, 1.0, 2, 6)(count).item(), 4) for count in (0, 1, 2, 3, 6, 9)]
+        [0.0, 0.5, 1.0, 0.75, 0.0, 0.0]
+    """
+    who = "warmup_linear_decay_schedule"
+    _check_longer(who, decay_steps, warmup_steps)
+    return _warm_up(
+        who, init_value, peak_value, warmup_steps, linear_schedule(peak_value, end_value, decay_steps - warmup_steps)
+    )
+
+
+def wsd_schedule(
+    init_value: Scalar,
+    peak_value: Scalar,
+    warmup_steps: int,
+    stable_steps: int,
+    decay_steps: int,
+    end_value: Scalar = 0.0,
+    shape: str = "linear",
+) -> Schedule:
+    """Warm-up, stable, decay: a run can go on from the end of the plateau, as its length is not built into the curve.
+
+        value = peak_value + (end_value - peak_value) f(c / decay_steps),   c counted from the end of the plateau
+        f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
+
+    Args:
+        init_value, peak_value, end_value: at the start, on the plateau, at the end.
+        warmup_steps, stable_steps: lengths, >= 0.
+        decay_steps: length of the fall *alone*, > 0 (elsewhere decay_steps is the whole).
+        shape: of the fall: "linear", "cosine" or "sqrt" (1 - √x: fast first).
+
+    Raises:
+        ValueError: for a length out of range or an unknown shape.
+
+    Example:
+        >>> [round(wsd_schedule(0.0, 1.0, 2, 4, 4)(count).item(), 4) for count in (0, 1, 2, 6, 7, 10)]
+        [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
+
+    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and
+        Compute-Optimal Training
+    Beyond Fixed Training Durations", 2024.
+    """
+    check_steps("wsd_schedule", at_least=0, stable_steps=stable_steps)
+    check_steps("wsd_schedule", decay_steps=decay_steps)
+    if shape not in SHAPES:
+        raise ValueError(f"wsd_schedule: shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+    fall = partial(_fall, peak_value=peak_value, end_value=end_value, decay_steps=decay_steps, shape=shape)
+    rest = join_schedules([constant_schedule(peak_value), fall], [stable_steps])
+    return _warm_up("wsd_schedule", init_value, peak_value, warmup_steps, rest)
+
+
+def _fall(count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str) -> Tensor:
+    """Evaluates the last part of `wsd_schedule`, `count` from its own start."""
+    x = as_count(count).to(torch.float32).clamp(0, decay_steps) / decay_steps
+    if shape == "cosine":
+        x = (1 - torch.cos(math.pi * x)) / 2
+    elif shape == "sqrt":
+        x = x.sqrt()
+    return peak_value + (end_value - peak_value) * x
+
+
+def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
+    """Repeats warm-up and cosine decay: each restart shakes the weights out of the valley where they had settled.
+
+    Args:
+        cosine_kwargs: one dict of arguments of `warmup_cosine_decay_schedule` for each cycle, in order.
+
+    Raises:
+        ValueError: if there is no cycle, or as `warmup_cosine_decay_schedule`.
+
+    Example:
+        >>> cycle = {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 0, "decay_steps": 4}
+        >>> twice = sgdr_schedule([cycle, {**cycle, "peak_value": 0.5}])
+        >>> [round(twice(count).item(), 4) for count in (0, 2, 4, 6, 8)]
+        [1.0, 0.5, 0.5, 0.25, 0.0]
+
+    Source: Loshchilov and Hutter 2017.
+    """
+    cycles = list(cosine_kwargs)
+    if not cycles:
+        raise ValueError("sgdr_schedule: at least one cycle is needed, got none")
+    ends = [sum(c["decay_steps"] for c in cycles[: i + 1]) for i in range(len(cycles) - 1)]
+    return join_schedules([warmup_cosine_decay_schedule(**c) for c in cycles], ends)
+
+
+def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int, rest: Schedule) -> Schedule:
+    """A line up, then `rest`."""
+    check_steps(who, at_least=0, warmup_steps=warmup_steps)
+    if warmup_steps == 0:
+        return rest
+    return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), rest], [warmup_steps])
+
+
+def _check_longer(who: str, decay_steps: int, warmup_steps: int) -> None:
+    """Refuses a whole that is not longer than its warm-up."""
+    check_steps(who, at_least=0, warmup_steps=warmup_steps)
+    check_steps(who, decay_steps=decay_steps)
+    if decay_steps <= warmup_steps:
+        raise ValueError(
+            f"{who}: decay_steps is the length of the whole schedule and must be greater than warmup_steps, got "
+            f"decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} updates after the "
+            f"warm-up give decay_steps={decay_steps + warmup_steps}"
+        )
