@@ -1,0 +1,108 @@
+"""Gumbel numbers, and draws from a categorical distribution with them, as jax.random makes them.
+
+Gumbel, "Statistical Theory of Extreme Values and Some Practical Applications", 1954; without replacement: Kool, van
+Hoof, Welling, "Stochastic Beams and Where to Find Them", 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pure.random.threefry import draw
+from pure.random.uniform import MANTISSA, check_mode, uniform, unit
+
+
+def gumbel(
+    key: Tensor,
+    shape: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
+    mode: str = "low",
+    *,
+    offset: int | Tensor = 0,
+) -> Tensor:
+    """Draws Gumbel numbers.
+
+    The largest of n logits, each plus a Gumbel number, falls on each index with its softmax probability.
+
+        -ln(-ln u),   u uniform in (0, 1)
+
+    Args:
+        key: [2] uint32.
+        shape: of the result.
+        dtype: float32, float16, bfloat16 or float64.
+        mode: "low"; or "high" for twice the bits: the largest float32 is then 32 instead of 16.
+        offset: flat index of the first number in a larger draw; mode "low" only.
+
+    Returns:
+        [...] of `shape` and `dtype`.
+
+    Raises:
+        ValueError: if dtype or mode is none of these, or an offset is given in mode "high".
+
+    Example:
+        The uniform number is 0.4887 (see `uniform`): -ln 0.4887 = 0.7160, and -ln 0.7160 = 0.3341.
+
+        >>> from pure import random
+        >>> round(gumbel(random.key(42)).item(), 4)
+        0.3341
+    """
+    check_mode("gumbel", mode)
+    tiny = torch.finfo(dtype).tiny
+    if mode == "low":
+        return draw(lambda x0, x1: -(-unit(x0, x1, dtype).clamp(min=tiny).log()).log(), key, shape, offset)
+    if not isinstance(offset, int) or offset:
+        raise ValueError('random.gumbel: mode "high" draws from two places and has no offset; leave it out')
+    high, low = uniform(key, (2, *shape), dtype).unbind()
+    u = torch.where(high >= 0.5, high, high + 2.0 ** -MANTISSA[dtype] * low + tiny)
+    return -(-(-u).log1p()).log()
+
+
+def categorical(
+    key: Tensor,
+    logits: Tensor,
+    axis: int = -1,
+    shape: Sequence[int] | None = None,
+    replace: bool = True,
+    mode: str = "low",
+) -> Tensor:
+    """Draws indices with the probabilities softmax(logits): the argmax of logits plus Gumbel numbers.
+
+    Args:
+        key: [2] uint32.
+        logits: [...] float, log-probabilities up to a constant; -inf is never drawn.
+        axis: of the choices.
+        shape: of the result: the shape of the logits without that axis, and in front of it that of further draws.
+        replace: whether further draws may repeat a choice; if not, they are the largest sums in falling order.
+        mode: "low" or "high", as in `gumbel`.
+
+    Returns:
+        [...] int64, of `shape`.
+
+    Raises:
+        ValueError: if the shape does not end in that of the logits without the axis, or more choices are to be drawn
+            without replacement than there are.
+
+    Example:
+        >>> from pure import random
+        >>> categorical(random.key(0), torch.tensor([-torch.inf, 0.0, -torch.inf]), shape=(3,)).tolist()
+        [1, 1, 1]
+    """
+    axis = axis % logits.dim()
+    rows = (*logits.shape[:axis], *logits.shape[axis + 1 :])
+    shape = rows if shape is None else tuple(shape)
+    front = shape[: len(shape) - len(rows)]
+    if (*front, *rows) != shape:
+        raise ValueError(f"random.categorical: shape must end in {rows}, the logits without axis {axis}, got {shape}")
+    if replace:
+        return (gumbel(key, (*front, *logits.shape), logits.dtype, mode) + logits).argmax(len(front) + axis)
+    draws, choices = math.prod(front), logits.shape[axis]
+    if draws > choices:
+        raise ValueError(
+            f"random.categorical: {draws} draws without replacement from {choices}; draw at most {choices}"
+        )
+    order = (gumbel(key, logits.shape, logits.dtype, mode) + logits).argsort(dim=axis, descending=True, stable=True)
+    return order.narrow(axis, 0, draws).movedim(axis, 0).reshape(shape)

@@ -1,0 +1,133 @@
+"""Random bits, integers and orders, bit for bit those of jax.random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pure.random.keys import WORD, split
+from pure.random.threefry import as_uint32, draw
+from pure.random.uniform import as_tensor, check_shape
+
+MASK: Mapping[torch.dtype, int] = {torch.uint8: 0xFF, torch.uint16: 0xFFFF, torch.uint32: WORD, torch.uint64: -1}
+
+
+def bits(
+    key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.uint32, *, offset: int | Tensor = 0
+) -> Tensor:
+    """Draws unsigned integers, each bit of which is 0 or 1 with equal odds.
+
+    Number i is x0 ^ x1, for (x0, x1) = hash(key, i). uint8 and uint16 take its low bits; uint64 is x0 2³² + x1.
+
+    Args:
+        key: [2] uint32.
+        shape: of the result.
+        dtype: torch.uint8, uint16, uint32 or uint64.
+        offset: flat index of the first number in a larger draw.
+
+    Returns:
+        [...] of `shape` and `dtype`.
+
+    Raises:
+        ValueError: if dtype is no unsigned integer.
+
+    Example:
+        >>> from pure import random
+        >>> key = random.key(42)
+        >>> bits(key, (2,)).tolist()
+        [2098992034, 2919706841]
+        >>> bits(key, (1,), offset=1).tolist()
+        [2919706841]
+    """
+    if dtype not in MASK:
+        raise ValueError(f"random.bits: dtype must be torch.uint8, uint16, uint32 or uint64, got {dtype}")
+    if dtype == torch.uint64:
+        return draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset).view(dtype)
+    if dtype == torch.uint32:
+        return as_uint32(draw(torch.bitwise_xor, key, shape, offset))
+    return draw(lambda x0, x1: ((x0 ^ x1) & MASK[dtype]).to(dtype), key, shape, offset)
+
+
+def randint(
+    key: Tensor, shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor, dtype: torch.dtype = torch.int32
+) -> Tensor:
+    """Draws integers from minval, minval + 1, ... maxval - 1 with equal odds.
+
+    A remainder of 2³² favours small results; two words for each number make that immeasurable.
+
+        minval + (h 2³² + l) mod (maxval - minval),   h and l words drawn from the two keys of split(key)
+
+    Args:
+        key: [2] uint32.
+        shape: of the result.
+        minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to what the dtype holds.
+        dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and convert.
+
+    Returns:
+        [...] of `shape` and `dtype`.
+
+    Steps:
+        1. The bounds as int64, in which nothing below overflows but the product.
+        2. The width of the range, 1 where the range is empty.
+        3. 2³² mod width, from 2¹⁶ squared.
+        4. The remainder. The product is taken modulo 2³² (so in XLA), and int64 keeps its lower bits when it wraps.
+
+    Edge cases: minval where maxval <= minval. maxval one above the dtype's largest value makes every value possible.
+
+    Raises:
+        ValueError: if dtype is no integer of at most 32 bits, or the bounds do not broadcast to `shape`.
+
+    Example:
+        >>> from pure import random
+        >>> randint(random.key(0), (5,), 10, 20).tolist()
+        [19, 10, 12, 13, 11]
+    """
+    if dtype.is_floating_point or dtype.is_complex or dtype.itemsize > 4 or dtype == torch.bool:
+        raise ValueError(f"random.randint: dtype must be an integer of at most 32 bits, got {dtype}; use int32")
+    # 1. Bounds.
+    info = torch.iinfo(dtype)
+    low = as_tensor(minval, torch.int64, key.device).clamp(info.min, info.max)
+    high = as_tensor(maxval, torch.int64, key.device).clamp(info.min, info.max + 1)
+    check_shape(shape, low, high)
+    # 2. Width.
+    width = (high - low).clamp(min=1)
+    # 3. The weight of the higher word.
+    power = ((1 << 16) % width).square() % (1 << 32) % width
+    # 4. Remainder.
+    higher, lower = (draw(torch.bitwise_xor, half, shape).long() & WORD for half in split(key).unbind())
+    return (low + ((higher % width * power & WORD) + lower % width & WORD) % width).to(dtype)
+
+
+def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool = False) -> Tensor:
+    """Shuffles a tensor along an axis, or the numbers 0 ... x - 1.
+
+    Sorts by random words. Equal words would keep their order, so for long axes it sorts again with other words:
+    ⌈3 ln n / ln 2³²⌉ times, n numbers being moved.
+
+    Args:
+        key: [2] uint32.
+        x: an int, or a tensor.
+        axis: along which to shuffle; slices move whole.
+        independent: whether each line along the axis is shuffled on its own.
+
+    Returns:
+        [...] of the shape and dtype of `x`; for an int, int64 [x].
+
+    Edge cases: a single number, or none, comes back as it is.
+
+    Example:
+        >>> from pure import random
+        >>> permutation(random.key(0), 5).tolist()
+        [0, 1, 4, 3, 2]
+    """
+    x = x if isinstance(x, Tensor) else torch.arange(x, device=key.device)
+    if not independent and x.dim() > 1:
+        return x.index_select(axis, permutation(key, x.shape[axis]))
+    for _ in range(math.ceil(3 * math.log(max(1, x.numel())) / math.log(WORD))):
+        key, once = split(key).unbind()
+        words = draw(torch.bitwise_xor, once, x.shape) ^ -(1 << 31)  # int32 in the order of uint32
+        x = x.gather(axis, words.argsort(dim=axis, stable=True))
+    return x

@@ -1,0 +1,168 @@
+"""Threefry-2x32: the hash from which every random number of `pure.random` is made, and the counting around it.
+
+A counter-based generator has no state to carry on: number i of a key is `hash(key, i)`. So numbers can be drawn in any
+order, in pieces, on many devices at once, or not at all, and each is a pure function of (key, i). The layout of keys,
+counters and results is JAX's ("partitionable" threefry), so that both frameworks draw the same bits.
+
+Words are 32 bits. PyTorch stores uint32 but has no arithmetic on it, so words are computed as int32, whose additions
+wrap in the same way; only a right shift must be masked, because int32 drags the sign along.
+
+Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011 (Threefry, 20 rounds).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Numbers drawn at once in eager mode. On a CPU small enough for its cache: the 130 operations of a hash then run four
+times as fast as over one long array."""
+
+
+def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tuple[Tensor, Tensor]:
+    """Hashes a 64-bit counter (x0, x1) under a 64-bit key (key0, key1): Threefry-2x32 with 20 rounds.
+
+    Two counters that differ in one bit give results that have nothing in common, which is all that random numbers need.
+
+        a round:  x0 += x1;  x1 = rotate_left(x1, r) ^ x0
+        injection after every four rounds i = 1..5:  x0 += ks[i mod 3];  x1 += ks[(i + 1) mod 3] + i
+        where ks = (key0, key1, key0 ^ key1 ^ 0x1BD11BDA), and all additions wrap at 2³²
+
+    Args:
+        key0, key1: int32, any shapes that broadcast with the counter; the bits of the key's two uint32 words.
+        x0, x1: int32, high and low word of the counter (x0 may be a plain 0).
+
+    Returns:
+        Two int32 tensors of the broadcast shape: the bits of the two uint32 results.
+
+    Steps:
+        1. The key schedule of three words; the first two are added to the counter.
+        2. Five times: four rounds, rotating by 13, 15, 26, 6 or by 17, 29, 16, 24 in turn, and an injection of the key.
+
+    Example:
+        The authors' test vector for a key and a counter of all zeros is 6b200159 99ba4efe.
+
+        >>> zero = torch.zeros((), dtype=torch.int32)
+        >>> [f"{x.item() & 0xFFFFFFFF:08x}" for x in threefry2x32(zero, zero, zero, zero)]
+        ['6b200159', '99ba4efe']
+
+    Source: Salmon et al. 2011, section 3.3 and the known-answer vectors of their Random123 library.
+    """
+    # 1. Key schedule.
+    schedule = (key0, key1, key0 ^ key1 ^ PARITY)
+    x0, x1 = x0 + key0, x1 + key1
+    # 2. Rounds and injections.
+    for i in range(5):
+        for r in ROTATIONS[i % 2]:
+            x0 = x0 + x1
+            x1 = _rotate_left(x1, r) ^ x0
+        x0 = x0 + schedule[(i + 1) % 3]
+        x1 = x1 + (schedule[(i + 2) % 3] + (i + 1))
+    return x0, x1
+
+
+def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Hashes the counters start, start + 1, ... start + size - 1.
+
+    Args:
+        key: [2] uint32.
+        start: first counter, >= 0; an int, or a 0-d int64 tensor (so that one compiled function serves any start).
+        size: how many.
+
+    Returns:
+        Two int32 tensors [size]: both words of each result.
+
+    Example:
+        What a counter gives does not depend on where the draw began.
+
+        >>> key = torch.tensor([0, 42], dtype=torch.uint32)
+        >>> torch.equal(words(key, 3, 2)[0], words(key, 0, 5)[0][3:])
+        True
+    """
+    key0, key1 = halves(key)
+    if isinstance(start, int) and start + size <= 1 << 32:
+        return threefry2x32(key0, key1, 0, torch.arange(start, start + size, device=key.device).to(torch.int32))
+    counter = torch.arange(size, device=key.device) + start
+    return threefry2x32(key0, key1, (counter >> 32).to(torch.int32), counter.to(torch.int32))
+
+
+def draw(
+    function: Callable[[Tensor, Tensor], Tensor], key: Tensor, shape: Sequence[int], offset: int | Tensor = 0
+) -> Tensor:
+    """Applies an elementwise function to the words of the counters offset, offset + 1, ... and gives them a shape.
+
+    Eager mode works block by block (see BLOCK): half a billion numbers then take the memory of the result and a few
+    megabytes. Under torch.compile it is one expression, which becomes one loop.
+
+    Args:
+        function: (int32 [n], int32 [n]) -> [n] of any dtype; its number i depends on the words i alone.
+        key: [2] uint32.
+        shape: of the result.
+        offset: counter of the first number, an int or a 0-d int64 tensor.
+
+    Returns:
+        [...] of `shape`, on the key's device.
+
+    Raises:
+        TypeError: if shape is an int.
+    """
+    if isinstance(shape, int):
+        raise TypeError(f"random: shape must be a tuple, got {shape}; write ({shape},)")
+    size, block = math.prod(shape), BLOCK.get(key.device.type, 1 << 20)
+    if size <= block or torch.compiler.is_compiling():
+        return function(*words(key, offset, size)).reshape(tuple(shape))
+    first = function(*words(key, offset, block))
+    out = first.new_empty(size)
+    out[:block] = first
+    for start in range(block, size, block):
+        stop = min(start + block, size)
+        out[start:stop] = function(*words(key, offset + start, stop - start))
+    return out.reshape(tuple(shape))
+
+
+def halves(key: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes a key apart into its two words, 0-d int32.
+
+    Raises:
+        TypeError: if it is not one raw key.
+    """
+    if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
+        got = f"{key.dtype} {list(key.shape)}" if isinstance(key, Tensor) else type(key).__name__
+        raise TypeError(
+            f"random: a key is a torch.uint32 tensor [2], got {got}; make one with random.key(seed), or draw from "
+            "many keys [n, 2] at once with torch.func.vmap"
+        )
+    key0, key1 = _reinterpret(key, torch.int32).unbind()
+    return key0, key1
+
+
+def as_keys(x0: Tensor, x1: Tensor) -> Tensor:
+    """Makes keys of two results of the hash: int32 [...] and [...] -> uint32 [..., 2]."""
+    return _reinterpret(torch.stack([x0, x1], dim=-1), torch.uint32)
+
+
+def as_uint32(x: Tensor) -> Tensor:
+    """Looks at int32 as uint32: the same bits."""
+    return _reinterpret(x, torch.uint32)
+
+
+def _reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Looks at int32 as uint32 or the other way round.
+
+    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among what a loop
+    reads or writes makes the whole loop scalar, three times slower; a change of width is no part of a loop.
+    """
+    if x.dim() and x.device.type == "cpu" and torch.compiler.is_compiling():
+        return x.contiguous().view(torch.uint8).view(dtype)
+    return x.view(dtype)
+
+
+def _rotate_left(x: Tensor, r: int) -> Tensor:
+    """Rotates the 32 bits of int32 `x` by r, 0 < r < 32."""
+    return (x << r) | ((x >> (32 - r)) & ((1 << r) - 1))

@@ -1,0 +1,174 @@
+"""Uniform numbers, and the coins tossed with them, bit for bit those of jax.random.
+
+The other distributions are made of these: bits become a number in [0, 1), and a function of it the number wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pure.random.threefry import draw
+
+MANTISSA: Mapping[torch.dtype, int] = {torch.float32: 23, torch.float16: 10, torch.bfloat16: 7, torch.float64: 52}
+SHIFT: Mapping[torch.dtype, int] = {torch.float32: 32 - 23, torch.float16: 16 - 10, torch.bfloat16: 8 - 7}
+"""JAX draws 32, 16 and 8 bits, and keeps the highest ones, as many as the mantissa holds."""
+
+
+def uniform(
+    key: Tensor,
+    shape: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
+    minval: float | Tensor = 0.0,
+    maxval: float | Tensor = 1.0,
+    *,
+    offset: int | Tensor = 0,
+) -> Tensor:
+    """Draws numbers that lie anywhere in [minval, maxval) with equal odds.
+
+        max(minval, u (maxval - minval) + minval),   u = (m random bits) 2⁻ᵐ, m the length of the mantissa
+
+    Args:
+        key: [2] uint32.
+        shape: of the result.
+        dtype: float32 (m = 23), float16 (10), bfloat16 (7) or float64 (52).
+        minval, maxval: numbers, or tensors that broadcast to `shape`.
+        offset: flat index of the first number in a larger draw.
+
+    Returns:
+        [...] of `shape` and `dtype`.
+
+    Edge cases: nothing is refused: where maxval <= minval the result is minval. Rounding may give maxval itself.
+
+    Raises:
+        ValueError: if dtype is none of these, or the bounds do not broadcast to `shape`.
+
+    Example:
+        The words are 2098992034 and 2919706841 (see `bits`); divided by 2³²:
+
+        >>> from pure import random
+        >>> [round(u, 4) for u in uniform(random.key(42), (2,)).tolist()]
+        [0.4887, 0.6798]
+    """
+    if isinstance(minval, (int, float)) and isinstance(maxval, (int, float)) and (minval, maxval) == (0, 1):
+        return draw(partial(unit, dtype=dtype), key, shape, offset)
+    bounds = as_tensor(minval, dtype, key.device), as_tensor(maxval, dtype, key.device)
+    return transform(between, key, shape, dtype, *bounds, offset=offset)
+
+
+def bernoulli(key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None = None, mode: str = "low") -> Tensor:
+    """Tosses coins that show True with probability p: uniform(key, shape) < p.
+
+    Args:
+        key: [2] uint32.
+        p: a float, or a float tensor that broadcasts to `shape` and gives the uniform numbers their dtype.
+        shape: of the result; that of p unless given.
+        mode: "low"; or "high" for twice the bits, where 2⁻²³ is too coarse for a small p.
+
+    Returns:
+        [...] bool, of `shape`.
+
+    Raises:
+        ValueError: if p is no float, does not broadcast to `shape`, or the mode is unknown.
+
+    Example:
+        >>> from pure import random
+        >>> bernoulli(random.key(42), 0.5, (2,)).tolist()  # 0.489 and 0.680, see `uniform`
+        [True, False]
+    """
+    check_mode("bernoulli", mode)
+    if not (p.is_floating_point() if isinstance(p, Tensor) else isinstance(p, float)):
+        raise ValueError(f"random.bernoulli: p must be a float or a tensor of floats, got {p}; write {p!r} as a float")
+    p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, key.device)
+    shape = tuple(p.shape if shape is None else shape)
+    if mode == "low":
+        return transform(torch.lt, key, shape, p.dtype, p)
+    check_shape(shape, p)
+    high, low = uniform(key, (2, *shape), p.dtype).unbind()
+    return low * 2.0 ** -MANTISSA[p.dtype] < p - high
+
+
+def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
+    """Makes numbers in [0, 1) of words: int32 [...] and [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
+
+    Raises:
+        ValueError: if dtype is no float of 16, 32 or 64 bits.
+    """
+    if dtype not in MANTISSA:
+        raise ValueError(f"random: dtype must be torch.float32, float16, bfloat16 or float64, got {dtype}")
+    if dtype == torch.float64:
+        mantissa = (x0.long() << 20) & ((1 << 52) - 1) | (x1.long() >> 12) & ((1 << 20) - 1)
+    else:
+        mantissa = (x0 ^ x1) >> SHIFT[dtype] & ((1 << MANTISSA[dtype]) - 1)
+    return mantissa.to(dtype) * 2.0 ** -MANTISSA[dtype]
+
+
+def between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Scales u in [0, 1) to [low, high): max(low, u (high - low) + low).
+
+    In float32 the product and the sum are rounded once, as in the fused multiply-add that XLA compiles them to: the
+    product of two float32 is exact in float64.
+    """
+    if u.dtype == torch.float32:
+        return torch.maximum(low, (u.double() * (high - low).double() + low.double()).float())
+    return torch.maximum(low, u * (high - low) + low)
+
+
+def transform(
+    function: Callable[..., Tensor],
+    key: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    *bounds: Tensor,
+    offset: int | Tensor = 0,
+) -> Tensor:
+    """Draws function(u, *bounds), elementwise, for u uniform in [0, 1).
+
+    Args:
+        function: (u [...], *bounds) -> [...].
+        key: [2] uint32.
+        shape: of the result.
+        dtype: of u.
+        *bounds: tensors that broadcast to `shape`. If all are 0-d, eager mode works block by block.
+        offset: flat index of the first number in a larger draw.
+
+    Returns:
+        [...] of `shape`.
+    """
+    check_shape(shape, *bounds)
+    if any(bound.dim() for bound in bounds):
+        return function(draw(partial(unit, dtype=dtype), key, shape, offset), *bounds)
+    return draw(lambda x0, x1: function(unit(x0, x1, dtype), *bounds), key, shape, offset)
+
+
+def as_tensor(x: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Makes a tensor of a number without copying anything from the host; converts a tensor."""
+    return x.to(device, dtype) if isinstance(x, Tensor) else torch.full((), x, dtype=dtype, device=device)
+
+
+def check_shape(shape: Sequence[int], *bounds: Tensor) -> None:
+    """Refuses bounds which do not fit into a result of this shape.
+
+    Raises:
+        ValueError: if they do not broadcast to it.
+    """
+    for bound in bounds:
+        pairs = zip(reversed(bound.shape), reversed(tuple(shape)), strict=False)
+        if bound.dim() > len(shape) or any(a not in (1, b) for a, b in pairs):
+            raise ValueError(
+                f"random: a parameter {list(bound.shape)} does not broadcast to shape {list(shape)}; "
+                "shape must be that of the result, parameters included"
+            )
+
+
+def check_mode(name: str, mode: str) -> None:
+    """Refuses an unknown mode.
+
+    Raises:
+        ValueError: if it is neither "low" nor "high".
+    """
+    if mode not in ("low", "high"):
+        raise ValueError(f'random.{name}: mode must be "low" or "high" (twice the bits), got {mode!r}')
