@@ -196,7 +196,8 @@ def repetition(scale: float = 1.0) -> Filter:
     Returns:
         A filter. It measures, as shares of the lines or characters of the text: duplicate lines 0.30, duplicate
         paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most frequent run of 2, 3, 4
-        words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
+        words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14, 0.13, 0.12, 0.11, 0.10 (of the
+        second and later occurrences, each character once). For runs, white space counts neither above nor below.
 
     Source: Rae et al. 2021, table A1.
     """
@@ -259,11 +260,11 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     words = document.text.split()
     sizes, hashes = np.array([len(word) for word in words], np.int64), hash_words(words)
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
-        share = _most_frequent_run(sizes, hashes, n) / max(len(document.text), 1)
+        share = _most_frequent_run(sizes, hashes, n) / max(int(sizes.sum()), 1)
         if reason := _above("repetition", share, f"of the characters are in the commonest {n} words", limit * scale):
             return reason
     for n in range(5, 11):
-        share = _repeated_runs(sizes, hashes, n) / max(len(document.text), 1)
+        share = _repeated_runs(sizes, hashes, n) / max(int(sizes.sum()), 1)
         limit = (0.2 - 0.01 * n) * scale
         if reason := _above("repetition", share, f"of the characters are in repeated runs of {n} words", limit):
             return reason

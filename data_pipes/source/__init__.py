@@ -1,7 +1,7 @@
 """Sources: text files, JSONL, Parquet and data sets, as a stream of documents or rows."""
 
 from data_pipes.source.path import documents, rows
-from data_pipes.source.rows import as_documents, dataset_rows, json_rows, jsonl_rows, parquet_rows
+from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows, parquet_rows
 from data_pipes.source.text import files, text_documents
 
 __all__ = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipes.source.rows import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
+from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import Document, OnBad, Row, stop
 

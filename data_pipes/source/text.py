@@ -99,7 +99,7 @@ class _UnreadableError(ValueError):
 def _decoded(path: Location, encoding: str) -> Iterator[str]:
     """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    offset = 0
+    offset, started = 0, False
     with open_binary(path) as file:
         while True:
             pending = len(decoder.getstate()[0])
@@ -116,7 +116,8 @@ def _decoded(path: Location, encoding: str) -> Iterator[str]:
                 raise _UnreadableError(
                     f"a binary file, with a zero byte after offset {offset}; take it out of the corpus"
                 )
-            yield text.removeprefix("\ufeff") if offset == 0 else text
+            yield text if started else text.removeprefix("\ufeff")
+            started = started or bool(text)
             offset += len(block)
             if not block:
                 return

@@ -1,0 +1,82 @@
+"""Any path or name as a source."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data_pipes.source.path import documents, rows, suffix
+from data_pipes.types import BadRow
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One file of each kind, three of them with something bad."""
+    (tmp_path / "a.txt").write_text("text a")
+    (tmp_path / "b.md").write_bytes(b"bad \xff")
+    (tmp_path / "c.jsonl").write_text('{"text": "c1"}\n{"words": "c2"}\n{"text": "c3"}\n')
+    (tmp_path / "d.json").write_text(json.dumps([{"text": "d1"}, 7]))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["e1", "e2"]}), tmp_path / "e.parquet")
+    return tmp_path
+
+
+def test_a_folder_of_everything(folder: Path) -> None:
+    bad: list[BadRow] = []
+    found = list(documents(folder, on_bad=bad.append))
+    assert [document.text for document in found] == ["text a", "c1", "c3", "d1", "e1", "e2"]
+    assert [Path(document.name).name for document in found] == [
+        "a.txt", "c.jsonl:1", "c.jsonl:3", "d.json[0]", "e.parquet:1", "e.parquet:2"
+    ]  # fmt: skip
+    assert [Path(row.name).name for row in bad] == ["b.md", "c.jsonl:2", "d.json[1]"]
+
+
+def test_it_stops_at_the_first_bad_one_unless_told_otherwise(folder: Path) -> None:
+    stream = documents(folder)
+    assert next(stream).text == "text a"
+    with pytest.raises(ValueError, match=r"b\.md: byte 0xff at offset 4"):
+        next(stream)
+
+
+def test_a_single_file_and_its_options(folder: Path) -> None:
+    assert [d.text for d in documents(folder / "a.txt", separator=" ")] == ["text", "a"]
+    bad: list[BadRow] = []
+    assert [d.text for d in documents(folder / "c.jsonl", field="words", on_bad=bad.append)] == ["c2"]
+    assert len(bad) == 2
+
+
+def test_rows_of_files(folder: Path) -> None:
+    assert [row.values for row in rows(folder / "e.parquet")] == [{"text": "e1"}, {"text": "e2"}]
+    with pytest.raises(ValueError, match=r"a\.txt is no file of rows; its name must end in \.jsonl"):
+        rows(folder)
+
+
+def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "set")
+    assert [d.text for d in documents(tmp_path / "set")] == ["a", "b"]
+    assert [row.values["text"] for row in rows(tmp_path / "set")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["wikitext", "owner/name", "owner/name-1.5"])
+def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset, split, streaming: [{"text": f"{name} {split}"}])
+    assert [d.text for d in documents(name, split="test")] == [f"{name} test"]
+    assert [row.values["text"] for row in rows(name)] == [f"{name} train"]
+
+
+@pytest.mark.parametrize("name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz"])
+def test_what_is_plainly_a_path_never_goes_to_the_hub(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        documents(name)
+
+
+@pytest.mark.parametrize(("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")])
+def test_suffix(name: str, end: str) -> None:
+    assert suffix(name) == end

@@ -1,0 +1,158 @@
+"""Rows of JSONL, JSON, Parquet and data sets."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data_pipes.source import tables as source
+from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
+from data_pipes.types import BadRow, Document, Row
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    datasets.disable_progress_bars()
+
+
+def put(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"text": "\xc3\xa9", "n": 2}')
+    assert list(jsonl_rows(path)) == [Row({"text": "one"}, f"{path}:1"), Row({"text": "é", "n": 2}, f"{path}:4")]
+
+
+def test_packed_jsonl(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
+    assert [row.values["a"] for row in jsonl_rows(path)] == [1, 2]
+
+
+BAD_LINES = {
+    b'{"text": ': r"text that is no JSON",
+    b"[1, 2]": r"got a list",
+    b"7": r"got a int",
+    b"null": r"got a NoneType",
+    b'{"text": "\xff"}': r"byte 0xff \(byte 10 of the line\), which is not UTF-8; .*iconv",
+    b"[" * 100_000: r"text that is no JSON",
+    b'{"n": ' + b"9" * 5000 + b"}": r"text that is no JSON",
+    b"\x00\x01": r"text that is no JSON",
+}
+
+
+@pytest.mark.parametrize(("line", "words"), BAD_LINES.items(), ids=range(len(BAD_LINES)))
+def test_a_bad_line_is_named_and_the_others_go_on(tmp_path: Path, line: bytes, words: str) -> None:
+    path = put(tmp_path / "a.jsonl", b'{"n": 1}\n' + line + b'\n{"n": 3}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: expected one JSON object on the line, .*" + words):
+        list(jsonl_rows(path))
+    bad: list[BadRow] = []
+    assert [row.values["n"] for row in jsonl_rows(path, on_bad=bad.append)] == [1, 3]
+    assert [row.name for row in bad] == [f"{path}:2"]
+
+
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "PIECE", 16)
+    path = put(tmp_path / "a.jsonl", b'{"n": 1}\n{"n": "' + 100 * b"x" + b'"}\n{"n": 12345678}\n')
+    bad: list[BadRow] = []
+    assert [row.name for row in jsonl_rows(path, on_bad=bad.append)] == [f"{path}:1", f"{path}:3"]
+    assert [row.name for row in bad] == [f"{path}:2"]
+
+
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    lines = b"".join(json.dumps({"n": hash(str(i))}).encode() + b"\n" for i in range(1000))
+    path = put(tmp_path / "a.jsonl.gz", gzip.compress(lines)[:-100])
+    bad: list[BadRow] = []
+    count = len(list(jsonl_rows(path, on_bad=bad.append)))
+    assert 0 < count < 1000
+    assert bad[-1].name.startswith(f"{path}:")
+    assert "the packed file is damaged" in bad[-1].reason
+
+
+def test_json_lists_and_json_lines(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.json", b'\n [{"n": 1}, 2, {"n": 3}]')
+    bad: list[BadRow] = []
+    assert list(json_rows(path, on_bad=bad.append)) == [Row({"n": 1}, f"{path}[0]"), Row({"n": 3}, f"{path}[2]")]
+    assert bad == [BadRow(f"{path}[1]", "expected a JSON object, got a int")]
+    assert [row.values for row in json_rows(put(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [{"n": 1}, {"n": 2}]
+    with pytest.raises(ValueError, match=r"c\.json: expected a JSON list of objects"):
+        list(json_rows(put(tmp_path / "c.json", b"[{]")))
+
+
+def table(path: Path, count: int = 2500) -> Path:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [f"t{i}" for i in range(count)], "n": range(count)}), path)
+    return path
+
+
+def test_parquet(tmp_path: Path) -> None:
+    found = list(parquet_rows(table(tmp_path / "a.parquet")))
+    assert len(found) == 2500
+    assert found[2000] == Row({"text": "t2000", "n": 2000}, f"{tmp_path / 'a.parquet'}:2001")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b"PAR1" + bytes(100), lambda data: b""])
+def test_a_damaged_parquet_file_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = table(tmp_path / "a.parquet", 10)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"a\.parquet:1: cannot be read as Parquet"):
+        list(parquet_rows(path))
+
+
+def test_saved_data_sets(tmp_path: Path) -> None:
+    one = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    one.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": one, "test": one.select([1])}).save_to_disk(tmp_path / "both")
+    assert [is_saved(tmp_path / name) for name in ("one", "both", ".")] == [True, True, False]
+    name = str(tmp_path / "both")
+    assert list(dataset_rows(str(tmp_path / "one")))[1].values == {"text": "b"}
+    assert list(dataset_rows(name, split="test")) == [Row({"text": "b"}, f"{name}/test:1")]
+    with pytest.raises(ValueError, match=r"cannot load the data set .*split 'dev'"):
+        dataset_rows(name, split="dev")
+
+
+def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself is not asked in a test."""
+    asked: list[Any] = []
+
+    def load(*args: Any, **options: Any) -> Iterator[dict]:
+        asked.append((args, options))
+        return iter([{"text": "a"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(dataset_rows("owner/name", subset="en")) == [Row({"text": "a"}, "owner/name/train:1")]
+    assert asked == [(("owner/name", "en"), {"split": "train", "streaming": True})]
+
+
+def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ValueError, match=r"'owner/name' .*: no network; if you meant a file or folder, there is none"):
+        dataset_rows("owner/name")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"body": "x"}, r"a:1: expected a text in 'text', got the columns body; pass field="),
+        ({}, r"got the columns \(none\)"),
+        ({"text": None}, r"got a NoneType"),
+        ({"text": 3}, r"got a int"),
+        ({"text": "ab\ud800"}, r"character 2 of 'text' is half a surrogate pair"),
+    ],
+)
+def test_a_row_without_text_is_named(values: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        list(as_documents([Row(values, "a:1")]))
+    bad: list[BadRow] = []
+    good = Row({"text": ""}, "a:2")
+    assert list(as_documents([Row(values, "a:1"), good], on_bad=bad.append)) == [Document("", "a:2")]
+    assert [row.name for row in bad] == ["a:1"]
