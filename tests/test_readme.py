@@ -27,6 +27,7 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/optim/inject.py": "a combinator",
     "pure/optim/mask.py": "combinators",
     "pure/optim/scale.py": "the last link of every optimizer",
+    "pure/optim/scale_by_shape.py": "a correction to the rate, for Muon",
     "pure/optim/reduce_on_plateau.py": "a schedule that reads the loss; in no paper",
 }
 """What has no row, and why."""
