@@ -186,17 +186,22 @@ def environment() -> dict[str, Any]:
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Says what differs between two flat dicts, by name.
 
+    A number that is bound in several places ("optimizer.learning_rate", "update.learning_rate") is told once, where its
+    name is shortest.
+
     Example:
-        >>> differences({"lr": "0.1", "seed": "0"}, {"lr": "0.2", "seed": "0", "ema": "0.9"})
-        ['lr was 0.1, is 0.2', 'ema was not there, is 0.9']
+        >>> differences({"a.lr": "0.1", "seed": "0", "b.c.lr": "0.1"}, {"a.lr": "0.2", "seed": "0", "b.c.lr": "0.2"})
+        ['a.lr was 0.1, is 0.2']
+        >>> differences({}, {"ema": "0.9"})
+        ['ema was not there, is 0.9']
     """
-    names = dict.fromkeys((*was, *now))
     absent = "not there"
-    return [
-        f"{name} was {was.get(name, absent)}, is {now.get(name, absent)}"
-        for name in names
-        if was.get(name, absent) != now.get(name, absent)
-    ]
+    told: dict[tuple, str] = {}
+    for name in sorted(dict.fromkeys((*was, *now)), key=len):
+        change = (was.get(name, absent), now.get(name, absent))
+        if change[0] != change[1]:
+            told.setdefault((name.split(".")[-1], *change), f"{name} was {change[0]}, is {change[1]}")
+    return list(told.values())
 
 
 def damages(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:

@@ -1,0 +1,96 @@
+"""Saving and loading 500 MB of state, beside the least that can be done with the same bytes.
+
+Peer of save: write the raw bytes and fsync. Ours does that, two sha256 of everything, a manifest and a rename.
+Peer of load: read the raw bytes and take one sha256. Ours reads into tensors, and verifies.
+
+    python benchmarks/checkpoint_io.py [--pairs N] [--megabytes 500] [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from _timing import header, paired, parser, row
+
+from pure.serial import to_bytes
+from stages.run import checkpoint
+from stages.state import TrainState
+
+REACH = 0.8
+
+
+def main() -> None:
+    """Prints both ratios."""
+    args = parser(__doc__)
+    args.add_argument("--megabytes", type=int, default=500, help="size of the state (10^6 bytes)")
+    args.add_argument("--folder", default=None, help="where to write (default: a temporary folder)")
+    options = args.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
+    try:
+        state = train_state(options.megabytes * 10**6)
+        raw = to_bytes(state)
+        size = len(raw) / 1e6
+        ours, peer = partial(save, folder / "ours", state), partial(write, folder / "peer", raw)
+        header()
+        row(f"save {size:.0f} MB", paired(ours, peer, options.pairs), REACH, items=size, unit="MB")
+        del raw
+        ours, peer = partial(checkpoint.load, folder / "ours", state), partial(read, folder / "peer")
+        row(f"load {size:.0f} MB", paired(ours, peer, options.pairs), REACH, items=size, unit="MB")
+    finally:
+        shutil.rmtree(folder)
+
+
+def train_state(size: int) -> TrainState:
+    """A state like a training's: params, two moments, 12 layers of 7 leaves and a large embedding; random bits."""
+    unit = size // 12 // (3 * 32)  # float32 numbers of a third of a layer's 32nd
+    sizes = {"q": 2, "k": 1, "v": 1, "o": 2, "gate": 8, "up": 8, "down": 8}
+
+    def params() -> dict:
+        layers = [{name: random_bits(unit * n // 4) for name, n in sizes.items()} for _ in range(12)]
+        return {"embedding": random_bits(size // 12 // 4 // 16 * 3), "layers": layers, "norm": random_bits(1024)}
+
+    return TrainState(
+        torch.tensor(1, dtype=torch.int32),
+        torch.tensor([0, 1], dtype=torch.uint32),
+        params(),
+        ({"count": torch.tensor(1, dtype=torch.int32), "mu": params(), "nu": params()}, (), ()),
+        {},
+        {"loss": torch.tensor(2.5)},
+    )
+
+
+def random_bits(count: int) -> torch.Tensor:
+    """[count] float32 of bits that no disk can compress."""
+    return torch.randint(0, 2**31 - 1, (count,), dtype=torch.int32).view(torch.float32)
+
+
+def save(folder: Path, state: TrainState) -> None:
+    """Ours, as the first checkpoint of a run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoint.save(folder, state)
+
+
+def write(path: Path, raw: bytes) -> None:
+    """The peer of save."""
+    path.unlink(missing_ok=True)
+    with open(path, "wb", buffering=0) as file:
+        left = memoryview(raw)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> str:
+    """The peer of load."""
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+if __name__ == "__main__":
+    main()
