@@ -10,6 +10,7 @@ Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -151,7 +152,7 @@ def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     while True:
         # 2. The merge learned first.
         pairs = list(pairwise(symbols))
-        place = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], len(ranks)), default=None)
+        place = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf), default=None)
         if place is None or pairs[place] not in ranks:
             return tuple(symbols)
         # 3. Join.

@@ -121,8 +121,16 @@ def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapp
         >>> encode("a a", splitter("gpt2"), {("Ġ", "a"): 0}, {"a": 5, "Ġa": 6})
         [5, 6]
     """
-    # 1. Words; 2. bytes; 3. merges; 4. ids.
-    return [ids[token] for word in words(cutter, text) for token in bpe.apply(to_characters(word), ranks)]
+    row = []
+    # 1. Words.
+    for word in words(cutter, text):
+        # 2. Bytes.
+        characters = to_characters(word)
+        # 3. Merges.
+        tokens = bpe.apply(characters, ranks)
+        # 4. Ids.
+        row += [ids[token] for token in tokens]
+    return row
 
 
 def decode(tokens: Iterable[str], errors: str = "replace") -> str:

@@ -9,46 +9,25 @@ Sennrich et al. 2016; the tests compare ids with `byte_level.encode` and with Hu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import index
-from typing import NamedTuple
 
 import numpy as np
 
 from data_pipes.tokenizer.added import Finder, finder, stretches
-from data_pipes.tokenizer.byte_level import BYTES, to_bytes, utf8
-from data_pipes.tokenizer.merge import NOTHING, Merges, merge, merge_many, merges_of
-from data_pipes.tokenizer.spec import Tokenizer, TokenizerSpec, token_ids
-from data_pipes.tokenizer.split import Splitter, cutter_of, splitter, words
+from data_pipes.tokenizer.byte_level import utf8
+from data_pipes.tokenizer.merge import NOTHING, merge, merge_many
+from data_pipes.tokenizer.spec import Tokenizer, TokenizerSpec
+from data_pipes.tokenizer.split import cutter_of, words
+from data_pipes.tokenizer.tables import Tables, symbol_ids, tables_of, units
 
 GROUP = 1 << 19  # words that are cut before the new ones among them are merged together
 REMEMBERED = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
 FEW = 200  # new words; fewer are quicker merged one by one
 WIDTHS = (4, 8, 12, 16, 24, 48)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
-
-
-class Tables(NamedTuple):
-    """A spec, made ready for encoding and decoding.
-
-    Fields:
-        spec: what it was made from.
-        cutter: the compiled split pattern.
-        symbols: byte, or code point of a character -> id.
-        merges: ranks of pairs of ids.
-        unknown: id of `unk_token`, or None.
-        whole: word -> id of words that are tokens, for `ignore_merges`; else empty.
-        contents: id -> the bytes it stands for.
-    """
-
-    spec: TokenizerSpec
-    cutter: Splitter
-    symbols: dict[int, int]
-    merges: Merges
-    unknown: int | None
-    whole: dict[str, int]
-    contents: dict[int, bytes]
 
 
 def from_spec(spec: TokenizerSpec) -> Tokenizer:
@@ -62,24 +41,6 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
     """
     tables = tables_of(spec)
     return Tokenizer(spec, partial(encode, tables), partial(decode, tables), partial(encode_batch, tables))
-
-
-def tables_of(spec: TokenizerSpec) -> Tables:
-    """Makes the look-up tables of a spec."""
-    ids, byte_level = token_ids(spec), spec.kind == "byte_level"
-    contents = {i: to_bytes(token) if byte_level else token.encode() for token, i in ids.items()}
-    contents.update({token.id: token.content.encode() for token in spec.added_tokens})
-    single = {c: i for c, i in ids.items() if len(c) == 1 and (c in BYTES or not byte_level)}
-    symbols = {BYTES[c] if byte_level else ord(c): i for c, i in single.items()}
-    return Tables(
-        spec=spec,
-        cutter=splitter(spec.pattern),
-        symbols=symbols,
-        merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b] for a, b in spec.merges]),
-        unknown=ids[spec.unk_token] if spec.unk_token else None,
-        whole=_whole_words(ids, byte_level) if spec.ignore_merges else {},
-        contents=contents,
-    )
 
 
 def encode(tables: Tables, text: str, *, special: str | Iterable[str] = "none", template: bool = False) -> list[int]:
@@ -127,8 +88,8 @@ def encode_batch(
     Steps:
         1. Find added tokens in the text; between them lie stretches of plain text.
         2. Cut those into words.
-        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a token and merges
-           are ignored, else its merges.
+        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a token and
+           merges are ignored, else its merges.
         4. Join the ids of each text, as bytes, and read them as int32.
 
     Raises:
@@ -151,8 +112,8 @@ def encode_batch(
     for i, text in enumerate(texts):
         buffers.append(bytearray(before))
         try:
-            _check_text(tables, text)
-            # 1. Added tokens, and 2. words.
+            # 1. Added tokens, and
+            # 2. words.
             for part in _parts(tables, find, text):
                 waiting.append((buffers[-1], part))
                 count += len(part)
@@ -212,43 +173,30 @@ def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, er
     return b"".join([contents[index(i)] for i in row]).decode(errors=errors)
 
 
-def _whole_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
-    """Words that are tokens -> id. A token of half a character is no word."""
-    if not byte_level:
-        return dict(ids)
-    result = {}
-    for token, i in ids.items():
-        if all(character in BYTES for character in token):
-            try:
-                result[to_bytes(token).decode()] = i
-            except UnicodeDecodeError:
-                continue
-    return result
-
-
-def _check_text(tables: Tables, text: object) -> None:
-    """Refuses what is no text, broken text, and text with symbols that the vocabulary lacks."""
+def _parts(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
+    """Text -> its added tokens as int32 bytes, and lists of words, in order."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
-        utf8(text)
-    full = len(tables.symbols) == 256 if tables.spec.kind == "byte_level" else tables.unknown is not None
-    if full:
-        return
-    missing = [unit for unit in dict.fromkeys(_units(tables, text).tolist()) if unit not in tables.symbols]
-    if missing:
-        name = f"byte 0x{missing[0]:02x}" if tables.spec.kind == "byte_level" else f"character {chr(missing[0])!r}"
-        raise ValueError(f"the vocabulary has no token for the {name}; train on text that has it, or on bytes")
-
-
-def _parts(tables: Tables, find: Finder, text: str) -> Iterator[bytes | list[str]]:
-    """Text -> its added tokens as int32 bytes, and lists of words, in order."""
+        utf8(text)  # refuses broken text, and says where it is broken
     parts = cutter_of(tables.cutter)
     for stretch in stretches(find, text):
         if isinstance(stretch, int):
             yield _packed([stretch])
         else:
+            _check_symbols(tables, stretch)
             yield from (words(tables.cutter, part) for part in parts(stretch))
+
+
+def _check_symbols(tables: Tables, text: str) -> None:
+    """Refuses text with bytes or characters that the vocabulary lacks, if it may lack any."""
+    byte_level = tables.spec.kind == "byte_level"
+    if tables.unknown is not None or (byte_level and len(tables.symbols) == 256):
+        return
+    missing = [unit for unit in dict.fromkeys(units(tables, text)) if unit not in tables.symbols]
+    if missing:
+        name = f"byte 0x{missing[0]:02x}" if byte_level else f"character {chr(missing[0])!r}"
+        raise ValueError(f"the vocabulary has no token for the {name}; train on text that has it, or on bytes")
 
 
 def _write(tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]) -> None:
@@ -266,20 +214,17 @@ def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
     """Words -> {word: its ids as int32 bytes}."""
     result = {word: _packed([tables.whole[word]]) for word in new if word in tables.whole}
     rest = [word for word in new if word not in tables.whole]
-    units = [_units(tables, word) for word in rest]
-    sizes = np.array([len(word) for word in units])
-    widest = WIDTHS[-1] if len(rest) >= FEW and tables.unknown is None else 0
+    symbols = [symbol_ids(tables, word) for word in rest]
+    sizes = np.array([len(row) for row in symbols])
+    widest = WIDTHS[-1] if len(rest) >= FEW else 0
     for i in np.flatnonzero(sizes > widest):
-        result[rest[i]] = _packed(merge(_symbol_ids(tables, units[i]).tolist(), tables.merges))
+        result[rest[i]] = _packed(merge(symbols[i], tables.merges))
     for low, high in pairwise((0, *WIDTHS)) if widest else ():
         picked = np.flatnonzero((low < sizes) & (sizes <= high))
-        if len(picked):
-            rows = np.full((len(picked), high), NOTHING)
-            rows[np.arange(high) < sizes[picked, None]] = _symbol_ids(
-                tables, np.concatenate([units[i] for i in picked])
-            )
-            for places, tokens in merge_many(rows, tables.merges):
-                result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))
+        rows = np.full((len(picked), high), NOTHING)
+        rows[np.arange(high) < sizes[picked, None]] = [i for place in picked for i in symbols[place]]
+        for places, tokens in merge_many(rows, tables.merges):
+            result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))
     return result
 
 
@@ -292,22 +237,4 @@ def _rows_packed(tokens: np.ndarray) -> Iterator[bytes]:
 
 def _packed(ids: Sequence[int]) -> bytes:
     """Ids as the bytes of int32."""
-    return np.array(ids, np.int32).tobytes()
-
-
-def _units(tables: Tables, text: str) -> np.ndarray:
-    """Text -> what BPE starts from: its bytes, or the code points of its characters, [n]."""
-    if tables.spec.kind == "byte_level":
-        return np.frombuffer(text.encode(), np.uint8)
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
-
-
-def _symbol_ids(tables: Tables, units: np.ndarray) -> np.ndarray:
-    """Bytes or code points [n] -> ids [n], before any merge; [m <= n] if unknown ones are fused."""
-    values, inverse = np.unique(units, return_inverse=True)
-    ids = np.array([tables.symbols.get(value, NOTHING) for value in values.tolist()], np.int64)[inverse]
-    unknown = ids == NOTHING
-    if not unknown.any():
-        return ids
-    fused = tables.spec.fuse_unk & unknown & np.append(False, unknown[:-1])
-    return np.where(unknown, tables.unknown or 0, ids)[~fused]
+    return array("i", ids).tobytes()

@@ -6,6 +6,7 @@ A tokenizer is one file, tokenizer.json, in Hugging Face's format; `json_writer`
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from data_pipes.tokenizer.json_reader import from_json
@@ -56,7 +57,8 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise type(error)(error.errno, f"save: cannot write the tokenizer ({error.strerror})", str(target)) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return target
 
 

@@ -100,9 +100,7 @@ def _parse(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("tokenizer.json: nested too deep; no tokenizer needs that") from None
     except ValueError as error:
-        raise ValueError(
-            f"tokenizer.json: damaged, it cannot be read as JSON ({error}); fetch the file again"
-        ) from None
+        raise ValueError(f"tokenizer.json: damaged, it is not JSON ({error}); fetch the file again") from None
     return content
 
 

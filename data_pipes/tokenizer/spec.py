@@ -81,6 +81,8 @@ class TokenizerSpec:
         _check_added(self.added_tokens, ids)
         _check_unk(self, ids)
         size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
+        if not size:
+            raise ValueError("TokenizerSpec: the vocabulary is empty; train one, or give vocab")
         for i in self.prefix + self.suffix:
             if type(i) is not int or not 0 <= i < size:
                 raise ValueError(f"TokenizerSpec: prefix and suffix hold ids, 0 ... {size - 1}; got {i!r}")
@@ -186,14 +188,12 @@ def _check_added(added: tuple[AddedToken, ...], ids: dict[str, int]) -> None:
         _check_text(token.content, "an added token")
         expected = ids.get(token.content, following)
         if type(token.id) is not int or token.id != expected:
-            where = "that is its id in the vocabulary" if token.content in ids else "that is the next free one"
+            why = "its id in vocab" if token.content in ids else "the next free one"
             raise ValueError(
-                f"TokenizerSpec: added token {token.content!r} must have id {expected}, {where}; got {token.id!r}"
+                f"TokenizerSpec: added token {token.content!r} must have id {expected}, {why}; got {token.id!r}"
             )
         if token.id <= last:
-            raise ValueError(
-                f"TokenizerSpec: added tokens must ascend in id; {token.content!r} has {token.id} after {last}"
-            )
+            raise ValueError(f"TokenizerSpec: added tokens must ascend in id, got {token.id} after {last}")
         following, last = following + (token.content not in ids), token.id
     contents = [token.content for token in added]
     if len({*contents}) < len(contents):

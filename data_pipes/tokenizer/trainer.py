@@ -10,13 +10,13 @@ Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The te
 from __future__ import annotations
 
 import heapq
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from data_pipes.tokenizer.added import normalise
 from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
@@ -105,15 +105,9 @@ def train(
     _check_sizes(vocab_size, alphabet, special_tokens)
     vocab, merges = learn(word_counts, [*special_tokens, *alphabet], vocab_size, kind=kind,
                           min_frequency=min_frequency, forbidden=special_tokens)  # fmt: skip
-    spec = TokenizerSpec(
-        kind=kind,
-        vocab=tuple(vocab),
-        merges=tuple(merges),
-        pattern=pattern,
-        added_tokens=tuple(AddedToken(token, i) for i, token in enumerate(special_tokens)),
-        nfc=nfc,
-    )
-    return from_spec(spec)
+    added = tuple(AddedToken(token, i) for i, token in enumerate(special_tokens))
+    return from_spec(TokenizerSpec(kind=kind, vocab=tuple(vocab), merges=tuple(merges), pattern=pattern,
+                                   added_tokens=added, nfc=nfc))  # fmt: skip
 
 
 def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Counter[str]:
@@ -121,6 +115,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
 
     Raises:
         TypeError: if `texts` is one string, or holds something else than strings.
+        ValueError: if a text holds half of a surrogate pair.
 
     Example:
         >>> count_words(["a a b"], "gpt2")
@@ -134,7 +129,11 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first")
-        for part in parts(unicodedata.normalize("NFC", text) if nfc else text):
+        try:
+            text.isascii() or utf8(text)
+        except ValueError as error:
+            raise ValueError(f"train: {error} (text {i})") from None
+        for part in parts(normalise(text, nfc)):
             counts.update(words(cutter, part))
     return counts
 

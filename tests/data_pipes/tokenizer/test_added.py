@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from data_pipes.tokenizer.added import finder, stretches
+from data_pipes.tokenizer.spec import AddedToken, TokenizerSpec
+
+SPEC = TokenizerSpec(
+    kind="byte_level",
+    vocab=("a", "e", "\u0301"),
+    merges=(),
+    pattern="gpt2",
+    added_tokens=(
+        AddedToken("<|a|>", 3),
+        AddedToken("<|a|><|b|>", 4),
+        AddedToken("<|b|>", 5),
+        AddedToken("  ", 6, special=False),
+        AddedToken("é", 7, special=False, normalized=True),
+    ),
+    nfc=True,
+)
+
+
+def cut(text: str, special: str | list[str]) -> list[str | int]:
+    return list(stretches(finder(SPEC, special), text))
+
+
+def test_plain_text_is_plain() -> None:
+    assert cut("x<|a|>y", "none") == ["x<|a|>y"]
+    assert cut("", "all") == []
+
+
+def test_the_leftmost_and_longest_is_found() -> None:
+    assert cut("x<|a|><|b|>y<|b|>", "all") == ["x", 4, "y", 5]
+    assert cut("<|a|><|a|>", "all") == [3, 3]
+
+
+def test_a_choice_of_tokens() -> None:
+    assert cut("<|a|>.<|b|>", ["<|b|>"]) == ["<|a|>.", 5]
+    assert cut("<|a|>.<|b|>", []) == ["<|a|>.<|b|>"]
+
+
+def test_added_tokens_that_are_not_special_are_always_found() -> None:
+    assert cut("x  y   z", "none") == ["x", 6, "y", 6, " z"]
+
+
+def test_normalised_tokens_are_found_after_normalisation() -> None:
+    assert cut("xe\u0301y", "none") == ["x", 7, "y"]
+    assert cut("x\u00e9y", "none") == ["x", 7, "y"]
+    assert cut("o\u0308", "none") == ["ö"]
+
+
+def test_error_names_the_token_and_its_place() -> None:
+    with pytest.raises(ValueError, match=r"special token '<\|b\|>' at 1; pass special=\"all\""):
+        cut("x<|b|>", "error")
+    assert cut("x", "error") == ["x"]
+
+
+def test_what_special_cannot_be() -> None:
+    with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got \'some\''):
+        finder(SPEC, "some")
+    with pytest.raises(ValueError, match=r"\['<\|c\|>'\] are no special tokens of this tokenizer; it has <\|a\|>"):
+        finder(SPEC, ["<|c|>"])

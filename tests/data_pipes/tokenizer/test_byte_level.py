@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from tokenizers import pre_tokenizers
+
+from data_pipes.tokenizer import Tokenizer, bpe, byte_level
+from data_pipes.tokenizer.spec import token_ids
+from data_pipes.tokenizer.split import splitter
+from tests.data_pipes.tokenizer.samples import SAMPLES, texts
+
+
+def test_the_alphabet_is_gpt2s() -> None:
+    assert sorted(byte_level.ALPHABET) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert byte_level.CHARACTERS[ord(" ")] == "Ġ"
+    assert byte_level.CHARACTERS[ord("\n")] == "Ċ"
+    assert byte_level.CHARACTERS[ord("A")] == "A"
+    assert byte_level.ALPHABET[0] == "!"  # id 0 of GPT-2's vocabulary
+    assert byte_level.ALPHABET[188] == "Ā"  # the byte 0, its id 188
+
+
+@given(text=texts())
+def test_the_alphabet_writes_every_text(text: str) -> None:
+    written = byte_level.to_characters(text)
+    assert len(written) == len(text.encode())
+    assert byte_level.to_bytes(written).decode() == text
+    assert byte_level.decode(written) == text
+
+
+def test_encode_and_decode(trained: Tokenizer) -> None:
+    spec = trained.spec
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    for text in SAMPLES:
+        row = byte_level.encode(text[:200], cutter, ranks, ids)
+        assert byte_level.decode([spec.vocab[i] for i in row]) == text[:200]
+
+
+def test_learn_is_bpe_on_bytes() -> None:
+    vocab, merges = byte_level.learn({" é": 3, "é": 1}, 259, special_tokens=["<|end|>"])
+    assert merges == [("Ã", "©"), ("Ġ", "Ã©")]
+    assert vocab[0] == "<|end|>"
+    assert vocab[1:257] == list(byte_level.ALPHABET)
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_place() -> None:
+    with pytest.raises(ValueError, match=r"'\\udc80' at 2, half of a surrogate pair"):
+        byte_level.to_characters("ab\udc80")

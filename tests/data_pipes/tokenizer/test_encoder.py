@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipes.tokenizer import AddedToken, Tokenizer, TokenizerSpec, bpe, byte_level, from_spec, train
+from data_pipes.tokenizer import encoder as module
+from data_pipes.tokenizer.spec import token_ids
+from data_pipes.tokenizer.split import splitter
+from tests.data_pipes.tokenizer.samples import SAMPLES, texts
+
+KINDS = {
+    "qwen2": train([*SAMPLES, "the cat sat on the mat " * 9], 400),
+    "gpt2": train([*SAMPLES, "the cat sat on the mat " * 9], 400, pattern="gpt2", special_tokens=[]),
+    "llama3": from_spec(replace(train(SAMPLES, 400, pattern="llama3").spec, ignore_merges=True)),
+    "own": train(SAMPLES, 400, pattern=r"\w+"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+@given(text=texts())
+def test_decode_undoes_encode(name: str, text: str) -> None:
+    """The law of byte-level tokenizers: any text, special tokens spelt out in it or not."""
+    tokenizer = KINDS[name]
+    for special in ("none", "all"):
+        assert tokenizer.decode(tokenizer.encode(text, special=special)) == text
+
+
+@given(batch=st.lists(texts(), max_size=6))
+def test_ids_are_those_of_the_readers_version(batch: list[str]) -> None:
+    tokenizer = KINDS["qwen2"]
+    spec = tokenizer.spec
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    expected = [byte_level.encode(text, cutter, ranks, ids) for text in batch]
+    assert [row.tolist() for row in tokenizer.encode_batch(batch)] == expected
+    assert [tokenizer.encode(text) for text in batch] == expected
+
+
+@pytest.mark.parametrize("few", [0, 1 << 30])
+@pytest.mark.parametrize("group", [0, 50, 1 << 30])
+def test_the_size_of_groups_changes_no_id(
+    trained: Tokenizer, library: list[str], monkeypatch: pytest.MonkeyPatch, few: int, group: int
+) -> None:
+    batch = [library[-1][:3000], *SAMPLES]
+    expected = [trained.encode(text) for text in batch]
+    monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(module, "GROUP", group)
+    monkeypatch.setattr(module, "REMEMBERED", 100)
+    assert [row.tolist() for row in trained.encode_batch(batch)] == expected
+
+
+def test_a_long_text_is_encoded_in_parts(trained: Tokenizer, library: list[str]) -> None:
+    text = "".join(library)
+    lines = trained.encode_batch([text])[0]
+    spec = trained.spec
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    words = cutter.unicode.findall(text)
+    known = {word: [ids[t] for t in bpe.apply(byte_level.to_characters(word), ranks)] for word in set(words)}
+    assert lines.tolist() == [i for word in words for i in known[word]]
+    assert trained.decode(lines) == text
+
+
+def test_arrays_are_int32_writable_and_may_be_empty(trained: Tokenizer) -> None:
+    rows = trained.encode_batch(["abc", "", "x"])
+    assert [row.dtype for row in rows] == [np.int32] * 3
+    assert len(rows[1]) == 0
+    assert torch.from_numpy(rows[0]).dtype == torch.int32  # warns, so fails, if it is not writable
+    assert trained.encode_batch([]) == []
+    assert trained.encode("") == []
+
+
+def test_a_tokenizer_is_picklable(trained: Tokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(trained))
+    assert copy.spec == trained.spec
+    assert [copy.encode(text) for text in SAMPLES] == [trained.encode(text) for text in SAMPLES]
+
+
+def test_special_tokens_are_text_unless_asked_for(trained: Tokenizer) -> None:
+    text = "<|im_start|>user\nhi<|im_end|>"
+    plain = trained.encode(text)
+    assert min(plain) > 3
+    assert trained.encode(text, special="none") == plain
+    assert trained.encode(text, special="all") == [1, *trained.encode("user\nhi"), 2]
+    assert trained.encode(text, special=["<|im_end|>"]) == [*trained.encode("<|im_start|>user\nhi"), 2]
+    assert [row.tolist() for row in trained.encode_batch([text], special="all")] == [
+        trained.encode(text, special="all")
+    ]
+    with pytest.raises(ValueError, match=r"special token '<\|im_start\|>' at 0; .* \(text 1\)"):
+        trained.encode_batch(["fine", text], special="error")
+
+
+def test_decode_takes_what_holds_integers(trained: Tokenizer) -> None:
+    ids = trained.encode("déjà vu 🙂")
+    for row in (ids, tuple(ids), iter(ids), np.array(ids), torch.tensor(ids), [np.int32(i) for i in ids],
+                [torch.tensor(i) for i in ids]):  # fmt: skip
+        assert trained.decode(row) == "déjà vu 🙂"
+    assert trained.decode([]) == ""
+    assert trained.decode([1, *ids, 2], skip_special=True) == "déjà vu 🙂"
+    assert trained.decode([1, *ids, 2]) == "<|im_start|>déjà vu 🙂<|im_end|>"
+
+
+def test_half_a_character_is_replaced_or_refused(trained: Tokenizer) -> None:
+    half = trained.encode("\U0001f9ff")[:-1]
+    assert trained.decode(half) == "�"
+    assert trained.decode(half, errors="ignore") == ""
+    with pytest.raises(UnicodeDecodeError):
+        trained.decode(half, errors="strict")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([5, 1500], "there is no token with id 1500 (at 1); ids lie in 0 ... 1499"),
+        ([-1], "there is no token with id -1 (at 0)"),
+        ([1 << 70], "there is no token with id"),
+        ([1.5], "ids must be one row of integers, got 1.5 at 0"),
+        ([None], "ids must be one row of integers, got None at 0"),
+        ([[1, 2]], "ids must be one row of integers, got [1, 2] at 0"),
+        (np.array([[1, 2]]), "decode rows one by one"),
+        (["a"], "ids must be one row of integers, got 'a' at 0"),
+    ],
+)
+def test_ids_that_are_none_are_refused(trained: Tokenizer, ids: list, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        trained.decode(ids)
+    assert message in str(error.value)
+
+
+def test_text_that_is_none_is_refused(trained: Tokenizer) -> None:
+    with pytest.raises(TypeError, match="several strings, got one; use encode"):
+        trained.encode_batch("abc")
+    with pytest.raises(TypeError, match=r"text must be a string, got bytes; decode it first \(text 1\)"):
+        trained.encode_batch(["a", b"b"])
+    with pytest.raises(ValueError, match=r"'\\ud83d' at 1, half of a surrogate pair .* \(text 0\)"):
+        trained.encode("a\ud83d")
+
+
+def test_a_byte_that_the_vocabulary_lacks_is_refused_not_dropped() -> None:
+    tokenizer = from_spec(TokenizerSpec(kind="byte_level", vocab=("a", "b"), merges=(), pattern="gpt2"))
+    assert tokenizer.encode("ab") == [0, 1]
+    with pytest.raises(ValueError, match=r"no token for the byte 0x63; .* \(text 0\)"):
+        tokenizer.encode("abc")
+
+
+def test_ignored_merges_take_a_whole_word() -> None:
+    spec = {"kind": "byte_level", "vocab": ("a", "b", "c", "ab", "abc"), "merges": (("a", "b"),), "pattern": "gpt2"}
+    assert from_spec(TokenizerSpec(**spec)).encode("abc") == [3, 2]
+    assert from_spec(TokenizerSpec(**spec, ignore_merges=True)).encode("abc") == [4]
+
+
+def test_a_template_stands_around_the_text() -> None:
+    added = (AddedToken("<s>", 1), AddedToken("</s>", 2))
+    spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2", added_tokens=added, prefix=(1,),
+                         suffix=(2, 2))  # fmt: skip
+    tokenizer = from_spec(spec)
+    assert tokenizer.encode("aa", template=True) == [1, 0, 0, 2, 2]
+    assert tokenizer.encode("aa") == [0, 0]
+    assert [row.tolist() for row in tokenizer.encode_batch(["", "a"], template=True)] == [[1, 2, 2], [1, 0, 2, 2]]

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Peer
+
+from data_pipes.tokenizer import AddedToken, Tokenizer, from_json, special_id, to_json
+from data_pipes.tokenizer.split import PATTERNS
+from tests.data_pipes.tokenizer.samples import SAMPLES
+
+
+def peer_of(pre_tokenizer: pre_tokenizers.PreTokenizer, **changes: Any) -> Peer:
+    """A tokenizer that Hugging Face's library trained."""
+    peer = Peer(models.BPE(**changes))
+    peer.pre_tokenizer = pre_tokenizer
+    peer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>", "<|im_start|>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    peer.train_from_iterator([*SAMPLES, "some text, some more text; and 12345 words " * 20], trainer)
+    return peer
+
+
+def split(name: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERNS[name].unicode), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+
+
+def gpt2() -> Peer:
+    return peer_of(pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def llama3() -> Peer:
+    peer = peer_of(split("llama3"), ignore_merges=True)
+    template = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    peer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    return peer
+
+
+def qwen2() -> Peer:
+    peer = peer_of(split("qwen2"))
+    peer.normalizer = normalizers.NFC()
+    peer.add_special_tokens(["<|im_end|>"])
+    peer.add_tokens(["<think>"])
+    return peer
+
+
+def smollm2() -> Peer:
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    return peer_of(pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]))
+
+
+@pytest.mark.parametrize("make", [gpt2, llama3, qwen2, smollm2], ids=lambda make: make.__name__)
+def test_hugging_faces_file_gives_its_ids(make: Any) -> None:
+    peer = make()
+    ours = from_json(peer.to_str())
+    for text in SAMPLES:
+        for template in (False, True):
+            assert (
+                ours.encode(text, special="all", template=template)
+                == peer.encode(text, add_special_tokens=template).ids
+            )
+    assert ours.spec.pattern == make.__name__
+    assert special_id(ours, "<|im_start|>") == 1
+
+
+def test_unknown_characters_are_hugging_faces() -> None:
+    for fuse in (False, True):
+        peer = Peer(models.BPE({"?": 0, "a": 1, "b": 2, "ab": 3}, [("a", "b")], unk_token="?", fuse_unk=fuse))
+        peer.decoder = decoders.Fuse()
+        ours = from_json(peer.to_str())
+        for text in ("abxxab", "xax", "é🙂", "b?", ""):
+            assert ours.encode(text) == peer.encode(text).ids
+
+
+def refusal(text: str) -> str | None:
+    """The message with which a text is refused, None if it is not. Another error than ValueError passes through."""
+    try:
+        from_json(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture
+def content(trained: Tokenizer) -> dict[str, Any]:
+    return json.loads(to_json(trained))
+
+
+def test_merges_in_both_forms(trained: Tokenizer, content: dict) -> None:
+    content["model"]["merges"] = ["#version: 0.2", *[" ".join(pair) for pair in content["model"]["merges"]]]
+    assert from_json(json.dumps(content)).spec == trained.spec
+
+
+def test_fields_that_older_files_lack_are_what_they_were(trained: Tokenizer, content: dict) -> None:
+    for field in ("dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix"):
+        del content["model"][field]
+    del content["truncation"], content["padding"], content["post_processor"], content["normalizer"]
+    content["model"]["end_of_word_suffix"] = ""
+    assert from_json(json.dumps(content)).spec == trained.spec
+
+
+def test_added_tokens_come_in_any_order(trained: Tokenizer, content: dict) -> None:
+    content["added_tokens"].reverse()
+    assert from_json(json.dumps(content)).spec == trained.spec
+    content["added_tokens"].append({"id": 1500, "content": "<new>", "special": False, "normalized": False})
+    assert from_json(json.dumps(content)).spec.added_tokens[-1] == AddedToken("<new>", 1500, False, False)
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Isolated", "invert": False}
+NOT_UNDERSTOOD = {
+    ("version",): ("2.0", 'version is "2.0"; only "1.0"'),
+    ("surprise",): (1, "has the field 'surprise', which is not understood"),
+    ("truncation",): ({"max_length": 5}, "truncation is"),
+    ("padding",): ({"strategy": "x"}, "padding is"),
+    ("normalizer",): ({"type": "Lowercase"}, 'normalizer.type is "Lowercase"; only "NFC"'),
+    ("normalizer", "type"): ("NFKC", "normalizer must be an object") ,
+    ("pre_tokenizer",): ({"type": "Metaspace"}, "pre_tokenizer {\"type\": \"Metaspace\"} is not understood"),
+    ("pre_tokenizer", "pretokenizers"): ([SPLIT], "pattern {\"Regex\": \"x\"} is none of gpt2, llama3"),
+    ("pre_tokenizer", "pretokenizers", 0, "behavior"): ("Removed", 'behavior is "Removed"; only "Isolated"'),
+    ("pre_tokenizer", "pretokenizers", 0, "invert"): (True, "invert is true; only false"),
+    ("pre_tokenizer", "pretokenizers", 0, "pattern"): ({"String": " "}, "is none of gpt2"),
+    ("pre_tokenizer", "pretokenizers", 1, "add_prefix_space"): (True, "add_prefix_space is true; only false"),
+    ("pre_tokenizer", "pretokenizers", 1, "use_regex"): (True, "use_regex is true; only false"),
+    ("post_processor",): ({"type": "RobertaProcessing"}, 'type is "RobertaProcessing"; only "TemplateProcessing"'),
+    ("decoder",): ({"type": "Metaspace"}, 'decoder.type is "Metaspace"'),
+    ("model", "type"): ("Unigram", 'model.type is "Unigram"; only "BPE"'),
+    ("model", "dropout"): (0.1, "model.dropout is 0.1"),
+    ("model", "byte_fallback"): (True, "model.byte_fallback is true"),
+    ("model", "continuing_subword_prefix"): ("##", "continuing_subword_prefix is"),
+    ("model", "end_of_word_suffix"): ("</w>", "end_of_word_suffix is"),
+    ("model", "ignore_merges"): (1, "ignore_merges is 1; only false or true"),
+    ("model", "cache"): (1, "model has the field 'cache'"),
+    ("model", "unk_token"): ("!", "leave unk_token at None"),
+    ("model", "vocab"): ({"a": 0, "b": 2}, "each once; 'b' has 2 where 1 is due"),
+    ("model", "vocab", "!"): (5, "each once"),
+    ("model", "vocab", "new"): (1 << 40, "each once"),
+    ("model", "merges"): ([["a"]], 'merge 0 must be "a b" or'),
+    ("model", "merges", 3): ("a b c", 'merge 3 must be "a b" or'),
+    ("model", "merges", 4): (["a", "zzz"], "needs the token 'zzz'"),
+    ("added_tokens", 0, "lstrip"): (True, "lstrip is true; only false"),
+    ("added_tokens", 0, "single_word"): (True, "single_word is true"),
+    ("added_tokens", 0, "id"): (7, "must have id 0, its id in vocab; got 7"),
+    ("added_tokens", 0, "content"): (None, "must be a non-empty string, got None"),
+    ("added_tokens", 0, "special"): ("yes", 'special is "yes"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", NOT_UNDERSTOOD, ids=lambda path: ".".join(map(str, path)))
+def test_what_is_not_understood_is_refused_by_name(content: dict, path: tuple) -> None:
+    value, message = NOT_UNDERSTOOD[path]
+    if path == ("normalizer", "type"):
+        content["normalizer"], path = [], ()
+    node: Any = content
+    for key in path[:-1]:
+        node = node[key]
+    if path:
+        node[path[-1]] = value
+    with pytest.raises(ValueError) as error:
+        from_json(json.dumps(content))
+    assert str(error.value).startswith("tokenizer.json: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", [], {}, True, [[]], [{}], {"type": None}, {"type": "Sequence"}, -0.5])
+def test_a_part_of_another_type_is_refused(content: dict, value: Any) -> None:
+    """Every node of the tree, replaced by something else: refused, or (rarely) just as good, never a crash."""
+
+    def nodes(node: Any, depth: int = 0) -> list[tuple[Any, Any]]:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+        here = [(node, key) for key in keys[:12]]
+        return here + [found for key in keys[:12] for found in nodes(node[key], depth + 1)]
+
+    messages = []
+    for parent, key in nodes(content):
+        old, parent[key] = parent[key], value
+        messages.append(refusal(json.dumps(content)))
+        parent[key] = old
+    refused = [message for message in messages if message is not None]
+    assert len(refused) > 20
+    assert all(message.startswith("tokenizer.json: ") for message in refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "damaged, it is not JSON"),
+        ("{", "damaged, it is not JSON"),
+        ("[]", "tokenizer.json must be an object"),
+        ("null", "tokenizer.json must be an object"),
+        ("NaN", "NaN is not JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"a":' * 100_000, "nested too deep"),
+        ('{"version": "1.0", "version": "1.0"}', "the key 'version' stands twice in one object"),
+        ("9" * 100_000, "is too large"),
+        ('{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "decoder": {"type": "Fuse"}}', "surrogate pair"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_damaged_and_hostile_text_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        from_json(text)
+    assert message in str(error.value)
+
+
+def test_a_file_that_was_cut_or_scrambled_is_refused_or_whole(trained: Tokenizer) -> None:
+    text = to_json(trained)
+    chance = random.Random(0)
+    for _ in range(60):
+        place = chance.randrange(len(text))
+        for damaged in (text[:place], text[:place] + chance.choice('{}[]",:0x\\') + text[place + 1 :]):
+            assert (refusal(damaged) or "tokenizer.json: ").startswith("tokenizer.json: ")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipes.tokenizer import bpe
+from data_pipes.tokenizer.merge import NOTHING, merge, merge_many, merges_of
+
+LETTERS = "abc"
+
+
+@st.composite
+def tokenizers(draw: st.DrawFn) -> tuple[list[str], list[bpe.Pair]]:
+    """A vocabulary and merges in any order, which no training need have made; tokens may be spelt by two merges."""
+    vocab, merges = list(LETTERS), []
+    for _ in range(draw(st.integers(0, 12))):
+        pair = draw(st.sampled_from(vocab)), draw(st.sampled_from(vocab))
+        merges.append(pair)
+        if pair[0] + pair[1] not in vocab:
+            vocab.append(pair[0] + pair[1])
+    return vocab, draw(st.permutations(merges))
+
+
+def naive(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
+    return [vocab.index(token) for token in bpe.apply(word, bpe.rank(merges))]
+
+
+@given(tokenizer=tokenizers(), words=st.lists(st.text(LETTERS, min_size=1, max_size=20), min_size=1, max_size=12))
+def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: list[str]) -> None:
+    vocab, merges = tokenizer
+    table = merges_of([(vocab.index(a), vocab.index(b)) for a, b in merges], [vocab.index(a + b) for a, b in merges])
+    expected = [naive(word, vocab, merges) for word in words]
+    rows = np.full((len(words), 20), NOTHING)
+    for row, word in zip(rows, words, strict=True):
+        row[: len(word)] = [vocab.index(letter) for letter in word]
+    before = rows.copy()
+    assert [merge([vocab.index(letter) for letter in word], table) for word in words] == expected
+    groups = merge_many(rows, table)
+    found = {int(i): tokens[tokens >= 0].tolist() for places, group in groups for i, tokens in zip(places, group)}  # noqa: B905
+    assert found == dict(enumerate(expected))
+    assert (rows == before).all()
+
+
+def test_no_merges_and_no_words() -> None:
+    none = merges_of([], [])
+    assert merge([1, 2, 3], none) == [1, 2, 3]
+    assert merge([], none) == []
+    ((places, tokens),) = merge_many(np.array([[1, 2]]), none)
+    assert (places.tolist(), tokens.tolist()) == ([0], [[1, 2]])
+    assert sum(len(places) for places, _ in merge_many(np.empty((0, 3), np.int64), none)) == 0
+
+
+def test_of_a_pair_given_twice_the_last_place_counts() -> None:
+    pairs, merged = [(0, 1), (1, 2), (0, 1)], [3, 4, 3]
+    assert merge([0, 1, 2], merges_of(pairs, merged)) == [0, 4]
+
+
+def test_a_long_word_takes_n_log_n() -> None:
+    doubling = merges_of([(i, i) for i in range(17)], list(range(1, 18)))
+    assert merge([0] * (1 << 17), doubling) == [17]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
+
+from data_pipes.tokenizer.split import PATTERNS, chunks, cutter_of, splitter, words
+from tests.data_pipes.tokenizer.samples import SAMPLES, texts
+
+NAMES = tuple(PATTERNS)
+
+
+def peer(name: str) -> pre_tokenizers.PreTokenizer:
+    """The same cut, made of Hugging Face's parts as the model's own file has them."""
+    gpt2 = pre_tokenizers.Split(Regex(PATTERNS["gpt2"].unicode), "isolated")
+    if name == "smollm2":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    return pre_tokenizers.Split(Regex(PATTERNS[name].unicode), "isolated")
+
+
+def cut(cutter: pre_tokenizers.PreTokenizer, text: str) -> list[str]:
+    return [word for word, _ in cutter.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_are_hugging_faces(name: str) -> None:
+    for text in SAMPLES:
+        assert words(splitter(name), text) == cut(peer(name), text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(text=texts(old=True))
+def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
+    assert words(splitter(name), text) == cut(peer(name), text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(text=st.text(st.one_of(st.sampled_from(" \n\r\t'sLlRreE0"), st.characters(max_codepoint=127)), max_size=60))
+def test_both_forms_of_a_pattern_agree_on_ascii(name: str, text: str) -> None:
+    cutter = splitter(name)
+    assert cutter.ascii is not None
+    assert cutter.ascii.findall(text) == cutter.unicode.findall(text)
+
+
+@pytest.mark.parametrize("name", [*NAMES, r"\w+", "b*"])
+@given(text=texts())
+def test_words_joined_are_the_text(name: str, text: str) -> None:
+    found = words(splitter(name), text)
+    assert "".join(found) == text
+    assert "" not in found
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(text=texts(), size=st.integers(1, 6))
+def test_words_of_chunks_are_the_words(name: str, text: str, size: int) -> None:
+    cutter = splitter(name)
+    assert "".join(chunks(text, size)) == text
+    assert [word for part in chunks(text, size) for word in words(cutter, part)] == words(cutter, text)
+
+
+def test_chunks_are_cut_only_before_a_blank_that_follows_something() -> None:
+    assert list(chunks("ab   cd ef\n gh", 2)) == ["ab", "   cd", " ef\n gh"]
+    assert list(chunks(" " * 10, 2)) == [" " * 10]
+    assert list(cutter_of(splitter(r"\w+"))("ab cd")) == ["ab cd"]
+
+
+def test_digits() -> None:
+    cuts = {name: words(splitter(name), "a 12345") for name in NAMES}
+    assert cuts["gpt2"] == ["a", " 12345"]
+    assert cuts["llama3"] == ["a", " ", "123", "45"]
+    assert cuts["qwen2"] == ["a", " ", "1", "2", "3", "4", "5"]
+    assert cuts["smollm2"] == ["a", " ", "1", "2", "3", "4", "5"]
+
+
+def test_a_long_run_takes_no_longer_than_its_length() -> None:
+    for character in " \n-a1'":
+        text = character * 200_000
+        assert all("".join(words(splitter(name), text)) == text for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("gpt3", "no split pattern named 'gpt3'; use one of gpt2, llama3"),
+        ("(a|b)", "captures; write"),
+        ("[", "is not a regular expression"),
+        ("", "must be a string"),
+        (None, "must be a string"),
+    ],
+)
+def test_a_bad_pattern_is_refused(pattern: str, message: str) -> None:
+    with pytest.raises(ValueError, match=regex.escape(message)):
+        splitter(pattern)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+
+from data_pipes.tokenizer import TokenizerSpec
+from data_pipes.tokenizer.tables import symbol_ids, tables_of
+
+CHARACTERS = TokenizerSpec(kind="character", vocab=("?", "a", "é"), merges=(), pattern="gpt2", unk_token="?")
+
+
+@pytest.mark.parametrize(("fuse", "ids"), [(False, [0, 0, 1, 0, 2]), (True, [0, 1, 0, 2])])
+def test_unknown_characters(fuse: bool, ids: list[int]) -> None:
+    spec = TokenizerSpec(**{**CHARACTERS.__dict__, "fuse_unk": fuse})
+    assert symbol_ids(tables_of(spec), "xyazé") == ids
+    assert symbol_ids(tables_of(spec), "") == []
+
+
+def test_bytes() -> None:
+    spec = TokenizerSpec(kind="byte_level", vocab=("Ã", "©", "Ã©", "<pad>"), merges=(("Ã", "©"),), pattern="gpt2",
+                         ignore_merges=True)  # fmt: skip
+    tables = tables_of(spec)
+    assert symbol_ids(tables, "é") == [0, 1]
+    assert tables.contents == {0: b"\xc3", 1: b"\xa9", 2: "é".encode(), 3: b"<pad>"}
+    assert tables.whole == {"é": 2, "<pad>": 3}  # half a character is no word

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Peer
+
+from data_pipes.tokenizer import Tokenizer, bpe, byte_level, special_tokens, train, vocabulary_size
+from data_pipes.tokenizer.spec import token_ids
+from data_pipes.tokenizer.split import PATTERNS
+from data_pipes.tokenizer.trainer import SPECIAL_TOKENS, count_words, learn
+from tests.data_pipes.tokenizer.samples import SAMPLES
+
+WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), min_size=1, max_size=12)
+
+
+@given(words=WORDS, size=st.integers(3, 40), least=st.integers(1, 3))
+def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: int, least: int) -> None:
+    """With three letters, tokens are often spelt by two merges, and pairs come back after they were merged."""
+    fast = learn(words, "abc", size, kind="character", min_frequency=least, forbidden=["ab", "ccc"])
+    assert fast == bpe.learn(words, "abc", size, min_frequency=least, forbidden=["ab", "ccc"])
+
+
+@given(words=st.dictionaries(st.text("aé🙂 \0", min_size=1, max_size=6), st.integers(1, 9), min_size=1, max_size=6))
+def test_merges_of_bytes_are_those_of_the_readers_version(words: dict[str, int]) -> None:
+    first = ["<|end|>", *byte_level.ALPHABET]
+    fast = learn(words, first, 280, kind="byte_level", min_frequency=1, forbidden=["<|end|>"])
+    assert fast == byte_level.learn(words, 280, special_tokens=["<|end|>"], min_frequency=1)
+
+
+@pytest.mark.parametrize("pattern", ["qwen2", "gpt2"])
+def test_a_real_corpus_gives_the_merges_of_the_readers_version(library: list[str], pattern: str) -> None:
+    texts = [library[-1], *SAMPLES]
+    slow = byte_level.learn(count_words(texts, pattern), 600, special_tokens=SPECIAL_TOKENS)
+    fast = train(texts, 600, pattern=pattern).spec
+    assert (list(fast.vocab), list(fast.merges)) == slow
+
+
+@pytest.mark.parametrize("pattern", ["qwen2", "llama3"])
+def test_vocabulary_and_merges_are_hugging_faces(library: list[str], pattern: str) -> None:
+    """The whole vocabulary, special tokens and ids among it. (Theirs differ where two merges spell one token.)"""
+    peer = Peer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PATTERNS[pattern].unicode), "isolated")
+    peer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    texts = [*library, *SAMPLES[:-1]]
+    peer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=2000, min_frequency=2, special_tokens=[*SPECIAL_TOKENS], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    ours = train(texts, 2000, pattern=pattern).spec
+    assert len({a + b for a, b in ours.merges}) == len(ours.merges)
+    assert token_ids(ours) == peer.get_vocab()
+
+
+def test_neither_order_nor_pieces_of_the_corpus_matter(library: list[str], trained: Tokenizer) -> None:
+    texts = [*library, *SAMPLES]
+    random.Random(0).shuffle(texts)
+    assert train(iter(texts), 1500).spec == trained.spec
+
+
+def test_the_default_keeps_digits_apart_and_reserves_chat_tokens(trained: Tokenizer) -> None:
+    assert special_tokens(trained) == {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2, "<|pad|>": 3}
+    assert len(trained.encode("2024")) == 4
+    assert vocabulary_size(trained) == 1500 == len(trained.spec.vocab)
+
+
+def test_characters() -> None:
+    tokenizer = train(["low lower lowest"] * 2, 14, kind="character", special_tokens=["<|end|>"], pattern="gpt2")
+    assert tokenizer.spec.vocab[:9] == ("<|end|>", " ", "e", "l", "o", "r", "s", "t", "w")
+    assert tokenizer.decode(tokenizer.encode("slow tower")) == "slow tower"
+    with pytest.raises(ValueError, match="no token for the character 'x'; train on text that has it, or on bytes"):
+        tokenizer.encode("x")
+
+
+def test_normal_form() -> None:
+    composed, apart = train(["\u00e9 " * 9], 262, nfc=True), train(["e\u0301 " * 9], 262, nfc=True)
+    assert composed.spec == apart.spec
+    assert composed.decode(composed.encode("e\u0301")) == "\u00e9"
+
+
+def test_special_tokens_are_never_learned_from_text() -> None:
+    tokenizer = train(["abab abab"] * 9, 270, special_tokens=["abab", "<|end|>"])
+    assert ("ab", "ab") not in tokenizer.spec.merges
+    assert 0 not in tokenizer.encode("abab abab")
+
+
+def test_a_corpus_with_too_few_pairs_gives_a_smaller_vocabulary() -> None:
+    assert vocabulary_size(train(["ab ab"], 10_000, special_tokens=[])) == 256 + 1
+    assert vocabulary_size(train(["a"], 10_000, special_tokens=[])) == 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"texts": []}, ValueError, "there is no text to train on"),
+        ({"texts": ["", ""]}, ValueError, "there is no text to train on"),
+        ({"texts": "abc"}, TypeError, "write [text] instead of text"),
+        ({"texts": b"abc"}, TypeError, "write [text] instead of text"),
+        ({"texts": ["a", b"b"]}, TypeError, "texts must hold strings, got bytes at 1; decode it first"),
+        ({"texts": ["a", None]}, TypeError, "got NoneType at 1"),
+        ({"texts": ["a", "bc \ud800"]}, ValueError, "train: text has '\\ud800' at 3, half of a surrogate pair"),
+        ({"vocab_size": 259}, ValueError, "the alphabet (256) and the special tokens (4) need 260"),
+        ({"kind": "character", "vocab_size": 6}, ValueError, "the alphabet (4) and the special tokens (4) need 8"),
+        ({"kind": "bytes"}, ValueError, "kind must be one of byte_level, character, got 'bytes'"),
+        ({"pattern": "gpt5"}, ValueError, "no split pattern named 'gpt5'"),
+        ({"min_frequency": 0}, ValueError, "min_frequency must be at least 1"),
+        ({"special_tokens": ["<s>", "<s>"]}, ValueError, "special_tokens must be different strings"),
+        ({"special_tokens": "<s>"}, ValueError, "special_tokens must be different strings"),
+        ({"special_tokens": ["!"]}, ValueError, "the special token '!' is a character of the alphabet"),
+        ({"special_tokens": [""]}, ValueError, "must be a non-empty string"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        train(**{"texts": ["ab c"], "vocab_size": 300, **arguments})
+    assert message in str(raised.value)
