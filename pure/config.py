@@ -241,7 +241,7 @@ def _check_choices(config: ModelConfig) -> None:
             raise ValueError(f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value}")
 
 
-_LLAMA_32_ROPE = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,
+_LLAMA_32_ROPE: Mapping[str, Any] = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,
                   "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {

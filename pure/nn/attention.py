@@ -60,7 +60,7 @@ def attention(
         x: [B, T, D].
         angles: cos and sin of each position, [B or 1, T, H/2]; None without rotary positions.
         config: heads, head_dim, qk_norm.
-        backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend`).
+        backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend.choose`).
         segment_ids: [B, T] integers; a token sees only its own segment. None: one segment.
         keep: [B, N, T, S] weights' dropout factors, 0 or 1/(1 - p); None drops nothing.
         cache: keys and values of earlier tokens; None when training.

@@ -46,6 +46,16 @@ def empty_cache(
 ) -> KVCache:
     """Makes room for `length` tokens in each of `batch` rows.
 
+    Args:
+        batch: B.
+        length: S, tokens that each row can hold, at most max_position_embeddings.
+        dtype: of keys and values; the params' own loses nothing.
+        device: where the model is.
+        config: gives layers, K and H.
+
+    Returns:
+        KVCache of zeros, every length 0.
+
     Raises:
         ValueError: if `length` exceeds the model's max_position_embeddings.
     """

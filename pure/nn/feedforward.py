@@ -55,7 +55,12 @@ def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """Returns the non-linearity by its name in ModelConfig.hidden_act."""
-    table = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "relu": F.relu}
+    table: dict[str, Callable[[Tensor], Tensor]] = {
+        "silu": F.silu,
+        "gelu": F.gelu,
+        "gelu_tanh": partial(F.gelu, approximate="tanh"),
+        "relu": F.relu,
+    }
     return table[name]
 
 

@@ -7,6 +7,7 @@ Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019; Ba, Kiros and 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pure.config import ModelConfig
@@ -35,7 +36,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
         y = scale · x / √(mean(x²) + eps)
 
     Args:
-        x: [..., D], any float dtype; the mean is taken in float32.
+        x: [..., D], any float dtype; the mean is taken in float32 (float64 for float64).
         scale: [D].
         eps: > 0, keeps a row of zeros finite.
 
@@ -52,7 +53,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019, equation 4.
     """
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
 
 
@@ -62,7 +63,7 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         y = scale · (x - mean(x)) / √(mean((x - mean(x))²) + eps) + bias
 
     Args:
-        x: [..., D], any float dtype; the statistics are taken in float32.
+        x: [..., D], any float dtype; the statistics are taken in float32 (float64 for float64).
         scale: [D].
         bias: [D].
         eps: > 0, keeps a constant row finite.
@@ -78,6 +79,6 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
 
     Source: Ba, Kiros and Hinton 2016, equation 3.
     """
-    wide = x.float()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = wide - wide.mean(-1, keepdim=True)
     return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale + bias

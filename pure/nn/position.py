@@ -60,7 +60,7 @@ def rotate(x: Tensor, angles: Rotation) -> Tensor:
         angles: cos and sin [..., T, H/2].
 
     Returns:
-        [..., T, N, H], dtype of x, computed in float32.
+        [..., T, N, H], dtype of x, computed in float32 (float64 for float64).
 
     Example:
         A quarter turn takes (1, 0) to (0, 1).
@@ -71,7 +71,7 @@ def rotate(x: Tensor, angles: Rotation) -> Tensor:
 
     Source: Su et al. 2021, equation 34, with the channels in Llama's order.
     """
-    a, b = x.float().chunk(2, -1)
+    a, b = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)
     cos, sin = angles.cos[..., None, :], angles.sin[..., None, :]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 

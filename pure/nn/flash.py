@@ -1,0 +1,187 @@
+"""FlashAttention, written to be read: the scores exist one tile of keys at a time, and never all together.
+
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
+width, C keys in a tile, R queries that still have keys to see.
+
+Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure.nn.naive import allowed, grouped, masked, precise, ungrouped
+
+TILE = 128
+
+
+class _Problem(NamedTuple):
+    """What one call computes: q [B, K, T·G, H], k and v [B, K, S, H], keep [B, K, T·G, S] or None."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    start: Tensor | None
+    segment_ids: Tensor | None
+    keep: Tensor | None
+    groups: int
+    tile: int
+
+
+def flash(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    start: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    keep: Tensor | None = None,
+    tile: int = TILE,
+) -> Tensor:
+    """Computes the same as `pure.nn.naive.naive`, in memory that grows with T and not with T².
+
+    A softmax seems to need its whole row: the largest score, and the sum. But both can be kept while keys pass by.
+    Whenever a larger score appears, what was gathered so far is shrunk to the new scale:
+
+        m' = max(m, max_j s_j),  l' = l e^(m-m') + Σ_j e^(s_j-m'),  a' = a e^(m-m') + Σ_j e^(s_j-m') v_j,   y = a / l
+
+    For the gradient only y and L = m + ln l are kept; each tile of weights is computed again as P = e^(S - L).
+
+    Args:
+        q: [B, T, N, H].
+        k, v: [B, S, K, H].
+        start, segment_ids, keep: as in `naive`. (Dropout factors [B, N, T, S] take T² memory again.)
+        tile: C, keys at a time, >= 1. Under a compiler the loop is unrolled, T / C times.
+
+    Returns:
+        [B, T, N, H], dtype of q; scores, sums and the gradient's parts in float32.
+
+    Raises:
+        ValueError: if tile < 1.
+
+    Example:
+        >>> one = torch.ones(1, 2, 1, 1)
+        >>> flash(one, one, torch.tensor([[[[2.0]], [[4.0]]]]), tile=1).flatten()
+        tensor([2., 3.])
+
+    Source: Dao et al. 2022, algorithms 1 and 4. Differs from it: one loop, over keys; all queries of a tile at once.
+    """
+    if tile < 1:
+        raise ValueError(f"flash: tile counts keys and must be at least 1, got {tile}")
+    groups = q.shape[-2] // k.shape[-2]
+    dropped = None if keep is None else grouped(keep.transpose(-3, -2), groups)
+    heads = grouped(q, groups), k.transpose(-3, -2), v.transpose(-3, -2)
+    y, _ = _flash(*heads, start, segment_ids, dropped, groups, tile)
+    return ungrouped(y, groups)
+
+
+class _Flash(torch.autograd.Function):
+    """(y, L) of a problem; saves only its arguments and its results. (A class, because torch asks for one.)"""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*problem: Any) -> tuple[Tensor, Tensor]:
+        return _forward(_Problem(*problem))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        *tensors, groups, tile = inputs
+        ctx.sizes = (groups, tile)
+        ctx.save_for_backward(*tensors, *output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, d_log_sum: Tensor) -> tuple:
+        *tensors, y, log_sum = ctx.saved_tensors
+        grads = _backward(_Problem(*tensors, *ctx.sizes), y, log_sum, dy, d_log_sum)
+        return (*grads, None, None, None, None, None)
+
+
+@torch.compiler.allow_in_graph
+def _flash(*problem: Any) -> tuple[Tensor, Tensor]:
+    """Applies the function; a compiler traces what it does, not how (else vmap inside a compiled function fails)."""
+    return _Flash.apply(*problem)
+
+
+def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
+    """Walks over the keys once: y [B, K, T·G, H] and L [B, K, T·G, 1].
+
+    Steps:
+        1. Nothing gathered yet: a = 0, l = 0, m the most negative number.
+        2. A tile of keys meets the queries from its own place on: their scores, then the three updates.
+        3. The queries beside the tile have now seen all that they may (unless `start` moves them): set them aside.
+    """
+    # 1. a, l, m.
+    gathered = torch.zeros_like(p.q, dtype=precise(p.q.dtype))
+    total = gathered[..., :1]
+    top = torch.full_like(total, torch.finfo(total.dtype).min)
+    done = []
+    for first, begin, end in _tiles(p):
+        # 2. m', l', a'.
+        scores = _scores(p, first, begin, end)
+        top, old = torch.maximum(top, scores.amax(-1, keepdim=True)), top
+        weights, shrink = (scores - top).exp(), (old - top).exp()
+        total = total * shrink + weights.sum(-1, keepdim=True)
+        mixed = _drop(p, weights, first, begin, end).to(p.v.dtype) @ p.v[..., begin:end, :]
+        gathered = gathered * shrink + mixed
+        # 3. Rows that are done.
+        rows = (end - begin) * p.groups if p.start is None else 0
+        done.append((gathered[..., :rows, :], total[..., :rows, :], top[..., :rows, :]))
+        gathered, total, top = gathered[..., rows:, :], total[..., rows:, :], top[..., rows:, :]
+    gathered, total, top = (torch.cat(parts, -2) for parts in zip(*done, (gathered, total, top), strict=True))
+    return (gathered / total).to(p.q.dtype), top + total.log()
+
+
+def _backward(p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Walks over the keys once more: (dq, dk, dv), shaped like q, k and v.
+
+        P = e^(S - L),  dV = Pᵀ dy,  dP = dy Vᵀ,  dS = P (dP - Σ_h dy y + dL),  dq = dS K / √H,  dK = dSᵀ q / √H
+
+    Steps:
+        1. What each row shares: Σ_h dy y, which is Σ_j P dP.
+        2. The tile's weights, computed again.
+        3. Through the mixture, the softmax, the product.
+        4. The queries beside the tile have met all their keys: set their gradient aside.
+    """
+    # 1. [B, K, T·G, 1]
+    shared = (dy * y).to(log_sum.dtype).sum(-1, keepdim=True) - d_log_sum
+    dq, dk, dv, done = torch.zeros_like(p.q, dtype=log_sum.dtype), [], [], []
+    for first, begin, end in _tiles(p):
+        tail, k, v = slice(first * p.groups, None), p.k[..., begin:end, :], p.v[..., begin:end, :]
+        q, up = p.q[..., tail, :], dy[..., tail, :]
+        # 2. [B, K, R·G, C]
+        weights = (_scores(p, first, begin, end) - log_sum[..., tail, :]).exp()
+        # 3. dV, dP, dS, dq, dK.
+        dv.append(_drop(p, weights, first, begin, end).to(up.dtype).transpose(-1, -2) @ up)
+        d_weights = _drop(p, up @ v.transpose(-1, -2), first, begin, end)
+        d_scores = (weights * (d_weights - shared[..., tail, :]) * q.shape[-1] ** -0.5).to(q.dtype)
+        dq = dq + d_scores @ k
+        dk.append(d_scores.transpose(-1, -2) @ q)
+        # 4. Rows that are done.
+        rows = (end - begin) * p.groups if p.start is None else 0
+        done.append(dq[..., :rows, :])
+        dq = dq[..., rows:, :]
+    unseen = torch.zeros_like(p.k[..., end:, :])
+    return torch.cat([*done, dq], -2).to(p.q.dtype), torch.cat([*dk, unseen], -2), torch.cat([*dv, unseen], -2)
+
+
+def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
+    """(first query that may see the tile, its first key, the key behind its last) of each tile of keys."""
+    keys = p.k.shape[-2] if p.start is not None else min(p.q.shape[-2] // p.groups, p.k.shape[-2])
+    return [(begin if p.start is None else 0, begin, min(begin + p.tile, keys)) for begin in range(0, keys, p.tile)]
+
+
+def _scores(p: _Problem, first: int, begin: int, end: int) -> Tensor:
+    """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`."""
+    rows, columns = range(first, p.q.shape[-2] // p.groups), range(begin, end)
+    scores = p.q[..., first * p.groups :, :] @ p.k[..., begin:end, :].transpose(-1, -2)
+    mask = allowed(rows, columns, p.start, p.segment_ids, p.q.device)
+    return masked(scores.to(precise(p.q.dtype)) * p.q.shape[-1] ** -0.5, mask)
+
+
+def _drop(p: _Problem, weights: Tensor, first: int, begin: int, end: int) -> Tensor:
+    """Weights [B, K, R·G, C] times their dropout factors, if there are any."""
+    return weights if p.keep is None else weights * p.keep[..., first * p.groups :, begin:end]
