@@ -1,13 +1,6 @@
 """Optimizers: optax's protocol, names, arguments and states. Import from here, or from the file that bears the name."""
 
-from pure.optim.adamw import (
-    ScaleByAdamState,
-    WeightDecaySchedule,
-    adam,
-    adamw,
-    add_decayed_weights,
-    scale_by_adam,
-)
+from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
 from pure.optim.base import EmptyState, apply_updates, chain, identity
 from pure.optim.clip import clip, clip_by_global_norm
@@ -23,11 +16,12 @@ from pure.optim.mask import (
     masked,
     path_mask,
 )
-from pure.optim.muon import MuonState, muon, scale_by_muon, scale_by_shape
+from pure.optim.muon import MuonState, muon, scale_by_muon
 from pure.optim.newton_schulz import orthogonalize
 from pure.optim.partition import PartitionState, partition
 from pure.optim.reduce_on_plateau import ReduceLROnPlateauState, reduce_on_plateau
 from pure.optim.scale import ScaleByScheduleState, scale, scale_by_learning_rate, scale_by_schedule
+from pure.optim.scale_by_shape import scale_by_shape
 from pure.optim.schedule import (
     constant_schedule,
     cosine_decay_schedule,
@@ -43,6 +37,7 @@ from pure.optim.warmup import (
     warmup_linear_decay_schedule,
     wsd_schedule,
 )
+from pure.optim.weight_decay import WeightDecaySchedule, add_decayed_weights
 from pure.types import GradientTransformation, Schedule
 
 __all__ = [

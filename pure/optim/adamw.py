@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import (
-    EmptyState,
     Scalar,
     ScalarOrSchedule,
     bias_correction,
@@ -24,30 +23,24 @@ from pure.optim.base import (
     check_dtype,
     check_fraction,
     check_not_negative,
-    empty_init,
     increment,
     map_unzip,
     wide,
     widest,
     zero_count,
 )
-from pure.optim.mask import Mask, masked
-from pure.optim.scale import scale_by_learning_rate, schedule_value
+from pure.optim.mask import Mask
+from pure.optim.scale import scale_by_learning_rate
+from pure.optim.weight_decay import add_decayed_weights
 from pure.types import GradientTransformation, Tree
 
 
 class ScaleByAdamState(NamedTuple):
     """What Adam remembers."""
 
-    count: Tensor  # [] int32  updates so far
+    count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
     nu: Tree  # running mean of its square, like the params
-
-
-class WeightDecaySchedule(NamedTuple):
-    """The number of updates so far, if the weight decay is a schedule."""
-
-    count: Tensor  # [] int32
 
 
 def adamw(
@@ -121,7 +114,13 @@ def adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Builds Adam: `adamw` without weight decay; the same arguments.
+    """Builds Adam: `adamw` without weight decay.
+
+    Args:
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
+
+    Returns:
+        GradientTransformation with state (ScaleByAdamState, rate's state).
 
     Example:
         >>> opt = adam(0.1)
@@ -144,7 +143,13 @@ def scale_by_adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Binds the arguments of `adam_update`; they are those of `adamw`.
+    """Binds the arguments of `adam_update`.
+
+    Args:
+        b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
+
+    Returns:
+        GradientTransformation with state ScaleByAdamState; its updates point uphill.
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), or a negative eps.
@@ -236,59 +241,3 @@ def adam_update(
 
     steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)
     return steps, ScaleByAdamState(count=count, mu=mu, nu=nu)
-
-
-def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None) -> GradientTransformation:
-    """Adds weight_decay * params to the updates: u ← u + weight_decay p.
-
-    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 - learning_rate
-    weight_decay.
-
-    Args:
-        weight_decay: >= 0; a number, a [] tensor or a schedule.
-        mask: which leaves decay, as in `adamw`.
-
-    Returns:
-        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask, MaskedState
-        around it.
-
-    Raises:
-        ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
-
-    Example:
-        >>> opt = add_decayed_weights(0.5)
-        >>> opt.update(torch.tensor(1.0), EmptyState(), torch.tensor(4.0))[0]
-        tensor(3.)
-    """
-    check_not_negative("add_decayed_weights", weight_decay=weight_decay)
-    init = decay_schedule_init if callable(weight_decay) else empty_init
-    decay = GradientTransformation(init, partial(decay_update, weight_decay=weight_decay))
-    return decay if mask is None else masked(decay, mask)
-
-
-def decay_schedule_init(params: Tree) -> WeightDecaySchedule:
-    """Starts counting at 0."""
-    return WeightDecaySchedule(count=zero_count(params))
-
-
-def decay_update(
-    updates: Tree,
-    state: EmptyState | WeightDecaySchedule,
-    params: Tree | None = None,
-    *,
-    weight_decay: ScalarOrSchedule,
-    **extra: Any,
-) -> tuple[Tree, EmptyState | WeightDecaySchedule]:
-    """Adds weight_decay * params, in the wider dtype of the two."""
-    del extra
-    new = WeightDecaySchedule(count=increment(state.count)) if isinstance(state, WeightDecaySchedule) else state
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return updates, new
-    if params is None:
-        raise ValueError("add_decayed_weights: params is needed for weight decay: call update(grads, state, params)")
-    rate = schedule_value(weight_decay, state.count) if isinstance(state, WeightDecaySchedule) else weight_decay
-
-    def leaf(g: Tensor, p: Tensor) -> Tensor:
-        return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
-
-    return tree.map(leaf, updates, params), new

@@ -138,6 +138,9 @@ def chain_update(
     Returns:
         (updates, state), the state a tuple again.
 
+    Raises:
+        ValueError: if there are not as many states as links.
+
     Steps:
         1. Update by each link in turn.
         2. Once a link has changed the updates, `grad_norm` is no longer their norm, and is not handed on. (A later

@@ -29,7 +29,7 @@ from pure.types import GradientTransformation, Tree
 class EmaState(NamedTuple):
     """The average, which started from zero."""
 
-    count: Tensor  # [] int32  values averaged so far
+    count: Tensor  # type: ignore[assignment]  # [] int32  values averaged so far
     ema: Tree  # like the params
 
 
@@ -72,7 +72,17 @@ def ema_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> E
 def ema_update(
     updates: Tree, state: EmaState, params: Tree | None = None, *, decay: Scalar, debias: bool, **extra: Any
 ) -> tuple[Tree, EmaState]:
-    """Moves the average towards `updates`, and returns it; see `ema` for the formula."""
+    """Moves the average towards `updates`, and returns it; see `ema` for the formula.
+
+    Args:
+        updates: tree of values.
+        state: EmaState.
+        params, extra: not used.
+        decay, debias: as in `ema`.
+
+    Returns:
+        (averages, state).
+    """
     del params, extra
     count = increment(state.count)
     fill = bias_correction(decay, count, widest(updates)) if debias else None

@@ -21,13 +21,13 @@ from pure.types import GradientTransformation, Schedule, Tree
 class WrappedScheduleState(NamedTuple):
     """The number of values that a schedule has given."""
 
-    count: Tensor  # [] int32
+    count: Tensor  # type: ignore[assignment]  # [] int32
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
     """Hyperparameters by name, and the state of the optimizer they were put into."""
 
-    count: Tensor  # [] int32  updates so far
+    count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     hyperparams: dict[str, Tensor]  # name -> [], the values of the last update
     hyperparams_states: dict[str, WrappedScheduleState]  # name -> count, for schedules
     inner_state: Tree
@@ -90,6 +90,13 @@ def build_injected(
 ) -> GradientTransformation:
     """Sorts the builder's arguments into numbers, schedules and the rest, and binds them.
 
+    Args:
+        args, kwargs: those of the builder.
+        inner_factory, static_args, hyperparam_dtype: as in `inject_hyperparams`.
+
+    Returns:
+        GradientTransformation with state InjectStatefulHyperparamsState.
+
     Steps:
         1. All arguments by name, defaults filled in. (The builder is called once, so that it checks them.)
         2. Sort.
@@ -111,7 +118,12 @@ def build_injected(
         else:
             rest[name] = value
     # 3. Bind.
-    settings = {"factory": inner_factory, "rest": rest, "schedules": schedules, "dtype": hyperparam_dtype}
+    settings: dict[str, Any] = {
+        "factory": inner_factory,
+        "rest": rest,
+        "schedules": schedules,
+        "dtype": hyperparam_dtype,
+    }
     return GradientTransformation(partial(inject_init, numbers=numbers, **settings), partial(inject_update, **settings))
 
 
@@ -124,7 +136,17 @@ def inject_init(
     rest: dict[str, Any],
     dtype: torch.dtype | None,
 ) -> InjectStatefulHyperparamsState:
-    """Puts the numbers, and the schedules' first values, into the state."""
+    """Puts the numbers, and the schedules' first values, into the state.
+
+    Args:
+        params: tree of parameters.
+        factory: the builder.
+        numbers, schedules, rest: its arguments that become hyperparams, that are functions of the count, and others.
+        dtype: as `hyperparam_dtype` in `inject_hyperparams`.
+
+    Returns:
+        InjectStatefulHyperparamsState.
+    """
     count = zero_count(params)
     dtype = _dtype(params, dtype)
     hyperparams = {k: _number(v, dtype, count) for k, v in numbers.items()}

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.adamw import add_decayed_weights
 from pure.optim.base import (
     Scalar,
     ScalarOrSchedule,
@@ -29,6 +28,7 @@ from pure.optim.base import (
 )
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
+from pure.optim.weight_decay import add_decayed_weights
 from pure.types import GradientTransformation, Tree
 
 MODES = ("hard", "smooth", "refined")
@@ -37,7 +37,7 @@ MODES = ("hard", "smooth", "refined")
 class ScaleByLionState(NamedTuple):
     """What Lion remembers: half of Adam."""
 
-    count: Tensor  # [] int32  updates so far
+    count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
 
 

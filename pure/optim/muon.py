@@ -8,7 +8,6 @@ Norm", 2024; Liu and others, "Muon is Scalable for LLM Training", 2025 (consiste
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,10 +15,9 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.adamw import adamw, add_decayed_weights
-from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, input_and_output, resolve
+from pure.optim.adamw import adamw
+from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, resolve
 from pure.optim.base import (
-    EmptyState,
     Scalar,
     ScalarOrSchedule,
     bias_correction,
@@ -27,7 +25,6 @@ from pure.optim.base import (
     check_dtype,
     check_fraction,
     check_not_negative,
-    empty_init,
     increment,
     wide,
     widest,
@@ -37,13 +34,15 @@ from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from pure.optim.partition import partition
 from pure.optim.scale import scale_by_learning_rate
+from pure.optim.scale_by_shape import scale_by_shape
+from pure.optim.weight_decay import add_decayed_weights
 from pure.types import GradientTransformation, Tree
 
 
 class MuonState(NamedTuple):
     """What Muon remembers."""
 
-    count: Tensor  # [] int32  updates so far
+    count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
     ns_coeffs: Tensor  # [3] or [n, 3] float32  coefficients of the Newton-Schulz steps
 
@@ -111,7 +110,6 @@ def muon(
     """
     check_not_negative("muon", learning_rate=learning_rate)
     dims = MuonDimensionNumbers() if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
-    by_matrix = None if muon_weight_dimension_numbers is None else dims
     for_matrices = chain(
         scale_by_muon(
             ns_coeffs,
@@ -130,15 +128,11 @@ def muon(
     )
     for_others = adamw(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
-        adam_b1,
-        adam_b2,
-        eps,
-        adam_eps_root,
-        mu_dtype,
-        adam_weight_decay,
+        *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
         nesterov=nesterov,
     )
-    return partition({"muon": for_matrices, "adam": for_others}, partial(muon_labels, dimensions=by_matrix))
+    labels = partial(muon_labels, dimensions=muon_weight_dimension_numbers)
+    return partition({"muon": for_matrices, "adam": for_others}, labels)
 
 
 def muon_labels(params: Tree, *, dimensions: Dimensions | None) -> Tree:
@@ -161,7 +155,14 @@ def scale_by_muon(
     preconditioning: str = "frobenius",
     weight_dimension_numbers: Dimensions | None = None,
 ) -> GradientTransformation:
-    """Binds the arguments of `muon_update`, for a tree of matrices alone; they are those of `muon`.
+    """Binds the arguments of `muon_update`, for a tree of matrices alone.
+
+    Args:
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning: as in `muon`.
+        weight_dimension_numbers: as `muon_weight_dimension_numbers` there.
+
+    Returns:
+        GradientTransformation with state MuonState; its updates point uphill.
 
     Raises:
         ValueError: for beta outside [0, 1), ns_steps < 1, more steps than coefficients, an unknown preset or
@@ -258,47 +259,3 @@ def muon_update(
     rows = [leaf(*row) for row in zip(*columns, strict=True)]
     steps, mu = (tree.unflatten(spec, [row[i] for row in rows]) for i in range(2))
     return steps, MuonState(count=count, mu=mu, ns_coeffs=state.ns_coeffs)
-
-
-def scale_by_shape(
-    weight_dimension_numbers: Dimensions | None = None, consistent_rms: float | None = None
-) -> GradientTransformation:
-    """Scales the update of each matrix by its shape, so that one learning rate fits all.
-
-        √max(1, O / I),  or with consistent_rms  √max(I, O) consistent_rms
-
-    Args:
-        weight_dimension_numbers: as in `muon`, for a tree of matrices alone.
-        consistent_rms: root mean square wanted; None takes the first formula.
-
-    Example:
-        >>> scale_by_shape().update(torch.ones(4, 1), EmptyState())[0][0]
-        tensor([2.])
-    """
-    check_not_negative("scale_by_shape", consistent_rms=consistent_rms)
-    dims = MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers
-    return GradientTransformation(
-        empty_init, partial(scale_by_shape_update, dimensions=dims, consistent_rms=consistent_rms)
-    )
-
-
-def scale_by_shape_update(
-    updates: Tree,
-    state: EmptyState,
-    params: Tree | None = None,
-    *,
-    dimensions: Dimensions,
-    consistent_rms: float | None,
-    **extra: Any,
-) -> tuple[Tree, EmptyState]:
-    """Multiplies each leaf by the factor of `scale_by_shape`."""
-    del params, extra
-    values, spec = tree.flatten(updates)
-    scaled = []
-    for x, dims in zip(values, resolve(dimensions, updates), strict=True):
-        inputs, outputs = (math.prod([x.shape[i] for i in axes]) for axes in input_and_output(x, dims))
-        factor = math.sqrt(max(1, outputs / inputs))
-        if consistent_rms is not None:
-            factor = math.sqrt(max(inputs, outputs)) * consistent_rms
-        scaled.append((factor * wide(x)).to(x.dtype))
-    return tree.unflatten(spec, scaled), state

@@ -105,7 +105,7 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
         ns_coeffs = PRESETS[ns_coeffs]
     if not isinstance(ns_steps, int) or ns_steps < 1:
         raise ValueError(f"muon: ns_steps must be an int >= 1, got {ns_steps!r}; 5 is usual")
-    many = [tuple(row) for row in ns_coeffs if isinstance(row, Sequence)]
+    many: list[Sequence] = [tuple(row) for row in ns_coeffs if isinstance(row, Sequence)]
     if any(len(row) != 3 for row in many or [ns_coeffs]) or (many and len(many) != len(ns_coeffs)):
         raise ValueError(f"muon: ns_coeffs must be three numbers or a sequence of threes, got {ns_coeffs}")
     if len(many) > ns_steps:

@@ -52,7 +52,11 @@ def partition(
 def partition_init(
     params: Tree, *, transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree]
 ) -> PartitionState:
-    """Starts each transformation on its group."""
+    """Starts each transformation on its group.
+
+    Raises:
+        ValueError: if a label has no transformation.
+    """
     labels = param_labels(params) if callable(param_labels) else param_labels
     unknown = set(tree.leaves(labels)) - set(transforms)
     if unknown:
@@ -72,7 +76,17 @@ def partition_update(
     param_labels: Tree | Callable[[Tree], Tree],
     **extra: Any,
 ) -> tuple[Tree, PartitionState]:
-    """Updates each group by its own transformation; labels are those of the updates that came in."""
+    """Updates each group by its own transformation; the labels are those of the updates that came in.
+
+    Args:
+        updates: tree of updates.
+        state: PartitionState.
+        params, extra: handed to each transformation.
+        transforms, param_labels: as in `partition`.
+
+    Returns:
+        (updates, state).
+    """
     labels = param_labels(updates) if callable(param_labels) else param_labels
     states = {}
     for label, t in transforms.items():

@@ -23,7 +23,7 @@ class ReduceLROnPlateauState(NamedTuple):
     best_value: Tensor  # [] float  lowest mean loss seen
     plateau_count: Tensor  # [] int32  means without improvement, in a row
     cooldown_count: Tensor  # [] int32  means still to be ignored
-    count: Tensor  # [] int32  losses in the mean being gathered
+    count: Tensor  # type: ignore[assignment]  # [] int32  losses in the mean being gathered
     avg_value: Tensor  # [] float  that mean
 
 
@@ -123,6 +123,9 @@ def plateau_update(
 
     Returns:
         (updates, state).
+
+    Raises:
+        ValueError: if value is missing.
 
     Steps:
         1. Add the loss to the mean.

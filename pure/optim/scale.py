@@ -29,7 +29,7 @@ from pure.types import GradientTransformation, Schedule, Tree
 class ScaleByScheduleState(NamedTuple):
     """The number of updates so far, from which a schedule reads its value."""
 
-    count: Tensor  # [] int32
+    count: Tensor  # type: ignore[assignment]  # [] int32
 
 
 def scale(step_size: Scalar) -> GradientTransformation:
@@ -84,13 +84,24 @@ def schedule_update(
     flip_sign: bool = False,
     **extra: Any,
 ) -> tuple[Tree, ScaleByScheduleState]:
-    """Multiplies every leaf by step_size_fn(count), or by its negative, and counts."""
+    """Multiplies every leaf by step_size_fn(count), or by its negative, and counts.
+
+    Args:
+        updates: tree of updates.
+        state: ScaleByScheduleState.
+        params, extra: not used.
+        step_size_fn: schedule, count [] int32 -> [] float32.
+        flip_sign: whether to take the negative.
+
+    Returns:
+        (updates, state), each leaf in its own dtype.
+    """
     del params, extra
     value = schedule_value(step_size_fn, state.count)
     return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
 
 
-def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool = True) -> GradientTransformation:
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None, *, flip_sign: bool = True) -> GradientTransformation:
     """Multiplies updates by minus the learning rate, so that adding them goes downhill.
 
     Args:
@@ -111,10 +122,10 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule, *, flip_sign: bool =
     if learning_rate is None:
         return identity()
     if callable(learning_rate):
-        update = partial(schedule_update, step_size_fn=learning_rate, flip_sign=flip_sign)
-        return GradientTransformation(schedule_init, update)
-    update = partial(learning_rate_update, learning_rate=learning_rate, flip_sign=flip_sign)
-    return GradientTransformation(empty_init, update)
+        by_schedule = partial(schedule_update, step_size_fn=learning_rate, flip_sign=flip_sign)
+        return GradientTransformation(schedule_init, by_schedule)
+    by_number = partial(learning_rate_update, learning_rate=learning_rate, flip_sign=flip_sign)
+    return GradientTransformation(empty_init, by_number)
 
 
 def learning_rate_update(
@@ -126,15 +137,25 @@ def learning_rate_update(
     flip_sign: bool,
     **extra: Any,
 ) -> tuple[Tree, EmptyState]:
-    """Multiplies every leaf by -learning_rate (by learning_rate if not `flip_sign`)."""
+    """Multiplies every leaf by -learning_rate (by learning_rate if not `flip_sign`).
+
+    Args:
+        updates: tree of updates.
+        state: EmptyState().
+        params, extra: not used.
+        learning_rate, flip_sign: as in `scale_by_learning_rate`.
+
+    Returns:
+        (updates, state), each leaf in its own dtype.
+    """
     del params, extra
     return _times(-learning_rate if flip_sign else learning_rate, updates), state
 
 
-def schedule_value(value: ScalarOrSchedule, count: Tensor) -> Scalar:
-    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule."""
-    if not callable(value):
-        return value
+def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
+    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule (and needs no count)."""
+    if count is None or not callable(value):
+        return value  # type: ignore[return-value]
     now = value(count)
     return store_once(now) if isinstance(now, Tensor) else now
 

@@ -1,0 +1,95 @@
+"""Decoupled weight decay: weights are pulled towards zero beside the gradient's step, not through it.
+
+Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.optim.base import EmptyState, ScalarOrSchedule, check_not_negative, empty_init, increment, wide, zero_count
+from pure.optim.mask import Mask, masked
+from pure.optim.scale import schedule_value
+from pure.types import GradientTransformation, Tree
+
+
+class WeightDecaySchedule(NamedTuple):
+    """The number of updates so far, if the weight decay is a schedule."""
+
+    count: Tensor  # type: ignore[assignment]  # [] int32
+
+
+def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None) -> GradientTransformation:
+    """Adds weight_decay * params to the updates: u ← u + weight_decay p.
+
+    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 - learning_rate
+    weight_decay.
+
+    Args:
+        weight_decay: >= 0; a number, a [] tensor or a schedule.
+        mask: which leaves decay, as in `adamw`.
+
+    Returns:
+        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask, MaskedState
+        around it.
+
+    Raises:
+        ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
+
+    Example:
+        >>> opt = add_decayed_weights(0.5)
+        >>> opt.update(torch.tensor(1.0), EmptyState(), torch.tensor(4.0))[0]
+        tensor(3.)
+    """
+    check_not_negative("add_decayed_weights", weight_decay=weight_decay)
+    init = decay_schedule_init if callable(weight_decay) else empty_init
+    decay = GradientTransformation(init, partial(decay_update, weight_decay=weight_decay))
+    return decay if mask is None else masked(decay, mask)
+
+
+def decay_schedule_init(params: Tree) -> WeightDecaySchedule:
+    """Starts counting at 0."""
+    return WeightDecaySchedule(count=zero_count(params))
+
+
+def decay_update(
+    updates: Tree,
+    state: EmptyState | WeightDecaySchedule,
+    params: Tree | None = None,
+    *,
+    weight_decay: ScalarOrSchedule,
+    **extra: Any,
+) -> tuple[Tree, EmptyState | WeightDecaySchedule]:
+    """Adds weight_decay * params, in the wider dtype of the two.
+
+    Args:
+        updates: tree of updates.
+        state: EmptyState, or WeightDecaySchedule if the weight decay is a schedule.
+        params: like updates.
+        weight_decay: as in `adamw`.
+        extra: not used.
+
+    Returns:
+        (updates, state).
+
+    Raises:
+        ValueError: if params is missing and weight_decay is not the number 0.
+    """
+    del extra
+    count = state.count if isinstance(state, WeightDecaySchedule) else None
+    new = state if count is None else WeightDecaySchedule(count=increment(count))
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        return updates, new
+    if params is None:
+        raise ValueError("add_decayed_weights: params is needed for weight decay: call update(grads, state, params)")
+    rate = schedule_value(weight_decay, count)
+
+    def leaf(g: Tensor, p: Tensor) -> Tensor:
+        return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
+
+    return tree.map(leaf, updates, params), new

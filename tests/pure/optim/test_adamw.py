@@ -1,0 +1,92 @@
+"""Adam and AdamW against their formulas, evaluated naively in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pure import optim
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    ("b1", "b2", "eps", "eps_root", "decay"), [(0.9, 0.999, 1e-8, 0.0, 0.1), (0, 0.5, 0.1, 0.2, 0)]
+)
+def test_formula(b1: float, b2: float, eps: float, eps_root: float, decay: float, nesterov: bool) -> None:
+    rng = np.random.default_rng(0)
+    p, rate = rng.normal(size=7), 0.01
+    opt = optim.adamw(rate, b1, b2, eps, eps_root, weight_decay=decay, nesterov=nesterov)
+    params = torch.tensor(p)
+    state, mu, nu = opt.init(params), np.zeros(7), np.zeros(7)
+    for t in range(1, 30):
+        g = rng.normal(size=7)
+        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g * g
+        mean = mu / (1 - b1**t)
+        if nesterov:
+            mean = b1 * mu / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        p = p - rate * (mean / (np.sqrt(nu / (1 - b2**t) + eps_root) + eps) + decay * p)
+        updates, state = opt.update(torch.tensor(g), state, params)
+        params = optim.apply_updates(params, updates)
+    np.testing.assert_allclose(params.numpy(), p, rtol=1e-12)
+    np.testing.assert_allclose(state[0].mu.numpy(), mu, rtol=1e-12)
+    np.testing.assert_allclose(state[0].nu.numpy(), nu, rtol=1e-12)
+    assert state[0].count.item() == 29
+
+
+def test_adam_is_adamw_without_decay() -> None:
+    g, p = torch.randn(5, generator=torch.Generator().manual_seed(0)), torch.ones(5)
+    plain, decayed = optim.adam(0.1, eps_root=1e-3), optim.adamw(0.1, eps_root=1e-3, weight_decay=0.0)
+    assert torch.equal(plain.update(g, plain.init(p))[0], decayed.update(g, decayed.init(p))[0])
+
+
+def test_no_gradient_ever_means_no_step() -> None:
+    opt = optim.adam(0.1)
+    updates, _ = opt.update(torch.zeros(3), opt.init(torch.zeros(3)))
+    assert updates.tolist() == [0, 0, 0]
+
+
+def test_a_rate_may_be_a_tensor_or_a_schedule() -> None:
+    g, p = torch.tensor([3.0, -1.0]), torch.zeros(2)
+    rates = (0.25, torch.tensor(0.25), optim.constant_schedule(0.25))
+    first, *rest = (opt.update(g, opt.init(p), p)[0] for opt in map(optim.adamw, rates))
+    assert all(torch.equal(first, other) for other in rest)
+
+
+def test_mixed_dtypes() -> None:
+    """A float32 mean of bfloat16 gradients gives float32 updates, as in optax; what is stored keeps its dtype."""
+    opt = optim.scale_by_adam(mu_dtype=torch.float32)
+    p = torch.zeros(3, dtype=torch.bfloat16)
+    updates, state = opt.update(torch.ones_like(p), opt.init(p))
+    assert (updates.dtype, state.mu.dtype, state.nu.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    narrow = optim.scale_by_adam(mu_dtype=torch.bfloat16)
+    updates, state = narrow.update(torch.ones(3), narrow.init(torch.zeros(3)))
+    assert (updates.dtype, state.mu.dtype, state.nu.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+
+
+def test_gradients_pass_through_an_update() -> None:
+    """Meta-gradients: d(update)/d(g) of the first step of Adam with b1 = b2 = 0 is eps / (|g| + eps)²."""
+    opt = optim.scale_by_adam(0.0, 0.0, eps=0.5)
+    g = torch.tensor([2.0])
+    slope = torch.func.grad(lambda g: opt.update(g, opt.init(torch.zeros(1)))[0].sum())(g)
+    torch.testing.assert_close(slope, torch.tensor([0.5 / 2.5**2]))
+
+
+@pytest.mark.parametrize("builder", [optim.adam, optim.adamw])
+def test_bad_arguments(builder: object) -> None:
+    with pytest.raises(ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the minus sign"):
+        builder(-0.1)
+    with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got 1.0"):
+        builder(0.1, b1=1.0)
+    with pytest.raises(ValueError, match=r"b2 must be in \[0, 1\), got -0.5"):
+        builder(0.1, b2=-0.5)
+    with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
+        builder(0.1, eps=-1e-8)
+    with pytest.raises(TypeError, match=r"mu_dtype must be None or a floating torch\.dtype"):
+        builder(0.1, mu_dtype=torch.int8)
+
+
+def test_updates_of_another_tree_are_refused() -> None:
+    opt = optim.adam(0.1)
+    with pytest.raises(ValueError, match="key"):
+        opt.update({"b": torch.zeros(1)}, opt.init({"a": torch.zeros(1)}))

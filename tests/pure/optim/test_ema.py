@@ -1,0 +1,44 @@
+"""Moving averages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pure import optim
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_formula(debias: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(12, 3))
+    weights = 0.2 * 0.8 ** np.arange(11, -1, -1)
+    expected = weights @ values / (weights.sum() if debias else 1.0)
+    average = optim.ema(0.8, debias=debias)
+    state = average.init(torch.zeros(3, dtype=torch.float64))
+    for x in values:
+        out, state = average.update(torch.tensor(x), state)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-12)
+
+
+def test_of_parameters() -> None:
+    """An average of params starts from a clone, and moves a fraction of the way."""
+    average = {"w": torch.tensor([1.0, 2.0])}
+    new = {"w": torch.tensor([3.0, 2.0])}
+    moved = optim.incremental_update(new, average, torch.tensor(0.25))
+    torch.testing.assert_close(moved["w"], torch.tensor([1.5, 2.0]))
+    narrow = optim.incremental_update(new, {"w": average["w"].bfloat16()}, 0.25)
+    assert narrow["w"].dtype == torch.bfloat16
+
+
+def test_a_wide_average_of_narrow_values() -> None:
+    average = optim.ema(0.5, accumulator_dtype=torch.float32)
+    out, state = average.update(torch.ones(1).bfloat16(), average.init(torch.ones(1).bfloat16()))
+    assert (out.dtype, state.ema.dtype) == (torch.float32, torch.float32)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match=r"ema: decay must be in \[0, 1\), got 1.0"):
+        optim.ema(1.0)
+    with pytest.raises(TypeError, match="accumulator_dtype"):
+        optim.ema(0.9, accumulator_dtype=torch.int32)

@@ -1,0 +1,49 @@
+"""Which transformations may see one part of the tree at a time; that they may, is a law of all optimizers."""
+
+from __future__ import annotations
+
+import pytest
+
+from pure import optim
+from pure.types import GradientTransformation
+
+CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(0.1), 3)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        optim.adamw(0.1, mask=optim.decay_mask),
+        optim.chain(CLIP, optim.adamw(0.1)),
+        optim.chain(optim.identity(), CLIP, optim.sgd(0.1)),
+        optim.apply_if_finite(optim.chain(CLIP, optim.adam(0.1)), 3),
+        optim.chain(optim.clip(1.0), FINITE),
+        optim.muon(0.1, muon_weight_dimension_numbers=optim.hidden_matrices),
+        optim.muon(0.1),
+        optim.inject_hyperparams(optim.adamw)(0.1, mask=optim.path_mask("/q/")),
+        optim.chain(optim.ema(0.9), optim.lion(0.1), optim.reduce_on_plateau()),
+    ],
+    ids=lambda opt: str(opt.update.func.__name__),
+)
+def test_leafwise(opt: GradientTransformation) -> None:
+    assert optim.is_leafwise(opt)
+
+
+@pytest.mark.parametrize(
+    "opt",
+    [
+        optim.chain(optim.scale(2.0), CLIP),
+        optim.chain(CLIP, CLIP),
+        optim.masked(CLIP, optim.decay_mask),
+        optim.adamw(0.1, mask={"a": True}),
+        optim.adamw(0.1, mask=lambda params: params),
+        optim.adamw(0.1, mask=optim.path_mask("/layers/3/")),
+        optim.partition({"a": optim.sgd(0.1)}, {"w": "a"}),
+        optim.muon(0.1, muon_weight_dimension_numbers={"w": optim.MuonDimensionNumbers()}),
+        optim.inject_hyperparams(optim.adamw)(0.1, mask={"a": True}),
+        GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state)),
+    ],
+    ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
+)
+def test_not_leafwise(opt: GradientTransformation) -> None:
+    assert not optim.is_leafwise(opt)

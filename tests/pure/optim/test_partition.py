@@ -1,0 +1,26 @@
+"""Groups of leaves with optimizers of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pure import optim, tree
+
+PARAMS = {"a": torch.tensor(1.0), "b": [torch.tensor(2.0), torch.tensor(3.0)]}
+
+
+def test_each_group_has_its_own() -> None:
+    by_size = lambda params: tree.map_with_path(lambda path, _: "one" if path == "a" else "two", params)  # noqa: E731
+    opt = optim.partition({"one": optim.sgd(0.5), "two": optim.sgd(1.0, 0.9)}, by_size)
+    updates, state = opt.update(PARAMS, opt.init(PARAMS), PARAMS)
+    assert updates == {"a": torch.tensor(-0.5), "b": [torch.tensor(-2.0), torch.tensor(-3.0)]}
+    assert list(state.inner_states) == ["one", "two"]
+    velocity = state.inner_states["two"].inner_state[0].trace
+    assert velocity == {"a": optim.MaskedNode(), "b": [torch.tensor(2.0), torch.tensor(3.0)]}
+
+
+def test_unknown_labels() -> None:
+    opt = optim.partition({"one": optim.sgd(0.1)}, {"a": "one", "b": "two"})
+    with pytest.raises(ValueError, match="no transformation for label 'two'; there are 'one'"):
+        opt.init(PARAMS)

@@ -1,0 +1,81 @@
+"""Schedules against optax at every count."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from pure import optim
+
+COUNTS = np.arange(-2, 130, dtype=np.int32)
+
+TABLE: dict[str, Callable[[Any], Any]] = {
+    "constant": lambda o: lambda c: o.constant_schedule(0.3)(c) + 0 * c,
+    "polynomial": lambda o: o.polynomial_schedule(0.3, 0.01, 2, 70, 10),
+    "polynomial root": lambda o: o.polynomial_schedule(0.3, 0.01, 0.5, 70),
+    "linear": lambda o: o.linear_schedule(0.0, 0.3, 50),
+    "linear later": lambda o: o.linear_schedule(1.0, 0.3, 50, 20),
+    "cosine": lambda o: o.cosine_decay_schedule(0.3, 90),
+    "cosine alpha": lambda o: o.cosine_decay_schedule(0.3, 90, 0.1, 1.5),
+    "join": lambda o: o.join_schedules(
+        [o.linear_schedule(0.0, 1.0, 10), o.linear_schedule(1.0, 2.0, 5), o.cosine_decay_schedule(3.0, 40)], [10, 25]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_as_in_optax(name: str) -> None:
+    theirs = np.asarray(TABLE[name](optax)(jnp.asarray(COUNTS)))
+    ours = TABLE[name](optim)(torch.tensor(COUNTS))
+    assert ours.dtype == torch.float32
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_one_count_as_tensor_and_as_int(name: str) -> None:
+    schedule = TABLE[name](optim)
+    many = schedule(torch.tensor(COUNTS))
+    for i in (0, 2, 40, 131):
+        one = schedule(torch.tensor(COUNTS[i]))
+        assert (one.shape, one.dtype) == ((), torch.float32)
+        torch.testing.assert_close(one, many[i], rtol=1e-6, atol=1e-8)
+        assert torch.equal(one, schedule(int(COUNTS[i])))
+
+
+def test_large_counts_do_not_overflow() -> None:
+    last = torch.tensor(2**31 - 1, dtype=torch.int32)
+    assert optim.cosine_decay_schedule(1.0, 2**31 - 1)(last).item() == pytest.approx(0.0, abs=1e-6)
+    assert optim.linear_schedule(1.0, 0.0, 100, 50)(last).item() == 0.0
+
+
+def test_numbers_may_be_tensors() -> None:
+    one = torch.tensor(1.0)
+    assert optim.linear_schedule(one, one * 3, 2)(1).item() == 2.0
+    assert optim.constant_schedule(one)(1).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: optim.linear_schedule(1.0, 0.0, 0), "transition_steps must be an int > 0 .*got 0"),
+        (lambda: optim.linear_schedule(1.0, 0.0, 5, -1), "transition_begin must be an int >= 0"),
+        (lambda: optim.cosine_decay_schedule(1.0, -3), "cosine_decay_schedule: decay_steps must be an int > 0"),
+        (lambda: inspect.unwrap(optim.cosine_decay_schedule)(1.0, True), "decay_steps must be an int > 0"),
+        (lambda: optim.join_schedules([optim.constant_schedule(1.0)], [3]), "1 schedules need 0 boundaries, got 1"),
+        (lambda: optim.join_schedules([], []), "0 schedules need"),
+        (
+            lambda: optim.join_schedules([optim.constant_schedule(1.0)] * 3, [5, 3]),
+            r"boundaries must rise, got \[5, 3\]",
+        ),
+    ],
+)
+def test_bad_arguments(build: Callable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
