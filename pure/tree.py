@@ -58,9 +58,9 @@ def leaves(tree: Tree) -> list:
     return _collect(tree, []) if torch.compiler.is_compiling() else optree.tree_leaves(tree)
 
 
-def structure(tree: Tree) -> optree.PyTreeSpec:
+def structure(tree: Tree) -> Any:
     """Returns the tree without its leaves; two trees match when their structures are equal."""
-    return optree.tree_structure(tree)
+    return flatten(tree)[1]
 
 
 def flatten(tree: Tree) -> tuple[list, Any]:

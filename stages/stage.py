@@ -27,6 +27,10 @@ ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
 is not finite (-1: none, the step was taken)."""
 
 
+LOSS_KEY = crc32(b"loss")
+"""What the loss's key of a step is folded from: `named(key, "loss")`, which a compiler cannot trace."""
+
+
 class Stage(NamedTuple):
     """Training as two pure functions.
 
@@ -139,7 +143,7 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
         5. Metrics.
     """
     # 1. Key and rows.
-    key = named(random.fold_in(state.key, state.step), "loss")
+    key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
     rows = tree.leaves(batch)[0].shape[0]
     batch = {"row": torch.arange(rows, device=state.key.device), **batch}
     # 2. Gradient.

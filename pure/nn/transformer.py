@@ -106,7 +106,8 @@ def hidden(
         tokens: [B, T] integers in 0 .. V-1.
         positions: [B, T] integers, tokens from the start of the document; None counts from 0.
         segment_ids: [B, T] integers: a token sees only its own segment; None is one segment a row.
-        key: [2] uint32 for the whole batch, or [B, 2], one per example; None drops nothing.
+        key: [2] or [B, 2] uint32, for the whole batch or one per example; None drops nothing.
+        config, layer: bound by `transformer`.
 
     Returns:
         [B, T, D], dtype of the params.
@@ -144,7 +145,7 @@ def forward(params: Tree, tokens: Tensor, *, config: ModelConfig, layer: Callabl
 
 
 def decode(
-    params: Tree, tokens: Tensor, cache: KVCache, *, config: ModelConfig, layer: Callable
+    params: Tree, tokens: Tensor, cache: KVCache, *, last: bool = False, config: ModelConfig, layer: Callable
 ) -> tuple[Tensor, KVCache]:
     """Reads T more tokens behind those that the cache holds: prefill with many, then one at a time.
 
@@ -155,6 +156,8 @@ def decode(
         params: as `transformer_spec`.
         tokens: [B, T] integers.
         cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the device).
+        last: give the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants the others.
+        config, layer: bound by `transformer`.
 
     Returns:
         (logits [B, T, V], the cache with T more tokens a row).
@@ -166,7 +169,7 @@ def decode(
     for layer_params, memory in zip(params["layers"], cache.layers, strict=True):
         x, memory = layer(layer_params, x, angles, None, None, memory, cache.length)
         layers.append(memory)
-    x = norm(params["norm"], x, config=config)
+    x = norm(params["norm"], x[:, -1:] if last else x, config=config)
     return logits(params, x, config=config), KVCache(layers, cache.length + tokens.shape[1])
 
 

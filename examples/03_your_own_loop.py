@@ -1,0 +1,95 @@
+"""Your own loop, your own loss, your own optimizer: nothing that the built-in stages do is closed to you.
+
+The loss adds a penalty on confident predictions (Pereyra et al., 2017) to the cross-entropy; the optimizer is ten lines
+of SGD with momentum and gradient noise, in optax's protocol. `stage` makes a stage of the two, with accumulation,
+skipping of bad batches and metrics; below it stands the same step written out by hand.
+
+    python examples/03_your_own_loop.py
+"""
+
+import sys
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.loss.cross_entropy import cross_entropy
+from pure.nn.transformer import transformer
+from pure.transform.grad import value_and_grad
+from pure.types import GradientTransformation, Model, Tree
+from stages.stage import stage
+
+
+class NoisyState(NamedTuple):
+    """What the optimizer remembers."""
+
+    count: Tensor
+    velocity: Tree
+
+
+def noisy_sgd(rate: float, momentum: float, noise: float, seed: int) -> GradientTransformation:
+    """SGD with momentum, and noise that fades as 1/√t."""
+
+    def init(params: Tree) -> NoisyState:
+        return NoisyState(torch.zeros((), dtype=torch.int32), tree.zeros_like(params))
+
+    def update(grads: Tree, state: NoisyState, params: Tree | None = None, **extra: Tensor) -> tuple[Tree, NoisyState]:
+        count = state.count + 1
+        leaves, spec = tree.flatten(grads)
+        keys = random.split(random.fold_in(random.key(seed), count), len(leaves))
+        scale = noise / count.sqrt()
+        noisy = [g + scale * random.normal(key, g.shape) for g, key in zip(leaves, keys, strict=True)]
+        velocity = tree.map(lambda v, g: momentum * v + g, state.velocity, tree.unflatten(spec, noisy))
+        return tree.map(lambda v: -rate * v, velocity), NoisyState(count, velocity)
+
+    return GradientTransformation(init, update)
+
+
+def loss(params: Tree, batch: Tree, key: Tensor, *, model: Model) -> tuple[Tensor, Tensor, dict]:
+    """Cross-entropy minus a tenth of the entropy of the predictions: sums and counts, divided once by the stage."""
+    logits = model.forward(params, batch["tokens"])
+    total, count = cross_entropy(logits, batch["labels"])
+    entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy().sum()
+    return total - 0.1 * entropy, count, {"entropy": (entropy, count)}
+
+
+def main(steps: int = 40) -> tuple[float, float]:
+    """Trains twice, by `stage` and by hand; returns both last losses."""
+    model = transformer(
+        ModelConfig(
+            vocab_size=32,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=32,
+        )
+    )
+    optimizer, mine = noisy_sgd(0.1, 0.9, 1e-3, seed=7), partial(loss, model=model)
+    tokens = random.randint(random.key(1), (4, 17), 0, 32).long()
+    batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
+
+    made = stage(mine, optimizer, init=model.init, metrics=("entropy",))
+    state = made.init(random.key(0))
+    for number in range(steps):
+        state = made.step(state, batch)
+        if number % 10 == 9:
+            print(f"step {number + 1}: loss {state.metrics['loss']:.4f}, entropy {state.metrics['entropy']:.3f} nats")
+
+    params = made.init(random.key(0)).params
+    opt_state = optimizer.init(params)
+    value = torch.tensor(0.0)
+    for _ in range(steps):
+        value, grads = value_and_grad(lambda p: (out := mine(p, batch, None))[0] / out[1])(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = tree.map(torch.add, params, updates)
+    print(f"by hand: loss {value:.4f}")
+    return float(state.metrics["loss"]), float(value)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,52 @@
+"""Every example runs, with fewer steps, and comes to what it promises."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_fold_learns_its_line_by_heart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("01_the_fold").main(120) < 0.5
+    assert "after 120 steps" in capsys.readouterr().out
+
+
+def test_pretraining_on_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(5):
+        (tmp_path / "texts" / f"{number}.txt").write_text(f"def number_{number}():\n    return {number}\n" * 200)
+    loss = load("02_pretrain_your_folder").main(str(tmp_path / "texts"), 20, str(tmp_path / "run"))
+    assert loss < 5.0
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 20
+
+
+def test_your_own_loop_equals_the_stage() -> None:
+    by_stage, by_hand = load("03_your_own_loop").main(10)
+    assert by_stage == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_per_sample_gradients_tell_noise_from_order() -> None:
+    assert load("04_per_sample_gradients").main(20) > 1.0
+
+
+def test_eight_seeds_at_once_differ() -> None:
+    losses = load("05_eight_seeds_at_once").main(5, 3)
+    assert len(set(losses)) == 3
+
+
+def test_no_example_is_left_out() -> None:
+    assert len(list(FOLDER.glob("*.py"))) == 5

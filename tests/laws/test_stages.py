@@ -1,0 +1,275 @@
+"""The laws of every stage. A new stage is one row of STAGES and inherits them all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import optim, random, serial, tree
+from pure.config import ModelConfig
+from pure.nn.transformer import transformer
+from pure.transform.jit import jit
+from pure.transform.remat import remat
+from pure.types import Tree
+from stages.population import population
+from stages.pretrain import pretrain
+from stages.stage import Stage, stage
+
+ROWS, LENGTH, VOCABULARY = 8, 6, 17
+
+
+class Row(NamedTuple):
+    name: str
+    make: Callable[..., Stage]  # make(accumulation=1)
+    batch: Callable[[int], Tree]
+
+
+def small(**changes: object) -> ModelConfig:
+    fields = {
+        "vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16,
+    }  # fmt: skip
+    return ModelConfig(**(fields | changes))
+
+
+def text(number: int) -> Tree:
+    """Batch `number`: random tokens, some labels ignored, so that micro-batches differ in their counts."""
+    drawn = random.randint(random.key(100 + number), (ROWS, LENGTH + 1), 0, VOCABULARY).long()
+    labels = drawn[:, 1:].clone()
+    labels[:, 3:][torch.arange(ROWS) % 3 == number % 3] = -100
+    return {"tokens": drawn[:, :-1], "labels": labels}
+
+
+def points(number: int) -> Tree:
+    x = random.normal(random.key(200 + number), (ROWS, 3))
+    return {"x": x, "y": x.sum(1)}
+
+
+def regression(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+    """A researcher's own loss: noisy linear regression, whose noise belongs to the row."""
+    noise = torch.func.vmap(lambda row: random.normal(random.fold_in(key, row)))(batch["row"])
+    error = batch["x"] @ params["w"] + 0.01 * noise - batch["y"]
+    count = torch.tensor(float(len(error)))
+    return error.square().sum(), count, {"error": (error.abs().sum(), count)}
+
+
+def make_own(accumulation: int = 1) -> Stage:
+    init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
+    return stage(regression, optim.sgd(0.1), init=init, metrics=("error",), accumulation=accumulation)
+
+
+def make_pretrain(
+    optimizer: str = "adamw", config: dict | None = None, wrap: Callable | None = None, **options: object
+) -> Callable[..., Stage]:
+    def make(accumulation: int = 1) -> Stage:
+        rate = optim.warmup_cosine_decay_schedule(0.0, 1e-2, 2, 20)
+        chosen = {
+            "adamw": optim.adamw(rate, weight_decay=0.1, mask=optim.decay_mask),
+            "muon": optim.muon(rate, muon_weight_dimension_numbers=optim.hidden_matrices),
+            "lion": optim.lion(rate),
+        }[optimizer]
+        chained = optim.chain(optim.clip_by_global_norm(0.5), chosen)
+        model = transformer(small(**(config or {})), wrap_block=wrap)
+        return pretrain(model, chained, accumulation=accumulation, **options)
+
+    return make
+
+
+DROPOUT = {"hidden_dropout": 0.3, "attention_dropout": 0.2}
+STAGES = (
+    Row("own", make_own, points),
+    Row("pretrain", make_pretrain(), text),
+    Row("pretrain-dropout", make_pretrain(config=DROPOUT), text),
+    Row("pretrain-muon-ema", make_pretrain("muon", ema=0.9), text),
+    Row("pretrain-lion-chunk-remat", make_pretrain("lion", chunk=7, wrap=remat, z_loss=1e-4), text),
+    Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
+)
+BY_NAME = {row.name: row for row in STAGES}
+every_stage = pytest.mark.parametrize("row", STAGES, ids=lambda row: row.name)
+
+
+def fold(made: Stage, batches: list[Tree], state: Tree) -> Tree:
+    return functools.reduce(made.step, batches, state)
+
+
+def same_bits(a: Tree, b: Tree) -> bool:
+    pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
+    return tree.paths(a) == tree.paths(b) and all(
+        x.dtype == y.dtype and x.numpy().tobytes() == y.numpy().tobytes() for x, y in pairs
+    )
+
+
+def assert_close(a: Tree, b: Tree, rtol: float, atol: float = 1e-6) -> None:
+    for path, x, y in zip(tree.paths(a), tree.leaves(a), tree.leaves(b), strict=True):
+        torch.testing.assert_close(x, y, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, path=path: f"{path}: {m}")
+
+
+def trained(state: Tree) -> Tree:
+    """What must agree between two ways of computing a step."""
+    return {"params": state.params, "opt_state": state.opt_state, "extra": state.extra, "loss": state.metrics["loss"]}
+
+
+@every_stage
+def test_step_leaves_its_arguments_bit_identical(row: Row) -> None:
+    made = row.make()
+    state, batch = made.init(random.key(0)), row.batch(0)
+    before = tree.clone(state), tree.clone(batch)
+    made.step(state, batch)
+    assert same_bits(before[0], state)
+    assert same_bits(before[1], batch)
+
+
+@every_stage
+def test_step_keeps_structure_shapes_and_dtypes(row: Row) -> None:
+    made = row.make()
+    state = made.init(random.key(0))
+    after = made.step(state, row.batch(0))
+    assert tree.structure(state) == tree.structure(after)
+    assert [(x.shape, x.dtype) for x in tree.leaves(state)] == [(x.shape, x.dtype) for x in tree.leaves(after)]
+
+
+@every_stage
+def test_no_two_leaves_of_an_initial_state_share_storage(row: Row) -> None:
+    leaves = [x for x in tree.leaves(row.make().init(random.key(0))) if x.numel()]
+    assert len({x.untyped_storage().data_ptr() for x in leaves}) == len(leaves)
+
+
+@every_stage
+def test_a_step_learns_and_counts(row: Row) -> None:
+    made = row.make()
+    state = made.init(random.key(0))
+    after = fold(made, [row.batch(0)] * 12, state)
+    assert int(after.step) == 12
+    assert not same_bits(after.params, state.params)
+    first = made.step(state, row.batch(0)).metrics["loss"]
+    assert after.metrics["loss"] < first
+
+
+@every_stage
+def test_resumed_from_bytes_equals_uninterrupted(row: Row) -> None:
+    made = row.make()
+    batches = [row.batch(i) for i in range(5)]
+    whole = fold(made, batches, made.init(random.key(3)))
+    half = fold(made, batches[:2], made.init(random.key(3)))
+    back = serial.from_bytes(made.init(random.key(9)), serial.to_bytes(half))
+    assert same_bits(whole, fold(made, batches[int(back.step) :], back))
+
+
+@every_stage
+def test_the_same_key_gives_the_same_bits_and_another_does_not(row: Row) -> None:
+    made = row.make()
+    a, b, c = (made.step(made.init(random.key(seed)), row.batch(0)) for seed in (1, 1, 2))
+    assert same_bits(a, b)
+    assert not same_bits(a.params, c.params)
+
+
+@every_stage
+def test_population_equals_a_loop(row: Row) -> None:
+    made = row.make()
+    together = population(made, 3)
+    state = fold(together, [row.batch(0), row.batch(1)], together.init(random.key(5)))
+    keys = random.split(random.key(5), 3)
+    alone = [fold(made, [row.batch(0), row.batch(1)], made.init(key)) for key in keys.unbind(0)]
+    for member, single in zip(tree.unstack(state), alone, strict=True):
+        assert_close(trained(member), trained(single), rtol=1e-5, atol=3e-6)
+
+
+@every_stage
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulation_changes_nothing(row: Row, parts: int) -> None:
+    states = [row.make(accumulation=n) for n in (1, parts)]
+    whole, cut = (made.step(made.init(random.key(0)), row.batch(1)) for made in states)
+    torch.testing.assert_close(cut.metrics["loss"], whole.metrics["loss"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(cut.metrics["grad_norm"], whole.metrics["grad_norm"], rtol=1e-5, atol=1e-6)
+
+
+@every_stage
+@pytest.mark.parametrize("regions", [False, True], ids=["whole", "regions"])
+def test_eager_equals_compiled(row: Row, regions: bool) -> None:
+    made = row.make()
+    step = jit(made.step, regions=regions, backend="aot_eager")
+    state = made.init(random.key(0))
+    assert_close(trained(step(state, row.batch(0))), trained(made.step(state, row.batch(0))), rtol=1e-5, atol=3e-6)
+
+
+@every_stage
+@pytest.mark.parametrize("regions", [False, True], ids=["whole", "regions"])
+def test_donated_equals_not_donated_bit_for_bit(row: Row, regions: bool) -> None:
+    made = row.make()
+    plain, donating = (jit(made.step, donate=d, regions=regions, backend="aot_eager") for d in (False, True))
+    state = made.init(random.key(0))
+    given = tree.clone(state)
+    places = [x.data_ptr() for x in tree.leaves(given)]
+    for number in range(2):
+        state, given = plain(state, row.batch(number)), donating(given, row.batch(number))
+    assert same_bits(state, given)
+    assert [x.data_ptr() for x in tree.leaves(given)] == places
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_passed_over(value: float) -> None:
+    made = make_own()
+    poisoned = {1, 4}
+    batches = [points(i) for i in range(6)]
+    hit = [{**b, "x": b["x"].clone().fill_(value)} if i in poisoned else b for i, b in enumerate(batches)]
+    state = fold(made, hit, made.init(random.key(0)))
+    skipped = made.init(random.key(0))
+    for i, batch in enumerate(batches):
+        skipped = skipped._replace(step=skipped.step + 1) if i in poisoned else made.step(skipped, batch)
+    assert same_bits(state.params, skipped.params)
+    assert same_bits(state.opt_state, skipped.opt_state)
+    assert int(state.step) == 6
+    after_bad = fold(made, hit[:2], made.init(random.key(0)))
+    assert after_bad.metrics["nonfinite_leaf"] == 0
+    assert state.metrics["nonfinite_leaf"] == -1
+
+
+def test_float16_scales_its_loss_and_recovers_from_overflow() -> None:
+    made = pretrain(transformer(small()), optim.adamw(1e-2), compute=torch.float16, loss_scale=2.0**40)
+    state = made.init(random.key(0))
+    first = made.step(state, text(0))
+    assert first.extra["loss_scale"].scale == 2.0**39
+    assert same_bits(first.params, state.params)
+    later = fold(made, [text(0)] * 40, first)
+    assert not same_bits(later.params, state.params)
+    assert later.metrics["loss"].isfinite()
+
+
+def test_bfloat16_is_as_near_to_float64_as_its_digits_allow() -> None:
+    """Distances of the loss to float64: bfloat16 has 8 bits, so 1e-2 at most, and float32 far less."""
+    batch = text(0)
+    exact, wide, narrow = (
+        pretrain(transformer(small()), optim.sgd(0.1), compute=dtype)
+        for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    )
+    losses = [made.step(made.init(random.key(0)), batch).metrics["loss"].double() for made in (exact, wide, narrow)]
+    assert abs(losses[1] - losses[0]) / losses[0] < 1e-6
+    assert abs(losses[2] - losses[0]) / losses[0] < 1e-2
+
+
+def test_params_may_be_given() -> None:
+    made = make_own()
+    start = {"w": torch.tensor([1.0, 2.0, 3.0])}
+    state = made.init(random.key(0), start)
+    assert same_bits(state.params, start)
+    assert state.params["w"].data_ptr() != start["w"].data_ptr()
+
+
+def test_errors_say_what_to_do() -> None:
+    with pytest.raises(ValueError, match="no params to start from"):
+        stage(regression, optim.sgd(0.1)).init(random.key(0))
+    with pytest.raises(ValueError, match="ema is a decay"):
+        stage(regression, optim.sgd(0.1), ema=1.5)
+    with pytest.raises(ValueError, match="at least 1"):
+        stage(regression, optim.sgd(0.1), accumulation=0)
+    made = make_own(accumulation=3)
+    state = made.init(random.key(0))
+    with pytest.raises(ValueError, match="do not divide"):
+        made.step(state, points(0))
+    with pytest.raises(ValueError, match="at least 1 member"):
+        population(make_own(), 0)
