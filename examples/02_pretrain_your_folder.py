@@ -30,11 +30,12 @@ def main(folder: str | None = None, steps: int = 150, output: str | None = None)
     texts = list(documents(folder)) if folder else list(islice(embedded("train"), 40))
     tokenizer = tokenizers.train((document.text for document in texts), 1024)
     end = tokenizers.special_id(tokenizer, "<|endoftext|>")
-    store = tokenize(texts, tokenizer, vocab_size=1024, separator_id=end)
+    size = tokenizers.vocabulary_size(tokenizer)
+    store = tokenize(texts, tokenizer, vocab_size=size, separator_id=end)
     pipe = pretrain_pipe(store, batch_size=16, length=64, key=0, epochs=1000)[:steps]
 
     config = ModelConfig(
-        vocab_size=1024,
+        vocab_size=size,
         hidden_size=96,
         intermediate_size=256,
         num_hidden_layers=3,
