@@ -47,7 +47,7 @@ class Model(NamedTuple):
         logits: (params, hidden [..., D]) -> [..., V].
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
         cache: (batch, length, dtype=float32) -> an empty KV cache, with one length per row.
-        decode: (params, tokens [B, T], cache) -> (logits [B, T, V], cache).
+        decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last` gives [B, 1, V].
     """
 
     config: Any
