@@ -9,7 +9,6 @@ what run it was. One process at a time saves into a run's folder. To save beside
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shutil
 import warnings
@@ -24,6 +23,7 @@ from pure.msgpack_writer import SerialError
 from pure.types import Tree
 from stages.run import manifest, state_file, step_folders
 from stages.run.manifest import MANIFEST, STATE, Damage, Manifest
+from stages.run.step_folders import step_of
 
 Warn = Callable[[str], Any]
 
@@ -101,7 +101,7 @@ def save(
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
-    step = _step_of(state) if step is None else step
+    step = _state_step(state) if step is None else step
     if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
         raise ValueError(f"checkpoint.save: needs step >= 0, keep_last >= 1, got {step=}, {keep_last=}, {keep_best=}")
     told = manifest.about(step, score, metadata, fingerprint)
@@ -138,7 +138,7 @@ def load(
     """Loads the newest good checkpoint of a run; every byte is verified before the state is returned.
 
     Args:
-        folder: of the run, or one checkpoint's own folder (then that one, and no other).
+        folder: of the run; or of one checkpoint, wherever it was copied to (then that one, and no other).
         target: a tree of the structure, shapes and dtypes to load, such as `stage.init(key)`; its values are not used.
         step: which step; None takes the newest that is good.
         fingerprint: of the run that goes on; another one than was saved is refused. None does not compare.
@@ -182,6 +182,11 @@ def load(
     raise ValueError("checkpoint.load: no good checkpoint: " + "; ".join(_told(bad) for bad in refused))
 
 
+def saved(folder: str | os.PathLike[str]) -> list[Path]:
+    """Lists the checkpoints of a run, the oldest first; `step_of(path)` is a checkpoint's step."""
+    return [path for path in reversed(step_folders.complete(Path(folder))) if not path.suffix]
+
+
 def latest(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the newest checkpoint of a run that looks whole (a quick look: `load` verifies), or None."""
     return next((path for path in step_folders.complete(Path(folder)) if manifest.glance(path)), None)
@@ -189,7 +194,7 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the checkpoint with the lowest score (the newest of equals), or None if none has a score."""
-    scored = _by_score(step_folders.complete(Path(folder)))
+    scored = manifest.by_score(step_folders.complete(Path(folder)))
     return scored[0] if scored else None
 
 
@@ -200,7 +205,7 @@ def _load(path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subse
             told = manifest.read(file)
     except (OSError, ValueError) as error:
         return Damage(MANIFEST, (), _reason(error))
-    if told.step != step_folders.step_of(path):
+    if told.step != step_of(path) >= 0:
         return Damage(MANIFEST, (), f"it is the manifest of step {told.step}")
     _compare(path, told, fingerprint)
     try:
@@ -245,7 +250,7 @@ def _compare(path: Path, told: Manifest, fingerprint: Mapping[str, str] | None) 
         )
 
 
-def _step_of(state: Tree) -> int:
+def _state_step(state: Tree) -> int:
     """`state.step`, which the members of a population share."""
     steps = torch.as_tensor(getattr(state, "step", [])).unique()
     if steps.numel() != 1:
@@ -265,23 +270,16 @@ def _reason(error: Exception) -> str:
 def _retire(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
     """Deletes all but the newest, the best and the one just saved; and whatever that one replaced."""
     run = final.parent.parent
-    going = [path for path in step_folders.complete(run, step_folders.step_of(final)) if path != final]
-    if keep_last is not None:
-        paths = [path for path in step_folders.complete(run) if path not in going]
-        kept = {final, *paths[:keep_last], *_by_score(paths)[:keep_best]}
-        going += [path for path in paths if path not in kept]
-    for path in going:
-        try:
+    try:
+        going = [path for path in step_folders.complete(run, step_of(final)) if path != final]
+        if keep_last is not None:
+            paths = [path for path in step_folders.complete(run) if path not in going]
+            kept = {final, *paths[:keep_last], *manifest.by_score(paths)[:keep_best]}
+            going += [path for path in paths if path not in kept]
+        for path in going:
             step_folders.delete(path)
-        except OSError as error:
-            warn(f"checkpoint.save: could not delete {path}: {_reason(error)}; delete it by hand")
-
-
-def _by_score(paths: list[Path]) -> list[Path]:
-    """Those with a score, the lowest first."""
-    told = {path: manifest.glance(path) for path in paths}
-    scores = {path: math.nan if m is None or m.score is None else m.score for path, m in told.items()}
-    return sorted((path for path in paths if not math.isnan(scores[path])), key=lambda path: scores[path])
+    except OSError as error:
+        warn(f"checkpoint.save: saved {final}, but could not delete older ones: {_reason(error)}; delete them by hand")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -193,7 +194,8 @@ def _container(thing: Any, child: Callable[[str, Any], Flat]) -> Flat:
     if isinstance(thing, Mapping):
         entries = [(str(key), value) for key, value in thing.items()]
     elif isinstance(thing, set | frozenset):
-        entries = [(str(i), told) for i, told in enumerate(sorted(map(repr, thing)))]
+        told = sorted(repr(sorted(child("", value).items())) for value in thing)
+        entries = [(str(i), value) for i, value in enumerate(told)]
     else:
         entries = [(str(i), value) for i, value in enumerate(thing)]
     kind = type(thing).__name__
@@ -221,7 +223,7 @@ def _plain(thing: Any, depth: int = 3) -> bool:
 def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
     """A NamedTuple, dataclass, module or other object: its type and its parts."""
     if isinstance(thing, torch.nn.Module):
-        parts = {"modules": repr(thing), **thing.state_dict()}
+        parts = {"modules": re.sub(r" at 0x[0-9a-f]+", "", repr(thing)), **thing.state_dict()}
     elif hasattr(thing, "_fields"):
         parts = thing._asdict()
     elif dataclasses.is_dataclass(thing):
@@ -269,8 +271,18 @@ def _named_globally(thing: Any) -> bool:
 
 def _code(code: types.CodeType) -> str:
     """Digest of what a lambda does."""
-    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
-    return _digest(repr((code.co_code.hex(), code.co_names, code.co_varnames, sorted(constants))).encode())
+    constants = [_constant(c) for c in code.co_consts]
+    return _digest(repr((code.co_code.hex(), code.co_names, code.co_varnames, constants)).encode())
+
+
+def _constant(thing: Any) -> str:
+    """A constant of a function's code; sets, whose order changes with each process, are sorted."""
+    if isinstance(thing, types.CodeType):
+        return _code(thing)
+    if isinstance(thing, tuple | frozenset):
+        parts = [_constant(part) for part in thing]
+        return f"{type(thing).__name__}{sorted(parts) if isinstance(thing, frozenset) else parts}"
+    return repr(thing)
 
 
 def _name(thing: Any) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -168,6 +169,13 @@ def glance(folder: Path) -> Manifest | None:
         return told if (folder / STATE).stat().st_size == told.bytes else None
     except (OSError, ValueError):
         return None
+
+
+def by_score(folders: list[Path]) -> list[Path]:
+    """Sorts checkpoints by their score, the lowest first; those without a score, or with NaN, are left out."""
+    told = {folder: glance(folder) for folder in folders}
+    scores = {folder: math.nan if m is None or m.score is None else m.score for folder, m in told.items()}
+    return sorted((folder for folder in folders if not math.isnan(scores[folder])), key=lambda folder: scores[folder])
 
 
 def environment() -> dict[str, Any]:

@@ -29,29 +29,29 @@ def folder_of(run: Path, step: int) -> Path:
     return run / FOLDER / f"step-{step:08d}"
 
 
-def step_of(path: Path) -> int | None:
-    """The step in a checkpoint's name; None if it is no such name.
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name; -1 if it is no such name.
 
     Example:
         >>> step_of(Path("step-00000100.old0")), step_of(Path("step-00000100.tmp"))
-        (100, None)
+        (100, -1)
     """
     match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else None
+    return int(match[1]) if match else -1
 
 
 def complete(folder: Path, step: int | None = None) -> list[Path]:
     """Lists checkpoints, the newest first; one that stepped aside comes after its replacement.
 
     Args:
-        folder: of a run; or one checkpoint's own, which is then the only one.
+        folder: of a run; or of one checkpoint, which is then the only one.
         step: only this step; None all.
     """
-    if step_of(folder) is not None and folder.is_dir():
+    if (step_of(folder) >= 0 and folder.is_dir()) or (folder / "manifest.json").is_file():
         return [folder]
     root = folder / FOLDER
     paths = [root / name for name in (os.listdir(root) if root.is_dir() else [])]
-    found = [(number, path.name, path) for path in paths if (number := step_of(path)) is not None]
+    found = [(number, path.name, path) for path in paths if (number := step_of(path)) >= 0]
     kept = [entry for entry in found if step is None or entry[0] == step]
     return [path for _, _, path in sorted(kept, key=lambda entry: (-entry[0], entry[1]))]
 
@@ -65,7 +65,7 @@ def prepare(final: Path) -> Path:
     root = final.parent
     make(root)
     for name in os.listdir(root):
-        if name.endswith((".tmp", ".del")) and step_of(Path(name[:-4])) is not None:
+        if name.endswith((".tmp", ".del")) and step_of(Path(name[:-4])) >= 0:
             shutil.rmtree(root / name, ignore_errors=True)
     temporary = final.with_name(final.name + ".tmp")
     os.mkdir(temporary)
