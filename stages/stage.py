@@ -181,6 +181,10 @@ def update(
         grads: of the summed loss, like params.
         scale: [] 1 / count.
         extra: grad_norm, finite, value: passed to the optimizer; `finite` False keeps everything as it was.
+        optimizer, ema: bound by `stage`.
+
+    Returns:
+        A tree like `moving`.
     """
     mean = tree.map(lambda g: g * scale, grads)
     updates, opt_state = optimizer.update(mean, moving["opt_state"], moving["params"], **extra)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class CrossEntropy(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
 
 def cross_entropy(
@@ -98,7 +98,7 @@ def linear_cross_entropy(
     *,
     logits: Callable[[Tree, Tensor], Tensor],
     chunk: int | None = None,
-    **options: float,
+    **options: Any,
 ) -> CrossEntropy:
     """Computes the cross-entropy from hidden states, never holding more than `chunk` rows of logits.
 

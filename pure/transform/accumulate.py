@@ -31,7 +31,7 @@ class Accumulated(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     metrics: dict[str, tuple[Tensor, Tensor]]
     grads: Tree
 

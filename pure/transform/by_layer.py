@@ -92,8 +92,9 @@ def _make_part(name: str, moving: Tree, given: Tree, owner: list[str | None], la
     own = tree.map(lambda i: i if owner[i] == name else None, seen)
     shared = tree.map(lambda i: i if owner[i] is None else None, seen)
     mine = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
-    picked = (own, shared, mine)
-    return Part(*(tuple(tree.leaves(t)) for t in picked), *(tree.structure(t) for t in picked))
+    leaves = [tuple(tree.leaves(t)) for t in (own, shared, mine)]
+    specs = [tree.structure(t) for t in (own, shared, mine)]
+    return Part(*leaves, *specs)  # type: ignore[arg-type]
 
 
 def _leafwise(function: Callable, unit: Region, moving: Tree, given: Tree, *rest: Any) -> Tree:

@@ -72,7 +72,7 @@ def jit(function: Callable, *, donate: bool = False, regions: bool = False, back
     Raises:
         ValueError: when donating a state in which two leaves share storage (on the call).
     """
-    options = {"backend": backend, "fullgraph": True, "dynamic": False}
+    options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
     if regions:
         return _by_region(function, donate, options)
     compiled = torch.compile(partial(_write_back, function) if donate else function, **options)

@@ -53,7 +53,11 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
 
 
 def loss_scale(initial: float = 2.0**16, device: torch.device | str = "cpu") -> LossScale:
-    """Makes the first state: a scale that is too high costs one skipped step for each halving."""
+    """Makes the first state: a scale that is too high costs one skipped step for each halving.
+
+    Raises:
+        ValueError: if `initial` is not positive.
+    """
     if not initial > 0:
         raise ValueError(f"loss_scale: expected a positive factor such as 2**16, got {initial}")
     return LossScale(torch.tensor(float(initial), device=device), torch.zeros((), dtype=torch.int32, device=device))

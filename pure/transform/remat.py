@@ -71,7 +71,7 @@ class _Remat(torch.autograd.Function):
                 full[i] = value
             return tuple(y for y in ctx.flat(*full) if y.is_floating_point())
 
-        outputs, pull = torch.func.vjp(floats_only, *(inputs[i] for i in moving))
+        outputs, pull, *_ = torch.func.vjp(floats_only, *(inputs[i] for i in moving))
         given = [c for c in cotangents if c is not None and c.is_floating_point()][: len(outputs)]
         grads: list[Tensor | None] = [None] * len(inputs)
         for i, g in zip(moving, pull(tuple(given)), strict=True):
