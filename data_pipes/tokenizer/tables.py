@@ -62,7 +62,9 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
     ids: list = list(map(tables.symbols.get, units(tables, word)))
     if None in ids and tables.spec.fuse_unk:
         ids = [i for i, before in zip(ids, [0, *ids], strict=False) if not (i is None and before is None)]
-    return [tables.unknown if i is None else i for i in ids] if None in ids else ids
+    if None in ids:
+        ids = [tables.unknown if i is None else i for i in ids]
+    return ids
 
 
 def units(tables: Tables, text: str) -> Iterable[int]:
