@@ -23,7 +23,8 @@ from data_pipes.store import write_store
 
 B, T, VOCABULARY = 8, 256, 4096
 TOKENS, DOCUMENT = 50_000_000, 1_000
-SHAPES = [*6 * [(256, 256), (256, 128), (256, 128), (256, 256), (256, 768), (256, 768), (768, 256)], (256, VOCABULARY)]
+LAYER = ((256, 256), (256, 128), (256, 128), (256, 256), (256, 768), (256, 768), (768, 256))
+SHAPES = (*6 * LAYER, (256, VOCABULARY))
 
 
 def documents() -> Iterator[np.ndarray]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipes.source import tables as source
 from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
@@ -56,6 +59,30 @@ def test_a_bad_line_is_named_and_the_others_go_on(tmp_path: Path, line: bytes, w
     bad: list[BadRow] = []
     assert [row.values["n"] for row in jsonl_rows(path, on_bad=bad.append)] == [1, 3]
     assert [row.name for row in bad] == [f"{path}:2"]
+
+
+FRAGMENTS = st.sampled_from(
+    [b'{"text": "a"}', b"{", b"}", b'"', b"\\ud800", b"\n", b"\r", b",", b"[", b"\xff", b"\x00", b"1e999", b" "]
+)
+
+
+@settings(max_examples=300)
+@given(
+    data=st.binary(max_size=60) | st.lists(FRAGMENTS, max_size=12).map(b"".join),
+    kind=st.sampled_from(["json", "jsonl"]),
+)
+def test_whatever_the_bytes_only_rows_and_bad_rows_come_out(data: bytes, kind: str) -> None:
+    """Every line that is not blank is a document or a bad row, and nothing is raised."""
+    bad: list[BadRow] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = put(Path(folder) / f"a.{kind}", data)
+        read = {"json": json_rows, "jsonl": jsonl_rows}[kind]
+        found = list(as_documents(read(path, on_bad=bad.append), on_bad=bad.append))
+    for document in found:
+        document.text.encode()
+    if kind == "jsonl":
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        assert len(found) + len(bad) == sum(bool(line.strip()) for line in lines)
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +142,14 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     assert list(dataset_rows(name, split="test")) == [Row({"text": "b"}, f"{name}/test:1")]
     with pytest.raises(ValueError, match=r"cannot load the data set .*split 'dev'"):
         dataset_rows(name, split="dev")
+
+
+def test_a_folder_that_the_library_knows(tmp_path: Path) -> None:
+    """What `load_dataset` itself makes of a folder, as it would of one on the hub."""
+    put(tmp_path / "train.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
+    put(tmp_path / "test.jsonl", b'{"text": "c"}\n')
+    assert [row.values for row in dataset_rows(str(tmp_path))] == [{"text": "a"}, {"text": "b"}]
+    assert [row.values for row in dataset_rows(str(tmp_path), split="test")] == [{"text": "c"}]
 
 
 def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """Text files as documents."""
 
 import gzip
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_pipes.source import text as source
 from data_pipes.source.text import files, open_binary, text_documents
@@ -82,6 +85,24 @@ def test_bytes_that_are_not_utf8_are_named(
     path = put(tmp_path / "a.txt", data)
     with pytest.raises(ValueError, match=rf"a\.txt: byte 0x{byte} at offset {offset} is not utf-8; .*iconv -f LATIN1"):
         texts(path)
+
+
+@given(data=st.binary(max_size=40), separator=st.sampled_from([None, "\n", "--"]))
+def test_whatever_the_bytes_text_comes_out_or_the_file_is_named(data: bytes, separator: str | None) -> None:
+    bad: list[BadRow] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = put(Path(folder) / "a.txt", data)
+        found = "".join(d.text for d in text_documents(path, separator=separator, on_bad=bad.append))
+    try:
+        expected = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        expected = "\0"
+    if "\0" in expected:
+        assert len(bad) == 1
+    elif separator is None:
+        assert found == expected
+    else:
+        assert "".join(part for part in expected.split(separator) if part.strip()) == found or not found.strip()
 
 
 def test_another_encoding_may_be_given(tmp_path: Path) -> None:
