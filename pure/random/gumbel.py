@@ -83,14 +83,18 @@ def categorical(
         [...] int64, of `shape`.
 
     Raises:
-        ValueError: if the shape does not end in that of the logits without the axis, or more choices are to be drawn
-            without replacement than there are.
+        ValueError: if the logits are no floats, if the shape does not end in theirs without the axis, or if more is to
+            be drawn without replacement than there is.
 
     Example:
         >>> from pure import random
         >>> categorical(random.key(0), torch.tensor([-torch.inf, 0.0, -torch.inf]), shape=(3,)).tolist()
         [1, 1, 1]
     """
+    if not logits.is_floating_point():
+        raise ValueError(
+            f"random.categorical: logits must be floats, got {logits.dtype}; convert them by logits.float()"
+        )
     axis = axis % logits.dim()
     rows = (*logits.shape[:axis], *logits.shape[axis + 1 :])
     shape = rows if shape is None else tuple(shape)

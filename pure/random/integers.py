@@ -78,7 +78,8 @@ def randint(
     Edge cases: minval where maxval <= minval. maxval one above the dtype's largest value makes every value possible.
 
     Raises:
-        ValueError: if dtype is no integer of at most 32 bits, or the bounds do not broadcast to `shape`.
+        ValueError: if dtype is no integer of at most 32 bits, or if the bounds are no integers or do not broadcast to
+            `shape`.
 
     Example:
         >>> from pure import random
@@ -87,6 +88,8 @@ def randint(
     """
     if dtype.is_floating_point or dtype.is_complex or dtype.itemsize > 4 or dtype == torch.bool:
         raise ValueError(f"random.randint: dtype must be an integer of at most 32 bits, got {dtype}; use int32")
+    if any(x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float) for x in (minval, maxval)):
+        raise ValueError(f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform")
     # 1. Bounds.
     info = torch.iinfo(dtype)
     low = as_tensor(minval, torch.int64, key.device).clamp(info.min, info.max)
@@ -118,11 +121,16 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
 
     Edge cases: a single number, or none, comes back as it is.
 
+    Raises:
+        ValueError: if x is a negative int.
+
     Example:
         >>> from pure import random
         >>> permutation(random.key(0), 5).tolist()
         [0, 1, 4, 3, 2]
     """
+    if isinstance(x, int) and x < 0:
+        raise ValueError(f"random.permutation: x must be at least 0, got {x}")
     x = x if isinstance(x, Tensor) else torch.arange(x, device=key.device)
     if not independent and x.dim() > 1:
         return x.index_select(axis, permutation(key, x.shape[axis]))

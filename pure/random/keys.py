@@ -54,12 +54,17 @@ def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:
     Returns:
         [..., 2] uint32, `num` in front.
 
+    Raises:
+        ValueError: if num is negative.
+
     Example:
         >>> from pure import random
         >>> split(random.key(0)).tolist()
         [[1797259609, 2579123966], [928981903, 3453687069]]
     """
     shape = (num,) if isinstance(num, int) else tuple(num)
+    if any(n < 0 for n in shape):
+        raise ValueError(f"random.split: num must be at least 0, got {num}")
     x0, x1 = words(key, 0, math.prod(shape))
     return as_keys(x0, x1).reshape(*shape, 2)
 

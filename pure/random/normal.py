@@ -88,8 +88,10 @@ def truncated_normal(
 
 def _truncated_quantile(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """u in [0, 1) -> the number below which lie a part u of the normal numbers in (low, high)."""
-    root, infinity = _root(u.dtype, u.device), torch.full_like(low, math.inf)
-    x = root * erf_inv(between(u, erf(low / root), erf(high / root)))
+    root, infinity = _root(u.dtype, u.device), torch.full((), math.inf, dtype=u.dtype, device=u.device)
+    # XLA divides by a constant through its reciprocal, except in bfloat16.
+    scaled = [x / root if u.dtype == torch.bfloat16 else x * (1 / root) for x in (low, high)]
+    x = root * erf_inv(between(u, *map(erf, scaled)))
     return torch.minimum(torch.maximum(x, torch.nextafter(low, infinity)), torch.nextafter(high, -infinity))
 
 

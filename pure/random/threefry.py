@@ -111,9 +111,14 @@ def draw(
 
     Raises:
         TypeError: if shape is an int.
+        ValueError: if a length or the offset is negative.
     """
     if isinstance(shape, int):
         raise TypeError(f"random: shape must be a tuple, got {shape}; write ({shape},)")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"random: shape must have lengths of at least 0, got {tuple(shape)}")
+    if isinstance(offset, int) and offset < 0:
+        raise ValueError(f"random: offset must be at least 0, got {offset}")
     size, block = math.prod(shape), BLOCK.get(key.device.type, 1 << 20)
     if size <= block or torch.compiler.is_compiling():
         return function(*words(key, offset, size)).reshape(tuple(shape))

@@ -81,7 +81,9 @@ def bernoulli(key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None 
     """
     check_mode("bernoulli", mode)
     if not (p.is_floating_point() if isinstance(p, Tensor) else isinstance(p, float)):
-        raise ValueError(f"random.bernoulli: p must be a float or a tensor of floats, got {p}; write {p!r} as a float")
+        raise ValueError(
+            f"random.bernoulli: p must be a float or a tensor of floats, got {p}; convert it by float(p) or p.float()"
+        )
     p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, key.device)
     shape = tuple(p.shape if shape is None else shape)
     if mode == "low":

@@ -1,0 +1,60 @@
+"""Keys against jax.random's, a million at a time."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from pure.random.keys import fold_in, key, split
+
+MILLION = 1 << 20
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, -1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**63)])
+def test_key(seed: int) -> None:
+    assert key(seed).tolist() == jax.random.PRNGKey(seed).tolist()
+    assert key(torch.tensor(seed)).tolist() == key(seed).tolist()
+    assert key(seed).dtype == torch.uint32
+
+
+def test_keys_of_many_seeds() -> None:
+    seeds = np.random.default_rng(0).integers(-(2**31), 2**31, MILLION, dtype=np.int32)
+    ours = torch.func.vmap(key)(torch.from_numpy(seeds))
+    assert np.array_equal(ours, jax.vmap(jax.random.PRNGKey)(seeds))
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, MILLION, (3, 0), (2, 3, 4), ()])
+def test_split(num: int | tuple[int, ...]) -> None:
+    ours, theirs = split(key(7), num), jax.random.split(jax.random.PRNGKey(7), num)
+    assert ours.dtype == torch.uint32
+    assert ours.shape == theirs.shape
+    assert np.array_equal(ours, theirs)
+
+
+def test_fold_in() -> None:
+    data = np.random.default_rng(0).integers(0, 2**32, MILLION, dtype=np.uint32)
+    ours = torch.func.vmap(fold_in, (None, 0))(key(7), torch.from_numpy(data.astype(np.int64)))
+    theirs = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.PRNGKey(7), data)
+    assert np.array_equal(ours, theirs)
+    for i in range(5):
+        assert fold_in(key(7), int(data[i])).tolist() == theirs[i].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.int8])
+def test_fold_in_takes_any_integer(dtype: torch.dtype) -> None:
+    assert fold_in(key(7), torch.tensor(100, dtype=dtype)).tolist() == fold_in(key(7), 100).tolist()
+
+
+def test_folding_in_wraps() -> None:
+    assert fold_in(key(7), torch.tensor(-1)).tolist() == fold_in(key(7), 2**32 - 1).tolist()
+    assert fold_in(key(7), torch.tensor((5 << 32) + 3)).tolist() == fold_in(key(7), 3).tolist()
+
+
+def test_splitting_is_folding_in_a_count() -> None:
+    assert np.array_equal(split(key(7), 9), torch.func.vmap(fold_in, (None, 0))(key(7), torch.arange(9)))
+
+
+def test_splits_do_not_depend_on_their_number() -> None:
+    assert torch.equal(split(key(7), 3).long(), split(key(7), 9)[:3].long())

@@ -1,0 +1,111 @@
+"""The hash against its authors' vectors and against Python's unbounded integers; counters; keys."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure.random.keys import key
+from pure.random.threefry import BLOCK, as_keys, as_uint32, draw, halves, threefry2x32, words
+
+VECTORS = {  # Random123's known answers for threefry2x32, 20 rounds: counter, key, result
+    "zeros": ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    "ones": ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    "pi": ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+}
+
+
+def naive(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """Threefry-2x32-20 in plain integers."""
+    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x0, x1 = (counter[0] + key[0]) % 2**32, (counter[1] + key[1]) % 2**32
+    for round in range(20):
+        r = (13, 15, 26, 6, 17, 29, 16, 24)[round % 8]
+        x0 = (x0 + x1) % 2**32
+        x1 = ((x1 << r | x1 >> (32 - r)) % 2**32) ^ x0
+        if round % 4 == 3:
+            i = round // 4 + 1
+            x0, x1 = (x0 + schedule[i % 3]) % 2**32, (x1 + schedule[(i + 1) % 3] + i) % 2**32
+    return x0, x1
+
+
+def int32(x: int) -> Tensor:
+    return torch.tensor(x, dtype=torch.int64).to(torch.int32)
+
+
+def unsigned(xs: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
+    return list(zip(*(x.reshape(-1).view(torch.uint32).tolist() for x in xs), strict=True))
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_known_answers(name: str) -> None:
+    counter, key, expected = VECTORS[name]
+    assert unsigned(threefry2x32(*map(int32, key), *map(int32, counter))) == [expected] == [naive(key, counter)]
+
+
+@pytest.mark.parametrize("start", [0, 1, (1 << 31) - 2, (1 << 32) - 2, 1 << 32, 5 << 40])
+def test_words_count_in_64_bits(start: int) -> None:
+    raw = (0xDEADBEEF, 0xFEDCBA98)
+    keys = torch.tensor(raw, dtype=torch.uint32)
+    expected = [naive(raw, divmod(counter, 1 << 32)) for counter in range(start, start + 4)]
+    assert unsigned(words(keys, start, 4)) == expected
+    assert unsigned(words(keys, torch.tensor(start), 4)) == expected
+
+
+def test_no_words() -> None:
+    assert [x.shape for x in words(key(0), 3, 0)] == [(0,), (0,)]
+
+
+def test_every_bit_of_the_counter_turns_half_of_the_result() -> None:
+    """The avalanche that makes counters fit for random numbers: over 1,000 counters, 16 of 32 bits, give or take 1."""
+    counter = torch.arange(1000, dtype=torch.int32)
+    base = threefry2x32(int32(1), int32(2), 0, counter)
+    for bit in range(32):
+        turned = threefry2x32(int32(1), int32(2), 0, counter ^ int32(1 << bit))
+        for a, b in zip(base, turned, strict=True):
+            ones = sum(f"{x:b}".count("1") for x in (a ^ b).view(torch.uint32).tolist())
+            assert abs(ones / 1000 - 16) < 1
+
+
+def test_views_keep_the_bits() -> None:
+    x = torch.tensor([-1, 2], dtype=torch.int32)
+    assert as_uint32(x).tolist() == [0xFFFFFFFF, 2]
+    assert as_keys(x, x + 1).tolist() == [[0xFFFFFFFF, 0], [2, 3]]
+    assert unsigned(halves(as_keys(x, x + 1)[1])) == [(2, 3)]
+
+
+def test_a_key_may_lie_anywhere() -> None:
+    """A key that is a strided view, which compiled code has to copy first."""
+    apart = torch.stack([key(1), key(2)], dim=1)[:, 1]
+    assert apart.stride() == (2,)
+    compiled = torch.compile(lambda k: words(k, 0, 3)[0], backend="aot_eager", fullgraph=True)
+    assert torch.equal(words(apart, 0, 3)[0], words(key(2), 0, 3)[0])
+    assert torch.equal(compiled(apart), words(key(2), 0, 3)[0])
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK["cpu"] - 1, BLOCK["cpu"], BLOCK["cpu"] + 1, 2 * BLOCK["cpu"]])
+def test_draw_in_blocks(size: int) -> None:
+    drawn = draw(torch.bitwise_xor, key(1), (size,))
+    x0, x1 = words(key(1), 0, size)
+    assert torch.equal(drawn, x0 ^ x1)
+
+
+@pytest.mark.parametrize(
+    ("bad", "got"),
+    [
+        (torch.zeros(2, dtype=torch.int64), r"got torch.int64 \[2\]; make one with random.key"),
+        (torch.zeros(3, 2, dtype=torch.uint32), r"got torch.uint32 \[3, 2\].*many keys \[n, 2\] at once"),
+        (0, "got int"),
+    ],
+)  # fmt: skip
+def test_what_is_no_key(bad: Tensor, got: str) -> None:
+    with pytest.raises(TypeError, match=rf"a key is a torch.uint32 tensor \[2\], {got}"):
+        inspect.unwrap(halves)(bad)
+
+
+def test_a_shape_is_a_tuple() -> None:
+    with pytest.raises(TypeError, match=r"shape must be a tuple, got 3; write \(3,\)"):
+        inspect.unwrap(draw)(torch.bitwise_xor, key(0), 3)
