@@ -1,11 +1,12 @@
 """BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json both ways.
 
 Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split` (words),
-`trainer` and `encoder` (the same, quickly), `spec` (what a tokenizer is), `json_writer`, `json_reader` and `files`.
+`trainer`, `merge` and `encoder` (the same, quickly), `spec` (what a tokenizer is), `json_writer`, `json_reader`,
+`tiktoken_ranks` and `files`.
 """
 
-from data_pipes.tokenizer.encoder import from_spec
-from data_pipes.tokenizer.files import load, save
+from data_pipes.tokenizer.encoder import add_special_tokens, from_spec
+from data_pipes.tokenizer.files import load, load_tiktoken, save
 from data_pipes.tokenizer.json_reader import from_json
 from data_pipes.tokenizer.json_writer import fingerprint, to_json
 from data_pipes.tokenizer.spec import (
@@ -16,16 +17,20 @@ from data_pipes.tokenizer.spec import (
     special_tokens,
     vocabulary_size,
 )
+from data_pipes.tokenizer.tiktoken_ranks import from_tiktoken
 from data_pipes.tokenizer.trainer import train
 
 __all__ = [
     "AddedToken",
     "Tokenizer",
     "TokenizerSpec",
+    "add_special_tokens",
     "fingerprint",
     "from_json",
     "from_spec",
+    "from_tiktoken",
     "load",
+    "load_tiktoken",
     "save",
     "special_id",
     "special_tokens",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from operator import index
@@ -20,7 +21,7 @@ import numpy as np
 from data_pipes.tokenizer.added import Finder, finder, stretches
 from data_pipes.tokenizer.byte_level import utf8
 from data_pipes.tokenizer.merge import NOTHING, merge, merge_many
-from data_pipes.tokenizer.spec import Tokenizer, TokenizerSpec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, vocabulary_size
 from data_pipes.tokenizer.split import cutter_of, words
 from data_pipes.tokenizer.tables import Tables, symbol_ids, tables_of, units
 
@@ -41,6 +42,24 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
     """
     tables = tables_of(spec)
     return Tokenizer(spec, partial(encode, tables), partial(decode, tables), partial(encode_batch, tables))
+
+
+def add_special_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
+    """Makes a tokenizer with more special tokens; they get the ids after its last. Its own ids stay.
+
+    An embedding then needs `vocabulary_size` rows.
+
+    Raises:
+        ValueError: if a token is an added one already, or given twice, or in the vocabulary.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
+        >>> add_special_tokens(from_spec(spec), ["<|user|>", "<|end|>"]).encode("a<|end|>", special="all")
+        [0, 3]
+    """
+    spec, size = tokenizer.spec, vocabulary_size(tokenizer)
+    added = tuple(AddedToken(token, size + i) for i, token in enumerate(tokens))
+    return from_spec(replace(spec, added_tokens=spec.added_tokens + added))
 
 
 def encode(tables: Tables, text: str, *, special: str | Iterable[str] = "none", template: bool = False) -> list[int]:

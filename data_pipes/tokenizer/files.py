@@ -6,12 +6,14 @@ A tokenizer is one file, tokenizer.json, in Hugging Face's format; `json_writer`
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from data_pipes.tokenizer.json_reader import from_json
 from data_pipes.tokenizer.json_writer import to_json
 from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.tokenizer.tiktoken_ranks import from_tiktoken
 
 NAME = "tokenizer.json"
 MAX_BYTES = 1 << 26  # 64 MiB; the largest tokenizers in use have half of that
@@ -78,16 +80,48 @@ def load(path: str | os.PathLike[str], *, any_pattern: bool = False, max_bytes: 
         ValueError: if it is too large, not UTF-8, damaged, or holds what is not understood; the message has the path.
     """
     file = _file(path)
+    text = _read(file, max_bytes)
+    try:
+        return from_json(text, any_pattern=any_pattern)
+    except ValueError as error:
+        raise ValueError(f"load: {file}: {error}") from None
+
+
+def load_tiktoken(
+    path: str | os.PathLike[str], *, pattern: str, special_tokens: Mapping[str, int], max_bytes: int = MAX_BYTES
+) -> Tokenizer:
+    """Reads a tiktoken file; the split pattern and the special tokens, which it does not hold, are given.
+
+    Args:
+        path: the file.
+        pattern: as in `from_tiktoken`.
+        special_tokens: token -> id, as in `from_tiktoken`.
+        max_bytes: a larger file is refused unread, bytes.
+
+    Returns:
+        The Tokenizer.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is too large, not UTF-8, or holds what is not understood; the message has the path.
+    """
+    text = _read(Path(path), max_bytes)
+    try:
+        return from_tiktoken(text, pattern=pattern, special_tokens=special_tokens)
+    except ValueError as error:
+        raise ValueError(f"load_tiktoken: {path}: {error}") from None
+
+
+def _read(file: Path, max_bytes: int) -> str:
+    """Text of a file, if it is there, not too large, and text."""
     if not file.is_file():
         raise FileNotFoundError(f"load: there is no {file}; save(tokenizer, path) writes one")
     if (size := file.stat().st_size) > max_bytes:
         raise ValueError(f"load: {file} has {size} bytes, more than {max_bytes}; pass max_bytes if it is to be trusted")
     try:
-        return from_json(file.read_bytes().decode(), any_pattern=any_pattern)
+        return file.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"load: {file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except ValueError as error:
-        raise ValueError(f"load: {file}: {error}") from None
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.tokenizer import AddedToken, Tokenizer, TokenizerSpec, bpe, byte_level, from_spec, train
+from data_pipes.tokenizer import (
+    AddedToken,
+    Tokenizer,
+    TokenizerSpec,
+    add_special_tokens,
+    bpe,
+    byte_level,
+    from_spec,
+    train,
+)
 from data_pipes.tokenizer import encoder as module
 from data_pipes.tokenizer.spec import token_ids
 from data_pipes.tokenizer.split import splitter
@@ -162,3 +171,12 @@ def test_a_template_stands_around_the_text() -> None:
     assert tokenizer.encode("aa", template=True) == [1, 0, 0, 2, 2]
     assert tokenizer.encode("aa") == [0, 0]
     assert [row.tolist() for row in tokenizer.encode_batch(["", "a"], template=True)] == [[1, 2, 2], [1, 0, 2, 2]]
+
+
+def test_more_special_tokens_follow_the_last(trained: Tokenizer) -> None:
+    more = add_special_tokens(trained, ["<|tool|>", "<|think|>"])
+    assert more.encode("a<|think|>", special="all") == [*trained.encode("a"), 1501]
+    assert [more.encode(text) for text in SAMPLES] == [trained.encode(text) for text in SAMPLES]
+    for twice in (["<|pad|>"], ["<|x|>", "<|x|>"], ["a"]):
+        with pytest.raises(ValueError, match=r"must have id|is given twice"):
+            add_special_tokens(trained, twice)

@@ -1,0 +1,104 @@
+"""Reading tiktoken's format: tokens as bytes with their ranks, from which the merges are recovered.
+
+tiktoken keeps no merges: two neighbours merge if their bytes together are a token, the token of lowest rank first. So
+every way of cutting a token into two tokens is a merge, in the order of the tokens' ranks.
+
+Source: the format and the algorithm of tiktoken 0.14, and Llama 3's and Qwen's tokenizer files.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+
+from data_pipes.tokenizer.byte_level import CHARACTERS
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
+
+
+def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int]) -> Tokenizer:
+    """Makes a tokenizer of the text of a tiktoken file.
+
+    Args:
+        text: a line "base64-of-the-token rank" for each token; ranks 0, 1, ... are the ids.
+        pattern: the split pattern, which the file does not hold: a name of `split.PATTERNS`, or an expression.
+        special_tokens: token -> id; they follow the ranks. An id between them that has no token is given the special
+            token "<|unused_ID|>".
+
+    Returns:
+        A byte-level Tokenizer that gives tiktoken's ids.
+
+    Steps:
+        1. Read tokens by rank.
+        2. Cut every token in two wherever both parts are tokens: these are the merges, in order of the token's rank,
+           then of the parts' ranks.
+        3. Number the special tokens, and fill the gaps between them.
+
+    Edge cases: a word that is a token is taken whole (`ignore_merges`), as tiktoken does. Where two ways of cutting one
+        token overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the lower ranks.
+
+    Raises:
+        ValueError: if a line is not understood, ranks have gaps, or a special token's id is taken.
+
+    Example:
+        >>> lines = ["YQ== 0", "Yg== 1", "YWI= 2"]  # a, b, ab
+        >>> tokenizer = from_tiktoken("\\n".join(lines), pattern="gpt2", special_tokens={"<|end|>": 4})
+        >>> tokenizer.encode("abb"), tokenizer.spec.merges
+        ([2, 1], (('a', 'b'),))
+        >>> [token.content for token in tokenizer.spec.added_tokens]
+        ['<|unused_3|>', '<|end|>']
+    """
+    # 1. Tokens.
+    tokens = _tokens(text)
+    # 2. Merges.
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = []
+    for token in tokens:
+        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        pairs = [(ranks[a], ranks[b]) for a, b in cuts if a in ranks and b in ranks]
+        merges += [(_written(tokens[a]), _written(tokens[b])) for a, b in sorted(pairs)]
+    # 3. Special tokens.
+    return from_spec(
+        TokenizerSpec(
+            kind="byte_level",
+            vocab=tuple(map(_written, tokens)),
+            merges=tuple(merges),
+            pattern=pattern,
+            added_tokens=_added(special_tokens, len(tokens)),
+            ignore_merges=True,
+        )
+    )
+
+
+def _tokens(text: str) -> list[bytes]:
+    """Lines -> tokens by rank."""
+    found: dict[int, bytes] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line:
+            continue
+        try:
+            coded, rank = line.split()
+            found[int(rank)] = base64.b64decode(coded, validate=True)
+        except (ValueError, binascii.Error):
+            raise ValueError(f"tiktoken file: line {number} must be 'base64 rank', got {line[:80]!r}") from None
+    missing = [i for i in range(len(found)) if i not in found]
+    if missing:
+        raise ValueError(f"tiktoken file: ranks must be 0 ... {len(found) - 1} without a gap; {missing[0]} is missing")
+    return [found[i] for i in range(len(found))]
+
+
+def _added(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, ...]:
+    """Special tokens by id from `first` on, gaps filled."""
+    by_id = {i: token for token, i in special_tokens.items()}
+    low, last = min(by_id, default=first), max(by_id, default=first - 1)
+    if len(by_id) < len(special_tokens) or low < first or last - first > 100_000:
+        raise ValueError(
+            f"tiktoken file: special tokens need ids of their own from {first} on, got {dict(special_tokens)}"
+        )
+    return tuple(AddedToken(by_id.get(i, f"<|unused_{i}|>"), i) for i in range(first, last + 1))
+
+
+def _written(token: bytes) -> str:
+    """Bytes in the byte alphabet."""
+    return "".join(CHARACTERS[byte] for byte in token)
