@@ -4,6 +4,7 @@ Restoring before every element and comparing all the rest is Grain's pattern.
 """
 
 import functools
+import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,14 +115,17 @@ def test_a_run_is_a_fold(pipe: Any) -> None:
         assert functools.reduce(step, pipe[state[0] :], state) == whole
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_restored_before_every_element_the_rest_is_equal(pipe: Any, workers: int) -> None:
+    """Workers are forked from a small server, as a process with threads (torch's, JAX's) is not safely forked."""
     batches = list(pipe)
+    context = multiprocessing.get_context("forkserver") if workers else None
+    if context:
+        context.set_forkserver_preload(["torch.utils.data", "data_pipes.pretrain"])
     for start in range(len(pipe)):
-        rest = list(DataLoader(pipe[start:], batch_size=None, num_workers=workers))
-        assert all_equal(rest, batches[start:])
+        rest = DataLoader(pipe[start:], batch_size=None, num_workers=workers, multiprocessing_context=context)
+        assert all_equal(list(rest), batches[start:])
 
 
 def test_writing_to_a_batch_changes_nothing(pipe: Any) -> None:
