@@ -19,6 +19,7 @@ import optax
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.utils import run_and_get_code
 
 from pure import optim, serial, tree
 from pure.types import GradientTransformation, Tree
@@ -45,6 +46,10 @@ def peer_mask(params: Tree) -> Tree:
     return {"embedding": True, "layers": [{"norm": False, "q": True} for _ in params["layers"]]}
 
 
+def peer_matrix_mask(params: Tree) -> Tree:
+    return {"embedding": False, "layers": [{"norm": False, "q": True} for _ in params["layers"]]}
+
+
 def sgd_behind_masked_adam(library: Any, mask: Any) -> Any:
     return library.chain(library.masked(library.scale_by_adam(), mask), library.sgd(0.01))
 
@@ -69,24 +74,27 @@ def peer_matrices(params: Tree) -> Tree:
 
 
 def muon_for_all(library: Any) -> Any:
-    numbers = library.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(0,))
-    wanted = {"embedding": numbers, "layers": [{"norm": None, "q": numbers}] * 2}
+    axes = library.MuonDimensionNumbers(reduction_axis=(1,), output_axis=(0,))
     return library.muon(
         optax_or_ours(library).linear_schedule(0.02, 0.0, STEPS),
         ns_coeffs="dion",
         nesterov=False,
         adaptive=True,
         preconditioning="schatten",
-        muon_weight_dimension_numbers=wanted,
+        muon_weight_dimension_numbers=partial(every_matrix, axes=axes),
     )
+
+
+def every_matrix(params: Tree, *, axes: Any) -> Tree:
+    return {"embedding": axes, "layers": [{"norm": None, "q": axes} for _ in params["layers"]]}
 
 
 def optax_or_ours(library: Any) -> Any:
     return optax if library is optax.contrib else library
 
 
-# With a bfloat16 moment both round, at different places: see the law on narrow numbers. Schedules are float32 here and
-# float64 under enable_x64. Newton-Schulz multiplies differences: singular values of 1e-3 grow by 3.4 in every step.
+# Measured: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 where a schedule takes part, always float32 here. With
+# a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the laws on narrow numbers.
 TABLE = (
     Row("sgd", lambda: optim.sgd(0.1), lambda: optax.sgd(0.1), float64=None),
     Row("sgd momentum", lambda: optim.sgd(0.05, 0.9), lambda: optax.sgd(0.05, 0.9)),
@@ -154,9 +162,7 @@ TABLE = (
     Row(
         "masked",
         lambda: sgd_behind_masked_adam(optim, optim.path_mask("/q/")),
-        lambda: sgd_behind_masked_adam(
-            optax, lambda p: {"embedding": False, "layers": [{"norm": False, "q": True}] * 2}
-        ),
+        lambda: sgd_behind_masked_adam(optax, peer_matrix_mask),
         float64=None,
     ),
     Row(
@@ -185,26 +191,23 @@ TABLE = (
         "muon",
         lambda: muon_for_layers(optim, optim.hidden_matrices),
         lambda: muon_for_layers(optax.contrib, peer_matrices),
-        float32=1e-4,
-        float64=1e-10,
     ),
     Row(
         "muon for all",
         lambda: muon_for_all(optim),
         lambda: muon_for_all(optax.contrib),
-        float32=1e-3,
-        float64=1e-5,
+        float64=1e-7,
         whole=True,
     ),
 )
 every = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 
-def numbers(seed: int, *leading: int) -> Tree:
-    """A tree with an embedding, norms and matrices, as float64 arrays."""
+def numbers(seed: int, *leading: int, layers: int = 1) -> Tree:
+    """A tree with an embedding, and a norm and a matrix in each layer, as float64 arrays."""
     rng = np.random.default_rng(seed)
     layer = lambda: {"norm": rng.normal(size=(*leading, 4)), "q": rng.normal(size=(*leading, 4, 3))}  # noqa: E731
-    return {"embedding": rng.normal(size=(*leading, 6, 4)), "layers": [layer(), layer()]}
+    return {"embedding": rng.normal(size=(*leading, 6, 4)), "layers": [layer() for _ in range(layers)]}
 
 
 def tensors(values: Tree, dtype: torch.dtype = torch.float32) -> Tree:
@@ -216,12 +219,14 @@ def extra_of(grads: Tree) -> dict[str, Tensor]:
     return {"grad_norm": tree.norm(grads), "finite": optim.all_finite(grads), "value": torch.tensor(1.5)}
 
 
-def after(row: Row, updates: int, dtype: torch.dtype = torch.float32) -> tuple[GradientTransformation, Tree, Tree]:
+def after(
+    row: Row, updates: int, dtype: torch.dtype = torch.float32, layers: int = 1
+) -> tuple[GradientTransformation, Tree, Tree]:
     """(optimizer, params, state) after some updates, so that moments and counts are no longer zero."""
-    opt, params = row.ours(), tensors(numbers(0), dtype)
+    opt, params = row.ours(), tensors(numbers(0, layers=layers), dtype)
     state = opt.init(params)
     for i in range(updates):
-        grads = tensors(numbers(i + 1), dtype)
+        grads = tensors(numbers(i + 1, layers=layers), dtype)
         steps, state = opt.update(grads, state, params, **extra_of(grads))
         params = optim.apply_updates(params, steps)
     return opt, params, state
@@ -297,11 +302,11 @@ def functions(x: Any) -> Iterator[Callable]:
 @every
 def test_leafwise(row: Row) -> None:
     """A part of the tree, its list shortened to one layer, gets that part of the whole update."""
-    opt, params, state = after(row, 3)
+    opt, params, state = after(row, 3, layers=2)
     assert optim.is_leafwise(opt) is not row.whole
     if row.whole:
         return
-    grads = tensors(numbers(9))
+    grads = tensors(numbers(9, layers=2))
     extra = extra_of(grads)
     whole = (*opt.update(grads, state, params, **extra),)
     names = tree.paths(params)
@@ -340,6 +345,23 @@ def test_eager_equals_compiled(row: Row) -> None:
     assert close(
         compiled(grads, state, params, **extra_of(grads)), opt.update(grads, state, params, **extra_of(grads)), 1e-6
     )
+
+
+@pytest.mark.slow
+def test_eager_equals_inductor() -> None:
+    """One kernel per leaf does it all, and the powers of the corrections are not in its loop."""
+    row = Row("", lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate(optim))), lambda: optax.sgd(0.1))
+    opt, params, state = after(row, 2)
+    grads = tensors(numbers(9))
+    torch._dynamo.reset()
+    compiled, code = run_and_get_code(
+        torch.compile(opt.update, fullgraph=True), grads, state, params, **extra_of(grads)
+    )
+    assert close(compiled, opt.update(grads, state, params, **extra_of(grads)), 1e-5)
+    if grads["embedding"].device.type == "cpu":
+        loops = [part for part in "".join(code).split("for(int64_t")[1:] if "Vectorized" in part]
+        assert loops
+        assert not any("pow(" in loop for loop in loops)
 
 
 @every
