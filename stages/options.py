@@ -13,28 +13,36 @@ from typing import Literal
 class PretrainOptions:
     """Pretraining on text, from a tokenizer to a model that transformers loads."""
 
-    config: str = "tiny_config"
-    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    config: str | None = None
+    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields; None takes tiny_config."""
     data_path: str = "embedded"
     """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source."""
+    field: str = "text"
+    """Column that holds the text, where the data has rows."""
+    encoding: str = "utf-8"
+    """Of text files."""
+    subset: str | None = None
+    """Configuration of a data set that has several."""
+    split: str = "train"
+    """Part of a data set."""
     output_dir: str = "runs/pretrain"
-    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    """Folder of the run: data, checkpoints, metrics.jsonl, final_model."""
     tokenizer_path: str | None = None
     """A tokenizer.json to use; by default one is trained on the data, as large as the model's vocabulary."""
     model_path: str | None = None
-    """A final_model folder to start from, instead of new weights."""
+    """A run's folder, or one in Hugging Face's layout, to start from with its shape, weights and tokenizer."""
     batch_size: int = 32
     """Rows a step."""
     num_epochs: int = 1
     """Times that the data is seen."""
     max_steps: int | None = None
-    """Stop after this many steps, whatever the epochs."""
+    """Steps to take, whatever the epochs."""
     max_length: int = 256
     """Tokens a row."""
     learning_rate: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate, per update."""
     warmup: float = 0.05
-    """Warm-up: a share of all steps below 1, else a number of steps."""
+    """Warm-up: below 1 a share of all steps, else a number of steps."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Shape of the learning rate after the warm-up."""
     final_learning_rate: float = 0.1
@@ -44,7 +52,7 @@ class PretrainOptions:
     weight_decay: float = 0.1
     """Decay of matrices, per unit of learning rate; norms, biases and embeddings have none."""
     max_grad_norm: float = 1.0
-    """Longer gradients are shortened to this norm; 0 leaves them."""
+    """Norm that longer gradients are shortened to; 0 leaves them."""
     gradient_accumulation: int = 1
     """Pieces that a batch is cut into, to save memory; must divide batch_size."""
     label_smoothing: float = 0.0
@@ -62,9 +70,10 @@ class PretrainOptions:
     compile: bool = True
     """Compile the step; needs a C++ compiler, takes about a minute the first time."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     held_out: float = 0.05
-    """Share of the documents kept apart for validation, chosen by their names."""
+    """Share of the documents kept apart for validation, chosen by their names, of few documents their ends; 10 MB at
+    most."""
     filter: bool = False
     """Drop documents that are too short, repetitive, binary or seen before, and write down why."""
     on_bad: Literal["stop", "skip"] = "stop"
@@ -78,7 +87,7 @@ class PretrainOptions:
     patience: int = 0
     """Validations without improvement before the run stops; 0 never stops it."""
     resume: bool = True
-    """Go on from the newest good checkpoint in output_dir."""
+    """Go on from the newest good checkpoint in output_dir; otherwise a folder with checkpoints is refused."""
     wandb: str | None = None
     """Project name in Weights & Biases; WANDB_MODE=offline needs no network."""
     tensorboard: bool = False

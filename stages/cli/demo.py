@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from stages.cli.flags import parse
 from stages.options import PretrainOptions
 
 if TYPE_CHECKING:
-    from stages.run.pretraining import Corpus, Experiment
+    from stages.run.corpus import Corpus
+    from stages.run.pretraining import Experiment
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
 TOKENS_SHOWN = 48
@@ -29,15 +29,19 @@ class DemoOptions:
     """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
     max_steps: int = 560
     """Steps of 8,192 tokens: the budget is counted in tokens, so that every machine computes the same."""
+    config: str = "tiny_config"
+    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    data_path: str = "embedded"
+    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     compile: bool = True
     """Compile the step, if there is a C++ compiler."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the flags, runs what is left to run, shows the results."""
-    options = tyro.cli(DemoOptions, prog="intro2llm demo", args=list(arguments))
+    options = parse(DemoOptions, "demo", arguments)
     folder = Path(options.output_dir)
     done = folder / "results.json"
     if done.exists():
@@ -50,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
 def pretrain_options(options: DemoOptions) -> PretrainOptions:
     """The demo is `intro2llm pretrain` with these flags."""
     return PretrainOptions(
-        config="tiny_config",
+        config=options.config,
+        data_path=options.data_path,
+        held_out=0.1,
         output_dir=options.output_dir,
         num_epochs=2,
         max_steps=options.max_steps,
@@ -89,7 +95,7 @@ def table(results: Mapping[str, float]) -> str:
 def _run(options: PretrainOptions, folder: Path) -> int:
     """Trains, measures, and shows samples before and after."""
     from stages.cli import pretrain
-    from stages.run import validation
+    from stages.run import json_file, plot, validation
 
     begun = time.monotonic()
     untrained: dict[str, float] = {}
@@ -97,15 +103,14 @@ def _run(options: PretrainOptions, folder: Path) -> int:
         options, before=lambda experiment, corpus: untrained.update(_before(experiment, corpus, folder))
     )
     if outcome.signal:
-        print(f"saved; run the same command again to go on from step {int(outcome.state.step)}")
         return pretrain.INTERRUPTED + outcome.signal
     _show("after training", outcome.state.params, experiment, corpus)
     print("compressing the held-out text with gzip and xz")
-    packed = validation.compressors(_held_out_text())
+    packed = validation.compressors((folder / "data" / "held_out.txt").read_bytes())
     results = {"model": _last(folder, "val_bpb"), **packed._asdict(), **untrained}
     print("\n" + table(results))
-    curves = _draw(folder)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    curves = plot.curves(folder)
+    json_file.write(folder / "results.json", results)
     print(f"\n{folder}: {time.monotonic() - begun:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
     print(f"go on with: intro2llm generate --model_path {folder} --prompt 'import '")
     return 0
@@ -113,10 +118,11 @@ def _run(options: PretrainOptions, folder: Path) -> int:
 
 def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, float]:
     """What the model writes, and how well it predicts, before it has learned anything."""
+    from stages.run import step_folders
     from stages.stage import named
 
-    params = experiment.model.init(named(experiment.key, "init"))
-    _show("before training", params, experiment, corpus)
+    if not step_folders.complete(folder):
+        _show("before training", experiment.model.init(named(experiment.key, "init")), experiment, corpus)
     tokens = len(corpus.held_out.tokens) - 1
     return {"guess": tokens * math.log2(experiment.config.vocab_size) / corpus.held_out_bytes}
 
@@ -133,22 +139,8 @@ def _show(title: str, params: object, experiment: Experiment, corpus: Corpus) ->
         print(f"> {prompt}{text}\n")
 
 
-def _held_out_text() -> bytes:
-    """All held-out documents, one after the other."""
-    from data_pipes.embedded import embedded
-
-    return "".join(document.text for document in embedded("held_out")).encode()
-
-
 def _last(folder: Path, name: str) -> float:
     """The last value of a metric in the log."""
     from stages.run.log import read_lines
 
-    return [row[name] for row in read_lines(folder / "metrics.jsonl") if name in row][-1]
-
-
-def _draw(folder: Path) -> str:
-    """Draws the curves, if matplotlib is there."""
-    from stages.run import plot
-
-    return plot.curves(folder)
+    return [float(row[name]) for row in read_lines(folder / "metrics.jsonl") if name in row][-1]

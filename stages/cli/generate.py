@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from stages.cli.flags import parse
 
 if TYPE_CHECKING:
     from stages.run.pretrained import Pretrained
@@ -18,48 +20,59 @@ class GenerateOptions:
 
     model_path: str
     """A run's folder, its final_model, or any folder in Hugging Face's layout."""
-    prompt: tuple[str, ...] = ("def ",)
-    """Texts to continue."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Text to continue; give the flag again for more."""
     max_new_tokens: int = 100
     """Tokens to add to each at most."""
     temperature: float = 0.8
-    """0 always takes the likeliest token; 1 samples as the model believes."""
+    """Sharpness: 0 always takes the likeliest token, 1 samples as the model believes."""
     top_k: int | None = None
-    """Sample among the k likeliest tokens only."""
+    """Number of likeliest tokens to sample among; None takes all."""
     top_p: float | None = 0.95
-    """Sample among the likeliest tokens that together have this share of the probability."""
+    """Share of the probability: sample among the likeliest tokens that together have it; None takes all."""
     min_p: float | None = None
-    """Drop tokens less likely than this share of the likeliest."""
+    """Share of the likeliest token's probability: less likely ones are dropped; None drops none."""
     repetition_penalty: float | None = None
-    """Above 1 makes tokens that already stand in the text less likely."""
+    """Factor; above 1 makes tokens that already stand in the text less likely."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": a GPU where there is one."""
     seed: int = 0
-    """The same seed gives the same text."""
+    """Seed of everything random; the same gives the same text."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, loads, prints each prompt with its continuation."""
-    options = tyro.cli(GenerateOptions, prog="intro2llm generate", args=list(arguments))
+    """Parses the flags, loads, prints each prompt with its continuation.
+
+    Raises:
+        ValueError: without a prompt.
+    """
+    options = parse(GenerateOptions, "generate", arguments)
+    if not options.prompt:
+        raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
     import torch
 
+    from pure import tree
     from stages.run import pretrained
+    from stages.run.pretraining import pick_device
 
+    device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
+    loaded = loaded._replace(params=tree.map(lambda x: x.to(device), loaded.params))
     for prompt, text in zip(options.prompt, continuations(loaded, options), strict=True):
         print(f"{prompt}{text}\n")
     return 0
 
 
 def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
-    """Continues every prompt, as texts.
+    """Continues every prompt, as texts; the token that ends a document ends a text, and is not shown.
 
     Raises:
-        ValueError: for an empty prompt, or one longer than the model's context.
+        ValueError: for an empty prompt, or one that is too long for the model with what is to be added.
     """
-    from pure.generate import generate
-
     from pure import random
+    from pure.generate import generate
 
     model, params, tokenizer = pretrained
     end = model.config.eos_token_id

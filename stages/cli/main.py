@@ -8,6 +8,7 @@ in SUBCOMMANDS.
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -20,15 +21,21 @@ SUBCOMMANDS: Mapping[str, str] = {
     "replay": "compute one step of a past run again and compare every bit",
 }
 
+TRACEBACK = "INTRO2LLM_TRACEBACK"
+"""Environment variable: set to 1, an error shows where it was raised."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the subcommand that the first argument names, and gives it the others.
+
+    An error that a person can mend is one line on stderr; anything else is a bug, and shows its traceback.
 
     Args:
         arguments: what follows `intro2llm`; None takes them from the process.
 
     Returns:
-        The exit code: 0 done, 2 a mistake in the arguments, otherwise the subcommand's own.
+        The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 the machine refused (disk, memory,
+        a missing package); 128 and the signal's number when interrupted; otherwise the subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -39,7 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
         print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
         return 2
-    return import_module(f"stages.cli.{name}").main(rest)
+    try:
+        return import_module(f"stages.cli.{name}").main(rest)
+    except (Exception, KeyboardInterrupt) as error:
+        found = explain(error)
+        if found is None or os.environ.get(TRACEBACK) == "1":
+            raise
+        code, text = found
+        print(f"intro2llm {name}: {' '.join(text.split())}", file=sys.stderr)
+        return code
 
 
 def overview() -> str:
@@ -48,3 +63,44 @@ def overview() -> str:
     return "\n".join(
         ["usage: intro2llm SUBCOMMAND [--flags]", "", *lines, "", "intro2llm SUBCOMMAND --help lists the flags of one."]
     )
+
+
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """Puts an error that a person can mend into words.
+
+    Returns:
+        (exit code, text), or None for an error that only a programmer can mend.
+
+    Example:
+        >>> explain(ValueError("--seed: too large"))
+        (2, '--seed: too large')
+        >>> explain(IndexError("list index out of range")) is None
+        True
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; the same command goes on from the newest checkpoint"
+    if isinstance(error, BrokenPipeError):
+        return _quiet_end()
+    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | ValueError):
+        return 2, _words(error)
+    if isinstance(error, OSError | ImportError | FloatingPointError):
+        return 1, _words(error)
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error):
+        return 1, "out of memory; cut the batch by --gradient_accumulation, or take a smaller --batch_size"
+    if type(error).__name__ in ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError"):
+        first = str(error).strip().splitlines()[:1]
+        return 1, f"the step could not be compiled ({''.join(first)[:200]}); run with --no-compile"
+    return None
+
+
+def _words(error: BaseException) -> str:
+    """The message; of the system's errors without the number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
+
+
+def _quiet_end() -> tuple[int, str] | None:
+    """Who read our output has gone (`| head`): say nothing more, not even when Python closes it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141, "nobody reads the output any more"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
+from stages.cli.flags import parse
 from stages.options import PretrainOptions
 
 if TYPE_CHECKING:
+    from pure.types import Tree
+    from stages.run import log
+    from stages.run.corpus import Corpus
     from stages.run.loop import Outcome
-    from stages.run.pretraining import Corpus, Experiment
+    from stages.run.pretraining import Experiment
 
 INTERRUPTED = 128
 """Exit code of an interrupted run, plus the signal's number, as shells count: 143 after SIGTERM. The state is saved."""
@@ -23,7 +23,7 @@ INTERRUPTED = 128
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the flags and trains."""
-    options = tyro.cli(PretrainOptions, prog="intro2llm pretrain", args=list(arguments))
+    options = parse(PretrainOptions, "pretrain", arguments)
     outcome = train(options)[0]
     return INTERRUPTED + outcome.signal if outcome.signal else 0
 
@@ -39,47 +39,63 @@ def train(
 
     Returns:
         The outcome, and what it was made with.
+
+    Steps:
+        1. Refuse what cannot work, before anything is written: flags, another run's folder, a folder that is in use.
+        2. Data, and everything built on it.
+        3. config.json, so that the run can be resumed and replayed.
+        4. The run.
+        5. final_model.
     """
-    from stages.run import pretraining
+    from stages.run import config_file, corpus, pretraining
+    from stages.run.lock import alone
 
     folder = Path(options.output_dir)
-    corpus = pretraining.prepare(options)
-    experiment = pretraining.build(options, corpus)
-    write_config(folder, pretraining.resolved(options, experiment.config))
-    if before:
-        before(experiment, corpus)
-    outcome = run_experiment(options, experiment, corpus)
-    if outcome.status != "interrupted":
-        save_final(folder, outcome, experiment, corpus)
-    return outcome, experiment, corpus
+    # 1. Refuse.
+    vocab_size = pretraining.check(options).vocab_size
+    with alone(folder):
+        for line in config_file.refuse_other_flags(folder, options):
+            print(line)
+        # 2. Build.
+        data = corpus.prepare(options, vocab_size)
+        experiment = pretraining.build(options, data)
+        # 3. Write down.
+        config = pretraining.resolved(options, experiment.config)
+        config_file.refuse_other_model(folder, config["model"])
+        config_file.write(folder, config)
+        if before:
+            before(experiment, data)
+        # 4. Run.
+        outcome = run_experiment(options, experiment, data)
+        # 5. Finish.
+        if outcome.status == "interrupted":
+            print(f"saved at step {int(outcome.state.step)}; the same command goes on from there")
+        else:
+            save_final(folder, outcome, experiment, data)
+    return outcome, experiment, data
 
 
-def run_experiment(options: PretrainOptions, experiment: Experiment, corpus: Corpus) -> Outcome:
+def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpus) -> Outcome:
     """The loop, with the flags that concern it."""
-    from stages.run import compiler, log, loop, pretrained, pretraining
-    fingerprint = lambda *a: None  # noqa: E731
+    from stages.run import compiler, loop, mfu, pretraining
+    from stages.run.fingerprint import fingerprint
 
-    folder = Path(options.output_dir)
-    lacking = compiler.missing() if options.compile and experiment.key.device.type == "cpu" else None
+    device = experiment.key.device
+    lacking = compiler.missing() if options.compile and device.type == "cpu" else None
     if lacking:
         print(lacking)
-    config = pretraining.resolved(options, experiment.config)
-    writers: list[Callable[[int], log.Writer]] = []
-    if options.wandb:
-        writers.append(lambda step: log.wandb(folder, config, project=options.wandb or ""))
-    if options.tensorboard:
-        writers.append(partial(log.tensorboard, folder))
-    params = pretrained.load(options.model_path).params if options.model_path else None
+    dtype = dict(pretraining.DTYPES)[options.dtype]
     return loop.run(
         experiment.stage,
         experiment.pipe,
-        folder,
+        options.output_dir,
         key=experiment.key,
-        params=params,
+        params=starting_params(options),
         validate=experiment.validate,
-        fingerprint=fingerprint(experiment.stage, experiment.pipe, corpus.tokenizer),
-        writers=writers,
+        fingerprint=fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
+        writers=_writers(options, experiment),
         observe=partial(pretraining.learning_rate, schedule=experiment.schedule),
+        utilisation=mfu.utilisation(experiment.model, options.max_length, dtype, device),
         options=loop.RunOptions(
             compile=options.compile and not lacking,
             save_every=options.save_every,
@@ -91,32 +107,45 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, corpus: Cor
     )
 
 
-def save_final(folder: Path, outcome: Outcome, experiment: Experiment, corpus: Corpus) -> None:
-    """Writes final_model: the averaged weights where there are any, else the last."""
-    from stages.run import pretrained
+def starting_params(options: PretrainOptions, *, always: bool = False) -> Tree | None:
+    """The weights to begin with, in float32, or None to draw them.
 
-    params = outcome.state.extra.get("ema", outcome.state.params)
-    pretrained.save(folder / "final_model", pretrained.Pretrained(experiment.model, params, corpus.tokenizer))
-    print(f"final model: {folder / 'final_model'}")
-
-
-def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    """Writes config.json."""
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def read_options(folder: Path) -> PretrainOptions:
-    """Reads the flags of a past run back from its config.json.
-
-    Raises:
-        ValueError: if there is none, or it is of another version.
+    Args:
+        options: the flags.
+        always: False gives None when there is a checkpoint to go on from; then the weights are not needed.
     """
-    path = folder / "config.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))["options"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
-        raise ValueError(f"{path}: expected the config.json of a pretraining run; give the run's folder") from None
-    known = {field.name for field in dataclasses.fields(PretrainOptions)}
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(f"{path}: unknown flags {', '.join(unknown)}; the run was made by another version")
-    return PretrainOptions(**fields)
+    import torch
+
+    from stages.run import pretrained, step_folders
+
+    if not options.model_path or (step_folders.complete(Path(options.output_dir)) and not always):
+        return None
+    return pretrained.load(options.model_path, dtype=torch.float32).params
+
+
+def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus) -> None:
+    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any."""
+    from stages.run import checkpoint, pretrained
+
+    state, step = outcome.state, int(outcome.state.step)
+    best = checkpoint.best(folder) if outcome.status == "early" else None
+    if best is not None:
+        state, step = checkpoint.load(best, state, warn=print)[:2]
+    params = state.extra.get("ema", state.params)
+    path = pretrained.save(folder / "final_model", pretrained.Pretrained(experiment.model, params, data.tokenizer))
+    why = f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}" if best else ""
+    print(f"final model: {path} (step {step}{why})")
+
+
+def _writers(options: PretrainOptions, experiment: Experiment) -> list[Callable[[int], log.Writer]]:
+    """W&B and TensorBoard, if asked for."""
+    from stages.run import log, pretraining
+
+    folder = Path(options.output_dir)
+    writers: list[Callable[[int], log.Writer]] = []
+    if options.wandb:
+        config = pretraining.resolved(options, experiment.config)
+        writers.append(lambda step: log.wandb(folder, config, project=options.wandb or ""))
+    if options.tensorboard:
+        writers.append(partial(log.tensorboard, folder))
+    return writers

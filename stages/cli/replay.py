@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+from stages.cli.flags import parse
+from stages.options import PretrainOptions
 
 if TYPE_CHECKING:
     from stages.state import TrainState
@@ -20,19 +24,23 @@ class ReplayOptions:
     run: Annotated[str, tyro.conf.Positional]
     """Folder of the run."""
     step: int
-    """The step to compute again, from 1."""
+    """Number of the step to compute again, from 1."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal."""
-    options = tyro.cli(ReplayOptions, prog="intro2llm replay", args=list(arguments))
+    """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal, else 1.
+
+    Raises:
+        ValueError: if the run has no such step, or its checkpoint is of another run than its config.json says.
+    """
+    options = parse(ReplayOptions, "replay", arguments)
     from stages.run.log import read_lines
 
     folder = Path(options.run)
-    state = recompute(folder, options.step)
-    logged = [row for row in read_lines(folder / "metrics.jsonl") if row["step"] == options.step and "loss" in row]
+    logged = [row for row in read_lines(folder / "metrics.jsonl") if row["step"] == options.step]
     if not logged:
-        raise ValueError(f"{folder / 'metrics.jsonl'} has no step {options.step}; its steps begin at 1")
+        raise ValueError(f"{folder / 'metrics.jsonl'} has no step {options.step}; it has {_steps(folder)}")
+    state = recompute(folder, options.step)
     differences = [*metric_differences(state, logged[-1]), *state_differences(state, folder, options.step)]
     for line in differences:
         print(line)
@@ -46,41 +54,56 @@ def main(arguments: Sequence[str]) -> int:
 def recompute(folder: Path, step: int) -> TrainState:
     """Runs the stage from the newest checkpoint before `step` (or the start) up to it.
 
+    Args:
+        folder: of the run.
+        step: from 1.
+
+    Returns:
+        The state behind that step.
+
     Raises:
         ValueError: if the run has no such step.
     """
+    from pure import tree
     from pure.transform.jit import jit
-    from stages.cli.pretrain import read_options
-    from stages.run import checkpoint, compiler, pretraining
+    from stages.cli.pretrain import starting_params
+    from stages.run import checkpoint, compiler, config_file, corpus, pretraining
+    from stages.run.fingerprint import fingerprint
 
-    options = read_options(folder)
-    experiment = pretraining.build(options, pretraining.prepare(options))
+    options = dataclasses.replace(config_file.read(folder, PretrainOptions), output_dir=str(folder))
+    data = corpus.reopen(folder)
+    experiment = pretraining.build(options, data)
     if not 1 <= step <= len(experiment.pipe):
         raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
-    state = experiment.stage.init(experiment.key, starting_params(options.model_path))
     before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
+    state = experiment.stage.init(experiment.key, None if before else starting_params(options, always=True))
     if before:
-        state = checkpoint.load(before[-1], state).state
+        own = fingerprint(experiment.stage, experiment.pipe, data.tokenizer)
+        state = checkpoint.load(before[-1], state, fingerprint=own, warn=print).state
     first = int(state.step)
-    print(f"from step {first}: computing {step - first} again")
+    print(f"computing steps {first + 1} to {step} again")
     compiled = options.compile and (experiment.key.device.type != "cpu" or compiler.missing() is None)
     advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
     for batch in experiment.pipe[first:step]:
-        state = advance(state, batch)
+        state = advance(state, tree.map(lambda x: x.to(experiment.key.device), batch))
     return state
 
 
-def starting_params(model_path: str | None) -> Any:
-    """The weights that the run began with, or None if it drew them."""
-    from stages.run import pretrained
+def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:
+    """Metrics of the recomputed step that are not those in the log.
 
-    return pretrained.load(model_path).params if model_path else None
-
-
-def metric_differences(state: TrainState, row: dict[str, Any]) -> list[str]:
-    """Metrics of the recomputed step that are not those in the log."""
-    pairs = [(name, float(value), float(row[name])) for name, value in state.metrics.items()]
-    return [f"{name}: {old!r} in the log, {new!r} now" for name, new, old in pairs if new != old and new == new]
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> metric_differences(SimpleNamespace(metrics={"loss": torch.tensor(1.5)}), {"step": 1, "loss": 1.25})
+        ['loss: 1.25 in the log, 1.5 now']
+    """
+    told = []
+    for name, value in state.metrics.items():
+        new, old = float(value), float(row.get(name, "nan"))
+        if name not in row or (new != old and not (new != new and old != old)):
+            told.append(f"{name}: {row.get(name, 'nothing')} in the log, {new} now")
+    return told
 
 
 def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
@@ -88,13 +111,22 @@ def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
     from pure import tree
     from stages.run import checkpoint
 
-    if step not in [checkpoint.step_of(path) for path in checkpoint.saved(folder)]:
+    found = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) == step]
+    if not found:
         return []
-    saved = checkpoint.load(folder, state, step=step).state
+    saved = checkpoint.load(found[-1], state, warn=print).state
     triples = zip(tree.paths(state), tree.leaves(state), tree.leaves(saved), strict=True)
     return [f"{path}: other bits than in the checkpoint" for path, new, old in triples if not _same(new, old)]
 
 
+def _steps(folder: Path) -> str:
+    """Which steps a run's log has."""
+    from stages.run.log import read_lines
+
+    steps = [row["step"] for row in read_lines(folder / "metrics.jsonl")]
+    return f"steps {min(steps)} to {max(steps)}" if steps else "none"
+
+
 def _same(a: Any, b: Any) -> bool:
     """Equal bits, NaN included."""
-    return a.cpu().contiguous().numpy(force=True).tobytes() == b.cpu().contiguous().numpy(force=True).tobytes()
+    return a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()

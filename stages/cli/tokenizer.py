@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
+from stages.cli.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,10 @@ class TokenizerOptions:
 
     data_path: str = "embedded"
     """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and documentation."""
+    field: str = "text"
+    """Column that holds the text, where the data has rows."""
+    encoding: str = "utf-8"
+    """Of text files."""
     output_dir: str = "runs/tokenizer"
     """Folder that tokenizer.json is written to; Hugging Face's tokenizers loads it."""
     vocab_size: int = 4096
@@ -22,17 +26,20 @@ class TokenizerOptions:
     pattern: Literal["qwen2", "llama3", "gpt2"] = "qwen2"
     """How text is cut into words before pairs are merged; qwen2 keeps digits apart."""
     min_frequency: int = 2
-    """Pairs seen less often are not merged."""
+    """Occurrences; pairs seen less often are not merged."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the flags, trains, saves, and shows how text is cut."""
-    options = tyro.cli(TokenizerOptions, prog="intro2llm tokenizer", args=list(arguments))
+    options = parse(TokenizerOptions, "tokenizer", arguments)
     from data_pipes import tokenizer as tokenizers
     from data_pipes.embedded import embedded
     from data_pipes.source.path import documents
 
-    found = embedded("all") if options.data_path == "embedded" else documents(options.data_path)
+    if options.data_path == "embedded":
+        found = embedded("all")
+    else:
+        found = documents(options.data_path, field=options.field, encoding=options.encoding)
     tokenizer = tokenizers.train(
         (document.text for document in found),
         options.vocab_size,

@@ -5,8 +5,8 @@ Prechelt, "Early Stopping - But When?", 1998.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Patience(NamedTuple):
@@ -33,14 +33,21 @@ def observe(state: Patience, step: int, value: float) -> Patience:
     return Patience(value, step, 0) if value < state.best else state._replace(since=state.since + 1)
 
 
-def replay(history: Iterable[tuple[int, float]]) -> Patience:
-    """Rebuilds the state from (step, value) pairs, such as a log holds: a resumed run stops where it would have.
+def to_json(state: Patience) -> dict[str, Any]:
+    """Writes it for a checkpoint's manifest; the number as text, since JSON has no infinity.
 
     Example:
-        >>> replay([(10, 2.0), (20, 1.5), (30, 1.7)])
-        Patience(best=1.5, best_step=20, since=1)
+        >>> to_json(Patience())
+        {'best': 'inf', 'best_step': -1, 'since': 0}
     """
-    state = Patience()
-    for step, value in history:
-        state = observe(state, step, value)
-    return state
+    return {**state._asdict(), "best": repr(state.best)}
+
+
+def from_json(fields: Mapping[str, Any] | None) -> Patience:
+    """Undoes `to_json`, bit for bit; None is the state before the first validation.
+
+    Example:
+        >>> from_json(to_json(Patience(0.1, 5, 2)))
+        Patience(best=0.1, best_step=5, since=2)
+    """
+    return Patience(float(fields["best"]), fields["best_step"], fields["since"]) if fields else Patience()

@@ -1,6 +1,6 @@
 """Where a run's numbers go: metrics.jsonl always, Weights & Biases and TensorBoard by choice.
 
-A writer is a pair of functions that share a file or a connection.
+A writer is three functions that share a file or a connection.
 """
 
 from __future__ import annotations
@@ -8,10 +8,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
+
+CLOCK = ("tok_per_sec", "mfu", "compile_seconds")
+"""Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or replayed."""
 
 
 class Writer(NamedTuple):
@@ -19,10 +24,12 @@ class Writer(NamedTuple):
 
     Fields:
         write: (step, {name: value}) -> None.
+        flush: () -> None; what was written is on the disk when it returns, if the writer has a file.
         close: () -> None; writes what is left and lets go.
     """
 
     write: Callable[[int, Mapping[str, float]], None]
+    flush: Callable[[], None]
     close: Callable[[], None]
 
 
@@ -30,33 +37,59 @@ def json_lines(path: Path, step: int = 0) -> Writer:
     """Opens metrics.jsonl behind its last line of at most `step`: what a killed run wrote beyond is computed again.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
+
+    Raises:
+        ValueError: if a line in it is damaged.
+        OSError: if it cannot be written; also from `write` and `flush`, when the disk is full.
     """
-    text = "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step)
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    rows = list(read_lines(path))
+    kept = "".join(_line(row) for row in rows if row["step"] <= step)
+    if not path.exists() or path.read_text(encoding="utf-8") != kept:
+        unfinished = path.with_suffix(".partial")
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(kept)
+            _sync(file, path)
+        os.replace(unfinished, path)
     file = path.open("a", encoding="utf-8")
-    return Writer(partial(_append, file), file.close)
+    return Writer(partial(_append, file, path), partial(_sync, file, path), partial(_close, file))
 
 
 def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | None = None) -> Writer:
-    """Starts a Weights & Biases run, or goes on with the one of the same folder; mode="offline" needs no network."""
-    name = f"{folder.resolve().parent.name}-{folder.name}"
-    run = _needs("wandb", "track").init(
-        project=project, name=name, id=name, resume="allow", dir=str(folder), config=dict(config), mode=mode
-    )
-    return Writer(lambda step, values: run.log(dict(values), step=step), run.finish)
+    """Starts a Weights & Biases run, or goes on with the one of the same folder (its name is in wandb_id.txt).
+
+    Args:
+        folder: of the run.
+        config: shown beside the curves.
+        project: where it is listed.
+        mode: "offline" needs no network; None leaves it to WANDB_MODE.
+
+    Raises:
+        ImportError: if wandb is not installed.
+    """
+    module = _needs("wandb", "track")
+    name = folder / "wandb_id.txt"
+    if not name.exists():
+        name.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    run = module.init(
+        project=project, name=folder.name, id=name.read_text(encoding="utf-8").strip(), resume="allow",
+        dir=str(folder), config=dict(config), mode=mode,
+    )  # fmt: skip
+    return Writer(lambda step, values: run.log(dict(values), step=step), lambda: None, run.finish)
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; what an earlier one holds beyond `step` is hidden."""
+    """Opens a TensorBoard event file below `folder/tensorboard`; what an earlier one holds beyond `step` is hidden.
+
+    Raises:
+        ImportError: if tensorboard is not installed.
+    """
     board = _needs("torch.utils.tensorboard", "track").SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(step: int, values: Mapping[str, float]) -> None:
+    def write(number: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            board.add_scalar(name, value, step)
+            board.add_scalar(name, value, number)
 
-    return Writer(write, board.close)
+    return Writer(write, board.flush, board.close)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -65,24 +98,58 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: for a damaged line that is not the last.
     """
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(
-                    f"{path}:{number}: expected a JSON object, got {line[:60]!r}; delete the line"
-                ) from None
-            return
-        yield row
+        row = _row(line)
+        if row is None and number < len(lines):
+            raise ValueError(f"{path}:{number}: expected a JSON object with a step, got {line[:60]!r}; delete the line")
+        if row is not None:
+            yield row
 
 
-def _append(file: TextIO, step: int, values: Mapping[str, float]) -> None:
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object on a whole line, or None."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith(b"\n") and isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) -> None:
     """One line; JSON has no NaN, so what is not finite is written as a string, which `float` reads."""
     finite = {name: value if _is_finite(value) else str(value) for name, value in values.items()}
-    file.write(json.dumps({"step": step, **finite}) + "\n")
-    file.flush()
+    try:
+        file.write(_line({"step": step, **finite}))
+        file.flush()
+    except OSError as error:
+        raise _refused(error, path) from error
+
+
+def _sync(file: TextIO, path: Path) -> None:
+    """Waits until the disk has it."""
+    try:
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise _refused(error, path) from error
+
+
+def _close(file: TextIO) -> None:
+    """Lets go; what the disk refused was told when it was written."""
+    with suppress(OSError):
+        file.close()
+
+
+def _refused(error: OSError, path: Path) -> OSError:
+    """Says which file the disk refused."""
+    what = f"cannot write {path}: {error.strerror}; make room there, and run the same command again: it goes on from"
+    return OSError(error.errno, f"{what} the newest checkpoint")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row as text."""
+    return json.dumps(row) + "\n"
 
 
 def _is_finite(value: float) -> bool:

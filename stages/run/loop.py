@@ -6,26 +6,28 @@ numbers are those of `functools.reduce(stage.step, pipe, stage.init(key))`.
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from data_pipes.types import Pipe
 from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
-from stages.run import checkpoint, early_stopping, log
+from stages.run import background, checkpoint, early_stopping, log, signals, step_folders
+from stages.run.early_stopping import Patience
 from stages.run.progress import Progress, progress
+from stages.run.readings import Observe, Readings, readings
 from stages.stage import Stage
 from stages.state import TrainState
+
+READ_EVERY = 16
+"""Steps whose metrics are read at a time on a GPU."""
 
 Validate = Callable[[Tree], Mapping[str, float]]
 
@@ -65,19 +67,19 @@ class Outcome(NamedTuple):
         status: "complete", "early" (validation stopped improving) or "interrupted" (a signal; the state is saved).
         best: the best validation value and its step.
         steps: steps taken by this call.
-        signal: the number of the signal, or None.
+        signal: the number of the signal that interrupted it, or None.
     """
 
     state: TrainState
     status: str
-    best: early_stopping.Patience
+    best: Patience
     steps: int
     signal: int | None
 
 
 def run(
     stage: Stage,
-    pipe: Sequence[Tree],
+    pipe: Pipe,
     folder: str | Path,
     *,
     key: Tensor,
@@ -85,7 +87,8 @@ def run(
     validate: Validate | None = None,
     fingerprint: Mapping[str, str] | None = None,
     writers: Sequence[Callable[[int], log.Writer]] = (),
-    observe: Callable[[TrainState], Mapping[str, float]] | None = None,
+    observe: Observe | None = None,
+    utilisation: float | None = None,
     options: RunOptions | None = None,
 ) -> Outcome:
     """Folds `stage.step` over `pipe`, from the start or from the newest good checkpoint of the folder.
@@ -101,138 +104,149 @@ def run(
         validate: params -> {name: number}; must give `options.watch`.
         fingerprint: what the stage and the pipe are (`stages.run.fingerprint`); another is refused when resuming.
         writers: each makes a further log.Writer, given the step that the run begins at.
-        observe: state -> further numbers for the log, such as the learning rate.
+        observe: state -> further numbers for the log, as tensors on the state's device, such as the learning rate.
+        utilisation: share of the device's peak that one token a second takes (`stages.run.mfu`), for `mfu` in the log.
         options: see RunOptions.
 
     Returns:
         Outcome.
 
     Steps:
-        1. The state: from a checkpoint, or new.
-        2. What earlier validations said, from the log.
-        3. The fold; after each step: log, validate, save, stop.
-        4. The last checkpoint.
+        1. The state, and what earlier validations said: from a checkpoint, or new.
+        2. Open the log behind that step, the screen, and the saver that works in the background.
+        3. The fold; after each step: validate, log, save, stop.
+        4. Wait for the last save; close.
+
+    Edge cases: a run that is complete, or had stopped early, takes no further step.
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
+        OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
+            background that failed shows at the next save, or at the end.
     """
     options = options or RunOptions()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # 1. State.
-    state = _begin(stage, folder, key, params, fingerprint, options)
+    state, best = _begin(stage, folder, key, params, fingerprint, options)
     first = int(state.step)
-    # 2. History.
-    history = [(r["step"], r[options.watch]) for r in log.read_lines(folder / "metrics.jsonl") if options.watch in r]
-    best = early_stopping.replay(pair for pair in history if pair[0] <= first)
-    # 3. Fold.
-    metrics = folder / "metrics.jsonl"
+    # 2. What is open.
+    outputs = [log.json_lines(folder / "metrics.jsonl", first), *(writer(first) for writer in writers)]
+    screen = progress(options.label, len(pipe), first, quiet=options.quiet)
+    saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(
         step=jit(stage.step, donate=True, regions=True) if options.compile else stage.step,
         pipe=pipe,
-        writers=[log.json_lines(metrics, first), *(writer(first) for writer in writers)],
-        screen=progress(options.label, len(pipe), first, quiet=options.quiet),
-        saver=partial(checkpoint.save, folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1),
+        readings=readings(
+            outputs,
+            screen,
+            observe=observe or (lambda state: {}),
+            paths=tree.paths(state.params),
+            every=READ_EVERY if key.device.type == "cuda" else 1,
+            utilisation=utilisation,
+            compiling=options.compile,
+        ),
+        screen=screen,
+        saver=saver,
         validate=validate,
-        observe=observe or (lambda state: {}),
         options=options,
     )
-    with _closing(parts), _signals() as caught:
-        state, status, best = _fold(parts, state, best, caught)
-        # 4. Last checkpoint.
-        _save(parts, state, best)
-    return Outcome(state, status, best, int(state.step) - first, caught[0] if caught else None)
+    # 3. and 4. The fold; waiting and closing are `_closing`'s.
+    with signals.noted() as caught, _closing(outputs, screen, saver):
+        state, status, best = _fold(parts, state, first, best, caught)
+    return Outcome(state, status, best, int(state.step) - first, caught[0] if status == "interrupted" else None)
 
 
 class _Parts(NamedTuple):
     """What the fold works with."""
 
     step: Callable[[TrainState, Tree], TrainState]
-    pipe: Sequence[Tree]
-    writers: list[log.Writer]
+    pipe: Pipe
+    readings: Readings
     screen: Progress
-    saver: Callable[..., object]
+    saver: background.Saver
     validate: Validate | None
-    observe: Callable[[TrainState], Mapping[str, float]]
     options: RunOptions
 
 
 def _begin(
     stage: Stage, folder: Path, key: Tensor, params: Tree | None, fingerprint: Mapping | None, options: RunOptions
-) -> TrainState:
+) -> tuple[TrainState, Patience]:
     """The newest good checkpoint, or a new state."""
     state = stage.init(key, params)
-    if checkpoint.latest(folder) is None:
-        return state
+    if not step_folders.complete(folder):
+        return state, Patience()
     if not options.resume:
-        raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another output_dir")
-    return checkpoint.load(folder, state, fingerprint=fingerprint, warn=print).state
+        raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
+    say = (lambda text: None) if options.quiet else print
+    found = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
+    return found.state, early_stopping.from_json(found.manifest.metadata.get("early_stopping"))
 
 
 def _fold(
-    parts: _Parts, state: TrainState, best: early_stopping.Patience, caught: list[int]
-) -> tuple[TrainState, str, early_stopping.Patience]:
+    parts: _Parts, state: TrainState, first: int, best: Patience, caught: list[int]
+) -> tuple[TrainState, str, Patience]:
     """Step after step, until the pipe ends, validation has had enough, or a signal came."""
-    total, options, device, begun = len(parts.pipe), parts.options, state.key.device, time.monotonic()
-    for number in range(int(state.step) + 1, total + 1):
+    total, options, device = len(parts.pipe), parts.options, state.key.device
+    if 0 < options.patience <= best.since:
+        return state, "early", best
+    if options.compile and first < total:
+        parts.screen.say("compiling the step: about a minute, much less if it was compiled here before")
+    for number in range(first + 1, total + 1):
+        parts.readings.begin()
         state = parts.step(state, _on(device, parts.pipe[number - 1]))
-        begun = _note(parts, state, number, begun)
-        if parts.validate and _due(number, total, options.eval_every):
-            best = _validated(parts, state, number, best)
-            begun = time.monotonic()
-            if 0 < options.patience <= best.since:
-                return state, "early", best
-        if caught:
-            return state, "interrupted", best
-        if options.save_every and number % options.save_every == 0 and number < total:
-            _save(parts, state, best)
+        parts.readings.add(number, state)
+        values = _validated(parts, state) if _due(number, total, options.eval_every) else {}
+        if values:
+            best = _observed(parts, number, values, best)
+        status = _status(number, total, options, best, caught)
+        saving = status or (values and best.since == 0) or (options.save_every and number % options.save_every == 0)
+        if values or saving or parts.readings.due():
+            parts.readings.write(values)
+        if saving:
+            _save(parts, state, number, best, values.get(options.watch))
+        if status:
+            return state, status, best
     return state, "complete", best
 
 
 def _on(device: torch.device, batch: Tree) -> Tree:
     """The batch, on the state's device."""
-    return tree.map(lambda x: x.to(device), batch)
+    return tree.map(lambda x: x.to(device, non_blocking=True), batch)
 
 
-def _note(parts: _Parts, state: TrainState, number: int, begun: float) -> float:
-    """Writes a step's numbers down; reading them waits for the step to end, so that the clock is true."""
-    values = {name: float(value) for name, value in state.metrics.items()}
-    now = time.monotonic()
-    if "tokens" in values:
-        values["tok_per_sec"] = values["tokens"] / (now - begun)
-    values |= parts.observe(state)
-    _write(parts, number, values)
-    if values["nonfinite_leaf"] >= 0:
-        path = tree.paths(state.params)[int(values["nonfinite_leaf"])]
-        parts.screen.say(f"step {number}: the gradient of {path} is not finite, so this batch was passed over")
-    parts.screen.show(number, values)
-    return now
+def _validated(parts: _Parts, state: TrainState) -> Mapping[str, float]:
+    """Validates, after the clock of the steps has stopped."""
+    if parts.validate is None:
+        return {}
+    parts.readings.settle()
+    return dict(parts.validate(state.extra.get("ema", state.params)))
 
 
-def _validated(parts: _Parts, state: TrainState, number: int, best: early_stopping.Patience) -> early_stopping.Patience:
-    """Validates, and keeps the state if it is the best yet."""
-    assert parts.validate is not None
-    params = state.extra.get("ema", state.params)
-    values = dict(parts.validate(params))
-    _write(parts, number, values)
+def _observed(parts: _Parts, number: int, values: Mapping[str, float], best: Patience) -> Patience:
+    """Says what validation gave, and takes it into account."""
+    if parts.options.watch not in values:
+        raise ValueError(f"run: validate gave {', '.join(values)}, but options.watch is {parts.options.watch!r}")
     best = early_stopping.observe(best, number, values[parts.options.watch])
     shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
     parts.screen.say(f"step {number}: {shown}" + (" (best)" if best.since == 0 else ""))
-    if best.since == 0:
-        _save(parts, state, best)
     return best
 
 
-def _save(parts: _Parts, state: TrainState, best: early_stopping.Patience) -> None:
-    """Starts a checkpoint in the background."""
-    step = int(state.step)
-    parts.saver(state, step=step, score=best.best if best.best_step == step else None)
+def _status(number: int, total: int, options: RunOptions, best: Patience, caught: list[int]) -> str:
+    """Why the run ends here; "" if it goes on."""
+    if number == total:
+        return "complete"
+    if 0 < options.patience <= best.since:
+        return "early"
+    return "interrupted" if caught else ""
 
 
-def _write(parts: _Parts, number: int, values: Mapping[str, float]) -> None:
-    """To every writer."""
-    for writer in parts.writers:
-        writer.write(number, values)
+def _save(parts: _Parts, state: TrainState, number: int, best: Patience, score: float | None) -> None:
+    """Starts a checkpoint in the background; the log reaches the disk before it."""
+    parts.readings.flush()
+    told = {"early_stopping": early_stopping.to_json(best)}
+    parts.saver.save(state, step=number, score=score, metadata=told)
 
 
 def _due(number: int, total: int, every: int) -> bool:
@@ -241,27 +255,14 @@ def _due(number: int, total: int, every: int) -> bool:
 
 
 @contextmanager
-def _closing(parts: _Parts) -> Iterator[None]:
-    """Closes what is open, however the run ends."""
+def _closing(outputs: Sequence[log.Writer], screen: Progress, saver: background.Saver) -> Iterator[None]:
+    """Waits for the last save and closes what is open, however the run ends."""
     try:
         yield
+        saver.wait()
     finally:
-        parts.screen.close()
-        for writer in parts.writers:
+        with suppress(Exception):  # the error that ended the run is the one to show
+            saver.wait()
+        screen.close()
+        for writer in outputs:
             writer.close()
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT instead of dying of them; the step ends, the state is saved. Only in the main thread."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    names = (signal.SIGTERM, signal.SIGINT)
-    old = [signal.signal(name, lambda number, frame: caught.append(number)) for name in names]
-    try:
-        yield caught
-    finally:
-        for name, handler in zip(names, old, strict=True):
-            signal.signal(name, handler)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live line on a terminal, a line every few seconds anywhere else."""
+"""What a person sees of a run: a bar that moves on a terminal, a line every few seconds anywhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -30,11 +30,12 @@ class Progress(NamedTuple):
 
 
 def progress(label: str, total: int, start: int = 0, *, quiet: bool = False) -> Progress:
-    """Opens the display of a run of `total` steps that begins at `start`."""
+    """Opens the display of a run of `total` steps that begins behind step `start`."""
     if quiet:
         return Progress(lambda step, values: None, lambda text: None, lambda: None)
-    if Console().is_terminal:
-        return _live(label, total, start)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        return _live(console, label, total, start)
     return _lines(label, total, start)
 
 
@@ -42,12 +43,14 @@ def describe(values: Mapping[str, float]) -> str:
     """Writes the numbers that a person follows, in few characters.
 
     Example:
-        >>> describe({"loss": 2.5, "tok_per_sec": 11234.5, "grad_norm": 0.75})
-        'loss 2.500 · 11,234 tok/s'
+        >>> describe({"loss": 2.5, "tok_per_sec": 11234.5, "mfu": 0.314, "grad_norm": 0.75})
+        'loss 2.500 · 11,234 tok/s · mfu 31%'
     """
     parts = [f"{name} {values[name]:.3f}" for name in ("loss", "val_loss", "val_bpb") if name in values]
     if "tok_per_sec" in values:
         parts.append(f"{values['tok_per_sec']:,.0f} tok/s")
+    if "mfu" in values:
+        parts.append(f"mfu {values['mfu']:.0%}")
     return " · ".join(parts)
 
 
@@ -63,41 +66,63 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _live(label: str, total: int, start: int) -> Progress:
+def remaining(start: int, total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], str]:
+    """Makes step -> "left 1:23": the time left, by the steps since the first, which may have been slow to compile.
+
+    Example:
+        >>> left = remaining(0, 10, iter([5.0, 7.0]).__next__)
+        >>> left(1), left(3)
+        ('', 'left 0:07')
+    """
+    began: list[tuple[int, float]] = []
+
+    def left(step: int) -> str:
+        now = clock()
+        if not began or step <= began[0][0]:
+            began[:] = [(step, now)]
+            return ""
+        first, then = began[0]
+        return f"left {duration((now - then) / (step - first) * (total - step))}"
+
+    return left
+
+
+def _live(console: Console, label: str, total: int, start: int) -> Progress:
     """A bar that moves."""
     bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[text]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description} {task.completed}/{task.total}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=console,
     )
     task = bar.add_task(label, total=total, completed=start, text="")
+    left = remaining(start, total)
     bar.start()
-    return Progress(
-        show=lambda step, values: bar.update(task, completed=step, text=describe(values)),
-        say=bar.console.print,
-        close=bar.stop,
-    )
+
+    def show(step: int, values: Mapping[str, float]) -> None:
+        bar.update(task, completed=step, text=_joined(describe(values), left(step)))
+
+    return Progress(show, console.print, bar.stop)
 
 
 def _lines(label: str, total: int, start: int) -> Progress:
-    """A line every few seconds, and one for the last step."""
-    begun = time.monotonic()
-    last = [begun - SECONDS_BETWEEN_LINES]
+    """A line every few seconds, and one for the first and the last step."""
+    last = [-SECONDS_BETWEEN_LINES]
+    left = remaining(start, total)
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if now - last[0] < SECONDS_BETWEEN_LINES and step < total:
+        now, told = time.monotonic(), left(step)
+        if now - last[0] < SECONDS_BETWEEN_LINES and start + 1 < step < total:
             return
         last[0] = now
-        done = max(step - start, 1)
-        left = duration((now - begun) / done * (total - step))
-        _say(f"{label} {step}/{total} · {describe(values)} · left {left}")
+        _say(_joined(f"{label} {step}/{total}", describe(values), told))
 
     return Progress(show, _say, lambda: None)
+
+
+def _joined(*parts: str) -> str:
+    """Parts that are there, between dots."""
+    return " · ".join(part for part in parts if part)
 
 
 _say: Callable[[Any], None] = partial(print, file=sys.stdout, flush=True)

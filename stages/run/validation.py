@@ -10,12 +10,13 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from data_pipes.types import Pipe
 from pure import tree
 from pure.loss.cross_entropy import cross_entropy
 from pure.types import Model, Tree
@@ -28,7 +29,7 @@ class Compressors(NamedTuple):
     xz: float
 
 
-def bits_per_byte(model: Model, batches: Sequence[Tree], nbytes: int, *, dtype: torch.dtype) -> Callable[[Tree], dict]:
+def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtype) -> Callable[[Tree], dict]:
     """Makes the function that a run validates with.
 
         val_loss = Σ nll / tokens          nats a token
@@ -57,13 +58,15 @@ def compressors(text: bytes) -> Compressors:
     return Compressors(*(8 * len(data) / len(text) for data in packed))
 
 
-def _bits_per_byte(params: Tree, *, model: Model, batches: Sequence[Tree], nbytes: int, dtype: torch.dtype) -> dict:
-    """One pass over the batches."""
+def _bits_per_byte(params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype) -> dict[str, float]:
+    """One pass over the batches; the sums are kept in float64, and read once."""
     narrow = tree.cast(params, dtype)
-    nats = tokens = 0.0
+    device = tree.leaves(params)[0].device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for batch in batches:
+        for number in range(len(batches)):
+            batch = tree.map(lambda x: x.to(device), batches[number])
             where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
-            total, count = cross_entropy(model.forward(narrow, batch["tokens"], **where), batch["labels"])
-            nats, tokens = nats + float(total), tokens + float(count)
+            sums += torch.stack(cross_entropy(model.forward(narrow, batch["tokens"], **where), batch["labels"]))
+    nats, tokens = sums.tolist()
     return {"val_loss": nats / tokens, "val_bpb": nats / (nbytes * math.log(2))}

@@ -1,0 +1,120 @@
+"""config.json: the resolved configuration of a run, from which it is resumed and replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from stages.run import json_file, step_folders
+
+NAME = "config.json"
+BEHAVIOUR = ("output_dir", "save_every", "keep_last", "eval_every", "patience", "resume", "wandb", "tensorboard")
+"""Flags that a resumed run may change: what is computed does not depend on them."""
+
+MACHINE = ("device", "compile")
+"""Flags that it may change, and that change the last bits."""
+
+ELSEWHERE = (
+    "config",
+    "data_path",
+    "tokenizer_path",
+    "field",
+    "encoding",
+    "subset",
+    "split",
+    "held_out",
+    "filter",
+    "on_bad",
+)
+"""Flags that are compared by what they stand for: the model below, the data by `stages.run.origin`."""
+
+Options = TypeVar("Options")
+
+
+def read(folder: Path, kind: type[Options]) -> Options:
+    """Reads the flags of a past run back.
+
+    Args:
+        folder: of the run.
+        kind: the dataclass of its stage's flags.
+
+    Raises:
+        ValueError: if there is none, or it is of another version or stage.
+    """
+    path = folder / NAME
+    fields = _fields(path)["options"]
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(f"{path}: unknown flags {', '.join(unknown)}; the run was made by another version or stage")
+    return kind(**fields)
+
+
+def write(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Writes config.json.
+
+    Args:
+        folder: of the run.
+        fields: "options", the flags; "model", its configuration; and whatever else is worth knowing.
+    """
+    json_file.write(folder / NAME, fields)
+
+
+def refuse_other_flags(folder: Path, options: Any) -> list[str]:
+    """Compares the flags with those that a run with checkpoints began with.
+
+    Args:
+        folder: of the run, which need not exist.
+        options: a dataclass of plain values.
+
+    Returns:
+        What to tell a person: flags that change the last bits.
+
+    Raises:
+        ValueError: if a flag differs that changes what is computed, by name; or if config.json is not ours.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return []
+    was, now = _fields(path)["options"], dataclasses.asdict(options)
+    changed = {
+        name: f"--{name} was {was.get(name)}, is {value}" for name, value in now.items() if was.get(name) != value
+    }
+    if not step_folders.complete(folder):
+        return []
+    told = [text for name, text in changed.items() if name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
+    _refuse(folder, told)
+    return [f"{text}: the run goes on, though not bit for bit" for name, text in changed.items() if name in MACHINE]
+
+
+def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
+    """Compares the model's configuration with the one that a run with checkpoints began with.
+
+    Raises:
+        ValueError: if a field differs, by name.
+    """
+    if (folder / NAME).exists() and step_folders.complete(folder):
+        was = _fields(folder / NAME).get("model", {})
+        _refuse(folder, [f"--config: {name} was {was.get(name)}, is {value}" for name, value in model.items()
+                         if was.get(name) != value])  # fmt: skip
+
+
+def _refuse(folder: Path, told: list[str]) -> None:
+    """Raises if there is something to tell."""
+    if told:
+        raise ValueError(
+            f"{folder} holds a run that began with other flags: {'; '.join(told)}. Set these back to go on with it, or "
+            "choose another --output_dir"
+        )
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    """What is in the file, if it is of a run."""
+    try:
+        fields = json_file.read(path)
+    except FileNotFoundError:
+        fields = {}
+    if not isinstance(fields.get("options"), dict):
+        raise ValueError(f"{path}: expected the config.json of a run, with its options; give a run's folder")
+    return fields

@@ -1,0 +1,225 @@
+"""The data of a run: text read once, split, and kept in the run's folder as tokens.
+
+RUN/tokenizer.json
+RUN/data/{train, held_out}    token stores
+RUN/data/held_out.txt         the text kept apart, for compressors and for people
+RUN/data/corpus.json          what all this was made from; written last, so that what is unfinished is made again
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipes import embedded as python_library
+from data_pipes import filter as filters
+from data_pipes import tokenizer as tokenizers
+from data_pipes.duplicates import exact_duplicates, near_duplicates
+from data_pipes.source.path import documents
+from data_pipes.store import open_store
+from data_pipes.tokenize import Progress, tokenize
+from data_pipes.tokens import TokenStore
+from data_pipes.types import BadRow, Document
+from stages.options import PretrainOptions
+from stages.run import json_file, origin
+from stages.run.held_out import parts, rule
+
+END = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+"""Names that tokenizers give the token between documents."""
+
+TOKENIZER_CHARACTERS = 1 << 30
+"""Text that a tokenizer is learned from at most; more changes few merges, and takes many minutes."""
+
+SECONDS_BETWEEN_LINES = 10.0
+
+Say = Callable[[str], None]
+
+
+class Corpus(NamedTuple):
+    """The data of a run, on disk.
+
+    Fields:
+        tokenizer: trained or loaded.
+        train, held_out: token stores.
+        held_out_bytes: UTF-8 bytes of the held-out text.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    train: TokenStore
+    held_out: TokenStore
+    held_out_bytes: int
+
+
+def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corpus:
+    """Reads the text, trains a tokenizer on it unless one is given, and writes the tokens into the run's folder.
+
+    Done before, it is only opened again.
+
+    Args:
+        options: data_path, tokenizer_path, model_path, held_out, filter, on_bad, output_dir, and how text is read.
+        vocab_size: of a tokenizer that is trained, ids.
+        say: takes a line for the person who waits.
+
+    Steps:
+        1. What it is made from; if the folder holds data, this must be the same.
+        2. How to split, from the first documents.
+        3. The tokenizer.
+        4. The tokens, both parts in one pass, as a stream may be slow to read.
+        5. corpus.json, which makes it complete.
+
+    Raises:
+        ValueError: for data that cannot be read or split (the message names the file), or if the folder holds data
+            made from something else.
+        FileNotFoundError: if there is no text or tokenizer at a path.
+    """
+    folder = Path(options.output_dir)
+    facts = folder / "data" / "corpus.json"
+    # 1. Origin.
+    made_from = origin.of(options, vocab_size)
+    if facts.exists():
+        origin.refuse_another(folder, json_file.read(facts)["made_from"], made_from)
+        return reopen(folder)
+    _refuse_foreign(folder, options)
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    # 2. Split.
+    split = partial(parts, share=options.held_out, root=options.data_path)
+    how = rule(_documents(options), options.held_out, options.data_path)
+    # 3. Tokenizer.
+    tokenizer = _tokenizer(options, vocab_size, split(_documents(options), rule=how), say)
+    tokenizers.save(tokenizer, folder / "tokenizer.json")
+    # 4. Tokens.
+    held_out_bytes = _write(folder / "data", tokenizer, split(_documents(options, folder), rule=how), say)
+    # 5. Complete.
+    json_file.write(facts, {"made_from": made_from, "split": how, "held_out_bytes": held_out_bytes})
+    corpus = reopen(folder)
+    say(f"data: {len(corpus.train.tokens):,} tokens to train on, {len(corpus.held_out.tokens):,} held out")
+    return corpus
+
+
+def reopen(folder: Path) -> Corpus:
+    """Opens the data that `prepare` left in a run's folder; what it was made from is not looked at.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    held_out_bytes = json_file.read(folder / "data" / "corpus.json")["held_out_bytes"]
+    train, held_out = (open_store(folder / "data" / part, verify=False) for part in ("train", "held_out"))
+    return Corpus(tokenizers.load(folder / "tokenizer.json"), train, held_out, held_out_bytes)
+
+
+def end_of(tokenizer: tokenizers.Tokenizer) -> int:
+    """The id of the token that stands between documents.
+
+    Raises:
+        ValueError: if the tokenizer has none.
+    """
+    special = tokenizers.special_tokens(tokenizer)
+    found = [special[name] for name in END if name in special]
+    if not found:
+        raise ValueError(f"the tokenizer has none of {', '.join(END)} to stand between documents; add one of them")
+    return found[0]
+
+
+def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
+    """A tokenizer that no run of ours left here is not overwritten."""
+    found = folder / "tokenizer.json"
+    given = origin.tokenizer_path(options)
+    if found.exists() and not (folder / "data").exists() and not (given and Path(given).resolve() == found.resolve()):
+        raise ValueError(
+            f"{found} is there already, and no run made it: use it by --tokenizer_path {found}, or choose another "
+            "--output_dir"
+        )
+
+
+def _documents(options: PretrainOptions, folder: Path | None = None) -> Iterator[Document]:
+    """All documents, filtered if asked for; with a folder, what was left out is written down there."""
+    if options.data_path == "embedded":
+        found = python_library.embedded("all")
+    else:
+        found = documents(
+            options.data_path, field=options.field, encoding=options.encoding, subset=options.subset,
+            split=options.split, on_bad=partial(_on_bad, options=options, folder=folder),
+        )  # fmt: skip
+    return _filtered(found, folder) if options.filter else found
+
+
+def _filtered(found: Iterable[Document], folder: Path | None) -> Iterator[Document]:
+    """Drops what the default filters name; writes down what and why."""
+    drops: list[Any] = []
+    rules = (filters.length(50), filters.binary(), filters.repetition(), exact_duplicates(), near_duplicates())
+    yield from filters.keep(found, rules, on_drop=drops.append)
+    if folder is not None:
+        table = filters.table(filters.report(drops))
+        (folder / "data" / "dropped.txt").write_text(table + "\n", encoding="utf-8")
+
+
+def _on_bad(bad: BadRow, *, options: PretrainOptions, folder: Path | None) -> None:
+    """Stops at a bad row, or notes it and goes on."""
+    if options.on_bad == "stop":
+        raise ValueError(f"{bad.name}: {bad.reason}; or pass over such rows with --on_bad skip")
+    if folder is not None:
+        with (folder / "data" / "bad_rows.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(bad._asdict()) + "\n")
+
+
+def _tokenizer(
+    options: PretrainOptions, vocab_size: int, split: Iterator[tuple[str, Document]], say: Say
+) -> tokenizers.Tokenizer:
+    """Loads the tokenizer, or trains it on the training part."""
+    given = origin.tokenizer_path(options)
+    if given:
+        return tokenizers.load(given)
+    say(f"tokenizer: learning {vocab_size:,} tokens from {options.data_path}")
+    size = [0]
+
+    def room(text: str) -> bool:
+        size[0] += len(text)
+        return size[0] <= TOKENIZER_CHARACTERS or size[0] == len(text)
+
+    texts = (document.text for part, document in split if part == "train")
+    return tokenizers.train(takewhile(room, texts), vocab_size)
+
+
+def _write(data: Path, tokenizer: tokenizers.Tokenizer, split: Iterator[tuple[str, Document]], say: Say) -> int:
+    """Writes both stores and the held-out text -> its bytes."""
+    aside: list[Document] = []
+
+    def training() -> Iterator[Document]:
+        for part, document in split:
+            if part == "train":
+                yield document
+            else:
+                aside.append(document)
+
+    store = partial(
+        tokenize,
+        tokenizer=tokenizer,
+        vocab_size=tokenizers.vocabulary_size(tokenizer),
+        separator_id=end_of(tokenizer),
+        fingerprint=tokenizers.fingerprint(tokenizer),
+    )
+    store(training(), store_path=data / "train", on_progress=_telling(say))
+    store(iter(aside), store_path=data / "held_out")
+    text = "".join(document.text for document in aside).encode()
+    (data / "held_out.txt").write_bytes(text)
+    return len(text)
+
+
+def _telling(say: Say) -> Callable[[Progress], None]:
+    """A line now and then."""
+    last = [time.monotonic()]
+
+    def tell(progress: Progress) -> None:
+        if time.monotonic() - last[0] > SECONDS_BETWEEN_LINES:
+            last[0] = time.monotonic()
+            say(f"data: {progress.characters:,} characters, {progress.tokens:,} tokens so far")
+
+    return tell

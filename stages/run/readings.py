@@ -1,0 +1,139 @@
+"""The numbers of a run, from the device to the writers: read seldom where reading makes the device wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stages.run.log import Writer
+from stages.run.progress import Progress
+from stages.state import TrainState
+
+SECONDS = 2.0
+"""After so long the pending steps are read, so that a person sees the run move."""
+
+Observe = Callable[[TrainState], Mapping[str, Tensor]]
+
+
+class Readings(NamedTuple):
+    """Collects each step's metrics, and writes one line a step.
+
+    Fields:
+        begin: () -> None; a step begins.
+        add: (number, state) -> None; a step was issued. Its metrics are copied on the device, not read.
+        settle: () -> None; waits for the steps added, and reads them: the clock stops here.
+        write: ({name: value}) -> None; settles, adds the numbers to the last step's line, and writes all lines.
+        due: () -> bool; whether it is time to write.
+        flush: () -> None; what was written is on the disk.
+    """
+
+    begin: Callable[[], None]
+    add: Callable[[int, TrainState], None]
+    settle: Callable[[], None]
+    write: Callable[[Mapping[str, float]], None]
+    due: Callable[[], bool]
+    flush: Callable[[], None]
+
+
+class _Pending(NamedTuple):
+    """A step whose numbers are still on the device."""
+
+    number: int
+    names: tuple[str, ...]
+    values: Tensor  # [names], float32
+
+
+def readings(
+    writers: Sequence[Writer],
+    screen: Progress,
+    *,
+    observe: Observe,
+    paths: Sequence[str],
+    every: int = 1,
+    utilisation: float | None = None,
+    compiling: bool = False,
+) -> Readings:
+    """Makes the Readings of a run.
+
+    Reading a number waits for the device, which then has nothing to do until the host has issued the next step. On a
+    GPU up to 16 steps are therefore read at a time. Steps read together share one speed.
+
+        tok_per_sec = tokens of a step · steps read / seconds since `begin`
+        mfu         = tok_per_sec · utilisation
+
+    Args:
+        writers: get every line.
+        screen: shows the last line, and says which gradient was not finite.
+        observe: state -> further numbers on the device, such as the learning rate.
+        paths: of the params, in the order of `nonfinite_leaf`.
+        every: steps read at a time.
+        utilisation: share of the device's peak that one token a second takes; None leaves mfu out.
+        compiling: the first step compiles: its line has compile_seconds, and no speed.
+
+    Returns:
+        Readings.
+    """
+    pending: list[_Pending] = []
+    ready: list[tuple[int, dict[str, float]]] = []
+    begun: list[float] = []
+    first = [compiling]
+
+    def begin() -> None:
+        if not pending:
+            begun[:] = [time.monotonic()]
+
+    def add(number: int, state: TrainState) -> None:
+        found = {**state.metrics, **observe(state)}
+        pending.append(_Pending(number, tuple(found), torch.stack([x.float() for x in found.values()])))
+
+    def settle() -> None:
+        rows = [(step.number, dict(zip(step.names, step.values.tolist(), strict=True))) for step in pending]
+        if rows and first[0]:
+            first[0], seconds = False, time.monotonic() - begun[0]
+            rows[0][1]["compile_seconds"] = seconds
+            screen.say(f"compiled in {seconds:.0f} s, the first step included")
+        elif rows:
+            _speed(rows, time.monotonic() - begun[0], utilisation)
+        ready.extend(rows)
+        pending.clear()
+
+    def write(more: Mapping[str, float]) -> None:
+        settle()
+        if ready:
+            ready[-1][1].update(more)
+        for number, values in ready:
+            for writer in writers:
+                writer.write(number, values)
+            _warn(screen, number, values, paths)
+            screen.show(number, values)
+        ready.clear()
+
+    def due() -> bool:
+        waiting = bool(pending) and time.monotonic() - begun[0] > SECONDS
+        return len(pending) >= every or waiting or first[0]
+
+    def flush() -> None:
+        for writer in writers:
+            writer.flush()
+
+    return Readings(begin, add, settle, write, due, flush)
+
+
+def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, utilisation: float | None) -> None:
+    """Adds tok_per_sec and mfu, where the metrics count tokens."""
+    for _, values in rows:
+        if "tokens" in values:
+            values["tok_per_sec"] = values["tokens"] * len(rows) / seconds
+            if utilisation is not None:
+                values["mfu"] = values["tok_per_sec"] * utilisation
+
+
+def _warn(screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str]) -> None:
+    """Names the gradient that was not finite."""
+    leaf = int(values.get("nonfinite_leaf", -1))
+    if leaf >= 0:
+        screen.say(f"step {number}: the gradient of {paths[leaf]} is not finite, so this batch was passed over")

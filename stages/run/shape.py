@@ -1,0 +1,99 @@
+"""The model's shape, from --config and --model_path."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+
+from data_pipes import tokenizer as tokenizers
+from pure.config import PRESETS, ModelConfig, from_dict, preset, to_dict
+from pure.interop import hf
+from stages.run import json_file, pretrained
+from stages.run.corpus import end_of
+
+DEFAULT = "tiny_config"
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def read(config: str | None, model_path: str | None) -> ModelConfig:
+    """Finds the shape that is asked for.
+
+    Args:
+        config: a preset's name, or a JSON file of ModelConfig's fields or of Hugging Face's; None takes the model's.
+        model_path: of the weights to start from, or None.
+
+    Returns:
+        The ModelConfig; `tiny_config` if neither is given.
+
+    Raises:
+        ValueError: for anything else, with what to type instead; or if the two disagree.
+    """
+    if model_path is None:
+        return named(config or DEFAULT)
+    theirs = pretrained.read_config(model_path)
+    if config is None:
+        return theirs
+    ours, own = to_dict(named(config)), to_dict(theirs)
+    told = [f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]]
+    if told:
+        raise ValueError(
+            f"--model_path {model_path} and --config {config} are of different shapes: {', '.join(told)}; leave "
+            "--config out, and the model's own is taken"
+        )
+    return theirs
+
+
+def named(name: str) -> ModelConfig:
+    """A preset's name or a JSON file -> ModelConfig.
+
+    Raises:
+        ValueError: for anything else, with what to type instead.
+    """
+    path = Path(name)
+    if path.suffix == ".py":
+        near = difflib.get_close_matches(path.stem, PRESETS, 1)
+        instead = f"type --config {near[0]}" if near else f"the presets are {', '.join(PRESETS)}; for others write JSON"
+        raise ValueError(f"--config {name}: Python files are not run as configuration; {instead}")
+    if path.suffix != ".json":
+        return _preset(name)
+    try:
+        fields = json_file.read(path)
+    except FileNotFoundError:
+        raise ValueError(f"--config {name}: there is no such file") from None
+    except ValueError as error:
+        raise ValueError(f"--config {error}") from None
+    try:
+        return hf.from_hf_config(fields) if "model_type" in fields else from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--config {name}: {error}") from None
+
+
+def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str) -> ModelConfig:
+    """Takes the special ids from the tokenizer.
+
+    Args:
+        config: with the ids of whoever made it.
+        tokenizer: of the run.
+        told: what the configuration is called, for the message.
+
+    Raises:
+        ValueError: if the vocabulary is smaller than the tokenizer's.
+    """
+    size = tokenizers.vocabulary_size(tokenizer)
+    if size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {size:,} ids, but {told} only vocab_size {config.vocab_size:,}; raise it in a JSON "
+            "file, or let a tokenizer be trained on the data"
+        )
+    special = tokenizers.special_tokens(tokenizer)
+    return dataclasses.replace(config, eos_token_id=end_of(tokenizer), pad_token_id=special.get("<|pad|>"))
+
+
+def _preset(name: str) -> ModelConfig:
+    """A preset, or what is near it."""
+    if name in PRESETS:
+        return preset(name)
+    near = difflib.get_close_matches(name, PRESETS, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the presets are {', '.join(PRESETS)}"
+    raise ValueError(f"--config {name}: expected a preset's name or a file that ends in .json; {hint}")
