@@ -8,13 +8,14 @@ Source: Hugging Face tokenizers, for the order: tokens in the raw text, normalis
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import regex
-
 from data_pipes.tokenizer.spec import TokenizerSpec
+
+CHOICES = ("none", "all", "error")
 
 
 class Finder(NamedTuple):
@@ -28,9 +29,9 @@ class Finder(NamedTuple):
         nfc: normalise to form C.
     """
 
-    raw: regex.Pattern | None
-    normal: regex.Pattern | None
-    refused: regex.Pattern | None
+    raw: re.Pattern | None
+    normal: re.Pattern | None
+    refused: re.Pattern | None
     ids: dict[str, int]
     nfc: bool
 
@@ -49,7 +50,7 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
         ValueError: if `special` is something else, or names a token that the tokenizer has not.
     """
     ours = {token.content for token in spec.added_tokens if token.special}
-    if isinstance(special, str) and special not in ("none", "all", "error"):
+    if isinstance(special, str) and special not in CHOICES:
         raise ValueError(f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}')
     names = ours if special == "all" else set() if isinstance(special, str) else {*special}
     if names - ours:
@@ -94,7 +95,7 @@ def normalise(text: str, nfc: bool) -> str:
     return unicodedata.normalize("NFC", text) if nfc else text
 
 
-def _cut(pattern: regex.Pattern | None, ids: dict[str, int], text: str) -> Iterator[str | int]:
+def _cut(pattern: re.Pattern | None, ids: dict[str, int], text: str) -> Iterator[str | int]:
     """Text -> what lies between matches, and the matches' ids; no empty strings."""
     end = 0
     for match in pattern.finditer(text) if pattern else ():
@@ -106,7 +107,7 @@ def _cut(pattern: regex.Pattern | None, ids: dict[str, int], text: str) -> Itera
         yield text[end:]
 
 
-def _any_of(contents: Iterable[str]) -> regex.Pattern | None:
+def _any_of(contents: Iterable[str]) -> re.Pattern | None:
     """A pattern for the leftmost of these strings, of several there the longest."""
     longest_first = sorted(contents, key=len, reverse=True)
-    return regex.compile("|".join(map(regex.escape, longest_first))) if longest_first else None
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

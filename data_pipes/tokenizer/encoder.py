@@ -22,7 +22,7 @@ from data_pipes.tokenizer.added import Finder, finder, stretches
 from data_pipes.tokenizer.byte_level import utf8
 from data_pipes.tokenizer.merge import NOTHING, merge, merge_many
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, vocabulary_size
-from data_pipes.tokenizer.split import cutter_of, words
+from data_pipes.tokenizer.split import chunker, words
 from data_pipes.tokenizer.tables import Tables, symbol_ids, tables_of, units
 
 GROUP = 1 << 19  # words that are cut before the new ones among them are merged together
@@ -122,7 +122,8 @@ def encode_batch(
     """
     if isinstance(texts, str | bytes):
         raise TypeError("encode_batch: texts must be several strings, got one; use encode, or write [text]")
-    find = finder(tables.spec, special)
+    find = tables.finders.get(special) if isinstance(special, str) else None
+    find = find or finder(tables.spec, special)
     before, after = (_packed(side if template else ()) for side in (tables.spec.prefix, tables.spec.suffix))
     buffers: list[bytearray] = []
     waiting: list[tuple[bytearray, bytes | list[str]]] = []
@@ -198,7 +199,7 @@ def _parts(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
         utf8(text)  # refuses broken text, and says where it is broken
-    parts = cutter_of(tables.cutter)
+    parts = chunker(tables.cutter)
     for stretch in stretches(find, text):
         if isinstance(stretch, int):
             yield _packed([stretch])

@@ -240,7 +240,7 @@ def _read_template(pieces: Any, specials: Any) -> tuple[tuple[int, ...], tuple[i
             else:
                 sides[-1] += specials[piece["SpecialToken"]["id"]]["ids"]
         before, after = sides
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError):
         raise ValueError(
             f"tokenizer.json: post_processor.single {_short(pieces)} is not special tokens around one text"
         ) from None

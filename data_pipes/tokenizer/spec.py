@@ -206,6 +206,7 @@ def _check_unk(spec: TokenizerSpec, ids: dict[str, int]) -> None:
         if spec.fuse_unk:
             raise ValueError("TokenizerSpec: fuse_unk=True needs an unk_token")
         return
+    _check_text(spec.unk_token, "unk_token")
     if spec.kind != "character":
         raise ValueError("TokenizerSpec: a byte-level tokenizer knows every text; leave unk_token at None")
     if spec.unk_token not in ids:

@@ -137,7 +137,7 @@ def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
     yield text[start:]
 
 
-def cutter_of(cutter: Splitter) -> Callable[[str], Iterator[str]]:
+def chunker(cutter: Splitter) -> Callable[[str], Iterator[str]]:
     """Returns `chunks` where it is safe (the known patterns), else a function that leaves the text whole."""
     return chunks if cutter.covers else _whole
 

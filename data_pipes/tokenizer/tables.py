@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from data_pipes.tokenizer.added import CHOICES, Finder, finder
 from data_pipes.tokenizer.byte_level import BYTES, to_bytes
 from data_pipes.tokenizer.merge import Merges, merges_of
 from data_pipes.tokenizer.spec import TokenizerSpec, token_ids
@@ -17,6 +18,7 @@ class Tables(NamedTuple):
     Fields:
         spec: what it was made from.
         cutter: the compiled split pattern.
+        finders: for each of `added.CHOICES`, what to look for in a text.
         symbols: byte, or code point of a character -> id.
         merges: ranks of pairs of ids.
         unknown: id of `unk_token`, or None.
@@ -26,6 +28,7 @@ class Tables(NamedTuple):
 
     spec: TokenizerSpec
     cutter: Splitter
+    finders: dict[str, Finder]
     symbols: dict[int, int]
     merges: Merges
     unknown: int | None
@@ -43,6 +46,7 @@ def tables_of(spec: TokenizerSpec) -> Tables:
     return Tables(
         spec=spec,
         cutter=splitter(spec.pattern),
+        finders={choice: finder(spec, choice) for choice in CHOICES},
         symbols=symbols,
         merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b] for a, b in spec.merges]),
         unknown=ids[spec.unk_token] if spec.unk_token else None,

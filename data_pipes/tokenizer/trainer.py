@@ -20,7 +20,7 @@ from data_pipes.tokenizer.added import normalise
 from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
-from data_pipes.tokenizer.split import cutter_of, splitter, words
+from data_pipes.tokenizer.split import chunker, splitter, words
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 NOTHING = -1  # stands where no token begins: between words, and inside tokens
@@ -124,7 +124,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     if isinstance(texts, str | bytes):
         raise TypeError("train: texts must be several strings, got one; write [text] instead of text")
     cutter = splitter(pattern)
-    parts = cutter_of(cutter)
+    parts = chunker(cutter)
     counts: Counter[str] = Counter()
     for i, text in enumerate(texts):
         if not isinstance(text, str):

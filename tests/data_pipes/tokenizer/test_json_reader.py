@@ -92,6 +92,24 @@ def content(trained: Tokenizer) -> dict[str, Any]:
     return json.loads(to_json(trained))
 
 
+@pytest.mark.parametrize("value", [{}, [], 1, True, "\ud800"])
+def test_an_unknown_token_that_is_none_is_refused(content: dict, value: Any) -> None:
+    content["model"]["unk_token"] = value
+    assert "unk_token" in (refusal(json.dumps(content)) or "")
+
+
+@pytest.mark.parametrize(
+    "single",
+    [None, [], "AB", [{"Sequence": {"id": "B"}}], [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}],
+     [{"SpecialToken": {"id": 0}}, {"Sequence": {"id": "A"}}], [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "A"}}],
+     [{"SpecialToken": {"id": "many"}}, {"Sequence": {"id": "A"}}]],
+)  # fmt: skip
+def test_a_template_that_is_not_tokens_around_a_text_is_refused(content: dict, single: Any) -> None:
+    for specials in ({"many": {"ids": [1 << 40]}}, {"many": {"ids": "text"}}, {"many": 3}, "text", ["text"], None):
+        content["post_processor"] = {"type": "TemplateProcessing", "single": single, "special_tokens": specials}
+        assert (refusal(json.dumps(content)) or "").startswith("tokenizer.json: ")
+
+
 def test_merges_in_both_forms(trained: Tokenizer, content: dict) -> None:
     content["model"]["merges"] = ["#version: 0.2", *[" ".join(pair) for pair in content["model"]["merges"]]]
     assert from_json(json.dumps(content)).spec == trained.spec
@@ -137,6 +155,7 @@ NOT_UNDERSTOOD = {
     ("model", "ignore_merges"): (1, "ignore_merges is 1; only false or true"),
     ("model", "cache"): (1, "model has the field 'cache'"),
     ("model", "unk_token"): ("!", "leave unk_token at None"),
+    ("post_processor", "type"): ("TemplateProcessing", "post_processor has the field 'add_prefix_space'"),
     ("model", "vocab"): ({"a": 0, "b": 2}, "each once; 'b' has 2 where 1 is due"),
     ("model", "vocab", "!"): (5, "each once"),
     ("model", "vocab", "new"): (1 << 40, "each once"),

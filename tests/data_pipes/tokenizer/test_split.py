@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from data_pipes.tokenizer.split import PATTERNS, chunks, cutter_of, splitter, words
+from data_pipes.tokenizer.split import PATTERNS, chunker, chunks, splitter, words
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 NAMES = tuple(PATTERNS)
@@ -63,7 +63,7 @@ def test_words_of_chunks_are_the_words(name: str, text: str, size: int) -> None:
 def test_chunks_are_cut_only_before_a_blank_that_follows_something() -> None:
     assert list(chunks("ab   cd ef\n gh", 2)) == ["ab", "   cd", " ef\n gh"]
     assert list(chunks(" " * 10, 2)) == [" " * 10]
-    assert list(cutter_of(splitter(r"\w+"))("ab cd")) == ["ab cd"]
+    assert list(chunker(splitter(r"\w+"))("ab cd")) == ["ab cd"]
 
 
 def test_digits() -> None:
