@@ -41,8 +41,15 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         _choice("rope_scaling.rope_type", self.rope_type, ROPE_TYPES)
+        for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
+            _number(f"rope_scaling.{name}", getattr(self, name))
         if not self.factor >= 1:
             raise ValueError(f"rope_scaling.factor: expected at least 1, got {self.factor}; it is new context over old")
+        if self.rope_type == "default" and self.factor != 1:
+            raise ValueError(
+                f"rope_scaling: rope_type 'default' scales nothing, but factor is {self.factor}; give rope_type "
+                "'linear', 'llama3' or 'yarn', or leave factor at 1"
+            )
         if self.rope_type in ("llama3", "yarn") and not self.original_max_position_embeddings:
             raise ValueError(
                 f"rope_scaling: {self.rope_type} needs original_max_position_embeddings, the context length in tokens "
@@ -53,6 +60,14 @@ class RopeScaling:
                 f"rope_scaling: llama3 needs 0 < low_freq_factor < high_freq_factor, got {self.low_freq_factor} and "
                 f"{self.high_freq_factor}; Llama 3 uses 1 and 4"
             )
+        if self.rope_type == "yarn" and not 0 < self.beta_slow < self.beta_fast:
+            raise ValueError(
+                f"rope_scaling: yarn needs 0 < beta_slow < beta_fast, got {self.beta_slow} and {self.beta_fast}; the "
+                "paper uses 1 and 32"
+            )
+        factor = self.attention_factor
+        if factor is not None and not _number("rope_scaling.attention_factor", factor) > 0:
+            raise ValueError(f"rope_scaling.attention_factor: expected a number above 0, got {factor}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,26 +211,37 @@ def _choice(name: str, value: Any, allowed: tuple) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def _whole(value: Any) -> bool:
+    """Whether it is an int; True and False are not meant."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(name: str, value: Any) -> float:
+    """Refuses what is not a number, such as the "0.1" of a JSON file."""
+    if not _whole(value) and not isinstance(value, float):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    return value
+
+
 def _check_sizes(config: ModelConfig) -> None:
     """Sizes are positive ints, shares lie in [0, 1), floats are positive."""
     for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                  "num_key_value_heads", "max_position_embeddings"):  # fmt: skip
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if not _whole(getattr(config, name)) or getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(config, name)!r}")
     for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
-        if not getattr(config, name) > 0:
+        if not _number(name, getattr(config, name)) > 0:
             raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)!r}")
     for name in ("attention_dropout", "hidden_dropout"):
-        if not 0 <= getattr(config, name) < 1:
+        if not 0 <= _number(name, getattr(config, name)) < 1:
             raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(config, name)!r}; 0 switches it off")
 
 
 def _check_heads(config: ModelConfig) -> None:
     """Heads divide, and rotate in pairs."""
     heads, groups, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim or 0
-    if head_dim < 1:
-        raise ValueError(f"head_dim: expected a whole number of at least 1, got {config.head_dim}")
+    if not _whole(head_dim) or head_dim < 1:
+        raise ValueError(f"head_dim: expected a whole number of at least 1, or None, got {config.head_dim!r}")
     if heads % groups != 0:
         raise ValueError(
             f"num_attention_heads {heads} does not divide by num_key_value_heads {groups}: each key-value head serves "
@@ -224,21 +250,27 @@ def _check_heads(config: ModelConfig) -> None:
     if config.use_rope and head_dim % 2 != 0:
         raise ValueError(f"head_dim: rotary positions turn pairs, so it must be even, got {head_dim}")
     if not config.use_rope and config.hidden_size % 2 != 0:
-        raise ValueError(
-            f"hidden_size: sinusoidal positions come in pairs, so it must be even, got {config.hidden_size}"
-        )
+        raise ValueError(f"hidden_size: sinusoidal positions come in pairs: it must be even, got {config.hidden_size}")
 
 
 def _check_choices(config: ModelConfig) -> None:
     """Names are known, flags do not contradict each other, ids lie inside the vocabulary."""
     _choice("hidden_act", config.hidden_act, ACTIVATIONS)
-    _choice("attention_bias", config.attention_bias, (False, True, "qkv"))
+    for name in ("use_rms_norm", "use_rope", "use_swiglu", "qk_norm", "mlp_bias", "tie_word_embeddings"):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{name}: expected true or false, got {getattr(config, name)!r}")
+    if not isinstance(config.attention_bias, bool) and config.attention_bias != "qkv":
+        raise ValueError(f"attention_bias: expected True, False or 'qkv' (no bias on o), got {config.attention_bias!r}")
+    if config.rope_scaling is not None and not isinstance(config.rope_scaling, RopeScaling):
+        raise ValueError(
+            f"rope_scaling: expected a RopeScaling (from_dict makes one) or None, got {config.rope_scaling!r}"
+        )
     if config.rope_scaling is not None and not config.use_rope:
         raise ValueError("rope_scaling: use_rope is False, so there is nothing to scale; drop one of the two")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
-        if value is not None and not 0 <= value < config.vocab_size:
-            raise ValueError(f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value}")
+        if value is not None and not (_whole(value) and 0 <= value < config.vocab_size):
+            raise ValueError(f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value!r}")
 
 
 _LLAMA_32_ROPE: Mapping[str, Any] = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,

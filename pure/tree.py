@@ -7,6 +7,7 @@ their path, "layers/0/attention/q", never by their position.
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -229,7 +230,7 @@ def nbytes(tree: Tree) -> int:
 def _collect(node: Any, found: list) -> list:
     """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of a dict without a leaf.)"""
     if isinstance(node, dict):
-        for key in sorted(node):
+        for key in _keys(node):
             _collect(node[key], found)
     elif isinstance(node, list | tuple):
         for child in node:
@@ -242,12 +243,22 @@ def _collect(node: Any, found: list) -> list:
 def _sorted_map(function: Callable, node: Any) -> Any:
     """`map` that visits the leaves in the order of `leaves`, under a compiler."""
     if isinstance(node, dict):
-        return {key: _sorted_map(function, node[key]) for key in sorted(node)}
+        return _plain(node)((key, _sorted_map(function, node[key])) for key in _keys(node))
     if hasattr(node, "_fields"):
         return type(node)(*[_sorted_map(function, x) for x in node])
     if isinstance(node, list | tuple):
         return type(node)([_sorted_map(function, x) for x in node])
     return None if node is None else function(node)
+
+
+def _keys(node: dict) -> list:
+    """Sorted keys; an OrderedDict keeps its own order, as in JAX."""
+    return list(node) if isinstance(node, OrderedDict) else sorted(node)
+
+
+def _plain(node: dict) -> type[dict]:
+    """The type that keeps its order, or dict for any other."""
+    return OrderedDict if isinstance(node, OrderedDict) else dict
 
 
 def _names(node: Any, prefix: str) -> Any:
@@ -256,7 +267,7 @@ def _names(node: Any, prefix: str) -> Any:
         return None
     join = f"{prefix}/".lstrip("/")
     if isinstance(node, dict):
-        return {k: _names(v, f"{join}{k}") for k, v in node.items()}
+        return _plain(node)((k, _names(v, f"{join}{k}")) for k, v in node.items())
     if hasattr(node, "_fields"):
         return type(node)(*[_names(v, f"{join}{k}") for k, v in zip(node._fields, node, strict=True)])
     if isinstance(node, list | tuple):

@@ -1,0 +1,187 @@
+"""Per-sample gradients beside Opacus' hooks: time and memory. `python benchmarks/per_sample_grad.py [--pairs N]`.
+
+The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module with
+torch.nn.RMSNorm and SDPA (its quickest parts) in Opacus' GradSampleModule; its gradients are checked to be ours. Both
+end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. Memory is measured in fresh processes: the most that was
+held during the call, over what was held before it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from _timing import header, parser, paired, peak_memory, row
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.loss.cross_entropy import cross_entropy
+from pure.nn.position import rotate, rotation
+from pure.nn.transformer import transformer
+from pure.transform.jit import jit
+from pure.transform.per_sample import per_sample_grad
+
+ROWS, LENGTH = 8, 128
+CONFIG = ModelConfig()
+MODES = ("eager, chunk 1", "eager, whole", "compiled by regions, chunk 1", "compiled whole")
+
+
+def main() -> None:
+    """Prints times against Opacus' and against its plain backward, then peak memory."""
+    flags = parser(__doc__)
+    flags.add_argument("--mode", choices=MODES, nargs="*", default=MODES[:3], help="ours, in these ways")
+    options = flags.parse_args()
+    check()
+    header()
+    opacus = peer()
+    for mode in options.mode:
+        row(f"per-sample gradients, {mode}", paired(ours(mode), opacus, options.pairs), 1.0)
+    row("ours (the last) beside a plain backward", paired(ours(options.mode[-1]), plain(), options.pairs))
+    theirs = peak_memory(peer, warmup=2)
+    print(f"{'memory over rest: Opacus':<44} {(theirs.peak - theirs.rest) / 1e6:7.0f} MB")
+    for mode in options.mode:
+        mine = peak_memory(ours, mode, warmup=2)
+        ratio = (theirs.peak - theirs.rest) / (mine.peak - mine.rest)
+        print(f"{'memory over rest: ' + mode:<44} {(mine.peak - mine.rest) / 1e6:7.0f} MB {ratio:6.2f}x (reach 2.00x)")
+
+
+def batch() -> dict[str, Tensor]:
+    """Tokens and labels [B, T]."""
+    drawn = random.randint(random.key(1), (ROWS, LENGTH + 1), 0, CONFIG.vocab_size).long()
+    return {"tokens": drawn[:, :-1].contiguous(), "labels": drawn[:, 1:].contiguous()}
+
+
+def ours(mode: str) -> Callable[[], Any]:
+    """Per-sample gradients in one of the MODES."""
+    model = transformer(CONFIG)
+
+    def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        total, count = cross_entropy(model.forward(params, batch["tokens"]), batch["labels"])
+        return total, count, {}
+
+    gradient = per_sample_grad(loss, chunk=1 if "chunk 1" in mode else None)
+    if "compiled" in mode:
+        gradient = jit(gradient, regions="regions" in mode)
+    return partial(gradient, model.init(random.key(0)), batch(), random.key(2))
+
+
+class Attention(nn.Module):
+    """The peer's attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, head = config.hidden_size, config.head_dim or 0
+        self.head = head
+        self.q = nn.Linear(width, config.num_attention_heads * head, bias=False)
+        self.k = nn.Linear(width, config.num_key_value_heads * head, bias=False)
+        self.v = nn.Linear(width, config.num_key_value_heads * head, bias=False)
+        self.o = nn.Linear(config.num_attention_heads * head, width, bias=False)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = rotation(torch.arange(x.shape[1])[None], config=self.config)
+        q, k, v = (f(x).unflatten(-1, (-1, self.head)) for f in (self.q, self.k, self.v))
+        q, k = rotate(q, angles), rotate(k, angles)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.o(y.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """The peer's layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.attention = Attention(config)
+        self.attention_norm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.feedforward_norm = nn.RMSNorm(width, config.rms_norm_eps)
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x))
+        y = self.feedforward_norm(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Transformer(nn.Module):
+    """The peer: the same model as a torch module."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(self.norm(x))
+
+
+def module() -> Transformer:
+    """The peer with our initial parameters."""
+    made = Transformer(CONFIG)
+    params = transformer(CONFIG).init(random.key(0))
+    with torch.no_grad():
+        made.embedding.weight.copy_(params["embedding"])
+        made.norm.weight.copy_(params["norm"]["scale"])
+        for layer, ours in zip(made.layers, params["layers"], strict=True):
+            for name in ("q", "k", "v", "o"):
+                getattr(layer.attention, name).weight.copy_(ours["attention"][name])
+            for name in ("gate", "up", "down"):
+                getattr(layer, name).weight.copy_(ours["feedforward"][name])
+    return made
+
+
+def peer() -> Callable[[], Any]:
+    """Opacus' per-sample gradients."""
+    warnings.filterwarnings("ignore")
+    from opacus import GradSampleModule
+
+    hooked, data = GradSampleModule(module(), batch_first=True, loss_reduction="sum"), batch()
+
+    def gradients() -> list[Tensor]:
+        hooked.zero_grad(set_to_none=True)
+        backward(hooked, data)
+        return [p.grad_sample for p in hooked.parameters()]
+
+    return gradients
+
+
+def plain() -> Callable[[], Any]:
+    """The peer's gradient of the whole batch."""
+    bare, data = module(), batch()
+
+    def gradients() -> list[Tensor]:
+        bare.zero_grad(set_to_none=True)
+        backward(bare, data)
+        return [p.grad for p in bare.parameters()]
+
+    return gradients
+
+
+def backward(model: nn.Module, data: dict[str, Tensor]) -> None:
+    """One forward and backward pass of the summed loss."""
+    F.cross_entropy(model(data["tokens"]).flatten(0, 1), data["labels"].flatten(), reduction="sum").backward()
+
+
+def check() -> None:
+    """Both compute the same."""
+    mine, theirs = tree.leaves(ours(MODES[0])()), peer()()
+    a, b = (sorted(x.double().square().sum().item() for x in xs) for xs in (mine, theirs))
+    assert len(a) == len(b)
+    assert all(abs(x - y) <= 1e-4 * y for x, y in zip(a, b, strict=True)), "the gradients differ from Opacus'"
+
+
+if __name__ == "__main__":
+    main()
