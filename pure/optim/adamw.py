@@ -92,9 +92,11 @@ def adamw(
         >>> updates
         tensor([-0.1020])
 
+    Edge cases: bfloat16 params store nu in bfloat16, whose half step (at least 0.2%) is more than the 0.1% by which
+    b2 = 0.999 lets it decay: it never does, as in optax. Keep float32 params, and cast them where they are used.
+
     Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning rate, as in
-        optax and
-    torch, and not by the schedule alone.
+    optax and torch, and not by the schedule alone.
     """
     check_not_negative("adamw", learning_rate=learning_rate)
     return chain(

@@ -67,8 +67,7 @@ def inject_hyperparams(
         tensor(-2.)
 
     Source: optax.inject_hyperparams. Differs from it: a mask given as a function is not taken for a schedule, and
-        half-precision
-    params do not narrow the numbers (b2 = 0.999 is 1 in bfloat16).
+    half-precision params do not narrow the numbers (b2 = 0.999 is 1 in bfloat16).
     """
     static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
     names = inspect.signature(inner_factory).parameters

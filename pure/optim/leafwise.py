@@ -7,6 +7,7 @@ from typing import Any
 
 from pure.optim.base import chain_update, identity_update
 from pure.optim.clip import clip_by_global_norm_update
+from pure.optim.finite import finite_update
 from pure.optim.inject import inject_update
 from pure.optim.mask import Mask, decay_mask, masked_update, match_paths
 from pure.optim.muon import muon_labels
@@ -15,8 +16,7 @@ from pure.types import GradientTransformation
 
 
 def is_leafwise(transform: GradientTransformation) -> bool:
-    """Says whether updating a part of the tree gives that part of the whole update, given `grad_norm`, `finite` and
-    `value`.
+    """Says whether updating a part of the tree gives that part of the whole update, given what base.py calls `extra`.
 
     Args:
         transform: any transformation. Ones that are not from here count as not leafwise, for nobody can know.
@@ -53,7 +53,7 @@ def _leafwise(transform: GradientTransformation, raw: bool) -> bool:
         return _leafwise(
             bound["factory"](**bound["rest"], **bound["schedules"], **_bound(transform.init)["numbers"]), raw
         )
-    if "inner" in bound:
+    if function is finite_update:
         return _leafwise(bound["inner"], raw)
     if function is clip_by_global_norm_update:
         return raw

@@ -80,7 +80,7 @@ def muon(
         eps: added to denominators, Muon's and Adam's.
         weight_decay, weight_decay_mask: decoupled decay of the matrices, as in `adamw`.
         mu_dtype: storage of the means; None stores them like the params.
-        nesterov: look one step ahead.
+        nesterov: look one step ahead, in Adam too.
         adaptive: multiply by the dual norm of the momentum (then large gradients make large steps).
         preconditioning: how to bring the singular values below 1 first: "frobenius", "spectral", "aol" or "schatten".
         adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is `learning_rate`

@@ -63,9 +63,8 @@ def reduce_on_plateau(
         >>> opt.update(g, state, value=torch.tensor(2.0))[0]
         tensor(0.5000)
 
-    Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16 params
-        optax keeps the
-    best loss in bfloat16, whose steps are wider than rtol).
+    Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16 params optax
+    keeps the best loss in bfloat16, whose steps are wider than rtol).
     """
     _check(factor, patience, rtol, atol, cooldown, accumulation_size)
     return GradientTransformation(

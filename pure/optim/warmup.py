@@ -126,9 +126,8 @@ def wsd_schedule(
         >>> [round(wsd_schedule(0.0, 1.0, 2, 4, 4)(count).item(), 4) for count in (0, 1, 2, 6, 7, 10)]
         [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
 
-    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and
-        Compute-Optimal Training
-    Beyond Fixed Training Durations", 2024.
+    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and Compute-Optimal
+    Training Beyond Fixed Training Durations", 2024.
     """
     check_steps("wsd_schedule", at_least=0, stable_steps=stable_steps)
     check_steps("wsd_schedule", decay_steps=decay_steps)
