@@ -113,8 +113,7 @@ def save(
             # 2. The state.
             written = state_file.write(temporary / STATE, state)
             # 3. The manifest.
-            whole = told._replace(bytes=written.bytes, sha256=written.sha256, leaves=written.leaves)
-            step_folders.write(temporary / MANIFEST, manifest.encode(whole))
+            step_folders.write(temporary / MANIFEST, manifest.encode(told._replace(**written._asdict())))
             step_folders.sync(temporary)
             # 4. The name.
             step_folders.publish(temporary, final)
@@ -152,10 +151,10 @@ def load(
     Steps:
         1. List the checkpoints, the newest first.
         2. Believe no manifest whose checksum is wrong. A fingerprint that differs ends it here: older ones differ too.
-        3. Read and hash. If the hash is wrong find out which leaves are damaged, and go back to the next older one.
+        3. Read, and hash each leaf. If one is damaged go back to the next older checkpoint.
 
-    Edge cases: an unreadable file is damage like any other. If the hash is right, and the state does not fit the
-    target, the target is wrong: this is an error at once, not a reason to take an older one.
+    Edge cases: an unreadable file is damage like any other. If no byte is wrong, and the state does not fit the target,
+    the target is wrong: this is an error at once, not a reason to take an older one.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
@@ -189,12 +188,12 @@ def saved(folder: str | os.PathLike[str]) -> list[Path]:
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the newest checkpoint of a run that looks whole (a quick look: `load` verifies), or None."""
-    return next((path for path in step_folders.complete(Path(folder)) if manifest.glance(path)), None)
+    return next((path for path in step_folders.complete(Path(folder)) if step_folders.glance(path)), None)
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the checkpoint with the lowest score (the newest of equals), or None if none has a score."""
-    scored = manifest.by_score(step_folders.complete(Path(folder)))
+    scored = step_folders.by_score(step_folders.complete(Path(folder)))
     return scored[0] if scored else None
 
 
@@ -210,16 +209,15 @@ def _load(path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subse
     _compare(path, told, fingerprint)
     try:
         if (size := (path / STATE).stat().st_size) == told.bytes:
-            state, sha256 = state_file.read(path / STATE, target, size, subset=subset)
-            if sha256 == told.sha256:
-                return Loaded(state, told.step, path, told, ())
+            state, bad = state_file.read(path / STATE, target, told.leaves, size, subset=subset)
+            return manifest.changed(bad) if bad else Loaded(state, told.step, path, told, ())
     except OSError as error:
         return _unreadable(told, error)
     except SerialError as error:
         if (damage := _examine(path / STATE, told)) is None:
             raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
         return damage
-    return _examine(path / STATE, told) or Damage(STATE, (), "it reads differently each time; the disk is failing")
+    return _examine(path / STATE, told) or Damage(STATE, (), "its length changes while it is read")
 
 
 def _examine(path: Path, told: Manifest) -> Damage | None:
@@ -274,7 +272,7 @@ def _retire(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> N
         going = [path for path in step_folders.complete(run, step_of(final)) if path != final]
         if keep_last is not None:
             paths = [path for path in step_folders.complete(run) if path not in going]
-            kept = {final, *paths[:keep_last], *manifest.by_score(paths)[:keep_best]}
+            kept = {final, *paths[:keep_last], *step_folders.by_score(paths)[:keep_best]}
             going += [path for path in paths if path not in kept]
         for path in going:
             step_folders.delete(path)

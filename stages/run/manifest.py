@@ -1,11 +1,12 @@
 """A checkpoint's manifest: what the state's file must hold, leaf by leaf, and what the run was that wrote it.
 
-It is JSON for people and other programs, and it carries a sha256 of itself, so that a flipped bit in it is found as
-well. It is read like anything that strangers wrote: every field is checked, and no name in it becomes a path.
+Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256: so damage
+has a name, and several threads can hash. The file's digest is that of its leaves' digests, and the manifest carries one
+of itself. It is read like anything that strangers wrote: every field is checked, and no name in it becomes a path.
 
     {"format": 1, "step": 100, "score": 2.71, "metadata": {...},
      "fingerprint": {"optimizer.learning_rate": "0.001", ...}, "environment": {"torch": "2.13.0", "threads": 2, ...},
-     "files": {"state.msgpack": {"bytes": ..., "sha256": ...}},
+     "files": {"state.msgpack": {"bytes": ..., "sha256_of_leaves": ...}},
      "leaves": [{"path": "params/w", "dtype": "float32", "shape": [2, 3], "bytes": 24, "sha256": ...,
                  "header_sha256": ..., "spans": [[offset, length], ...]}, ...],
      "sha256": of the JSON of all the rest, keys sorted}
@@ -15,10 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import platform
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -60,8 +59,8 @@ class Manifest(NamedTuple):
         metadata: whatever the caller gave, JSON.
         fingerprint: of the run; None if the caller gave none.
         environment: versions and machine, on which equality bit for bit depends.
-        bytes, sha256: of the state's file.
-        leaves: in the order of the file.
+        bytes: length of the state's file.
+        leaves: in the order of the file; together they cover it.
     """
 
     step: int
@@ -70,7 +69,6 @@ class Manifest(NamedTuple):
     fingerprint: dict[str, str] | None
     environment: dict[str, Any]
     bytes: int
-    sha256: str
     leaves: tuple[LeafRecord, ...]
 
 
@@ -101,7 +99,7 @@ def about(
     except (TypeError, ValueError) as error:
         raise TypeError(f"checkpoint.save: metadata must be JSON: {error}; convert tensors with .item()") from None
     told = None if fingerprint is None else {str(key): str(value) for key, value in fingerprint.items()}
-    return Manifest(step, None if score is None else float(score), plain, told, environment(), 0, "", ())
+    return Manifest(step, None if score is None else float(score), plain, told, environment(), 0, ())
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -112,12 +110,11 @@ def encode(manifest: Manifest) -> bytes:
 
     Returns:
         UTF-8, one line a leaf, so that two manifests can be compared with `diff`.
-
     """
     body: dict[str, Any] = {
         "format": FORMAT,
         **{name: getattr(manifest, name) for name in _ABOUT},
-        "files": {STATE: {"bytes": manifest.bytes, "sha256": manifest.sha256}},
+        "files": {STATE: {"bytes": manifest.bytes, "sha256_of_leaves": root(manifest.leaves)}},
         "leaves": [leaf._asdict() for leaf in manifest.leaves],
     }
     body["sha256"] = _digest(body)
@@ -137,16 +134,35 @@ def decode(data: bytes) -> Manifest:
             raise ValueError("its own sha256 does not fit its contents")
         if body["format"] != FORMAT:
             raise ValueError(f"format {body['format']!r}; this program reads format {FORMAT}: use a matching version")
-        file = body["files"][STATE]
         leaves = tuple(LeafRecord(**leaf) for leaf in body["leaves"])
         about = {name: body[name] for name in _ABOUT}
-        manifest = Manifest(**about, bytes=file["bytes"], sha256=file["sha256"], leaves=leaves)
+        manifest = Manifest(**about, bytes=body["files"][STATE]["bytes"], leaves=leaves)
         _check(manifest)
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it is not a manifest ({type(error).__name__}: {str(error)[:100]})") from None
     if encode(manifest) != data:
         raise ValueError("it is not written as manifests are; a byte between its fields was changed")
     return manifest
+
+
+def root(leaves: Iterable[LeafRecord]) -> str:
+    """The digest of a whole file: sha256 over header_sha256 and sha256 (as hex) of each leaf in turn."""
+    return hashlib.sha256("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode()).hexdigest()
+
+
+def edges(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
+    """Where each run of header or data ends: [(offset, index of the leaf, whether data)], ascending.
+
+    Example:
+        >>> one = LeafRecord("w", "int8", [2], 2, "", "", [[5, 2]])
+        >>> edges([one, one._replace(path="", spans=[])], 8)
+        [(5, 0, False), (7, 0, True), (8, 1, False)]
+    """
+    found = []
+    for i, leaf in enumerate(leaves):
+        for offset, length in leaf.spans or [[size, 0]]:
+            found += [(offset, i, False), (offset + length, i, True)] if leaf.spans else [(size, i, False)]
+    return found
 
 
 def read(file: BinaryIO) -> Manifest:
@@ -159,23 +175,6 @@ def read(file: BinaryIO) -> Manifest:
     if len(data) > _LARGEST:
         raise ValueError(f"a manifest has at most {_LARGEST} bytes")
     return decode(data)
-
-
-def glance(folder: Path) -> Manifest | None:
-    """Reads a checkpoint's manifest, if it is good and the state's file has the right length; else None."""
-    try:
-        with open(folder / MANIFEST, "rb") as file:
-            told = read(file)
-        return told if (folder / STATE).stat().st_size == told.bytes else None
-    except (OSError, ValueError):
-        return None
-
-
-def by_score(folders: list[Path]) -> list[Path]:
-    """Sorts checkpoints by their score, the lowest first; those without a score, or with NaN, are left out."""
-    told = {folder: glance(folder) for folder in folders}
-    scores = {folder: math.nan if m is None or m.score is None else m.score for folder, m in told.items()}
-    return sorted((folder for folder in folders if not math.isnan(scores[folder])), key=lambda folder: scores[folder])
 
 
 def environment() -> dict[str, Any]:
@@ -228,9 +227,12 @@ def damages(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:
         how = "is cut off" if size < manifest.bytes else "goes on after its end"
         last = [manifest.leaves[-1].path] if manifest.leaves else []
         return Damage(STATE, tuple(bad or last), f"it {how}: {manifest.bytes} bytes were written, {size} are there")
-    if bad:
-        return Damage(STATE, tuple(bad), "bytes have changed since it was written (sha256)")
-    return None
+    return changed(bad) if bad else None
+
+
+def changed(leaves: Iterable[str]) -> Damage:
+    """The damage of leaves whose sha256 is wrong."""
+    return Damage(STATE, tuple(leaves), "bytes have changed since it was written (sha256)")
 
 
 def _intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
@@ -270,7 +272,10 @@ def _check(manifest: Manifest) -> None:
     natural = (manifest.step, manifest.bytes, *(number for leaf in manifest.leaves for number in _numbers(leaf)))
     if not all(type(n) is int and n >= 0 for n in natural):
         raise ValueError("its numbers must be whole and not negative")
-    texts = [manifest.sha256, *(t for leaf in manifest.leaves for t in (leaf.path, leaf.sha256, leaf.header_sha256))]
+    ends = [0, *(end for end, _, _ in edges(manifest.leaves, manifest.bytes))]
+    if ends != sorted(ends) or ends[-1] != manifest.bytes:
+        raise ValueError("its leaves do not cover the file one after another")
+    texts = [t for leaf in manifest.leaves for t in (leaf.path, leaf.sha256, leaf.header_sha256)]
     if not all(type(t) is str for t in texts) or not isinstance(manifest.score, float | int | None):
         raise ValueError("a field has the wrong type")
     if not isinstance(manifest.metadata, dict) or not isinstance(manifest.environment, dict):
@@ -282,5 +287,7 @@ def _check(manifest: Manifest) -> None:
 def _numbers(leaf: LeafRecord) -> Iterator[int]:
     yield leaf.bytes
     yield from leaf.shape
-    for offset, length in leaf.spans:
-        yield from (offset, length)
+    for span in leaf.spans:
+        if len(span) != 2:
+            raise ValueError("spans must be pairs of offset and length")
+        yield from span

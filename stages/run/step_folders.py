@@ -10,10 +10,14 @@ Every change of a name is one rename, which the file system does whole or not at
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 from pathlib import Path
+
+from stages.run import manifest
+from stages.run.manifest import MANIFEST, STATE, Manifest
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8,})(\.old\d+)?")
@@ -47,13 +51,30 @@ def complete(folder: Path, step: int | None = None) -> list[Path]:
         folder: of a run; or of one checkpoint, which is then the only one.
         step: only this step; None all.
     """
-    if (step_of(folder) >= 0 and folder.is_dir()) or (folder / "manifest.json").is_file():
+    if (step_of(folder) >= 0 and folder.is_dir()) or (folder / MANIFEST).is_file():
         return [folder]
     root = folder / FOLDER
     paths = [root / name for name in (os.listdir(root) if root.is_dir() else [])]
     found = [(number, path.name, path) for path in paths if (number := step_of(path)) >= 0]
     kept = [entry for entry in found if step is None or entry[0] == step]
     return [path for _, _, path in sorted(kept, key=lambda entry: (-entry[0], entry[1]))]
+
+
+def glance(folder: Path) -> Manifest | None:
+    """Reads a checkpoint's manifest, if it is good and the state's file has the right length; else None."""
+    try:
+        with open(folder / MANIFEST, "rb") as file:
+            told = manifest.read(file)
+        return told if (folder / STATE).stat().st_size == told.bytes else None
+    except (OSError, ValueError):
+        return None
+
+
+def by_score(folders: list[Path]) -> list[Path]:
+    """Sorts checkpoints by their score, the lowest first; those without a score, or with NaN, are left out."""
+    told = {folder: glance(folder) for folder in folders}
+    scores = {folder: math.nan if m is None or m.score is None else m.score for folder, m in told.items()}
+    return sorted((folder for folder in folders if not math.isnan(scores[folder])), key=lambda folder: scores[folder])
 
 
 def prepare(final: Path) -> Path:

@@ -78,7 +78,7 @@ def test_the_files_can_be_checked_and_read_without_us(tmp_path: Path) -> None:
     path = save(tmp_path, example(7))
     data = (path / "state.msgpack").read_bytes()
     told = json.loads((path / "manifest.json").read_text())
-    assert told["files"]["state.msgpack"] == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert told["files"]["state.msgpack"]["bytes"] == len(data)
     leaf = next(leaf for leaf in told["leaves"] if leaf["path"] == "params/layers/0/w")
     assert leaf["sha256"] == hashlib.sha256(example(7).params["layers"][0]["w"].numpy().tobytes()).hexdigest()
     assert (leaf["shape"], leaf["dtype"], leaf["bytes"]) == ([3, 4], "float32", 48)
@@ -215,12 +215,7 @@ def test_a_part_can_be_loaded(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
-    was = {
-        "optimizer.learning_rate": "0.001",
-        "pipe.store": "x",
-        "gone": "1",
-        "update.optimizer.learning_rate": "0.001",
-    }
+    was = {"optimizer.learning_rate": "0.001", "pipe.store": "x", "gone": "1", "step.optimizer.learning_rate": "0.001"}
     now = {"optimizer.learning_rate": "0.01", "pipe.store": "x", "ema": "0.9", "step.optimizer.learning_rate": "0.01"}
     save(tmp_path, example(1), fingerprint=was)
     load(tmp_path, example(0), fingerprint=was, warn=quiet)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -17,14 +19,15 @@ from stages.run.manifest import LeafRecord, Manifest
 def example() -> Manifest:
     leaf = LeafRecord("params/w", "float32", [2], 8, "ab" * 32, "cd" * 32, [[12, 8]])
     about = manifest.about(3, 0.5, {"note": "ärger", "list": [1, {"a": None}]}, {"optimizer.learning_rate": "0.1"})
-    return about._replace(bytes=20, sha256="ef" * 32, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
+    return about._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
 
 
 def test_it_comes_back_and_is_json_that_others_can_read() -> None:
     data = manifest.encode(example())
     assert manifest.decode(data) == example()
     body = json.loads(data)
-    assert body["files"] == {"state.msgpack": {"bytes": 20, "sha256": "ef" * 32}}
+    digest = hashlib.sha256(b"cd" * 32 + b"ab" * 32 + b"cd" * 32 + b"ab" * 32).hexdigest()
+    assert body["files"] == {"state.msgpack": {"bytes": 23, "sha256_of_leaves": digest}}
     assert body["leaves"][0]["path"] == "params/w"
     assert body["environment"]["torch"]
     assert manifest.read(io.BytesIO(data)) == example()
@@ -56,6 +59,9 @@ def test_every_truncation_is_noticed() -> None:
             manifest.decode(data[:n])
 
 
+LEAF: Mapping[str, object] = example().leaves[0]._asdict()
+
+
 def signed(**changes: object) -> bytes:
     """A manifest with other fields and the right checksum: damage that its author meant."""
     body = json.loads(manifest.encode(example())) | changes
@@ -70,8 +76,16 @@ def signed(**changes: object) -> bytes:
         ({"step": -1}, "whole and not negative"),
         ({"step": True}, "whole and not negative"),
         ({"files": {}}, "not a manifest"),
-        ({"files": {"state.msgpack": {"bytes": 1.5, "sha256": ""}}}, "whole and not negative"),
-        ({"files": {"state.msgpack": {"bytes": 1, "sha256": 3}}}, "wrong type"),
+        ({"files": {"state.msgpack": {"bytes": 1.5}}}, "whole and not negative"),
+        ({"files": {"state.msgpack": {"bytes": 7}}}, "do not cover the file"),
+        ({"files": {"state.msgpack": {"bytes": 23}}}, "not written as manifests are"),
+        ({"leaves": [LEAF | {"spans": [[15, 8]]}]}, "not written as manifests are"),
+        ({"leaves": [LEAF | {"spans": [[15, 9]]}]}, "do not cover the file"),
+        ({"leaves": [LEAF | {"spans": [[15, 8], [3, 8]]}]}, "do not cover the file"),
+        ({"leaves": [LEAF | {"spans": [[15]]}]}, "spans must be pairs"),
+        ({"leaves": [LEAF | {"spans": [[15, "8"]]}]}, "whole and not negative"),
+        ({"leaves": [LEAF | {"shape": None}]}, "not a manifest"),
+        ({"leaves": [LEAF | {"sha256": 3, "spans": [[15, 8]]}]}, "wrong type"),
         ({"leaves": [{"path": "x"}]}, "not a manifest"),
         ({"leaves": 3}, "not a manifest"),
         ({"score": "low"}, "wrong type"),
