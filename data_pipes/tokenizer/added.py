@@ -50,7 +50,7 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
         ValueError: if `special` is something else, or names a token that the tokenizer has not.
     """
     ours = {token.content for token in spec.added_tokens if token.special}
-    if isinstance(special, str) and special not in CHOICES:
+    if not isinstance(special, Iterable) or (isinstance(special, str) and special not in CHOICES):
         raise ValueError(f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}')
     names = ours if special == "all" else set() if isinstance(special, str) else {*special}
     if names - ours:

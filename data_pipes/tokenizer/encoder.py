@@ -241,7 +241,7 @@ def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
         result[rest[i]] = _packed(merge(symbols[i], tables.merges))
     for low, high in pairwise((0, *WIDTHS)) if widest else ():
         picked = np.flatnonzero((low < sizes) & (sizes <= high))
-        rows = np.full((len(picked), high), NOTHING)
+        rows = np.full((len(picked), high), NOTHING, np.int64)
         rows[np.arange(high) < sizes[picked, None]] = [i for place in picked for i in symbols[place]]
         for places, tokens in merge_many(rows, tables.merges):
             result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))

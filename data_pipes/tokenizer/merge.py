@@ -45,9 +45,9 @@ def merges_of(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges
         {(1, 2): 0, (0, 1): 1}
     """
     ranks = {pair: rank for rank, pair in enumerate(pairs)}
-    keys = np.array([a << 32 | b for a, b in ranks] + [np.iinfo(np.int64).max])
+    keys = np.array([a << 32 | b for a, b in ranks] + [np.iinfo(np.int64).max], np.int64)
     order = np.argsort(keys)
-    key_ranks = np.array([*ranks.values(), NO_MERGE])
+    key_ranks = np.array([*ranks.values(), NO_MERGE], np.int64)
     return Merges(ranks, np.array(merged, np.int64), keys[order], key_ranks[order])
 
 

@@ -8,7 +8,7 @@ text, `encoder` turns a spec into functions, `json_writer` writes it as Hugging 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from data_pipes.tokenizer.split import check_pattern
@@ -61,8 +61,8 @@ class TokenizerSpec:
     """
 
     kind: str
-    vocab: tuple[str, ...]
-    merges: tuple[tuple[str, str], ...]
+    vocab: tuple[str, ...] = field(repr=False)
+    merges: tuple[tuple[str, str], ...] = field(repr=False)
     pattern: str
     added_tokens: tuple[AddedToken, ...] = ()
     nfc: bool = False
@@ -95,13 +95,17 @@ class Tokenizer(NamedTuple):
         spec: the description it was built from; compare specs, not tokenizers.
         encode: (text, *, special="none", template=False) -> list[int].
         decode: (ids, *, skip_special=False, errors="replace") -> str.
-        encode_batch: (texts, *, special="none", template=False, processes=1) -> list of [n] int32 arrays.
+        encode_batch: (texts, *, special="none", template=False) -> list of [n] int32 arrays.
     """
 
     spec: TokenizerSpec
     encode: Callable[..., list[int]]
     decode: Callable[..., str]
     encode_batch: Callable[..., list]
+
+    def __repr__(self) -> str:
+        """The description without its vocabulary and merges."""
+        return f"Tokenizer({len(self.spec.vocab)} tokens, {len(self.spec.merges)} merges, {self.spec})"
 
 
 def token_ids(spec: TokenizerSpec) -> dict[str, int]:

@@ -206,7 +206,7 @@ def _row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> S
     if kind == "byte_level":
         coded = [utf8(word) for word in word_counts]
         sizes = np.fromiter(map(len, coded), np.int64, len(coded))
-        table = np.array([ids[character] for character in sorted(BYTES, key=BYTES.__getitem__)])
+        table = np.array([ids[character] for character in sorted(BYTES, key=BYTES.__getitem__)], np.int64)
         row = table[np.frombuffer(b"\0" + b"\0".join(coded) + b"\0", np.uint8)]
     else:
         sizes = np.fromiter(map(len, word_counts), np.int64, len(word_counts))
@@ -220,7 +220,7 @@ def _row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> S
 
 def _index(symbols: Symbols) -> Pairs:
     """Counts every pair of neighbours and lists its places, ascending."""
-    row, weight = np.array(symbols.first), np.array(symbols.weight)
+    row, weight = np.array(symbols.first, np.int64), np.array(symbols.weight, np.int64)
     places = np.flatnonzero((row[:-1] >= 0) & (row[1:] >= 0))
     if not len(places):
         return Pairs({}, {}, [])

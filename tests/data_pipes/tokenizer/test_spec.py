@@ -21,6 +21,12 @@ def test_it_is_hashable_and_comparable() -> None:
     assert replace(SPEC, nfc=True) != SPEC
 
 
+def test_it_is_shown_without_its_vocabulary() -> None:
+    shown = repr(from_spec(SPEC))
+    assert shown.startswith("Tokenizer(4 tokens, 1 merges, TokenizerSpec(kind='character', pattern='gpt2'")
+    assert "'ab'" not in shown
+
+
 def test_special_tokens_and_sizes() -> None:
     tokenizer = from_spec(SPEC)
     assert special_tokens(tokenizer) == {"<unk>": 0, "<|end|>": 4}
