@@ -91,9 +91,7 @@ def save(
         2. The state: written, hashed and fsynced.
         3. The manifest, with sha256 and length of the file and of each leaf: fsynced, and the folder too.
         4. The final name, by a rename; fsync of the parent. A checkpoint of the same step steps aside until then.
-        5. Only now the deletion of old ones.
-
-    Edge cases: saving a step again replaces it.
+        5. Only now the deletion of old ones, and of one that was replaced.
 
     Raises:
         OSError: if the disk is full, or refuses in another way; nothing that was saved is lost.
@@ -160,6 +158,14 @@ def load(
         FileNotFoundError: if there is no checkpoint.
         ValueError: if all are damaged (the message says how), or the fingerprint differs (it says in what).
         SerialError: if the state does not fit the target; it names the leaf.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     path = save(run, {"w": torch.ones(2)}, step=7)
+        ...     found = load(run, {"w": torch.zeros(2)})
+        >>> found.step, found.state
+        (7, {'w': tensor([1., 1.])})
     """
     # 1. The newest first.
     found = step_folders.complete(Path(folder), step)
@@ -193,8 +199,7 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the checkpoint with the lowest score (the newest of equals), or None if none has a score."""
-    scored = step_folders.by_score(step_folders.complete(Path(folder)))
-    return scored[0] if scored else None
+    return next(iter(step_folders.by_score(step_folders.complete(Path(folder)))), None)
 
 
 def _load(path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool) -> Loaded | Damage:

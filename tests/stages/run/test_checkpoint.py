@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -330,9 +331,12 @@ def failing(name: str, number: int, error: Callable[[], BaseException], for_ever
     originals = {call: getattr(os, call) for call in CALLS}
     calls: list[str] = []
     failed: list[str] = []
+    here = threading.get_ident()
 
     def wrap(call: str) -> Callable:
         def wrapped(*args: Any, **options: Any) -> Any:
+            if threading.get_ident() != here:
+                return originals[call](*args, **options)
             calls.append(call)
             if (failed and for_ever) or (call == name and calls.count(name) == number and not failed):
                 failed.append(call)
