@@ -6,10 +6,10 @@ another (LayerNorm, sinusoidal positions, an ungated MLP) keeps our own field na
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pure import tree
@@ -24,12 +24,29 @@ SHARED = (
 )  # fmt: skip
 """Fields that bear the same name and meaning on both sides."""
 
+READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias",
+        "hidden_dropout", "layer_types")  # fmt: skip
+"""Fields that are read one by one below. (`hidden_dropout` is ours; transformers passes over it.)"""
+
 IGNORED = frozenset((
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "pretraining_tp",
-    "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias", "_name_or_path",
-    "layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "is_llama_config", "rope_interleaved",
+    "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "pretraining_tp", "_name_or_path",
+    "sliding_window", "max_window_layers", "is_llama_config", "transformers.js_config", "_attn_implementation_autoset",
 ))  # fmt: skip
-"""Fields that are read elsewhere here, or change nothing in the mathematics (checked by `_refuse`)."""
+"""Fields that change nothing in the mathematics."""
+
+ONLY = (("use_sliding_window", False), ("rope_interleaved", False), ("partial_rotary_factor", 1.0))
+"""Fields that change nothing if they have this value (or null), and are refused with another."""
+
+NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "max_position_embeddings")  # fmt: skip
+"""Fields without which the shape would be a guess."""
+
+ROPE: Mapping[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
+}
+"""What each kind of rope scaling reads."""
 
 _LAYER = (
     ("attention/q", "self_attn.q_proj.weight"), ("attention/k", "self_attn.k_proj.weight"),
@@ -71,18 +88,22 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
 
     Args:
         spec: tree of ParamSpec.
-        weights: by name; a tied head may be there as well, and is not read.
+        weights: by name. A tied head may be there as well, if it equals the embedding; so may rotary frequencies, which
+            are computed.
 
     Raises:
         ValueError: for a missing or unknown weight, or one of another shape; it is named.
     """
     names = weight_names(spec)
-    spare = set(weights) - set(names.values()) - {"lm_head.weight"}
+    head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
+    spare = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - set(names.values())
+    if "head" not in names and head is not None and embedding is not None and torch.equal(head, embedding):
+        spare -= {"lm_head.weight"}
     missing = set(names.values()) - set(weights)
     if spare or missing:
         raise ValueError(
             f"weights do not fit the configuration: missing {_few(missing)}; not understood {_few(spare)}; "
-            "check model_type and the biases in config.json"
+            "check model_type, tie_word_embeddings and the biases in config.json"
         )
     for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True):
         if tuple(weights[names[path]].shape) != tuple(part.shape):
@@ -102,8 +123,9 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
     act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.hidden_act, config.hidden_act)
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
     if config.rope_scaling:
-        rope |= {k: v for k, v in dataclasses.asdict(config.rope_scaling).items() if v is not None}
-    biases = {"attention_bias": bool(config.attention_bias), "mlp_bias": config.mlp_bias} if kind == "llama" else {}
+        kind_of = config.rope_scaling.rope_type
+        values = {name: getattr(config.rope_scaling, name) for name in ROPE.get(kind_of, ())}
+        rope |= {"rope_type": kind_of, **{name: value for name, value in values.items() if value is not None}}
     return {
         "architectures": [f"{ARCHITECTURES[kind]}ForCausalLM"],
         "model_type": kind,
@@ -111,7 +133,9 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": act,
         "rope_theta": config.rope_theta,
         "rope_parameters": rope,
-        **biases,
+        **({"attention_bias": bool(config.attention_bias)} if kind != "qwen2" else {}),
+        **({"mlp_bias": config.mlp_bias} if kind == "llama" else {}),
+        **({"hidden_dropout": config.hidden_dropout} if config.hidden_dropout else {}),
         "dtype": "float32",
     }
 
@@ -119,26 +143,29 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
 def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
     """The fields of config.json -> ModelConfig; both ways of writing rope settings are read.
 
+    Of several `eos_token_id` the first is taken.
+
     Raises:
-        ValueError: for an architecture or a field that would change the mathematics and is not known here.
+        ValueError: for an architecture or a field that would change the mathematics and is not known here, or if a
+            field is missing without which the shape would be a guess.
     """
     kind = fields.get("model_type")
     if kind == "intro2llm":
-        return from_dict({name: value for name, value in fields.items() if name != "model_type"})
+        return from_dict({name: value for name, value in fields.items() if name not in ("model_type", "dtype")})
     if kind not in ARCHITECTURES:
-        raise ValueError(f"config.json: model_type {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
     _refuse(fields)
     values = {name: fields[name] for name in SHARED if fields.get(name) is not None}
     if isinstance(values.get("eos_token_id"), list):
         values["eos_token_id"] = values["eos_token_id"][0]
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
     act = {"gelu_pytorch_tanh": "gelu_tanh"}.get(fields.get("hidden_act", "silu"), fields.get("hidden_act", "silu"))
-    bias = "qkv" if kind == "qwen2" else bool(fields.get("attention_bias", False))
     return from_dict({
         **values,
-        "tie_word_embeddings": fields.get("tie_word_embeddings", False),
+        "tie_word_embeddings": bool(fields.get("tie_word_embeddings", False)),
         "hidden_act": act,
-        "attention_bias": bias,
+        "hidden_dropout": fields.get("hidden_dropout") or 0.0,
+        "attention_bias": "qkv" if kind == "qwen2" else bool(fields.get("attention_bias", False)),
         "mlp_bias": bool(fields.get("mlp_bias", False)),
         "qk_norm": kind == "qwen3",
         **_rope(fields),
@@ -147,11 +174,10 @@ def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
 
 def model_type(config: ModelConfig) -> str:
     """The Hugging Face architecture that computes the same, or "intro2llm" if none does."""
-    plain = config.use_rms_norm and config.use_rope and config.use_swiglu and not config.hidden_dropout
-    if not plain:
+    if not (config.use_rms_norm and config.use_rope and config.use_swiglu):
         return "intro2llm"
     if config.qk_norm:
-        return "qwen3" if config.attention_bias in (False,) and not config.mlp_bias else "intro2llm"
+        return "qwen3" if config.attention_bias in (False, True) and not config.mlp_bias else "intro2llm"
     if config.attention_bias == "qkv":
         return "qwen2" if not config.mlp_bias else "intro2llm"
     return "llama"
@@ -171,19 +197,25 @@ def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
     theta = rope.pop("rope_theta", fields.get("rope_theta", 10000.0))
     kind = rope.pop("rope_type", rope.pop("type", "default"))
     rope.pop("type", None)
-    rope.pop("partial_rotary_factor", None)
+    if rope.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError("partial_rotary_factor: only 1.0 is supported, where every head rotates as a whole")
     if kind == "default":
         return {"rope_theta": float(theta)}
     return {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **rope}}
 
 
 def _refuse(fields: Mapping[str, Any]) -> None:
-    """Fields that are not known, or that ask for what is not there."""
-    unknown = sorted(set(fields) - set(SHARED) - IGNORED)
+    """Fields that are not known, that ask for what is not there, or that are missing."""
+    unknown = sorted(set(fields) - set(SHARED) - set(READ) - IGNORED - {name for name, _ in ONLY})
     if unknown:
-        raise ValueError(f"config.json: fields not understood: {', '.join(unknown)}; remove those that change nothing")
-    if fields.get("use_sliding_window") or any(kind != "full_attention" for kind in fields.get("layer_types") or ()):
-        raise ValueError("config.json: sliding-window attention is not supported; only full attention is")
+        raise ValueError(f"fields not understood: {', '.join(unknown)}; remove those that change nothing")
+    if missing := [name for name in NEEDED if fields.get(name) is None]:
+        raise ValueError(f"{', '.join(missing)} is missing; without it the model's shape would be a guess")
+    for name, value in ONLY:
+        if fields.get(name) not in (None, value):
+            raise ValueError(f"{name} {fields[name]!r} is not supported, only {value!r}")
+    if any(kind != "full_attention" for kind in fields.get("layer_types") or ()):
+        raise ValueError("layer_types: sliding-window attention is not supported; only full_attention is")
 
 
 def _few(names: set[str]) -> str:

@@ -43,10 +43,10 @@ def describe(values: Mapping[str, float]) -> str:
     """Writes the numbers that a person follows, in few characters.
 
     Example:
-        >>> describe({"loss": 2.5, "tok_per_sec": 11234.5, "mfu": 0.314, "grad_norm": 0.75})
+        >>> describe({"loss": 2.5, "val_loss": 3.0, "tok_per_sec": 11234.5, "mfu": 0.314, "grad_norm": 0.75})
         'loss 2.500 · 11,234 tok/s · mfu 31%'
     """
-    parts = [f"{name} {values[name]:.3f}" for name in ("loss", "val_loss", "val_bpb") if name in values]
+    parts = [f"loss {values['loss']:.3f}"] if "loss" in values else []
     if "tok_per_sec" in values:
         parts.append(f"{values['tok_per_sec']:,.0f} tok/s")
     if "mfu" in values:
