@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, Scalar, check_not_negative, empty_init, wide
+from pure.optim.base import EmptyState, Scalar, check_not_negative, empty_init, store_once, wide
 from pure.types import GradientTransformation, Tree
 
 
@@ -47,7 +47,10 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
 def clip_by_global_norm_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, *, max_norm: Scalar, **extra: Any
 ) -> tuple[Tree, EmptyState]:
-    """Divides by the norm and multiplies by `max_norm`, where the norm is at least that.
+    """Multiplies by max_norm / norm where the norm is at least `max_norm`, else by 1.
+
+    optax divides every element by the norm; one factor for all differs by a last bit, and saves a tenth of the time of
+    a compiled AdamW.
 
     Args:
         updates: tree of gradients.
@@ -65,12 +68,8 @@ def clip_by_global_norm_update(
     """
     del params
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
-
-    def leaf(g: Tensor) -> Tensor:
-        x = wide(g)
-        return torch.where(norm < max_norm, x, x / norm.to(x.dtype) * max_norm).to(g.dtype)
-
-    return tree.map(leaf, updates), state
+    factor = store_once(torch.where(norm < max_norm, 1.0, max_norm / norm))
+    return tree.map(lambda g: (wide(g) * factor).to(g.dtype), updates), state
 
 
 def clip(max_delta: Scalar) -> GradientTransformation:
