@@ -27,8 +27,8 @@ class DemoOptions:
 
     output_dir: str = "runs/demo"
     """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
-    max_steps: int = 560
-    """Steps of 8,192 tokens: the budget is counted in tokens, so that every machine computes the same."""
+    max_steps: int = 600
+    """Steps of 4,096 tokens: the budget is counted in tokens, so that every machine computes the same."""
     config: str = "tiny_config"
     """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
     data_path: str = "embedded"
@@ -60,10 +60,10 @@ def pretrain_options(options: DemoOptions) -> PretrainOptions:
         output_dir=options.output_dir,
         num_epochs=2,
         max_steps=options.max_steps,
-        batch_size=32,
+        batch_size=16,
         max_length=256,
         optimizer="muon",
-        learning_rate=0.01,
+        learning_rate=4e-3,
         warmup=0.03,
         schedule="linear",
         final_learning_rate=0.0,
