@@ -49,7 +49,10 @@ def rule(documents: Iterable[Document], share: float, root: str) -> Rule:
         if count >= needed and written and chosen:
             return "names"
     if not written:
-        raise ValueError(f"--data_path {root}: there is no text in it ({count} documents, all of them empty)")
+        raise ValueError(
+            f"--data_path {root}: there is no text in it ({count} documents, none with text); give files with text, or "
+            "leave --filter out if it dropped them all"
+        )
     return "ends"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -66,18 +64,18 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def remaining(start: int, total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int], str]:
+def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[[int], str]:
     """Makes step -> "left 1:23": the time left, by the steps since the first, which may have been slow to compile.
 
     Example:
-        >>> left = remaining(0, 10, iter([5.0, 7.0]).__next__)
+        >>> left = remaining(10, iter([5.0, 7.0]).__next__)
         >>> left(1), left(3)
         ('', 'left 0:07')
     """
     began: list[tuple[int, float]] = []
 
     def left(step: int) -> str:
-        now = clock()
+        now = (clock or time.monotonic)()
         if not began or step <= began[0][0]:
             began[:] = [(step, now)]
             return ""
@@ -96,7 +94,7 @@ def _live(console: Console, label: str, total: int, start: int) -> Progress:
         console=console,
     )
     task = bar.add_task(label, total=total, completed=start, text="")
-    left = remaining(start, total)
+    left = remaining(total)
     bar.start()
 
     def show(step: int, values: Mapping[str, float]) -> None:
@@ -108,7 +106,7 @@ def _live(console: Console, label: str, total: int, start: int) -> Progress:
 def _lines(label: str, total: int, start: int) -> Progress:
     """A line every few seconds, and one for the first and the last step."""
     last = [-SECONDS_BETWEEN_LINES]
-    left = remaining(start, total)
+    left = remaining(total)
 
     def show(step: int, values: Mapping[str, float]) -> None:
         now, told = time.monotonic(), left(step)
@@ -125,4 +123,6 @@ def _joined(*parts: str) -> str:
     return " · ".join(part for part in parts if part)
 
 
-_say: Callable[[Any], None] = partial(print, file=sys.stdout, flush=True)
+def _say(text: str) -> None:
+    """One line, at once."""
+    print(text, flush=True)

@@ -1,0 +1,35 @@
+"""What is lacking is said; here nothing is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.run import compiler
+
+
+def test_with_a_compiler_nothing_is_missing() -> None:
+    assert compiler.missing() is None
+
+
+def test_without_one_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    told = compiler.missing()
+    assert told is not None
+    assert told.startswith("no C++ compiler was found (g++)")
+    assert "runs eagerly" in told
+
+
+def test_one_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "c++broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert "c++broken" in (compiler.missing() or "")
+
+
+def test_python_without_its_headers_cannot_compile_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert "Python.h" in (compiler.missing() or "")

@@ -1,0 +1,146 @@
+"""metrics.jsonl has one line a step, whatever was killed; W&B and TensorBoard get the same numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stages.run import log
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return list(log.read_lines(path))
+
+
+def write(path: Path, steps: range, begin: int = 0) -> None:
+    writer = log.json_lines(path, begin)
+    for step in steps:
+        writer.write(step, {"loss": step / 3})
+    writer.flush()
+    writer.close()
+
+
+def test_numbers_read_back_bit_for_bit(tmp_path: Path) -> None:
+    writer = log.json_lines(tmp_path / "metrics.jsonl")
+    writer.write(1, {"loss": 0.1 + 0.2, "grad_norm": math.inf, "x": math.nan})
+    writer.close()
+    (row,) = lines(tmp_path / "metrics.jsonl")
+    assert row["loss"] == 0.1 + 0.2
+    assert float(row["grad_norm"]) == math.inf
+    assert math.isnan(float(row["x"]))
+
+
+def test_lines_beyond_the_checkpoint_and_a_line_cut_short_are_written_again(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    write(whole, range(1, 8))
+    write(killed, range(1, 6))
+    with killed.open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert [row["step"] for row in lines(killed)] == [1, 2, 3, 4, 5]
+    write(killed, range(4, 8), begin=3)
+    assert killed.read_bytes() == whole.read_bytes()
+    write(killed, range(0), begin=7)
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+def test_a_last_line_without_its_end_counts_as_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')
+    assert [row["step"] for row in lines(path)] == [1]
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected a JSON object with a step.*delete the line"):
+        lines(path)
+    assert lines(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a Linux device")
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    writer = log.json_lines(tmp_path / "metrics.jsonl")
+    file = writer.write.args[0]  # type: ignore[attr-defined]
+    os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
+    with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room there"):
+        writer.write(1, {"loss": 1.0})
+    writer.close()
+
+
+def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[dict[str, Any]] = []
+    logged: list[tuple[dict[str, float], int]] = []
+    run = SimpleNamespace(log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append(({}, 0)))
+
+    def init(**options: Any) -> Any:
+        begun.append(options)
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for _ in range(2):
+        writer = log.wandb(tmp_path, {"seed": 1}, project="p", mode="offline")
+        writer.write(3, {"loss": 2.0})
+        writer.flush()
+        writer.close()
+    assert logged == [({"loss": 2.0}, 3), ({}, 0)] * 2
+    assert begun[0] == begun[1]
+    assert begun[0]["project"] == "p"
+    assert begun[0]["mode"] == "offline"
+    assert begun[0]["resume"] == "allow"
+    assert begun[0]["dir"] == str(tmp_path)
+    assert begun[0]["config"] == {"seed": 1}
+
+
+def test_wandb_itself_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    writer = log.wandb(tmp_path, {"seed": 1}, project="p", mode="offline")
+    writer.write(1, {"loss": 2.0})
+    writer.write(2, {"loss": 1.0, "val_loss": 1.5})
+    writer.close()
+    assert [path.suffix for path in (tmp_path / "wandb").rglob("run-*.wandb")] == [".wandb"]
+    wandb.teardown()
+
+
+def test_tensorboard_holds_the_numbers_and_hides_what_is_computed_again(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        writer = log.tensorboard(tmp_path, first)
+        for step in steps:
+            writer.write(step, {"loss": step / 2 + first})
+        writer.flush()
+        writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 3.5), (4, 4.0)]
+
+
+@pytest.mark.parametrize("make", [lambda folder: log.wandb(folder, {}, project="p"), log.tensorboard])
+def test_a_missing_package_is_named_with_what_brings_it(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"is not installed; pip install 'intro2llm\[track\]' brings it"):
+        make(tmp_path)
+
+
+def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
+    writer = log.json_lines(tmp_path / "metrics.jsonl")
+    writer.write(1, {"loss": math.nan})
+    writer.close()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line, parse_constant=refuse) == {"step": 1, "loss": "nan"}
