@@ -24,6 +24,9 @@ def sdpa(
 ) -> Tensor:
     """Computes the same as `pure.nn.naive.naive` with `scaled_dot_product_attention`, never holding the scores.
 
+    Under vmap on a CPU torch has no batching rule for its kernels: it loops over them, and warns. `naive` and `flash`
+    are quick there.
+
     Args:
         q: [B, T, N, H].
         k, v: [B, S, K, H].

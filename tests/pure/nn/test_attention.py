@@ -1,0 +1,69 @@
+"""The attention layer beside its formula, written out in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.nn.attention import attention, attention_spec
+from pure.nn.position import rotate, rotation
+from pure.nn.transformer import init
+from pure.types import Tree
+from tests.pure.nn import oracle
+
+SIZES = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4}
+
+
+def drawn(config: ModelConfig) -> Tree:
+    """Parameters of which none is 0 or 1."""
+    spec = tree.map(lambda s: s.__class__(shape=s.shape, std=0.5), attention_spec(config))
+    return init(random.key(0), spec=spec)
+
+
+def formula(params: Tree, x: Tensor, config: ModelConfig, **extras: Any) -> Tensor:
+    """concat_n softmax(...) through the oracle, the rest by einsum."""
+    p = tree.cast(params, torch.float64)
+    q, k, v = (torch.einsum("btd,od->bto", x, p[n]) + p.get(f"{n}_bias", 0) for n in "qkv")
+    q, k, v = (y.unflatten(-1, (-1, 4)) for y in (q, k, v))
+    if config.qk_norm:
+        q, k = (y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * p[n] for y, n in ((q, "q_norm"), (k, "k_norm")))
+    angles = rotation(torch.arange(x.shape[1])[None], config=config)
+    y = oracle.attention(rotate(q, angles), rotate(k, angles), v, **extras)
+    return torch.einsum("bto,do->btd", y.flatten(2), p["o"]) + p.get("o_bias", 0)
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+@pytest.mark.parametrize("bias", [True, False, "qkv"])
+def test_equals_the_formula(bias: bool | str, qk_norm: bool) -> None:
+    config = ModelConfig(**SIZES, attention_bias=bias, qk_norm=qk_norm)
+    params, x = drawn(config), random.normal(random.key(1), (2, 9, 24))
+    segments = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2]).expand(2, 9)
+    keep = random.bernoulli(random.key(2), 0.5, (2, 4, 9, 9)) * 2.0
+    angles = rotation(torch.arange(9)[None], config=config)
+    ours, cache = attention(params, x, angles, config=config, segment_ids=segments, keep=keep)
+    assert cache is None
+    wanted = formula(params, x.double(), config, segment_ids=segments, keep=keep)
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_grouped_heads_are_repeated_heads() -> None:
+    grouped, full = ModelConfig(**SIZES), ModelConfig(**{**SIZES, "num_key_value_heads": 4})
+    params, x = drawn(grouped), random.normal(random.key(1), (2, 9, 24))
+    repeated = {n: params[n].unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1) for n in "kv"}
+    ours, _ = attention(params, x, None, config=grouped)
+    theirs, _ = attention({**params, **repeated}, x, None, config=full)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("bias", "names"), [(False, ""), (True, "qkvo"), ("qkv", "qkv")])
+def test_the_specification_follows_the_switches(bias: bool | str, names: str) -> None:
+    spec = attention_spec(ModelConfig(**SIZES, attention_bias=bias, qk_norm=True))
+    assert {name: spec[name].shape for name in "qkvo"} == {"q": (16, 24), "k": (8, 24), "v": (8, 24), "o": (24, 16)}
+    assert {name for name in spec if name.endswith("bias")} == {f"{name}_bias" for name in names}
+    assert spec["q_norm"].shape == spec["k_norm"].shape == (4,)
+    assert all(spec[f"{name}_bias"].init == "zeros" for name in names)

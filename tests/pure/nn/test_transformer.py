@@ -1,0 +1,322 @@
+"""The model beside transformers' Llama, Qwen2, Qwen3 and GPT-2, and the laws that every model obeys."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.config import ModelConfig, RopeScaling
+from pure.loss.cross_entropy import cross_entropy
+from pure.nn.block import block
+from pure.nn.transformer import forward, hidden, init, transformer, transformer_spec
+from pure.transform.grad import value_and_grad
+from pure.transform.remat import remat
+from tests.pure.nn import hugging_face
+
+SMALL = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+LLAMA3 = RopeScaling(rope_type="llama3", factor=8.0, original_max_position_embeddings=16)
+YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "untied": ("Llama", {"tie_word_embeddings": False}),
+    "multi-head": ("Llama", {"num_key_value_heads": 4}),
+    "multi-query": ("Llama", {"num_key_value_heads": 1}),
+    "head_dim": ("Llama", {"head_dim": 12}),
+    "biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "gelu": ("Llama", {"hidden_act": "gelu"}),
+    "relu": ("Llama", {"hidden_act": "relu", "rms_norm_eps": 1e-5}),
+    "linear": ("Llama", {"rope_scaling": RopeScaling(rope_type="linear", factor=2.0), "rope_theta": 500.0}),
+    "llama3": ("Llama", {"rope_scaling": LLAMA3}),
+    "yarn": ("Llama", {"rope_scaling": YARN}),
+    "qwen2": ("Qwen2", {"attention_bias": "qkv", "rope_theta": 1e6}),
+    "qwen3": ("Qwen3", {"qk_norm": True, "head_dim": 16, "rope_theta": 1e6}),
+    "qwen3 with biases": ("Qwen3", {"qk_norm": True, "attention_bias": True, "tie_word_embeddings": False}),
+}
+GPT2 = {"use_rms_norm": False, "use_rope": False, "use_swiglu": False, "attention_bias": True, "mlp_bias": True,
+        "hidden_act": "gelu_tanh", "num_key_value_heads": 4, "rms_norm_eps": 1e-5}  # fmt: skip
+EVERY = {**{name: fields for name, (_, fields) in SWITCHES.items()}, "gpt2": GPT2}
+
+
+def tokens(rows: int = 2, length: int = 37, seed: int = 1) -> Tensor:
+    return random.randint(random.key(seed), (rows, length), 0, SMALL["vocab_size"]).long()
+
+
+def loss(model: Any, batch: Tensor, params: Any, **options: Tensor) -> Tensor:
+    return cross_entropy(model.forward(params, batch[:, :-1], **options), batch[:, 1:]).sum
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_equals_transformers(name: str) -> None:
+    family, fields = SWITCHES[name]
+    config = ModelConfig(**{**SMALL, **fields})
+    model, peer, batch = transformer(config), hugging_face.peer(config, family), tokens()
+    theirs = dict(peer.named_parameters())
+    paths = dict(hugging_face.names(config))
+    assert sorted(paths.values()) == sorted(theirs)
+    params = hugging_face.fill(model.spec, {ours: theirs[name] for ours, name in paths.items()})
+    logits = peer(batch, use_cache=False).logits
+    torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
+    cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
+    _, grads = value_and_grad(partial(loss, model, batch))(params)
+    same(grads, hugging_face.fill(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}), 1e-4)
+
+
+def test_equals_gpt2() -> None:
+    config = ModelConfig(**{**SMALL, **GPT2})
+    model, peer, batch = transformer(config), hugging_face.gpt2(config), tokens()
+    params = hugging_face.fill(model.spec, hugging_face.gpt2_leaves(dict(peer.named_parameters()), config))
+    logits = peer(batch, use_cache=False).logits
+    torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
+    cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
+    _, grads = value_and_grad(partial(loss, model, batch))(params)
+    wanted = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
+    same(grads, hugging_face.fill(model.spec, wanted), 1e-4)
+
+
+def same(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
+    """Within 1e-5 of each leaf's largest number, or of a thousandth of all leaves' largest.
+
+    (Without rotary positions a bias on the keys changes no weight: its gradient is 0, and both compute dust.)
+    """
+    largest = max(x.abs().max() for x in tree.leaves(theirs))
+    for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
+        assert (a - b).abs().max() <= relative * torch.maximum(b.abs().max(), largest / 1000), path
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_cache_path_equals_forward(name: str) -> None:
+    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}))
+    params, batch = model.init(random.key(0)), tokens(length=20)
+    whole = model.forward(params, batch)
+    cache = model.cache(2, 24)
+    parts = []
+    for piece in batch.split([9, 1, 1, 9], 1):
+        part, cache = model.decode(params, piece, cache)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-5, atol=1e-5)
+    assert cache.length.tolist() == [20, 20]
+
+
+def test_a_ragged_prompt_is_overwritten_behind_its_end() -> None:
+    model = transformer(ModelConfig(**SMALL))
+    params, batch = model.init(random.key(0)), tokens(length=20)
+    lengths = torch.tensor([7, 12])
+    _, cache = model.decode(params, batch[:, :12], model.cache(2, 24))
+    cache = cache._replace(length=lengths)
+    after = torch.stack([batch[0, 7:12], batch[1, 12:17]])
+    logits, _ = model.decode(params, after, cache)
+    for row, start in enumerate(lengths.tolist()):
+        alone = model.forward(params, batch[row : row + 1, : start + 5])[:, start:]
+        torch.testing.assert_close(logits[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "yarn", "gpt2"])
+@pytest.mark.parametrize("backend", ["naive", "flash", "sdpa"])
+def test_packed_rows_equal_the_documents_run_apart(name: str, backend: str) -> None:
+    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}), backend=backend)
+    params, lengths = model.init(random.key(0)), [11, 1, 25]
+    documents = tokens(1, sum(lengths)).split(lengths, 1)
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    segment_ids = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)])[None]
+    packed = model.forward(params, torch.cat(documents, 1), positions=positions, segment_ids=segment_ids)
+    apart = torch.cat([model.forward(params, document) for document in documents], 1)
+    torch.testing.assert_close(packed, apart, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2"])
+def test_vmap_over_params_and_over_samples_equals_a_loop(name: str) -> None:
+    model = transformer(ModelConfig(**{**SMALL, **EVERY[name]}))
+    many, batch = [model.init(random.key(i)) for i in range(3)], tokens()
+
+    def gradient(params: Any, batch: Tensor) -> Any:
+        return value_and_grad(partial(loss, model, batch))(params)[1]
+
+    stacked = torch.func.vmap(gradient, (0, None))(tree.stack(many), batch)
+    for ours, params in zip(tree.unstack(stacked), many, strict=True):
+        same(ours, gradient(params, batch))
+    rows = torch.func.vmap(lambda row: gradient(many[0], row[None]))(batch)
+    for ours, row in zip(tree.unstack(rows), batch, strict=True):
+        same(ours, gradient(many[0], row[None]))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_eager_equals_compiled(name: str) -> None:
+    fields = {**SMALL, **EVERY[name], "hidden_dropout": 0.1, "attention_dropout": 0.1}
+    model = transformer(ModelConfig(**fields))
+    params, batch = model.init(random.key(0)), tokens(length=17)
+
+    def both(params: Any, batch: Tensor, key: Tensor) -> Any:
+        return value_and_grad(lambda p: loss(model, batch, p, key=key))(params)
+
+    value, grads = both(params, batch, random.key(3))
+    again, compiled = torch.compile(both, backend="aot_eager", fullgraph=True)(params, batch, random.key(3))
+    torch.testing.assert_close(again, value, rtol=1e-5, atol=1e-5)
+    same(compiled, grads)
+
+
+def test_remat_changes_nothing() -> None:
+    config = ModelConfig(**SMALL, hidden_dropout=0.2)
+    plain, saving = transformer(config), transformer(config, wrap_block=remat)
+    params, batch = plain.init(random.key(0)), tokens()
+    for key in (None, random.key(1)):
+        value, grads = value_and_grad(partial(loss, plain, batch, key=key))(params)
+        again, same_grads = value_and_grad(partial(loss, saving, batch, key=key))(params)
+        assert value == again
+        same(same_grads, grads)
+
+
+def test_bfloat16_is_as_near_to_float64_as_the_peer_is() -> None:
+    config = ModelConfig(**SMALL)
+    model, peer, batch = transformer(config), hugging_face.peer(config, "Llama"), tokens()
+    theirs = dict(peer.named_parameters())
+    params = hugging_face.fill(model.spec, {ours: theirs[name] for ours, name in hugging_face.names(config)})
+    exact = model.forward(tree.cast(params, torch.float64), batch)
+    assert exact.dtype == torch.float64
+    ours = (model.forward(tree.cast(params, torch.bfloat16), batch) - exact).square().mean().sqrt()
+    other = (peer.to(torch.bfloat16)(batch, use_cache=False).logits - exact).square().mean().sqrt()
+    assert ours <= 1.1 * other
+
+
+# Dropout.
+
+
+def dropped(**rates: float) -> Any:
+    return transformer(ModelConfig(**{**SMALL, **rates}))
+
+
+@pytest.mark.parametrize("rates", [{"hidden_dropout": 0.5}, {"attention_dropout": 0.5}])
+def test_dropout_comes_from_the_key_alone(rates: dict[str, float]) -> None:
+    model, batch = dropped(**rates), tokens()
+    params = model.init(random.key(0))
+    plain = model.forward(params, batch)
+    assert torch.equal(plain, transformer(ModelConfig(**SMALL)).forward(params, batch))
+    first, again, other = (model.forward(params, batch, key=random.key(i)) for i in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+    assert not torch.allclose(first, plain)
+
+
+@pytest.mark.parametrize("rates", [{"hidden_dropout": 0.3}, {"attention_dropout": 0.3}])
+def test_dropout_does_not_see_how_a_batch_is_cut(rates: dict[str, float]) -> None:
+    model, batch = dropped(**rates), tokens(rows=4, length=9)
+    params, key = model.init(random.key(0)), random.key(5)
+    whole = model.forward(params, batch, key=key)
+    keys = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(4))
+    for i in range(4):
+        part = model.forward(params, batch[i : i + 1], key=keys[i : i + 1])
+        torch.testing.assert_close(part, whole[i : i + 1], rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_keeps_the_expectation() -> None:
+    """One layer, no feed-forward: the logits before the last norm are linear in the factors on the attention output."""
+    from pure.nn.transformer import _keep
+
+    config = ModelConfig(**SMALL, hidden_dropout=0.25, attention_dropout=0.4)
+    keep = _keep(random.key(0), torch.zeros(8, 16, 32), config)
+    assert len(keep) == 2
+    for layer in keep:
+        assert layer is not None
+        shapes = [tuple(x.shape) for x in layer if x is not None]
+        assert shapes == [(8, 4, 16, 16), (8, 16, 32), (8, 16, 32)]
+        for factors, rate in zip(layer, (0.4, 0.25, 0.25), strict=True):
+            values = factors.unique()
+            torch.testing.assert_close(values, torch.tensor([0.0, 1 / (1 - rate)]))
+            noise = (rate / (1 - rate) / factors.numel()) ** 0.5
+            assert abs(factors.mean() - 1) < 4 * noise
+    drawn = torch.cat([x.flatten() for layer in keep for x in layer])
+    assert not torch.equal(*(x.attended for x in keep))  # layers and places draw apart
+    assert not torch.equal(keep[0].attended, keep[0].transformed)
+    assert not torch.equal(keep[0].attended[0], keep[0].attended[1])
+    assert drawn.isfinite().all()
+
+
+# Initial parameters.
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_init_fills_the_specification(name: str) -> None:
+    config = ModelConfig(**{**SMALL, **EVERY[name]})
+    spec = transformer_spec(config)
+    params = init(random.key(0), spec=spec)
+    assert tree.paths(params) == tree.paths(spec)
+    for path, s, x in zip(tree.paths(spec), tree.leaves(spec), tree.leaves(params), strict=True):
+        assert (tuple(x.shape), x.dtype) == (s.shape, s.dtype), path
+    assert len({x.untyped_storage().data_ptr() for x in tree.leaves(params)}) == len(tree.leaves(params))
+
+
+def test_the_initial_distribution() -> None:
+    """Normal with the configured deviation, 1/√(2 layers) of it where a matrix writes into the stream."""
+    config = ModelConfig(initializer_range=0.05, num_hidden_layers=2)
+    params = transformer(config).init(random.key(0))
+    layer = params["layers"][1]
+    for x, std in (
+        (params["embedding"], 0.05),
+        (layer["attention"]["q"], 0.05),
+        (layer["feedforward"]["gate"], 0.05),
+        (layer["attention"]["o"], 0.025),
+        (layer["feedforward"]["down"], 0.025),
+    ):
+        n = x.numel()
+        assert abs(x.mean()) < 4 * std / n**0.5
+        assert abs(x.std() / std - 1) < 4 / (2 * n) ** 0.5
+        kurtosis = (x / std).pow(4).mean()
+        assert abs(kurtosis - 3) < 4 * (96 / n) ** 0.5
+    assert torch.equal(layer["attention_norm"]["scale"], torch.ones(256))
+
+
+def test_leaves_draw_from_keys_of_their_own() -> None:
+    small, more = ({**SMALL, "attention_bias": flag} for flag in (False, True))
+    one, two = (transformer(ModelConfig(**fields)).init(random.key(7)) for fields in (small, more))
+    assert torch.equal(one["layers"][1]["attention"]["v"], two["layers"][1]["attention"]["v"])
+    assert not torch.equal(one["layers"][0]["attention"]["v"], one["layers"][1]["attention"]["v"])
+    assert not torch.equal(one["embedding"], transformer(ModelConfig(**SMALL)).init(random.key(8))["embedding"])
+
+
+# Refusals.
+
+BATCH = torch.zeros(2, 5, dtype=torch.int64)
+REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"tokens": BATCH[0]}, r"tokens must be \[B, T\], got \(5,\); add a batch axis with \[None\]"),
+    ({"tokens": BATCH.float()}, "tokens must be integers, got torch.float32"),
+    ({"tokens": torch.zeros(1, 65, dtype=torch.int64)}, "65 tokens exceed max_position_embeddings 64; shorten"),
+    ({"positions": torch.arange(5)}, r"positions must be \[B, T\] or \[1, T\] like tokens \(2, 5\), got \(5,\)"),
+    ({"positions": torch.zeros(2, 4, dtype=torch.int64)}, r"positions must be .* got \(2, 4\)"),
+    ({"positions": torch.zeros(2, 5)}, "positions must be integers, got torch.float32"),
+    ({"segment_ids": torch.zeros(2, 1, dtype=torch.int64)}, r"segment_ids must be .* got \(2, 1\)"),
+    ({"segment_ids": torch.zeros(3, 5, dtype=torch.int64)}, r"segment_ids must be .* got \(3, 5\)"),
+    ({"key": torch.zeros(3, 2, dtype=torch.uint32)}, r"key must be \[2\] or \[B, 2\] with B = 2, got \(3, 2\)"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
+def test_refuses_shapes_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+    config = ModelConfig(**SMALL, hidden_dropout=0.1)
+    model = transformer(config)
+    params = model.init(random.key(0))
+    given = {"tokens": BATCH, **arguments}
+    unchecked = inspect.unwrap(model.hidden.func)  # pytest's own check of shapes would be quicker than ours
+    with pytest.raises(ValueError, match=message):
+        unchecked(params, given.pop("tokens"), **model.hidden.keywords, **given)
+
+
+def test_refuses_an_unknown_backend() -> None:
+    with pytest.raises(
+        ValueError, match="attention backend: expected one of auto, naive, flash, sdpa, flex, got 'xla'"
+    ):
+        transformer(ModelConfig(**SMALL), backend="xla")
+
+
+def test_the_model_is_made_of_functions_that_take_every_argument_in_the_open() -> None:
+    config = ModelConfig(**SMALL)
+    model, layer = transformer(config), partial(block, config=config, backend="naive")
+    params, batch = model.init(random.key(0)), tokens()
+    assert torch.equal(forward(params, batch, config=config, layer=layer), model.forward(params, batch))
+    states = hidden(params, batch, config=config, layer=layer)
+    assert torch.equal(model.logits(params, states), model.forward(params, batch))
