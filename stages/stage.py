@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, accumulate
-from pure.transform.by_layer import leaf_squares, leafwise, squares
+from pure.transform.by_layer import leaf_squares, leafwise, squares, whole
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
@@ -73,12 +74,13 @@ def stage(
     """
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
+    bound = partial(update, optimizer=optimizer, ema=ema)
     return Stage(
         init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale),
         step=partial(
             step,
             gradient=accumulate(loss, accumulation),
-            update=leafwise(partial(update, optimizer=optimizer, ema=ema)),
+            update=leafwise(bound) if is_leafwise(optimizer) else whole(bound),
             squares=partial(squares, unit=region(leaf_squares)),
         ),
     )
@@ -174,7 +176,7 @@ def update(
     optimizer: GradientTransformation,
     ema: float | None,
 ) -> Tree:
-    """Updates params, optimizer state and average; leafwise, so that it may be called a layer at a time.
+    """Updates params, optimizer state and average; leafwise if the optimizer is: then it may go layer by layer.
 
     Args:
         moving: {"params", "opt_state", "extra"}.

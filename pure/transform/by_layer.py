@@ -50,6 +50,18 @@ def leafwise(function: Callable) -> Callable[..., Tree]:
     return partial(_leafwise, function, region(partial(_part, function), donate=True))
 
 
+def whole(function: Callable) -> Callable[..., Tree]:
+    """Returns the same update, compiled as one region: for an optimizer that looks at several leaves at once.
+
+    Args:
+        function: (moving, *rest) -> moving, as in `leafwise`, but any.
+
+    Returns:
+        A function with the same meaning; compiling it takes the longer the more leaves there are.
+    """
+    return partial(_whole, function, region(partial(_with_nothing, function), donate=True))
+
+
 def leaf_squares(grads: Tree) -> Tensor:
     """Sums the squares of each leaf, in float32: [leaves]; not finite where a leaf is not.
 
@@ -112,6 +124,16 @@ def _leafwise(function: Callable, unit: Region, moving: Tree, given: Tree, *rest
         for i, x in zip(part.own + part.shared, tree.leaves(own) + tree.leaves(shared), strict=True):
             new[i] = x
     return tree.unflatten(spec, new)
+
+
+def _whole(function: Callable, unit: Region, *args: Any) -> Tree:
+    """All leaves at once."""
+    return unit(*args)[0] if regional() else function(*args)
+
+
+def _with_nothing(function: Callable, *args: Any) -> tuple[Tree, tuple]:
+    """The form of a donating region, (new, rest)."""
+    return function(*args), ()
 
 
 def _part(function: Callable, own: Tree, shared: Tree, given: Tree, *rest: Any) -> tuple[Tree, Tree]:

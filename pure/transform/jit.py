@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def jit(function: Callable, *, donate: bool = False, regions: bool = False, back
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
     if regions:
         return _by_region(function, donate, options)
-    compiled = torch.compile(partial(_write_back, function) if donate else function, **options)
+    compiled = _compile(partial(_write_back, function) if donate else function, options)
     return partial(_donate, compiled) if donate else compiled
 
 
@@ -86,7 +87,7 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
     def compiler(unit: Region) -> Callable:
         if unit not in compiled:
             target = partial(_write_first, unit.function) if donate and unit.donate else unit.function
-            compiled[unit] = torch.compile(target, **options)
+            compiled[unit] = _compile(target, options)
         return compiled[unit]
 
     def run(*args: Any) -> Any:
@@ -97,6 +98,16 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
             _COMPILE.reset(token)
 
     return partial(_donate, run) if donate else run
+
+
+def _compile(function: Callable, options: dict[str, Any]) -> Callable:
+    """Compiles a function under a code object of its own: Dynamo stops after eight variants of one code object."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    code = call.__code__.replace(co_name=f"compiled_{id(function)}")
+    return torch.compile(FunctionType(code, call.__globals__, closure=call.__closure__), **options)
 
 
 def _donate(function: Callable, state: Tree, *rest: Any) -> Tree:

@@ -83,15 +83,26 @@ def _remat(function: Callable, *args: Any) -> Any:
     """Flattens the trees, because an autograd.Function sees only its direct arguments."""
     leaves, spec = tree.flatten(args)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-    shape: list = []
+    inputs = [leaves[i] for i in places]
 
-    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def call(*tensors: Tensor) -> Any:
         full = list(leaves)
         for i, x in zip(places, tensors, strict=True):
             full[i] = x
-        outputs, out_spec = tree.flatten(function(*tree.unflatten(spec, full)))
-        shape[:] = [out_spec]
+        return function(*tree.unflatten(spec, full))
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tree.leaves(call(*tensors)))
+
+    if torch.compiler.is_compiling():
+        # A compiler refuses a function that writes down its result's structure, but throws away a result not used.
+        return tree.unflatten(tree.structure(call(*inputs)), list(_Remat.apply(flat, *inputs)))
+    structures: list = []
+
+    def noting(*tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs, structure = tree.flatten(call(*tensors))
+        structures.append(structure)
         return tuple(outputs)
 
-    outputs = _Remat.apply(flat, *(leaves[i] for i in places))
-    return tree.unflatten(shape[0], list(outputs))
+    outputs = _Remat.apply(noting, *inputs)
+    return tree.unflatten(structures[0], list(outputs))

@@ -81,12 +81,21 @@ def make_pretrain(
 
 
 DROPOUT = {"hidden_dropout": 0.3, "attention_dropout": 0.2}
+
+
+def make_foreign(accumulation: int = 1) -> Stage:
+    """An optimizer that looks at several leaves at once: the norm of what Adam makes of the gradients."""
+    chained = optim.chain(optim.adam(1e-2), optim.clip_by_global_norm(0.1))
+    return pretrain(transformer(small()), chained, accumulation=accumulation)
+
+
 STAGES = (
     Row("own", make_own, points),
     Row("pretrain", make_pretrain(), text),
     Row("pretrain-dropout", make_pretrain(config=DROPOUT), text),
     Row("pretrain-muon-ema", make_pretrain("muon", ema=0.9), text),
     Row("pretrain-lion-chunk-remat", make_pretrain("lion", chunk=7, wrap=remat, z_loss=1e-4), text),
+    Row("pretrain-global-optimizer", make_foreign, text),
     Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
 )
 BY_NAME = {row.name: row for row in STAGES}
