@@ -56,7 +56,7 @@ def test_files_that_are_named_exist(page: str) -> None:
 
 def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
     first, second = (block.strip().splitlines() for block in BLOCKS[:2])
-    assert first == ["pip install -c constraints.txt -e .", "intro2llm demo"]
+    assert first == ["pip install -c constraints.txt -e '.[plot]'", "intro2llm demo"]
     assert second == ["pip install -c constraints.txt -e '.[test]'", "pytest -n auto"]
 
 
