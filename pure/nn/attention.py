@@ -91,13 +91,8 @@ def attention(
     # 3. Memory.
     if cache is not None:
         cache = append(cache, k, v, start)
-        k, v = cache.keys, cache.values
+        k, v = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
     # 4. Attend.
     attend: Callable = backends.choose(backend, q, k, keep)
     y = attend(q, k, v, start=start, segment_ids=segment_ids, keep=keep)
     return linear(params["o"], y.flatten(-2), params.get("o_bias")), cache
-
-
-def dropout_shape(config: ModelConfig, length: int) -> tuple[int, int, int]:
-    """The shape of one example's dropout factors on attention weights, (N, T, T)."""
-    return (config.num_attention_heads, length, length)

@@ -17,6 +17,7 @@ from pure.nn.flash import flash
 from pure.nn.flex import flex
 from pure.nn.naive import naive
 from pure.nn.sdpa import sdpa
+from pure.nn.single import single
 
 BACKENDS: Mapping[str, Callable] = {"naive": naive, "flash": flash, "sdpa": sdpa, "flex": flex}
 
@@ -41,13 +42,25 @@ def choose(name: str, q: Tensor, k: Tensor, keep: Tensor | None = None) -> Calla
         >>> choose("auto", one, one).__name__
         'naive'
     """
+    check(name)
     if name == "auto":
-        return _fastest(q, keep)
-    if name not in BACKENDS:
-        raise ValueError(f"attention backend: expected one of auto, {', '.join(BACKENDS)}, got {name!r}")
+        return _fastest(q, k, keep)
     return BACKENDS[name]
 
 
-def _fastest(q: Tensor, keep: Tensor | None) -> Callable:
+def check(name: str) -> None:
+    """Refuses a name that is neither "auto" nor one of BACKENDS.
+
+    Raises:
+        ValueError: for such a name; it lists the known ones.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"attention backend: expected one of auto, {', '.join(BACKENDS)}, got {name!r}")
+
+
+def _fastest(q: Tensor, k: Tensor, keep: Tensor | None) -> Callable:
     """The choice of "auto"."""
-    return sdpa if q.is_cuda and keep is None and not torch._C._are_functorch_transforms_active() else naive
+    if q.is_cuda and keep is None and not torch._C._are_functorch_transforms_active():
+        return sdpa
+    remembers = q.shape[-3] == 1 < k.shape[-3]  # one new token, and a cache of earlier ones
+    return single if remembers and keep is None and torch.compiler.is_compiling() else naive

@@ -14,10 +14,10 @@ from pure.config import ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """One layer's memory.
+    """One layer's memory, laid out as attention reads it: a head's places side by side.
 
     Fields:
-        keys, values: [B, S, K, H].
+        keys, values: [B, K, S, H].
     """
 
     keys: Tensor
@@ -64,7 +64,7 @@ def empty_cache(
             f"cache: {length} tokens exceed max_position_embeddings {config.max_position_embeddings}; ask for fewer "
             "new tokens, shorten the prompt, or stretch the model with rope_scaling"
         )
-    shape = (batch, length, config.num_key_value_heads, config.head_dim or 0)
+    shape = (batch, config.num_key_value_heads, length, config.head_dim or 0)
 
     def zeros() -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -77,17 +77,18 @@ def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None
     """Writes T new keys and values behind the `start` [B] that each row holds; the argument is left as it was.
 
     Args:
-        cache: keys and values [B, S, K, H].
+        cache: keys and values [B, K, S, H].
         keys, values: [B, T, K, H].
         start: [B] int64, first free place of each row; start + T <= S (not checked: that would wait for the device).
 
     Returns:
         LayerCache of the same shapes.
     """
-    rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
+    rows = torch.arange(keys.shape[0], device=keys.device)[:, None, None]
+    heads = torch.arange(keys.shape[2], device=keys.device)[:, None]
     places = (0 if start is None else start[:, None]) + torch.arange(keys.shape[1], device=keys.device)
-    index = (rows, places)
+    index = (rows, heads, places[..., None, :])
     return LayerCache(
-        cache.keys.index_put(index, keys.to(cache.keys.dtype)),
-        cache.values.index_put(index, values.to(cache.values.dtype)),
+        cache.keys.index_put(index, keys.transpose(1, 2).to(cache.keys.dtype)),
+        cache.values.index_put(index, values.transpose(1, 2).to(cache.values.dtype)),
     )

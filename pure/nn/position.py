@@ -100,7 +100,7 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23.
     """
     size = config.head_dim or 0
-    base = config.rope_theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    base = torch.tensor([config.rope_theta ** -(i / size) for i in range(0, size, 2)], dtype=torch.float64)
     scaling = config.rope_scaling or RopeScaling()
     if scaling.rope_type == "linear":
         base = base / scaling.factor
