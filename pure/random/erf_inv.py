@@ -13,18 +13,29 @@ import math
 import torch
 from torch import Tensor
 
-CENTRE_AND_TAIL = (
-    (2.81022636e-08, -0.000200214257),
-    (3.43273939e-07, 0.000100950558),
-    (-3.5233877e-06, 0.00134934322),
-    (-4.39150654e-06, -0.00367342844),
-    (0.00021858087, 0.00573950773),
-    (-0.00125372503, -0.0076224613),
-    (-0.00417768164, 0.00943887047),
-    (0.246640727, 1.00167406),
-    (1.50140941, 2.83297682),
+CENTRE = (
+    2.810226362726098e-08,
+    3.432739390518691e-07,
+    -3.523387704262859e-06,
+    -4.391506536194356e-06,
+    0.00021858086984138936,
+    -0.001253725029528141,
+    -0.004177681636065245,
+    0.24664072692394257,
+    1.5014094114303589,
 )
-"""Giles' two polynomials for the inverse, highest power first."""
+TAIL = (
+    -0.0002002142573473975,
+    0.0001009505576803349,
+    0.0013493432197719812,
+    -0.003673428436741233,
+    0.005739507731050253,
+    -0.007622461300343275,
+    0.00943887047469616,
+    1.0016740560531616,
+    2.832976818084717,
+)
+"""Giles' two polynomials for the inverse, highest power first; each number is a float32, written out."""
 ABOVE = (
     0.00022905065270606428,
     0.0034082909114658833,
@@ -41,7 +52,7 @@ BELOW = (
     0.4974692463874817,
     1.0,
 )
-"""XLA's fraction for the error function, highest power first; each number is a float32."""
+"""XLA's fraction for the error function, in the same way."""
 ERF_IS_ONE = 3.832506856900711
 """Where 1 - erf(x) is half a unit in the last place of float32."""
 
@@ -53,7 +64,7 @@ def erf_inv(x: Tensor) -> Tensor:
 
         w = -ln(1 - x²);   erf_inv(x) = x P(w - 5/2)  if w < 5,   x Q(√w - 3)  otherwise
 
-    with the two polynomials of degree 8 in CENTRE_AND_TAIL.
+    with the polynomials P = CENTRE and Q = TAIL of degree 8.
 
     Args:
         x: any shape, float, -1 < x < 1. float16 and bfloat16 are computed in float32.
@@ -75,11 +86,8 @@ def erf_inv(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return erf_inv(x.float()).to(x.dtype)
     w = -torch.log1p(-x * x)
-    centre = w < 5
-    step = torch.where(centre, w - 2.5, w.double().sqrt().float() - 3).double()
-    p = torch.where(centre, *CENTRE_AND_TAIL[0])
-    for a, b in CENTRE_AND_TAIL[1:]:
-        p = (p.double() * step + torch.where(centre, a, b)).float()
+    root = w.double().sqrt().float()  # float32's own square root is not rounded correctly on every CPU
+    p = torch.where(w < 5, _polynomial(CENTRE, w - 2.5), _polynomial(TAIL, root - 3))
     return torch.where(x.abs() == 1, x * math.inf, p * x)
 
 
@@ -103,13 +111,12 @@ def erf(x: Tensor) -> Tensor:
     if x.dtype != torch.float32:
         return erf(x.float()).to(x.dtype)
     x = x.clamp(-ERF_IS_ONE, ERF_IS_ONE)
-    square = (x * x).double()
-    return x * _polynomial(ABOVE, square) / _polynomial(BELOW, square)
+    return x * _polynomial(ABOVE, x * x) / _polynomial(BELOW, x * x)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Horner's rule, highest power first, each multiply-add rounded once, to float32; x is float64."""
-    p = torch.full_like(x, coefficients[0], dtype=torch.float32)
+    """Horner's rule in float32, each multiply-add rounded once."""
+    wide, p = x.double(), torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:
-        p = (p.double() * x + c).float()
+        p = (p.double() * wide + c).float()
     return p

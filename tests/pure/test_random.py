@@ -118,7 +118,7 @@ def test_inductor_equals_eager() -> None:
 
 @in_pieces
 def test_pieces_equal_the_whole(draw: Callable[..., Tensor]) -> None:
-    """In blocks, from any offset, and with an offset that is a tensor; the blocks of 2¹⁸ are crossed twice."""
+    """In blocks, from any offset, and with an offset that is a tensor."""
     key, start, size = random.key(3), BLOCK["cpu"] - 2, BLOCK["cpu"] + 5
     whole = draw(key, (2 * BLOCK["cpu"] + 10,), offset=0)
     assert same(draw(key, (size,), offset=start), whole[start : start + size])
