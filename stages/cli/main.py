@@ -81,7 +81,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return 130, "interrupted; the same command goes on from the newest checkpoint"
     if isinstance(error, BrokenPipeError):
         return _quiet_end()
-    if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError | ValueError):
+    path = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
+    if path or isinstance(error, ValueError) or type(error) is LookupError:  # the last is an unknown encoding
         return 2, _words(error)
     if isinstance(error, OSError | ImportError | FloatingPointError):
         return 1, _words(error)
@@ -100,7 +101,7 @@ def _words(error: BaseException) -> str:
     return str(error)
 
 
-def _quiet_end() -> tuple[int, str] | None:
-    """Who read our output has gone (`| head`): say nothing more, not even when Python closes it."""
+def _quiet_end() -> tuple[int, str]:
+    """Who read our output has gone (`| head`): Python must not say so once more when it closes it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141, "nobody reads the output any more"

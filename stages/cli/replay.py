@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ReplayOptions:
     """Repeating a step of a past run."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     step: int
     """Number of the step to compute again, from 1."""

@@ -41,3 +41,67 @@ def test_help_answers_in_under_0_7_seconds() -> None:
         return time.perf_counter() - start
 
     assert min(once() for _ in range(3)) < 0.7
+
+
+def fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs a subcommand that raises an error."""
+
+    def broken(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("stages.cli.tokenizer.main", broken)
+    return main(["tokenizer"])
+
+
+class InductorError(RuntimeError):
+    """As torch's compiler raises it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ValueError("--seed: too\n  large"), 2, "--seed: too large"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "a.txt: No such file or directory"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (PermissionError(13, "Permission denied", "b"), 1, "b: Permission denied"),
+        (ImportError("wandb is not installed; pip install it"), 1, "wandb is not installed; pip install it"),
+        (FloatingPointError("logits were NaN"), 1, "logits were NaN"),
+        (MemoryError(), 1, "out of memory; cut the batch by --gradient_accumulation"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory; cut the batch"),
+        (InductorError("CppCompileError: C++ compile error\nmuch more"), 1, "could not be compiled (CppCompileError:"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(error, monkeypatch) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("intro2llm tokenizer: ")
+    assert told in line
+
+
+@pytest.mark.parametrize("error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()])
+def test_a_bug_shows_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(type(error)):
+        fail(error, monkeypatch)
+
+
+def test_a_traceback_is_shown_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTRO2LLM_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="mine"):
+        fail(ValueError("mine"), monkeypatch)
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    """As in `intro2llm pretrain --help | head -1`, with the reader gone before anything is written."""
+    code = "import sys, time; time.sleep(0.5); from stages.cli.main import main; sys.exit(main(['pretrain', '--help']))"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+    told = child.stderr.read().decode()
+    child.stderr.close()
+    child.wait()
+    assert "Traceback" not in told
+    assert told.count("\n") <= 1

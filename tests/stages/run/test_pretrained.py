@@ -66,9 +66,7 @@ def test_the_chat_template_is_chatml(tmp_path: Path) -> None:
     pretrained.save(tmp_path / "model", made)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n<|im_start|>assistant\n")
     ids = tokenizer.apply_chat_template(CHAT, return_dict=False)
     special = tokenizers.special_tokens(made.tokenizer)
     assert [i for i in ids if i in special.values()] == [special["<|im_start|>"], special["<|im_end|>"]] * 2

@@ -1,0 +1,45 @@
+"""Every token but the first is predicted once, with context before it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipes.tokens import memory_store
+from data_pipes.windows import IGNORE, windows
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 9, 10, 40])
+@pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 4), (8, 3), (8, 1), (1, 1)])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_each_token_is_the_label_of_one_place_with_its_own_past(
+    count: int, length: int, stride: int, batch_size: int
+) -> None:
+    tokens = list(range(1, count + 1))
+    pipe = windows(memory_store([tokens], vocab_size=64), batch_size=batch_size, length=length, stride=stride)
+    labelled = []
+    for number in range(len(pipe)):
+        batch = pipe[number]
+        assert batch["tokens"].shape == batch["labels"].shape == (batch_size, length)
+        for row, labels in zip(batch["tokens"].numpy(), batch["labels"].numpy(), strict=True):
+            for place in np.flatnonzero(labels != IGNORE):
+                label = int(labels[place])
+                labelled.append(label)
+                context = row[: place + 1]
+                assert context.tolist() == tokens[label - 1 - len(context) : label - 1]
+                assert len(context) > min(length - stride, label - 2)
+    assert sorted(labelled) == tokens[1:]
+
+
+def test_there_is_nothing_beyond_the_last_batch() -> None:
+    pipe = windows(memory_store([[1, 2, 3, 4]], vocab_size=8), batch_size=2, length=2, stride=1)
+    assert len(pipe) == 1
+    for index in (1, -1):
+        with pytest.raises(IndexError, match="there are 1 batches"):
+            pipe[index]
+
+
+@pytest.mark.parametrize("sizes", [{"stride": 0}, {"stride": 5}, {"batch_size": 0}])
+def test_sizes_out_of_range_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected 1 <= stride <= length and batch_size >= 1"):
+        windows(memory_store([[1, 2]], vocab_size=8), **({"batch_size": 1, "length": 4, "stride": 2} | sizes))

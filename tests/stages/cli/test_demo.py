@@ -1,0 +1,86 @@
+"""The demo trains, shows and measures; run again it says that it is done, interrupted it goes on."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.cli import demo
+from stages.cli.main import main
+from tests.stages.children import child, wait_for
+from tests.stages.small import rows, write_config
+
+
+def flags(folder: Path, steps: int = 4) -> list[str]:
+    """A demo that takes seconds: its own commands on a small text and model."""
+    if not (folder / "small.json").exists():
+        write_config(folder / "small.json", max_position_embeddings=256)
+        text = folder / "text"
+        text.mkdir()
+        for i in range(8):
+            (text / f"{i}.py").write_text(f'def f{i}(x):\n    """Return the {i}th."""\n    return x + {i}\n' * 30)
+    return [
+        "--output_dir", str(folder / "run"), "--config", str(folder / "small.json"), "--data_path",
+        str(folder / "text"), "--max_steps", str(steps), "--no-compile",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a demo, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
+        assert main(["demo", *flags(folder)]) == 0
+    return folder, "\n".join(lines)
+
+
+def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(shown: tuple[Path, str]) -> None:
+    folder, text = shown
+    before, after, table = (text.index(words) for words in ("--- before", "--- after", "bits per byte"))
+    assert before < after < table
+    for prompt in demo.PROMPTS:
+        assert text.count(f"> {prompt}") == 2
+    for name in ("guessing tokens", "gzip -9", "xz -9e", "trained model"):
+        assert name in text
+    results = json.loads((folder / "run" / "results.json").read_text())
+    assert results["model"] == rows(folder / "run")[-1]["val_bpb"]
+    assert 0 < results["xz"] < results["guess"]
+    assert (folder / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "run" / "final_model" / "model.safetensors").exists()
+    assert f"intro2llm generate --model_path {folder / 'run'}" in text
+
+
+def test_run_again_it_says_that_it_is_done(shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, text = shown
+    assert main(["demo", *flags(folder)]) == 0
+    again = capsys.readouterr().out
+    assert "is complete; delete it, or choose another --output_dir" in again
+    assert text[text.index("held-out text  ") : text.index("of xz)")] in again
+
+
+def test_interrupted_it_goes_on_to_the_same_results(
+    shown: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_file = tmp_path / "run" / "metrics.jsonl"
+    process = child(flags(tmp_path), subcommand="demo")
+    wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= 1, process)
+    process.terminate()
+    process.join()
+    assert process.exitcode in (143, 0)
+    assert (tmp_path / "run" / "results.json").exists() == (process.exitcode == 0)
+    assert main(["demo", *flags(tmp_path)]) == 0
+    assert "before training" not in capsys.readouterr().out or process.exitcode == 0
+    one, other = ((folder / "run" / "results.json").read_text() for folder in (tmp_path, shown[0]))
+    assert json.loads(one) == json.loads(other)
+    assert rows(tmp_path / "run") == rows(shown[0] / "run")
+
+
+def test_the_demo_is_a_pretraining_on_the_embedded_corpus() -> None:
+    options = demo.pretrain_options(demo.DemoOptions(seed=7, max_steps=3))
+    assert (options.data_path, options.config, options.seed, options.max_steps) == ("embedded", "tiny_config", 7, 3)
+    assert f"Steps of {options.batch_size * options.max_length:,} tokens" in inspect.getsource(demo.DemoOptions)

@@ -1,0 +1,93 @@
+"""A trained model continues texts: the same seed the same text, to the end of a document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pure import random, tree
+from pure.nn.transformer import transformer
+from stages.cli.generate import GenerateOptions, continuations
+from stages.cli.main import main
+from stages.run import pretrained
+from stages.run.pretrained import Pretrained
+from tests.stages.run.test_pretrained import make
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrained.save(tmp_path_factory.mktemp("generate") / "final_model", make())
+
+
+def generate(model: Path, *arguments: str) -> int:
+    return main(["generate", "--model_path", str(model), "--max_new_tokens", "6", *arguments])
+
+
+def test_every_prompt_is_continued_and_the_seed_decides(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for seed in ("0", "0", "1"):
+        assert generate(model, "--prompt", "def add", "--prompt", "return", "--seed", seed) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2]
+    first, second = shown[0].split("\n\n")[:2] if shown[0].count("\n\n") >= 2 else (shown[0], shown[0])
+    assert first.startswith("def add")
+    assert "return" in second
+
+
+def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
+    loaded = pretrained.load(model)
+    options = GenerateOptions(model_path="", prompt=("def add",), max_new_tokens=3, temperature=0.0)
+    ids = loaded.tokenizer.encode("def add")
+    for _ in range(3):
+        ids.append(int(loaded.model.forward(loaded.params, torch.tensor([ids]))[0, -1].argmax()))
+    assert continuations(loaded, options) == [loaded.tokenizer.decode(ids[-3:])]
+
+
+def test_it_stops_at_the_end_of_a_document_and_does_not_show_it() -> None:
+    """A model whose next token is always the end."""
+    made = make(tie_word_embeddings=False)
+    end = made.model.config.eos_token_id
+    assert end is not None
+    params = tree.map(lambda x: x.clone(), made.params)
+    params["embedding"].fill_(1.0)
+    params["head"].zero_()
+    params["head"][end] = 1.0
+    options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0)
+    short = GenerateOptions(**{**vars(options), "max_new_tokens": 20})
+    assert continuations(made._replace(params=params), short) == ["", ""]
+
+
+def test_a_model_without_an_end_writes_on() -> None:
+    made = make()
+    endless = transformer(type(made.model.config)(**{**vars(made.model.config), "eos_token_id": None}))
+    options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
+    texts = continuations(Pretrained(endless, endless.init(random.key(0)), made.tokenizer), options)
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "there is nothing to continue; give --prompt TEXT"),
+        (["--prompt", ""], "prompt 0 is empty"),
+        (["--prompt", "a" * 500], "exceed max_position_embeddings 32"),
+        (["--prompt", "a", "--max_new_tokens", "0"], "max_new_tokens must be at least 1"),
+        (["--prompt", "a", "--top_p", "0"], "top_p"),
+        (["--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["--prompt", "a", "--device", "tpu"], "--device tpu: expected auto, cpu or cuda"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    arguments: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model, *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("intro2llm generate: ")
+    assert told in line
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate(tmp_path, "--prompt", "a") == 2
+    assert "config.json is missing; expected a run's folder with a final_model" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""A tokenizer is trained by one command, and Hugging Face's library loads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tokenizers as huggingface
+
+from data_pipes import tokenizer as tokenizers
+from stages.cli.main import main
+from tests.stages.small import write_text
+
+
+def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write_text(tmp_path / "text")
+    arguments = ["--data_path", str(text), "--output_dir", str(tmp_path / "out"), "--vocab_size", "280"]
+    assert main(["tokenizer", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "280 ids" in shown
+    assert "bytes a token: " in shown
+    ours = tokenizers.load(tmp_path / "out")
+    theirs = huggingface.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    sample = "def add_3_1(left, right): 4711"
+    assert ours.encode(sample) == theirs.encode(sample).ids
+    assert len(ours.encode("4711")) == 4  # digits stand alone
+    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(tokenizers.special_tokens(ours))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--vocab_size", "100"], "vocab_size is 100, but the alphabet"),
+        (["--min_frequency", "0"], "min_frequency must be at least 1"),
+        (["--data_path", "none.txt"], "there is no file or folder none.txt"),
+        (["--encoding", "none"], "unknown encoding: none"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write_text(tmp_path / "text")
+    assert main(["tokenizer", "--data_path", str(text), "--output_dir", str(tmp_path / "out"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert not (tmp_path / "out" / "tokenizer.json").exists()

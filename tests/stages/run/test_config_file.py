@@ -1,0 +1,85 @@
+"""A run goes on with its own flags, and with no others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.options import PretrainOptions
+from stages.run import config_file
+
+
+def begun(folder: Path, *, saved: bool = True, **changes: Any) -> Path:
+    """A run's folder, with a checkpoint or without."""
+    folder.mkdir(exist_ok=True)
+    options = vars(PretrainOptions(output_dir=str(folder), **changes))
+    config_file.write(folder, {"options": options, "model": {"hidden_size": 32, "qk_norm": False}})
+    if saved:
+        (folder / "checkpoints" / "step-00000003").mkdir(parents=True)
+    return folder
+
+
+def test_flags_read_back_as_they_were(tmp_path: Path) -> None:
+    options = PretrainOptions(
+        learning_rate=0.1 + 0.2, model_path="a b", ema=None, compile=False, output_dir=str(tmp_path)
+    )
+    config_file.write(tmp_path, {"options": vars(options)})
+    assert config_file.read(tmp_path, PretrainOptions) == options
+
+
+def test_other_flags_are_named(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--learning_rate was 0\.001, is 0\.002; --seed was 0, is 1\. Set these back"):
+        config_file.refuse_other_flags(folder, PretrainOptions(learning_rate=0.002, seed=1))
+
+
+def test_how_a_run_behaves_may_change(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    changed = PretrainOptions(
+        output_dir="moved", save_every=7, eval_every=0, patience=3, tensorboard=True, resume=False
+    )
+    assert config_file.refuse_other_flags(folder, changed) == []
+
+
+def test_another_machine_is_told(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    told = config_file.refuse_other_flags(folder, PretrainOptions(compile=False, device="cpu"))
+    assert told == [
+        "--device was auto, is cpu: the run goes on, though not bit for bit",
+        "--compile was True, is False: the run goes on, though not bit for bit",
+    ]
+
+
+def test_a_run_that_has_saved_nothing_may_begin_with_other_flags(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run", saved=False)
+    assert config_file.refuse_other_flags(folder, PretrainOptions(learning_rate=1.0, compile=False)) == []
+    assert config_file.refuse_other_flags(tmp_path / "nothing", PretrainOptions()) == []
+
+
+def test_another_model_is_named(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    config_file.refuse_other_model(folder, {"hidden_size": 32, "qk_norm": False})
+    with pytest.raises(ValueError, match=r"--config: hidden_size was 32, is 64"):
+        config_file.refuse_other_model(folder, {"hidden_size": 64, "qk_norm": False})
+    config_file.refuse_other_model(begun(tmp_path / "new", saved=False), {"hidden_size": 64})
+
+
+@dataclass(frozen=True)
+class Other:
+    """Flags of another stage."""
+
+    beta: float = 0.1
+
+
+def test_what_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json: expected the config\.json of a run"):
+        config_file.read(tmp_path, PretrainOptions)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for look in (config_file.read, lambda folder, kind: config_file.refuse_other_flags(folder, kind())):
+        with pytest.raises(ValueError, match=r"expected the config\.json of a run, with its options"):
+            look(tmp_path, PretrainOptions)
+    with pytest.raises(ValueError, match=r"unknown flags batch_size, .*another version or stage"):
+        config_file.read(begun(tmp_path / "run"), Other)

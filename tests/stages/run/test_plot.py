@@ -1,0 +1,30 @@
+"""The picture is drawn from the log, and a missing library is named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.run import log, plot
+
+
+def write(folder: Path, count: int) -> None:
+    writer = log.json_lines(folder / "metrics.jsonl")
+    for step in range(1, count + 1):
+        more = {"val_loss": 3.0} if step % 2 == 0 else {"tok_per_sec": 10.0}
+        writer.write(step, {"loss": 4.0 / step, "learning_rate": 0.1, "grad_norm": float("nan"), **more})
+    writer.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_it_draws_a_picture(count: int, tmp_path: Path) -> None:
+    write(tmp_path, count)
+    assert plot.curves(tmp_path) == str(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_it_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert plot.curves(tmp_path) == "not drawn; pip install 'intro2llm[plot]' brings matplotlib"

@@ -1,0 +1,175 @@
+"""The same flags and data build the same run; flags that cannot work together are named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipes import tokenizer as tokenizers
+from data_pipes.tokens import memory_store
+from pure import tree
+from stages.options import PretrainOptions
+from stages.run import pretraining
+from stages.run.corpus import Corpus
+from stages.run.fingerprint import fingerprint
+from stages.run.pretraining import build, check, learning_rate, make_optimizer, make_pipe, make_schedule
+from tests.stages.small import write_config
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    tokenizer = tokenizers.train(["low lower lowest"], 264)
+    train, held_out = (memory_store([[i % 250 + 4 for i in range(n)]], vocab_size=264) for n in (1001, 101))
+    return Corpus(tokenizer, train, held_out, 300)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> PretrainOptions:
+    config = str(write_config(tmp_path / "small.json"))
+    return PretrainOptions(config=config, batch_size=4, max_length=10, dtype="float32", device="cpu")
+
+
+def with_(options: PretrainOptions, **changes: Any) -> PretrainOptions:
+    return dataclasses.replace(options, **changes)
+
+
+MORE = {"ema": 0.9, "gradient_accumulation": 2, "boundaries": "mask", "z_loss": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "more"), [("adamw", {}), ("adamw", MORE), ("muon", {}), ("lion", {}), ("sgd", {})]
+)
+def test_built_twice_it_is_the_same_run(
+    optimizer: Any, more: dict[str, Any], base: PretrainOptions, corpus: Corpus
+) -> None:
+    options = with_(base, optimizer=optimizer, **more)
+    one, two = build(options, corpus), build(options, corpus)
+    prints = [fingerprint(made.stage, made.pipe, corpus.tokenizer) for made in (one, two)]
+    assert prints[0] == prints[1]
+    states = [made.stage.step(made.stage.init(made.key), made.pipe[0]) for made in (one, two)]
+    pairs = zip(*map(tree.leaves, states), strict=True)
+    assert all(torch.equal(a, b) or (a != a).all() for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learning_rate": 0.5}, {"seed": 1}, {"batch_size": 8}, {"weight_decay": 0.0}, {"warmup": 0.5},
+        {"dtype": "bfloat16"}, {"schedule": "wsd"}, {"label_smoothing": 0.1}, {"num_epochs": 2},
+        {"max_grad_norm": 0.0}, {"optimizer": "lion"},
+    ],
+)  # fmt: skip
+def test_every_flag_that_counts_is_in_the_fingerprint(
+    changes: dict[str, Any], base: PretrainOptions, corpus: Corpus
+) -> None:
+    prints = [
+        fingerprint(made.stage, made.pipe, corpus.tokenizer)
+        for made in (build(options, corpus) for options in (base, with_(base, **changes)))
+    ]
+    assert prints[0] != prints[1]
+
+
+def test_steps_and_epochs(base: PretrainOptions, corpus: Corpus) -> None:
+    assert len(make_pipe(base, corpus)) == 25  # 1000 predictions, 10 a row, 4 rows a step
+    assert len(make_pipe(with_(base, num_epochs=3), corpus)) == 75
+    assert len(make_pipe(with_(base, max_steps=7), corpus)) == 7
+    assert len(make_pipe(with_(base, max_steps=60), corpus)) == 60  # more than one epoch has
+    assert torch.equal(make_pipe(with_(base, max_steps=60), corpus)[0]["tokens"], make_pipe(base, corpus)[0]["tokens"])
+
+
+def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, corpus: Corpus) -> None:
+    short = corpus._replace(train=memory_store([[1, 2, 3, 4]], vocab_size=264))
+    with pytest.raises(ValueError, match=r"--data_path embedded: the training part has 4 tokens.*or --max_length 3$"):
+        build(base, short)
+    assert len(make_pipe(with_(base, max_length=3), short)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 0}, "--batch_size: expected at least 1, got 0"),
+        ({"max_length": 0}, "--max_length: expected at least 1"),
+        ({"num_epochs": -1}, "--num_epochs: expected at least 1"),
+        ({"max_steps": 0}, "--max_steps: expected at least 1, got 0; leave it out"),
+        ({"keep_last": 0}, "--keep_last: expected at least 1"),
+        ({"gradient_accumulation": 3}, "--gradient_accumulation 3 does not divide --batch_size 4"),
+        ({"ema": 1.0}, r"--ema: expected a decay in \(0, 1\)"),
+        ({"max_length": 65}, "--max_length 65 exceeds the model's max_position_embeddings 64; shorten the rows"),
+        ({"device": "tpu"}, "--device tpu: expected auto, cpu or cuda"),
+        ({"config": "configs/tiny_config.py"}, "type --config tiny_config"),
+    ],
+)
+def test_flags_that_cannot_work_are_named_before_any_work(
+    changes: dict[str, Any], told: str, base: PretrainOptions
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        check(with_(base, **changes))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
+    with pytest.raises(ValueError, match="--device cuda: torch sees no GPU here"):
+        check(with_(base, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 100: 1.0}),
+        ("linear", {0: 0.0, 10: 1.0, 55: 0.55, 100: 0.1}),
+        ("cosine", {0: 0.0, 10: 1.0, 55: 0.55, 100: 0.1}),
+        ("wsd", {0: 0.0, 10: 1.0, 79: 1.0, 90: 0.55, 100: 0.1}),
+    ],
+)
+def test_schedules_by_hand(schedule: Any, rates: dict[int, float], base: PretrainOptions) -> None:
+    """100 steps, a tenth of them warm-up, down to a tenth of the peak."""
+    made = make_schedule(with_(base, schedule=schedule, learning_rate=1.0, warmup=0.1), 100)
+    for step, rate in rates.items():
+        assert float(made(torch.tensor(step))) == pytest.approx(rate, abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
+@pytest.mark.parametrize(("warmup", "first"), [(0, 1.0), (1, 0.0), (4.0, 0.0), (500, 0.0)])
+def test_warm_up_in_steps_or_not_at_all(schedule: Any, warmup: float, first: float, base: PretrainOptions) -> None:
+    made = make_schedule(with_(base, schedule=schedule, learning_rate=1.0, warmup=warmup), 20)
+    assert float(made(torch.tensor(0))) == first
+    if warmup == 4.0:
+        assert float(made(torch.tensor(2))) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="--warmup: expected a share or a number of steps"):
+        make_schedule(with_(base, warmup=-1), 20)
+
+
+def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions, corpus: Corpus) -> None:
+    """A step that is passed over does not advance it."""
+    options = with_(base, learning_rate=1.0, warmup=10, schedule="constant")
+    made = build(options, corpus)
+    state = made.stage.init(made.key)
+    rates = []
+    for number in range(4):
+        state = made.stage.step(state, made.pipe[number])
+        if number == 1:
+            state = state._replace(params=tree.map(lambda x: x * torch.nan, keep := state.params))
+            state = made.stage.step(state, made.pipe[number])._replace(params=keep)
+        rates.append(round(float(learning_rate(state, schedule=made.schedule)["learning_rate"]), 6))
+    assert rates == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_without_a_norm_gradients_are_left_as_they_are(base: PretrainOptions) -> None:
+    free = make_optimizer(with_(base, max_grad_norm=0.0, optimizer="sgd"), lambda count: torch.tensor(1.0))
+    grads = {"w": torch.tensor([30.0, 40.0])}
+    updates, _ = free.update(grads, free.init(grads), grads)
+    assert updates["w"].norm() == pytest.approx(95.0, rel=1e-5)  # Nesterov: 1.9 times 50
+
+
+def test_the_resolved_configuration_is_plain(base: PretrainOptions, corpus: Corpus) -> None:
+    import json
+
+    made = build(base, corpus)
+    told = json.loads(json.dumps(pretraining.resolved(base, made.config)))
+    assert told["options"]["batch_size"] == 4
+    assert told["model"]["hidden_size"] == 16
+    assert told["torch"] == torch.__version__

@@ -1,0 +1,85 @@
+"""The model's shape from flags; whatever is no shape is told what to type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipes import tokenizer as tokenizers
+from pure.config import preset
+from pure.interop import hf
+from stages.run import pretrained, shape
+from tests.stages.run.test_pretrained import make
+from tests.stages.small import SHAPE, write_config
+
+
+def test_presets_and_json_files(tmp_path: Path) -> None:
+    assert shape.read(None, None) == preset("tiny_config")
+    assert shape.read("qwen3_0.6b", None) == preset("qwen3_0.6b")
+    read = shape.read(str(write_config(tmp_path / "a.json")), None)
+    assert {name: getattr(read, name) for name in SHAPE} == SHAPE
+
+
+def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(hf.to_hf_config(preset("smollm2_135m"))))
+    assert shape.named(str(path)) == preset("smollm2_135m")
+
+
+def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
+    made = make()
+    pretrained.save(tmp_path / "model", made)
+    model, same, other = str(tmp_path / "model"), tmp_path / "same.json", tmp_path / "other.json"
+    assert shape.read(None, model) == made.model.config
+    fields = {name: value for name, value in vars(made.model.config).items() if value is not None}
+    same.write_text(json.dumps(fields))
+    assert shape.read(str(same), model) == made.model.config
+    other.write_text(json.dumps(fields | {"num_hidden_layers": 3}))
+    with pytest.raises(ValueError, match="different shapes: num_hidden_layers 2 and 3; leave --config out"):
+        shape.read(str(other), model)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("configs/tiny_config.py", r"Python files are not run as configuration; type --config tiny_config$"),
+        ("my_own.py", r"not run as configuration; the presets are tiny_config, .* write JSON"),
+        ("tiny_confg", "did you mean 'tiny_config'"),
+        ("gpt4", "expected a preset's name or a file that ends in .json; the presets are"),
+        ("nothing.json", "there is no such file"),
+    ],
+)
+def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=rf"--config {name}: .*{told}|--config {name}: {told}"):
+        shape.named(name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"num_attention_heads": 3}, "hidden_size 16 does not divide into num_attention_heads 3"),
+        ({"num_key_value_heads": 3, "num_attention_heads": 4}, "does not divide by num_key_value_heads 3"),
+        ({"hidden_sise": 16}, "unknown field 'hidden_sise'; did you mean 'hidden_size'"),
+        ({"vocab_size": 0}, "vocab_size: expected a whole number of at least 1, got 0"),
+        ({"hidden_size": "16"}, "hidden_size"),
+        ({"rope_theta": "big"}, "rope_theta"),
+    ],
+)
+def test_a_file_with_a_mistake_is_named_with_it(fields: dict, told: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "a.json", **fields)
+    with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{told}"):
+        shape.named(str(path))
+    path.write_text("{,}")
+    with pytest.raises(ValueError, match=r"--config .*a\.json: not valid JSON, line 1"):
+        shape.named(str(path))
+
+
+def test_the_special_ids_are_the_tokenizers() -> None:
+    tokenizer = tokenizers.train(["low lower"], 270)
+    special = tokenizers.special_tokens(tokenizer)
+    read = shape.with_ids(preset("tiny_config"), tokenizer, told="--config tiny_config")
+    assert (read.eos_token_id, read.pad_token_id) == (special["<|endoftext|>"], special["<|pad|>"])
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ ids, but --config x only vocab_size 200"):
+        shape.with_ids(preset("tiny_config", vocab_size=200), tokenizer, told="--config x")
