@@ -34,12 +34,12 @@ def key(seed: int | Tensor, *, device: torch.device | str | None = None) -> Tens
         >>> key(-1).tolist()
         [0, 4294967295]
     """
-    if isinstance(seed, Tensor):
-        low = _word(seed, "key: the seed").to(device=device)
-        return as_keys(torch.zeros_like(low), low)
-    if not -(1 << 63) <= index(seed) < 1 << 63:
-        raise ValueError(f"random.key: a seed has at most 64 bits, got {seed}; take it modulo 2**32")
-    return torch.tensor([0, index(seed) & WORD], dtype=torch.uint32, device=device)
+    if not isinstance(seed, Tensor):
+        if not -(1 << 63) <= index(seed) < 1 << 63:
+            raise ValueError(f"random.key: a seed has at most 64 bits, got {seed}; take it modulo 2**32")
+        seed = torch.full((), index(seed), dtype=torch.int64, device=device)
+    low = _word(seed, "key: the seed").to(device=device)
+    return as_keys(torch.zeros_like(low), low)
 
 
 def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:

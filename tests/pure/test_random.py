@@ -164,15 +164,17 @@ def test_a_large_draw_holds_its_result_and_blocks(draw: Callable[..., Tensor]) -
 @draws
 def test_device(draw: Draw) -> None:
     """Meta tensors have no values: nothing is read back, and nothing is made on another device."""
-    assert draw(torch.empty(2, dtype=torch.uint32, device="meta")).device.type == "meta"
+    assert draw(random.key(3, device="meta")).device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @draws
 def test_cuda_equals_cpu(draw: Draw) -> None:
-    with torch.cuda.device(0):
-        torch.cuda.set_sync_debug_mode("error")
-        drawn = draw(random.key(3).cuda())
+    key = random.key(3, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = draw(key)
+    finally:
         torch.cuda.set_sync_debug_mode("default")
     expected = draw(random.key(3))
     if expected.is_floating_point():
