@@ -76,7 +76,13 @@ def train(
 
 
 def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpus) -> Outcome:
-    """The loop, with the flags that concern it."""
+    """Runs the loop with the flags that concern it; without a C++ compiler eagerly, which it says.
+
+    Args:
+        options: the flags.
+        experiment: what they build.
+        data: the corpus, whose tokenizer is part of the run's fingerprint.
+    """
     from stages.run import compiler, loop, mfu, pretraining
     from stages.run.fingerprint import fingerprint
 
