@@ -1,0 +1,51 @@
+"""Accumulation adds sums and counts, and weighs every token alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import random
+from pure.transform.accumulate import accumulate, split
+from pure.types import Tree
+
+PARAMS = {"w": torch.tensor([0.5, -1.0])}
+BATCH = {"x": random.normal(random.key(0), (8, 2)), "mask": torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 1])}
+
+
+def loss(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+    error = ((batch["x"] @ params["w"]).square() * batch["mask"]).sum()
+    return error, batch["mask"].sum(), {"x": (batch["x"].sum(), torch.tensor(float(len(batch["x"]))))}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 8])
+def test_parts_add_up_to_the_whole(parts: int) -> None:
+    found = accumulate(loss, parts)(PARAMS, BATCH, random.key(0))
+    expected = 2 * (BATCH["x"] * (BATCH["mask"] * (BATCH["x"] @ PARAMS["w"]))[:, None]).sum(0)
+    torch.testing.assert_close(found.grads["w"], expected, rtol=1e-6, atol=1e-6)
+    assert found.count == 5
+    torch.testing.assert_close(found.metrics["x"][0], BATCH["x"].sum(), rtol=1e-6, atol=1e-6)
+    assert found.metrics["x"][1] == 8
+
+
+def test_averaging_averages_would_be_wrong() -> None:
+    """The halves hold 1 and 4 examples that count: the mean of their means is another number."""
+    halves = [accumulate(loss)(PARAMS, piece, random.key(0)) for piece in split(BATCH, 2)]
+    wrong = sum(h.sum / h.count for h in halves) / 2
+    whole = accumulate(loss, 2)(PARAMS, BATCH, random.key(0))
+    assert abs(wrong - whole.sum / whole.count) > 1e-2
+
+
+def test_a_scale_is_undone() -> None:
+    plain = accumulate(loss, 2)(PARAMS, BATCH, random.key(0))
+    scaled = accumulate(loss, 2)(PARAMS, BATCH, random.key(0), torch.tensor(1024.0))
+    torch.testing.assert_close(scaled.grads, plain.grads, rtol=1e-6, atol=1e-6)
+    assert scaled.sum == plain.sum
+
+
+def test_parts_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        accumulate(loss, 0)
+    with pytest.raises(ValueError, match="8 rows do not divide into 3 parts"):
+        accumulate(loss, 3)(PARAMS, BATCH, random.key(0))

@@ -1,0 +1,55 @@
+"""Layer by layer equals all at once, and every layer's part has the same structure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.transform.by_layer import leaf_squares, leafwise, plan, squares, whole
+from pure.transform.jit import jit, region
+from pure.types import Tree
+
+
+def params(layers: int = 3) -> Tree:
+    one = [{"q": random.normal(random.key(i), (2, 2)), "norm": {"scale": torch.ones(2) * i}} for i in range(layers)]
+    return {"embedding": random.normal(random.key(9), (4, 2)), "layers": one, "norm": {"scale": torch.ones(2)}}
+
+
+def moving(layers: int = 3) -> Tree:
+    return {"params": params(layers), "opt": ({"count": torch.tensor(3)}, {"mu": tree.zeros_like(params(layers))})}
+
+
+def update(state: Tree, grads: Tree, rate: Tensor) -> Tree:
+    mu = tree.map(lambda m, g: 0.9 * m + g, state["opt"][1]["mu"], grads)
+    new = tree.map(lambda p, m: p - rate * m, state["params"], mu)
+    return {"params": new, "opt": ({"count": state["opt"][0]["count"] + 1}, {"mu": mu})}
+
+
+def test_every_layer_has_the_same_part() -> None:
+    grads = params(5)
+    parts = plan(tree.structure(moving(5)), tree.structure(grads))
+    assert len(parts) == 6
+    layers = [part for part in parts if tree.unflatten(part.given_spec, list(part.given))["layers"]]
+    assert len(layers) == 5
+    assert len({part.own_spec for part in layers}) == len({part.given_spec for part in layers}) == 1
+    assert sorted(i for part in parts for i in part.given) == list(range(len(tree.leaves(grads))))
+    assert all(len(part.shared) == 1 for part in parts)
+
+
+def test_by_layer_equals_all_at_once() -> None:
+    grads, rate = params(), torch.tensor(0.1)
+    expected = update(moving(), grads, rate)
+    for made in (leafwise(update), whole(update)):
+        torch.testing.assert_close(made(moving(), grads, rate), expected)
+        for donate in (False, True):
+            compiled = jit(made, regions=True, donate=donate, backend="aot_eager")
+            torch.testing.assert_close(compiled(moving(), grads, rate), expected)
+
+
+def test_squares_keep_the_order_of_leaves() -> None:
+    grads, unit = params(12), region(leaf_squares)
+    expected = torch.stack([x.square().sum() for x in tree.leaves(grads)])
+    torch.testing.assert_close(squares(grads, unit), expected)
+    by_region = jit(lambda g: squares(g, unit), regions=True, backend="aot_eager")
+    torch.testing.assert_close(by_region(grads), expected)
