@@ -84,6 +84,7 @@ class Attention(nn.Module):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
         angles = rotation(torch.arange(x.shape[1])[None], config=self.config)
         q, k, v = (f(x).unflatten(-1, (-1, self.head)) for f in (self.q, self.k, self.v))
         q, k = rotate(q, angles), rotate(k, angles)
@@ -105,6 +106,7 @@ class Layer(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]."""
         x = x + self.attention(self.attention_norm(x))
         y = self.feedforward_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -122,6 +124,7 @@ class Transformer(nn.Module):
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T] -> [B, T, V]."""
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)

@@ -23,6 +23,7 @@ SIZE = 1 << 22
 
 
 def main() -> None:
+    """Prints the table."""
     arguments = parser(__doc__)
     arguments.add_argument("--large", type=int, default=0, metavar="N", help="also draw N normal numbers eagerly")
     options = arguments.parse_args()

@@ -34,11 +34,6 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
         batch is a dict of tensors [B, ...]; "row" (each example's index) is added where it is missing, so that dropout
         masks are those of the whole batch.
 
-    Steps:
-        1. Number the rows.
-        2. Cut the batch into chunks; C = 1 is a plain gradient, C > 1 is one under vmap.
-        3. Write each chunk's gradients to their place in the result, which is made once.
-
     Edge cases: a last chunk may be shorter.
 
     Raises:
@@ -61,7 +56,13 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
 
 
 def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Tree:
-    """The steps of `per_sample_grad`."""
+    """Computes what `per_sample_grad` promises.
+
+    Steps:
+        1. Number the rows.
+        2. Cut the batch into chunks; C = 1 is a plain gradient, C > 1 is one under vmap.
+        3. Write each chunk's gradients to their place in the result, which is made once.
+    """
     # 1. Rows.
     first = tree.leaves(batch)[0]
     rows = first.shape[0]

@@ -35,5 +35,9 @@ STATE: Mapping[str, str] = {
 CLASSES: Mapping[str, str] = {}
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
-TESTED_ELSEWHERE: Mapping[str, str] = {}
+TESTED_ELSEWHERE: Mapping[str, str] = {
+    "stages/population.py": "tests/laws/test_stages.py",
+    "stages/pretrain.py": "tests/laws/test_stages.py",
+    "stages/stage.py": "tests/laws/test_stages.py",
+}
 """path -> the test that covers it, where that is not `tests/PATH/test_NAME.py`."""
