@@ -11,6 +11,8 @@ from stages.cli.flags import parse
 from stages.options import PretrainOptions
 
 if TYPE_CHECKING:
+    import torch
+
     from pure.types import Tree
     from stages.run import log
     from stages.run.corpus import Corpus
@@ -96,7 +98,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         experiment.pipe,
         options.output_dir,
         key=experiment.key,
-        params=starting_params(options),
+        params=starting_params(options, device),
         validate=experiment.validate,
         fingerprint=fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
         writers=_writers(options, experiment),
@@ -113,20 +115,23 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
     )
 
 
-def starting_params(options: PretrainOptions, *, always: bool = False) -> Tree | None:
+def starting_params(options: PretrainOptions, device: torch.device, *, always: bool = False) -> Tree | None:
     """The weights to begin with, in float32, or None to draw them.
 
     Args:
         options: the flags.
+        device: to put them on.
         always: False gives None when there is a checkpoint to go on from; then the weights are not needed.
     """
     import torch
 
+    from pure import tree
     from stages.run import pretrained, step_folders
 
     if not options.model_path or (step_folders.complete(Path(options.output_dir)) and not always):
         return None
-    return pretrained.load(options.model_path, dtype=torch.float32).params
+    params = pretrained.load(options.model_path, dtype=torch.float32).params
+    return tree.map(lambda x: x.to(device), params)
 
 
 def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus) -> None:

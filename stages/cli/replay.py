@@ -76,16 +76,18 @@ def recompute(folder: Path, step: int) -> TrainState:
     if not 1 <= step <= len(experiment.pipe):
         raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
     before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
-    state = experiment.stage.init(experiment.key, None if before else starting_params(options, always=True))
+    state = experiment.stage.init(
+        experiment.key, None if before else starting_params(options, experiment.key.device, always=True)
+    )
     if before:
         own = fingerprint(experiment.stage, experiment.pipe, data.tokenizer)
         state = checkpoint.load(before[-1], state, fingerprint=own, warn=print).state
     first = int(state.step)
     print(f"computing steps {first + 1} to {step} again")
-    compiled = options.compile and (experiment.key.device.type != "cpu" or compiler.missing() is None)
+    compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
     advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
     for batch in experiment.pipe[first:step]:
-        state = advance(state, tree.map(lambda x: x.to(experiment.key.device), batch))
+        state = advance(state, tree.map(lambda x: x.to(device), batch))
     return state
 
 

@@ -194,7 +194,7 @@ def _fold(
         parts.screen.say("compiling the step: about a minute, much less if it was compiled here before")
     for number in range(first + 1, total + 1):
         parts.readings.begin()
-        state = parts.step(state, _on(device, parts.pipe[number - 1]))
+        state = _step(parts, state, _on(device, parts.pipe[number - 1]), caught)
         parts.readings.add(number, state)
         values = _validated(parts, state) if _due(number, total, options.eval_every) else {}
         if values:
@@ -208,6 +208,16 @@ def _fold(
         if status:
             return state, status, best
     return state, "complete", best
+
+
+def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> TrainState:
+    """One step. Ctrl-C reaches a compiler at work as well, which then fails: that is an interruption, not its error."""
+    try:
+        return parts.step(state, batch)
+    except Exception:
+        if caught:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _on(device: torch.device, batch: Tree) -> Tree:

@@ -225,6 +225,21 @@ def test_a_signal_in_the_last_step_leaves_it_complete(tmp_path: Path) -> None:
     assert (outcome.status, outcome.signal) == ("complete", None)
 
 
+def test_a_step_that_fails_because_of_a_signal_is_an_interruption(tmp_path: Path) -> None:
+    """As when Ctrl-C ends the C++ compiler that works for us."""
+    made, batches = language()
+
+    def step(state: TrainState, batch: Tree) -> TrainState:
+        if int(state.step) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            raise RuntimeError("the compiler failed")
+        return made.step(state, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(made._replace(step=step), batches, tmp_path, key=KEY, options=EAGER)
+    assert run(made, batches, tmp_path, key=KEY, options=EAGER).steps == 4
+
+
 def full(path: Path, state: Tree) -> Any:
     raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,0 +1,174 @@
+"""Kills pretraining (kill -9, at random moments) until it has come to its end all the same, and compares every bit.
+
+Each run is `intro2llm pretrain` in one folder, started again after every kill, as a person would. It is killed at
+random moments: between saves, inside them (four in ten wait until a save has begun), while it starts, while text
+is made into tokens. After the last kill it runs to its end. Then its state, its final weights and its metrics.jsonl
+(what a clock decides left out) must be those of a run that was never killed, bit for bit.
+
+    python benchmarks/kill_pretraining.py [--kills 200] [--compile]
+
+Without --compile steps are eager, and the processes come from a fork server, so that 200 kills take minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NamedTuple
+
+STEPS = 24
+SHAPE = {
+    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+CLOCK = ("tok_per_sec", "mfu", "compile_seconds")
+
+
+class Kill(NamedTuple):
+    """What one kill did."""
+
+    inside: bool  # of a save: its temporary folder was left
+    step: int  # lines of the log that were there
+
+
+class Run(NamedTuple):
+    """One folder: its kills, and whether it came to the same bits."""
+
+    kills: list[Kill]
+    equal: bool
+
+
+def main() -> None:
+    """Prints how many kills there were and how many runs came to the same bits; fails if one did not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="in all (default 200)")
+    parser.add_argument("--per_run", type=int, default=8, help="kills before a run may end (default 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--compile", action="store_true", help="compile the step (many minutes)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        prepare(work)
+        start(work, "whole", options.compile).join()
+        runs: list[Run] = []
+        while (done := sum(len(run.kills) for run in runs)) < options.kills:
+            draw = random.Random(f"{options.seed} {len(runs)}")
+            runs.append(one_run(work, min(options.per_run, options.kills - done), draw, options.compile))
+            print(
+                f"run {len(runs)}: {len(runs[-1].kills)} kills, {'equal' if runs[-1].equal else 'NOT EQUAL'}",
+                flush=True,
+            )
+    report(runs)
+
+
+def report(runs: list[Run]) -> None:
+    """The figures."""
+    kills = [kill for run in runs for kill in run.kills]
+    inside = sum(kill.inside for kill in kills)
+    equal = sum(run.equal for run in runs)
+    print(f"kills {len(kills)}, inside a save {inside}, before the first step {sum(kill.step == 0 for kill in kills)}")
+    print(
+        f"runs {len(runs)}; final state, final weights and metrics.jsonl bit-identical to a run never killed: {equal}"
+    )
+    assert equal == len(runs), "a run came to other bits"
+    assert inside >= len(kills) // 10, "too few kills fell inside a save; try more"
+
+
+def prepare(work: Path) -> None:
+    """A configuration, and a text that takes a moment to be made into tokens."""
+    (work / "shape.json").write_text(json.dumps(SHAPE))
+    (work / "text").mkdir()
+    for i in range(12):
+        lines = [f"def add_{i}_{k}(left, right): return left + {k * i} * right" for k in range(60)]
+        (work / "text" / f"{i}.txt").write_text("\n".join(lines) + "\n")
+
+
+def one_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
+    """Kills one run `count` times, or until it was quicker than the draw; lets it end; compares."""
+    kills: list[Kill] = []
+    while len(kills) < count:
+        process = start(work, "killed", compile)
+        wait_for_a_moment(work / "killed", process, draw)
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            break
+        kills.append(look(work / "killed"))
+    process = start(work, "killed", compile)
+    process.join()
+    assert process.exitcode == 0, f"a run that was started again ended with {process.exitcode}"
+    equal = outcome(work / "killed") == outcome(work / "whole")
+    shutil.rmtree(work / "killed")
+    return Run(kills, equal)
+
+
+def wait_for_a_moment(folder: Path, process: ForkServerProcess, draw: random.Random) -> None:
+    """Four times in ten until the next save is being written, and a little more; else any time since the start."""
+    if draw.random() < 0.4:
+        while process.is_alive() and not saving(folder):
+            time.sleep(0.0002)
+        time.sleep(draw.uniform(0.0, 0.003))
+    else:
+        time.sleep(draw.uniform(0.0, 1.2))
+
+
+def saving(folder: Path) -> bool:
+    """Whether a save is being written."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(name.endswith(".tmp") for name in os.listdir(folder / "checkpoints"))
+    return False
+
+
+def look(folder: Path) -> Kill:
+    """What a kill left."""
+    path = folder / "metrics.jsonl"
+    return Kill(saving(folder), path.read_bytes().count(b"\n") if path.exists() else 0)
+
+
+def outcome(folder: Path) -> tuple[bytes, bytes, list[str]]:
+    """The bits of a finished run: state, weights, log."""
+    state = max((folder / "checkpoints").glob("step-????????")) / "state.msgpack"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    told = [json.dumps({name: value for name, value in row.items() if name not in CLOCK}) for row in rows]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), "not one line for each step"
+    return state.read_bytes(), (folder / "final_model" / "model.safetensors").read_bytes(), told
+
+
+def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
+    """Begins or resumes a run in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stages.cli.pretrain", "stages.run.pretraining", "stages.run.loop"])
+    arguments = {
+        "config": work / "shape.json", "data_path": work / "text", "output_dir": work / name, "batch_size": 4,
+        "max_length": 32, "max_steps": STEPS, "save_every": 2, "eval_every": 8, "learning_rate": 0.01, "device": "cpu",
+    }  # fmt: skip
+    words = [word for flag, value in arguments.items() for word in (f"--{flag}", str(value))]
+    process = context.Process(target=pretrain, args=([*words, "--compile" if compile else "--no-compile"],))
+    process.start()
+    return process
+
+
+def pretrain(arguments: list[str]) -> None:
+    """The process: `intro2llm pretrain`, on one thread, silent but for errors."""
+    import torch
+
+    from stages.cli.main import main as command
+
+    torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(command(["pretrain", *arguments]))
+
+
+if __name__ == "__main__":
+    main()
