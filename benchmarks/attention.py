@@ -1,6 +1,7 @@
 """Attention's backends side by side: `python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]`.
 
-One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer), forward and
+One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer), forward
+and
 backward, eager and compiled. Every backend is timed against the one that "auto" chooses; a ratio above 1 says that auto
 chose right. FlexAttention has no backward on a CPU and is timed forward only, beside auto's forward.
 """
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from _timing import parser, seconds
 from torch import Tensor
 
-from _timing import parser, seconds
 from pure import random
 from pure.nn.backend import BACKENDS, choose
 
@@ -40,9 +41,7 @@ def main() -> None:
                 case(length, getattr(torch, dtype), mode, names, device, options.packed, options.pairs)
 
 
-def case(
-    length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int
-) -> None:
+def case(length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int) -> None:
     """Times the backends in turn and prints their line."""
     q, k, v, dy = tensors(length, dtype, device)
     segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1) if packed else None

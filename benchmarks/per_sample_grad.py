@@ -2,7 +2,8 @@
 
 The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module with
 torch.nn.RMSNorm and SDPA (its quickest parts) in Opacus' GradSampleModule; its gradients are checked to be ours. Both
-end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. Memory is measured in fresh processes: the most that was
+end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. Memory is measured in fresh processes: the
+most that was
 held during the call, over what was held before it.
 """
 
@@ -15,9 +16,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _timing import header, paired, parser, peak_memory, row
 from torch import Tensor, nn
 
-from _timing import header, parser, paired, peak_memory, row
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.loss.cross_entropy import cross_entropy

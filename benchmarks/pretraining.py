@@ -1,7 +1,8 @@
 """One pretraining step beside transformers' Llama: tokens a second, memory, and the distance to the bare products.
 
 Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096). Batch: 8 rows of
-256 tokens, bfloat16 products, float32 weights, AdamW, clipping to norm 1. Ours is `jit(step, donate=True, regions=True)`;
+256 tokens, bfloat16 products, float32 weights, AdamW, clipping to norm 1. Ours is `jit(step, donate=True,
+regions=True)`;
 the peer is `LlamaForCausalLM` compiled, under autocast, with torch's fused AdamW. Both see the same tokens and labels.
 
     python benchmarks/pretraining.py [--pairs N]

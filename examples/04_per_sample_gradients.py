@@ -11,12 +11,12 @@ import sys
 from functools import partial
 
 import torch
-from pure.transform.per_sample import per_sample_grad
 
 from pure import optim, random, tree
 from pure.config import ModelConfig
 from pure.loss.cross_entropy import linear_cross_entropy
 from pure.nn.transformer import transformer
+from pure.transform.per_sample import per_sample_grad
 from stages.pretrain import next_token_loss, pretrain
 
 

@@ -226,8 +226,9 @@ def _write(
     """Steps until all rows are done; `rows` says which of the prompts' rows those of `progress` are."""
     result, new = progress.written, progress.written.tokens.shape[1]
     rows = torch.arange(len(progress.done), device=ends.device)
+    step = machine.bind(progress, params, steered, ends)
     for i in range(1, new + 1):
-        progress = machine.step(progress, params, steered, ends)
+        progress = step(progress, params, steered, ends)
         if stop is not None:
             result = _collect(result, progress, rows)
             flags = stop(result.tokens[:count], result.lengths[:count])
@@ -240,6 +241,7 @@ def _write(
                 result = _collect(result, progress, rows)
                 chosen = progress.done.int().argsort(stable=True)[:size]
                 progress, steered, rows = _pick(progress, chosen), _pick(steered, chosen), rows[chosen]
+                step = machine.bind(progress, params, steered, ends)
     return _collect(result, progress, rows)
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pure import tree
 from pure.controls import Controls, choose
 from pure.transform.jit import jit
 from pure.types import Model, Tree
@@ -60,11 +61,12 @@ class Stepper(NamedTuple):
 
     Fields:
         prefill: (cache, params, tokens [B, P]) -> cache.
-        step: (progress, params, controls, stop_tokens [n]) -> progress.
+        bind: (progress, params, controls, stop_tokens [n]) -> step, for as long as their shapes stay as they are;
+            step: the same arguments -> progress.
     """
 
     prefill: Callable[..., Tree]
-    step: Callable[..., Progress]
+    bind: Callable[..., Callable[..., Progress]]
 
 
 def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") -> Stepper:
@@ -81,7 +83,8 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
         Stepper(prefill, step).
     """
     write = partial(step, model=model)
-    return Stepper(partial(prefill, model=model), jit(write, donate=True, backend=backend) if compile else write)
+    make = partial(jit, write, donate=True, backend=backend, checked=False)
+    return Stepper(partial(prefill, model=model), partial(_compiled, {}, make) if compile else lambda *arguments: write)
 
 
 def prefill(cache: Tree, params: Tree, tokens: Tensor, *, model: Model) -> Tree:
@@ -123,3 +126,12 @@ def step(progress: Progress, params: Tree, controls: Controls, stop_tokens: Tens
     done = progress.done | (ids[:, None] == stop_tokens).any(-1)
     seen = None if progress.seen is None else progress.seen.scatter(1, ids[:, None], True)
     return Progress(cache, ids, written, done, progress.taken + 1, seen)
+
+
+def _compiled(made: dict[Any, Callable], make: Callable[[], Callable], *arguments: Tree) -> Callable:
+    """The compiled step for arguments like these, made where it is new. (So torch need not check them every step.)"""
+    values, structure = tree.flatten(arguments)
+    kinds = tuple((x.shape, x.dtype, x.device, x.stride()) if isinstance(x, Tensor) else x for x in values)
+    if (structure, kinds) not in made:
+        made[structure, kinds] = make()
+    return made[structure, kinds]

@@ -1,6 +1,7 @@
 """Attention of one new token to all that are remembered: the shape of every step of generation.
 
-Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head width.
+Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
+width.
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.config import ModelConfig
+from pure.nn import backend as backends
 from pure.nn.block import Keep, block, block_spec
 from pure.nn.cache import KVCache, empty_cache
 from pure.nn.linear import linear
@@ -41,14 +42,19 @@ def transformer(
     Returns:
         Model, whose functions take the params first.
 
+    Raises:
+        ValueError: for an unknown backend.
+
     Example:
         >>> model = transformer(ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
         >>> params = model.init(random.key(0))
         >>> model.forward(params, torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 10])
     """
+    backends.check(backend)
     layer: Callable = partial(block, config=config, backend=backend)
-    layer = region(wrap_block(layer) if wrap_block else layer)
+    layer = region(layer)
+    layer = wrap_block(layer) if wrap_block else layer
     return Model(
         config=config,
         spec=transformer_spec(config),
@@ -119,9 +125,10 @@ def hidden(
         4. The last norm.
 
     Raises:
-        ValueError: if T exceeds max_position_embeddings, or tokens is not [B, T].
+        ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
     """
     _check(tokens, config)
+    _check_beside(tokens, positions, segment_ids, key)
     # 1. Embed.
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
     x, angles = _embed(params, tokens, positions, config)
@@ -139,7 +146,9 @@ def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
     return linear(params["embedding"] if config.tie_word_embeddings else params["head"], hidden)
 
 
-def forward(params: Tree, tokens: Tensor, *, config: ModelConfig, layer: Callable, **arguments: Tensor) -> Tensor:
+def forward(
+    params: Tree, tokens: Tensor, *, config: ModelConfig, layer: Callable, **arguments: Tensor | None
+) -> Tensor:
     """Is `logits` after `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
     return logits(params, hidden(params, tokens, config=config, layer=layer, **arguments), config=config)
 
@@ -186,11 +195,26 @@ def _check(tokens: Tensor, config: ModelConfig) -> None:
     """Refuses a batch of the wrong rank or longer than the model's context."""
     if tokens.ndim != 2:
         raise ValueError(f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]")
+    if tokens.is_floating_point():
+        raise ValueError(f"transformer: tokens must be integers, got {tokens.dtype}; convert them with .long()")
     if tokens.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
             "shorten the rows, or stretch the model with rope_scaling"
         )
+
+
+def _check_beside(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None, key: Tensor | None) -> None:
+    """Refuses what does not lie beside the tokens [B, T]: a shape that broadcast would hide the mistake."""
+    batch, length = tokens.shape
+    for name, x, rows in (("positions", positions, (1, batch)), ("segment_ids", segment_ids, (batch,))):
+        if x is not None and (x.ndim != 2 or x.shape[0] not in rows or x.shape[1] != length):
+            wanted = " or ".join(("[B, T]", "[1, T]")[: len(rows)])
+            raise ValueError(f"transformer: {name} must be {wanted} like tokens {batch, length}, got {tuple(x.shape)}")
+        if x is not None and x.is_floating_point():
+            raise ValueError(f"transformer: {name} must be integers, got {x.dtype}; convert them with .long()")
+    if key is not None and tuple(key.shape) not in ((2,), (batch, 2)):
+        raise ValueError(f"transformer: key must be [2] or [B, 2] with B = {batch}, got {tuple(key.shape)}")
 
 
 def _embed(params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig) -> tuple[Tensor, Rotation | None]:
@@ -206,7 +230,11 @@ def _keep(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[Keep | Non
     layers, (batch, length, width) = config.num_hidden_layers, x.shape
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers
-    keys = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch)) if key.ndim == 1 else key
+    keys = (
+        torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch, device=key.device))
+        if key.ndim == 1
+        else key
+    )
     shapes = {
         "weights": (config.attention_dropout, (config.num_attention_heads, length, length)),
         "attended": (config.hidden_dropout, (length, width)),

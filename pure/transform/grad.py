@@ -24,7 +24,7 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
     Args:
         function: (params, *rest) -> a 0-d float tensor, or (that, aux) with `has_aux`.
-        has_aux: whether a second result is passed along untouched.
+        has_aux: whether a second result, a tree of tensors, is passed along.
 
     Returns:
         (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes of

@@ -57,7 +57,14 @@ def regional() -> bool:
     return not _inside_transform() and _COMPILE.get() is not None
 
 
-def jit(function: Callable, *, donate: bool = False, regions: bool = False, backend: str = "inductor") -> Callable:
+def jit(
+    function: Callable,
+    *,
+    donate: bool = False,
+    regions: bool = False,
+    backend: str | Callable = "inductor",
+    checked: bool = True,
+) -> Callable:
     """Compiles a pure function.
 
     Args:
@@ -66,6 +73,9 @@ def jit(function: Callable, *, donate: bool = False, regions: bool = False, back
             allocated twice and addresses stay put. The old numbers are gone; keep a clone if they are wanted.
         regions: compile every `region` inside by itself, instead of the whole as one graph.
         backend: "inductor", or "aot_eager", which traces and differentiates without generating code.
+        checked: compare the arguments of each call with those of the first (3 µs a tensor, more than a small step can
+            spare), and compile again if they differ. False is for a caller who has made sure that they never do, in
+            structure, shape, type or storage of their own.
 
     Returns:
         A function with the same arguments and, within rounding, the same results.
@@ -74,10 +84,17 @@ def jit(function: Callable, *, donate: bool = False, regions: bool = False, back
         ValueError: when donating a state in which two leaves share storage (on the call).
     """
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
+    if not checked:
+        options["options"] = {"guard_filter_fn": _no_guard}
     if regions:
         return _by_region(function, donate, options)
     compiled = _compile(partial(_write_back, function) if donate else function, options)
-    return partial(_donate, compiled) if donate else compiled
+    return partial(_donate, compiled, checked) if donate else compiled
+
+
+def _no_guard(entries: Any) -> list[bool]:
+    """Keeps none of torch's checks."""
+    return [False for _ in entries]
 
 
 def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
@@ -86,8 +103,10 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
 
     def compiler(unit: Region) -> Callable:
         if unit not in compiled:
-            target = partial(_write_first, unit.function) if donate and unit.donate else unit.function
-            compiled[unit] = _compile(target, options)
+            if donate and unit.donate:
+                compiled[unit] = partial(_settled, _compile(partial(_write_first, unit.function), options))
+            else:
+                compiled[unit] = _compile(unit.function, options)
         return compiled[unit]
 
     def run(*args: Any) -> Any:
@@ -97,7 +116,7 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
         finally:
             _COMPILE.reset(token)
 
-    return partial(_donate, run) if donate else run
+    return partial(_donate, run, True) if donate else run
 
 
 def _compile(function: Callable, options: dict[str, Any]) -> Callable:
@@ -110,10 +129,18 @@ def _compile(function: Callable, options: dict[str, Any]) -> Callable:
     return torch.compile(FunctionType(code, call.__globals__, closure=call.__closure__), **options)
 
 
-def _donate(function: Callable, state: Tree, *rest: Any) -> Tree:
-    """Refuses aliased storage, which would be silently wrong, then runs."""
-    seen: dict[int, int] = {}
+def _donate(function: Callable, checked: bool, state: Tree, *rest: Any) -> Tree:
+    """Runs, and returns the old state, which has become the new one."""
     values = tree.leaves(state)
+    if checked:
+        _refuse_shared(state, values)
+    _settle(values, function(state, *rest))
+    return state
+
+
+def _refuse_shared(state: Tree, values: list[Tensor]) -> None:
+    """Refuses aliased storage, which would be silently wrong."""
+    seen: dict[int, int] = {}
     for i, x in enumerate(values):
         if x.numel() and seen.setdefault(x.untyped_storage().data_ptr(), i) != i:
             names = tree.paths(state)
@@ -122,35 +149,53 @@ def _donate(function: Callable, state: Tree, *rest: Any) -> Tree:
                 f"jit(donate=True): {first} and {second} share storage, so writing one would change the other; "
                 "clone one of them (pure.tree.clone copies a whole tree)"
             )
-    function(state, *rest)
-    return state
 
 
-def _write_first(function: Callable, first: Tree, *rest: Any) -> tuple[Tree, Tree]:
+def _settled(function: Callable, first: Tree, *rest: Any) -> tuple[Tree, Tree]:
+    """Runs a donating region and what it left to do."""
+    moves, other = function(first, *rest)
+    _settle(tree.leaves(first), moves)
+    return first, other
+
+
+def _write_first(function: Callable, first: Tree, *rest: Any) -> tuple[list[Tensor | None], Tree]:
     """`_write_back` for a region, which returns (new, rest)."""
     new, other = function(first, *rest)
     return _copy(first, new), other
 
 
-def _write_back(function: Callable, state: Tree, *rest: Any) -> Tree:
-    """Computes the new state, then copies each leaf into the old one's storage."""
+def _write_back(function: Callable, state: Tree, *rest: Any) -> list[Tensor | None]:
+    """Computes the new state, and copies each leaf into the old one's storage."""
     return _copy(state, function(state, *rest))
 
 
-def _copy(state: Tree, new: Tree) -> Tree:
-    """Copies leaf by leaf, after cloning those that another copy would overwrite before they are read."""
+def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
+    """Copies leaf by leaf, but for leaves that trade places: these are returned, for `_settle`.
+
+    (A compiler may drop the clone that a swap needs: Inductor turns two copies of clones into a <- b, b <- a.)
+    """
     old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
-    fresh = [x.clone() if _is_another(x, i, old_leaves) else x for i, x in enumerate(new_leaves)]
+    waiting = _movers(old_leaves, new_leaves)
     with torch.no_grad():
-        for old, x in zip(old_leaves, fresh, strict=True):
-            if old is not x:
+        for i, (old, x) in enumerate(zip(old_leaves, new_leaves, strict=True)):
+            if old is not x and i not in waiting:
                 old.copy_(x)
-    return state
+    return [x if i in waiting else None for i, x in enumerate(new_leaves)] if waiting else []
 
 
-def _is_another(x: Tensor, i: int, old: list[Tensor]) -> bool:
-    """Whether a new leaf is, or is a view of, an old leaf elsewhere, which will be overwritten before it is read."""
-    return any(x is y or x._base is y for j, y in enumerate(old) if j != i)
+def _movers(old: list[Tensor], new: list[Tensor]) -> set[int]:
+    """Leaves that become another old leaf, or a view of any, and leaves that others become."""
+    changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
+    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if x is y or x._base is y]
+    return {i for pair in pairs for i in pair}
+
+
+def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:
+    """Reads all leaves that trade places, then writes them."""
+    fresh = [(y, x.clone()) for y, x in zip(old, moves, strict=False) if x is not None]
+    with torch.no_grad():
+        for y, x in fresh:
+            y.copy_(x)
 
 
 def _inside_transform() -> bool:

@@ -1,7 +1,8 @@
 """Rematerialisation: forget what happens inside a function, and compute it again for the gradient.
 
 torch's own checkpointing rests on hooks that torch.func refuses; this one is an `autograd.Function` that works under
-grad, vmap and compile.
+grad and vmap. A compiler that sees the whole gradient merges what is computed twice, so inside compiled code nothing is
+recomputed; around a `region`, under `jit(..., regions=True)`, the region is compiled and its inside is forgotten.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.transform.grad import transformed
 
 
 def remat(function: Callable) -> Callable:
@@ -32,7 +34,7 @@ def remat(function: Callable) -> Callable:
         A function equal to it in value and gradient.
 
     Edge cases: integer inputs and outputs carry no gradient. Randomness must come from keys among the inputs, which
-    then gives the same draw twice.
+    then gives the same draw twice. Inside compiled code it is the function itself.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -71,38 +73,46 @@ class _Remat(torch.autograd.Function):
                 full[i] = value
             return tuple(y for y in ctx.flat(*full) if y.is_floating_point())
 
-        outputs, pull, *_ = torch.func.vjp(floats_only, *(inputs[i] for i in moving))
-        given = [c for c in cotangents if c is not None and c.is_floating_point()][: len(outputs)]
+        given = tuple(c for c in cotangents if c is not None and c.is_floating_point())
+        pull = _pull_by_func if transformed([*inputs, *given]) else _pull_by_autograd
         grads: list[Tensor | None] = [None] * len(inputs)
-        for i, g in zip(moving, pull(tuple(given)), strict=True):
+        for i, g in zip(moving, pull(floats_only, [inputs[i] for i in moving], given), strict=True):
             grads[i] = g
         return (None, *grads)
 
 
+def _pull_by_func(function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The cotangents of the inputs from those of the outputs, under a transform or for second derivatives."""
+    return torch.func.vjp(function, *inputs)[1](given)
+
+
+def _pull_by_autograd(function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same in plain eager code: less memory, and regions inside stay compiled."""
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        outputs = function(*leaves)
+    pairs = [(y, c) for y, c in zip(outputs, given, strict=True) if y.requires_grad]
+    if not pairs:
+        return tuple(torch.zeros_like(x) for x in inputs)
+    outputs, given = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, leaves, given, allow_unused=True, materialize_grads=True)
+
+
 def _remat(function: Callable, *args: Any) -> Any:
     """Flattens the trees, because an autograd.Function sees only its direct arguments."""
+    if torch.compiler.is_compiling():
+        return function(*args)  # a compiler would merge what is computed twice
     leaves, spec = tree.flatten(args)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-    inputs = [leaves[i] for i in places]
+    structures: list = []
 
-    def call(*tensors: Tensor) -> Any:
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         full = list(leaves)
         for i, x in zip(places, tensors, strict=True):
             full[i] = x
-        return function(*tree.unflatten(spec, full))
-
-    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tree.leaves(call(*tensors)))
-
-    if torch.compiler.is_compiling():
-        # A compiler refuses a function that writes down its result's structure, but throws away a result not used.
-        return tree.unflatten(tree.structure(call(*inputs)), list(_Remat.apply(flat, *inputs)))
-    structures: list = []
-
-    def noting(*tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs, structure = tree.flatten(call(*tensors))
+        outputs, structure = tree.flatten(function(*tree.unflatten(spec, full)))
         structures.append(structure)
         return tuple(outputs)
 
-    outputs = _Remat.apply(noting, *inputs)
+    outputs = _Remat.apply(flat, *(leaves[i] for i in places))
     return tree.unflatten(structures[0], list(outputs))

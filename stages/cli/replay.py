@@ -82,7 +82,7 @@ def recompute(folder: Path, step: int) -> TrainState:
     if before:
         own = fingerprint(experiment.stage, experiment.pipe, data.tokenizer)
         state = checkpoint.load(before[-1], state, fingerprint=own, warn=print).state
-    first = int(state.step)
+    first, device = int(state.step), experiment.key.device
     print(f"computing steps {first + 1} to {step} again")
     compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
     advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step

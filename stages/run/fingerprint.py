@@ -200,8 +200,8 @@ def _container(thing: Any, child: Callable[[str, Any], Flat]) -> Flat:
         entries = [(str(i), value) for i, value in enumerate(thing)]
     kind = type(thing).__name__
     if _plain(thing):
-        if isinstance(thing, list | tuple) and len(told := repr(thing)) <= _SHORT:
-            return {"": told}
+        if isinstance(thing, list | tuple) and len(text := repr(thing)) <= _SHORT:
+            return {"": text}
         if len(entries) > MANY:
             return {"": f"{kind} of {len(entries)}, {_digest(repr(entries).encode())}"}
     flat = {"": kind}

@@ -14,7 +14,8 @@ from pure import random, sample, tree
 from pure.config import ModelConfig
 from pure.generate import Generated, generate
 from pure.nn.transformer import transformer
-from pure.stepper import stepper
+from pure.stepper import Stepper, step, stepper
+from pure.transform.jit import jit
 from pure.types import Model, Tree
 
 KEY = random.key(7)
@@ -272,3 +273,15 @@ def test_bad_input_is_refused(small: tuple[Model, Tree], name: str) -> None:
     call, words = REFUSED[name]
     with pytest.raises(ValueError, match=words):
         call(model=small[0], params=small[1], **({"key": KEY, "max_new_tokens": 5} | call.keywords))
+
+
+def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
+    """The compiled stepper does not look; this one does, before every step, and refuses what is shared."""
+    model, params = small
+    looking = jit(partial(step, model=model), donate=True, backend="aot_eager")
+    limits = torch.tensor([3] * 5 + [12])
+    draw = partial(
+        generate, model, params, [[1], [2, 3]] * 3, key=KEY, max_new_tokens=20, repetition_penalty=1.1,
+        stop_tokens=[4], stop=lambda tokens, lengths: lengths >= limits,
+    )  # fmt: skip
+    same(draw(compile=Stepper(stepper(model, compile=False).prefill, lambda *arguments: looking)), draw())
