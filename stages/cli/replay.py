@@ -76,9 +76,8 @@ def recompute(folder: Path, step: int) -> TrainState:
     if not 1 <= step <= len(experiment.pipe):
         raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
     before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
-    state = experiment.stage.init(
-        experiment.key, None if before else starting_params(options, experiment.key.device, always=True)
-    )
+    device = experiment.key.device
+    state = experiment.stage.init(experiment.key, None if before else starting_params(options, device, always=True))
     if before:
         own = fingerprint(experiment.stage, experiment.pipe, data.tokenizer)
         state = checkpoint.load(before[-1], state, fingerprint=own, warn=print).state
