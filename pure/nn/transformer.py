@@ -25,6 +25,7 @@ from pure.nn.cache import KVCache, empty_cache
 from pure.nn.linear import linear
 from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation, rotation, sinusoidal
+from pure.nn.prepare import prepare
 from pure.transform.jit import region
 from pure.types import Model, ParamSpec, Tree
 
@@ -64,6 +65,7 @@ def transformer(
         forward=partial(forward, config=config, layer=layer),
         cache=partial(empty_cache, config=config),
         decode=partial(decode, config=config, layer=layer),
+        prepare=partial(prepare, config=config),
     )
 
 
@@ -143,7 +145,7 @@ def hidden(
 
 def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
     """Scores every word of the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding."""
-    return linear(params["embedding"] if config.tie_word_embeddings else params["head"], hidden)
+    return linear(params["head"] if "head" in params else params["embedding"], hidden)
 
 
 def forward(

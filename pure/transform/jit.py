@@ -186,8 +186,13 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
 def _movers(old: list[Tensor], new: list[Tensor]) -> set[int]:
     """Leaves that become another old leaf, or a view of any, and leaves that others become."""
     changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
-    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if x is y or x._base is y]
+    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _root(x) is _root(y)]
     return {i for pair in pairs for i in pair}
+
+
+def _root(x: Tensor) -> Tensor:
+    """The tensor that x is a view of, or x."""
+    return x if x._base is None else x._base
 
 
 def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:

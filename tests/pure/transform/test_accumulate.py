@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pure import random
+from pure import random, tree
+from pure.config import ModelConfig
+from pure.loss.cross_entropy import cross_entropy
+from pure.nn.transformer import transformer
 from pure.transform.accumulate import accumulate, split
 from pure.types import Tree
 
@@ -49,3 +52,25 @@ def test_parts_that_do_not_divide_are_refused() -> None:
         accumulate(loss, 0)
     with pytest.raises(ValueError, match="8 rows do not divide into 3 parts"):
         accumulate(loss, 3)(PARAMS, BATCH, random.key(0))
+
+
+@pytest.mark.parametrize("parts", [2, 8])
+def test_dropout_does_not_see_the_cut(parts: int) -> None:
+    """1e-6 of the largest gradient, with the masks of each example drawn from its row."""
+    sizes = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_dropout": 0.2, "attention_dropout": 0.1}
+    model = transformer(ModelConfig(**sizes, **heads))
+    params, tokens = model.init(random.key(0)), random.randint(random.key(1), (8, 12), 0, 31).long()
+
+    def dropped(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+        logits = model.forward(params, batch["tokens"], key=keys)
+        return (*cross_entropy(logits[:, :-1], batch["tokens"][:, 1:]), {})
+
+    batch = {"tokens": tokens, "row": torch.arange(8)}
+    whole, cut = (accumulate(dropped, n)(params, batch, random.key(5)) for n in (1, parts))
+    torch.testing.assert_close(cut.sum, whole.sum, rtol=1e-6, atol=0)
+    assert accumulate(dropped)(params, batch, random.key(6)).sum != whole.sum
+    largest = max(g.abs().max() for g in tree.leaves(whole.grads))
+    for path, a, b in zip(tree.paths(cut.grads), tree.leaves(cut.grads), tree.leaves(whole.grads), strict=True):
+        assert (a - b).abs().max() <= 1e-6 * largest, path

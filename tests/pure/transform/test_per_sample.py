@@ -1,55 +1,105 @@
-"""Per-sample gradients equal a loop over examples, and add up to the batch's."""
+"""Each example's own gradient, beside a loop over batches of one and beside Opacus' hooks."""
 
 from __future__ import annotations
 
-from functools import partial
+import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from pure import random, tree
 from pure.config import ModelConfig
-from pure.loss.cross_entropy import linear_cross_entropy
+from pure.loss.cross_entropy import cross_entropy
 from pure.nn.transformer import transformer
+from pure.transform.accumulate import accumulate
 from pure.transform.grad import grad
+from pure.transform.jit import jit
 from pure.transform.per_sample import per_sample_grad
-from pure.types import Tree
-from stages.pretrain import next_token_loss
 
 MODEL = transformer(
-    ModelConfig(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        hidden_dropout=0.3,
-    )
-)
-LOSS = partial(next_token_loss, model=MODEL, head=partial(linear_cross_entropy, logits=MODEL.logits))
+    ModelConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+                num_key_value_heads=1, hidden_dropout=0.2, attention_dropout=0.1)
+)  # fmt: skip
+PARAMS, KEY = MODEL.init(random.key(0)), random.key(5)
+TOKENS = random.randint(random.key(1), (5, 12), 0, 31).long()
+BATCH = {"tokens": TOKENS[:, :-1].contiguous(), "labels": TOKENS[:, 1:].contiguous()}
 
 
-def make() -> tuple[Tree, Tree, torch.Tensor]:
-    drawn = random.randint(random.key(1), (5, 7), 0, 11).long()
-    return MODEL.init(random.key(0)), {"tokens": drawn[:, :-1], "labels": drawn[:, 1:]}, random.key(2)
+def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
+    """With dropout, whose masks come from the example's row."""
+    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+    return (*cross_entropy(MODEL.forward(params, batch["tokens"], key=keys), batch["labels"]), {})
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 2, 9])
-def test_equals_a_loop_and_adds_up_dropout_on(chunk: int | None) -> None:
-    params, batch, key = make()
-    numbered = {"row": torch.arange(5), **batch}
-    each = per_sample_grad(LOSS, chunk=chunk)(params, batch, key)
-    rows = [{name: x[i : i + 1] for name, x in numbered.items()} for i in range(5)]
-    alone = tree.stack([grad(lambda p, row=row: LOSS(p, row, key)[0])(params) for row in rows])
-    torch.testing.assert_close(each, alone, rtol=1e-5, atol=1e-6)
-    together = grad(lambda p: LOSS(p, numbered, key)[0])(params)
-    torch.testing.assert_close(tree.map(lambda g: g.sum(0), each), together, rtol=1e-5, atol=1e-5)
+def same(ours: Any, theirs: Any) -> None:
+    """Within 1e-5 of each leaf's largest number."""
+    assert tree.paths(ours) == tree.paths(theirs)
+    for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max(), path
 
 
-def test_refuses_what_it_cannot_cut() -> None:
-    params, batch, key = make()
-    with pytest.raises(ValueError, match="at least 1"):
-        per_sample_grad(LOSS, chunk=0)
-    with pytest.raises(ValueError, match="no rows"):
-        per_sample_grad(LOSS)(params, tree.map(lambda x: x[:0], batch), key)
+def loop() -> Any:
+    rows = [{**tree.map(lambda x, i=i: x[i : i + 1], BATCH), "row": torch.tensor([i])} for i in range(5)]
+    return tree.stack([grad(lambda p, r=row: loss(p, r, KEY)[0])(PARAMS) for row in rows])
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 5, 9])
+def test_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
+    same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), loop())
+
+
+def test_adds_up_to_the_gradient_of_the_batch() -> None:
+    whole = accumulate(loss)(PARAMS, {**BATCH, "row": torch.arange(5)}, KEY).grads
+    same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), whole)
+
+
+def test_rows_that_are_given_choose_the_masks() -> None:
+    """Two examples taken out of a batch of five have the gradients that they had there."""
+    some = {"tokens": BATCH["tokens"][[1, 3]], "labels": BATCH["labels"][[1, 3]], "row": torch.tensor([1, 3])}
+    same(per_sample_grad(loss)(PARAMS, some, KEY), tree.map(lambda g: g[[1, 3]], loop()))
+
+
+@pytest.mark.parametrize(("chunk", "regions"), [(None, False), (1, True)])
+def test_compiles(chunk: int | None, regions: bool) -> None:
+    compiled = jit(per_sample_grad(loss, chunk=chunk), regions=regions, backend="aot_eager")
+    same(compiled(PARAMS, BATCH, KEY), loop())
+
+
+def test_runs_under_vmap_over_models() -> None:
+    two = tree.stack([PARAMS, tree.map(lambda x: x * 1.5, PARAMS)])
+    for chunk in (None, 1, 2):
+        both = torch.func.vmap(per_sample_grad(loss, chunk=chunk), (0, None, None))(two, BATCH, KEY)
+        same(tree.unstack(both)[0], loop())
+
+
+def test_equals_opacus() -> None:
+    from opacus import GradSampleModule
+
+    module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    params = {"w": [module[0].weight, module[2].weight], "b": [module[0].bias, module[2].bias]}
+    params = tree.map(lambda p: p.detach().clone(), params)
+    x, up = random.normal(random.key(0), (5, 7, 4)), random.normal(random.key(1), (5, 7, 3))
+
+    def ours(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        inner = (batch["x"] @ params["w"][0].T + params["b"][0]).tanh()
+        return ((inner @ params["w"][1].T + params["b"][1]) * batch["up"]).sum(), torch.tensor(1.0), {}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hooked = GradSampleModule(module, loss_reduction="sum")
+        (hooked(x) * up).sum().backward()
+    found = per_sample_grad(ours)(params, {"x": x, "up": up}, KEY)
+    for leaf, parameter in zip(
+        (found["w"][0], found["b"][0], found["w"][1], found["b"][1]), hooked.parameters(), strict=True
+    ):
+        torch.testing.assert_close(leaf, parameter.grad_sample, rtol=1e-5, atol=1e-5)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="per_sample_grad: chunk counts examples and must be at least 1, got 0"):
+        per_sample_grad(loss, chunk=0)
+    with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
+        per_sample_grad(loss)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY)
