@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.random.keys import WORD, split
-from pure.random.threefry import as_uint32, draw
+from pure.random.threefry import as_uint32, device_of, draw
 from pure.random.uniform import as_tensor, check_shape
 
 MASK: Mapping[torch.dtype, int] = {torch.uint8: 0xFF, torch.uint16: 0xFFFF, torch.uint32: WORD, torch.uint64: -1}
@@ -92,8 +92,8 @@ def randint(
         raise ValueError(f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform")
     # 1. Bounds.
     info = torch.iinfo(dtype)
-    low = as_tensor(minval, torch.int64, key.device).clamp(info.min, info.max)
-    high = as_tensor(maxval, torch.int64, key.device).clamp(info.min, info.max + 1)
+    low = as_tensor(minval, torch.int64, device_of(key)).clamp(info.min, info.max)
+    high = as_tensor(maxval, torch.int64, device_of(key)).clamp(info.min, info.max + 1)
     check_shape(shape, low, high)
     # 2. Width.
     width = (high - low).clamp(min=1)
@@ -131,7 +131,7 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
     """
     if isinstance(x, int) and x < 0:
         raise ValueError(f"random.permutation: x must be at least 0, got {x}")
-    x = x if isinstance(x, Tensor) else torch.arange(x, device=key.device)
+    x = x if isinstance(x, Tensor) else torch.arange(x, device=device_of(key))
     if not independent and x.dim() > 1:
         return x.index_select(axis, permutation(key, x.shape[axis]))
     for _ in range(math.ceil(3 * math.log(max(1, x.numel())) / math.log(WORD))):

@@ -12,7 +12,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from pure.random.threefry import as_keys, halves, threefry2x32, words
+from pure.random.threefry import as_keys, device_of, halves, threefry2x32, words
 
 WORD = 0xFFFFFFFF
 
@@ -90,8 +90,8 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     if not isinstance(data, Tensor):
         if not 0 <= index(data) <= WORD:
             raise ValueError(f"random.fold_in: data must be in [0, 2**32), got {data}; take it modulo 2**32")
-        data = torch.full((), index(data), dtype=torch.int64, device=key.device)
-    return as_keys(*threefry2x32(*halves(key), 0, _word(data, "fold_in: data").to(key.device)))
+        data = torch.full((), index(data), dtype=torch.int64, device=device_of(key))
+    return as_keys(*threefry2x32(*halves(key), 0, _word(data, "fold_in: data").to(device_of(key))))
 
 
 def _word(x: Tensor, name: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.random.erf_inv import erf, erf_inv
-from pure.random.threefry import draw
+from pure.random.threefry import device_of, draw
 from pure.random.uniform import as_tensor, between, transform, unit
 
 
@@ -42,7 +42,7 @@ def normal(
     lowest = torch.finfo(dtype).eps / 2 - 1
 
     def quantile(x0: Tensor, x1: Tensor) -> Tensor:
-        return _root(dtype, key.device) * erf_inv(2 * unit(x0, x1, dtype) + lowest)
+        return _root(dtype, device_of(key)) * erf_inv(2 * unit(x0, x1, dtype) + lowest)
 
     return draw(quantile, key, shape, offset)
 
@@ -81,7 +81,7 @@ def truncated_normal(
         >>> x.min().item() > -1, x.max().item() < 1
         (True, True)
     """
-    low, high = as_tensor(lower, dtype, key.device), as_tensor(upper, dtype, key.device)
+    low, high = as_tensor(lower, dtype, device_of(key)), as_tensor(upper, dtype, device_of(key))
     shape = torch.broadcast_shapes(low.shape, high.shape) if shape is None else shape
     return transform(_truncated_quantile, key, shape, dtype, low, high, offset=offset)
 

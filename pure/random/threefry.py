@@ -85,10 +85,10 @@ def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
         >>> torch.equal(words(key, 3, 2)[0], words(key, 0, 5)[0][3:])
         True
     """
-    key0, key1 = halves(key)
+    (key0, key1), device = halves(key), device_of(key)
     if isinstance(start, int) and start + size <= 1 << 32:
-        return threefry2x32(key0, key1, 0, torch.arange(start, start + size, device=key.device).to(torch.int32))
-    counter = torch.arange(size, device=key.device) + start
+        return threefry2x32(key0, key1, 0, torch.arange(start, start + size, device=device).to(torch.int32))
+    counter = torch.arange(size, device=device) + start
     return threefry2x32(key0, key1, (counter >> 32).to(torch.int32), counter.to(torch.int32))
 
 
@@ -119,7 +119,7 @@ def draw(
         raise ValueError(f"random: shape must have lengths of at least 0, got {tuple(shape)}")
     if isinstance(offset, int) and offset < 0:
         raise ValueError(f"random: offset must be at least 0, got {offset}")
-    size, block = math.prod(shape), BLOCK.get(key.device.type, 1 << 20)
+    size, block = math.prod(shape), BLOCK.get(device_of(key).type, 1 << 20)
     if size <= block or torch.compiler.is_compiling():
         return function(*words(key, offset, size)).reshape(tuple(shape))
     first = function(*words(key, offset, block))
@@ -132,7 +132,14 @@ def draw(
 
 
 def halves(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes a key apart into its two words, 0-d int32.
+    """Takes a key apart into its two words, 0-d int32."""
+    device_of(key)
+    key0, key1 = _reinterpret(key, torch.int32).unbind()
+    return key0, key1
+
+
+def device_of(key: Tensor) -> torch.device:
+    """Tells where a key lies, and with it all that is drawn from it; refuses what is no key.
 
     Raises:
         TypeError: if it is not one raw key.
@@ -143,8 +150,7 @@ def halves(key: Tensor) -> tuple[Tensor, Tensor]:
             f"random: a key is a torch.uint32 tensor [2], got {got}; make one with random.key(seed), or draw from "
             "many keys [n, 2] at once with torch.func.vmap"
         )
-    key0, key1 = _reinterpret(key, torch.int32).unbind()
-    return key0, key1
+    return key.device
 
 
 def as_keys(x0: Tensor, x1: Tensor) -> Tensor:

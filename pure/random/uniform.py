@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pure.random.threefry import draw
+from pure.random.threefry import device_of, draw
 
 MANTISSA: Mapping[torch.dtype, int] = {torch.float32: 23, torch.float16: 10, torch.bfloat16: 7, torch.float64: 52}
 SHIFT: Mapping[torch.dtype, int] = {torch.float32: 32 - 23, torch.float16: 16 - 10, torch.bfloat16: 8 - 7}
@@ -55,7 +55,7 @@ def uniform(
     """
     if isinstance(minval, (int, float)) and isinstance(maxval, (int, float)) and (minval, maxval) == (0, 1):
         return draw(partial(unit, dtype=dtype), key, shape, offset)
-    bounds = as_tensor(minval, dtype, key.device), as_tensor(maxval, dtype, key.device)
+    bounds = as_tensor(minval, dtype, device_of(key)), as_tensor(maxval, dtype, device_of(key))
     return transform(between, key, shape, dtype, *bounds, offset=offset)
 
 
@@ -84,7 +84,7 @@ def bernoulli(key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None 
         raise ValueError(
             f"random.bernoulli: p must be a float or a tensor of floats, got {p}; convert it by float(p) or p.float()"
         )
-    p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, key.device)
+    p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, device_of(key))
     shape = tuple(p.shape if shape is None else shape)
     if mode == "low":
         return transform(torch.lt, key, shape, p.dtype, p)

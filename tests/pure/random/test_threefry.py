@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.random.keys import key
-from pure.random.threefry import BLOCK, as_keys, as_uint32, draw, halves, threefry2x32, words
+from pure.random.threefry import BLOCK, as_keys, as_uint32, device_of, draw, halves, threefry2x32, words
 
 VECTORS = {  # Random123's known answers for threefry2x32, 20 rounds: counter, key, result
     "zeros": ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
@@ -103,7 +103,7 @@ def test_draw_in_blocks(size: int) -> None:
 )  # fmt: skip
 def test_what_is_no_key(bad: Tensor, got: str) -> None:
     with pytest.raises(TypeError, match=rf"a key is a torch.uint32 tensor \[2\], {got}"):
-        inspect.unwrap(halves)(bad)
+        inspect.unwrap(device_of)(bad)
 
 
 def test_a_shape_is_a_tuple() -> None:
