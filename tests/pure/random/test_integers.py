@@ -15,8 +15,13 @@ MILLION = 1 << 20
 OURS, THEIRS = key(7), jax.random.PRNGKey(7)
 
 
-@pytest.mark.parametrize("name", ["uint8", "uint16", "uint32"])
-@pytest.mark.parametrize("shape", [(MILLION,), (3, 0, 2), (), (2, 3, 5)])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        *((name, (MILLION,)) for name in ("uint8", "uint16", "uint32")),
+        *(("uint32", s) for s in [(3, 0, 2), (), (2, 3)]),
+    ],
+)
 def test_bits(name: str, shape: tuple[int, ...]) -> None:
     ours = bits(OURS, shape, getattr(torch, name)).numpy()
     theirs = np.asarray(jax.random.bits(THEIRS, shape, name))
@@ -86,14 +91,13 @@ def test_randint_between_tensors() -> None:
     assert np.array_equal(ours, jax.random.randint(THEIRS, (1000, 1000), low, high))
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 1000, 1625, 1626, MILLION])
+@pytest.mark.parametrize("n", [0, 1, 1625, 1626, MILLION])
 def test_permutation(n: int) -> None:
     """1626 is the first length that is sorted twice."""
     assert np.array_equal(permutation(OURS, n), jax.random.permutation(THEIRS, n))
 
 
-@pytest.mark.parametrize("independent", [False, True])
-@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize(("axis", "independent"), [(0, False), (-1, False), (1, True)])
 def test_permutation_of_a_tensor(axis: int, independent: bool) -> None:
     x = np.arange(60, dtype=np.float32).reshape(4, 5, 3)
     ours = permutation(OURS, torch.from_numpy(x), axis, independent)

@@ -21,8 +21,9 @@ def exact(x: torch.Tensor) -> np.ndarray:
     return x.double().numpy()
 
 
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("shape", [(MILLION,), (3, 0, 2), (), (2, 3, 5)])
+@pytest.mark.parametrize(
+    ("name", "shape"), [*((name, (MILLION,)) for name in DTYPES), *(("float32", s) for s in [(3, 0, 2), (), (2, 3, 5)])]
+)
 def test_uniform(name: str, shape: tuple[int, ...]) -> None:
     ours = uniform(OURS, shape, getattr(torch, name))
     theirs = jax.random.uniform(THEIRS, shape, name)
@@ -61,8 +62,9 @@ def test_the_bounds_have_gradients() -> None:
     torch.testing.assert_close(by_high, u.sum())
 
 
-@pytest.mark.parametrize("name", DTYPES)
-@pytest.mark.parametrize("mode", ["low", "high"])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("float32", "low"), ("float32", "high"), ("float16", "low"), ("bfloat16", "high")]
+)
 def test_bernoulli(name: str, mode: str) -> None:
     p = np.linspace(0, 1, 1024, dtype=np.float32)
     ours = bernoulli(OURS, torch.from_numpy(p).to(getattr(torch, name)), (1024, 1024), mode)
