@@ -188,6 +188,8 @@ def _fold(
 ) -> tuple[TrainState, str, Patience]:
     """Step after step, until the pipe ends, validation has had enough, or a signal came."""
     total, options, device = len(parts.pipe), parts.options, state.key.device
+    if first:
+        parts.screen.say(f"going on from step {first}" if first < total else f"all {total} steps were taken before")
     if 0 < options.patience <= best.since:
         return state, "early", best
     if options.compile and first < total:

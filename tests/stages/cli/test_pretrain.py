@@ -9,14 +9,13 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from data_pipes import tokenizer as tokenizers
-from stages.cli import pretrain
+from pure.config import preset
 from stages.cli.main import main
 from stages.run import checkpoint, compiler, log, state_file
 from tests.stages.children import child, limit_files, slow_saves, wait_for
@@ -70,6 +69,7 @@ def test_what_a_run_leaves(whole: Path) -> None:
 def test_run_again_it_is_done(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (done / "run" / "metrics.jsonl").read_bytes(), last_state(done / "run"), final_weights(done / "run")
     assert main(["pretrain", *flags(done)]) == 0
+    assert "all 12 steps were taken before" in capsys.readouterr().out
     assert before == (
         (done / "run" / "metrics.jsonl").read_bytes(),
         last_state(done / "run"),
@@ -82,22 +82,20 @@ def test_the_same_command_elsewhere_gives_the_same_bits(place: Path, whole: Path
     assert same_run(place / "run", whole / "run")
 
 
-def test_the_older_projects_command(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--config tiny_config --data_path data/pretrain --output_dir outputs/pretrain --batch_size 32 --num_epochs 3`."""
-    seen: list[Any] = []
+def test_the_older_projects_command(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All its flags as they were; eager here, as the tiny model takes a minute to compile."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(pretrain, "train", lambda options: seen.append(options) or (SimpleNamespace(signal=None),))
-    words = (
-        "--config tiny_config --data_path data/pretrain --output_dir outputs/pretrain --batch_size 32 --num_epochs 3"
-    )
-    assert main(["pretrain", *words.split()]) == 0
-    (options,) = seen
-    assert (options.config, options.data_path, options.output_dir) == (
-        "tiny_config",
-        "data/pretrain",
-        "outputs/pretrain",
-    )
-    assert (options.batch_size, options.num_epochs, options.max_steps) == (32, 3, None)
+    monkeypatch.setattr(compiler, "missing", lambda: "no C++ compiler was found (g++)")
+    shutil.copytree("text", "data/pretrain")
+    words = "--config tiny_config --data_path data/pretrain --output_dir outputs/pretrain --batch_size 32"
+    assert main(["pretrain", *words.split(), "--num_epochs", "3"]) == 0
+    fields = json.loads(Path("outputs/pretrain/config.json").read_text())
+    assert fields["model"]["hidden_size"] == preset("tiny_config").hidden_size
+    assert fields["options"]["num_epochs"] == 3
+    last = rows(Path("outputs/pretrain"))[-1]["step"]
+    assert f"final model: outputs/pretrain/final_model (step {last})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", [1, 6])

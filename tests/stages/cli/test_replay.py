@@ -12,7 +12,7 @@ import pytest
 from pure.transform import jit
 from stages.cli.main import main
 from stages.run import loop
-from tests.stages.small import flags
+from tests.stages.small import flags, write_config
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,10 @@ def test_equal_bits_of_a_compiled_run(
     quick = partial(jit.jit, backend="aot_eager")
     monkeypatch.setattr(loop, "jit", quick)
     monkeypatch.setattr(jit, "jit", quick)
-    assert main(["pretrain", *flags(tmp_path, compile=True, max_steps=5)]) == 0
+    arguments = flags(
+        tmp_path, compile=True, max_steps=5, config=write_config(tmp_path / "one.json", num_hidden_layers=1)
+    )
+    assert main(["pretrain", *arguments]) == 0
     assert replay(tmp_path / "run", 5) == 0
     assert "step 5: equal, bit for bit" in capsys.readouterr().out
 
