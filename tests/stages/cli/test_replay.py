@@ -41,6 +41,7 @@ def test_equal_bits_are_found(step: int, begin: int, run: Path, capsys: pytest.C
     assert shown.endswith(f"step {step}: equal, bit for bit\n")
 
 
+@pytest.mark.slow
 def test_equal_bits_of_a_compiled_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
