@@ -85,6 +85,7 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     if facts.exists():
         origin.refuse_another(folder, json_file.read(facts)["made_from"], made_from)
         return reopen(folder)
+    _refuse_inside(folder, options.data_path)
     _refuse_foreign(folder, options)
     shutil.rmtree(folder / "data", ignore_errors=True)
     (folder / "data").mkdir(parents=True)
@@ -126,6 +127,16 @@ def end_of(tokenizer: tokenizers.Tokenizer) -> int:
     if not found:
         raise ValueError(f"the tokenizer has none of {', '.join(END)} to stand between documents; add one of them")
     return found[0]
+
+
+def _refuse_inside(folder: Path, data_path: str) -> None:
+    """What a run writes must not become its text."""
+    top, mine = Path(data_path).resolve(), folder.resolve()
+    if data_path != "embedded" and top.is_dir() and (top == mine or top in mine.parents):
+        raise ValueError(
+            f"--output_dir {folder} lies inside --data_path {data_path}, so that what the run writes would be taken "
+            "for text; choose an --output_dir outside"
+        )
 
 
 def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:  # not POSIX
             pass
-        except OSError:
-            raise ValueError(f"{folder} is in use by another process; wait for it, or choose another folder") from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # anything else: the file system has no locks
+                told = f"{folder} is in use by another process; wait for it, or choose another folder"
+                raise ValueError(told) from None
         yield

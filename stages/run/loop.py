@@ -129,7 +129,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     # 1. State.
     state, best = _begin(stage, folder, key, params, fingerprint, options)
-    first = int(state.step)
+    first = taken(state)
     # 2. What is open.
     outputs = [log.json_lines(folder / "metrics.jsonl", first), *(writer(first) for writer in writers)]
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
@@ -154,7 +154,12 @@ def run(
     # 3. and 4. The fold; waiting and closing are `_closing`'s.
     with signals.noted() as caught, _closing(outputs, screen, saver):
         state, status, best = _fold(parts, state, first, best, caught)
-    return Outcome(state, status, best, int(state.step) - first, caught[0] if status == "interrupted" else None)
+    return Outcome(state, status, best, taken(state) - first, caught[0] if status == "interrupted" else None)
+
+
+def taken(state: TrainState) -> int:
+    """Steps that a state has behind it; the members of a population have taken the same."""
+    return int(state.step.max())
 
 
 class _Parts(NamedTuple):

@@ -21,7 +21,7 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.run import json_file
+from stages.run import json_file, step_folders
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -64,6 +64,7 @@ def save(folder: str | Path, pretrained: Pretrained) -> Path:
         weights = {name: x.detach().cpu().contiguous() for name, x in hf.to_weights(pretrained.params).items()}
         save_file(weights, str(partial / WEIGHTS), metadata={"format": "pt"})
         tokenizers.save(pretrained.tokenizer, partial)
+        _sync(partial)
         _replace(partial, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -161,6 +162,14 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
     return found
+
+
+def _sync(folder: Path) -> None:
+    """Waits until the disk has every file of a folder."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    step_folders.sync(folder)
 
 
 def _replace(new: Path, target: Path) -> None:

@@ -87,8 +87,8 @@ def readings(
             begun[:] = [time.monotonic()]
 
     def add(number: int, state: TrainState) -> None:
-        found = {**state.metrics, **observe(state)}
-        pending.append(_Pending(number, tuple(found), torch.stack([x.float() for x in found.values()])))
+        found = _single({**state.metrics, **observe(state)})
+        pending.append(_Pending(number, tuple(found), torch.stack(list(found.values()))))
 
     def settle() -> None:
         rows = [(step.number, dict(zip(step.names, step.values.tolist(), strict=True))) for step in pending]
@@ -121,6 +121,16 @@ def readings(
             writer.flush()
 
     return Readings(begin, add, settle, write, due, flush)
+
+
+def _single(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers one by one: of a population's [n] the mean (of an index the largest), and each member's own."""
+    flat: dict[str, Tensor] = {}
+    for name, value in found.items():
+        x = value.float()
+        flat[name] = x if x.ndim == 0 else x.max() if name == "nonfinite_leaf" else x.mean()
+        flat |= {f"{name}/{i}": member for i, member in enumerate(x)} if x.ndim else {}
+    return flat
 
 
 def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, utilisation: float | None) -> None:

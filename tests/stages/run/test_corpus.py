@@ -91,6 +91,14 @@ def test_a_tokenizer_that_someone_put_there_is_not_overwritten(tmp_path: Path) -
     assert made.tokenizer.spec == tokenizers.load(found).spec
 
 
+@pytest.mark.parametrize("inside", ["text", "text/run", "text/deep/run"])
+def test_a_run_inside_its_text_is_refused(inside: str, tmp_path: Path) -> None:
+    write_text(tmp_path / "text")
+    with pytest.raises(ValueError, match=r"lies inside --data_path .*; choose an --output_dir outside"):
+        prepare(options(tmp_path, output_dir=str(tmp_path / inside)), 300, silent)
+    assert not (tmp_path / inside / "data").exists()
+
+
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     given = tokenizers.save(tokenizers.train(["low"], 262, special_tokens=["<|x|>"]), tmp_path / "given.json")

@@ -21,6 +21,7 @@ from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.transform import jit
 from pure.types import Tree
+from stages.population import population
 from stages.pretrain import pretrain
 from stages.run import RunOptions, checkpoint, loop, run, state_file
 from stages.stage import Stage, stage
@@ -107,6 +108,19 @@ def test_compiled_it_is_the_compiled_donated_step(tmp_path: Path, monkeypatch: p
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert ["compile_seconds" in line for line in lines] == [True, False, False]
+
+
+def test_a_population_is_run_like_any_stage(tmp_path: Path) -> None:
+    made, batches = language(3)
+    three = population(made, 3)
+    run(three, batches[:2], tmp_path, key=KEY, options=EAGER)
+    outcome = run(three, batches, tmp_path, key=KEY, options=EAGER)
+    assert same(outcome.state, functools.reduce(three.step, batches, three.init(KEY)))
+    assert outcome.steps == 1
+    for row in rows(tmp_path):
+        members = [row[f"loss/{i}"] for i in range(3)]
+        assert len(set(members)) == 3
+        assert row["loss"] == pytest.approx(sum(members) / 3)
 
 
 @pytest.mark.parametrize("chain", [False, True])
