@@ -45,7 +45,7 @@ def test_categorical(mode: str) -> None:
     assert np.array_equal(ours, jax.random.categorical(THEIRS, logits, shape=shape, mode=mode))
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(0, None), (1, None), (-2, None), (0, (5, 9)), (1, (2, 3, 64))])
+@pytest.mark.parametrize(("axis", "shape"), [(-1, None), (0, (5, 9))])
 def test_axes_and_shapes(axis: int, shape: tuple[int, ...] | None) -> None:
     ours = categorical(OURS, torch.from_numpy(LOGITS), axis, shape)
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape))
