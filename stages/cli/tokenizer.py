@@ -35,11 +35,12 @@ def main(arguments: Sequence[str]) -> int:
     from data_pipes import tokenizer as tokenizers
     from data_pipes.embedded import embedded
     from data_pipes.source.path import documents
+    from stages.run.corpus import refuse
 
     if options.data_path == "embedded":
         found = embedded("all")
     else:
-        found = documents(options.data_path, field=options.field, encoding=options.encoding)
+        found = documents(options.data_path, field=options.field, encoding=options.encoding, on_bad=refuse)
     tokenizer = tokenizers.train(
         (document.text for document in found),
         options.vocab_size,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from data_pipes import embedded as python_library
 from data_pipes import filter as filters
@@ -129,6 +129,20 @@ def end_of(tokenizer: tokenizers.Tokenizer) -> int:
     return found[0]
 
 
+def refuse(bad: BadRow, way_out: str = "") -> NoReturn:
+    """Stops at a bad row in the words of the command line.
+
+    Args:
+        bad: where it is, and what is wrong with it.
+        way_out: what else can be done.
+
+    Raises:
+        ValueError: always.
+    """
+    reason = bad.reason.replace("pass field= the column", "name by --field the column")
+    raise ValueError(f"{bad.name}: {reason.replace('pass encoding=', 'name its --encoding')}{way_out}")
+
+
 def _refuse_inside(folder: Path, data_path: str) -> None:
     """What a run writes must not become its text."""
     top, mine = Path(data_path).resolve(), folder.resolve()
@@ -175,7 +189,7 @@ def _filtered(found: Iterable[Document], folder: Path | None) -> Iterator[Docume
 def _on_bad(bad: BadRow, *, options: PretrainOptions, folder: Path | None) -> None:
     """Stops at a bad row, or notes it and goes on."""
     if options.on_bad == "stop":
-        raise ValueError(f"{bad.name}: {bad.reason}; or pass over such rows with --on_bad skip")
+        refuse(bad, "; or pass over such rows with --on_bad skip")
     if folder is not None:
         with (folder / "data" / "bad_rows.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(bad._asdict()) + "\n")

@@ -111,7 +111,9 @@ def test_rows_are_read_by_their_column(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"body": f"text number {i}\n" * 3}) + "\n" for i in range(200)))
     made = prepare(options(tmp_path, data_path=str(path), field="body"), 280, silent)
     assert len(made.train.ends) + len(made.held_out.ends) == 200
-    with pytest.raises(ValueError, match=r"rows\.jsonl:1: expected a text in 'text'.*--on_bad skip"):
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl:1: expected a text in 'text'.*name by --field the.*--on_bad skip"
+    ):
         prepare(options(tmp_path, data_path=str(path), output_dir=str(tmp_path / "new")), 280, silent)
 
 
@@ -144,7 +146,11 @@ def test_filters_say_what_they_dropped(tmp_path: Path) -> None:
         ("empty.txt", b"", "there is no text in it"),
         ("blank.txt", b" \n\n", "there is no text in it"),
         ("zero.txt", b"abc\0def" * 100, "a binary file, with a zero byte"),
-        ("latin.txt", "café\n".encode("latin-1") * 100, "is not utf-8; convert it first: iconv"),
+        (
+            "latin.txt",
+            "café\n".encode("latin-1") * 100,
+            "is not utf-8; convert it first: iconv.* or name its --encoding; or",
+        ),
         ("no_text.jsonl", b'{"body": "x"}\n' * 9, r"no_text\.jsonl:1: expected a text in 'text', got the columns body"),
         ("broken.jsonl", b'{"text": "x"}\n{"text\n', r"broken\.jsonl:2: expected one JSON object"),
     ],
