@@ -119,6 +119,7 @@ def generate(
     )  # fmt: skip
     with torch.no_grad():
         machine = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
+        params = machine.prepare(params)
         # 3. Read.
         written = _empty(rows, max_new_tokens, (model.config.pad_token_id or 0) if pad is None else pad, device)
         progress = _read(machine, model, params, tokens, lengths, written, width, places)
@@ -199,17 +200,27 @@ def _read(
     machine: Stepper, model: Model, params: Tree, tokens: Tensor, lengths: Tensor, written: Generated, width: int,
     places: int,
 ) -> Progress:  # fmt: skip
-    """Fills the cache with all prompt tokens but the last. Padding is read too, and overwritten before it is seen."""
+    """Fills the cache with all prompt tokens but the last. Padding is read too, and overwritten before it is seen.
+
+    The prompts see a cache that just holds them; it grows when they have been read.
+    """
     rows, device = len(written.tokens), tokens.device
     last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
     dtype = next(x.dtype for x in tree.leaves(params) if x.is_floating_point())
-    cache = model.cache(rows, places, dtype, device)
+    cache = model.cache(rows, width, dtype, device)
     if width:
         padded = F.pad(tokens[:, :width], (0, max(0, width - tokens.shape[1])))
         cache = machine.prefill(cache, params, extend(padded, rows))
-    cache = cache._replace(length=extend(lengths - 1, rows))
+    room = model.cache(rows, places, dtype, "meta")
+    cache = tree.map(_lengthen, cache, room)._replace(length=extend(lengths - 1, rows))
     done = torch.arange(rows, device=device) >= len(tokens)
     return Progress(cache, extend(last, rows), written, done, torch.zeros((), dtype=torch.int64, device=device), None)
+
+
+def _lengthen(x: Tensor, room: Tensor) -> Tensor:
+    """Zeros behind x, until it has the shape of `room`."""
+    missing = [wanted - has for wanted, has in zip(room.shape, x.shape, strict=True)]
+    return F.pad(x, [n for side in reversed(missing) for n in (0, side)])
 
 
 def _seen(tokens: Tensor, lengths: Tensor, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from pure import tree
 from pure.controls import Controls, choose
 from pure.transform.jit import jit
-from pure.types import Model, Tree
+from pure.types import Model, Tree, as_they_are
 
 
 class Generated(NamedTuple):
@@ -57,14 +57,16 @@ class Progress(NamedTuple):
 
 
 class Stepper(NamedTuple):
-    """The two functions that generation drives, plain or compiled.
+    """The functions that generation drives, plain or compiled.
 
     Fields:
+        prepare: params -> what the other two take for params.
         prefill: (cache, params, tokens [B, P]) -> cache.
         bind: (progress, params, controls, stop_tokens [n]) -> step, for as long as their shapes stay as they are;
             step: the same arguments -> progress.
     """
 
+    prepare: Callable[[Tree], Tree]
     prefill: Callable[..., Tree]
     bind: Callable[..., Callable[..., Progress]]
 
@@ -74,17 +76,21 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
-        compile: the step as one graph, whose cache is written in place. Every number of rows, length of cache and
-            choice of controls is compiled once; the values of params and controls are not compiled in. Prompts are read
-            eagerly: one call hardly gains what compiling every length of prompt would cost.
+        compile: the step as one graph, on params arranged by `model.prepare` (a copy of them) and a cache written in
+            place. Every number of rows, length of cache and choice of controls is compiled once; the values of params
+            and controls are not compiled in. Prompts are read eagerly: one call hardly gains what compiling every
+            length of prompt would cost.
         backend: as in `pure.transform.jit.jit`.
 
     Returns:
-        Stepper(prefill, step).
+        Stepper(prepare, prefill, bind).
     """
     write = partial(step, model=model)
     make = partial(jit, write, donate=True, backend=backend, checked=False)
-    return Stepper(partial(prefill, model=model), partial(_compiled, {}, make) if compile else lambda *arguments: write)
+    read = partial(prefill, model=model)
+    if not compile:
+        return Stepper(as_they_are, read, lambda *arguments: write)
+    return Stepper(model.prepare, read, partial(_compiled, {}, make))
 
 
 def prefill(cache: Tree, params: Tree, tokens: Tensor, *, model: Model) -> Tree:
@@ -131,7 +137,14 @@ def step(progress: Progress, params: Tree, controls: Controls, stop_tokens: Tens
 def _compiled(made: dict[Any, Callable], make: Callable[[], Callable], *arguments: Tree) -> Callable:
     """The compiled step for arguments like these, made where it is new. (So torch need not check them every step.)"""
     values, structure = tree.flatten(arguments)
-    kinds = tuple((x.shape, x.dtype, x.device, x.stride()) if isinstance(x, Tensor) else x for x in values)
+    kinds = tuple(_kind(x) for x in values)
     if (structure, kinds) not in made:
         made[structure, kinds] = make()
     return made[structure, kinds]
+
+
+def _kind(x: Any) -> Any:
+    """What compiled code takes for granted of a leaf; a number is compiled in."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout

@@ -36,6 +36,11 @@ class ParamSpec:
     dtype: torch.dtype = torch.float32
 
 
+def as_they_are(params: Tree) -> Tree:
+    """Returns the params: what a model prepares that has nothing to prepare."""
+    return params
+
+
 class Model(NamedTuple):
     """A language model as pure functions; `params` never lives inside.
 
@@ -48,6 +53,7 @@ class Model(NamedTuple):
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
         cache: (batch, length, dtype=float32) -> an empty KV cache, with one length per row.
         decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last` gives [B, 1, V].
+        prepare: params -> the same in the order that decode reads fastest (a copy), for who decodes many tokens.
     """
 
     config: Any
@@ -58,6 +64,7 @@ class Model(NamedTuple):
     forward: Callable[..., Tensor]
     cache: Callable[..., Tree]
     decode: Callable[..., tuple[Tensor, Tree]]
+    prepare: Callable[[Tree], Tree] = as_they_are
 
 
 class GradientTransformation(NamedTuple):

@@ -19,6 +19,8 @@ ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
 """Folders in which every file is an algorithm, so that it has a row."""
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/nn/cache.py": "a data structure",
+    "pure/nn/packed.py": "an order of memory",
+    "pure/nn/prepare.py": "arranges params",
     "pure/optim/base.py": "the protocol and its combinators",
     "pure/optim/axes.py": "tells matrices from the rest, for Muon",
     "pure/optim/finite.py": "a combinator",

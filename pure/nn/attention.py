@@ -15,7 +15,7 @@ from torch import Tensor
 from pure.config import ModelConfig
 from pure.nn import backend as backends
 from pure.nn.cache import LayerCache, append
-from pure.nn.linear import linear
+from pure.nn.linear import linear, linears
 from pure.nn.norm import rms_norm
 from pure.nn.position import Rotation, rotate
 from pure.types import ParamSpec, Tree
@@ -79,9 +79,8 @@ def attention(
     """
     # 1. Heads.
     head = config.head_dim or 0
-    q, k, v = (
-        linear(params[name], x, params.get(f"{name}_bias")).unflatten(-1, (-1, head)) for name in ("q", "k", "v")
-    )
+    sizes = (config.num_attention_heads * head, *[config.num_key_value_heads * head] * 2)
+    q, k, v = (y.unflatten(-1, (-1, head)) for y in linears(params, ("q", "k", "v"), sizes, x))
     # 2. Norm and rotation.
     if config.qk_norm:
         q = rms_norm(q, params["q_norm"], eps=config.rms_norm_eps)

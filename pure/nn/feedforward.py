@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure.config import ModelConfig
-from pure.nn.linear import linear
+from pure.nn.linear import linear, linears
 from pure.types import ParamSpec, Tree
 
 
@@ -48,8 +48,11 @@ def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
     Source: Shazeer 2020, equations 5 and 6.
     """
     act = activation(config.hidden_act)
-    up = linear(params["up"], x, params.get("up_bias"))
-    wide = act(linear(params["gate"], x, params.get("gate_bias"))) * up if config.use_swiglu else act(up)
+    if config.use_swiglu:
+        gate, up = linears(params, ("gate", "up"), (config.intermediate_size,) * 2, x)
+        wide = act(gate) * up
+    else:
+        wide = act(linear(params["up"], x, params.get("up_bias")))
     return linear(params["down"], wide, params.get("down_bias"))
 
 

@@ -153,7 +153,8 @@ def _backward(p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Te
         tail, k, v = slice(first * p.groups, None), p.k[..., begin:end, :], p.v[..., begin:end, :]
         q, up = p.q[..., tail, :], dy[..., tail, :]
         # 2. [B, K, R·G, C]
-        weights = (_scores(p, first, begin, end) - log_sum[..., tail, :]).exp()
+        scores = _scores(p, first, begin, end, by_key=True)
+        weights = (scores - log_sum[..., tail, :]).exp()
         # 3. dV, dP, dS, dq, dK.
         dv.append(_drop(p, weights, first, begin, end).to(up.dtype).transpose(-1, -2) @ up)
         d_weights = _drop(p, up @ v.transpose(-1, -2), first, begin, end)
@@ -174,10 +175,15 @@ def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
     return [(begin if p.start is None else 0, begin, min(begin + p.tile, keys)) for begin in range(0, keys, p.tile)]
 
 
-def _scores(p: _Problem, first: int, begin: int, end: int) -> Tensor:
-    """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`."""
+def _scores(p: _Problem, first: int, begin: int, end: int, *, by_key: bool = False) -> Tensor:
+    """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`.
+
+    The gradient asks for them `by_key`, as the transpose of K qᵀ: the same product in both directions would be merged
+    by a compiler, which would then keep all scores from one to the other.
+    """
     rows, columns = range(first, p.q.shape[-2] // p.groups), range(begin, end)
-    scores = p.q[..., first * p.groups :, :] @ p.k[..., begin:end, :].transpose(-1, -2)
+    q, k = p.q[..., first * p.groups :, :], p.k[..., begin:end, :]
+    scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if by_key else q @ k.transpose(-1, -2)
     mask = allowed(rows, columns, p.start, p.segment_ids, p.q.device)
     return masked(scores.to(precise(p.q.dtype)) * p.q.shape[-1] ** -0.5, mask)
 

@@ -14,7 +14,7 @@ from pure import random, sample, tree
 from pure.config import ModelConfig
 from pure.generate import Generated, generate
 from pure.nn.transformer import transformer
-from pure.stepper import Stepper, step, stepper
+from pure.stepper import step, stepper
 from pure.transform.jit import jit
 from pure.types import Model, Tree
 
@@ -284,4 +284,5 @@ def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
         generate, model, params, [[1], [2, 3]] * 3, key=KEY, max_new_tokens=20, repetition_penalty=1.1,
         stop_tokens=[4], stop=lambda tokens, lengths: lengths >= limits,
     )  # fmt: skip
-    same(draw(compile=Stepper(stepper(model, compile=False).prefill, lambda *arguments: looking)), draw())
+    plain = stepper(model, compile=False)
+    same(draw(compile=plain._replace(bind=lambda *arguments: looking)), draw())

@@ -38,7 +38,6 @@ CLASSES: Mapping[str, str] = {}
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
-    "pure/types.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",
     "stages/stage.py": "tests/laws/test_stages.py",

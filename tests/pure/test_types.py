@@ -1,0 +1,19 @@
+"""The pairs that everything else is made of."""
+
+from __future__ import annotations
+
+import torch
+
+from pure.types import Model, ParamSpec, as_they_are
+
+
+def test_a_model_of_ones_own_need_not_prepare_its_params() -> None:
+    model = Model(*[None] * 8)
+    params = {"w": torch.ones(2)}
+    assert model.prepare(params) is params
+    assert as_they_are(params) is params
+
+
+def test_a_specification_says_shape_and_start() -> None:
+    spec = ParamSpec(shape=(2, 3))
+    assert (spec.shape, spec.dtype) == ((2, 3), torch.float32)
