@@ -9,11 +9,14 @@ that ours took half the time. Scripts are run as `python benchmarks/NAME.py [--p
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -111,8 +114,52 @@ def parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
     return result
 
 
+def apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], None]:
+    """Starts a process of its own for one side, for settings that hold for a whole process.
+
+    Args:
+        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to time.
+        args: picklable.
+
+    Returns:
+        A function that has the process call its function once, and waits; it rests in between.
+
+    Raises:
+        RuntimeError: if the process failed (on a call); its traceback is on stderr.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, prepare, args), daemon=True)
+    process.start()
+    there.close()
+
+    def call() -> None:
+        try:
+            here.send(None)
+            here.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise RuntimeError("apart: the other process failed; see its traceback") from None
+
+    return call
+
+
+def _serve(connection: Connection, prepare: Callable[..., Callable[[], Any]], args: tuple) -> None:
+    """Runs in the other process: one call for each message, until the first process is gone."""
+    function = prepare(*args)
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        _finish(function())
+        connection.send(None)
+
+
 def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: int = 0) -> Memory:
     """Runs a function in a fresh process and measures the most memory that the process held during the call.
+
+    The allocator of that process gives everything it frees back to the kernel, so that resident memory is what is held
+    and not what was once held; it is slow, and must not be timed.
 
     Args:
         prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to measure.
@@ -129,7 +176,8 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, warmup, prepare, args))
-    process.start()
+    with _environment({"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}):
+        process.start()
     sender.close()
     try:
         result = receiver.recv()
@@ -146,6 +194,7 @@ def _measure(sender: Connection, warmup: int, prepare: Callable[..., Callable[[]
     function = prepare(*args)
     for _ in range(warmup):
         _finish(function())
+    gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         rest = torch.cuda.memory_allocated()
@@ -157,6 +206,18 @@ def _measure(sender: Connection, warmup: int, prepare: Callable[..., Callable[[]
     rest = _resident("VmRSS")
     _finish(function())
     sender.send((rest, _resident("VmHWM")))
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Sets variables for processes started inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _resident(field: str) -> int:

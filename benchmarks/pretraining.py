@@ -21,6 +21,7 @@ from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
 from stages.pretrain import pretrain
+from stages.run.allocator import keep_freed_memory
 
 ROWS, LENGTH = 8, 256
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,12 +82,12 @@ def peer_step(layers: int = 6) -> Callable[[], Tensor]:
     tokens, labels = batch()
 
     def take() -> Tensor:
-        optimizer.zero_grad()
         with torch.autocast(DEVICE, dtype=torch.bfloat16):
             loss = torch.nn.functional.cross_entropy(compiled(tokens).logits.flatten(0, 1), labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        optimizer.zero_grad()
         return loss.detach()
 
     return take
@@ -120,16 +121,26 @@ def bare_products(layers: int = 6) -> Callable[[], None]:
     return take
 
 
+def kept(make: Callable[[], Callable], keep: bool = True) -> Callable:
+    """A side in a process that keeps what it frees, as `stages.run.loop.run` sets it, or that is left as it is."""
+    if keep:
+        keep_freed_memory()
+    return make()
+
+
 def main() -> None:
     """Prints the table."""
     arguments = _timing.parser(__doc__).parse_args()
-    ours, peer, products = our_step(), peer_step(), bare_products()
     size = tree.count(transformer(config()).spec)
     print(f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {size:,} parameters")
+    ours, plain = _timing.apart(kept, our_step), _timing.apart(kept, our_step, False)
+    peer, lent = _timing.apart(kept, peer_step, False), _timing.apart(kept, peer_step)
     _timing.header()
-    result = _timing.paired(ours, peer, arguments.pairs)
-    _timing.row("pretraining step", result, 1.5, items=ROWS * LENGTH, unit="tok")
-    floor = _timing.paired(ours, products, arguments.pairs)
+    rate = {"items": ROWS * LENGTH, "unit": "tok"}
+    _timing.row("step, as each is run", _timing.paired(ours, peer, arguments.pairs), 1.5, **rate)
+    _timing.row("both keep freed memory", _timing.paired(ours, lent, arguments.pairs), **rate)
+    _timing.row("neither keeps freed memory", _timing.paired(plain, peer, arguments.pairs), **rate)
+    floor = _timing.paired(ours, _timing.apart(kept, bare_products), arguments.pairs)
     _timing.row("bare products over the step (at least 1/2)", floor, 0.5)
     mine, theirs = (_timing.peak_memory(make, warmup=2) for make in (our_step, peer_step))
     gained = [(m.peak - m.rest) / 2**20 for m in (mine, theirs)]

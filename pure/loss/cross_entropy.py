@@ -80,7 +80,7 @@ def cross_entropy(
     # 2. Negative log-likelihood.
     wide = logits.float()
     log_z = wide.logsumexp(-1)
-    chosen = wide.gather(-1, index[..., None]).squeeze(-1)
+    chosen = _chosen(wide, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Extras.
     if label_smoothing:
@@ -137,6 +137,18 @@ def _chunk(inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, opt
     """One chunk: (params, hidden [C, D]), labels [C]."""
     params, hidden = inputs
     return cross_entropy(logits(params, hidden), labels, **options)
+
+
+def _chosen(logits: Tensor, index: Tensor) -> Tensor:
+    """The logit of each label: [..., V] and [...] -> [...].
+
+    A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a matrix of
+    zeros of their size, written and read once more.
+    """
+    if not torch.compiler.is_compiling():
+        return logits.gather(-1, index[..., None]).squeeze(-1)
+    here = torch.arange(logits.shape[-1], device=logits.device) == index[..., None]
+    return torch.where(here, logits, 0.0).sum(-1)
 
 
 def _check(logits: Tensor, labels: Tensor, label_smoothing: float, z_loss: float) -> None:

@@ -8,6 +8,8 @@ Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,17 +66,18 @@ def naive(
     heads, k, v = grouped(q, groups), k.transpose(-3, -2), v.transpose(-3, -2)
     # 2. Tiles.
     size = length if start is not None else max(-(-length // TILES), LEAST)
+    rows, places = heads.split(size * groups, -2), size if start is None else keys
+    ks, vs = k.split(places, -2), v.split(places, -2)
     tiles = []
-    for first in range(0, length, size):
-        end = min(first + size, length)
-        seen = keys if start is not None else end
+    for i, tile in enumerate(rows):
+        first, seen = i * size, min((i + 1) * places, keys)
         # 3. [B, K, R·G, H]
-        mask = allowed(range(first, end), range(seen), start, segment_ids, q.device)
-        dropped = None if keep is None else keep[..., first:end, :seen]
-        rows = heads[..., first * groups : end * groups, :]
-        tiles.append(_attend(rows, k[..., :seen, :], v[..., :seen, :], mask, dropped, groups))
+        queries = range(first, min(first + size, length))
+        mask = allowed(queries, range(seen), start, segment_ids, q.device)
+        dropped = None if keep is None else keep[..., first : queries.stop, :seen]
+        tiles.append(_attend(tile, _join(ks[: i + 1]), _join(vs[: i + 1]), mask, dropped, groups))
     # 4. [B, T, N, H]
-    return ungrouped(torch.cat(tiles, -2) if len(tiles) > 1 else tiles[0], groups)
+    return ungrouped(_join(tiles), groups)
 
 
 def allowed(
@@ -136,6 +139,12 @@ def ungrouped(x: Tensor, groups: int) -> Tensor:
 def precise(dtype: torch.dtype) -> torch.dtype:
     """The type in which sums and exponentials are taken: float32, but float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def _join(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces [B, K, c, H] -> [B, K, Σc, H]. (The gradient of a slice is a whole tensor of zeros around it; that of a
+    piece joined is a piece.)"""
+    return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), -2)
 
 
 def _attend(rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, keep: Tensor | None, groups: int) -> Tensor:

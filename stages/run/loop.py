@@ -20,6 +20,7 @@ from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages.run import background, checkpoint, early_stopping, log, signals, step_folders
+from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import Patience
 from stages.run.progress import Progress, progress
 from stages.run.readings import Observe, Readings, readings
@@ -125,6 +126,7 @@ def run(
             background that failed shows at the next save, or at the end.
     """
     options = options or RunOptions()
+    keep_freed_memory()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # 1. State.
