@@ -18,6 +18,7 @@ from torch import Tensor
 from pure import tree
 from pure.controls import Controls, choose
 from pure.transform.jit import jit
+from pure.transform.trace import kind
 from pure.types import Model, Tree, as_they_are
 
 
@@ -137,14 +138,7 @@ def step(progress: Progress, params: Tree, controls: Controls, stop_tokens: Tens
 def _compiled(made: dict[Any, Callable], make: Callable[[], Callable], *arguments: Tree) -> Callable:
     """The compiled step for arguments like these, made where it is new. (So torch need not check them every step.)"""
     values, structure = tree.flatten(arguments)
-    kinds = tuple(_kind(x) for x in values)
+    kinds = tuple(kind(x) for x in values)
     if (structure, kinds) not in made:
         made[structure, kinds] = make()
     return made[structure, kinds]
-
-
-def _kind(x: Any) -> Any:
-    """What compiled code takes for granted of a leaf; a number is compiled in."""
-    if not isinstance(x, Tensor):
-        return x
-    return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout

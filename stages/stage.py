@@ -18,8 +18,7 @@ from pure import random, tree
 from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, accumulate
-from pure.transform.by_layer import leaf_squares, leafwise, squares, whole
-from pure.transform.jit import region
+from pure.transform.by_layer import leaf_squares, leafwise, whole
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
@@ -81,7 +80,6 @@ def stage(
             step,
             gradient=accumulate(loss, accumulation),
             update=leafwise(bound) if is_leafwise(optimizer) else whole(bound),
-            squares=partial(squares, unit=region(leaf_squares)),
         ),
     )
 
@@ -124,7 +122,7 @@ def init_state(
     )
 
 
-def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, squares: Callable) -> TrainState:
+def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable) -> TrainState:
     """Takes one optimizer step, or, where a gradient is not finite, passes over the batch.
 
     Args:
@@ -132,7 +130,6 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
         batch: dict of tensors [B, ...].
         gradient: (params, batch, key) -> Accumulated.
         update: (moving, shared, grads, scale, extra) -> (moving, shared).
-        squares: grads -> [leaves] sums of squares.
 
     Returns:
         The next state: `step` one higher, always; params and opt_state only if every gradient was finite.
@@ -153,7 +150,7 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
-    per_leaf = squares(result.grads)
+    per_leaf = leaf_squares(result.grads)
     finite = per_leaf.isfinite().all()
     loss, grad_norm = result.sum * scale, per_leaf.sum().sqrt() * scale
     # 4. Update.

@@ -56,13 +56,15 @@ def transformer(
     layer: Callable = partial(block, config=config, backend=backend)
     layer = region(layer)
     layer = wrap_block(layer) if wrap_block else layer
+    states = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
+    scores = partial(logits, config=config)
     return Model(
         config=config,
         spec=transformer_spec(config),
         init=partial(init, spec=transformer_spec(config)),
-        hidden=partial(hidden, config=config, layer=layer),
-        logits=partial(logits, config=config),
-        forward=partial(forward, config=config, layer=layer),
+        hidden=states,
+        logits=scores,
+        forward=partial(forward, hidden=states, logits=scores),
         cache=partial(empty_cache, config=config),
         decode=partial(decode, config=config, layer=layer),
         prepare=partial(prepare, config=config),
@@ -104,6 +106,7 @@ def hidden(
     key: Tensor | None = None,
     config: ModelConfig,
     layer: Callable,
+    last_norm: Callable,
 ) -> Tensor:
     """Reads the tokens and returns what the model makes of each, before the vocabulary.
 
@@ -115,7 +118,7 @@ def hidden(
         positions: [B, T] integers, tokens from the start of the document; None counts from 0.
         segment_ids: [B, T] integers: a token sees only its own segment; None is one segment a row.
         key: [2] or [B, 2] uint32, for the whole batch or one per example; None drops nothing.
-        config, layer: bound by `transformer`.
+        config, layer, last_norm: bound by `transformer`.
 
     Returns:
         [B, T, D], dtype of the params.
@@ -140,7 +143,7 @@ def hidden(
     for layer_params, layer_keep in zip(params["layers"], keep, strict=True):
         x, _ = layer(layer_params, x, angles, segment_ids, layer_keep, None, None)
     # 4. Norm.
-    return norm(params["norm"], x, config=config)
+    return last_norm(params["norm"], x)
 
 
 def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
@@ -148,11 +151,9 @@ def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
     return linear(params["head"] if "head" in params else params["embedding"], hidden)
 
 
-def forward(
-    params: Tree, tokens: Tensor, *, config: ModelConfig, layer: Callable, **arguments: Tensor | None
-) -> Tensor:
+def forward(params: Tree, tokens: Tensor, *, hidden: Callable, logits: Callable, **arguments: Tensor | None) -> Tensor:
     """Is `logits` after `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
-    return logits(params, hidden(params, tokens, config=config, layer=layer, **arguments), config=config)
+    return logits(params, hidden(params, tokens, **arguments))
 
 
 def decode(

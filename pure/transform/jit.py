@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from pure import tree
+from pure.transform.trace import traced
 from pure.types import Tree
 
 _COMPILE: ContextVar[Callable[[Region], Callable] | None] = ContextVar("compile_region", default=None)
@@ -44,7 +46,8 @@ def region(function: Callable, *, donate: bool = False) -> Region:
     Args:
         function: pure, of positional trees of tensors.
         donate: whether a donating `jit` may write into the first argument, for a caller that uses it for the last time.
-            The function must return (new, rest), where `new` is like the first argument.
+            The function must return (new, rest), where `new` is like the first argument, and is never differentiated
+            while it runs compiled.
 
     Returns:
         A callable with the same meaning.
@@ -104,7 +107,10 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
     def compiler(unit: Region) -> Callable:
         if unit not in compiled:
             if donate and unit.donate:
-                compiled[unit] = partial(_settled, _compile(partial(_write_first, unit.function), options))
+                write = traced(partial(_write_first, unit.function), options["backend"])
+                compiled[unit] = partial(_settled, write)
+            elif unit.donate:
+                compiled[unit] = traced(unit.function, options["backend"])
             else:
                 compiled[unit] = _compile(unit.function, options)
         return compiled[unit]
@@ -204,5 +210,5 @@ def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:
 
 
 def _inside_transform() -> bool:
-    """Under a compiler or a functorch transform a region is inlined."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Under a compiler, a tracer or a functorch transform a region is inlined."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or get_proxy_mode() is not None

@@ -14,7 +14,8 @@ from pure import random, tree
 from pure.config import ModelConfig, RopeScaling
 from pure.loss.cross_entropy import cross_entropy
 from pure.nn.block import block
-from pure.nn.transformer import forward, hidden, init, transformer, transformer_spec
+from pure.nn.norm import norm
+from pure.nn.transformer import forward, hidden, init, logits, transformer, transformer_spec
 from pure.transform.grad import value_and_grad
 from pure.transform.remat import remat
 from tests.pure.nn import hugging_face
@@ -315,8 +316,9 @@ def test_refuses_an_unknown_backend() -> None:
 
 def test_the_model_is_made_of_functions_that_take_every_argument_in_the_open() -> None:
     config = ModelConfig(**SMALL)
-    model, layer = transformer(config), partial(block, config=config, backend="naive")
-    params, batch = model.init(random.key(0)), tokens()
-    assert torch.equal(forward(params, batch, config=config, layer=layer), model.forward(params, batch))
-    states = hidden(params, batch, config=config, layer=layer)
-    assert torch.equal(model.logits(params, states), model.forward(params, batch))
+    model, params, batch = transformer(config), transformer(config).init(random.key(0)), tokens()
+    layer, last = partial(block, config=config, backend="naive"), partial(norm, config=config)
+    states = partial(hidden, config=config, layer=layer, last_norm=last)
+    scores = partial(logits, config=config)
+    assert torch.equal(forward(params, batch, hidden=states, logits=scores), model.forward(params, batch))
+    assert torch.equal(model.logits(params, states(params, batch)), model.forward(params, batch))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.transform.by_layer import leaf_squares, leafwise, plan, squares, whole
-from pure.transform.jit import jit, region
+from pure.transform.by_layer import leaf_squares, leafwise, plan, whole
+from pure.transform.jit import jit
 from pure.types import Tree
 
 
@@ -48,8 +48,17 @@ def test_by_layer_equals_all_at_once() -> None:
 
 
 def test_squares_keep_the_order_of_leaves() -> None:
-    grads, unit = params(12), region(leaf_squares)
+    grads = params(12)
     expected = torch.stack([x.square().sum() for x in tree.leaves(grads)])
-    torch.testing.assert_close(squares(grads, unit), expected)
-    by_region = jit(lambda g: squares(g, unit), regions=True, backend="aot_eager")
-    torch.testing.assert_close(by_region(grads), expected)
+    torch.testing.assert_close(leaf_squares(grads), expected)
+    several = torch.func.vmap(leaf_squares)(tree.map(lambda x: torch.stack([x, 2 * x]), grads))
+    torch.testing.assert_close(several, torch.stack([expected, 4 * expected]))
+    wide = leaf_squares(tree.map(lambda x: x.bfloat16(), grads))
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(wide, expected, rtol=2e-2, atol=1e-6)
+
+
+def test_squares_tell_which_leaf_is_not_finite() -> None:
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        grads = {"a": torch.ones(3), "b": torch.tensor([1.0, bad]), "c": torch.zeros(0)}
+        assert leaf_squares(grads).isfinite().tolist() == [True, False, True]

@@ -1,0 +1,92 @@
+"""Compiled from a trace: the same numbers, compiled once for each kind of arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.transform.trace import traced
+from pure.types import Tree
+
+
+class Moments(NamedTuple):
+    """A node that must come back as itself."""
+
+    count: Tensor
+    mu: Tree
+
+
+def update(params: Tree, moments: Moments, rate: float, name: str) -> tuple[Tree, Moments]:
+    mu = tree.map(lambda m, p: 0.5 * m + p.sin(), moments.mu, params)
+    new = tree.map(lambda p, m: p - rate * m * (2 if name == "twice" else 1), params, mu)
+    return new, Moments(moments.count + 1, mu)
+
+
+def given(size: int = 3) -> tuple[Tree, Moments]:
+    params = {"w": torch.arange(6.0).view(2, 3), "list": [torch.ones(size), torch.zeros(())]}
+    return params, Moments(torch.tensor(4), tree.map(torch.ones_like, params))
+
+
+def equal(a: Tree, b: Tree) -> bool:
+    return tree.structure(a) == tree.structure(b) and all(map(torch.equal, tree.leaves(a), tree.leaves(b)))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_the_result_is_that_of_the_function(backend: str) -> None:
+    compiled = traced(update, backend)
+    for rate, name in ((0.5, "once"), (0.25, "twice")):
+        found, wanted = compiled(*given(), rate, name), update(*given(), rate, name)
+        assert tree.structure(found) == tree.structure(wanted)
+        for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_each_kind_of_arguments_is_compiled_once() -> None:
+    graphs: list[int] = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    compiled = traced(update, counting)
+    for _ in range(2):
+        for arguments in (
+            (*given(), 0.5, "once"),
+            (*given(4), 0.5, "once"),
+            (*given(), 1, "once"),
+            (*given(), 1.0, "once"),
+        ):
+            assert equal(compiled(*arguments), update(*arguments))
+    params, moments = given()
+    compiled(tree.map(lambda x: x.double(), params), moments, 0.5, "once")
+    assert graphs == [7] * 5
+
+
+def test_writing_into_an_argument_is_kept() -> None:
+    def write(first: Tree, rest: Tensor) -> Tensor:
+        tree.map(lambda x: x.copy_(x * 2 + rest), first)
+        return rest + 1
+
+    first = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert traced(write, "aot_eager")(first, torch.tensor(1.0)) == 2
+    assert first["a"].tolist() == [3, 3]
+    assert first["b"].tolist() == [1, 1]
+
+
+def test_a_tensor_from_outside_is_seen() -> None:
+    table = torch.tensor([1.0, 10.0, 100.0])
+    compiled: Any = traced(lambda i: table.index_select(0, i) + torch.tensor(0.5), "aot_eager")
+    assert [compiled(torch.tensor([i])).item() for i in range(3)] == [1.5, 10.5, 100.5]
+
+
+def test_what_is_returned_as_it_came_is_the_same_numbers() -> None:
+    x = torch.ones(3)
+    kept, view, none = traced(lambda x: (x, x[1:], None), "aot_eager")(x)
+    assert torch.equal(kept, x)
+    assert view.shape == (2,)
+    assert none is None
