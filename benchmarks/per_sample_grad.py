@@ -155,9 +155,10 @@ def peer() -> Callable[[], Any]:
     hooked, data = GradSampleModule(module(), batch_first=True, loss_reduction="sum"), batch()
 
     def gradients() -> list[Tensor]:
-        hooked.zero_grad(set_to_none=True)
         backward(hooked, data)
-        return [p.grad_sample for p in hooked.parameters()]
+        found = [p.grad_sample for p in hooked.parameters()]
+        hooked.zero_grad(set_to_none=True)  # who holds the result is the caller, as with ours
+        return found
 
     return gradients
 
@@ -167,9 +168,10 @@ def plain() -> Callable[[], Any]:
     bare, data = module(), batch()
 
     def gradients() -> list[Tensor]:
-        bare.zero_grad(set_to_none=True)
         backward(bare, data)
-        return [p.grad for p in bare.parameters()]
+        found = [p.grad for p in bare.parameters()]
+        bare.zero_grad(set_to_none=True)
+        return found
 
     return gradients
 
