@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,49 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
     return partial(_per_sample_grad, loss, chunk)
 
 
+def per_sample_fold(loss: Callable, function: Callable[[Any, Tree], Any]) -> Callable[..., Any]:
+    """Returns a function that shows one example's gradient after the other to `function`, and holds only one.
+
+    All gradients together take B times the memory of the params. What one wants of them is mostly small (their norms,
+    their sum after clipping, their products with a direction), and needs no two of them at once.
+
+        carry ← function(carry, G[b]),  b = 0 ... B - 1
+
+    Args:
+        loss: as in `per_sample_grad`.
+        function: (carry, grads like the params) -> carry; carry is anything.
+
+    Returns:
+        (params, batch, key, start) -> carry, with carry = start before the first example.
+
+    Raises:
+        ValueError: if the batch has no rows (on the call).
+
+    Example:
+        Gradients 1, 2 and 9, each clipped to 3 at most, add up to 6.
+
+        >>> def loss(w, batch, key):
+        ...     return (w * batch["x"]).sum(), torch.tensor(1.0), {}
+        >>> clipped = per_sample_fold(loss, lambda total, g: total + g.clamp(max=3.0))
+        >>> batch = {"x": torch.tensor([1.0, 2.0, 9.0])}
+        >>> clipped(torch.tensor(1.0), batch, torch.tensor([0, 0]), torch.tensor(0.0))
+        tensor(6.)
+
+    Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1, is the fold that clips and adds.
+    """
+    return partial(_per_sample_fold, loss, function)
+
+
+def _per_sample_fold(
+    loss: Callable, function: Callable, params: Tree, batch: dict[str, Tensor], key: Tensor, start: Any
+) -> Any:
+    """Computes what `per_sample_fold` promises."""
+    batch, carry = _numbered(batch), start
+    for i in range(len(batch["row"])):
+        carry = function(carry, grad(partial(_summed, loss))(params, _cut(batch, i, 1), key))
+    return carry
+
+
 def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Tree:
     """Computes what `per_sample_grad` promises.
 
@@ -64,11 +108,8 @@ def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dic
         3. Write each chunk's gradients to their place in the result, which is made once.
     """
     # 1. Rows.
-    first = tree.leaves(batch)[0]
-    rows = first.shape[0]
-    if rows == 0:
-        raise ValueError("per_sample_grad: the batch has no rows; its leaves must be [B, ...] with B at least 1")
-    batch = {"row": torch.arange(rows, device=first.device), **batch}
+    batch = _numbered(batch)
+    rows = len(batch["row"])
     # 2. Chunks.
     size = chunk or rows
     together = _one if size == 1 else _several
@@ -83,6 +124,14 @@ def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dic
         tree.map(Tensor.copy_, _cut(out, i * size, size), part)
         del part
     return out
+
+
+def _numbered(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with each example's index beside it."""
+    first = tree.leaves(batch)[0]
+    if first.shape[0] == 0:
+        raise ValueError("per_sample_grad: the batch has no rows; its leaves must be [B, ...] with B at least 1")
+    return {"row": torch.arange(first.shape[0], device=first.device), **batch}
 
 
 def _cut(rows: Tree, start: int, size: int) -> Tree:

@@ -16,7 +16,7 @@ from pure.nn.transformer import transformer
 from pure.transform.accumulate import accumulate
 from pure.transform.grad import grad
 from pure.transform.jit import jit
-from pure.transform.per_sample import per_sample_grad
+from pure.transform.per_sample import per_sample_fold, per_sample_grad
 
 MODEL = transformer(
     ModelConfig(vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
@@ -98,8 +98,28 @@ def test_equals_opacus() -> None:
         torch.testing.assert_close(leaf, parameter.grad_sample, rtol=1e-5, atol=1e-5)
 
 
+def test_a_fold_sees_each_gradient_in_order() -> None:
+    """The whole, and differential privacy's sum of clipped gradients, beside the gradients held all at once."""
+    found = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
+    same(tree.stack(found), loop())
+    norms = torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(loop())]).sum(0).sqrt()
+    limit = norms.median()
+
+    def clip(total: Any, g: Any) -> Any:
+        norm = torch.stack([x.square().sum() for x in tree.leaves(g)]).sum().sqrt()
+        return tree.map(lambda t, x: t + x * (limit / norm).clamp(max=1), total, g)
+
+    summed = per_sample_fold(loss, clip)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
+    weights = (limit / norms).clamp(max=1)
+    same(summed, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), loop()))
+    regions = jit(per_sample_fold(loss, clip), regions=True, backend="aot_eager")
+    same(regions(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), summed)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="per_sample_grad: chunk counts examples and must be at least 1, got 0"):
         per_sample_grad(loss, chunk=0)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_grad(loss)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY)
+    with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
+        per_sample_fold(loss, lambda carry, g: carry)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY, None)
