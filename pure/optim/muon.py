@@ -67,6 +67,7 @@ def muon(
     adam_learning_rate: ScalarOrSchedule | None = None,
     muon_weight_dimension_numbers: Dimensions | None = None,
     consistent_rms: float | None = None,
+    ns_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Builds Muon for matrices and AdamW for everything else.
 
@@ -89,6 +90,7 @@ def muon(
             and None where they are Adam's, as a tree like the params (or a prefix), or a function from params to one,
             such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
         consistent_rms: scale updates to this root mean square instead (0.2 fits AdamW's rates).
+        ns_dtype: of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients, as in optax.
 
     Returns:
         GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(), decay's,
@@ -121,6 +123,7 @@ def muon(
             adaptive=adaptive,
             preconditioning=preconditioning,
             weight_dimension_numbers=dims,
+            ns_dtype=ns_dtype,
         ),
         scale_by_shape(dims, consistent_rms),
         add_decayed_weights(weight_decay, weight_decay_mask),
@@ -154,11 +157,12 @@ def scale_by_muon(
     adaptive: bool = False,
     preconditioning: str = "frobenius",
     weight_dimension_numbers: Dimensions | None = None,
+    ns_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Binds the arguments of `muon_update`, for a tree of matrices alone.
 
     Args:
-        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning: as in `muon`.
+        ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning, ns_dtype: as in `muon`.
         weight_dimension_numbers: as `muon_weight_dimension_numbers` there.
 
     Returns:
@@ -171,6 +175,7 @@ def scale_by_muon(
     check_fraction("scale_by_muon", beta=beta)
     check_not_negative("scale_by_muon", eps=eps)
     check_dtype("scale_by_muon", mu_dtype=mu_dtype)
+    check_dtype("scale_by_muon", ns_dtype=ns_dtype)
     if preconditioning not in PRECONDITIONINGS:
         raise ValueError(f"muon: preconditioning must be one of {', '.join(PRECONDITIONINGS)}, got {preconditioning!r}")
     return GradientTransformation(
@@ -184,6 +189,7 @@ def scale_by_muon(
             adaptive=adaptive,
             preconditioning=preconditioning,
             dimensions=MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers,
+            ns_dtype=ns_dtype,
         ),
     )
 
@@ -210,6 +216,7 @@ def muon_update(
     adaptive: bool,
     preconditioning: str,
     dimensions: Dimensions,
+    ns_dtype: torch.dtype | None = None,
     **extra: Any,
 ) -> tuple[Tree, MuonState]:
     """Replaces the momentum M = U S Vᵀ of each matrix by about U Vᵀ.
@@ -222,7 +229,7 @@ def muon_update(
         updates: tree of gradients g; every leaf has an input and an output axis.
         state: MuonState after t - 1 updates.
         params, extra: not used.
-        ns_steps, beta, eps, nesterov, adaptive, preconditioning: as in `muon`.
+        ns_steps, beta, eps, nesterov, adaptive, preconditioning, ns_dtype: as in `muon`.
         dimensions: as `muon_weight_dimension_numbers` in `muon`.
 
     Returns:
@@ -250,7 +257,7 @@ def muon_update(
             mean = beta * (mu / ahead.to(mu.dtype)) + (1 - beta) * (x / fill.to(x.dtype))
         # 3. Orthogonal.
         matrices, back = as_matrices(mean, numbers)
-        step = back(orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning))
+        step = back(orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning, ns_dtype))
         if adaptive:
             step = (mean * step).sum() * step
         return step.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)

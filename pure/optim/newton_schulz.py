@@ -31,7 +31,12 @@ Coefficients = Sequence[float] | Sequence[Sequence[float]]
 
 
 def orthogonalize(
-    x: Tensor, ns_coeffs: Tensor, ns_steps: int = 5, eps: Scalar = 1e-8, preconditioning: str = "frobenius"
+    x: Tensor,
+    ns_coeffs: Tensor,
+    ns_steps: int = 5,
+    eps: Scalar = 1e-8,
+    preconditioning: str = "frobenius",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Brings all singular values of each matrix near 1, and leaves its singular vectors as they are.
 
@@ -48,6 +53,8 @@ def orthogonalize(
         preconditioning: what stands for the first line: "frobenius", "spectral" (the largest singular value), or a
             scaling inside the first step: "aol" (each row by the root of the absolute sum of its row in A),
             "schatten" (by the root of ‖A‖_F).
+        dtype: of the products; None: that of x. The steps forgive errors, as the next one goes on from what is there:
+            torch.bfloat16 is several times faster and moves singular values by a hundredth.
 
     Returns:
         [N, R, C], the dtype of x.
@@ -68,7 +75,7 @@ def orthogonalize(
     Source: Jordan 2024; "aol" Boissin and others, "Turbo-Muon", 2025; "schatten" Grishina and others 2025.
     """
     # 1. Wide.
-    tall = x.shape[-2] > x.shape[-1]
+    given, tall = x.dtype, x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     # 2. Scale.
     if preconditioning == "frobenius":
@@ -76,14 +83,15 @@ def orthogonalize(
     elif preconditioning == "spectral":
         x = x / (torch.linalg.matrix_norm(x, ord=2, keepdim=True) + eps)
     # 3. Steps.
-    coeffs = ns_coeffs.to(x.dtype)
+    x = x.to(dtype or given)
+    coeffs = ns_coeffs.to(torch.promote_types(x.dtype, torch.float32))
     for i, row in enumerate(coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps):
         a, b, c = row.unbind(0)
         square = x @ x.mT
         if i == 0:
             x, square = _first_scaling(x, square, preconditioning)
         x = a * x + (b * square + c * (square @ square)) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(given)
 
 
 def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:

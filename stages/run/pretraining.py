@@ -173,6 +173,7 @@ def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTran
             weight_decay=decay,
             consistent_rms=0.2,  # so that a rate means the same as AdamW's
             muon_weight_dimension_numbers=optim.hidden_matrices,
+            ns_dtype=torch.float32 if options.dtype == "float32" else torch.bfloat16,
         ),
         "sgd": lambda: optim.sgd(schedule, momentum=0.9, nesterov=True),
     }[options.optimizer]()

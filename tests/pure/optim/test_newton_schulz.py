@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pure import random
 from pure.optim.newton_schulz import DION, STANDARD, coefficients, orthogonalize
 
 SHAPES = ((1, 6, 6), (1, 3, 8), (4, 8, 3))
@@ -41,6 +42,19 @@ def test_singular_values_come_near_one(shape: tuple, preconditioning: str) -> No
     x = torch.tensor(np.random.default_rng(1).normal(size=shape))
     found = singular(orthogonalize(x, torch.tensor(STANDARD, dtype=torch.float64), 5, 1e-8, preconditioning))
     assert 0.6 < found.min() <= found.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 16), (1, 32, 96)])
+def test_in_bfloat16_the_singular_values_come_as_near(shape: tuple) -> None:
+    x, coeffs = random.normal(random.key(3), shape), torch.tensor(STANDARD)
+    exact = orthogonalize(x.double(), coeffs)
+    found = orthogonalize(x, coeffs, dtype=torch.bfloat16)
+    assert found.dtype == torch.float32
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    cosine = torch.nn.functional.cosine_similarity(found.flatten(), exact.float().flatten(), dim=0)
+    assert cosine > 0.995
 
 
 def test_zeros_stay_zero() -> None:
