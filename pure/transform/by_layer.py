@@ -66,8 +66,8 @@ def leaf_squares(grads: Tree) -> Tensor:
     """Sums the squares of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is not.
 
     Example:
-        >>> leaf_squares({"a": torch.tensor([3.0]), "b": torch.tensor([1.0, 1.0])})
-        tensor([9., 2.])
+        >>> leaf_squares({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
+        tensor([ 9., 25.])
     """
     norms = [torch.linalg.vector_norm(x, dtype=torch.float32) for x in tree.leaves(grads)]
     return torch.stack(norms).square()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from pure.transform import jit
+from pure.transform.jit import jit
 from stages.cli.main import main
 from stages.run import loop
 from tests.stages.small import flags, write_config
@@ -46,9 +47,9 @@ def test_equal_bits_of_a_compiled_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By regions and donated, as always; the quick backend, as Inductor takes a minute (the benchmark uses that)."""
-    quick = partial(jit.jit, backend="aot_eager")
+    quick = partial(jit, backend="aot_eager")
     monkeypatch.setattr(loop, "jit", quick)
-    monkeypatch.setattr(jit, "jit", quick)
+    monkeypatch.setattr(import_module("pure.transform.jit"), "jit", quick)
     arguments = flags(
         tmp_path, compile=True, max_steps=5, config=write_config(tmp_path / "one.json", num_hidden_layers=1)
     )

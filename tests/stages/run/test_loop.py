@@ -19,7 +19,7 @@ from torch import Tensor
 from pure import optim, random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from pure.transform import jit
+from pure.transform.jit import jit
 from pure.types import Tree
 from stages.population import population
 from stages.pretrain import pretrain
@@ -98,7 +98,7 @@ def test_a_complete_run_takes_no_further_step(tmp_path: Path) -> None:
 
 
 def test_compiled_it_is_the_compiled_donated_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = partial(jit.jit, backend="aot_eager")
+    quick = partial(jit, backend="aot_eager")
     monkeypatch.setattr(loop, "jit", quick)
     made, _ = counting()
     batches = [{"x": torch.tensor([0.1, 0.2]) * i} for i in range(1, 4)]
