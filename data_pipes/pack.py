@@ -78,12 +78,13 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
         from 0 at the start of the row and of every document. The place T is that of the last label.
 
     Steps:
-        1. The place of each token in the stream.
+        1. The place of each token in the stream: r T + t, t = 0 ... T.
         2. Binary search: the document of a token is the number of ends at or before it.
-        3. Number documents from the first one in the row.
+        3. Subtract the number of the first one in the row (so an empty document, if there is one, leaves a gap).
         4. Positions: distance to the last place where the document changed, a running maximum.
 
-    Edge cases: what lies beyond the stream counts as one more document; a padding row is one document.
+    Edge cases: what lies beyond the stream counts as one more document; a padding row is one document, numbered 0, with
+    positions 0 ... T.
 
     Example:
         Documents of 3 and 4 tokens, and rows of 4 (the fifth place is the label's):
@@ -106,11 +107,11 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
 
 
 def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
-    """Packs examples into as few bins as it can: longest first, each into the fullest bin that still has room.
+    """Packs examples into few bins: longest first, each into the fullest bin that still has room.
 
     Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest wastes most
-    of the batch. Packing whole examples side by side does neither, and best-fit decreasing needs at most 11/9 of the
-    fewest bins possible (in practice 0.1% more).
+    of the batch. Packing whole examples side by side does neither. The fewest bins possible are hard to find; best-fit
+    decreasing needs at most 11/9 of them and a bin more (in practice 0.1% more).
 
     Args:
         lengths: [E] integers in [0, capacity], tokens of each example.
@@ -118,7 +119,8 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
 
     Returns:
         Bins, each a list of example indices in the order they were put in (longest first); every example is in exactly
-        one. Bins are in the order they were opened. Deterministic: equal lengths keep their order.
+        one. Bins are in the order they were opened. Deterministic: equal lengths keep their order, and of bins with
+        equal room the one is taken that came to it last.
 
     Steps:
         1. Sort the examples by length, longest first.
@@ -130,7 +132,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     Edge cases: no example gives no bin; examples of length 0 go into the fullest bin.
 
     Raises:
-        ValueError: if a length is negative or above `capacity` (split it first, see `split_long`).
+        ValueError: if capacity is below 1, or a length negative or above `capacity` (split it first, `split_long`).
 
     Example:
         6 + 4 and 5 + 3 + 2 fill two bins of ten:

@@ -84,7 +84,7 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
     Where the model is sure, few words are left; where many would do, many.
 
-        keep v where the words likelier than v have together less than p:   Σ_{l_w > l_v} softmax(l)_w < p
+        keep v where the words likelier than v have together less than p:   Σ_{l_w > l_v} softmax(l)_w < p or p >= 1
 
     Args:
         logits: [..., V] float.
@@ -94,7 +94,7 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
         [..., V], -inf where dropped.
 
     Steps:
-        1. Probabilities, the largest first; before each, the sum of those that stand before it.
+        1. Probabilities in float32, the largest first; before each, the sum of those that stand before it.
         2. The smallest logit whose sum is below p is the threshold.
 
     Edge cases: the likeliest word is always kept. Words that tie with the last one kept are kept.

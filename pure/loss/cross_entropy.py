@@ -46,7 +46,8 @@ def cross_entropy(
     Args:
         logits: [..., V] any float dtype; computed in float32.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
-        ignore_index: label of positions that do not count and receive no gradient, whatever their logits.
+        ignore_index: label of positions that do not count and receive no gradient (their logits must be finite: the
+            gradient of NaN is NaN, even times 0).
         label_smoothing: s, share of the target spread evenly over the vocabulary, in [0, 1).
         z_loss: z, weight of logZ², >= 0; PaLM uses 1e-4.
 

@@ -27,7 +27,7 @@ def naive(
     segment_ids: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """Computes attention with plain matrix products, holding the scores of a quarter of the queries at a time.
+    """Computes attention with plain matrix products, a quarter of the queries at a time (all of them with `start`).
 
     A causal score matrix is half empty. A tile of queries meets only the keys up to its own end, so that most of the
     empty half is never computed; within the tile a mask does the rest.
@@ -38,15 +38,18 @@ def naive(
         q: [B, T, N, H].
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the first query among the keys, 0 <= start <= S - T; None is 0.
-        segment_ids: [B, T] integers (then S = T); a query sees the keys of its own segment. None: one segment.
-        keep: [B, N, T, S] factors on the weights, 0 or 1/(1 - p); None drops nothing.
+        segment_ids: [B, T] integers (then S = T, without `start`); a query sees the keys of its own segment. None: one
+            segment.
+        keep: [B, N, T, S] factors on the weights behind the softmax, 0 or 1/(1 - p); None drops nothing.
 
     Returns:
-        [B, T, N, H], dtype of q; the softmax is taken in float32.
+        [B, T, N, H], dtype of q and of both products; scale, mask and softmax are taken in float32 (float64 for
+        float64).
 
     Steps:
         1. Lay the G query heads of a key head side by side: one product serves them all.
-        2. Cut the queries into tiles; where `start` is given the end of a tile is not known, so there is one.
+        2. Cut the queries into tiles of ⌈T/4⌉, but of 64 at least; where `start` is given the end of a tile is not
+           known, so there is one.
         3. Attend from each tile to the keys before its end.
         4. Put the tiles together and the heads back in order.
 

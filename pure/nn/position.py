@@ -82,22 +82,26 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
     The slow pairs, whose wavelength exceeds the trained context, are those that break beyond it. "linear" slows all
     pairs by `factor`; "llama3" and "yarn" slow the slow ones and keep the fast, which carry local order.
 
+        f_i = theta^(-2i/H),  i = 0 ... H/2 - 1,  in float64
         linear: f / factor
         llama3: f / factor where 2π/f > L/low, f where 2π/f < L/high, else (1 - s) f/factor + s f,
                 s = (L f / 2π - low) / (high - low)
-        yarn:   f r + (f / factor)(1 - r), r falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times
+        yarn:   f r + (f / factor)(1 - r),   r_i = 1 - clip((i - first) / max(last - first, 0.001), 0, 1)
+                pair(n) = H ln(L / 2πn) / (2 ln theta), the index of the pair that turns n times in L tokens
+                first = max(⌊pair(beta_fast)⌋, 0),   last = min(⌈pair(beta_slow)⌉, H - 1)
 
     Args:
-        config: head_dim H, rope_theta, rope_scaling; L is original_max_position_embeddings.
+        config: head_dim H, rope_theta, rope_scaling (None stretches nothing); L is original_max_position_embeddings.
 
     Returns:
-        [H/2] float32, radians a token.
+        [H/2] float32, radians a token. (Yarn's `attention_factor` is not in it; `rotation` multiplies it in.)
 
     Example:
         >>> rope_frequencies(ModelConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, rope_theta=100.0))
         tensor([1.0000, 0.1000])
 
-    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23.
+    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, with the ramp over the
+    pairs' indices that their code has, not over the turns.
     """
     size = config.head_dim or 0
     base = torch.tensor([config.rope_theta ** -(i / size) for i in range(0, size, 2)], dtype=torch.float64)
