@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import index
 
 import numpy as np
@@ -234,18 +234,30 @@ def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
     """Words -> {word: its ids as int32 bytes}."""
     result = {word: _packed([tables.whole[word]]) for word in new if word in tables.whole}
     rest = [word for word in new if word not in tables.whole]
-    symbols = [symbol_ids(tables, word) for word in rest]
-    sizes = np.array([len(row) for row in symbols])
+    symbols, sizes = _symbols(tables, rest)
     widest = WIDTHS[-1] if len(rest) >= FEW else 0
+    ends = sizes.cumsum()
     for i in np.flatnonzero(sizes > widest):
-        result[rest[i]] = _packed(merge(symbols[i], tables.merges))
+        result[rest[i]] = _packed(merge(symbols[ends[i] - sizes[i] : ends[i]].tolist(), tables.merges))
     for low, high in pairwise((0, *WIDTHS)) if widest else ():
-        picked = np.flatnonzero((low < sizes) & (sizes <= high))
+        chosen = (low < sizes) & (sizes <= high)
+        picked = np.flatnonzero(chosen)
         rows = np.full((len(picked), high), NOTHING, np.int64)
-        rows[np.arange(high) < sizes[picked, None]] = [i for place in picked for i in symbols[place]]
+        rows[np.arange(high) < sizes[picked, None]] = symbols[np.repeat(chosen, sizes)]
         for places, tokens in merge_many(rows, tables.merges):
             result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))
     return result
+
+
+def _symbols(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Words -> (`symbol_ids` of all of them, one after the other, int64; how many each word has, int64)."""
+    if tables.spec.kind == "byte_level" and len(tables.symbols) == 256:
+        pieces: list = [word.encode() for word in words]
+        table = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
+        return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(map(len, pieces), np.int64, len(pieces))
+    pieces = [symbol_ids(tables, word) for word in words]
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    return np.fromiter(chain.from_iterable(pieces), np.int64, int(sizes.sum())), sizes
 
 
 def _rows_packed(tokens: np.ndarray) -> Iterator[bytes]:
