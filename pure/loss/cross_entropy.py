@@ -81,7 +81,7 @@ def cross_entropy(
     # 2. Negative log-likelihood.
     wide = logits.float()
     log_z = wide.logsumexp(-1)
-    chosen = _chosen(wide, index)
+    chosen = chosen_logit(wide, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Extras.
     if label_smoothing:
@@ -140,7 +140,7 @@ def _chunk(inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, opt
     return cross_entropy(logits(params, hidden), labels, **options)
 
 
-def _chosen(logits: Tensor, index: Tensor) -> Tensor:
+def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
     """The logit of each label: [..., V] and [...] -> [...].
 
     A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a matrix of

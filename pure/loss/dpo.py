@@ -1,0 +1,166 @@
+"""Direct preference optimization: learning from pairs which of two answers is the better one, without a reward model.
+
+The training is in `stages/dpo.py`.
+
+Shape letters: B pairs.
+
+Rafailov et al., "Direct Preference Optimization", 2023. Variants: Mitchell, "A note on DPO with noisy preferences",
+2023 (conservative); Chowdhury et al., "Provably Robust DPO", 2024; Azar et al., "A General Theoretical Paradigm to
+Understand Learning from Human Preferences", 2023 (IPO); Zhao et al., "SLiC-HF", 2023 (hinge); Meng et al., "SimPO",
+2024.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
+SMOOTHED = ("conservative", "robust")
+"""Variants that allow for labels that are wrong."""
+
+AVERAGED = ("ipo", "simpo")
+"""Variants that divide a log-probability by the answer's tokens."""
+
+LIMIT = 1e4
+"""Log-ratios of whole answers are clamped to plus and minus this, nats."""
+
+
+class DPO(NamedTuple):
+    """One loss a pair, and what the policy is implicitly rewarded with.
+
+    Fields:
+        losses: [B] float32.
+        chosen_rewards, rejected_rewards: [B] float32, β times the log-ratio to the reference (SimPO: β times the mean
+            log-probability), without gradient.
+    """
+
+    losses: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def dpo_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor | None,
+    reference_rejected: Tensor | None,
+    *,
+    beta: float | Tensor,
+    variant: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    margin: float = 0.5,
+    chosen_tokens: Tensor | None = None,
+    rejected_tokens: Tensor | None = None,
+) -> DPO:
+    """Computes the loss of each pair.
+
+    The best policy under a reward r and a KL penalty β is reference · exp(r/β); so the policy itself says what its
+    reward is, r = β log(policy / reference), and a pair trains it as a classifier of which answer is better.
+
+        h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
+        sigmoid       -log σ(β h)
+        conservative  -(1-ε) log σ(β h) - ε log σ(-β h)
+        robust        [-(1-ε) log σ(β h) + ε log σ(-β h)] / (1 - 2ε)
+        ipo           (h̄ - 1/(2β))²              h̄: log-ratios divided by the tokens of each answer
+        hinge         max(0, 1 - β h)
+        simpo         -log σ(β ḡ - γ)             ḡ: mean log-probability of the chosen minus that of the rejected
+
+    Args:
+        policy_chosen, policy_rejected: [B] nats, log-probability of the whole answer, summed over its tokens.
+        reference_chosen, reference_rejected: [B] nats, the same under the frozen reference; None for simpo.
+        beta: β > 0: how much reward a nat of distance from the reference is worth; 0.1 in the paper, 2 for simpo.
+        variant: one of those above.
+        label_smoothing: ε, share of pairs whose label is taken to be wrong, in [0, 0.5); conservative and robust only.
+        margin: γ >= 0, by how much the chosen must win; simpo only.
+        chosen_tokens, rejected_tokens: [B] tokens of each answer; ipo and simpo need them.
+
+    Returns:
+        DPO(losses [B], chosen_rewards [B], rejected_rewards [B]), float32.
+
+    Steps:
+        1. Log-ratios to the reference, divided by the tokens where the variant says so.
+        2. Clamp their difference, so that one absurd pair cannot overflow.
+        3. The variant's loss.
+        4. Rewards, without gradient.
+
+    Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; an answer without tokens counts
+    as having one.
+
+    Raises:
+        ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo would not
+            use, or a smoothing that the variant does not have.
+
+    Example:
+        The policy has moved 1 nat towards the chosen and 1 nat from the rejected answer: β h = 0.2.
+
+        >>> import torch
+        >>> found = dpo_loss(*(torch.tensor([x]) for x in (-9.0, -11.0, -10.0, -10.0)), beta=0.1)
+        >>> round(found.losses.item(), 4), round((found.chosen_rewards - found.rejected_rewards).item(), 4)
+        (0.5981, 0.2)
+
+    Source: Rafailov et al. 2023, equation 7; Mitchell 2023, equation 1; Chowdhury et al. 2024, equation 12; Azar et al.
+    2023, equation 17, whose log-ratios are divided by the tokens, as its authors do; Zhao et al. 2023, equation 4;
+    Meng et al. 2024, equation 6. Differs from them: the clamp.
+    """
+    _check(variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens)
+    # 1. Log-ratios.
+    chosen = policy_chosen if reference_chosen is None else policy_chosen - reference_chosen
+    rejected = policy_rejected if reference_rejected is None else policy_rejected - reference_rejected
+    per_token = (1.0, 1.0) if variant not in AVERAGED else _inverse(chosen_tokens, rejected_tokens)
+    chosen_ratio, rejected_ratio = chosen * per_token[0], rejected * per_token[1]
+    # 2. Difference.
+    h = (chosen_ratio - rejected_ratio).clamp(-LIMIT, LIMIT)
+    # 3. Loss.
+    if variant == "ipo":
+        losses = (h - 1 / (2 * beta)).square()
+    elif variant == "hinge":
+        losses = F.relu(1 - beta * h)
+    else:
+        losses = _logistic(beta * h - (margin if variant == "simpo" else 0.0), variant, label_smoothing)
+    # 4. Rewards.
+    rewarded = (chosen_ratio, rejected_ratio) if variant == "simpo" else (chosen, rejected)
+    return DPO(losses, *((beta * x).detach() for x in rewarded))
+
+
+def _logistic(z: Tensor, variant: str, smoothing: float) -> Tensor:
+    """-log σ(z), with labels that may be wrong."""
+    right, wrong = -F.logsigmoid(z), -F.logsigmoid(-z)
+    if variant == "conservative":
+        return (1 - smoothing) * right + smoothing * wrong
+    if variant == "robust":
+        return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
+    return right
+
+
+def _inverse(chosen_tokens: Tensor | None, rejected_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
+    """1 / tokens of both answers."""
+    assert chosen_tokens is not None
+    assert rejected_tokens is not None
+    return 1 / chosen_tokens.float().clamp(min=1), 1 / rejected_tokens.float().clamp(min=1)
+
+
+def _check(
+    variant: str, smoothing: float, reference_chosen: Tensor | None, reference_rejected: Tensor | None,
+    chosen_tokens: Tensor | None, rejected_tokens: Tensor | None,
+) -> None:  # fmt: skip
+    """Refuses arguments that contradict the variant."""
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in files of "
+            "their own"
+        )
+    if not 0 <= smoothing < 0.5 or (smoothing and variant not in SMOOTHED):
+        raise ValueError(
+            f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it lies in [0, 0.5), and only "
+            f"{' and '.join(SMOOTHED)} have it"
+        )
+    given = (reference_chosen is not None) + (reference_rejected is not None)
+    if given != (0 if variant == "simpo" else 2):
+        wanted = "no reference (pass None twice)" if variant == "simpo" else "both references"
+        raise ValueError(f"dpo_loss: variant {variant!r} takes {wanted}, got {given} of them")
+    if variant in AVERAGED and (chosen_tokens is None or rejected_tokens is None):
+        raise ValueError(f"dpo_loss: variant {variant!r} divides by the answers' tokens; give chosen_tokens and "
+                         "rejected_tokens [B]")  # fmt: skip

@@ -1,0 +1,127 @@
+"""Log-probabilities of given tokens: what every loss after pretraining is written in.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure.loss.cross_entropy import IGNORE, chosen_logit
+from pure.transform.remat import remat
+from pure.types import Tree
+
+
+class LogProbabilities(NamedTuple):
+    """What the model thought of each token that was written.
+
+    Fields:
+        logps: [..., T] float32, nats, of the label; 0 where there is none.
+        entropy: [..., T] float32, nats, of the whole distribution there; 0 where there is no label.
+    """
+
+    logps: Tensor
+    entropy: Tensor
+
+
+def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
+    """Looks up the log-probability of each label.
+
+        logp = logits[label] - log Σ_v exp logits[v]
+
+    Args:
+        logits: [..., V] any float dtype; computed in float32.
+        labels: [...] integers in 0 .. V-1, already shifted, or `ignore_index`.
+        ignore_index: label of positions that give 0 and receive no gradient.
+
+    Returns:
+        [...] float32, nats, at most 0.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+
+    Example:
+        Two equal logits: log 1/2. The second position has no label.
+
+        >>> log_probabilities(torch.zeros(2, 2), torch.tensor([1, -100])).tolist()
+        [-0.6931471824645996, 0.0]
+    """
+    return _look_up(logits, labels, ignore_index, entropy=False).logps
+
+
+def linear_log_probabilities(
+    params: Tree,
+    hidden: Tensor,
+    labels: Tensor,
+    *,
+    logits: Callable[[Tree, Tensor], Tensor],
+    temperature: float | Tensor = 1.0,
+    entropy: bool = False,
+    chunk: int | None = None,
+) -> LogProbabilities:
+    """Computes log-probabilities from hidden states, and how undecided the model was.
+
+    The rollouts of a policy are drawn at a temperature, and its losses compare log-probabilities at the same one.
+
+        logp = log softmax(logits / temperature)[label],     entropy = - Σ_v p_v log p_v
+
+    Args:
+        params: what `logits` needs; receives gradient.
+        hidden: [B, T, D].
+        labels: [B, T], already shifted; -100 where there is none.
+        logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
+        temperature: > 0, what the logits are divided by.
+        entropy: whether it is wanted; it takes one more pass over the logits. Otherwise it is 0.
+        chunk: rows of the batch whose logits are held at a time, computed again when differentiated; None holds all.
+
+    Returns:
+        LogProbabilities(logps [B, T], entropy [B, T]).
+
+    Raises:
+        ValueError: if the shapes do not fit, or chunk < 1.
+
+    Example:
+        >>> head = lambda params, hidden: hidden @ params.T
+        >>> found = linear_log_probabilities(
+        ...     torch.zeros(4, 1), torch.ones(1, 1, 1), torch.tensor([[2]]), logits=head, entropy=True)
+        >>> round(found.logps.item(), 4), round(found.entropy.item(), 4)  # log 1/4 and log 4
+        (-1.3863, 1.3863)
+    """
+    part = partial(_from_hidden, logits=logits, temperature=temperature, entropy=entropy)
+    if chunk is None:
+        return part((params, hidden), labels)
+    if chunk < 1:
+        raise ValueError(f"linear_log_probabilities: chunk counts rows and must be at least 1, got {chunk}")
+    again = remat(part)
+    parts = [again((params, h), y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)]
+    return LogProbabilities(*(torch.cat(found) for found in zip(*parts, strict=True)))
+
+
+def _from_hidden(
+    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, temperature: float | Tensor, entropy: bool
+) -> LogProbabilities:
+    """(params, hidden [B, T, D]), labels [B, T] -> LogProbabilities."""
+    params, hidden = inputs
+    return _look_up(logits(params, hidden).float() / temperature, labels, IGNORE, entropy=entropy)
+
+
+def _look_up(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
+    """Logits [..., V] and labels [...] -> LogProbabilities."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"log_probabilities: expected labels of shape {tuple(logits.shape[:-1])}, the logits' without V, got "
+            f"{tuple(labels.shape)}; shift tokens and labels to the same length first"
+        )
+    counted = labels != ignore_index
+    wide = logits.float()
+    log_z = wide.logsumexp(-1)
+    logps = torch.where(counted, chosen_logit(wide, torch.where(counted, labels, 0)) - log_z, 0.0)
+    if not entropy:
+        return LogProbabilities(logps, torch.zeros_like(logps))
+    every = wide - log_z[..., None]
+    return LogProbabilities(logps, torch.where(counted, -(every.exp() * every).sum(-1), 0.0))

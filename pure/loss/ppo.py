@@ -1,0 +1,181 @@
+"""Proximal policy optimization: small steps of a policy, judged token by token with the help of a value function.
+
+The training is in `stages/ppo.py`.
+
+Shape letters: B answers, T tokens.
+
+Schulman et al., "Proximal Policy Optimization Algorithms", 2017; "High-Dimensional Continuous Control Using
+Generalized Advantage Estimation", 2016 (GAE).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pure.loss.grpo import PolicyLoss
+from pure.loss.kl import LIMIT
+
+
+class GAE(NamedTuple):
+    """What each token was worth.
+
+    Fields:
+        advantages: [B, T] float32, how much better than expected; 0 where masked.
+        returns: [B, T] float32, what the value function should have said: advantages + values; 0 where masked.
+    """
+
+    advantages: Tensor
+    returns: Tensor
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float | Tensor = 1.0, lam: float | Tensor = 0.95
+) -> GAE:
+    """Estimates the advantage of each token, between one step's surprise and the whole rest of the answer.
+
+    Looking one step ahead trusts the value function and is wrong where that is wrong; looking to the end is right, and
+    noisy. λ mixes all distances, with weights that fall geometrically.
+
+        δ_t = reward_t + γ value_{t+1} - value_t
+        advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value behind the last token: 0
+
+    Args:
+        rewards: [B, T]; usually 0 but for the last token, plus a KL penalty on each.
+        values: [B, T], predicted before each token is written; receives no gradient.
+        mask: [B, T] bool, True on the answer's tokens; tokens of a tool's answer in the middle may be masked, and time
+            does not pass over them.
+        gamma: γ in [0, 1], discount a token.
+        lam: λ in [0, 1].
+
+    Returns:
+        GAE(advantages [B, T], returns [B, T]), without gradient.
+
+    Steps:
+        1. Number the tokens that count, so that masked ones take no time.
+        2. The value of the next one that counts.
+        3. Surprises δ.
+        4. Their discounted sums: a product with the matrix (γ λ)^(s - t), s >= t; no loop over time.
+
+    Edge cases: a row without tokens gives zeros.
+
+    Example:
+        Reward 1 at the end, values 0: with γ = 1, λ = 1/2 the first token gets half of it.
+
+        >>> gae(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2).bool(), gamma=1.0, lam=0.5).advantages
+        tensor([[0.5000, 1.0000]])
+
+    Source: Schulman et al. 2016, equations 11 to 16.
+    """
+    rewards, values = rewards.detach().float(), values.detach().float()
+    # 1. Time.
+    time = mask.cumsum(-1)
+    ahead = (time[..., None, :] - time[..., :, None]).float()  # [B, t, s] tokens from t to s
+    counted = mask[..., None, :] & mask[..., :, None]
+    # 2. Next value.
+    following = (counted & (ahead == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
+    # 3. Surprises.
+    delta = torch.where(mask, rewards + gamma * following[..., 0] - values, 0.0)
+    # 4. Discounted sums.
+    weights = torch.where(counted & (ahead >= 0), torch.as_tensor(gamma * lam) ** ahead.clamp(min=0), 0.0)
+    advantages = (weights @ delta[..., None])[..., 0]
+    return GAE(advantages, torch.where(mask, advantages + values, 0.0))
+
+
+def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
+    """Brings the values that count to standard deviation 1, and to mean 0 unless the mean is to be kept.
+
+        y = (x - mean) / √(var + eps)  [+ mean]        var with n - 1
+
+    Args:
+        x: [...].
+        mask: [...] bool.
+        keep_mean: add the mean back: for rewards, whose sign means something.
+        eps: added to the variance.
+
+    Returns:
+        [...] float32, 0 where masked.
+
+    Edge cases: fewer than two values, or equal ones, have variance 0: they become 0 (or their mean).
+
+    Example:
+        >>> whiten(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])).round(decimals=4)
+        tensor([-0.7071,  0.7071,  0.0000])
+    """
+    count = mask.sum()
+    mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
+    centred = torch.where(mask, x - mean, 0.0)
+    variance = centred.square().sum() / (count - 1).clamp(min=1)
+    scaled = centred * torch.rsqrt(variance + eps)
+    return torch.where(mask, scaled + mean, 0.0) if keep_mean else scaled
+
+
+def ppo_policy_loss(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float = 0.2
+) -> PolicyLoss:
+    """Sums the clipped policy loss over tokens.
+
+        r = exp(logps - old_logps),     loss = -min(r A, clip(r, 1 - clip, 1 + clip) A)
+
+    The bound takes away the reason to move further than `clip` in one round, which the samples could not justify.
+
+    Args:
+        logps: [B, T] nats, under the policy that is trained.
+        old_logps: [B, T] nats, under the policy that drew the tokens.
+        advantages: [B, T], whitened as a rule.
+        mask: [B, T] bool.
+        clip: in (0, 1).
+
+    Returns:
+        PolicyLoss(sum [], count [] tokens).
+
+    Edge cases: all masked gives (0, 0) and zero gradient; log-ratios are clamped to ±20.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> ppo_policy_loss(one * 0.0, one * -0.6931, one, one.bool()).sum
+        tensor(-1.2000)
+
+    Source: Schulman et al. 2017, equation 7.
+    """
+    ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-LIMIT, LIMIT).exp()
+    losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
+
+
+def ppo_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None = 0.2
+) -> PolicyLoss:
+    """Sums the squared error of the values, which may not move far in one round either.
+
+        loss = 1/2 max((v - return)², (clip(v, old - clip, old + clip) - return)²)
+
+    Args:
+        values: [B, T] predicted now.
+        old_values: [B, T] predicted when the answers were drawn.
+        returns: [B, T], from `gae`.
+        mask: [B, T] bool.
+        clip: in units of the return, > 0; None does not clip.
+
+    Returns:
+        PolicyLoss(sum [], count [] tokens).
+
+    Edge cases: all masked gives (0, 0) and zero gradient.
+
+    Example:
+        Moving 1 towards a return of 2 counts as having moved 0.2: 1/2 · 1.8².
+
+        >>> one = torch.ones(1, 1)
+        >>> ppo_value_loss(one, 0 * one, 2 * one, one.bool()).sum
+        tensor(1.6200)
+
+    Source: Schulman et al. 2017, section 5, with the clipping of their code.
+    """
+    values = torch.where(mask, values, 0.0)
+    errors = (values - returns).square()
+    if clip is not None:
+        near = old_values + (values - old_values).clamp(-clip, clip)
+        errors = torch.maximum(errors, (near - returns).square())
+    return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())

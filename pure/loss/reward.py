@@ -1,0 +1,52 @@
+"""The loss of a reward model: of two answers the one that people chose shall score higher.
+
+The training is in `stages/reward.py`.
+
+Shape letters: B pairs.
+
+Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952; Ouyang et al., "Training language models to follow
+instructions with human feedback", 2022; Touvron et al., "Llama 2", 2023 (margins); Eisenstein et al., "Helping or
+Herding?", 2023 (centring).
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 0.0, center: float = 0.0) -> Tensor:
+    """Computes the negative log-likelihood of each comparison.
+
+    A score is a strength: one answer beats another with probability σ(difference). Only differences are learned, so a
+    small pull towards 0 keeps the scores where they can be read.
+
+        loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
+
+    Args:
+        chosen, rejected: scores without unit, both [B].
+        margin: [B] or a number, by how much the chosen must win.
+        center: >= 0, weight of the pull; 0.01 is usual, 0 for none.
+
+    Returns:
+        [B] nats.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        Equal scores: log 2.
+
+        >>> import torch
+        >>> round(bradley_terry(torch.zeros(1), torch.zeros(1)).item(), 4)
+        0.6931
+
+    Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section 3.
+    """
+    if chosen.shape != rejected.shape:
+        raise ValueError(
+            f"bradley_terry: chosen and rejected must be scores of the same pairs [B], got {tuple(chosen.shape)} and "
+            f"{tuple(rejected.shape)}"
+        )
+    losses = -F.logsigmoid(chosen - rejected - margin)
+    return losses + center * (chosen + rejected).square() if center else losses

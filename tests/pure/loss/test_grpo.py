@@ -1,0 +1,222 @@
+"""GRPO and its variants: a float64 loop, TRL's trainers, and what the group says about its answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pure import random
+from pure.loss.grpo import CLIPS, group_advantages, grpo_loss, leave_one_out, policy_metrics
+from pure.transform.grad import value_and_grad
+from tests.pure.loss.peer import fake_trainer
+
+ANSWERS, TOKENS = 5, 7
+LENGTHS = torch.tensor([7, 3, 0, 1, 5])
+MASK = torch.arange(TOKENS) < LENGTHS[:, None]
+LOGPS, OLD, REFERENCE = (-1 - 0.4 * random.normal(random.key(i), (ANSWERS, TOKENS)).abs() for i in range(3))
+ADVANTAGES = torch.tensor([1.5, -0.7, 0.3, -2.0, 0.0])
+ANSWERED = torch.where(LENGTHS > 0, ADVANTAGES, 0.0)
+"""TRL's RLOO adds a constant, -advantage, for an answer without tokens; ours adds nothing."""
+REWARDS = random.normal(random.key(9), (6, 4))
+
+
+def loss(variant: str, **changes: Any) -> Any:
+    options = {"variant": variant, "beta": 0.1, "max_length": TOKENS, "clip_low": 0.2, "clip_high": 0.3} | changes
+    return grpo_loss(LOGPS, OLD, REFERENCE, ADVANTAGES, MASK, **options)
+
+
+def naive(variant: str, dual: float | None = None, beta: float = 0.1) -> tuple[float, float]:
+    """The table of the docstring, token by token, in Python floats."""
+    total, tokens = 0.0, 0
+    for b, a in enumerate(ADVANTAGES.tolist()):
+        length = int(LENGTHS[b])
+        rows = [[float(x[b, t]) for t in range(length)] for x in (LOGPS, OLD, REFERENCE)]
+        changes = [new - old for new, old in zip(rows[0], rows[1], strict=True)]
+        kls = [math.exp(ref - new) - (ref - new) - 1 for new, ref in zip(rows[0], rows[2], strict=True)]
+        clip = lambda r, a=a: min(r * a, min(max(r, 0.8), 1.3) * a)  # noqa: E731
+        bound = lambda x, a=a: min(x, -dual * a) if dual and a < 0 else x  # noqa: E731
+        if variant == "gspo":
+            changes = [sum(changes) / max(length, 1)] * length
+        if variant == "rloo" and length:
+            total += bound(-clip(math.exp(sum(changes)))) + beta * sum(kls)
+        elif variant != "rloo":
+            parts = [
+                -min(math.exp(c), 1.3) * a * new if variant == "cispo" else bound(-clip(math.exp(c)))
+                for c, new in zip(changes, rows[0], strict=True)
+            ]
+            answer = sum(part + beta * k for part, k in zip(parts, kls, strict=True))
+            total += answer / max(length, 1) if variant in ("grpo", "gspo") else answer
+        tokens += length
+    count = {"grpo": ANSWERS, "gspo": ANSWERS, "rloo": ANSWERS, "dr_grpo": ANSWERS * TOKENS}.get(variant, tokens)
+    return total, count
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_equals_a_loop_in_float64(variant: str, beta: float) -> None:
+    found = loss(variant, beta=beta)
+    total, count = naive(variant, beta=beta)
+    assert found.sum.item() == pytest.approx(total, rel=1e-5, abs=1e-6)
+    assert found.count.item() == count
+
+
+@pytest.mark.parametrize("variant", [name for name in CLIPS if name != "cispo"])
+def test_the_dual_clip_bounds_negative_advantages(variant: str) -> None:
+    assert loss(variant, dual_clip=1.05).sum.item() == pytest.approx(naive(variant, dual=1.05)[0], rel=1e-5)
+    assert loss(variant, dual_clip=1.05).sum <= loss(variant).sum
+
+
+def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
+    """The loss as TRL computes it from the same numbers."""
+    import trl as library
+
+    high = 1.3 if loss_type == "cispo" else 0.3  # TRL's bound for CISPO is the ratio itself
+    fake = fake_trainer(
+        loss_type=loss_type, importance_sampling_level=level, beta=0.1, epsilon_low=0.2, epsilon_high=high,
+        top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, max_completion_length=TOKENS,
+        _entropy_bonus_enabled=False,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps), None),
+    )  # fmt: skip
+    ids = torch.zeros(ANSWERS, TOKENS, dtype=torch.int64)
+    inputs = {
+        "prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": MASK.long(),
+        "advantages": ANSWERED, "old_per_token_logps": OLD, "ref_per_token_logps": REFERENCE,
+        "old_logps": (OLD * MASK).sum(1), "num_items_in_batch": MASK.sum(),
+    }  # fmt: skip
+    return getattr(library, trainer)._compute_loss(fake, None, inputs)
+
+
+@pytest.mark.parametrize(
+    ("variant", "trainer", "loss_type", "level"),
+    [
+        ("grpo", "GRPOTrainer", "grpo", "token"), ("bnpo", "GRPOTrainer", "bnpo", "token"),
+        ("dr_grpo", "GRPOTrainer", "dr_grpo", "token"), ("dapo", "GRPOTrainer", "dapo", "token"),
+        ("gspo", "GRPOTrainer", "grpo", "sequence"), ("cispo", "GRPOTrainer", "cispo", "token"),
+        ("rloo", "RLOOTrainer", "", ""),
+    ],
+)  # fmt: skip
+def test_equals_trl_in_value_and_gradient(variant: str, trainer: str, loss_type: str, level: str) -> None:
+    """TRL counts the divergence of RLOO among the rewards, so it is left out there."""
+
+    def ours(logps: Tensor) -> Tensor:
+        options = {"variant": variant, "clip_low": 0.2, "clip_high": 0.3, "max_length": TOKENS}
+        reference, beta = (None, 0.0) if variant == "rloo" else (REFERENCE, 0.1)
+        total, count = grpo_loss(logps, OLD, reference, ANSWERED, MASK, beta=beta, **options)
+        return total / count
+
+    theirs = partial(trl, trainer, loss_type, level)
+    torch.testing.assert_close(value_and_grad(ours)(LOGPS), value_and_grad(theirs)(LOGPS), rtol=1e-4, atol=1e-6)
+
+
+def gradient(variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, **changes: Any) -> Tensor:
+    def total(logps: Tensor) -> Tensor:
+        options = {"variant": variant, "max_length": TOKENS} | changes
+        advantages = options.pop("advantages", ADVANTAGES)
+        return grpo_loss(function(logps), OLD, None, advantages, MASK, **options).sum
+
+    return value_and_grad(total)(LOGPS)[1]
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+def test_masked_tokens_and_equal_rewards_give_no_gradient(variant: str) -> None:
+    assert (gradient(variant, clip_low=0.5, clip_high=9.0)[~MASK] == 0).all()
+    assert (gradient(variant, advantages=torch.zeros(ANSWERS)) == 0).all()
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+def test_absurd_ratios_stay_finite(variant: str) -> None:
+    wild = torch.where(MASK, LOGPS * 1e6, float("nan"))
+    found = grpo_loss(wild, OLD, wild, ADVANTAGES, MASK, variant=variant, beta=0.1, max_length=TOKENS)
+    assert found.sum.isfinite()
+    assert gradient(variant, lambda x: x * 1e6).isfinite().all()
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+def test_where_the_policy_drew_itself_the_gradient_is_reinforce(variant: str) -> None:
+    """With ratio 1, every variant is the policy gradient, weighted by its counts."""
+
+    def total(logps: Tensor) -> Tensor:
+        return grpo_loss(logps, LOGPS, None, ADVANTAGES, MASK, variant=variant, max_length=TOKENS).sum
+
+    tokens = LENGTHS.clamp(min=1)[:, None] if variant in ("grpo", "gspo") else torch.ones(ANSWERS, 1)
+    wanted = torch.where(MASK, -ADVANTAGES[:, None] / tokens, 0.0)
+    torch.testing.assert_close(value_and_grad(total)(LOGPS)[1], wanted)
+
+
+def test_vmapped_over_groups_it_is_the_loss_of_all() -> None:
+    groups = [torch.stack([x, x.flip(0)]) for x in (LOGPS, OLD, ADVANTAGES, MASK)]
+    found = torch.func.vmap(lambda n, o, a, m: grpo_loss(n, o, None, a, m))(*groups)
+    whole = grpo_loss(*(x.flatten(0, 1) for x in groups[:2]), None, *(x.flatten(0, 1) for x in groups[2:]))
+    torch.testing.assert_close(found.sum.sum(), whole.sum)
+    assert found.count.sum() == whole.count
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variant": "ppo"}, "must be one of grpo"), ({"variant": "dr_grpo", "max_length": None}, "needs max_length"),
+        ({"variant": "grpo", "clip_low": -0.1}, "distances from 1"),
+        ({"variant": "cispo", "dual_clip": 3.0}, "dual_clip"),
+        ({"variant": "grpo", "dual_clip": 1.0}, "above 1"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loss(**options)
+    with pytest.raises(ValueError, match="needs reference_logps"):
+        grpo_loss(LOGPS, OLD, None, ADVANTAGES, MASK, beta=0.1)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_equal_a_loop(scale: str) -> None:
+    found = group_advantages(REWARDS, scale=scale)
+    flat = REWARDS.double().flatten()
+    for i, row in enumerate(REWARDS.double()):
+        spread = {"group": row.std().item(), "batch": flat.std().item(), "none": 1 - 1e-4}[scale]
+        torch.testing.assert_close(found[i].double(), (row - row.mean()) / (spread + 1e-4), rtol=1e-4, atol=1e-6)
+
+
+def test_answers_that_were_not_judged_are_left_out() -> None:
+    rewards = torch.tensor([[1.0, float("nan"), 3.0], [float("nan")] * 3, [2.0, float("nan"), float("nan")]])
+    found = group_advantages(rewards)
+    torch.testing.assert_close(found[0, [0, 2]], group_advantages(torch.tensor([[1.0, 3.0]]))[0])
+    assert found[0, 1] == 0
+    assert (found[1:] == 0).all()
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_a_group_of_one_or_of_equals_has_no_advantage(scale: str) -> None:
+    assert (group_advantages(torch.tensor([[3.0], [3.0]]), scale=scale) == 0).all()
+    assert (group_advantages(torch.full((2, 4), 0.1), scale=scale) == 0).all()
+    assert (leave_one_out(torch.tensor([[3.0]])) == 0).all()
+
+
+def test_leave_one_out_compares_with_the_others() -> None:
+    found = leave_one_out(REWARDS)
+    for i in range(4):
+        others = REWARDS[:, [j for j in range(4) if j != i]].mean(1)
+        torch.testing.assert_close(found[:, i], REWARDS[:, i] - others)
+
+
+def test_unknown_scales_and_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="group, batch, none"):
+        group_advantages(REWARDS, scale="token")
+
+
+def test_metrics_count_what_was_clipped() -> None:
+    found = policy_metrics(LOGPS, OLD, ADVANTAGES, MASK, clip_low=0.2, clip_high=0.3)
+    ratio = (LOGPS - OLD).exp()
+    a = ADVANTAGES[:, None]
+    low, high = ((ratio < 0.8) & (a < 0) & MASK).sum(), ((ratio > 1.3) & (a > 0) & MASK).sum()
+    assert found["clip_ratio/low_mean"] == (low, MASK.sum())
+    assert found["clip_ratio/high_mean"] == (high, MASK.sum())
+    assert found["clip_ratio/region_mean"] == (low + high, MASK.sum())
+    assert found["approx_kl"][0] > 0
