@@ -179,7 +179,9 @@ def grpo_loss(
     equations 5 and 7; MiniMax 2025, equations 4 and 5, without a lower bound; Ahmadian et al. 2024, equation 8, with a
     ratio and its clipping for batches used more than once; Ye et al. 2020, equation 4. Differs from them: the clamp.
     """
-    low, high = _clips(variant, clip_low, clip_high, dual_clip)
+    low, high = clips(variant, clip_low, clip_high)
+    if dual_clip is not None and (not dual_clip > 1 or variant == "cispo"):
+        raise ValueError(f"grpo_loss: dual_clip must be above 1 and is not for cispo, got {dual_clip} for {variant!r}")
     if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and _weighs(beta)):
         lacking = "max_length" if variant == "dr_grpo" and max_length is None else "reference_logps, as beta is not 0"
         raise ValueError(f"grpo_loss: variant {variant!r} needs {lacking}")
@@ -211,6 +213,24 @@ def grpo_loss(
     if variant in ("rloo", "dr_grpo"):
         return PolicyLoss(losses.sum(), answers * (max_length if variant == "dr_grpo" and max_length else 1))
     return PolicyLoss(losses.sum(), mask.sum().float())
+
+
+def clips(variant: str, low: float | None, high: float | None) -> tuple[float, float]:
+    """Says how far the ratio may fall below and rise above 1: as given, or as in the variant's paper.
+
+    Raises:
+        ValueError: for an unknown variant or a negative distance.
+
+    Example:
+        >>> clips("dapo", None, None), clips("dapo", 0.1, None)
+        ((0.2, 0.28), (0.1, 0.28))
+    """
+    if variant not in CLIPS:
+        raise ValueError(f"grpo_loss: variant must be one of {', '.join(CLIPS)}, got {variant!r}")
+    chosen = (CLIPS[variant][0] if low is None else low, CLIPS[variant][1] if high is None else high)
+    if min(chosen) < 0:
+        raise ValueError(f"grpo_loss: clip_low and clip_high are distances from 1, at least 0, got {chosen}")
+    return chosen
 
 
 def policy_metrics(
@@ -254,15 +274,3 @@ def _spread(values: Tensor, judged: Tensor) -> Tensor:
 def _weighs(beta: float | Tensor) -> bool:
     """Whether the divergence counts; a tensor's value is not looked at."""
     return isinstance(beta, Tensor) or beta != 0
-
-
-def _clips(variant: str, low: float | None, high: float | None, dual: float | None) -> tuple[float, float]:
-    """The bounds of the ratio."""
-    if variant not in CLIPS:
-        raise ValueError(f"grpo_loss: variant must be one of {', '.join(CLIPS)}, got {variant!r}")
-    chosen = (CLIPS[variant][0] if low is None else low, CLIPS[variant][1] if high is None else high)
-    if min(chosen) < 0:
-        raise ValueError(f"grpo_loss: clip_low and clip_high are distances from 1, at least 0, got {chosen}")
-    if dual is not None and (not dual > 1 or variant == "cispo"):
-        raise ValueError(f"grpo_loss: dual_clip must be above 1 and is not for cispo, got {dual} for {variant!r}")
-    return chosen

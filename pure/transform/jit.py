@@ -60,6 +60,32 @@ def regional() -> bool:
     return not _inside_transform() and _COMPILE.get() is not None
 
 
+def outside(function: Callable, *args: Any, **options: Any) -> Any:
+    """Calls a function as if no `jit(..., regions=True)` were running around it.
+
+    For a part of a step that is compiled in a way of its own, or so seldom run in one shape that compiling does not
+    pay: rollouts inside a step of reinforcement learning.
+
+    Args:
+        function: any.
+        args, options: its own.
+
+    Returns:
+        What it returns.
+
+    Example:
+        >>> outside(max, 1, 2)
+        2
+    """
+    if not regional():
+        return function(*args, **options)
+    token = _COMPILE.set(None)
+    try:
+        return function(*args, **options)
+    finally:
+        _COMPILE.reset(token)
+
+
 def jit(
     function: Callable,
     *,

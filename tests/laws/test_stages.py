@@ -16,8 +16,14 @@ from pure.nn.transformer import transformer
 from pure.transform.jit import jit
 from pure.transform.remat import remat
 from pure.types import Tree
+from stages.dpo import dpo
+from stages.grpo import grpo
 from stages.population import population
+from stages.ppo import ppo
 from stages.pretrain import pretrain
+from stages.reward import reward
+from stages.rollout import arrange
+from stages.sft import sft
 from stages.stage import Stage, stage
 
 ROWS, LENGTH, VOCABULARY = 8, 6, 17
@@ -89,6 +95,43 @@ def make_foreign(accumulation: int = 1) -> Stage:
     return pretrain(transformer(small()), chained, accumulation=accumulation)
 
 
+def pairs(number: int) -> Tree:
+    """Preference pairs: the first two tokens are the prompt; answers differ in length; one pair is padding."""
+    sides = {}
+    for side, name in enumerate(("chosen", "rejected")):
+        drawn = random.randint(random.key(300 + 10 * number + side), (ROWS, LENGTH + 1), 0, VOCABULARY).long()
+        drawn[:, :2] = random.randint(random.key(300 + number), (ROWS, 2), 0, VOCABULARY)
+        place, ends = torch.arange(LENGTH), 3 + (torch.arange(ROWS) + side + number) % 4
+        wanted = (place >= 1) & (place < ends[:, None]) & (torch.arange(ROWS) != 5)[:, None]
+        sides |= {f"{name}_tokens": drawn[:, :-1], f"{name}_labels": torch.where(wanted, drawn[:, 1:], -100)}
+    return sides
+
+
+def answered(number: int, samples: int = 2) -> Tree:
+    """Ready-made groups: ROWS prompts of up to 3 tokens, two answers of up to 3, and their rewards."""
+    rows, key = ROWS * samples, random.key(400 + number)
+    drawn = random.randint(key, (rows, LENGTH), 0, VOCABULARY).long()
+    prompts = drawn.unflatten(0, (ROWS, samples))[:, :1].expand(-1, samples, -1).flatten(0, 1)
+    lengths = 1 + torch.arange(rows) // samples % 3
+    written = 1 + torch.arange(rows) % 3
+    logps = -2 - random.uniform(key, (rows, 3))
+    index = torch.arange(rows) // samples
+    made = arrange(prompts[:, :3], lengths, drawn[:, 3:], written, logps, index, stop_tokens=(3, 4, 5, 6))
+    return {**made._asdict(), "rewards": random.uniform(random.fold_in(key, 1), (rows, 1))}
+
+
+def made_from(build: Callable, config: dict | None = None, **options: object) -> Callable[..., Stage]:
+    """A stage of a small model and Adam, with a reference drawn from another key where the builder takes one."""
+
+    def make(accumulation: int = 1) -> Stage:
+        model = transformer(small(**(config or {})))
+        given = {"reference": model.init(random.key(77))} if options.get("reference") else {}
+        return build(model, optim.adam(1e-2), accumulation=accumulation, **(options | given))
+
+    return make
+
+
+GROUPS = {"score": None, "samples": 2, "max_new_tokens": 3, "reference": True}
 STAGES = (
     Row("own", make_own, points),
     Row("pretrain", make_pretrain(), text),
@@ -96,6 +139,18 @@ STAGES = (
     Row("pretrain-muon-ema", make_pretrain("muon", ema=0.9), text),
     Row("pretrain-lion-chunk-remat", make_pretrain("lion", chunk=7, wrap=remat, z_loss=1e-4), text),
     Row("pretrain-global-optimizer", make_foreign, text),
+    Row("sft", made_from(sft), text),
+    Row("reward", made_from(reward, DROPOUT, center=0.01), pairs),
+    Row("dpo", made_from(dpo, reference=True), pairs),
+    Row("dpo-ipo-dropout-chunk", made_from(dpo, DROPOUT, reference=True, variant="ipo", chunk=3), pairs),
+    Row("orpo", made_from(dpo, variant="orpo"), pairs),
+    Row("grpo", made_from(grpo, DROPOUT, beta=0.04, variant="grpo", **GROUPS), answered),
+    Row(
+        "grpo-gspo-twice",
+        made_from(grpo, variant="gspo", iterations=2, clip_low=0.2, clip_high=0.2, **GROUPS),
+        answered,
+    ),
+    Row("ppo", made_from(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS), answered),
     Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
 )
 BY_NAME = {row.name: row for row in STAGES}

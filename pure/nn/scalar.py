@@ -1,0 +1,110 @@
+"""A scalar head: one number for each token, on top of a language model's hidden states.
+
+It is what a reward model scores an answer with, and what a value function predicts the rest of the reward with.
+
+Shape letters: B batch, T tokens, D width.
+
+Stiennon et al., "Learning to summarize from human feedback", 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.nn.linear import linear
+from pure.types import Model, ParamSpec, Tree
+
+
+class ScalarModel(NamedTuple):
+    """A model that gives a number for each token; params are {"model": the language model's, "score": [1, D]}.
+
+    Fields:
+        spec: tree of ParamSpec.
+        init: (key [2] uint32, params=None) -> params; the language model's are copied, or drawn.
+        score: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T] float32.
+    """
+
+    spec: Tree
+    init: Callable[..., Tree]
+    score: Callable[..., Tensor]
+
+
+def scalar_model(model: Model) -> ScalarModel:
+    """Binds a language model, whose own head is left unused and without gradient.
+
+    Args:
+        model: gives `hidden`, `init`, `spec` and `config`.
+
+    Returns:
+        ScalarModel(spec, init, score).
+
+    Example:
+        >>> from pure.config import ModelConfig
+        >>> from pure.nn.transformer import transformer
+        >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
+        >>> scored = scalar_model(model)
+        >>> scored.score(scored.init(random.key(0)), torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3])
+
+    Source: Stiennon et al. 2020, section 3.4: a linear head, drawn with deviation 1/√(D + 1).
+    """
+    head = ParamSpec(shape=(1, model.config.hidden_size), std=(model.config.hidden_size + 1) ** -0.5)
+    return ScalarModel(
+        spec={"model": without_head(model.spec), "score": head},
+        init=partial(init, model=model, head=head),
+        score=partial(score, model=model),
+    )
+
+
+def without_head(params: Tree) -> Tree:
+    """Leaves out the head that gives words, where it is a matrix of its own: nobody reads it here."""
+    return {name: part for name, part in params.items() if name != "head"}
+
+
+def init(key: Tensor, params: Tree | None = None, *, model: Model, head: ParamSpec) -> Tree:
+    """Draws the head, and takes or draws the rest.
+
+    Args:
+        key: [2] uint32.
+        params: a language model's, copied; None draws them.
+        model, head: bound by `scalar_model`.
+
+    Returns:
+        {"model": ..., "score": [1, D]}.
+    """
+    drawn = model.init(key) if params is None else tree.clone(params)
+    weight = random.normal(random.fold_in(key, crc32(b"score")), head.shape) * head.std
+    return {"model": without_head(drawn), "score": weight}
+
+
+def score(
+    params: Tree,
+    tokens: Tensor,
+    *,
+    positions: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    key: Tensor | None = None,
+    model: Model,
+) -> Tensor:
+    """Gives one number for each token, from what the model makes of it and those before.
+
+        score_t = w · hidden_t
+
+    Args:
+        params: {"model", "score"}.
+        tokens: [B, T] integers.
+        positions, segment_ids, key: as in `pure.nn.transformer.hidden`.
+        model: bound by `scalar_model`.
+
+    Returns:
+        [B, T] float32.
+    """
+    hidden = model.hidden(params["model"], tokens, positions=positions, segment_ids=segment_ids, key=key)
+    return linear(params["score"], hidden)[..., 0].to(torch.float32)

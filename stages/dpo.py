@@ -1,0 +1,155 @@
+"""Direct preference optimization: a policy learns from pairs of answers, held near a frozen reference.
+
+The mathematics is in `pure/loss/dpo.py` and `pure/loss/orpo.py`.
+
+Shape letters: B pairs, T tokens.
+
+Rafailov et al., "Direct Preference Optimization", 2023.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.loss.cross_entropy import IGNORE
+from pure.loss.dpo import VARIANTS, dpo_loss
+from pure.loss.log_probability import linear_log_probabilities
+from pure.loss.orpo import orpo_loss
+from pure.transform.jit import region
+from pure.transform.precision import mixed
+from pure.types import GradientTransformation, Model, Tree
+from stages.reward import sides
+from stages.stage import Stage, stage
+
+METRICS = (
+    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
+)  # fmt: skip
+FREE = ("simpo", "orpo")
+"""Variants without a reference."""
+
+
+def dpo(
+    model: Model,
+    optimizer: GradientTransformation,
+    *,
+    reference: Tree | None = None,
+    beta: float = 0.1,
+    variant: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    margin: float = 0.5,
+    compute: torch.dtype = torch.float32,
+    chunk: int | None = None,
+    **options: Any,
+) -> Stage:
+    """Makes the stage that trains on preference pairs.
+
+    Args:
+        model: from `pure.nn.transformer.transformer`, or any other.
+        optimizer: optax's pair.
+        reference: params of the frozen policy to stay near, as a rule the ones to start from. None: the batches have
+            "reference_chosen" and "reference_rejected" [B] already (`data_pipes.preference.with_reference`), which
+            saves a forward pass in every step; or the variant has no reference (simpo, orpo).
+        beta: strength of the pull to the reference, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its odds.
+        variant: sigmoid, conservative, robust, ipo, hinge, simpo, or orpo.
+        label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
+        compute: dtype of the products; params stay as they are.
+        chunk: rows whose logits are held at a time; None holds all.
+        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
+
+    Returns:
+        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"} [B, T],
+        labels already shifted and -100 outside the answer. Metrics have TRL's names.
+
+    Raises:
+        ValueError: for an unknown variant, or a reference for a variant that has none.
+    """
+    if variant not in (*VARIANTS, "orpo"):
+        raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
+    if variant in FREE and reference is not None:
+        raise ValueError(f"dpo: variant {variant!r} has no reference; leave reference=None")
+    head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
+    answers = partial(answer_log_probabilities, model=model, head=head)
+    compare = partial(
+        orpo_loss if variant == "orpo" else partial(dpo_loss, variant=variant, label_smoothing=label_smoothing,
+                                                    margin=margin), beta=beta,
+    )  # fmt: skip
+    frozen = None if reference is None else tree.cast(reference, compute)
+    loss = partial(pair_loss, answers=answers, compare=compare, reference=frozen, variant=variant)
+    return stage(mixed(loss, compute), optimizer, init=model.init, metrics=METRICS, **options)
+
+
+def pair_loss(
+    params: Tree, batch: Tree, key: Tensor, *, answers: Any, compare: Any, reference: Tree | None, variant: str
+) -> tuple[Tensor, Tensor, dict]:
+    """Sums the loss of every pair.
+
+    Args:
+        params: the policy's.
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B]; reference_chosen,
+            reference_rejected [B] by choice. A pair without labels is padding.
+        key: [2]; dropout folds in each pair's row and side.
+        answers, compare, reference, variant: bound by `dpo`.
+
+    Returns:
+        (sum [], count [] pairs, metrics).
+
+    Steps:
+        1. Log-probabilities of both answers, in one pass.
+        2. The reference's: from the batch, or computed, or none.
+        3. The loss of each pair; padding does not count.
+        4. Metrics.
+
+    Raises:
+        ValueError: if the variant needs a reference and there is none.
+    """
+    tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
+    labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
+    # 1. Policy.
+    chosen, rejected = answers(params, tokens, labels, key=sides(key, batch["row"])).chunk(2)
+    lengths = (labels != IGNORE).sum(1).chunk(2)
+    counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}
+    # 2. Reference.
+    references: tuple = () if variant == "orpo" else (None, None)
+    if "reference_chosen" in batch and variant not in FREE:
+        references = (batch["reference_chosen"], batch["reference_rejected"])
+    elif reference is not None:
+        with torch.no_grad():
+            references = answers(reference, tokens, labels).chunk(2)
+    elif variant not in FREE:
+        raise ValueError(
+            f"dpo: variant {variant!r} compares with a reference, and there is none; give reference=params, or batches "
+            "with reference_chosen and reference_rejected (data_pipes.preference.with_reference)"
+        )
+    # 3. Loss.
+    found = compare(chosen, rejected, *references, **counts)
+    real = ((lengths[0] > 0) & (lengths[1] > 0)).float()
+    count = real.sum()
+    # 4. Metrics.
+    margins = found.chosen_rewards - found.rejected_rewards
+    values = (found.chosen_rewards, found.rejected_rewards, margins, margins > 0, chosen, rejected)
+    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, values, strict=True)}
+    return (found.losses * real).sum(), count, metrics
+
+
+def answer_log_probabilities(
+    params: Tree, tokens: Tensor, labels: Tensor, *, model: Model, head: Any, key: Tensor | None = None
+) -> Tensor:
+    """Sums the log-probabilities of each row's labels.
+
+    Args:
+        params: the model's.
+        tokens: [B, T] integers.
+        labels: [B, T] integers, already shifted; -100 outside the answer.
+        model: gives `hidden`.
+        head: (params, hidden, labels) -> LogProbabilities.
+        key: [B, 2] for dropout, or None.
+
+    Returns:
+        [B] float32, nats.
+    """
+    return head(params, model.hidden(params, tokens, key=key), labels).logps.sum(1)

@@ -1,0 +1,178 @@
+"""Learning from one's own answers: a step in three parts, of which only the middle one may look at text.
+
+`rollout` draws (deterministic in params, prompts and key), `score` judges (Python, outside torch), `update` learns
+(pure, and obeys every law of a stage). `Stage.step` composes them; whoever wants a loop of their own takes them apart.
+
+Shape letters: B rows, K reward functions, N prompts, G samples of each, M new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from pure import random
+from pure.transform.jit import outside
+from pure.types import Tree
+from stages.rollout import Rollouts
+from stages.stage import Stage
+from stages.state import TrainState
+
+Score = Callable[[Rollouts], Tensor]
+"""Rollouts -> rewards [B, K] float32, NaN where an answer could not be judged."""
+
+ROLLOUT_KEY = crc32(b"rollout")
+"""What the key of a step's rollouts is folded from."""
+
+ALWAYS = (
+    "reward", "reward_std", "frac_reward_zero_std", "frac_unjudged", "completions/mean_length",
+    "completions/clipped_ratio",
+)  # fmt: skip
+"""Metrics of the rewards, under TRL's names where it has one: the share of groups whose rewards are all equal, from
+which nothing can be learned; the share of answers without a reward; the share of answers that were cut off."""
+
+
+class Online(NamedTuple):
+    """The three parts of a step, and the first state.
+
+    Fields:
+        init: (key, params=None) -> TrainState.
+        rollout: (params, batch, key) -> Rollouts.
+        score: Rollouts -> rewards [B, K]; None where batches come with their rewards.
+        update: (state, rollouts, rewards) -> TrainState.
+    """
+
+    init: Callable[..., TrainState]
+    rollout: Callable[[Tree, Tree, Tensor], Rollouts]
+    score: Score | None
+    update: Callable[[TrainState, Rollouts, Tensor], TrainState]
+
+
+def online(parts: Online, rewards: tuple[str, ...]) -> Stage:
+    """Composes the parts to a stage; without a score, a stage for ready-made groups.
+
+    Args:
+        parts: see Online.
+        rewards: names of the K rewards.
+
+    Returns:
+        Stage(init, step); `step.keywords["parts"]` are the parts again.
+    """
+    take = step if parts.score is not None else offline_step
+    return Stage(partial(init, parts=parts, rewards=rewards), partial(take, parts=parts))
+
+
+def parts(stage: Stage) -> Online:
+    """Takes a stage that was made by `online` apart.
+
+    Raises:
+        ValueError: if it was not.
+    """
+    found = getattr(stage.step, "keywords", {}).get("parts")
+    if not isinstance(found, Online):
+        raise ValueError("online.parts: expected a stage made by grpo or ppo; others have no parts")
+    return found
+
+
+def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tuple[str, ...]) -> TrainState:
+    """Makes the first state, with the metrics of the rewards beside those of the loss.
+
+    Args:
+        key: [2] uint32.
+        params: to start from.
+        parts, rewards: bound by `online`.
+    """
+    state = parts.init(key, params)
+    names = (*ALWAYS, *(f"rewards/{name}/mean" for name in rewards))
+    return state._replace(
+        metrics=state.metrics | {name: torch.full((), torch.nan, device=key.device) for name in names}
+    )
+
+
+def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
+    """Draws, scores, learns.
+
+    Args:
+        state: unchanged by this.
+        batch: prompts.
+        parts: bound by `online`; the drawing and the scoring see no gradient and no `jit(..., regions=True)`.
+
+    Returns:
+        The next state, `step` one higher.
+    """
+    assert parts.score is not None
+    rollouts, rewards = draw_and_score(state, batch, parts=parts)
+    return parts.update(state, rollouts, rewards)
+
+
+def draw_and_score(state: TrainState, batch: Tree, *, parts: Online) -> tuple[Rollouts, Tensor]:
+    """The first two parts of a step: what it would learn from; equal whenever it is asked for.
+
+    Args:
+        state: its params and key, and the number of its step.
+        batch: prompts.
+        parts: of the stage.
+
+    Returns:
+        (Rollouts, rewards [B, K]).
+    """
+    assert parts.score is not None
+    key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
+    with torch.no_grad():
+        rollouts = outside(parts.rollout, policy_of(state.params), batch, key)
+        return rollouts, outside(parts.score, rollouts)
+
+
+def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
+    """Learns from ready-made groups: a batch with the fields of Rollouts and "rewards" [B, K].
+
+    Args:
+        state: unchanged by this.
+        batch: see above.
+        parts: bound by `online`.
+
+    Returns:
+        The next state.
+    """
+    return parts.update(state, Rollouts(*(batch[name] for name in Rollouts._fields)), batch["rewards"])
+
+
+def policy_of(params: Tree) -> Tree:
+    """The part of the params that writes: all, or {"policy"} beside a value function."""
+    return params["policy"] if set(params) == {"policy", "value"} else params
+
+
+def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Says how the answers did.
+
+    Args:
+        rollouts: B rows.
+        rewards: [B, K] float, NaN where an answer could not be judged.
+        groups: [N, G] float, the weighted sums.
+        names: of the K rewards.
+
+    Returns:
+        {name: []}, see ALWAYS, and "rewards/NAME/mean".
+
+    Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
+    """
+    judged = groups.isfinite()
+    count = judged.sum(1, keepdim=True).clamp(min=1)
+    values = torch.where(judged, groups, 0.0)
+    mean = values.sum(1, keepdim=True) / count
+    spread = (torch.where(judged, values - mean, 0.0).square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    lengths = rollouts.mask.sum(1).float()
+    return {
+        "reward": groups.nanmean(),
+        "reward_std": spread.mean(),
+        "frac_reward_zero_std": (spread == 0).float().mean(),
+        "frac_unjudged": (~judged).float().mean(),
+        "completions/mean_length": lengths.mean(),
+        "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),
+        **{f"rewards/{name}/mean": rewards[:, i].float().nanmean() for i, name in enumerate(names)},
+    }

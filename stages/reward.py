@@ -1,0 +1,114 @@
+"""Reward model: learns from pairs of answers to give each answer a score.
+
+The mathematics is in `pure/loss/reward.py`, the model in `pure/nn/scalar.py`.
+
+Shape letters: B pairs, T tokens.
+
+Stiennon et al., "Learning to summarize from human feedback", 2020; Ouyang et al., 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure import random
+from pure.loss.reward import bradley_terry
+from pure.nn.scalar import scalar_model
+from pure.transform.precision import mixed
+from pure.types import GradientTransformation, Model, Tree
+from stages.stage import Stage, stage
+
+METRICS = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
+
+
+def reward(
+    model: Model,
+    optimizer: GradientTransformation,
+    *,
+    margin: float = 0.0,
+    center: float = 0.0,
+    compute: torch.dtype = torch.float32,
+    **options: Any,
+) -> Stage:
+    """Makes the stage that trains a reward model on preference pairs.
+
+    Args:
+        model: the language model underneath.
+        optimizer: optax's pair.
+        margin, center: see `pure.loss.reward.bradley_terry`.
+        compute: dtype of the products; params stay as they are.
+        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
+
+    Returns:
+        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"} [B, T],
+        whose params are those of `scalar_model(model)`: start from `scalar_model(model).init(key, params)`. Metrics
+        have TRL's names.
+    """
+    scored = scalar_model(model)
+    loss = mixed(partial(pair_loss, score=scored.score, margin=margin, center=center), compute)
+    return stage(loss, optimizer, init=scored.init, metrics=METRICS, **options)
+
+
+def pair_loss(
+    params: Tree, batch: Tree, key: Tensor, *, score: Callable, margin: float, center: float
+) -> tuple[Tensor, Tensor, dict]:
+    """Sums the negative log-likelihood of every comparison, nats.
+
+    Args:
+        params: the scalar model's.
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B].
+        key: [2]; dropout folds in each pair's row and side.
+        score, margin, center: bound by `reward`.
+
+    Returns:
+        (sum [], count [] pairs, metrics).
+    """
+    tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
+    labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
+    scores = answer_scores(params, tokens, labels, score=score, key=sides(key, batch["row"]))
+    chosen, rejected = scores.chunk(2)
+    real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
+    losses = bradley_terry(chosen, rejected, margin=margin, center=center)
+    count = real.sum()
+    found = (chosen > rejected, chosen - rejected, chosen, rejected)
+    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, found, strict=True)}
+    return (losses * real).sum(), count, metrics
+
+
+def answer_scores(
+    params: Tree, tokens: Tensor, labels: Tensor, *, score: Callable, key: Tensor | None = None
+) -> Tensor:
+    """Scores whole answers: the number at the last token of each.
+
+    The last token of an answer may stand among the labels alone, as rows are shifted by one; it is put back first, for
+    an answer that ends is another than one that was cut off.
+
+    Args:
+        params: the scalar model's.
+        tokens: [B, T] integers, prompt and answer, padded on the right.
+        labels: [B, T] integers, the token after each where it is the answer's, else -100.
+        score: (params, tokens, key=...) -> [B, T].
+        key: [B, 2] for dropout, or None.
+
+    Returns:
+        [B] float32.
+
+    Edge cases: a row without an answer is scored at its second place.
+    """
+    here = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+    last = torch.where(labels >= 0, here[1:], 1).amax(1, keepdim=True)
+    ending = labels.gather(1, last - 1).clamp(min=0)
+    whole = torch.where(here == last, ending, F.pad(tokens, (0, 1)))
+    return score(params, whole, key=key).gather(1, last)[:, 0]
+
+
+def sides(key: Tensor, row: Tensor) -> Tensor:
+    """Keys for both answers of every pair: key [2], row [B] -> [2 B, 2]."""
+    fold = torch.func.vmap(random.fold_in, (None, 0))
+    return torch.cat([fold(random.fold_in(key, side), row) for side in (0, 1)])

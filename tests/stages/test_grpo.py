@@ -1,0 +1,93 @@
+"""GRPO's stage: ratios against who drew, references, variants, and each completion's own gradient."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from pure import optim, random, tree
+from pure.loss.grpo import CLIPS, group_advantages
+from pure.nn.transformer import transformer
+from pure.transform.per_sample import per_sample_grad
+from stages.grpo import grpo
+from stages.online import draw_and_score, parts
+from tests.laws.test_stages import same_bits, small
+from tests.stages.test_online import OPTIONS, evens, make, prompts
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+def test_every_variant_learns(variant: str) -> None:
+    made = make(grpo, variant=variant, clip_low=0.2, clip_high=0.2, scale="none" if variant == "dr_grpo" else "group")
+    state = made.init(random.key(0))
+    after = made.step(state, prompts(0))
+    assert after.metrics["grad_norm"] > 0
+    assert after.metrics["loss"].isfinite()
+
+
+def test_on_fresh_answers_the_ratio_is_one_and_nothing_is_clipped() -> None:
+    metrics = make(grpo).step(make(grpo).init(random.key(0)), prompts(0)).metrics
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert metrics["approx_kl"].abs() < 1e-6
+
+
+def test_on_the_second_use_it_is_against_the_policy_that_drew() -> None:
+    made = make(grpo, iterations=3)
+    metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
+    assert metrics["approx_kl"] > 1e-6
+
+
+def test_the_reference_holds_the_policy_back() -> None:
+    model = transformer(small(max_position_embeddings=32))
+    start = model.init(random.key(1))
+    ends = []
+    for beta in (0.0, 5.0):
+        made = grpo(model, optim.adam(3e-3), score=evens, reference=start, beta=beta, kl="k3+", **OPTIONS)
+        state = functools.reduce(made.step, [prompts(i) for i in range(15)], made.init(random.key(0), start))
+        ends.append(state.metrics["kl"].item())
+    assert 0 < ends[1] < ends[0] / 2
+
+
+def test_ready_made_groups_are_learned_from_as_fresh_ones() -> None:
+    """Drawn here, handed over as a batch: the same gradient but for the sampler's rounding."""
+    online = make(grpo)
+    state = online.init(random.key(0))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(online))
+    offline = make(grpo, score=None)
+    after = offline.step(state, {**rollouts._asdict(), "rewards": rewards})
+    torch.testing.assert_close(
+        after.metrics["grad_norm"], online.step(state, prompts(0)).metrics["grad_norm"], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_gradient_of_each_completion_adds_up_to_that_of_all() -> None:
+    """The microscope: groups of one, whose advantages were computed in their groups before."""
+    made = make(grpo)
+    inner = parts(made).update.keywords["inner"]
+    loss = inner.step.keywords["gradient"].args[0]
+    state = made.init(random.key(0))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(made))
+    advantages = group_advantages(rewards[:, 0].unflatten(0, (-1, 4))).flatten()
+    batch = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})
+    single = per_sample_grad(loss)(state.params, batch, state.key)
+    whole = tree.map(lambda x: x.unflatten(0, (-1, 4)), {**rollouts._asdict(), "advantages": advantages})
+    grads = torch.func.grad(_sum)(state.params, loss, whole, state.key)
+    for one, all_ in zip(tree.leaves(single), tree.leaves(grads), strict=True):
+        torch.testing.assert_close(one.sum(0), all_, rtol=1e-4, atol=1e-5)
+
+
+def _sum(params: object, loss: object, batch: object, key: torch.Tensor) -> torch.Tensor:
+    return loss(params, {"row": torch.arange(len(batch["index"])), **batch}, key)[0]
+
+
+def test_leave_one_out_is_accepted_as_a_scale() -> None:
+    made = make(grpo, variant="rloo", scale="leave_one_out")
+    state = made.init(random.key(0))
+    assert not same_bits(made.step(state, prompts(0)).params, state.params)
+
+
+@pytest.mark.parametrize("options", [{"scale": "token"}, {"iterations": 0}, {"samples": 0}, {"beta": 0.1}])
+def test_contradictions_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="beta > 0 needs a reference"):
+        make(grpo, **options)

@@ -1,0 +1,155 @@
+"""The three parts of a step, composed and taken apart, and what is said about rewards."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+
+from pure import optim, random, serial, tree
+from pure.nn.transformer import transformer
+from pure.transform.jit import jit
+from pure.types import Tree
+from stages.grpo import grpo
+from stages.online import Online, draw_and_score, parts, policy_of, reward_metrics
+from stages.ppo import ppo
+from stages.rollout import Rollouts
+from stages.stage import Stage
+from tests.laws.test_stages import VOCABULARY, make_own, same_bits, small
+
+KINDS = pytest.mark.parametrize("kind", [grpo, ppo])
+OPTIONS = {"samples": 4, "max_new_tokens": 5, "stop_tokens": (1,)}
+
+
+def evens(rollouts: Rollouts) -> torch.Tensor:
+    """Reward: the share of even tokens."""
+    even = (rollouts.tokens[:, -rollouts.mask.shape[1] :] % 2 == 0) & rollouts.mask
+    return (even.sum(1) / rollouts.mask.sum(1).clamp(min=1))[:, None]
+
+
+def make(kind: object, score: object = evens, **changes: object) -> Stage:
+    model = transformer(small(max_position_embeddings=32))
+    return kind(model, optim.adam(1e-2), score=score, **(OPTIONS | changes))
+
+
+def prompts(number: int) -> Tree:
+    drawn = random.randint(random.key(500 + number), (6, 3), 2, VOCABULARY).long()
+    return {"prompts": drawn, "lengths": 1 + torch.arange(6) % 3, "index": torch.arange(6) + 6 * number}
+
+
+@KINDS
+def test_a_step_is_its_three_parts(kind: object) -> None:
+    made = make(kind)
+    state = made.init(random.key(0))
+    apart = parts(made)
+    assert isinstance(apart, Online)
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=apart)
+    assert same_bits(apart.update(state, rollouts, rewards), made.step(state, prompts(0)))
+    assert set(policy_of(state.params)) >= {"embedding", "layers"}
+
+
+@KINDS
+def test_killed_and_resumed_it_draws_the_same_completions(kind: object) -> None:
+    """Rollouts included: the same key gives the same answers, so the same bits."""
+    made = make(kind)
+    batches = [prompts(i) for i in range(4)]
+    whole = functools.reduce(made.step, batches, made.init(random.key(3)))
+    half = functools.reduce(made.step, batches[:2], made.init(random.key(3)))
+    back = serial.from_bytes(made.init(random.key(9)), serial.to_bytes(half))
+    assert same_bits(functools.reduce(made.step, batches[2:], back), whole)
+
+
+@KINDS
+def test_it_keeps_structure_and_arguments(kind: object) -> None:
+    made = make(kind)
+    state, batch = made.init(random.key(0)), prompts(0)
+    before = tree.clone(state), tree.clone(batch)
+    after = made.step(state, batch)
+    assert same_bits(before[0], state)
+    assert same_bits(before[1], batch)
+    assert tree.structure(after) == tree.structure(state)
+    assert int(after.step) == 1
+    assert torch.equal(after.key, state.key)
+
+
+@KINDS
+def test_by_regions_it_draws_and_learns_the_same(kind: object) -> None:
+    made = make(kind)
+    step = jit(made.step, donate=True, regions=True, backend="aot_eager")
+    state = made.init(random.key(0))
+    given = tree.clone(state)
+    for number in range(2):
+        state, given = made.step(state, prompts(number)), step(given, prompts(number))
+    for path, a, b in zip(tree.paths(state.params), *(tree.leaves(s.params) for s in (state, given)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, path=path: f"{path}: {m}")
+
+
+@KINDS
+def test_it_learns_what_is_rewarded(kind: object) -> None:
+    made = make(kind, samples=8)
+    state = made.init(random.key(0))
+    first = made.step(state, prompts(0)).metrics["reward"]
+    state = functools.reduce(made.step, [prompts(i) for i in range(25)], state)
+    assert state.metrics["reward"] > first + 0.15
+    assert state.metrics["sampling/sampling_logp_difference/mean"] < 1e-5
+
+
+@KINDS
+def test_equal_rewards_teach_nothing_and_say_so(kind: object) -> None:
+    made = make(kind, score=lambda rollouts: torch.ones(len(rollouts.index), 1))
+    state = made.init(random.key(0))
+    after = made.step(state, prompts(0))
+    assert after.metrics["frac_reward_zero_std"] == 1
+    if kind is grpo:
+        assert after.metrics["grad_norm"] == 0
+        assert same_bits(after.params, state.params)
+
+
+@KINDS
+def test_answers_that_could_not_be_judged_are_left_out(kind: object) -> None:
+    def half(rollouts: Rollouts) -> torch.Tensor:
+        found = evens(rollouts)
+        found[::2] = math.nan
+        return found
+
+    made = make(kind, score=half)
+    after = made.step(made.init(random.key(0)), prompts(0))
+    assert after.metrics["frac_unjudged"] == 0.5
+    assert all(x.isfinite().all() for x in tree.leaves(after.params))
+    nothing = make(kind, score=lambda rollouts: torch.full((len(rollouts.index), 1), math.nan))
+    after = nothing.step(nothing.init(random.key(0)), prompts(0))
+    assert all(x.isfinite().all() for x in tree.leaves(after.params))
+    assert after.metrics["loss"] == 0
+
+
+@KINDS
+def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
+    def two(rollouts: Rollouts) -> torch.Tensor:
+        return torch.cat([evens(rollouts), torch.ones(len(rollouts.index), 1)], 1)
+
+    made = make(kind, score=two, rewards=("even", "one"), weights=(1.0, 0.5))
+    metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
+    torch.testing.assert_close(metrics["reward"], metrics["rewards/even/mean"] + 0.5)
+    assert metrics["rewards/one/mean"] == 1
+
+
+def test_metrics_of_rewards_by_hand() -> None:
+    mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
+    rollouts = Rollouts(
+        torch.zeros(4, 3).long(), torch.zeros(4).long(), mask, torch.zeros(4, 2),
+        torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1]),
+    )  # fmt: skip
+    rewards = torch.tensor([[0.0], [1.0], [2.0], [2.0]])
+    found = reward_metrics(rollouts, rewards, rewards.unflatten(0, (2, 2))[..., 0], ("mine",))
+    wanted = {
+        "reward": 1.25, "reward_std": math.sqrt(0.5) / 2, "frac_reward_zero_std": 0.5, "frac_unjudged": 0.0,
+        "completions/mean_length": 1.75, "completions/clipped_ratio": 0.5, "rewards/mine/mean": 1.25,
+    }  # fmt: skip
+    assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == wanted
+
+
+def test_other_stages_have_no_parts() -> None:
+    with pytest.raises(ValueError, match="made by grpo or ppo"):
+        parts(make_own())

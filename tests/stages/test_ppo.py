@@ -1,0 +1,88 @@
+"""PPO's stage: what each token is worth, the value function, minibatches, and the steered divergence."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from pure import optim, random, tree
+from pure.nn.transformer import transformer
+from stages.online import draw_and_score, parts
+from stages.ppo import ppo
+from tests.laws.test_stages import same_bits, small
+from tests.stages.test_online import OPTIONS, evens, make, prompts
+
+MODEL = transformer(small(max_position_embeddings=32))
+
+
+def test_it_starts_from_a_policy_alone_of_which_the_value_function_is_a_copy() -> None:
+    start = MODEL.init(random.key(1))
+    state = make(ppo).init(random.key(0), start)
+    assert same_bits(state.params["policy"], start)
+    assert same_bits(state.params["value"]["model"], start)
+    places = [x.data_ptr() for x in tree.leaves(state.params)]
+    assert len(set(places)) == len(places)
+
+
+def test_the_reward_stands_at_the_last_token_and_the_divergence_at_each() -> None:
+    """λ = γ = 1 and a value function that says 0: the return of a token is all that is still to come."""
+    reference = MODEL.init(random.key(9))
+    made = ppo(MODEL, optim.sgd(0.0), score=evens, reference=reference, beta=0.3, lam=1.0, **OPTIONS)
+    state = made.init(random.key(0))
+    state.params["value"]["score"].zero_()
+    apart = parts(made)
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=apart)
+    judge = apart.update.keywords["judge"]
+    batch, metrics = judge(state.params, rollouts, rewards[:, 0], state.extra["kl_coefficient"])
+    look = judge.keywords["look"]
+    distance = look(state.params["policy"], rollouts).logps - look(reference, rollouts).logps
+    ahead = torch.where(rollouts.mask, distance, 0.0).flip(1).cumsum(1).flip(1)
+    wanted = torch.where(rollouts.mask, rewards - 0.3 * ahead, 0.0)
+    torch.testing.assert_close(batch["returns"], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(metrics["kl"], ahead[:, 0].mean())
+    kept = batch["advantages"][rollouts.mask]
+    assert abs(kept.mean().item()) < 1e-5
+    assert kept.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_value_function_learns_to_foresee() -> None:
+    """Its error falls, and what it says comes near what is then received."""
+    made = make(ppo, value_weight=1.0, epochs=4, samples=8)
+    states = [made.init(random.key(0))]
+    for number in range(12):
+        states.append(made.step(states[-1], prompts(number)))
+    first, last = states[1].metrics, states[-1].metrics
+    assert last["value_loss"] < first["value_loss"] / 5
+    assert abs(last["values/mean"] - last["reward"]) < 0.1 < abs(first["values/mean"] - first["reward"])
+
+
+@pytest.mark.parametrize("target", [1e-4, 1e4])
+def test_the_weight_of_the_divergence_is_steered_to_its_target(target: float) -> None:
+    start = MODEL.init(random.key(1))
+    made = ppo(
+        MODEL, optim.adam(1e-2), score=evens, reference=start, beta=0.1, target_kl=target, horizon=100, **OPTIONS
+    )
+    state = functools.reduce(made.step, [prompts(i) for i in range(12)], made.init(random.key(0), start))
+    assert (state.extra["kl_coefficient"] > 0.1) == (target < 1)
+    assert state.metrics["kl"] > 0
+
+
+def test_minibatches_use_every_answer_once_an_epoch() -> None:
+    """With plain descent and a tiny rate, two halves move the params as far as the whole did twice."""
+    moved = []
+    for options in ({"epochs": 1, "minibatches": 2}, {"epochs": 2, "minibatches": 1}):
+        made = ppo(MODEL, optim.sgd(1e-4), score=evens, **OPTIONS, **options)
+        state = made.init(random.key(0))
+        after = made.step(state, prompts(0))
+        assert int(after.step) == 1
+        moved.append(
+            torch.cat([(a - b).flatten() for a, b in zip(*map(tree.leaves, (after.params, state.params)), strict=True)])
+        )
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.98
+
+
+def test_counts_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        make(ppo, epochs=0)
