@@ -34,7 +34,9 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
 
         E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds    a bijection of b bits, 2**b >= n
         shuffled(i) = E(E(...E(i)))                                                 as often as needed to fall below n
+        F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
         shuffled(i) = argsort(hash(0), ..., hash(n-1))[i]                           for n <= 1024
+        hash(x) = F(...F(F(x, key_0), key_1)..., key_7), 32 bits                    distinct, so ties do not occur
 
     Args:
         index: [K] or a single integer, each in [0, n).
@@ -45,7 +47,7 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
         [K] int64 (or [] for a single index), distinct values of [0, n) for distinct indices.
 
     Steps:
-        1. Derive a 32-bit key for each of the 8 rounds from `key`.
+        1. Keys of the 8 rounds: the two words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 ... 3.
         2. For n <= 1024 sort range(n) by a hash under those keys, and look the indices up: a bounded cost.
         3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and encrypt.
         4. Cycle walking: encrypt again those that fell outside [0, n). As 2**b < 2n, that is less than one more time
@@ -64,7 +66,7 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
         >>> int(shuffled(3, 10**12, (0, 7))) == int(shuffled(np.array([3, 4]), 10**12, (0, 7))[0])
         True
 
-    Source: Black and Rogaway 2002, method 2. The round function is the finaliser of MurmurHash3 (Appleby 2011), fast
+    Source: Black and Rogaway 2002, method 2. fmix32 is the finaliser of MurmurHash3 (Appleby 2011), fast
     but no cipher: the order looks random to a training run, and hides nothing from an adversary.
     """
     if not 1 <= n <= 2**62:

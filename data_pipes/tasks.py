@@ -79,7 +79,10 @@ def tasks(
     if part not in ("train", "held_out") or not families:
         raise ValueError(f"tasks: part must be 'train' or 'held_out', and a family named, got {part!r}, {families}")
     chosen = vocabulary() if words is None else list(words)
-    root, found, seen, number = named(key_words(key), f"tasks {part}"), [], set(), 0
+    root = named(key_words(key), f"tasks {part}")
+    found: list[Task] = []
+    seen: set[str] = set()
+    number = 0
     while len(found) < count:
         family = families[len(found) % len(families)]
         task = make(family, fold_in(root, number), chosen)

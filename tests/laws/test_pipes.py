@@ -15,7 +15,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data_pipes.chat import Encoded
+from data_pipes.preference import Answer, Pair, preference_pipe, unpaired_pipe
 from data_pipes.pretrain import pretrain_pipe
+from data_pipes.prompts import prompt_pipe
+from data_pipes.sft import sft_pipe
 from data_pipes.store import write_store
 from data_pipes.tokens import TokenStore, memory_store
 
@@ -38,11 +42,44 @@ def pretraining(make: Callable[[Path], TokenStore], folder: Path, **options: Any
     return pretrain_pipe(make(folder), **{"batch_size": 4, "length": 8, "key": 0, **options})
 
 
+def encoded(lengths: Sequence[int]) -> list[Encoded]:
+    """Examples whose first token is the prompt's."""
+    return [Encoded(np.arange(n) % 7 + 10 * i % 91, np.arange(n) > 0) for i, n in enumerate(lengths)]
+
+
+LENGTHS = (5, 2, 9, 3, 3, 7, 4, 8, 2, 6, 5)
+
+
+def tuning(folder: Path, **options: Any) -> Any:
+    return sft_pipe(encoded(LENGTHS), **{"batch_size": 2, "length": 10, "key": 0, **options})
+
+
+def preferring(folder: Path, **options: Any) -> Any:
+    pairs = [Pair(a, b) for a, b in zip(encoded(LENGTHS), encoded(LENGTHS[::-1]), strict=True)]
+    return preference_pipe(pairs, **{"batch_size": 3, "length": 6, "key": 0, **options})
+
+
+def judging(folder: Path) -> Any:
+    answers = [Answer(example, i % 3 > 0) for i, example in enumerate(encoded(LENGTHS))]
+    return unpaired_pipe(answers, batch_size=4, length=6, key=0, epochs=2)
+
+
+def asking(folder: Path, **options: Any) -> Any:
+    prompts = [example.tokens for example in encoded(LENGTHS)]
+    return prompt_pipe(prompts, **{"batch_size": 3, "length": 9, "key": 0, **options})
+
+
 PIPES: dict[str, Callable[[Path], Any]] = {
     "pretrain in memory": functools.partial(pretraining, in_memory),
     "pretrain mapped": functools.partial(pretraining, mapped, epochs=2),
     "pretrain masked": functools.partial(pretraining, mapped, boundaries="mask"),
     "pretrain in order": functools.partial(pretraining, in_memory, shuffle=False, key=None),
+    "sft packed": functools.partial(tuning, epochs=2),
+    "sft not packed": functools.partial(tuning, packing=False),
+    "preferences": functools.partial(preferring, epochs=2),
+    "preferences in order": functools.partial(preferring, shuffle=False, key=None),
+    "unpaired": judging,
+    "prompts": functools.partial(asking, epochs=2),
     "a part of a pipe": lambda folder: pretraining(in_memory, folder, epochs=2)[1:-2],
 }
 """name -> (a folder to write in) -> a pipe of a few batches."""
@@ -107,7 +144,7 @@ def test_pickled_it_is_the_same(pipe: Any) -> None:
 
 def test_a_run_is_a_fold(pipe: Any) -> None:
     def step(state: tuple[int, int], batch: Batch) -> tuple[int, int]:
-        return state[0] + 1, (state[1] * 31 + int(batch["tokens"].sum())) % 2**31
+        return state[0] + 1, (state[1] * 31 + sum(int(x.sum()) for x in batch.values())) % 2**31
 
     whole = functools.reduce(step, pipe, (0, 0))
     for stop in range(len(pipe) + 1):

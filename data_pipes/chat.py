@@ -1,0 +1,282 @@
+"""Chat templates: messages to text, text to tokens, and which of the tokens are the assistant's.
+
+A model sees one row of tokens; that it is a conversation, control tokens say. A template is the little program that
+puts them in. It came with a model, written by a stranger, so it runs in a sandbox (`data_pipes.template`).
+
+Shape letters: n tokens of one conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipes.messages import Message
+from data_pipes.template import BEGIN, CLOSE, END, OPEN, Program, compiled, run
+from data_pipes.tokenizer.spec import Tokenizer, special_tokens
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""How messages become text: <|im_start|>role, a new line, the content, <|im_end|>, a new line."""
+
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+"""The form of Llama 3: a header, a blank line, the content without white space around it, <|eot_id|>."""
+
+RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}]"
+"""What no message may bring into a template, as a pattern."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template and the tokens that it may name; made by `chat_template`. Equal ones have equal sources.
+
+    Args:
+        source: jinja2.
+        bos_token: text of the token that begins a conversation, "" for none.
+        eos_token: text of the token that ends one, "" for none.
+        program: the source, compiled.
+    """
+
+    source: str
+    bos_token: str
+    eos_token: str
+    program: Program = field(repr=False, compare=False)
+
+    def __reduce__(self) -> Any:
+        """Pickles as its source, and compiles again."""
+        return _made, (self.source, self.bos_token, self.eos_token)
+
+
+class Encoded(NamedTuple):
+    """A conversation as tokens.
+
+    Fields:
+        tokens: [n] int64.
+        trained: [n] bool, True on the assistant's tokens: what it says, and the token that ends its turn.
+    """
+
+    tokens: np.ndarray
+    trained: np.ndarray
+
+
+class _Span(NamedTuple):
+    """A piece of rendered text that is encoded by itself."""
+
+    text: str
+    trained: bool
+
+
+def chat_template(source: str = CHATML, *, bos_token: str = "", eos_token: str = "") -> ChatTemplate:
+    """Compiles a template.
+
+    Args:
+        source: jinja2; CHATML, LLAMA3, or what came with a model.
+        bos_token: what it calls by that name, such as "<|begin_of_text|>".
+        eos_token: as well.
+
+    Returns:
+        ChatTemplate.
+
+    Raises:
+        ValueError: if it does not compile; with the line.
+
+    Example:
+        >>> chat_template("{{ eos_token }}", eos_token="</s>")
+        ChatTemplate(source='{{ eos_token }}', bos_token='', eos_token='</s>')
+    """
+    return ChatTemplate(source, bos_token, eos_token, compiled(source))
+
+
+def render(template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    """Writes messages as one text.
+
+    Args:
+        template: see `chat_template`.
+        messages: any number.
+        add_generation_prompt: end with the beginning of an assistant's turn.
+
+    Returns:
+        The text, control tokens in it.
+
+    Raises:
+        ValueError: if the template refuses the messages, fails, loops for ever or writes without end.
+
+    Example:
+        >>> render(chat_template(), [Message("user", "Hi")], add_generation_prompt=True)
+        '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
+    """
+    guarded, hidden = _guard(messages, ())
+    return _restore(re.sub(f"[{BEGIN}{END}]", "", _text(template, guarded, add_generation_prompt)), hidden)
+
+
+def encode_chat(
+    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = False
+) -> Encoded:
+    """Encodes one conversation: `encode_chats` of one.
+
+    Args:
+        template: as there.
+        tokenizer: as there.
+        messages: of the conversation.
+        add_generation_prompt: as there.
+
+    Returns:
+        Encoded(tokens [n], trained [n]).
+
+    Raises:
+        ValueError: as there.
+    """
+    return encode_chats(template, tokenizer, [messages], add_generation_prompt=add_generation_prompt)[0]
+
+
+def encode_chats(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    chats: Iterable[Sequence[Message]],
+    *,
+    add_generation_prompt: bool = False,
+) -> list[Encoded]:
+    """Encodes conversations, and marks what the assistant said.
+
+    Each span is encoded by itself, so that training sees the very tokens that generation will: the prompt's, then the
+    completion's. The text of a control token inside a message stays text: nobody ends a turn by writing "<|im_end|>".
+
+    Args:
+        template: see `chat_template`.
+        tokenizer: whose control tokens the template uses.
+        chats: messages of each; the more at once, the faster.
+        add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does.
+
+    Returns:
+        Encoded(tokens [n], trained [n]) for each. The tokens of messages[:i] with a generation prompt are those with
+        which messages[: i + 1] begins, i being a turn of the assistant.
+
+    Steps:
+        1. Hide the text of control tokens in the messages, and render.
+        2. Find the assistant's spans: what {% generation %} blocks hold; else what each of its turns adds to the text
+           before it, up to and with the first control token behind the content (white space after that is nobody's).
+        3. Encode the pieces of all conversations in two batches: with control tokens, and as plain text.
+
+    Edge cases: no message gives no token; without control tokens in the template, a whole turn is the assistant's.
+
+    Raises:
+        ValueError: if the template rewrites what stands before a turn once the turn is there, so that the spans cannot
+            be told apart; or as in `render`, or in the tokenizer's `encode`.
+
+    Example:
+        >>> from data_pipes.tokenizer.trainer import train
+        >>> tokenizer = train(["a b"], 300, special_tokens=["<|im_start|>", "<|im_end|>"])
+        >>> found = encode_chats(chat_template(), tokenizer, [[Message("user", "a"), Message("assistant", "b")]])[0]
+        >>> tokenizer.decode(found.tokens[found.trained])
+        'b<|im_end|>'
+    """
+    controls = tuple(special_tokens(tokenizer))
+    texts: tuple[list[str], list[str]] = ([], [])
+    pieces: list[list[tuple[int, int, bool]]] = []
+    for messages in chats:
+        # 1. Hide, and
+        guarded, hidden = _guard(messages, controls)
+        pieces.append([])
+        # 2. render and cut.
+        for text, trained in _spans(template, guarded, controls, add_generation_prompt):
+            for plain, part in _parts(text, hidden):
+                pieces[-1].append((plain, len(texts[plain]), trained))
+                texts[plain].append(part)
+    # 3. Tokens.
+    ids = tokenizer.encode_batch(texts[0], special="all"), tokenizer.encode_batch(texts[1], special="none")
+    return [_joined([(ids[plain][i], trained) for plain, i, trained in chat]) for chat in pieces]
+
+
+def _made(source: str, bos_token: str, eos_token: str) -> ChatTemplate:
+    """A template that was pickled."""
+    return chat_template(source, bos_token=bos_token, eos_token=eos_token)
+
+
+def _joined(pieces: Sequence[tuple[np.ndarray, bool]]) -> Encoded:
+    """Spans side by side."""
+    tokens = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in pieces)])
+    trained = np.repeat(np.array([mark for _, mark in pieces], bool), [len(ids) for ids, _ in pieces])
+    return Encoded(tokens, trained)
+
+
+def _guard(messages: Sequence[Message], controls: Sequence[str]) -> tuple[list[Message], list[str]]:
+    """Messages with OPEN number CLOSE in the place of texts that shall not be read as control; and these texts."""
+    pattern = "|".join([RESERVED, *map(re.escape, sorted(controls, key=len, reverse=True))])
+    hidden: list[str] = []
+
+    def hide(match: re.Match) -> str:
+        hidden.append(match[0])
+        return f"{OPEN}{len(hidden) - 1}{CLOSE}"
+
+    return [message._replace(content=re.sub(pattern, hide, message.content)) for message in messages], hidden
+
+
+def _parts(text: str, hidden: Sequence[str]) -> Iterator[tuple[bool, str]]:
+    """Text -> (whether it is plain whatever it spells, the part), no empty ones."""
+    for i, part in enumerate(re.split(f"{OPEN}([0-9]+){CLOSE}", text)):
+        found = hidden[int(part)] if i % 2 and int(part) < len(hidden) else re.sub(RESERVED, "", part)
+        if found:
+            yield i % 2 == 1, found
+
+
+def _restore(text: str, hidden: Sequence[str]) -> str:
+    """The text with what was hidden in it."""
+    return "".join(part for _, part in _parts(text, hidden))
+
+
+def _text(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """Renders, with BEGIN and END left in."""
+    return run(
+        template.program,
+        messages=[{"role": message.role, "content": message.content} for message in messages],
+        add_generation_prompt=add_generation_prompt,
+        bos_token=template.bos_token,
+        eos_token=template.eos_token,
+        tools=None,
+        documents=None,
+    )
+
+
+def _spans(
+    template: ChatTemplate, messages: Sequence[Message], controls: Sequence[str], add_generation_prompt: bool
+) -> list[_Span]:
+    """A conversation as pieces of text, and which are the assistant's."""
+    text = _text(template, messages, add_generation_prompt)
+    if BEGIN in text or re.search(r"{%[-+]?\s*generation\b", template.source):
+        return [_Span(piece, i % 2 == 1) for i, piece in enumerate(re.split(f"[{BEGIN}{END}]", text))]
+    spans: list[_Span] = []
+    done = 0
+    for i, message in enumerate(messages):
+        if message.role == "assistant":
+            before, after = _text(template, messages[:i], True), _text(template, messages[: i + 1], False)
+            if not (len(before) >= done and after.startswith(before) and text.startswith(after)):
+                raise ValueError(
+                    f"encode_chat: expected a template that adds each turn behind what stands there already, and this "
+                    f"one changes the text before turn {i} once that turn, or a later one, is there; so its tokens "
+                    "cannot be told apart: put {% generation %} and {% endgeneration %} around what the assistant "
+                    "says in the template"
+                )
+            end = len(before) + _end(after[len(before) :], message.content, controls)
+            spans += [_Span(text[done : len(before)], False), _Span(text[len(before) : end], True)]
+            spans.append(_Span(text[end : len(after)], False))
+            done = len(after)
+    return [*spans, _Span(text[done:], False)]
+
+
+def _end(turn: str, content: str, controls: Sequence[str]) -> int:
+    """Where the assistant's turn ends: behind the first control token that follows the content."""
+    control = re.compile("|".join(map(re.escape, controls)) or r"(?!)")
+    seen = control.sub(lambda match: OPEN * len(match[0]), turn)  # a content of "end" is not found in "<|im_end|>"
+    said = content.strip()
+    found = control.search(turn, max(seen.find(said), 0) + len(said))
+    return found.end() if found else len(turn)

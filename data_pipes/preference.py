@@ -1,0 +1,280 @@
+"""Pipes of answers to compare: pairs of a chosen and a rejected one, or single ones marked good or bad.
+
+Shape letters: B pairs or answers in a batch, R of them in all, T places in a row, n tokens of an answer and its prompt.
+
+Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290; Ethayarajh et al., "KTO", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from data_pipes.chat import ChatTemplate, Encoded, encode_chats
+from data_pipes.messages import Messages, Preference, Unpaired
+from data_pipes.table import Ragged, TablePipe, padded, ragged, table_pipe
+from data_pipes.tokenizer.spec import Tokenizer
+from pure import tree
+from pure.loss.log_probability import log_probabilities
+from pure.types import Model, Tree
+
+REFERENCE_ROWS = 8
+"""Rows whose logits `with_reference` holds at a time."""
+
+
+class Pair(NamedTuple):
+    """Two answers behind one prompt; trained marks the answer alone."""
+
+    chosen: Encoded
+    rejected: Encoded
+
+
+class Answer(NamedTuple):
+    """One answer behind its prompt, and whether it is a good one; trained marks the answer alone."""
+
+    completion: Encoded
+    desirable: bool
+
+
+class Compared(NamedTuple):
+    """The table of both pipes.
+
+    Fields:
+        sides: the answers, (chosen, rejected) or (completion,), R each.
+        numbers: [R] int64, which of the given pairs or answers each is.
+        desirable: [R] bool, or [0].
+        references: for each side [R] float32, nats, the reference's log-probability of the answer; or none.
+    """
+
+    sides: tuple[Ragged, ...]
+    numbers: np.ndarray
+    desirable: np.ndarray
+    references: tuple[np.ndarray, ...] = ()
+
+
+def encode_preferences(template: ChatTemplate, tokenizer: Tokenizer, preferences: Iterable[Preference]) -> list[Pair]:
+    """Encodes pairs: prompt and answer through the template, the answer's tokens trained.
+
+    Args:
+        template: see `data_pipes.chat.chat_template`.
+        tokenizer: as in `data_pipes.chat.encode_chats`.
+        preferences: the more at once, the faster.
+
+    Returns:
+        A Pair for each. Turns of the assistant in the prompt are not trained.
+
+    Raises:
+        ValueError: as in `data_pipes.chat.encode_chats`.
+    """
+    given = list(preferences)
+    chosen = _encode(template, tokenizer, [(found.prompt, found.chosen) for found in given])
+    rejected = _encode(template, tokenizer, [(found.prompt, found.rejected) for found in given])
+    return [Pair(*sides) for sides in zip(chosen, rejected, strict=True)]
+
+
+def encode_preference(template: ChatTemplate, tokenizer: Tokenizer, preference: Preference) -> Pair:
+    """Encodes one pair: `encode_preferences` of one."""
+    return encode_preferences(template, tokenizer, [preference])[0]
+
+
+def encode_unpaired(template: ChatTemplate, tokenizer: Tokenizer, answers: Iterable[Unpaired]) -> list[Answer]:
+    """Encodes single answers, as `encode_preferences` does pairs.
+
+    Args:
+        template: as there.
+        tokenizer: as there.
+        answers: the more at once, the faster.
+
+    Returns:
+        An Answer for each.
+
+    Raises:
+        ValueError: as there.
+    """
+    given = list(answers)
+    encoded = _encode(template, tokenizer, [(found.prompt, found.completion) for found in given])
+    return [Answer(one, found.desirable) for one, found in zip(encoded, given, strict=True)]
+
+
+def preference_pipe(
+    pairs: Sequence[Pair], *, batch_size: int, length: int, key: Any, epochs: int = 1, shuffle: bool = True
+) -> TablePipe:
+    """Builds the pipe of pairs, shuffled anew each epoch.
+
+    Args:
+        pairs: from `encode_preferences`. Where an answer with its prompt has more than T + 1 tokens, the prompt of both
+            sides is shortened from the left by the same amount, down to one token, so that the answers stay whole and
+            follow the same words; what is then still too long is cut on the right.
+        batch_size: B, pairs.
+        length: T, places in a row.
+        key: a seed or a key [2] uint32; None only with shuffle=False.
+        epochs: how often the pairs are seen.
+        shuffle: False keeps their order.
+
+    Returns:
+        A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
+        "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside the
+        answer; "index" [B] int64, the pair's number in `pairs`. The last batch may end with padding, index -1.
+        `truncated` counts the pairs that were shortened, `dropped` those with an answer of no token.
+
+    Raises:
+        ValueError: if no pair is left, or a size is below 1.
+        TypeError: if the key is missing.
+
+    Example:
+        >>> def said(*tokens): return Encoded(np.array(tokens), np.arange(len(tokens)) > 1)
+        >>> batch = preference_pipe([Pair(said(1, 2, 3), said(1, 2, 4, 5))], batch_size=1, length=3, key=0)[0]
+        >>> batch["chosen_tokens"].tolist(), batch["rejected_labels"].tolist()
+        ([[1, 2, 0]], [[-100, 4, 5]])
+    """
+    options = {"batch_size": batch_size, "key": key, "epochs": epochs, "shuffle": shuffle}
+    return _pipe("preference", pairs, None, length, ("chosen", "rejected"), options)
+
+
+def unpaired_pipe(
+    answers: Sequence[Answer], *, batch_size: int, length: int, key: Any, epochs: int = 1, shuffle: bool = True
+) -> TablePipe:
+    """Builds the pipe of single answers (KTO), shuffled anew each epoch.
+
+    Args:
+        answers: from `encode_unpaired`; too long ones are shortened as in `preference_pipe`.
+        batch_size: B, answers.
+        length: T, places in a row.
+        key: a seed or a key [2] uint32; None only with shuffle=False.
+        epochs: how often the answers are seen.
+        shuffle: False keeps their order.
+
+    Returns:
+        A sequence of ceil(epochs R / B) batches: "tokens" and "labels" [B, T] int64, as in `preference_pipe`;
+        "desirable" [B] bool, False for padding; "index" [B] int64, the answer's number in `answers`, -1 for padding.
+
+    Raises:
+        ValueError: if no answer is left, or a size is below 1.
+        TypeError: if the key is missing.
+    """
+    options = {"batch_size": batch_size, "key": key, "epochs": epochs, "shuffle": shuffle}
+    marks = [answer.desirable for answer in answers]
+    return _pipe("unpaired", [(answer.completion,) for answer in answers], marks, length, ("",), options)
+
+
+def with_reference(pipe: TablePipe, model: Model, params: Tree, *, batch_size: int = REFERENCE_ROWS) -> TablePipe:
+    """Adds what a frozen reference thinks of each answer, computed once instead of in every step.
+
+        reference = Σ_t log p(label_t | tokens before it)        over the answer's tokens
+
+    Args:
+        pipe: from `preference_pipe` or `unpaired_pipe`; a slice stays that slice.
+        model: the reference.
+        params: its weights.
+        batch_size: rows whose logits [rows, T, V] are held at a time.
+
+    Returns:
+        The pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers: "reference")
+        [B] float32, nats, 0 for padding.
+
+    Raises:
+        ValueError: if the pipe is another one, or batch_size below 1.
+    """
+    if not isinstance(pipe.table, Compared) or batch_size < 1:
+        raise ValueError(
+            "with_reference: expected a pipe from preference_pipe or unpaired_pipe and batch_size >= 1, got "
+            f"{pipe.about['pipe']} and {batch_size}"
+        )
+    found = tuple(_thought(side, model, params, batch_size) for side in pipe.table.sides)
+    return replace(pipe, table=pipe.table._replace(references=found))
+
+
+def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Takes pairs or answers out of the table.
+
+    Args:
+        table: see Compared.
+        rows: [B] int64, -1 for padding.
+        length: T.
+        names: of the sides; "" for a single one.
+
+    Returns:
+        {name: [B, ...]}, see `preference_pipe` and `unpaired_pipe`.
+    """
+    real = rows >= 0
+    batch = {"index": np.where(real, table.numbers[rows], -1)}
+    for i, name in enumerate(names):
+        before, behind = (f"{name}_", f"_{name}") if name else ("", "")
+        batch[f"{before}tokens"], batch[f"{before}labels"] = padded(table.sides[i], rows, length)
+        if table.references:
+            batch[f"reference{behind}"] = np.where(real, table.references[i][rows], np.float32(0))
+    if len(table.desirable):
+        batch["desirable"] = real & table.desirable[rows]
+    return batch
+
+
+def _pipe(
+    name: str, given: Sequence[tuple[Encoded, ...]], marks: list[bool] | None, length: int, sides: tuple[str, ...],
+    options: dict[str, Any],
+) -> TablePipe:  # fmt: skip
+    """Either pipe."""
+    fitted = [_fit(row, length) for row in given] if length > 0 else []
+    kept = [i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row)]
+    table = Compared(
+        tuple(ragged([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
+        np.array(kept, np.int64),
+        np.array([] if marks is None else [marks[i] for i in kept], bool),
+    )
+    return table_pipe(
+        table, partial(take, length=length, names=sides), rows=len(kept), about={"pipe": name, "length": length},
+        truncated=sum(short for _, short in fitted), dropped=len(fitted) - len(kept), **options,
+    )  # fmt: skip
+
+
+def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
+    """Answers to one prompt, of at most length + 1 tokens each, and whether anything was lost that counts."""
+    room = length + 1
+    if all(len(side.tokens) <= room for side in sides):
+        return list(sides), False
+    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # nothing behind is learned
+    excess = max(0, max(ends) - room)
+    cut = max(0, min(excess, min(int(side.trained.argmax()) for side in sides) - 1))
+    fitted = [
+        Encoded(side.tokens[cut:end][:room], side.trained[cut:end][:room])
+        for side, end in zip(sides, ends, strict=True)
+    ]
+    return fitted, excess > 0
+
+
+def _encode(template: ChatTemplate, tokenizer: Tokenizer, pairs: Sequence[tuple[Messages, Messages]]) -> list[Encoded]:
+    """Prompts with completions -> tokens, of which the completion's are trained."""
+    whole = encode_chats(template, tokenizer, [prompt + completion for prompt, completion in pairs])
+    spoken = [any(message.role == "assistant" for message in prompt) for prompt, _ in pairs]
+    prompts = encode_chats(template, tokenizer, [p if s else () for (p, _), s in zip(pairs, spoken, strict=True)])
+    found = []
+    for (tokens, trained), before in zip(whole, prompts, strict=True):
+        places, said = trained.nonzero()[0], before.tokens[before.trained]
+        if tokens[places[: len(said)]].tolist() != said.tolist():
+            raise ValueError(
+                "encode_preferences: this template writes the assistant's turns of a prompt otherwise once an answer "
+                "follows, so the answer's tokens cannot be told apart; leave earlier answers out of the prompts"
+            )
+        mask = trained.copy()
+        mask[places[: len(said)]] = False
+        found.append(Encoded(tokens, mask))
+    return found
+
+
+def _thought(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:
+    """[R] float32: the summed log-probability of each example's labels."""
+    examples = len(side.starts) - 1
+    width = int(np.diff(side.starts).max()) - 1
+    device = tree.leaves(params)[0].device
+    found = []
+    with torch.no_grad():
+        for first in range(0, examples, batch_size):
+            rows = np.arange(first, first + batch_size)
+            rows[rows >= examples] = -1  # one shape for all, so that it is compiled once
+            tokens, labels = (torch.from_numpy(x).to(device) for x in padded(side, rows, width))
+            found.append(log_probabilities(model.forward(params, tokens), labels).sum(1).cpu().numpy())
+    return np.concatenate(found)[:examples].astype(np.float32)

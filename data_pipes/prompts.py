@@ -1,0 +1,117 @@
+"""The pipe of prompts that a policy answers while it learns.
+
+Shape letters: B prompts in a batch, R prompts in all, P places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipes.chat import ChatTemplate, Encoded, encode_chats
+from data_pipes.messages import Prompt
+from data_pipes.table import Ragged, TablePipe, ragged, table_pipe
+from data_pipes.tokenizer.spec import Tokenizer
+
+
+def encode_prompts(template: ChatTemplate, tokenizer: Tokenizer, prompts: Iterable[Prompt]) -> list[np.ndarray]:
+    """Encodes prompts, each up to the beginning of the assistant's turn.
+
+    Args:
+        template: see `data_pipes.chat.chat_template`.
+        tokenizer: as in `data_pipes.chat.encode_chats`.
+        prompts: the more at once, the faster.
+
+    Returns:
+        Ids of each, [n] int64.
+
+    Raises:
+        ValueError: as in `data_pipes.chat.encode_chats`.
+    """
+    chats = [prompt.messages for prompt in prompts]
+    return [found.tokens for found in encode_chats(template, tokenizer, chats, add_generation_prompt=True)]
+
+
+def prompt_pipe(
+    prompts: Sequence[np.ndarray],
+    *,
+    batch_size: int,
+    length: int,
+    key: Any,
+    epochs: int = 1,
+    shuffle: bool = True,
+    truncate: Literal["left"] | None = None,
+) -> TablePipe:
+    """Builds the pipe: prompts shuffled anew each epoch, every batch full.
+
+    An answer to nothing would be paid for as dearly as any other. So there are no rows of padding: the last batch is
+    filled up with the first prompts of a further epoch.
+
+    Args:
+        prompts: ids of each, [n] integers, from `encode_prompts`.
+        batch_size: B, prompts.
+        length: P, the most tokens of a prompt.
+        key: a seed or a key [2] uint32; None only with shuffle=False.
+        epochs: how often the prompts are seen, at least.
+        shuffle: False keeps their order.
+        truncate: what becomes of longer ones: None is an error, "left" keeps their last P tokens.
+
+    Returns:
+        A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0; "lengths" [B]
+        int64; "index" [B] int64, the prompt's number in `prompts`. `truncated` counts those that were cut.
+
+    Raises:
+        ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is below 1.
+        TypeError: if the key is missing.
+
+    Example:
+        >>> pipe = prompt_pipe([np.array([5, 6]), np.array([7])], batch_size=3, length=2, key=None, shuffle=False)
+        >>> pipe[0]["prompts"].tolist(), pipe[0]["lengths"].tolist(), pipe[0]["index"].tolist()
+        ([[5, 6], [7, 0], [5, 6]], [2, 1, 2], [0, 1, 0])
+    """
+    if truncate not in (None, "left"):
+        raise ValueError(f"prompt_pipe: truncate must be None or 'left', got {truncate!r}")
+    sizes = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    for number, size in enumerate(sizes.tolist()):
+        if size == 0:
+            raise ValueError(f"prompt_pipe: prompt {number} is empty; give at least one token, such as the bos token")
+        if size > length > 0 and truncate is None:
+            raise ValueError(
+                f"prompt_pipe: prompt {number} has {size} tokens, and length is {length}; pass length={sizes.max()}, "
+                "or truncate='left' to keep the end of those that are longer"
+            )
+    given = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
+    table = ragged([Encoded(prompt, np.zeros(len(prompt), bool)) for prompt in given], "prompt_pipe")
+    return table_pipe(
+        table,
+        partial(take, length=length),
+        rows=len(given),
+        batch_size=batch_size,
+        key=key,
+        epochs=epochs,
+        shuffle=shuffle,
+        about={"pipe": "prompt", "length": length, "truncate": truncate},
+        wrap=True,
+        truncated=int((sizes > length).sum()),
+    )
+
+
+def take(table: Ragged, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
+    """Takes prompts out of the table.
+
+    Args:
+        table: all prompts.
+        rows: [B] int64.
+        length: P.
+
+    Returns:
+        "prompts" [B, P] int64, "lengths" [B] int64, "index" [B] int64.
+    """
+    lengths = np.diff(table.starts)[rows]
+    prompts = np.zeros((len(rows), length), np.int64)
+    for out, (row, size) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
+        prompts[out, :size] = table.tokens[table.starts[row] : table.starts[row] + size]
+    return {"prompts": prompts, "lengths": lengths, "index": rows.copy()}

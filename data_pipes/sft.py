@@ -1,0 +1,150 @@
+"""The fine-tuning pipe: conversations, whole and packed side by side, as a sequence of batches.
+
+Shape letters: B rows in a batch, R rows of the table, T places in a row, E examples, n tokens of one example.
+
+Ding et al., "Fewer Truncations Improve Language Modeling", 2024, arXiv 2404.10830 (best-fit packing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipes.chat import Encoded
+from data_pipes.pack import best_fit_decreasing
+from data_pipes.pretrain import IGNORE
+from data_pipes.table import Ragged, TablePipe, put, ragged, table_pipe
+
+
+class Packed(NamedTuple):
+    """Which examples lie in which row.
+
+    Fields:
+        examples: all of them.
+        order: [E] int64, numbers of examples, row by row.
+        ends: [R] int64: row r holds examples order[ends[r - 1]] to order[ends[r] - 1].
+    """
+
+    examples: Ragged
+    order: np.ndarray
+    ends: np.ndarray
+
+
+def sft_pipe(
+    examples: Sequence[Encoded],
+    *,
+    batch_size: int,
+    length: int,
+    key: Any,
+    epochs: int = 1,
+    packing: bool = True,
+    shuffle: bool = True,
+) -> TablePipe:
+    """Builds the pipe: examples packed into rows of `length`, rows shuffled anew each epoch, `batch_size` a batch.
+
+    A batch of one conversation a row is mostly padding, as most conversations are short. Packing puts several into a
+    row, and segment ids keep each from seeing the others, so that the loss is the same and the work a fraction.
+
+    Args:
+        examples: from `data_pipes.chat.encode_chats`. One of n tokens makes n - 1 predictions, so it takes n - 1
+            places: inputs tokens[:-1], labels tokens[1:] where those are trained. No example that fits is ever cut.
+        batch_size: B, rows.
+        length: T, places in a row. Examples of more than T + 1 tokens are cut on the right.
+        key: a seed or a key [2] uint32; None only with shuffle=False.
+        epochs: how often the data is seen; `len(pipe)` covers all of them.
+        packing: False lays one example into each row.
+        shuffle: False keeps the rows in order: of the examples, or with packing the longest first.
+
+    Returns:
+        A sequence of ceil(epochs R / B) batches, see `take`; the last one may end with rows of padding. Its
+        `truncated` counts the examples that were cut, `dropped` those without a trained token (after cutting).
+
+    Steps:
+        1. Cut what is too long; drop what teaches nothing.
+        2. Pack.
+
+    Raises:
+        ValueError: if no example is left, or a size is below 1.
+        TypeError: if the key is missing.
+
+    Example:
+        Examples of 3 and 2 tokens take 2 + 1 places:
+
+        >>> said = [Encoded(np.array([5, 6, 7]), np.array([False, False, True])),
+        ...         Encoded(np.array([8, 9]), np.array([False, True]))]
+        >>> batch = sft_pipe(said, batch_size=1, length=4, key=0)[0]
+        >>> batch["tokens"].tolist(), batch["labels"].tolist(), batch["segment_ids"].tolist()
+        ([[5, 6, 8, 0]], [[-100, 7, 9, -100]], [[0, 0, 1, 2]])
+    """
+    # 1. Cut, and drop.
+    cut = [Encoded(tokens[: length + 1], trained[: length + 1]) for tokens, trained in examples] if length > 0 else []
+    kept = [example for example in cut if example.trained[1:].any()]
+    truncated = sum(len(example.tokens) > length + 1 for example in examples)
+    stored = ragged(kept, "sft_pipe")
+    # 2. Pack.
+    places = np.diff(stored.starts) - 1
+    bins = best_fit_decreasing(places, length) if packing and kept else [[example] for example in range(len(kept))]
+    table = Packed(
+        stored,
+        np.fromiter((example for row in bins for example in row), np.int64, len(kept)),
+        np.fromiter(map(len, bins), np.int64, len(bins)).cumsum(),
+    )
+    return table_pipe(
+        table,
+        partial(take, length=length),
+        rows=len(bins),
+        batch_size=batch_size,
+        key=key,
+        epochs=epochs,
+        shuffle=shuffle,
+        about={"pipe": "sft", "length": length, "packing": packing},
+        truncated=truncated,
+        dropped=len(cut) - len(kept),
+    )
+
+
+def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
+    """Takes rows out of the table.
+
+    Args:
+        table: see Packed.
+        rows: [B] int64, -1 for a row of padding.
+        length: T.
+
+    Returns:
+        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained; "segment_ids"
+        [B, T] int64, examples numbered from 0 in each row, and padding one higher; "positions" [B, T] int64, from 0 in
+        each segment; "index" [B] int64, the row's number, -1 for padding. Padding has token 0 and label -100.
+    """
+    shape = (len(rows), length)
+    tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+    segment_ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for out, row in enumerate(rows.tolist()):
+        first = int(table.ends[row - 1]) if row > 0 else 0
+        members = table.order[first : table.ends[row]].tolist() if row >= 0 else []
+        place = 0
+        for segment, example in enumerate(members):
+            end = place + put(table.examples, example, tokens[out, place:], labels[out, place:])
+            segment_ids[out, place:end] = segment
+            positions[out, place:end] = np.arange(end - place)
+            place = end
+        segment_ids[out, place:] = len(members)
+        positions[out, place:] = np.arange(length - place)
+    return {
+        "tokens": tokens, "labels": labels, "segment_ids": segment_ids, "positions": positions, "index": rows.copy(),
+    }  # fmt: skip
+
+
+def fullness(pipe: TablePipe) -> float:
+    """The share of places that hold an example, in (0, 1]: what packing saves is seen here.
+
+    Example:
+        >>> said = [Encoded(np.array([5, 6, 7]), np.array([False, False, True]))] * 3
+        >>> [fullness(sft_pipe(said, batch_size=1, length=4, key=0, packing=packing)) for packing in (True, False)]
+        [0.75, 0.5]
+    """
+    filled = len(pipe.table.examples.tokens) - len(pipe.table.order)
+    return filled / (pipe.rows * pipe.about["length"])

@@ -1,0 +1,44 @@
+"""Prompts: full batches, whole prompts, or a word about those that are too long."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipes.chat import chat_template
+from data_pipes.messages import Prompt
+from data_pipes.prompts import encode_prompts, prompt_pipe
+from tests.data_pipes.chats import talk, tokenizer
+
+PROMPTS = [np.arange(n) + 10 * n for n in (3, 1, 5, 2)]
+
+
+def test_prompts_end_where_the_assistant_begins() -> None:
+    words = tokenizer()
+    found = encode_prompts(chat_template(), words, [Prompt(talk("Hi"), {}, "n")])[0]
+    assert words.decode(found) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_every_batch_is_full_and_each_prompt_comes_once_an_epoch() -> None:
+    pipe = prompt_pipe(PROMPTS, batch_size=3, length=5, key=0, epochs=2)
+    index = np.concatenate([batch["index"].numpy() for batch in pipe])
+    assert len(pipe) == 3
+    assert (index >= 0).all()
+    assert sorted(index[:4]) == sorted(index[4:8]) == [0, 1, 2, 3]
+    for batch in pipe:
+        for row, length, number in zip(batch["prompts"], batch["lengths"], batch["index"], strict=True):
+            assert row[:length].tolist() == PROMPTS[number].tolist()
+            assert (row[length:] == 0).all()
+
+
+def test_long_prompts_are_an_error_or_shortened_from_the_left() -> None:
+    with pytest.raises(ValueError, match="prompt 2 has 5 tokens, and length is 4"):
+        prompt_pipe(PROMPTS, batch_size=2, length=4, key=0)
+    pipe = prompt_pipe(PROMPTS, batch_size=4, length=4, key=None, shuffle=False, truncate="left")
+    assert pipe[0]["prompts"][2].tolist() == [51, 52, 53, 54]
+    assert pipe.truncated == 1
+
+
+def test_empty_prompts_are_refused() -> None:
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        prompt_pipe([PROMPTS[0], np.zeros(0, int)], batch_size=1, length=4, key=0, truncate="left")

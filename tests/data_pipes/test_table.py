@@ -1,0 +1,76 @@
+"""A table as a pipe: each row once an epoch, padding or going on at the end. (Its laws are in tests/laws.)"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipes.chat import Encoded
+from data_pipes.table import TablePipe, batch_at, describe, padded, ragged, table_pipe
+
+EXAMPLES = [
+    Encoded(np.array([1, 2, 3]), np.array([False, True, False])),
+    Encoded(np.array([4]), np.array([True])),
+    Encoded(np.array([5, 6]), np.array([False, True])),
+]
+
+
+def make(rows: int = 7, **options: object) -> TablePipe:
+    given = {"batch_size": 3, "key": 1, "epochs": 1, "shuffle": True, "about": {"pipe": "mine", "length": 1}} | options
+    return table_pipe(np.arange(rows), lambda table, r: {"index": r}, rows=rows, **given)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_each_row_comes_once_an_epoch(epochs: int, wrap: bool) -> None:
+    pipe = make(epochs=epochs, wrap=wrap)
+    found = np.concatenate([batch["index"].numpy() for batch in pipe])
+    for epoch in range(epochs):
+        assert sorted(found[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    rest = found[7 * epochs :]
+    assert (rest >= 0).all() if wrap else (rest == -1).all()
+
+
+def test_epochs_differ_and_keys_differ() -> None:
+    found = np.concatenate([batch["index"].numpy() for batch in make(epochs=2)])
+    assert found[:7].tolist() != found[7:14].tolist()
+    assert batch_at(make(100), 0)["index"].tolist() != batch_at(make(100, key=2), 0)["index"].tolist()
+
+
+def test_in_order() -> None:
+    assert make(key=None, shuffle=False)[0]["index"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"rows": 0}, ValueError, "mine: expected at least one example"),
+        ({"rows": 0, "dropped": 2}, ValueError, "none of the 2 given has a token to learn"),
+        ({"batch_size": 0}, ValueError, "batch_size must be"), ({"epochs": 0}, ValueError, "epochs must be"),
+        ({"key": None}, TypeError, "pass key=0"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_pipe_is_refused(options: dict, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        make(**options)
+
+
+def test_described_alike_only_if_the_batches_are_alike() -> None:
+    assert describe(make()[1:]) == describe(make())
+    assert describe(make()) != describe(make(8))
+
+
+def test_end_to_end_and_laid_out_again() -> None:
+    made = ragged(EXAMPLES, "mine")
+    assert made.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    tokens, labels = padded(made, np.array([2, 0, -1, 1]), 2)
+    assert tokens.tolist() == [[5, 0], [1, 2], [0, 0], [0, 0]]
+    assert labels.tolist() == [[6, -100], [2, -100], [-100, -100], [-100, -100]]
+    assert ragged([], "mine").starts.tolist() == [0]
+
+
+def test_examples_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="of one length, got 2 and 1 in example 0"):
+        ragged([Encoded(np.array([1, 2]), np.array([True]))], "mine")
+    with pytest.raises(ValueError, match="must be ids"):
+        ragged([Encoded(np.array([-1]), np.array([True]))], "mine")
