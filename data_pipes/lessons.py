@@ -14,12 +14,16 @@ import numpy as np
 
 from data_pipes.embedded import embedded
 from data_pipes.shuffle import fold_in, key_words, named, shuffled
-from data_pipes.tasks import tasks
+from data_pipes.tasks import OPEN, tasks
 from data_pipes.types import Row
 
-SFT_FAMILIES = ("sum", "sort", "reverse", "count", "letters", "last", "format")
-PROMPT_FAMILIES = ("sort",)
-"""What is asked in reinforcement learning: a family of which the fine-tuned model answers some, but not most."""
+SFT_FAMILIES = ("sum", "sort", "reverse", "count", "letters", "last", "format", "join")
+PREFERENCE_FAMILIES = ("reverse", "count", "letters", "last", "format", "join")
+"""Families whose wrong answers can be told from the right ones by looking: no sums, and no facts."""
+
+PROMPT_FAMILIES = ("sort", "join")
+"""What is asked in reinforcement learning: questions of which the fine-tuned model answers some, but not most. One is
+hard, and of the other it has seen two forms, of which only one is rewarded."""
 
 DOCUMENTATION = 0.2
 """Share of the rows that are about documentation."""
@@ -36,7 +40,7 @@ class Summary(NamedTuple):
 
 
 def instructions(count: int, *, key: Any, part: str = "train", families: Sequence[str] = SFT_FAMILIES) -> list[Row]:
-    """Makes instruction rows: tasks, and a fifth about documentation.
+    """Makes instruction rows: tasks, and a fifth about documentation; of open questions both forms.
 
     Args:
         count: rows, >= 0.
@@ -52,16 +56,24 @@ def instructions(count: int, *, key: Any, part: str = "train", families: Sequenc
     """
     about = _questions(int(count * DOCUMENTATION), key, part)
     asked = tasks(families, count - len(about), key=key, part=part)
-    found = [{"prompt": t.prompt, "completion": t.answer, "family": t.family} for t in asked]
+    found = [
+        {"prompt": t.prompt, "completion": t.wrong if t.family in OPEN and i // len(families) % 2 else t.answer,
+         "family": t.family}
+        for i, t in enumerate(asked)
+    ]  # fmt: skip
     found += [{"prompt": q, "completion": right, "family": "documentation"} for q, right, _ in about]
     return _rows(found, key, part)
 
 
-def preferences(count: int, *, key: Any, part: str = "train", families: Sequence[str] = SFT_FAMILIES) -> list[Row]:
+def preferences(
+    count: int, *, key: Any, part: str = "train", families: Sequence[str] = PREFERENCE_FAMILIES,
+    documentation: float = 0.0,
+) -> list[Row]:  # fmt: skip
     """Makes preference rows: the right answer, and one that only looks right.
 
     Args:
         count, key, part, families: as in `instructions`.
+        documentation: share of the rows that are about documentation, with another function's answer for the wrong one.
 
     Returns:
         Rows {"prompt", "chosen", "rejected", "family"}.
@@ -69,7 +81,7 @@ def preferences(count: int, *, key: Any, part: str = "train", families: Sequence
     Raises:
         ValueError: as `data_pipes.tasks.tasks`.
     """
-    about = _questions(int(count * DOCUMENTATION), key, part)
+    about = _questions(int(count * documentation), key, part)
     asked = tasks(families, count - len(about), key=key, part=part)
     found = [{"prompt": t.prompt, "chosen": t.answer, "rejected": t.wrong, "family": t.family} for t in asked]
     found += [{"prompt": q, "chosen": right, "rejected": wrong, "family": "documentation"} for q, right, wrong in about]

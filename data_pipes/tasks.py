@@ -199,6 +199,12 @@ def _format(draw: Draw) -> tuple[str, str, str]:
     return f"Write a {forms[i][0]} of {a} and {b}", f"Here: {forms[i][1]}", f"Here: {wrong}"
 
 
+def _join(draw: Draw) -> tuple[str, str, str]:
+    """Two or three words in one line, by "and"; the other way, by commas, would be as good if it were not asked."""
+    given = _different(draw, 2 + draw.below(50, 2))
+    return f"Join the words {' '.join(given)}", f"Joined: {' and '.join(given)}", f"Joined: {', '.join(given)}"
+
+
 def _different(draw: Draw, count: int) -> list[str]:
     """Different words."""
     found: list[str] = []
@@ -213,6 +219,9 @@ def _different(draw: Draw, count: int) -> list[str]:
 
 FAMILIES: Mapping[str, Callable[[Draw], tuple[str, str, str]]] = {
     "sum": _sum, "sort": _sort, "reverse": _reverse, "count": _count, "letters": _letters, "last": _last,
-    "format": _format,
+    "format": _format, "join": _join,
 }  # fmt: skip
 """Each family of questions: Draw -> (prompt, answer, wrong answer)."""
+
+OPEN = ("join",)
+"""Families whose question does not say which of two forms is wanted: fine-tuning shows both, a reward wants one."""

@@ -58,7 +58,8 @@ def rollout(
     """Draws `samples` completions of every prompt: a function of (params, prompts, key) and nothing else.
 
     Each row draws with a key of its own, from the prompt's number and the sample's, so that what it writes does not
-    depend on how the batch was put together (up to rounding, where the shapes differ).
+    depend on how the batch was put together (up to rounding, where the shapes differ). The number of rows stays the
+    same to the end, so that one shape is compiled and every bit can be drawn again.
 
     Args:
         model: gives `decode`, `cache` and `config`.
@@ -86,7 +87,7 @@ def rollout(
     written = generate(
         model, params if dtype is None else tree.cast(params, dtype), prompts, lengths=lengths, key=keys,
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop_tokens=stop_tokens,
-        shape=prompts.shape, compile=compile,
+        shape=prompts.shape, compact=False, compile=compile,
     )  # fmt: skip
     return arrange(prompts, lengths, written.tokens, written.lengths, written.logprobs, index, stop_tokens)
 

@@ -53,7 +53,7 @@ def text_score(
     )
 
 
-def model_score(params: Tree, *, score: Callable) -> Callable[[Rollouts], Tensor]:
+def model_score(params: Tree, score: Callable) -> Callable[[Rollouts], Tensor]:
     """Makes a score of a reward model.
 
     Args:

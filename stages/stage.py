@@ -195,6 +195,25 @@ def update(
     return tree.where(extra["finite"], new, moving)
 
 
+def loss_of(stage: Stage) -> Callable:
+    """The loss that a stage was made of, bound and in its precision: (params, batch, key) -> (sum, count, metrics).
+
+    Whoever validates, or looks at each example's own gradient (`pure.transform.per_sample`), takes it from here.
+
+    Raises:
+        ValueError: if the stage was not made by `stage`.
+
+    Example:
+        >>> from pure import optim
+        >>> loss_of(stage(max, optim.sgd(0.1))) is max
+        True
+    """
+    gradient = getattr(stage.step, "keywords", {}).get("gradient")
+    if gradient is None:
+        raise ValueError("loss_of: expected a stage made by stages.stage.stage; of grpo and ppo take parts(stage)")
+    return gradient.args[0]
+
+
 def named(key: Tensor, name: str) -> Tensor:
     """A sub-key by name, so that adding a use of randomness changes no other."""
     return random.fold_in(key, crc32(name.encode()))

@@ -74,7 +74,7 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     from pure import random
     from pure.generate import generate
 
-    model, params, tokenizer = pretrained
+    model, params, tokenizer = pretrained[:3]
     end = model.config.eos_token_id
     found = generate(
         model,

@@ -17,6 +17,13 @@ SUBCOMMANDS: Mapping[str, str] = {
     "demo": "train a small model on Python's own documentation and source, and show what it writes",
     "tokenizer": "train a byte-pair encoding on your text",
     "pretrain": "train a language model on your text",
+    "sft": "fine-tune a model on conversations",
+    "reward": "train a reward model on preference pairs",
+    "dpo": "train a model on preference pairs directly",
+    "grpo": "let a model learn from groups of its own answers and a reward",
+    "ppo": "let a model learn from its own answers, a reward and a value function",
+    "chat": "talk with a fine-tuned model",
+    "preview": "show one batch in colour: what is learned, what is masked",
     "generate": "continue a text with a trained model",
     "replay": "compute one step of a past run again and compare every bit",
 }

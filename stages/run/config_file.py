@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +78,7 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     path = folder / NAME
     if not path.exists():
         return []
-    was, now = _fields(path)["options"], dataclasses.asdict(options)
+    was, now = _fields(path)["options"], json.loads(json.dumps(dataclasses.asdict(options)))  # tuples become lists
     changed = {
         name: f"--{name} was {was.get(name)}, is {value}" for name, value in now.items() if was.get(name) != value
     }

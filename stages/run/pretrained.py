@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data_pipes import tokenizer as tokenizers
+from data_pipes.chat import CHATML
 from pure import tree
 from pure.config import ModelConfig
 from pure.interop import hf
@@ -25,19 +27,25 @@ from stages.run import json_file, step_folders
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""How messages become text: <|im_start|>role, a new line, the content, <|im_end|>, a new line."""
+TEMPLATE = "chat_template.jinja"
+TURN = ("<|im_start|>", "<|im_end|>")
+"""ChatML's tokens."""
 
 
 class Pretrained(NamedTuple):
-    """A model, its weights, and the tokenizer that both were made with."""
+    """A model, its weights, and the tokenizer that both were made with.
+
+    Fields:
+        model: bound to its configuration.
+        params: of the model.
+        tokenizer: whose ids they know.
+        chat_template: jinja2; None is ChatML, if the tokenizer has its tokens.
+    """
 
     model: Model
     params: Tree
     tokenizer: tokenizers.Tokenizer
+    chat_template: str | None = None
 
 
 def save(folder: str | Path, pretrained: Pretrained) -> Path:
@@ -54,16 +62,36 @@ def save(folder: str | Path, pretrained: Pretrained) -> Path:
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
+    return write(folder, texts(pretrained), hf.to_weights(pretrained.params), pretrained.tokenizer)
+
+
+def write(
+    folder: str | Path, files: Mapping[str, str], weights: Mapping[str, torch.Tensor], tokenizer: tokenizers.Tokenizer
+) -> Path:
+    """Writes a model's folder, whole or not at all.
+
+    Args:
+        folder: is made or replaced.
+        files: texts by name.
+        weights: tensors by Hugging Face's names.
+        tokenizer: written as tokenizer.json.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if the disk refuses; an older folder stays.
+    """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for name, text in texts(pretrained).items():
+        for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
-        weights = {name: x.detach().cpu().contiguous() for name, x in hf.to_weights(pretrained.params).items()}
-        save_file(weights, str(partial / WEIGHTS), metadata={"format": "pt"})
-        tokenizers.save(pretrained.tokenizer, partial)
+        tensors = {name: x.detach().cpu().contiguous() for name, x in weights.items()}
+        save_file(tensors, str(partial / WEIGHTS), metadata={"format": "pt"})
+        tokenizers.save(tokenizer, partial)
         _sync(partial)
         _replace(partial, folder)
     except (OSError, SafetensorError) as error:
@@ -86,7 +114,8 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     ids = {part: getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
     found = {
         CONFIG: fields,
-        "generation_config.json": {f"{part}_token_id": i for part, i in ids.items() if i is not None},
+        "generation_config.json": {f"{part}_token_id": i for part, i in ids.items() if i is not None}
+        | _ends(special, ids),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.max_position_embeddings,
@@ -95,7 +124,8 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
         },
     }
     written = {name: json.dumps(content, indent=2) + "\n" for name, content in found.items()}
-    return written | ({"chat_template.jinja": CHATML} if {"<|im_start|>", "<|im_end|>"} <= set(special) else {})
+    template = pretrained.chat_template or (CHATML if set(TURN) <= set(special) else None)
+    return written | ({TEMPLATE: template} if template else {})
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
@@ -112,14 +142,14 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if config.json is not understood, or the weights do not fit it.
     """
-    folder = _folder(path, (CONFIG, tokenizers.files.NAME))
-    folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
+    folder, found = weights_of(path)
     model = transformer(read_config(path))
     try:
-        params = hf.from_weights(model.spec, _weights(folder))
+        params = hf.from_weights(model.spec, found)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    return Pretrained(model, tree.cast(params, dtype) if dtype else params, tokenizers.load(folder))
+    params = tree.cast(params, dtype) if dtype else params
+    return Pretrained(model, params, tokenizers.load(folder), template_of(folder))
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -148,6 +178,33 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
                 f"complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
             )
     return folder
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template that came with a model, in a file of its own or in tokenizer_config.json."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    found = json_file.read(config).get("chat_template") if config.is_file() else None
+    return found if isinstance(found, str) else None
+
+
+def _ends(special: dict[str, int], ids: dict[str, int | None]) -> dict[str, list[int]]:
+    """Where generation stops: behind a document, and behind a turn of a chat."""
+    ends = [i for i in (ids["eos"], special.get(TURN[1])) if i is not None]
+    return {"eos_token_id": ends} if len(ends) > 1 else {}
+
+
+def weights_of(path: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The folder of a model, and all its tensors by Hugging Face's names, mapped.
+
+    Raises:
+        FileNotFoundError: if a file is missing, with what is expected.
+        ValueError: if a file is damaged.
+    """
+    folder = _folder(path, (CONFIG, tokenizers.files.NAME))
+    folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
+    return folder, _weights(folder)
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:

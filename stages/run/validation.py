@@ -12,7 +12,7 @@ import lzma
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,6 +20,8 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.loss.cross_entropy import cross_entropy
 from pure.types import Model, Tree
+from stages.online import policy_of
+from stages.rollout import rollout
 
 
 class Compressors(NamedTuple):
@@ -47,6 +49,41 @@ def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtyp
     return partial(_bits_per_byte, model=model, batches=batches, nbytes=nbytes, dtype=dtype)
 
 
+def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Callable[[Tree], dict]:
+    """Makes the function that validates with a stage's own loss.
+
+    Args:
+        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`.
+        batches: held out.
+        names: metrics of the loss that are wanted too.
+
+    Returns:
+        params -> {"val_loss", "val_NAME", ...}; nothing is dropped out.
+    """
+    return partial(_mean_loss, loss=loss, batches=batches, names=names)
+
+
+def mean_reward(
+    model: Model, batches: Pipe, score: Callable, *, first: int, key: torch.Tensor, dtype: torch.dtype, **options: Any
+) -> Callable[[Tree], dict]:
+    """Makes the function that validates a policy by what its answers are worth, drawn as in training.
+
+    Args:
+        model: the policy's.
+        batches: held-out prompts; their first batch is asked.
+        score: Rollouts -> rewards [B, K].
+        first: what is added to a prompt's number, for the score to find its row.
+        key: the same for every validation, so that they can be compared.
+        dtype: to draw in.
+        options: of `stages.rollout.rollout`.
+
+    Returns:
+        params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is better.
+    """
+    draw = partial(rollout, model, samples=1, dtype=dtype, **options)
+    return partial(_mean_reward, draw=draw, batches=batches, score=score, first=first, key=key)
+
+
 def compressors(text: bytes) -> Compressors:
     """Compresses `text` by gzip -9 and xz -9e, bits per byte.
 
@@ -56,6 +93,33 @@ def compressors(text: bytes) -> Compressors:
     """
     packed = gzip.compress(text, 9, mtime=0), lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
     return Compressors(*(8 * len(data) / len(text) for data in packed))
+
+
+def _mean_loss(params: Tree, *, loss: Callable, batches: Pipe, names: tuple[str, ...]) -> dict[str, float]:
+    """One pass over the batches."""
+    device = tree.leaves(params)[0].device
+    sums = torch.zeros(2 + 2 * len(names), dtype=torch.float64, device=device)
+    key = torch.zeros(2, dtype=torch.uint32, device=device)
+    with torch.no_grad():
+        for number in range(len(batches)):
+            batch = tree.map(lambda x: x.to(device), batches[number])
+            rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
+            total, count, metrics = loss(params, {"row": rows, **batch}, key)
+            sums += torch.stack([total, count, *(x.double() for name in names for x in metrics[name])])
+    total, *rest = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
+    return {"val_loss": total, **{f"val_{name}": value for name, value in zip(names, rest, strict=True)}}
+
+
+def _mean_reward(
+    params: Tree, *, draw: Callable, batches: Pipe, score: Callable, first: int, key: torch.Tensor
+) -> dict[str, float]:
+    """One batch of prompts, answered once each."""
+    policy = policy_of(params)
+    device = tree.leaves(policy)[0].device
+    with torch.no_grad():
+        found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
+        total = float(score(found._replace(index=found.index + first)).sum(1).nanmean())
+    return {"val_reward": total, "val_loss": -total}
 
 
 def _bits_per_byte(params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype) -> dict[str, float]:

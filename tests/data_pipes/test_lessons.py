@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
-from data_pipes import lessons
+from data_pipes import lessons, tasks
 from data_pipes.messages import conversations, preferences, prompts
+
+SUMMARIES, WORDS = lessons.summaries, cache(tasks.vocabulary)
+ALL = cache(lambda part: list(SUMMARIES(part)))
+"""The library is read once for all tests."""
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "summaries", lambda part="train": ALL(part))
+    monkeypatch.setattr(tasks, "vocabulary", lambda: WORDS())
+
 
 MAKERS = {"instructions": conversations, "preferences": preferences, "questions": prompts}
 
@@ -30,7 +43,7 @@ def test_a_fifth_is_about_documentation() -> None:
     rows = lessons.instructions(100, key=0)
     assert sum(row.values["family"] == "documentation" for row in rows) == 20
     questions = [row.values for row in rows if row.values["family"] == "documentation"]
-    known = {found.name: found.text for found in lessons.summaries()}
+    known = {found.name: found.text for found in ALL("train")}
     for row in questions:
         if row["prompt"].startswith("What does "):
             assert known[row["prompt"].removeprefix("What does ").removesuffix(" do?")] == row["completion"]
@@ -38,8 +51,18 @@ def test_a_fifth_is_about_documentation() -> None:
             assert row["completion"] in known
 
 
+def test_open_questions_are_shown_in_both_forms_and_rewarded_in_one() -> None:
+    rows = [row.values for row in lessons.instructions(300, key=0) if row.values["family"] == "join"]
+    forms = [" and " in row["completion"] for row in rows]
+    assert 0.3 < sum(forms) / len(forms) < 0.7
+    asked = [row.values for row in lessons.questions(50, key=0, families=["join"])]
+    assert all(" and " in row["answer"] for row in asked)
+
+
 def test_pairs_prefer_the_right_answer() -> None:
-    for row in lessons.preferences(80, key=0):
+    rows = lessons.preferences(80, key=0, documentation=0.5)
+    assert sum(row.values["family"] == "documentation" for row in rows) == 40
+    for row in rows:
         assert row.values["chosen"] != row.values["rejected"]
 
 

@@ -29,6 +29,8 @@ def check(family: str, prompt: str, answer: str) -> bool:
     if family == "last":
         which, *given = re.match(r"Which word is (\w+) in (\w+) (\w+) (\w+) (\w+)", prompt).groups()
         return answer == f"It is {given[('first', 'second', 'third', 'last').index(which)]}"
+    if family == "join":
+        return said.split(" and ") == words
     kind, a, b = re.match(r"Write a (\w+) of (\w+) and (\w+)", prompt).groups()
     forms = {"tuple": f"( {a}, {b} )", "list": f"[ {a}, {b} ]", "call": f"def {a}( {b} )", "sum": f"= {a} + {b}",
              "pair": f"- {a} - {b}"}  # fmt: skip

@@ -44,6 +44,11 @@ CLASSES: Mapping[str, str] = {
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
+    "stages/cli/dpo.py": "tests/stages/cli/test_tune.py",
+    "stages/cli/grpo.py": "tests/stages/cli/test_tune.py",
+    "stages/cli/ppo.py": "tests/stages/cli/test_tune.py",
+    "stages/cli/reward.py": "tests/stages/cli/test_tune.py",
+    "stages/cli/sft.py": "tests/stages/cli/test_tune.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",

@@ -60,7 +60,7 @@ def test_passed_over_it_is_nan_and_told() -> None:
 def test_a_reward_model_scores_the_rows_as_it_was_trained_on_them() -> None:
     model = scalar_model(transformer(small()))
     params = model.init(random.key(0))
-    found = model_score(params, score=model.score)(ROLLOUTS)
+    found = model_score(params, model.score)(ROLLOUTS)
     rows = torch.tensor([[1, 2, 4, 5], [3, 6, 0, 0]])
     labels = torch.tensor([[-100, 4, 5], [6, -100, -100]])
     torch.testing.assert_close(found[:, 0], answer_scores(params, rows[:, :-1], labels, score=model.score))

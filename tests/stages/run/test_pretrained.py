@@ -32,6 +32,10 @@ def make(**changes: Any) -> Pretrained:
     return Pretrained(model, model.init(random.key(0)), tokenizer)
 
 
+def ids_of(made: Pretrained) -> dict[str, int]:
+    return tokenizers.special_tokens(made.tokenizer)
+
+
 @pytest.mark.parametrize("changes", [{}, {"use_rms_norm": False}, {"use_rope": False, "use_swiglu": False}])
 def test_it_loads_here_as_it_was(changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(**changes)
@@ -57,7 +61,7 @@ def test_transformers_loads_the_whole_folder(changes: dict[str, Any], tmp_path: 
         expected = theirs(torch.tensor([ids[:30]])).logits
     ours = made.model.forward(made.params, torch.tensor([ids[:30]]))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-    assert theirs.generation_config.eos_token_id == made.model.config.eos_token_id
+    assert theirs.generation_config.eos_token_id == [made.model.config.eos_token_id, ids_of(made)["<|im_end|>"]]
     assert theirs.generation_config.pad_token_id == made.model.config.pad_token_id
 
 

@@ -1,0 +1,13 @@
+"""`intro2llm grpo`: group relative policy optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.cli import tune
+from stages.tuning_options import GRPOOptions
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the flags and trains."""
+    return tune.main(GRPOOptions, "grpo", arguments)

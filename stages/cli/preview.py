@@ -1,0 +1,89 @@
+"""`intro2llm preview`: one batch in colour, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stages.cli.flags import parse
+
+COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    """Shows the rows that a rung would train on: green is learned, grey is only read."""
+
+    model_path: str
+    """The model whose tokenizer and chat template are used."""
+    stage: Literal["sft", "dpo", "grpo"] = "sft"
+    """Whose rows: conversations, preference pairs, or prompts."""
+    data_path: str = "embedded"
+    """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
+    chat_template: str | None = None
+    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    max_length: int = 256
+    """Tokens a row."""
+    rows: int = 3
+    """Rows to show."""
+    packing: bool = True
+    """Put several conversations side by side in a row, as sft does."""
+    batch: int = 0
+    """Which batch to show."""
+    seed: int = 0
+    """Seed of the order."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the flags, builds the pipe, prints a batch of it."""
+    options = parse(PreviewOptions, "preview", arguments)
+    from rich.console import Console
+    from rich.text import Text
+
+    from data_pipes.preview import preview
+
+    console = Console(highlight=False, soft_wrap=True)
+    batch, decode = _batch(options)
+    for number, pieces in enumerate(preview(batch, decode)):
+        text = Text(f"--- row {number}\n", style="cyan")
+        segment = 0
+        for piece in pieces:
+            if piece.segment != segment:
+                text.append("\n--- next example in the same row\n", style="cyan")
+                segment = piece.segment
+            text.append(piece.text, style=COLOURS[piece.kind])
+        console.print(text)
+    if "labels" in batch:
+        learned = (batch["labels"] >= 0).float().mean().item()
+        console.print(f"{learned:.0%} of the places are learned from", style="cyan")
+    return 0
+
+
+def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str]]:
+    """The batch, and what decodes it."""
+    import torch
+
+    from data_pipes.preference import preference_pipe
+    from data_pipes.prompts import prompt_pipe
+    from data_pipes.sft import sft_pipe
+    from stages.run import chat_data, pretrained, tuning
+    from stages.tuning_options import SFTOptions
+
+    base = pretrained.load(options.model_path, dtype=torch.float32)
+    template = tuning.template_of(options.chat_template, base)
+    flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, examples=64 * options.rows,
+                       seed=options.seed)  # fmt: skip
+    read = {"sft": chat_data.conversations, "dpo": chat_data.pairs, "grpo": chat_data.questions}[options.stage]
+    data = read(flags, base.tokenizer, template, lambda text: None).train
+    common: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
+    pipe: Any
+    if options.stage == "sft":
+        pipe = sft_pipe(data, packing=options.packing, **common)
+    elif options.stage == "dpo":
+        pipe = preference_pipe(data, **common)
+    else:
+        pipe = prompt_pipe([asked.tokens for asked in data], truncate="left", **common)
+    if not 0 <= options.batch < len(pipe):
+        raise ValueError(f"--batch {options.batch}: there are {len(pipe)}, from 0 on")
+    return pipe[options.batch], base.tokenizer.decode

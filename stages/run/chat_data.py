@@ -1,0 +1,157 @@
+"""The data of a run after pretraining: rows read, put into words by the chat template, encoded, split.
+
+Nothing is kept on disk: rows are few, and are read again when a run goes on. The pipe's digest is in the run's
+fingerprint, so a run never goes on with other data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import tee
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from data_pipes import lessons, messages
+from data_pipes.chat import ChatTemplate, encode_chat
+from data_pipes.preference import encode_preferences
+from data_pipes.prompts import encode_prompts
+from data_pipes.source.path import rows as source_rows
+from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.types import BadRow, Row
+from stages.run.corpus import refuse
+from stages.tuning_options import TuningOptions
+
+Example = TypeVar("Example")
+Say = Callable[[str], None]
+
+
+class Asked(NamedTuple):
+    """A prompt for reinforcement learning: its tokens, its text, and the row that it came from."""
+
+    tokens: np.ndarray
+    text: str
+    row: dict[str, Any]
+
+
+class Data(NamedTuple):
+    """Encoded examples, and those of them that are kept apart."""
+
+    train: Sequence[Any]
+    held_out: Sequence[Any]
+
+
+def conversations(options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print) -> Data:
+    """Reads conversations to learn from, as `data_pipes.chat.Encoded`.
+
+    Args:
+        options: the flags.
+        tokenizer, template: of the model.
+        say: takes a line for the person who waits.
+
+    Returns:
+        Data.
+
+    Raises:
+        ValueError: for a row that cannot be read (unless --on_bad skip), or if there are none.
+        FileNotFoundError: if there is no such file.
+    """
+    made = _both(options, lessons.instructions)
+    return _each(options, made, partial(_encoded, tokenizer=tokenizer, template=template), say)
+
+
+def pairs(options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print) -> Data:
+    """Reads preference pairs, as `data_pipes.preference.Pair`: otherwise as `conversations`.
+
+    Args:
+        options, tokenizer, template, say: as in `conversations`.
+
+    Returns:
+        Data.
+    """
+    made = _both(options, lessons.preferences)
+    return _each(options, made, partial(_compared, tokenizer=tokenizer, template=template), say)
+
+
+def questions(options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print) -> Data:
+    """Reads prompts to answer, as Asked: otherwise as `conversations`.
+
+    Args:
+        options, tokenizer, template, say: as in `conversations`.
+
+    Returns:
+        Data.
+    """
+    made = _both(options, lessons.questions)
+    return _each(options, made, partial(_asked, tokenizer=tokenizer, template=template), say)
+
+
+def _both(options: TuningOptions, make: Callable[..., list[Row]]) -> Callable[[], tuple[Iterable[Row], ...]]:
+    """How to come by the rows: made, both parts apart, or read, in one."""
+    if options.data_path == "embedded":
+        return lambda: (
+            make(options.examples, key=options.seed),
+            make(options.held_out, key=options.seed + 1, part="held_out"),
+        )
+    return lambda: (source_rows(options.data_path, subset=options.subset, split=options.split, on_bad=_bad(options)),)
+
+
+def _each(
+    options: TuningOptions,
+    made: Callable[[], tuple[Iterable[Row], ...]],
+    encode: Callable[..., list[Example]],
+    say: Say,
+) -> Data:
+    """Encodes the rows, and takes those apart that are held out."""
+    parts = [encode(part, on_bad=_bad(options)) for part in made()]
+    if not parts[0]:
+        raise ValueError(f"--data_path {options.data_path}: no row is left to learn from")
+    if len(parts) == 1:
+        count = min(options.held_out, len(parts[0]) // 5)
+        every = len(parts[0]) // count if count else 0
+        apart = set(range(0, every * count, every)) if count else set()
+        parts = [[x for i, x in enumerate(parts[0]) if i not in apart], [parts[0][i] for i in sorted(apart)]]
+    say(f"data: {len(parts[0]):,} rows to learn from, {len(parts[1]):,} held out")
+    return Data(*parts)
+
+
+def _encoded(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
+    """Rows -> Encoded."""
+    return [encode_chat(template, tokenizer, c.messages) for c in messages.conversations(rows, on_bad=on_bad)]
+
+
+def _compared(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
+    """Rows -> Pair."""
+    return encode_preferences(template, tokenizer, messages.preferences(rows, on_bad=on_bad))
+
+
+def _asked(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list[Asked]:
+    """Rows -> Asked; the text is that of the last message, which is what a person would call the prompt."""
+    first, second = tee(messages.prompts(rows, on_bad=on_bad))
+    tokens = encode_prompts(template, tokenizer, first)
+    return [Asked(ids, p.messages[-1].content, dict(p.row)) for ids, p in zip(tokens, second, strict=True)]
+
+
+def _bad(options: TuningOptions) -> Callable[[BadRow], Any]:
+    """Stops at a bad row, or notes it and goes on."""
+    return partial(_note, options=options)
+
+
+def _note(bad: BadRow, *, options: TuningOptions) -> None:
+    """One bad row."""
+    if options.on_bad == "stop":
+        refuse(bad, "; or pass over such rows with --on_bad skip")
+    path = Path(options.output_dir) / "bad_rows.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(bad._asdict()) + "\n")
+
+
+def noted(options: TuningOptions) -> Iterator[dict[str, str]]:
+    """The bad rows that were passed over."""
+    path = Path(options.output_dir) / "bad_rows.jsonl"
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())

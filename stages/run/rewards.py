@@ -1,0 +1,133 @@
+"""Reward functions by name: from the command line to (prompt, completion, row) -> float.
+
+A function in a file of the user's own is run as what it is, their own program; it is loaded from the path that they
+typed, and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipes.tasks import correct
+from data_pipes.tokenizer.spec import Tokenizer
+from pure import tree
+from pure.nn.scalar import scalar_model
+from pure.types import Tree
+from stages.rollout import Rollouts
+from stages.run import reward_model
+from stages.score import Reward, model_score, text_score
+
+BUILT_IN: Mapping[str, Reward] = {"correct": correct}
+
+
+def names(rewards: Sequence[str]) -> tuple[str, ...]:
+    """What metrics call the rewards: a function by its name, a reward model "model".
+
+    Example:
+        >>> names(["correct", "mine.py:short"])
+        ('correct', 'short')
+    """
+    return tuple(_name(reward) for reward in rewards)
+
+
+def score_of(
+    rewards: Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    on_bad: Callable[[str], Any] | None = None,
+    device: torch.device | None = None,
+) -> Callable[[Rollouts], Tensor]:
+    """Makes the score of all rewards that were named.
+
+    Args:
+        rewards: `correct`, FILE.py:FUNCTION, or the folder of a reward model.
+        tokenizer: decodes the answers, control tokens left out.
+        prompts, rows: text and row of each prompt, by the rollouts' index.
+        on_bad: see `stages.score.text_score`.
+        device: of reward models.
+
+    Returns:
+        Rollouts -> rewards [B, K], in the order of `rewards`.
+
+    Raises:
+        ValueError: for a reward that is none of these; or, of `correct`, if the rows have no "answer".
+        FileNotFoundError: if there is no such file.
+    """
+    lacking = next((row for row in rows if "answer" not in row), None)
+    if "correct" in rewards and lacking is not None:
+        raise ValueError(
+            f"--reward correct compares with the column 'answer', and there is a row with {', '.join(lacking)} only; "
+            "name a reward of your own (--reward FILE.py:FUNCTION), or add the column"
+        )
+    decode = partial(tokenizer.decode, skip_special=True)
+    parts = [
+        model_score(*_model(reward, tokenizer, device))
+        if _is_model(reward)
+        else text_score({_name(reward): find(reward)}, decode=decode, prompts=prompts, rows=rows, on_bad=on_bad)
+        for reward in rewards
+    ]
+    return partial(_together, parts=parts)
+
+
+def find(reward: str) -> Reward:
+    """Finds a reward function: a name of BUILT_IN, or FILE.py:FUNCTION.
+
+    Raises:
+        ValueError: if there is none, with what is expected.
+        FileNotFoundError: if there is no such file.
+    """
+    if reward in BUILT_IN:
+        return BUILT_IN[reward]
+    path, _, name = reward.partition(":")
+    if not path.endswith(".py") or not name:
+        raise ValueError(
+            f"--reward {reward}: expected {', '.join(BUILT_IN)}, FILE.py:FUNCTION, or the folder of a reward model"
+        )
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"--reward {reward}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        there = [n for n, x in vars(module).items() if callable(x) and not n.startswith("_")]
+        raise ValueError(f"--reward {reward}: {path} has no function {name!r}; it has {', '.join(there) or 'none'}")
+    return found
+
+
+def _name(reward: str) -> str:
+    """What metrics call it."""
+    return "model" if _is_model(reward) else reward.rpartition(":")[2]
+
+
+def _is_model(reward: str) -> bool:
+    """Whether it is a folder."""
+    return reward not in BUILT_IN and Path(reward).is_dir()
+
+
+def _model(folder: str, tokenizer: Tokenizer, device: torch.device | None) -> tuple[Tree, Any]:
+    """Params and score of a reward model."""
+    loaded = reward_model.load(folder)
+    if loaded.tokenizer.spec != tokenizer.spec:
+        raise ValueError(f"--reward {folder}: this reward model has another tokenizer than --model_path; its scores of "
+                         "these ids would mean nothing")  # fmt: skip
+    params = tree.map(lambda x: x.to(device), loaded.params)
+    return params, scalar_model(loaded.model).score
+
+
+def _together(rollouts: Rollouts, *, parts: Sequence[Callable[[Rollouts], Tensor]]) -> Tensor:
+    """The columns of all parts."""
+    return torch.cat([part(rollouts) for part in parts], 1)

@@ -1,0 +1,281 @@
+"""From flags to a run after pretraining: data, pipe, stage and validation of each rung.
+
+Everything here is a function of the flags and of what lies at the paths that they name, so that `resume` and `replay`
+build the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from data_pipes.chat import CHATML, ChatTemplate, chat_template, encode_chat
+from data_pipes.messages import Message
+from data_pipes.preference import preference_pipe, with_reference
+from data_pipes.prompts import prompt_pipe
+from data_pipes.sft import sft_pipe
+from data_pipes.types import Pipe
+from pure import random, tree
+from pure.nn.scalar import scalar_model
+from pure.stepper import stepper
+from pure.types import GradientTransformation, Schedule, Tree
+from stages import tuning_options as flags
+from stages.dpo import FREE, dpo
+from stages.grpo import grpo
+from stages.ppo import ppo
+from stages.reward import reward
+from stages.run import answers, chat_data, pretrained, pretraining, rewards, validation
+from stages.run.pretrained import Pretrained
+from stages.sft import sft
+from stages.stage import Stage, loss_of
+from stages.state import TrainState
+
+MULTIPLE = 8
+"""Rows are as long as the longest example, rounded up to a multiple of this, and at most --max_length."""
+
+ASKED_AT_ONCE = 128
+"""Held-out prompts that are answered for a validation."""
+
+
+class Tuning(NamedTuple):
+    """All that a run needs; a function of the flags and the files that they name.
+
+    Fields:
+        base: the model to start from, float32, its tokenizer and chat template.
+        template: compiled.
+        stage, pipe: of the run.
+        params: to start from: the model's own, or, with another head, made of them.
+        validate: params -> {name: number}; lower "val_loss" is better.
+        schedule: of the learning rate.
+        key: the run's.
+        observe: state -> further numbers for the log.
+    """
+
+    base: Pretrained
+    template: ChatTemplate
+    stage: Stage
+    pipe: Pipe
+    params: Tree
+    validate: Callable[[Tree], Mapping[str, float]]
+    schedule: Schedule
+    key: torch.Tensor
+    observe: Callable[[TrainState], Mapping[str, torch.Tensor]]
+
+
+def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> Tuning:
+    """Builds whatever the options are of.
+
+    Args:
+        options: of one of the rungs.
+        say: takes lines for the person who waits.
+
+    Returns:
+        Tuning.
+
+    Raises:
+        ValueError: for flags that contradict each other or data that cannot be read, naming them.
+        FileNotFoundError: if there is no model or no data at a path.
+    """
+    _check(options)
+    device = pretraining.pick_device(options.device)
+    base = pretrained.load(options.model_path, dtype=torch.float32)
+    base = base._replace(params=tree.map(lambda x: x.to(device), base.params))
+    template = template_of(options.chat_template, base)
+    make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
+            flags.PPOOptions: _online}[type(options)]  # fmt: skip
+    return make(options, base, template, random.key(options.seed, device=device), say)
+
+
+def template_of(path: str | None, base: Pretrained) -> ChatTemplate:
+    """The chat template: of a file, of the model, or ChatML.
+
+    Raises:
+        ValueError: if it does not compile, or uses control tokens that the tokenizer has not.
+        FileNotFoundError: if there is no such file.
+    """
+    source = Path(path).read_text(encoding="utf-8") if path else base.chat_template or CHATML
+    template = chat_template(source)
+    try:
+        turn_end(template, base)
+    except ValueError as error:
+        raise ValueError(f"{path or 'the chat template'} does not fit the tokenizer: {error}") from None
+    return template
+
+
+def turn_end(template: ChatTemplate, base: Pretrained) -> int:
+    """The token that ends a turn of the assistant.
+
+    Raises:
+        ValueError: if the template ends a turn with plain text: nothing would stop generation.
+    """
+    found = encode_chat(template, base.tokenizer, [Message("user", "a"), Message("assistant", "b")])
+    last = int(found.tokens[found.trained][-1]) if found.trained.any() else -1
+    if last not in {token.id for token in base.tokenizer.spec.added_tokens if token.special}:
+        raise ValueError(
+            "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>; train a "
+            "tokenizer that has it (those of intro2llm have), or give a --chat_template that uses the tokens there are"
+        )
+    return last
+
+
+def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+    """Supervised fine-tuning."""
+    data = chat_data.conversations(options, base.tokenizer, template, say)
+    pipe = partial(sft_pipe, batch_size=options.batch_size, length=options.max_length, packing=options.packing)
+    train = _cut(options, pipe(data.train, key=options.seed, epochs=_many(options)))
+    _told(train, say)
+    schedule, optimizer = _descent(options, len(train))
+    made = sft(base.model, optimizer, label_smoothing=options.label_smoothing, **_common(options))
+    held_out = pipe(data.held_out, key=None, shuffle=False) if data.held_out else None
+    return Tuning(base, template, made, train, base.params, _validate(made, held_out, ()), schedule, key,
+                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+
+
+def _reward(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+    """A reward model."""
+    train, held_out = _pairs(options, base, template, say)
+    schedule, optimizer = _descent(options, len(train))
+    made = reward(base.model, optimizer, center=options.center, **_common(options))
+    params = scalar_model(base.model).init(key, base.params)
+    check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
+    return Tuning(base, template, made, train, params, check, schedule, key,
+                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+
+
+def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+    """Direct preference optimization; the reference's log-probabilities are computed once, before the first step."""
+    train, held_out = _pairs(options, base, template, say)
+    if options.variant not in FREE:
+        say("computing the reference's log-probabilities")
+        frozen = tree.cast(base.params, dict(pretraining.DTYPES)[options.dtype])
+        train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
+    schedule, optimizer = _descent(options, len(train))
+    made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
+               label_smoothing=options.label_smoothing, **_common(options))  # fmt: skip
+    check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
+    return Tuning(base, template, made, train, base.params, check, schedule, key,
+                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+
+
+def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+    """GRPO and PPO: prompts, rewards, and a recorder that writes the answers down."""
+    data = chat_data.questions(options, base.tokenizer, template, say)
+    every = [*data.train, *data.held_out]
+    length = min(_up(max(len(asked.tokens) for asked in every)), options.max_length)
+    ask = partial(prompt_pipe, length=length, truncate="left")
+    train = _cut(options, ask([asked.tokens for asked in data.train], batch_size=options.batch_size, key=options.seed,
+                              epochs=_many(options)))  # fmt: skip
+    _told(train, say)
+    prompts, rows = [asked.text for asked in every], [asked.row for asked in every]
+    on_bad = say if options.on_bad_reward == "skip" else None
+    score = rewards.score_of(options.reward, tokenizer=base.tokenizer, prompts=prompts, rows=rows, on_bad=on_bad,
+                             device=key.device)  # fmt: skip
+    names, samples = rewards.names(options.reward), getattr(options, "samples", 1)
+    seen = answers.recorder(score, Path(options.output_dir), names=names, prompts=prompts, tokenizer=base.tokenizer,
+                            table_every=options.table_every, samples=samples, say=say)  # fmt: skip
+    updates = len(train) * (options.epochs * options.minibatches if hasattr(options, "epochs") else options.iterations)
+    schedule, optimizer = _descent(options, updates)
+    drawing = {
+        "max_new_tokens": options.max_new_tokens, "temperature": options.temperature,
+        "stop_tokens": (turn_end(template, base),), "compile": stepper(base.model) if options.compile else False,
+    }  # fmt: skip
+    made = _rung(options)(base.model, optimizer, score=seen.score, rewards=names, beta=options.beta,
+                          reference=base.params if options.beta else None, **drawing, **_common(options))  # fmt: skip
+    held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
+    check = validation.mean_reward(
+        base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), score, first=len(data.train),
+        key=random.fold_in(key, 1), dtype=dict(pretraining.DTYPES)[options.dtype], **drawing,
+    ) if held_out else _nothing  # fmt: skip
+    rate = partial(pretraining.learning_rate, schedule=schedule)
+    return Tuning(base, template, made, train, base.params, check, schedule, key,
+                  lambda state: {**rate(state), **seen.observe(state)})  # fmt: skip
+
+
+def _rung(options: Any) -> Callable[..., Stage]:
+    """The stage's builder, with the flags that only it has."""
+    if isinstance(options, flags.GRPOOptions):
+        return partial(grpo, samples=options.samples, kl=options.kl, variant=options.variant, scale=options.scale,
+                       iterations=options.iterations)  # fmt: skip
+    return partial(ppo, target_kl=options.target_kl, epochs=options.epochs, minibatches=options.minibatches,
+                   value_weight=options.value_weight, entropy_weight=options.entropy_weight)  # fmt: skip
+
+
+def _pairs(options: Any, base: Pretrained, template: ChatTemplate, say: Callable) -> tuple[Any, Any]:
+    """The pipes of preference pairs, rows as long as the longest answer needs."""
+    data = chat_data.pairs(options, base.tokenizer, template, say)
+    longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
+    length = min(_up(longest - 1), options.max_length)
+    pipe = partial(preference_pipe, batch_size=options.batch_size, length=length)
+    train = _cut(options, pipe(data.train, key=options.seed, epochs=_many(options)))
+    _told(train, say)
+    return train, pipe(data.held_out, key=None, shuffle=False) if data.held_out else None
+
+
+def _descent(options: Any, updates: int) -> tuple[Schedule, GradientTransformation]:
+    """The schedule over all optimizer updates, and the optimizer."""
+    schedule = pretraining.make_schedule(options, updates)
+    return schedule, pretraining.make_optimizer(options, schedule)
+
+
+def _common(options: flags.TuningOptions) -> dict[str, Any]:
+    """What every stage takes."""
+    return {"compute": dict(pretraining.DTYPES)[options.dtype], "accumulation": options.gradient_accumulation,
+            "ema": options.ema}  # fmt: skip
+
+
+def _many(options: flags.TuningOptions) -> int:
+    """Epochs to ask a pipe for: enough for --max_steps, which then cuts it."""
+    return options.num_epochs if not options.max_steps else max(options.max_steps * options.batch_size, 1)
+
+
+def _cut(options: flags.TuningOptions, pipe: Any) -> Any:
+    """The first --max_steps batches."""
+    return pipe[: options.max_steps] if options.max_steps else pipe
+
+
+def _told(pipe: Any, say: Callable[[str], None]) -> None:
+    """Says what was shortened and left out: nothing vanishes silently."""
+    if pipe.truncated or pipe.dropped:
+        say(f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
+            "--max_length sets the limit")  # fmt: skip
+
+
+def _validate(made: Stage, pipe: Any, names: tuple[str, ...]) -> Callable[[Tree], Mapping[str, float]]:
+    """The mean loss of what is held out, if there is any."""
+    return _nothing if pipe is None else validation.mean_loss(loss_of(made), pipe, names)
+
+
+def _nothing(params: Tree) -> dict[str, float]:
+    """No data is held out, so nothing is known."""
+    return {}
+
+
+def _up(length: int) -> int:
+    """The next multiple."""
+    return math.ceil(length / MULTIPLE) * MULTIPLE
+
+
+def _check(options: flags.TuningOptions) -> None:
+    """Refuses flags that cannot work, before any work."""
+    for name in ("batch_size", "num_epochs", "max_length", "gradient_accumulation", "keep_last", "examples"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {getattr(options, name)}")
+    if options.max_steps is not None and options.max_steps < 1:
+        raise ValueError(f"--max_steps: expected at least 1, got {options.max_steps}; leave it out for --num_epochs")
+    if options.batch_size % options.gradient_accumulation:
+        raise ValueError(
+            f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size "
+            f"{options.batch_size}: it cuts a batch into equal pieces"
+        )
+    most = pretrained.read_config(options.model_path).max_position_embeddings
+    needed = options.max_length + getattr(options, "max_new_tokens", 0)
+    if needed > most:
+        raise ValueError(
+            f"{needed} tokens (--max_length, with --max_new_tokens where there is one) exceed the model's "
+            f"max_position_embeddings {most}; take fewer"
+        )

@@ -1,0 +1,182 @@
+"""What runs after pretraining are made from: frozen dataclasses whose fields are the flags of the command line.
+
+Plain values only, so that they are written to `config.json` and read back, and import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptions:
+    """What all rungs after pretraining have in common."""
+
+    model_path: str
+    """The model to start from: a run's folder, its final_model, or any folder in Hugging Face's layout."""
+    data_path: str = "embedded"
+    """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
+    subset: str | None = None
+    """Configuration of a data set that has several."""
+    split: str = "train"
+    """Part of a data set."""
+    examples: int = 8000
+    """Rows to make, where they are the embedded ones."""
+    output_dir: str = "runs/tuned"
+    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    chat_template: str | None = None
+    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    batch_size: int = 16
+    """Rows, pairs or prompts a step."""
+    num_epochs: int = 1
+    """Times that the data is seen."""
+    max_steps: int | None = None
+    """Steps to take, whatever the epochs."""
+    max_length: int = 256
+    """Tokens a row; of prompts for reinforcement learning, tokens of the prompt."""
+    learning_rate: float = 3e-4
+    """Peak learning rate, per update."""
+    warmup: float = 0.05
+    """Warm-up: below 1 a share of all updates, else a number of them."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up."""
+    final_learning_rate: float = 0.1
+    """Where the schedule ends, as a share of the peak."""
+    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """Muon moves the matrices of the layers and leaves the rest to AdamW."""
+    weight_decay: float = 0.0
+    """Decay of matrices, per unit of learning rate; norms, biases and embeddings have none."""
+    max_grad_norm: float = 1.0
+    """Norm that longer gradients are shortened to; 0 leaves them."""
+    gradient_accumulation: int = 1
+    """Pieces that a batch is cut into, to save memory; must divide batch_size."""
+    ema: float | None = None
+    """Decay of an average of the weights, such as 0.999; the final model is then the average."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of the products; the weights stay in float32."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": a GPU where there is one."""
+    compile: bool = True
+    """Compile the step; needs a C++ compiler, takes about a minute the first time."""
+    seed: int = 0
+    """Seed of everything random."""
+    held_out: int = 128
+    """Rows kept apart for validation, chosen by their place; at most a fifth of them."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
+    save_every: int = 100
+    """Steps between checkpoints; 0 saves only the end."""
+    keep_last: int = 2
+    """Checkpoints to keep, besides the best."""
+    eval_every: int = 0
+    """Steps between validations; 0 validates only the end."""
+    patience: int = 0
+    """Validations without improvement before the run stops; 0 never stops it."""
+    resume: bool = True
+    """Go on from the newest good checkpoint in output_dir; otherwise a folder with checkpoints is refused."""
+    wandb: str | None = None
+    """Project name in Weights & Biases; WANDB_MODE=offline needs no network."""
+    tensorboard: bool = False
+    """Write event files too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTOptions(TuningOptions):
+    """Supervised fine-tuning on conversations, of which only the assistant's turns are learned."""
+
+    output_dir: str = "runs/sft"
+    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    packing: bool = True
+    """Put several conversations side by side in a row, none of them cut that would fit, none seeing another."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(TuningOptions):
+    """A reward model, from pairs of answers of which one was preferred."""
+
+    output_dir: str = "runs/reward"
+    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    center: float = 0.01
+    """Weight of the pull of scores towards 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOOptions(TuningOptions):
+    """Direct preference optimization, from pairs of answers of which one was preferred."""
+
+    output_dir: str = "runs/dpo"
+    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    learning_rate: float = 1e-4
+    """Peak learning rate, per update."""
+    beta: float = 0.1
+    """Strength of the pull to the model that training starts from; 2 is usual for simpo."""
+    variant: Literal["sigmoid", "conservative", "robust", "ipo", "hinge", "simpo", "orpo"] = "sigmoid"
+    """Which loss; see pure/loss/dpo.py and pure/loss/orpo.py."""
+    label_smoothing: float = 0.0
+    """Share of pairs whose label is taken to be wrong; for conservative and robust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineOptions(TuningOptions):
+    """What learning from one's own answers has in common."""
+
+    max_length: int = 64
+    """Tokens of a prompt at most; longer ones are shortened from the left."""
+    learning_rate: float = 1e-4
+    """Peak learning rate, per update."""
+    reward: tuple[str, ...] = ("correct",)
+    """Reward functions, added up: `correct` (the answer is the row's column "answer"), FILE.py:FUNCTION with a function
+    (prompt, completion, row) -> float of your own, or the folder of a reward model."""
+    on_bad_reward: Literal["stop", "skip"] = "stop"
+    """At a reward function that raises or gives no finite number: stop, or leave that answer out."""
+    max_new_tokens: int = 64
+    """Tokens of an answer at most."""
+    temperature: float = 1.0
+    """Sharpness of the drawing."""
+    table_every: int = 10
+    """Steps between tables of answers with their rewards, on the screen and in completions.jsonl; 0 shows none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOOptions(OnlineOptions):
+    """Group relative policy optimization: several answers to each prompt, compared with each other."""
+
+    output_dir: str = "runs/grpo"
+    """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
+    samples: int = 8
+    """Answers to each prompt."""
+    beta: float = 0.02
+    """Weight of the divergence from the model that training starts from; 0 needs no second model."""
+    kl: Literal["k1", "k2", "k3", "k3+"] = "k3+"
+    """Estimator of the divergence; see pure/loss/kl.py."""
+    variant: Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"] = "dapo"
+    """Which loss; see pure/loss/grpo.py."""
+    scale: Literal["group", "batch", "none", "leave_one_out"] = "group"
+    """What advantages are divided by."""
+    iterations: int = 1
+    """Updates from the same answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(OnlineOptions):
+    """Proximal policy optimization: a value function judges every token."""
+
+    output_dir: str = "runs/ppo"
+    """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
+    batch_size: int = 128
+    """Prompts a step, each answered once."""
+    beta: float = 0.02
+    """Weight of the divergence from the model that training starts from, to begin with."""
+    target_kl: float | None = None
+    """Divergence, nats an answer, that the weight is steered to; None keeps the weight."""
+    epochs: int = 2
+    """Times that a round's answers are used."""
+    minibatches: int = 1
+    """Parts into which they are cut."""
+    value_weight: float = 0.5
+    """Weight of the value function's loss."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy, a reward for staying undecided."""

@@ -1,0 +1,23 @@
+"""The preview at the command line: every kind of rows, and what it says about the mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.cli.main import main
+from tests.stages.rungs import write_model, write_rows
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
+def test_rows_are_shown(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, files = write_model(tmp_path), write_rows(tmp_path)
+    flags = ["--model_path", str(model), "--data_path", str(files[stage]), "--stage", stage, "--rows", "2"]
+    assert main(["preview", *flags, "--max_length", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "--- row 1" in out
+    assert "<|im_start|>user\nAdd" in out
+    assert ("of the places are learned from" in out) == (stage == "sft")
+    assert main(["preview", *flags, "--batch", "999"]) == 2
+    assert "--batch 999" in capsys.readouterr().err

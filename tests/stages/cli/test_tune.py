@@ -1,0 +1,218 @@
+"""Every rung at the command line: it trains, resumes bit for bit, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.cli.main import main
+from stages.run import checkpoint, pretrained, reward_model
+from tests.stages.rungs import RUNGS, flags, run, write_model, write_rows
+from tests.stages.small import rows, same_run
+
+every_rung = pytest.mark.parametrize("name", RUNGS)
+
+
+@every_rung
+def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path) -> None:
+    assert run(tmp_path, name) == 0
+    read = reward_model.load if name == "reward" else pretrained.load
+    start, end = pretrained.load(tmp_path / "model"), read(tmp_path / name)
+    assert end.model.config == start.model.config
+    params = end.params["model"] if name == "reward" else end.params
+    assert not torch.equal(params["embedding"], start.params["embedding"])
+    log = rows(tmp_path / name)
+    assert [row["step"] for row in log] == list(range(1, 7))
+    assert "val_loss" in log[-1]
+    assert json.loads((tmp_path / name / "config.json").read_text())["stage"] == name
+
+
+@every_rung
+def test_killed_and_run_again_it_comes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    """What a kill leaves behind: an older checkpoint, and a log that is ahead of it."""
+    assert run(tmp_path, name) == 0
+    shutil.copytree(tmp_path / name, tmp_path / "whole")
+    shutil.rmtree(tmp_path / name / "final_model")
+    for path in checkpoint.saved(tmp_path / name):
+        if checkpoint.step_of(path) > 4:
+            shutil.rmtree(path)
+    assert run(tmp_path, name) == 0
+    assert same_run(tmp_path / name, tmp_path / "whole")
+    if name in ("grpo", "ppo"):
+        one, other = ((tmp_path / x / "completions.jsonl").read_text() for x in (name, "whole"))
+        assert one == other
+
+
+def test_the_rungs_stand_on_each_other(tmp_path: Path) -> None:
+    """pretrained -> sft -> reward -> grpo, rewarded by the reward model."""
+    assert run(tmp_path, "sft", max_steps=2) == 0
+    assert run(tmp_path, "reward", max_steps=2, model_path=tmp_path / "sft") == 0
+    assert run(tmp_path, "grpo", max_steps=2, model_path=tmp_path / "sft", reward=tmp_path / "reward") == 0
+    assert "rewards/model/mean" in rows(tmp_path / "grpo")[-1]
+
+
+def test_flags_of_the_older_project(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    files = write_rows(tmp_path)
+    quick = ["--no_compile", "--device", "cpu", "--max_length", "64"]
+    assert (
+        main(
+            [
+                "sft",
+                "--model_path",
+                str(tmp_path / "model"),
+                "--data_path",
+                str(files["sft"]),
+                "--output_dir",
+                str(tmp_path / "a"),
+                "--batch_size",
+                "4",
+                "--num_epochs",
+                "3",
+                "--learning_rate",
+                "2e-5",
+                *quick,
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "dpo",
+                "--model_path",
+                str(tmp_path / "a"),
+                "--data_path",
+                str(files["dpo"]),
+                "--output_dir",
+                str(tmp_path / "b"),
+                "--beta",
+                "0.1",
+                *quick,
+            ]
+        )
+        == 0
+    )
+
+
+def test_answers_are_written_down_with_their_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "grpo") == 0
+    lines = [json.loads(line) for line in (tmp_path / "grpo" / "completions.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    for answer in lines[0]["answers"]:
+        assert answer["rewards"]["short"] == pytest.approx(-len(answer["completion"]) / 10)
+        assert answer["prompt"].startswith("Add ")
+    assert "step 2: reward | prompt | answer" in capsys.readouterr().out
+
+
+def test_equal_rewards_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "same.py").write_text("def same(prompt, completion, row):\n    return 1\n")
+    assert run(tmp_path, "grpo", max_steps=2, reward=f"{tmp_path / 'same.py'}:same") == 0
+    out = capsys.readouterr().out
+    assert "the reward has been equal in 4 of 4 groups: nothing to learn from" in out
+
+
+BAD = (
+    ("sft", {"messages": [{"role": "user", "content": "a"}]}, "no turn of the assistant"),
+    ("sft", {"text": "a"}, "expected the columns"),
+    ("dpo", {"prompt": "a", "chosen": "b", "rejected": "b"}, "equal"),
+    ("grpo", {"question": ""}, "prompt is empty"),
+)
+
+
+@pytest.mark.parametrize(("name", "row", "words"), BAD)
+def test_a_bad_row_is_named_or_passed_over(
+    name: str, row: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(tmp_path, name, max_steps=1)
+    with (tmp_path / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert main([name, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert f"{name}.jsonl:25" in error
+    assert "--on_bad skip" in error
+    assert main([name, *arguments, "--on_bad", "skip"]) == 0
+    assert words in (tmp_path / name / "bad_rows.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ("def f(p, c, r):\n    return 1 / 0\n", "raised ZeroDivisionError"),
+        ("def f(p, c, r):\n    return float('nan')\n", "gave nan"),
+        ("def g(p, c, r):\n    return 1\n", "has no function 'f'; it has g"),
+    ],
+)
+def test_a_bad_reward_names_the_text_and_stops_or_goes_on(
+    reward: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(reward)
+    changes = {"max_steps": 1, "reward": f"{tmp_path / 'mine.py'}:f"}
+    assert run(tmp_path, "grpo", **changes) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    if "'f'" not in words:
+        assert "for the prompt 'Add" in error
+        assert run(tmp_path, "grpo", **changes, on_bad_reward="skip") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("sft", {"max_length": 4000}, "max_position_embeddings 128"), ("sft", {"batch_size": 0}, "--batch_size"),
+        ("sft", {"gradient_accumulation": 3}, "does not divide"), ("grpo", {"reward": "right"}, "expected correct"),
+        ("grpo", {"reward": "none.py:f"}, "there is no file none.py"), ("sft", {"max_steps": 0}, "--max_steps"),
+        ("sft", {"model_path": "nowhere"}, "nowhere"), ("sft", {"data_path": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)  # fmt: skip
+def test_flags_that_cannot_work_are_refused_in_one_line(
+    name: str, changes: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, name, **changes) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for %}", "does not compile: line 1"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "a control token"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop for ever"),
+    ],
+)  # fmt: skip
+def test_a_template_that_cannot_work_is_refused(
+    template: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.jinja").write_text(template)
+    assert run(tmp_path, "sft", chat_template=tmp_path / "t.jinja") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from data_pipes import tokenizer as tokenizers
+    from tests.stages.run.test_pretrained import TEXT, make
+
+    plain = make(max_position_embeddings=128)._replace(
+        tokenizer=tokenizers.train(TEXT, 280, special_tokens=["<|endoftext|>"])
+    )
+    pretrained.save(tmp_path / "plain", plain)
+    assert run(tmp_path, "sft", model_path=tmp_path / "plain") == 2
+    assert "must end with a control token" in capsys.readouterr().err
+
+
+def test_another_rung_s_folder_and_other_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "sft", max_steps=2) == 0
+    assert run(tmp_path, "sft", max_steps=2, learning_rate=0.5) == 2
+    assert "--learning_rate was 0.003, is 0.5" in capsys.readouterr().err
+    (tmp_path / "sft.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 24)
+    assert run(tmp_path, "sft", max_steps=2) == 2
+    assert "pipe" in capsys.readouterr().err

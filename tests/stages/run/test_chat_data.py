@@ -1,0 +1,61 @@
+"""Rows from files or made here, split so that nothing is in both parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipes.chat import chat_template
+from stages.run import chat_data
+from stages.tuning_options import SFTOptions
+from tests.data_pipes.chats import tokenizer
+
+WORDS, TEMPLATE = tokenizer(), chat_template()
+
+
+def read(tmp_path: Path, rows: list[dict], kind: str = "conversations", **options: object) -> chat_data.Data:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = {
+        "model_path": "",
+        "data_path": str(tmp_path / "rows.jsonl"),
+        "output_dir": str(tmp_path / "run"),
+    } | options
+    return getattr(chat_data, kind)(SFTOptions(**chosen), WORDS, TEMPLATE, say=lambda text: None)
+
+
+def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path) -> None:
+    rows = [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(50)]
+    for wanted, count in ((4, 4), (100, 10), (0, 0)):
+        found = read(tmp_path, rows, held_out=wanted)
+        assert (len(found.train), len(found.held_out)) == (50 - count, count)
+        parts = [{WORDS.decode(x.tokens) for x in part} for part in found]
+        assert not parts[0] & parts[1]
+        assert len(parts[0] | parts[1]) == 50
+
+
+def test_prompts_keep_text_and_row(tmp_path: Path) -> None:
+    found = read(tmp_path, [{"question": f"q {i}", "answer": str(i)} for i in range(10)], "questions", held_out=0)
+    assert found.train[3].text == "q 3"
+    assert found.train[3].row["answer"] == "3"
+    assert WORDS.decode(found.train[3].tokens).endswith("<|im_start|>assistant\n")
+
+
+def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: chosen.*--on_bad skip"):
+        read(tmp_path, rows, "pairs")
+    assert len(read(tmp_path, rows, "pairs", on_bad="skip").train) == 1
+    assert "rows.jsonl:1" in next(chat_data.noted(SFTOptions(model_path="", output_dir=str(tmp_path / "run"))))["name"]
+
+
+def test_no_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no row is left"):
+        read(tmp_path, [])
+
+
+def test_embedded_rows_need_no_file() -> None:
+    options = SFTOptions(model_path="", examples=30, held_out=10)
+    found = chat_data.conversations(options, WORDS, TEMPLATE, say=lambda text: None)
+    assert (len(found.train), len(found.held_out)) == (30, 10)

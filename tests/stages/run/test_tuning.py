@@ -1,0 +1,75 @@
+"""From flags to what a run after pretraining needs. (That it runs is tested at the command line.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pure import random, tree
+from stages import tuning_options as flags
+from stages.run import pretrained, tuning
+from stages.run.fingerprint import fingerprint
+from tests.stages.run.test_pretrained import make
+from tests.stages.rungs import write_model, write_rows
+
+KINDS = {"sft": flags.SFTOptions, "reward": flags.RewardOptions, "dpo": flags.DPOOptions, "grpo": flags.GRPOOptions,
+         "ppo": flags.PPOOptions}  # fmt: skip
+
+
+def build(folder: Path, name: str, **changes: Any) -> tuning.Tuning:
+    if not (folder / "model").exists():
+        write_model(folder)
+        write_rows(folder)
+    online = {"max_new_tokens": 5, "max_length": 32} if name in ("grpo", "ppo") else {"max_length": 64}
+    options = {"model_path": str(folder / "model"), "data_path": str(folder / f"{name}.jsonl"), "batch_size": 4,
+               "compile": False, "held_out": 4, "output_dir": str(folder / "run"), **online} | changes  # fmt: skip
+    return tuning.build(KINDS[name](**options), say=lambda text: None)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_is_built_alike_twice_and_takes_a_step(name: str, tmp_path: Path) -> None:
+    made, again = build(tmp_path, name), build(tmp_path, name)
+    assert fingerprint(made.pipe) == fingerprint(again.pipe)
+    state = made.stage.init(made.key, made.params)
+    after = made.stage.step(state, made.pipe[0])
+    assert after.metrics["loss"].isfinite()
+    assert len(made.pipe) == (3 if name == "sft" else 5)
+    assert {"learning_rate"} <= set(made.observe(after))
+    assert "val_loss" in made.validate(after.params)
+
+
+def test_max_steps_decides_whatever_the_data(tmp_path: Path) -> None:
+    assert len(build(tmp_path, "sft", max_steps=77).pipe) == 77
+    assert len(build(tmp_path, "sft", num_epochs=3, packing=False).pipe) == 15
+
+
+def test_the_reference_is_computed_once_for_pairs(tmp_path: Path) -> None:
+    assert "reference_chosen" in build(tmp_path, "dpo").pipe[0]
+    assert "reference_chosen" not in build(tmp_path, "dpo", variant="orpo").pipe[0]
+
+
+def test_the_schedule_counts_updates_not_steps(tmp_path: Path) -> None:
+    made = build(tmp_path, "ppo", epochs=3, final_learning_rate=0.0, warmup=0)
+    assert made.schedule(torch.tensor(3 * len(made.pipe))) == 0
+    assert made.schedule(torch.tensor(3 * len(made.pipe) - 2)) > 0
+
+
+def test_the_token_that_ends_a_turn(tmp_path: Path) -> None:
+    made = build(tmp_path, "sft")
+    assert made.base.tokenizer.decode([tuning.turn_end(made.template, made.base)]) == "<|im_end|>"
+
+
+def test_a_model_keeps_its_template(tmp_path: Path) -> None:
+    source = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}" \
+        "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"  # fmt: skip
+    pretrained.save(tmp_path / "model", make(max_position_embeddings=128)._replace(chat_template=source))
+    write_rows(tmp_path)
+    made = build(tmp_path, "sft")
+    assert made.base.chat_template == source
+    saved = pretrained.load(pretrained.save(tmp_path / "again", made.base))
+    assert saved.chat_template == source
+    assert tree.leaves(saved.params)[0].dtype == torch.float32
+    assert random.key(0).shape == (2,)

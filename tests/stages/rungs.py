@@ -1,0 +1,55 @@
+"""A small model and small rows for the tests of what comes after pretraining."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stages.cli.main import main
+from stages.run import pretrained
+from tests.stages.run.test_pretrained import make
+from tests.stages.small import _flag as flag
+
+RUNGS = ("sft", "reward", "dpo", "grpo", "ppo")
+
+
+def write_model(folder: Path, **changes: Any) -> Path:
+    """A model that was just drawn, in Hugging Face's layout."""
+    return pretrained.save(folder / "model", make(**({"max_position_embeddings": 128} | changes)))
+
+
+def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:
+    """Files of each kind of rows."""
+    alpaca = [{"instruction": f"Add {i}", "input": "", "output": f"is {i + 1}"} for i in range(count)]
+    pairs = [{"prompt": f"Add {i}", "chosen": f"is {i + 1}", "rejected": f"{i}"} for i in range(count)]
+    asked = [{"prompt": f"Add {i}", "answer": "is"} for i in range(count)]
+    found = {}
+    for name, rows in (("sft", alpaca), ("dpo", pairs), ("reward", pairs), ("grpo", asked), ("ppo", asked)):
+        found[name] = folder / f"{name}.jsonl"
+        found[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+def flags(folder: Path, name: str, **changes: Any) -> list[str]:
+    """Flags of a run of six steps of one rung, a save every two; eager, float32."""
+    if not (folder / "model").exists():
+        write_model(folder)
+        write_rows(folder)
+    online = {"max_new_tokens": 5, "max_length": 32, "reward": folder / "short.py", "table_every": 2}
+    chosen: dict[str, Any] = {
+        "model_path": folder / "model", "data_path": folder / f"{name}.jsonl", "output_dir": folder / name,
+        "batch_size": 4, "max_length": 64, "max_steps": 6, "save_every": 2, "eval_every": 3, "dtype": "float32",
+        "learning_rate": 0.003, "compile": False, "device": "cpu", "held_out": 4,
+    } | (online if name in ("grpo", "ppo") else {}) | changes  # fmt: skip
+    if name in ("grpo", "ppo") and "reward" not in changes:
+        (folder / "short.py").write_text("def short(prompt, completion, row):\n    return -len(completion) / 10\n")
+        chosen["reward"] = f"{folder / 'short.py'}:short"
+    if name == "grpo" and "samples" not in changes:
+        chosen["samples"] = 3
+    return [word for key, value in chosen.items() for word in flag(key, value)]
+
+
+def run(folder: Path, name: str, **changes: Any) -> int:
+    """Runs one rung at the command line."""
+    return main([name, *flags(folder, name, **changes)])
