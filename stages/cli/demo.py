@@ -1,8 +1,10 @@
-"""`intro2llm demo`: a language model from nothing, on text that ships with Python, in minutes on two cores."""
+"""`intro2llm demo`: a language model from nothing, on text that ships with Python, in minutes on two cores.
+
+Pretraining, then the ladder: fine-tuning, preferences, reinforcement learning.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -23,12 +25,18 @@ TOKENS_SHOWN = 48
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Trains a byte-level BPE and the tiny model on Python's own library, and shows what came of it."""
+    """Trains a byte-level BPE and the tiny model on Python's own library, teaches it to answer, and shows what came of
+    every rung."""
 
     output_dir: str = "runs/demo"
     """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
     max_steps: int = 600
-    """Steps of 4,096 tokens: the budget is counted in tokens, so that every machine computes the same."""
+    """Steps of pretraining, 4,096 tokens each: the budget is counted in tokens, so that every machine computes the
+    same."""
+    ladder: bool = True
+    """Go on with sft, dpo, grpo and ppo; otherwise stop after pretraining."""
+    ladder_scale: float = 1.0
+    """Share of the ladder's steps to take."""
     config: str = "tiny_config"
     """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
     data_path: str = "embedded"
@@ -43,12 +51,44 @@ def main(arguments: Sequence[str]) -> int:
     """Parses the flags, runs what is left to run, shows the results."""
     options = parse(DemoOptions, "demo", arguments)
     folder = Path(options.output_dir)
+    code = _pretrained(options, folder)
+    return code if code or not options.ladder else _climb(options, folder)
+
+
+def _pretrained(options: DemoOptions, folder: Path) -> int:
+    """The first rung, or what it came to when it was climbed before."""
+    from stages.run import json_file
+
     done = folder / "results.json"
-    if done.exists():
-        print(f"{folder} is complete; delete it, or choose another --output_dir, to train again\n")
-        print(table(json.loads(done.read_text(encoding="utf-8"))))
-        return 0
-    return _run(pretrain_options(options), folder)
+    if not done.exists():
+        return _run(pretrain_options(options), folder)
+    results = json_file.read(done)
+    if lacking := {"guess", "gzip", "xz", "model"} - results.keys():
+        raise ValueError(f"{done}: it lacks {', '.join(sorted(lacking))}; delete the file, and run the demo again")
+    print(f"{folder}: pretraining is complete; delete the folder, or choose another --output_dir, to train again\n")
+    print(table(results))
+    return 0
+
+
+def _climb(options: DemoOptions, folder: Path) -> int:
+    """The other rungs, one after the other, and a table of what each did."""
+    from stages.cli import tune
+    from stages.cli.pretrain import INTERRUPTED
+    from stages.run import ladder, plot
+
+    begun = time.monotonic()
+    results = []
+    every = ladder.rungs(folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale)
+    for rung in every:
+        print(f"\n=== {rung.name}")
+        found = ladder.climb(rung, tune.run, folder / "ladder.json")
+        if found is None:
+            return INTERRUPTED + 15
+        results.append((rung, found))
+    print("\n" + ladder.table(results))
+    print(f"\nthe ladder took {time.monotonic() - begun:.0f} s; curves: {plot.ladder(folder, [r.name for r in every])}")
+    print(f"talk with it: intro2llm chat --model_path {folder / 'grpo'}")
+    return 0
 
 
 def pretrain_options(options: DemoOptions) -> PretrainOptions:

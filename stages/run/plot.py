@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stages.run.log import read_lines
@@ -32,5 +33,40 @@ def curves(folder: Path) -> str:
             axis.plot(*zip(*checks, strict=True), "o", label="held out") if checks else None
             axis.legend() if checks else None
     path = folder / "curves.png"
+    figure.savefig(path, dpi=110)
+    return str(path)
+
+
+RUNGS = (("sft", "loss"), ("dpo", "rewards/accuracies"), ("dpo", "rewards/margins"), ("grpo", "reward"),
+         ("ppo", "reward"), ("grpo", "kl"))  # fmt: skip
+"""What is drawn of each rung after pretraining."""
+
+
+def ladder(folder: Path, names: Sequence[str]) -> str:
+    """Draws every curve of a ladder: the loss of pretraining, and what each rung is about.
+
+    Args:
+        folder: of the pretrained run, with a folder for each rung.
+        names: of the rungs that were climbed.
+
+    Returns:
+        The path of `ladder.png`, or a sentence that says what to install for it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
+    shown = [("pretrain", "loss", folder), *((rung, name, folder / rung) for rung, name in RUNGS if rung in names)]
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    axes = figure.subplots(2, 4).flat
+    for axis, (rung, name, place) in zip(axes, shown, strict=False):
+        rows = list(read_lines(place / "metrics.jsonl"))
+        points = [(row["step"], float(row[name])) for row in rows if name in row]
+        axis.plot(*zip(*points, strict=True), linewidth=1)
+        axis.set(title=f"{rung}: {name}", xlabel="step")
+        axis.grid(alpha=0.3)
+    for axis in list(figure.axes)[len(shown) :]:
+        axis.set_visible(False)
+    path = folder / "ladder.png"
     figure.savefig(path, dpi=110)
     return str(path)

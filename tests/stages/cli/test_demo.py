@@ -24,7 +24,7 @@ def flags(folder: Path, steps: int = 4) -> list[str]:
             (text / f"{i}.py").write_text(f'def f{i}(x):\n    """Return the {i}th."""\n    return x + {i}\n' * 30)
     return [
         "--output_dir", str(folder / "run"), "--config", str(folder / "small.json"), "--data_path",
-        str(folder / "text"), "--max_steps", str(steps), "--no-compile",
+        str(folder / "text"), "--max_steps", str(steps), "--no-compile", "--ladder_scale", "0.02",
     ]  # fmt: skip
 
 
@@ -59,7 +59,8 @@ def test_run_again_it_says_that_it_is_done(shown: tuple[Path, str], capsys: pyte
     folder, text = shown
     assert main(["demo", *flags(folder)]) == 0
     again = capsys.readouterr().out
-    assert "is complete; delete it, or choose another --output_dir" in again
+    assert "is complete; delete the folder, or choose another --output_dir" in again
+    assert text[text.index("rung  measure") : text.index("the ladder took")] in again
     assert text[text.index("held-out text  ") : text.index("of xz)")] in again
 
 
