@@ -84,4 +84,4 @@ def test_interrupted_it_goes_on_to_the_same_results(
 def test_the_demo_is_a_pretraining_on_the_embedded_corpus() -> None:
     options = demo.pretrain_options(demo.DemoOptions(seed=7, max_steps=3))
     assert (options.data_path, options.config, options.seed, options.max_steps) == ("embedded", "tiny_config", 7, 3)
-    assert f"Steps of {options.batch_size * options.max_length:,} tokens" in inspect.getsource(demo.DemoOptions)
+    assert f"{options.batch_size * options.max_length:,} tokens each" in inspect.getsource(demo.DemoOptions)
