@@ -48,5 +48,33 @@ def test_eight_seeds_at_once_differ() -> None:
     assert len(set(losses)) == 3
 
 
+def test_fine_tuning_on_a_file(tmp_path: Path) -> None:
+    assert load("06_sft_your_jsonl").main("", 30) < 3.0
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 3)
+    assert load("06_sft_your_jsonl").main(str(mine), 25) < 1.0
+
+
+def test_preferences_move_the_margin_of_pairs_that_were_not_seen() -> None:
+    before, after = load("07_dpo").main(25)
+    assert abs(before) < 1e-4
+    assert after > 0.05
+
+
+def test_a_reward_of_ones_own_is_learned() -> None:
+    first, last = load("08_grpo_your_reward").main(12)
+    assert last > first
+
+
+def test_a_value_function_helps() -> None:
+    first, last = load("09_ppo").main(8)
+    assert last > first
+
+
+def test_the_microscope_sees_gradients_cancel(tmp_path: Path) -> None:
+    assert 0 < load("10_group_microscope").main(2, str(tmp_path / "picture.png")) < 1
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_example_is_left_out() -> None:
-    assert len(list(FOLDER.glob("*.py"))) == 5
+    assert len(list(FOLDER.glob("*.py"))) == 10

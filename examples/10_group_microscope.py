@@ -1,0 +1,76 @@
+"""A GRPO group under the microscope: the gradient of every completion, which a step only shows summed.
+
+Completions of one prompt pull in different directions, and some cancel. Norms say who pulls, cosines who pulls with
+whom; the share that survives the sum says how much of the drawing was of use.
+
+    python examples/10_group_microscope.py        (draws group_microscope.png, if matplotlib is there)
+"""
+
+import sys
+
+import torch
+
+from pure import optim, random, tree
+from pure.config import ModelConfig
+from pure.loss.grpo import group_advantages
+from pure.nn.transformer import transformer
+from pure.transform.per_sample import per_sample_grad
+from stages.grpo import grpo
+from stages.online import draw_and_score, parts
+from stages.rollout import Rollouts
+from stages.stage import loss_of
+
+GROUP, NEW = 8, 12
+
+
+def evens(rollouts: Rollouts) -> torch.Tensor:
+    """Reward: the share of even tokens."""
+    return (rollouts.tokens[:, -NEW:] % 2 == 0).float().mean(1, keepdim=True)
+
+
+def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
+    """Trains a little, then looks at one group; returns the share of the gradients that survives their sum."""
+    config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = transformer(ModelConfig(vocab_size=32, num_hidden_layers=2, max_position_embeddings=64, **config))
+    stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, max_new_tokens=NEW)
+    state = stage.init(random.key(0))
+    batch = {"prompts": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3]), "index": torch.tensor([0])}
+    for _ in range(steps):
+        state = stage.step(state, batch)
+
+    rollouts, rewards = draw_and_score(state, batch, parts=parts(stage))
+    advantages = group_advantages(rewards.T)[0]
+    ones = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})  # groups of one
+    loss = loss_of(parts(stage).update.keywords["inner"])
+    grads = per_sample_grad(loss)(state.params, ones, state.key)
+    flat = torch.cat([g.flatten(1) for g in tree.leaves(grads)], 1)
+    cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
+    for i, row in enumerate(cosine.tolist()):
+        told = " ".join(f"{value:5.2f}" for value in row)
+        print(f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  cosines {told}")
+    survives = float(flat.sum(0).norm() / flat.norm(dim=1).sum().clamp(min=1e-12))
+    print(f"{survives:.0%} of the gradients' lengths survive their sum; the rest cancels")
+    print(draw(flat.norm(dim=1), cosine, advantages, picture))
+    return survives
+
+
+def draw(norms: torch.Tensor, cosine: torch.Tensor, advantages: torch.Tensor, path: str) -> str:
+    """Draws norms beside cosines; returns the path, or what is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    colours = ["tab:green" if a > 0 else "tab:red" for a in advantages.tolist()]
+    left.bar(range(len(norms)), norms.tolist(), color=colours)
+    left.set(title="norm of each completion's gradient", xlabel="completion (green: better than the group)")
+    shown = right.imshow(cosine.numpy(), vmin=-1, vmax=1, cmap="RdBu")
+    right.set(title="cosines")
+    figure.colorbar(shown, ax=right)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
