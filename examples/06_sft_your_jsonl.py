@@ -41,7 +41,7 @@ def main(path: str = "", steps: int = 150) -> float:
     tokenizer = train((m.content for chat in chats for m in chat.messages), 300, special_tokens=CONTROLS)
     template = chat_template()
     examples = [encode_chat(template, tokenizer, chat.messages) for chat in chats]
-    pipe = sft_pipe(examples, batch_size=8, length=96, key=0, epochs=steps)[:steps]
+    pipe = sft_pipe(examples, batch_size=8, length=96, key=0, epochs=8 * steps)[:steps]
     print(f"{len(chats)} conversations in {pipe.rows} rows, {fullness(pipe):.0%} full")
 
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 from data_pipes.prompts import prompt_pipe
+from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.tokenizer.trainer import train
 from pure import optim, random
 from pure.config import ModelConfig
@@ -30,7 +31,9 @@ def main(steps: int = 40) -> tuple[float, float]:
     )
     score = text_score({"vowels": reward}, decode=tokenizer.decode, prompts=prompts, rows=[{}] * len(prompts))
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = transformer(ModelConfig(vocab_size=260, num_hidden_layers=2, max_position_embeddings=64, **config))
+    model = transformer(
+        ModelConfig(vocab_size=vocabulary_size(tokenizer), num_hidden_layers=2, max_position_embeddings=64, **config)
+    )
     stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, max_new_tokens=8)
     state = stage.init(random.key(0))
     rewards = []

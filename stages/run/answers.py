@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
+from stages.run.rewards import reader
 from stages.score import completions
 from stages.state import TrainState
 
@@ -66,7 +66,7 @@ def recorder(
         Recorder.
     """
     seen: list[tuple[Rollouts, Tensor]] = []
-    decode = partial(tokenizer.decode, skip_special=True)
+    decode = reader(tokenizer)
 
     def watched(rollouts: Rollouts) -> Tensor:
         rewards = score(rollouts)

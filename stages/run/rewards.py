@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.tasks import correct
-from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import tree
 from pure.nn.scalar import scalar_model
 from pure.types import Tree
@@ -69,7 +69,7 @@ def score_of(
             f"--reward correct compares with the column 'answer', and there is a row with {', '.join(lacking)} only; "
             "name a reward of your own (--reward FILE.py:FUNCTION), or add the column"
         )
-    decode = partial(tokenizer.decode, skip_special=True)
+    decode = reader(tokenizer)
     parts = [
         model_score(*_model(reward, tokenizer, device))
         if _is_model(reward)
@@ -77,6 +77,12 @@ def score_of(
         for reward in rewards
     ]
     return partial(_together, parts=parts)
+
+
+def reader(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
+    """Makes what turns the ids that a policy wrote into text: without control tokens, and without ids that the
+    tokenizer has not (a model may have more rows than words, and draw one of them)."""
+    return partial(_read, tokenizer=tokenizer, size=vocabulary_size(tokenizer))
 
 
 def find(reward: str) -> Reward:
@@ -106,6 +112,11 @@ def find(reward: str) -> Reward:
         there = [n for n, x in vars(module).items() if callable(x) and not n.startswith("_")]
         raise ValueError(f"--reward {reward}: {path} has no function {name!r}; it has {', '.join(there) or 'none'}")
     return found
+
+
+def _read(ids: Sequence[int], *, tokenizer: Tokenizer, size: int) -> str:
+    """Ids -> text."""
+    return tokenizer.decode([i for i in ids if i < size], skip_special=True)
 
 
 def _name(reward: str) -> str:
