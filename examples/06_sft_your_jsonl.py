@@ -23,7 +23,7 @@ from pure.generate import generate
 from pure.nn.transformer import transformer
 from stages.sft import sft
 
-CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def sums(folder: str) -> Path:

@@ -19,7 +19,7 @@ from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from stages.dpo import dpo
 
-WORDS = ["red", "green", "blue", "white", "black", "grey", "pink", "gold"]
+WORDS = ("red", "green", "blue", "white", "black", "grey", "pink", "gold")
 
 
 def main(steps: int = 40) -> tuple[float, float]:
