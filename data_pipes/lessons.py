@@ -21,9 +21,9 @@ SFT_FAMILIES = ("sum", "sort", "reverse", "count", "letters", "last", "format", 
 PREFERENCE_FAMILIES = ("reverse", "count", "letters", "last", "format", "join")
 """Families whose wrong answers can be told from the right ones by looking: no sums, and no facts."""
 
-PROMPT_FAMILIES = ("sort", "join")
-"""What is asked in reinforcement learning: questions of which the fine-tuned model answers some, but not most. One is
-hard, and of the other it has seen two forms, of which only one is rewarded."""
+PROMPT_FAMILIES = ("sort", "join", "join")
+"""What is asked in reinforcement learning, of which the fine-tuned model answers some, but not most: a third is hard,
+and of the others it has seen two forms, of which only one is rewarded."""
 
 DOCUMENTATION = 0.2
 """Share of the rows that are about documentation."""

@@ -20,9 +20,7 @@ from torch import Tensor
 from data_pipes.pack import cut, row_count, segments
 from data_pipes.shuffle import fold_in, key_words, named, shuffled
 from data_pipes.tokens import TokenStore
-
-IGNORE = -100
-"""The label of a place that is not predicted, as in torch's and Hugging Face's losses."""
+from pure.loss.cross_entropy import IGNORE
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +89,7 @@ def pretrain_pipe(
 
     Returns:
         A sequence of ceil(epochs rows / B) batches, rows = ceil((N - 1) / T). See `batch_at` for what is in a batch.
-        Each epoch predicts each token but the corpus's first exactly once. Epochs follow each other without a gap, so
+        Each epoch predicts each token but the corpus's first exactly once (with "mask" none that begins a document). Epochs follow each other without a gap, so
         one batch may end an epoch and begin the next; only the very last can lack rows, which are then padding.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Overlapping windows: every token is predicted once, with at least T - stride tokens of context before it.
+"""Overlapping windows: every token is predicted once, and, but for the first window's, with T - stride tokens before it.
 
 Shape letters: B batch, T tokens.
 """
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.tokens import TokenStore
-
-IGNORE = -100
+from pure.loss.cross_entropy import IGNORE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,13 @@
 """Pretraining on your own folder of text, with the pieces in your hands: documents, tokenizer, store, pipe, stage, run.
 
 The command line does the same: `intro2llm pretrain --data_path FOLDER`. Without a folder, a few modules of Python's own
-library are read. Kill it and start it again: it goes on where it was.
+library are read. Kill it and start it again: it goes on where it was, or says that its
+steps were taken.
 
-    python examples/02_pretrain_your_folder.py [FOLDER] [STEPS]
+    python examples/02_pretrain_your_folder.py [FOLDER] [STEPS] [OUTPUT]
 """
 
 import sys
-import tempfile
 from itertools import islice
 
 import torch
@@ -25,7 +25,7 @@ from stages.pretrain import pretrain
 from stages.run import RunOptions, run
 
 
-def main(folder: str | None = None, steps: int = 150, output: str | None = None) -> float:
+def main(folder: str | None = None, steps: int = 150, output: str = "runs/example-02") -> float:
     """Trains a tokenizer and a model on the folder; returns the last loss in nats a token."""
     texts = list(documents(folder)) if folder else list(islice(embedded("train"), 40))
     tokenizer = tokenizers.train((document.text for document in texts), 1024)
@@ -49,7 +49,7 @@ def main(folder: str | None = None, steps: int = 150, output: str | None = None)
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate, weight_decay=0.1, mask=optim.decay_mask))
     stage = pretrain(model, optimizer, compute=torch.bfloat16)
 
-    place = output or tempfile.mkdtemp(prefix="run-")
+    place = output
     outcome = run(stage, pipe, place, key=random.key(0), options=RunOptions(compile=False, save_every=50))
     found = generate(model, outcome.state.params, [tokenizer.encode("def ")], key=random.key(1), max_new_tokens=40)
     print("def " + tokenizer.decode(found.tokens[0, : found.lengths[0]].tolist()))
@@ -58,4 +58,4 @@ def main(folder: str | None = None, steps: int = 150, output: str | None = None)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None, *map(int, sys.argv[2:3]))
+    main(sys.argv[1] if len(sys.argv) > 1 else None, *map(int, sys.argv[2:3]), *sys.argv[3:4])

@@ -1,8 +1,9 @@
 """Per-sample gradients: which examples pull together, and which against the others.
 
 `per_sample_grad` gives the gradient of every row of the batch in one pass. From them come the cosine between any two
-rows, and the gradient noise scale B = tr(Σ)/|g|² (McCandlish et al., 2018), the batch size beyond which averaging more
-rows no longer pays.
+rows, and the gradient noise scale tr(Σ)/|g|² (McCandlish et al., 2018), the batch size beyond which averaging more rows
+no longer pays. The mean of B gradients is longer than the true one by noise: E|mean|² = |g|² + tr(Σ)/B, which is taken
+off again. Nothing is left where the batch is noise alone; the scale is then infinite.
 
     python examples/04_per_sample_gradients.py
 """
@@ -50,7 +51,9 @@ def main(steps: int = 60) -> float:
     print("rows 0-3 count, rows 4-7 are noise; cosines of their gradients:")
     for line in cosine.tolist():
         print(" ".join(f"{value:6.2f}" for value in line))
-    scale = float(flat.var(0).sum() / flat.mean(0).square().sum())
+    trace = flat.var(0).sum()
+    signal = flat.mean(0).square().sum() - trace / len(flat)
+    scale = float(trace / signal) if signal > 0 else float("inf")
     print(f"gradient noise scale: {scale:.1f} rows")
     return scale
 

@@ -140,7 +140,9 @@ def _prompts(prompts: Sequence[Sequence[int]] | Tensor, lengths: Tensor | None, 
         full = torch.full((len(prompts),), prompts.shape[1]) if lengths is None else lengths
         if full.shape != (len(prompts),) or bool((full > prompts.shape[1]).any()):
             raise ValueError(f"generate: lengths must be [B], at most P = {prompts.shape[1]}, got {full}")
-        return prompts.to(device, torch.int64), full.to(device, torch.int64)
+        full = full.to(device, torch.int64)
+        inside = torch.arange(prompts.shape[1], device=device) < full[:, None]
+        return torch.where(inside, prompts.to(device, torch.int64), 0), full  # whatever the padding was
     if lengths is not None:
         raise ValueError("generate: lengths belong to prompts given as a tensor [B, P]; lists have their own")
     rows = [torch.as_tensor(row, dtype=torch.int64) for row in prompts]

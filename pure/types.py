@@ -51,7 +51,7 @@ class Model(NamedTuple):
         hidden: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T, D].
         logits: (params, hidden [..., D]) -> [..., V].
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
-        cache: (batch, length, dtype=float32) -> an empty KV cache, with one length per row.
+        cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.
         decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last` gives [B, 1, V].
         prepare: params -> the same in the order that decode reads fastest (a copy), for who decodes many tokens.
     """
@@ -71,8 +71,9 @@ class GradientTransformation(NamedTuple):
     """optax's pair: `state = init(params)`; `updates, state = update(updates, state, params, **extra)`.
 
     Updates are *added* to the params, so a descent direction carries its minus sign. `extra` holds what was computed
-    elsewhere and is passed down every chain: `grad_norm` [] (the global norm, when the caller has it already) and
-    `value` [] (the loss, for reduce-on-plateau).
+    elsewhere and is passed down every chain: `grad_norm` [] (the global norm, when the caller has it already),
+    `finite` [] bool (whether every gradient is finite) and `value` [] (the loss, for reduce-on-plateau). An update that
+    takes no `**extra` is called without.
     """
 
     init: Callable[[Tree], Tree]

@@ -29,7 +29,8 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
 
     Returns:
         Stage, again: init(key) splits the key, `init(key, params)` takes params with a leading axis [P, ...];
-        `stage.step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states.
+        `stage.step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under vmap there
+        are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` leaves it as it is.
 
     Raises:
         ValueError: if members < 1.
@@ -44,9 +45,15 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
 
 
 def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int) -> TrainState:
-    """Stacks the initial states that the keys `split(key, members)` give, each drawn as the stage alone would."""
+    """Stacks the initial states that the keys `split(key, members)` give, each drawn as the stage alone would.
+
+    Raises:
+        ValueError: if there are not as many params as members.
+    """
     keys = random.split(key, members)
     given = [None] * members if params is None else tree.unstack(params)
+    if len(given) != members:
+        raise ValueError(f"population: params have a leading axis of {len(given)}, and there are {members} members")
     return tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), given, strict=True)])
 
 

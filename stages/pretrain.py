@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.cross_entropy import linear_cross_entropy
+from pure.loss.cross_entropy import chunk_cross_entropy, linear_cross_entropy
 from pure.transform.jit import region
 from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
@@ -37,16 +37,17 @@ def pretrain(
         model: from `pure.nn.transformer.transformer`.
         optimizer: optax's pair.
         compute: dtype of the products; params stay as they are.
-        chunk: positions whose logits are held at a time; None holds all.
+        chunk: positions whose logits are held at a time, compiled or not; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
         options: `accumulation`, `ema`, `loss_scale` (2**16 by default in float16) of `stages.stage.stage`.
 
     Returns:
         Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
     """
-    head = region(
-        partial(linear_cross_entropy, logits=model.logits, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss)
-    )
+    extras: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
+    part = region(partial(chunk_cross_entropy, logits=model.logits, options=extras))
+    whole = partial(linear_cross_entropy, logits=model.logits, **extras)
+    head: Any = region(whole) if chunk is None else partial(whole, chunk=chunk, part=part)
     loss = mixed(partial(next_token_loss, model=model, head=head), compute)
     if compute == torch.float16:
         options = {"loss_scale": 2.0**16, **options}

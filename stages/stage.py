@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, accumulate
-from pure.transform.by_layer import leaf_squares, leafwise, whole
+from pure.transform.by_layer import leaf_norms, leafwise, whole
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
@@ -73,12 +74,14 @@ def stage(
     """
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
+    optimizer = with_extra(optimizer)
     bound = partial(update, optimizer=optimizer, ema=ema)
     return Stage(
         init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale),
         step=partial(
             step,
             gradient=accumulate(loss, accumulation),
+            names=metrics,
             update=leafwise(bound) if is_leafwise(optimizer) else whole(bound),
         ),
     )
@@ -122,14 +125,15 @@ def init_state(
     )
 
 
-def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable) -> TrainState:
+def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, names: tuple[str, ...]) -> TrainState:
     """Takes one optimizer step, or, where a gradient is not finite, passes over the batch.
 
     Args:
         state: unchanged by this.
         batch: dict of tensors [B, ...].
         gradient: (params, batch, key) -> Accumulated.
-        update: (moving, shared, grads, scale, extra) -> (moving, shared).
+        update: (moving, grads, scale, extra) -> moving.
+        names: of the metrics that the loss was declared to report.
 
     Returns:
         The next state: `step` one higher, always; params and opt_state only if every gradient was finite.
@@ -137,9 +141,12 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     Steps:
         1. The step's own key; each example's row.
         2. Gradient of the summed loss.
-        3. Global norm of the mean gradient; one infinite leaf spoils the sum, so this also finds what is not finite.
+        3. Norm of each leaf, not finite where the leaf is not; their norm is the global one.
         4. Update, whole or layer by layer, and keep it only if finite.
-        5. Metrics.
+        5. Metrics: sums divided once.
+
+    Raises:
+        ValueError: if the loss reports other metrics than were declared.
     """
     # 1. Key and rows.
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
@@ -148,11 +155,16 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     # 2. Gradient.
     scaling = state.extra.get("loss_scale")
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
+    if set(result.metrics) != set(names):
+        raise ValueError(
+            f"stage: the loss reported the metrics {sorted(result.metrics)}, and {sorted(names)} were declared; a "
+            f"state keeps its structure, so write metrics={tuple(result.metrics)}"
+        )
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
-    per_leaf = leaf_squares(result.grads)
+    per_leaf = leaf_norms(result.grads)
     finite = per_leaf.isfinite().all()
-    loss, grad_norm = result.sum * scale, per_leaf.sum().sqrt() * scale
+    loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
     # 4. Update.
     moving = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
     new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": finite, "value": loss})

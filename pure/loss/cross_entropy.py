@@ -41,7 +41,8 @@ def cross_entropy(
 
         loss = logZ - (1 - s) logits[label] - s mean_v logits[v] + z logZ²,     logZ = log Σ_v exp logits[v]
 
-    Smoothing keeps the model from pushing one logit to infinity; the z-loss keeps logZ near 0, where bfloat16 is exact.
+    Smoothing keeps the model from pushing one logit to infinity; the z-loss keeps logZ near 0, where
+    bfloat16 is finest.
 
     Args:
         logits: [..., V] any float dtype; computed in float32.
@@ -99,6 +100,7 @@ def linear_cross_entropy(
     *,
     logits: Callable[[Tree, Tensor], Tensor],
     chunk: int | None = None,
+    part: Callable[..., CrossEntropy] | None = None,
     **options: Any,
 ) -> CrossEntropy:
     """Computes the cross-entropy from hidden states, never holding more than `chunk` rows of logits.
@@ -112,6 +114,8 @@ def linear_cross_entropy(
         labels: [B, T], already shifted.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         chunk: positions at a time, > 0; None holds all logits at once, which is quicker while they fit.
+        part: `chunk_cross_entropy` with `logits` and the options bound, if it is to be compiled by itself: inside a
+            compiled function nothing would be computed again, so what is compiled must be the chunk, not the whole.
         options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
 
     Returns:
@@ -128,14 +132,25 @@ def linear_cross_entropy(
         return cross_entropy(logits(params, hidden), labels, **options)
     if chunk < 1:
         raise ValueError(f"linear_cross_entropy: chunk counts positions and must be at least 1, got {chunk}")
-    part = remat(partial(_chunk, logits=logits, options=options))
+    part = remat(part or partial(chunk_cross_entropy, logits=logits, options=options))
     rows = zip(hidden.flatten(0, -2).split(chunk), labels.flatten().split(chunk), strict=True)
     sums = [part((params, h), y) for h, y in rows]
     return CrossEntropy(sum(s.sum for s in sums), sum(s.count for s in sums))
 
 
-def _chunk(inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, options: dict) -> CrossEntropy:
-    """One chunk: (params, hidden [C, D]), labels [C]."""
+def chunk_cross_entropy(
+    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, options: dict[str, Any]
+) -> CrossEntropy:
+    """The cross-entropy of one chunk, what `linear_cross_entropy` computes again in its backward pass.
+
+    Args:
+        inputs: (params, hidden [C, D]).
+        labels: [C] integers.
+        logits, options: as there.
+
+    Returns:
+        CrossEntropy(sum [], count []).
+    """
     params, hidden = inputs
     return cross_entropy(logits(params, hidden), labels, **options)
 

@@ -21,7 +21,7 @@ def linear(weight: Tensor | Packed, x: Tensor, bias: Tensor | None = None) -> Te
         y = x Wᵀ + b
 
     Args:
-        weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it.
+        weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it (`Packed`).
         x: [..., I], same dtype.
         bias: [O] or None.
 

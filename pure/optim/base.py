@@ -38,6 +38,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.optim.extra import with_extra
 from pure.types import GradientTransformation, Schedule, Tree
 
 Scalar = float | Tensor
@@ -107,6 +108,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
             raise TypeError(
                 f"chain: argument {i} must be a GradientTransformation, got {t!r}; write adamw(1e-3), not adamw"
             )
+    transforms = tuple(with_extra(t) for t in transforms)
     return GradientTransformation(
         partial(chain_init, transforms=transforms),
         partial(chain_update, transforms=transforms),

@@ -62,15 +62,14 @@ def whole(function: Callable) -> Callable[..., Tree]:
     return partial(_whole, function, region(partial(_with_nothing, function), donate=True))
 
 
-def leaf_squares(grads: Tree) -> Tensor:
-    """Sums the squares of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is not.
+def leaf_norms(grads: Tree) -> Tensor:
+    """Computes the norm of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is not.
 
     Example:
-        >>> leaf_squares({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
-        tensor([ 9., 25.])
+        >>> leaf_norms({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
+        tensor([3., 5.])
     """
-    norms = [torch.linalg.vector_norm(x, dtype=torch.float32) for x in tree.leaves(grads)]
-    return torch.stack(norms).square()
+    return torch.stack([torch.linalg.vector_norm(x, dtype=torch.float32) for x in tree.leaves(grads)])
 
 
 @lru_cache(maxsize=32)
@@ -83,7 +82,8 @@ def plan(moving_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple
     moving = tree.unflatten(moving_spec, list(range(moving_spec.num_leaves)))
     given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
     layer_of = {path: _layer(path) for path in tree.paths(given)}
-    owner = [_owner(path, layer_of) for path in tree.paths(moving)]
+    there = set(tree.paths(moving))
+    owner = [_owner(path, layer_of, there) for path in tree.paths(moving)]
     layer = [layer_of[path] for path in tree.paths(given)]
     return tuple(_make_part(name, moving, given, owner, layer) for name in dict.fromkeys(layer))
 
@@ -138,10 +138,20 @@ def _layer(path: str) -> str:
     return next(("/".join(names[: i + 1]) for i, name in enumerate(names) if name.isdigit()), "")
 
 
-def _owner(path: str, layer_of: dict[str, str]) -> str | None:
-    """The layer of the parameter that this leaf accompanies, or None."""
+def _owner(path: str, layer_of: dict[str, str], there: set[str]) -> str | None:
+    """The layer of the parameter that this leaf accompanies, or None.
+
+    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path ends with the
+    parameter's, and whatever else has the same beginning ends with a parameter's too. (An optimizer's own "count" is no
+    parameter of that name.)
+    """
     names = path.split("/")
-    return next((layer_of[p] for i in range(len(names)) if (p := "/".join(names[i:])) in layer_of), None)
+    for i in range(len(names)):
+        if (own := "/".join(names[i:])) in layer_of:
+            before = path[: len(path) - len(own)]
+            if all(other[len(before) :] in layer_of for other in there if other.startswith(before)):
+                return layer_of[own]
+    return None
 
 
 def _shrink(node: Any) -> Any:

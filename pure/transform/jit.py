@@ -110,11 +110,14 @@ def jit(
         A function with the same arguments and, within rounding, the same results.
 
     Raises:
-        ValueError: when donating a state in which two leaves share storage (on the call).
+        ValueError: for regions that are not checked; or when donating a state in which two leaves share storage (on the
+            call).
     """
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
     if not checked:
         options["options"] = {"guard_filter_fn": _no_guard}
+    if regions and not checked:
+        raise ValueError("jit: checked=False is for whole functions; regions check the arguments of each call")
     if regions:
         return _by_region(function, donate, options)
     compiled = _compile(partial(_write_back, function) if donate else function, options)

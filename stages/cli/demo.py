@@ -98,7 +98,6 @@ def pretrain_options(options: DemoOptions) -> PretrainOptions:
         data_path=options.data_path,
         held_out=0.1,
         output_dir=options.output_dir,
-        num_epochs=2,
         max_steps=options.max_steps,
         batch_size=16,
         max_length=256,

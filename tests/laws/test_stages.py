@@ -341,3 +341,17 @@ def test_errors_say_what_to_do() -> None:
         made.step(state, points(0))
     with pytest.raises(ValueError, match="at least 1 member"):
         population(make_own(), 0)
+
+
+def test_metrics_that_were_not_declared_are_refused() -> None:
+    init = lambda key: {"w": random.normal(key, (3,))}  # noqa: E731
+    for names in ((), ("error", "other")):
+        made = stage(regression, optim.sgd(0.1), init=init, metrics=names)
+        with pytest.raises(ValueError, match=r"write metrics=\('error',\)"):
+            made.step(made.init(random.key(0)), points(0))
+
+
+def test_a_population_of_another_size_is_refused() -> None:
+    params = {"w": torch.zeros(2, 3)}
+    with pytest.raises(ValueError, match="leading axis of 2, and there are 3 members"):
+        population(make_own(), 3).init(random.key(0), params)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random
-from pure.loss.cross_entropy import cross_entropy, linear_cross_entropy
+from pure.loss.cross_entropy import chunk_cross_entropy, cross_entropy, linear_cross_entropy
 from pure.transform.grad import value_and_grad
 
 VOCABULARY, WIDTH = 11, 5
@@ -120,3 +120,23 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         cross_entropy(logits_of(), LABELS[:, :-1])
     with pytest.raises(ValueError, match="chunk counts positions"):
         linear_cross_entropy({}, logits_of(), LABELS, logits=head, chunk=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_chunks_hold_no_logits_until_the_backward_pass_compiled_or_not(compiled: bool) -> None:
+    """Nothing that autograd keeps is as large as the logits of one chunk."""
+    from pure.transform.jit import jit, region
+
+    params = {"head": random.normal(random.key(1), (VOCABULARY * 40, WIDTH)).requires_grad_()}
+    hidden = random.normal(random.key(2), (4, 16, WIDTH)).requires_grad_()
+    labels = random.randint(random.key(3), (4, 16), 0, VOCABULARY).long()
+    part = region(partial(chunk_cross_entropy, logits=head, options={}))
+    kept = []
+
+    def loss(hidden: Tensor) -> Tensor:
+        return linear_cross_entropy(params, hidden, labels, logits=head, chunk=8, part=part).sum
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        (jit(loss, regions=True, backend="aot_eager") if compiled else loss)(hidden)
+    assert kept
+    assert max(kept) < 8 * VOCABULARY * 40

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.transform.by_layer import leaf_squares, leafwise, plan, whole
+from pure.transform.by_layer import leaf_norms, leafwise, plan, whole
 from pure.transform.jit import jit
 from pure.types import Tree
 
@@ -47,18 +47,27 @@ def test_by_layer_equals_all_at_once() -> None:
             torch.testing.assert_close(compiled(moving(), grads, rate), expected)
 
 
-def test_squares_keep_the_order_of_leaves() -> None:
+def test_norms_keep_the_order_of_leaves() -> None:
     grads = params(12)
-    expected = torch.stack([x.square().sum() for x in tree.leaves(grads)])
-    torch.testing.assert_close(leaf_squares(grads), expected)
-    several = torch.func.vmap(leaf_squares)(tree.map(lambda x: torch.stack([x, 2 * x]), grads))
-    torch.testing.assert_close(several, torch.stack([expected, 4 * expected]))
-    wide = leaf_squares(tree.map(lambda x: x.bfloat16(), grads))
+    expected = torch.stack([x.norm() for x in tree.leaves(grads)])
+    torch.testing.assert_close(leaf_norms(grads), expected)
+    several = torch.func.vmap(leaf_norms)(tree.map(lambda x: torch.stack([x, 2 * x]), grads))
+    torch.testing.assert_close(several, torch.stack([expected, 2 * expected]))
+    wide = leaf_norms(tree.map(lambda x: x.bfloat16(), grads))
     assert wide.dtype == torch.float32
     torch.testing.assert_close(wide, expected, rtol=2e-2, atol=1e-6)
 
 
-def test_squares_tell_which_leaf_is_not_finite() -> None:
+def test_norms_tell_which_leaf_is_not_finite() -> None:
     for bad in (torch.inf, -torch.inf, torch.nan):
         grads = {"a": torch.ones(3), "b": torch.tensor([1.0, bad]), "c": torch.zeros(0)}
-        assert leaf_squares(grads).isfinite().tolist() == [True, False, True]
+        assert leaf_norms(grads).isfinite().tolist() == [True, False, True]
+
+
+def test_a_parameter_may_bear_the_name_of_an_optimizers_count() -> None:
+    grads = {"count": torch.ones(2), "layers": [{"w": torch.ones(3)} for _ in range(2)]}
+    state = {"params": grads, "opt": ({"count": torch.zeros((), dtype=torch.int32), "mu": grads},)}
+    parts = plan(tree.structure(state), tree.structure(grads))
+    paths = tree.paths(state)
+    assert [paths[i] for i in parts[0].shared] == ["opt/0/count"]
+    assert [paths[i] for i in parts[0].own] == ["opt/0/mu/count", "params/count"]
