@@ -89,8 +89,9 @@ def pretrain_pipe(
 
     Returns:
         A sequence of ceil(epochs rows / B) batches, rows = ceil((N - 1) / T). See `batch_at` for what is in a batch.
-        Each epoch predicts each token but the corpus's first exactly once (with "mask" none that begins a document). Epochs follow each other without a gap, so
-        one batch may end an epoch and begin the next; only the very last can lack rows, which are then padding.
+        Each epoch predicts each token but the corpus's first exactly once (with "mask" none that begins a document).
+        Epochs follow each other without a gap, so one batch may end an epoch and begin the next; only the very last can
+        lack rows, which are then padding.
 
     Raises:
         ValueError: if the corpus is shorter than one row, or a size is below 1, or boundaries is unknown.

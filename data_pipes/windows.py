@@ -1,4 +1,4 @@
-"""Overlapping windows: every token is predicted once, and, but for the first window's, with T - stride tokens before it.
+"""Overlapping windows: every token is predicted once, with T - stride tokens before it but for the first window's.
 
 Shape letters: B batch, T tokens.
 """
