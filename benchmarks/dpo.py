@@ -57,11 +57,7 @@ def peer_side() -> Callable[[], None]:
 
     place = _trl.folder()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    texts = [
-        ["".join(chr(97 + i % 26) for i in random.randint(random.key(7 * n + side), (LENGTH // 2 if side == 0 else 400,),
-                                                          0, 26).tolist()) for side in range(3)]
-        for n in range(PAIRS)
-    ]  # fmt: skip
+    texts = [[_letters(7 * n + side, LENGTH // 2 if side == 0 else 400) for side in range(3)] for n in range(PAIRS)]
     rows = Dataset.from_list([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in texts])
     arguments = DPOConfig(
         **_trl.common(per_device_train_batch_size=PAIRS), max_length=LENGTH, beta=0.1,
@@ -72,6 +68,11 @@ def peer_side() -> Callable[[], None]:
         return DPOTrainer(model=place, args=arguments, processing_class=tokenizer, train_dataset=rows, callbacks=[gate])
 
     return _trl.stepping(make)
+
+
+def _letters(seed: int, count: int) -> str:
+    """Letters, so many."""
+    return "".join(chr(97 + i) for i in random.randint(random.key(seed), (count,), 0, 26).tolist())
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The demo's ladder over several seeds: what each rung does to its measure, and how much that varies.
 
-Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and climbs SFT, DPO, GRPO and PPO once
-for each seed, as the demo does.
+Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and climbs SFT, DPO, GRPO and PPO
+once for each seed, as the demo does.
 
     python benchmarks/ladder.py MODEL [--seeds 3]
 """

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipes.pack import segments
 from data_pipes.tokens import TokenStore
 from pure.loss.cross_entropy import IGNORE
 
@@ -24,6 +26,7 @@ class Windows:
     batch_size: int
     length: int
     stride: int
+    boundaries: Literal["ignore", "mask"]
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size)
@@ -39,11 +42,19 @@ class Windows:
             raise IndexError(f"windows[{number}]: there are {len(self)} batches")
         first = number * self.batch_size
         rows = [_row(self, row) for row in range(first, first + self.batch_size)]
-        tokens, labels = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
-        return {"tokens": tokens, "labels": labels}
+        columns = [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
+        names = ("tokens", "labels", "segment_ids", "positions")[: len(columns)]
+        return dict(zip(names, columns, strict=True))
 
 
-def windows(store: TokenStore, *, batch_size: int, length: int, stride: int) -> Windows:
+def windows(
+    store: TokenStore,
+    *,
+    batch_size: int,
+    length: int,
+    stride: int,
+    boundaries: Literal["ignore", "mask"] = "ignore",
+) -> Windows:
     """Cuts a store into windows of `length` that begin `stride` apart, each predicting only what is new in it.
 
     A model judged on rows that follow each other without overlap predicts the first words of each with no context, and
@@ -54,9 +65,10 @@ def windows(store: TokenStore, *, batch_size: int, length: int, stride: int) -> 
         batch_size: B windows a batch.
         length: T tokens.
         stride: tokens between starts, from 1 to `length`; `length` gives rows without overlap.
+        boundaries: as the model was trained: "mask" keeps documents apart, and predicts none's first token.
 
     Returns:
-        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64; each token of the store but the first is the label of
+        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and "positions"; each token of the store but the first is the label of
         exactly one place, all others are -100; missing rows of the last batch are padding.
 
     Raises:
@@ -73,15 +85,19 @@ def windows(store: TokenStore, *, batch_size: int, length: int, stride: int) -> 
             f"windows: expected 1 <= stride <= length and batch_size >= 1, got stride {stride}, length {length}, "
             f"batch_size {batch_size}"
         )
-    return Windows(store=store, batch_size=batch_size, length=length, stride=stride)
+    return Windows(store=store, batch_size=batch_size, length=length, stride=stride, boundaries=boundaries)
 
 
-def _row(pipe: Windows, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """One window: tokens [T] and labels [T]."""
+def _row(pipe: Windows, row: int) -> tuple[np.ndarray, ...]:
+    """One window: tokens and labels, and where boundaries count segments and positions; each [T]."""
     tokens, labels = np.zeros(pipe.length, np.int64), np.full(pipe.length, IGNORE, np.int64)
     start = row * pipe.stride
     piece = pipe.store.tokens[start : start + pipe.length + 1].astype(np.int64)
     if row < pipe.rows and len(piece) > 1:
         tokens[: len(piece) - 1], labels[: len(piece) - 1] = piece[:-1], piece[1:]
         labels[: 0 if row == 0 else pipe.length - pipe.stride] = IGNORE
-    return tokens, labels
+    if pipe.boundaries == "ignore":
+        return tokens, labels
+    ids, positions = (x[0] for x in segments(pipe.store.ends - start, np.zeros(1, np.int64), pipe.length))
+    labels[ids[1:] != ids[:-1]] = IGNORE
+    return tokens, labels, ids[:-1], positions[:-1]

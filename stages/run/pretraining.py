@@ -76,7 +76,11 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
         ema=options.ema,
     )
     held_out = windows(
-        corpus.held_out, batch_size=options.batch_size, length=options.max_length, stride=(options.max_length + 1) // 2
+        corpus.held_out,
+        batch_size=options.batch_size,
+        length=options.max_length,
+        stride=(options.max_length + 1) // 2,
+        boundaries=options.boundaries,
     )
     validate = bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype)
     key = random.key(options.seed, device=pick_device(options.device))

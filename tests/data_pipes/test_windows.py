@@ -43,3 +43,12 @@ def test_there_is_nothing_beyond_the_last_batch() -> None:
 def test_sizes_out_of_range_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected 1 <= stride <= length and batch_size >= 1"):
         windows(memory_store([[1, 2]], vocab_size=8), **({"batch_size": 1, "length": 4, "stride": 2} | sizes))
+
+
+def test_documents_are_kept_apart_as_in_training() -> None:
+    """Every window says of its places what the training pipe would say of a row there."""
+    store = memory_store([[1, 2, 3], [4, 5, 6, 7], [8, 9]], vocab_size=10)
+    batch = windows(store, batch_size=3, length=4, stride=2, boundaries="mask")[0]
+    assert batch["segment_ids"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1]]
+    assert batch["positions"].tolist() == [[0, 1, 2, 0], [0, 0, 1, 2], [0, 1, 2, 0]]
+    assert batch["labels"].tolist() == [[2, 3, -100, 5], [-100, -100, 6, 7], [-100, -100, -100, 9]]
