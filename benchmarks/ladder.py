@@ -12,13 +12,19 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from stages.cli import tune
 from stages.run import ladder
 
-AIMS = {"sft": ("after", 0.6), "dpo": ("after", 0.9), "grpo": ("gain", 0.25), "ppo": ("gain", 0.2)}
+AIMS: Mapping[str, tuple[str, float]] = {
+    "sft": ("after", 0.6),
+    "dpo": ("after", 0.9),
+    "grpo": ("gain", 0.25),
+    "ppo": ("gain", 0.2),
+}
 
 
 def climb(model: str, seed: int) -> dict[str, dict[str, float]]:

@@ -68,8 +68,9 @@ def windows(
         boundaries: as the model was trained: "mask" keeps documents apart, and predicts none's first token.
 
     Returns:
-        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and "positions"; each token of the store but the first is the label of
-        exactly one place, all others are -100; missing rows of the last batch are padding.
+        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and "positions"; each
+        token of the store but the first is the label of exactly one place (with "mask" none that begins a document),
+        all others are -100; missing rows of the last batch are padding.
 
     Raises:
         ValueError: if a size is out of range.

@@ -95,7 +95,7 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
 
 
 def prefill(cache: Tree, params: Tree, tokens: Tensor, *, model: Model) -> Tree:
-    """Reads tokens [B, P] into the cache, and returns it; nobody asks for their logits, so only the last token's are computed."""
+    """Reads tokens [B, P] into the cache, and returns it; of their logits only the last token's are computed."""
     return model.decode(params, tokens, cache, last=True)[1]
 
 

@@ -30,7 +30,8 @@ READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "hidden_a
 
 IGNORED = frozenset((
     "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "pretraining_tp", "_name_or_path",
-    "id2label", "label2id", "problem_type", "sliding_window", "max_window_layers", "is_llama_config", "transformers.js_config", "_attn_implementation_autoset",
+    "id2label", "label2id", "problem_type",
+    "sliding_window", "max_window_layers", "is_llama_config", "transformers.js_config", "_attn_implementation_autoset",
 ))  # fmt: skip
 """Fields that change nothing in the mathematics."""
 

@@ -141,9 +141,9 @@ def _layer(path: str) -> str:
 def _owner(path: str, layer_of: dict[str, str], there: set[str]) -> str | None:
     """The layer of the parameter that this leaf accompanies, or None.
 
-    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path ends with the
-    parameter's, and whatever else has the same beginning ends with a parameter's too. (An optimizer's own "count" is no
-    parameter of that name.)
+    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path ends with
+    the parameter's, and whatever else has the same beginning ends with a parameter's too. (An optimizer's own "count"
+    is no parameter of that name.)
     """
     names = path.split("/")
     for i in range(len(names)):
