@@ -23,6 +23,7 @@ from pure.generate import generate
 from pure.nn.transformer import transformer
 from stages.pretrain import pretrain
 from stages.run import RunOptions, run
+from stages.run.fingerprint import fingerprint
 
 
 def main(folder: str | None = None, steps: int = 150, output: str = "runs/example-02") -> float:
@@ -50,7 +51,9 @@ def main(folder: str | None = None, steps: int = 150, output: str = "runs/exampl
     stage = pretrain(model, optimizer, compute=torch.bfloat16)
 
     place = output
-    outcome = run(stage, pipe, place, key=random.key(0), options=RunOptions(compile=False, save_every=50))
+    what = fingerprint(stage, pipe, tokenizer)  # so that another stage or text is refused, not gone on with
+    options = RunOptions(compile=False, save_every=50)
+    outcome = run(stage, pipe, place, key=random.key(0), fingerprint=what, options=options)
     found = generate(model, outcome.state.params, [tokenizer.encode("def ")], key=random.key(1), max_new_tokens=40)
     print("def " + tokenizer.decode(found.tokens[0, : found.lengths[0]].tolist()))
     print(f"metrics and checkpoints are in {place}")

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from pure import random, sample
 
+COLDEST = 1e-6
+"""A temperature below this counts as 0: logits divided by it would overflow."""
+
 
 class Controls(NamedTuple):
     """What steers each row.
@@ -79,6 +82,8 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
     if isinstance(numbers.get("top_k"), int):
         per_row["top_k"] = numbers["top_k"]
     drawn = extend(uniforms(key, count, new), rows)
+    heat = per_row["temperature"]
+    per_row["temperature"] = torch.where(heat < COLDEST, 0.0, heat)
     return Controls(torch.where(per_row["temperature"][:, None] == 0, 0.0, drawn), **per_row)
 
 

@@ -112,7 +112,7 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     falling = logits.float().sort(-1, descending=True).values
     before = F.pad(falling.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
     # 2. Threshold.
-    kept = (before < share) | (share >= 1)
+    kept = (before < share) | (share >= 1) | (before <= 0)
     smallest = torch.where(kept, falling, torch.inf).amin(-1, keepdim=True)
     return torch.where(logits < smallest, -torch.inf, logits)
 

@@ -50,7 +50,8 @@ class PretrainOptions:
     optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
     """Muon moves the matrices of the layers and leaves the rest to AdamW."""
     weight_decay: float = 0.1
-    """Decay of matrices, per unit of learning rate; norms, biases and embeddings have none."""
+    """Decay of matrices, per unit of learning rate (of sgd: added to the gradient); norms, biases and embeddings have
+    none."""
     max_grad_norm: float = 1.0
     """Norm that longer gradients are shortened to; 0 leaves them."""
     gradient_accumulation: int = 1

@@ -61,10 +61,12 @@ def cross_entropy(
         3. Smoothing and z-loss, only when asked for.
         4. Sum what counts.
 
-    Edge cases: all labels ignored gives (0, 0) and zero gradient.
+    Edge cases: all labels ignored gives (0, 0) and zero gradient. A label that is no word (and not `ignore_index`)
+    makes the sum NaN where it is compiled.
 
     Raises:
         ValueError: if the shapes do not fit, or a weight is out of range.
+        RuntimeError: (torch) for a label that is no word, where it is not compiled.
 
     Example:
         Two equal logits: log 2 nats.
@@ -164,7 +166,8 @@ def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         return logits.gather(-1, index[..., None]).squeeze(-1)
     here = torch.arange(logits.shape[-1], device=logits.device) == index[..., None]
-    return torch.where(here, logits, 0.0).sum(-1)
+    known = (index >= 0) & (index < logits.shape[-1])
+    return torch.where(known, torch.where(here, logits, 0.0).sum(-1), torch.nan)
 
 
 def _check(logits: Tensor, labels: Tensor, label_smoothing: float, z_loss: float) -> None:

@@ -133,6 +133,7 @@ def hidden(
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
     """
     _check(tokens, config)
+    _check_params(params, config)
     _check_beside(tokens, positions, segment_ids, key)
     # 1. Embed.
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
@@ -175,6 +176,7 @@ def decode(
         (logits [B, T, V], the cache with T more tokens a row).
     """
     _check(tokens, config)
+    _check_params(params, config)
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     x, angles = _embed(params, tokens, positions, config)
     layers = []
@@ -200,10 +202,24 @@ def _check(tokens: Tensor, config: ModelConfig) -> None:
         raise ValueError(f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]")
     if tokens.is_floating_point():
         raise ValueError(f"transformer: tokens must be integers, got {tokens.dtype}; convert them with .long()")
+    if not tokens.shape[1]:
+        raise ValueError(f"transformer: tokens {tuple(tokens.shape)} have no places; give at least one token a row")
     if tokens.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
             "shorten the rows, or stretch the model with rope_scaling"
+        )
+
+
+def _check_params(params: Tree, config: ModelConfig) -> None:
+    """Refuses the params of another model, as far as the embedding and the number of layers tell."""
+    table, layers = params["embedding"], len(params["layers"])
+    shape = tuple(table.shape) if isinstance(table, Tensor) else (config.vocab_size, config.hidden_size)
+    wanted = (config.vocab_size, config.hidden_size)
+    if shape != wanted or layers != config.num_hidden_layers:
+        raise ValueError(
+            f"transformer: params do not fit this config: expected an embedding {list(wanted)} and "
+            f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model of their own config"
         )
 
 

@@ -28,6 +28,9 @@ SUBCOMMANDS: Mapping[str, str] = {
     "replay": "compute one step of a past run again and compare every bit",
 }
 
+WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay")
+"""Subcommands that keep no checkpoints."""
+
 TRACEBACK = "INTRO2LLM_TRACEBACK"
 """Environment variable: set to 1, an error shows where it was raised."""
 
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return import_module(f"stages.cli.{name}").main(rest)
     except (Exception, KeyboardInterrupt) as error:
-        found = explain(error)
+        found = explain(error, name)
         if found is None or os.environ.get(TRACEBACK) == "1":
             raise
         code, text = found
@@ -72,8 +75,12 @@ def overview() -> str:
     )
 
 
-def explain(error: BaseException) -> tuple[int, str] | None:
+def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
     """Puts an error that a person can mend into words.
+
+    Args:
+        error: what was raised.
+        name: of the subcommand.
 
     Returns:
         (exit code, text), or None for an error that only a programmer can mend.
@@ -85,7 +92,10 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         True
     """
     if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; the same command goes on from the newest checkpoint"
+        return (
+            130,
+            "interrupted" if name in WITHOUT else "interrupted; the same command goes on from the newest checkpoint",
+        )
     if isinstance(error, BrokenPipeError):
         return _quiet_end()
     path = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
@@ -112,3 +122,7 @@ def _quiet_end() -> tuple[int, str]:
     """Who read our output has gone (`| head`): Python must not say so once more when it closes it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141, "nobody reads the output any more"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

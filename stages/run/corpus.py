@@ -38,6 +38,9 @@ TOKENIZER_CHARACTERS = 1 << 30
 
 SECONDS_BETWEEN_LINES = 10.0
 
+VERIFIED = 1 << 32
+"""Bytes of a store that are read through before a run goes on with it; larger ones are only looked at."""
+
 Say = Callable[[str], None]
 
 
@@ -112,8 +115,21 @@ def reopen(folder: Path) -> Corpus:
         ValueError: if it is damaged.
     """
     held_out_bytes = json_file.read(folder / "data" / "corpus.json")["held_out_bytes"]
-    train, held_out = (open_store(folder / "data" / part, verify=False) for part in ("train", "held_out"))
+    train, held_out = (_open(folder, part) for part in ("train", "held_out"))
     return Corpus(tokenizers.load(folder / "tokenizer.json"), train, held_out, held_out_bytes)
+
+
+def _open(folder: Path, part: str) -> TokenStore:
+    """Opens a store, and reads it through, unless that would take long: what was changed must not be trained on."""
+    path = folder / "data" / part
+    size = sum(file.stat().st_size for file in path.glob("*.bin"))
+    try:
+        return open_store(path, verify=size <= VERIFIED)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. To make the data again: rm -r {folder / 'data'} {folder / 'tokenizer.json'}, then the same "
+            "command (without checkpoints of another corpus in the folder)"
+        ) from None
 
 
 def end_of(tokenizer: tokenizers.Tokenizer) -> int:

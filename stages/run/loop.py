@@ -122,6 +122,7 @@ def run(
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
+        FloatingPointError: if the gradient is not finite in 50 steps in a row, or in most of a run.
         OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
             background that failed shows at the next save, or at the end.
     """
@@ -215,8 +216,19 @@ def _fold(
         if saving:
             _save(parts, state, number, best, values.get(options.watch))
         if status:
+            _refuse_passed_over(parts, status)
             return state, status, best
     return state, "complete", best
+
+
+def _refuse_passed_over(parts: _Parts, status: str) -> None:
+    """A run that passed over most of its steps has not succeeded, though it came to its end."""
+    over, steps = parts.readings.passed_over()
+    if status == "complete" and 2 * over > steps:
+        raise FloatingPointError(
+            f"{over} of {steps} steps were passed over, as their gradient was not finite: this is no trained model; "
+            "lower --learning_rate, or take --dtype float32, and another --output_dir"
+        )
 
 
 def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> TrainState:

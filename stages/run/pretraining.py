@@ -21,14 +21,13 @@ from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, Model, Schedule, Tree
 from stages.options import PretrainOptions
 from stages.pretrain import pretrain
-from stages.run import shape
+from stages.run import numbers, shape
 from stages.run.corpus import Corpus
 from stages.run.validation import bits_per_byte
 from stages.stage import Stage
 from stages.state import TrainState
 
 DTYPES = (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16))
-AT_LEAST_ONE = ("batch_size", "num_epochs", "max_length", "gradient_accumulation", "keep_last")
 
 
 class Experiment(NamedTuple):
@@ -96,18 +95,7 @@ def check(options: PretrainOptions) -> ModelConfig:
     Raises:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
-    for name in AT_LEAST_ONE:
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {getattr(options, name)}")
-    if options.max_steps is not None and options.max_steps < 1:
-        raise ValueError(f"--max_steps: expected at least 1, got {options.max_steps}; leave it out for --num_epochs")
-    if options.batch_size % options.gradient_accumulation:
-        raise ValueError(
-            f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size "
-            f"{options.batch_size}: it cuts a batch into equal pieces"
-        )
-    if options.ema is not None and not 0 < options.ema < 1:
-        raise ValueError(f"--ema: expected a decay in (0, 1), such as 0.999, got {options.ema}")
+    numbers.refuse(options)
     config = shape.read(options.config, options.model_path)
     if options.max_length > config.max_position_embeddings:
         raise ValueError(
@@ -179,7 +167,9 @@ def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTran
             muon_weight_dimension_numbers=optim.hidden_matrices,
             ns_dtype=torch.float32 if options.dtype == "float32" else torch.bfloat16,
         ),
-        "sgd": lambda: optim.sgd(schedule, momentum=0.9, nesterov=True),
+        "sgd": lambda: optim.chain(
+            optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
+        ),
     }[options.optimizer]()
     return optim.chain(optim.clip_by_global_norm(options.max_grad_norm), made) if options.max_grad_norm else made
 

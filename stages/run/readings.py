@@ -16,6 +16,9 @@ from stages.state import TrainState
 SECONDS = 2.0
 """After so long the pending steps are read, so that a person sees the run move."""
 
+PATIENCE = 50
+"""Steps in a row whose gradient is not finite, after which a run stops."""
+
 Observe = Callable[[TrainState], Mapping[str, Tensor]]
 
 
@@ -29,6 +32,7 @@ class Readings(NamedTuple):
         write: ({name: value}) -> None; settles, adds the numbers to the last step's line, and writes all lines.
         due: () -> bool; whether it is time to write.
         flush: () -> None; what was written is on the disk.
+        passed_over: () -> (steps whose gradient was not finite, steps written).
     """
 
     begin: Callable[[], None]
@@ -37,6 +41,7 @@ class Readings(NamedTuple):
     write: Callable[[Mapping[str, float]], None]
     due: Callable[[], bool]
     flush: Callable[[], None]
+    passed_over: Callable[[], tuple[int, int]]
 
 
 class _Pending(NamedTuple):
@@ -81,6 +86,7 @@ def readings(
     ready: list[tuple[int, dict[str, float]]] = []
     begun: list[float] = []
     first = [compiling]
+    bad = [0, 0, 0]  # in a row, altogether, steps written
 
     def begin() -> None:
         if not pending:
@@ -108,9 +114,11 @@ def readings(
         for number, values in ready:
             for writer in writers:
                 writer.write(number, values)
-            _warn(screen, number, values, paths)
+            _count(bad, values)
+            _warn(screen, number, values, paths, bad[1])
             screen.show(number, values)
         ready.clear()
+        _refuse(bad[0])
 
     def due() -> bool:
         waiting = bool(pending) and time.monotonic() - begun[0] > SECONDS
@@ -120,7 +128,7 @@ def readings(
         for writer in writers:
             writer.flush()
 
-    return Readings(begin, add, settle, write, due, flush)
+    return Readings(begin, add, settle, write, due, flush, lambda: (bad[1], bad[2]))
 
 
 def _single(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,8 +150,23 @@ def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, utilisation
                 values["mfu"] = values["tok_per_sec"] * utilisation
 
 
-def _warn(screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str]) -> None:
-    """Names the gradient that was not finite."""
+def _refuse(in_a_row: int) -> None:
+    """Ends a run that learns nothing any more."""
+    if in_a_row >= PATIENCE:
+        raise FloatingPointError(
+            f"the gradient has not been finite in {in_a_row} steps one after the other, so nothing is learned any "
+            "more; lower --learning_rate, or take --dtype float32. The checkpoints before are whole"
+        )
+
+
+def _count(bad: list[int], values: Mapping[str, float]) -> None:
+    """Counts steps that were passed over: in a row, altogether, and all steps."""
+    over = values.get("nonfinite_leaf", -1.0) >= 0
+    bad[:] = [bad[0] + 1 if over else 0, bad[1] + over, bad[2] + 1]
+
+
+def _warn(screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str], count: int) -> None:
+    """Names the gradient that was not finite: the first three times, and ever more seldom after."""
     leaf = int(values.get("nonfinite_leaf", -1))
-    if leaf >= 0:
+    if leaf >= 0 and (count <= 3 or count & (count - 1) == 0):
         screen.say(f"step {number}: the gradient of {paths[leaf]} is not finite, so this batch was passed over")

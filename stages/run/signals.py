@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NAMES = (signal.SIGTERM, signal.SIGINT)
+NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT while the block runs; the caller looks, and ends in good order.
+    """Notes SIGTERM, SIGINT and SIGHUP while the block runs; the caller looks, and ends in good order.
 
     A second signal does no harm, whatever is being saved. Only the main thread can take signals: in another the list
     stays empty.

@@ -29,7 +29,7 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import answers, chat_data, pretrained, pretraining, rewards, validation
+from stages.run import answers, chat_data, numbers, pretrained, pretraining, rewards, validation
 from stages.run.pretrained import Pretrained
 from stages.sft import sft
 from stages.stage import Stage, loss_of
@@ -262,16 +262,7 @@ def _up(length: int) -> int:
 
 def _check(options: flags.TuningOptions) -> None:
     """Refuses flags that cannot work, before any work."""
-    for name in ("batch_size", "num_epochs", "max_length", "gradient_accumulation", "keep_last", "examples"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {getattr(options, name)}")
-    if options.max_steps is not None and options.max_steps < 1:
-        raise ValueError(f"--max_steps: expected at least 1, got {options.max_steps}; leave it out for --num_epochs")
-    if options.batch_size % options.gradient_accumulation:
-        raise ValueError(
-            f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size "
-            f"{options.batch_size}: it cuts a batch into equal pieces"
-        )
+    numbers.refuse(options)
     most = pretrained.read_config(options.model_path).max_position_embeddings
     needed = options.max_length + getattr(options, "max_new_tokens", 0)
     if needed > most:

@@ -170,3 +170,7 @@ def test_the_functions_keep_the_dtype(dtype: torch.dtype) -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(3)).to(dtype)
     for function, values in PARAMETERS.values():
         assert function(logits, torch.tensor(values)).dtype == dtype
+
+
+def test_a_nucleus_of_nothing_is_the_likeliest_word() -> None:
+    assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]

@@ -140,3 +140,12 @@ def test_chunks_hold_no_logits_until_the_backward_pass_compiled_or_not(compiled:
         (jit(loss, regions=True, backend="aot_eager") if compiled else loss)(hidden)
     assert kept
     assert max(kept) < 8 * VOCABULARY * 40
+
+
+def test_a_label_that_is_no_word_is_nan_where_it_is_compiled() -> None:
+    for label in (VOCABULARY, -1):
+        labels = torch.where(LABELS == 7, label, LABELS)
+        total = torch.compile(lambda x, y: cross_entropy(x, y).sum, backend="eager")(logits_of(), labels)
+        assert total.isnan()
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        cross_entropy(logits_of(), torch.full_like(LABELS, VOCABULARY))

@@ -322,3 +322,19 @@ def test_the_model_is_made_of_functions_that_take_every_argument_in_the_open() -
     scores = partial(logits, config=config)
     assert torch.equal(forward(params, batch, hidden=states, logits=scores), model.forward(params, batch))
     assert torch.equal(model.logits(params, states(params, batch)), model.forward(params, batch))
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 60}, {"num_hidden_layers": 3}])
+def test_params_of_another_model_are_refused(changes: dict[str, int]) -> None:
+    model, other = transformer(ModelConfig(**SMALL)), transformer(ModelConfig(**(SMALL | changes)))
+    params = other.init(random.key(0))
+    with pytest.raises(ValueError, match="params do not fit this config"):
+        model.forward(params, tokens())
+    with pytest.raises(ValueError, match="params do not fit this config"):
+        model.decode(params, tokens(), model.cache(2, 40))
+
+
+def test_rows_without_a_place_are_refused() -> None:
+    model = transformer(ModelConfig(**SMALL))
+    with pytest.raises(ValueError, match="have no places"):
+        model.forward(model.init(random.key(0)), torch.zeros(1, 0, dtype=torch.int64))

@@ -69,7 +69,7 @@ class InductorError(RuntimeError):
         (MemoryError(), 1, "out of memory; cut the batch by --gradient_accumulation"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory; cut the batch"),
         (InductorError("CppCompileError: C++ compile error\nmuch more"), 1, "could not be compiled (CppCompileError:"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_a_person_can_mend_is_one_line(
@@ -79,6 +79,13 @@ def test_what_a_person_can_mend_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("intro2llm tokenizer: ")
     assert told in line
+
+
+def test_only_what_has_checkpoints_promises_one() -> None:
+    from stages.cli.main import explain
+
+    assert "goes on from the newest checkpoint" in explain(KeyboardInterrupt(), "pretrain")[1]
+    assert explain(KeyboardInterrupt(), "generate") == (130, "interrupted")
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()])

@@ -159,7 +159,9 @@ def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions,
 
 
 def test_without_a_norm_gradients_are_left_as_they_are(base: PretrainOptions) -> None:
-    free = make_optimizer(with_(base, max_grad_norm=0.0, optimizer="sgd"), lambda count: torch.tensor(1.0))
+    free = make_optimizer(
+        with_(base, max_grad_norm=0.0, optimizer="sgd", weight_decay=0.0), lambda count: torch.tensor(1.0)
+    )
     grads = {"w": torch.tensor([30.0, 40.0])}
     updates, _ = free.update(grads, free.init(grads), grads)
     assert updates["w"].norm() == pytest.approx(95.0, rel=1e-5)  # Nesterov: 1.9 times 50

@@ -129,3 +129,24 @@ def test_without_steps_there_is_nothing_to_write(clock: list[float]) -> None:
     r = rig(clock)
     r.made.write({"val_loss": 1.0})
     assert r.lines == []
+
+
+def test_what_is_passed_over_is_told_ever_more_seldom_and_ends_a_run_that_learns_nothing(clock: list[float]) -> None:
+    r = rig(clock)
+    for step in range(1, 50):
+        take(r, step, 1.0, nonfinite_leaf=1.0)
+        r.made.write({})
+    told = [text for text in r.said if "passed over" in text]
+    assert len(told) == 7  # at 1, 2, 3, 4, 8, 16, 32
+    assert r.made.passed_over() == (49, 49)
+    take(r, 50, 1.0, nonfinite_leaf=1.0)
+    with pytest.raises(FloatingPointError, match="in 50 steps one after the other"):
+        r.made.write({})
+
+
+def test_one_good_step_begins_the_count_again(clock: list[float]) -> None:
+    r = rig(clock)
+    for step in range(1, 60):
+        take(r, step, 1.0, nonfinite_leaf=-1.0 if step == 30 else 1.0)
+        r.made.write({})
+    assert r.made.passed_over() == (58, 59)
