@@ -5,6 +5,7 @@ Plain values only, so that they are written to `config.json` and read back, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,3 +182,7 @@ class PPOOptions(OnlineOptions):
     """Weight of the value function's loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy, a reward for staying undecided."""
+
+
+RUNGS: Sequence[type[TuningOptions]] = (SFTOptions, RewardOptions, DPOOptions, GRPOOptions, PPOOptions)
+"""The options of every rung."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     for line in differences:
         print(line)
     if differences:
-        print(f"step {options.step}: {len(differences)} differences; was it another machine, torch or thread count?")
+        print(
+            f"step {options.step}: {len(differences)} differences; was it another machine, torch or thread count, "
+            "or did it go on with another --compile or --device?"
+        )
         return 1
     print(f"step {options.step}: equal, bit for bit")
     return 0
@@ -66,28 +70,72 @@ def recompute(folder: Path, step: int) -> TrainState:
     """
     from pure import tree
     from pure.transform.jit import jit
-    from stages.cli.pretrain import starting_params
-    from stages.run import checkpoint, compiler, config_file, corpus, pretraining
+    from stages.run import checkpoint, compiler
+
+    past = _past(folder)
+    if not 1 <= step <= len(past.pipe):
+        raise ValueError(f"--step {step}: the run has steps 1 to {len(past.pipe)}")
+    before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
+    device = past.key.device
+    state = past.stage.init(past.key, None if before and past.draws else past.params())
+    if before:
+        state = checkpoint.load(before[-1], state, fingerprint=past.fingerprint, warn=print).state
+    first = int(state.step)
+    print(f"computing steps {first + 1} to {step} again")
+    compiled = past.compile and (device.type != "cpu" or compiler.missing() is None)
+    advance = jit(past.stage.step, donate=True, regions=True) if compiled else past.stage.step
+    for batch in past.pipe[first:step]:
+        state = advance(state, tree.map(lambda x: x.to(device), batch))
+    return state
+
+
+class _Past(NamedTuple):
+    """A run, built again from its config.json. `draws`: its stage can draw params of its own."""
+
+    stage: Any
+    pipe: Any
+    key: Any
+    params: Callable[[], Any]
+    draws: bool
+    fingerprint: Mapping[str, str]
+    compile: bool
+
+
+def _past(folder: Path) -> _Past:
+    """Builds the run of a folder: pretraining, or one of the rungs after it."""
+    from stages.run import config_file, json_file
     from stages.run.fingerprint import fingerprint
+
+    name = json_file.read(folder / config_file.NAME).get("stage")
+    if name is not None:
+        return _tuned(folder, name)
+    from stages.cli.pretrain import starting_params
+    from stages.run import corpus, pretraining
 
     options = dataclasses.replace(config_file.read(folder, PretrainOptions), output_dir=str(folder))
     data = corpus.reopen(folder)
-    experiment = pretraining.build(options, data)
-    if not 1 <= step <= len(experiment.pipe):
-        raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
-    before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
-    device = experiment.key.device
-    state = experiment.stage.init(experiment.key, None if before else starting_params(options, device, always=True))
-    if before:
-        own = fingerprint(experiment.stage, experiment.pipe, data.tokenizer)
-        state = checkpoint.load(before[-1], state, fingerprint=own, warn=print).state
-    first, device = int(state.step), experiment.key.device
-    print(f"computing steps {first + 1} to {step} again")
-    compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
-    advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
-    for batch in experiment.pipe[first:step]:
-        state = advance(state, tree.map(lambda x: x.to(device), batch))
-    return state
+    made = pretraining.build(options, data)
+    params = partial(starting_params, options, made.key.device, always=True)
+    known = fingerprint(made.stage, made.pipe, data.tokenizer)
+    return _Past(made.stage, made.pipe, made.key, params, True, known, options.compile)
+
+
+def _tuned(folder: Path, name: str) -> _Past:
+    """Builds a run after pretraining."""
+    from stages import tuning_options
+    from stages.cli.tune import known
+    from stages.run import config_file, tuning
+    from stages.run.fingerprint import fingerprint
+
+    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in tuning_options.RUNGS}
+    if name not in kinds:
+        raise ValueError(f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version")
+    options = config_file.read(folder, kinds[name])
+    lists: dict[str, Any] = {key: tuple(value) for key, value in vars(options).items() if isinstance(value, list)}
+    options = dataclasses.replace(options, output_dir=str(folder), **lists)
+    made = tuning.build(options, say=lambda text: None)
+    what = fingerprint(known(made.stage), made.pipe, made.base.tokenizer)
+    return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, what, options.compile)
 
 
 def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:

@@ -122,7 +122,7 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
         key=built.key,
         params=built.params,
         validate=built.validate,
-        fingerprint=fingerprint(_known(built.stage), built.pipe, built.base.tokenizer),
+        fingerprint=fingerprint(known(built.stage), built.pipe, built.base.tokenizer),
         writers=writers,
         observe=built.observe,
         options=loop.RunOptions(
@@ -136,8 +136,8 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
     )
 
 
-def _known(stage: Any) -> Any:
-    """The stage as its fingerprint sees it: without compiled code, and without Python functions that judge text."""
+def known(stage: Any) -> Any:
+    """Returns the stage as its fingerprint sees it: without compiled code and Python functions that judge text."""
     parts = stage.step.keywords.get("parts")
     if parts is None:
         return stage

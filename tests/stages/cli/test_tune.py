@@ -216,3 +216,11 @@ def test_another_rung_s_folder_and_other_flags_are_refused(tmp_path: Path, capsy
     (tmp_path / "sft.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 24)
     assert run(tmp_path, "sft", max_steps=2) == 2
     assert "pipe" in capsys.readouterr().err
+
+
+@every_rung
+def test_a_step_can_be_computed_again(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, name) == 0
+    for step in ("1", "6"):
+        assert main(["replay", str(tmp_path / name), "--step", step]) == 0
+        assert f"step {step}: equal, bit for bit" in capsys.readouterr().out
