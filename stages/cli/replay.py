@@ -103,10 +103,10 @@ class _Past(NamedTuple):
 
 def _past(folder: Path) -> _Past:
     """Builds the run of a folder: pretraining, or one of the rungs after it."""
-    from stages.run import config_file, json_file
+    from stages.run import config_file
     from stages.run.fingerprint import fingerprint
 
-    name = json_file.read(folder / config_file.NAME).get("stage")
+    name = config_file.stage(folder)
     if name is not None:
         return _tuned(folder, name)
     from stages.cli.pretrain import starting_params

@@ -52,6 +52,15 @@ def read(folder: Path, kind: type[Options]) -> Options:
     return kind(**fields)
 
 
+def stage(folder: Path) -> str | None:
+    """Says which stage a past run was of; None is pretraining.
+
+    Raises:
+        ValueError: if the folder has no config.json of a run.
+    """
+    return _fields(folder / NAME).get("stage")
+
+
 def write(folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes config.json.
 

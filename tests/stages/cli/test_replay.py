@@ -68,7 +68,7 @@ def test_a_log_that_was_changed_is_found(run: Path, capsys: pytest.CaptureFixtur
     assert replay(run, 11) == 1
     shown = capsys.readouterr().out
     assert f"loss: {lines[10]['loss']!r} in the log, " in shown
-    assert "step 11: 1 differences; was it another machine, torch or thread count?" in shown
+    assert "step 11: 1 differences; was it another machine, torch or thread count" in shown
     assert replay(run, 2) == 1
     assert "grad_norm: nothing in the log, " in capsys.readouterr().out
 
