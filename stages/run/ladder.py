@@ -72,11 +72,11 @@ def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list
     return [
         Rung("sft", flags.SFTOptions(**common("sft", folder, 16, 130, 128), learning_rate=4e-3),
              "exact match, held-out tasks", exact_match),
-        Rung("dpo", flags.DPOOptions(**common("dpo", tuned, 32, 60, 32), learning_rate=4e-4),
+        Rung("dpo", flags.DPOOptions(**common("dpo", tuned, 32, 50, 32), learning_rate=4e-4),
              "preference accuracy, held-out pairs", _of("val_rewards/accuracies")),
-        Rung("grpo", flags.GRPOOptions(**common("grpo", tuned, 16, 80, 16), learning_rate=5e-4, **asked),
+        Rung("grpo", flags.GRPOOptions(**common("grpo", tuned, 16, 70, 16), learning_rate=5e-4, **asked),
              "mean reward, held-out prompts", _of("val_reward")),
-        Rung("ppo", flags.PPOOptions(**common("ppo", tuned, 128, 60, 16), learning_rate=5e-4, **asked),
+        Rung("ppo", flags.PPOOptions(**common("ppo", tuned, 128, 35, 16), learning_rate=5e-4, **asked),
              "mean reward, held-out prompts", _of("val_reward")),
     ]  # fmt: skip
 
