@@ -127,7 +127,8 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
         2. Keep, for every amount of free room 0..capacity, a stack of the bins that have just so much, and one bit for
            each amount that occurs: a bit set as a single big integer.
         3. For an example of length L, the lowest set bit at or above L is the tightest fit; no such bit: a new bin.
-        4. Put it there, and move the bin to the stack of its new room.
+        4. Put it there, and move the bin to the stack of its new room. Examples of the same length follow it as long as
+           they fit: no other bin can have become a tighter fit for them.
 
     Edge cases: no example gives no bin; examples of length 0 go into the fullest bin.
 
@@ -151,27 +152,35 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
             f"best_fit_decreasing: lengths must be in [0, {capacity}], got {sizes.min()} to {sizes.max()}; "
             f"cut the longer ones with split_long(lengths, {capacity}), or drop them"
         )
-    # 1. Longest first.
+    # 1. Longest first, in runs of equal length.
     order = np.argsort(-sizes, kind="stable")
+    falling = sizes[order]
+    starts = np.flatnonzero(np.diff(falling, prepend=-1))
     bins: list[list[int]] = []
     # 2. Bins by their free room, and the bit set of rooms that occur.
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
-    for example, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
-        # 3. The tightest fit.
-        fitting = rooms >> size
-        if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            chosen = by_room[room].pop()
-            if not by_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, chosen = capacity, len(bins)
-            bins.append([])
-        # 4. Into it.
-        bins[chosen].append(example)
-        by_room[room - size].append(chosen)
-        rooms |= 1 << (room - size)
+    examples = order.tolist()
+    ends = np.append(starts, len(order))[1:]
+    for start, end, size in zip(starts.tolist(), ends.tolist(), falling[starts].tolist(), strict=True):
+        while start < end:
+            # 3. The tightest fit.
+            fitting = rooms >> size
+            if fitting:
+                room = size + (fitting & -fitting).bit_length() - 1
+                chosen = by_room[room].pop()
+                if not by_room[room]:
+                    rooms ^= 1 << room
+            else:
+                room, chosen = capacity, len(bins)
+                bins.append([])
+            # 4. Into it, and the next of the run as long as they fit: it stays the tightest.
+            count = min(end - start, room // size) if size else end - start
+            bins[chosen] += examples[start : start + count]
+            start += count
+            room -= count * size
+            by_room[room].append(chosen)
+            rooms |= 1 << room
     return bins
 
 
