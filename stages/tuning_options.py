@@ -114,7 +114,7 @@ class DPOOptions(TuningOptions):
     learning_rate: float = 1e-4
     """Peak learning rate, per update."""
     beta: float = 0.1
-    """Strength of the pull to the model that training starts from; 2 is usual for simpo."""
+    """Weight of the pull to the model that training starts from; 2 is usual for simpo."""
     variant: Literal["sigmoid", "conservative", "robust", "ipo", "hinge", "simpo", "orpo"] = "sigmoid"
     """Which loss; see pure/loss/dpo.py and pure/loss/orpo.py."""
     label_smoothing: float = 0.0
@@ -149,7 +149,7 @@ class GRPOOptions(OnlineOptions):
     output_dir: str = "runs/grpo"
     """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
     samples: int = 8
-    """Answers to each prompt."""
+    """Number of answers to each prompt."""
     beta: float = 0.02
     """Weight of the divergence from the model that training starts from; 0 needs no second model."""
     kl: Literal["k1", "k2", "k3", "k3+"] = "k3+"
@@ -159,7 +159,7 @@ class GRPOOptions(OnlineOptions):
     scale: Literal["group", "batch", "none", "leave_one_out"] = "group"
     """What advantages are divided by."""
     iterations: int = 1
-    """Updates from the same answers."""
+    """Number of updates from the same answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class PPOOptions(OnlineOptions):
     output_dir: str = "runs/ppo"
     """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
     batch_size: int = 128
-    """Prompts a step, each answered once."""
+    """Number of prompts a step, each answered once."""
     beta: float = 0.02
     """Weight of the divergence from the model that training starts from, to begin with."""
     target_kl: float | None = None
@@ -177,7 +177,7 @@ class PPOOptions(OnlineOptions):
     epochs: int = 2
     """Times that a round's answers are used."""
     minibatches: int = 1
-    """Parts into which they are cut."""
+    """Number of pieces into which they are cut."""
     value_weight: float = 0.5
     """Weight of the value function's loss."""
     entropy_weight: float = 0.0

@@ -30,7 +30,7 @@ class PreviewOptions:
     packing: bool = True
     """Put several conversations side by side in a row, as sft does."""
     batch: int = 0
-    """Which batch to show."""
+    """Number of the batch to show, from 0."""
     seed: int = 0
     """Seed of the order."""
 

@@ -34,7 +34,8 @@ def test_help_lists_every_flag_with_its_meaning_and_default(name: str, capsys: p
         flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
         assert re.search(rf"{flag}\b", shown), flag
         if field.default not in (dataclasses.MISSING, ()):
-            assert f"(default: {field.default})" in shown.replace("'", "")
+            default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+            assert f"(default: {default})" in shown.replace("'", "")
     assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain")
 
 
@@ -46,7 +47,7 @@ def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
         "validations", "checkpoints", "occurrences", "sharpness", "number", "factor",
     )  # fmt: skip
     kind = options_of(name)
-    source = inspect.getsource(kind)
+    source = "".join(inspect.getsource(base) for base in kind.__mro__ if dataclasses.is_dataclass(base))
     for field in dataclasses.fields(kind):
         words = re.search(rf'    {field.name}: [^\n]*\n    """(.*?)"""', source, re.DOTALL)
         assert words, field.name
