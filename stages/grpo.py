@@ -21,7 +21,7 @@ from pure.loss.grpo import clips, group_advantages, grpo_loss, leave_one_out, po
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import linear_log_probabilities
 from pure.stepper import Stepper
-from pure.transform.jit import outside, region
+from pure.transform.jit import region
 from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics
@@ -110,7 +110,7 @@ def grpo(
         top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile,
     )  # fmt: skip
     learn = partial(
-        update, inner=inner, look=partial(outside, look), samples=samples, names=rewards, weights=weights, scale=scale,
+        update, inner=inner, look=look, samples=samples, names=rewards, weights=weights, scale=scale,
         reference=None if reference is None else tree.cast(reference, compute), iterations=iterations, compute=compute,
         given=score is None,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from pure.loss.log_probability import linear_log_probabilities
 from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.nn.scalar import ScalarModel, scalar_model
 from pure.stepper import Stepper
-from pure.transform.jit import outside, region
+from pure.transform.jit import region
 from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics
@@ -121,7 +121,7 @@ def ppo(
     draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                    top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile)  # fmt: skip
     judge = partial(
-        experience, look=partial(outside, look), values=partial(outside, values), gamma=gamma, lam=lam,
+        experience, look=look, values=values, gamma=gamma, lam=lam,
         reference=None if reference is None else tree.cast(reference, compute), compute=compute,
         given=score is None,
     )  # fmt: skip
