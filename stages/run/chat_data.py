@@ -7,7 +7,7 @@ fingerprint, so a run never goes on with other data.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -27,6 +27,9 @@ from stages.tuning_options import TuningOptions
 
 Example = TypeVar("Example")
 Say = Callable[[str], None]
+
+BAD = "bad_rows.jsonl"
+"""Where rows that were passed over are noted, in the run's folder."""
 
 
 class Asked(NamedTuple):
@@ -106,15 +109,19 @@ def _each(
     say: Say,
 ) -> Data:
     """Encodes the rows, and takes those apart that are held out."""
+    bad = Path(options.output_dir) / BAD
+    bad.unlink(missing_ok=True)  # of an earlier start of the same run
     parts = [encode(part, on_bad=_bad(options)) for part in made()]
+    passed = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
+    told = f"; {passed:,} rows were passed over, see {bad}" if passed else ""
     if not parts[0]:
-        raise ValueError(f"--data_path {options.data_path}: no row is left to learn from")
+        raise ValueError(f"--data_path {options.data_path}: no row is left to learn from{told}")
     if len(parts) == 1:
         count = min(options.held_out, len(parts[0]) // 5)
         every = len(parts[0]) // count if count else 0
         apart = set(range(0, every * count, every)) if count else set()
         parts = [[x for i, x in enumerate(parts[0]) if i not in apart], [parts[0][i] for i in sorted(apart)]]
-    say(f"data: {len(parts[0]):,} rows to learn from, {len(parts[1]):,} held out")
+    say(f"data: {len(parts[0]):,} rows to learn from, {len(parts[1]):,} held out{told}")
     return Data(*parts)
 
 
@@ -144,14 +151,7 @@ def _note(bad: BadRow, *, options: TuningOptions) -> None:
     """One bad row."""
     if options.on_bad == "stop":
         refuse(bad, "; or pass over such rows with --on_bad skip")
-    path = Path(options.output_dir) / "bad_rows.jsonl"
+    path = Path(options.output_dir) / BAD
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(bad._asdict()) + "\n")
-
-
-def noted(options: TuningOptions) -> Iterator[dict[str, str]]:
-    """The bad rows that were passed over."""
-    path = Path(options.output_dir) / "bad_rows.jsonl"
-    if path.exists():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())

@@ -104,6 +104,9 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     json_file.write(facts, {"made_from": made_from, "split": how, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder)
     say(f"data: {len(corpus.train.tokens):,} tokens to train on, {len(corpus.held_out.tokens):,} held out")
+    bad = folder / "data" / "bad_rows.jsonl"
+    if bad.exists():
+        say(f"data: {len(bad.read_text(encoding='utf-8').splitlines()):,} rows or files were passed over, see {bad}")
     return corpus
 
 

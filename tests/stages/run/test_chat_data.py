@@ -47,7 +47,11 @@ def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"rows.jsonl:1: chosen.*--on_bad skip"):
         read(tmp_path, rows, "pairs")
     assert len(read(tmp_path, rows, "pairs", on_bad="skip").train) == 1
-    assert "rows.jsonl:1" in next(chat_data.noted(SFTOptions(model_path="", output_dir=str(tmp_path / "run"))))["name"]
+    assert "rows.jsonl:1" in (tmp_path / "run" / chat_data.BAD).read_text()
+    read(tmp_path, rows, "pairs", on_bad="skip")
+    assert len((tmp_path / "run" / chat_data.BAD).read_text().splitlines()) == 1
+    with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were passed over, see"):
+        read(tmp_path, rows[:1], "pairs", on_bad="skip")
 
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:
