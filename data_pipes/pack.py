@@ -134,6 +134,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
 
     Raises:
         ValueError: if capacity is below 1, or a length negative or above `capacity` (split it first, `split_long`).
+        TypeError: if a length is no integer.
 
     Example:
         6 + 4 and 5 + 3 + 2 fill two bins of ten:
@@ -144,7 +145,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of a segment
     tree; the answer is the same, and words of 64 amounts are searched at once.
     """
-    sizes = np.asarray(lengths, dtype=np.int64).reshape(-1)
+    sizes = _sizes("best_fit_decreasing", lengths)
     if capacity < 1:
         raise ValueError(f"best_fit_decreasing: capacity must be at least 1 token, got {capacity}")
     if sizes.size and not (sizes.min() >= 0 and sizes.max() <= capacity):
@@ -193,6 +194,7 @@ def split_long(lengths: Sequence[int] | np.ndarray, capacity: int) -> tuple[np.n
 
     Raises:
         ValueError: if capacity is below 1.
+        TypeError: if a length is no integer.
 
     Example:
         >>> [column.tolist() for column in split_long([3, 10], 4)]
@@ -200,9 +202,17 @@ def split_long(lengths: Sequence[int] | np.ndarray, capacity: int) -> tuple[np.n
     """
     if capacity < 1:
         raise ValueError(f"split_long: capacity must be at least 1 token, got {capacity}")
-    sizes = np.asarray(lengths, dtype=np.int64).reshape(-1)
+    sizes = _sizes("split_long", lengths)
     pieces = np.maximum(-(-sizes // capacity), 1)
     example = np.repeat(np.arange(len(sizes)), pieces)
     first = np.repeat(np.cumsum(pieces) - pieces, pieces)
     start = (np.arange(len(example)) - first) * capacity
     return example, start, np.minimum(sizes[example] - start, capacity)
+
+
+def _sizes(who: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Lengths as [E] int64."""
+    sizes = np.asarray(lengths).reshape(-1)
+    if sizes.size and sizes.dtype.kind not in "iu":
+        raise TypeError(f"{who}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?")
+    return sizes.astype(np.int64)

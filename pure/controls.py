@@ -14,16 +14,13 @@ from torch import Tensor
 
 from pure import random, sample
 
-COLDEST = 1e-6
-"""A temperature below this counts as 0: logits divided by it would overflow."""
-
 
 class Controls(NamedTuple):
     """What steers each row.
 
     Fields:
         uniforms: [R, M] float32 in [0, 1), the randomness of each new token; 0 in greedy rows.
-        temperature: [R] float32.
+        temperature: [R] float32; what was given below 1e-6 is 0.
         top_k: an int, [R] int64 or None.
         top_p, min_p, repetition_penalty: [R] float32 or None.
     """
@@ -62,7 +59,7 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
         Controls. A top_k given as int stays one, for which a partial sort is enough.
 
     Raises:
-        ValueError: if a number is out of range, or neither a number nor [B].
+        ValueError: if a number is out of range, or neither a number nor [B]; or top_k is no integer.
 
     Example:
         >>> controls(random.key(0), 2, 3, rows=4, temperature=0.5, top_k=2).temperature
@@ -73,6 +70,8 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
         holds, text = LIMITS[name]
         if x.shape not in ((), (count,)):
             raise ValueError(f"generate: {name} must be one number or [B] = [{count}], got shape {list(x.shape)}")
+        if name == "top_k" and x.is_floating_point():
+            raise ValueError(f"generate: top_k counts words and must be an integer, got {numbers[name]}")
         if not bool(holds(x).all()):
             raise ValueError(f"generate: {name} must be {text}; got {x[~holds(x)].flatten()[0]}")
     per_row: dict[str, Any] = {
@@ -83,7 +82,7 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
         per_row["top_k"] = numbers["top_k"]
     drawn = extend(uniforms(key, count, new), rows)
     heat = per_row["temperature"]
-    per_row["temperature"] = torch.where(heat < COLDEST, 0.0, heat)
+    per_row["temperature"] = torch.where(heat < sample.COLDEST, 0.0, heat)
     return Controls(torch.where(per_row["temperature"][:, None] == 0, 0.0, drawn), **per_row)
 
 

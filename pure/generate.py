@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.controls import Controls, controls, extend
+from pure.prompts import check, rows_of
 from pure.stepper import Generated, Progress, Stepper, stepper
 from pure.types import Model, Tree
 
@@ -64,7 +65,8 @@ def generate(
         prompts: lists of ids, or [B, P] integers padded on the right, with `lengths`. None may be empty.
         key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and place has its own number.
         max_new_tokens: M >= 1, tokens.
-        temperature: >= 0; 0 is greedy. This and the next four are one number, or a tensor [B] with one per row.
+        temperature: >= 0; 0 is greedy, and so is what lies below 1e-6. This and the next four are one number, or a
+            tensor [B] with one per row.
         top_k: >= 1, words to draw from.
         top_p: in (0, 1], probability to draw from.
         min_p: in [0, 1], least probability, as a share of the largest.
@@ -93,7 +95,8 @@ def generate(
 
     Raises:
         ValueError: if a prompt is empty, has unknown ids, or is too long for max_position_embeddings with M more; or a
-            number is out of range.
+            number or an id is out of range.
+        TypeError: if prompts, key or max_new_tokens are of another type.
         FloatingPointError: if logits were NaN; it names the first row and token.
 
     Example:
@@ -107,8 +110,8 @@ def generate(
     """
     # 1. Prompts.
     device = tree.leaves(params)[0].device
-    tokens, lengths = _prompts(prompts, lengths, device)
-    _check(tokens, lengths, max_new_tokens, model.config)
+    tokens, lengths = rows_of(prompts, lengths, device)
+    check(tokens, lengths, key, max_new_tokens, (*stop_tokens, *([] if pad is None else [pad])), model.config)
     if not len(tokens):
         return _empty(0, max_new_tokens, 0, device)
     rows, width, places = _shape(tokens, lengths, max_new_tokens, shape, model.config)
@@ -130,48 +133,6 @@ def generate(
         written = _write(machine, progress, params, steered, ends, stop, len(tokens), compact)
     # 5. Finish.
     return _finite(tree.map(lambda x: x[: len(tokens)], written))
-
-
-def _prompts(prompts: Sequence[Sequence[int]] | Tensor, lengths: Tensor | None, device: Any) -> tuple[Tensor, Tensor]:
-    """Prompts as they come -> (tokens [B, P] int64, lengths [B] int64) on the device."""
-    if isinstance(prompts, Tensor):
-        if prompts.ndim != 2:
-            raise ValueError(f"generate: prompts must be [B, P] or lists of ids, got {tuple(prompts.shape)}")
-        full = torch.full((len(prompts),), prompts.shape[1]) if lengths is None else lengths
-        if full.shape != (len(prompts),) or bool((full > prompts.shape[1]).any()):
-            raise ValueError(f"generate: lengths must be [B], at most P = {prompts.shape[1]}, got {full}")
-        full = full.to(device, torch.int64)
-        inside = torch.arange(prompts.shape[1], device=device) < full[:, None]
-        return torch.where(inside, prompts.to(device, torch.int64), 0), full  # whatever the padding was
-    if lengths is not None:
-        raise ValueError("generate: lengths belong to prompts given as a tensor [B, P]; lists have their own")
-    rows = [torch.as_tensor(row, dtype=torch.int64) for row in prompts]
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) if rows else torch.zeros(0, 0, dtype=torch.int64)
-    return tokens.to(device), torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
-
-
-def _check(tokens: Tensor, lengths: Tensor, new: int, config: Any) -> None:
-    """Refuses empty, unknown and overlong prompts."""
-    if new < 1:
-        raise ValueError(f"generate: max_new_tokens must be at least 1, got {new}")
-    if bool((lengths < 1).any()):
-        row = int((lengths < 1).int().argmax())
-        raise ValueError(
-            f"generate: prompt {row} is empty; begin it with a token, such as bos_token_id ({config.bos_token_id})"
-        )
-    inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    unknown = inside & ((tokens < 0) | (tokens >= config.vocab_size))
-    if bool(unknown.any()):
-        raise ValueError(
-            f"generate: prompt {int(unknown.any(1).int().argmax())} has the id {int(tokens[unknown][0])}, expected ids "
-            f"in 0 .. {config.vocab_size - 1}; was it encoded with this model's tokenizer?"
-        )
-    if len(lengths) and (longest := int(lengths.max())) + new > config.max_position_embeddings:
-        raise ValueError(
-            f"generate: {longest} prompt tokens and {new} new ones exceed max_position_embeddings "
-            f"{config.max_position_embeddings}; ask for fewer new tokens, shorten the prompt (row "
-            f"{int(lengths.argmax())}), or stretch the model with rope_scaling"
-        )
 
 
 def _shape(tokens: Tensor, lengths: Tensor, new: int, shape: Any, config: Any) -> tuple[int, int, int]:

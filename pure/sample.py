@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COLDEST = 1e-6
+"""A temperature below this counts as 0: logits divided by it would overflow."""
+
 
 def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Sharpens or flattens the distribution.
@@ -32,7 +35,8 @@ def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
     Returns:
         [..., V], dtype of logits.
 
-    Edge cases: T = 0 leaves every largest logit (several, if they are equal) and sets the others to -inf.
+    Edge cases: T = 0 leaves every largest logit (several, if they are equal) and sets the others to -inf. T below 1e-6
+    counts as 0.
 
     Example:
         >>> temperature(torch.tensor([2.0, 4.0]), 2.0)
@@ -41,7 +45,7 @@ def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
         tensor([-inf, 4.])
     """
     heat = _per_row(temperature, logits)
-    frozen = heat == 0
+    frozen = heat < COLDEST
     scaled = logits / torch.where(frozen, 1.0, heat)
     dropped = frozen & (scaled < scaled.amax(-1, keepdim=True))
     return torch.where(dropped, -torch.inf, scaled).to(logits.dtype)
@@ -88,7 +92,7 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
     Args:
         logits: [..., V] float.
-        p: in (0, 1], one number or [...], one per row; 1 keeps all.
+        p: in [0, 1], one number or [...], one per row; 1 keeps all, 0 the likeliest word.
 
     Returns:
         [..., V], -inf where dropped.

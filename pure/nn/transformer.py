@@ -45,6 +45,7 @@ def transformer(
 
     Raises:
         ValueError: for an unknown backend.
+        TypeError: if `config` is no ModelConfig.
 
     Example:
         >>> model = transformer(ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
@@ -52,6 +53,9 @@ def transformer(
         >>> model.forward(params, torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 10])
     """
+    if not isinstance(config, ModelConfig):
+        instead = f"preset({config!r})" if isinstance(config, str) else 'preset("tiny_config")'
+        raise TypeError(f"transformer: config must be a ModelConfig, got {config!r}; from pure.config, write {instead}")
     backends.check(backend)
     layer: Callable = partial(block, config=config, backend=backend)
     layer = region(layer)
@@ -200,8 +204,8 @@ def _check(tokens: Tensor, config: ModelConfig) -> None:
     """Refuses a batch of the wrong rank or longer than the model's context."""
     if tokens.ndim != 2:
         raise ValueError(f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]")
-    if tokens.is_floating_point():
-        raise ValueError(f"transformer: tokens must be integers, got {tokens.dtype}; convert them with .long()")
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"transformer: tokens must be int64 or int32, got {tokens.dtype}; convert them with .long()")
     if not tokens.shape[1]:
         raise ValueError(f"transformer: tokens {tuple(tokens.shape)} have no places; give at least one token a row")
     if tokens.shape[1] > config.max_position_embeddings:

@@ -6,6 +6,7 @@ Shape letters: none; every leaf is treated alike.
 from __future__ import annotations
 
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -113,12 +114,17 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None, *, flip_sign:
 
     Raises:
         ValueError: if a number is negative or not finite.
+        TypeError: if it is none of these.
 
     Example:
         >>> scale_by_learning_rate(0.1).update(torch.tensor(5.0), EmptyState())[0]
         tensor(-0.5000)
     """
     check_not_negative("scale_by_learning_rate", learning_rate=learning_rate)
+    if not (learning_rate is None or callable(learning_rate) or isinstance(learning_rate, Real | Tensor)):
+        raise TypeError(
+            f"scale_by_learning_rate: learning_rate must be a number, a [] tensor or a schedule, got {learning_rate!r}"
+        )
     if learning_rate is None:
         return identity()
     if callable(learning_rate):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +114,7 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
 
     Args:
         key: [2] uint32.
-        x: an int, or a tensor.
+        x: an int, or a tensor; a [] tensor of integers is an int (reading it waits for its device).
         axis: along which to shuffle; slices move whole.
         independent: whether each line along the axis is shuffled on its own.
 
@@ -123,15 +125,14 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
 
     Raises:
         ValueError: if x is a negative int.
+        TypeError: if x is neither an int nor a tensor, or a [] tensor that is no integer.
 
     Example:
         >>> from pure import random
         >>> permutation(random.key(0), 5).tolist()
         [0, 1, 4, 3, 2]
     """
-    if isinstance(x, int) and x < 0:
-        raise ValueError(f"random.permutation: x must be at least 0, got {x}")
-    x = x if isinstance(x, Tensor) else torch.arange(x, device=device_of(key))
+    x = x if isinstance(x, Tensor) and x.dim() else torch.arange(_count(x), device=device_of(key))
     if not independent and x.dim() > 1:
         return x.index_select(axis, permutation(key, x.shape[axis]))
     for _ in range(math.ceil(3 * math.log(max(1, x.numel())) / math.log(WORD))):
@@ -139,3 +140,14 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
         words = draw(torch.bitwise_xor, once, x.shape) ^ -(1 << 31)  # int32 in the order of uint32
         x = x.gather(axis, words.argsort(dim=axis, stable=True))
     return x
+
+
+def _count(x: Any) -> int:
+    """How many numbers to shuffle."""
+    try:
+        count = operator.index(x)
+    except TypeError:
+        raise TypeError(f"random.permutation: x must be an int or a tensor with an axis, got {x!r}") from None
+    if count < 0:
+        raise ValueError(f"random.permutation: x must be at least 0, got {count}")
+    return count

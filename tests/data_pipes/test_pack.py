@@ -111,3 +111,9 @@ def test_pieces_put_together_are_the_examples(lengths: list[int], capacity: int)
 def test_a_capacity_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 token"):
         split_long([3], 0)
+
+
+def test_lengths_that_count_nothing_are_refused() -> None:
+    for pack in (best_fit_decreasing, split_long):
+        with pytest.raises(TypeError, match="lengths must be integers, counts of tokens, got float64"):
+            pack([2.5, 1.0], 4)  # type: ignore[list-item]

@@ -89,3 +89,14 @@ def test_choose_draws_from_what_is_left() -> None:
     # Of 1, 2, 3, at temperature 2: 0.186, 0.307, 0.506; the two likeliest are the first to reach 0.7.
     left = torch.tensor([1.0, 1.5]).softmax(0)
     torch.testing.assert_close(ids.bincount(minlength=4) / 1000, torch.tensor([0, 0, *left]), atol=2e-3, rtol=0)
+
+
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    made = controls(KEY, 2, 3, rows=4, temperature=1e-7)
+    assert not made.temperature.any()
+    assert not made.uniforms.any()
+
+
+def test_a_fraction_counts_no_words() -> None:
+    with pytest.raises(ValueError, match=r"top_k counts words and must be an integer, got 2\.5"):
+        controls(KEY, 2, 3, rows=4, temperature=1.0, top_k=2.5)

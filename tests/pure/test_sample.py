@@ -174,3 +174,8 @@ def test_the_functions_keep_the_dtype(dtype: torch.dtype) -> None:
 
 def test_a_nucleus_of_nothing_is_the_likeliest_word() -> None:
     assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
+
+
+def test_what_is_almost_frozen_is_frozen() -> None:
+    for heat in (1e-7, 1e-45):
+        assert sample.temperature(torch.tensor([2.0, 4.0]), heat).tolist() == [-torch.inf, 4.0]

@@ -285,7 +285,8 @@ def test_leaves_draw_from_keys_of_their_own() -> None:
 BATCH = torch.zeros(2, 5, dtype=torch.int64)
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"tokens": BATCH[0]}, r"tokens must be \[B, T\], got \(5,\); add a batch axis with \[None\]"),
-    ({"tokens": BATCH.float()}, "tokens must be integers, got torch.float32"),
+    ({"tokens": BATCH.float()}, "tokens must be int64 or int32, got torch.float32"),
+    ({"tokens": BATCH.to(torch.uint8)}, "tokens must be int64 or int32, got torch.uint8"),
     ({"tokens": torch.zeros(1, 65, dtype=torch.int64)}, "65 tokens exceed max_position_embeddings 64; shorten"),
     ({"positions": torch.arange(5)}, r"positions must be \[B, T\] or \[1, T\] like tokens \(2, 5\), got \(5,\)"),
     ({"positions": torch.zeros(2, 4, dtype=torch.int64)}, r"positions must be .* got \(2, 4\)"),
@@ -338,3 +339,8 @@ def test_rows_without_a_place_are_refused() -> None:
     model = transformer(ModelConfig(**SMALL))
     with pytest.raises(ValueError, match="have no places"):
         model.forward(model.init(random.key(0)), torch.zeros(1, 0, dtype=torch.int64))
+
+
+def test_a_name_is_no_config() -> None:
+    with pytest.raises(TypeError, match=r"write preset\('tiny_config'\)"):
+        inspect.unwrap(transformer)("tiny_config")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +109,13 @@ def test_permutation_of_a_tensor(axis: int, independent: bool) -> None:
 
 def test_a_permutation_loses_nothing() -> None:
     assert torch.equal(permutation(OURS, 5000).sort().values, torch.arange(5000))
+
+
+def test_a_number_in_a_tensor_is_a_number() -> None:
+    assert torch.equal(permutation(OURS, torch.tensor(5)), permutation(OURS, 5))
+
+
+@pytest.mark.parametrize("x", [5.5, torch.tensor(5.5), "5"])
+def test_what_counts_nothing_is_refused(x: Any) -> None:
+    with pytest.raises(TypeError, match="x must be an int or a tensor with an axis"):
+        inspect.unwrap(permutation)(OURS, x)
