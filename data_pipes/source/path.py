@@ -7,10 +7,10 @@ with `on_bad=bad.append` it goes to your list instead, and the stream goes on.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipes.source.hub import is_name
 from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import Document, OnBad, Row, stop
@@ -46,7 +46,7 @@ def documents(
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: on a bad record, under `stop`.
+        ValueError: on a bad record, under `stop`; or if the path is empty, or neither a file nor a folder.
     """
     if _is_dataset(path):
         return as_documents(dataset_rows(str(path), subset=subset, split=split), field, on_bad=on_bad)
@@ -80,9 +80,9 @@ def suffix(path: Location) -> str:
 
 def _is_dataset(path: Location) -> bool:
     """True for a saved data set, and for what looks like a name on the hub and is not here."""
-    named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(path)) is not None
-    is_file_name = suffix(path) in (".txt", ".md", *ROW_SUFFIXES)
-    return is_saved(path) or (named and not is_file_name and not Path(path).exists())
+    if not str(path):
+        raise ValueError('source: the path is empty; name a file, a folder ("." is this one) or a data set')
+    return is_saved(path) or (is_name(str(path)) and not Path(path).exists())
 
 
 def _local_documents(

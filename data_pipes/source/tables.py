@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data_pipes.source import hub
 from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, PIECE, Location, open_binary
 from data_pipes.types import BadRow, Document, OnBad, Row, stop
 
@@ -134,6 +135,10 @@ def dataset_rows(
     """
     import datasets
 
+    local = Path(name).exists()
+    missing = "" if local else f"there is no file or folder {name!r}; taken for a data set's name, "
+    if not local and (why := hub.unreachable(name)):
+        raise ValueError(f"source: {missing}it cannot be looked up, as {why}")
     try:
         if is_saved(name):
             saved: Any = datasets.load_from_disk(name)
@@ -141,8 +146,8 @@ def dataset_rows(
         else:
             found = datasets.load_dataset(name, subset, split=split, streaming=streaming)
     except Exception as error:
-        what = f"source: cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {error}"
-        raise ValueError(f"{what}; if you meant a file or folder, there is none of that name") from error
+        what = f"cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {error}"
+        raise ValueError(f"source: {missing}{what}") from error
     return (Row(dict(values), f"{name}/{split}:{number}") for number, values in enumerate(found, 1))
 
 

@@ -31,10 +31,16 @@ def files(path: Location) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: for a pipe or a device.
     """
     top = Path(path)
     if top.is_file():
         return [top]
+    if top.exists() and not top.is_dir():
+        raise ValueError(
+            f"source: {top} must be a regular file or a folder, as it is read several times; write what comes out "
+            "of it into a file first"
+        )
     if not top.is_dir():
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
     found = [p for p in top.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(top).parts)]

@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from data_pipes.source import hub
 from data_pipes.source.path import documents, rows, suffix
 from data_pipes.types import BadRow
 
@@ -63,18 +64,25 @@ def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wikitext", "owner/name", "owner/name-1.5"])
 def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, subset, split, streaming: [{"text": f"{name} {split}"}])
     assert [d.text for d in documents(name, split="test")] == [f"{name} test"]
     assert [row.values["text"] for row in rows(name)] == [f"{name} train"]
 
 
-@pytest.mark.parametrize("name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz"])
+@pytest.mark.parametrize("name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz", "corpus.csv"])
 def test_what_is_plainly_a_path_never_goes_to_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         documents(name)
+
+
+def test_nothing_is_no_path() -> None:
+    for read in (documents, rows):
+        with pytest.raises(ValueError, match="the path is empty"):
+            read("")
 
 
 @pytest.mark.parametrize(("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")])

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipes.source import hub
 from data_pipes.source import tables as source
 from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
 from data_pipes.types import BadRow, Document, Row
@@ -160,6 +161,7 @@ def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((args, options))
         return iter([{"text": "a"}])
 
+    monkeypatch.setattr(hub, "unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(dataset_rows("owner/name", subset="en")) == [Row({"text": "a"}, "owner/name/train:1")]
     assert asked == [(("owner/name", "en"), {"split": "train", "streaming": True})]
@@ -170,8 +172,10 @@ def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(ValueError, match=r"'owner/name' .*: no network; if you meant a file or folder, there is none"):
-        dataset_rows("owner/name")
+    for why, words in ((None, "cannot load .*: no network"), ("the hub is far", "looked up, as the hub is far")):
+        monkeypatch.setattr(hub, "unreachable", lambda name, why=why: why)
+        with pytest.raises(ValueError, match=f"there is no file or folder 'owner/name'; taken for .*{words}"):
+            dataset_rows("owner/name")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Text files as documents."""
 
 import gzip
+import os
 import tempfile
 from pathlib import Path
 
@@ -146,3 +147,10 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
         files(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="has no file; put text"):
         files(tmp_path)
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(ValueError, match="must be a regular file or a folder"):
+            files(path)

@@ -1,0 +1,40 @@
+"""A mistyped path is told from a data set's name, and a hub that is out of reach is noticed at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from data_pipes.source import hub
+
+
+def lost(*_: Any) -> None:
+    raise OSError(-2, "Name or service not known")
+
+
+@pytest.mark.parametrize("path", ["owner/text.CSV", "notes.v1", "data/txets", "a/b/c", "", "../up", "owner/x.txt.gz"])
+def test_a_mistyped_path_is_no_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    assert not hub.is_name(path)
+
+
+@pytest.mark.parametrize("path", ["wikitext", "owner/name", "owner/name-1.5", "allenai/c4"])
+def test_a_name_is_one(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub.is_name(path)
+
+
+def test_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "getaddrinfo", lambda *_: [])
+    assert hub.unreachable("owner/name") is None
+    monkeypatch.setattr(hub.socket, "getaddrinfo", lost)
+    assert "cannot be reached (Name or service not known)" in (hub.unreachable("owner/name") or "")
+    (tmp_path / "owner___name").mkdir()
+    assert hub.unreachable("owner/name") is None
