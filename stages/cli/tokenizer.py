@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from data_pipes import tokenizer as tokenizers
     from data_pipes.embedded import embedded
     from data_pipes.source.path import documents
-    from stages.run.corpus import refuse
+    from stages.run.text import refuse
 
     if options.data_path == "embedded":
         found = embedded("all")

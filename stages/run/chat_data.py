@@ -22,7 +22,7 @@ from data_pipes.prompts import encode_prompts
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, Row
-from stages.run.corpus import refuse
+from stages.run.text import refuse
 from stages.tuning_options import TuningOptions
 
 Example = TypeVar("Example")

@@ -8,26 +8,22 @@ RUN/data/corpus.json          what all this was made from; written last, so that
 
 from __future__ import annotations
 
-import json
+import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
-from data_pipes import embedded as python_library
-from data_pipes import filter as filters
 from data_pipes import tokenizer as tokenizers
-from data_pipes.duplicates import exact_duplicates, near_duplicates
-from data_pipes.source.path import documents
 from data_pipes.store import open_store
 from data_pipes.tokenize import Progress, tokenize
 from data_pipes.tokens import TokenStore
-from data_pipes.types import BadRow, Document
+from data_pipes.types import Document
 from stages.options import PretrainOptions
-from stages.run import json_file, origin
+from stages.run import json_file, origin, text
 from stages.run.held_out import parts, rule
 
 END = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
@@ -87,51 +83,59 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     made_from = origin.of(options, vocab_size)
     if facts.exists():
         origin.refuse_another(folder, json_file.read(facts)["made_from"], made_from)
-        return reopen(folder)
+        return reopen(folder, say)
     _refuse_inside(folder, options.data_path)
     _refuse_foreign(folder, options)
     shutil.rmtree(folder / "data", ignore_errors=True)
     (folder / "data").mkdir(parents=True)
     # 2. Split.
     split = partial(parts, share=options.held_out, root=options.data_path)
-    how = rule(_documents(options), options.held_out, options.data_path)
+    left_out = partial(text.left_out, folder)
+    how = rule(text.documents(options, folder), options.held_out, options.data_path, left_out)
     # 3. Tokenizer.
-    tokenizer = _tokenizer(options, vocab_size, split(_documents(options), rule=how), say)
+    tokenizer = _tokenizer(options, vocab_size, split(text.documents(options), rule=how), say)
     tokenizers.save(tokenizer, folder / "tokenizer.json")
     # 4. Tokens.
-    held_out_bytes = _write(folder / "data", tokenizer, split(_documents(options, folder), rule=how), say)
+    text.forget(folder)
+    held_out_bytes = _write(folder / "data", tokenizer, split(text.documents(options, folder), rule=how), say)
     # 5. Complete.
     json_file.write(facts, {"made_from": made_from, "split": how, "held_out_bytes": held_out_bytes})
-    corpus = reopen(folder)
+    corpus = reopen(folder, say)
     say(f"data: {len(corpus.train.tokens):,} tokens to train on, {len(corpus.held_out.tokens):,} held out")
-    bad = folder / "data" / "bad_rows.jsonl"
-    if bad.exists():
-        say(f"data: {len(bad.read_text(encoding='utf-8').splitlines()):,} rows or files were passed over, see {bad}")
+    if noted := text.bad_rows(folder):
+        say(f"data: {len(noted):,} rows or files passed over, see {folder / text.BAD}")
     return corpus
 
 
-def reopen(folder: Path) -> Corpus:
+def reopen(folder: Path, say: Say = print) -> Corpus:
     """Opens the data that `prepare` left in a run's folder; what it was made from is not looked at.
+
+    Args:
+        folder: of the run.
+        say: takes a line for the person who waits.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged.
+        ValueError: if it is damaged; the message says how to make it again.
     """
     held_out_bytes = json_file.read(folder / "data" / "corpus.json")["held_out_bytes"]
-    train, held_out = (_open(folder, part) for part in ("train", "held_out"))
+    train, held_out = (_open(folder, part, say) for part in ("train", "held_out"))
     return Corpus(tokenizers.load(folder / "tokenizer.json"), train, held_out, held_out_bytes)
 
 
-def _open(folder: Path, part: str) -> TokenStore:
+def _open(folder: Path, part: str, say: Say) -> TokenStore:
     """Opens a store, and reads it through, unless that would take long: what was changed must not be trained on."""
     path = folder / "data" / part
     size = sum(file.stat().st_size for file in path.glob("*.bin"))
+    if size > VERIFIED:
+        say(f"data: {path} holds {size / 2**30:.1f} GiB, and was not read through for damage")
     try:
         return open_store(path, verify=size <= VERIFIED)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
+        made = shlex.join([str(folder / "data"), str(folder / "tokenizer.json")])
         raise ValueError(
-            f"{error}. To make the data again: rm -r {folder / 'data'} {folder / 'tokenizer.json'}, then the same "
-            "command (without checkpoints of another corpus in the folder)"
+            f"{error}; that is, rm -r {made} and run the same command again: from the same text come the same tokens, "
+            "and the run goes on"
         ) from None
 
 
@@ -146,20 +150,6 @@ def end_of(tokenizer: tokenizers.Tokenizer) -> int:
     if not found:
         raise ValueError(f"the tokenizer has none of {', '.join(END)} to stand between documents; add one of them")
     return found[0]
-
-
-def refuse(bad: BadRow, way_out: str = "") -> NoReturn:
-    """Stops at a bad row in the words of the command line.
-
-    Args:
-        bad: where it is, and what is wrong with it.
-        way_out: what else can be done.
-
-    Raises:
-        ValueError: always.
-    """
-    reason = bad.reason.replace("pass field= the column", "name by --field the column")
-    raise ValueError(f"{bad.name}: {reason.replace('pass encoding=', 'name its --encoding')}{way_out}")
 
 
 def _refuse_inside(folder: Path, data_path: str) -> None:
@@ -181,37 +171,6 @@ def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
             f"{found} is there already, and no run made it: use it by --tokenizer_path {found}, or choose another "
             "--output_dir"
         )
-
-
-def _documents(options: PretrainOptions, folder: Path | None = None) -> Iterator[Document]:
-    """All documents, filtered if asked for; with a folder, what was left out is written down there."""
-    if options.data_path == "embedded":
-        found = python_library.embedded("all")
-    else:
-        found = documents(
-            options.data_path, field=options.field, encoding=options.encoding, subset=options.subset,
-            split=options.split, on_bad=partial(_on_bad, options=options, folder=folder),
-        )  # fmt: skip
-    return _filtered(found, folder) if options.filter else found
-
-
-def _filtered(found: Iterable[Document], folder: Path | None) -> Iterator[Document]:
-    """Drops what the default filters name; writes down what and why."""
-    drops: list[Any] = []
-    rules = (filters.length(50), filters.binary(), filters.repetition(), exact_duplicates(), near_duplicates())
-    yield from filters.keep(found, rules, on_drop=drops.append)
-    if folder is not None:
-        table = filters.table(filters.report(drops))
-        (folder / "data" / "dropped.txt").write_text(table + "\n", encoding="utf-8")
-
-
-def _on_bad(bad: BadRow, *, options: PretrainOptions, folder: Path | None) -> None:
-    """Stops at a bad row, or notes it and goes on."""
-    if options.on_bad == "stop":
-        refuse(bad, "; or pass over such rows with --on_bad skip")
-    if folder is not None:
-        with (folder / "data" / "bad_rows.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(bad._asdict()) + "\n")
 
 
 def _tokenizer(

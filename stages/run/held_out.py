@@ -6,7 +6,7 @@ A name decides, so that the choice is the same on every machine, and stays as it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ MOST_BYTES = 10_000_000
 """Text kept apart at most: more makes every validation slow, and its figure no steadier."""
 
 
-def rule(documents: Iterable[Document], share: float, root: str) -> Rule:
+def rule(documents: Iterable[Document], share: float, root: str, left_out: Callable[[], str] = lambda: "") -> Rule:
     """Decides from the first documents how to split.
 
     Chance may keep none of ten documents apart, or half of the text. So where there are fewer than 2/share, or none of
@@ -30,6 +30,7 @@ def rule(documents: Iterable[Document], share: float, root: str) -> Rule:
         documents: read until it is clear; all of them only if they are few.
         share: kept apart, in (0, 0.5].
         root: see `parts`.
+        left_out: () -> what else there was, and why it is not among the documents; asked if there is no text.
 
     Returns:
         "names" or "ends".
@@ -50,8 +51,8 @@ def rule(documents: Iterable[Document], share: float, root: str) -> Rule:
             return "names"
     if not written:
         raise ValueError(
-            f"--data_path {root}: there is no text in it ({count} documents, none with text); give files with text, or "
-            "leave --filter out if it dropped them all"
+            f"--data_path {root}: there is no text in it ({count} documents, none with text){left_out()}; give "
+            "files with text"
         )
     return "ends"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def test_rows_are_read_by_their_column(tmp_path: Path) -> None:
 def test_bad_rows_are_noted_and_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": f"text number {i}\n" * 3}) + "\n" for i in range(50)) + "{broken\n")
-    prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 280, silent)
+    said: list[str] = []
+    prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 280, said.append)
+    assert said[-1] == f"data: 1 rows or files passed over, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
     (noted,) = (tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()
     assert json.loads(noted)["name"] == f"{path}:51"
 
@@ -201,3 +204,40 @@ def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] = float(second)
         tell(corpus.Progress(second, 1000 * second, second))
     assert said == ["data: 11,000 characters, 11 tokens so far", "data: 22,000 characters, 22 tokens so far"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(bytes(len(path.read_bytes()))), Path.unlink])
+def test_tokens_that_were_changed_are_not_trained_on(damage: Any, tmp_path: Path) -> None:
+    write_text(tmp_path / "text")
+    made = prepare(options(tmp_path), 300, silent)
+    tokens = made.train.tokens.copy()
+    damage(tmp_path / "run" / "data" / "train" / "tokens.bin")
+    with pytest.raises(ValueError, match=r"tokens\.bin is .*; that is, rm -r \S+/run/data \S+/run/tokenizer\.json and"):
+        prepare(options(tmp_path), 300, silent)
+    shutil.rmtree(tmp_path / "run" / "data")
+    (tmp_path / "run" / "tokenizer.json").unlink()
+    assert (prepare(options(tmp_path), 300, silent).train.tokens == tokens).all()
+
+
+def test_a_large_store_is_not_read_through_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "text")
+    prepare(options(tmp_path), 300, silent)
+    monkeypatch.setattr(corpus, "VERIFIED", 1)
+    said: list[str] = []
+    prepare(options(tmp_path), 300, said.append)
+    assert [line.split(" and ")[1] for line in said] == ["was not read through for damage"] * 2
+
+
+def test_nothing_left_is_told_by_what_took_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "short"}\n' * 3)
+    with pytest.raises(ValueError, match=r"--filter dropped by length: 3 documents, see \S+dropped\.txt; give files"):
+        prepare(options(tmp_path, data_path=str(path), filter=True), 300, silent)
+    assert (tmp_path / "run" / "data" / "dropped.txt").exists()
+    path.write_text('{"body": "long enough"}\n' * 3)
+    with pytest.raises(
+        ValueError,
+        match=r"3 rows or files could not be read, see \S+bad_rows\.jsonl: .* by --field .* \(3 times\); give",
+    ):
+        prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 300, silent)
+    assert len((tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()) == 3

@@ -101,3 +101,5 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 def test_without_text_there_is_nothing_to_split() -> None:
     with pytest.raises(ValueError, match=r"--data_path text: there is no text in it \(2 documents"):
         rule([Document("", "a"), Document(" \n", "b")], 0.1, "text")
+    with pytest.raises(ValueError, match="none with text\\); all were too short; give"):
+        rule([], 0.1, "text", lambda: "; all were too short")
