@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipes.source import hub
-from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, PIECE, Location, open_binary
+from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, PIECE, Location, naming, open_binary
 from data_pipes.types import BadRow, Document, OnBad, Row, stop
 
 _BLOCK = 1 << 20
@@ -74,13 +74,13 @@ def json_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     Returns:
         An iterator over rows, named "file[item]" from item 0.
     """
-    with open_binary(path) as file:
+    with naming(path), open_binary(path) as file:
         is_list = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     if not is_list:
         yield from jsonl_rows(path, on_bad=on_bad)
         return
     try:
-        with open_binary(path) as file:
+        with naming(path), open_binary(path) as file:
             items = json.loads(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError, *DAMAGED) as error:
         on_bad(BadRow(str(path), f"expected a JSON list of objects, got {error}"))
@@ -171,7 +171,7 @@ def _lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
     """The lines of a file; one of more than 64 MiB is bad, and empty here."""
     number = 0
     try:
-        with open_binary(path) as file:
+        with naming(path), open_binary(path) as file:
             while line := file.readline(PIECE):
                 number += 1
                 if len(line) == PIECE and not line.endswith(b"\n"):

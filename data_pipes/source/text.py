@@ -7,6 +7,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -98,6 +99,21 @@ def open_binary(path: Location) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if packed else open(path, "rb")
 
 
+@contextmanager
+def naming(path: Location) -> Iterator[None]:
+    """Gives an error of the system that has no file's name this one's: a read that fails has none.
+
+    Raises:
+        OSError: the same, with the name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 class _UnreadableError(ValueError):
     """A text file that cannot be read on."""
 
@@ -106,7 +122,7 @@ def _decoded(path: Location, encoding: str) -> Iterator[str]:
     """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, started = 0, False
-    with open_binary(path) as file:
+    with naming(path), open_binary(path) as file:
         while True:
             pending = len(decoder.getstate()[0])
             try:

@@ -46,11 +46,16 @@ def main(arguments: Sequence[str]) -> int:
     """Parses the flags, loads, prints each prompt with its continuation.
 
     Raises:
-        ValueError: without a prompt.
+        ValueError: without a prompt, or for a seed out of range.
     """
     options = parse(GenerateOptions, "generate", arguments)
     if not options.prompt:
         raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
+    if "" in options.prompt:
+        raise ValueError("--prompt is empty; give some text to continue, were it a single letter")
+    from stages.run import numbers
+
+    numbers.refuse_seed(options.seed)
     import torch
 
     from pure import tree

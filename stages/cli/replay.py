@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if differences:
         print(
             f"step {options.step}: {len(differences)} differences; was it another machine, torch or thread count, "
-            "or did it go on with another --compile or --device?"
+            f"or did it go on with another --compile or --device?{_otherwise_compiled(folder, options.step)}"
         )
         return 1
     print(f"step {options.step}: equal, bit for bit")
@@ -166,6 +166,23 @@ def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
     saved = checkpoint.load(found[-1], state, warn=print).state
     triples = zip(tree.paths(state), tree.leaves(state), tree.leaves(saved), strict=True)
     return [f"{path}: other bits than in the checkpoint" for path, new, old in triples if not _same(new, old)]
+
+
+def _otherwise_compiled(folder: Path, step: int) -> str:
+    """Says so if the log up to the step and config.json, written again whenever a run goes on, tell different things.
+
+    A compiled start leaves `compile_seconds` in its first line; that a later start was eager leaves nothing.
+    """
+    from stages.run import config_file
+    from stages.run.log import read_lines
+
+    seen = [row["step"] for row in read_lines(folder / "metrics.jsonl") if "compile_seconds" in row]
+    before = any(number <= step for number in seen)
+    flag = bool(config_file.flags(folder).get("compile"))
+    if before == flag:
+        return ""
+    was, now = ("compiled", "--no-compile") if before else ("not compiled", "--compile")
+    return f" The log says that it was {was} up to here, config.json has {now}."
 
 
 def _steps(folder: Path) -> str:

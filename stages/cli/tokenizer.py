@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from stages.cli.flags import parse
@@ -30,13 +31,18 @@ class TokenizerOptions:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, trains, saves, and shows how text is cut."""
+    """Parses the flags, trains, saves, and shows how text is cut.
+
+    Raises:
+        ValueError: if there is no text, or no folder to write to.
+    """
     options = parse(TokenizerOptions, "tokenizer", arguments)
     from data_pipes import tokenizer as tokenizers
     from data_pipes.embedded import embedded
     from data_pipes.source.path import documents
     from stages.run.text import refuse
 
+    _refuse_file(Path(options.output_dir))
     if options.data_path == "embedded":
         found = embedded("all")
     else:
@@ -53,3 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} ids")
     print(f"{len(sample.encode()) / len(ids):.2f} bytes a token: " + "|".join(tokenizer.decode([i]) for i in ids))
     return 0
+
+
+def _refuse_file(target: Path) -> None:
+    """What is written to must be a folder, or a file in one that ends in .json."""
+    folder = target.parent if target.suffix == ".json" else target
+    found = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if found is not None and not found.is_dir():
+        raise ValueError(f"--output_dir {target}: {found} is a file; name a folder, which is made if it is missing")

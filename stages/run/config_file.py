@@ -61,6 +61,15 @@ def stage(folder: Path) -> str | None:
     return _fields(folder / NAME).get("stage")
 
 
+def flags(folder: Path) -> dict[str, Any]:
+    """The flags of a past run, of whatever stage.
+
+    Raises:
+        ValueError: if the folder has no config.json of a run.
+    """
+    return _fields(folder / NAME)["options"]
+
+
 def write(folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes config.json.
 

@@ -41,8 +41,7 @@ def refuse(options: Any) -> None:
     for name in [name for name in given if name in SHARES]:
         if not 0 <= given[name] < 1:
             raise ValueError(f"--{name}: expected a share in [0, 1), got {given[name]}")
-    if not 0 <= given.get("seed", 0) < 2**32:
-        raise ValueError(f"--seed: expected 0 to {2**32 - 1}, got {given['seed']}")
+    refuse_seed(given.get("seed", 0))
     if "ema" in given and not 0 < given["ema"] < 1:
         raise ValueError(f"--ema: expected a decay in (0, 1), such as 0.999, got {given['ema']}")
     if not given.get("temperature", 1.0) > 0:
@@ -54,3 +53,13 @@ def refuse(options: Any) -> None:
         raise ValueError(
             f"--gradient_accumulation {parts} does not divide --batch_size {rows}: it cuts a batch into equal pieces"
         )
+
+
+def refuse_seed(seed: int) -> None:
+    """Looks at a seed.
+
+    Raises:
+        ValueError: if it does not fit into 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed: expected 0 to {2**32 - 1}, got {seed}")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from data_pipes import tokenizer as tokenizers
 from data_pipes.pack import row_count
 from data_pipes.pretrain import PretrainPipe, pretrain_pipe
 from data_pipes.windows import windows
@@ -55,12 +57,7 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
     Raises:
         ValueError: if options and corpus do not fit.
     """
-    told = (
-        f"--config {options.config or shape.DEFAULT}"
-        if not options.model_path
-        else f"--model_path {options.model_path}"
-    )
-    config = shape.with_ids(shape.read(options.config, options.model_path), corpus.tokenizer, told=told)
+    config = shape.with_ids(shape.read(options.config, options.model_path), corpus.tokenizer, told=_told(options))
     model = transformer(config)
     pipe = make_pipe(options, corpus)
     schedule = make_schedule(options, len(pipe))
@@ -96,7 +93,11 @@ def check(options: PretrainOptions) -> ModelConfig:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
     numbers.refuse(options)
+    if not options.data_path:
+        raise ValueError('--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"')
     config = shape.read(options.config, options.model_path)
+    if options.tokenizer_path and Path(options.tokenizer_path).exists():
+        shape.with_ids(config, tokenizers.load(options.tokenizer_path), told=_told(options))
     if options.max_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
@@ -104,6 +105,12 @@ def check(options: PretrainOptions) -> ModelConfig:
         )
     pick_device(options.device)
     return config
+
+
+def _told(options: PretrainOptions) -> str:
+    """What the model's shape is called."""
+    given = options.model_path
+    return f"--model_path {given}" if given else f"--config {options.config or shape.DEFAULT}"
 
 
 def make_pipe(options: PretrainOptions, corpus: Corpus) -> PretrainPipe:

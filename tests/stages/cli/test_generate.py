@@ -71,7 +71,8 @@ def test_a_model_without_an_end_writes_on() -> None:
     ("arguments", "told"),
     [
         ([], "there is nothing to continue; give --prompt TEXT"),
-        (["--prompt", ""], "prompt 0 is empty"),
+        (["--prompt", ""], "--prompt is empty; give some text to continue"),
+        (["--prompt", "a", "--seed", "-1"], "--seed: expected 0 to 4294967295, got -1"),
         (["--prompt", "a" * 500], "exceed max_position_embeddings 32"),
         (["--prompt", "a", "--max_new_tokens", "0"], "max_new_tokens must be at least 1"),
         (["--prompt", "a", "--top_p", "0"], "top_p"),

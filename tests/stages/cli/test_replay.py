@@ -58,6 +58,28 @@ def test_equal_bits_of_a_compiled_run(
     assert "step 5: equal, bit for bit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("logged", "flag", "told"),
+    [
+        ({}, True, "it was not compiled up to here, config.json has --compile."),
+        ({"compile_seconds": 9.0}, False, "it was compiled up to here, config.json has --no-compile."),
+    ],
+)
+def test_a_compilation_on_the_way_is_named(
+    logged: dict, flag: bool, told: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(import_module("stages.run.compiler"), "missing", lambda: "no compiler")  # replays eagerly
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["compile"] = flag
+    (run / "config.json").write_text(json.dumps(config))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[0].update(logged)
+    lines[2]["loss"] += 1.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert replay(run, 3) == 1
+    assert told in capsys.readouterr().out
+
+
 def test_a_log_that_was_changed_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

@@ -31,3 +31,8 @@ def test_utilisation_is_a_share_of_a_measured_peak() -> None:
     assert mfu.peak(torch.float32, torch.device("cpu")) > 1e8
     model = transformer(ModelConfig(vocab_size=32, hidden_size=16, num_attention_heads=2, num_key_value_heads=2))
     assert 0 < mfu.utilisation(model, 8, torch.float32, torch.device("cpu")) < 1
+
+
+def test_a_dtype_that_the_processor_lacks_does_not_lower_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mfu, "_seconds", lambda factor: 2.0 if factor.dtype == torch.float16 else 0.5)
+    assert mfu.peak(torch.float16, torch.device("cpu")) == mfu.peak(torch.float32, torch.device("cpu")) == 4 * 1024**3

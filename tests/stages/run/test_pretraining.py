@@ -55,6 +55,16 @@ def test_built_twice_it_is_the_same_run(
     assert all(torch.equal(a, b) or (a != a).all() for a, b in pairs)
 
 
+def test_decay_acts_whatever_the_optimizer(base: PretrainOptions) -> None:
+    params = {"layers": [{"w": torch.ones(2, 2)}], "norm": {"scale": torch.ones(2)}}
+    none = tree.map(torch.zeros_like, params)
+    for name in ("adamw", "lion", "muon", "sgd"):
+        made = make_optimizer(with_(base, optimizer=name, weight_decay=0.5), lambda count: torch.tensor(0.1))
+        updates, _ = made.update(none, made.init(params), params)
+        assert (updates["layers"][0]["w"] < 0).all()
+        assert not updates["norm"]["scale"].any()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -111,6 +121,19 @@ def test_flags_that_cannot_work_are_named_before_any_work(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(base: PretrainOptions, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "narrow.json", vocab_size=262)
+    given = tokenizers.save(tokenizers.train(["low lower lowest"], 264), tmp_path / "given.json")
+    with pytest.raises(ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json only vocab_size 262"):
+        check(with_(base, config=str(config), tokenizer_path=str(given)))
+    check(with_(base, tokenizer_path=str(given)))
+
+
+def test_no_path_is_not_this_folder(base: PretrainOptions) -> None:
+    with pytest.raises(ValueError, match="--data_path is empty; name a file"):
+        check(with_(base, data_path=""))
+
+
 def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
     with pytest.raises(ValueError, match="--device cuda: torch sees no GPU here"):
         check(with_(base, device="cuda"))

@@ -17,6 +17,7 @@ def test_every_signal_is_noted_in_order_and_told_once(capfd: pytest.CaptureFixtu
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
     assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGTERM]
+    assert signal.SIGHUP in NAMES
     assert [signal.getsignal(name) for name in NAMES] == before
     assert capfd.readouterr().err.strip() == "SIGINT: this step ends, the state is saved, then the run"
 
