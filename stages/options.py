@@ -64,8 +64,8 @@ class PretrainOptions:
     """Decay of an average of the weights, such as 0.999; the final model is then the average."""
     boundaries: Literal["ignore", "mask"] = "ignore"
     """Whether a token may look into the document before its own in the same row."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Precision of the products; the weights stay in float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the products; the weights stay in float32. "auto": bfloat16 where the processor multiplies in it."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": a GPU where there is one."""
     compile: bool = True

@@ -7,8 +7,6 @@ Dong et al., "Flex Attention", 2024.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -49,7 +47,10 @@ def flex(
             "attention backend flex: on a CPU FlexAttention has no backward and no torch.func; use backend='auto', or "
             "call it under torch.no_grad()"
         )
-    visible = partial(_visible, start=start, segment_ids=segment_ids)
+
+    def visible(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:  # torch 2.11 takes no partial here
+        return _visible(batch, row, column, start=start, segment_ids=segment_ids)
+
     rows = None if start is None and segment_ids is None else q.shape[0]
     blocks = create_block_mask(visible, rows, None, q.shape[-3], k.shape[-3], device=q.device)
     q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
@@ -57,9 +58,7 @@ def flex(
     return y.transpose(-3, -2)
 
 
-def _visible(
-    batch: Tensor, head: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None
-) -> Tensor:
+def _visible(batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None) -> Tensor:
     """Whether one query sees one key, all indices []: `pure.nn.naive.allowed` as FlexAttention wants it."""
     seen = column <= (row if start is None else row + start[batch])
     return seen if segment_ids is None else seen & (segment_ids[batch, row] == segment_ids[batch, column])

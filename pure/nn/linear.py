@@ -3,26 +3,57 @@
 Adapters and quantised weights enter at this door, as nodes in the place of a tensor, so that no other file knows of
 them.
 
-Shape letters: I input width, O output width.
+Shape letters: I input width, O output width, R rank of an adapter.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Liu et al., "DoRA", 2024.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pure import random
+from pure.adapt.nf4 import NF4, nf4_linear
 from pure.nn.packed import Packed, packed_linear
 from pure.types import Tree
 
 
-def linear(weight: Tensor | Packed, x: Tensor, bias: Tensor | None = None) -> Tensor:
+class LoRA(NamedTuple):
+    """A frozen matrix with a low-rank change beside it, in the place of a tensor; `pure.adapt.lora` puts it there.
+
+    Fields:
+        base: [O, I], or a node that stands for it, another adapter among them.
+        a: [R, I].
+        b: [O, R], its scale already inside.
+        magnitude: [O], the length of each row (DoRA); None leaves the length to what comes out.
+        squares: [O] float32, the squared length of each row of the base; with `magnitude` only.
+        key: [B, 2] uint32, one for each example, of this matrix's dropout; None drops nothing.
+        rate: [] share of the inputs of `a` that are dropped.
+    """
+
+    base: Tree
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None = None
+    squares: Tensor | None = None
+    key: Tensor | None = None
+    rate: Tensor | None = None
+
+
+def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiplies by a weight matrix and adds a bias.
 
         y = x Wᵀ + b
+        LoRA: y = x Wᵀ + x Aᵀ Bᵀ + b
+        DoRA: y = m / ‖W + BA‖ ⊙ (x Wᵀ + x Aᵀ Bᵀ) + b, the lengths of the rows taken as constants
 
     Args:
-        weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it (`Packed`).
-        x: [..., I], same dtype.
+        weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it.
+        x: [..., I], same dtype; adapters and quantised weights follow it.
         bias: [O] or None.
 
     Returns:
@@ -31,7 +62,13 @@ def linear(weight: Tensor | Packed, x: Tensor, bias: Tensor | None = None) -> Te
     Example:
         >>> linear(torch.tensor([[1.0, 2.0]]), torch.tensor([3.0, 4.0])).item()
         11.0
+
+    Source: Hu et al. 2021, equation 3; Liu et al. 2024, equations 5 and 11.
     """
+    if isinstance(weight, LoRA):
+        return _adapted(weight, x, bias)
+    if isinstance(weight, NF4):
+        return nf4_linear(weight, x, bias)
     return packed_linear(weight, x, bias) if isinstance(weight, Packed) else F.linear(x, weight, bias)
 
 
@@ -59,3 +96,35 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
     if joint in params:
         return linear(params[joint], x, params.get(f"{joint}_bias")).split(sizes, -1)
     return tuple(linear(params[name], x, params.get(f"{name}_bias")) for name in names)
+
+
+def row_lengths(weight: LoRA) -> Tensor:
+    """Measures each row of W + BA without making it, [O] float32; nothing flows back through it.
+
+    ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
+    """
+    a, b = weight.a.detach().float(), weight.b.detach().float()
+    base = weight.base.to(a.dtype) if isinstance(weight.base, Tensor) else weight.base
+    seen = linear(base, a)  # A Wᵀ [R, O]
+    assert weight.squares is not None, "a node with a magnitude has the base's squares"
+    squares = weight.squares + 2 * (b * seen.T).sum(-1) + ((b @ (a @ a.T)) * b).sum(-1)
+    return squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+
+
+def _adapted(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
+    """x [..., I] -> [..., O] through the base and the low-rank change beside it."""
+    a, b = weight.a.to(x.dtype), weight.b.to(x.dtype)
+    change = F.linear(F.linear(_dropped(weight, x), a), b)
+    if weight.magnitude is None:
+        return linear(weight.base, x, bias) + change
+    gain = (weight.magnitude / row_lengths(weight)).to(x.dtype)
+    y = gain * (linear(weight.base, x) + change)
+    return y if bias is None else y + bias
+
+
+def _dropped(weight: LoRA, x: Tensor) -> Tensor:
+    """x [B, T, I] with a share of its numbers at 0 and the others larger, if the node has a key."""
+    if weight.key is None or weight.rate is None:
+        return x
+    uniform = torch.func.vmap(lambda key: random.uniform(key, tuple(x.shape[1:])))(weight.key)
+    return torch.where(uniform >= weight.rate, x / (1 - weight.rate).to(x.dtype), torch.zeros_like(x))

@@ -47,7 +47,8 @@ def bits(
     if dtype not in MASK:
         raise ValueError(f"random.bits: dtype must be torch.uint8, uint16, uint32 or uint64, got {dtype}")
     if dtype == torch.uint64:
-        return draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset).view(dtype)
+        wide = draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset)
+        return wide.to(dtype) if torch._C._are_functorch_transforms_active() else wide.view(dtype)
     if dtype == torch.uint32:
         return as_uint32(draw(torch.bitwise_xor, key, shape, offset))
     return draw(lambda x0, x1: ((x0 ^ x1) & MASK[dtype]).to(dtype), key, shape, offset)

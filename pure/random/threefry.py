@@ -167,8 +167,11 @@ def _reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Looks at int32 as uint32 or the other way round.
 
     The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among what a loop
-    reads or writes makes the whole loop scalar, three times slower; a change of width is no part of a loop.
+    reads or writes makes the whole loop scalar, three times slower; a change of width is no part of a loop. Under vmap
+    the numbers are converted, which keeps the bits too: torch 2.11 has no batching rule for a view of another dtype.
     """
+    if torch._C._are_functorch_transforms_active():
+        return x.to(dtype)
     if x.dim() and x.device.type == "cpu" and torch.compiler.is_compiling():
         return x.contiguous().view(torch.uint8).view(dtype)
     return x.view(dtype)

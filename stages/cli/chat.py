@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     from data_pipes.messages import Message
     from pure import tree
     from stages.run import pretrained
-    from stages.run.pretraining import pick_device
+    from stages.run.hardware import pick_device
 
     device = pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))

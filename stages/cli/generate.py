@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from pure import tree
     from stages.run import pretrained
-    from stages.run.pretraining import pick_device
+    from stages.run.hardware import pick_device
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))

@@ -85,14 +85,14 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         experiment: what they build.
         data: the corpus, whose tokenizer is part of the run's fingerprint.
     """
-    from stages.run import compiler, loop, mfu, pretraining
+    from stages.run import compiler, hardware, loop, mfu, pretraining
     from stages.run.fingerprint import fingerprint
 
     device = experiment.key.device
     lacking = compiler.missing() if options.compile and device.type == "cpu" else None
     if lacking:
         print(lacking)
-    dtype = dict(pretraining.DTYPES)[options.dtype]
+    dtype = hardware.pick_dtype(options.dtype, device)
     return loop.run(
         experiment.stage,
         experiment.pipe,

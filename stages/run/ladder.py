@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from data_pipes import lessons, messages
 from data_pipes.prompts import encode_prompts, prompt_pipe
 from data_pipes.tasks import OPEN
 from pure import random
 from pure.types import Tree
 from stages import tuning_options as flags
-from stages.run import json_file, tuning, validation
+from stages.run import hardware, json_file, tuning, validation
 from stages.run.log import read_lines
 from stages.run.rewards import score_of
 
@@ -130,8 +128,10 @@ def exact_match(built: tuning.Tuning, params: Tree) -> float:
     pipe = prompt_pipe(ids, batch_size=len(ids), length=max(map(len, ids)), key=None, shuffle=False)
     score = score_of(["correct"], tokenizer=built.base.tokenizer, prompts=[p.messages[-1].content for p in prompts],
                      rows=[p.row for p in prompts])  # fmt: skip
+    device = built.key.device
     check = validation.mean_reward(
-        built.base.model, pipe, score, first=0, key=random.key(0, device=built.key.device), dtype=torch.bfloat16,
+        built.base.model, pipe, score, first=0, key=random.key(0, device=device),
+        dtype=hardware.pick_dtype("auto", device),
         max_new_tokens=LONGEST_ANSWER, temperature=0.0, stop_tokens=(tuning.turn_end(built.template, built.base),),
     )  # fmt: skip
     return check(params)["val_reward"]

@@ -23,7 +23,7 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.run import json_file, step_folders
+from stages.run import gguf_file, hub_model, json_file, step_folders
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -132,24 +132,44 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: folder.
-        dtype: of the params; None keeps that of the file. The file is mapped, and read where a weight is first used.
+        path: such a folder; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
+            downloaded once.
+        dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and read where a weight is
+            first used; converted weights are read one by one.
 
     Returns:
         Pretrained.
 
     Raises:
         FileNotFoundError: if a file is missing, with what is expected.
-        ValueError: if config.json is not understood, or the weights do not fit it.
+        ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
-    folder, found = weights_of(path)
-    model = transformer(read_config(path))
+    if gguf_file.is_gguf(path):
+        config, found, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
+        folder = Path(path)
+    else:
+        folder, found = weights_of(path, dtype)
+        config, tokenizer, template = read_config(folder), tokenizers.load(folder), template_of(folder)
+    model = transformer(config)
     try:
+        check_fit(tokenizer, config)
         params = hf.from_weights(model.spec, found)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    params = tree.cast(params, dtype) if dtype else params
-    return Pretrained(model, params, tokenizers.load(folder), template_of(folder))
+    return Pretrained(model, params, tokenizer, template)
+
+
+def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
+    """Refuses a tokenizer with more ids than the embedding has rows.
+
+    Raises:
+        ValueError: in that case.
+    """
+    size = tokenizers.vocabulary_size(tokenizer)
+    if size > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {size} ids, the embedding {config.vocab_size} rows; they belong to different models"
+        )
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -159,6 +179,8 @@ def read_config(path: str | Path) -> ModelConfig:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
+    if gguf_file.is_gguf(path):
+        return gguf_file.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG
     fields = json_file.read(file)
     try:
@@ -169,7 +191,7 @@ def read_config(path: str | Path) -> ModelConfig:
 
 def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     """The folder itself, or its final_model; these files must be there."""
-    folder = Path(path)
+    folder = hub_model.find(path)
     folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
     for name in names:
         if not (folder / name).is_file():
@@ -195,8 +217,8 @@ def _ends(special: dict[str, int], ids: dict[str, int | None]) -> dict[str, list
     return {"eos_token_id": ends} if len(ends) > 1 else {}
 
 
-def weights_of(path: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The folder of a model, and all its tensors by Hugging Face's names, mapped.
+def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The folder of a model, and all its tensors by Hugging Face's names: mapped, or, in another dtype, converted.
 
     Raises:
         FileNotFoundError: if a file is missing, with what is expected.
@@ -204,21 +226,33 @@ def weights_of(path: str | Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """
     folder = _folder(path, (CONFIG, tokenizers.files.NAME))
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
-    return folder, _weights(folder)
+    return folder, _weights(folder, dtype)
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to."""
+def _weights(folder: Path, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
+
+    What is converted is read from a map of its own, so that no more than one weight is held twice.
+    """
     index = folder / INDEX
     names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
     found: dict[str, torch.Tensor] = {}
     for path in (folder / Path(name).name for name in names):
         try:
             with safe_open(str(path), framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found |= {name: _converted(path, name, x, dtype) for name, x in weights.items()}
         except SafetensorError as error:
             raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
     return found
+
+
+def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The mapped tensor, if it is of that dtype; else a copy, read from a map that is closed again."""
+    if dtype in (None, mapped.dtype) or not mapped.is_floating_point():
+        return mapped
+    with safe_open(str(path), framework="pt") as file:
+        return file.get_tensor(name).to(dtype)
 
 
 def _sync(folder: Path) -> None:

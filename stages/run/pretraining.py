@@ -23,13 +23,11 @@ from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, Model, Schedule, Tree
 from stages.options import PretrainOptions
 from stages.pretrain import pretrain
-from stages.run import numbers, shape
+from stages.run import hardware, numbers, shape
 from stages.run.corpus import Corpus
 from stages.run.validation import bits_per_byte
 from stages.stage import Stage
 from stages.state import TrainState
-
-DTYPES = (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16))
 
 
 class Experiment(NamedTuple):
@@ -61,7 +59,8 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
     model = transformer(config)
     pipe = make_pipe(options, corpus)
     schedule = make_schedule(options, len(pipe))
-    dtype = dict(DTYPES)[options.dtype]
+    device = hardware.pick_device(options.device)
+    dtype = hardware.pick_dtype(options.dtype, device)
     stage = pretrain(
         model,
         make_optimizer(options, schedule),
@@ -79,7 +78,7 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
         boundaries=options.boundaries,
     )
     validate = bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype)
-    key = random.key(options.seed, device=pick_device(options.device))
+    key = random.key(options.seed, device=device)
     return Experiment(config, model, stage, pipe, validate, schedule, key)
 
 
@@ -103,7 +102,7 @@ def check(options: PretrainOptions) -> ModelConfig:
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
             f"{config.max_position_embeddings}; shorten the rows, or raise it in a JSON file for --config"
         )
-    pick_device(options.device)
+    hardware.pick_device(options.device)
     return config
 
 
@@ -162,6 +161,7 @@ def make_schedule(options: PretrainOptions, steps: int) -> Schedule:
 
 def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTransformation:
     """The optimizer that the flags describe, behind clipping."""
+    dtype = hardware.pick_dtype(options.dtype, hardware.pick_device(options.device))
     decay, mask = options.weight_decay, optim.decay_mask
     made = {
         "adamw": lambda: optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask),
@@ -172,28 +172,13 @@ def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTran
             weight_decay=decay,
             consistent_rms=0.2,  # so that a rate means the same as AdamW's
             muon_weight_dimension_numbers=optim.hidden_matrices,
-            ns_dtype=torch.float32 if options.dtype == "float32" else torch.bfloat16,
+            ns_dtype=torch.float32 if dtype == torch.float32 else torch.bfloat16,
         ),
         "sgd": lambda: optim.chain(
             optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
         ),
     }[options.optimizer]()
     return optim.chain(optim.clip_by_global_norm(options.max_grad_norm), made) if options.max_grad_norm else made
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one.
-
-    Raises:
-        ValueError: if a GPU is asked for and torch sees none, or the name is unknown.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no GPU here; use --device cpu, or install a CUDA build of torch")
-    if name != "cpu" and not name.startswith("cuda"):
-        raise ValueError(f"--device {name}: expected auto, cpu or cuda")
-    return torch.device(name)
 
 
 def resolved(options: PretrainOptions, config: ModelConfig) -> Mapping[str, Any]:

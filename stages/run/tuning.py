@@ -29,7 +29,7 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import answers, chat_data, numbers, pretrained, pretraining, rewards, validation
+from stages.run import answers, chat_data, hardware, numbers, pretrained, pretraining, rewards, validation
 from stages.run.pretrained import Pretrained
 from stages.sft import sft
 from stages.stage import Stage, loss_of
@@ -82,7 +82,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         FileNotFoundError: if there is no model or no data at a path.
     """
     _check(options)
-    device = pretraining.pick_device(options.device)
+    device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = base._replace(params=tree.map(lambda x: x.to(device), base.params))
     template = template_of(options.chat_template, base)
@@ -152,7 +152,7 @@ def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
     train, held_out = _pairs(options, base, template, say)
     if options.variant not in FREE:
         say("computing the reference's log-probabilities")
-        frozen = tree.cast(base.params, dict(pretraining.DTYPES)[options.dtype])
+        frozen = tree.cast(base.params, _dtype(options))
         train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
     schedule, optimizer = _descent(options, len(train))
     made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
@@ -189,7 +189,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
     check = validation.mean_reward(
         base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), score, first=len(data.train),
-        key=random.fold_in(key, 1), dtype=dict(pretraining.DTYPES)[options.dtype], **drawing,
+        key=random.fold_in(key, 1), dtype=_dtype(options), **drawing,
     ) if held_out else _nothing  # fmt: skip
     rate = partial(pretraining.learning_rate, schedule=schedule)
     return Tuning(base, template, made, train, base.params, check, schedule, key,
@@ -224,8 +224,13 @@ def _descent(options: Any, updates: int) -> tuple[Schedule, GradientTransformati
 
 def _common(options: flags.TuningOptions) -> dict[str, Any]:
     """What every stage takes."""
-    return {"compute": dict(pretraining.DTYPES)[options.dtype], "accumulation": options.gradient_accumulation,
+    return {"compute": _dtype(options), "accumulation": options.gradient_accumulation,
             "ema": options.ema}  # fmt: skip
+
+
+def _dtype(options: flags.TuningOptions) -> torch.dtype:
+    """Precision of the products."""
+    return hardware.pick_dtype(options.dtype, hardware.pick_device(options.device))
 
 
 def _many(options: flags.TuningOptions) -> int:

@@ -120,7 +120,6 @@ def test_flags_that_cannot_work_are_named_before_any_work(
         check(with_(base, **changes))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(base: PretrainOptions, tmp_path: Path) -> None:
     config = write_config(tmp_path / "narrow.json", vocab_size=262)
     given = tokenizers.save(tokenizers.train(["low lower lowest"], 264), tmp_path / "given.json")
@@ -134,6 +133,7 @@ def test_no_path_is_not_this_folder(base: PretrainOptions) -> None:
         check(with_(base, data_path=""))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
     with pytest.raises(ValueError, match="--device cuda: torch sees no GPU here"):
         check(with_(base, device="cuda"))

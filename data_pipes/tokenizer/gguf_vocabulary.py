@@ -1,0 +1,81 @@
+"""The tokenizer inside a GGUF file: tokens, their kinds, merges and the name of a split pattern.
+
+Source: the GGUF specification; the names of patterns are llama.cpp's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
+
+PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
+    "gpt-2": ("gpt2", False, False),
+    "smollm": ("smollm2", False, False),
+    "llama-bpe": ("llama3", False, True),
+    "llama3": ("llama3", False, True),
+    "llama-v3": ("llama3", False, True),
+    "qwen2": ("qwen2", True, False),
+}
+"""llama.cpp's name -> (ours, whether text is brought into NFC, whether a whole word that is a token wins)."""
+
+UNKNOWN, CONTROL, USER, UNUSED = 2, 3, 4, 5
+"""Kinds of tokens that are not found by merging."""
+
+
+def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
+    """Makes a tokenizer of a file's fields.
+
+    Args:
+        fields: "tokenizer.ggml.model", ".pre", ".tokens", ".token_type", ".merges", and ".add_bos_token" with
+            ".bos_token_id" by choice.
+
+    Returns:
+        A byte-level Tokenizer that gives the ids of the model's own.
+
+    Raises:
+        ValueError: if it is no byte-level BPE, the pattern's name is not known, or a part is missing or damaged.
+    """
+    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind != "gpt2":
+        raise ValueError(f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE)")
+    if not isinstance(pre, str) or pre not in PATTERNS:
+        raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
+    tokens = _list(fields, "tokens")
+    kinds = _list(fields, "token_type") if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
+    merges = [tuple(merge.split(" ")) for merge in _list(fields, "merges")]
+    if len(kinds) != len(tokens) or any(len(merge) != 2 for merge in merges):
+        raise ValueError(
+            f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two tokens"
+        )
+    pattern, nfc, whole = PATTERNS[pre]
+    added = tuple(
+        AddedToken(token, i, special=kind != USER)
+        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (UNKNOWN, CONTROL, USER, UNUSED)
+    )
+    spec = TokenizerSpec(
+        kind="byte_level", vocab=tuple(tokens), merges=tuple((a, b) for a, b in merges), pattern=pattern,
+        added_tokens=added, nfc=nfc, ignore_merges=whole, prefix=_prefix(fields),
+    )  # fmt: skip
+    return from_spec(spec)
+
+
+def _list(fields: Mapping[str, Any], name: str) -> Sequence[Any]:
+    """One of the lists."""
+    found = fields.get(f"tokenizer.ggml.{name}")
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"tokenizer.ggml.{name} is missing or empty")
+    return found
+
+
+def _prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """The token that stands before every text, if one does."""
+    if not fields.get("tokenizer.ggml.add_bos_token"):
+        return ()
+    bos = fields.get("tokenizer.ggml.bos_token_id")
+    if bos is None:
+        raise ValueError("tokenizer.ggml.add_bos_token is set, but there is no tokenizer.ggml.bos_token_id")
+    return (int(bos),)

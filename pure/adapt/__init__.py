@@ -1,0 +1,1 @@
+"""Adapters: small trees of parameters over a frozen, perhaps quantised, base."""

@@ -1,0 +1,158 @@
+"""GGUF's names: its configuration and weights -> ours, through Hugging Face's. No files are touched here.
+
+Shape letters: O output width, I input width, H head width.
+
+Source: the GGUF specification and the conversion scripts of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.config import ModelConfig
+from pure.interop import hf
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+NEEDED = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+          "attention.layer_norm_rms_epsilon")  # fmt: skip
+READ = (*NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
+        "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
+        "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
+"""Fields of an architecture that are understood; another is refused."""
+
+IGNORED = ("rope.scaling.finetuned",)
+"""Fields that change nothing in the mathematics."""
+
+LLAMA3 = (8192, 1.0, 4.0)
+"""Llama 3's original context, low and high factor: the file has only what came of them."""
+
+_LAYER = {
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def weight_name(name: str) -> str:
+    """Translates one weight's name into Hugging Face's.
+
+    Raises:
+        ValueError: if it is not understood.
+
+    Example:
+        >>> weight_name("blk.3.attn_q.weight")
+        'model.layers.3.self_attn.q_proj.weight'
+    """
+    parts = name.split(".")
+    if len(parts) == 2 and parts[0] in _TOP:
+        return f"{_TOP[parts[0]]}.{parts[1]}"
+    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER:
+        return f"model.layers.{parts[1]}.{_LAYER[parts[2]]}.{parts[3]}"
+    raise ValueError(f"weight {name!r} is not understood; expected those of a Llama, Qwen2 or Qwen3")
+
+
+def from_gguf_config(
+    fields: Mapping[str, Any], *, vocabulary: int, tied: bool, rope_factors: Tensor | None = None
+) -> ModelConfig:
+    """Reads the configuration.
+
+    Args:
+        fields: the file's fields by name, "general.architecture" and "llama.block_count" among them.
+        vocabulary: rows of the embedding.
+        tied: whether there is no weight "output".
+        rope_factors: the weight "rope_freqs", [H/2]: what Llama 3 divides each rotary frequency by; None if there is
+            none.
+
+    Returns:
+        ModelConfig.
+
+    Raises:
+        ValueError: for an architecture, a field or a kind of rope scaling that is not understood, or a missing field.
+    """
+    kind = fields.get("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"architecture {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
+    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items() if name.startswith(f"{kind}.")}
+    if unknown := sorted(set(own) - set(READ) - set(IGNORED)):
+        raise ValueError(f"fields not understood: {', '.join(unknown)} of {kind}")
+    if missing := [name for name in NEEDED if own.get(name) is None]:
+        raise ValueError(f"{kind}.{missing[0]} is missing; without it the model's shape would be a guess")
+    heads, width = own["attention.head_count"], own["embedding_length"]
+    head_dim = own.get("attention.key_length") or own.get("rope.dimension_count") or width // heads
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if own.get(name, head_dim) != head_dim:
+            raise ValueError(f"{kind}.{name} {own[name]} differs from the head's width {head_dim}; not supported")
+    return hf.from_hf_config({
+        "model_type": kind,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": own["feed_forward_length"],
+        "num_hidden_layers": own["block_count"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": own.get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": own["context_length"],
+        # Stored in float32: the number that was meant has six digits.
+        "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
+        "rope_theta": float(own.get("rope.freq_base", 10000.0)),
+        "tie_word_embeddings": tied,
+        "rope_scaling": _scaling(own, rope_factors, head_dim),
+        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": fields.get("tokenizer.ggml.padding_token_id"),
+    })  # fmt: skip
+
+
+def unpermuted(weight: Tensor, heads: int) -> Tensor:
+    """Brings a query's or key's rows back into Hugging Face's order.
+
+    Llama's own code rotates neighbouring rows of a head, Hugging Face's a row and the one half a head further; files of
+    the architecture "llama" are in the first order.
+
+    Args:
+        weight: [heads·H, ...]: a matrix, or a bias.
+        heads: of queries, or of keys.
+
+    Example:
+        >>> import torch
+        >>> unpermuted(torch.tensor([0, 1, 2, 3]), 1)
+        tensor([0, 2, 1, 3])
+    """
+    half = weight.shape[0] // heads // 2
+    return weight.unflatten(0, (heads, half, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> dict[str, Any] | None:
+    """Rope scaling in Hugging Face's words."""
+    kind, factor = own.get("rope.scaling.type", "none"), own.get("rope.scaling.factor", 1.0)
+    if factors is not None:
+        return _llama3(factors, own, head_dim)
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": float(factor)}
+    if kind == "yarn" and own.get("rope.scaling.yarn_log_multiplier", 0.0) == 0.0:
+        original = own.get("rope.scaling.original_context_length")
+        return {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
+    raise ValueError(f"rope scaling {kind!r} is not supported; expected none, linear or yarn")
+
+
+def _llama3(factors: Tensor, own: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Finds the settings from which the factors came, and refuses factors that came from others."""
+    original, low, high = LLAMA3
+    factor = float(factors.max())
+    steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+    wavelength = 2 * math.pi * float(own.get("rope.freq_base", 10000.0)) ** steps
+    blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    wanted = 1 / ((1 - blend) / factor + blend)
+    if factors.shape != wanted.shape or not torch.allclose(factors.double(), wanted, rtol=1e-3):
+        raise ValueError("rope_freqs holds factors that are not Llama 3's; no other kind is supported")
+    return {"rope_type": "llama3", "factor": factor, "original_max_position_embeddings": original,
+            "low_freq_factor": low, "high_freq_factor": high}  # fmt: skip
