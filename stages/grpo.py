@@ -30,8 +30,8 @@ from stages.stage import Stage, stage
 from stages.state import TrainState
 
 METRICS = (
-    "kl", "entropy", "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
-    "sampling/sampling_logp_difference/mean",
+    "kl", "kl/log_ratio", "entropy", "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
+    "clip_ratio/region_mean", "sampling/sampling_logp_difference/mean",
 )  # fmt: skip
 SCALES = ("group", "batch", "none", "leave_one_out")
 
@@ -177,7 +177,7 @@ def update(
         new = inner.step(new._replace(step=state.step, key=key), batch)
     # 4. Metrics.
     metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
-    return new._replace(key=state.key, metrics=metrics)
+    return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, metrics)
 
 
 def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group: Callable) -> tuple:
@@ -203,15 +203,8 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     rows = {"found": found, "old": old, "sampled": batch["logps"], "advantages": batch["advantages"],
             "mask": batch["mask"], **given}  # fmt: skip
     values, spec = tree.flatten(rows)
-    results, shape = [], []
-
-    def one(values: list[Tensor]) -> list[Tensor]:
-        leaves, structure = tree.flatten(group(**tree.unflatten(spec, values)))
-        shape.append(structure)
-        return leaves
-
-    results = torch.func.vmap(one)(values)
-    total, count, metrics = tree.unflatten(shape[-1], [x.sum(0) for x in results])
+    results = torch.func.vmap(lambda *values: group(**tree.unflatten(spec, list(values))))(*values)
+    total, count, metrics = tree.map(lambda x: x.sum(0), results)
     return total, count, metrics
 
 
@@ -241,9 +234,12 @@ def group_loss(
     total, count = grpo_loss(found.logps, old, reference, advantages, mask, **options)
     low, high = clips(options["variant"], options["clip_low"], options["clip_high"])
     tokens = mask.sum().float()
-    far = torch.zeros_like(old) if reference is None else divergence(found.logps.detach(), reference, options["kl"])
+    now = found.logps.detach()
+    far = torch.zeros_like(old) if reference is None else divergence(now, reference, options["kl"])
+    ratio = torch.zeros_like(old) if reference is None else now - reference
     sums = {
         "kl": torch.where(mask, far, 0.0).sum(),
+        "kl/log_ratio": torch.where(mask, ratio, 0.0).sum(),  # k1: one token cannot blow it up, as it can k3
         "entropy": found.entropy.detach().sum(),
         "sampling/sampling_logp_difference/mean": torch.where(mask, (old - sampled).abs(), 0.0).sum(),
     }

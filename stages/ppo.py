@@ -187,7 +187,7 @@ def update(
         new = new._replace(extra={**new.extra, "kl_coefficient": moved})
     # 4. Metrics.
     found = {**round_metrics, **reward_metrics(rollouts, rewards, total.unflatten(0, (-1, samples)), names)}
-    return new._replace(key=state.key, metrics=new.metrics | found)
+    return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, new.metrics | found)
 
 
 def experience(

@@ -158,11 +158,17 @@ def chain_update(
         # 1. One link.
         changed, s = t.update(updates, s, params, **extra)
         # 2. The norm belongs to what went in.
-        if changed is not updates:
+        if not _same_leaves(changed, updates):
             extra = {k: v for k, v in extra.items() if k != "grad_norm"}
         updates = changed
         states.append(s)
     return updates, tuple(states)
+
+
+def _same_leaves(first: Tree, second: Tree) -> bool:
+    """Whether a link handed on the very tensors it was given. (Dynamo of torch 2.11 cannot compare dicts by `is`.)"""
+    left, right = tree.leaves(first), tree.leaves(second)
+    return len(left) == len(right) and all(x is y for x, y in zip(left, right, strict=True))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:

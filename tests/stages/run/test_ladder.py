@@ -40,7 +40,7 @@ def climb(tmp_path: Path, calls: list[str], status: str = "complete") -> dict | 
         before(built)
         writer = log.json_lines(Path(options.output_dir) / "metrics.jsonl")
         for step, kl in ((1, 0.1), (2, 0.4), (3, 0.2)):
-            writer.write(step, {"kl": kl})
+            writer.write(step, {"kl/log_ratio": kl})
         writer.close()
         return SimpleNamespace(status=status, state=SimpleNamespace(params="end")), built
 
