@@ -1,0 +1,143 @@
+"""A module of torch, and one of transformers, as a Model: every stage trains it, and it is never changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from pure import optim, random, tree
+from pure.generate import generate
+from pure.interop.module import from_module, hugging_face
+from stages.dpo import dpo
+from stages.grpo import grpo
+from stages.sft import sft
+
+
+class Bigram(nn.Module):
+    """The simplest causal model, with a tied head and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.table.weight
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(tokens)) * self.scale
+
+
+def llama(attention: str = "sdpa") -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+        attn_implementation=attention,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def tokens(rows: int = 2, length: int = 12) -> torch.Tensor:
+    return random.randint(random.key(9), (rows, length), 2, 61).long()
+
+
+def test_tied_weights_are_one_leaf_and_buffers_are_bound() -> None:
+    module = Bigram()
+    model = from_module(module, vocab_size=7, max_length=8)
+    params = model.init(random.key(0))
+    assert tree.paths(params) == ["table/weight"]
+    x = tokens() % 7
+    torch.testing.assert_close(model.forward(params, x), module(x))
+    doubled = tree.map(lambda leaf: 2 * leaf, params)
+    torch.testing.assert_close(model.forward(doubled, x), 4 * module(x))
+
+
+def test_equals_the_module_in_value_and_gradient_and_leaves_it_alone() -> None:
+    module = llama()
+    before = {name: x.clone() for name, x in module.state_dict().items()}
+    model = from_module(module, forward=hugging_face)
+    params = model.init(random.key(0))
+    wanted = module(tokens()).logits
+    torch.testing.assert_close(model.forward(params, tokens()), wanted, rtol=1e-4, atol=1e-5)
+    wanted.square().mean().backward()
+    grads = torch.func.grad(lambda p: model.forward(p, tokens()).square().mean())(params)
+    for name, x in module.named_parameters():
+        torch.testing.assert_close(tree.get(grads, name.replace(".", "/")), x.grad, rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(x, before[name]) for name, x in module.state_dict().items())
+
+
+def test_packed_documents_do_not_see_each_other() -> None:
+    model = from_module(llama(), forward=hugging_face)
+    params = model.init(random.key(0))
+    one, two = tokens(1, 5), tokens(1, 7) + 0
+    row = torch.cat([one, two], 1)
+    segments = torch.tensor([[0] * 5 + [1] * 7])
+    positions = torch.tensor([[*range(5), *range(7)]])
+    together = model.forward(params, row, positions=positions, segment_ids=segments)
+    apart = torch.cat([model.forward(params, one), model.forward(params, two)], 1)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_generates_as_transformers() -> None:
+    module = llama()
+    model = from_module(module, forward=hugging_face)
+    params = model.init(random.key(0))
+    prompts = [tokens(1, 5)[0].tolist(), tokens(1, 3)[0].tolist()]
+    found = generate(model, params, prompts, key=random.key(0), max_new_tokens=6, temperature=0.0)
+    for prompt, row in zip(prompts, found.tokens, strict=True):
+        wanted = module.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None,
+                                 pad_token_id=0, attention_mask=torch.ones(1, len(prompt)))  # fmt: skip
+        assert row.tolist() == wanted[0, len(prompt) :].tolist()
+
+
+def test_gradients_one_by_one() -> None:
+    model = from_module(llama("eager"), forward=hugging_face)
+    params = model.init(random.key(0))
+
+    def loss(p: Any, row: torch.Tensor) -> torch.Tensor:
+        return model.forward(p, row[None]).square().mean()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, tokens(3))
+    alone = torch.func.grad(loss)(params, tokens(3)[1])
+    for x, y in zip(tree.leaves(each), tree.leaves(alone), strict=True):
+        torch.testing.assert_close(x[1], y, rtol=1e-3, atol=1e-5)
+
+
+def test_trains_through_sft_dpo_and_grpo() -> None:
+    model = from_module(llama(), forward=hugging_face)
+    params = model.init(random.key(0))
+    rows, labels, places = tokens(4), tokens(4), torch.arange(4)
+    sft_batch = {"tokens": rows, "labels": labels, "row": places}
+    pairs = {"chosen_tokens": rows, "chosen_labels": labels, "rejected_tokens": rows, "rejected_labels": rows.flip(1),
+             "row": places}  # fmt: skip
+    prompts = {"prompts": rows[:2, :5], "lengths": torch.full((2,), 5), "index": torch.arange(2)}
+
+    def score(rollouts: Any) -> torch.Tensor:
+        return (rollouts.tokens % 2 == 0).float().mean(-1)[:, None]
+
+    descent = optim.adamw(1e-2)
+    for made, batch, better in (
+        (sft(model, descent), sft_batch, "loss"),
+        (dpo(model, descent, reference=params), pairs, "loss"),
+        (grpo(model, descent, score=score, samples=4, max_new_tokens=5, beta=0.0), prompts, None),
+    ):
+        state = made.init(random.key(1), params)
+        first = state = made.step(state, batch)
+        for _ in range(3):
+            state = made.step(state, batch)
+        moved = [not torch.equal(x, y) for x, y in zip(tree.leaves(state.params), tree.leaves(params), strict=True)]
+        assert all(moved)
+        if better:
+            assert state.metrics[better] < first.metrics[better]
+
+
+def test_what_a_plain_call_cannot_do_is_refused() -> None:
+    model = from_module(Bigram(), vocab_size=7, max_length=8)
+    with pytest.raises(ValueError, match="module\\(tokens\\) knows neither; give from_module a forward"):
+        model.forward(model.init(None), tokens() % 7, segment_ids=torch.zeros(2, 12, dtype=torch.int64))
+    with pytest.raises(ValueError, match="vocab_size is None and max_length None, and Bigram has no config"):
+        from_module(Bigram())
