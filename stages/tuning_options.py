@@ -15,7 +15,8 @@ class TuningOptions:
     """What all rungs after pretraining have in common."""
 
     model_path: str
-    """The model to start from: a run's folder, its final_model, or any folder in Hugging Face's layout."""
+    """The model to start from: a run's folder, its final_model, any folder in Hugging Face's layout, a name at
+    huggingface.co, or a GGUF file."""
     data_path: str = "embedded"
     """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
     subset: str | None = None
@@ -55,6 +56,22 @@ class TuningOptions:
     """Pieces that a batch is cut into, to save memory; must divide batch_size."""
     ema: float | None = None
     """Decay of an average of the weights, such as 0.999; the final model is then the average."""
+    lora: Literal["conservative", "balanced", "aggressive"] | None = None
+    """Train adapters of this size, and leave the model as it is; final_model then holds adapters in PEFT's format."""
+    qlora: bool = False
+    """Adapters over a model whose matrices are stored in four bits a number."""
+    lora_rank: int | None = None
+    """Rank of the adapters; None takes the preset's, like the next three."""
+    lora_alpha: float | None = None
+    """Their scale is alpha / rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Matrices that get one, such as q v, or patterns of paths."""
+    lora_dropout: float | None = None
+    """Share of their inputs that is dropped."""
+    use_rslora: bool = False
+    """Scale by alpha / √rank."""
+    use_dora: bool = False
+    """Learn the length of each row apart from its direction."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the products; the weights stay in float32. "auto": bfloat16 where the processor multiplies in it."""
     device: str = "auto"

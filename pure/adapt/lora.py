@@ -106,7 +106,7 @@ def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
     squares = _squares(base, found) if config.use_dora else {}
     rate = torch.tensor(config.dropout, device=_device(base)) if config.dropout else None
     attached = partial(attach, base=base, found=found, squares=squares, rate=rate)
-    spec = _spec(base, found, config.use_dora)
+    spec = adapter_spec(base, config)
     return Model(
         config=model.config,
         spec=spec,
@@ -118,6 +118,15 @@ def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
         decode=partial(_decode, decode=model.decode, attached=attached),
         prepare=partial(_prepare, prepare=model.prepare, attached=attached),
     )
+
+
+def adapter_spec(base: Tree, config: LoRAConfig) -> Tree:
+    """Describes the adapters as ParamSpecs: nested as the base, without what has none.
+
+    Raises:
+        ValueError: if a target fits no matrix.
+    """
+    return _spec(base, sites(base, config), config.use_dora)
 
 
 def init(key: Tensor, *, spec: Tree, squares: Mapping[str, Tensor]) -> Tree:

@@ -89,15 +89,22 @@ def resolved(options: TuningOptions, built: Tuning) -> dict[str, Any]:
 def save_final(folder: Path, outcome: Outcome, built: Tuning, options: TuningOptions) -> None:
     """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any."""
     from stages.online import policy_of
-    from stages.run import checkpoint, pretrained, reward_model
+    from stages.run import adapter, checkpoint, pretrained, reward_model
 
     state, step = outcome.state, int(outcome.state.step)
     best = checkpoint.best(folder) if outcome.status == "early" else None
     if best is not None:
         state, step = checkpoint.load(best, state, warn=print)[:2]
     params = policy_of(state.extra.get("ema", state.params))
-    save = reward_model.save if isinstance(options, RewardOptions) else pretrained.save
-    path = save(folder / "final_model", built.base._replace(params=params))
+    final = built.base._replace(params=params)
+    if isinstance(options, RewardOptions):
+        path = reward_model.save(folder / "final_model", adapter.without(built.adapter, final))
+    elif built.adapter is not None:
+        path = adapter.save(
+            folder / "final_model", built.adapter, params, built.base.tokenizer, pretrained.beside(final)
+        )
+    else:
+        path = pretrained.save(folder / "final_model", final)
     print(f"final model: {path} (step {step})")
 
 

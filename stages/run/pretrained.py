@@ -6,15 +6,10 @@ transformers loads the folder as it is, and so does every later stage.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.chat import CHATML
@@ -23,9 +18,10 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.run import gguf_file, hub_model, json_file, step_folders
+from stages.run import adapter, gguf_file, hub_model, json_file, model_folder
+from stages.run.model_folder import INDEX, WEIGHTS
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 
 TEMPLATE = "chat_template.jinja"
 TURN = ("<|im_start|>", "<|im_end|>")
@@ -62,46 +58,7 @@ def save(folder: str | Path, pretrained: Pretrained) -> Path:
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
-    return write(folder, texts(pretrained), hf.to_weights(pretrained.params), pretrained.tokenizer)
-
-
-def write(
-    folder: str | Path, files: Mapping[str, str], weights: Mapping[str, torch.Tensor], tokenizer: tokenizers.Tokenizer
-) -> Path:
-    """Writes a model's folder, whole or not at all.
-
-    Args:
-        folder: is made or replaced.
-        files: texts by name.
-        weights: tensors by Hugging Face's names.
-        tokenizer: written as tokenizer.json.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OSError: if the disk refuses; an older folder stays.
-    """
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        tensors = {name: x.detach().cpu().contiguous() for name, x in weights.items()}
-        save_file(tensors, str(partial / WEIGHTS), metadata={"format": "pt"})
-        tokenizers.save(tokenizer, partial)
-        _sync(partial)
-        _replace(partial, folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(
-            getattr(error, "errno", None) or 0,
-            f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; make room there, and run the same "
-            "command again: the state is saved",
-        ) from error
-    return folder
+    return model_folder.write(folder, texts(pretrained), hf.to_weights(pretrained.params), pretrained.tokenizer)
 
 
 def texts(pretrained: Pretrained) -> dict[str, str]:
@@ -128,12 +85,17 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     return written | ({TEMPLATE: template} if template else {})
 
 
+def beside(pretrained: Pretrained) -> dict[str, str]:
+    """The small files that stand beside adapters: those of the tokenizer, and the chat template."""
+    return {name: text for name, text in texts(pretrained).items() if name in ("tokenizer_config.json", TEMPLATE)}
+
+
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: such a folder; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
-            downloaded once.
+        path: such a folder; one with adapters (`stages.run.adapter`), which are worked into their base; a GGUF file; or
+            a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded once.
         dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and read where a weight is
             first used; converted weights are read one by one.
 
@@ -144,6 +106,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
+    if (adapted := _adapted(path)) is not None:
+        return _merged(adapted, dtype)
     if gguf_file.is_gguf(path):
         config, found, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
@@ -157,6 +121,23 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return Pretrained(model, params, tokenizer, template)
+
+
+def _adapted(path: str | Path) -> Path | None:
+    """The folder, or its final_model, if it holds adapters."""
+    folder = Path(path)
+    folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
+    return folder if (folder / adapter.CONFIG).is_file() else None
+
+
+def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
+    """The base that the adapters name, with them worked in; tokenizer and template are those beside the adapters."""
+    path = adapter.base_path(folder)
+    base = load(path, dtype=dtype)
+    params = adapter.merged(folder, base.params, path)
+    has = (folder / tokenizers.files.NAME).is_file()
+    tokenizer = tokenizers.load(folder) if has else base.tokenizer
+    return Pretrained(base.model, params, tokenizer, template_of(folder) or base.chat_template)
 
 
 def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
@@ -179,6 +160,8 @@ def read_config(path: str | Path) -> ModelConfig:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
+    if (adapted := _adapted(path)) is not None:
+        return read_config(adapter.base_path(adapted))
     if gguf_file.is_gguf(path):
         return gguf_file.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG
@@ -226,48 +209,4 @@ def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path
     """
     folder = _folder(path, (CONFIG, tokenizers.files.NAME))
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
-    return folder, _weights(folder, dtype)
-
-
-def _weights(folder: Path, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
-
-    What is converted is read from a map of its own, so that no more than one weight is held twice.
-    """
-    index = folder / INDEX
-    names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    found: dict[str, torch.Tensor] = {}
-    for path in (folder / Path(name).name for name in names):
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found |= {name: _converted(path, name, x, dtype) for name, x in weights.items()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
-    return found
-
-
-def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The mapped tensor, if it is of that dtype; else a copy, read from a map that is closed again."""
-    if dtype in (None, mapped.dtype) or not mapped.is_floating_point():
-        return mapped
-    with safe_open(str(path), framework="pt") as file:
-        return file.get_tensor(name).to(dtype)
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the disk has every file of a folder."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    step_folders.sync(folder)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Moves a finished folder into place; the old one goes last."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    return folder, model_folder.weights(folder, dtype)

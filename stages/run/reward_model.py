@@ -15,7 +15,7 @@ from pure import tree
 from pure.interop import hf
 from pure.nn.scalar import scalar_model, without_head
 from pure.nn.transformer import transformer
-from stages.run import pretrained
+from stages.run import model_folder, pretrained
 from stages.run.pretrained import CONFIG, Pretrained
 
 SCORE = "score.weight"
@@ -40,7 +40,7 @@ def save(folder: str | Path, scored: Pretrained) -> Path:
     fields |= {"architectures": names, "id2label": {"0": "score"}, "label2id": {"score": 0}}
     files[CONFIG] = json.dumps(fields, indent=2) + "\n"
     weights = {**hf.to_weights(scored.params["model"]), SCORE: scored.params["score"]}
-    return pretrained.write(folder, files, weights, scored.tokenizer)
+    return model_folder.write(folder, files, weights, scored.tokenizer)
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:

@@ -29,7 +29,8 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import answers, chat_data, hardware, numbers, pretrained, pretraining, rewards, validation
+from stages.run import adapter, answers, chat_data, hardware, numbers, pretrained, pretraining, rewards, validation
+from stages.run.adapter import Adapter
 from stages.run.pretrained import Pretrained
 from stages.sft import sft
 from stages.stage import Stage, loss_of
@@ -54,6 +55,7 @@ class Tuning(NamedTuple):
         schedule: of the learning rate.
         key: the run's.
         observe: state -> further numbers for the log.
+        adapter: what the params belong to, if they are adapters.
     """
 
     base: Pretrained
@@ -65,6 +67,7 @@ class Tuning(NamedTuple):
     schedule: Schedule
     key: torch.Tensor
     observe: Callable[[TrainState], Mapping[str, torch.Tensor]]
+    adapter: Adapter | None = None
 
 
 def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> Tuning:
@@ -88,7 +91,13 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     template = template_of(options.chat_template, base)
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
-    return make(options, base, template, random.key(options.seed, device=device), say)
+    key = random.key(options.seed, device=device)
+    adapted = adapter.build(options, base.model, base.params, _dtype(options))
+    if adapted is not None:
+        start = adapted.model.init(random.fold_in(key, 2))
+        say(adapter.told(adapted, start))
+        base = base._replace(model=adapted.model, params=start)
+    return make(options, base, template, key, say)._replace(adapter=adapted)
 
 
 def template_of(path: str | None, base: Pretrained) -> ChatTemplate:
@@ -152,7 +161,7 @@ def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
     train, held_out = _pairs(options, base, template, say)
     if options.variant not in FREE:
         say("computing the reference's log-probabilities")
-        frozen = tree.cast(base.params, _dtype(options))
+        frozen = tree.cast(base.params, _dtype(options))  # adapters as they begin change nothing yet
         train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
     schedule, optimizer = _descent(options, len(train))
     made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
@@ -185,7 +194,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
         "stop_tokens": (turn_end(template, base),), "compile": stepper(base.model) if options.compile else False,
     }  # fmt: skip
     made = _rung(options)(base.model, optimizer, score=seen.score, rewards=names, beta=options.beta,
-                          reference=base.params if options.beta else None, **drawing, **_common(options))  # fmt: skip
+                          reference=_reference(options, base), **drawing, **_common(options))  # fmt: skip
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
     check = validation.mean_reward(
         base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), score, first=len(data.train),
@@ -226,6 +235,11 @@ def _common(options: flags.TuningOptions) -> dict[str, Any]:
     """What every stage takes."""
     return {"compute": _dtype(options), "accumulation": options.gradient_accumulation,
             "ema": options.ema}  # fmt: skip
+
+
+def _reference(options: Any, base: Pretrained) -> Tree | None:
+    """Params of the frozen policy: none, the base without its adapters, or the ones to start from."""
+    return None if not options.beta else {} if adapter.asked(options) else base.params
 
 
 def _dtype(options: flags.TuningOptions) -> torch.dtype:

@@ -15,7 +15,7 @@ from data_pipes import tokenizer as tokenizers
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.run import pretrained
+from stages.run import model_folder, pretrained
 from stages.run.pretrained import Pretrained
 
 TEXT = ["def add(left, right): return left + right  # naïve café, 123"] * 3
@@ -128,7 +128,7 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrained, "save_file", full)
+        patch.setattr(model_folder, "save_file", full)
         with pytest.raises(OSError, match=r"cannot write .*model: No space left on device; make room there"):
             pretrained.save(tmp_path / "model", make(qk_norm=True))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,0 +1,116 @@
+"""The files of a model's folder: written whole or not at all, read mapped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from data_pipes import tokenizer as tokenizers
+from stages.run import json_file, step_folders
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def write(
+    folder: str | Path,
+    files: Mapping[str, str],
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    name: str = WEIGHTS,
+) -> Path:
+    """Writes a model's folder, whole or not at all.
+
+    Args:
+        folder: is made or replaced.
+        files: texts by name.
+        weights: tensors by Hugging Face's names.
+        tokenizer: written as tokenizer.json.
+        name: of the file of weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if the disk refuses; an older folder stays.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for file, text in files.items():
+            (partial / file).write_text(text, encoding="utf-8")
+        tensors = {weight: x.detach().cpu().contiguous() for weight, x in weights.items()}
+        save_file(tensors, str(partial / name), metadata={"format": "pt"})
+        tokenizers.save(tokenizer, partial)
+        _sync(partial)
+        _replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            getattr(error, "errno", None) or 0,
+            f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; make room there, and run the same "
+            "command again: the state is saved",
+        ) from error
+    return folder
+
+
+def weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
+
+    What is converted is read from a map of its own, so that no more than one weight is held twice.
+
+    Args:
+        folder: with model.safetensors, or shards and their index.
+        dtype: of the floating tensors; None keeps the file's.
+
+    Returns:
+        {name: tensor}.
+
+    Raises:
+        ValueError: if a file is damaged.
+    """
+    index = folder / INDEX
+    names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    found: dict[str, torch.Tensor] = {}
+    for path in (folder / Path(name).name for name in names):
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found |= {name: _converted(path, name, x, dtype) for name, x in weights.items()}
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
+    return found
+
+
+def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The mapped tensor, if it is of that dtype; else a copy, read from a map that is closed again."""
+    if dtype in (None, mapped.dtype) or not mapped.is_floating_point():
+        return mapped
+    with safe_open(str(path), framework="pt") as file:
+        return file.get_tensor(name).to(dtype)
+
+
+def _sync(folder: Path) -> None:
+    """Waits until the disk has every file of a folder."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    step_folders.sync(folder)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Moves a finished folder into place; the old one goes last."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
