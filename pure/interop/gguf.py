@@ -31,13 +31,13 @@ IGNORED = ("rope.scaling.finetuned",)
 LLAMA3 = (8192, 1.0, 4.0)
 """Llama 3's original context, low and high factor: the file has only what came of them."""
 
-_LAYER = {
+_LAYER: Mapping[str, str] = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_TOP: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
 def weight_name(name: str) -> str:
@@ -59,7 +59,7 @@ def weight_name(name: str) -> str:
 
 
 def from_gguf_config(
-    fields: Mapping[str, Any], *, vocabulary: int, tied: bool, rope_factors: Tensor | None = None
+    fields: Mapping[str, Any], *, vocabulary: int, tied: bool, biased: bool = False, rope_factors: Tensor | None = None
 ) -> ModelConfig:
     """Reads the configuration.
 
@@ -67,6 +67,7 @@ def from_gguf_config(
         fields: the file's fields by name, "general.architecture" and "llama.block_count" among them.
         vocabulary: rows of the embedding.
         tied: whether there is no weight "output".
+        biased: whether q, k, v and o have biases. (Qwen2 has them on q, k, v always.)
         rope_factors: the weight "rope_freqs", [H/2]: what Llama 3 divides each rotary frequency by; None if there is
             none.
 
@@ -103,6 +104,7 @@ def from_gguf_config(
         "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
         "rope_theta": float(own.get("rope.freq_base", 10000.0)),
         "tie_word_embeddings": tied,
+        "attention_bias": biased,
         "rope_scaling": _scaling(own, rope_factors, head_dim),
         "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),

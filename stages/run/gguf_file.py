@@ -104,6 +104,7 @@ def _config(file: _File) -> ModelConfig:
         file.fields,
         vocabulary=file.entries["token_embd.weight"].shape[0],
         tied="output.weight" not in file.entries,
+        biased="blk.0.attn_output.bias" in file.entries,
         rope_factors=None if factors is None else _numbers(file, factors),
     )
 

@@ -44,6 +44,9 @@ CLASSES: Mapping[str, str] = {
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
+    "data_pipes/tokenizer/gguf_vocabulary.py": "tests/stages/run/test_gguf_file.py",
+    "pure/interop/gguf.py": "tests/stages/run/test_gguf_file.py",
+    "pure/interop/peft.py": "tests/stages/run/test_adapter.py",
     "stages/cli/dpo.py": "tests/stages/cli/test_tune.py",
     "stages/cli/grpo.py": "tests/stages/cli/test_tune.py",
     "stages/cli/ppo.py": "tests/stages/cli/test_tune.py",
@@ -53,6 +56,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",
     "stages/sft.py": "tests/laws/test_stages.py",
+    "stages/run/model_folder.py": "tests/stages/run/test_pretrained.py",
     "stages/stage.py": "tests/laws/test_stages.py",
 }
 """path -> the test that covers it, where that is not `tests/PATH/test_NAME.py`."""
