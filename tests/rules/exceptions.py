@@ -44,7 +44,6 @@ CLASSES: Mapping[str, str] = {
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
-    "data_pipes/tokenizer/gguf_vocabulary.py": "tests/stages/run/test_gguf_file.py",
     "pure/interop/gguf.py": "tests/stages/run/test_gguf_file.py",
     "pure/interop/peft.py": "tests/stages/run/test_adapter.py",
     "stages/cli/dpo.py": "tests/stages/cli/test_tune.py",

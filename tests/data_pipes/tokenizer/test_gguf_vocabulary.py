@@ -1,0 +1,38 @@
+"""The tokenizer inside a GGUF file. (Ids beside the reference: tests/stages/run/test_gguf_file.py.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_pipes.tokenizer.gguf_vocabulary import from_gguf
+
+FIELDS: dict[str, Any] = {
+    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.tokens": ["a", "b", "ab", "<end>"],
+    "tokenizer.ggml.token_type": [1, 1, 1, 3], "tokenizer.ggml.merges": ["a b"],
+}  # fmt: skip
+
+
+def test_tokens_kinds_merges_and_prefix() -> None:
+    made = from_gguf(FIELDS | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 3})
+    assert made.encode("abab<end>", special="all") == [2, 2, 3]
+    assert made.encode("ab", template=True) == [3, 2]
+    assert made.spec.nfc
+    assert made.spec.pattern == "qwen2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": "llama"}, "tokenizer.ggml.model 'llama' is not supported, only 'gpt2'"),
+        ({"pre": "deepseek"}, "tokenizer.ggml.pre 'deepseek' is not supported; expected gpt-2, smollm"),
+        ({"tokens": []}, "tokenizer.ggml.tokens is missing or empty"),
+        ({"merges": ["a b c"]}, "a merge must be two tokens"),
+        ({"token_type": [1]}, "4 tokens, 1 kinds"),
+        ({"add_bos_token": True}, "there is no tokenizer.ggml.bos_token_id"),
+    ],
+)
+def test_refuses(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        from_gguf(FIELDS | {f"tokenizer.ggml.{name}": value for name, value in changes.items()})
