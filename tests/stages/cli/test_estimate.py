@@ -1,0 +1,26 @@
+"""What a step will take, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.cli.main import main
+
+
+def test_a_table_by_parts(capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--config", "tiny_config", "--batch_size", "2", "--max_length", "32"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("parameters", "of which are trained", "FLOPs a token", "weights", "optimizer's state", "together"):
+        assert f"\n{part}" in f"\n{shown}"
+
+
+def test_adapters_in_four_bits(capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--qlora", "--batch_size", "1", "--max_length", "16", "--dtype", "bfloat16"]) == 0
+    assert "%" in capsys.readouterr().out
+
+
+def test_refuses(capsys: pytest.CaptureFixture) -> None:
+    assert main(["estimate", "--max_length", "999999"]) == 2
+    assert "--max_length 999999 exceeds the model's max_position_embeddings" in capsys.readouterr().err
+    assert main(["estimate", "--batch_size", "3", "--gradient_accumulation", "2"]) == 2
+    assert "--gradient_accumulation 2 does not divide --batch_size 3" in capsys.readouterr().err
