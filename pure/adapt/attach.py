@@ -49,19 +49,27 @@ def attach(
     return _walk(base, adapters, put)
 
 
-def whole(params: Tree) -> Tree:
-    """Makes every node that stands for a matrix into that matrix: LoRA works its change in, NF4 is dequantised."""
+def whole(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
+    """Makes every node that stands for a matrix into that matrix: LoRA works its change in, NF4 is dequantised.
+
+    Args:
+        params: a tree, or one node.
+        dtype: of what was quantised; other matrices keep theirs.
+
+    Returns:
+        The tree without nodes.
+    """
     if isinstance(params, LoRA):
-        base = whole(params.base)
+        base = whole(params.base, dtype)
         made = base.float() + params.b.float() @ params.a.float()
         if params.magnitude is not None:
             made = made * (params.magnitude / row_lengths(params))[:, None]
         return made.to(base.dtype)
     if isinstance(params, NF4):
-        return dequantize(params)
+        return dequantize(params, dtype)
     if isinstance(params, dict):
-        return {name: whole(part) for name, part in params.items()}
-    return [whole(part) for part in params] if isinstance(params, list) else params
+        return {name: whole(part, dtype) for name, part in params.items()}
+    return [whole(part, dtype) for part in params] if isinstance(params, list) else params
 
 
 def _walk(base: Tree, adapters: Tree, put: Callable[[str, Tree, Tree], Tree], path: str = "") -> Tree:

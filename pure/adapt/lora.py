@@ -210,7 +210,10 @@ def _decode(adapters: Tree, tokens: Tensor, cache: Tree, *, decode: Callable, at
 
 def _prepare(adapters: Tree, *, prepare: Callable, attached: Callable) -> Tree:
     """Merged, then as the model below likes it."""
-    return adapters if isinstance(adapters, Merged) else Merged(prepare(whole(attached(adapters))))
+    if isinstance(adapters, Merged):
+        return adapters
+    params = attached(adapters)
+    return Merged(prepare(whole(params, params["embedding"].dtype)))
 
 
 def _spec(base: Tree, found: Mapping[str, Site], dora: bool) -> Tree:

@@ -31,7 +31,7 @@ def to_weights(adapters: Tree) -> dict[str, Tensor]:
     """Adapters -> {PEFT's name: tensor}, the tensors themselves.
 
     Example:
-        >>> list(to_weights({"layers": [{"attention": {"q": {"a": 0}}}]}))
+        >>> list(to_weights({"layers": [{"attention": {"q": {"a": torch.ones(1, 1)}}}]}))
         ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight']
     """
     return {_name(path): x for path, x in zip(tree.paths(adapters), tree.leaves(adapters), strict=True)}

@@ -162,9 +162,9 @@ def test_hostile_input_costs_little_time_and_memory() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.pure.bombs"], cwd=root, capture_output=True, text=True, check=True
     )
-    costs = json.loads(done.stdout)
+    yardstick, costs = json.loads(done.stdout).values()
     assert set(costs) == set(BOMBS)
     for name, cost in costs.items():
         assert cost["message"], name
-        assert cost["seconds"] < 1.0, name
+        assert cost["seconds"] < 6 * yardstick, name  # about a second on a fast machine
         assert cost["memory"] < 3 * cost["size"] + 64 * 2**20, name  # besides the input itself

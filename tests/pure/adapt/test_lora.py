@@ -138,6 +138,19 @@ def test_generates_merged_and_unmerged_alike() -> None:
         assert torch.equal(generate(ours, adapters, tokens(), compile=machine, **options).tokens, plain)
 
 
+def test_prepared_params_have_the_dtype_of_the_base() -> None:
+    model, base = small()
+    narrow = quantize_layers(tree.cast(base, torch.bfloat16))
+    ours = lora(model, narrow, rank=2)
+    prepared = ours.prepare(moved(ours.init(random.key(1))))
+    assert {x.dtype for x in tree.leaves(prepared)} == {torch.bfloat16}
+    options: dict[str, Any] = {"key": random.key(3), "max_new_tokens": 3, "compile": stepper(ours, backend="aot_eager")}
+    assert generate(ours, tree.cast(ours.init(random.key(1)), torch.bfloat16), tokens(), **options).tokens.shape == (
+        2,
+        3,
+    )
+
+
 def test_dropout_is_a_function_of_the_key_and_the_row() -> None:
     model, base = small()
     ours = lora(model, base, rank=2, dropout=0.5)

@@ -52,7 +52,7 @@ def tokens() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_transformers_loads_it_and_gives_equal_logits(name: str, tmp_path: Path) -> None:
+def test_transformers_loads_it_and_gives_equal_logits_and_gradients(name: str, tmp_path: Path) -> None:
     ours = transformer(config(**CONFIGS[name]))
     params = ours.init(random.key(1))
     params = tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)  # so that biases and norms are seen
@@ -60,9 +60,14 @@ def test_transformers_loads_it_and_gives_equal_logits(name: str, tmp_path: Path)
     save_file(hf.to_weights(params), str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     assert type(theirs).__name__.lower().startswith(name.split()[0])
-    with torch.no_grad():
-        expected = theirs(tokens()).logits
+    expected = theirs.eval()(tokens()).logits
     torch.testing.assert_close(ours.forward(params, tokens()), expected, rtol=1e-4, atol=1e-5)
+    expected.square().mean().backward()
+    grads = hf.to_weights(torch.func.grad(lambda p: ours.forward(p, tokens()).square().mean())(params))
+    wanted = {name: x.grad for name, x in theirs.named_parameters()}
+    assert grads.keys() == wanted.keys()
+    for weight, grad in grads.items():
+        torch.testing.assert_close(grad, wanted[weight], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,30 @@ def test_the_file_is_mapped_and_never_written_to(tmp_path: Path) -> None:
         assert str(folder / "model.safetensors") in maps.read_text()
     tree.leaves(loaded.params)[0].zero_()
     assert (folder / "model.safetensors").read_bytes() == before
+
+
+LOAD = """
+import re, sys, torch
+from pure import tree
+from stages.run import pretrained
+def held(name):
+    return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
+pretrained.load(sys.argv[2])  # what the libraries hold
+open("/proc/self/clear_refs", "w").write("5")
+before = held("VmRSS")
+found = pretrained.load(sys.argv[1], dtype=torch.float32)
+print((held("VmHWM") - before) / tree.nbytes(found.params))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="asks Linux for the most held")
+def test_loading_holds_little_more_than_the_model(tmp_path: Path) -> None:
+    wide = make(hidden_size=512, intermediate_size=2048, num_hidden_layers=6)
+    narrow = wide._replace(params=tree.cast(wide.params, torch.bfloat16))
+    folders = [pretrained.save(tmp_path / name, x) for name, x in (("wide", narrow), ("small", make()))]
+    run = [sys.executable, "-c", LOAD, *map(str, folders)]
+    answer = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert float(answer.stdout) < 1.2
 
 
 def test_a_sharded_folder_loads(tmp_path: Path) -> None:
