@@ -1,8 +1,8 @@
 """BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json both ways.
 
 Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split` (words),
-`trainer`, `merge` and `encoder` (the same, quickly), `spec` (what a tokenizer is), `json_writer`, `json_reader`,
-`tiktoken_ranks` and `files`.
+`spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same, quickly), `json_writer`,
+`json_reader`, `tiktoken_ranks`, `gguf_vocabulary` and `files`.
 """
 
 from data_pipes.tokenizer.encoder import add_special_tokens, from_spec
