@@ -6,7 +6,6 @@ Shape letters: O output width, I input width, R rank, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -39,7 +38,11 @@ def attach(
     """
     if not adapters:
         return base
-    keys = dict(zip(found, _site_keys(key, list(found)), strict=True)) if key is not None and rate is not None else {}
+    keys = (
+        dict(zip(found, _site_keys(key, [site.number for site in found.values()]), strict=True))
+        if key is not None and rate is not None
+        else {}
+    )
 
     def put(path: str, leaf: Tree, part: Tree) -> Tree:
         key = keys.get(path)
@@ -84,8 +87,8 @@ def _walk(base: Tree, adapters: Tree, put: Callable[[str, Tree, Tree], Tree], pa
     }
 
 
-def _site_keys(key: Tensor, paths: list[str]) -> Sequence[Tensor]:
-    """[B, 2] -> one [B, 2] for each path, from one draw."""
-    names = torch.tensor([crc32(path.encode()) for path in paths], device=key.device)
+def _site_keys(key: Tensor, numbers: list[int]) -> Sequence[Tensor]:
+    """[B, 2] -> one [B, 2] for each number, from one draw."""
+    names = torch.tensor(numbers, device=key.device)
     each = torch.func.vmap(torch.func.vmap(random.fold_in, (None, 0)), (0, None))(key, names)
     return each.unbind(1)

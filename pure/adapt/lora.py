@@ -26,6 +26,9 @@ from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites, weights
 from pure.nn.transformer import init as draw
 from pure.types import Model, ParamSpec, Tree
 
+OWN = crc32(b"lora")
+"""Sets the keys of this dropout apart."""
+
 
 class Merged(NamedTuple):
     """Params with the adapters worked in, arranged for generation: what `Model.prepare` makes.
@@ -185,8 +188,7 @@ def unmerge(merged: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
 def _hidden(adapters: Tree, tokens: Tensor, *, key: Tensor | None = None, hidden: Callable, attached: Callable,
             **arguments: Any) -> Tensor:  # fmt: skip
     """The model's own, on the base with the adapters; the key serves both kinds of dropout."""
-    rows = None if key is None else _row_keys(key, tokens.shape[0])
-    return hidden(attached(adapters, key=rows), tokens, key=key, **arguments)
+    return hidden(attached(adapters, key=_row_keys(key, tokens, attached)), tokens, key=key, **arguments)
 
 
 def _logits(adapters: Tree, states: Tensor, *, logits: Callable, attached: Callable) -> Tensor:
@@ -196,8 +198,7 @@ def _logits(adapters: Tree, states: Tensor, *, logits: Callable, attached: Calla
 
 def _forward(adapters: Tree, tokens: Tensor, *, forward: Callable, attached: Callable, **arguments: Any) -> Tensor:
     """The model's own."""
-    key = arguments.get("key")
-    rows = None if key is None else _row_keys(key, tokens.shape[0])
+    rows = _row_keys(arguments.get("key"), tokens, attached)
     return forward(attached(adapters, key=rows), tokens, **arguments)
 
 
@@ -220,7 +221,7 @@ def _spec(base: Tree, found: Mapping[str, Site], dora: bool) -> Tree:
     """ParamSpecs of the adapters: nested as the base, without what has none."""
 
     def part(path: str) -> Tree:
-        rank, _, (out, into) = found[path]
+        rank, (out, into) = found[path].rank, found[path].shape
         spec = {
             "a": ParamSpec(shape=(rank, into), std=(3 * into) ** -0.5),
             "b": ParamSpec(shape=(out, rank), init="zeros"),
@@ -250,9 +251,11 @@ def _squares(base: Tree, found: Mapping[str, Site]) -> dict[str, Tensor]:
     return {path: whole(leaves[path]).float().square().sum(-1) for path in found}
 
 
-def _row_keys(key: Tensor, rows: int) -> Tensor:
-    """[2] or [B, 2] -> [B, 2], apart from those of the model's own dropout."""
-    own = torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), crc32(b"lora"))
+def _row_keys(key: Tensor | None, tokens: Tensor, attached: Any) -> Tensor | None:
+    """[2] or [B, 2] -> [B, 2], apart from those of the model's own dropout; None where adapters drop nothing."""
+    if key is None or attached.keywords["rate"] is None:
+        return None
+    rows, own = tokens.shape[0], torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), OWN)
     if key.ndim == 2:
         return own
     return torch.func.vmap(random.fold_in, (None, 0))(own[0], torch.arange(rows, device=key.device))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from pure.adapt.nf4 import NF4
 from pure.nn.linear import LoRA
@@ -81,11 +82,13 @@ class Site(NamedTuple):
         rank: R.
         scale: of the change.
         shape: (O, I) of the matrix.
+        number: of its own, for the dropout's key.
     """
 
     rank: int
     scale: float
     shape: tuple[int, int]
+    number: int
 
 
 def lora_config(name: str, **changes: Any) -> LoRAConfig:
@@ -135,7 +138,9 @@ def sites(base: Tree, config: LoRAConfig) -> dict[str, Site]:
         if any(_fits(pattern, path) for pattern in config.targets):
             rank = next((value for p, value in config.rank_pattern if _fits(p, path)), config.rank)
             alpha = next((value for p, value in config.alpha_pattern if _fits(p, path)), config.alpha)
-            found[path] = Site(rank, alpha / (rank**0.5 if config.use_rslora else rank), (shape[0], shape[1]))
+            found[path] = Site(
+                rank, alpha / (rank**0.5 if config.use_rslora else rank), (shape[0], shape[1]), crc32(path.encode())
+            )
     return found
 
 

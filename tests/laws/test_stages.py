@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from pure import optim, random, serial, tree
+from pure.adapt.lora import lora
+from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
@@ -131,6 +133,19 @@ def made_from(build: Callable, config: dict | None = None, **options: object) ->
     return make
 
 
+def make_adapted(build: Callable, four_bits: bool = False, adapters: dict | None = None, **options: object) -> Callable:
+    """A stage whose params are adapters over a frozen base, perhaps in four bits; its reference is the base."""
+
+    def make(accumulation: int = 1) -> Stage:
+        plain = transformer(small())
+        base = plain.init(random.key(77))
+        model = lora(plain, quantize_layers(base) if four_bits else base, rank=2, **(adapters or {}))
+        given = {"reference": {}} if options.get("reference") else {}
+        return build(model, optim.adam(1e-2), accumulation=accumulation, **(options | given))
+
+    return make
+
+
 GROUPS = {"score": None, "samples": 2, "max_new_tokens": 3, "reference": True}
 STAGES = (
     Row("own", make_own, points),
@@ -151,6 +166,8 @@ STAGES = (
         answered,
     ),
     Row("ppo", made_from(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS), answered),
+    Row("sft-dora-dropout", make_adapted(sft, adapters={"use_dora": True, "dropout": 0.2}), text),
+    Row("grpo-qlora", make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **GROUPS), answered),
     Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
 )
 BY_NAME = {row.name: row for row in STAGES}

@@ -183,6 +183,13 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
         pretrained.load(folder)
 
 
+def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(tmp_path: Path) -> None:
+    larger = tokenizers.train([*TEXT, "another text altogether"], 300)
+    pretrained.save(tmp_path / "model", make()._replace(tokenizer=larger))
+    with pytest.raises(ValueError, match=r"model: the tokenizer has 295 ids, the embedding 290 rows"):
+        pretrained.load(tmp_path / "model")
+
+
 def test_weights_of_another_shape_are_refused_with_the_folder(tmp_path: Path) -> None:
     one, other = (pretrained.save(tmp_path / name, make(hidden_size=size)) for name, size in (("a", 16), ("b", 32)))
     (one / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
