@@ -149,7 +149,7 @@ def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> d
 def _llama3(factors: Tensor, own: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """Finds the settings from which the factors came, and refuses factors that came from others."""
     original, low, high = LLAMA3
-    factor = float(factors.max())
+    factor = float(f"{float(factors.max()):.5g}")  # came from float32
     steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     wavelength = 2 * math.pi * float(own.get("rope.freq_base", 10000.0)) ** steps
     blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)

@@ -23,7 +23,14 @@ NAMES = {
 }  # fmt: skip
 
 
-def write(path: Path, config: ModelConfig, params: Tree, tokenizer: Tokenizer, **fields: Any) -> Path:
+def write(
+    path: Path,
+    config: ModelConfig,
+    params: Tree,
+    tokenizer: Tokenizer,
+    rope_factors: Tensor | None = None,
+    **fields: Any,
+) -> Path:
     """Writes it in float32, with further fields of the architecture."""
     kind = hf.model_type(config)
     writer = gguf.GGUFWriter(path, kind)
@@ -50,6 +57,8 @@ def write(path: Path, config: ModelConfig, params: Tree, tokenizer: Tokenizer, *
     writer.add_token_merges([" ".join(pair) for pair in spec.merges])
     writer.add_eos_token_id(next(iter(special)))
     writer.add_chat_template("{{ messages }}")
+    if rope_factors is not None:
+        writer.add_tensor("rope_freqs.weight", _array(rope_factors))
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     for name, x in hf.to_weights(params).items():
         module, ending = name.rsplit(".", 1)

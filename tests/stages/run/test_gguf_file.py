@@ -72,6 +72,24 @@ def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_pa
     assert (found.rope_type, found.factor) == scaling
 
 
+def test_llama_3s_rope_is_found_from_what_came_of_it(tmp_path: Path) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config, params = small(rope_theta=500000.0, head_dim=32)
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192, "rope_theta": 500000.0}  # fmt: skip
+    theirs = transformers.LlamaConfig(hidden_size=128, num_attention_heads=4, head_dim=32, rope_parameters=rope)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
+    factors = 500000.0 ** (-torch.arange(0, 32, 2) / 32) / scaled
+    path = write(tmp_path / "model.gguf", config, params, tokenizer(), rope_factors=factors)
+    found = gguf_file.read_config(path).rope_scaling
+    assert found is not None
+    assert (found.rope_type, found.factor, found.original_max_position_embeddings) == ("llama3", 8.0, 8192)
+    other = write(tmp_path / "other.gguf", config, params, tokenizer(), rope_factors=factors**0.5)
+    with pytest.raises(ValueError, match="rope_freqs holds factors that are not Llama 3's"):
+        gguf_file.read_config(other)
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
