@@ -22,7 +22,7 @@ NEEDED = ("block_count", "context_length", "embedding_length", "feed_forward_len
           "attention.layer_norm_rms_epsilon")  # fmt: skip
 READ = (*NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
         "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
-        "rope.scaling.attn_factor", "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
+        "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
 """Fields of an architecture that are understood; another is refused."""
 
 IGNORED = ("rope.scaling.finetuned",)

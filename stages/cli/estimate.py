@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -47,8 +47,10 @@ def main(arguments: Sequence[str]) -> int:
 
     from pure import optim
     from pure.adapt.lora_config import lora_config
+    from stages.options import PretrainOptions
     from stages.run import hardware, pretrained, shape
     from stages.run.estimate import estimate
+    from stages.run.pretraining import make_optimizer
 
     told = pretrained.read_config(options.model_path) if options.model_path else shape.read(options.config, None)
     if options.max_length > told.max_position_embeddings:
@@ -60,10 +62,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(
             f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size {options.batch_size}"
         )
-    makers: Mapping[str, Callable] = {"adamw": optim.adamw, "muon": optim.muon, "lion": optim.lion, "sgd": optim.sgd}
+    run = PretrainOptions(optimizer=options.optimizer, dtype=options.dtype)
     name = options.lora or ("balanced" if options.qlora else None)
     found = estimate(
-        told, makers[options.optimizer](1e-3), rows=options.batch_size, length=options.max_length,
+        told, make_optimizer(run, optim.constant_schedule(1e-3)), rows=options.batch_size, length=options.max_length,
         dtype=hardware.pick_dtype(options.dtype, torch.device("cpu")), accumulation=options.gradient_accumulation,
         adapters=lora_config(name) if name else None, quantized=options.qlora,
     )  # fmt: skip
