@@ -88,11 +88,11 @@ def lora(
 
     Source: Hu et al. 2021, section 4.1; Kalajdzievski 2023, equation 4; Liu et al. 2024, equation 5.
     """
-    config = LoRAConfig(
-        rank=rank, alpha=alpha, targets=tuple(targets), rank_pattern=_pairs(rank_pattern),
-        alpha_pattern=_pairs(alpha_pattern), dropout=dropout, use_rslora=use_rslora, use_dora=use_dora,
-    )  # fmt: skip
-    return bind(model, base, config)
+    options: dict[str, Any] = {
+        "rank": rank, "alpha": alpha, "targets": targets, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern,
+        "dropout": dropout, "use_rslora": use_rslora, "use_dora": use_dora,
+    }  # fmt: skip
+    return bind(model, base, LoRAConfig(**options))
 
 
 def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
@@ -109,7 +109,7 @@ def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
     squares = _squares(base, found) if config.use_dora else {}
     rate = torch.tensor(config.dropout, device=_device(base)) if config.dropout else None
     attached = partial(attach, base=base, found=found, squares=squares, rate=rate)
-    spec = adapter_spec(base, config)
+    spec = _spec(base, found, config.use_dora)
     return Model(
         config=model.config,
         spec=spec,
@@ -259,11 +259,6 @@ def _row_keys(key: Tensor | None, tokens: Tensor, attached: Any) -> Tensor | Non
     if key.ndim == 2:
         return own
     return torch.func.vmap(random.fold_in, (None, 0))(own[0], torch.arange(rows, device=key.device))
-
-
-def _pairs(pattern: Mapping | Sequence) -> tuple:
-    """A mapping or pairs -> pairs."""
-    return tuple(pattern.items() if isinstance(pattern, Mapping) else pattern)
 
 
 def _device(base: Tree) -> torch.device:

@@ -5,7 +5,11 @@ Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from torch import Tensor
 
 from pure.adapt.lora import lora
 from pure.adapt.lora_config import MATRICES
@@ -42,9 +46,15 @@ def quantize_layers(base: Tree, *, double: bool = True) -> Tree:
     Raises:
         ValueError: as `quantize`.
     """
-    return {**base, "layers": [{part: _quantized(x, double) for part, x in layer.items()} for layer in base["layers"]]}
+    return map_matrices(partial(quantize, double=double), base)
 
 
-def _quantized(part: Tree, double: bool) -> Tree:
-    """One block's matrices."""
-    return {name: quantize(x, double=double) if name in MATRICES else x for name, x in part.items()}
+def map_matrices(function: Callable[[Tensor], Tree], base: Tree) -> Tree:
+    """Applies a function to every matrix of the layers, and leaves the rest of the params."""
+    layers = [{part: _mapped(function, x) for part, x in layer.items()} for layer in base["layers"]]
+    return {**base, "layers": layers}
+
+
+def _mapped(function: Callable[[Tensor], Tree], part: Tree) -> Tree:
+    """The matrices of one block."""
+    return {name: function(x) if name in MATRICES else x for name, x in part.items()}

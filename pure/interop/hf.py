@@ -75,7 +75,20 @@ def weight_names(spec: Tree) -> dict[str, str]:
         >>> weight_names({"layers": [{"attention": {"q": 0}}]})
         {'layers/0/attention/q': 'model.layers.0.self_attn.q_proj.weight'}
     """
-    return {path: _name(path) for path in tree.paths(spec)}
+    return {path: weight_name(path) for path in tree.paths(spec)}
+
+
+def weight_name(path: str) -> str:
+    """Translates one of our paths into Hugging Face's name.
+
+    Example:
+        >>> weight_name("layers/0/attention/q")
+        'model.layers.0.self_attn.q_proj.weight'
+    """
+    if path.startswith("layers/"):
+        _, number, rest = path.split("/", 2)
+        return f"model.layers.{number}.{dict(_LAYER)[rest]}"
+    return dict(_TOP)[path]
 
 
 def to_weights(params: Tree) -> dict[str, Tensor]:
@@ -103,16 +116,30 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
     missing = set(names.values()) - set(weights)
     if spare or missing:
         raise ValueError(
-            f"weights do not fit the configuration: missing {_few(missing)}; not understood {_few(spare)}; "
+            f"weights do not fit the configuration: missing {few(missing)}; not understood {few(spare)}; "
             "check model_type, tie_word_embeddings and the biases in config.json"
         )
+    check_shapes(spec, names, weights, "the weights belong to another configuration")
+    return tree.map_with_path(lambda path, _: weights[names[path]], spec)
+
+
+def check_shapes(spec: Tree, names: Mapping[str, str], weights: Mapping[str, Tensor], why: str) -> None:
+    """Refuses weights of another shape.
+
+    Args:
+        spec: tree of ParamSpec.
+        names: our path -> the weight's name.
+        weights: by name.
+        why: what such a difference means, the end of the message.
+
+    Raises:
+        ValueError: for the first of them; it is named.
+    """
     for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True):
         if tuple(weights[names[path]].shape) != tuple(part.shape):
             raise ValueError(
-                f"{names[path]}: expected shape {tuple(part.shape)}, got {tuple(weights[names[path]].shape)}; "
-                "the weights belong to another configuration"
+                f"{names[path]}: expected shape {tuple(part.shape)}, got {tuple(weights[names[path]].shape)}; {why}"
             )
-    return tree.map_with_path(lambda path, _: weights[names[path]], spec)
 
 
 def to_hf_config(config: ModelConfig) -> dict[str, Any]:
@@ -184,14 +211,6 @@ def model_type(config: ModelConfig) -> str:
     return "llama"
 
 
-def _name(path: str) -> str:
-    """One path."""
-    if path.startswith("layers/"):
-        _, number, rest = path.split("/", 2)
-        return f"model.layers.{number}.{dict(_LAYER)[rest]}"
-    return dict(_TOP)[path]
-
-
 def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
     """rope_theta and rope_scaling, from transformers 5's `rope_parameters` or from the older two fields."""
     rope = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
@@ -219,7 +238,7 @@ def _refuse(fields: Mapping[str, Any]) -> None:
         raise ValueError("layer_types: sliding-window attention is not supported; only full_attention is")
 
 
-def _few(names: set[str]) -> str:
+def few(names: set[str]) -> str:
     """The first names of a set."""
     listed = sorted(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "none"

@@ -43,20 +43,13 @@ def from_weights(spec: Tree, found: Mapping[str, Tensor]) -> Tree:
     Raises:
         ValueError: for a missing or unknown weight, or one of another shape; it is named.
     """
-    names = {_name(path): part for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True)}
-    for wrong, what in ((set(names) - set(found), "missing"), (set(found) - set(names), "not understood")):
+    names = {path: _name(path) for path in tree.paths(spec)}
+    wanted = set(names.values())
+    for wrong, what in ((wanted - set(found), "missing"), (set(found) - wanted, "not understood")):
         if wrong:
-            raise ValueError(
-                f"the adapter does not fit the base: {what}: {', '.join(sorted(wrong)[:3])}"
-                f"{' and more' if len(wrong) > 3 else ''}; it belongs to another model"
-            )
-    for name, part in names.items():
-        if tuple(found[name].shape) != tuple(part.shape):
-            raise ValueError(
-                f"{name}: expected shape {tuple(part.shape)}, got {tuple(found[name].shape)}; the adapter belongs to "
-                "another base, or to another rank"
-            )
-    return tree.map_with_path(lambda path, _: found[_name(path)], spec)
+            raise ValueError(f"the adapter does not fit the base: {what}: {hf.few(wrong)}; it belongs to another model")
+    hf.check_shapes(spec, names, found, "the adapter belongs to another base, or to another rank")
+    return tree.map_with_path(lambda path, _: found[names[path]], spec)
 
 
 def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, Any]:
@@ -128,16 +121,7 @@ def from_config(fields: Mapping[str, Any], base: Tree) -> LoRAConfig:
 
 def _module(path: str) -> str:
     """The path of a matrix -> the module's name."""
-    (name,) = hf.weight_names(_single(path)).values()
-    return name.removesuffix(".weight")
-
-
-def _single(path: str) -> Tree:
-    """A tree with one leaf at that path."""
-    made: Tree = 0
-    for part in reversed(path.split("/")):
-        made = [{}] * int(part) + [made] if part.isdigit() else {part: made}
-    return made
+    return hf.weight_name(path).removesuffix(".weight")
 
 
 def _name(path: str) -> str:
@@ -153,9 +137,8 @@ def _alpha(site: Site, config: LoRAConfig) -> float:
 
 def _targets(paths: list[str], base: Tree) -> list[str]:
     """Module names: short ones where a matrix is adapted in every layer, else whole ones."""
-    short = _shortest(paths, base)
-    return [_module(path) if "/" in path else _module(f"layers/0/{_home(path, base)}/{path}").rsplit(".", 1)[-1]
-            for path in short]  # fmt: skip
+    endings = {path.rsplit("/", 1)[-1]: _module(path).rsplit(".", 1)[-1] for path in paths}
+    return [_module(path) if "/" in path else endings[path] for path in _shortest(paths, base)]
 
 
 def _shortest(paths: list[str], base: Tree) -> list[str]:
@@ -163,11 +146,6 @@ def _shortest(paths: list[str], base: Tree) -> list[str]:
     counts = Counter(path.rsplit("/", 1)[-1] for path in paths)
     everywhere = [name for name, count in counts.items() if count == len(base["layers"])]
     return everywhere + [path for path in paths if path.rsplit("/", 1)[-1] not in everywhere]
-
-
-def _home(name: str, base: Tree) -> str:
-    """The block that has the matrix."""
-    return next(part for part, x in base["layers"][0].items() if name in x)
 
 
 def _aimed(module: str, targets: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pure.random.keys import WORD, split
-from pure.random.threefry import as_uint32, device_of, draw
+from pure.random.threefry import as_uint32, device_of, draw, reinterpret
 from pure.random.uniform import as_tensor, check_shape
 
 MASK: Mapping[torch.dtype, int] = {torch.uint8: 0xFF, torch.uint16: 0xFFFF, torch.uint32: WORD, torch.uint64: -1}
@@ -47,8 +47,7 @@ def bits(
     if dtype not in MASK:
         raise ValueError(f"random.bits: dtype must be torch.uint8, uint16, uint32 or uint64, got {dtype}")
     if dtype == torch.uint64:
-        wide = draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset)
-        return wide.to(dtype) if torch._C._are_functorch_transforms_active() else wide.view(dtype)
+        return reinterpret(draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset), dtype)
     if dtype == torch.uint32:
         return as_uint32(draw(torch.bitwise_xor, key, shape, offset))
     return draw(lambda x0, x1: ((x0 ^ x1) & MASK[dtype]).to(dtype), key, shape, offset)

@@ -134,7 +134,7 @@ def draw(
 def halves(key: Tensor) -> tuple[Tensor, Tensor]:
     """Takes a key apart into its two words, 0-d int32."""
     device_of(key)
-    key0, key1 = _reinterpret(key, torch.int32).unbind()
+    key0, key1 = reinterpret(key, torch.int32).unbind()
     return key0, key1
 
 
@@ -155,16 +155,16 @@ def device_of(key: Tensor) -> torch.device:
 
 def as_keys(x0: Tensor, x1: Tensor) -> Tensor:
     """Makes keys of two results of the hash: int32 [...] and [...] -> uint32 [..., 2]."""
-    return _reinterpret(torch.stack([x0, x1], dim=-1), torch.uint32)
+    return reinterpret(torch.stack([x0, x1], dim=-1), torch.uint32)
 
 
 def as_uint32(x: Tensor) -> Tensor:
     """Looks at int32 as uint32: the same bits."""
-    return _reinterpret(x, torch.uint32)
+    return reinterpret(x, torch.uint32)
 
 
-def _reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Looks at int32 as uint32 or the other way round.
+def reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Looks at integers as others of the same width: the same bits.
 
     The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among what a loop
     reads or writes makes the whole loop scalar, three times slower; a change of width is no part of a loop. Under vmap

@@ -127,41 +127,6 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
     return model_folder.write(folder, files, peft.to_weights(params), tokenizer, name=WEIGHTS)
 
 
-def load(folder: Path, base: Tree, path: str) -> tuple[LoRAConfig, Tree]:
-    """Reads adapters, and holds them to their base.
-
-    Args:
-        folder: with adapter_config.json.
-        base: the params that they belong to.
-        path: where these came from, for messages.
-
-    Returns:
-        (options, adapters).
-
-    Raises:
-        ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
-        FileNotFoundError: if a file is missing.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    fields, file = json_file.read(folder / CONFIG), folder / WEIGHTS
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; a folder with {CONFIG} has the adapters beside it")
-    known = json_file.read(folder / BASE) if (folder / BASE).is_file() else {}
-    if known.get("digest") not in (None, digest(base)):
-        raise ValueError(
-            f"{folder}: the adapters were trained on {known.get('path')}, and {path} has other weights now; put the "
-            "base back that they belong to"
-        )
-    try:
-        config = peft.from_config(fields, base)
-        found = load_file(str(file))
-        return config, peft.from_weights(adapter_spec(base, config), found)
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: {error}") from None
-
-
 def base_path(folder: Path) -> str:
     """Returns the path or name of the base that a folder's adapters belong to.
 
@@ -180,13 +145,35 @@ def base_path(folder: Path) -> str:
 
 
 def merged(folder: Path, base: Tree, path: str) -> Tree:
-    """Params of the base with the adapters of a folder worked in: those of the quantised base, if it was trained so.
+    """Works the adapters of a folder into their base: the quantised one, if they were trained on that.
+
+    Args:
+        folder: with adapter_config.json.
+        base: the params that they belong to.
+        path: where these came from, for messages.
+
+    Returns:
+        Params of the base's structure and dtype.
 
     Raises:
-        ValueError, FileNotFoundError: as `load`.
+        ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
+        FileNotFoundError: if a file is missing.
     """
-    config, adapters = load(folder, base, path)
-    known = json_file.read(folder / BASE) if (folder / BASE).is_file() else {}
+    fields, known = json_file.read(folder / CONFIG), {}
+    if (folder / BASE).is_file():
+        known = json_file.read(folder / BASE)
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder / WEIGHTS} is missing; a folder with {CONFIG} has the adapters beside it")
+    if known.get("digest") not in (None, digest(base)):
+        raise ValueError(
+            f"{folder}: the adapters were trained on {known.get('path')}, and {path} has other weights now; put the "
+            "base back that they belong to"
+        )
+    try:
+        config = peft.from_config(fields, base)
+        adapters = peft.from_weights(adapter_spec(base, config), model_folder.weights(folder, name=WEIGHTS))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{folder}: {error}") from None
     if known.get("quantized"):
         seen = quantize_layers(tree.cast(base, dict(DTYPES)[known["dtype"]]))
         return tree.cast(merge(tree.cast(whole(seen), torch.float32), adapters, config), tree.leaves(base)[0].dtype)
@@ -195,8 +182,7 @@ def merged(folder: Path, base: Tree, path: str) -> Tree:
 
 def _whole_path(path: str) -> str:
     """The base's folder as others can load it: whole, and the final_model of a run; a hub's name stays."""
-    folder = Path(path)
-    folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
+    folder = model_folder.final(path)
     return str(folder.resolve()) if folder.exists() else path
 
 

@@ -18,6 +18,7 @@ from pure import random, tree
 from pure.adapt.lora import lora
 from pure.adapt.lora_config import LoRAConfig
 from pure.adapt.nf4 import BLOCK, NF4, SUPERBLOCK
+from pure.adapt.qlora import map_matrices
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, ParamSpec, Tree
@@ -79,12 +80,12 @@ def estimate(
     Raises:
         ValueError: if the options do not fit the model.
     """
-    model = transformer(config)
+    model = plain = transformer(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         key = random.key(0)
         base = tree.map(lambda spec: torch.empty(spec.shape, dtype=dtype if adapters else spec.dtype), model.spec)
         if adapters is not None:
-            base = _quantized(base) if quantized else base
+            base = map_matrices(_node, base) if quantized else base
             model = lora(model, base, **vars(adapters))
         params = tree.map(_empty, model.spec) if adapters is not None else base
         batch = {"tokens": torch.zeros(rows, length, dtype=torch.int64),
@@ -94,7 +95,6 @@ def estimate(
         held = tree.nbytes(state.params) + (tree.nbytes(base) if adapters is not None else 0)
         with torch.enable_grad():
             most = peak(made.step, state, batch)
-    plain = transformer(config)
     return Estimate(tree.count(plain.spec), tree.count(model.spec), flops_per_token(plain, length), held,
                     tree.nbytes(state.opt_state), most)  # fmt: skip
 
@@ -121,10 +121,10 @@ class _Watch(TorchDispatchMode):
         self.now = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        given = {id_of(x) for x in tree.leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        given = {_place(x) for x in tree.leaves((args, kwargs or {})) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         for x in tree.leaves(out):
-            if isinstance(x, Tensor) and (place := id_of(x)) not in self.alive and place not in given:
+            if isinstance(x, Tensor) and (place := _place(x)) not in self.alive and place not in given:
                 storage = x.untyped_storage()
                 self.alive[place] = storage.nbytes()
                 self.now += storage.nbytes()
@@ -137,7 +137,7 @@ class _Watch(TorchDispatchMode):
         self.now -= self.alive.pop(place, 0)
 
 
-def id_of(x: Tensor) -> int:
+def _place(x: Tensor) -> int:
     """The address of the storage's own record, which fake tensors have as well."""
     return x.untyped_storage()._cdata
 
@@ -147,16 +147,8 @@ def _empty(spec: ParamSpec) -> Tensor:
     return torch.empty(spec.shape, dtype=spec.dtype)
 
 
-def _quantized(base: Tree) -> Tree:
-    """NF4 nodes without numbers in the place of the layers' matrices."""
-    return {**base, "layers": [{name: {key: _node(x) for key, x in part.items()} for name, part in layer.items()}
-                               for layer in base["layers"]]}  # fmt: skip
-
-
-def _node(x: Tensor) -> Tree:
-    """One matrix in four bits; a vector as it is."""
-    if x.ndim < 2:
-        return x
+def _node(x: Tensor) -> NF4:
+    """One matrix in four bits, without numbers."""
     blocks = -(-x.numel() // BLOCK)
     return NF4(torch.empty(x.shape[0], x.shape[1] // 2, dtype=torch.uint8), torch.empty(blocks, dtype=torch.uint8),
                torch.empty(-(-blocks // SUPERBLOCK)), torch.empty(()))  # fmt: skip

@@ -17,6 +17,12 @@ from stages.run import json_file, step_folders
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
+def final(path: str | Path) -> Path:
+    """Returns the folder itself, or its final_model if it is a run's."""
+    folder = Path(path)
+    return folder / "final_model" if (folder / "final_model").is_dir() else folder
+
+
 def write(
     folder: str | Path,
     files: Mapping[str, str],
@@ -62,7 +68,7 @@ def write(
     return folder
 
 
-def weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+def weights(folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
     """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
 
     What is converted is read from a map of its own, so that no more than one weight is held twice.
@@ -70,6 +76,7 @@ def weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, torch.T
     Args:
         folder: with model.safetensors, or shards and their index.
         dtype: of the floating tensors; None keeps the file's.
+        name: of the file, where there are no shards.
 
     Returns:
         {name: tensor}.
@@ -78,7 +85,7 @@ def weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, torch.T
         ValueError: if a file is damaged.
     """
     index = folder / INDEX
-    names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [name]
     found: dict[str, torch.Tensor] = {}
     for path in (folder / Path(name).name for name in names):
         try:

@@ -11,6 +11,7 @@ from typing import Any
 from data_pipes import tokenizer as tokenizers
 from data_pipes.source.text import files
 from stages.options import PretrainOptions
+from stages.run import model_folder
 
 READING = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
 """Flags that change the tokens, besides where text and tokenizer come from."""
@@ -42,8 +43,7 @@ def tokenizer_path(options: PretrainOptions) -> str | None:
         return options.tokenizer_path
     if not options.model_path:
         return None
-    folder = Path(options.model_path)
-    return str((folder / "final_model" if (folder / "final_model").is_dir() else folder) / tokenizers.files.NAME)
+    return str(model_folder.final(options.model_path) / tokenizers.files.NAME)
 
 
 def refuse_another(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

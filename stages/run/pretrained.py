@@ -125,8 +125,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
 
 def adapted(path: str | Path) -> Path | None:
     """The folder, or its final_model, if it holds adapters."""
-    folder = Path(path)
-    folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
+    folder = model_folder.final(path)
     return folder if (folder / adapter.CONFIG).is_file() else None
 
 
@@ -174,8 +173,7 @@ def read_config(path: str | Path) -> ModelConfig:
 
 def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     """The folder itself, or its final_model; these files must be there."""
-    folder = hub_model.find(path)
-    folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
+    folder = model_folder.final(hub_model.find(path))
     for name in names:
         if not (folder / name).is_file():
             raise FileNotFoundError(

@@ -15,6 +15,7 @@ from pure.generate import generate
 from pure.nn.linear import LoRA, linear
 from pure.stepper import stepper
 from pure.transform.jit import jit
+from pure.types import Model, Tree
 from tests.pure.adapt.peer import moved, peft_model, small, tokens
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -25,16 +26,21 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def adapted(name: str) -> tuple[Model, Tree, LoRAConfig, Model, Tree]:
+    """The small model and its params; options of a kind, the model adapted by them, and adapters that were moved."""
+    model, base = small()
+    config = LoRAConfig(**KINDS[name])
+    ours = bind(model, base, config)
+    return model, base, config, ours, moved(ours.init(random.key(2)))
+
+
 def total(model: Any, adapters: Any, rows: torch.Tensor) -> torch.Tensor:
     return model.forward(adapters, rows).square().mean()
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_peft_in_value_and_gradient(name: str) -> None:
-    model, base = small()
-    config = LoRAConfig(**KINDS[name])
-    ours = bind(model, base, config)
-    adapters = moved(ours.init(random.key(2)))
+    _, base, config, ours, adapters = adapted(name)
     theirs = peft_model(base, adapters, config)
     wanted = theirs(tokens()).logits
     torch.testing.assert_close(ours.forward(adapters, tokens()), wanted, rtol=1e-4, atol=1e-5)
@@ -52,10 +58,7 @@ def test_equals_peft_in_value_and_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_merged_equals_unmerged(name: str) -> None:
-    model, base = small()
-    config = LoRAConfig(**KINDS[name])
-    ours = bind(model, base, config)
-    adapters = moved(ours.init(random.key(2)))
+    model, base, config, ours, adapters = adapted(name)
     merged = merge(base, adapters, config)
     torch.testing.assert_close(model.forward(merged, tokens()), ours.forward(adapters, tokens()), rtol=1e-4, atol=1e-5)
     if config.use_dora:
