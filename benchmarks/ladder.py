@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.cli import tune
-from stages.run import ladder
+from stages.evaluate import ladder
 
 AIMS: Mapping[str, tuple[str, float]] = {
     "sft": ("after", 0.6),

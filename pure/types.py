@@ -52,7 +52,8 @@ class Model(NamedTuple):
         logits: (params, hidden [..., D]) -> [..., V].
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
         cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.
-        decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last` gives [B, 1, V].
+        decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last`, True or [B] places,
+            gives [B, 1, V].
         prepare: params -> the same in the order that decode reads fastest (a copy), for who decodes many tokens.
     """
 

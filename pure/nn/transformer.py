@@ -162,7 +162,7 @@ def forward(params: Tree, tokens: Tensor, *, hidden: Callable, logits: Callable,
 
 
 def decode(
-    params: Tree, tokens: Tensor, cache: KVCache, *, last: bool = False, config: ModelConfig, layer: Callable
+    params: Tree, tokens: Tensor, cache: KVCache, *, last: bool | Tensor = False, config: ModelConfig, layer: Callable
 ) -> tuple[Tensor, KVCache]:
     """Reads T more tokens behind those that the cache holds: prefill with many, then one at a time.
 
@@ -173,7 +173,8 @@ def decode(
         params: as `transformer_spec`.
         tokens: [B, T] integers.
         cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the device).
-        last: give the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants the others.
+        last: True gives the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants the others;
+            [B] integers those of one of the T tokens in each row, as rows padded on the right end in different places.
         config, layer: bound by `transformer`.
 
     Returns:
@@ -187,8 +188,23 @@ def decode(
     for layer_params, memory in zip(params["layers"], cache.layers, strict=True):
         x, memory = layer(layer_params, x, angles, None, None, memory, cache.length)
         layers.append(memory)
-    x = norm(params["norm"], x[:, -1:] if last else x, config=config)
+    x = norm(params["norm"], chosen_places(x, last), config=config)
     return logits(params, x, config=config), KVCache(layers, cache.length + tokens.shape[1])
+
+
+def chosen_places(x: Tensor, last: bool | Tensor) -> Tensor:
+    """Takes the places whose logits are wanted.
+
+    Args:
+        x: [B, T, D].
+        last: False takes all, True the last, [B] integers one in each row.
+
+    Returns:
+        [B, T, D] or [B, 1, D].
+    """
+    if isinstance(last, Tensor):
+        return x.gather(1, last[:, None, None].expand(-1, 1, x.shape[-1]))
+    return x[:, -1:] if last else x
 
 
 def _draw(key: Tensor, path: str, spec: ParamSpec) -> Tensor:

@@ -74,7 +74,8 @@ def _climb(options: DemoOptions, folder: Path) -> int:
     """The other rungs, one after the other, and a table of what each did."""
     from stages.cli import tune
     from stages.cli.pretrain import INTERRUPTED
-    from stages.run import ladder, plot
+    from stages.evaluate import ladder
+    from stages.run import plot
 
     begun = time.monotonic()
     results = []

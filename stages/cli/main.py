@@ -25,6 +25,8 @@ SUBCOMMANDS: Mapping[str, str] = {
     "chat": "talk with a fine-tuned model",
     "preview": "show one batch in colour: what is learned, what is masked",
     "generate": "continue a text with a trained model",
+    "evaluate": "measure a model: perplexity, multiple choice, programs, answers",
+    "compare": "say what changed from one evaluation to another",
     "import": "bring a published model in: GGUF, a hub's name, a folder",
     "export": "write a model in Hugging Face's layout, in another type of weights",
     "merge": "work adapters into their base",
@@ -32,7 +34,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "replay": "compute one step of a past run again and compare every bit",
 }
 
-WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay", "import", "export", "merge", "estimate")
+WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay", "import", "export", "merge", "estimate", "compare")
 """Subcommands that keep no checkpoints."""
 
 TRACEBACK = "INTRO2LLM_TRACEBACK"

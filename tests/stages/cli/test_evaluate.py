@@ -1,0 +1,102 @@
+"""`intro2llm evaluate` and `compare` as a person types them, from options to `stages.evaluate.build` to results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipes.choices import Question, Questions
+from data_pipes.source.multiple_choice import write_csv
+from stages.cli.main import main
+from stages.evaluate import sandbox
+from stages.run import pretrained
+from tests.stages.evaluate.small_model import small
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two models, a text, a set in MMLU's layout, problems, questions."""
+    for seed in (0, 1):
+        pretrained.save(tmp_path / f"model{seed}", small(512, seed))
+    (tmp_path / "text").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "text" / f"{name}.txt").write_text(f"def {name}(a, b): return a + b\n" * 9)
+    rows = [Question(f"{i} + 1?", (str(i), str(i + 1), "x", "y"), 1, "sums", f"r:{i}") for i in range(12)]
+    write_csv(tmp_path / "mmlu", Questions(rows, {"sums": rows[:5]}, "dev"))
+    problem = {"task_id": "T/0", "prompt": "def double(x):\n", "entry_point": "double",
+               "test": "def check(f):\n    assert f(2) == 4\n"}  # fmt: skip
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n"
+                                                 for i in range(3)))  # fmt: skip
+    return tmp_path
+
+
+def evaluate(folder: Path, *flags: str, model: int = 0, out: str = "out") -> int:
+    return main(["evaluate", "--model_path", str(folder / f"model{model}"), "--output_dir", str(folder / out), *flags])
+
+
+def test_the_older_projects_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate(folder, "--task", "perplexity", "--data_path", str(folder / "text")) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["results"]["perplexity"]["perplexity"]["count"] == 3
+    assert results["options"]["task"] == ["perplexity"]
+
+
+def test_several_tasks_then_another_model_then_the_difference(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--task", "mmlu", "exact_match", "--data_path", str(folder / "mmlu"), str(folder / "sums.jsonl"),
+             "--limit", "8", "--max_new_tokens", "4"]  # fmt: skip
+    for model in (0, 1):
+        assert evaluate(folder, *flags, model=model, out=f"out{model}") == 0
+    capsys.readouterr()
+    assert main(["compare", str(folder / "out0"), str(folder / "out1")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == ["task", "mmlu", "exact_match"]
+    assert told[1].split()[-1] == "8"
+    assert evaluate(folder, *flags, model=1, out="out0") == 2
+    assert "model_sha256 was" in capsys.readouterr().err
+
+
+def test_gsm8k_shows_examples(folder: Path) -> None:
+    flags = ["--task", "gsm8k", "--data_path", str(folder / "sums.jsonl"), "--max_new_tokens", "4"]
+    assert evaluate(folder, *flags, "--shots", "2", "--dev_path", str(folder / "sums.jsonl")) == 0
+    sample = json.loads((folder / "out" / "samples.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"].startswith("Question: 0 + 1?\nAnswer: 1\n\nQuestion: 1 + 1?\nAnswer: 2\n\n")
+    assert evaluate(folder, *flags, out="other") == 2
+
+
+def test_programs_are_judged(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    code = evaluate(
+        folder, "--task", "humaneval", "--data_path", str(folder / "problems.jsonl"), "--max_new_tokens", "4"
+    )
+    if sandbox.probe().complete:
+        assert code == 0
+        assert "pass@1" in capsys.readouterr().out
+    else:
+        assert code == 1
+        assert "run_untrusted_code_without_isolation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--task", "mmlu", "mmlu"], "named twice"),
+        (["--task", "perplexity", "mmlu", "--data_path", "a"], "--data_path has 1 entries for 2 tasks"),
+        (["--task", "arc"], "--task arc has no data of its own"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
+        (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
+        (["--stride", "0", "--data_path", "TEXT"], "stride must be in"),
+        (["--model_path", "MISSING"], "MISSING"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture, flags: list[str], words: str
+) -> None:
+    flags = [flag.replace("TEXT", str(folder / "text")).replace("MISSING", str(folder / "MISSING")) for flag in flags]
+    assert evaluate(folder, *flags) in (1, 2)
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1

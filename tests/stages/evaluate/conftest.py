@@ -1,0 +1,17 @@
+"""What the tests of the sandbox share."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.evaluate import sandbox
+from stages.evaluate.sandbox import Isolation
+
+
+@pytest.fixture(scope="session")
+def isolation() -> Isolation:
+    """That jails can be made here; the test is skipped if they cannot."""
+    found = sandbox.probe()
+    if not found.complete:
+        pytest.skip(found.line)
+    return found

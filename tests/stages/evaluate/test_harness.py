@@ -1,0 +1,187 @@
+"""Our figures beside lm-evaluation-harness with transformers: the same model, the same data, to the letter."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data_pipes import answers
+from data_pipes.answers import QuestionAnswer
+from data_pipes.choices import Question, Questions
+from stages.evaluate import exact_match, mmlu, perplexity
+from stages.evaluate.completion import Sampling
+from stages.evaluate.harness import harness
+from stages.run import pretrained
+from tests.stages.evaluate.small_model import small
+
+TEXTS = ["def add(a, b): return a + b", "Question: " + "what is it? " * 60, "x", "Grüße 你好 " * 9]
+
+
+def _questions() -> list[Question]:
+    """24 questions of two subjects, with choices of different lengths."""
+    return [
+        Question(
+            f"What is {i} + {i % 5}? ", (str(i), f"{i + i % 5} it is", f"the number {i + 1}", "nobody knows"), i % 4,
+            "high_school_sums" if i % 3 else "words", f"test:{i}",
+        )
+        for i in range(24)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(ours, transformers' in lm-eval, the folder with the data)."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("harness")
+    ours = small(512)
+    pretrained.save(folder / "model", ours)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lm_eval.models.huggingface import HFLM
+
+        transformers.utils.logging.disable_progress_bar()
+        theirs = HFLM(
+            pretrained=transformers.AutoModelForCausalLM.from_pretrained(folder / "model"),
+            tokenizer=transformers.AutoTokenizer.from_pretrained(folder / "model"), batch_size=4, device="cpu",
+        )  # fmt: skip
+    return ours, theirs, folder
+
+
+def _write(path: Path, rows: list[dict]) -> str:
+    """A JSONL file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def _run(model: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """lm-eval's own loop over one task; its samples are in the order of the data."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        found = simple_evaluate(model=model, tasks=[config], bootstrap_iters=0, log_samples=True, verbosity="ERROR",
+                                task_manager=TaskManager(include_defaults=False))  # fmt: skip
+    name = config["task"]
+    return {"figures": found["results"][name],
+            "samples": sorted(found["samples"][name], key=lambda sample: sample["doc_id"])}  # fmt: skip
+
+
+def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
+    """One subject as lm-eval's MMLU task has it, or its ARC task."""
+    chosen = [q for q in _questions() if q.subject == subject]
+    rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in chosen]
+    kind = {
+        "letter": {
+            "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
+            "D. {{choices[3]}}\nAnswer:",
+            "doc_to_choice": ["A", "B", "C", "D"],
+            "description": "The following are multiple choice questions (with answers) about "
+            f"{subject.replace('_', ' ')}.\n\n",
+        },
+        "answer": {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}"},
+    }[style]
+    test, dev = (
+        _write(folder / f"{subject}_{part}.jsonl", part_rows) for part, part_rows in (("test", rows), ("dev", rows[:3]))
+    )
+    return {
+        "task": f"{style}_{subject}", "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": test, "dev": dev}},
+        "output_type": "multiple_choice", "test_split": "test", "fewshot_split": "dev", "num_fewshot": 3,
+        "fewshot_config": {"sampler": "first_n"}, "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], **kind,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("style", ["letter", "answer"])
+def test_every_likelihood_and_every_choice_of_mmlu_is_lm_evals(peers: Any, style: str) -> None:
+    ours, theirs, folder = peers
+    dev = {s: [q for q in _questions() if q.subject == s][:3] for s in ("high_school_sums", "words")}
+    report = mmlu.mmlu(*ours[:3], Questions(_questions(), dev, "dev"), shots=3, style=style)
+    for subject in dev:
+        wanted = _run(theirs, _mmlu_config(folder, subject, style))
+        mine = [sample for sample in report.samples if sample["subject"] == subject]
+        assert len(mine) == len(wanted["samples"]) == len([q for q in _questions() if q.subject == subject])
+        for sample, other in zip(mine, wanted["samples"], strict=True):
+            assert sample["prompt"] == other["arguments"][0][0]
+            lls = [float(pair[0]) for pair in other["filtered_resps"]]
+            assert sample["logps"] == pytest.approx(lls, abs=1e-4)
+            assert sample["score"] == other["acc"]
+            assert sample["score_norm"] == other["acc_norm"]
+        assert report.figures[f"acc/{subject}"].value == pytest.approx(wanted["figures"]["acc,none"])
+
+
+def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
+    ours, theirs, folder = peers
+    config = {
+        "task": "texts", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood_rolling",
+        "dataset_kwargs": {"data_files": {"test": _write(folder / "texts.jsonl", [{"text": t} for t in TEXTS])}},
+        "doc_to_target": "{{text}}", "doc_to_text": "",
+        "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}],
+    }  # fmt: skip
+    theirs._max_length = 64
+    wanted = _run(theirs, config)
+    theirs._max_length = None
+    mine = perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64)
+    for sample, other in zip(mine.samples, wanted["samples"], strict=True):
+        assert -sample["nats"] == pytest.approx(float(other["filtered_resps"][0]), abs=1e-3, rel=1e-6)
+    for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
+        assert mine.figures[name].value == pytest.approx(wanted["figures"][f"{name},none"], rel=1e-5)
+
+
+def test_lm_eval_drives_our_model_to_the_numbers_of_theirs(peers: Any) -> None:
+    ours, theirs, folder = peers
+    config = _mmlu_config(folder, "words", "answer")
+    mine, wanted = _run(harness(ours), config), _run(theirs, config)
+    for sample, other in zip(mine["samples"], wanted["samples"], strict=True):
+        assert [float(x[0]) for x in sample["filtered_resps"]] == pytest.approx(
+            [float(x[0]) for x in other["filtered_resps"]], abs=1e-4
+        )
+        assert [x[1] for x in sample["filtered_resps"]] == [x[1] for x in other["filtered_resps"]]
+    assert mine["figures"]["acc,none"] == wanted["figures"]["acc,none"]
+
+
+def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
+    """Greedy completions of a random model, cut at the same strings, judged by both."""
+    ours, theirs, folder = peers
+    rows = [{"question": f"How many are {i} and {i}?", "answer": f"They are many.\n#### {2 * i}"} for i in range(6)]
+    config = {
+        "task": "sums", "dataset_path": "json", "test_split": "test", "output_type": "generate_until",
+        "dataset_kwargs": {"data_files": {"test": _write(folder / "sums.jsonl", rows)}}, "num_fewshot": 0,
+        "doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["Question:", "</s>", "e"], "do_sample": False, "max_gen_toks": 24},
+        "metric_list": [{"metric": "exact_match", "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}],
+        "filter_list": [{"name": "flexible", "filter": [
+            {"function": "regex", "group_select": -1, "regex_pattern": "(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+            {"function": "take_first"}]}],
+    }  # fmt: skip
+    wanted = _run(theirs, config)
+    mine = exact_match.exact_match(
+        *ours[:3], [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
+        sampling=Sampling(max_new_tokens=24, stop=("Question:", "</s>", "e")), judges=exact_match.JUDGES["gsm8k"],
+    )  # fmt: skip
+    driven = _run(harness(ours), config)
+    for sample, other, through in zip(mine.samples, wanted["samples"], driven["samples"], strict=True):
+        assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
+        assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
+    assert answers.exact_match("#### 4", rows[2]["answer"])
+
+
+def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:
+    from lm_eval.api.registry import get_model
+
+    from stages.evaluate.harness import register
+
+    ours, _, folder = peers
+    register()
+    made = get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},max_length=64", {"device": "cpu"})
+    request = SimpleNamespace(args=("def add", "(a, b)"))
+    assert made.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
+    said = [{"role": "user", "content": "Hi"}]
+    assert made.apply_chat_template(said) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -1,0 +1,97 @@
+"""HumanEval: the estimator by enumeration, problems, and the whole way from a model to a verdict."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import pytest
+
+from data_pipes.source import path as source
+from data_pipes.types import Row
+from stages.evaluate import humaneval, sandbox
+from stages.evaluate.completion import Completion, Sampling
+from stages.evaluate.humaneval import Problem, check, pass_at_k, problems
+from stages.evaluate.sandbox import Isolation, SandboxMissingError
+from tests.stages.evaluate.small_model import small
+
+DOUBLE = Problem("T/0", "def double(x):\n", "double", "def check(f):\n    assert f(2) == 4\n")
+WALLS = sandbox.probe()
+walled = pytest.mark.skipif(not WALLS.complete, reason=WALLS.line)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k"), [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)]
+)
+def test_pass_at_k_by_enumeration(n: int, c: int, k: int) -> None:
+    """The share of all choices of k samples that hold one of the c."""
+    chosen = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, chosen)), len(chosen))))
+
+
+def test_pass_at_k_refuses_what_cannot_be() -> None:
+    for wrong in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
+        with pytest.raises(ValueError, match="draw more samples"):
+            pass_at_k(*wrong)
+
+
+def test_the_package_carries_164_problems() -> None:
+    found = problems(source.rows(humaneval.installed()))
+    assert len(found) == len({problem.name for problem in found}) == 164
+    assert found[0].entry_point == "has_close_elements"
+
+
+def test_a_problem_without_tests_is_named() -> None:
+    row = Row({"task_id": "a", "prompt": "def f():", "entry_point": "f"}, "mine.jsonl:3")
+    with pytest.raises(ValueError, match=r"mine.jsonl:3: expected a text in test, got a NoneType"):
+        problems([row])
+    bad: list = []
+    assert problems([row], on_bad=bad.append) == []
+    assert bad[0].name == "mine.jsonl:3"
+
+
+@walled
+def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> None:
+    found = {
+        text: check(DOUBLE, text, timeout=1.0, isolation=WALLS)
+        for text in ("    return x + x", "    return x", "    while True: pass", "    return 1 / 0", "    return (")
+    }
+    assert [outcome.status for outcome in found.values()] == ["ok", "wrong", "timeout", "error", "syntax"]
+    assert "ZeroDivisionError" in found["    return 1 / 0"].reason
+    assert "assert f(2) == 4" in found["    return x"].reason
+
+
+@walled
+def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four samples one is right: pass@1 is 1/4, pass@4 is 1."""
+
+    def written(model: object, params: object, tokenizer: object, prompts: list, numbers: list, sampling: object,
+                **rest: object) -> list[Completion]:  # fmt: skip
+        return [Completion("    return x * 2" if sample == 2 else "    return 0", 0, True) for _, sample in numbers]
+
+    monkeypatch.setattr(humaneval, "complete", written)
+    report = humaneval.humaneval(*small()[:3], [DOUBLE, DOUBLE._replace(name="T/1")], samples=4, ks=(1, 2, 4))
+    assert {name: figure.value for name, figure in report.figures.items()} == {
+        "pass@1": 0.25,
+        "pass@2": 0.5,
+        "pass@4": 1.0,
+    }
+    assert [sample["id"] for sample in report.samples] == [f"T/{i}#{j}" for i in range(2) for j in range(4)]
+    assert report.samples[2]["reason"]
+    assert report.samples[0]["status"] == "wrong"
+
+
+@walled
+def test_a_real_model_writes_something_and_is_judged() -> None:
+    report = humaneval.humaneval(*small()[:3], [DOUBLE], sampling=Sampling(max_new_tokens=8, stop=humaneval.STOPS))
+    assert report.figures["pass@1"].value == 0.0
+    assert report.samples[0]["status"] != "ok"
+
+
+def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "probe", lambda: Isolation(False, "sandbox: missing: namespaces"))
+    monkeypatch.setattr(humaneval, "complete", lambda *_, **__: pytest.fail("it wrote"))
+    with pytest.raises(SandboxMissingError, match="run_untrusted_code_without_isolation"):
+        humaneval.humaneval(*small()[:3], [DOUBLE])
+    with pytest.raises(ValueError, match="k=2"):
+        humaneval.humaneval(*small()[:3], [DOUBLE], ks=(2,))

@@ -1,0 +1,99 @@
+"""Programs that mean harm do none; functions that forge their tests' verdict fail them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stages.evaluate import sandbox
+from stages.evaluate.sandbox import Isolation, Outcome
+from tests.stages.evaluate import malice
+from tests.stages.evaluate.forging_candidates import CANDIDATES, TESTS
+from tests.stages.evaluate.malicious_programs import PROGRAMS
+
+STATUSES = ("ok", "error", "timeout", "memory", "output", "crash", "killed")
+EXPECTED = {
+    "spin": "timeout",
+    "sleep": "timeout",
+    "ignore every signal, and spin": "timeout",
+    "close everything, and sleep": "timeout",
+    "fill memory by one demand": "memory",
+    "say too much": "output",
+    "complain too much": "output",
+    "crash": "crash",
+    "end at once": "ok",
+    "end with another code": "error",
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody can read, with a copy of the sandbox."""
+    with tempfile.TemporaryDirectory() as path:
+        malice.copy(Path(path))
+        yield Path(path)
+
+
+@pytest.mark.parametrize("user", ["root", "another user"])
+def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
+    if user == "root" and os.geteuid() != 0:
+        pytest.skip("the tests do not run as root")
+    found = malice.run(folder, as_nobody=user != "root" and os.geteuid() == 0)
+    if not found["complete"]:
+        pytest.skip(found["isolation"])
+    outcomes = found["outcomes"]
+    assert len(outcomes) == len(PROGRAMS) >= 120
+    assert found["effects"] == []
+    assert [f"{name}: {outcome.stdout}" for name, outcome in outcomes.items() if "GOT" in outcome.stdout] == []
+    assert {name: outcome.status for name, outcome in outcomes.items() if outcome.status not in STATUSES} == {}
+    assert {name: outcome.seconds for name, outcome in outcomes.items() if outcome.seconds > malice.TIMEOUT + 5} == {}
+    assert {name: outcomes[name].status for name in EXPECTED} == EXPECTED
+
+
+def test_without_walls_the_same_look_sees_harm(folder: Path) -> None:
+    """Some of the milder programs, so that it is known that a hole would be seen."""
+    names = ("read a secret file", "write into a folder outside", "connect by TCP", "send by UDP", "environment",
+             "connect to a local socket", "connect to an abstract socket")  # fmt: skip
+    found = malice.run(folder, unsafe=True, names=names)
+    effects = "\n".join(found["effects"])
+    assert "folder: ['secret', 'secret_module.py', 'socket'] became" in effects
+    assert "servers: [False, False, False, False] became [True, True, True, True]" in effects
+    assert "read a secret file told a secret" in effects
+    reached = [name for name, outcome in found["outcomes"].items() if "GOT" in outcome.stdout]
+    assert set(names) - set(reached) == {"environment"}
+
+
+def test_forged_verdicts_are_failures() -> None:
+    isolation = sandbox.probe()
+    if not isolation.complete:
+        pytest.skip(isolation.line)
+
+    def judge(name: str) -> Outcome:
+        return sandbox.examine(
+            CANDIDATES[name], TESTS, entry_point="square", timeout=0.7, memory=2**28, isolation=isolation
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = dict(zip(CANDIDATES, pool.map(judge, CANDIDATES), strict=True))
+    assert len(outcomes) >= 12
+    honest = {name: outcomes.pop(name).status for name in list(outcomes) if name.startswith("honest")}
+    assert set(honest.values()) == {"ok"}
+    assert [name for name, outcome in outcomes.items() if outcome.status == "ok"] == []
+    assert [name for name, outcome in outcomes.items() if outcome.status == "broken"] == []
+
+
+def test_no_isolation_no_run(tmp_path: Path) -> None:
+    missing = Isolation(False, "sandbox: missing: unshare: Operation not permitted")
+    mark = tmp_path / "mark"
+    program = f"open({str(mark)!r}, 'w')"
+    with pytest.raises(sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation") as refused:
+        sandbox.run(program, isolation=missing)
+    assert "unshare: Operation not permitted" in str(refused.value)
+    with pytest.raises(sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation"):
+        sandbox.examine(f"{program}\ndef square(x): return x * x", TESTS, entry_point="square", isolation=missing)
+    assert not mark.exists()

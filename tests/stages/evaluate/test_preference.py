@@ -1,0 +1,57 @@
+"""Preference accuracy beside the loss that was trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipes.chat import Encoded
+from data_pipes.preference import Pair, preference_pipe, with_reference
+from pure import optim, random, tree
+from stages.dpo import dpo
+from stages.evaluate.preference import preference
+from stages.run.validation import mean_loss
+from stages.stage import loss_of
+from tests.stages.evaluate.small_model import small
+
+MODEL, PARAMS, TOKENIZER, _ = small(64)
+OTHER = MODEL.init(random.key(5))
+
+
+def _pairs(count: int = 12) -> list[Pair]:
+    """Answers of two to five tokens behind prompts of three."""
+    draw = np.random.default_rng(0)
+
+    def side(prompt: np.ndarray, extra: int) -> Encoded:
+        row = np.concatenate([prompt, draw.integers(0, 290, 2 + extra)])
+        return Encoded(row, np.arange(len(row)) >= 3)
+
+    return [Pair(side(p, i % 3), side(p, i % 4)) for i, p in enumerate(draw.integers(0, 290, (count, 3)))]
+
+
+def test_the_figures_are_those_of_the_dpo_stage() -> None:
+    pairs = _pairs()
+    pipe = with_reference(preference_pipe(pairs, batch_size=4, length=16, key=None, shuffle=False), MODEL, PARAMS)
+    stage = dpo(MODEL, optim.sgd(0.1), beta=0.5)
+    wanted = mean_loss(loss_of(stage), pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
+    found = preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS).figures
+    assert found["accuracy"].value == pytest.approx(wanted["val_rewards/accuracies"])
+    assert 0.5 * found["margin"].value == pytest.approx(wanted["val_rewards/margins"], rel=1e-4)
+
+
+def test_its_own_reference_prefers_nothing() -> None:
+    found = preference(MODEL, PARAMS, TOKENIZER, _pairs(), reference=tree.map(torch.clone, PARAMS)).figures
+    assert (found["accuracy"].value, found["margin"].value) == (0.0, 0.0)
+
+
+def test_without_a_reference_log_probabilities_are_compared() -> None:
+    report = preference(MODEL, PARAMS, TOKENIZER, _pairs())
+    for sample in report.samples:
+        assert sample["margin"] == pytest.approx(sample["logps"][0] - sample["logps"][1])
+
+
+def test_a_row_without_a_prompt_is_refused() -> None:
+    bare = Encoded(np.array([1, 2]), np.array([True, True]))
+    with pytest.raises(ValueError, match="expected an answer behind a prompt"):
+        preference(MODEL, PARAMS, TOKENIZER, [Pair(bare, bare)])

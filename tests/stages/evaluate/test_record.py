@@ -1,0 +1,87 @@
+"""What is on disk, and going on after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.evaluate import record
+from stages.evaluate.task import Task, mean
+
+ABOUT = {"model_sha256": "abc", "options": {"shots": 5}}
+
+
+def _task(asked: list[int], fail_at: int | None = None, name: str = "t") -> Task:
+    """Six items in chunks of two; may die in the middle."""
+
+    def answer(numbers: list[int]) -> list[dict]:
+        if fail_at is not None and fail_at in numbers:
+            raise KeyboardInterrupt
+        asked.extend(numbers)
+        return [{"prompt": f"p{i}", "output": "ü", "score": float(i), "dropped": i % 2} for i in numbers]
+
+    return Task(
+        name, [f"i{i}" for i in range(6)], answer, lambda s: {"acc": mean([x["score"] for x in s])}, {"a": 1}, 2
+    )
+
+
+def test_everything_is_written_down(tmp_path: Path) -> None:
+    reports = record.evaluate([_task([]), _task([], name="u")], tmp_path, about=ABOUT, quiet=True)
+    results = json.loads((tmp_path / record.RESULTS).read_text())
+    assert results["results"]["t"]["acc"] == {"value": 2.5, "stderr": reports["t"].figures["acc"].stderr, "count": 6}
+    assert results["cut_on_the_left"] == {"t": 3, "u": 3}
+    assert results["model_sha256"] == "abc"
+    assert results["environment"]["torch"]
+    data = (tmp_path / record.SAMPLES).read_bytes()
+    assert results["samples_sha256"] == hashlib.sha256(data).hexdigest()
+    assert [json.loads(line)["id"] for line in data.splitlines()[:6]] == [f"i{i}" for i in range(6)]
+    assert {name: len(samples) for name, samples in record.read(tmp_path).items()} == {"t": 6, "u": 6}
+    assert "3 of 6 prompts were cut" in record.table(reports)
+
+
+@pytest.mark.parametrize("cut", [0, 7])
+def test_killed_it_goes_on_with_what_is_there(tmp_path: Path, cut: int) -> None:
+    """A line that was cut off counts as not written."""
+    with pytest.raises(KeyboardInterrupt):
+        record.evaluate([_task([], fail_at=4)], tmp_path, about=ABOUT, quiet=True)
+    path = tmp_path / record.SAMPLES
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+    asked: list[int] = []
+    reports = record.evaluate([_task(asked)], tmp_path, about=ABOUT, quiet=True)
+    assert asked == ([4, 5] if not cut else [3, 4, 5])
+    whole = record.evaluate([_task([])], tmp_path / "whole", about=ABOUT, quiet=True)
+    assert reports == whole
+    again: list[int] = []
+    assert record.evaluate([_task(again)], tmp_path, about=ABOUT, quiet=True) == whole
+    assert again == []
+
+
+def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
+    record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+    with pytest.raises(ValueError, match="model_sha256 was abc, is def"):
+        record.evaluate([_task([])], tmp_path, about={**ABOUT, "model_sha256": "def"}, quiet=True)
+    changed = _task([])._replace(about={"a": 2})
+    with pytest.raises(ValueError, match="templates was"):
+        record.evaluate([changed], tmp_path, about=ABOUT, quiet=True)
+    (tmp_path / record.BEGUN).unlink()
+    with pytest.raises(ValueError, match="whose answers are they"):
+        record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+
+
+def test_an_edited_line_is_named(tmp_path: Path) -> None:
+    record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+    path = tmp_path / record.SAMPLES
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "oops\n", *lines[2:]]))
+    with pytest.raises(ValueError, match=r"samples.jsonl:2: expected a JSON object"):
+        record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+    with pytest.raises(FileNotFoundError, match=r"expected the --output_dir"):
+        record.read(tmp_path / "nothing")
+
+
+def test_time_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    record.evaluate([_task([])], tmp_path, about=ABOUT)
+    assert "t 6/6" in capsys.readouterr().out

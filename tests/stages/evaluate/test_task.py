@@ -1,0 +1,70 @@
+"""The arithmetic of reports, and that what is known is not asked again."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+
+from stages.evaluate.task import Figure, Task, finish, mean, ratio, template_hash
+
+
+def _task(asked: list[int], count: int = 5, **about: object) -> Task:
+    """Scores item i with i; writes down what it was asked."""
+
+    def answer(numbers: list[int]) -> list[dict]:
+        asked.extend(numbers)
+        return [{"prompt": f"p{i}", "output": str(i), "score": float(i)} for i in numbers]
+
+    def summary(found: list[dict]) -> dict[str, Figure]:
+        return {"score": mean([sample["score"] for sample in found])}
+
+    return Task("t", [f"i{i}" for i in range(count)], answer, summary, about, 2)
+
+
+def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
+    asked: list[int] = []
+    kept: list[list[dict]] = []
+    report = finish(_task(asked), keep=kept.append)
+    assert asked == [0, 1, 2, 3, 4]
+    assert [len(part) for part in kept] == [2, 2, 1]
+    assert report.figures["score"].value == 2.0
+    assert report.samples[3] == {"task": "t", "id": "i3", "prompt": "p3", "output": "3", "score": 3.0,
+                                 "template": template_hash(_task([]))}  # fmt: skip
+
+
+def test_what_is_known_is_not_asked_again() -> None:
+    asked: list[int] = []
+    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0}})
+    assert asked == [0, 2, 3, 4]
+    assert [sample["score"] for sample in report.samples] == [0.0, 10.0, 2.0, 3.0, 4.0]
+
+
+def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to ask"):
+        finish(_task([], count=0))
+    with pytest.raises(ValueError, match="two items are called 'i1'"):
+        finish(_task([])._replace(ids=["i0", "i1", "i1"]))
+
+
+def test_the_hash_is_that_of_what_decided_the_prompts() -> None:
+    assert template_hash(_task([], shots=5)) == template_hash(_task([], shots=5)) != template_hash(_task([], shots=4))
+
+
+def test_mean_and_its_standard_error() -> None:
+    values = [0.5, 2.0, 1.25, 9.0]
+    found = mean(values)
+    assert found.value == pytest.approx(statistics.mean(values))
+    assert found.stderr == pytest.approx(statistics.stdev(values) / 2)
+    assert mean([3.0]).count == 1
+    assert math.isnan(mean([3.0]).stderr)
+    assert math.isnan(mean([]).value)
+
+
+def test_ratio_of_sums_weighs_by_size() -> None:
+    assert ratio([1.0, 8.0], [1.0, 4.0]).value == pytest.approx(9 / 5)
+    equal = ratio([1.0, 2.0, 6.0], [1.0, 1.0, 1.0])
+    assert equal == pytest.approx(Figure(*mean([1.0, 2.0, 6.0])))
+    assert math.isnan(ratio([], []).value)
+    assert math.isnan(ratio([1.0], [2.0]).stderr)
