@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[
         "cut_on_the_left": {name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in found.items()},
         "about": {task.name: dict(task.about) for task in tasks},
         **about,
-        "environment": environment(),
+        "environment": {"intro2llm": version("intro2llm"), **environment()},
         "samples_sha256": hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

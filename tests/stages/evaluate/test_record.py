@@ -34,7 +34,7 @@ def test_everything_is_written_down(tmp_path: Path) -> None:
     assert results["results"]["t"]["acc"] == {"value": 2.5, "stderr": reports["t"].figures["acc"].stderr, "count": 6}
     assert results["cut_on_the_left"] == {"t": 3, "u": 3}
     assert results["model_sha256"] == "abc"
-    assert results["environment"]["torch"]
+    assert results["environment"]["torch"] and results["environment"]["intro2llm"]
     data = (tmp_path / record.SAMPLES).read_bytes()
     assert results["samples_sha256"] == hashlib.sha256(data).hexdigest()
     assert [json.loads(line)["id"] for line in data.splitlines()[:6]] == [f"i{i}" for i in range(6)]
