@@ -18,7 +18,7 @@ from typing import Any
 
 import _timing
 import torch
-from smollm2 import path
+from smollm2 import folder_of, path
 
 from data_pipes.choices import Questions
 from data_pipes.source.multiple_choice import multiple_choice
@@ -95,11 +95,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     disable_progress_bar()
     file = path()
-    options = {"gguf_file": file.name}
     asked = some(multiple_choice("embedded"), arguments.questions)
     ours = pretrained.load(file, dtype=torch.float32)
-    theirs = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options).eval()
-    sides = our_side(ours, asked), peer_side(theirs, AutoTokenizer.from_pretrained(file.parent, **options), asked)
+    folder = folder_of(ours)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sides = our_side(ours, asked), peer_side(theirs, AutoTokenizer.from_pretrained(folder), asked)
     mine = sides[0]()
     longest = max(len(ours.tokenizer.encode(sample["prompt"])) for sample in mine.samples)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(asked.test)} questions, prompts of at "

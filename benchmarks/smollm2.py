@@ -12,6 +12,7 @@ copy of 512 MB moves.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -70,6 +71,12 @@ def peer_side(theirs: Any, asked: list[list[int]]) -> Callable[[], Any]:
     return lambda: theirs.generate(ids, attention_mask=mask, **options)
 
 
+def folder_of(ours: pretrained.Pretrained) -> str:
+    """The model in Hugging Face's layout. (From the GGUF file transformers may keep the weights packed, whose kernels
+    compute in float32, so that bfloat16 would be slower than it need be.)"""
+    return str(pretrained.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
+
+
 def bandwidth() -> float:
     """Bytes a second that a copy of 512 MB reads and writes."""
     source = torch.zeros(1 << 27)
@@ -97,7 +104,8 @@ def main() -> None:
     _timing.header()
     loaded = _timing.paired(lambda: pretrained.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1)
     _timing.row("loading the file", loaded, 5)
-    ours, theirs = pretrained.load(file, dtype=dtype), theirs_of().eval()
+    ours = pretrained.load(file, dtype=dtype)
+    theirs = AutoModelForCausalLM.from_pretrained(folder_of(ours), dtype=dtype).eval()
     machine = stepper(ours.model)
     for count, aim in ((1, 2.5), (16, 3)):
         asked = prompts(ours.tokenizer, count)

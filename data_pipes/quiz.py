@@ -41,7 +41,7 @@ TYPES = ("dict", "list", "set", "tuple", "str", "int")
 ALIASES = ("IOError", "EnvironmentError", "WindowsError")
 """Other names of OSError."""
 
-LETTERS = 4
+RUN = 4
 """Letters in a row by which an answer would be given away."""
 
 
@@ -203,7 +203,7 @@ def _base_classes(library: Library) -> Iterator[Fact]:
 def _runs(text: str) -> set[str]:
     """All runs of four letters and digits in a text."""
     words = re.findall("[a-z0-9]+", text.lower())
-    return {word[i : i + LETTERS] for word in words for i in range(len(word) - LETTERS + 1)}
+    return {word[i : i + RUN] for word in words for i in range(len(word) - RUN + 1)}
 
 
 def _alike(functions: Sequence[Summary]) -> Iterator[tuple[Summary, list[Summary]]]:

@@ -98,10 +98,8 @@ def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
         True
     """
     if isinstance(error, KeyboardInterrupt):
-        return (
-            130,
-            "interrupted" if name in WITHOUT else "interrupted; the same command goes on from the newest checkpoint",
-        )
+        goes_on = "the answers that are there" if name == "evaluate" else "the newest checkpoint"
+        return 130, "interrupted" if name in WITHOUT else f"interrupted; the same command goes on from {goes_on}"
     if isinstance(error, BrokenPipeError):
         return _quiet_end()
     path = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
@@ -110,7 +108,9 @@ def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
     if isinstance(error, OSError | ImportError | FloatingPointError):
         return 1, _words(error)
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error):
-        return 1, "out of memory; cut the batch by --gradient_accumulation, or take a smaller --batch_size"
+        smaller = "a smaller --batch_tokens" if name == "evaluate" else "a smaller --batch_size"
+        cut = "" if name == "evaluate" else "cut the batch by --gradient_accumulation, or "
+        return 1, f"out of memory; {cut}take {smaller}"
     if type(error).__name__ in ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError"):
         first = str(error).strip().splitlines()[:1]
         return 1, f"the step could not be compiled ({''.join(first)[:200]}); run with --no-compile"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from data_pipes import answers, lessons
+from data_pipes import tokenizer as tokenizers
 from data_pipes.answers import QuestionAnswer
 from data_pipes.chat import ChatTemplate, encode_chat
 from data_pipes.choices import by_subject
@@ -18,6 +20,7 @@ from data_pipes.messages import Message
 from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.tasks import OPEN
+from data_pipes.types import BadRow, Row
 from pure import tree
 from pure.stepper import stepper
 from pure.types import Tree
@@ -28,14 +31,19 @@ from stages.evaluate.task import Task
 from stages.run import hardware, numbers, pretrained, tuning
 from stages.run.fingerprint import fingerprint
 from stages.run.pretrained import Pretrained
+from stages.run.text import refuse
 
 EXAM = 126
 """The demo's held-out questions that are asked."""
 
-STYLES: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
+STYLE_OF: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
 
-FREE = ("seed", "limit", "output_dir", "workers", "batch_tokens", "compile", "device")
-"""Flags that a folder's answers do not depend on; all but the seed, which is among the templates."""
+FREE = ("seed", "limit", "output_dir", "workers", "batch_tokens", "compile", "device", "pass_at", "model_path",
+        "data_path", "dev_path", "on_bad")  # fmt: skip
+"""Flags that a folder's answers do not depend on, or that are told apart otherwise: digests of model and tokenizer, of
+each item, and of what decides how items are asked."""
+
+BAD = "bad_rows.jsonl"
 
 
 def load(options: EvaluateOptions) -> Pretrained:
@@ -66,6 +74,7 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
         FileNotFoundError: if there is no such file.
         SandboxMissingError: if programs are to run where they cannot be locked in.
     """
+    _check(options)
     if len(set(options.task)) < len(options.task):
         raise ValueError(f"--task {' '.join(options.task)}: a task is named twice")
     paths = options.data_path or ("embedded",) * len(options.task)
@@ -74,8 +83,7 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
             f"--data_path has {len(paths)} entries for {len(options.task)} tasks ({', '.join(options.task)}); give one "
             'for each, in their order, "embedded" for a task\'s own data'
         )
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {options.limit}; leave it out to take all")
+    (Path(options.output_dir) / BAD).unlink(missing_ok=True)  # of an earlier start
     made = []
     for name, path in zip(options.task, paths, strict=True):
         if name in NEEDS_DATA and path == "embedded":
@@ -84,13 +92,47 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
     return made
 
 
+def _check(options: EvaluateOptions) -> None:
+    """Refuses numbers that cannot be, before any work."""
+    least = {"limit": 1, "max_new_tokens": 1, "max_length": 2, "stride": 1, "shots": 0, "samples": 1, "workers": 1,
+             "batch_tokens": 1, "prefix": 0}  # fmt: skip
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ValueError(f"--{name} must be at least {bound}, got {value}")
+    if not options.timeout > 0 or not options.temperature >= 0:
+        raise ValueError(
+            f"--timeout must be above 0 and --temperature at least 0, got {options.timeout} and {options.temperature}"
+        )
+    if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
+        raise ValueError(
+            f"--temperature 0 always writes the same: --samples {options.samples} and --top_p {options.top_p} need one "
+            "above 0, such as --temperature 0.8"
+        )
+
+
+def _on_bad(options: EvaluateOptions) -> Callable[[BadRow], None]:
+    """Stops at a bad row in the words of the command line, or notes it and goes on."""
+    return partial(_note, options=options)
+
+
+def _note(bad: BadRow, *, options: EvaluateOptions) -> None:
+    """One bad row."""
+    if options.on_bad == "stop":
+        refuse(bad, "; or pass over such rows with --on_bad skip")
+    path = Path(options.output_dir) / BAD
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(bad._asdict()) + "\n")
+
+
 def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
     """Says what the answers depend on: the model's digest and the flags, as plain JSON."""
     flags = {name: value for name, value in asdict(options).items() if name not in FREE}
     return {
         "model_sha256": digest(loaded.params),
         "model": str(loaded.model.config),
-        "tokenizer_ids": len(loaded.tokenizer.spec.vocab),
+        "tokenizer_sha256": tokenizers.fingerprint(loaded.tokenizer),
         "options": json.loads(json.dumps(flags)),
     }
 
@@ -104,30 +146,31 @@ def digest(params: Tree) -> str:
 def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Text that the model has not seen."""
     found = embedded("held_out") if path == "embedded" else source.documents(
-        path, field=options.field, subset=options.subset, split=options.split)  # fmt: skip
+        path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options))  # fmt: skip
     return perplexity.task(
         *loaded[:3], _first(found, options), max_length=options.max_length, stride=options.stride,
-        tokens=options.batch_tokens, name=name,
+        prefix=options.prefix, tokens=options.batch_tokens, name=name,
     )  # fmt: skip
 
 
 def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Questions with choices."""
-    found = multiple_choice(path, split=options.split, subset=options.subset, dev_path=options.dev_path)
+    found = multiple_choice(path, split=options.split, subset=options.subset, dev_path=options.dev_path,
+                            on_bad=_on_bad(options))  # fmt: skip
     asked = [q for part in by_subject(found.test).values() for q in _first(part, options)]
     return mmlu.task(
         *loaded[:3], found._replace(test=asked), shots=options.shots,
-        style=options.style or STYLES[name], tokens=options.batch_tokens, name=name,
+        style=options.style or STYLE_OF[name], tokens=options.batch_tokens, name=name,
     )  # fmt: skip
 
 
 def _humaneval(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Programs."""
-    rows = source.rows(humaneval.installed() if path == "embedded" else path, subset=options.subset,
-                       split=options.split)  # fmt: skip
+    rows = _rows(str(humaneval.installed()) if path == "embedded" else path, options)
+    found = _first(humaneval.problems(rows, on_bad=_on_bad(options)), options)
     return humaneval.task(
-        *loaded[:3], _first(humaneval.problems(rows), options), sampling=_sampling(options, 512, humaneval.STOPS),
-        samples=options.samples, ks=options.pass_at, timeout=options.timeout, workers=options.workers,
+        *loaded[:3], found, sampling=_sampling(options, 512, humaneval.STOPS), samples=options.samples,
+        ks=options.pass_at, timeout=options.timeout, workers=options.workers,
         unsafe=options.run_untrusted_code_without_isolation, compile=_machine(options, loaded), name=name,
     )  # fmt: skip
 
@@ -135,8 +178,7 @@ def _humaneval(name: str, path: str, options: EvaluateOptions, loaded: Pretraine
 def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
     own = path == "embedded"
-    rows = exam() if own else list(answers.question_answers(source.rows(path, subset=options.subset,
-                                                                        split=options.split)))  # fmt: skip
+    rows = exam() if own else list(answers.question_answers(_rows(path, options), on_bad=_on_bad(options)))
     chat = own if options.chat is None else options.chat
     shown: Sequence[QuestionAnswer] = ()
     if name == "gsm8k" and options.shots and not chat:
@@ -149,6 +191,11 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
         judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers], examples=shown, encode=encode,
         form=form, compile=_machine(options, loaded), name=name,
     )  # fmt: skip
+
+
+def _rows(path: str, options: EvaluateOptions) -> Iterator[Row]:
+    """Rows of a file, a folder or a data set."""
+    return source.rows(path, subset=options.subset, split=options.split, on_bad=_on_bad(options))
 
 
 def exam(count: int = EXAM) -> list[QuestionAnswer]:
@@ -191,7 +238,7 @@ def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
     """The first rows of --dev_path."""
     if options.dev_path is None:
         raise ValueError(f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0")
-    found = list(answers.question_answers(source.rows(options.dev_path)))
+    found = list(answers.question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
     if len(found) < options.shots:
         raise ValueError(f"--shots {options.shots}: {options.dev_path} has {len(found)} rows")
     return found[: options.shots]
@@ -200,8 +247,8 @@ def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
 def _sampling(options: EvaluateOptions, most: int, stops: tuple[str, ...], ends: tuple[int, ...] = ()) -> Sampling:
     """How answers are drawn."""
     return Sampling(
-        max_new_tokens=options.max_new_tokens or most, temperature=options.temperature, top_p=options.top_p, stop=stops,
-        stop_tokens=ends, seed=options.seed,
+        max_new_tokens=most if options.max_new_tokens is None else options.max_new_tokens,
+        temperature=options.temperature, top_p=options.top_p, stop=stops, stop_tokens=ends, seed=options.seed,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class Difference(NamedTuple):
         value: second - first.
         low, high: 95% confidence interval of the difference.
         p: probability that chance alone makes it so large (two-sided).
-        better, worse: questions on which the second scores higher, and lower.
+        higher, lower: questions on which the second scores higher, and lower (of perplexity, lower is better).
     """
 
     task: str
@@ -37,8 +37,8 @@ class Difference(NamedTuple):
     low: float
     high: float
     p: float
-    better: int
-    worse: int
+    higher: int
+    lower: int
 
 
 def compare(first: Mapping[str, Sequence[Sample]], second: Mapping[str, Sequence[Sample]]) -> list[Difference]:
@@ -54,10 +54,13 @@ def compare(first: Mapping[str, Sequence[Sample]], second: Mapping[str, Sequence
         as many bytes as it has.
 
     Raises:
-        ValueError: if they share no task, were asked with different prompts, or share too few questions.
+        ValueError: if they share no task, were asked in different ways (prompts, windows, examples, how answers are
+            drawn), or share too few questions.
 
-    Edge cases: where no score differs the interval is [0, 0] and p is 1. For scores of 0 and 1, p is McNemar's exact
-        test, which holds for few questions too; otherwise it is that of the normal distribution.
+    Edge cases: where no score differs the interval is [0, 0] and p is 1. Several programs for one problem are one
+        question, whose score is their mean. For scores of 0 and 1, p is McNemar's exact test, which holds for few
+        questions too; otherwise it is that of the normal distribution, and so is the interval: with fewer than some
+        thirty questions it is too narrow.
 
     Source: Miller, "Adding Error Bars to Evals", 2024, section 4.2; McNemar 1947.
     """
@@ -72,17 +75,17 @@ def table(found: Sequence[Difference]) -> str:
 
     Example:
         >>> print(table([Difference("mmlu", 100, 0.25, 0.30, 0.05, 0.01, 0.09, 0.0156, 7, 2)]))
-        task           first   second  difference  95% interval          p      better  worse  of
+        task           first   second  difference  95% interval          p      higher  lower  of
         mmlu          0.2500   0.3000     +0.0500  +0.0100 .. +0.0900    0.0156      7      2  100
     """
     lines = [
         f"{'task':<12} {'first':>7} {'second':>8}  {'difference':>10}  {'95% interval':<20}  "
-        f"{'p':<6}  better  worse  of"
+        f"{'p':<6}  higher  lower  of"
     ]
     for d in found:
         span = f"{d.low:+.4f} .. {d.high:+.4f}"
         lines.append(f"{d.task:<12} {d.first:>7.4f} {d.second:>8.4f}  {d.value:>+10.4f}  {span:<20}  {d.p:>6.4f}  "
-                     f"{d.better:>6} {d.worse:>6}  {d.count:,}")  # fmt: skip
+                     f"{d.higher:>6} {d.lower:>6}  {d.count:,}")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -115,11 +118,12 @@ def _pair(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Diffe
     if len(pairs) < 2:
         raise ValueError(f"compare: the two evaluations of {name} share {len(pairs)} questions; expected at least two")
     for one, two in pairs:
-        if _asked(one) != _asked(two):
+        if (one.get("protocol"), one.get("item")) != (two.get("protocol"), two.get("item")):
             raise ValueError(
-                f"compare: {name} asked {one['id']} with different prompts; evaluate both models with the same options "
-                "and the same data"
+                f"compare: {name} asked {one['id']} in different ways; evaluate both models with the same options and "
+                "the same data"
             )
+    pairs = _problems(pairs)
     weights = [float(one.get("bytes", 1.0)) for one, _ in pairs]
     whole = math.fsum(weights) / len(weights)
     ones, twos = (
@@ -127,20 +131,27 @@ def _pair(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Diffe
     )
     spread = _spread([b - a for a, b in zip(ones, twos, strict=True)], weights, whole)
     before, after = mean(ones).value, mean(twos).value
-    better = sum(two["score"] > one["score"] for one, two in pairs)
-    worse = sum(two["score"] < one["score"] for one, two in pairs)
+    higher = sum(two["score"] > one["score"] for one, two in pairs)
+    lower = sum(two["score"] < one["score"] for one, two in pairs)
     binary = all(sample["score"] in (0.0, 1.0) for pair in pairs for sample in pair)
     value = after - before
     normal = math.erfc(abs(value) / spread / math.sqrt(2)) if spread else float(value == 0)
     return Difference(
         name, len(pairs), before, after, value, value - NORMAL * spread, value + NORMAL * spread,
-        mcnemar(better, worse) if binary else normal, better, worse,
+        mcnemar(higher, lower) if binary else normal, higher, lower,
     )  # fmt: skip
 
 
-def _asked(sample: Sample) -> str:
-    """The question, where the prompt around it is the model's own form."""
-    return str(sample.get("question", sample["prompt"]))
+def _problems(pairs: Sequence[tuple[Sample, Sample]]) -> list[tuple[Sample, Sample]]:
+    """Samples of one problem as one, with the mean of their scores: they are not independent of each other."""
+    groups: dict[str, list[tuple[Sample, Sample]]] = {}
+    for one, two in pairs:
+        groups.setdefault(str(one.get("problem", one["id"])), []).append((one, two))
+    return [
+        (members[0][0] | {"score": mean([one["score"] for one, _ in members]).value},
+         members[0][1] | {"score": mean([two["score"] for _, two in members]).value})
+        for members in groups.values()
+    ]  # fmt: skip
 
 
 def _spread(differences: Sequence[float], weights: Sequence[float], whole: float) -> float:

@@ -49,7 +49,8 @@ class Completion(NamedTuple):
     Fields:
         text: up to the first stop string, control tokens left out.
         dropped: tokens of the prompt that were cut off on the left, as the model's context is shorter.
-        ended: whether the model ended it; False: it was cut off at max_new_tokens.
+        ended: whether the model ended it, by a token or a string; False: it was cut off at max_new_tokens, or the
+            string came with the last of them.
     """
 
     text: str

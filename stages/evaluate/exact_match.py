@@ -17,7 +17,7 @@ from data_pipes.tokenizer.spec import Tokenizer
 from pure.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate.completion import Sampling, complete
-from stages.evaluate.task import Figure, Report, Sample, Task, finish, mean
+from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 Judge = Callable[[str, str], bool]
 """(output, answer) -> whether it is right."""
@@ -33,6 +33,7 @@ JUDGES: Mapping[str, Mapping[str, Judge]] = {
 """How answers are compared; of several the first is the score."""
 
 GSM8K_STOPS = ("Question:", "</s>", "<|im_end|>")
+"""Where an answer in the plain form ends: it goes on to the next question, or says that it is done."""
 
 
 def plain(question: str) -> str:
@@ -103,7 +104,8 @@ def task(
     )  # fmt: skip
     about = {"task": "exact_match", "before": before, "form": form, "sampling": vars(sampling),
              "judges": sorted(judges)}  # fmt: skip
-    return Task(name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk)
+    items = [digest(row.question, row.answer) for row in rows]
+    return Task(name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk, items)
 
 
 def summary(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, Figure]:

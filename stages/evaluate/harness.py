@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.evaluate.completion import Sampling, complete
-from stages.evaluate.likelihood import TOKENS, encode_pairs, log_likelihoods, log_probabilities_of
+from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
+from stages.evaluate.request import beginning, encode_pairs
 from stages.run.pretrained import Pretrained
 
 NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""
+
+KNOWN = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
+"""Options of a completion that are understood; another one is refused, not passed over."""
 
 ROWS = 16
 """Prompts that are completed side by side."""
@@ -37,15 +41,18 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
 
     Raises:
         ImportError: if lm-eval is not installed.
+        ValueError: if the model has no token that documents begin with.
 
     Source: lm_eval/api/model.py, lm-evaluation-harness 0.4.13.
     """
     from lm_eval.api.model import LM
 
     model, params, tokenizer = loaded[:3]
-    config = model.config
-    most = max_length or config.max_position_embeddings
-    prefix = config.eos_token_id if config.bos_token_id is None else config.bos_token_id
+    most = max_length or model.config.max_position_embeddings
+    first = beginning(model)
+    if first is None:
+        raise ValueError("harness: the model has neither a bos nor an eos token, which lm-eval begins documents with")
+    prefix: int = first
 
     class Ours(LM):
         """The protocol that lm-eval wants."""
@@ -54,13 +61,16 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             """One (nats, greedy) for each (context, continuation)."""
-            pairs = [encode_pairs(tokenizer, *_one_ending(r.args), prefix=prefix)[0] for r in requests]
+            pairs = [encode_pairs(tokenizer, r.args[0], [r.args[1]], prefix=prefix, special="all")[0] for r in requests]
             found = log_likelihoods(model, params, pairs, max_length=most, tokens=tokens)
             return [(x.logp, x.greedy) for x in found]
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
             """Nats of each text, in windows that do not overlap, as lm-eval cuts them."""
-            cut = [windows(tokenizer.encode(r.args[0]), length=most, stride=most, prefix=prefix) for r in requests]
+            cut = [
+                windows(tokenizer.encode(r.args[0], special="all"), length=most, stride=most, prefix=prefix)
+                for r in requests
+            ]
             found = iter(log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens))
             return [sum(next(found).logp for _ in part) for part in cut]
 
@@ -71,8 +81,10 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
                 options = requests[len(found)].args[1]
                 part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
                 numbers = [(len(found) + i, 0) for i in range(len(part))]
-                prompts = [tokenizer.encode(r.args[0], special="all") for r in part]
-                texts = complete(model, params, tokenizer, prompts, numbers, _sampling(options, seed))
+                sampling = _sampling(options, seed)
+                room = most - sampling.max_new_tokens
+                prompts = [tokenizer.encode(r.args[0], special="all")[-room if room > 0 else 0 :] for r in part]
+                texts = complete(model, params, tokenizer, prompts, numbers, sampling)
                 found += [written.text for written in texts]
             return found
 
@@ -111,19 +123,16 @@ def register() -> None:
     register_model("intro2llm")(Loaded)
 
 
-def _one_ending(args: Sequence[str]) -> tuple[str, list[str]]:
-    """(context, continuation) -> (context, [continuation])."""
-    context, ending = args[:2]
-    return context, [ending]
-
-
 def _sampling(options: dict[str, Any], seed: int) -> Sampling:
-    """lm-eval's options of a completion; without do_sample it is greedy."""
+    """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models are."""
+    if unknown := sorted(options.keys() - KNOWN):
+        raise ValueError(f"generate_until: expected the options {', '.join(sorted(KNOWN))}, got {', '.join(unknown)}")
     until = options.get("until") or []
-    drawn = bool(options.get("do_sample")) or float(options.get("temperature") or 0.0) > 0
+    warmth = float(options.get("temperature") or 0.0)
+    drawn = options.get("do_sample", warmth > 0) and warmth > 0
     return Sampling(
         max_new_tokens=int(options.get("max_gen_toks", NEW_TOKENS)),
-        temperature=float(options.get("temperature") or 1.0) if drawn else 0.0,
+        temperature=warmth if drawn else 0.0,
         top_k=options.get("top_k") if drawn else None,
         top_p=options.get("top_p") if drawn else None,
         stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),

@@ -5,6 +5,7 @@ Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,13 @@ from pure.types import Model, Tree
 from stages.evaluate import sandbox
 from stages.evaluate.completion import Completion, Sampling, complete
 from stages.evaluate.sandbox import Isolation, Outcome
-from stages.evaluate.task import Figure, Report, Sample, Task, finish, mean
+from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What a model writes when it goes on behind the function (Chen et al. 2021, section 2.3)."""
 
 TIMEOUT = 10.0
-"""Seconds that a problem's tests may take."""
+"""Seconds that a problem's tests may take: three times what its authors gave them, as machines are shared."""
 
 
 class Problem(NamedTuple):
@@ -123,7 +124,8 @@ def check(
         unsafe: run even where the walls are missing.
 
     Returns:
-        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise.
+        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise. Arguments are
+        handed over as copies: tests cannot see what a function does to them.
 
     Raises:
         SandboxMissingError: where the walls are missing; nothing was run.
@@ -143,9 +145,10 @@ def closed(prompt: str) -> str:
         >>> closed("def f(x):\\n") + closed('def f(x):\\n  "What it is."\\n')
         'def f(x):\\n    pass\\ndef f(x):\\n  "What it is."\\n  pass\\n'
     """
-    lines = [line for line in prompt.splitlines() if line.strip()] or [""]
-    indent = lines[-1][: len(lines[-1]) - len(lines[-1].lstrip())]
-    return f"{prompt.rstrip()}\n{indent}{'    ' if lines[-1].rstrip().endswith(':') else ''}pass\n"
+    last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
+    indent = last[: len(last) - len(last.lstrip())]
+    tries = [f"{prompt.rstrip()}\n{indent}{more}pass\n" for more in ("", "    ")]
+    return next((text for text in tries if _compiles(text)), prompt)
 
 
 def humaneval(model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any) -> Report:
@@ -217,7 +220,8 @@ def task(
     about = {"task": "humaneval", "sampling": vars(drawn), "samples": samples, "timeout": timeout,
              "sandbox": isolation.line if isolation.complete else "none"}  # fmt: skip
     ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
-    return Task(name, ids, asking, partial(summary, ks=tuple(ks)), about, chunk=32)
+    items = [digest(*problem) for problem in found for _ in range(samples)]
+    return Task(name, ids, asking, partial(summary, ks=tuple(ks)), about, 32, items)
 
 
 def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure]:
@@ -228,6 +232,15 @@ def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure
     return {
         f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()]) for k in ks
     }
+
+
+def _compiles(source: str) -> bool:
+    """Whether it is a program, as far as the grammar tells; nothing is run."""
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _problem(row: Mapping[str, Any], name: str) -> Problem:

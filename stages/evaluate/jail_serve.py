@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from stages.evaluate import jail_wire
 
 TEXT = 300  # characters of an error's text
+ENDINGS = (StopIteration, StopAsyncIteration)
 SHAPES: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
 """How many items each message of the candidate's has; all but the value are texts."""
 
@@ -117,9 +118,14 @@ def _judge(setup: Mapping[str, Any]) -> tuple[str, str]:
     space[entry_point] = _proxy(ask, raised, setup["verdict"], entry_point)
     try:
         exec(code, space)
-        space["check"](space[entry_point])
+        check = space.get("check")
+        if not callable(check):
+            return "broken", "the tests are broken: they define no function check"
+        left = check(space[entry_point])
     except BaseException as error:
         return _blame(error, raised, setup["tests"])
+    if type(left).__name__ in ("generator", "coroutine", "async_generator"):
+        return "broken", "the tests are broken: check is a generator or a coroutine, and tested nothing"
     return "ok", "all tests passed"
 
 
@@ -178,9 +184,12 @@ def _proxy(ask: Callable[[bytes], list], raised: list[BaseException], verdict: i
 
 
 def _error(kind: str, text: str) -> Exception:
-    """An error of the same type if that is an Exception and takes a text, else a RuntimeError."""
+    """An error of the same type if that is an Exception and takes a text, else a RuntimeError.
+
+    What ends a loop must not come through: `all(x == y for x, y in zip(map(f, a), b))` would then be true of nothing.
+    """
     known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception) and known is not Exception:
+    if isinstance(known, type) and issubclass(known, Exception) and known not in (Exception, *ENDINGS):
         try:
             return known(text)
         except TypeError:  # UnicodeDecodeError

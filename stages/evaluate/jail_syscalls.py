@@ -36,7 +36,7 @@ ALLOWED: tuple[tuple[str, int | None, int | None], ...] = (
     ("msync", 26, 227), ("brk", 12, 214),
     # Threads, and signals to oneself.
     ("futex", 202, 98), ("set_robust_list", 273, 99), ("get_robust_list", 274, 100), ("set_tid_address", 218, 96),
-    ("rseq", 334, 293), ("membarrier", 324, 283), ("sched_yield", 24, 124), ("sched_getaffinity", 204, 123),
+    ("rseq", 334, 293), ("sched_yield", 24, 124), ("sched_getaffinity", 204, 123),
     ("rt_sigaction", 13, 134), ("rt_sigprocmask", 14, 135), ("rt_sigreturn", 15, 139), ("rt_sigpending", 127, 136),
     ("rt_sigtimedwait", 128, 137), ("rt_sigsuspend", 130, 133), ("sigaltstack", 131, 132), ("tgkill", 234, 131),
     ("pause", 34, None), ("alarm", 37, None), ("setitimer", 38, 103), ("getitimer", 36, 102),

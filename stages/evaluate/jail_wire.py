@@ -52,7 +52,8 @@ def decode(line: bytes) -> Any:
     """Reads a value from a line, whoever wrote it.
 
     Raises:
-        ValueError: if it is not exactly what `encode` could have written.
+        ValueError: if it says anything but a plain value. (It may say it otherwise than `encode` does: with other white
+            space, or an element of a set twice.)
 
     Example:
         >>> decode(b'[1,{"set":["a"]},{"float":"inf"}]')

@@ -11,6 +11,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
 from pure.types import Model, Tree
+from stages.evaluate.request import Request, fit
 from stages.evaluate.sharing import Batch, Group, batches, groups
 
 TOKENS = 2048
@@ -28,13 +29,6 @@ TOKENS = 2048
 
 PLACES = 1024
 """Places whose logits are held at a time."""
-
-
-class Request(NamedTuple):
-    """An ending whose probability behind a context is wanted; ids, neither of them empty."""
-
-    context: tuple[int, ...]
-    ending: tuple[int, ...]
 
 
 class Window(NamedTuple):
@@ -56,41 +50,6 @@ class Likelihood(NamedTuple):
     logp: float
     greedy: bool
     dropped: int = 0
-
-
-def encode_pairs(tokenizer: Tokenizer, context: str, endings: Sequence[str], *, prefix: int | None) -> list[Request]:
-    """Encodes a context and each of its endings as one text, and cuts it where the context ends.
-
-    Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs to the
-    ending, as tokens begin with it.
-
-    Args:
-        tokenizer: of the model.
-        context: may be empty.
-        endings: texts that follow it; none empty.
-        prefix: id that stands for an empty context, the one that begins or ends documents.
-
-    Returns:
-        One Request an ending.
-
-    Raises:
-        ValueError: if an ending is empty, or has no token of its own, or the context is empty and there is no prefix.
-
-    Source: lm-evaluation-harness, `TemplateLM._encode_pair`.
-    """
-    if "" in endings:
-        raise ValueError(f"encode_pairs: an ending behind {context[-40:]!r} is empty; there is nothing to score")
-    bare = context.rstrip()
-    texts = [context[len(bare) :] + ending for ending in endings]
-    if not bare:
-        return [Request((_needed(prefix),), tuple(tokenizer.encode(text))) for text in texts]
-    before, found = len(tokenizer.encode(bare)), []
-    for text in texts:
-        whole = tuple(tokenizer.encode(bare + text))
-        if len(whole) <= before:
-            raise ValueError(f"encode_pairs: the ending {text[:40]!r} has no token of its own behind {bare[-40:]!r}")
-        found.append(Request(whole[:before], whole[before:]))
-    return found
 
 
 def log_likelihoods(
@@ -127,9 +86,9 @@ def log_likelihoods(
     Raises:
         ValueError: if a request has an empty part, or an ending is longer than max_length.
     """
-    most = max_length or model.config.max_position_embeddings
+    most = model.config.max_position_embeddings if max_length is None else max_length
     # 1. Cut.
-    fitted = [_fit(request, most, number) for number, request in enumerate(requests)]
+    fitted = [fit(request, most, number) for number, request in enumerate(requests)]
     dropped = [len(old.context) - len(new.context) for old, new in zip(requests, fitted, strict=True)]
     # 2. Whole.
     if not share:
@@ -142,7 +101,7 @@ def log_likelihoods(
             for group in groups([request.context for request in fitted]):
                 scores |= _read_group(model, params, group, fitted, most, tokens)
         found = [scores[request] for request in fitted]
-    return [score._replace(dropped=n) for score, n in zip(found, dropped, strict=True)]
+    return [score._replace(dropped=n) for score, n in zip(_finite(found), dropped, strict=True)]
 
 
 def log_probabilities_of(
@@ -176,27 +135,18 @@ def log_probabilities_of(
             chosen, order = order[:count], order[count:]
             scores = _read_windows(model, params, [windows[i] for i in chosen])
             found |= dict(zip(chosen, scores, strict=True))
-    return [found[i] for i in range(len(windows))]
+    return _finite([found[i] for i in range(len(windows))])
 
 
-def _needed(prefix: int | None) -> int:
-    """The prefix, which must be there."""
-    if prefix is None:
-        raise ValueError(
-            "encode_pairs: the context is empty, and the model has neither a bos nor an eos token; give some context"
-        )
-    return prefix
-
-
-def _fit(request: Request, most: int, number: int) -> Request:
-    """The request without what is too much on its left; its last token is never read."""
-    if not request.context or not request.ending:
-        raise ValueError(f"log_likelihoods: request {number} has an empty part; give each at least one token")
-    if len(request.ending) > most:
-        raise ValueError(
-            f"log_likelihoods: the ending of request {number} has {len(request.ending)} tokens, the model sees {most}"
-        )
-    return request._replace(context=request.context[-(most + 1 - len(request.ending)) :])
+def _finite(found: list[Likelihood]) -> list[Likelihood]:
+    """Refuses NaN, which would be taken for an answer."""
+    for number, likelihood in enumerate(found):
+        if math.isnan(likelihood.logp):
+            raise FloatingPointError(
+                f"the log-likelihood of request {number} is NaN: the params hold numbers that are not finite, or "
+                "overflow in this dtype; try float32, or an older checkpoint"
+            )
+    return found
 
 
 def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Likelihood]:
@@ -217,7 +167,8 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
 def _read_group(
     model: Model, params: Tree, group: Group, requests: Sequence[Request], most: int, tokens: int
 ) -> dict[Request, Likelihood]:
-    """The requests whose contexts are in the group."""
+    """The requests whose contexts are in the group: what they share is read into a cache of one row, from which each
+    batch starts."""
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]] = {context: [] for context in group.contexts}
     for request in dict.fromkeys(requests):
         if request.context in wanted:
@@ -235,7 +186,11 @@ def _read_group(
 
 
 def _read_batch(model: Model, params: Tree, batch: Batch, start: Tree, dtype: torch.dtype) -> dict[Request, Likelihood]:
-    """Contexts of one group, Q tokens each behind the P shared ones, and then their endings."""
+    """Contexts of one group, Q tokens each behind the P shared ones, and then their endings.
+
+    Rows are padded on the right: what was read of the padding lies behind each row's true length, to which the cache is
+    then set, and is overwritten before it is seen.
+    """
     device = start.length.device
     rows = _padded([context[batch.shared :] for context in batch.contexts], device)
     sizes = torch.tensor([len(context) - batch.shared for context in batch.contexts], device=device)

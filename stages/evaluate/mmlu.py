@@ -8,18 +8,16 @@ Hendrycks et al., "Measuring Massive Multitask Language Understanding", 2021.
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from data_pipes.choices import Question, Questions, few_shot
+from data_pipes.choices import LETTERS, Question, Questions, few_shot
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
-from stages.evaluate.likelihood import TOKENS, Likelihood, encode_pairs, log_likelihoods
-from stages.evaluate.task import Figure, Report, Sample, Task, finish, mean
-
-LETTERS = string.ascii_uppercase
+from stages.evaluate.likelihood import TOKENS, Likelihood, log_likelihoods
+from stages.evaluate.request import beginning, encode_pairs
+from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 GROUPS: Mapping[str, str] = {
     "stem": "abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science "
@@ -145,14 +143,14 @@ def task(
         raise ValueError(f"{name}: style must be one of {', '.join(STYLES)}, got {style!r}")
     asked = sorted(questions.test, key=lambda question: question.subject)
     before = {subject: preamble(questions, subject, shots, STYLES[style]) for subject in {q.subject for q in asked}}
-    config = model.config
     reading = partial(
         _answer, model=model, params=params, tokenizer=tokenizer, asked=asked, before=before, style=STYLES[style],
-        tokens=tokens, share=share, prefix=config.eos_token_id if config.bos_token_id is None else config.bos_token_id,
+        tokens=tokens, share=share, prefix=beginning(model),
     )  # fmt: skip
     about = {"task": "mmlu", "style": style, "shots": shots, "before": dict(sorted(before.items()))}
     adding = partial(summary, normalised=style != "letter")
-    return Task(name, [question.name for question in asked], reading, adding, about, chunk=64)
+    items = [digest(q.question, q.choices, q.answer, q.subject) for q in asked]
+    return Task(name, [question.name for question in asked], reading, adding, about, 64, items)
 
 
 def preamble(questions: Questions, subject: str, shots: int, style: Style) -> str:

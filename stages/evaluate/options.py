@@ -37,6 +37,10 @@ class EvaluateOptions:
     """Configuration of a data set that has several."""
     split: str = "test"
     """Part of a data set."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
+    prefix: int | None = None
+    """Id that a document's first token is predicted from (perplexity); None takes the bos, or else the eos token."""
     max_length: int | None = None
     """Tokens that the model sees at once (perplexity); None takes what it was made for."""
     stride: int | None = None
@@ -55,7 +59,8 @@ class EvaluateOptions:
     max_new_tokens: int | None = None
     """Tokens of an answer at most; None takes 512 for programs, 256 for answers, 24 for the demo's."""
     answers: Literal["text", "number", "gsm8k"] = "text"
-    """How answers are compared (exact_match): as texts, by their last number, as GSM8K's."""
+    """How answers are compared (exact_match): as texts, by their last number, as GSM8K's. Outside a chat the prompt is
+    "Question: ...\\nAnswer:", and an answer ends before the next "Question:"."""
     chat: bool | None = None
     """Put questions through the chat template (exact_match, gsm8k); None does so for the demo's questions only."""
     chat_template: str | None = None

@@ -16,7 +16,8 @@ from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import Document
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Window, log_probabilities_of
-from stages.evaluate.task import Figure, Report, Sample, Task, finish, ratio
+from stages.evaluate.request import beginning
+from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, ratio
 
 
 def perplexity(
@@ -81,7 +82,7 @@ def task(
         stride: S in 1 .. L, tokens that a window after the first one scores: the smaller, the more context each token
             has, and the longer it takes. None takes L // 2; L is what lm-evaluation-harness does.
         prefix: id that the first token of a document is predicted from; None takes the model's bos token, or its eos
-            token. Without any, first tokens are not scored.
+            token.
         tokens: to read at a time, about.
         name: what results call it.
 
@@ -89,9 +90,9 @@ def task(
         Task, one item a document: it is cut into windows, and what they add up to is divided once, over all documents.
 
     Raises:
-        ValueError: if stride or max_length is out of range.
+        ValueError: if stride or max_length is out of range, or there is nothing to predict first tokens from.
     """
-    length = max_length or model.config.max_position_embeddings
+    length = model.config.max_position_embeddings if max_length is None else max_length
     if not 1 < length <= model.config.max_position_embeddings:
         raise ValueError(
             f"perplexity: max_length must be in 2 .. {model.config.max_position_embeddings}, the model's, got {length}"
@@ -101,16 +102,22 @@ def task(
         raise ValueError(f"perplexity: stride must be in 1 .. {length} (max_length), got {step}")
     documents = [_named(text, number) for number, text in enumerate(texts)]
     documents = [document for document in documents if document.text]
-    first = next((i for i in (prefix, model.config.bos_token_id, model.config.eos_token_id) if i is not None), None)
+    first = beginning(model) if prefix is None else prefix
+    if first is None:
+        raise ValueError(
+            "perplexity: the model has neither a bos nor an eos token, from which the first token of a document could "
+            "be predicted; pass prefix= an id (--prefix)"
+        )
     reading = partial(
         _answer, model=model, params=params, tokenizer=tokenizer, documents=documents, length=length, stride=step,
         prefix=first, tokens=tokens,
     )  # fmt: skip
     about = {"task": "perplexity", "max_length": length, "stride": step, "prefix": first}
-    return Task(name, _distinct([document.name for document in documents]), reading, summary, about, chunk=16)
+    names, items = _distinct([document.name for document in documents]), [digest(d.text) for d in documents]
+    return Task(name, names, reading, summary, about, 16, items)
 
 
-def windows(ids: Sequence[int], *, length: int, stride: int, prefix: int | None) -> list[Window]:
+def windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) -> list[Window]:
     """Cuts one document into windows that score each token once.
 
     The first window scores up to L tokens behind the prefix; each later one S more, and sees the L tokens before its
@@ -120,16 +127,16 @@ def windows(ids: Sequence[int], *, length: int, stride: int, prefix: int | None)
         ids: of the document.
         length: L.
         stride: S.
-        prefix: id before the first token; None leaves that one unscored.
+        prefix: id before the first token.
 
     Returns:
-        Windows, in order; none for a document of nothing, or of one token without a prefix.
+        Windows, in order; none for a document of nothing.
 
     Example:
         >>> [w.tokens[-w.scored:] for w in windows([0, 1, 2, 3, 4, 5, 6], length=4, stride=2, prefix=9)]
         [(0, 1, 2, 3), (4, 5), (6,)]
     """
-    row = [*([] if prefix is None else [prefix]), *ids]
+    row = [prefix, *ids]
     found: list[Window] = []
     done = 1
     while done < len(row):
@@ -161,7 +168,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, Figure]:
 
 def _answer(
     numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, documents: Sequence[Document],
-    length: int, stride: int, prefix: int | None, tokens: int,
+    length: int, stride: int, prefix: int, tokens: int,
 ) -> list[Sample]:  # fmt: skip
     """A chunk of documents: their windows side by side."""
     chosen = [documents[i] for i in numbers]

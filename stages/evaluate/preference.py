@@ -14,7 +14,7 @@ from data_pipes.preference import Pair
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Likelihood, Window, log_probabilities_of
-from stages.evaluate.task import Figure, Report, Sample, Task, finish, mean
+from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 
 def preference(model: Model, params: Tree, tokenizer: Tokenizer, pairs: Sequence[Pair], **options: Any) -> Report:
@@ -68,7 +68,8 @@ def task(
         _answer, model=model, params=params, reference=reference, tokenizer=tokenizer, cut=cut, tokens=tokens
     )
     about = {"task": "preference", "reference": reference is not None}
-    return Task(name, [f"pair {number}" for number in range(len(pairs))], reading, summary, about, chunk=64)
+    items = [digest([side.tokens for side in sides]) for sides in cut]
+    return Task(name, [f"pair {number}" for number in range(len(pairs))], reading, summary, about, 64, items)
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Figure]:

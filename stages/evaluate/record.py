@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 from stages.evaluate.task import Report, Sample, Task, finish, template_hash
 from stages.run import json_file
+from stages.run.lock import alone
 from stages.run.manifest import environment
 from stages.run.progress import Progress, progress
 
@@ -44,23 +46,23 @@ def evaluate(
         Reports by the tasks' names.
 
     Raises:
-        ValueError: if the folder holds answers of another evaluation; with what differs.
+        ValueError: if the folder holds answers of another evaluation, with what differs; or another process uses it.
         OSError: if the disk refuses.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    told = {**about, "templates": {task.name: template_hash(task) for task in tasks}}
-    known = _known(place, json.loads(json.dumps(told)))
+    told = json.loads(json.dumps({**about, "templates": {task.name: template_hash(task) for task in tasks}}))
     found: dict[str, Report] = {}
-    with (place / SAMPLES).open("a", encoding="utf-8") as file:
-        for task in tasks:
-            found[task.name] = _run(task, known.get(task.name, {}), file, quiet)
-    json_file.write(place / RESULTS, _results(tasks, found, told, place))
+    with alone(place):
+        known = _known(place, told)
+        with (place / SAMPLES).open("a", encoding="utf-8") as file:
+            for task in tasks:
+                found[task.name] = _run(task, known.get(task.name, {}), file, quiet)
+        json_file.write(place / RESULTS, _results(tasks, found, told))
     return found
 
 
 def read(folder: str | Path) -> dict[str, list[Sample]]:
-    """Reads the answers of a folder, by task.
+    """Reads the answers of a folder, by task; of several to one question the last.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -69,10 +71,7 @@ def read(folder: str | Path) -> dict[str, list[Sample]]:
     path = Path(folder) / SAMPLES
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected the --output_dir of an `intro2llm evaluate`")
-    found: dict[str, list[Sample]] = {}
-    for sample in _lines(path)[0]:
-        found.setdefault(sample["task"], []).append(sample)
-    return found
+    return {task: list(samples.values()) for task, samples in _by_task(_lines(path)[0]).items()}
 
 
 def table(reports: Mapping[str, Report]) -> str:
@@ -90,23 +89,28 @@ def table(reports: Mapping[str, Report]) -> str:
         if cut := sum(bool(sample.get("dropped")) for sample in report.samples):
             lines.append(f"{name:<12} {cut:,} of {len(report.samples):,} prompts were cut on the left: the model's "
                          "context is shorter")  # fmt: skip
+        if lost := sum(sample.get("status") in ("broken", "killed") for sample in report.samples):
+            lines.append(f"{name:<12} {lost:,} programs were not judged: their tests do not run, or the system ended "
+                         "them; see the reasons")  # fmt: skip
     return "\n".join(lines)
 
 
 def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Report:
     """One task; each chunk is on the disk before the next is begun."""
-    here = {name: known[name] for name in task.ids if name in known}
+    here = {name: known[name] for name, item in zip(task.ids, task.items, strict=True)
+            if name in known and known[name].get("item") == item}  # fmt: skip
     screen: Progress = progress(task.name, len(task.ids), len(here), quiet=quiet)
     if here:
         screen.say(f"{task.name}: {len(here):,} of {len(task.ids):,} answers are there already")
-    count = [len(here)]
+    count = len(here)
 
     def keep(samples: list[Sample]) -> None:
+        nonlocal count
         file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         file.flush()
         os.fsync(file.fileno())
-        count[0] += len(samples)
-        screen.show(count[0], {})
+        count += len(samples)
+        screen.show(count, {})
 
     try:
         return finish(task, here, keep=keep)
@@ -117,22 +121,27 @@ def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Rep
 def _known(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
     """The answers that are there, by task and id; a line that a kill cut off is taken away."""
     begun, path = folder / BEGUN, folder / SAMPLES
-    if not begun.exists():
-        if path.exists():
-            raise ValueError(f"{path} is there, but {begun.name} is not: whose answers are they? Choose another folder")
+    samples, length = _lines(path) if path.exists() else ([], 0)
+    if not samples:
         json_file.write(begun, about)
+        path.unlink(missing_ok=True)
         return {}
+    if not begun.exists():
+        raise ValueError(f"{path} is there, but {begun.name} is not: whose answers are they? Choose another folder")
     if changed := _differences(json_file.read(begun), about):
         raise ValueError(
             f"{folder} holds answers of another evaluation: {'; '.join(changed)}; choose another --output_dir, or give "
             "the options of that one to go on with it"
         )
+    os.truncate(path, length)
+    return _by_task(samples)
+
+
+def _by_task(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
+    """Samples by task and id."""
     found: dict[str, dict[str, Sample]] = {}
-    if path.exists():
-        samples, length = _lines(path)
-        os.truncate(path, length)
-        for sample in samples:
-            found.setdefault(sample["task"], {})[sample["id"]] = sample
+    for sample in samples:
+        found.setdefault(sample["task"], {})[sample["id"]] = sample
     return found
 
 
@@ -151,23 +160,31 @@ def _lines(path: Path) -> tuple[list[Sample], int]:
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not the same, by name."""
-    names = sorted(was.keys() | now.keys())
-    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names if was.get(name) != now.get(name)]
+    """What is not the same, by name; of dicts the entries."""
+    found = []
+    for name in sorted(was.keys() | now.keys()):
+        one, two = was.get(name), now.get(name)
+        if isinstance(one, dict) and isinstance(two, dict):
+            found += [f"{name}.{told}" for told in _differences(one, two)]
+        elif one != two:
+            found.append(f"{name} was {one}, is {two}")
+    return found
 
 
-def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[str, Any], folder: Path) -> dict:
-    """What results.json holds."""
+def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[str, Any]) -> dict:
+    """What results.json holds; null where a number is not known."""
+    lines = [json.dumps(sample, sort_keys=True) for report in found.values() for sample in report.samples]
     return {
         "results": {
-            name: {label: figure._asdict() for label, figure in report.figures.items()}
+            name: {label: {part: x if math.isfinite(x) else None for part, x in figure._asdict().items()}
+                   for label, figure in report.figures.items()}
             for name, report in found.items()
         },
-        "answers": {name: len(report.samples) for name, report in found.items()},
+        "samples_read": {name: len(report.samples) for name, report in found.items()},
         "cut_on_the_left": {name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in found.items()},
         "about": {task.name: dict(task.about) for task in tasks},
         **about,
         "environment": {"intro2llm": version("intro2llm"), **environment()},
-        "samples_sha256": hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest(),
+        "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

@@ -175,6 +175,9 @@ def examine(
     Returns:
         Outcome; status "ok" only if `check` returned. What the candidate prints goes nowhere.
 
+    Edge cases: the function gets copies of its arguments, so that tests cannot see what it does to them. With `unsafe`
+        both run as the same user, and a candidate can reach its tests: a pass can then be forged.
+
     Raises:
         SandboxMissingError, ValueError: as `run`.
 

@@ -47,9 +47,10 @@ class Batch(NamedTuple):
 def groups(contexts: Sequence[Ids]) -> list[Group]:
     """Groups contexts by their beginnings.
 
-    In lexical order contexts with a common beginning stand together. One joins the group before it if what the group
-    then reads twice (the tokens by which its shared part becomes shorter, in each context) is no more than what the
-    context would read alone.
+    In lexical order contexts with a common beginning stand together. Going through them once, a context joins the group
+    before it if that costs no more than it saves. It costs the tokens by which the group's shared part becomes shorter,
+    read again in each member (of a group of one nothing was shared, so nothing is lost); it saves what the context has
+    in common with the group.
 
     Args:
         contexts: none empty; doubles are one.
@@ -60,6 +61,11 @@ def groups(contexts: Sequence[Ids]) -> list[Group]:
     Example:
         >>> groups([(1,) * 20 + (5,), (2, 3), (1,) * 20 + (6, 7)])[0].shared
         20
+
+        Two that share 40 tokens would read 2 x 20 again for a third that shares only 20 with them:
+
+        >>> [len(group.contexts) for group in groups([(1,) * 40 + (i,) for i in (2, 3)] + [(1,) * 20 + (4,)])]
+        [2, 1]
     """
     found: list[Group] = []
     members: list[Ids] = []

@@ -37,7 +37,7 @@ GLANCE = 0.1  # seconds between looks at what no pipe tells
 CHUNK = 2**16
 
 
-class SandboxMissingError(RuntimeError):
+class SandboxMissingError(OSError):
     """Code that nobody has read was to be run, and the walls to run it behind do not stand here."""
 
 

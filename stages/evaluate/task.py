@@ -16,6 +16,10 @@ Sample = dict[str, Any]
 """One answer, plain JSON: "id", "prompt", "output", "score", and what else the task keeps."""
 
 
+OWN = ("form", "prefix", "sandbox")
+"""Entries of a task's `about` that are the model's or the machine's own: a chat template, an id, which walls stand."""
+
+
 class Figure(NamedTuple):
     """A number of a report.
 
@@ -39,8 +43,9 @@ class Task(NamedTuple):
         answer: (numbers of items, at most `chunk` of them) -> one Sample each, in that order; the same whatever the
             chunk, up to rounding.
         summary: all Samples, in the order of the items -> Figures by name, the main one first.
-        about: what decided the prompts, plain JSON; a hash of it stands in every sample.
+        about: what decided how all items are asked, plain JSON; a hash of it stands in every sample.
         chunk: items that are answered at a time, and written down together.
+        items: a digest of each item (`digest`), so that answers to other questions of the same name are told apart.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Task(NamedTuple):
     summary: Callable[[Sequence[Sample]], dict[str, Figure]]
     about: Mapping[str, Any]
     chunk: int
+    items: Sequence[str]
 
 
 class Report(NamedTuple):
@@ -69,7 +75,7 @@ def finish(
     *,
     keep: Callable[[list[Sample]], Any] | None = None,
 ) -> Report:
-    """Answers the items that have no answer yet, and sums up.
+    """Answers the items that have no answer yet, or one to another question of the same name, and sums up.
 
     Args:
         task: what to run.
@@ -87,13 +93,17 @@ def finish(
     if len(set(task.ids)) < len(task.ids):
         twice = next(name for number, name in enumerate(task.ids) if name in task.ids[:number])
         raise ValueError(f"{task.name}: two items are called {twice!r}; give each a name of its own")
-    found = dict(known or {})
-    mark = template_hash(task)
+    found = {
+        name: known[name]
+        for name, item in zip(task.ids, task.items, strict=True)
+        if known and name in known and known[name].get("item") == item
+    }
+    marks = {"template": template_hash(task), "protocol": protocol_hash(task)}
     open_ = [number for number, name in enumerate(task.ids) if name not in found]
     for start in range(0, len(open_), task.chunk):
         part = open_[start : start + task.chunk]
         new = [
-            {"task": task.name, "id": task.ids[i], **sample, "template": mark}
+            {"task": task.name, "id": task.ids[i], **sample, "item": task.items[i], **marks}
             for i, sample in zip(part, task.answer(part), strict=True)
         ]
         found |= {sample["id"]: sample for sample in new}
@@ -104,8 +114,23 @@ def finish(
 
 
 def template_hash(task: Task) -> str:
-    """Twelve hexadecimal digits that change with whatever decided the prompts."""
-    return hashlib.sha256(json.dumps(task.about, sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits that change with whatever decides how items are asked."""
+    return digest(dict(task.about))
+
+
+def protocol_hash(task: Task) -> str:
+    """As `template_hash`, without what is the model's own: two models asked alike have the same."""
+    return digest({name: value for name, value in task.about.items() if name not in OWN})
+
+
+def digest(*parts: Any) -> str:
+    """Twelve hexadecimal digits of plain JSON.
+
+    Example:
+        >>> digest("a question", ["x", "y"]) == digest("a question", ("x", "y")) != digest("a question", ["x", "z"])
+        True
+    """
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def mean(values: Iterable[float]) -> Figure:

@@ -67,16 +67,45 @@ def test_gsm8k_shows_examples(folder: Path) -> None:
     assert evaluate(folder, *flags, out="other") == 2
 
 
+PROGRAMS = ("--task", "humaneval", "--max_new_tokens", "4", "--data_path")
+
+
+@pytest.mark.skipif(not sandbox.probe().complete, reason="no jail can be made here")
 def test_programs_are_judged(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    code = evaluate(
-        folder, "--task", "humaneval", "--data_path", str(folder / "problems.jsonl"), "--max_new_tokens", "4"
-    )
-    if sandbox.probe().complete:
-        assert code == 0
-        assert "pass@1" in capsys.readouterr().out
-    else:
-        assert code == 1
-        assert "run_untrusted_code_without_isolation" in capsys.readouterr().err
+    assert evaluate(folder, *PROGRAMS, str(folder / "problems.jsonl")) == 0
+    assert "pass@1" in capsys.readouterr().out
+
+
+def test_where_no_jail_can_be_made_one_line_says_so(
+    folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "probe", lambda: sandbox.Isolation(False, "sandbox: missing: namespaces"))
+    assert evaluate(folder, *PROGRAMS, str(folder / "problems.jsonl")) == 1
+    error = capsys.readouterr().err
+    assert "sandbox: missing: namespaces" in error
+    assert "--run_untrusted_code_without_isolation" in error
+    assert not (folder / "out" / "samples.jsonl").exists()
+
+
+def test_what_the_answers_do_not_depend_on_may_change(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """More items, another name of the same model and data; but another model, tokenizer or option is refused."""
+    flags = ["--task", "mmlu", "--data_path", str(folder / "mmlu"), "--shots", "1"]
+    assert evaluate(folder, *flags, "--limit", "4") == 0
+    assert evaluate(folder, *flags, "--limit", "6", "--batch_tokens", "64") == 0
+    assert "4 of 6 answers are there already" in capsys.readouterr().out
+    assert evaluate(folder, *flags[:-1], "2") == 2
+    assert "options.shots was 1, is 2" in capsys.readouterr().err
+
+
+def test_bad_rows_stop_or_are_noted(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    path = folder / "sums.jsonl"
+    path.write_text(path.read_text() + '{"question": "only"}\n')
+    flags = ["--task", "exact_match", "--data_path", str(path), "--max_new_tokens", "2"]
+    assert evaluate(folder, *flags) == 2
+    assert "sums.jsonl:4" in (error := capsys.readouterr().err)
+    assert "--on_bad skip" in error
+    assert evaluate(folder, *flags, "--on_bad", "skip") == 0
+    assert "sums.jsonl:4" in (folder / "out" / "bad_rows.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -88,14 +117,18 @@ def test_programs_are_judged(folder: Path, capsys: pytest.CaptureFixture) -> Non
         (["--limit", "0"], "--limit must be at least 1"),
         (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
         (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
-        (["--stride", "0", "--data_path", "TEXT"], "stride must be in"),
+        (["--workers", "0"], "--workers must be"),
+        (["--stride", "0"], "--stride must be at least 1"),
+        (["--timeout", "-1"], "--timeout must be above 0"),
+        (["--shots", "-2"], "--shots must be at least 0"),
+        (["--samples", "5"], "--temperature 0 always writes the same"),
         (["--model_path", "MISSING"], "MISSING"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture, flags: list[str], words: str
 ) -> None:
-    flags = [flag.replace("TEXT", str(folder / "text")).replace("MISSING", str(folder / "MISSING")) for flag in flags]
+    flags = [flag.replace("MISSING", str(folder / "MISSING")) for flag in flags]
     assert evaluate(folder, *flags) in (1, 2)
     error = capsys.readouterr().err
     assert words in error

@@ -19,7 +19,7 @@ def _samples(scores: list[float], task: str = "t", **more: list) -> dict[str, li
 def test_by_hand() -> None:
     """Three of four questions differ by 1, 1 and -1: mean 0.25, s = 0.9574, stderr 0.4787."""
     (found,) = compare(_samples([0, 0, 1, 1.0]), _samples([1, 1, 0, 1.0]))
-    assert (found.first, found.second, found.value, found.better, found.worse) == (0.5, 0.75, 0.25, 2, 1)
+    assert (found.first, found.second, found.value, found.higher, found.lower) == (0.5, 0.75, 0.25, 2, 1)
     assert found.high - found.value == pytest.approx(1.959964 * math.sqrt(11 / 12) / 2)
     assert found.p == mcnemar(2, 1) == 1.0
 
@@ -67,7 +67,17 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare(_samples([1.0, 0.0]), _samples([1.0, 0.0], task="u"))
     with pytest.raises(ValueError, match="share 1 questions"):
         compare(_samples([1.0]), _samples([1.0]))
-    other = _samples([1.0, 0.0])
-    other["t"][1]["prompt"] = "something else"
-    with pytest.raises(ValueError, match="asked i1 with different prompts"):
-        compare(_samples([1.0, 0.0]), other)
+    for part in ("item", "protocol"):
+        other = _samples([1.0, 0.0])
+        other["t"][1][part] = "something else"
+        with pytest.raises(ValueError, match="asked i1 in different ways"):
+            compare(_samples([1.0, 0.0]), other)
+
+
+def test_programs_for_one_problem_are_one_question() -> None:
+    """Twenty problems of fifty programs; the second is right on all of two: two questions differ, not a hundred."""
+    problems = [f"p{i // 50}" for i in range(1000)]
+    first, second = [0.0] * 1000, [float(i < 100) for i in range(1000)]
+    (found,) = compare(_samples(first, problem=problems), _samples(second, problem=problems))
+    assert (found.count, found.higher, found.value) == (20, 2, pytest.approx(0.1))
+    assert found.p == 0.5

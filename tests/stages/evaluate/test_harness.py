@@ -15,7 +15,7 @@ from data_pipes.answers import QuestionAnswer
 from data_pipes.choices import Question, Questions
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
-from stages.evaluate.harness import harness
+from stages.evaluate.harness import _sampling, harness
 from stages.run import pretrained
 from tests.stages.evaluate.small_model import small
 
@@ -171,6 +171,35 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
         assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
         assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
     assert answers.exact_match("#### 4", rows[2]["answer"])
+
+
+@pytest.mark.parametrize(
+    ("context", "ending"),
+    [("<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n", " B"), ("", "<|endoftext|>a"), ("", "def"),
+     ("Answer: A", "nswer B"), ("The retur", "n a + b"), ("Answer: \n", "B C")],
+)  # fmt: skip
+def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, ending: str) -> None:
+    """Control tokens in the text, no context, merges across the cut, white space at its end."""
+    from lm_eval.api.instance import Instance
+
+    ours, theirs, _ = peers
+    asked = [Instance("loglikelihood", {}, (context, ending), 0)]
+    ((mine, greedy),), ((wanted, best),) = harness(ours).loglikelihood(asked), theirs.loglikelihood(asked, True)
+    assert mine == pytest.approx(wanted, abs=1e-4)
+    assert greedy == best
+
+
+def test_options_of_completions_are_understood_or_refused() -> None:
+    greedy, drawn = {"do_sample": False, "temperature": 0.7}, {"do_sample": True, "temperature": 0.7}
+    assert [_sampling(options, 0).temperature for options in (greedy, drawn, {"temperature": 0.5}, {})] == [
+        0,
+        0.7,
+        0.5,
+        0,
+    ]
+    assert _sampling({"until": "a", "max_gen_toks": 3}, 0).stop == ("a",)
+    with pytest.raises(ValueError, match="got repetition_penalty"):
+        _sampling({"repetition_penalty": 1.2}, 0)
 
 
 def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:

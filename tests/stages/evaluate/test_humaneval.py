@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from fractions import Fraction
 
@@ -53,7 +54,7 @@ def test_a_problem_without_tests_is_named() -> None:
 @walled
 def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> None:
     found = {
-        text: check(DOUBLE, text, timeout=1.0, isolation=WALLS)
+        text: check(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=WALLS)
         for text in ("    return x + x", "    return x", "    while True: pass", "    return 1 / 0", "    return (")
     }
     assert [outcome.status for outcome in found.values()] == ["ok", "wrong", "timeout", "error", "syntax"]
@@ -86,6 +87,33 @@ def test_a_real_model_writes_something_and_is_judged() -> None:
     report = humaneval.humaneval(*small()[:3], [DOUBLE], sampling=Sampling(max_new_tokens=8, stop=humaneval.STOPS))
     assert report.figures["pass@1"].value == 0.0
     assert report.samples[0]["status"] != "ok"
+
+
+@walled
+@pytest.mark.parametrize("candidate", ["    raise StopIteration", "    return next(iter(()))"])
+def test_a_loop_that_a_candidate_ends_is_no_pass(candidate: str) -> None:
+    """`map` would take a StopIteration for its own end, and `all` of nothing is true."""
+    test = "def check(f):\n    assert all(x == y for x, y in zip(map(f, [1, 2]), [2, 4]))\n"
+    assert check(DOUBLE._replace(test=test), candidate, isolation=WALLS).status == "error"
+
+
+@walled
+@pytest.mark.parametrize(
+    "test", ["def check(f):\n    assert f(1) == 4\n    yield", "async def check(f): assert 0", "x = 1"]
+)
+def test_tests_that_test_nothing_are_broken(test: str) -> None:
+    assert check(DOUBLE._replace(test=test), "    return 2 * x", isolation=WALLS).status == "broken"
+
+
+def test_a_prompt_is_closed_wherever_it_ends() -> None:
+    for prompt in (
+        "def f(x):\n",
+        "def f(x):  # doubles\n",
+        'def f(x):\n\t"""What."""\n',
+        "import os\n\ndef f(x): # a:\n",
+    ):
+        ast.parse(humaneval.closed(prompt))
+    assert humaneval.closed("def f(:") == "def f(:"
 
 
 def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:

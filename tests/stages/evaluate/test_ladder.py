@@ -37,7 +37,13 @@ def rung(tmp_path: Path, asked: list[str]) -> ladder.Rung:
             return [{"prompt": f"p{i}", "output": "", "score": float(i < right)} for i in numbers]
 
         return Task(
-            "exam", [f"i{i}" for i in range(4)], answer, lambda s: {"acc": mean([x["score"] for x in s])}, {}, 4
+            "exam",
+            [f"i{i}" for i in range(4)],
+            answer,
+            lambda s: {"acc": mean([x["score"] for x in s])},
+            {},
+            4,
+            list("abcd"),
         )
 
     return ladder.rungs(tmp_path, seed=0, compile=False)[2]._replace(exam=exam)

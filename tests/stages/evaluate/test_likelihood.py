@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipes import tokenizer as tokenizers
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.interop.module import from_module
 from pure.nn.transformer import transformer
-from stages.evaluate.likelihood import Likelihood, Request, Window, encode_pairs, log_likelihoods, log_probabilities_of
+from stages.evaluate.likelihood import Likelihood, Window, log_likelihoods, log_probabilities_of
+from stages.evaluate.request import Request
 
 CONFIG = ModelConfig(
     vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -104,21 +104,6 @@ def test_windows_in_bfloat16_stay_near() -> None:
     )
 
 
-def test_pairs_are_encoded_as_one_text() -> None:
-    text = "the answer is A " * 20
-    tokenizer = tokenizers.train([text], vocab_size=280)
-    whole = tuple(tokenizer.encode("the answer is A"))
-    (found,) = encode_pairs(tokenizer, "the answer is", [" A"], prefix=None)
-    assert found.context + found.ending == whole
-    assert tokenizer.decode(list(found.ending)) == " A"
-    assert encode_pairs(tokenizer, "the answer is ", ["A"], prefix=None) == [found]
-    assert encode_pairs(tokenizer, "", ["the"], prefix=7) == [Request((7,), tuple(tokenizer.encode("the")))]
-    with pytest.raises(ValueError, match="neither a bos nor an eos"):
-        encode_pairs(tokenizer, "", ["the"], prefix=None)
-    with pytest.raises(ValueError, match="is empty; there is nothing"):
-        encode_pairs(tokenizer, "the", [""], prefix=None)
-
-
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match="request 1 has an empty part"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,)), Request((), (2,))])
@@ -126,3 +111,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,) * 65)])
     with pytest.raises(ValueError, match="window 0 scores 2 of 2"):
         log_probabilities_of(MODEL, PARAMS, [Window((1, 2), 2)])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_model_of_nan_is_no_model(share: bool) -> None:
+    broken = tree.map(lambda x: x * float("nan"), PARAMS)
+    with pytest.raises(FloatingPointError, match="log-likelihood of request 0 is NaN"):
+        log_likelihoods(MODEL, broken, [Request((1,), (2,))], share=share)

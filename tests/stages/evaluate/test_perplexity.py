@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -29,9 +30,12 @@ def test_each_token_is_scored_once_with_the_context_that_it_can_have(
     assert made[0].tokens[0] == 9
 
 
-def test_without_a_prefix_the_first_token_is_not_scored() -> None:
-    assert sum(w.scored for w in windows(range(10), length=4, stride=2, prefix=None)) == 9
-    assert windows([5], length=4, stride=2, prefix=None) == []
+def test_without_anything_to_predict_first_tokens_from_it_refuses() -> None:
+    model, params, tokenizer, _ = small()
+    bare = model._replace(config=dataclasses.replace(model.config, eos_token_id=None))
+    with pytest.raises(ValueError, match="neither a bos nor an eos token"):
+        perplexity(bare, params, tokenizer, TEXTS)
+    assert perplexity(bare, params, tokenizer, TEXTS, prefix=1).figures["perplexity"].value > 1
 
 
 def test_figures_are_those_of_a_loop_over_whole_documents() -> None:

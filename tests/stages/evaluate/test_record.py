@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,19 +26,28 @@ def _task(asked: list[int], fail_at: int | None = None, name: str = "t") -> Task
         return [{"prompt": f"p{i}", "output": "ü", "score": float(i), "dropped": i % 2} for i in numbers]
 
     return Task(
-        name, [f"i{i}" for i in range(6)], answer, lambda s: {"acc": mean([x["score"] for x in s])}, {"a": 1}, 2
+        name,
+        [f"i{i}" for i in range(6)],
+        answer,
+        lambda s: {"acc": mean([x["score"] for x in s])},
+        {"a": 1},
+        2,
+        list("abcdef"),
     )
 
 
 def test_everything_is_written_down(tmp_path: Path) -> None:
     reports = record.evaluate([_task([]), _task([], name="u")], tmp_path, about=ABOUT, quiet=True)
     results = json.loads((tmp_path / record.RESULTS).read_text())
+    assert results["samples_read"] == {"t": 6, "u": 6}
     assert results["results"]["t"]["acc"] == {"value": 2.5, "stderr": reports["t"].figures["acc"].stderr, "count": 6}
     assert results["cut_on_the_left"] == {"t": 3, "u": 3}
     assert results["model_sha256"] == "abc"
-    assert results["environment"]["torch"] and results["environment"]["intro2llm"]
+    assert results["environment"]["torch"]
+    assert results["environment"]["intro2llm"]
     data = (tmp_path / record.SAMPLES).read_bytes()
-    assert results["samples_sha256"] == hashlib.sha256(data).hexdigest()
+    told = [json.dumps(sample, sort_keys=True) for report in reports.values() for sample in report.samples]
+    assert results["samples_sha256"] == hashlib.sha256("\n".join(told).encode()).hexdigest()
     assert [json.loads(line)["id"] for line in data.splitlines()[:6]] == [f"i{i}" for i in range(6)]
     assert {name: len(samples) for name, samples in record.read(tmp_path).items()} == {"t": 6, "u": 6}
     assert "3 of 6 prompts were cut" in record.table(reports)
@@ -64,8 +75,10 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model_sha256 was abc, is def"):
         record.evaluate([_task([])], tmp_path, about={**ABOUT, "model_sha256": "def"}, quiet=True)
     changed = _task([])._replace(about={"a": 2})
-    with pytest.raises(ValueError, match="templates was"):
+    with pytest.raises(ValueError, match=r"templates\.t was"):
         record.evaluate([changed], tmp_path, about=ABOUT, quiet=True)
+    with pytest.raises(ValueError, match=r"options\.shots was 5, is 4;"):
+        record.evaluate([_task([])], tmp_path, about={**ABOUT, "options": {"shots": 4}}, quiet=True)
     (tmp_path / record.BEGUN).unlink()
     with pytest.raises(ValueError, match="whose answers are they"):
         record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
@@ -85,3 +98,44 @@ def test_an_edited_line_is_named(tmp_path: Path) -> None:
 def test_time_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT)
     assert "t 6/6" in capsys.readouterr().out
+
+
+def test_a_folder_without_an_answer_is_free(tmp_path: Path) -> None:
+    """What failed before the first answer binds nobody."""
+    with pytest.raises(KeyboardInterrupt):
+        record.evaluate([_task([], fail_at=0)], tmp_path, about=ABOUT, quiet=True)
+    record.evaluate([_task([])], tmp_path, about={**ABOUT, "model_sha256": "def"}, quiet=True)
+
+
+def test_answers_to_other_questions_are_asked_again(tmp_path: Path) -> None:
+    record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+    asked: list[int] = []
+    changed = _task(asked)._replace(items=["a", "b", "CHANGED", "d", "e", "f"])
+    record.evaluate([changed], tmp_path, about=ABOUT, quiet=True)
+    assert asked == [2]
+    assert [s["item"] for s in record.read(tmp_path)["t"]] == ["a", "b", "CHANGED", "d", "e", "f"]
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from stages.run.lock import alone\n"
+        "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:  # fmt: skip
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ValueError, match="in use by another process"):
+            record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
+        other.communicate()
+
+
+def test_results_are_json_even_where_no_error_is_known(tmp_path: Path) -> None:
+    one = _task([])._replace(ids=["i0"], items=["a"])
+    record.evaluate([one], tmp_path, about=ABOUT, quiet=True)
+
+    def refuse(name: str) -> None:
+        pytest.fail(name)
+
+    found = json.loads((tmp_path / record.RESULTS).read_text(), parse_constant=refuse)
+    assert found["results"]["t"]["acc"]["stderr"] is None

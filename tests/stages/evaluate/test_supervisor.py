@@ -149,4 +149,4 @@ def test_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_error_is_a_runtime_error() -> None:
-    assert issubclass(SandboxMissingError, RuntimeError)
+    assert issubclass(SandboxMissingError, OSError)

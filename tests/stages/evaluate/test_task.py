@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from stages.evaluate.task import Figure, Task, finish, mean, ratio, template_hash
+from stages.evaluate.task import Figure, Task, finish, mean, protocol_hash, ratio, template_hash
 
 
 def _task(asked: list[int], count: int = 5, **about: object) -> Task:
@@ -20,7 +20,7 @@ def _task(asked: list[int], count: int = 5, **about: object) -> Task:
     def summary(found: list[dict]) -> dict[str, Figure]:
         return {"score": mean([sample["score"] for sample in found])}
 
-    return Task("t", [f"i{i}" for i in range(count)], answer, summary, about, 2)
+    return Task("t", [f"i{i}" for i in range(count)], answer, summary, about, 2, [f"d{i}" for i in range(count)])
 
 
 def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
@@ -31,14 +31,28 @@ def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
     assert [len(part) for part in kept] == [2, 2, 1]
     assert report.figures["score"].value == 2.0
     assert report.samples[3] == {"task": "t", "id": "i3", "prompt": "p3", "output": "3", "score": 3.0,
-                                 "template": template_hash(_task([]))}  # fmt: skip
+                                 "item": "d3", "template": template_hash(_task([])),
+                                 "protocol": protocol_hash(_task([]))}  # fmt: skip
 
 
 def test_what_is_known_is_not_asked_again() -> None:
     asked: list[int] = []
-    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0}})
+    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "d1"}})
     assert asked == [0, 2, 3, 4]
     assert [sample["score"] for sample in report.samples] == [0.0, 10.0, 2.0, 3.0, 4.0]
+
+
+def test_an_answer_to_another_question_of_that_name_does_not_count() -> None:
+    asked: list[int] = []
+    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "another"}})
+    assert asked == [0, 1, 2, 3, 4]
+    assert report.samples[1]["score"] == 1.0
+
+
+def test_the_protocol_is_what_two_models_share() -> None:
+    assert protocol_hash(_task([], shots=5, form="a")) == protocol_hash(_task([], shots=5, form="b"))
+    assert protocol_hash(_task([], shots=5)) != protocol_hash(_task([], shots=4))
+    assert template_hash(_task([], form="a")) != template_hash(_task([], form="b"))
 
 
 def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
