@@ -14,6 +14,9 @@ from safetensors.torch import save_file
 from data_pipes import tokenizer as tokenizers
 from stages.run import json_file, step_folders
 
+SHARD_BYTES = 5 * 10**9
+"""Of a file of weights at most: what the hub takes without complaint, and a laptop copies in one go."""
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -30,6 +33,7 @@ def write(
     tokenizer: tokenizers.Tokenizer,
     *,
     name: str = WEIGHTS,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Path:
     """Writes a model's folder, whole or not at all.
 
@@ -39,6 +43,7 @@ def write(
         weights: tensors by Hugging Face's names.
         tokenizer: written as tokenizer.json.
         name: of the file of weights.
+        shard_bytes: of a file of weights at most; where one would be larger there are several, and an index.
 
     Returns:
         The folder.
@@ -53,8 +58,7 @@ def write(
         partial.mkdir(parents=True)
         for file, text in files.items():
             (partial / file).write_text(text, encoding="utf-8")
-        tensors = {weight: x.detach().cpu().contiguous() for weight, x in weights.items()}
-        save_file(tensors, str(partial / name), metadata={"format": "pt"})
+        _write_weights(partial, weights, name, shard_bytes)
         tokenizers.save(tokenizer, partial)
         _sync(partial)
         _replace(partial, folder)
@@ -95,6 +99,28 @@ def weights(folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGH
         except SafetensorError as error:
             raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
     return found
+
+
+def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str, shard_bytes: int) -> None:
+    """One file, or as many as needed and an index: filled in the order of the weights, each with one at least."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for weight, x in weights.items():
+        if parts[-1] and size + x.nbytes > shard_bytes:
+            parts.append([])
+            size = 0
+        parts[-1].append(weight)
+        size += x.nbytes
+    stem, several = Path(name).stem, len(parts) > 1
+    places = {}
+    for number, members in enumerate(parts, 1):
+        file = f"{stem}-{number:05}-of-{len(parts):05}.safetensors" if several else name
+        tensors = {weight: weights[weight].detach().cpu().contiguous() for weight in members}
+        save_file(tensors, str(folder / file), metadata={"format": "pt"})
+        places |= dict.fromkeys(members, file)
+    if several:
+        total = sum(x.nbytes for x in weights.values())
+        json_file.write(folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
 def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

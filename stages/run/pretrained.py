@@ -19,7 +19,7 @@ from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
 from stages.run import adapter, gguf_file, hub_model, json_file, model_folder
-from stages.run.model_folder import INDEX, WEIGHTS
+from stages.run.model_folder import INDEX, SHARD_BYTES, WEIGHTS
 
 CONFIG = "config.json"
 
@@ -44,21 +44,23 @@ class Pretrained(NamedTuple):
     chat_template: str | None = None
 
 
-def save(folder: str | Path, pretrained: Pretrained) -> Path:
+def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD_BYTES) -> Path:
     """Writes the folder, whole or not at all: an older one stays until the new one is complete.
 
     Args:
         folder: is made or replaced.
         pretrained: float32, bfloat16 or float16 params.
+        shard_bytes: of a file of weights at most; larger models are written in several, with an index.
 
     Returns:
-        The folder, with config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json,
-        and, if the tokenizer has ChatML's tokens, chat_template.jinja.
+        The folder, with config.json, generation_config.json, model.safetensors (or its shards), tokenizer.json,
+        tokenizer_config.json, and, if the tokenizer has ChatML's tokens, chat_template.jinja.
 
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
-    return model_folder.write(folder, texts(pretrained), hf.to_weights(pretrained.params), pretrained.tokenizer)
+    return model_folder.write(folder, texts(pretrained), hf.to_weights(pretrained.params), pretrained.tokenizer,
+                              shard_bytes=shard_bytes)  # fmt: skip
 
 
 def texts(pretrained: Pretrained) -> dict[str, str]:

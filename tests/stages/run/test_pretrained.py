@@ -141,6 +141,22 @@ def test_a_sharded_folder_loads(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(loaded.params), tree.leaves(made.params), strict=True))
 
 
+def test_a_large_model_is_written_in_shards_that_transformers_reads(tmp_path: Path) -> None:
+    made = make()
+    folder = pretrained.save(tmp_path / "model", made, shard_bytes=10_000)
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert all(path.stat().st_size < 12_000 for path in shards[1:])  # the embedding alone is larger than one
+    assert not (folder / "model.safetensors").exists()
+    loaded = pretrained.load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(tree.leaves(loaded.params), tree.leaves(made.params), strict=True))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    torch.testing.assert_close(theirs(tokens).logits, made.model.forward(made.params, tokens), rtol=1e-4, atol=1e-4)
+    whole = pretrained.save(folder, made)
+    assert [path.name for path in whole.glob("*.safetensors*")] == ["model.safetensors"]
+
+
 def test_a_runs_folder_stands_for_its_final_model(tmp_path: Path) -> None:
     pretrained.save(tmp_path / "run" / "final_model", make())
     assert pretrained.load(tmp_path / "run").model.config == make().model.config
