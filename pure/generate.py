@@ -77,7 +77,7 @@ def generate(
         pad: id behind a row's end; None takes the configuration's, or 0.
         lengths: [B] integers, the prompts' true lengths; None if all are P long.
         shape: (rows, prompt tokens) to pad the prompts to, both at least as large as they are; None rounds up to
-            multiples of 4 and 16. Tokens are the same bit for bit only at the same shape.
+            multiples of 4 and 16, one row to one. Tokens are the same bit for bit only at the same shape.
         compact: whether to go on with fewer rows once half are finished. False keeps the shape.
         compile: True compiles the step for this call; a `pure.stepper.stepper` keeps its compiled code for the next.
 
@@ -122,7 +122,7 @@ def generate(
     )  # fmt: skip
     with torch.no_grad():
         machine = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
-        params = machine.prepare(params)
+        params = machine.prepare(params, rows=rows)
         # 3. Read.
         written = _empty(rows, max_new_tokens, (model.config.pad_token_id or 0) if pad is None else pad, device)
         progress = _read(machine, model, params, tokens, lengths, written, width, places)
@@ -138,7 +138,7 @@ def generate(
 def _shape(tokens: Tensor, lengths: Tensor, new: int, shape: Any, config: Any) -> tuple[int, int, int]:
     """(rows R, tokens to prefill, places of the cache S): rounded up, or as the caller wants them."""
     least = (len(tokens), int(lengths.max()))
-    rows, longest = (_up(least[0], ROWS), least[1]) if shape is None else shape
+    rows, longest = (least[0] if least[0] == 1 else _up(least[0], ROWS), least[1]) if shape is None else shape
     if rows < least[0] or longest < least[1]:
         raise ValueError(
             f"generate: shape must be at least (rows, prompt tokens) = {least}, got {shape}; cut the prompts into "

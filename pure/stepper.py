@@ -61,13 +61,13 @@ class Stepper(NamedTuple):
     """The functions that generation drives, plain or compiled.
 
     Fields:
-        prepare: params -> what the other two take for params.
+        prepare: (params, *, rows) -> what the other two take for params.
         prefill: (cache, params, tokens [B, P]) -> cache.
         bind: (progress, params, controls, stop_tokens [n]) -> step, for as long as their shapes stay as they are;
             step: the same arguments -> progress.
     """
 
-    prepare: Callable[[Tree], Tree]
+    prepare: Callable[..., Tree]
     prefill: Callable[..., Tree]
     bind: Callable[..., Callable[..., Progress]]
 

@@ -36,7 +36,7 @@ class ParamSpec:
     dtype: torch.dtype = torch.float32
 
 
-def as_they_are(params: Tree) -> Tree:
+def as_they_are(params: Tree, *, rows: int | None = None) -> Tree:
     """Returns the params: what a model prepares that has nothing to prepare."""
     return params
 
@@ -54,7 +54,8 @@ class Model(NamedTuple):
         cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.
         decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last`, True or [B] places,
             gives [B, 1, V].
-        prepare: params -> the same in the order that decode reads fastest (a copy), for who decodes many tokens.
+        prepare: (params, *, rows=None) -> the same in the order that decode reads fastest for so many rows (a copy),
+            for who decodes many tokens.
     """
 
     config: Any
@@ -65,7 +66,7 @@ class Model(NamedTuple):
     forward: Callable[..., Tensor]
     cache: Callable[..., Tree]
     decode: Callable[..., tuple[Tensor, Tree]]
-    prepare: Callable[[Tree], Tree] = as_they_are
+    prepare: Callable[..., Tree] = as_they_are
 
 
 class GradientTransformation(NamedTuple):

@@ -209,12 +209,12 @@ def _decode(adapters: Tree, tokens: Tensor, cache: Tree, *, decode: Callable, at
     return decode(params, tokens, cache, **arguments)
 
 
-def _prepare(adapters: Tree, *, prepare: Callable, attached: Callable) -> Tree:
+def _prepare(adapters: Tree, *, rows: int | None = None, prepare: Callable, attached: Callable) -> Tree:
     """Merged, then as the model below likes it."""
     if isinstance(adapters, Merged):
         return adapters
     params = attached(adapters)
-    return Merged(prepare(whole(params, params["embedding"].dtype)))
+    return Merged(prepare(whole(params, params["embedding"].dtype), rows=rows))
 
 
 def _spec(base: Tree, found: Mapping[str, Site], dora: bool) -> Tree:

@@ -69,7 +69,9 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
         return _adapted(weight, x, bias)
     if isinstance(weight, NF4):
         return nf4_linear(weight, x, bias)
-    return packed_linear(weight, x, bias) if isinstance(weight, Packed) else F.linear(x, weight, bias)
+    if isinstance(weight, Packed):
+        return packed_linear(weight, x, bias)
+    return _one_row(weight, x, bias) if _is_one_row(x) else F.linear(x, weight, bias)
 
 
 def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
@@ -96,6 +98,18 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
     if joint in params:
         return linear(params[joint], x, params.get(f"{joint}_bias")).split(sizes, -1)
     return tuple(linear(params[name], x, params.get(f"{name}_bias")) for name in names)
+
+
+def _is_one_row(x: Tensor) -> bool:
+    """Whether there is one row alone, in code that is compiled for a CPU: a step of generation for one prompt."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() == x.shape[-1]
+
+
+def _one_row(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """x [1, ..., I] -> [1, ..., O], written out: with one row nothing is reused, so that the compiler's own loop over
+    the weights, fused with what stands around it, reads them faster than a library's product."""
+    y = (x.float() * weight.float()).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+    return y if bias is None else y + bias
 
 
 def row_lengths(weight: LoRA) -> Tensor:

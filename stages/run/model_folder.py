@@ -112,7 +112,7 @@ def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str,
         parts[-1].append(weight)
         size += x.nbytes
     stem, several = Path(name).stem, len(parts) > 1
-    places = {}
+    places: dict[str, str] = {}
     for number, members in enumerate(parts, 1):
         file = f"{stem}-{number:05}-of-{len(parts):05}.safetensors" if several else name
         tensors = {weight: weights[weight].detach().cpu().contiguous() for weight in members}

@@ -72,3 +72,18 @@ def test_nodes_in_the_place_of_a_tensor_stay() -> None:
     assert prepared["layers"][0]["attention"]["q"] is node
     assert {"k", "v"} <= prepared["layers"][0]["attention"].keys()
     assert "gate_up" in prepared["layers"][0]["feedforward"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_for_one_row_nothing_is_packed_and_the_compiled_step_gives_the_same(name: str) -> None:
+    model = transformer(VARIANTS[name])
+    for dtype, near in ((torch.float32, 1e-4), (torch.bfloat16, 3e-2)):
+        params = tree.cast(tree.map(lambda x: x + 0.05, model.init(random.key(0))), dtype)
+        prepared = model.prepare(params, rows=1)
+        assert all(isinstance(x, torch.Tensor) for x in prepared["layers"][0]["attention"].values())
+        with torch.no_grad():
+            _, cache = model.decode(params, TOKENS[:1, :3], model.cache(1, 4, dtype))
+            wanted = model.decode(params, TOKENS[:1, 3:], cache)[0]
+            step = torch.compile(model.decode, backend="aot_eager", dynamic=False)
+            found = step(prepared, TOKENS[:1, 3:], cache)[0]
+        torch.testing.assert_close(found, wanted, rtol=near, atol=near)
