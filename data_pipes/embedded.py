@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def embedded(
         )
     # 1. and 2. The files, all there.
     top = library or Path(sysconfig.get_path("stdlib"))
-    found = _complete(top, {p.relative_to(top).as_posix(): p for p in top.rglob("*.py")})
+    found = _complete(top, _modules(top))
     # 3. The part.
     chosen = {
         name: found[name]
@@ -88,6 +89,16 @@ def _belongs(name: str) -> bool:
     folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))} | set(parts[:-1]) & {"site-packages"}
     built = parts[0].startswith("config-") or parts[-1].startswith("_sysconfigdata")
     return not built and not folders & _LEFT_OUT
+
+
+def _modules(top: Path) -> dict[str, Path]:
+    """All *.py by their names; folders that are left out are not even looked into: installed packages are many."""
+    found = {}
+    for folder, below, files in os.walk(top):
+        place = Path(folder).relative_to(top)
+        below[:] = [name for name in below if _belongs(f"{(place / name).as_posix()}/_.py")]
+        found |= {(place / name).as_posix(): Path(folder, name) for name in files if name.endswith(".py")}
+    return found
 
 
 def _complete(top: Path, found: dict[str, Path]) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -14,8 +15,10 @@ from stages.cli.flags import parse
 class CompareOptions:
     """Compares two folders of `intro2llm evaluate`: the same questions, asked of two models."""
 
-    folders: tyro.conf.Positional[tuple[str, str]]
-    """The --output_dir of the first evaluation, and that of the second."""
+    first: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FIRST")]
+    """The --output_dir of an evaluation."""
+    second: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SECOND")]
+    """That of another one; the difference is how much higher its scores are."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +26,6 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(CompareOptions, "compare", arguments)
     from stages.evaluate import compare, record
 
-    first, second = (record.read(folder) for folder in options.folders)
+    first, second = (record.read(folder) for folder in (options.first, options.second))
     print(compare.table(compare.compare(first, second)))
     return 0

@@ -7,6 +7,7 @@ an exam, and what the model answered, is kept beside the run: RUN/evaluation/{be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ KL_BOUND = 0.5
 
 DIVERGENCE = "kl/log_ratio"
 """The metric that is held against it: of the unbiased estimators the one that no single token can blow up."""
+
+QUESTIONS = 128
+"""Held-out questions of an exam."""
 
 LONGEST_ANSWER = 24
 
@@ -56,7 +60,7 @@ def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list
         folder: of the pretrained run; each rung has a folder in it.
         seed: of everything random.
         compile: compile the steps.
-        scale: share of the steps to take, for tests.
+        scale: share of the steps to take, and of the questions to ask, for tests.
 
     Returns:
         Four Rungs, in the order in which they are run.
@@ -71,16 +75,17 @@ def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list
         }  # fmt: skip
 
     tuned = folder / "sft"
+    asking = {"count": max(4, round(QUESTIONS * min(1.0, scale)))}
     asked: dict[str, Any] = {"max_new_tokens": 16, "table_every": 40}
     return [
         Rung("sft", flags.SFTOptions(**common("sft", folder, 16, 130, 128), learning_rate=4e-3),
-             "exact match, held-out tasks", tasks_exam),
+             "exact match, held-out tasks", partial(tasks_exam, **asking)),
         Rung("dpo", flags.DPOOptions(**common("dpo", tuned, 32, 64, 32), learning_rate=4e-4),
-             "preference accuracy, held-out pairs", pairs_exam),
+             "preference accuracy, held-out pairs", partial(pairs_exam, **asking)),
         Rung("grpo", flags.GRPOOptions(**common("grpo", tuned, 16, 70, 16), learning_rate=5e-4, **asked),
-             "mean reward, held-out prompts", prompts_exam),
+             "mean reward, held-out prompts", partial(prompts_exam, **asking)),
         Rung("ppo", flags.PPOOptions(**common("ppo", tuned, 128, 35, 16), learning_rate=5e-4, **asked),
-             "mean reward, held-out prompts", prompts_exam),
+             "mean reward, held-out prompts", partial(prompts_exam, **asking)),
     ]  # fmt: skip
 
 
@@ -128,45 +133,48 @@ def examine(rung: Rung, built: tuning.Tuning, params: Tree, folder: Path) -> Non
     record.evaluate([task], folder, about=about, quiet=True)
 
 
-def tasks_exam(built: tuning.Tuning, params: Tree) -> Task:
+def tasks_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
     """The held-out tasks of every family with one right answer; the likeliest answer counts.
 
     Args:
         built: model, tokenizer, template.
         params: of the policy.
+        count: questions.
 
     Returns:
         Task.
     """
-    return _asked(built, params, build.exam(), max_new_tokens=LONGEST_ANSWER)
+    return _asked(built, params, build.exam(count), max_new_tokens=LONGEST_ANSWER)
 
 
-def prompts_exam(built: tuning.Tuning, params: Tree) -> Task:
+def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
     """The held-out prompts of reinforcement learning, answered once each at its temperature.
 
     Args:
         built: as in `tasks_exam`.
         params: of the policy.
+        count: questions.
 
     Returns:
         Task; the reward of an answer is whether it is right.
     """
-    rows = lessons.questions(128, key=1, part="held_out")
+    rows = lessons.questions(count, key=1, part="held_out")
     asked = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
     return _asked(built, params, asked, max_new_tokens=16, temperature=1.0)
 
 
-def pairs_exam(built: tuning.Tuning, params: Tree) -> Task:
+def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
     """Held-out preference pairs, against the model that the rung started from.
 
     Args:
         built: as in `tasks_exam`; its base is the reference.
         params: of the policy.
+        count: pairs.
 
     Returns:
         Task.
     """
-    rows = messages.preferences(lessons.preferences(128, key=1, part="held_out"))
+    rows = messages.preferences(lessons.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
     return preference.task(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)

@@ -78,6 +78,7 @@ def table(reports: Mapping[str, Report]) -> str:
     """Writes the figures with their standard errors, a line each.
 
     Example:
+        >>> from stages.evaluate.task import Figure
         >>> print(table({"mmlu": Report({"acc": Figure(0.25, 0.043, 100)}, [])}))
         task         figure                             value     ± stderr      of
         mmlu         acc                               0.2500       0.0430     100

@@ -72,7 +72,7 @@ def test_words_are_pythons_own() -> None:
     ("arguments", "words"),
     [
         ((["sums"], 1), "must be among sum"), (([], 1), "a family named"),
-        ((["sum"], 4000, "held_out"), "too few questions"),
+        ((["sum"], 60, "held_out"), "too few questions"),
         ((["sum"], 1, "test"), "'train' or 'held_out'"),
     ],
 )  # fmt: skip

@@ -34,9 +34,9 @@ def test_help_lists_every_flag_with_its_meaning_and_default(name: str, capsys: p
         flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
         assert re.search(rf"{flag}\b", shown), flag
         if field.default not in (dataclasses.MISSING, ()):
-            default = " ".join(field.default) if isinstance(field.default, tuple) else field.default
+            default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
             assert f"(default: {default})" in shown.replace("'", "")
-    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain", "estimate")
+    assert "(required)" in shown or name in ("demo", "tokenizer", "pretrain", "estimate", "compare")
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -45,6 +45,7 @@ def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
     units = (
         "steps", "rows", "row", "tokens", "ids", "times", "share", "rate", "norm", "pieces", "decay", "weight", "seed",
         "validations", "checkpoints", "occurrences", "sharpness", "number", "factor",
+        "items", "examples", "programs", "seconds", "k", "id",
     )  # fmt: skip
     kind = options_of(name)
     source = "".join(inspect.getsource(base) for base in kind.__mro__ if dataclasses.is_dataclass(base))

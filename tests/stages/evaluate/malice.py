@@ -29,6 +29,7 @@ from stages.evaluate.outcome import Outcome
 from tests.stages.evaluate.malicious_programs import NUMBERS, PREAMBLE, PROGRAMS
 
 NOBODY = 65534
+DROP = "DROP_RIGHTS"  # in the environment: become another user first
 ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT, MEMORY, DISK = 0.4, 2**27, 2**22
 START = """
@@ -76,11 +77,10 @@ def run(
     folder: Path, *, as_nobody: bool = False, unsafe: bool = False, names: Sequence[str] = tuple(PROGRAMS)
 ) -> dict[str, Any]:
     """Starts it in a process of its own; returns what that found. With `unsafe` there are no walls."""
-    drop = _drop if as_nobody else None
-    environment = {**os.environ, "SECRET": "secret of the environment"}
+    environment = {**os.environ, "SECRET": "secret of the environment", **({DROP: "1"} if as_nobody else {})}
     answer = subprocess.run(
         [sys.executable, "-s", "-S", "-c", START, str(folder), "unsafe" if unsafe else "safe", *names],
-        capture_output=True, text=True, cwd=folder, env=environment, preexec_fn=drop, check=False,
+        capture_output=True, text=True, cwd=folder, env=environment, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
@@ -88,7 +88,10 @@ def run(
 
 
 def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
-    """The process."""
+    """The process; told to, it first becomes another user's, and begins anew."""
+    if os.environ.pop(DROP, ""):
+        _drop()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     isolation = sandbox.probe()
     effects, outcomes = [], {}
     if isolation.complete or unsafe:

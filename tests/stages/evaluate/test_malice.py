@@ -16,6 +16,9 @@ from tests.stages.evaluate import malice
 from tests.stages.evaluate.forging_candidates import CANDIDATES, TESTS
 from tests.stages.evaluate.malicious_programs import PROGRAMS
 
+ALL = os.environ.get("INTRO2LLM_ALL_MALICE") == "1"
+"""Run all programs, for each user; otherwise a third of them."""
+
 STATUSES = ("ok", "error", "timeout", "memory", "output", "crash", "killed")
 EXPECTED = {
     "spin": "timeout",
@@ -43,11 +46,14 @@ def folder() -> Iterator[Path]:
 def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
     if user == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
-    found = malice.run(folder, as_nobody=user != "root" and os.geteuid() == 0)
+    names = tuple(PROGRAMS) if ALL else (*EXPECTED, *(name for name in list(PROGRAMS)[::3] if name not in EXPECTED))
+    found = malice.run(folder, as_nobody=user != "root" and os.geteuid() == 0, names=names)
     if not found["complete"]:
         pytest.skip(found["isolation"])
     outcomes = found["outcomes"]
-    assert len(outcomes) == len(PROGRAMS) >= 120
+    assert list(outcomes) == list(names)
+    assert len(PROGRAMS) >= 120
+    assert len(names) >= 60
     assert found["effects"] == []
     assert [f"{name}: {outcome.stdout}" for name, outcome in outcomes.items() if "GOT" in outcome.stdout] == []
     assert {name: outcome.status for name, outcome in outcomes.items() if outcome.status not in STATUSES} == {}
