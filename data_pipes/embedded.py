@@ -93,7 +93,7 @@ def _belongs(name: str) -> bool:
 
 def _modules(top: Path) -> dict[str, Path]:
     """All *.py by their names; folders that are left out are not even looked into: installed packages are many."""
-    found = {}
+    found: dict[str, Path] = {}
     for folder, below, files in os.walk(top):
         place = Path(folder).relative_to(top)
         below[:] = [name for name in below if _belongs(f"{(place / name).as_posix()}/_.py")]

@@ -75,17 +75,17 @@ def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list
         }  # fmt: skip
 
     tuned = folder / "sft"
-    asking = {"count": max(4, round(QUESTIONS * min(1.0, scale)))}
+    count = max(4, round(QUESTIONS * min(1.0, scale)))
     asked: dict[str, Any] = {"max_new_tokens": 16, "table_every": 40}
     return [
         Rung("sft", flags.SFTOptions(**common("sft", folder, 16, 130, 128), learning_rate=4e-3),
-             "exact match, held-out tasks", partial(tasks_exam, **asking)),
+             "exact match, held-out tasks", partial(tasks_exam, count=count)),
         Rung("dpo", flags.DPOOptions(**common("dpo", tuned, 32, 64, 32), learning_rate=4e-4),
-             "preference accuracy, held-out pairs", partial(pairs_exam, **asking)),
+             "preference accuracy, held-out pairs", partial(pairs_exam, count=count)),
         Rung("grpo", flags.GRPOOptions(**common("grpo", tuned, 16, 70, 16), learning_rate=5e-4, **asked),
-             "mean reward, held-out prompts", partial(prompts_exam, **asking)),
+             "mean reward, held-out prompts", partial(prompts_exam, count=count)),
         Rung("ppo", flags.PPOOptions(**common("ppo", tuned, 128, 35, 16), learning_rate=5e-4, **asked),
-             "mean reward, held-out prompts", partial(prompts_exam, **asking)),
+             "mean reward, held-out prompts", partial(prompts_exam, count=count)),
     ]  # fmt: skip
 
 
