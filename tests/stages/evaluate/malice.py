@@ -233,7 +233,7 @@ def _drop() -> None:
 
     call("unshare", 0x00020000)
     call("mount", None, b"/", None, 0x4000 | 0x40000, None)
-    for needed in {Path(sys.base_prefix), Path(sys.prefix)}:
+    for needed in {Path(sys.base_prefix), Path(sys.prefix), Path(sys.executable).parents[1]}:
         closed = [path for path in reversed(needed.parents) if not path.stat().st_mode & 1]
         if closed:
             there = os.open(needed, os.O_PATH)

@@ -152,10 +152,10 @@ def test_smollm2_beside_transformers() -> None:
     turns = [f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" for asked in ASKED]
     ours_of = [ours.tokenizer.encode(turn, special="all") for turn in turns]
     made = generate(ours.model, ours.params, ours_of, key=random.key(0), max_new_tokens=16, temperature=0.0)
-    plain: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    for ids, row in zip(ours_of, made.tokens.tolist(), strict=True):
-        found = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), **plain)
-        assert row == found[0, len(ids) :].tolist()
+    for ids, row in zip(ours_of, made.tokens.tolist(), strict=True):  # each token the likeliest behind those before it
+        with torch.no_grad():
+            logits = theirs(torch.tensor([ids + row])).logits[0]
+        assert row == logits[len(ids) - 1 : -1].argmax(-1).tolist()
 
 
 ASKED = ("What is the capital of France?", "Write a haiku about the sea.", "Sort: pear, apple, fig.")
