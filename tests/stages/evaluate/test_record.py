@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,30 @@ def test_results_are_json_even_where_no_error_is_known(tmp_path: Path) -> None:
 
     found = json.loads((tmp_path / record.RESULTS).read_text(), parse_constant=refuse)
     assert found["results"]["t"]["acc"]["stderr"] is None
+
+
+SLOW = """
+import sys, time
+from stages.evaluate import record
+from tests.stages.evaluate.test_record import ABOUT, _task
+task = _task([])
+def slow(numbers):
+    time.sleep(0.2)
+    return task.answer(numbers)
+record.evaluate([task._replace(answer=slow, chunk=1)], sys.argv[1], about=ABOUT, quiet=True)
+"""
+
+
+def test_killed_with_9_in_the_middle_it_comes_to_the_same(tmp_path: Path) -> None:
+    path = tmp_path / record.SAMPLES
+    root = Path(__file__).resolve().parents[3]
+    with subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=root) as process:
+        while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+            time.sleep(0.02)
+        process.kill()
+    there = path.read_bytes().count(b"\n")
+    assert 2 <= there < 6
+    asked: list[int] = []
+    reports = record.evaluate([_task(asked)], tmp_path, about=ABOUT, quiet=True)
+    assert len(asked) == 6 - there
+    assert reports == record.evaluate([_task([])], tmp_path / "whole", about=ABOUT, quiet=True)
