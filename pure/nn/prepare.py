@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pure.config import ModelConfig
 from pure.nn.packed import pack
-from pure.types import Tree
+from pure.types import Tree, as_they_are
 
 
 def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tree:
@@ -32,7 +32,7 @@ def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tr
         their biases; "head" [V, D] stands beside a tied embedding; and matrices are packed, where that exists. What
         was prepared already comes back as it is.
     """
-    finish = _as_it_is if rows == 1 else _packed
+    finish = as_they_are if rows == 1 else _packed
     layers = [{name: _layer_part(part, finish) for name, part in layer.items()} for layer in params["layers"]]
     head = params["embedding"] if config.tie_word_embeddings and "head" not in params else params["head"]
     return {**params, "layers": layers, "head": finish(head)}
@@ -52,11 +52,6 @@ def _joined(params: Tree, names: tuple[str, ...], ending: str) -> Tree:
         return params
     rest = {name: x for name, x in params.items() if name not in [name + ending for name in names]}
     return {**rest, "_".join(names) + ending: torch.cat(parts)}
-
-
-def _as_it_is(x: Tree) -> Tree:
-    """Nothing is done."""
-    return x
 
 
 def _packed(x: Tree) -> Tree:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from stages.evaluate.task import Task
 from stages.run import hardware, numbers, pretrained, tuning
 from stages.run.fingerprint import fingerprint
 from stages.run.pretrained import Pretrained
-from stages.run.text import refuse
+from stages.run.text import on_bad_row
 
 EXAM = 126
 """The demo's held-out questions that are asked."""
@@ -113,17 +114,7 @@ def _check(options: EvaluateOptions) -> None:
 
 def _on_bad(options: EvaluateOptions) -> Callable[[BadRow], None]:
     """Stops at a bad row in the words of the command line, or notes it and goes on."""
-    return partial(_note, options=options)
-
-
-def _note(bad: BadRow, *, options: EvaluateOptions) -> None:
-    """One bad row."""
-    if options.on_bad == "stop":
-        refuse(bad, "; or pass over such rows with --on_bad skip")
-    path = Path(options.output_dir) / BAD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(bad._asdict()) + "\n")
+    return on_bad_row(options.on_bad, Path(options.output_dir) / BAD)
 
 
 def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
@@ -259,7 +250,7 @@ def _machine(options: EvaluateOptions, loaded: Pretrained) -> Any:
 
 def _first(found: Any, options: EvaluateOptions) -> list:
     """As many as wanted."""
-    return [x for _, x in zip(range(options.limit), found, strict=False)] if options.limit else list(found)
+    return list(islice(found, options.limit))
 
 
 _BUILDERS: Mapping[str, Callable[..., Task]] = {

@@ -66,6 +66,7 @@ def complete(
     numbers: Sequence[tuple[int, int]],
     sampling: Sampling,
     *,
+    max_length: int | None = None,
     compile: bool | Stepper = False,
 ) -> list[Completion]:
     """Completes prompts.
@@ -77,6 +78,7 @@ def complete(
         prompts: B lists of ids.
         numbers: (question, sample) of each: its random numbers depend on them and on the seed, not on its place here.
         sampling: see Sampling.
+        max_length: tokens of a prompt and its completion at most; None takes max_position_embeddings.
         compile: as in `pure.generate.generate`.
 
     Returns:
@@ -85,11 +87,12 @@ def complete(
     Raises:
         ValueError: if max_new_tokens leave no room for a prompt.
     """
-    room = model.config.max_position_embeddings - sampling.max_new_tokens
+    most = model.config.max_position_embeddings if max_length is None else max_length
+    room = most - sampling.max_new_tokens
     if room < 1:
         raise ValueError(
             f"max_new_tokens {sampling.max_new_tokens} leave no room for a prompt in the model's context of "
-            f"{model.config.max_position_embeddings} tokens; ask for fewer"
+            f"{most} tokens; ask for fewer"
         )
     device = tree.leaves(params)[0].device
     ends = tuple(dict.fromkeys(i for i in (model.config.eos_token_id, *sampling.stop_tokens) if i is not None))

@@ -81,10 +81,9 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
                 options = requests[len(found)].args[1]
                 part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
                 numbers = [(len(found) + i, 0) for i in range(len(part))]
-                sampling = _sampling(options, seed)
-                room = most - sampling.max_new_tokens
-                prompts = [tokenizer.encode(r.args[0], special="all")[-room if room > 0 else 0 :] for r in part]
-                texts = complete(model, params, tokenizer, prompts, numbers, sampling)
+                prompts = [tokenizer.encode(r.args[0], special="all") for r in part]
+                drawn = _sampling(options, seed)
+                texts = complete(model, params, tokenizer, prompts, numbers, drawn, max_length=most)
                 found += [written.text for written in texts]
             return found
 

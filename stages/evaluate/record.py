@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.evaluate.task import Report, Sample, Task, finish, template_hash
+from stages.evaluate.task import Report, Sample, Task, answered, finish, template_hash
 from stages.run import json_file
 from stages.run.lock import alone
 from stages.run.manifest import environment
@@ -98,8 +98,7 @@ def table(reports: Mapping[str, Report]) -> str:
 
 def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Report:
     """One task; each chunk is on the disk before the next is begun."""
-    here = {name: known[name] for name, item in zip(task.ids, task.items, strict=True)
-            if name in known and known[name].get("item") == item}  # fmt: skip
+    here = answered(task, known)
     screen: Progress = progress(task.name, len(task.ids), len(here), quiet=quiet)
     if here:
         screen.say(f"{task.name}: {len(here):,} of {len(task.ids):,} answers are there already")

@@ -93,11 +93,7 @@ def finish(
     if len(set(task.ids)) < len(task.ids):
         twice = next(name for number, name in enumerate(task.ids) if name in task.ids[:number])
         raise ValueError(f"{task.name}: two items are called {twice!r}; give each a name of its own")
-    found = {
-        name: known[name]
-        for name, item in zip(task.ids, task.items, strict=True)
-        if known and name in known and known[name].get("item") == item
-    }
+    found = answered(task, known or {})
     marks = {"template": template_hash(task), "protocol": protocol_hash(task)}
     open_ = [number for number, name in enumerate(task.ids) if name not in found]
     for start in range(0, len(open_), task.chunk):
@@ -111,6 +107,15 @@ def finish(
             keep(new)
     samples = [found[name] for name in task.ids]
     return Report(task.summary(samples), samples)
+
+
+def answered(task: Task, known: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Those of the known answers, by id, that are to the questions of the task."""
+    return {
+        name: known[name]
+        for name, item in zip(task.ids, task.items, strict=True)
+        if name in known and known[name].get("item") == item
+    }
 
 
 def template_hash(task: Task) -> str:

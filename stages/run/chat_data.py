@@ -6,7 +6,6 @@ fingerprint, so a run never goes on with other data.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import tee
@@ -22,7 +21,7 @@ from data_pipes.prompts import encode_prompts
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, Row
-from stages.run.text import refuse
+from stages.run.text import on_bad_row
 from stages.tuning_options import TuningOptions
 
 Example = TypeVar("Example")
@@ -144,14 +143,4 @@ def _asked(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, templ
 
 def _bad(options: TuningOptions) -> Callable[[BadRow], Any]:
     """Stops at a bad row, or notes it and goes on."""
-    return partial(_note, options=options)
-
-
-def _note(bad: BadRow, *, options: TuningOptions) -> None:
-    """One bad row."""
-    if options.on_bad == "stop":
-        refuse(bad, "; or pass over such rows with --on_bad skip")
-    path = Path(options.output_dir) / BAD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(bad._asdict()) + "\n")
+    return on_bad_row(options.on_bad, Path(options.output_dir) / BAD)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,9 +43,22 @@ def documents(options: PretrainOptions, folder: Path | None = None) -> Iterator[
     else:
         found = source.documents(
             options.data_path, field=options.field, encoding=options.encoding, subset=options.subset,
-            split=options.split, on_bad=partial(_on_bad, options=options, folder=folder),
+            split=options.split, on_bad=on_bad_row(options.on_bad, folder and folder / BAD),
         )  # fmt: skip
     return _filtered(found, folder) if options.filter else found
+
+
+def on_bad_row(mode: str, path: Path | None) -> Callable[[BadRow], None]:
+    """Makes what `--on_bad` stands for.
+
+    Args:
+        mode: "stop" refuses the first bad row in the words of the command line; "skip" notes it and goes on.
+        path: file that the notes are added to, one line a row; None notes nothing.
+
+    Returns:
+        BadRow -> None, for readers of rows.
+    """
+    return partial(_on_bad, mode=mode, path=path)
 
 
 def refuse(bad: BadRow, way_out: str = "") -> NoReturn:
@@ -103,10 +116,11 @@ def _filtered(found: Iterable[Document], folder: Path | None) -> Iterator[Docume
         (folder / DROPPED).write_text(table + "\n", encoding="utf-8")
 
 
-def _on_bad(bad: BadRow, *, options: PretrainOptions, folder: Path | None) -> None:
-    """Stops at a bad row, or notes it and goes on."""
-    if options.on_bad == "stop":
+def _on_bad(bad: BadRow, *, mode: str, path: Path | None) -> None:
+    """One bad row."""
+    if mode == "stop":
         refuse(bad, "; or pass over such rows with --on_bad skip")
-    if folder is not None:
-        with (folder / BAD).open("a", encoding="utf-8") as file:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(bad._asdict()) + "\n")
