@@ -48,13 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from data_pipes.messages import Message
-    from pure import tree
     from stages.run import pretrained
     from stages.run.hardware import pick_device
 
     device = pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
-    base = base._replace(params=tree.map(lambda x: x.to(device), base.params))
+    base = pretrained.placed(base, device)
     answer = answering(base, options)
     said = [Message("system", options.system)] if options.system else []
     for text in _turns(options):

@@ -58,13 +58,12 @@ def main(arguments: Sequence[str]) -> int:
     numbers.refuse_seed(options.seed)
     import torch
 
-    from pure import tree
     from stages.run import pretrained
     from stages.run.hardware import pick_device
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
-    loaded = loaded._replace(params=tree.map(lambda x: x.to(device), loaded.params))
+    loaded = pretrained.placed(loaded, device)
     for prompt, text in zip(options.prompt, continuations(loaded, options), strict=True):
         print(f"{prompt}{text}\n")
     return 0

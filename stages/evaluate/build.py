@@ -22,7 +22,6 @@ from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.tasks import OPEN
 from data_pipes.types import BadRow, Row
-from pure import tree
 from pure.stepper import stepper
 from pure.types import Tree
 from stages.evaluate import exact_match, humaneval, mmlu, perplexity
@@ -57,7 +56,7 @@ def load(options: EvaluateOptions) -> Pretrained:
     numbers.refuse_seed(options.seed)
     device = hardware.pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
-    return loaded._replace(params=tree.map(lambda x: x.to(device), loaded.params))
+    return pretrained.placed(loaded, device)
 
 
 def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:

@@ -104,7 +104,6 @@ def register() -> None:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 
-    from pure import tree
     from stages.run import hardware, pretrained
 
     class Loaded(LM):
@@ -115,8 +114,7 @@ def register() -> None:
         def __new__(cls, path: str, dtype: str = "float32", device: str = "auto", max_length: Any = None,
                     seed: Any = 0, **_: Any) -> Any:  # fmt: skip
             place = hardware.pick_device("auto" if device is None else device)
-            loaded = pretrained.load(path, dtype=hardware.pick_dtype(dtype, place))
-            loaded = loaded._replace(params=tree.map(lambda x: x.to(place), loaded.params))
+            loaded = pretrained.placed(pretrained.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
             return harness(loaded, max_length=int(max_length) if max_length else None, seed=int(seed))
 
     register_model("intro2llm")(Loaded)

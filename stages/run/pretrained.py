@@ -125,6 +125,11 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     return Pretrained(model, params, tokenizer, template)
 
 
+def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
+    """The same with its params on a device."""
+    return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
+
+
 def adapted(path: str | Path) -> Path | None:
     """The folder, or its final_model, if it holds adapters."""
     folder = model_folder.final(path)

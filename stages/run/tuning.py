@@ -87,7 +87,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     _check(options)
     device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
-    base = base._replace(params=tree.map(lambda x: x.to(device), base.params))
+    base = pretrained.placed(base, device)
     template = template_of(options.chat_template, base)
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
