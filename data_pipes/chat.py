@@ -9,13 +9,14 @@ Shape letters: n tokens of one conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.messages import Message
+from data_pipes.messages import PLAIN, Context, Message
 from data_pipes.template import BEGIN, CLOSE, END, OPEN, Program, compiled, run
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
@@ -45,16 +46,18 @@ class ChatTemplate:
         bos_token: text of the token that begins a conversation, "" for none.
         eos_token: text of the token that ends one, "" for none.
         program: the source, compiled.
+        variables: further (name, value) pairs that the template may name, such as ("enable_thinking", False).
     """
 
     source: str
     bos_token: str
     eos_token: str
     program: Program = field(repr=False, compare=False)
+    variables: tuple[tuple[str, Any], ...] = ()
 
     def __reduce__(self) -> Any:
         """Pickles as its source, and compiles again."""
-        return _made, (self.source, self.bos_token, self.eos_token)
+        return _made, (self.source, self.bos_token, self.eos_token, self.variables)
 
 
 class Encoded(NamedTuple):
@@ -76,13 +79,16 @@ class _Span(NamedTuple):
     trained: bool
 
 
-def chat_template(source: str = CHATML, *, bos_token: str = "", eos_token: str = "") -> ChatTemplate:
+def chat_template(
+    source: str = CHATML, *, bos_token: str = "", eos_token: str = "", variables: tuple[tuple[str, Any], ...] = ()
+) -> ChatTemplate:
     """Compiles a template.
 
     Args:
         source: jinja2; CHATML, LLAMA3, or what came with a model.
         bos_token: what it calls by that name, such as "<|begin_of_text|>".
         eos_token: as well.
+        variables: (name, value) pairs that the template may name; a row's own (`Context.variables`) win.
 
     Returns:
         ChatTemplate.
@@ -92,18 +98,25 @@ def chat_template(source: str = CHATML, *, bos_token: str = "", eos_token: str =
 
     Example:
         >>> chat_template("{{ eos_token }}", eos_token="</s>")
-        ChatTemplate(source='{{ eos_token }}', bos_token='', eos_token='</s>')
+        ChatTemplate(source='{{ eos_token }}', bos_token='', eos_token='</s>', variables=())
     """
-    return ChatTemplate(source, bos_token, eos_token, compiled(source))
+    return ChatTemplate(source, bos_token, eos_token, compiled(source), variables)
 
 
-def render(template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+def render(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    context: Context = PLAIN,
+) -> str:
     """Writes messages as one text.
 
     Args:
         template: see `chat_template`.
         messages: any number.
         add_generation_prompt: end with the beginning of an assistant's turn.
+        context: tools and template variables of the row.
 
     Returns:
         The text, control tokens in it.
@@ -116,11 +129,16 @@ def render(template: ChatTemplate, messages: Sequence[Message], *, add_generatio
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
     guarded, hidden = _guard(messages, ())
-    return _restore(re.sub(f"[{BEGIN}{END}]", "", _text(template, guarded, add_generation_prompt)), hidden)
+    return _restore(re.sub(f"[{BEGIN}{END}]", "", _text(template, guarded, add_generation_prompt, context)), hidden)
 
 
 def encode_chat(
-    template: ChatTemplate, tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    context: Context = PLAIN,
 ) -> Encoded:
     """Encodes one conversation: `encode_chats` of one.
 
@@ -129,6 +147,7 @@ def encode_chat(
         tokenizer: as there.
         messages: of the conversation.
         add_generation_prompt: as there.
+        context: of the conversation.
 
     Returns:
         Encoded(tokens [n], trained [n]).
@@ -136,7 +155,9 @@ def encode_chat(
     Raises:
         ValueError: as there.
     """
-    return encode_chats(template, tokenizer, [messages], add_generation_prompt=add_generation_prompt)[0]
+    return encode_chats(
+        template, tokenizer, [messages], add_generation_prompt=add_generation_prompt, contexts=[context]
+    )[0]
 
 
 def encode_chats(
@@ -145,6 +166,7 @@ def encode_chats(
     chats: Iterable[Sequence[Message]],
     *,
     add_generation_prompt: bool = False,
+    contexts: Iterable[Context] | None = None,
 ) -> list[Encoded]:
     """Encodes conversations, and marks what the assistant said.
 
@@ -156,6 +178,7 @@ def encode_chats(
         tokenizer: whose control tokens the template uses.
         chats: messages of each; the more at once, the faster.
         add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does.
+        contexts: tools and template variables of each conversation; None: they have none.
 
     Returns:
         Encoded(tokens [n], trained [n]) for each. The tokens of messages[:i] with a generation prompt are those with
@@ -183,12 +206,13 @@ def encode_chats(
     controls = tuple(special_tokens(tokenizer))
     texts: tuple[list[str], list[str]] = ([], [])
     pieces: list[list[tuple[int, int, bool]]] = []
-    for messages in chats:
+    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
+    for messages, context in pairs:
         # 1. Hide, and
         guarded, hidden = _guard(messages, controls)
         pieces.append([])
         # 2. render and cut.
-        for text, trained in _spans(template, guarded, controls, add_generation_prompt):
+        for text, trained in _spans(template, guarded, controls, add_generation_prompt, context):
             for plain, part in _parts(text, hidden):
                 pieces[-1].append((plain, len(texts[plain]), trained))
                 texts[plain].append(part)
@@ -197,9 +221,9 @@ def encode_chats(
     return [_joined([(ids[plain][i], trained) for plain, i, trained in chat]) for chat in pieces]
 
 
-def _made(source: str, bos_token: str, eos_token: str) -> ChatTemplate:
+def _made(source: str, bos_token: str, eos_token: str, variables: tuple) -> ChatTemplate:
     """A template that was pickled."""
-    return chat_template(source, bos_token=bos_token, eos_token=eos_token)
+    return chat_template(source, bos_token=bos_token, eos_token=eos_token, variables=variables)
 
 
 def _joined(pieces: Sequence[tuple[np.ndarray, bool]]) -> Encoded:
@@ -218,7 +242,17 @@ def _guard(messages: Sequence[Message], controls: Sequence[str]) -> tuple[list[M
         hidden.append(match[0])
         return f"{OPEN}{len(hidden) - 1}{CLOSE}"
 
-    return [message._replace(content=re.sub(pattern, hide, message.content)) for message in messages], hidden
+    def guard(value: Any) -> Any:
+        if isinstance(value, str):
+            return re.sub(pattern, hide, value)
+        if isinstance(value, Mapping):
+            return {guard(name): guard(x) for name, x in value.items()}
+        return [guard(x) for x in value] if isinstance(value, list | tuple) else value
+
+    return [
+        message._replace(content=guard(message.content), fields=tuple((name, guard(x)) for name, x in message.fields))
+        for message in messages
+    ], hidden
 
 
 def _parts(text: str, hidden: Sequence[str]) -> Iterator[tuple[bool, str]]:
@@ -234,31 +268,35 @@ def _restore(text: str, hidden: Sequence[str]) -> str:
     return "".join(part for _, part in _parts(text, hidden))
 
 
-def _text(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+def _text(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool, context: Context) -> str:
     """Renders, with BEGIN and END left in."""
-    return run(
-        template.program,
-        messages=[{"role": message.role, "content": message.content} for message in messages],
-        add_generation_prompt=add_generation_prompt,
-        bos_token=template.bos_token,
-        eos_token=template.eos_token,
-        tools=None,
-        documents=None,
-    )
+    variables = {
+        "messages": [{"role": turn.role, "content": turn.content, **dict(turn.fields)} for turn in messages],
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": template.bos_token,
+        "eos_token": template.eos_token,
+        "tools": list(context.tools) or None,
+        "documents": None,
+    }
+    return run(template.program, **{**variables, **dict(template.variables), **dict(context.variables)})
 
 
 def _spans(
-    template: ChatTemplate, messages: Sequence[Message], controls: Sequence[str], add_generation_prompt: bool
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    controls: Sequence[str],
+    add_generation_prompt: bool,
+    context: Context,
 ) -> list[_Span]:
     """A conversation as pieces of text, and which are the assistant's."""
-    text = _text(template, messages, add_generation_prompt)
+    text = _text(template, messages, add_generation_prompt, context)
     if BEGIN in text or re.search(r"{%[-+]?\s*generation\b", template.source):
         return [_Span(piece, i % 2 == 1) for i, piece in enumerate(re.split(f"[{BEGIN}{END}]", text))]
     spans: list[_Span] = []
     done = 0
     for i, message in enumerate(messages):
         if message.role == "assistant":
-            before, after = _text(template, messages[:i], True), _text(template, messages[: i + 1], False)
+            before, after = (_text(template, messages[:n], n == i, context) for n in (i, i + 1))
             if not (len(before) >= done and after.startswith(before) and text.startswith(after)):
                 raise ValueError(
                     f"encode_chat: expected a template that adds each turn behind what stands there already, and this "
@@ -266,7 +304,7 @@ def _spans(
                     "cannot be told apart: put {% generation %} and {% endgeneration %} around what the assistant "
                     "says in the template"
                 )
-            end = len(before) + _end(after[len(before) :], message.content, controls)
+            end = len(before) + _end(after[len(before) :], message.content or "", controls)
             spans += [_Span(text[done : len(before)], False), _Span(text[len(before) : end], True)]
             spans.append(_Span(text[end : len(after)], False))
             done = len(after)

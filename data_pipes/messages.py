@@ -22,13 +22,39 @@ Record = TypeVar("Record")
 
 
 class Message(NamedTuple):
-    """One turn: who speaks (a name of ROLES), and what."""
+    """One turn.
+
+    Fields:
+        role: who speaks, a name of ROLES.
+        content: the text; None where the row has none, as beside a tool call.
+        fields: what else the turn holds (`tool_calls`, `reasoning_content`, `name`, ...), as (name, value) pairs in the
+            row's order; the chat template sees each under its name.
+        trained: False for an assistant's turn that is read and not learned.
+    """
 
     role: str
-    content: str
+    content: str | None
+    fields: tuple[tuple[str, Any], ...] = ()
+    trained: bool = True
 
 
 Messages = tuple[Message, ...]
+
+
+class Context(NamedTuple):
+    """What a row says besides its turns.
+
+    Fields:
+        tools: JSON schemas of the functions that the assistant may call; the chat template sees them as `tools`.
+        variables: further (name, value) pairs for the chat template, such as ("enable_thinking", False).
+    """
+
+    tools: tuple[Any, ...] = ()
+    variables: tuple[tuple[str, Any], ...] = ()
+
+
+PLAIN = Context()
+"""That of a row with turns alone."""
 
 
 class Conversation(NamedTuple):
@@ -36,6 +62,7 @@ class Conversation(NamedTuple):
 
     messages: Messages
     name: str
+    context: Context = PLAIN
 
 
 class Preference(NamedTuple):
@@ -45,6 +72,7 @@ class Preference(NamedTuple):
     chosen: Messages
     rejected: Messages
     name: str
+    context: Context = PLAIN
 
 
 class Unpaired(NamedTuple):
@@ -54,6 +82,7 @@ class Unpaired(NamedTuple):
     completion: Messages
     desirable: bool
     name: str
+    context: Context = PLAIN
 
 
 class Prompt(NamedTuple):
@@ -62,6 +91,7 @@ class Prompt(NamedTuple):
     messages: Messages
     row: Mapping[str, Any]
     name: str
+    context: Context = PLAIN
 
 
 class _BadError(ValueError):
@@ -81,8 +111,9 @@ def conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Conv
         An iterator over Conversations.
 
     Example:
-        >>> next(conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")])).messages
-        (Message(role='user', content='Add.\\n\\n1 1'), Message(role='assistant', content='2'))
+        >>> found = next(conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")]))
+        >>> [message[:2] for message in found.messages]
+        [('user', 'Add.\\n\\n1 1'), ('assistant', '2')]
     """
     return _each(rows, _conversation, on_bad)
 
@@ -99,8 +130,8 @@ def preferences(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Prefer
         An iterator over Preferences.
 
     Example:
-        >>> next(preferences([Row({"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}, "a:1")])).chosen
-        (Message(role='assistant', content='2'),)
+        >>> next(preferences([Row({"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}, "a:1")])).chosen[0].content
+        '2'
     """
     return _each(rows, _preference, on_bad)
 

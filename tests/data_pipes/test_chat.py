@@ -59,7 +59,7 @@ CHAT = [
 
 contents = st.lists(st.one_of(st.sampled_from(CONTROLS), texts()), max_size=3).map("".join)
 roles = st.sampled_from(["system", "user", "assistant", "tool"])
-chats = st.lists(st.builds(Message, roles, contents), max_size=5)
+chats = st.lists(st.tuples(roles, contents).map(lambda turn: Message(*turn)), max_size=5)
 
 
 def words(encoded: Encoded, trained: bool = True) -> str:

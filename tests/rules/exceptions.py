@@ -15,7 +15,10 @@ WORLD = (
 )
 """The only places that touch files, the clock, the network and processes."""
 
-LONG_FILES: Mapping[str, str] = {}
+LONG_FILES: Mapping[str, str] = {
+    "data_pipes/chat.py": "to be split into rendering and encoding",
+    "data_pipes/messages.py": "to be split into types and readers",
+}
 """path -> why it has more than 300 lines."""
 
 LONG_FUNCTIONS: Mapping[str, str] = {}

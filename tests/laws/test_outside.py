@@ -1,0 +1,33 @@
+"""What comes from outside is right or refused: one test a form of the table in `tests/outside`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.outside.form import Form, difference, judge
+from tests.outside.table import every
+
+FORMS = every()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.kind}: {form.name}")
+def test_a_form_is_right_or_refused(form: Form, tmp_path: Path) -> None:
+    verdict = judge(form, tmp_path)
+    assert verdict.outcome == ("refused" if form.refused else "right"), verdict.detail
+
+
+def test_every_form_has_a_name_of_its_own() -> None:
+    names = [(form.kind, form.name) for form in FORMS]
+    assert len(names) == len(set(names))
+
+
+def test_a_difference_is_seen() -> None:
+    assert not difference({"a": [1.0, "x"]}, {"a": [1.0, "x"]})
+    for ours in ({"a": [1.1, "x"]}, {"a": [1.0, "y"]}, {"a": [1.0]}, {"b": [1.0, "x"]}, [1.0, "x"], None):
+        assert difference(ours, {"a": [1.0, "x"]}), ours
+    raises = Form("row", "n", "w", lambda _: 1, lambda _: [].pop())
+    assert judge(raises, Path()).outcome == "error"
+    assert judge(raises._replace(ours=lambda _: 2), Path()).outcome == "different"
+    assert judge(raises._replace(ours=lambda _: 1, refused="x"), Path()).outcome == "different"
