@@ -9,9 +9,10 @@ Shape letters: n tokens of one conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,27 +38,29 @@ RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}]"
 """What no message may bring into a template, as a pattern."""
 
 
+OnError = Callable[[int, ValueError], Any]
+"""What to do with a conversation that the template refuses: gets its number among those that were given, and why."""
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and the tokens that it may name; made by `chat_template`. Equal ones have equal sources.
+    """A template and what it may name; made by `chat_template`. Equal ones have equal sources, tokens and variables.
 
     Args:
         source: jinja2.
-        bos_token: text of the token that begins a conversation, "" for none.
-        eos_token: text of the token that ends one, "" for none.
         program: the source, compiled.
-        variables: further (name, value) pairs that the template may name, such as ("enable_thinking", False).
+        special_tokens: (name, text) pairs, such as ("bos_token", "<s>"), ascending by name.
+        variables: further (name, value) pairs, such as ("enable_thinking", False), ascending by name.
     """
 
     source: str
-    bos_token: str
-    eos_token: str
     program: Program = field(repr=False, compare=False)
-    variables: tuple[tuple[str, Any], ...] = ()
+    special_tokens: tuple[tuple[str, str], ...] = ()
+    variables: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
 
     def __reduce__(self) -> Any:
         """Pickles as its source, and compiles again."""
-        return _made, (self.source, self.bos_token, self.eos_token, self.variables)
+        return _made, (self.source, self.special_tokens, self.variables)
 
 
 class Encoded(NamedTuple):
@@ -72,6 +75,15 @@ class Encoded(NamedTuple):
     trained: np.ndarray
 
 
+class _Job(NamedTuple):
+    """A conversation to encode, whose assistant's turns from number `first` on are trained."""
+
+    messages: Sequence[Message]
+    context: Context
+    first: int
+    add_generation_prompt: bool
+
+
 class _Span(NamedTuple):
     """A piece of rendered text that is encoded by itself."""
 
@@ -80,27 +92,44 @@ class _Span(NamedTuple):
 
 
 def chat_template(
-    source: str = CHATML, *, bos_token: str = "", eos_token: str = "", variables: tuple[tuple[str, Any], ...] = ()
+    source: str = CHATML,
+    *,
+    bos_token: str = "",
+    eos_token: str = "",
+    special_tokens: Mapping[str, str] = MappingProxyType({}),
+    variables: Iterable[tuple[str, Any]] = (),
 ) -> ChatTemplate:
     """Compiles a template.
 
     Args:
         source: jinja2; CHATML, LLAMA3, or what came with a model.
-        bos_token: what it calls by that name, such as "<|begin_of_text|>".
-        eos_token: as well.
+        bos_token: text of the token that begins a conversation, such as "<|begin_of_text|>"; "" for none.
+        eos_token: text of the token that ends one; "" for none.
+        special_tokens: text of each special token that the template may name: {"bos_token": ..., "eos_token": ...,
+            "unk_token": ..., "pad_token": ...}. As in transformers, a token that the tokenizer does not have is not
+            defined in the template: leave it out, or give "".
         variables: (name, value) pairs that the template may name; a row's own (`Context.variables`) win.
 
     Returns:
         ChatTemplate.
 
     Raises:
-        ValueError: if it does not compile; with the line.
+        ValueError: if it does not compile, with the line; if a special token is given twice with different texts, or
+            a name is none that a template can use.
 
     Example:
         >>> chat_template("{{ eos_token }}", eos_token="</s>")
-        ChatTemplate(source='{{ eos_token }}', bos_token='', eos_token='</s>', variables=())
+        ChatTemplate(source='{{ eos_token }}', special_tokens=(('eos_token', '</s>'),), variables=())
     """
-    return ChatTemplate(source, bos_token, eos_token, compiled(source), variables)
+    tokens = {name: text for name, text in special_tokens.items() if text}
+    for name, text in (("bos_token", bos_token), ("eos_token", eos_token)):
+        if text and tokens.setdefault(name, text) != text:
+            raise ValueError(f"chat_template: {name} is {text!r}, and {tokens[name]!r} in special_tokens; give it once")
+    named = dict(variables)
+    for name in (*tokens, *named):
+        if not name.isidentifier():
+            raise ValueError(f"chat_template: a template can name no variable {name!r}; use letters, digits and _")
+    return ChatTemplate(source, compiled(source), tuple(sorted(tokens.items())), tuple(sorted(named.items())))
 
 
 def render(
@@ -129,7 +158,7 @@ def render(
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
     guarded, hidden = _guard(messages, ())
-    return _restore(re.sub(f"[{BEGIN}{END}]", "", _text(template, guarded, add_generation_prompt, context)), hidden)
+    return _restore(_bare(_text(template, guarded, add_generation_prompt, context)), hidden)
 
 
 def encode_chat(
@@ -167,6 +196,7 @@ def encode_chats(
     *,
     add_generation_prompt: bool = False,
     contexts: Iterable[Context] | None = None,
+    on_error: OnError | None = None,
 ) -> list[Encoded]:
     """Encodes conversations, and marks what the assistant said.
 
@@ -179,6 +209,8 @@ def encode_chats(
         chats: messages of each; the more at once, the faster.
         add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does.
         contexts: tools and template variables of each conversation; None: they have none.
+        on_error: gets the number of each conversation that the template refuses, and the error; it is then left out
+            of what is returned. None raises the first.
 
     Returns:
         Encoded(tokens [n], trained [n]) for each. The tokens of messages[:i] with a generation prompt are those with
@@ -194,7 +226,7 @@ def encode_chats(
 
     Raises:
         ValueError: if the template rewrites what stands before a turn once the turn is there, so that the spans cannot
-            be told apart; or as in `render`, or in the tokenizer's `encode`.
+            be told apart, or as in `render` (both go to on_error, if it is given); or as in the tokenizer's `encode`.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -203,27 +235,71 @@ def encode_chats(
         >>> tokenizer.decode(found.tokens[found.trained])
         'b<|im_end|>'
     """
+    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
+    jobs = (_Job(messages, context, 0, add_generation_prompt) for messages, context in pairs)
+    # 1., 2. and 3. As for completions.
+    return _encoded(template, tokenizer, jobs, on_error)
+
+
+def encode_completions(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    pairs: Iterable[tuple[Sequence[Message], Sequence[Message]]],
+    *,
+    contexts: Iterable[Context] | None = None,
+    on_error: OnError | None = None,
+) -> list[Encoded]:
+    """Encodes prompts with their completions: as `encode_chats`, and only the completion's turns are trained.
+
+    Args:
+        template: as there.
+        tokenizer: as there.
+        pairs: (messages of the prompt, messages of the completion) of each.
+        contexts: as there.
+        on_error: as there.
+
+    Returns:
+        Encoded(tokens [n], trained [n]) for each.
+
+    Raises:
+        ValueError: as there.
+    """
+    rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
+    jobs = (_Job((*prompt, *said), context, len(prompt), False) for (prompt, said), context in rows)
+    return _encoded(template, tokenizer, jobs, on_error)
+
+
+def _encoded(
+    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[_Job], on_error: OnError | None
+) -> list[Encoded]:
+    """What `encode_chats` returns, and its steps."""
     controls = tuple(special_tokens(tokenizer))
     texts: tuple[list[str], list[str]] = ([], [])
     pieces: list[list[tuple[int, int, bool]]] = []
-    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    for messages, context in pairs:
-        # 1. Hide, and
-        guarded, hidden = _guard(messages, controls)
+    for number, job in enumerate(jobs):
+        # Hide,
+        guarded, hidden = _guard(job.messages, controls)
+        # render, cut,
+        try:
+            spans = _spans(template, job._replace(messages=guarded), controls)
+        except ValueError as error:
+            if on_error is None:
+                raise
+            on_error(number, error)
+            continue
         pieces.append([])
-        # 2. render and cut.
-        for text, trained in _spans(template, guarded, controls, add_generation_prompt, context):
+        for text, trained in spans:
             for plain, part in _parts(text, hidden):
                 pieces[-1].append((plain, len(texts[plain]), trained))
                 texts[plain].append(part)
-    # 3. Tokens.
+    # and encode.
     ids = tokenizer.encode_batch(texts[0], special="all"), tokenizer.encode_batch(texts[1], special="none")
     return [_joined([(ids[plain][i], trained) for plain, i, trained in chat]) for chat in pieces]
 
 
-def _made(source: str, bos_token: str, eos_token: str, variables: tuple) -> ChatTemplate:
+def _made(source: str, special_tokens: tuple, variables: tuple) -> ChatTemplate:
     """A template that was pickled."""
-    return chat_template(source, bos_token=bos_token, eos_token=eos_token, variables=variables)
+    return chat_template(source, special_tokens=dict(special_tokens), variables=variables)
 
 
 def _joined(pieces: Sequence[tuple[np.ndarray, bool]]) -> Encoded:
@@ -273,29 +349,24 @@ def _text(template: ChatTemplate, messages: Sequence[Message], add_generation_pr
     variables = {
         "messages": [{"role": turn.role, "content": turn.content, **dict(turn.fields)} for turn in messages],
         "add_generation_prompt": add_generation_prompt,
-        "bos_token": template.bos_token,
-        "eos_token": template.eos_token,
         "tools": list(context.tools) or None,
         "documents": None,
     }
-    return run(template.program, **{**variables, **dict(template.variables), **dict(context.variables)})
+    given = (*template.special_tokens, *template.variables, *context.variables)
+    return run(template.program, **{**variables, **dict(given)})
 
 
-def _spans(
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    controls: Sequence[str],
-    add_generation_prompt: bool,
-    context: Context,
-) -> list[_Span]:
+def _spans(template: ChatTemplate, job: _Job, controls: Sequence[str]) -> list[_Span]:
     """A conversation as pieces of text, and which are the assistant's."""
-    text = _text(template, messages, add_generation_prompt, context)
+    messages, context = job.messages, job.context
+    text = _text(template, messages, job.add_generation_prompt, context)
     if BEGIN in text or re.search(r"{%[-+]?\s*generation\b", template.source):
-        return [_Span(piece, i % 2 == 1) for i, piece in enumerate(re.split(f"[{BEGIN}{END}]", text))]
+        before = _text(template, messages[: job.first], True, context) if job.first else ""
+        return _marked(text, _shared(_bare(before), _bare(text)))
     spans: list[_Span] = []
     done = 0
     for i, message in enumerate(messages):
-        if message.role == "assistant":
+        if message.role == "assistant" and i >= job.first:
             before, after = (_text(template, messages[:n], n == i, context) for n in (i, i + 1))
             if not (len(before) >= done and after.startswith(before) and text.startswith(after)):
                 raise ValueError(
@@ -309,6 +380,26 @@ def _spans(
             spans.append(_Span(text[end : len(after)], False))
             done = len(after)
     return [*spans, _Span(text[done:], False)]
+
+
+def _bare(text: str) -> str:
+    """A text without the marks of {% generation %}."""
+    return re.sub(f"[{BEGIN}{END}]", "", text)
+
+
+def _shared(a: str, b: str) -> int:
+    """With how many characters both begin."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _marked(text: str, first: int) -> list[_Span]:
+    """Pieces of a text with marks: what is between two of them is the assistant's, from character `first` on."""
+    spans: list[_Span] = []
+    for i, piece in enumerate(re.split(f"[{BEGIN}{END}]", text)):
+        cut = min(first, len(piece)) if i % 2 else 0
+        spans += [_Span(piece[:cut], False), _Span(piece[cut:], i % 2 == 1)]
+        first -= min(first, len(piece))
+    return [span for span in spans if span.text]
 
 
 def _end(turn: str, content: str, controls: Sequence[str]) -> int:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_pipes.chat import ChatTemplate, Encoded, encode_chats
-from data_pipes.messages import Messages, Preference, Unpaired
+from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_completions
+from data_pipes.messages import Context, Messages, Preference, Unpaired
 from data_pipes.table import Ragged, TablePipe, padded, ragged, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
@@ -57,13 +57,21 @@ class Compared(NamedTuple):
     references: tuple[np.ndarray, ...] = ()
 
 
-def encode_preferences(template: ChatTemplate, tokenizer: Tokenizer, preferences: Iterable[Preference]) -> list[Pair]:
+def encode_preferences(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    preferences: Iterable[Preference],
+    *,
+    on_error: OnError | None = None,
+) -> list[Pair]:
     """Encodes pairs: prompt and answer through the template, the answer's tokens trained.
 
     Args:
         template: see `data_pipes.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.encode_chats`.
         preferences: the more at once, the faster.
+        on_error: gets the number of each pair that the template refuses, and the error; it is then left out of what is
+            returned. None raises the first.
 
     Returns:
         A Pair for each. Turns of the assistant in the prompt are not trained.
@@ -72,9 +80,16 @@ def encode_preferences(template: ChatTemplate, tokenizer: Tokenizer, preferences
         ValueError: as in `data_pipes.chat.encode_chats`.
     """
     given = list(preferences)
-    chosen = _encode(template, tokenizer, [(found.prompt, found.chosen) for found in given])
-    rejected = _encode(template, tokenizer, [(found.prompt, found.rejected) for found in given])
-    return [Pair(*sides) for sides in zip(chosen, rejected, strict=True)]
+    pairs = [(found.prompt, side) for found in given for side in (found.chosen, found.rejected)]
+    contexts = [found.context for found in given for _ in range(2)]
+    failed: dict[int, ValueError] = {}
+    refused = None if on_error is None else lambda side, error: failed.setdefault(side // 2, error)
+    encoded = _encode(template, tokenizer, pairs, contexts, refused)
+    for number, error in failed.items():
+        if on_error is not None:
+            on_error(number, error)
+    sides = zip(encoded[::2], encoded[1::2], strict=True)
+    return [Pair(chosen, rejected) for chosen, rejected in sides if chosen is not None and rejected is not None]
 
 
 def encode_preference(template: ChatTemplate, tokenizer: Tokenizer, preference: Preference) -> Pair:
@@ -82,13 +97,16 @@ def encode_preference(template: ChatTemplate, tokenizer: Tokenizer, preference: 
     return encode_preferences(template, tokenizer, [preference])[0]
 
 
-def encode_unpaired(template: ChatTemplate, tokenizer: Tokenizer, answers: Iterable[Unpaired]) -> list[Answer]:
+def encode_unpaired(
+    template: ChatTemplate, tokenizer: Tokenizer, answers: Iterable[Unpaired], *, on_error: OnError | None = None
+) -> list[Answer]:
     """Encodes single answers, as `encode_preferences` does pairs.
 
     Args:
         template: as there.
         tokenizer: as there.
         answers: the more at once, the faster.
+        on_error: as there.
 
     Returns:
         An Answer for each.
@@ -97,8 +115,9 @@ def encode_unpaired(template: ChatTemplate, tokenizer: Tokenizer, answers: Itera
         ValueError: as there.
     """
     given = list(answers)
-    encoded = _encode(template, tokenizer, [(found.prompt, found.completion) for found in given])
-    return [Answer(one, found.desirable) for one, found in zip(encoded, given, strict=True)]
+    pairs = [(found.prompt, found.completion) for found in given]
+    encoded = _encode(template, tokenizer, pairs, [found.context for found in given], on_error)
+    return [Answer(one, row.desirable) for one, row in zip(encoded, given, strict=True) if one is not None]
 
 
 def preference_pipe(
@@ -246,23 +265,24 @@ def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
     return fitted, excess > 0
 
 
-def _encode(template: ChatTemplate, tokenizer: Tokenizer, pairs: Sequence[tuple[Messages, Messages]]) -> list[Encoded]:
-    """Prompts with completions -> tokens, of which the completion's are trained."""
-    whole = encode_chats(template, tokenizer, [prompt + completion for prompt, completion in pairs])
-    spoken = [any(message.role == "assistant" for message in prompt) for prompt, _ in pairs]
-    prompts = encode_chats(template, tokenizer, [p if s else () for (p, _), s in zip(pairs, spoken, strict=True)])
-    found = []
-    for (tokens, trained), before in zip(whole, prompts, strict=True):
-        places, said = trained.nonzero()[0], before.tokens[before.trained]
-        if tokens[places[: len(said)]].tolist() != said.tolist():
-            raise ValueError(
-                "encode_preferences: this template writes the assistant's turns of a prompt otherwise once an answer "
-                "follows, so the answer's tokens cannot be told apart; leave earlier answers out of the prompts"
-            )
-        mask = trained.copy()
-        mask[places[: len(said)]] = False
-        found.append(Encoded(tokens, mask))
-    return found
+def _encode(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    pairs: Sequence[tuple[Messages, Messages]],
+    contexts: Sequence[Context],
+    on_error: OnError | None,
+) -> list[Encoded | None]:
+    """Prompts with completions -> tokens, of which the completion's are trained; None where the template refuses."""
+    failed: dict[int, ValueError] = {}
+    encoded = iter(
+        encode_completions(
+            template, tokenizer, pairs, contexts=contexts, on_error=None if on_error is None else failed.setdefault
+        )
+    )
+    for number, error in failed.items():
+        if on_error is not None:
+            on_error(number, error)
+    return [None if number in failed else next(encoded) for number in range(len(pairs))]
 
 
 def _thought(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:

@@ -11,19 +11,27 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipes.chat import ChatTemplate, Encoded, encode_chats
+from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_chats
 from data_pipes.messages import Prompt
 from data_pipes.table import Ragged, TablePipe, ragged, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 
 
-def encode_prompts(template: ChatTemplate, tokenizer: Tokenizer, prompts: Iterable[Prompt]) -> list[np.ndarray]:
+def encode_prompts(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    prompts: Iterable[Prompt],
+    *,
+    on_error: OnError | None = None,
+) -> list[np.ndarray]:
     """Encodes prompts, each up to the beginning of the assistant's turn.
 
     Args:
         template: see `data_pipes.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.encode_chats`.
         prompts: the more at once, the faster.
+        on_error: gets the number of each prompt that the template refuses, and the error; it is then left out. None
+            raises the first.
 
     Returns:
         Ids of each, [n] int64.
@@ -31,8 +39,16 @@ def encode_prompts(template: ChatTemplate, tokenizer: Tokenizer, prompts: Iterab
     Raises:
         ValueError: as in `data_pipes.chat.encode_chats`.
     """
-    chats = [prompt.messages for prompt in prompts]
-    return [found.tokens for found in encode_chats(template, tokenizer, chats, add_generation_prompt=True)]
+    given = list(prompts)
+    found = encode_chats(
+        template,
+        tokenizer,
+        [prompt.messages for prompt in given],
+        contexts=[prompt.context for prompt in given],
+        add_generation_prompt=True,
+        on_error=on_error,
+    )
+    return [encoded.tokens for encoded in found]
 
 
 def prompt_pipe(

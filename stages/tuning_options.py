@@ -29,6 +29,8 @@ class TuningOptions:
     """Folder of the run: checkpoints, metrics.jsonl, final_model."""
     chat_template: str | None = None
     """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    template_kwargs: str | None = None
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
     batch_size: int = 16
     """Rows, pairs or prompts a step."""
     num_epochs: int = 1

@@ -193,7 +193,10 @@ def test_no_path_of_a_machine() -> None:
     """Files name no folder of the machine they were written on."""
     machine = re.compile(r"(?<![\w.:])/(?:home|root|Users|work|opt|mnt)/\w")
     folders = (*PACKAGES, *PROGRAMS, "tests", ".ci")
-    paths = [*ROOT.glob("*.*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    paths = [
+        *(path for path in ROOT.glob("*.*") if path.name != ".git"),
+        *(path for folder in folders for path in (ROOT / folder).rglob("*")),
+    ]
     texts = [path for path in paths if path.is_file() and path.suffix in (".py", ".md", ".toml", ".txt", ".json", "")]
     found = [f"{path.relative_to(ROOT)}: {line}" for path in texts for line in path.read_text("utf8").splitlines()
              if machine.search(line)]  # fmt: skip

@@ -28,6 +28,8 @@ class ChatOptions:
     """A message of the system that begins the conversation."""
     chat_template: str | None = None
     """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    template_kwargs: str | None = None
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
     max_new_tokens: int = 200
     """Tokens of an answer at most."""
     temperature: float = 0.7
@@ -81,7 +83,7 @@ def answering(base: Pretrained, options: ChatOptions) -> Callable[[Sequence[Mess
     from pure.generate import generate
     from stages.run import tuning
 
-    template = tuning.template_of(options.chat_template, base)
+    template = tuning.template_of(options.chat_template, base, options.template_kwargs)
     end = tuning.turn_end(template, base)
     room = base.model.config.max_position_embeddings - options.max_new_tokens
 

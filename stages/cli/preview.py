@@ -23,6 +23,8 @@ class PreviewOptions:
     """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
     chat_template: str | None = None
     """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    template_kwargs: str | None = None
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
     max_length: int = 256
     """Tokens a row."""
     rows: int = 3
@@ -71,7 +73,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from stages.tuning_options import SFTOptions
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
-    template = tuning.template_of(options.chat_template, base)
+    template = tuning.template_of(options.chat_template, base, options.template_kwargs)
     flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, examples=64 * options.rows,
                        seed=options.seed)  # fmt: skip
     read = {"sft": chat_data.conversations, "dpo": chat_data.pairs, "grpo": chat_data.questions}[options.stage]

@@ -205,16 +205,19 @@ def chat_encoder(
         template: another one; None takes the model's own, or ChatML.
 
     Returns:
-        (question -> ids, the template's text, the id that ends a turn).
+        (question -> ids, the template's text with its variables, the id that ends a turn).
     """
     chosen = template or tuning.template_of(None, loaded)
     encode = partial(_chat_ids, template=chosen, tokenizer=loaded.tokenizer)
-    return encode, chosen.source, tuning.turn_end(chosen, loaded)
+    text = chosen.source + (f"\n{chosen.variables!r}" if chosen.variables else "")
+    return encode, text, tuning.turn_end(chosen, loaded)
 
 
 def _form(options: EvaluateOptions, loaded: Pretrained) -> tuple[Callable, str, tuple[int, ...]]:
     """How a chat asks."""
-    encode, text, end = chat_encoder(loaded, template=tuning.template_of(options.chat_template, loaded))
+    encode, text, end = chat_encoder(
+        loaded, template=tuning.template_of(options.chat_template, loaded, options.template_kwargs)
+    )
     return encode, text, (end,)
 
 

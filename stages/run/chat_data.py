@@ -138,7 +138,7 @@ def _asked(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, templ
     """Rows -> Asked; the text is that of the last message, which is what a person would call the prompt."""
     first, second = tee(messages.prompts(rows, on_bad=on_bad))
     tokens = encode_prompts(template, tokenizer, first)
-    return [Asked(ids, p.messages[-1].content, dict(p.row)) for ids, p in zip(tokens, second, strict=True)]
+    return [Asked(ids, p.messages[-1].content or "", dict(p.row)) for ids, p in zip(tokens, second, strict=True)]
 
 
 def _bad(options: TuningOptions) -> Callable[[BadRow], Any]:

@@ -32,6 +32,7 @@ from stages.reward import reward
 from stages.run import adapter, answers, chat_data, hardware, numbers, pretrained, pretraining, rewards, validation
 from stages.run.adapter import Adapter
 from stages.run.pretrained import Pretrained
+from stages.run.template_kwargs import template_variables
 from stages.sft import sft
 from stages.stage import Stage, loss_of
 from stages.state import TrainState
@@ -88,7 +89,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = pretrained.placed(base, device)
-    template = template_of(options.chat_template, base)
+    template = template_of(options.chat_template, base, options.template_kwargs)
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
     key = random.key(options.seed, device=device)
@@ -100,15 +101,20 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     return make(options, base, template, key, say)._replace(adapter=adapted)
 
 
-def template_of(path: str | None, base: Pretrained) -> ChatTemplate:
+def template_of(path: str | None, base: Pretrained, template_kwargs: str | None = None) -> ChatTemplate:
     """The chat template: of a file, of the model, or ChatML.
 
+    Args:
+        path, template_kwargs: --chat_template and --template_kwargs.
+        base: the model.
+
     Raises:
-        ValueError: if it does not compile, or uses control tokens that the tokenizer has not.
+        ValueError: if it does not compile, or uses control tokens that the tokenizer has not; or if the variables are
+            no JSON object.
         FileNotFoundError: if there is no such file.
     """
     source = Path(path).read_text(encoding="utf-8") if path else base.chat_template or CHATML
-    template = chat_template(source)
+    template = chat_template(source, variables=template_variables(template_kwargs))
     try:
         turn_end(template, base)
     except ValueError as error:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes.chat import CHATML, LLAMA3, Encoded, chat_template, encode_chat, encode_chats, render
-from data_pipes.messages import Message
+from data_pipes.messages import Context, Message
 from data_pipes.tokenizer import save, special_id, train
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
@@ -175,6 +175,32 @@ def test_a_template_is_compared_and_pickled_by_its_source() -> None:
     assert hash(copy) == hash(template)
     assert template != chat_template(LLAMA3)
     assert render(copy, CHAT) == render(template, CHAT)
+
+
+def test_special_tokens_and_variables_have_names() -> None:
+    tokens = {"pad_token": "<pad>", "unk_token": ""}
+    source = "{{ [bos_token, pad_token, unk_token is defined, n] }}"
+    template = chat_template(source, bos_token="<s>", special_tokens=tokens, variables=[("n", [1])])
+    assert render(template, CHAT) == "['<s>', '<pad>', False, [1]]"
+    assert render(template, CHAT, context=Context(variables=(("n", 2),))) == "['<s>', '<pad>', False, 2]"
+    assert hash(template) == hash(pickle.loads(pickle.dumps(template)))
+    with pytest.raises(ValueError, match="bos_token is '<s>', and '<b>' in special_tokens"):
+        chat_template(bos_token="<s>", special_tokens={"bos_token": "<b>"})
+    with pytest.raises(ValueError, match="no variable 'a-b'"):
+        chat_template(variables=[("a-b", 1)])
+
+
+def test_a_refused_conversation_is_left_out_and_named() -> None:
+    template = chat_template("{% if messages[0].role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}" + CHATML)
+    bad: dict[int, ValueError] = {}
+    given = [CHAT, [Message("tool", "x")], CHAT[:1]]
+    found = encode_chats(template, TOKENIZER, given, on_error=bad.__setitem__)
+    assert [one.tokens.tolist() for one in found] == [
+        one.tokens.tolist() for one in encode_chats(template, TOKENIZER, [CHAT, CHAT[:1]])
+    ]
+    assert {number: str(error) for number, error in bad.items()} == {1: "the chat template failed: no tools"}
+    with pytest.raises(ValueError, match="no tools"):
+        encode_chats(template, TOKENIZER, given)
 
 
 def test_errors_say_where() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data_pipes.chat import Encoded, chat_template
-from data_pipes.messages import Preference, Unpaired
+from data_pipes.chat import CHATML, Encoded, chat_template
+from data_pipes.messages import Message, Preference, Unpaired
 from data_pipes.preference import (
     Pair,
     encode_preferences,
@@ -81,3 +81,22 @@ def test_single_answers_keep_their_label() -> None:
     batch = unpaired_pipe(encoded, batch_size=3, length=30, key=None, shuffle=False)[0]
     assert batch["desirable"].tolist() == [True, False, False]
     assert [int((labels != -100).sum()) > 0 for labels in batch["labels"]] == [True, True, False]
+
+
+STRICT = chat_template("{% if messages[-1].content == 'no' %}{{ raise_exception('not no') }}{% endif %}" + CHATML)
+
+
+def test_a_pair_is_left_out_once_whichever_side_is_refused() -> None:
+    given = [Preference(talk("q"), (Message("assistant", a),), (Message("assistant", b),), "n")
+             for a, b in [("x", "y"), ("no", "no"), ("x", "no"), ("u", "v")]]  # fmt: skip
+    bad: list[int] = []
+    found = encode_preferences(STRICT, TOKENIZER, given, on_error=lambda number, error: bad.append(number))
+    assert bad == [1, 2]
+    assert [TOKENIZER.decode(pair.rejected.tokens[pair.rejected.trained]) for pair in found] == [
+        "y<|im_end|>",
+        "v<|im_end|>",
+    ]
+    single = [Unpaired(pair.prompt, pair.rejected, True, "n") for pair in given]
+    bad.clear()
+    assert len(encode_unpaired(STRICT, TOKENIZER, single, on_error=lambda number, error: bad.append(number))) == 2
+    assert bad == [1, 2]
