@@ -24,8 +24,8 @@ from pure.stepper import Stepper
 from pure.transform.jit import region
 from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
-from stages.online import Online, Score, online, reward_metrics
-from stages.rollout import Rollouts, completion_log_probabilities, rollout
+from stages.online import Online, Score, online, reward_metrics, weighted_sum
+from stages.rollout import Rollouts, completion_log_probabilities, rollout, without_truncated
 from stages.stage import Stage, stage
 from stages.state import TrainState
 
@@ -58,6 +58,7 @@ def grpo(
     dual_clip: float | None = None,
     scale: str = "group",
     iterations: int = 1,
+    mask_truncated: bool = False,
     compute: torch.dtype = torch.float32,
     chunk: int | None = None,
     compile: bool | Stepper = False,
@@ -68,7 +69,7 @@ def grpo(
     Args:
         model: the policy's; it must also be able to decode.
         optimizer: optax's pair; it is called `iterations` times a step.
-        score: Rollouts -> rewards [B, K], NaN where an answer could not be judged (`stages.score`, or a reward model);
+        score: Rollouts -> rewards [B, K], NaN where one is missing (`stages.score`, or a reward model);
             or None for batches that are ready-made groups: the fields of Rollouts, and "rewards" [B, K].
         rewards: names of the K rewards, for the metrics.
         weights: of the K rewards in their sum; None weighs each with 1.
@@ -81,6 +82,8 @@ def grpo(
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
         scale: what advantages are divided by: "group", "batch" or "none", or "leave_one_out" (RLOO's).
         iterations: updates from the same answers; beyond the first the ratio is no longer 1, and clipping matters.
+        mask_truncated: whether answers that were cut off at M tokens are left out of the loss; their rewards still
+            count in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops them likewise).
         compute: dtype of the products, for drawing as for learning; params stay as they are.
         chunk: rows whose logits are held at a time; None holds all.
         compile: as in `pure.generate.generate`, for the drawing.
@@ -112,7 +115,7 @@ def grpo(
     learn = partial(
         update, inner=inner, look=look, samples=samples, names=rewards, weights=weights, scale=scale,
         reference=None if reference is None else tree.cast(reference, compute), iterations=iterations, compute=compute,
-        given=score is None,
+        given=score is None, mask_truncated=mask_truncated,
     )  # fmt: skip
     return online(Online(inner.init, draw, score, learn), rewards)
 
@@ -132,13 +135,14 @@ def update(
     iterations: int,
     compute: torch.dtype,
     given: bool,
+    mask_truncated: bool,
 ) -> TrainState:
     """Learns from answers and their rewards: pure, and without a look at text.
 
     Args:
         state: unchanged by this.
         rollouts: B = N G rows.
-        rewards: [B, K] float, NaN where an answer could not be judged.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches nothing.
         inner: the stage that takes one optimizer step on groups.
         look: (params, rollouts) -> LogProbabilities.
         reference: the frozen policy's params, or None.
@@ -146,6 +150,7 @@ def update(
         names, weights: of the K rewards.
         scale, iterations, compute: see `grpo`.
         given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who drew them.
+        mask_truncated: see `grpo`.
 
     Returns:
         The next state, `step` one higher.
@@ -158,18 +163,18 @@ def update(
         4. Metrics of the rewards beside those of the loss.
     """
     # 1. Advantages.
-    total = rewards.float() @ rewards.new_tensor(weights or (1.0,) * len(names), dtype=torch.float32)
-    groups = total.unflatten(0, (-1, samples))
+    groups = weighted_sum(rewards, weights).unflatten(0, (-1, samples))
     advantages = leave_one_out(groups) if scale == "leave_one_out" else group_advantages(groups, scale=scale)
+    learned = without_truncated(rollouts) if mask_truncated else rollouts
     # 2. Log-probabilities.
     beside: dict[str, Tensor] = {"advantages": advantages.flatten()}
     with torch.no_grad():
         if reference is not None:
-            beside["reference_logps"] = look(reference, rollouts).logps
+            beside["reference_logps"] = look(reference, learned).logps
         if given or iterations > 1:
-            old = rollouts.logps if given else look(tree.cast(state.params, compute), rollouts).logps
+            old = learned.logps if given else look(tree.cast(state.params, compute), learned).logps
             beside["old_logps"] = old
-    batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**rollouts._asdict(), **beside})
+    batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**learned._asdict(), **beside})
     # 3. Optimizer steps.
     new = state
     for i in range(iterations):

@@ -88,7 +88,7 @@ def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tup
         parts, rewards: bound by `online`.
     """
     state = parts.init(key, params)
-    names = (*ALWAYS, *(f"rewards/{name}/mean" for name in rewards))
+    names = (*ALWAYS, *(f"rewards/{name}/{what}" for name in rewards for what in ("mean", "missing")))
     return state._replace(
         metrics=state.metrics | {name: torch.full((), torch.nan, device=key.device) for name in names}
     )
@@ -147,17 +147,48 @@ def policy_of(params: Tree) -> Tree:
     return params["policy"] if set(params) == {"policy", "value"} else params
 
 
+def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> Tensor:
+    """Adds up the rewards of each answer; one that is missing counts nothing.
+
+        sum_b = Σ_k weight_k reward_bk, over the k that are there
+
+    Args:
+        rewards: [B, K] float, NaN where one is missing.
+        weights: of the K rewards; None weighs each with 1.
+
+    Returns:
+        [B] float32; NaN where all are missing.
+
+    Raises:
+        ValueError: if there are not K weights.
+
+    Example:
+        >>> nan = float("nan")
+        >>> weighted_sum(torch.tensor([[1.0, 2.0], [nan, 2.0], [nan, nan]]), (1.0, 0.5))
+        tensor([2., 1., nan])
+
+    Source: TRL's GRPOTrainer, "sum_then_normalize".
+    """
+    count = rewards.shape[1]
+    if weights is not None and len(weights) != count:
+        raise ValueError(f"weighted_sum: expected {count} weights, one for each reward, got {len(weights)}")
+    there = rewards.isfinite()
+    factors = rewards.new_tensor(weights or (1.0,) * count, dtype=torch.float32)
+    total = torch.where(there, rewards.float(), 0.0) @ factors
+    return torch.where(there.any(1), total, torch.nan)
+
+
 def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
     """Says how the answers did.
 
     Args:
         rollouts: B rows.
-        rewards: [B, K] float, NaN where an answer could not be judged.
+        rewards: [B, K] float, NaN where one is missing.
         groups: [N, G] float, the weighted sums.
         names: of the K rewards.
 
     Returns:
-        {name: []}, see ALWAYS, and "rewards/NAME/mean".
+        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without it.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
@@ -175,4 +206,5 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
         "completions/mean_length": lengths.mean(),
         "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),
         **{f"rewards/{name}/mean": rewards[:, i].float().nanmean() for i, name in enumerate(names)},
+        **{f"rewards/{name}/missing": (~rewards[:, i].isfinite()).float().mean() for i, name in enumerate(names)},
     }

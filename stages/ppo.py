@@ -28,7 +28,7 @@ from pure.stepper import Stepper
 from pure.transform.jit import region
 from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
-from stages.online import Online, Score, online, reward_metrics
+from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_log_probabilities, completion_states, rollout
 from stages.stage import Stage, named, stage
 from stages.state import TrainState
@@ -71,6 +71,7 @@ def ppo(
     entropy_weight: float = 0.0,
     epochs: int = 2,
     minibatches: int = 1,
+    mask_truncated: bool = False,
     compute: torch.dtype = torch.float32,
     compile: bool | Stepper = False,
     **options: Any,
@@ -96,6 +97,8 @@ def ppo(
         value_weight, entropy_weight: see above.
         epochs: times that a round's answers are used.
         minibatches: parts into which they are cut, each time anew; must divide B.
+        mask_truncated: whether answers that were cut off at M tokens are not learned from, neither by the policy nor by
+            the value function; their rewards are still reported.
         compute: dtype of the products; params stay as they are.
         compile: as in `pure.generate.generate`, for the drawing.
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
@@ -127,7 +130,7 @@ def ppo(
     )  # fmt: skip
     steer = None if target_kl is None else partial(adaptive_coefficient, target=target_kl, horizon=horizon)
     learn = partial(update, inner=inner, judge=judge, steer=steer, samples=samples, names=rewards, weights=weights,
-                    epochs=epochs, minibatches=minibatches)  # fmt: skip
+                    epochs=epochs, minibatches=minibatches, mask_truncated=mask_truncated)  # fmt: skip
     return online(Online(partial(_init, inner=inner, critic=critic, beta=beta), draw, score, learn), rewards)
 
 
@@ -144,19 +147,20 @@ def update(
     weights: tuple[float, ...] | None,
     epochs: int,
     minibatches: int,
+    mask_truncated: bool,
 ) -> TrainState:
     """Learns from answers and their rewards: pure, and without a look at text.
 
     Args:
         state: unchanged by this.
         rollouts: B rows.
-        rewards: [B, K] float, NaN where an answer could not be judged: it is then not learned from.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches nothing.
         inner: the stage that takes one optimizer step on rows.
         judge: `experience`, bound.
         steer: changes β, or None.
         samples: G, for the metrics of groups.
         names, weights: of the K rewards.
-        epochs, minibatches: see `ppo`.
+        epochs, minibatches, mask_truncated: see `ppo`.
 
     Returns:
         The next state, `step` one higher.
@@ -168,9 +172,10 @@ def update(
         4. Metrics.
     """
     # 1. Worth.
-    total = rewards.float() @ rewards.new_tensor(weights or (1.0,) * len(names), dtype=torch.float32)
+    total = weighted_sum(rewards, weights)
     coefficient = state.extra["kl_coefficient"]
-    batch, round_metrics = judge(state.params, rollouts, total, coefficient)
+    worth = torch.where(rollouts.ended, total, torch.nan) if mask_truncated else total
+    batch, round_metrics = judge(state.params, rollouts, worth, coefficient)
     # 2. Epochs.
     rows = len(total)
     key = random.fold_in(random.fold_in(state.key, state.step), ORDER_KEY)

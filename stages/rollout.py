@@ -129,6 +129,16 @@ def arrange(
     return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, index)
 
 
+def without_truncated(rollouts: Rollouts) -> Rollouts:
+    """Masks all tokens of the completions that were cut off, so that no loss sees them.
+
+    Returns:
+        Rollouts, `mask` and `logps` of those rows False and 0.
+    """
+    mask = rollouts.mask & rollouts.ended[:, None]
+    return rollouts._replace(mask=mask, logps=torch.where(mask, rollouts.logps, 0.0))
+
+
 def where_to_look(rollouts: Rollouts) -> dict[str, Tensor]:
     """Positions and segments of the padded rows, for a forward pass that sees what the sampler saw.
 

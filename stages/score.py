@@ -5,7 +5,6 @@ Shape letters: B rows, K reward functions, P prompt tokens, M new tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -15,13 +14,13 @@ from torch import Tensor
 
 from pure.types import Tree
 from stages.reward import answer_scores
+from stages.reward_function import Answers, Gather, rewards_of
 from stages.rollout import Rollouts
 
-Reward = Callable[[str, str, Mapping[str, Any]], float]
-"""(prompt, completion, row) -> reward: what users write. `row` is the row of data that the prompt came from."""
-
-SHOWN = 200
-"""Characters of a text that a message quotes."""
+Reward = Callable[..., Any]
+"""What users write: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of data that
+the prompt came from. Or a whole batch, (prompts, completions, **columns) -> list, as in TRL. Either may be a
+coroutine; see `stages.reward_function`."""
 
 
 def text_score(
@@ -31,26 +30,29 @@ def text_score(
     prompts: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     on_bad: Callable[[str], Any] | None = None,
+    gather: Gather | None = None,
 ) -> Callable[[Rollouts], Tensor]:
     """Makes a score of functions of text.
 
     Args:
-        functions: name -> (prompt, completion, row) -> float; called once for each answer, in order.
+        functions: name -> function, see `Reward`; called once for each answer, in order, or once for all.
         decode: ids -> text, control tokens left out.
         prompts: text of each prompt, as the functions shall see it; found by the rollouts' index.
         rows: the data each prompt came from.
-        on_bad: is told of a function that raised or gave no finite number, in a sentence with the function, the row and
-            the text; that answer is then left out. None raises it as an error.
+        on_bad: is told of a function that raised or gave no number that is finite in float32, in a sentence with the
+            function and the text; that reward is then NaN. None raises it as an error.
+        gather: runs coroutines, such as `stages.run.coroutines.gather()`.
 
     Returns:
-        Rollouts -> rewards [B, K] float32, in the order of the functions.
+        Rollouts -> rewards [B, K] float32, in the order of the functions; NaN where one is missing: the others count.
 
     Raises:
         ValueError: (by the result, without on_bad) naming the function, the row and the text.
     """
     return partial(
-        _text_score, functions=dict(functions), decode=decode, prompts=prompts, rows=rows, on_bad=on_bad or _stop
-    )
+        _text_score, functions=dict(functions), decode=decode, prompts=prompts, rows=rows, on_bad=on_bad or _stop,
+        gather=gather,
+    )  # fmt: skip
 
 
 def model_score(params: Tree, score: Callable) -> Callable[[Rollouts], Tensor]:
@@ -68,39 +70,31 @@ def model_score(params: Tree, score: Callable) -> Callable[[Rollouts], Tensor]:
 
 def completions(rollouts: Rollouts, decode: Callable[[Sequence[int]], str]) -> list[str]:
     """The completions as texts, B of them."""
+    return [decode(ids) for ids in completion_ids(rollouts)]
+
+
+def completion_ids(rollouts: Rollouts) -> list[list[int]]:
+    """The tokens of each completion, B lists."""
     width = rollouts.tokens.shape[1] - rollouts.mask.shape[1]
     lengths = rollouts.mask.sum(1).tolist()
     rows = rollouts.tokens[:, width:].tolist()
-    return [decode(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 def _text_score(
     rollouts: Rollouts, *, functions: Mapping[str, Reward], decode: Any, prompts: Sequence[str], rows: Sequence,
-    on_bad: Callable,
+    on_bad: Callable, gather: Gather | None,
 ) -> Tensor:  # fmt: skip
     """[B, K]."""
-    found = [
-        [_judge(name, function, prompts[i], text, rows[i], on_bad) for name, function in functions.items()]
-        for i, text in zip(rollouts.index.tolist(), completions(rollouts, decode), strict=True)
-    ]
-    return torch.tensor(found, dtype=torch.float32, device=rollouts.tokens.device)
-
-
-def _judge(name: str, function: Reward, prompt: str, completion: str, row: Mapping, on_bad: Callable) -> float:
-    """One reward, or NaN after on_bad was told."""
-    try:
-        value = float(function(prompt, completion, row))
-        what = f"gave {value}" if not math.isfinite(value) else ""
-    except Exception as error:
-        value, what = math.nan, f"raised {type(error).__name__}: {error}"
-    if what:
-        on_bad(f"the reward {name!r} {what}, for the prompt {prompt[-SHOWN:]!r} and the answer {completion[:SHOWN]!r}")
-    return value if math.isfinite(value) else math.nan
+    index, ids = rollouts.index.tolist(), completion_ids(rollouts)
+    answers = Answers([prompts[i] for i in index], [decode(x) for x in ids], ids, [rows[i] for i in index])
+    columns = [rewards_of(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()]
+    return torch.tensor(columns, dtype=torch.float32, device=rollouts.tokens.device).T.contiguous()
 
 
 def _stop(text: str) -> NoReturn:
     """The default on_bad."""
-    raise ValueError(f"{text}; mend the function, or pass over such answers (on_bad, or --on_bad_reward skip)")
+    raise ValueError(f"{text}; fix the function, or leave such rewards out (on_bad, or --on_bad_reward skip)")
 
 
 def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable) -> Tensor:

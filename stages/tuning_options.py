@@ -150,13 +150,23 @@ class OnlineOptions(TuningOptions):
     """Peak learning rate, per update."""
     reward: tuple[str, ...] = ("correct",)
     """Reward functions, added up: `correct` (the answer is the row's column "answer"), FILE.py:FUNCTION with a function
-    (prompt, completion, row) -> float of your own, or the folder of a reward model."""
+    (prompt, completion, row) -> float of your own or one of TRL's form, (prompts, completions, **columns) -> list, or
+    the folder of a reward model."""
+    reward_weights: tuple[float, ...] = ()
+    """What each reward counts in the sum, one number a reward; none given: each counts 1."""
     on_bad_reward: Literal["stop", "skip"] = "stop"
-    """At a reward function that raises or gives no finite number: stop, or leave that answer out."""
+    """At a reward function that raises or gives no finite number: stop, or leave that reward out. None is no error:
+    that reward does not apply, and the others count."""
     max_new_tokens: int = 64
     """Tokens of an answer at most."""
     temperature: float = 1.0
-    """Sharpness of the drawing."""
+    """Sampling temperature."""
+    top_k: int | None = None
+    """Sample among this many likeliest tokens; None among all."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
+    mask_truncated: bool = False
+    """Leave answers that were cut off at --max_new_tokens out of the loss; their rewards still count in the group."""
     table_every: int = 10
     """Steps between tables of answers with their rewards, on the screen and in completions.jsonl; 0 shows none."""
 

@@ -134,7 +134,7 @@ def _tuned(folder: Path, name: str) -> _Past:
     lists: dict[str, Any] = {key: tuple(value) for key, value in vars(options).items() if isinstance(value, list)}
     options = dataclasses.replace(options, output_dir=str(folder), **lists)
     made = tuning.build(options, say=lambda text: None)
-    what = fingerprint(known(made.stage), made.pipe, made.base.tokenizer)
+    what = {**fingerprint(known(made.stage), made.pipe, made.base.tokenizer), **made.judged_by}
     return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, what, options.compile)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.cli.flags import parse
 from stages.cli.pretrain import INTERRUPTED
@@ -129,7 +129,7 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
         key=built.key,
         params=built.params,
         validate=built.validate,
-        fingerprint=fingerprint(known(built.stage), built.pipe, built.base.tokenizer),
+        fingerprint={**fingerprint(known(built.stage), built.pipe, built.base.tokenizer), **built.judged_by},
         writers=writers,
         observe=built.observe,
         options=loop.RunOptions(
@@ -143,10 +143,17 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
     )
 
 
+class Known(NamedTuple):
+    """The parts of an online stage that its fingerprint names one by one; of the rewards `Tuning.judged_by` tells."""
+
+    rollout: Callable
+    update: Callable
+
+
 def known(stage: Any) -> Any:
     """Returns the stage as its fingerprint sees it: without compiled code and Python functions that judge text."""
     parts = stage.step.keywords.get("parts")
     if parts is None:
         return stage
     plain = partial(parts.rollout.func, *parts.rollout.args, **{**parts.rollout.keywords, "compile": None})
-    return stage._replace(init=None, step=(plain, parts.update))
+    return Known(plain, parts.update)

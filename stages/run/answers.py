@@ -48,6 +48,7 @@ def recorder(
     tokenizer: Tokenizer,
     table_every: int,
     samples: int,
+    weights: tuple[float, ...] | None = None,
     say: Callable[[str], Any] = print,
 ) -> Recorder:
     """Makes a Recorder.
@@ -60,6 +61,7 @@ def recorder(
         tokenizer: decodes the answers.
         table_every: steps between tables; 0 shows none.
         samples: answers to each prompt, for what is said about groups.
+        weights: of the K rewards in the table's sum; None weighs each with 1.
         say: takes lines for the person who watches.
 
     Returns:
@@ -79,7 +81,7 @@ def recorder(
             rows = rows_of(*seen.pop(), names=names, prompts=prompts, decode=decode)
             _append(folder / NAME, step, rows)
             if table_every and (step == 1 or step % table_every == 0):
-                say(table(step, rows))
+                say(table(step, rows, weights))
                 _explain(say, state, len(rows) // samples, samples)
         return {}
 
@@ -109,15 +111,16 @@ def rows_of(
     return found
 
 
-def table(step: int, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Writes some answers with their rewards, the best and the worst among them.
+def table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> str:
+    """Writes some answers with their weighted rewards, the best and the worst among them.
 
     Example:
         >>> print(table(3, [{"prompt": "1 + 1?", "completion": "2", "rewards": {"correct": 1.0}}]))
         step 3: reward | prompt | answer
           1.00 | 1 + 1? | 2
     """
-    total = [sum(value or 0.0 for value in row["rewards"].values()) for row in rows]
+    factors = weights or (1.0,) * len(rows[0]["rewards"])
+    total = [sum(w * (x or 0.0) for w, x in zip(factors, row["rewards"].values(), strict=True)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: -total[i])
     chosen = order if len(order) <= SHOWN else [*order[: SHOWN // 2], *order[-SHOWN // 2 :]]
     lines = [f"  {total[i]:.2f} | {_short(rows[i]['prompt'])} | {_short(rows[i]['completion'])}" for i in chosen]
@@ -138,6 +141,9 @@ def _explain(say: Callable[[str], Any], state: TrainState, groups: int, samples:
             f"the reward has been equal in {round(dull * groups)} of {groups} groups: nothing to learn from; raise "
             "--temperature, take other prompts, or change the reward"
         )
+    unscored = float(state.metrics.get("frac_unjudged", 0.0))
+    if unscored >= DULL:
+        say(f"{unscored:.0%} of the answers have no reward at all, and teach nothing; see completions.jsonl")
     cut = float(state.metrics.get("completions/clipped_ratio", 0.0))
     if cut >= DULL:
         say(f"{cut:.0%} of the answers were cut off at --max_new_tokens: raise it, or teach the model to stop (sft)")

@@ -244,12 +244,15 @@ def _compare(path: Path, told: Manifest, fingerprint: Mapping[str, str] | None) 
     if fingerprint is None:
         return
     if told.fingerprint is None:
-        raise ValueError(f"checkpoint.load: {path} has no fingerprint; pass fingerprint=None to load it unchecked")
+        raise ValueError(
+            f"checkpoint.load: {path} has no fingerprint, so nothing tells which run saved it; choose another "
+            "folder, or in Python load it with fingerprint=None"
+        )
     if lines := manifest.differences(told.fingerprint, fingerprint):
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(
-            f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these back, save to "
-            "another folder, or pass fingerprint=None to load it all the same"
+            f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these back, or "
+            "choose another folder"
         )
 
 

@@ -201,13 +201,17 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         ['a.lr was 0.1, is 0.2']
         >>> differences({}, {"ema": "0.9"})
         ['ema was not there, is 0.9']
+        >>> differences({"pipe": "list of 9, sha256:1f"}, {"pipe": "list of 8, sha256:2e"})
+        ['pipe has other contents']
     """
     absent = "not there"
     told: dict[tuple, str] = {}
     for name in sorted(dict.fromkeys((*was, *now)), key=len):
         change = (was.get(name, absent), now.get(name, absent))
         if change[0] != change[1]:
-            told.setdefault((name.split(".")[-1], *change), f"{name} was {change[0]}, is {change[1]}")
+            other = all("sha256:" in text for text in change)
+            words = "has other contents" if other else f"was {change[0]}, is {change[1]}"
+            told.setdefault((name.split(".")[-1], *change), f"{name} {words}")
     return list(told.values())
 
 

@@ -21,21 +21,24 @@ from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import tree
 from pure.nn.scalar import scalar_model
 from pure.types import Tree
+from stages.reward_function import refuse_unfit
 from stages.rollout import Rollouts
-from stages.run import reward_model
+from stages.run import coroutines, reward_model
 from stages.score import Reward, model_score, text_score
 
 BUILT_IN: Mapping[str, Reward] = {"correct": correct}
 
 
 def names(rewards: Sequence[str]) -> tuple[str, ...]:
-    """What metrics call the rewards: a function by its name, a reward model "model".
+    """What metrics call the rewards: a function by its name, a reward model "model"; equal names are numbered.
 
     Example:
-        >>> names(["correct", "mine.py:short"])
-        ('correct', 'short')
+        >>> names(["correct", "mine.py:short", "yours.py:short"])
+        ('correct', 'short', 'short_2')
     """
-    return tuple(_name(reward) for reward in rewards)
+    plain = [_name(reward) for reward in rewards]
+    counts = [plain[: i + 1].count(name) for i, name in enumerate(plain)]
+    return tuple(name if count == 1 else f"{name}_{count}" for name, count in zip(plain, counts, strict=True))
 
 
 def score_of(
@@ -60,7 +63,8 @@ def score_of(
         Rollouts -> rewards [B, K], in the order of `rewards`.
 
     Raises:
-        ValueError: for a reward that is none of these; or, of `correct`, if the rows have no "answer".
+        ValueError: for a reward that is none of these; of a function, if it cannot be called with what the rows have;
+            of `correct`, if the rows have no "answer".
         FileNotFoundError: if there is no such file.
     """
     lacking = next((row for row in rows if "answer" not in row), None)
@@ -69,12 +73,13 @@ def score_of(
             f"--reward correct compares with the column 'answer', and there is a row with {', '.join(lacking)} only; "
             "name a reward of your own (--reward FILE.py:FUNCTION), or add the column"
         )
-    decode = reader(tokenizer)
+    columns, gather = tuple(dict.fromkeys(key for row in rows for key in row)), coroutines.gather()
+    asked = partial(text_score, decode=reader(tokenizer), prompts=prompts, rows=rows, on_bad=on_bad, gather=gather)
     parts = [
         model_score(*_model(reward, tokenizer, device))
         if _is_model(reward)
-        else text_score({_name(reward): find(reward)}, decode=decode, prompts=prompts, rows=rows, on_bad=on_bad)
-        for reward in rewards
+        else asked({name: _fitting(reward, name, columns)})
+        for reward, name in zip(rewards, names(rewards), strict=True)
     ]
     return partial(_together, parts=parts)
 
@@ -86,7 +91,7 @@ def reader(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
 
 
 def find(reward: str) -> Reward:
-    """Finds a reward function: a name of BUILT_IN, or FILE.py:FUNCTION.
+    """Finds a reward function: a name of BUILT_IN, or FILE.py:FUNCTION; of a class, an object made without arguments.
 
     Raises:
         ValueError: if there is none, with what is expected.
@@ -94,7 +99,7 @@ def find(reward: str) -> Reward:
     """
     if reward in BUILT_IN:
         return BUILT_IN[reward]
-    path, _, name = reward.partition(":")
+    path, name = file_of(reward), reward.rpartition(":")[2]
     if not path.endswith(".py") or not name:
         raise ValueError(
             f"--reward {reward}: expected {', '.join(BUILT_IN)}, FILE.py:FUNCTION, or the folder of a reward model"
@@ -111,7 +116,31 @@ def find(reward: str) -> Reward:
     if not callable(found):
         there = [n for n, x in vars(module).items() if callable(x) and not n.startswith("_")]
         raise ValueError(f"--reward {reward}: {path} has no function {name!r}; it has {', '.join(there) or 'none'}")
+    return _made(found, reward) if isinstance(found, type) else found
+
+
+def file_of(reward: str) -> str:
+    """The path in FILE.py:FUNCTION."""
+    return reward.rpartition(":")[0]
+
+
+def _fitting(reward: str, name: str, columns: Sequence[str]) -> Reward:
+    """A reward function that can be called with these columns."""
+    found = find(reward)
+    refuse_unfit(name, found, columns)
     return found
+
+
+def _made(kind: type, reward: str) -> Reward:
+    """An object of a class: it is what is called."""
+    try:
+        made = kind()
+    except TypeError as error:
+        raise ValueError(f"--reward {reward}: the class {kind.__name__} cannot be made without arguments ({error}); "
+                         "name a function, or an object made of the class in the file") from None  # fmt: skip
+    if not callable(made):
+        raise ValueError(f"--reward {reward}: objects of the class {kind.__name__} cannot be called; give it __call__")
+    return made
 
 
 def _read(ids: Sequence[int], *, tokenizer: Tokenizer, size: int) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,18 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import adapter, answers, chat_data, hardware, numbers, pretrained, pretraining, rewards, validation
+from stages.run import (
+    adapter,
+    answers,
+    chat_data,
+    hardware,
+    numbers,
+    pretrained,
+    pretraining,
+    reward_identity,
+    rewards,
+    validation,
+)
 from stages.run.adapter import Adapter
 from stages.run.pretrained import Pretrained
 from stages.run.template_kwargs import template_variables
@@ -57,6 +69,7 @@ class Tuning(NamedTuple):
         key: the run's.
         observe: state -> further numbers for the log.
         adapter: what the params belong to, if they are adapters.
+        judged_by: what the rewards are made of, for the run's fingerprint.
     """
 
     base: Pretrained
@@ -69,6 +82,7 @@ class Tuning(NamedTuple):
     key: torch.Tensor
     observe: Callable[[TrainState], Mapping[str, torch.Tensor]]
     adapter: Adapter | None = None
+    judged_by: Mapping[str, str] = MappingProxyType({})
 
 
 def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> Tuning:
@@ -188,27 +202,31 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     _told(train, say)
     prompts, rows = [asked.text for asked in every], [asked.row for asked in every]
     on_bad = say if options.on_bad_reward == "skip" else None
+    weights = options.reward_weights or None
     score = rewards.score_of(options.reward, tokenizer=base.tokenizer, prompts=prompts, rows=rows, on_bad=on_bad,
                              device=key.device)  # fmt: skip
     names, samples = rewards.names(options.reward), getattr(options, "samples", 1)
     seen = answers.recorder(score, Path(options.output_dir), names=names, prompts=prompts, tokenizer=base.tokenizer,
-                            table_every=options.table_every, samples=samples, say=say)  # fmt: skip
+                            table_every=options.table_every, samples=samples, weights=weights, say=say)  # fmt: skip
     updates = len(train) * (options.epochs * options.minibatches if hasattr(options, "epochs") else options.iterations)
     schedule, optimizer = _descent(options, updates)
     drawing = {
-        "max_new_tokens": options.max_new_tokens, "temperature": options.temperature,
+        "max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_k": options.top_k,
+        "top_p": options.top_p,
         "stop_tokens": (turn_end(template, base),), "compile": stepper(base.model) if options.compile else False,
     }  # fmt: skip
-    made = _rung(options)(base.model, optimizer, score=seen.score, rewards=names, beta=options.beta,
-                          reference=_reference(options, base), **drawing, **_common(options))  # fmt: skip
+    made = _rung(options)(base.model, optimizer, score=seen.score, rewards=names, weights=weights, beta=options.beta,
+                          mask_truncated=options.mask_truncated, reference=_reference(options, base), **drawing,
+                          **_common(options))  # fmt: skip
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
     check = validation.mean_reward(
         base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), score, first=len(data.train),
-        key=random.fold_in(key, 1), dtype=_dtype(options), **drawing,
+        key=random.fold_in(key, 1), dtype=_dtype(options), weights=weights, **drawing,
     ) if held_out else _nothing  # fmt: skip
     rate = partial(pretraining.learning_rate, schedule=schedule)
     return Tuning(base, template, made, train, base.params, check, schedule, key,
-                  lambda state: {**rate(state), **seen.observe(state)})  # fmt: skip
+                  lambda state: {**rate(state), **seen.observe(state)},
+                  judged_by=reward_identity.identity(options.reward, rows))  # fmt: skip
 
 
 def _rung(options: Any) -> Callable[..., Stage]:

@@ -20,7 +20,7 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.loss.cross_entropy import cross_entropy
 from pure.types import Model, Tree
-from stages.online import policy_of
+from stages.online import policy_of, weighted_sum
 from stages.rollout import rollout
 
 
@@ -64,8 +64,9 @@ def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Cal
 
 
 def mean_reward(
-    model: Model, batches: Pipe, score: Callable, *, first: int, key: torch.Tensor, dtype: torch.dtype, **options: Any
-) -> Callable[[Tree], dict]:
+    model: Model, batches: Pipe, score: Callable, *, first: int, key: torch.Tensor, dtype: torch.dtype,
+    weights: tuple[float, ...] | None = None, **options: Any,
+) -> Callable[[Tree], dict]:  # fmt: skip
     """Makes the function that validates a policy by what its answers are worth, drawn as in training.
 
     Args:
@@ -75,13 +76,14 @@ def mean_reward(
         first: what is added to a prompt's number, for the score to find its row.
         key: the same for every validation, so that they can be compared.
         dtype: to draw in.
+        weights: of the K rewards in their sum; None weighs each with 1.
         options: of `stages.rollout.rollout`.
 
     Returns:
         params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is better.
     """
     draw = partial(rollout, model, samples=1, dtype=dtype, **options)
-    return partial(_mean_reward, draw=draw, batches=batches, score=score, first=first, key=key)
+    return partial(_mean_reward, draw=draw, batches=batches, score=score, first=first, key=key, weights=weights)
 
 
 def compressors(text: bytes) -> Compressors:
@@ -111,14 +113,15 @@ def _mean_loss(params: Tree, *, loss: Callable, batches: Pipe, names: tuple[str,
 
 
 def _mean_reward(
-    params: Tree, *, draw: Callable, batches: Pipe, score: Callable, first: int, key: torch.Tensor
-) -> dict[str, float]:
+    params: Tree, *, draw: Callable, batches: Pipe, score: Callable, first: int, key: torch.Tensor,
+    weights: tuple[float, ...] | None,
+) -> dict[str, float]:  # fmt: skip
     """One batch of prompts, answered once each."""
     policy = policy_of(params)
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
         found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        total = float(score(found._replace(index=found.index + first)).sum(1).nanmean())
+        total = float(weighted_sum(score(found._replace(index=found.index + first)), weights).nanmean())
     return {"val_reward": total, "val_loss": -total}
 
 

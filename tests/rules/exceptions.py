@@ -25,7 +25,7 @@ LONG_FUNCTIONS: Mapping[str, str] = {}
 """module.function -> why it has more than 50 lines of code."""
 
 ITEM: Mapping[str, str] = {
-    "stages.score.completions": "turns ids into text, outside every step that is compiled",
+    "stages.score.completion_ids": "turns ids into text, outside every step that is compiled",
     "stages.score._text_score": "hands text to Python functions, outside every step that is compiled",
 }
 """module.function -> why it may read a number out of a tensor."""

@@ -135,6 +135,43 @@ def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
     assert metrics["rewards/one/mean"] == 1
 
 
+@KINDS
+def test_a_reward_that_is_missing_counts_nothing_and_the_others_count(kind: object) -> None:
+    def two(rollouts: Rollouts) -> torch.Tensor:
+        second = torch.ones(len(rollouts.index), 1)
+        second[::4] = math.nan
+        return torch.cat([evens(rollouts), second], 1)
+
+    made = make(kind, score=two, rewards=("even", "some"), weights=(1.0, 2.0))
+    metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
+    assert metrics["frac_unjudged"] == 0
+    assert metrics["rewards/even/missing"] == 0
+    assert metrics["rewards/some/missing"] == 0.25
+    torch.testing.assert_close(metrics["reward"], metrics["rewards/even/mean"] + 2 * 0.75)
+
+
+@KINDS
+def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
+    plain, masked = make(kind), make(kind, mask_truncated=True)
+    state = plain.init(random.key(0))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(plain))
+    assert 0 < rollouts.ended.sum() < len(rollouts.ended)
+    before, after = (parts(made).update(state, rollouts, rewards) for made in (plain, masked))
+    for name in ("reward", "completions/mean_length", "completions/clipped_ratio", "frac_unjudged"):
+        assert before.metrics[name] == after.metrics[name]
+    assert not same_bits(before.params, after.params)
+    other = rewards.clone() if kind is grpo else torch.where(rollouts.ended[:, None], rewards, 9.0)
+    tokens = torch.where(rollouts.ended[:, None], rollouts.tokens, rollouts.tokens.roll(1, 1))
+    assert same_bits(after.params, parts(masked).update(state, rollouts._replace(tokens=tokens), other).params)
+    cut = rollouts._replace(ended=torch.zeros_like(rollouts.ended))
+    assert same_bits(parts(masked).update(state, cut, rewards).params, state.params)
+
+
+def test_weights_are_one_a_reward() -> None:
+    with pytest.raises(ValueError, match="expected 1 weights, one for each reward, got 2"):
+        make(grpo, weights=(1.0, 2.0)).step(make(grpo).init(random.key(0)), prompts(0))
+
+
 def test_metrics_of_rewards_by_hand() -> None:
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
     rollouts = Rollouts(
@@ -146,6 +183,7 @@ def test_metrics_of_rewards_by_hand() -> None:
     wanted = {
         "reward": 1.25, "reward_std": math.sqrt(0.5) / 2, "frac_reward_zero_std": 0.5, "frac_unjudged": 0.0,
         "completions/mean_length": 1.75, "completions/clipped_ratio": 0.5, "rewards/mine/mean": 1.25,
+        "rewards/mine/missing": 0.0,
     }  # fmt: skip
     assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == wanted
 

@@ -10,6 +10,7 @@ import torch
 from pure import random
 from pure.nn.scalar import scalar_model
 from pure.nn.transformer import transformer
+from stages.online import weighted_sum
 from stages.reward import answer_scores
 from stages.rollout import Rollouts, arrange
 from stages.score import completions, model_score, text_score
@@ -40,13 +41,21 @@ def test_functions_see_prompt_completion_and_row() -> None:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda *_: math.nan, "gave nan"), (lambda *_: math.inf, "gave inf"), (lambda *_: None, "raised TypeError"),
+        (lambda *_: math.nan, "gave nan"), (lambda *_: math.inf, "gave inf"), (lambda *_: 1e39, r"gave 1e\+39"),
+        (lambda *_: "1", r"gave '1' \(str\)"), (lambda *_: (1, 2), r"gave \(1, 2\) \(tuple\)"),
         (lambda *_: 1 / 0, "raised ZeroDivisionError: division by zero"),
     ],
 )  # fmt: skip
 def test_a_bad_reward_names_function_prompt_and_answer(function: object, words: str) -> None:
     with pytest.raises(ValueError, match=rf"'mine' {words}.* prompt 'ab' and the answer 'de'.*on_bad_reward skip"):
         text_score({"mine": function}, **DATA)(ROLLOUTS)
+
+
+def test_none_is_no_error_and_the_others_count() -> None:
+    found = text_score({"right": right, "some": lambda p, c, r: None if c == "f" else 2}, **DATA)(ROLLOUTS)
+    assert found[0].tolist() == [1, 2]
+    assert found[1].isnan().tolist() == [False, True]
+    assert weighted_sum(found).tolist() == [3, 1]
 
 
 def test_passed_over_it_is_nan_and_told() -> None:

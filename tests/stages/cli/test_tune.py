@@ -109,6 +109,26 @@ def test_answers_are_written_down_with_their_rewards(tmp_path: Path, capsys: pyt
     assert "step 2: reward | prompt | answer" in capsys.readouterr().out
 
 
+def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its file, or a column of the rows that it may read: a resumed run would come to other bits without a word."""
+    changes = {"max_steps": 2, "reward_weights": 2.0, "top_p": 0.9, "top_k": 50, "mask_truncated": True}
+    assert run(tmp_path, "grpo", **changes) == 0
+    arguments = flags(tmp_path, "grpo", **changes)
+    source, rows_file = tmp_path / "short.py", tmp_path / "grpo.jsonl"
+    for file, old, new, words in (
+        (source, "-len", "-2 * len", "reward short's file short.py has other contents"),
+        (rows_file, '"is"', '"was"', "the rows' column answer has other contents"),
+    ):
+        text = file.read_text()
+        file.write_text(text.replace(old, new, 1))
+        assert main(["grpo", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.splitlines()) == 1
+        file.write_text(text)
+    assert main(["grpo", *arguments]) == 0
+
+
 def test_equal_rewards_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "same.py").write_text("def same(prompt, completion, row):\n    return 1\n")
     assert run(tmp_path, "grpo", max_steps=2, reward=f"{tmp_path / 'same.py'}:same") == 0
