@@ -229,7 +229,7 @@ def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
     assert "pipe.store" not in str(caught.value)
     assert "step.optimizer.learning_rate" not in str(caught.value)
     save(tmp_path, example(2))
-    with pytest.raises(ValueError, match="has no fingerprint.*fingerprint=None"):
+    with pytest.raises(ValueError, match=r"has no fingerprint.*fingerprint=None"):
         load(tmp_path, example(0), fingerprint=now)
 
 
