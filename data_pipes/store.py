@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -196,10 +196,30 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(_damaged(path, f"it is not a JSON object ({error})")) from error
     if facts.get("format") != FORMAT:
         raise ValueError(f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}")
-    numbers = [facts.get(name) for name in ("vocab_size", "tokens", "documents")]
-    if manifest.get("digest") != digest_of(facts) or not all(type(n) is int and n > 0 for n in numbers):
+    if manifest.get("digest") != digest_of(facts):
         raise ValueError(_damaged(path, "its digest does not match its contents"))
+    if wrong := _wrong_field(facts):
+        raise ValueError(_damaged(path, wrong))
     return manifest
+
+
+def _wrong_field(facts: Mapping[str, Any]) -> str:
+    """The first field that is not what `manifest_of` writes, in words; "" if all are."""
+    for name, most in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
+        if not (type(number := facts.get(name)) is int and 0 < number <= most):
+            return f"{name} is {_shown(number)}, expected a whole number from 1 to {most}"
+    if not isinstance(facts.get("tokenizer"), str):
+        return f"tokenizer is {_shown(facts.get('tokenizer'))}, expected a fingerprint"
+    hashes = facts.get("sha256")
+    if not isinstance(hashes, Mapping) or not all(isinstance(hashes.get(name), str) for name in FILES):
+        return f"sha256 is {_shown(hashes)}, expected a digest for each of {', '.join(FILES)}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    """A field of a manifest, short."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_file(path: Path, size: int, sha256: str | None) -> None:

@@ -123,11 +123,8 @@ def ppo(
     inner = stage(mixed(loss, compute), optimizer, init=start, metrics=METRICS, **options)
     draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                    top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile)  # fmt: skip
-    judge = partial(
-        experience, look=look, values=values, gamma=gamma, lam=lam,
-        reference=None if reference is None else tree.cast(reference, compute), compute=compute,
-        given=score is None,
-    )  # fmt: skip
+    judge = partial(experience, look=look, values=values, gamma=gamma, lam=lam, compute=compute, given=score is None,
+                    reference=None if reference is None else tree.cast(reference, compute))  # fmt: skip
     steer = None if target_kl is None else partial(adaptive_coefficient, target=target_kl, horizon=horizon)
     learn = partial(update, inner=inner, judge=judge, steer=steer, samples=samples, names=rewards, weights=weights,
                     epochs=epochs, minibatches=minibatches, mask_truncated=mask_truncated)  # fmt: skip

@@ -213,5 +213,17 @@ class PPOOptions(OnlineOptions):
     """Weight of the entropy, a reward for staying undecided."""
 
 
+def samples_of(options: OnlineOptions) -> int:
+    """Answers to each prompt."""
+    return options.samples if isinstance(options, GRPOOptions) else 1
+
+
+def updates_of(options: OnlineOptions) -> int:
+    """Optimizer updates a step."""
+    if isinstance(options, PPOOptions):
+        return options.epochs * options.minibatches
+    return options.iterations if isinstance(options, GRPOOptions) else 1
+
+
 RUNGS: Sequence[type[TuningOptions]] = (SFTOptions, RewardOptions, DPOOptions, GRPOOptions, PPOOptions)
 """The options of every rung."""

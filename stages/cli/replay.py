@@ -130,9 +130,7 @@ def _tuned(folder: Path, name: str) -> _Past:
     kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in tuning_options.RUNGS}
     if name not in kinds:
         raise ValueError(f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version")
-    options = config_file.read(folder, kinds[name])
-    lists: dict[str, Any] = {key: tuple(value) for key, value in vars(options).items() if isinstance(value, list)}
-    options = dataclasses.replace(options, output_dir=str(folder), **lists)
+    options = dataclasses.replace(config_file.read(folder, kinds[name]), output_dir=str(folder))
     made = tuning.build(options, say=lambda text: None)
     what = {**fingerprint(known(made.stage), made.pipe, made.base.tokenizer), **made.judged_by}
     return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, what, options.compile)

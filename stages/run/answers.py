@@ -153,9 +153,9 @@ def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
     """Adds one step's line; lines of this step and later ones, which a killed run left, are dropped."""
     line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
     if path.exists() and _last(path) >= step:
-        kept = [old for old in path.read_text(encoding="utf-8").splitlines(keepends=True) if _step(old) < step]
+        kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
         unfinished = path.with_suffix(".partial")
-        unfinished.write_text("".join(kept), encoding="utf-8")
+        unfinished.write_bytes(b"".join(kept))
         os.replace(unfinished, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -167,10 +167,10 @@ def _last(path: Path) -> int:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 22)))
         lines = file.read().splitlines()
-    return _step(lines[-1].decode("utf-8", "replace")) if lines else 0
+    return _step(lines[-1]) if lines else 0
 
 
-def _step(line: str) -> int:
+def _step(line: bytes) -> int:
     """The step of a line; one that was cut off counts as the last of all, and is dropped."""
     try:
         return int(json.loads(line)["step"])

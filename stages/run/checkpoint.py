@@ -244,10 +244,7 @@ def _compare(path: Path, told: Manifest, fingerprint: Mapping[str, str] | None) 
     if fingerprint is None:
         return
     if told.fingerprint is None:
-        raise ValueError(
-            f"checkpoint.load: {path} has no fingerprint, so nothing tells which run saved it; choose another "
-            "folder, or in Python load it with fingerprint=None"
-        )
+        raise ValueError(f"checkpoint.load: {path} has no fingerprint; in Python, fingerprint=None loads it unchecked")
     if lines := manifest.differences(told.fingerprint, fingerprint):
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(

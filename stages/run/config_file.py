@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.run import json_file, step_folders
+from stages.run import flag_values, json_file, step_folders
 
 NAME = "config.json"
 BEHAVIOUR = ("output_dir", "save_every", "keep_last", "eval_every", "patience", "resume", "wandb", "tensorboard")
@@ -46,10 +46,7 @@ def read(folder: Path, kind: type[Options]) -> Options:
     """
     path = folder / NAME
     fields = _fields(path)["options"]
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(f"{path}: unknown flags {', '.join(unknown)}; the run was made by another version or stage")
-    return kind(**fields)
+    return flag_values.build(kind, fields, str(path))
 
 
 def stage(folder: Path) -> str | None:
@@ -58,7 +55,10 @@ def stage(folder: Path) -> str | None:
     Raises:
         ValueError: if the folder has no config.json of a run.
     """
-    return _fields(folder / NAME).get("stage")
+    name = _fields(folder / NAME).get("stage")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{folder / NAME}: stage is {json.dumps(name)[:60]}, expected a name")
+    return name
 
 
 def flags(folder: Path) -> dict[str, Any]:
@@ -115,6 +115,8 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
     """
     if (folder / NAME).exists() and step_folders.complete(folder):
         was = _fields(folder / NAME).get("model", {})
+        if not isinstance(was, Mapping):
+            raise ValueError(f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration")
         _refuse(folder, [f"--config: {name} was {was.get(name)}, is {value}" for name, value in model.items()
                          if was.get(name) != value])  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.store import open_store
@@ -82,7 +82,7 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     # 1. Origin.
     made_from = origin.of(options, vocab_size)
     if facts.exists():
-        origin.refuse_another(folder, json_file.read(facts)["made_from"], made_from)
+        origin.refuse_another(folder, _facts(folder)["made_from"], made_from)
         return reopen(folder, say)
     _refuse_inside(folder, options.data_path)
     _refuse_foreign(folder, options)
@@ -118,9 +118,21 @@ def reopen(folder: Path, say: Say = print) -> Corpus:
         FileNotFoundError: if there is none.
         ValueError: if it is damaged; the message says how to make it again.
     """
-    held_out_bytes = json_file.read(folder / "data" / "corpus.json")["held_out_bytes"]
+    held_out_bytes = _facts(folder)["held_out_bytes"]
     train, held_out = (_open(folder, part, say) for part in ("train", "held_out"))
     return Corpus(tokenizers.load(folder / "tokenizer.json"), train, held_out, held_out_bytes)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What corpus.json says, checked: "made_from" {flag: value}, and "held_out_bytes"."""
+    path = folder / "data" / "corpus.json"
+    found = json_file.read(path)
+    made_from, size = found.get("made_from"), found.get("held_out_bytes")
+    if not isinstance(made_from, dict) or type(size) is not int or size < 0:
+        made = shlex.join([str(folder / "data"), str(folder / "tokenizer.json")])
+        raise ValueError(f"{path}: expected made_from and held_out_bytes, got {', '.join(found) or 'nothing'} of other "
+                         f"types; rm -r {made} and run the same command again")  # fmt: skip
+    return found
 
 
 def _open(folder: Path, part: str, say: Say) -> TokenStore:

@@ -46,8 +46,16 @@ def to_json(state: Patience) -> dict[str, Any]:
 def from_json(fields: Mapping[str, Any] | None) -> Patience:
     """Undoes `to_json`, bit for bit; None is the state before the first validation.
 
+    Raises:
+        ValueError: for fields that `to_json` does not write.
+
     Example:
         >>> from_json(to_json(Patience(0.1, 5, 2)))
         Patience(best=0.1, best_step=5, since=2)
     """
-    return Patience(float(fields["best"]), fields["best_step"], fields["since"]) if fields else Patience()
+    if fields is None:
+        return Patience()
+    try:
+        return Patience(float(fields["best"]), int(fields["best_step"]), int(fields["since"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"early stopping: expected best, best_step and since, got {str(fields)[:80]}") from None

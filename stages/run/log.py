@@ -33,18 +33,26 @@ class Writer(NamedTuple):
     close: Callable[[], None]
 
 
-def json_lines(path: Path, step: int = 0) -> Writer:
-    """Opens metrics.jsonl behind its last line of at most `step`: what a killed run wrote beyond is computed again.
+def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> Writer:
+    """Opens metrics.jsonl after its last line of at most `step`: what a killed run wrote beyond is computed again.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
+
+    Args:
+        path: of the file.
+        step: to go on from.
+        say: is told of a last line that is cut off, which is taken out.
 
     Raises:
         ValueError: if a line in it is damaged.
         OSError: if it cannot be written; also from `write` and `flush`, when the disk is full.
     """
     rows = list(read_lines(path))
+    torn = _lines(path)[len(rows) :]
+    if torn:
+        say(f"{path}:{len(rows) + 1}: the last line is cut off ({len(torn[0])} bytes) and was taken out")
     kept = "".join(_line(row) for row in rows if row["step"] <= step)
-    if not path.exists() or path.read_text(encoding="utf-8") != kept:
+    if not path.exists() or path.read_bytes() != kept.encode():
         unfinished = path.with_suffix(".partial")
         with unfinished.open("w", encoding="utf-8") as file:
             file.write(kept)
@@ -98,7 +106,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: for a damaged line that is not the last.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = _lines(path)
     for number, line in enumerate(lines, 1):
         row = _row(line)
         if row is None and number < len(lines):
@@ -107,13 +115,21 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def _lines(path: Path) -> list[bytes]:
+    """Lines with their ends; none of a file that is not there."""
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+
+
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The object on a whole line, or None."""
+    """The object on a whole line, all its values numbers (a string is one that JSON has not, as "nan"); or None."""
     try:
         row = json.loads(line)
-    except ValueError:
+        whole = line.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int
+        for value in row.values() if whole else ():
+            float(value)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return row if line.endswith(b"\n") and isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if whole else None
 
 
 def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) -> None:

@@ -134,7 +134,8 @@ def run(
     state, best = _begin(stage, folder, key, params, fingerprint, options)
     first = taken(state)
     # 2. What is open.
-    outputs = [log.json_lines(folder / "metrics.jsonl", first), *(writer(first) for writer in writers)]
+    say: Callable[[str], None] = (lambda text: None) if options.quiet else print
+    outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(writer(first) for writer in writers)]
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
     saver = background.saver(folder, fingerprint=fingerprint, keep_last=options.keep_last, keep_best=1)
     parts = _Parts(

@@ -78,7 +78,7 @@ def _same(was: Any, now: Any) -> bool:
     if not isinstance(was, Mapping) or not isinstance(now, Mapping):
         return was == now
     facts = [{name: value for name, value in side.items() if name != "path"} for side in (was, now)]
-    return facts[0] == facts[1] if all(facts) else was["path"] == now["path"]
+    return facts[0] == facts[1] if all(facts) else was.get("path") == now["path"]
 
 
 def _say(value: Any) -> str:
@@ -87,5 +87,5 @@ def _say(value: Any) -> str:
         return str(value)
     if "trained" in value:
         return f"one trained here, of {value['trained']} ids"
-    size = f" ({value['files']} files, {value['bytes']:,} bytes)" if "files" in value else ""
-    return f"{value['path']}{size}"
+    size = f" ({value['files']} files, {value.get('bytes')} bytes)" if "files" in value else ""
+    return f"{value.get('path')}{size}"

@@ -30,19 +30,9 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import (
-    adapter,
-    answers,
-    chat_data,
-    hardware,
-    numbers,
-    pretrained,
-    pretraining,
-    reward_identity,
-    rewards,
-    validation,
-)
+from stages.run import adapter, chat_data, hardware, numbers, pretrained, pretraining, validation
 from stages.run.adapter import Adapter
+from stages.run.judges import judges
 from stages.run.pretrained import Pretrained
 from stages.run.template_kwargs import template_variables
 from stages.sft import sft
@@ -200,33 +190,27 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     train = _cut(options, ask([asked.tokens for asked in data.train], batch_size=options.batch_size, key=options.seed,
                               epochs=_many(options)))  # fmt: skip
     _told(train, say)
-    prompts, rows = [asked.text for asked in every], [asked.row for asked in every]
-    on_bad = say if options.on_bad_reward == "skip" else None
-    weights = options.reward_weights or None
-    score = rewards.score_of(options.reward, tokenizer=base.tokenizer, prompts=prompts, rows=rows, on_bad=on_bad,
-                             device=key.device)  # fmt: skip
-    names, samples = rewards.names(options.reward), getattr(options, "samples", 1)
-    seen = answers.recorder(score, Path(options.output_dir), names=names, prompts=prompts, tokenizer=base.tokenizer,
-                            table_every=options.table_every, samples=samples, weights=weights, say=say)  # fmt: skip
-    updates = len(train) * (options.epochs * options.minibatches if hasattr(options, "epochs") else options.iterations)
-    schedule, optimizer = _descent(options, updates)
+    judge = judges(options, prompts=[asked.text for asked in every], rows=[asked.row for asked in every],
+                   tokenizer=base.tokenizer, device=key.device, say=say)  # fmt: skip
+    schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
     drawing = {
         "max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_k": options.top_k,
-        "top_p": options.top_p,
-        "stop_tokens": (turn_end(template, base),), "compile": stepper(base.model) if options.compile else False,
+        "top_p": options.top_p, "stop_tokens": (turn_end(template, base),),
+        "compile": stepper(base.model) if options.compile else False,
     }  # fmt: skip
-    made = _rung(options)(base.model, optimizer, score=seen.score, rewards=names, weights=weights, beta=options.beta,
-                          mask_truncated=options.mask_truncated, reference=_reference(options, base), **drawing,
-                          **_common(options))  # fmt: skip
+    made = _rung(options)(
+        base.model, optimizer, score=judge.recorder.score, rewards=judge.names, weights=judge.weights,
+        beta=options.beta, mask_truncated=options.mask_truncated, reference=_reference(options, base), **drawing,
+        **_common(options),
+    )  # fmt: skip
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
     check = validation.mean_reward(
-        base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), score, first=len(data.train),
-        key=random.fold_in(key, 1), dtype=_dtype(options), weights=weights, **drawing,
+        base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), judge.score,
+        first=len(data.train), key=random.fold_in(key, 1), dtype=_dtype(options), weights=judge.weights, **drawing,
     ) if held_out else _nothing  # fmt: skip
     rate = partial(pretraining.learning_rate, schedule=schedule)
     return Tuning(base, template, made, train, base.params, check, schedule, key,
-                  lambda state: {**rate(state), **seen.observe(state)},
-                  judged_by=reward_identity.identity(options.reward, rows))  # fmt: skip
+                  lambda state: {**rate(state), **judge.recorder.observe(state)}, judged_by=judge.made_of)  # fmt: skip
 
 
 def _rung(options: Any) -> Callable[..., Stage]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data_pipes.store import open_store, write_store
-from data_pipes.tokens import memory_store
+from data_pipes.tokens import digest_of, memory_store
 
 DOCUMENTS = [[1, 2, 3], [], [4], [5, 6, 300]]
 
@@ -267,3 +267,28 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
         open_store(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no manifest\.json"):
         open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tokenizer": ...}, "tokenizer is null, expected a fingerprint"), ({"tokenizer": [1]}, r"tokenizer is \[1\]"),
+        ({"sha256": {"tokens.bin": "a"}}, "expected a digest for each of"), ({"sha256": [[1]]}, r"sha256 is \[\[1\]\]"),
+        ({"sha256": {"tokens.bin": "a", "documents.bin": -0.0}}, "sha256 is"), ({"tokens": True}, "tokens is true"),
+        ({"documents": 10**30}, "documents is 1"), ({"vocab_size": 2**33}, "vocab_size is"),
+        ({"tokens": ...}, "tokens is null"),
+        ({"format": {"a": 1}}, "has format"),
+    ],
+)  # fmt: skip
+def test_a_manifest_whose_digest_fits_and_whose_fields_do_not_is_refused(
+    change: dict, words: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    facts = {**json.loads(path.read_text()), **change}
+    facts = {name: value for name, value in facts.items() if name != "digest" and value is not ...}
+    path.write_text(json.dumps({**facts, "digest": digest_of(facts)}))
+    with pytest.raises(ValueError, match=words) as caught:
+        open_store(tmp_path / "s")
+    assert "manifest.json" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,7 +1,8 @@
-"""A run goes on with its own flags, and with no others."""
+"""A run goes on with its own flags, and with no others; config.json is read as flag_values."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from stages.options import PretrainOptions
 from stages.run import config_file
+from stages.tuning_options import SFTOptions
 
 
 def begun(folder: Path, *, saved: bool = True, **changes: Any) -> Path:
@@ -83,3 +85,36 @@ def test_what_is_not_the_config_of_a_run_is_refused(tmp_path: Path) -> None:
             look(tmp_path, PretrainOptions)
     with pytest.raises(ValueError, match=r"unknown flags batch_size, .*another version or stage"):
         config_file.read(begun(tmp_path / "run"), Other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"batch_size": "4"}, 'batch_size is "4", expected a whole number'), ({"batch_size": ...}, ""),
+        ({"learning_rate": [0.1]}, r"learning_rate is \[0.1\], expected a number"),
+        ({"compile": 1}, "expected true or false"),
+        ({"schedule": "wave"}, "expected one of cosine, linear"), ({"ema": {}}, "expected a number or null"),
+        ({"model_path": ...}, "the flags model_path are missing"), ({"lora_targets": [1]}, "expected a list of text"),
+        ({"later": 1}, "unknown flags later"),
+        ({"max_steps": True}, "max_steps is true, expected a whole number or null"),
+    ],
+)  # fmt: skip
+def test_flags_of_a_damaged_file_are_named(change: dict, words: str, tmp_path: Path) -> None:
+    options = json.loads(json.dumps(vars(SFTOptions(model_path="m", lora_targets=("q",)))))
+    options = {name: value for name, value in (options | change).items() if value is not ...}
+    config_file.write(tmp_path, {"options": options})
+    if not words:
+        assert config_file.read(tmp_path, SFTOptions).lora_targets == ("q",)
+        return
+    with pytest.raises(ValueError, match=words) as caught:
+        config_file.read(tmp_path, SFTOptions)
+    assert str(caught.value).startswith(str(tmp_path / "config.json"))
+
+
+def test_other_fields_of_a_damaged_file_are_named(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run")
+    config_file.write(folder, {"options": {}, "stage": [1], "model": 3})
+    with pytest.raises(ValueError, match="stage is"):
+        config_file.stage(folder)
+    with pytest.raises(ValueError, match="model is 3"):
+        config_file.refuse_other_model(folder, {"hidden_size": 1})

@@ -241,3 +241,11 @@ def test_nothing_left_is_told_by_what_took_it(tmp_path: Path) -> None:
     ):
         prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 300, silent)
     assert len((tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("facts", [{}, {"made_from": 3, "held_out_bytes": 1}, {"made_from": {}, "held_out_bytes": "1"}])
+def test_a_damaged_corpus_json_is_named(facts: dict, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "corpus.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"corpus.json: expected made_from and held_out_bytes.*rm -r"):
+        corpus.reopen(tmp_path)

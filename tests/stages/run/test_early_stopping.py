@@ -31,3 +31,11 @@ def test_json_gives_back_every_bit(values: tuple[float, ...]) -> None:
 
 def test_a_checkpoint_that_says_nothing_is_the_beginning() -> None:
     assert from_json(None) == Patience()
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"best": "x", "best_step": 1, "since": 0}, [1], 3, {"best": "1", "best_step": None}]
+)
+def test_other_fields_are_refused(fields: object) -> None:
+    with pytest.raises(ValueError, match="expected best, best_step and since"):
+        from_json(fields)  # type: ignore[arg-type]

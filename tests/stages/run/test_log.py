@@ -144,3 +144,18 @@ def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
 
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line, parse_constant=refuse) == {"step": 1, "loss": "nan"}
+
+
+@pytest.mark.parametrize(
+    "end", [b'{"step": 3, "lo', b"\xff\xfe\x00", b'{"step": 3, "loss": \x9a}\n', b'{"step": 3, "loss": [1]}\n']
+)
+def test_a_torn_end_is_taken_out_and_said(end: bytes, tmp_path: Path) -> None:
+    path, told = tmp_path / "metrics.jsonl", []
+    whole = b'{"step": 1, "loss": 2.0}\n{"step": 2, "loss": "nan"}\n'
+    path.write_bytes(whole + end)
+    log.json_lines(path, 5, told.append).close()
+    assert path.read_bytes() == whole
+    assert told == [f"{path}:3: the last line is cut off ({len(end)} bytes) and was taken out"]
+    path.write_bytes(end.rstrip(b"\n") + b"\n" + whole)
+    with pytest.raises(ValueError, match=r"metrics.jsonl:1: expected a JSON object with a step"):
+        log.json_lines(path, 5)

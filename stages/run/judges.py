@@ -1,0 +1,70 @@
+"""Build what judges the answers of a run: the score of all rewards, and the recorder that writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipes.tokenizer.spec import Tokenizer
+from stages import tuning_options as flags
+from stages.rollout import Rollouts
+from stages.run import answers, reward_identity, rewards
+from stages.run.answers import Recorder
+
+
+class Judges(NamedTuple):
+    """What a run's rewards are.
+
+    Fields:
+        names: of the K rewards, for metrics.
+        weights: of the K rewards in their sum; None weighs each with 1.
+        score: Rollouts -> rewards [B, K].
+        recorder: a score that also keeps what it saw, and what writes it down.
+        made_of: what the rewards are made of, for the run's fingerprint.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...] | None
+    score: Callable[[Rollouts], Tensor]
+    recorder: Recorder
+    made_of: Mapping[str, str]
+
+
+def judges(
+    options: flags.OnlineOptions,
+    *,
+    prompts: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Judges:
+    """Builds the judges that the flags name.
+
+    Args:
+        options: the flags.
+        prompts, rows: text and row of each prompt, by the rollouts' index.
+        tokenizer: of the policy.
+        device: of reward models.
+        say: takes lines for the person who watches.
+
+    Returns:
+        Judges.
+
+    Raises:
+        ValueError, FileNotFoundError: as `stages.run.rewards.score_of`.
+    """
+    names, weights = rewards.names(options.reward), options.reward_weights or None
+    score = rewards.score_of(
+        options.reward, tokenizer=tokenizer, prompts=prompts, rows=rows, device=device,
+        on_bad=say if options.on_bad_reward == "skip" else None,
+    )  # fmt: skip
+    recorder = answers.recorder(
+        score, Path(options.output_dir), names=names, prompts=prompts, tokenizer=tokenizer, weights=weights, say=say,
+        table_every=options.table_every, samples=flags.samples_of(options),
+    )  # fmt: skip
+    return Judges(names, weights, score, recorder, reward_identity.identity(options.reward, rows))
