@@ -209,7 +209,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name in sorted(dict.fromkeys((*was, *now)), key=len):
         change = (was.get(name, absent), now.get(name, absent))
         if change[0] != change[1]:
-            other = all("sha256:" in text for text in change)
+            other = all("sha256:" in str(text) for text in change)
             words = "has other contents" if other else f"was {change[0]}, is {change[1]}"
             told.setdefault((name.split(".")[-1], *change), f"{name} {words}")
     return list(told.values())
