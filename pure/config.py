@@ -14,6 +14,8 @@ from typing import Any
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+LAYERS, HEAD, SIZE = 10_000, 1 << 16, (1 << 31) - 1
+"""Most layers, the widest head and the largest of the other sizes: a damaged file's would be built for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +48,13 @@ class RopeScaling:
         if not self.factor >= 1:
             raise ValueError(f"rope_scaling.factor: expected at least 1, got {self.factor}; it is new context over old")
         if self.rope_type == "default" and self.factor != 1:
-            raise ValueError(
-                f"rope_scaling: rope_type 'default' scales nothing, but factor is {self.factor}; give rope_type "
-                "'linear', 'llama3' or 'yarn', or leave factor at 1"
-            )
-        if self.rope_type in ("llama3", "yarn") and not self.original_max_position_embeddings:
+            raise ValueError(f"rope_scaling: factor {self.factor} needs a rope_type: 'linear', 'llama3' or 'yarn'")
+        original = self.original_max_position_embeddings
+        needed = self.rope_type in ("llama3", "yarn")
+        if needed if original is None else not (_whole(original) and 0 < original <= SIZE):
             raise ValueError(
                 f"rope_scaling: {self.rope_type} needs original_max_position_embeddings, the context length in tokens "
-                f"of the first training; got {self.original_max_position_embeddings}"
+                f"of the first training; got {original}"
             )
         if self.rope_type == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise ValueError(
@@ -61,10 +62,8 @@ class RopeScaling:
                 f"{self.high_freq_factor}; Llama 3 uses 1 and 4"
             )
         if self.rope_type == "yarn" and not 0 < self.beta_slow < self.beta_fast:
-            raise ValueError(
-                f"rope_scaling: yarn needs 0 < beta_slow < beta_fast, got {self.beta_slow} and {self.beta_fast}; the "
-                "paper uses 1 and 32"
-            )
+            raise ValueError(f"rope_scaling: yarn needs 0 < beta_slow < beta_fast (the paper: 1 and 32), got "
+                             f"{self.beta_slow} and {self.beta_fast}")  # fmt: skip
         factor = self.attention_factor
         if factor is not None and not _number("rope_scaling.attention_factor", factor) > 0:
             raise ValueError(f"rope_scaling.attention_factor: expected a number above 0, got {factor}")
@@ -217,9 +216,9 @@ def _whole(value: Any) -> bool:
 
 
 def _number(name: str, value: Any) -> float:
-    """Refuses what is not a number, such as the "0.1" of a JSON file."""
-    if not _whole(value) and not isinstance(value, float):
-        raise ValueError(f"{name}: expected a number, got {value!r}")
+    """Refuses what is not a number, such as the "0.1" of a JSON file, and what is not finite."""
+    if not (_whole(value) or isinstance(value, float)) or not abs(value) < 1e300:
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return value
 
 
@@ -229,6 +228,8 @@ def _check_sizes(config: ModelConfig) -> None:
                  "num_key_value_heads", "max_position_embeddings"):  # fmt: skip
         if not _whole(getattr(config, name)) or getattr(config, name) < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(config, name)!r}")
+        if getattr(config, name) > (limit := LAYERS if name == "num_hidden_layers" else SIZE):
+            raise ValueError(f"{name}: expected at most {limit:,}, got {getattr(config, name):,}")
     for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
         if not _number(name, getattr(config, name)) > 0:
             raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)!r}")
@@ -242,6 +243,8 @@ def _check_heads(config: ModelConfig) -> None:
     heads, groups, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim or 0
     if not _whole(head_dim) or head_dim < 1:
         raise ValueError(f"head_dim: expected a whole number of at least 1, or None, got {config.head_dim!r}")
+    if head_dim > HEAD:
+        raise ValueError(f"head_dim: expected at most {HEAD:,}, got {head_dim:,}")
     if heads % groups != 0:
         raise ValueError(
             f"num_attention_heads {heads} does not divide by num_key_value_heads {groups}: each key-value head serves "
@@ -262,9 +265,7 @@ def _check_choices(config: ModelConfig) -> None:
     if not isinstance(config.attention_bias, bool) and config.attention_bias != "qkv":
         raise ValueError(f"attention_bias: expected True, False or 'qkv' (no bias on o), got {config.attention_bias!r}")
     if config.rope_scaling is not None and not isinstance(config.rope_scaling, RopeScaling):
-        raise ValueError(
-            f"rope_scaling: expected a RopeScaling (from_dict makes one) or None, got {config.rope_scaling!r}"
-        )
+        raise ValueError(f"rope_scaling: expected a RopeScaling or None, got {config.rope_scaling!r}")
     if config.rope_scaling is not None and not config.use_rope:
         raise ValueError("rope_scaling: use_rope is False, so there is nothing to scale; drop one of the two")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from pure import tree
 from pure.config import ModelConfig, from_dict, to_dict
+from pure.interop import hf_fields, hf_rope
 from pure.types import Tree
 
 ARCHITECTURES: Mapping[str, str] = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+"""What is written."""
+
+KINDS = (*ARCHITECTURES, "mistral")
+"""What is read. A Mistral without a window is a Llama."""
+
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
@@ -24,30 +30,24 @@ SHARED = (
 )  # fmt: skip
 """Fields that bear the same name and meaning on both sides."""
 
-READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias",
-        "hidden_dropout", "layer_types")  # fmt: skip
+READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings",
+        "hidden_act", "attention_bias", "mlp_bias", "hidden_dropout", "layer_types", "use_sliding_window",
+        "sliding_window", "max_window_layers")  # fmt: skip
 """Fields that are read one by one below. (`hidden_dropout` is ours; transformers passes over it.)"""
 
-IGNORED = frozenset((
-    "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache", "pretraining_tp", "_name_or_path",
-    "id2label", "label2id", "problem_type",
-    "sliding_window", "max_window_layers", "is_llama_config", "transformers.js_config", "_attn_implementation_autoset",
-))  # fmt: skip
-"""Fields that change nothing in the mathematics."""
-
-ONLY = (("use_sliding_window", False), ("rope_interleaved", False), ("partial_rotary_factor", 1.0))
+ONLY = (("rope_interleaved", False), ("partial_rotary_factor", 1.0))
 """Fields that change nothing if they have this value (or null), and are refused with another."""
 
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings")  # fmt: skip
 """Fields without which the shape would be a guess."""
 
-ROPE: Mapping[str, tuple[str, ...]] = {
-    "linear": ("factor",),
-    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
-    "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor"),
-}
-"""What each kind of rope scaling reads."""
+ACTIVATIONS: Mapping[str, str] = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+}  # fmt: skip
+"""transformers' names -> ours; several name one function."""
 
 _LAYER = (
     ("attention/q", "self_attn.q_proj.weight"), ("attention/k", "self_attn.k_proj.weight"),
@@ -123,6 +123,66 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
     return tree.map_with_path(lambda path, _: weights[names[path]], spec)
 
 
+def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gives the names of a base model, which was saved without its head, the prefix that a language model has.
+
+    Args:
+        weights: by name: "model.layers.0...", or "layers.0..." of a base model.
+
+    Returns:
+        The same tensors, by the names of a language model.
+
+    Raises:
+        ValueError: if the names have another prefix: a part of a larger model, or a wrapper's.
+
+    Example:
+        >>> list(with_prefix({"embed_tokens.weight": torch.zeros(1), "norm.weight": torch.zeros(1)}))
+        ['model.embed_tokens.weight', 'model.norm.weight']
+    """
+    end = "embed_tokens.weight"
+    prefixes = sorted(name.removesuffix(end) for name in weights if name.endswith(end))
+    if not prefixes or "model." in prefixes:
+        return dict(weights)
+    if prefixes[0]:
+        raise ValueError(
+            f"the weights' names begin with {prefixes[0]!r}, expected 'model.': they are part of a larger model or of "
+            "a wrapper; save the language model alone (of PEFT: after merge_and_unload)"
+        )
+    return {name if name in ("lm_head.weight", "score.weight") else f"model.{name}": x for name, x in weights.items()}
+
+
+def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    """Compares the sizes of a configuration with the weights before anything is built from it.
+
+    A damaged config.json can ask for 10^9 layers; the weights that are there bound every size.
+
+    Args:
+        config: that is to be built.
+        weights: by name.
+
+    Raises:
+        ValueError: if they are of different sizes.
+    """
+    parts = [name.split(".") for name in weights if name.startswith("model.layers.")]
+    numbers = {int(part[2]) for part in parts if len(part) > 2 and part[2].isascii() and part[2].isdigit()}
+    count = max(numbers, default=-1) + 1
+    if config.num_hidden_layers != count:
+        raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, but the weights have {count} layers")
+    width, head_dim, first = config.hidden_size, config.head_dim or 0, "model.layers.0"
+    shapes = {
+        "model.embed_tokens.weight": (config.vocab_size, width),
+        f"{first}.self_attn.q_proj.weight": (config.num_attention_heads * head_dim, width),
+        f"{first}.self_attn.k_proj.weight": (config.num_key_value_heads * head_dim, width),
+        f"{first}.mlp.up_proj.weight": (config.intermediate_size, width),
+    }
+    for name, shape in shapes.items():
+        if name in weights and tuple(weights[name].shape) != shape:
+            raise ValueError(
+                f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}; the weights belong to another "
+                "configuration"
+            )
+
+
 def check_shapes(spec: Tree, names: Mapping[str, str], weights: Mapping[str, Tensor], why: str) -> None:
     """Refuses weights of another shape.
 
@@ -149,18 +209,12 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
         return {"model_type": kind, **to_dict(config)}
     fields = {name: getattr(config, name) for name in SHARED}
     act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.hidden_act, config.hidden_act)
-    rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
-    if config.rope_scaling:
-        kind_of = config.rope_scaling.rope_type
-        values = {name: getattr(config.rope_scaling, name) for name in ROPE.get(kind_of, ())}
-        rope |= {"rope_type": kind_of, **{name: value for name, value in values.items() if value is not None}}
     return {
         "architectures": [f"{ARCHITECTURES[kind]}ForCausalLM"],
         "model_type": kind,
         **fields,
         "hidden_act": act,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": rope,
+        **hf_rope.write(config),
         **({"attention_bias": bool(config.attention_bias)} if kind != "qwen2" else {}),
         **({"mlp_bias": config.mlp_bias} if kind == "llama" else {}),
         **({"hidden_dropout": config.hidden_dropout} if config.hidden_dropout else {}),
@@ -169,9 +223,9 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
-    """The fields of config.json -> ModelConfig; both ways of writing rope settings are read.
+    """The fields of config.json -> ModelConfig, as transformers 5 reads them; older ways of writing are read as well.
 
-    Of several `eos_token_id` the first is taken.
+    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first is taken.
 
     Raises:
         ValueError: for an architecture or a field that would change the mathematics and is not known here, or if a
@@ -179,24 +233,27 @@ def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
     """
     kind = fields.get("model_type")
     if kind == "intro2llm":
-        return from_dict({name: value for name, value in fields.items() if name not in ("model_type", "dtype")})
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
-    _refuse(fields)
+        ours = {name: value for name, value in fields.items() if name not in ("model_type", "dtype", "torch_dtype")}
+        return from_dict(ours)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(KINDS)}")
+    _refuse(kind, fields)
     values = {name: fields[name] for name in SHARED if fields.get(name) is not None}
-    if isinstance(values.get("eos_token_id"), list):
-        values["eos_token_id"] = values["eos_token_id"][0]
+    for name, value in hf_fields.ABSENT[kind].items():
+        if name not in fields:
+            values[name] = value
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
-    act = {"gelu_pytorch_tanh": "gelu_tanh"}.get(fields.get("hidden_act", "silu"), fields.get("hidden_act", "silu"))
+    act = fields.get("hidden_act", "silu")
     return from_dict({
         **values,
-        "tie_word_embeddings": bool(fields.get("tie_word_embeddings", False)),
-        "hidden_act": act,
+        **{name: hf_fields.token_id(fields, name, kind) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        "tie_word_embeddings": hf_fields.flag(fields, "tie_word_embeddings"),
+        "hidden_act": ACTIVATIONS.get(act, act) if isinstance(act, str) else act,
         "hidden_dropout": fields.get("hidden_dropout") or 0.0,
-        "attention_bias": "qkv" if kind == "qwen2" else bool(fields.get("attention_bias", False)),
-        "mlp_bias": bool(fields.get("mlp_bias", False)),
+        "attention_bias": "qkv" if kind == "qwen2" else hf_fields.flag(fields, "attention_bias"),
+        "mlp_bias": hf_fields.flag(fields, "mlp_bias"),
         "qk_norm": kind == "qwen3",
-        **_rope(fields),
+        **hf_rope.read(fields),
     })  # fmt: skip
 
 
@@ -211,31 +268,19 @@ def model_type(config: ModelConfig) -> str:
     return "llama"
 
 
-def _rope(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """rope_theta and rope_scaling, from transformers 5's `rope_parameters` or from the older two fields."""
-    rope = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", fields.get("rope_theta", 10000.0))
-    kind = rope.pop("rope_type", rope.pop("type", "default"))
-    rope.pop("type", None)
-    if rope.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("partial_rotary_factor: only 1.0 is supported, where every head rotates as a whole")
-    if kind == "default":
-        return {"rope_theta": float(theta)}
-    return {"rope_theta": float(theta), "rope_scaling": {"rope_type": kind, **rope}}
-
-
-def _refuse(fields: Mapping[str, Any]) -> None:
+def _refuse(kind: str, fields: Mapping[str, Any]) -> None:
     """Fields that are not known, that ask for what is not there, or that are missing."""
-    unknown = sorted(set(fields) - set(SHARED) - set(READ) - IGNORED - {name for name, _ in ONLY})
-    if unknown:
-        raise ValueError(f"fields not understood: {', '.join(unknown)}; remove those that change nothing")
+    hf_fields.refuse_unknown(fields, {*SHARED, *READ, *(name for name, _ in ONLY)})
     if missing := [name for name in NEEDED if fields.get(name) is None]:
         raise ValueError(f"{', '.join(missing)} is missing; without it the model's shape would be a guess")
     for name, value in ONLY:
         if fields.get(name) not in (None, value):
             raise ValueError(f"{name} {fields[name]!r} is not supported, only {value!r}")
-    if any(kind != "full_attention" for kind in fields.get("layer_types") or ()):
-        raise ValueError("layer_types: sliding-window attention is not supported; only full_attention is")
+    has = {"llama": ("attention_bias", "mlp_bias"), "qwen2": ("attention_bias",), "qwen3": ("attention_bias",)}
+    for name in ("attention_bias", "mlp_bias"):
+        if name not in has.get(kind, ()) and fields.get(name):
+            raise ValueError(f"{name} {fields[name]!r} is not supported: transformers gives a {kind} no such biases")
+    hf_fields.refuse_window(kind, fields)
 
 
 def few(names: set[str]) -> str:

@@ -29,17 +29,17 @@ def write(path: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads an object.
+    """Reads an object; a byte-order mark before it is allowed.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a JSON object in UTF-8; the message has the path, and the line if that can be told.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, or too deep
         raise ValueError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected a JSON object, got a {type(found).__name__}")

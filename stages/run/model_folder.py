@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data_pipes import tokenizer as tokenizers
-from stages.run import json_file, step_folders
+from stages.run import json_file, shards, step_folders
 
 SHARD_BYTES = 5 * 10**9
 """Of a file of weights at most: what the hub takes without complaint, and a laptop copies in one go."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def final(path: str | Path) -> Path:
@@ -78,26 +80,34 @@ def weights(folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGH
     What is converted is read from a map of its own, so that no more than one weight is held twice.
 
     Args:
-        folder: with model.safetensors, or shards and their index.
-        dtype: of the floating tensors; None keeps the file's.
+        folder: with model.safetensors, or shards and their index, which says what is taken from where.
+        dtype: of the tensors; None keeps the file's, and widens those of several to the widest, which loses nothing.
         name: of the file, where there are no shards.
 
     Returns:
         {name: tensor}.
 
     Raises:
-        ValueError: if a file is damaged.
+        FileNotFoundError: if the index names a file that is not there.
+        ValueError: if a file is damaged, does not fit its index, or holds what is no floating-point weight.
     """
-    index = folder / INDEX
-    names = sorted(set(json_file.read(index)["weight_map"].values())) if index.is_file() else [name]
+    files = shards.places(folder, name)
+    known = {tensor for tensors in files.values() for tensor in tensors or ()}
     found: dict[str, torch.Tensor] = {}
-    for path in (folder / Path(name).name for name in names):
+    places: dict[str, Path] = {}
+    for path, tensors in files.items():
         try:
             with safe_open(str(path), framework="pt") as file:
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found |= {name: _converted(path, name, x, dtype) for name, x in weights.items()}
+                names = shards.wanted(path, tensors, list(file.keys()), known)
+                weights = {tensor: _floating(path, tensor, file.get_tensor(tensor)) for tensor in names}
         except SafetensorError as error:
             raise ValueError(f"{path}: not a sound safetensors file ({error}); copy it again from its source") from None
+        found |= {tensor: _converted(path, tensor, x, dtype) for tensor, x in weights.items()}
+        places |= dict.fromkeys(weights, path)
+    kinds = {x.dtype for x in found.values()}
+    if len(kinds) > 1:
+        widest = functools.reduce(torch.promote_types, kinds)
+        found = {tensor: _converted(places[tensor], tensor, x, widest) for tensor, x in found.items()}
     return found
 
 
@@ -123,9 +133,19 @@ def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str,
         json_file.write(folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
+def _floating(path: Path, name: str, x: torch.Tensor) -> torch.Tensor:
+    """The tensor, if it is of a floating dtype that stands for itself: not float8, nor whole numbers, with scales."""
+    if x.dtype not in FLOATING:
+        raise ValueError(
+            f"{path}: {name} is {str(x.dtype).removeprefix('torch.')}; quantised weights are not read, take the "
+            "model's unquantised folder (float32, bfloat16 or float16)"
+        )
+    return x
+
+
 def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """The mapped tensor, if it is of that dtype; else a copy, read from a map that is closed again."""
-    if dtype in (None, mapped.dtype) or not mapped.is_floating_point():
+    if dtype in (None, mapped.dtype):
         return mapped
     with safe_open(str(path), framework="pt") as file:
         return file.get_tensor(name).to(dtype)

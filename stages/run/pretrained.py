@@ -67,7 +67,8 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     """The small files of the folder, by name."""
     config, tokenizer = pretrained.model.config, pretrained.tokenizer
     fields = hf.to_hf_config(config)
-    fields["dtype"] = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
+    dtype = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
+    fields |= {"dtype": dtype, "torch_dtype": dtype}  # by its new name, and by the one that transformers 4 reads
     special = tokenizers.special_tokens(tokenizer)
     names = {number: name for name, number in special.items()}
     ids = {part: getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
@@ -114,11 +115,13 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         config, weights, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
     else:
+        config = read_config(path)
         folder, weights = weights_of(path, dtype)
-        config, tokenizer, template = read_config(folder), tokenizers.load(folder), template_of(folder)
-    model = transformer(config)
+        tokenizer, template = tokenizers.load(folder), template_of(folder)
     try:
         check_fit(tokenizer, config)
+        hf.check_sizes(config, weights)
+        model = transformer(config)
         params = hf.from_weights(model.spec, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
@@ -213,5 +216,15 @@ def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path
         ValueError: if a file is damaged.
     """
     folder = _folder(path, (CONFIG, tokenizers.files.NAME))
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if pickles and not any((folder / name).is_file() for name in (INDEX, WEIGHTS)):
+        raise ValueError(
+            f"{pickles[0]}: pickled weights are never read, they can run code; open the model in transformers and call "
+            f"save_pretrained, which writes {WEIGHTS}"
+        )
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
-    return folder, model_folder.weights(folder, dtype)
+    weights = model_folder.weights(folder, dtype)
+    try:
+        return folder, hf.with_prefix(weights)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None

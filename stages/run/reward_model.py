@@ -57,13 +57,18 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing.
         ValueError: if it is no reward model, or the weights do not fit.
     """
+    config = pretrained.read_config(path)
     folder, weights = pretrained.weights_of(path)
-    model = transformer(pretrained.read_config(path))
-    spec = scalar_model(model).spec
     if SCORE not in weights:
         raise ValueError(
             f"{folder}: a language model, expected a reward model, which has {SCORE}; make one by intro2llm reward"
         )
+    try:
+        hf.check_sizes(config, weights)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    model = transformer(config)
+    spec = scalar_model(model).spec
     score = weights.pop(SCORE)
     if tuple(score.shape) != spec["score"].shape:
         raise ValueError(f"{folder}: {SCORE} must be {list(spec['score'].shape)}, got {list(score.shape)}: one number "

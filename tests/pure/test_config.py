@@ -20,8 +20,14 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"num_hidden_layers": True}, "num_hidden_layers: expected a whole number of at least 1, got True"),
     ({"max_position_embeddings": "8"}, "max_position_embeddings: expected a whole number of at least 1, got '8'"),
     ({"rope_theta": 0.0}, "rope_theta: expected a number above 0, got 0.0"),
-    ({"rope_theta": "1e4"}, "rope_theta: expected a number, got '1e4'"),
-    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number above 0, got nan"),
+    ({"rope_theta": "1e4"}, "rope_theta: expected a finite number, got '1e4'"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a finite number, got nan"),
+    ({"rope_theta": float("inf")}, "rope_theta: expected a finite number, got inf"),
+    ({"rope_theta": 10**400}, "rope_theta: expected a finite number, got 1000"),
+    ({"num_hidden_layers": 2**32}, "num_hidden_layers: expected at most 10,000, got 4,294,967,296"),
+    ({"vocab_size": 2**31}, "vocab_size: expected at most 2,147,483,647, got 2,147,483,648"),
+    ({"head_dim": 2**20}, "head_dim: expected at most 65,536, got 1,048,576"),
+    ({"hidden_size": 2**30, "num_attention_heads": 1, "num_key_value_heads": 1}, "head_dim: expected at most 65,536"),
     ({"initializer_range": -0.1}, "initializer_range: expected a number above 0, got -0.1"),
     ({"attention_dropout": 1.0}, "attention_dropout: expected a share in [0, 1), got 1.0; 0 switches it off"),
     ({"hidden_dropout": -0.5}, "hidden_dropout: expected a share in [0, 1), got -0.5"),
@@ -43,7 +49,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"use_rope": "false"}, "use_rope: expected true or false, got 'false'"),
     ({"tie_word_embeddings": None}, "tie_word_embeddings: expected true or false, got None"),
     ({"use_rope": False, "rope_scaling": RopeScaling()}, "use_rope is False, so there is nothing to scale; drop one"),
-    ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: expected a RopeScaling (from_dict makes one) or None"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: expected a RopeScaling or None"),
     ({"eos_token_id": 4096}, "eos_token_id: expected an id below vocab_size 4096 or None, got 4096"),
     ({"pad_token_id": -1}, "pad_token_id: expected an id below vocab_size 4096 or None, got -1"),
     ({"bos_token_id": "0"}, "bos_token_id: expected an id below vocab_size 4096 or None, got '0'"),
@@ -52,11 +58,15 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
     ({"rope_type": "ntk"}, "rope_scaling.rope_type: expected one of 'default', 'linear', 'llama3', 'yarn', got 'ntk'"),
     ({"rope_type": "linear", "factor": 0.5}, "rope_scaling.factor: expected at least 1, got 0.5"),
-    ({"rope_type": "linear", "factor": "2"}, "rope_scaling.factor: expected a number, got '2'"),
-    ({"factor": 2.0}, "rope_type 'default' scales nothing, but factor is 2.0; give rope_type 'linear'"),
+    ({"rope_type": "linear", "factor": "2"}, "rope_scaling.factor: expected a finite number, got '2'"),
+    ({"factor": 2.0}, "factor 2.0 needs a rope_type: 'linear'"),
     (
         {"rope_type": "llama3", "factor": 2.0},
         "llama3 needs original_max_position_embeddings, the context length in tok",
+    ),
+    (
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "64"},
+        "yarn needs original_max_position_embeddings, the context length in tokens of the first training; got 64",
     ),
     ({"rope_type": "yarn", "factor": 2.0}, "yarn needs original_max_position_embeddings, the context length in tokens"),
     (
@@ -65,7 +75,7 @@ REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
     ),
     (
         {"rope_type": "yarn", "original_max_position_embeddings": 8, "beta_slow": 32.0},
-        "yarn needs 0 < beta_slow < beta_fast, got 32.0 and 32.0; the paper uses 1 and 32",
+        "yarn needs 0 < beta_slow < beta_fast (the paper: 1 and 32), got 32.0 and 32.0",
     ),
     (
         {"rope_type": "yarn", "original_max_position_embeddings": 8, "attention_factor": 0.0},

@@ -68,6 +68,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/pretrain.py": "tests/laws/test_stages.py",
     "stages/sft.py": "tests/laws/test_stages.py",
     "stages/run/model_folder.py": "tests/stages/run/test_pretrained.py",
+    "stages/run/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",
     "stages/run/judges.py": "tests/stages/cli/test_tune.py",
     "stages/run/flag_values.py": "tests/stages/run/test_config_file.py",

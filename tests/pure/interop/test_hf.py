@@ -121,13 +121,13 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
     [
         ({"model_type": "gpt2"}, "'gpt2' is not supported; expected llama, qwen2, qwen3"),
         ({"logit_scale": 2.0}, "not understood: logit_scale"),
-        ({"use_sliding_window": True}, "use_sliding_window True is not supported"),
+        ({"use_sliding_window": True}, "use_sliding_window true is not supported"),
         ({"rope_interleaved": True}, "rope_interleaved"),
-        ({"layer_types": ["sliding_attention"]}, "sliding-window"),
+        ({"layer_types": ["sliding_attention"]}, "no sliding window"),
         ({"max_position_embeddings": None}, "max_position_embeddings is missing"),
         ({"hidden_act": "swish2"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": 1.0}}, "mscale"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ],
 )

@@ -1,0 +1,187 @@
+"""Weights: names, dtypes, shards and their index, as transformers writes them and as folders become in use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stages.run import pretrained
+from tests.outside import models, published
+from tests.outside.form import Form
+
+UNTIED = models.shrunken({**published.LLAMA3, **published.EIGHT, "max_position_embeddings": 8192})
+TIED = {**UNTIED, "tie_word_embeddings": True}
+INDEX = "model.safetensors.index.json"
+NAME = "model.layers.0.mlp.up_proj.weight"
+
+Weights = dict[str, torch.Tensor]
+
+
+def _renamed(change: Callable[[Weights], Weights], fields: Mapping[str, Any] = TIED) -> Callable[[Path], torch.Tensor]:
+    """Writes a model whose weights were changed; returns the logits of the unchanged one."""
+
+    def write(folder: Path) -> torch.Tensor:
+        model = models.write(folder, fields)
+        save_file(change(models.named(model)), str(folder / "model.safetensors"), metadata={"format": "pt"})
+        return models.logits(model)
+
+    return write
+
+
+def _base(folder: Path) -> torch.Tensor:
+    """Saved by AutoModel: no prefix, no head."""
+    model = models.write(folder, TIED)
+    model.model.save_pretrained(folder)
+    return models.logits(model)
+
+
+def _mixed(folder: Path) -> torch.Tensor:
+    """Norms in float32 in a bfloat16 model; the right values are those in float32."""
+    model = models.write(folder, TIED)
+    narrow = {name: x if x.ndim == 1 else x.bfloat16() for name, x in models.named(model).items()}
+    model.load_state_dict(narrow, strict=False)
+    save_file(narrow, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return models.logits(model)
+
+
+def _both(folder: Path) -> dict[str, Any]:
+    """Ours without a dtype: the widest of those in the file."""
+    loaded = pretrained.load(folder)
+    with torch.no_grad():
+        return loaded.model.forward(loaded.params, torch.tensor(models.TOKENS))
+
+
+def _sharded(folder: Path) -> torch.Tensor:
+    """Written in several files by transformers."""
+    model = models.write(folder, UNTIED)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    return models.logits(model)
+
+
+def _stale(folder: Path) -> torch.Tensor:
+    """Every file has an old copy of a tensor that the index gives to another."""
+    right = _sharded(folder)
+    places = json.loads((folder / INDEX).read_text())["weight_map"]
+    for path in sorted(folder.glob("*.safetensors")):
+        weights = load_file(path)
+        others = {name: torch.zeros(3) for name in places if name not in weights}
+        save_file({**weights, **others}, str(path), metadata={"format": "pt"})
+    return right
+
+
+def _beside(folder: Path) -> torch.Tensor:
+    """Adapters and an optimizer's file beside the shards, which the index does not name."""
+    right = _sharded(folder)
+    save_file({NAME: torch.zeros(48, 32)}, str(folder / "consolidated.safetensors"))
+    return right
+
+
+def _index(change: Callable[[Path, dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Shards whose index was changed."""
+
+    def write(folder: Path) -> None:
+        _sharded(folder)
+        fields = json.loads((folder / INDEX).read_text())
+        changed = change(folder, fields)
+        (folder / INDEX).write_text(json.dumps(fields if changed is None else changed))
+
+    return write
+
+
+def _moved(_: Path, fields: dict[str, Any]) -> None:
+    """A tensor's place is another file."""
+    places = fields["weight_map"]
+    places[NAME] = next(file for file in places.values() if file != places[NAME])
+
+
+def _lost(folder: Path, fields: dict[str, Any]) -> None:
+    """A shard is not there."""
+    (folder / fields["weight_map"][NAME]).unlink()
+
+
+def _whole(folder: Path, _: dict[str, Any]) -> None:
+    """An older model.safetensors was left beside the shards."""
+    save_file({NAME: torch.zeros(48, 32)}, str(folder / "model.safetensors"))
+
+
+def _place(value: Any) -> Callable[[Path, dict[str, Any]], None]:
+    """One tensor's place is this value."""
+    return lambda _, fields: fields["weight_map"].update({NAME: value})
+
+
+def _pickled(folder: Path) -> None:
+    """Only pytorch_model.bin, as older models have."""
+    model = models.write(folder, UNTIED)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def _without(name: str) -> Callable[[Weights], Weights]:
+    """All but one."""
+    return lambda weights: {key: x for key, x in weights.items() if key != name}
+
+
+def _right(name: str, theirs: Callable[[Path], Any], ours: Callable[[Path], Any] = models.ours) -> Form:
+    return Form("weights", name, "transformers", theirs, ours, tolerance=1e-4)
+
+
+def _refused(name: str, told: str, theirs: Callable[[Path], Any], writer: str = "transformers") -> Form:
+    return Form("weights", name, writer, theirs, pretrained.load, refused=told)
+
+
+FORMS = (
+    _right("tied head missing", _renamed(dict)),
+    _right("tied head saved", _renamed(lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"].clone()})),
+    _right("untied", _renamed(dict, UNTIED)),
+    _right("base model without prefix and head", _base),
+    _right("rotary buffers", _renamed(lambda w: {**w, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+                                                 "model.rotary_emb.inv_freq": torch.ones(4)})),
+    _right("float16", _renamed(lambda w: {name: x.half() for name, x in w.items()}))._replace(tolerance=5e-2),
+    _right("float32 norms in a bfloat16 model", _mixed),
+    _right("float32 norms in a bfloat16 model, no dtype asked for", _mixed, _both),
+    _right("shards", _sharded),
+    _right("stale copies in other shards", _stale),
+    _right("a file beside the shards", _beside),
+    _refused("untied head missing", r"missing lm_head\.weight", _renamed(_without("lm_head.weight"), UNTIED)),
+    _refused("tied head that is another", r"not understood lm_head\.weight",
+             _renamed(lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"] + 1})),
+    _refused("a layer missing", "num_hidden_layers is 2, but the weights have 1 layers",
+             _renamed(lambda w: {name: x for name, x in w.items() if ".layers.1." not in name})),
+    _refused("a weight missing", f"missing {NAME}", _renamed(_without(NAME))),
+    _refused("a part of a larger model", "begin with 'language_model.model.'",
+             _renamed(lambda w: {f"language_model.{name}": x for name, x in w.items()})),
+    _refused("a wrapper's prefix", "begin with 'base_model.model.model.'.*merge_and_unload",
+             _renamed(lambda w: {f"base_model.model.{name}": x for name, x in w.items()})),
+    _refused("an attention mask saved as a buffer", r"not understood model.layers.0.self_attn.masked_bias",
+             _renamed(lambda w: {**w, "model.layers.0.self_attn.masked_bias": torch.zeros(1)})),
+    _refused("float8", "up_proj.weight is float8_e4m3fn; quantised weights are not read",
+             _renamed(lambda w: {**w, NAME: w[NAME].to(torch.float8_e4m3fn)})),
+    _refused("int8", "up_proj.weight is int8; quantised", _renamed(lambda w: {**w, NAME: w[NAME].to(torch.int8)})),
+    _refused("a weight of another shape", r"up_proj.weight: expected shape \(48, 32\), got \(32, 48\)",
+             _renamed(lambda w: {**w, NAME: w[NAME].T.contiguous()})),
+    _refused("a classifier", "not understood score.weight",
+             _renamed(lambda w: {**w, "score.weight": torch.zeros(2, 32)})),
+    _refused("pickled", r"pytorch_model\.bin: pickled weights are never read", _pickled),
+    _refused("index without weight_map", r"index\.json: weight_map is missing", _index(lambda *_: {"metadata": {}})),
+    _refused("index with an empty weight_map", r"weight_map is '\{\}'", _index(lambda *_: {"weight_map": {}})),
+    _refused("index whose weight_map is a list", r"weight_map is '\[\]'", _index(lambda *_: {"weight_map": []})),
+    _refused("index that is a list", "expected a JSON object", _index(lambda *_: [1])),
+    _refused("index with a number as place", "up_proj.weight' is '1'", _index(_place(1))),
+    _refused("index with an object as place", r"up_proj.weight' is '\{\}'", _index(_place({}))),
+    _refused("index out of the folder", r"is '\.\./model.safetensors'", _index(_place("../model.safetensors"))),
+    _refused("index to another disk", "is '/model.safetensors'", _index(_place("/model.safetensors"))),
+    _refused("index to a pickle", "is 'model.bin'", _index(_place("model.bin"))),
+    _refused("index with half a character", "expected the name of a .saf", _index(_place("\ud800.safetensors"))),
+    _refused("index with a file of no length", "expected the name", _index(_place("\0.safetensors"))),
+    _refused("a shard missing", "which is not in the folder .1 of", _index(_lost)),
+    _refused("a tensor in another shard", "up_proj.weight' is missing, which the index says is in it", _index(_moved)),
+    _refused("a tensor in no index", "up_proj.weight' is in no weight_map",
+             _index(lambda _, fields: fields["weight_map"].pop(NAME) and None)),
+    _refused("a whole model beside the shards", "model.safetensors stands beside", _index(_whole)),
+)  # fmt: skip
