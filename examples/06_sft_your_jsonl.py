@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from data_pipes.chat import chat_template, encode_chat
-from data_pipes.messages import conversations
+from data_pipes.forms import conversations
 from data_pipes.sft import fullness, sft_pipe
 from data_pipes.source.path import rows
 from data_pipes.tokenizer.trainer import train

@@ -10,7 +10,7 @@ import functools
 import sys
 
 from data_pipes.chat import chat_template
-from data_pipes.messages import preferences
+from data_pipes.forms import preferences
 from data_pipes.preference import encode_preferences, preference_pipe, with_reference
 from data_pipes.tokenizer.trainer import train
 from data_pipes.types import Row

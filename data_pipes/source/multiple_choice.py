@@ -19,8 +19,8 @@ from pathlib import Path
 
 from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
 from data_pipes.quiz import quiz
+from data_pipes.source.arrow import is_saved
 from data_pipes.source.path import ROW_SUFFIXES, rows, suffix
-from data_pipes.source.tables import is_saved
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipes.source.arrow import is_saved, parquet_rows, saved_rows
 from data_pipes.source.hub import is_name
-from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
+from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import Document, OnBad, Row, stop
 
@@ -48,6 +49,8 @@ def documents(
         FileNotFoundError: if a path does not exist, or a folder is empty.
         ValueError: on a bad record, under `stop`; or if the path is empty, or neither a file nor a folder.
     """
+    if is_saved(path):
+        return as_documents(saved_rows(path, split=split, on_bad=on_bad), field, on_bad=on_bad)
     if _is_dataset(path):
         return as_documents(dataset_rows(str(path), subset=subset, split=split), field, on_bad=on_bad)
     return _local_documents(files(path), field, separator, encoding, on_bad)
@@ -60,6 +63,8 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
         FileNotFoundError: if a path does not exist, or a folder is empty.
         ValueError: if a file does not hold rows, or on a bad record under `stop`.
     """
+    if is_saved(path):
+        return saved_rows(path, split=split, on_bad=on_bad)
     if _is_dataset(path):
         return dataset_rows(str(path), subset=subset, split=split)
     found = files(path)
@@ -79,10 +84,10 @@ def suffix(path: Location) -> str:
 
 
 def _is_dataset(path: Location) -> bool:
-    """True for a saved data set, and for what looks like a name on the hub and is not here."""
+    """True for what looks like a name on the hub and is not here."""
     if not str(path):
         raise ValueError('source: the path is empty; name a file, a folder ("." is this one) or a data set')
-    return is_saved(path) or (is_name(str(path)) and not Path(path).exists())
+    return is_name(str(path)) and not Path(path).exists()
 
 
 def _local_documents(

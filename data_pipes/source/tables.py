@@ -1,4 +1,4 @@
-"""JSONL, JSON, Parquet and data sets of the Hugging Face library as rows, and rows as documents."""
+"""JSONL, JSON and data sets of the Hugging Face hub as rows, and rows as documents."""
 
 from __future__ import annotations
 
@@ -92,37 +92,13 @@ def json_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
             on_bad(BadRow(f"{path}[{number}]", f"expected a JSON object, got a {type(values).__name__}"))
 
 
-def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
-    """Streams a Parquet file, a thousand rows at a time.
-
-    Args:
-        path: the file.
-        on_bad: gets the place where the file cannot be read on.
-
-    Returns:
-        An iterator over rows, named "file:row" from row 1.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, f"{path}:{number}")
-    except (pyarrow.ArrowException, OSError) as error:
-        on_bad(BadRow(f"{path}:{number + 1}", f"cannot be read as Parquet ({error}); copy the file again"))
-
-
 def dataset_rows(
     name: str, *, subset: str | None = None, split: str = "train", streaming: bool = True
 ) -> Iterator[Row]:
-    """Streams a data set of the `datasets` library: a name on the hub, or a folder written by `save_to_disk`.
+    """Streams a data set of the `datasets` library: a name on the hub.
 
     Args:
-        name: "owner/name", or the folder.
+        name: "owner/name", or a folder that the library loads.
         subset: the configuration, where there are several.
         split: "train", "validation", "train[:1%]" (the last needs streaming=False), ...
         streaming: False downloads all of it first.
@@ -140,20 +116,11 @@ def dataset_rows(
     if not local and (why := hub.unreachable(name)):
         raise ValueError(f"source: {missing}it cannot be looked up, as {why}")
     try:
-        if is_saved(name):
-            saved: Any = datasets.load_from_disk(name)
-            found = saved[split] if isinstance(saved, dict) else saved
-        else:
-            found = datasets.load_dataset(name, subset, split=split, streaming=streaming)
+        found = datasets.load_dataset(name, subset, split=split, streaming=streaming)
     except Exception as error:
         what = f"cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {error}"
         raise ValueError(f"source: {missing}{what}") from error
     return (Row(dict(values), f"{name}/{split}:{number}") for number, values in enumerate(found, 1))
-
-
-def is_saved(path: Location) -> bool:
-    """Tells whether a folder was written by a data set's `save_to_disk`."""
-    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _object(line: bytes) -> dict[str, Any] | str:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipes import lessons, messages
+from data_pipes import forms, lessons
 from data_pipes.answers import QuestionAnswer
 from data_pipes.preference import encode_preferences
 from pure import tree
@@ -174,7 +174,7 @@ def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     Returns:
         Task.
     """
-    rows = messages.preferences(lessons.preferences(count, key=1, part="held_out"))
+    rows = forms.preferences(lessons.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
     return preference.task(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from data_pipes import lessons, messages
+from data_pipes import forms, lessons
 from data_pipes.chat import ChatTemplate, encode_chat
 from data_pipes.preference import encode_preferences
 from data_pipes.prompts import encode_prompts
@@ -126,17 +126,17 @@ def _each(
 
 def _encoded(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
     """Rows -> Encoded."""
-    return [encode_chat(template, tokenizer, c.messages) for c in messages.conversations(rows, on_bad=on_bad)]
+    return [encode_chat(template, tokenizer, c.messages) for c in forms.conversations(rows, on_bad=on_bad)]
 
 
 def _compared(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
     """Rows -> Pair."""
-    return encode_preferences(template, tokenizer, messages.preferences(rows, on_bad=on_bad))
+    return encode_preferences(template, tokenizer, forms.preferences(rows, on_bad=on_bad))
 
 
 def _asked(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list[Asked]:
     """Rows -> Asked; the text is that of the last message, which is what a person would call the prompt."""
-    first, second = tee(messages.prompts(rows, on_bad=on_bad))
+    first, second = tee(forms.prompts(rows, on_bad=on_bad))
     tokens = encode_prompts(template, tokenizer, first)
     return [Asked(ids, p.messages[-1].content or "", dict(p.row)) for ids, p in zip(tokens, second, strict=True)]
 

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from data_pipes import lessons, tasks
-from data_pipes.messages import conversations, preferences, prompts
+from data_pipes.forms import conversations, preferences, prompts
 
 SUMMARIES, WORDS = lessons.summaries, cache(tasks.vocabulary)
 ALL = cache(lambda part: list(SUMMARIES(part)))

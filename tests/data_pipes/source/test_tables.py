@@ -1,22 +1,20 @@
-"""Rows of JSONL, JSON, Parquet and data sets."""
+"""Rows of JSONL, JSON and data sets."""
 
 import gzip
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.source import hub
 from data_pipes.source import tables as source
-from data_pipes.source.tables import as_documents, dataset_rows, is_saved, json_rows, jsonl_rows, parquet_rows
+from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
 from data_pipes.types import BadRow, Document, Row
 
 
@@ -112,37 +110,6 @@ def test_json_lists_and_json_lines(tmp_path: Path) -> None:
     assert [row.values for row in json_rows(put(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [{"n": 1}, {"n": 2}]
     with pytest.raises(ValueError, match=r"c\.json: expected a JSON list of objects"):
         list(json_rows(put(tmp_path / "c.json", b"[{]")))
-
-
-def table(path: Path, count: int = 2500) -> Path:
-    pyarrow.parquet.write_table(pyarrow.table({"text": [f"t{i}" for i in range(count)], "n": range(count)}), path)
-    return path
-
-
-def test_parquet(tmp_path: Path) -> None:
-    found = list(parquet_rows(table(tmp_path / "a.parquet")))
-    assert len(found) == 2500
-    assert found[2000] == Row({"text": "t2000", "n": 2000}, f"{tmp_path / 'a.parquet'}:2001")
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b"PAR1" + bytes(100), lambda data: b""])
-def test_a_damaged_parquet_file_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = table(tmp_path / "a.parquet", 10)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"a\.parquet:1: cannot be read as Parquet"):
-        list(parquet_rows(path))
-
-
-def test_saved_data_sets(tmp_path: Path) -> None:
-    one = datasets.Dataset.from_dict({"text": ["a", "b"]})
-    one.save_to_disk(tmp_path / "one")
-    datasets.DatasetDict({"train": one, "test": one.select([1])}).save_to_disk(tmp_path / "both")
-    assert [is_saved(tmp_path / name) for name in ("one", "both", ".")] == [True, True, False]
-    name = str(tmp_path / "both")
-    assert list(dataset_rows(str(tmp_path / "one")))[1].values == {"text": "b"}
-    assert list(dataset_rows(name, split="test")) == [Row({"text": "b"}, f"{name}/test:1")]
-    with pytest.raises(ValueError, match=r"cannot load the data set .*split 'dev'"):
-        dataset_rows(name, split="dev")
 
 
 def test_a_folder_that_the_library_knows(tmp_path: Path) -> None:

@@ -7,17 +7,8 @@ from typing import Any
 
 import pytest
 
-from data_pipes.messages import (
-    Conversation,
-    Message,
-    Preference,
-    Prompt,
-    Unpaired,
-    conversations,
-    preferences,
-    prompts,
-    unpaired,
-)
+from data_pipes.forms import conversations, preferences, prompts, unpaired
+from data_pipes.messages import Conversation, Message, Preference, Prompt, Unpaired
 from data_pipes.types import BadRow, Row
 
 ASKED, SAID = Message("user", "1 + 1?"), Message("assistant", "2")
@@ -113,14 +104,15 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
     [
         (conversations, {"text": "a", "url": "b"}, "expected the columns messages; .* got text, url"),
         (conversations, {}, r"got \(none\)"),
-        (conversations, {"messages": NOBODY}, "unknown role 'bot'; the roles are system, user, assistant, tool"),
+        (conversations, {"messages": NOBODY}, "turn 1: unknown role 'bot'; the roles are system, developer, user, ass"),
         (conversations, {"messages": TURNS[:1]}, "no turn of the assistant"),
         (conversations, {"messages": []}, "no turn of the assistant"),
-        (conversations, {"messages": "Hi"}, "expected a list of messages, got a str"),
+        (conversations, {"messages": "Hi"}, "expected a list of messages, or a text that is one in JSON, got 'Hi'"),
+        (conversations, {"messages": 3}, "expected a list of messages, got a int"),
         (conversations, {"messages": ["Hi"]}, "expected a message with role and content, got a str"),
         (conversations, {"messages": [{"role": "user"}]}, r"\(or from and value\), got role"),
         (conversations, {"messages": [{"role": "user", "content": 3}]}, "the user's turn must be a text, got a int"),
-        (conversations, {"instruction": "a", "output": None}, "assistant's turn must be a text, got a NoneType"),
+        (conversations, {"instruction": "a", "output": None}, r"got instruction, output \(null\)"),
         (conversations, {"question": "a", "answer": "\ud800"}, "half a surrogate pair"),
         (preferences, {"chosen": "a"}, "expected the columns chosen and rejected.* got chosen"),
         (preferences, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
@@ -132,7 +124,7 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
         (unpaired, {"prompt": "a", "completion": "b", "label": "good"}, r"true or false .* got 'good'"),
         (unpaired, {"prompt": "a", "completion": TURNS[:1], "label": 1}, "completion must end with a turn"),
         (unpaired, {"prompt": "", "completion": "b", "label": 1}, "the prompt is empty"),
-        (prompts, {"text": "a"}, "columns prompt, messages or question; got text"),
+        (prompts, {"text": "a"}, "columns messages or prompt, instruction, .* got text"),
         (prompts, {"prompt": ""}, "the prompt is empty"),
         (prompts, {"messages": TURNS[1:]}, "the prompt is empty"),
     ],
