@@ -225,7 +225,8 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
 def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
     """The fields of config.json -> ModelConfig, as transformers 5 reads them; older ways of writing are read as well.
 
-    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first is taken.
+    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first is taken
+    (`stages.run.special_tokens` keeps all).
 
     Raises:
         ValueError: for an architecture or a field that would change the mathematics and is not known here, or if a

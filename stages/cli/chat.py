@@ -81,10 +81,10 @@ def answering(base: Pretrained, options: ChatOptions) -> Callable[[Sequence[Mess
     from data_pipes.chat import encode_chat
     from pure import random
     from pure.generate import generate
-    from stages.run import tuning
+    from stages.run.chat_template import ends, template_of
 
-    template = tuning.template_of(options.chat_template, base, options.template_kwargs)
-    end = tuning.turn_end(template, base)
+    template = template_of(options.chat_template, base, options.template_kwargs)
+    stops = ends(base, template)
     room = base.model.config.max_position_embeddings - options.max_new_tokens
 
     def answer(said: Sequence[Message]) -> str:
@@ -99,7 +99,7 @@ def answering(base: Pretrained, options: ChatOptions) -> Callable[[Sequence[Mess
         found = generate(
             base.model, base.params, [ids.tolist()], key=random.fold_in(random.key(options.seed), len(said)),
             max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p,
-            stop_tokens=(end,),
+            stop_tokens=stops,
         )  # fmt: skip
         return base.tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
 

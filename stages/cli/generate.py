@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +22,9 @@ class GenerateOptions:
     model_path: str
     """A run's folder, its final_model, or any folder in Hugging Face's layout."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Text to continue; give the flag again for more."""
+    """Text to continue; give the flag again for more. What the tokenizer puts before a text (bos) is put there."""
+    special_tokens: bool = False
+    """Read control tokens such as <|im_end|> in --prompt as tokens; without it they are plain text."""
     max_new_tokens: int = 100
     """Tokens to add to each at most."""
     temperature: float = 0.8
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     from stages.run import numbers
 
     numbers.refuse_seed(options.seed)
+    print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
     from stages.run import pretrained
@@ -70,20 +74,30 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
-    """Continues every prompt, as texts; the token that ends a document ends a text, and is not shown.
+    """Continues every prompt; a token that ends an answer ends a text, and is not shown.
+
+    Args:
+        pretrained: a model.
+        options: prompts, and how to sample.
+
+    Returns:
+        What comes after each prompt.
 
     Raises:
         ValueError: for an empty prompt, or one that is too long for the model with what is to be added.
     """
+    from data_pipes.tokenizer.spec import vocabulary_size
     from pure import random
     from pure.generate import generate
+    from stages.run.chat_template import ends
+    from stages.run.prompt import encode
 
-    model, params, tokenizer = pretrained[:3]
-    end = model.config.eos_token_id
+    stops = ends(pretrained)
+    special = "all" if options.special_tokens else "none"
     found = generate(
-        model,
-        params,
-        [tokenizer.encode(prompt) for prompt in options.prompt],
+        pretrained.model,
+        pretrained.params,
+        [encode(pretrained, prompt, special=special) for prompt in options.prompt],
         key=random.key(options.seed),
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -91,7 +105,8 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
         top_p=options.top_p,
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
-        stop_tokens=() if end is None else (end,),
+        stop_tokens=stops,
     )
-    rows = zip(found.tokens.tolist(), found.lengths.tolist(), strict=True)
-    return [tokenizer.decode([i for i in row[:length] if i != end]) for row, length in rows]
+    size = vocabulary_size(pretrained.tokenizer)
+    rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths.tolist(), strict=True)]
+    return [pretrained.tokenizer.decode([i for i in row if i not in stops and i < size]) for row in rows]

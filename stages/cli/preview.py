@@ -69,11 +69,12 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from data_pipes.preference import preference_pipe
     from data_pipes.prompts import prompt_pipe
     from data_pipes.sft import sft_pipe
-    from stages.run import chat_data, pretrained, tuning
+    from stages.run import chat_data, pretrained
+    from stages.run.chat_template import template_of
     from stages.tuning_options import SFTOptions
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
-    template = tuning.template_of(options.chat_template, base, options.template_kwargs)
+    template = template_of(options.chat_template, base, options.template_kwargs)
     flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, examples=64 * options.rows,
                        seed=options.seed)  # fmt: skip
     read = {"sft": chat_data.conversations, "dpo": chat_data.pairs, "grpo": chat_data.questions}[options.stage]

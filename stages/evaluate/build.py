@@ -28,9 +28,11 @@ from stages.evaluate import exact_match, humaneval, mmlu, perplexity
 from stages.evaluate.completion import Sampling
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
-from stages.run import hardware, numbers, pretrained, tuning
+from stages.run import hardware, numbers, pretrained
+from stages.run.chat_template import ends, template_of
 from stages.run.fingerprint import fingerprint
 from stages.run.pretrained import Pretrained
+from stages.run.prompt import first
 from stages.run.text import on_bad_row
 
 EXAM = 126
@@ -139,7 +141,7 @@ def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrain
         path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options))  # fmt: skip
     return perplexity.task(
         *loaded[:3], _first(found, options), max_length=options.max_length, stride=options.stride,
-        prefix=options.prefix, tokens=options.batch_tokens, name=name,
+        prefix=first(loaded) if options.prefix is None else options.prefix, tokens=options.batch_tokens, name=name,
     )  # fmt: skip
 
 
@@ -150,7 +152,7 @@ def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained)
     asked = [q for part in by_subject(found.test).values() for q in _first(part, options)]
     return mmlu.task(
         *loaded[:3], found._replace(test=asked), shots=options.shots,
-        style=options.style or STYLE_OF[name], tokens=options.batch_tokens, name=name,
+        style=options.style or STYLE_OF[name], tokens=options.batch_tokens, prefix=first(loaded), name=name,
     )  # fmt: skip
 
 
@@ -159,7 +161,7 @@ def _humaneval(name: str, path: str, options: EvaluateOptions, loaded: Pretraine
     rows = _rows(str(humaneval.installed()) if path == "embedded" else path, options)
     found = _first(humaneval.problems(rows, on_bad=_on_bad(options)), options)
     return humaneval.task(
-        *loaded[:3], found, sampling=_sampling(options, 512, humaneval.STOPS), samples=options.samples,
+        *loaded[:3], found, sampling=_sampling(options, 512, humaneval.STOPS, ends(loaded)), samples=options.samples,
         ks=options.pass_at, timeout=options.timeout, workers=options.workers,
         unsafe=options.run_untrusted_code_without_isolation, compile=_machine(options, loaded), name=name,
     )  # fmt: skip
@@ -173,11 +175,15 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
     shown: Sequence[QuestionAnswer] = ()
     if name == "gsm8k" and options.shots and not chat:
         shown = _examples(options)
-    encode, form, end = _form(options, loaded) if chat else (None, "plain", ())
+    encode: Callable | None = None
+    form, stop_tokens = "plain", ends(loaded)
+    if chat:
+        template = template_of(options.chat_template, loaded, options.template_kwargs)
+        encode, form, stop_tokens = chat_encoder(loaded, template=template)
     stops = () if chat else exact_match.GSM8K_STOPS
     return exact_match.task(
         *loaded[:3], _first(rows, options),
-        sampling=_sampling(options, 24 if own else 256, stops, end),
+        sampling=_sampling(options, 24 if own else 256, stops, stop_tokens),
         judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers], examples=shown, encode=encode,
         form=form, compile=_machine(options, loaded), name=name,
     )  # fmt: skip
@@ -197,7 +203,7 @@ def exam(count: int = EXAM) -> list[QuestionAnswer]:
 
 def chat_encoder(
     loaded: Pretrained, *, template: ChatTemplate | None = None
-) -> tuple[Callable[[str], list[int]], str, int]:
+) -> tuple[Callable[[str], list[int]], str, tuple[int, ...]]:
     """Makes what turns a question into a chat's prompt.
 
     Args:
@@ -205,20 +211,12 @@ def chat_encoder(
         template: another one; None takes the model's own, or ChatML.
 
     Returns:
-        (question -> ids, the template's text with its variables, the id that ends a turn).
+        (question -> ids, the template's text with its variables, the ids that end an answer).
     """
-    chosen = template or tuning.template_of(None, loaded)
+    chosen = template or template_of(None, loaded)
     encode = partial(_chat_ids, template=chosen, tokenizer=loaded.tokenizer)
     text = chosen.source + (f"\n{chosen.variables!r}" if chosen.variables else "")
-    return encode, text, tuning.turn_end(chosen, loaded)
-
-
-def _form(options: EvaluateOptions, loaded: Pretrained) -> tuple[Callable, str, tuple[int, ...]]:
-    """How a chat asks."""
-    encode, text, end = chat_encoder(
-        loaded, template=tuning.template_of(options.chat_template, loaded, options.template_kwargs)
-    )
-    return encode, text, (end,)
+    return encode, text, ends(loaded, chosen)
 
 
 def _chat_ids(question: str, *, template: Any, tokenizer: Any) -> list[int]:
@@ -237,11 +235,11 @@ def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
     return found[: options.shots]
 
 
-def _sampling(options: EvaluateOptions, most: int, stops: tuple[str, ...], ends: tuple[int, ...] = ()) -> Sampling:
+def _sampling(options: EvaluateOptions, most: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]) -> Sampling:
     """How answers are drawn."""
     return Sampling(
         max_new_tokens=most if options.max_new_tokens is None else options.max_new_tokens,
-        temperature=options.temperature, top_p=options.top_p, stop=stops, stop_tokens=ends, seed=options.seed,
+        temperature=options.temperature, top_p=options.top_p, stop=stops, stop_tokens=stop_tokens, seed=options.seed,
     )  # fmt: skip
 
 

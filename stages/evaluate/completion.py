@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +41,13 @@ class Sampling:
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     seed: int = 0
+
+
+def about(sampling: Sampling) -> dict[str, Any]:
+    """Returns what a task's `about` says of its sampling: {"sampling": what two models have in common, "ends": this
+    model's ids that end an answer}."""
+    shared = {name: value for name, value in vars(sampling).items() if name != "stop_tokens"}
+    return {"sampling": shared, "ends": sampling.stop_tokens}
 
 
 class Completion(NamedTuple):

@@ -17,6 +17,8 @@ from data_pipes.tokenizer.spec import Tokenizer
 from pure.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate.completion import Sampling, complete
+from stages.evaluate.completion import about as about_sampling
+from stages.evaluate.request import beginning, encode_text
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 Judge = Callable[[str, str], bool]
@@ -102,7 +104,7 @@ def task(
         _answer, model=model, params=params, tokenizer=tokenizer, rows=rows, sampling=sampling, judges=judges,
         before=before, encode=encode, compile=compile,
     )  # fmt: skip
-    about = {"task": "exact_match", "before": before, "form": form, "sampling": vars(sampling),
+    about = {"task": "exact_match", "before": before, "form": form, **about_sampling(sampling),
              "judges": sorted(judges)}  # fmt: skip
     items = [digest(row.question, row.answer) for row in rows]
     return Task(name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk, items)
@@ -120,7 +122,8 @@ def _answer(
     """A chunk of questions, side by side."""
     chosen = [rows[i] for i in numbers]
     texts = [row.question if encode else before + plain(row.question) for row in chosen]
-    prompts = [(encode or tokenizer.encode)(text) for text in texts]
+    asked = encode or partial(encode_text, tokenizer, prefix=beginning(model))
+    prompts = [asked(text) for text in texts]
     found = complete(model, params, tokenizer, prompts, [(i, 0) for i in numbers], sampling, compile=compile)
     samples: list[Sample] = []
     for row, ids, written in zip(chosen, prompts, found, strict=True):

@@ -9,13 +9,16 @@ Needs `pip install lm-eval`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from stages.evaluate.completion import Sampling, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
-from stages.evaluate.request import beginning, encode_pairs
+from stages.evaluate.request import encode_pairs, encode_text
+from stages.run.chat_template import ends, template_of
 from stages.run.pretrained import Pretrained
+from stages.run.prompt import first
 
 NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""
@@ -49,10 +52,12 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
 
     model, params, tokenizer = loaded[:3]
     most = max_length or model.config.max_position_embeddings
-    first = beginning(model)
-    if first is None:
+    found = first(loaded)
+    if found is None:
         raise ValueError("harness: the model has neither a bos nor an eos token, which lm-eval begins documents with")
-    prefix: int = first
+    prefix: int = found
+    stops = ends(loaded)
+    encode = partial(encode_text, tokenizer, prefix=prefix, special="all")
 
     class Ours(LM):
         """The protocol that lm-eval wants."""
@@ -67,10 +72,7 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
             """Nats of each text, in windows that do not overlap, as lm-eval cuts them."""
-            cut = [
-                windows(tokenizer.encode(r.args[0], special="all"), length=most, stride=most, prefix=prefix)
-                for r in requests
-            ]
+            cut = [windows(encode(r.args[0]), length=most, stride=most, prefix=prefix) for r in requests]
             found = iter(log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens))
             return [sum(next(found).logp for _ in part) for part in cut]
 
@@ -81,8 +83,8 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
                 options = requests[len(found)].args[1]
                 part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
                 numbers = [(len(found) + i, 0) for i in range(len(part))]
-                prompts = [tokenizer.encode(r.args[0], special="all") for r in part]
-                drawn = _sampling(options, seed)
+                prompts = [encode(r.args[0]) for r in part]
+                drawn = _sampling(options, seed, stops)
                 texts = complete(model, params, tokenizer, prompts, numbers, drawn, max_length=most)
                 found += [written.text for written in texts]
             return found
@@ -91,7 +93,6 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
             """Messages as one text, by the model's own template or ChatML."""
             from data_pipes.chat import render
             from data_pipes.messages import Message
-            from stages.run.tuning import template_of
 
             said = [Message(turn["role"], turn["content"]) for turn in chat_history]
             return render(template_of(None, loaded), said, add_generation_prompt=add_generation_prompt)
@@ -120,7 +121,7 @@ def register() -> None:
     register_model("intro2llm")(Loaded)
 
 
-def _sampling(options: dict[str, Any], seed: int) -> Sampling:
+def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Sampling:
     """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models are."""
     if unknown := sorted(options.keys() - KNOWN):
         raise ValueError(f"generate_until: expected the options {', '.join(sorted(KNOWN))}, got {', '.join(unknown)}")
@@ -133,6 +134,7 @@ def _sampling(options: dict[str, Any], seed: int) -> Sampling:
         top_k=options.get("top_k") if drawn else None,
         top_p=options.get("top_p") if drawn else None,
         stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
+        stop_tokens=stops,
         seed=seed,
     )
 

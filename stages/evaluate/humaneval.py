@@ -20,6 +20,8 @@ from pure.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate import sandbox
 from stages.evaluate.completion import Completion, Sampling, complete
+from stages.evaluate.completion import about as about_sampling
+from stages.evaluate.request import beginning, encode_text
 from stages.evaluate.sandbox import Isolation, Outcome
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
@@ -217,7 +219,7 @@ def task(
         _answer, model=model, params=params, tokenizer=tokenizer, found=found, sampling=drawn, samples=samples,
         timeout=timeout, workers=workers, isolation=isolation, unsafe=unsafe, compile=compile,
     )  # fmt: skip
-    about = {"task": "humaneval", "sampling": vars(drawn), "samples": samples, "timeout": timeout,
+    about = {"task": "humaneval", **about_sampling(drawn), "samples": samples, "timeout": timeout,
              "sandbox": isolation.line if isolation.complete else "none"}  # fmt: skip
     ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
     items = [digest(*problem) for problem in found for _ in range(samples)]
@@ -256,7 +258,7 @@ def _answer(
     """A chunk of programs: written side by side, then run by several threads."""
     asked = [divmod(number, samples) for number in numbers]
     chosen = [found[problem] for problem, _ in asked]
-    prompts = [tokenizer.encode(problem.prompt) for problem in chosen]
+    prompts = [encode_text(tokenizer, problem.prompt, prefix=beginning(model)) for problem in chosen]
     written = complete(model, params, tokenizer, prompts, asked, sampling, compile=compile)
     judge = partial(check, timeout=timeout, isolation=isolation, unsafe=unsafe)
     with ThreadPoolExecutor(workers) as pool:

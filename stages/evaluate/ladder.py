@@ -200,8 +200,8 @@ def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
 
 def _asked(built: tuning.Tuning, params: Tree, rows: Sequence[QuestionAnswer], **drawing: Any) -> Task:
     """Questions in the chat's form."""
-    encode, form, end = build.chat_encoder(built.base, template=built.template)
+    encode, form, stop_tokens = build.chat_encoder(built.base, template=built.template)
     return exact_match.task(
-        built.base.model, params, built.base.tokenizer, rows, sampling=Sampling(stop_tokens=(end,), **drawing),
+        built.base.model, params, built.base.tokenizer, rows, sampling=Sampling(stop_tokens=stop_tokens, **drawing),
         judges=exact_match.JUDGES["text"], encode=encode, form=form, chunk=len(rows),
     )  # fmt: skip

@@ -117,6 +117,7 @@ def task(
     style: str = "letter",
     tokens: int = TOKENS,
     share: bool = True,
+    prefix: int | None = None,
     name: str = "mmlu",
 ) -> Task:
     """Prepares `mmlu` as a Task.
@@ -131,6 +132,7 @@ def task(
             choices.
         tokens: to read at a time, about.
         share: read what prompts have in common once.
+        prefix: id that documents begin with, for an empty question; None takes the model's bos token, or its eos token.
         name: what results call it.
 
     Returns:
@@ -145,7 +147,7 @@ def task(
     before = {subject: preamble(questions, subject, shots, STYLES[style]) for subject in {q.subject for q in asked}}
     reading = partial(
         _answer, model=model, params=params, tokenizer=tokenizer, asked=asked, before=before, style=STYLES[style],
-        tokens=tokens, share=share, prefix=beginning(model),
+        tokens=tokens, share=share, prefix=beginning(model) if prefix is None else prefix,
     )  # fmt: skip
     about = {"task": "mmlu", "style": style, "shots": shots, "before": dict(sorted(before.items()))}
     adding = partial(summary, normalised=style != "letter")

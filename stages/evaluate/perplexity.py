@@ -16,7 +16,7 @@ from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import Document
 from pure.types import Model, Tree
 from stages.evaluate.likelihood import TOKENS, Window, log_probabilities_of
-from stages.evaluate.request import beginning
+from stages.evaluate.request import beginning, encode_text
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, ratio
 
 
@@ -82,7 +82,7 @@ def task(
         stride: S in 1 .. L, tokens that a window after the first one scores: the smaller, the more context each token
             has, and the longer it takes. None takes L // 2; L is what lm-evaluation-harness does.
         prefix: id that the first token of a document is predicted from; None takes the model's bos token, or its eos
-            token.
+            token. A bos that the tokenizer puts before a text comes after it and counts, as in lm-evaluation-harness.
         tokens: to read at a time, about.
         name: what results call it.
 
@@ -172,7 +172,10 @@ def _answer(
 ) -> list[Sample]:  # fmt: skip
     """A chunk of documents: their windows side by side."""
     chosen = [documents[i] for i in numbers]
-    cut = [windows(tokenizer.encode(d.text), length=length, stride=stride, prefix=prefix) for d in chosen]
+    cut = [
+        windows(encode_text(tokenizer, d.text, prefix=prefix), length=length, stride=stride, prefix=prefix)
+        for d in chosen
+    ]
     scores = iter(log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens))
     pairs = zip(chosen, cut, strict=True)
     return [_sample(document, part, [next(scores).logp for _ in part]) for document, part in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from data_pipes.tokenizer.spec import Tokenizer
@@ -22,13 +23,34 @@ def beginning(model: Model) -> int | None:
     return config.eos_token_id if config.bos_token_id is None else config.bos_token_id
 
 
+def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special: str = "none") -> list[int]:
+    """Encodes a text as lm-evaluation-harness does.
+
+    What the tokenizer puts around a text (a bos token) is put there, unless the text begins with the token that stands
+    before documents already.
+
+    Args:
+        tokenizer: of the model.
+        text: any.
+        prefix: id of that token (`stages.run.prompt.first`), or None.
+        special: as in the tokenizer's encode.
+
+    Returns:
+        Ids.
+
+    Source: lm-evaluation-harness, `HFLM.tok_encode`.
+    """
+    begun = prefix is not None and text.startswith(tokenizer.decode([prefix]))
+    return tokenizer.encode(text, special=special, template=not begun)
+
+
 def encode_pairs(
     tokenizer: Tokenizer, context: str, endings: Sequence[str], *, prefix: int | None, special: str = "none"
 ) -> list[Request]:
     """Encodes a context, and each of its endings as what the two have together behind as many tokens as it has.
 
     Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs to the
-    ending, as tokens begin with it.
+    ending, as tokens begin with it. What the tokenizer puts around a text stands around a context (`encode_text`).
 
     Args:
         tokenizer: of the model.
@@ -51,9 +73,10 @@ def encode_pairs(
     texts = [context[len(bare) :] + ending for ending in endings]
     if not bare:
         return [_from_nothing(tuple(tokenizer.encode(text, special=special)), prefix) for text in texts]
-    before, found = tuple(tokenizer.encode(bare, special=special)), []
+    encode = partial(encode_text, tokenizer, prefix=prefix, special=special)
+    before, found = tuple(encode(bare)), []
     for text in texts:
-        ending = tuple(tokenizer.encode(bare + text, special=special))[len(before) :]
+        ending = tuple(encode(bare + text))[len(before) :]
         if not ending:
             raise ValueError(f"encode_pairs: the ending {text[:40]!r} has no token of its own behind {bare[-40:]!r}")
         found.append(Request(before, ending))

@@ -16,8 +16,8 @@ Sample = dict[str, Any]
 """One answer, plain JSON: "id", "prompt", "output", "score", and what else the task keeps."""
 
 
-OWN = ("form", "prefix", "sandbox")
-"""Entries of a task's `about` that are the model's or the machine's own: a chat template, an id, which walls stand."""
+OWN = ("form", "prefix", "ends", "sandbox")
+"""Entries of a task's `about` that are the model's or the machine's own: a chat template, ids, which walls stand."""
 
 
 class Figure(NamedTuple):

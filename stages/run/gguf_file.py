@@ -1,4 +1,4 @@
-"""A GGUF file in: configuration, dequantised weights, tokenizer and chat template.
+"""A GGUF file in: configuration, dequantised weights, tokenizer and fields.
 
 The `gguf` package undoes the quantisation; what the numbers mean is `pure.interop.gguf`'s.
 """
@@ -38,7 +38,7 @@ def is_gguf(path: str | Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
 
 
-def read(path: str | Path, dtype: torch.dtype) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer, str | None]:
+def read(path: str | Path, dtype: torch.dtype) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer, dict[str, Any]]:
     """Reads a file.
 
     Args:
@@ -46,7 +46,7 @@ def read(path: str | Path, dtype: torch.dtype) -> tuple[ModelConfig, dict[str, T
         dtype: of the weights.
 
     Returns:
-        (configuration, weights by Hugging Face's names, tokenizer, chat template or None).
+        (configuration, weights by Hugging Face's names, tokenizer, all fields by name).
 
     Steps:
         1. Open it.
@@ -62,9 +62,8 @@ def read(path: str | Path, dtype: torch.dtype) -> tuple[ModelConfig, dict[str, T
     try:
         # 2. Fields.
         config, tokenizer = _config(file), from_gguf(file.fields)
-        template = file.fields.get("tokenizer.chat_template")
         # 3. Weights.
-        return config, dict(_weights(file, config, dtype)), tokenizer, template
+        return config, dict(_weights(file, config, dtype)), tokenizer, file.fields
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
 

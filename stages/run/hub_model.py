@@ -7,7 +7,8 @@ from pathlib import Path
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-         "chat_template.jinja", "generation_config.json")  # fmt: skip
+         "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "special_tokens_map.json",
+         "generation_config.json")  # fmt: skip
 
 
 def find(path: str | Path) -> Path:

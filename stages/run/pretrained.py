@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,12 +18,13 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.run import adapter, gguf_file, hub_model, json_file, model_folder
+from stages.run import adapter, gguf_file, hub_model, json_file, model_folder, special_tokens, template_files
 from stages.run.model_folder import INDEX, SHARD_BYTES, WEIGHTS
+from stages.run.special_tokens import GENERATION, NONE, SpecialTokens
+from stages.run.template_files import Templates
 
 CONFIG = "config.json"
 
-TEMPLATE = "chat_template.jinja"
 TURN = ("<|im_start|>", "<|im_end|>")
 """ChatML's tokens."""
 
@@ -36,12 +37,16 @@ class Pretrained(NamedTuple):
         params: of the model.
         tokenizer: whose ids they know.
         chat_template: jinja2; None is ChatML, if the tokenizer has its tokens.
+        special: what the model's files say about special tokens and where an answer ends.
+        other_templates: (name, jinja2) pairs that the model has besides, such as "tool_use".
     """
 
     model: Model
     params: Tree
     tokenizer: tokenizers.Tokenizer
     chat_template: str | None = None
+    special: SpecialTokens = NONE
+    other_templates: tuple[tuple[str, str], ...] = ()
 
 
 def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD_BYTES) -> Path:
@@ -54,7 +59,8 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
 
     Returns:
         The folder, with config.json, generation_config.json, model.safetensors (or its shards), tokenizer.json,
-        tokenizer_config.json, and, if the tokenizer has ChatML's tokens, chat_template.jinja.
+        tokenizer_config.json, and, if the model has a template or its tokenizer ChatML's tokens, chat_template.jinja.
+        What was read from a model's small files is written again.
 
     Raises:
         OSError: if the disk refuses; an older folder stays.
@@ -64,33 +70,52 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
 
 
 def texts(pretrained: Pretrained) -> dict[str, str]:
-    """The small files of the folder, by name."""
-    config, tokenizer = pretrained.model.config, pretrained.tokenizer
+    """Writes the small files of the folder.
+
+    Args:
+        pretrained: a model; what its special tokens say is kept, and nothing is renamed.
+
+    Returns:
+        {name: text}.
+    """
+    config, special = pretrained.model.config, pretrained.special
     fields = hf.to_hf_config(config)
     dtype = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
     fields |= {"dtype": dtype, "torch_dtype": dtype}  # by its new name, and by the one that transformers 4 reads
-    special = tokenizers.special_tokens(tokenizer)
-    names = {number: name for name, number in special.items()}
-    ids = {part: getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
-    found = {
+    if len(special.config_ends) > 1:
+        fields["eos_token_id"] = list(special.config_ends)
+    template = pretrained.chat_template or (
+        CHATML if has_chatml(pretrained) and not pretrained.other_templates else None
+    )
+    files, field = template_files.written(Templates(template, pretrained.other_templates))
+    written = {
         CONFIG: fields,
-        "generation_config.json": {f"{part}_token_id": i for part, i in ids.items() if i is not None}
-        | _ends(special, ids),
-        "tokenizer_config.json": {
+        GENERATION: _generation(pretrained),
+        special_tokens.TOKENIZER: {
+            **_tokenizer(pretrained),
+            **named_tokens(pretrained),
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": config.max_position_embeddings,
-            "clean_up_tokenization_spaces": False,
-            **{f"{part}_token": names[i] for part, i in ids.items() if i in names},
+            **field,
         },
     }
-    written = {name: json.dumps(content, indent=2) + "\n" for name, content in found.items()}
-    template = pretrained.chat_template or (CHATML if set(TURN) <= set(special) else None)
-    return written | ({TEMPLATE: template} if template else {})
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in written.items()} | files
 
 
 def beside(pretrained: Pretrained) -> dict[str, str]:
-    """The small files that stand beside adapters: those of the tokenizer, and the chat template."""
-    return {name: text for name, text in texts(pretrained).items() if name in ("tokenizer_config.json", TEMPLATE)}
+    """The small files that stand beside adapters: those of the tokenizer, the chat template, and where answers end."""
+    return {name: text for name, text in texts(pretrained).items() if name != CONFIG}
+
+
+def named_tokens(pretrained: Pretrained) -> dict[str, str]:
+    """Returns {"bos_token": text, ...}: as the model's files name them, or else by the configuration's ids."""
+    config = pretrained.model.config
+    ids = {f"{part}_token": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
+    return special_tokens.names_of(pretrained.special, pretrained.tokenizer, ids)
+
+
+def has_chatml(pretrained: Pretrained) -> bool:
+    """Tells whether the tokenizer has ChatML's tokens."""
+    return set(TURN) <= set(tokenizers.special_tokens(pretrained.tokenizer))
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
@@ -112,12 +137,13 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     if (found := adapted(path)) is not None:
         return _merged(found, dtype)
     if gguf_file.is_gguf(path):
-        config, weights, tokenizer, template = gguf_file.read(path, dtype or torch.float32)
+        config, weights, tokenizer, fields = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
+        special, templates = special_tokens.from_gguf(fields, tokenizer), template_files.from_gguf(fields)
     else:
         config = read_config(path)
         folder, weights = weights_of(path, dtype)
-        tokenizer, template = tokenizers.load(folder), template_of(folder)
+        tokenizer, special, templates = words(folder, config)
     try:
         check_fit(tokenizer, config)
         hf.check_sizes(config, weights)
@@ -125,7 +151,29 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         params = hf.from_weights(model.spec, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    return Pretrained(model, params, tokenizer, template)
+    return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
+
+
+def words(
+    folder: Path, config: ModelConfig, base: SpecialTokens = NONE
+) -> tuple[tokenizers.Tokenizer, SpecialTokens, Templates]:
+    """Reads all that concerns text from a folder.
+
+    Args:
+        folder: with tokenizer.json.
+        config: of the model.
+        base: of the model that adapters in the folder belong to.
+
+    Returns:
+        (tokenizer, special tokens, chat templates).
+
+    Raises:
+        FileNotFoundError: if there is no tokenizer.
+        ValueError: if a file is not understood; it is named.
+    """
+    tokenizer = tokenizers.load(folder)
+    special, tokenizer = special_tokens.read(folder, tokenizer, config.vocab_size, base=base)
+    return tokenizer, special, template_files.read(folder)
 
 
 def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
@@ -144,9 +192,12 @@ def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
     path = adapter.base_path(folder)
     base = load(path, dtype=dtype)
     params = adapter.merged(folder, base.params, path)
-    has = (folder / tokenizers.files.NAME).is_file()
-    tokenizer = tokenizers.load(folder) if has else base.tokenizer
-    return Pretrained(base.model, params, tokenizer, template_of(folder) or base.chat_template)
+    found = Templates(base.chat_template, base.other_templates)
+    tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
+    if (folder / tokenizers.files.NAME).is_file():
+        tokenizer, special, templates = words(folder, base.model.config, base.special)
+    found = found if templates == template_files.NONE else templates
+    return Pretrained(base.model, params, tokenizer, found.default, special, found.others)
 
 
 def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
@@ -193,19 +244,25 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-def template_of(folder: Path) -> str | None:
-    """The chat template that came with a model, in a file of its own or in tokenizer_config.json."""
-    if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    found = json_file.read(config).get("chat_template") if config.is_file() else None
-    return found if isinstance(found, str) else None
+def _tokenizer(pretrained: Pretrained) -> dict[str, Any]:
+    """The fields of tokenizer_config.json: those that were read, without a reference to code that is not written."""
+    if pretrained.special.tokenizer is None:
+        length = pretrained.model.config.max_position_embeddings
+        return {"model_max_length": length, "clean_up_tokenization_spaces": False}
+    return {name: value for name, value in pretrained.special.tokenizer.items() if name != "auto_map"}
 
 
-def _ends(special: dict[str, int], ids: dict[str, int | None]) -> dict[str, list[int]]:
-    """Where generation stops: behind a document, and behind a turn of a chat."""
-    ends = [i for i in (ids["eos"], special.get(TURN[1])) if i is not None]
-    return {"eos_token_id": ends} if len(ends) > 1 else {}
+def _generation(pretrained: Pretrained) -> dict[str, Any]:
+    """The fields of generation_config.json. A model that was made here stops at its eos token and at ChatML's turn end;
+    one that was read stops where it did, and where it was trained to since."""
+    config, special = pretrained.model.config, pretrained.special
+    ids = {f"{part}_token_id": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
+    fields = {name: i for name, i in ids.items() if i is not None} if special.generation is None else special.generation
+    ends = special_tokens.generation_ends(special)
+    if special == NONE._replace(turn_ends=special.turn_ends):
+        turn = tokenizers.special_tokens(pretrained.tokenizer).get(TURN[1])
+        ends = tuple(dict.fromkeys(i for i in (config.eos_token_id, turn, *special.turn_ends) if i is not None))
+    return {**fields, **({"eos_token_id": special_tokens.one_or_many(ends)} if ends else {})}
 
 
 def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:

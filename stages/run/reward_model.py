@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from data_pipes import tokenizer as tokenizers
 from pure import tree
 from pure.interop import hf
 from pure.nn.scalar import scalar_model, without_head
@@ -78,4 +77,5 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     params = tree.cast(params, dtype) if dtype else params
-    return Pretrained(model, params, tokenizers.load(folder), pretrained.template_of(folder))
+    tokenizer, special, templates = pretrained.words(folder, config)
+    return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 
-from data_pipes.chat import CHATML, ChatTemplate, chat_template, encode_chat
-from data_pipes.messages import Message
+from data_pipes.chat import ChatTemplate
 from data_pipes.preference import preference_pipe, with_reference
 from data_pipes.prompts import prompt_pipe
 from data_pipes.sft import sft_pipe
@@ -32,9 +30,9 @@ from stages.ppo import ppo
 from stages.reward import reward
 from stages.run import adapter, chat_data, hardware, numbers, pretrained, pretraining, validation
 from stages.run.adapter import Adapter
+from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
 from stages.run.pretrained import Pretrained
-from stages.run.template_kwargs import template_variables
 from stages.sft import sft
 from stages.stage import Stage, loss_of
 from stages.state import TrainState
@@ -94,6 +92,9 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = pretrained.placed(base, device)
     template = template_of(options.chat_template, base, options.template_kwargs)
+    if options.chat_template and base.other_templates:
+        say(f"--chat_template replaces the model's own templates ({', '.join(x for x, _ in base.other_templates)} too)")
+    base = trained_with(base, template)
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
     key = random.key(options.seed, device=device)
@@ -103,43 +104,6 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         say(adapter.told(adapted, start))
         base = base._replace(model=adapted.model, params=start)
     return make(options, base, template, key, say)._replace(adapter=adapted)
-
-
-def template_of(path: str | None, base: Pretrained, template_kwargs: str | None = None) -> ChatTemplate:
-    """The chat template: of a file, of the model, or ChatML.
-
-    Args:
-        path, template_kwargs: --chat_template and --template_kwargs.
-        base: the model.
-
-    Raises:
-        ValueError: if it does not compile, or uses control tokens that the tokenizer has not; or if the variables are
-            no JSON object.
-        FileNotFoundError: if there is no such file.
-    """
-    source = Path(path).read_text(encoding="utf-8") if path else base.chat_template or CHATML
-    template = chat_template(source, variables=template_variables(template_kwargs))
-    try:
-        turn_end(template, base)
-    except ValueError as error:
-        raise ValueError(f"{path or 'the chat template'} does not fit the tokenizer: {error}") from None
-    return template
-
-
-def turn_end(template: ChatTemplate, base: Pretrained) -> int:
-    """The token that ends a turn of the assistant.
-
-    Raises:
-        ValueError: if the template ends a turn with plain text: nothing would stop generation.
-    """
-    found = encode_chat(template, base.tokenizer, [Message("user", "a"), Message("assistant", "b")])
-    last = int(found.tokens[found.trained][-1]) if found.trained.any() else -1
-    if last not in {token.id for token in base.tokenizer.spec.added_tokens if token.special}:
-        raise ValueError(
-            "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>; train a "
-            "tokenizer that has it (those of intro2llm have), or give a --chat_template that uses the tokens there are"
-        )
-    return last
 
 
 def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
@@ -195,7 +159,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
     drawing = {
         "max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_k": options.top_k,
-        "top_p": options.top_p, "stop_tokens": (turn_end(template, base),),
+        "top_p": options.top_p, "stop_tokens": ends(base, template),
         "compile": stepper(base.model) if options.compile else False,
     }  # fmt: skip
     made = _rung(options)(

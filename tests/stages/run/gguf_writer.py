@@ -29,9 +29,11 @@ def write(
     params: Tree,
     tokenizer: Tokenizer,
     rope_factors: Tensor | None = None,
+    *,
+    words: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Path:
-    """Writes it in float32, with further fields of the architecture."""
+    """Writes it in float32, with further fields of the architecture, and (`words`) of the tokenizer."""
     kind = hf.model_type(config)
     writer = gguf.GGUFWriter(path, kind)
     writer.add_block_count(config.num_hidden_layers)
@@ -51,12 +53,13 @@ def write(
     tokens = [special.get(i, token) for i, token in enumerate(spec.vocab)]
     tokens += [token.content for token in spec.added_tokens if token.id >= len(spec.vocab)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    written = {"ggml.eos_token_id": next(iter(special)), "chat_template": "{{ messages }}", **(words or {})}
+    writer.add_tokenizer_pre("llama-bpe" if spec.pattern == "llama3" else "gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([3 if i in special else 1 for i in range(len(tokens))])
     writer.add_token_merges([" ".join(pair) for pair in spec.merges])
-    writer.add_eos_token_id(next(iter(special)))
-    writer.add_chat_template("{{ messages }}")
+    for name, value in written.items():
+        writer.add_key_value(f"tokenizer.{name}", value, _type(value))
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", _array(rope_factors))
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
@@ -86,4 +89,4 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _type(value: Any) -> gguf.GGUFValueType:
     kinds = {str: gguf.GGUFValueType.STRING, float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32}
-    return kinds[type(value)]
+    return gguf.GGUFValueType.BOOL if isinstance(value, bool) else kinds[type(value)]

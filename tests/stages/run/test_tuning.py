@@ -57,11 +57,6 @@ def test_the_schedule_counts_updates_not_steps(tmp_path: Path) -> None:
     assert made.schedule(torch.tensor(3 * len(made.pipe) - 2)) > 0
 
 
-def test_the_token_that_ends_a_turn(tmp_path: Path) -> None:
-    made = build(tmp_path, "sft")
-    assert made.base.tokenizer.decode([tuning.turn_end(made.template, made.base)]) == "<|im_end|>"
-
-
 def test_a_model_keeps_its_template(tmp_path: Path) -> None:
     source = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}" \
         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"  # fmt: skip

@@ -1,0 +1,269 @@
+"""Special tokens of a model, read and written back: their names (bos_token, ...), and the ids that end an answer.
+
+Four files name them. config.json and generation_config.json hold ids, `eos_token_id` one or several;
+tokenizer_config.json holds texts by name; special_tokens_map.json is its older form. A GGUF file has them as fields.
+
+Source: transformers 5.23, `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, token_ids, vocabulary_size
+from stages.run import json_file
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+TOKENIZER, LEGACY = "tokenizer_config.json", "special_tokens_map.json"
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Names that every tokenizer may give to a token; another one that ends in "_token" is a model's own."""
+
+LISTS = ("extra_special_tokens", "additional_special_tokens")
+"""Fields of further tokens: a list, or (the first, in transformers 5) a table of names."""
+
+GGUF_NAMES: Mapping[str, str] = {
+    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator", "pad_token": "padding",
+    "mask_token": "mask",
+}  # fmt: skip
+"""Name -> the middle of GGUF's field, tokenizer.ggml.NAME_token_id (misspelled there)."""
+
+GGUF_ENDS = ("eos", "eot", "eom")
+"""Middles of the fields whose tokens end an answer."""
+
+
+class SpecialTokens(NamedTuple):
+    """What a model's files say about special tokens.
+
+    Fields:
+        named: (name, text) pairs, such as ("bos_token", "<s>"); None where no file names any.
+        config_ends: all ids of config.json's eos_token_id.
+        generation: fields of generation_config.json, or None.
+        tokenizer: fields of tokenizer_config.json without the chat template, or None.
+        turn_ends: ids with which a template ends a turn that the model was trained on since.
+    """
+
+    named: tuple[tuple[str, str], ...] | None = None
+    config_ends: tuple[int, ...] = ()
+    generation: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | None = None
+    turn_ends: tuple[int, ...] = ()
+
+
+NONE = SpecialTokens()
+"""Of a model that was made here, and never read from a folder."""
+
+
+def read(
+    folder: Path, tokenizer: Tokenizer, rows: int, *, base: SpecialTokens = NONE
+) -> tuple[SpecialTokens, Tokenizer]:
+    """Reads the files of a folder.
+
+    Args:
+        folder: of a model, or of adapters.
+        tokenizer: that was read from it.
+        rows: of the embedding.
+        base: what counts where a file is missing: that of the adapters' base.
+
+    Returns:
+        (SpecialTokens, the tokenizer with every token that a file names). A named token that the tokenizer lacks gets
+        the next id, as in transformers.
+
+    Raises:
+        ValueError: for a file that is no JSON object, an id or a token of another type, an id that lies beyond the
+            embedding, or a token that has no row there; it names the file and the field.
+    """
+    config, generation = (_fields(folder / name) for name in (CONFIG, GENERATION))
+    fields = _fields(folder / TOKENIZER)
+    legacy = _fields(folder / LEGACY)
+    if legacy is not None and "added_tokens_decoder" not in (fields or {}):
+        fields = {**(fields or {}), **legacy}
+    found = base
+    if config is not None:
+        found = found._replace(config_ends=end_ids(config.get("eos_token_id"), rows, folder / CONFIG))
+    if generation is not None:
+        end_ids(generation.get("eos_token_id"), rows, folder / GENERATION)
+        found = found._replace(generation=generation)
+    if fields is None:
+        return found, tokenizer
+    named, others = _named(fields, folder / TOKENIZER)
+    kept = {name: value for name, value in fields.items() if name != "chat_template"}
+    extended = with_tokens(tokenizer, [*_decoder(fields, folder / TOKENIZER), *named.values(), *others])
+    if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
+        new = [token.content for token in extended.spec.added_tokens if token.id >= rows]
+        raise ValueError(
+            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json has not, and the embedding "
+            f"of {rows} rows has no room for; name a token that there is, or remove the field"
+        )
+    return found._replace(named=tuple(named.items()), tokenizer=kept), extended
+
+
+def from_gguf(fields: Mapping[str, Any], tokenizer: Tokenizer) -> SpecialTokens:
+    """Reads the fields of a GGUF file.
+
+    Args:
+        fields: by name.
+        tokenizer: that was made of them.
+
+    Returns:
+        SpecialTokens; eos, eot and eom end an answer.
+
+    Raises:
+        ValueError: for an id that the vocabulary has not.
+    """
+    size, texts = vocabulary_size(tokenizer), _texts(tokenizer)
+    ids = {}
+    for part in dict.fromkeys([*GGUF_NAMES.values(), *GGUF_ENDS]):
+        field = f"tokenizer.ggml.{part}_token_id"
+        if found := end_ids(fields.get(field), size, field):
+            ids[part] = found[0]
+    named = tuple((name, texts[ids[part]]) for name, part in GGUF_NAMES.items() if part in ids)
+    ends = [ids[part] for part in GGUF_ENDS if part in ids]
+    generation = {f"{part}_token_id": ids[middle] for part, middle in (("bos", "bos"), ("pad", "padding"))
+                  if middle in ids}  # fmt: skip
+    written = {**dict(named), "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    return SpecialTokens(named, tuple(ends[:1]), {**generation, "eos_token_id": ends}, written)
+
+
+def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
+    """Reads `eos_token_id`.
+
+    Args:
+        value: an id, a list of ids, or None; -1 is none.
+        rows: of the embedding.
+        where: it stands, for the message.
+
+    Returns:
+        The ids, each once.
+
+    Raises:
+        ValueError: for anything else, and for an id that lies beyond the embedding.
+
+    Example:
+        >>> end_ids([7, 5, 7], 9, "config.json"), end_ids(5, 9, ""), end_ids(None, 9, ""), end_ids(-1, 9, "")
+        ((7, 5), (5,), (), ())
+    """
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    name = "eos_token_id" if not str(where).startswith("tokenizer.ggml") else "value"
+    for i in ids:
+        if type(i) is not int or not -1 <= i < rows:
+            raise ValueError(
+                f"{where}: {name} must be an id below {rows}, the rows of the embedding, a list of such ids, or null; "
+                f"got {value!r}"
+            )
+    return tuple(dict.fromkeys(i for i in ids if i >= 0))
+
+
+def with_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
+    """Makes each of these texts a special token.
+
+    Args:
+        tokenizer: with ids of its own.
+        tokens: texts; one that is an added token already stays as it is, one of the vocabulary keeps its id, and
+            another one gets the next id.
+
+    Returns:
+        The tokenizer, or another one with more added tokens.
+    """
+    spec = tokenizer.spec
+    known = {token.content for token in spec.added_tokens}
+    ids = {token: i for i, token in enumerate(spec.vocab)}
+    free, new = vocabulary_size(tokenizer), []
+    for text in dict.fromkeys(tokens):
+        if text not in known:
+            new.append(AddedToken(text, ids.get(text, free)))
+            free += text not in ids
+    if not new:
+        return tokenizer
+    return from_spec(replace(spec, added_tokens=tuple(sorted([*spec.added_tokens, *new], key=lambda t: t.id))))
+
+
+def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int | None]) -> dict[str, str]:
+    """Returns {name: text} of the special tokens.
+
+    Args:
+        special: what the files say.
+        tokenizer: of the model.
+        ids: {"bos_token": id, ...} of the configuration, which count where no file names tokens.
+    """
+    if special.named is not None:
+        return dict(special.named)
+    texts = _texts(tokenizer)
+    return {name: texts[i] for name, i in ids.items() if i is not None and i in texts}
+
+
+def id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
+    """Returns the id of a token's text, or None if there is none."""
+    if text is None:
+        return None
+    added = {token.content: token.id for token in tokenizer.spec.added_tokens}
+    return added[text] if text in added else token_ids(tokenizer.spec).get(text)
+
+
+def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
+    """Returns the ids at which transformers stops: generation_config.json's, or config.json's if there is no such file,
+    and those that the model was trained to stop with since."""
+    own = special.config_ends
+    if special.generation is not None:
+        value = special.generation.get("eos_token_id")
+        own = tuple(i for i in (value if isinstance(value, list) else [value]) if i is not None and i >= 0)
+    return tuple(dict.fromkeys([*own, *special.turn_ends]))
+
+
+def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
+    """Writes ids as `eos_token_id` has them.
+
+    Example:
+        >>> one_or_many([]), one_or_many([3]), one_or_many([3, 5])
+        (None, 3, [3, 5])
+    """
+    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+
+
+def _fields(path: Path) -> dict[str, Any] | None:
+    """A small file, if it is there."""
+    return json_file.read(path) if path.is_file() else None
+
+
+def _texts(tokenizer: Tokenizer) -> dict[int, str]:
+    """{id: text} of every token, added ones as they look in a text."""
+    return dict(enumerate(tokenizer.spec.vocab)) | {token.id: token.content for token in tokenizer.spec.added_tokens}
+
+
+def _named(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:
+    """({name: text}, further texts)."""
+    own = [name for name, value in fields.items() if name.endswith("_token") and isinstance(value, str | Mapping)]
+    named = {name: _text(fields[name], where, name) for name in dict.fromkeys([*NAMES, *own])
+             if fields.get(name) not in (None, "")}  # fmt: skip
+    others: list[str] = []
+    for field in LISTS:
+        value = fields.get(field) or []
+        if isinstance(value, Mapping):
+            named |= {name: _text(x, where, f"{field}.{name}") for name, x in value.items()}
+        elif isinstance(value, list):
+            others += [_text(x, where, field) for x in value]
+        else:
+            raise ValueError(f"{where}: {field} must be a list of tokens or a table of names, got {value!r:.100}")
+        if value:
+            break  # transformers reads the older name only where the newer one is missing or empty
+    return named, others
+
+
+def _text(value: Any, where: Path, field: str) -> str:
+    """A token: a text, or an object with its content."""
+    content = value.get("content") if isinstance(value, Mapping) else value
+    if not isinstance(content, str) or not content:
+        raise ValueError(f"{where}: {field} must be a text or an object with a content, got {value!r:.100}")
+    return content
+
+
+def _decoder(fields: Mapping[str, Any], where: Path) -> list[str]:
+    """Texts of added_tokens_decoder, in the order of their ids."""
+    found = fields.get("added_tokens_decoder") or {}
+    if not isinstance(found, Mapping) or not all(str(name).isdigit() for name in found):
+        raise ValueError(f"{where}: added_tokens_decoder must be a table of ids, got {found!r:.100}")
+    return [_text(found[name], where, f"added_tokens_decoder.{name}") for name in sorted(found, key=int)]

@@ -1,0 +1,299 @@
+"""Special tokens, chat templates and ends of answers, in the files in which other libraries write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipes.chat import encode_chat
+from data_pipes.messages import Message
+from stages.run import chat_template, pretrained, prompt
+from tests.outside import written
+from tests.outside.form import Form
+
+CHAT = (("user", " What is it? "), ("assistant", "It is a text."), ("user", "12 + 34?"))
+ASKED = ({"role": role, "content": content} for role, content in CHAT)
+ASKED = list(ASKED)
+
+HEADER = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+MARKS = "{{ bos_token }}[{{ eos_token }}|{{ pad_token }}|{{ unk_token }}]{% for m in messages %}{{ m.content }}" \
+    "{{ eos_token }}{% endfor %}"  # fmt: skip
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CONFIG = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": MARKS, "tokenizer_class":
+          "PreTrainedTokenizerFast"}  # fmt: skip
+DECODER = {"0": {"content": "<|begin_of_text|>", "special": True, "normalized": False, "lstrip": False,
+                 "rstrip": False, "single_word": False}}  # fmt: skip
+
+# name -> (control tokens, named tokens, template): structures like those of the published models
+FAMILIES: Mapping[str, tuple[tuple[str, ...], dict[str, str], str]] = {
+    "Llama 3": (written.LLAMA3, {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, HEADER),
+    "Gemma": (
+        ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"), {"bos_token": "<bos>", "eos_token": "<eos>"},
+        "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
+        "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+    ),
+    "Mistral": (
+        ("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>"},
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}"
+        "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
+    ),
+    "Zephyr": (
+        ("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"},
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + eos_token + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    ),
+    "Llama 2": (
+        ("<unk>", "<s>", "</s>"), {"bos_token": "<s>", "eos_token": "</s>"},
+        "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content | trim + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}",
+    ),
+    "Qwen2.5": (
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        "{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}" + CHATML,
+    ),
+    "R1": (
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
+        {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"},
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<｜User｜>' + m.content }}{% else %}"
+        "{{ '<｜Assistant｜>' + m.content + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}",
+    ),
+    "Phi": (
+        ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"),
+        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+    ),
+    "Command-R": (
+        ("<PAD>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>",
+         "<|CHATBOT_TOKEN|>"),
+        {"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "pad_token": "<PAD>"},
+        "{{ bos_token }}{% for m in messages %}{{ '<|START_OF_TURN_TOKEN|>' + ('<|USER_TOKEN|>' if m.role == 'user' "
+        "else '<|CHATBOT_TOKEN|>') + m.content | trim + '<|END_OF_TURN_TOKEN|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}",
+    ),
+}  # fmt: skip
+TURN_ENDS = {"Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>", "Mistral": "</s>", "Zephyr": "</s>", "Llama 2": "</s>",
+             "Qwen2.5": "<|im_end|>", "R1": "<｜end▁of▁sentence｜>", "Phi": "<|end|>",
+             "Command-R": "<|END_OF_TURN_TOKEN|>"}  # fmt: skip
+
+
+def _ids(folder: Path) -> list[int]:
+    """Our ids of the chat."""
+    base = pretrained.load(folder)
+    said = [Message(role, content) for role, content in CHAT]
+    template = chat_template.template_of(None, base)
+    return encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
+
+
+def _their_ids(folder: Path) -> list[int]:
+    """transformers' ids of the chat."""
+    words = written.tokenizer(folder)
+    return words.apply_chat_template(ASKED, add_generation_prompt=True, return_dict=False)
+
+
+def _chat(name: str, **options: Any) -> Form:
+    """A folder whose chat has the ids of transformers."""
+    return Form("special tokens", name, "transformers",
+                lambda folder: _their_ids(written.model(folder, **options)), _ids)  # fmt: skip
+
+
+def _refused(name: str, pattern: str, ours: Callable[[Path], Any] = pretrained.load, **options: Any) -> Form:
+    """A folder that is refused."""
+    return Form("special tokens", name, "transformers", lambda folder: written.model(folder, **options) and None, ours,
+                refused=pattern)  # fmt: skip
+
+
+def _family(name: str) -> Form:
+    """A family's structure."""
+    tokens, named, template = FAMILIES[name]
+    return _chat(f"the structure of {name}", tokens=tokens, chat_template=template, **named)
+
+
+def _turn(name: str) -> Form:
+    """The token that ends a family's turns."""
+    tokens, named, template = FAMILIES[name]
+
+    def theirs(folder: Path) -> int:
+        written.model(folder, tokens=tokens, chat_template=template, **named)
+        return written.tokenizer(folder).convert_tokens_to_ids(TURN_ENDS[name])
+
+    def ours(folder: Path) -> int | None:
+        base = pretrained.load(folder)
+        return chat_template.turn_end(chat_template.template_of(None, base), base)
+
+    return Form("special tokens", f"the turn end of {name}", "published", theirs, ours)
+
+
+def _ends(name: str, right: set[int], **options: Any) -> Form:
+    """A folder, and the ids that end an answer."""
+    options = {"chat_template": HEADER, "bos_token": "<|begin_of_text|>"} | options
+    return Form("ends of answers", name, "transformers",
+                lambda folder: sorted(right) if written.model(folder, **options) else [],
+                lambda folder: sorted(chat_template.ends(pretrained.load(folder))))  # fmt: skip
+
+
+def _saved(folder: Path) -> Path:
+    """The folder as we write it."""
+    return pretrained.save(folder / "again", pretrained.load(folder))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What transformers reads from a folder."""
+    import transformers
+
+    words, config = written.tokenizer(folder), transformers.AutoConfig.from_pretrained(folder)
+    has = (folder / "generation_config.json").is_file()
+    kind = transformers.GenerationConfig
+    generation = kind.from_pretrained(folder) if has else kind.from_model_config(config)
+    return {
+        "named": words.special_tokens_map, "extra": sorted(map(str, words.extra_special_tokens)),
+        "template": words.chat_template, "length": words.model_max_length, "ids": words("It is").input_ids,
+        "config": config.eos_token_id,
+        "generation": {name: getattr(generation, name) for name in ("eos_token_id", "bos_token_id", "temperature",
+                                                                    "do_sample")},
+    }  # fmt: skip
+
+
+def _kept(name: str, **options: Any) -> Form:
+    """A folder that transformers reads alike once we have read and written it."""
+    return Form("special tokens", name, "transformers", lambda folder: _facts(written.model(folder, **options)),
+                lambda folder: _facts(_saved(folder)))  # fmt: skip
+
+
+def _prompts(name: str, **options: Any) -> Form:
+    """What the tokenizer puts around a text."""
+    texts = ("It is", "<|begin_of_text|>It is")
+    return Form("special tokens", name, "transformers",
+                lambda folder: written.tokenizer(written.model(folder, **options))(texts[0]).input_ids,
+                lambda folder: prompt.encode(pretrained.load(folder), texts[0], special="all"))  # fmt: skip
+
+
+def _gguf(folder: Path, **fields: Any) -> Path:
+    """The folder's model as a GGUF file, with fields of the tokenizer."""
+    from tests.stages.run.gguf_writer import write
+
+    base = pretrained.load(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1]))
+    return write(folder / "model.gguf", base.model.config, base.params, base.tokenizer, words={
+        "chat_template": HEADER, "ggml.bos_token_id": 0, **fields})  # fmt: skip
+
+
+FORMS = (
+    *map(_family, FAMILIES),
+    *map(_turn, FAMILIES),
+    _chat("bos_token as an object", files={"tokenizer_config.json": CONFIG | {"bos_token": {
+        "__type": "AddedToken", "content": "<|begin_of_text|>", "lstrip": False, "normalized": False, "rstrip": False,
+        "single_word": False}}}),
+    _chat("names in special_tokens_map.json only",
+          files={"tokenizer_config.json": {"chat_template": MARKS, "tokenizer_class": "PreTrainedTokenizerFast"},
+                 "special_tokens_map.json": {"bos_token": "<|begin_of_text|>", "eos_token": {
+                     "content": "<|eot_id|>", "lstrip": False, "normalized": False, "rstrip": False,
+                     "single_word": False}}}),
+    _chat("special_tokens_map.json wins without added_tokens_decoder",
+          files={"tokenizer_config.json": CONFIG, "special_tokens_map.json": {"bos_token": "<|pad|>"}}),
+    _chat("special_tokens_map.json is out of use with added_tokens_decoder",
+          files={"tokenizer_config.json": CONFIG | {"added_tokens_decoder": DECODER},
+                 "special_tokens_map.json": {"bos_token": "<|pad|>"}}),
+    _chat("pad_token and unk_token in a template", files={"tokenizer_config.json": CONFIG | {
+        "pad_token": "<|pad|>", "unk_token": None}}),
+    _chat("a name of the model's own in a template", files={"tokenizer_config.json": CONFIG | {
+        "chat_template": "{{ turn_token }}" + MARKS, "extra_special_tokens": {"turn_token": "<|end_header_id|>"}}}),
+    _chat("additional_special_tokens that tokenizer.json lacks", files={"tokenizer_config.json": CONFIG | {
+        "chat_template": "<|new|>" + MARKS, "additional_special_tokens": ["<|new|>"]}}),
+    _chat("a named token that tokenizer.json lacks",
+          files={"tokenizer_config.json": CONFIG | {"pad_token": "[PAD]"}}),
+    _chat("a named token of the vocabulary that is no added token",
+          files={"tokenizer_config.json": CONFIG | {"eos_token": "Ġis"}}),
+    _chat("chat_template as a list of named ones", files={"tokenizer_config.json": CONFIG | {"chat_template": [
+        {"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": MARKS}]}}),
+    _chat("chat_template.jinja wins over tokenizer_config.json",
+          files={"tokenizer_config.json": CONFIG | {"chat_template": "{{ 1 }}"}, "chat_template.jinja": MARKS}),
+    _chat("additional_chat_templates beside chat_template.jinja",
+          files={"tokenizer_config.json": CONFIG, "chat_template.jinja": HEADER,
+                 "additional_chat_templates/rag.jinja": "{{ documents }}"}),
+    Form("special tokens", "chat_template.json of a processor", "published",
+         lambda folder: _their_ids(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1])),
+         lambda folder: _ids(written.model(folder, files={
+             "tokenizer_config.json": {name: x for name, x in CONFIG.items() if name != "chat_template"},
+             "chat_template.json": {"chat_template": HEADER}}))
+         if (folder / "chat_template.jinja").unlink() is None else []),
+    _refused("chat_template.json that contradicts the tokenizer", "chat_template.json: its template is not",
+             files={"tokenizer_config.json": CONFIG, "chat_template.json": {"chat_template": HEADER}}),
+    _refused("chat_template as a number", "tokenizer_config.json: chat_template must be a text",
+             files={"tokenizer_config.json": CONFIG | {"chat_template": 5}}),
+    _refused("named templates without a default", "has the chat templates rag, and none called default", _ids,
+             files={"tokenizer_config.json": CONFIG | {"chat_template": [{"name": "rag", "template": MARKS}]}}),
+    _refused("no template and no ChatML", "has no chat template, and its tokenizer has not the tokens of ChatML", _ids,
+             **FAMILIES["Llama 3"][1]),
+    _refused("a template for other tokens", "a turn ends with <|im_end|>, which is no token of the tokenizer", _ids,
+             chat_template=CHATML, **FAMILIES["Llama 3"][1]),
+    _refused("bos_token as a number", "tokenizer_config.json: bos_token must be a text or an object",
+             files={"tokenizer_config.json": CONFIG | {"bos_token": 5}}),
+    _refused("a named token without a row of the embedding", "names '<|row 351|>'.*rows has no room",
+             files={"tokenizer_config.json": CONFIG | {"extra_special_tokens": [f"<|row {i}|>" for i in range(319, 353)]
+                                                       }}),
+    _prompts("a post_processor with a bos token", before=("<|begin_of_text|>",)),
+    _prompts("a post_processor with a bos and an eos token", before=("<|begin_of_text|>",), after=("<|end_of_text|>",)),
+    _prompts("a post_processor that adds nothing"),
+    _prompts("add_bos_token that tokenizer.json overrules", files={"tokenizer_config.json": CONFIG | {
+        "add_bos_token": True}}),
+    Form("special tokens", "a prompt that brings its own bos token has one", "tokenizers",
+         lambda folder: written.tokenizer(written.model(folder, before=("<|begin_of_text|>",)))("It is").input_ids,
+         lambda folder: prompt.encode(pretrained.load(folder), "<|begin_of_text|>It is", special="all")),
+    _ends("one id in config.json", {1, 4}),
+    _ends("several ids in config.json", {1, 5, 4}, config={"eos_token_id": [1, 5]}),
+    _ends("several ids in generation_config.json", {1, 3, 5, 4}, generation={"eos_token_id": [3, 5]}),
+    _ends("another eos_token of the tokenizer", {1, 4, 5}, eos_token="<|pad|>"),
+    _ends("an empty list", {4}, config={"eos_token_id": []}),
+    _ends("-1", {4}, config={"eos_token_id": -1}, generation={"eos_token_id": [-1]}),
+    _ends("null", {4}, config={"eos_token_id": None}, generation={"eos_token_id": None}),
+    _ends("a turn that ends with plain text", {1}, chat_template=PLAIN),
+    _refused("an end beyond the vocabulary in config.json", "config.json.*eos_token_id", config={"eos_token_id": 999}),
+    _refused("an end beyond the vocabulary in a list", "config.json: eos_token_id must be an id below 352",
+             config={"eos_token_id": [1, 999]}),
+    _refused("an end beyond the vocabulary in generation_config.json",
+             "generation_config.json: eos_token_id must be an id below 352", generation={"eos_token_id": 999}),
+    _refused("an end that is a text", "eos_token_id", generation={"eos_token_id": "<|eot_id|>"}),
+    _refused("nothing ends an answer", "must end with a control token of the tokenizer", _ids,
+             chat_template=PLAIN, config={"eos_token_id": None}),
+    _kept("a Llama 3 read and written", before=("<|begin_of_text|>",), chat_template=HEADER,
+          config={"eos_token_id": [1, 4]}, generation={"eos_token_id": [1, 4, 5], "temperature": 0.6, "do_sample": True,
+                                                       "bos_token_id": 0},
+          extra_special_tokens=["<|end_header_id|>"], pad_token="<|pad|>", model_max_length=99,
+          **FAMILIES["Llama 3"][1]),
+    _kept("named templates read and written", files={"tokenizer_config.json": CONFIG | {"chat_template": [
+        {"name": "default", "template": HEADER}, {"name": "tool_use", "template": MARKS}]}}),
+    Form("special tokens", "greedy text after a bos token, to the second of two ends", "transformers",
+         lambda folder: written.greedy(written.model(
+             folder, before=("<|begin_of_text|>",), generation={"eos_token_id": [1, 201]},
+             **FAMILIES["Llama 3"][1]), "What is"),
+         lambda folder: _continued(folder, "What is")),
+    Form("special tokens", "bos_token of a GGUF file in its template", "gguf",
+         lambda folder: _their_ids(_gguf(folder).parent), lambda folder: _ids(folder / "model.gguf")),
+    Form("special tokens", "add_bos_token of a GGUF file", "gguf",
+         lambda folder: [0, *written.tokenizer(_gguf(folder, **{"ggml.add_bos_token": True}).parent)("It is")[
+             "input_ids"]],
+         lambda folder: prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+    Form("ends of answers", "eos, eot and eom of a GGUF file", "gguf",
+         lambda folder: [1, 3, 4] if _gguf(folder, **{"ggml.eos_token_id": 1, "ggml.eot_token_id": 4,
+                                                      "ggml.eom_token_id": 3}) else [],
+         lambda folder: sorted(chat_template.ends(pretrained.load(folder / "model.gguf")))),
+)  # fmt: skip
+
+
+def _continued(folder: Path, text: str) -> str:
+    """Our greedy text."""
+    from stages.cli.generate import GenerateOptions, continuations
+
+    options = GenerateOptions(model_path="", prompt=(text,), max_new_tokens=12, temperature=0.0, top_p=None)
+    return continuations(pretrained.load(folder), options)[0]
