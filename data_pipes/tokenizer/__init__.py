@@ -1,7 +1,8 @@
 """BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json both ways.
 
 Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split` (words),
-`spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same, quickly), `json_writer`,
+`spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same, quickly); `step`, `pieces`,
+`normalizer`, `pre_tokenizer`, `decoder` and `stream` (what other tokenizers do besides); `json_steps`, `json_writer`,
 `json_reader`, `tiktoken_ranks`, `gguf_vocabulary` and `files`.
 """
 
@@ -17,11 +18,13 @@ from data_pipes.tokenizer.spec import (
     special_tokens,
     vocabulary_size,
 )
+from data_pipes.tokenizer.stream import Stream, stream
 from data_pipes.tokenizer.tiktoken_ranks import from_tiktoken
 from data_pipes.tokenizer.trainer import train
 
 __all__ = [
     "AddedToken",
+    "Stream",
     "Tokenizer",
     "TokenizerSpec",
     "add_special_tokens",
@@ -34,6 +37,7 @@ __all__ = [
     "save",
     "special_id",
     "special_tokens",
+    "stream",
     "to_json",
     "train",
     "vocabulary_size",

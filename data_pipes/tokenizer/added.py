@@ -9,31 +9,38 @@ Source: Hugging Face tokenizers, for the order: tokens in the raw text, normalis
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from data_pipes.tokenizer.spec import TokenizerSpec
+import regex
+
+from data_pipes.tokenizer.normalizer import BLANK, normalizer
+from data_pipes.tokenizer.pieces import WORD
+from data_pipes.tokenizer.spec import AddedToken, TokenizerSpec
 
 CHOICES = ("none", "all", "error")
+IN_WORD = regex.compile(WORD)
+BLANKS = re.compile(f"[{BLANK}]*")
 
 
 class Finder(NamedTuple):
     """What to look for in a text.
 
     Fields:
-        raw: added tokens that are found in the text as it is; None where there are none.
-        normal: those that are found after normalisation.
+        raw: added tokens that are looked for in the text as it is; None where there are none.
+        normal: those that are looked for after normalisation.
         refused: special tokens that are an error.
-        ids: what was found -> id.
-        nfc: normalise to form C.
+        raw_tokens: what `raw` finds -> the token; None where it counts as text.
+        normal_tokens: the same for `normal`.
+        normalise: text -> normal text.
     """
 
     raw: re.Pattern | None
     normal: re.Pattern | None
     refused: re.Pattern | None
-    ids: dict[str, int]
-    nfc: bool
+    raw_tokens: dict[str, AddedToken | None]
+    normal_tokens: dict[str, AddedToken | None]
+    normalise: Callable[[str], str]
 
 
 def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
@@ -44,10 +51,12 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
         special: "none", "all", "error", or the special tokens that count, as in `encoder.encode`.
 
     Returns:
-        A Finder. Added tokens that are not special are always looked for.
+        A Finder. Added tokens that are not special are always looked for. A special token that does not count hides
+        what it overlaps, as in the other library.
 
     Raises:
-        ValueError: if `special` is something else, or names a token that the tokenizer has not.
+        ValueError: if `special` is something else, or names a token that the tokenizer has not; or if normalisation
+            leaves nothing of a token.
     """
     ours = {token.content for token in spec.added_tokens if token.special}
     if not isinstance(special, Iterable) or (isinstance(special, str) and special not in CHOICES):
@@ -56,11 +65,17 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
     if names - ours:
         have = ", ".join(sorted(ours)) or "none"
         raise ValueError(f"encode: {sorted(names - ours)} are no special tokens of this tokenizer; it has {have}")
-    wanted = [token for token in spec.added_tokens if token.content in names or not token.special]
-    normal = {normalise(token.content, spec.nfc): token.id for token in wanted if token.normalized}
-    raw = {token.content: token.id for token in wanted if not token.normalized}
+    normalise = normalizer(spec.normalizer)
+    raw: dict[str, AddedToken | None] = {}
+    normal: dict[str, AddedToken | None] = {}
+    for token in sorted(spec.added_tokens, key=lambda token: not token.special):
+        place, content = (normal, normalise(token.content)) if token.normalized else (raw, token.content)
+        if not content:
+            raise ValueError(f"the normalizer leaves nothing of the added token {token.content!r}")
+        place.setdefault(content, token if token.content in names or not token.special else None)
     refused = ours if special == "error" else ()
-    return Finder(_any_of(raw), _any_of(normal), _any_of(refused), {**normal, **raw}, spec.nfc)
+    raw_pattern, normal_pattern = (_any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal))
+    return Finder(raw_pattern, normal_pattern, _any_of(refused), raw, normal, normalise)
 
 
 def stretches(find: Finder, text: str) -> Iterator[str | int]:
@@ -83,28 +98,36 @@ def stretches(find: Finder, text: str) -> Iterator[str | int]:
             f"text has the special token {match.group()!r} at {match.start()}; "
             'pass special="all" to make it a token, or special="none" to take it as text'
         )
-    for stretch in _cut(find.raw, find.ids, text):
+    for stretch in _cut(find.raw, find.raw_tokens, text):
         if isinstance(stretch, int):
             yield stretch
         else:
-            yield from _cut(find.normal, find.ids, normalise(stretch, find.nfc))
+            yield from _cut(find.normal, find.normal_tokens, find.normalise(stretch))
 
 
-def normalise(text: str, nfc: bool) -> str:
-    """Unicode's normal form C (one code point for "é" where there is one), or the text itself."""
-    return unicodedata.normalize("NFC", text) if nfc else text
-
-
-def _cut(pattern: re.Pattern | None, ids: dict[str, int], text: str) -> Iterator[str | int]:
-    """Text -> what lies between matches, and the matches' ids; no empty strings."""
+def _cut(pattern: re.Pattern | None, tokens: dict[str, AddedToken | None], text: str) -> Iterator[str | int]:
+    """Text -> what lies between tokens, and their ids; no empty strings."""
     end = 0
     for match in pattern.finditer(text) if pattern else ():
-        if match.start() > end:
-            yield text[end : match.start()]
-        yield ids[match.group()]
-        end = match.end()
+        token = tokens[match.group()]
+        start, stop = match.span()
+        if token is None or (token.single_word and _touches_word(text, start, stop)):
+            continue
+        if token.lstrip:
+            start = end + len(text[end:start].rstrip(BLANK))
+        if token.rstrip:
+            stop = BLANKS.match(text, stop).end()
+        if start > end:
+            yield text[end:start]
+        yield token.id
+        end = stop
     if end < len(text):
         yield text[end:]
+
+
+def _touches_word(text: str, start: int, stop: int) -> bool:
+    """Whether a character of a word stands right before or after."""
+    return bool(IN_WORD.match(text[start - 1 : start]) or IN_WORD.match(text[stop : stop + 1]))
 
 
 def _any_of(contents: Iterable[str]) -> re.Pattern | None:

@@ -20,13 +20,16 @@ import numpy as np
 
 from data_pipes.tokenizer.added import Finder, finder, stretches
 from data_pipes.tokenizer.byte_level import utf8
+from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, machine, run
 from data_pipes.tokenizer.merge import NOTHING, merge, merge_many
-from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, vocabulary_size
+from data_pipes.tokenizer.pre_tokenizer import with_space
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, decoder_steps, vocabulary_size
 from data_pipes.tokenizer.split import chunker, words
-from data_pipes.tokenizer.tables import Tables, symbol_ids, tables_of, units
+from data_pipes.tokenizer.tables import Tables, has_options, symbol_ids, tables_of, units
 
 GROUP = 1 << 19  # words that are cut before the new ones among them are merged together
 REMEMBERED = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
+IDS = 1 << 32
 FEW = 200  # new words; fewer are quicker merged one by one
 WIDTHS = (4, 8, 12, 16, 24, 48)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
 
@@ -152,7 +155,8 @@ def encode_batch(
 def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, errors: str = "replace") -> str:
     """Turns ids back into text.
 
-    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has `nfc`).
+    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has a
+    normalizer), unless an added token is written with letters of the byte alphabet such as "é".
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
@@ -162,35 +166,47 @@ def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, er
             "ignore".
 
     Returns:
-        The text.
+        The text. An id without a token, as of the rows that pad an embedding, gives no text.
 
     Raises:
-        ValueError: if an id is not in the vocabulary, or if `ids` has more than one axis.
+        ValueError: if something is not an id (a negative number, a float), or if `ids` has more than one axis.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
         >>> from_spec(spec).decode([1, 0])
         'ba'
     """
-    contents = tables.contents
     row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     if skip_special:
-        hidden = {token.id for token in tables.spec.added_tokens if token.special}
-        row = [i for i in row if i not in hidden]
+        row = [i for i in row if i not in tables.hidden]
     try:
-        return b"".join(map(contents.__getitem__, row)).decode(errors=errors)
+        return _text(tables, row, errors)
     except (KeyError, TypeError):
-        pass
+        return _text(tables, _known(tables, row), errors)
+
+
+def _text(tables: Tables, row: Sequence[int], errors: str) -> str:
+    """Ids that all have tokens -> text."""
+    steps = decoder_steps(tables.spec)
+    if steps in (BYTE_LEVEL, JOINED):
+        return b"".join(map(tables.contents.__getitem__, row)).decode(errors=errors)
+    return run(machine(steps, errors), map(tables.texts.__getitem__, row))
+
+
+def _known(tables: Tables, row: Sequence[int]) -> list[int]:
+    """The ids that have tokens; refuses what is no id."""
+    found = []
     for place, i in enumerate(row):
         try:
-            known = index(i) in contents
+            number = index(i)
         except TypeError:
             raise ValueError(
                 f"decode: ids must be one row of integers, got {i!r} at {place}; decode rows one by one"
             ) from None
-        if not known:
-            raise ValueError(f"decode: there is no token with id {i} (at {place}); ids lie in 0 ... {max(contents)}")
-    return b"".join([contents[index(i)] for i in row]).decode(errors=errors)
+        if not 0 <= number < IDS:
+            raise ValueError(f"decode: {i} (at {place}) is no id; ids are integers from 0 on")
+        found += [number] if number in tables.texts else []
+    return found
 
 
 def _parts(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
@@ -199,19 +215,31 @@ def _parts(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
         utf8(text)  # refuses broken text, and says where it is broken
-    parts = chunker(tables.cutter)
-    for stretch in stretches(find, text):
+    for place, stretch in enumerate(stretches(find, text)):
         if isinstance(stretch, int):
             yield _packed([stretch])
         else:
-            _check_symbols(tables, stretch)
-            yield from (words(tables.cutter, part) for part in parts(stretch))
+            yield from _words(tables, stretch, not place)
+
+
+def _words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
+    """Plain text -> its words, in lists; `first` if it begins the whole text."""
+    spec, cutter, borders = tables.spec, tables.cutter, tables.borders
+    pieces = tables.pieces(text, first) if spec.pre_tokenizer else [text]
+    pieces = list(map(with_space, pieces)) if spec.prefix_space else pieces
+    for piece in pieces:
+        _check_symbols(tables, piece)
+    if len(pieces) == 1:
+        found = (words(cutter, part) for part in chunker(cutter)(pieces[0]))
+    else:
+        found = iter([[word for piece in pieces for word in words(cutter, piece)]])
+    yield from found if borders is None else ([w for word in part for w in borders.split(word)] for part in found)
 
 
 def _check_symbols(tables: Tables, text: str) -> None:
     """Refuses text with bytes or characters that the vocabulary lacks, if it may lack any."""
     byte_level = tables.spec.kind == "byte_level"
-    if tables.unknown is not None or (byte_level and len(tables.symbols) == 256):
+    if tables.unknown is not None or has_options(tables.spec) or (byte_level and len(tables.symbols) == 256):
         return
     missing = [unit for unit in dict.fromkeys(units(tables, text)) if unit not in tables.symbols]
     if missing:
@@ -251,7 +279,7 @@ def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
 
 def _symbols(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Words -> (`symbol_ids` of all of them, one after the other, int64; how many each word has, int64)."""
-    if tables.spec.kind == "byte_level" and len(tables.symbols) == 256:
+    if tables.spec.kind == "byte_level" and len(tables.symbols) == 256 and not has_options(tables.spec):
         pieces: list = [word.encode() for word in words]
         table = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
         return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(map(len, pieces), np.int64, len(pieces))

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
+from data_pipes.tokenizer.step import NFC
 
 PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
     "gpt-2": ("gpt2", False, False),
@@ -58,7 +59,7 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     )
     spec = TokenizerSpec(
         kind="byte_level", vocab=tuple(tokens), merges=tuple((a, b) for a, b in merges), pattern=pattern,
-        added_tokens=added, nfc=nfc, ignore_merges=whole, prefix=_prefix(fields),
+        added_tokens=added, normalizer=NFC if nfc else (), ignore_merges=whole, prefix=_prefix(fields),
     )  # fmt: skip
     return from_spec(spec)
 

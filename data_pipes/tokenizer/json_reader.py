@@ -1,8 +1,9 @@
 """Reading Hugging Face's tokenizer.json; `json_writer` writes one.
 
-Of all that may stand in the file, this reads what our tokenizers can do (BPE, byte-level or on characters, the split
-patterns of `split`, NFC, added tokens, a template around a text) and refuses everything else by name: a field that is
-passed over would give other ids in silence.
+Of all that may stand in the file, this reads what our tokenizers can do (BPE, byte-level or on characters, the steps
+of `json_steps`, added tokens, a template around a text) and refuses everything else by name: a field that is passed
+over would give other ids in silence. `truncation` and `padding` are settings of calls that transformers left in the
+file when it saved a tokenizer after use; no id depends on them, so they are read, and not written again.
 
 Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
 """
@@ -14,12 +15,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, SPACED
 from data_pipes.tokenizer.encoder import from_spec
-from data_pipes.tokenizer.json_writer import ANY_TEXT
+from data_pipes.tokenizer.json_steps import read_steps
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
-from data_pipes.tokenizer.split import PATTERNS
-
-BYTE_LEVEL_FIELDS: Mapping[str, tuple] = {"add_prefix_space": (False,), "trim_offsets": (True, False)}
+from data_pipes.tokenizer.split import ANY_TEXT, PATTERNS
+from data_pipes.tokenizer.step import Step, step, values
 
 
 def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
@@ -54,20 +55,23 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     # 1. JSON.
     content = _parse(text)
     # 2. Fields.
-    parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
-    _check(content, "tokenizer.json", {"version": ("1.0",), "truncation": (None,), "padding": (None,)}, parts)
+    parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model",
+             "truncation", "padding")  # fmt: skip
+    _check(content, "tokenizer.json", {"version": ("1.0",)}, parts)
+    for field in ("truncation", "padding"):
+        if not isinstance(content.get(field), dict | None):
+            raise ValueError(f"tokenizer.json: {field} must be null or an object, got {_short(content[field])}")
     # 3. Parts.
     model = _read_model(content.get("model"))
-    kind, pattern = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
-    _read_decoder(content.get("decoder"), kind)
+    cutting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
     prefix, suffix = _read_post_processor(content.get("post_processor"))
     # 4. The whole.
     try:
         spec = TokenizerSpec(
-            kind=kind,
-            pattern=pattern,
             added_tokens=_read_added(content.get("added_tokens")),
-            nfc=_read_normalizer(content.get("normalizer")),
+            normalizer=read_steps(content.get("normalizer"), "normalizer", any_pattern),
+            decoder=_read_decoder(content.get("decoder"), cutting["kind"]),
+            **cutting,
             prefix=prefix,
             suffix=suffix,
             **model,
@@ -106,22 +110,28 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _read_model(node: Any) -> dict[str, Any]:
     """model -> the fields of TokenizerSpec that it decides."""
+    if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
+        raise ValueError(f"tokenizer.json: model.type is {_short(node['type'])}; only \"BPE\" is understood here")
     fixed = {
         "type": ("BPE",),
         "dropout": (None, 0.0, 0),
-        "continuing_subword_prefix": (None, ""),
-        "end_of_word_suffix": (None, ""),
         "fuse_unk": (False, True),
-        "byte_fallback": (False,),
+        "byte_fallback": (False, True),
         "ignore_merges": (False, True),
     }
-    _check(node, "model", fixed, ("vocab", "merges", "unk_token"))
+    ends = ("continuing_subword_prefix", "end_of_word_suffix")
+    _check(node, "model", fixed, ("vocab", "merges", "unk_token", *ends))
+    for end in ends:
+        if not isinstance(node.get(end), str | None):
+            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {_short(node[end])}")
     return {
         "vocab": _read_vocab(node.get("vocab")),
         "merges": tuple(_read_merges(node.get("merges"))),
         "ignore_merges": node.get("ignore_merges", False),
         "unk_token": node.get("unk_token"),
         "fuse_unk": node.get("fuse_unk", False) and node.get("unk_token") is not None,
+        "byte_fallback": node.get("byte_fallback", False),
+        **{end: node.get(end) or "" for end in ends},
     }
 
 
@@ -154,25 +164,42 @@ def _read_merges(node: Any) -> list[tuple[str, str]]:
     return merges
 
 
-def _read_pre_tokenizer(node: Any, any_pattern: bool) -> tuple[str, str]:
-    """pre_tokenizer -> (kind, pattern)."""
-    steps = _steps(node, "pre_tokenizer", "pretokenizers")
-    names = [step.get("type") if isinstance(step, dict) else str(step) for step in steps]
-    if names not in ([], ["Split"], ["ByteLevel"], ["Digits", "ByteLevel"], ["Split", "ByteLevel"]):
-        raise ValueError(
-            f"tokenizer.json: pre_tokenizer {_short(node)} is not understood; known are ByteLevel, Split, "
-            "[Split, ByteLevel] and [Digits, ByteLevel]"
-        )
-    if names and names[-1] == "ByteLevel":
-        last = {"use_regex": True, **steps[-1]}
-        _check(last, "ByteLevel", {"type": ("ByteLevel",), **BYTE_LEVEL_FIELDS, "use_regex": (names[0] != "Split",)})
-    if not names:
-        return "character", ANY_TEXT
-    if names[0] == "Split":
-        return ("character" if len(names) == 1 else "byte_level"), _read_split(steps[0], any_pattern)
-    if names[0] == "Digits":
-        _check(steps[0], "Digits", {"type": ("Digits",), "individual_digits": (True,)})
-    return "byte_level", "smollm2" if names[0] == "Digits" else "gpt2"
+def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
+    """pre_tokenizer -> the fields of TokenizerSpec that it decides.
+
+    A last ByteLevel makes the tokenizer byte-level. The step that cuts before it is the pattern, where it is a known
+    one; the others stay steps.
+    """
+    steps = read_steps(node, "pre_tokenizer", any_pattern)
+    byte_level = bool(steps) and steps[-1].type == "ByteLevel"
+    last = values(steps[-1]) if byte_level else {"add_prefix_space": False, "use_regex": False}
+    rest = steps[:-1] if byte_level else steps
+    pattern, prefix_space = "gpt2" if last["use_regex"] else ANY_TEXT, last["add_prefix_space"]
+    if rest and not prefix_space:
+        if byte_level and last["use_regex"] and rest[-1] == step("Digits", individual_digits=True):
+            rest, pattern = rest[:-1], "smollm2"
+        elif not last["use_regex"] and (found := _pattern_of(rest[-1], any_pattern)):
+            rest, pattern = rest[:-1], found
+    kind = "byte_level" if byte_level else "character"
+    return {"kind": kind, "pattern": pattern, "prefix_space": prefix_space, "pre_tokenizer": rest}
+
+
+def _pattern_of(given: Step, any_pattern: bool) -> str | None:
+    """Split -> the name of its pattern, or with `any_pattern` the expression itself; None if it stays a step."""
+    options = values(given)
+    if given.type != "Split" or options["behavior"] != "Isolated" or options["invert"]:
+        return None
+    kind, text = options["pattern"]
+    names = [name for name, known in PATTERNS.items() if known.unicode == text]
+    return (names[0] if names else text if any_pattern else None) if kind == "Regex" else None
+
+
+def _read_decoder(node: Any, kind: str) -> tuple[Step, ...] | None:
+    """decoder -> its steps; None if they are those of the kind. Without a decoder, spaces stand between tokens."""
+    steps = read_steps(node, "decoder") if node is not None else SPACED
+    if len(steps) > 1 and SPACED[0] in steps:
+        raise ValueError("tokenizer.json: decoder has a step that is null")
+    return None if steps == (BYTE_LEVEL if kind == "byte_level" else JOINED) else steps
 
 
 def _steps(node: Any, where: str, field: str) -> list[Any]:
@@ -183,39 +210,6 @@ def _steps(node: Any, where: str, field: str) -> list[Any]:
     if not isinstance(node.get(field), list):
         raise ValueError(f"tokenizer.json: {where}.{field} must be a list, got {_short(node.get(field))}")
     return node[field]
-
-
-def _read_split(node: Any, any_pattern: bool) -> str:
-    """Split -> the name of its pattern, or the expression itself."""
-    _check(node, "pre_tokenizer", {"type": ("Split",), "behavior": ("Isolated",), "invert": (False,)}, ("pattern",))
-    pattern = node.get("pattern")
-    expression = pattern.get("Regex") if isinstance(pattern, dict) and len(pattern) == 1 else None
-    names = [name for name, known in PATTERNS.items() if known.unicode == expression]
-    if names:
-        return names[0]
-    if any_pattern and isinstance(expression, str):
-        return expression
-    raise ValueError(
-        f"tokenizer.json: the split pattern {_short(pattern)} is none of {', '.join(PATTERNS)}; "
-        "if you trust it, and know that it means the same here, pass any_pattern=True"
-    )
-
-
-def _read_normalizer(node: Any) -> bool:
-    """normalizer -> whether it is NFC."""
-    steps = _steps(node, "normalizer", "normalizers")
-    for step in steps:
-        _check(step, "normalizer", {"type": ("NFC",)})
-    return bool(steps)
-
-
-def _read_decoder(node: Any, kind: str) -> None:
-    """The decoder must be the one that undoes the pre_tokenizer."""
-    if kind == "byte_level":
-        every = {"add_prefix_space": (True, False), "trim_offsets": (True, False), "use_regex": (True, False)}
-        _check(node, "decoder", {"type": ("ByteLevel",), **every})
-    else:
-        _check(node, "decoder", {"type": ("Fuse",)})
 
 
 def _read_post_processor(node: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -249,18 +243,19 @@ def _read_template(pieces: Any, specials: Any) -> tuple[tuple[int, ...], tuple[i
 
 def _read_added(node: Any) -> tuple[AddedToken, ...]:
     """added_tokens -> AddedToken's, by ascending id."""
-    plain = {"single_word": (False,), "lstrip": (False,), "rstrip": (False,)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), (False, True))
     if not isinstance(node, list | None):
         raise ValueError(f"tokenizer.json: added_tokens must be a list, got {_short(node)}")
     tokens = []
     for item in node or []:
         _check(
-            item, "added_tokens", {**plain, "normalized": (True, False), "special": (False, True)}, ("id", "content")
+            item, "added_tokens", {**flags, "normalized": (True, False), "special": (False, True)}, ("id", "content")
         )
         if type(item.get("id")) is not int:
             raise ValueError(f"tokenizer.json: an added token needs an integer id, got {_short(item)}")
         normalized, special = item.get("normalized", True), item.get("special", False)
-        tokens.append(AddedToken(item.get("content"), item["id"], special=special, normalized=normalized))
+        ends = {flag: item.get(flag, False) for flag in flags}
+        tokens.append(AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **ends))
     return tuple(sorted(tokens, key=lambda token: token.id))
 
 

@@ -1,7 +1,7 @@
 """A tokenizer written as Hugging Face's tokenizer.json; `json_reader` reads one.
 
-The file names a pipeline: normalizer (NFC), pre_tokenizer (how text is cut), model (BPE), post_processor (the template
-around a text), decoder.
+The file names a pipeline: normalizer, pre_tokenizer (how text is cut), model (BPE), post_processor (the template around
+a text), decoder.
 
 Source: the format as read by Hugging Face tokenizers 0.23.
 """
@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, token_ids
-from data_pipes.tokenizer.split import PATTERNS
+from data_pipes.tokenizer.decoder import BYTE_LEVEL as BYTES_JOINED
+from data_pipes.tokenizer.decoder import SPACED
+from data_pipes.tokenizer.json_steps import write_step, write_steps
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, decoder_steps, token_ids
+from data_pipes.tokenizer.split import ANY_TEXT, PATTERNS
 
 BYTE_LEVEL: Mapping[str, Any] = MappingProxyType(
     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 )
 DIGITS: Mapping[str, Any] = MappingProxyType({"type": "Digits", "individual_digits": True})
-ANY_TEXT = r"[\s\S]+"  # the pattern that leaves a text whole: in the file, no pre_tokenizer
 
 
 def to_json(tokenizer: Tokenizer) -> str:
@@ -42,24 +44,23 @@ def to_json(tokenizer: Tokenizer) -> str:
         [['a', 'b']]
     """
     spec = tokenizer.spec
-    byte_level = spec.kind == "byte_level"
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [_added(token) for token in sorted(spec.added_tokens, key=lambda token: token.id)],
-        "normalizer": {"type": "NFC"} if spec.nfc else None,
+        "normalizer": write_steps(spec.normalizer, "normalizer"),
         "pre_tokenizer": _pre_tokenizer(spec),
         "post_processor": _post_processor(tokenizer),
-        "decoder": dict(BYTE_LEVEL) if byte_level else {"type": "Fuse"},
+        "decoder": _decoder(spec),
         "model": {
             "type": "BPE",
             "dropout": None,
             "unk_token": spec.unk_token,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
+            "continuing_subword_prefix": spec.continuing_subword_prefix or None,
+            "end_of_word_suffix": spec.end_of_word_suffix or None,
             "fuse_unk": spec.fuse_unk,
-            "byte_fallback": False,
+            "byte_fallback": spec.byte_fallback,
             "ignore_merges": spec.ignore_merges,
             "vocab": token_ids(spec),
             "merges": [list(pair) for pair in spec.merges],
@@ -82,23 +83,39 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def _added(token: AddedToken) -> dict[str, Any]:
     """An added token as the format has it."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False}
-    return {"id": token.id, "content": token.content, **plain, "normalized": token.normalized, "special": token.special}
+    ends = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
+    return {"id": token.id, "content": token.content, **ends, "normalized": token.normalized, "special": token.special}
 
 
 def _pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
-    """How text is cut: in the form in which each pattern's own model writes it."""
-    if spec.kind == "byte_level" and spec.pattern == "gpt2":
-        return dict(BYTE_LEVEL)
-    if spec.kind == "byte_level" and spec.pattern == "smollm2":
-        return {"type": "Sequence", "pretokenizers": [dict(DIGITS), dict(BYTE_LEVEL)]}
-    if spec.kind == "character" and spec.pattern == ANY_TEXT:
-        return None
+    """How text is cut: the steps, then the pattern in the form in which its own model writes it."""
+    written = [write_step(each, "pre_tokenizer") for each in spec.pre_tokenizer] + _pattern(spec)
+    if len(written) < 2:
+        return written[0] if written else None
+    return {"type": "Sequence", "pretokenizers": written}
+
+
+def _pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
+    """The pattern and, for a byte-level tokenizer, the step to bytes."""
+    bytes_only = {**BYTE_LEVEL, "add_prefix_space": spec.prefix_space, "use_regex": spec.pattern == "gpt2"}
+    to_bytes = [bytes_only] if spec.kind == "byte_level" else []
+    if spec.pattern == ANY_TEXT or (to_bytes and spec.pattern == "gpt2"):
+        return to_bytes
+    if to_bytes and spec.pattern == "smollm2":
+        return [dict(DIGITS), {**bytes_only, "use_regex": True}]
     expression = PATTERNS[spec.pattern].unicode if spec.pattern in PATTERNS else spec.pattern
-    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
-    if spec.kind == "character":
-        return split
-    return {"type": "Sequence", "pretokenizers": [split, {**BYTE_LEVEL, "use_regex": False}]}
+    return [
+        {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False},
+        *to_bytes,
+    ]
+
+
+def _decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
+    """What turns tokens into text; null where spaces stand between them."""
+    steps = decoder_steps(spec)
+    if steps == BYTES_JOINED:
+        return dict(BYTE_LEVEL)
+    return None if steps == SPACED else write_steps(steps, "decoder")
 
 
 def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:

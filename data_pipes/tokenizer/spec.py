@@ -11,7 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_pipes.tokenizer.split import check_pattern
+from data_pipes.tokenizer import decoder as decoders
+from data_pipes.tokenizer.byte_level import ALPHABET
+from data_pipes.tokenizer.normalizer import normalizer
+from data_pipes.tokenizer.split import ANY_TEXT, check_pattern
+from data_pipes.tokenizer.step import Step
 
 KINDS = ("byte_level", "character")
 
@@ -24,13 +28,19 @@ class AddedToken(NamedTuple):
         id: its place in the vocabulary.
         special: a control token, which plain text must not produce unless it is asked to; False for ordinary text
             that was only given an id of its own.
-        normalized: it is looked for after normalisation (NFC), not before.
+        normalized: it is looked for after normalisation, not before.
+        lstrip: white space before it is part of it.
+        rstrip: white space after it is part of it.
+        single_word: it is found only where no letter, digit or underscore touches it.
     """
 
     content: str
     id: int
     special: bool = True
     normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +48,28 @@ class TokenizerSpec:
     """Describes a BPE tokenizer completely; frozen, hashable and comparable.
 
     Args:
-        kind: "byte_level" (text -> UTF-8 bytes -> 256 printable characters -> BPE) or "character" (BPE on the text).
+        kind: "byte_level" (text -> UTF-8 bytes -> 256 printable characters -> BPE) or "character" (BPE on the text,
+            as in the tokenizers of Llama 2, Mistral and Gemma, which SentencePiece trained).
         vocab: tokens in the order of their ids. A byte-level token is written in the 256 characters.
         merges: pairs of tokens, the earliest merged first.
-        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression.
+        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT` cuts
+            nothing).
         added_tokens: special and other added tokens, by ascending id. Those which are not in `vocab` have the ids that
             follow it, without a gap.
-        nfc: text is brought into Unicode's normal form C first (then decode gives back the normal form).
+        normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then decode gives
+            back the normal form.
+        pre_tokenizer: steps that cut the text before `pattern` does.
+        prefix_space: "byte_level" only: the text, or each piece that the steps cut, gets a space in front if it has
+            none.
         ignore_merges: a whole word that is in the vocabulary is taken as it is, whatever the merges would give.
-        unk_token: "character" only: stands for characters outside the vocabulary; None makes them an error.
+        unk_token: stands for characters outside the vocabulary; None makes them an error.
         fuse_unk: several unknown characters in a row give one `unk_token`.
+        byte_fallback: a character outside the vocabulary becomes the tokens of its bytes, "<0x00>" to "<0xFF>".
+        continuing_subword_prefix: stands before every character of a word but the first ("##").
+        end_of_word_suffix: stands after the last character of a word ("</w>").
         prefix: ids put before the text by `encode(..., template=True)`, such as a beginning-of-text token.
         suffix: ids put after it.
+        decoder: steps that turn tokens into text; None is the kind's own.
 
     Raises:
         ValueError: if a part contradicts another; the message names the token and what to change.
@@ -65,21 +85,36 @@ class TokenizerSpec:
     merges: tuple[tuple[str, str], ...] = field(repr=False)
     pattern: str
     added_tokens: tuple[AddedToken, ...] = ()
-    nfc: bool = False
+    normalizer: tuple[Step, ...] = ()
+    pre_tokenizer: tuple[Step, ...] = ()
+    prefix_space: bool = False
     ignore_merges: bool = False
     unk_token: str | None = None
     fuse_unk: bool = False
+    byte_fallback: bool = False
+    continuing_subword_prefix: str = ""
+    end_of_word_suffix: str = ""
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    decoder: tuple[Step, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"TokenizerSpec: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         check_pattern(self.pattern)
         ids = _check_vocab(self.vocab)
-        _check_merges(self.merges, ids)
+        _check_merges(self.merges, ids, self.continuing_subword_prefix)
         _check_added(self.added_tokens, ids)
         _check_unk(self, ids)
+        if self.prefix_space and (self.kind != "byte_level" or self.pattern not in ("gpt2", ANY_TEXT)):
+            raise ValueError(
+                'TokenizerSpec: prefix_space is for byte-level tokenizers with the pattern "gpt2" or none; '
+                "use a Metaspace step"
+            )
+        if not self.continuing_subword_prefix.isascii():
+            raise ValueError(
+                f"TokenizerSpec: continuing_subword_prefix must be ASCII, got {self.continuing_subword_prefix!r}"
+            )
         size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
         if not size:
             raise ValueError("TokenizerSpec: the vocabulary is empty; train one, or give vocab")
@@ -111,6 +146,23 @@ class Tokenizer(NamedTuple):
 def token_ids(spec: TokenizerSpec) -> dict[str, int]:
     """Returns {token of the vocabulary: id}, without the added tokens that are not in `spec.vocab`."""
     return {token: i for i, token in enumerate(spec.vocab)}
+
+
+def token_texts(spec: TokenizerSpec) -> dict[int, str]:
+    """Returns {id: the token that decoding starts from}: added tokens included, as normalisation leaves them."""
+    return dict(enumerate(spec.vocab)) | {token.id: _shown(spec, token) for token in spec.added_tokens}
+
+
+def hidden_ids(spec: TokenizerSpec) -> frozenset[int]:
+    """Returns the ids that `skip_special` leaves out: of special tokens, except those that normalisation changes."""
+    return frozenset(t.id for t in spec.added_tokens if t.special and _shown(spec, t) == t.content)
+
+
+def decoder_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
+    """Returns the steps that turn tokens into text."""
+    if spec.decoder is not None:
+        return spec.decoder
+    return decoders.BYTE_LEVEL if spec.kind == "byte_level" else decoders.JOINED
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -152,6 +204,11 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     return known[token]
 
 
+def _shown(spec: TokenizerSpec, token: AddedToken) -> str:
+    """An added token as it is decoded."""
+    return normalizer(spec.normalizer)(token.content) if token.normalized else token.content
+
+
 def _check_text(token: object, where: str) -> None:
     """A token must be a non-empty str that UTF-8 can hold."""
     if not isinstance(token, str) or not token:
@@ -173,12 +230,12 @@ def _check_vocab(vocab: tuple[str, ...]) -> dict[str, int]:
     return ids
 
 
-def _check_merges(merges: tuple[tuple[str, str], ...], ids: dict[str, int]) -> None:
-    """A merge must join two tokens into a third."""
+def _check_merges(merges: tuple[tuple[str, str], ...], ids: dict[str, int], prefix: str) -> None:
+    """A merge must join two tokens into a third; a prefix of the second is cut away."""
     for rank, pair in enumerate(merges):
         if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise ValueError(f"TokenizerSpec: merge {rank} must be a pair of tokens, got {pair!r}")
-        for token in (*pair, pair[0] + pair[1]):
+        for token in (*pair, pair[0] + pair[1][len(prefix) :]):
             if token not in ids:
                 raise ValueError(
                     f"TokenizerSpec: merge {rank} {pair!r} needs the token {token!r}, which is not in vocab"
@@ -205,13 +262,13 @@ def _check_added(added: tuple[AddedToken, ...], ids: dict[str, int]) -> None:
 
 
 def _check_unk(spec: TokenizerSpec, ids: dict[str, int]) -> None:
-    """An unknown token makes sense on characters only, and must be in the vocabulary."""
+    """An unknown token must be in the vocabulary, unless nothing can be unknown."""
     if spec.unk_token is None:
         if spec.fuse_unk:
             raise ValueError("TokenizerSpec: fuse_unk=True needs an unk_token")
         return
     _check_text(spec.unk_token, "unk_token")
-    if spec.kind != "character":
-        raise ValueError("TokenizerSpec: a byte-level tokenizer knows every text; leave unk_token at None")
-    if spec.unk_token not in ids:
+    complete = spec.kind == "byte_level" and all(character in ids for character in ALPHABET)
+    fallback = spec.byte_fallback and all(f"<0x{byte:02X}>" in ids for byte in range(256))
+    if spec.unk_token not in ids and not complete and not fallback:
         raise ValueError(f"TokenizerSpec: unk_token {spec.unk_token!r} is not in the vocabulary")

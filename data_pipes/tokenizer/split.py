@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import regex
 
+ANY_TEXT = r"[\s\S]+"
+"""The pattern that leaves a text whole."""
+
 CHUNK = 1 << 16  # characters that are cut into words at a time; keeps the list of words in the processor's cache
 
 
@@ -104,6 +107,8 @@ def words(cutter: Splitter, text: str) -> list[str]:
         return cutter.ascii.findall(text)
     if cutter.covers:
         return cutter.unicode.findall(text)
+    if cutter.unicode.pattern == ANY_TEXT:
+        return [text] if text else []
     return _words_and_gaps(cutter.unicode, text)
 
 

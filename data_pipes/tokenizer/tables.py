@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from data_pipes.tokenizer.added import CHOICES, Finder, finder
-from data_pipes.tokenizer.byte_level import BYTES, to_bytes
+from data_pipes.tokenizer.byte_level import BYTES, to_bytes, to_characters
+from data_pipes.tokenizer.decoder import BYTE_LEVEL
 from data_pipes.tokenizer.merge import Merges, merges_of
-from data_pipes.tokenizer.spec import TokenizerSpec, token_ids
+from data_pipes.tokenizer.pre_tokenizer import pre_tokenizer
+from data_pipes.tokenizer.spec import TokenizerSpec, decoder_steps, hidden_ids, token_ids, token_texts
 from data_pipes.tokenizer.split import Splitter, splitter
+
+MARK = "▁"
+"""What SentencePiece writes for a space."""
 
 
 class Tables(NamedTuple):
@@ -17,41 +23,56 @@ class Tables(NamedTuple):
 
     Fields:
         spec: what it was made from.
+        pieces: the steps of the pre-tokenizer: (text, whether it begins the whole text) -> pieces.
         cutter: the compiled split pattern.
+        borders: where a word can be cut in two without changing its tokens, since no merge crosses there; None where
+            nothing is known. It keeps the words of a text without a pre-tokenizer short.
         finders: for each of `added.CHOICES`, what to look for in a text.
         symbols: byte, or code point of a character -> id.
+        ids: token -> id, without the added tokens that are not in the vocabulary.
         merges: ranks of pairs of ids.
         unknown: id of `unk_token`, or None.
         whole: word -> id of words that are tokens, for `ignore_merges`; else empty.
-        contents: id -> the bytes it stands for.
+        contents: id -> the bytes it stands for, where the decoder only joins them.
+        texts: id -> the token that decoding starts from.
+        hidden: ids that `skip_special` leaves out.
     """
 
     spec: TokenizerSpec
+    pieces: Callable[[str, bool], list[str]]
     cutter: Splitter
+    borders: re.Pattern | None
     finders: dict[str, Finder]
     symbols: dict[int, int]
+    ids: dict[str, int]
     merges: Merges
     unknown: int | None
     whole: dict[str, int]
     contents: dict[int, bytes]
+    texts: dict[int, str]
+    hidden: frozenset[int]
 
 
 def tables_of(spec: TokenizerSpec) -> Tables:
     """Makes the look-up tables of a spec."""
-    ids, byte_level = token_ids(spec), spec.kind == "byte_level"
-    contents = {i: to_bytes(token) if byte_level else token.encode() for token, i in ids.items()}
-    contents.update({token.id: token.content.encode() for token in spec.added_tokens})
+    ids, byte_level, cut = token_ids(spec), spec.kind == "byte_level", len(spec.continuing_subword_prefix)
+    texts, content = token_texts(spec), to_bytes if decoder_steps(spec) == BYTE_LEVEL else str.encode
     single = {c: i for c, i in ids.items() if len(c) == 1 and (c in BYTES or not byte_level)}
     symbols = {BYTES[c] if byte_level else ord(c): i for c, i in single.items()}
     return Tables(
         spec=spec,
+        pieces=pre_tokenizer(spec.pre_tokenizer),
         cutter=splitter(spec.pattern),
+        borders=_borders(spec, ids),
         finders={choice: finder(spec, choice) for choice in CHOICES},
         symbols=symbols,
-        merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b] for a, b in spec.merges]),
-        unknown=ids[spec.unk_token] if spec.unk_token else None,
+        ids=ids,
+        merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]),
+        unknown=ids.get(spec.unk_token) if spec.unk_token else None,
         whole=_whole_words(ids, byte_level) if spec.ignore_merges else {},
-        contents=contents,
+        contents={i: content(text) for i, text in texts.items()},
+        texts=texts,
+        hidden=hidden_ids(spec),
     )
 
 
@@ -63,6 +84,8 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
         >>> symbol_ids(tables_of(spec), "axxa")
         [1, 0, 0, 1]
     """
+    if has_options(tables.spec):
+        return _symbols_with_options(tables, word)
     ids: list = list(map(tables.symbols.get, units(tables, word)))
     if None in ids and tables.spec.fuse_unk:
         ids = [i for i, before in zip(ids, [0, *ids], strict=False) if not (i is None and before is None)]
@@ -71,9 +94,49 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
     return ids
 
 
+def has_options(spec: TokenizerSpec) -> bool:
+    """Whether a character's id depends on more than the character."""
+    return spec.byte_fallback or bool(spec.continuing_subword_prefix or spec.end_of_word_suffix)
+
+
 def units(tables: Tables, text: str) -> Iterable[int]:
     """What BPE starts from: bytes, or code points of characters."""
     return text.encode() if tables.spec.kind == "byte_level" else map(ord, text)
+
+
+def _symbols_with_options(tables: Tables, word: str) -> list[int]:
+    """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so that
+    several can be fused, and bytes pass it by."""
+    spec, ids, found, waiting = tables.spec, tables.ids, [], 0
+    characters = to_characters(word) if spec.kind == "byte_level" else word
+    for place, character in enumerate(characters):
+        text = character if not place else spec.continuing_subword_prefix + character
+        text = text + spec.end_of_word_suffix if place == len(characters) - 1 else text
+        row = [ids.get(f"<0x{byte:02X}>") for byte in text.encode()] if spec.byte_fallback else [None]
+        if text in ids:
+            found += [tables.unknown] * waiting + [ids[text]]
+            waiting = 0
+        elif None not in row:
+            found += row
+        elif tables.unknown is None:
+            raise ValueError(f"the vocabulary has no token for {text!r}; train on text that has it, or on bytes")
+        else:
+            found += [tables.unknown] if waiting and not spec.fuse_unk else []
+            waiting = 1
+    return found + [tables.unknown] * waiting
+
+
+def _borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
+    """The place before a MARK, except after characters that some merge joins with it."""
+    odd = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
+    joined = spec.kind == "character" and MARK in ids and not spec.ignore_merges
+    if not joined or spec.continuing_subword_prefix or spec.end_of_word_suffix:
+        return None
+    if any(part in odd for pair in spec.merges for part in pair):
+        return None
+    tokens = [a + b for a, b in spec.merges]
+    before = {token[i - 1] for token in tokens for i in range(1, len(token)) if token[i] == MARK}
+    return re.compile(f"(?<=[^{re.escape(''.join(sorted({MARK, *before})))}])(?={MARK})")
 
 
 def _whole_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:

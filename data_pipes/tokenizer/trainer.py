@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipes.tokenizer.added import normalise
 from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
 from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.normalizer import normalizer
 from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
 from data_pipes.tokenizer.split import chunker, splitter, words
+from data_pipes.tokenizer.step import NFC
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 NOTHING = -1  # stands where no token begins: between words, and inside tokens
@@ -107,7 +108,7 @@ def train(
                           min_frequency=min_frequency, forbidden=special_tokens)  # fmt: skip
     added = tuple(AddedToken(token, i) for i, token in enumerate(special_tokens))
     return from_spec(TokenizerSpec(kind=kind, vocab=tuple(vocab), merges=tuple(merges), pattern=pattern,
-                                   added_tokens=added, nfc=nfc))  # fmt: skip
+                                   added_tokens=added, normalizer=NFC if nfc else ()))  # fmt: skip
 
 
 def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Counter[str]:
@@ -125,6 +126,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
         raise TypeError("train: texts must be several strings, got one; write [text] instead of text")
     cutter = splitter(pattern)
     parts = chunker(cutter)
+    normalise = normalizer(NFC if nfc else ())
     counts: Counter[str] = Counter()
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -133,7 +135,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
             text.isascii() or utf8(text)
         except ValueError as error:
             raise ValueError(f"train: {error} (text {i})") from None
-        for part in parts(normalise(text, nfc)):
+        for part in parts(normalise(text)):
             counts.update(words(cutter, part))
     return counts
 

@@ -50,6 +50,11 @@ CLASSES: Mapping[str, str] = {
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/messages.py": "tests/data_pipes/test_forms.py",
+    "data_pipes/tokenizer/step.py": "tests/outside/tokenizers.py",
+    "data_pipes/tokenizer/normalizer.py": "tests/outside/tokenizers.py",
+    "data_pipes/tokenizer/pre_tokenizer.py": "tests/outside/tokenizers.py",
+    "data_pipes/tokenizer/decoder.py": "tests/outside/tokenizers.py",
+    "data_pipes/tokenizer/json_steps.py": "tests/data_pipes/tokenizer/test_json_reader.py",
     "stages/cli/compare.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",

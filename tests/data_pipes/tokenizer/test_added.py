@@ -4,6 +4,7 @@ import pytest
 
 from data_pipes.tokenizer.added import finder, stretches
 from data_pipes.tokenizer.spec import AddedToken, TokenizerSpec
+from data_pipes.tokenizer.step import NFC
 
 SPEC = TokenizerSpec(
     kind="byte_level",
@@ -17,7 +18,7 @@ SPEC = TokenizerSpec(
         AddedToken("  ", 6, special=False),
         AddedToken("é", 7, special=False, normalized=True),
     ),
-    nfc=True,
+    normalizer=NFC,
 )
 
 

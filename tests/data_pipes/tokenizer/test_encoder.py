@@ -125,9 +125,8 @@ def test_half_a_character_is_replaced_or_refused(trained: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([5, 1500], "there is no token with id 1500 (at 1); ids lie in 0 ... 1499"),
-        ([-1], "there is no token with id -1 (at 0)"),
-        ([1 << 70], "there is no token with id"),
+        ([5, -1], "decode: -1 (at 1) is no id; ids are integers from 0 on"),
+        ([1 << 70], "(at 0) is no id"),
         ([1.5], "ids must be one row of integers, got 1.5 at 0"),
         ([None], "ids must be one row of integers, got None at 0"),
         ([[1, 2]], "ids must be one row of integers, got [1, 2] at 0"),
@@ -139,6 +138,13 @@ def test_ids_that_are_none_are_refused(trained: Tokenizer, ids: list, message: s
     with pytest.raises(ValueError) as error:
         trained.decode(ids)
     assert message in str(error.value)
+
+
+def test_an_id_without_a_token_is_no_text(trained: Tokenizer) -> None:
+    """As of the rows that pad an embedding."""
+    ids = trained.encode("déjà")
+    assert trained.decode([1500, *ids[:3], 151_935, *ids[3:], 4095]) == "déjà"
+    assert trained.decode([1500]) == ""
 
 
 def test_text_that_is_none_is_refused(trained: Tokenizer) -> None:

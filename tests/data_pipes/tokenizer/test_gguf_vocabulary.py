@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipes.tokenizer.gguf_vocabulary import from_gguf
+from data_pipes.tokenizer.step import NFC
 
 FIELDS: dict[str, Any] = {
     "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.tokens": ["a", "b", "ab", "<end>"],
@@ -18,7 +19,7 @@ def test_tokens_kinds_merges_and_prefix() -> None:
     made = from_gguf(FIELDS | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.bos_token_id": 3})
     assert made.encode("abab<end>", special="all") == [2, 2, 3]
     assert made.encode("ab", template=True) == [3, 2]
-    assert made.spec.nfc
+    assert made.spec.normalizer == NFC
     assert made.spec.pattern == "qwen2"
 
 

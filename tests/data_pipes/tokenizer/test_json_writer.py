@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Peer
 
 from data_pipes.tokenizer import AddedToken, Tokenizer, fingerprint, from_json, from_spec, to_json, train
 from data_pipes.tokenizer.split import PATTERNS
+from data_pipes.tokenizer.step import NFC
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 CORPUS = [*SAMPLES, (Path(sysconfig.get_path("stdlib")) / "heapq.py").read_text(encoding="utf-8")]
@@ -21,7 +22,7 @@ SPECS = {
     **{name: train(CORPUS, 700, pattern=name).spec for name in PATTERNS},
     "nfc": train(CORPUS, 700, nfc=True).spec,
     "ignore_merges": replace(BASE, merges=BASE.merges[::2], vocab=BASE.vocab, ignore_merges=True),
-    "added": replace(BASE, added_tokens=ADDED, nfc=True),
+    "added": replace(BASE, added_tokens=ADDED, normalizer=NFC),
     "template": replace(BASE, prefix=(0, 1), suffix=(2,)),
     "characters": replace(train(CORPUS, 900, kind="character").spec, pattern="llama3"),
     "characters without words": replace(train(CORPUS[-1:], 200, kind="character").spec, pattern=r"[\s\S]+"),
@@ -52,7 +53,7 @@ def test_hugging_face_gives_the_same_ids(name: str) -> None:
 def test_hugging_face_gives_the_same_ids_on_any_text(name: str, text: str) -> None:
     ids = OURS[name].encode(text, special="all")
     assert ids == PEERS[name].encode(text, add_special_tokens=False).ids
-    assert OURS[name].decode(ids) == (unicodedata.normalize("NFC", text) if SPECS[name].nfc else text)
+    assert OURS[name].decode(ids) == (unicodedata.normalize("NFC", text) if SPECS[name].normalizer else text)
 
 
 @pytest.mark.parametrize("name", BYTES)

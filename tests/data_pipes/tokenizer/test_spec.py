@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from data_pipes.tokenizer import AddedToken, TokenizerSpec, from_spec, special_id, special_tokens, vocabulary_size
+from data_pipes.tokenizer.step import NFC
 
 SPEC = TokenizerSpec(
     kind="character",
@@ -18,7 +19,7 @@ SPEC = TokenizerSpec(
 def test_it_is_hashable_and_comparable() -> None:
     assert replace(SPEC) == SPEC
     assert {SPEC: 1}[replace(SPEC)] == 1
-    assert replace(SPEC, nfc=True) != SPEC
+    assert replace(SPEC, normalizer=NFC) != SPEC
 
 
 def test_it_is_shown_without_its_vocabulary() -> None:

@@ -1,0 +1,223 @@
+"""Steps of a tokenizer's parts, from tokenizer.json and back.
+
+Every type has a list of its options; another type, option or value is refused by name.
+
+Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import regex
+
+from data_pipes.tokenizer.pieces import BEHAVIORS, check_expression
+from data_pipes.tokenizer.step import Step, step, values
+
+MOST_STEPS = 32
+MOST_GROWTH = 256  # times that replacements may lengthen a text
+
+
+class Option(NamedTuple):
+    """One option of a step.
+
+    Fields:
+        allows: whether a value is understood.
+        expected: what is understood, for the message.
+        default: for a file that lacks it; REQUIRED where it must be there.
+        kept: it decides what a step does.
+    """
+
+    allows: Callable[[Any], bool]
+    expected: str
+    default: Any = "required"
+    kept: bool = True
+
+
+def _flag(default: Any = "required", kept: bool = True) -> Option:
+    return Option(lambda value: type(value) is bool, "true or false", default, kept)
+
+
+def _is_text(value: Any) -> bool:
+    """A string that UTF-8 can hold."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_pattern(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) == 1
+        and next(iter(value)) in ("String", "Regex")
+        and _is_text(text := next(iter(value.values())))
+        and bool(text)
+    )
+
+
+def _one_of(names: tuple[str, ...], default: Any = "required") -> Option:
+    return Option(lambda value: isinstance(value, str) and value in names, " or ".join(names), default)
+
+
+TEXT = Option(_is_text, "text")
+CHARACTER = Option(lambda value: _is_text(value) and len(value) == 1, "one character")
+PATTERN = Option(_is_pattern, '{"String": text} or {"Regex": expression}, not empty')
+COUNT = Option(lambda value: type(value) is int and 0 <= value < 1000, "a number from 0 to 999")
+UNUSED = _flag(True, kept=False)
+
+BYTES: Mapping[str, Option] = {"add_prefix_space": _flag(False), "trim_offsets": UNUSED, "use_regex": _flag(True)}
+MARKS: Mapping[str, Option] = {
+    "replacement": CHARACTER,
+    "prepend_scheme": _one_of(("always", "first", "never"), "always"),
+    "split": _flag(True),
+    "add_prefix_space": Option(lambda value: value is None or type(value) is bool, "true or false", None, False),
+    "str_rep": Option(lambda value: value is None or _is_text(value), "text", None, False),
+}
+
+NORMALIZERS: Mapping[str, Mapping[str, Option]] = {
+    **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "ByteLevel")},
+    "Prepend": {"prepend": TEXT},
+    "Replace": {"pattern": PATTERN, "content": TEXT},
+    "Strip": {"strip_left": _flag(), "strip_right": _flag()},
+}
+PRE_TOKENIZERS: Mapping[str, Mapping[str, Option]] = {
+    "ByteLevel": BYTES,
+    "Split": {"pattern": PATTERN, "behavior": _one_of(BEHAVIORS), "invert": _flag(False)},
+    "Digits": {"individual_digits": _flag(False)},
+    "Punctuation": {"behavior": _one_of(BEHAVIORS, "Isolated")},
+    "Whitespace": {},
+    "WhitespaceSplit": {},
+    "CharDelimiterSplit": {"delimiter": CHARACTER},
+    "Metaspace": MARKS,
+}
+DECODERS: Mapping[str, Mapping[str, Option]] = {
+    "ByteLevel": {name: option._replace(kept=False) for name, option in BYTES.items()},
+    "ByteFallback": {},
+    "Fuse": {},
+    "Replace": {"pattern": PATTERN, "content": TEXT},
+    "Strip": {"content": CHARACTER, "start": COUNT, "stop": COUNT},
+    "Metaspace": MARKS,
+    "BPEDecoder": {"suffix": TEXT},
+    "WordPiece": {"prefix": TEXT, "cleanup": _flag()},
+}
+FIELDS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Option]]]] = {
+    "normalizer": ("normalizers", NORMALIZERS),
+    "pre_tokenizer": ("pretokenizers", PRE_TOKENIZERS),
+    "decoder": ("decoders", DECODERS),
+}
+"""Part -> (field of a Sequence that lists its steps, its types)."""
+
+
+def read_steps(node: Any, part: str, any_pattern: bool = False) -> tuple[Step, ...]:
+    """Reads a part: null, one step, or a Sequence of steps.
+
+    Args:
+        node: of the file.
+        part: "normalizer", "pre_tokenizer" or "decoder".
+        any_pattern: accept every regular expression that compiles.
+
+    Returns:
+        Steps; those of a Sequence inside a Sequence in a row.
+
+    Raises:
+        ValueError: naming the part, the type or the option, and its value.
+
+    Example:
+        >>> read_steps({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, "normalizer")
+        (Step(type='NFC', options=()),)
+    """
+    steps = tuple(_step(item, part, any_pattern) for item in _flat(node, part))
+    if len(steps) > MOST_STEPS:
+        raise ValueError(f"tokenizer.json: {part} has {len(steps)} steps; at most {MOST_STEPS} are read")
+    growth = 1
+    for options in (values(each) for each in steps if each.type == "Replace"):
+        kind, pattern = options["pattern"]
+        growth *= max(1, -(-len(options["content"]) // (len(pattern) if kind == "String" else 1)))
+    if growth > MOST_GROWTH:
+        raise ValueError(f"tokenizer.json: {part} makes a text {growth} times longer; no tokenizer needs that")
+    return steps
+
+
+def write_steps(steps: tuple[Step, ...], part: str) -> dict[str, Any] | None:
+    """Writes a part: null, one step, or a Sequence.
+
+    Example:
+        >>> write_steps((step("Prepend", prepend="▁"),), "normalizer")
+        {'type': 'Prepend', 'prepend': '▁'}
+    """
+    written = [write_step(each, part) for each in steps]
+    if len(written) < 2:
+        return written[0] if written else None
+    return {"type": "Sequence", FIELDS[part][0]: written}
+
+
+def write_step(given: Step, part: str) -> dict[str, Any]:
+    """Writes one step, with the options that change nothing at their defaults."""
+    known = FIELDS[part][1][given.type]
+    unused = {name: option.default for name, option in known.items() if not option.kept and option.default is not None}
+    options = unused | values(given)
+    if "pattern" in options:
+        options["pattern"] = dict([options["pattern"]])
+    return {"type": given.type, **options}
+
+
+def short(value: Any) -> str:
+    """Writes a value for a message, cut to a readable length."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _flat(node: Any, part: str) -> list[Any]:
+    """Null, a step or a Sequence -> the steps, those of inner Sequences in a row."""
+    if not isinstance(node, dict) or node.get("type") != "Sequence":
+        return [] if node is None else [node]
+    field = FIELDS[part][0]
+    if unknown := [key for key in node if key not in ("type", field)]:
+        raise ValueError(f"tokenizer.json: {part} has the field {unknown[0]!r}, which is not understood here")
+    if not isinstance(node.get(field), list):
+        raise ValueError(f"tokenizer.json: {part}.{field} must be a list, got {short(node.get(field))}")
+    return [step for item in node[field] for step in _flat(item if item is not None else False, part)]
+
+
+def _step(node: Any, part: str, any_pattern: bool) -> Step:
+    """One step, checked."""
+    types = FIELDS[part][1]
+    if not isinstance(node, dict):
+        raise ValueError(f"tokenizer.json: {part} must be an object, got {short(node)}")
+    name = node.get("type")
+    if not isinstance(name, str) or name not in types:
+        raise ValueError(f"tokenizer.json: {part}.type is {short(name)}; understood here are {', '.join(types)}")
+    if unknown := [key for key in node if key != "type" and key not in types[name]]:
+        raise ValueError(f"tokenizer.json: {part} {name} has the field {unknown[0]!r}, which is not understood here")
+    kept: dict[str, Any] = {}
+    for key, option in types[name].items():
+        value = node.get(key, option.default)
+        if (key not in node and option.default == "required") or (key in node and not option.allows(value)):
+            found = short(node[key]) if key in node else "missing"
+            raise ValueError(f"tokenizer.json: {part} {name}.{key} is {found}; understood here is {option.expected}")
+        if key == "pattern":
+            value = next(iter(value.items()))
+            _check_pattern(value, f"{part} {name}", any_pattern)
+        kept |= {key: value} if option.kept else {}
+    if name == "Metaspace" and node.get("add_prefix_space") is False and kept["prepend_scheme"] != "never":
+        raise ValueError(
+            f"tokenizer.json: {part} Metaspace.add_prefix_space is false, but prepend_scheme is "
+            f'{short(kept["prepend_scheme"])}; write "never"'
+        )
+    return step(name, **kept)
+
+
+def _check_pattern(pattern: tuple[str, str], where: str, any_pattern: bool) -> None:
+    """Refuses an expression that is not surely the same here."""
+    kind, text = pattern
+    try:
+        if kind == "Regex" and not any_pattern:
+            check_expression(text)
+        elif kind == "Regex" and regex.compile(text).groups:
+            raise ValueError(f"the expression {text!r:.300} has a group that captures; write (?:...) instead of (...)")
+    except (ValueError, regex.error) as error:
+        why = "" if any_pattern else "; if you trust it, pass any_pattern=True"
+        raise ValueError(f"tokenizer.json: {where}.pattern: {error}{why}") from None

@@ -1,0 +1,84 @@
+"""Text to normal text, before it is cut into words: the steps of a normalizer.
+
+Source: the normalizers of Hugging Face tokenizers 0.23. Unicode's tables are Python's; characters that were assigned
+after them stay as they are.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from data_pipes.tokenizer.byte_level import to_characters
+from data_pipes.tokenizer.pieces import finder_of
+from data_pipes.tokenizer.step import Step, values
+
+BLANK = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000"
+)
+"""Unicode's white space; `str.strip` would also take U+001C to U+001F."""
+
+
+def normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
+    """Returns text -> normal text; picklable.
+
+    Example:
+        >>> from data_pipes.tokenizer.step import step
+        >>> mark = step("Replace", pattern=("String", " "), content="▁")
+        >>> normalizer((step("Prepend", prepend="▁"), mark))("a b")
+        '▁a▁b'
+    """
+    return partial(_run, tuple((STEPS[each.type], values(each)) for each in steps))
+
+
+def _run(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
+    """One step after the other."""
+    for change, options in steps:
+        text = change(text, **options)
+    return text
+
+
+def _form(form: str, text: str) -> str:
+    return unicodedata.normalize(form, text)
+
+
+def _prepend(text: str, prepend: str) -> str:
+    return prepend + text if text else text
+
+
+def _replace(text: str, pattern: tuple[str, str], content: str) -> str:
+    if pattern[0] == "String":
+        return text.replace(pattern[1], content)
+    return finder_of(pattern).sub(lambda match: content, text)
+
+
+def _strip(text: str, strip_left: bool, strip_right: bool) -> str:
+    text = text.lstrip(BLANK) if strip_left else text
+    return text.rstrip(BLANK) if strip_right else text
+
+
+def _lowercase(text: str) -> str:
+    """Character by character, so that a sigma at a word's end is like any other."""
+    return "".join([character.lower() for character in text])
+
+
+def _strip_accents(text: str) -> str:
+    return "".join([c for c in text if not unicodedata.category(c).startswith("M")])
+
+
+STEPS: Mapping[str, Callable[..., str]] = {
+    "NFC": partial(_form, "NFC"),
+    "NFD": partial(_form, "NFD"),
+    "NFKC": partial(_form, "NFKC"),
+    "NFKD": partial(_form, "NFKD"),
+    "Prepend": _prepend,
+    "Replace": _replace,
+    "Strip": _strip,
+    "Lowercase": _lowercase,
+    "StripAccents": _strip_accents,
+    "ByteLevel": to_characters,
+}
+"""Type of a step -> (text, options) -> text."""

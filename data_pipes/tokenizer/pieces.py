@@ -1,0 +1,143 @@
+"""Cutting text at the matches of a pattern, in the five ways of Hugging Face's pre-tokenizers.
+
+An expression that comes from a file is taken only if it surely means the same here and there, and takes linear time:
+one of `PUBLISHED`, or single characters and classes, of which the last of each alternative may repeat without limit.
+
+Source: `NormalizedString::split` of Hugging Face tokenizers 0.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import regex
+
+from data_pipes.tokenizer.split import PATTERNS
+
+PUBLISHED = (
+    # GPT-4o
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    # Mistral NeMo
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    # Phi-4, as tiktoken writes it
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    # DeepSeek V3
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    # GPT-2's with blanks before digits, and Qwen 3.5
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+"""Expressions of published tokenizers whose alternatives repeat twice; they were compared with Hugging Face's."""
+
+ESCAPE = r"""\\[rntfsSd]|\\p\{[A-Z][a-z]?\}|\\[-\[\](){}|^$.?*+\\/,:;!"#%=@~_]"""
+ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\s]|[ \n])+\])"
+BOUNDED = r"(?:\?|\{\d{1,2}(?:,\d{1,2})?\})?(?![?*+{])"
+ALTERNATIVE = rf"(?:{ATOM}{BOUNDED})*+(?:{ATOM}(?:[*+]|\{{\d{{1,2}},\}})(?![?*+{{]))?"
+SIMPLE = regex.compile(rf"{ALTERNATIVE}(?:\|{ALTERNATIVE})*+")
+LONGEST = 1000  # characters of an expression
+
+WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
+"""`\\w` in Rust; Python's lacks combining marks."""
+
+BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
+
+
+def finder_of(pattern: tuple[str, str]) -> regex.Pattern:
+    """Compiles ("String", text) or ("Regex", expression).
+
+    Example:
+        >>> finder_of(("String", "a.")).findall("aba.")
+        ['a.']
+    """
+    kind, text = pattern
+    return regex.compile(text if kind == "Regex" else regex.escape(text, special_only=True))
+
+
+def check_expression(expression: str) -> None:
+    """Refuses an expression that may mean something else in the other library, or take forever.
+
+    Raises:
+        ValueError: with what is understood.
+    """
+    if expression in PUBLISHED or any(known.unicode == expression for known in PATTERNS.values()):
+        return
+    if len(expression) > LONGEST or not SIMPLE.fullmatch(expression):
+        raise ValueError(
+            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to be sure that "
+            "it means the same here: single characters and classes, where only the last of an alternative repeats "
+            "without limit"
+        )
+    try:
+        compiled = regex.compile(expression)
+    except regex.error as error:
+        raise ValueError(f"{expression!r:.300} is not a regular expression ({error})") from None
+    if compiled.match(""):
+        raise ValueError(f"the expression {expression!r:.300} matches the empty text, which cuts nothing")
+
+
+def pieces(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[tuple[int, int]]:
+    """Cuts a text at the matches of a pattern.
+
+    Args:
+        find: what to look for.
+        behavior: of BEHAVIORS. A match becomes a piece of its own, is left out, goes with what stands before or after
+            it, or is one piece with the matches beside it.
+        invert: what lies between matches counts as matches, and the other way round.
+        text: any string.
+
+    Returns:
+        (start, end) of the pieces, none of them empty, in order.
+
+    Example:
+        >>> find = finder_of(("String", "-"))
+        >>> cut = lambda behavior: ["ab--c"[start:end] for start, end in pieces(find, behavior, False, "ab--c")]
+        >>> cut("Isolated"), cut("Removed"), cut("Contiguous")
+        (['ab', '-', '-', 'c'], ['ab', 'c'], ['ab', '--', 'c'])
+        >>> cut("MergedWithPrevious"), cut("MergedWithNext")
+        (['ab-', '-', 'c'], ['ab', '-', '-c'])
+    """
+    found = [(span, matched != invert) for span, matched in _spans(find, text)]
+    if behavior == "Removed":
+        return [span for span, matched in found if not matched]
+    if behavior == "Contiguous":
+        return list(_joined(found, lambda matched, before: matched == before))
+    if behavior == "MergedWithPrevious":
+        return list(_joined(found, lambda matched, before: matched and not before))
+    if behavior == "MergedWithNext":
+        turned = [((-end, -start), matched) for (start, end), matched in reversed(found)]
+        return [(-end, -start) for start, end in _joined(turned, lambda matched, before: matched and not before)][::-1]
+    return [span for span, _ in found]
+
+
+def _spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
+    """Matches and what lies between them, none empty."""
+    end = 0
+    for match in find.finditer(text):
+        if match.start() > end:
+            yield (end, match.start()), False
+        if match.end() > match.start():
+            yield match.span(), True
+        end = match.end()
+    if end < len(text):
+        yield (end, len(text)), False
+
+
+def _joined(found: Iterable[tuple[tuple[int, int], bool]], joins: object) -> Iterator[tuple[int, int]]:
+    """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing matched."""
+    start = end = None
+    before = False
+    for (low, high), matched in found:
+        if start is not None and joins(matched, before):  # type: ignore[operator]
+            end = high
+        else:
+            if start is not None:
+                yield start, end  # type: ignore[misc]
+            start, end = low, high
+        before = matched
+    if start is not None:
+        yield start, end  # type: ignore[misc]

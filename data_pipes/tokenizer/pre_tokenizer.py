@@ -1,0 +1,124 @@
+"""Normal text to pieces that merges never cross: the steps of a pre-tokenizer that run before the split pattern.
+
+Source: the pre-tokenizers of Hugging Face tokenizers 0.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import regex
+
+from data_pipes.tokenizer.byte_level import to_characters
+from data_pipes.tokenizer.pieces import WORD, finder_of, pieces
+from data_pipes.tokenizer.split import PATTERNS
+from data_pipes.tokenizer.step import Step, values
+
+Piece = tuple[str, bool]
+"""A piece, and whether it stands at the very beginning of the whole text."""
+
+NEWER = (
+    r"\u061d\u09fd\u0a76\u0c77\u0c84\u1b4e-\u1b4f\u1b7d-\u1b7f\u2e43-\u2e4f\u2e52-\u2e5d\u2e60-\u2e63\U00010d6e"
+    r"\U00010ead\U00010ed0\U00010f55-\U00010f59\U00010f86-\U00010f89\U000113d4-\U000113d5\U000113d7-\U000113d8"
+    r"\U0001144b-\U0001144f\U0001145a-\U0001145b\U0001145d\U00011660-\U0001166c\U000116b9\U0001183b"
+    r"\U00011944-\U00011946\U000119e2\U00011a3f-\U00011a46\U00011a9a-\U00011a9c\U00011a9e-\U00011aa2"
+    r"\U00011b00-\U00011b09\U00011be1\U00011c41-\U00011c45\U00011c70-\U00011c71\U00011ef7-\U00011ef8"
+    r"\U00011f43-\U00011f4f\U00011fff\U00012ff1-\U00012ff2\U00016d6d-\U00016d6f\U00016e97-\U00016e9a\U00016fe2"
+    r"\U0001e5ff\U0001e95e-\U0001e95f"
+)
+PUNCTUATION = rf"(?![{NEWER}])[\p{{P}}$+<=>^`|~\u166d\U000111c9]"
+"""Punctuation in the tables of the other library, which are older than those of `regex`."""
+
+
+def pre_tokenizer(steps: Sequence[Step]) -> Callable[[str, bool], list[str]]:
+    """Returns (text, whether it begins the whole text) -> non-empty pieces; picklable.
+
+    Example:
+        >>> from data_pipes.tokenizer.step import step
+        >>> cut = pre_tokenizer((step("Metaspace", replacement="▁", prepend_scheme="always", split=True),))
+        >>> cut("Hey you", True)
+        ['▁Hey', '▁you']
+    """
+    return partial(_run, tuple(STEPS[each.type](**values(each)) for each in steps))
+
+
+def _run(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str, first: bool) -> list[str]:
+    """One step after the other, each on the pieces of the step before it."""
+    found = [(text, first)]
+    for cut in steps:
+        found = [piece for each in found for piece in cut(*each) if piece[0]]
+    return [piece for piece, _ in found]
+
+
+def _cut(find: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
+    """Pieces of one text."""
+    return [(text[start:end], first and not start) for start, end in pieces(find, behavior, invert, text)]
+
+
+def _split(pattern: tuple[str, str], behavior: str, invert: bool) -> Callable[[str, bool], list[Piece]]:
+    return partial(_cut, finder_of(pattern), behavior, invert)
+
+
+def _digits(individual_digits: bool) -> Callable[[str, bool], list[Piece]]:
+    return partial(_cut, regex.compile(r"\p{N}"), "Isolated" if individual_digits else "Contiguous", False)
+
+
+def _punctuation(behavior: str) -> Callable[[str, bool], list[Piece]]:
+    return partial(_cut, regex.compile(PUNCTUATION), behavior, False)
+
+
+def _whitespace() -> Callable[[str, bool], list[Piece]]:
+    """Words and runs of other characters that are no blanks."""
+    return partial(_cut, regex.compile(rf"{WORD}+|[^\p{{White_Space}}{WORD[1:-1]}]+"), "Removed", True)
+
+
+def _whitespace_split() -> Callable[[str, bool], list[Piece]]:
+    return partial(_cut, regex.compile(r"\p{White_Space}"), "Removed", False)
+
+
+def _delimiter(delimiter: str) -> Callable[[str, bool], list[Piece]]:
+    return partial(_cut, finder_of(("String", delimiter)), "Removed", False)
+
+
+def _metaspace(replacement: str, prepend_scheme: str, split: bool) -> Callable[[str, bool], list[Piece]]:
+    find = finder_of(("String", replacement)) if split else None
+    return partial(_marked, replacement, prepend_scheme, find)
+
+
+def _marked(mark: str, scheme: str, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
+    """Spaces become the mark; one stands in front; with `find` a piece begins at each mark."""
+    text = text.replace(" ", mark)
+    if (scheme == "always" or (scheme == "first" and first)) and not text.startswith(mark):
+        text = mark + text
+    return _cut(find, "MergedWithNext", False, text, first) if find else [(text, first)]
+
+
+def _bytes(add_prefix_space: bool, use_regex: bool) -> Callable[[str, bool], list[Piece]]:
+    find = regex.compile(PATTERNS["gpt2"].unicode) if use_regex else None
+    return partial(_in_characters, add_prefix_space, find)
+
+
+def _in_characters(prefix_space: bool, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
+    """Pieces written in the byte alphabet."""
+    text = with_space(text) if prefix_space else text
+    found = _cut(find, "Isolated", False, text, first) if find else [(text, first)]
+    return [(to_characters(piece), start) for piece, start in found]
+
+
+def with_space(text: str) -> str:
+    """Puts a space before a text that has none there."""
+    return text if text.startswith(" ") else " " + text
+
+
+STEPS: Mapping[str, Callable[..., Callable[[str, bool], list[Piece]]]] = {
+    "Split": _split,
+    "Digits": _digits,
+    "Punctuation": _punctuation,
+    "Whitespace": _whitespace,
+    "WhitespaceSplit": _whitespace_split,
+    "CharDelimiterSplit": _delimiter,
+    "Metaspace": _metaspace,
+    "ByteLevel": _bytes,
+}
+"""Type of a step -> options -> (text, first) -> pieces."""
