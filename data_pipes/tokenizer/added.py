@@ -116,7 +116,7 @@ def _cut(pattern: re.Pattern | None, tokens: dict[str, AddedToken | None], text:
         if token.lstrip:
             start = end + len(text[end:start].rstrip(BLANK))
         if token.rstrip:
-            stop = BLANKS.match(text, stop).end()
+            stop = next(BLANKS.finditer(text, stop)).end()
         if start > end:
             yield text[end:start]
         yield token.id

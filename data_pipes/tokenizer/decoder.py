@@ -68,7 +68,7 @@ def machine(steps: Sequence[Step], errors: str = "replace") -> Machine:
 
 def run(decoder: Machine, tokens: Iterable[str]) -> str:
     """Decodes all tokens at once."""
-    state, text = decoder.init, []
+    state, text = decoder.init, list[str]()
     for token in tokens:
         state, pieces = decoder.feed(state, token)
         text += pieces

@@ -229,11 +229,10 @@ def _words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
     pieces = list(map(with_space, pieces)) if spec.prefix_space else pieces
     for piece in pieces:
         _check_symbols(tables, piece)
-    if len(pieces) == 1:
-        found = (words(cutter, part) for part in chunker(cutter)(pieces[0]))
-    else:
-        found = iter([[word for piece in pieces for word in words(cutter, piece)]])
-    yield from found if borders is None else ([w for word in part for w in borders.split(word)] for part in found)
+    parts = chunker(cutter)(pieces[0]) if len(pieces) == 1 else iter([""])
+    for part in parts:
+        found = words(cutter, part) if len(pieces) == 1 else [w for piece in pieces for w in words(cutter, piece)]
+        yield found if borders is None else [w for word in found for w in borders.split(word)]
 
 
 def _check_symbols(tables: Tables, text: str) -> None:

@@ -111,7 +111,7 @@ def _parse(text: str) -> dict[str, Any]:
 def _read_model(node: Any) -> dict[str, Any]:
     """model -> the fields of TokenizerSpec that it decides."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
-        raise ValueError(f"tokenizer.json: model.type is {_short(node['type'])}; only \"BPE\" is understood here")
+        raise ValueError(f'tokenizer.json: model.type is {_short(node["type"])}; only "BPE" is understood here')
     fixed = {
         "type": ("BPE",),
         "dropout": (None, 0.0, 0),

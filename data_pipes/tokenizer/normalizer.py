@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from data_pipes.tokenizer.byte_level import to_characters
 from data_pipes.tokenizer.pieces import finder_of
@@ -41,7 +41,7 @@ def _run(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
     return text
 
 
-def _form(form: str, text: str) -> str:
+def _form(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
     return unicodedata.normalize(form, text)
 
 

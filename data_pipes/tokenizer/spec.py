@@ -102,6 +102,10 @@ class TokenizerSpec:
         if self.kind not in KINDS:
             raise ValueError(f"TokenizerSpec: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         check_pattern(self.pattern)
+        if not self.continuing_subword_prefix.isascii():
+            raise ValueError(
+                f"TokenizerSpec: continuing_subword_prefix must be ASCII, got {self.continuing_subword_prefix!r}"
+            )
         ids = _check_vocab(self.vocab)
         _check_merges(self.merges, ids, self.continuing_subword_prefix)
         _check_added(self.added_tokens, ids)
@@ -110,10 +114,6 @@ class TokenizerSpec:
             raise ValueError(
                 'TokenizerSpec: prefix_space is for byte-level tokenizers with the pattern "gpt2" or none; '
                 "use a Metaspace step"
-            )
-        if not self.continuing_subword_prefix.isascii():
-            raise ValueError(
-                f"TokenizerSpec: continuing_subword_prefix must be ASCII, got {self.continuing_subword_prefix!r}"
             )
         size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
         if not size:

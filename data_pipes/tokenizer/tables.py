@@ -107,7 +107,8 @@ def units(tables: Tables, text: str) -> Iterable[int]:
 def _symbols_with_options(tables: Tables, word: str) -> list[int]:
     """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so that
     several can be fused, and bytes pass it by."""
-    spec, ids, found, waiting = tables.spec, tables.ids, [], 0
+    spec, ids, waiting = tables.spec, tables.ids, 0
+    found: list[int | None] = []
     characters = to_characters(word) if spec.kind == "byte_level" else word
     for place, character in enumerate(characters):
         text = character if not place else spec.continuing_subword_prefix + character
@@ -123,7 +124,7 @@ def _symbols_with_options(tables: Tables, word: str) -> list[int]:
         else:
             found += [tables.unknown] if waiting and not spec.fuse_unk else []
             waiting = 1
-    return found + [tables.unknown] * waiting
+    return [i for i in [*found, *[tables.unknown] * waiting] if i is not None]
 
 
 def _borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:

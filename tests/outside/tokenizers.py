@@ -17,20 +17,80 @@ from data_pipes.tokenizer.split import PATTERNS
 from tests.outside.form import Form
 
 HOSTILE = (
-    "", " ", "  ", "a", " a", "a ", "  hello   world  ", "hello world", "\t\ttab\tbed \t", "\n", "\r\n\r\nline\r\n", "a\n b\n\n  c",
-    "don't we'll I'VE", "12345 1 22 333", "x=1;y+=2//3", "naïve café déjà", "e\u0301te\u0301 a\u0308\u0323", "\u0301x", "ＦＵＬＬ ①②½ ﬁ",
-    "日本語のテキスト、漢字。", "안녕하세요 세계", "שלום مرحبا", "🙂👍🏽👨\u200d👩\u200d👧", "\U0001f9ff\u0378", "\u00a0nb\u3000sp\u2009", "\x00\x1f\x7f", "▁a▁▁b", "▁", "Ġa",
-    "<s>", "a<s>b", " <s> a <s>", "x <tok> y", "x<tok>y", "<tok>", "  <tok>  z", "<unk>", "<0x41> <0x0A", "word<|im_end|>word", "<|im_start|>user\nhi<|im_end|>\n",
-    "<|im_st", "ΟΔΟΣ ΣΑΣ", "İI", "Some Text, (some) more-text; and_12345 words!", "!!?.,", "ab" * 20 + " " + "=" * 30, "the<mask> the <mask>", "a.b..c ...d",
-)  # fmt: skip
-CORPUS = ("some text, some more text; and 12345 words. don't the hello world", "naïve café e\u0301te\u0301 日本語 안녕", "  indented\n\n\tlines  here\n",
-          "x=1;y+=2//3 (a.b) ▁▁ the the the ab ab", "ab" * 10, "=" * 20)  # fmt: skip
+    "",
+    " ",
+    "  ",
+    "a",
+    " a",
+    "a ",
+    "  hello   world  ",
+    "hello world",
+    "\t\ttab\tbed \t",
+    "\n",
+    "\r\n\r\nline\r\n",
+    "a\n b\n\n  c",
+    "don't we'll I'VE",
+    "12345 1 22 333",
+    "x=1;y+=2//3",
+    "naïve café déjà",
+    "e\u0301te\u0301 a\u0308\u0323",
+    "\u0301x",
+    "ＦＵＬＬ ①②½ ﬁ",
+    "日本語のテキスト、漢字。",
+    "안녕하세요 세계",
+    "שלום مرحبا",
+    "🙂👍🏽👨\u200d👩\u200d👧",
+    "\U0001f9ff\u0378",
+    "\u00a0nb\u3000sp\u2009",
+    "\x00\x1f\x7f",
+    "▁a▁▁b",
+    "▁",
+    "Ġa",
+    "<s>",
+    "a<s>b",
+    " <s> a <s>",
+    "x <tok> y",
+    "x<tok>y",
+    "<tok>",
+    "  <tok>  z",
+    "<unk>",
+    "<0x41> <0x0A",
+    "word<|im_end|>word",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "<|im_st",
+    "ΟΔΟΣ ΣΑΣ",
+    "İI",
+    "Some Text, (some) more-text; and_12345 words!",
+    "!!?.,",
+    "ab" * 20 + " " + "=" * 30,
+    "the<mask> the <mask>",
+    "a.b..c ...d",
+)
+CORPUS = (
+    "some text, some more text; and 12345 words. don't the hello world",
+    "naïve café e\u0301te\u0301 日本語 안녕",
+    "  indented\n\n\tlines  here\n",
+    "x=1;y+=2//3 (a.b) ▁▁ the the the ab ab",
+    "ab" * 10,
+    "=" * 20,
+)
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
-def _fast(steps: Sequence[Any] | None, *, normalizer: Any = None, decoder: Any = None, size: int = 500, added: Sequence[Any] = (),
-          bytes_in: bool = True, post: Any = None, prefix: str | None = None, suffix: str | None = None, **options: Any) -> Peer:  # fmt: skip
+def _fast(
+    steps: Sequence[Any] | None,
+    *,
+    normalizer: Any = None,
+    decoder: Any = None,
+    size: int = 500,
+    added: Sequence[Any] = (),
+    bytes_in: bool = True,
+    post: Any = None,
+    prefix: str | None = None,
+    suffix: str | None = None,
+    **options: Any,
+) -> Peer:
     """A byte-level or character tokenizer that the library trained."""
     ends: dict[str, Any] = {"continuing_subword_prefix": prefix, "end_of_word_suffix": suffix}
     ends = {name: end for name, end in ends.items() if end}
@@ -43,8 +103,13 @@ def _fast(steps: Sequence[Any] | None, *, normalizer: Any = None, decoder: Any =
         peer.decoder = decoder
     if post is not None:
         peer.post_processor = post
-    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, special_tokens=list(SPECIAL) + (list(BYTES) if options.get("byte_fallback") else []),
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if bytes_in else [], **ends)  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        show_progress=False,
+        special_tokens=list(SPECIAL) + (list(BYTES) if options.get("byte_fallback") else []),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if bytes_in else [],
+        **ends,
+    )
     peer.train_from_iterator(CORPUS, trainer)
     for token in added:
         (peer.add_special_tokens if getattr(token, "special", False) else peer.add_tokens)([token])
@@ -57,9 +122,13 @@ def _bytes(*steps: Any, use_regex: bool = True, add_prefix_space: bool = False, 
     return _fast([*steps, last], **{"decoder": decoders.ByteLevel(), **changes})
 
 
-def _sentencepiece(steps: Sequence[Any] | None = None, *, normalizer: Any = None, decoder: Any = None, **changes: Any) -> Peer:
+def _sentencepiece(
+    steps: Sequence[Any] | None = None, *, normalizer: Any = None, decoder: Any = None, **changes: Any
+) -> Peer:
     """One in the manner of Llama 2: characters, unknown ones as bytes."""
-    back = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    back = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "bytes_in": False, "size": 700, **changes}
     return _fast(steps, normalizer=normalizer, decoder=decoder or back, **options)
 
@@ -99,41 +168,78 @@ MAKERS: dict[str, Callable[[], Peer]] = {
     "bytes without an expression": lambda: _bytes(use_regex=False),
     "bytes without an expression, a space in front": lambda: _bytes(use_regex=False, add_prefix_space=True),
     "saved after use, with truncation and padding": lambda: _after_use(_bytes()),
-    **{f"split of {name}": functools.partial(lambda p: _bytes(_split(Regex(p.unicode), "isolated"), use_regex=False), pattern)
-       for name, pattern in PATTERNS.items()},
-    **{f"published expression {i}": functools.partial(lambda p: _bytes(_split(Regex(p), "isolated"), use_regex=False), expression)
-       for i, expression in enumerate(PUBLISHED)},
-    "DeepSeek V3": lambda: _bytes(_split(Regex(r"\p{N}{1,3}"), "isolated"), _split(Regex("[一-龥぀-ゟ゠-ヿ]+"), "isolated"),
-                                  _split(Regex(PUBLISHED[3]), "isolated"), use_regex=False),
-    "Falcon": lambda: _fast([pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.Digits(),
-                             _split(Regex("[0-9][0-9][0-9]"), "isolated")], decoder=decoders.ByteLevel()),
-    "StarCoder: digits, then bytes with a space in front": lambda: _bytes(pre_tokenizers.Digits(True), add_prefix_space=True),
+    **{
+        f"split of {name}": functools.partial(
+            lambda p: _bytes(_split(Regex(p.unicode), "isolated"), use_regex=False), pattern
+        )
+        for name, pattern in PATTERNS.items()
+    },
+    **{
+        f"published expression {i}": functools.partial(
+            lambda p: _bytes(_split(Regex(p), "isolated"), use_regex=False), expression
+        )
+        for i, expression in enumerate(PUBLISHED)
+    },
+    "DeepSeek V3": lambda: _bytes(
+        _split(Regex(r"\p{N}{1,3}"), "isolated"),
+        _split(Regex("[一-龥぀-ゟ゠-ヿ]+"), "isolated"),
+        _split(Regex(PUBLISHED[3]), "isolated"),
+        use_regex=False,
+    ),
+    "Falcon": lambda: _fast(
+        [
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Digits(),
+            _split(Regex("[0-9][0-9][0-9]"), "isolated"),
+        ],
+        decoder=decoders.ByteLevel(),
+    ),
+    "StarCoder: digits, then bytes with a space in front": lambda: _bytes(
+        pre_tokenizers.Digits(True), add_prefix_space=True
+    ),
     "digits in runs": lambda: _bytes(pre_tokenizers.Digits(False)),
-    **{f"punctuation {behavior}": functools.partial(lambda b: _bytes(pre_tokenizers.Punctuation(b)), behavior)
-       for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")},
-    **{f"split on a text, {behavior}, {'inverted' if invert else 'plain'}": functools.partial(
-        lambda b, i: _bytes(_split("e", b, i), use_regex=False), behavior, invert)
-       for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous") for invert in (False, True)},
+    **{
+        f"punctuation {behavior}": functools.partial(lambda b: _bytes(pre_tokenizers.Punctuation(b)), behavior)
+        for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
+    },
+    **{
+        f"split on a text, {behavior}, {'inverted' if invert else 'plain'}": functools.partial(
+            lambda b, i: _bytes(_split("e", b, i), use_regex=False), behavior, invert
+        )
+        for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
+        for invert in (False, True)
+    },
     "split on a class, inverted and removed": lambda: _bytes(_split(Regex(r"[A-Za-z]+|\p{N}{2}"), "removed", True)),
     "whitespace": lambda: _bytes(pre_tokenizers.Whitespace()),
     "whitespace split, a space in front": lambda: _bytes(pre_tokenizers.WhitespaceSplit(), add_prefix_space=True),
     "a delimiter": lambda: _bytes(pre_tokenizers.CharDelimiterSplit(" ")),
-    "sequences in sequences": lambda: _bytes(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])])),
-    **{f"normalizer {form}": functools.partial(lambda f: _bytes(normalizer=getattr(normalizers, f)()), form)
-       for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")},
+    "sequences in sequences": lambda: _bytes(
+        pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(True), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])]
+        )
+    ),
+    **{
+        f"normalizer {form}": functools.partial(lambda f: _bytes(normalizer=getattr(normalizers, f)()), form)
+        for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")
+    },
     "normalizer Strip": lambda: _bytes(normalizer=normalizers.Strip()),
     "normalizer Strip, left only": lambda: _bytes(normalizer=normalizers.Strip(True, False)),
     "normalizer Prepend": lambda: _bytes(normalizer=normalizers.Prepend("x ")),
     "normalizer Replace of a class": lambda: _bytes(normalizer=normalizers.Replace(Regex(r"\s+"), " ")),
     "normalizer of bytes": lambda: _fast(None, normalizer=normalizers.ByteLevel(), decoder=decoders.ByteLevel()),
-    "normalizers in a row": lambda: _bytes(normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])),
+    "normalizers in a row": lambda: _bytes(
+        normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    ),
     "added tokens": lambda: _bytes(added=_added(normalized=False)),
     "added tokens, normalized": lambda: _bytes(normalizer=normalizers.Lowercase(), added=_added(normalized=True)),
     "added tokens, lstrip": lambda: _bytes(added=_added(lstrip=True, normalized=False)),
     "added tokens, rstrip": lambda: _bytes(added=_added(rstrip=True, normalized=False)),
     "added tokens, lstrip and rstrip": lambda: _bytes(added=_added(lstrip=True, rstrip=True, normalized=True)),
     "added tokens, single word": lambda: _bytes(added=_added(single_word=True)),
-    "added tokens in letters of the byte alphabet": lambda: _bytes(added=(AddedToken("naï"), AddedToken("Ġa"), AddedToken("日本"), AddedToken("a b"))),
+    "added tokens in letters of the byte alphabet": lambda: _bytes(
+        added=(AddedToken("naï"), AddedToken("Ġa"), AddedToken("日本"), AddedToken("a b"))
+    ),
     "added tokens in Llama 2": lambda: _llama2(added=_added(normalized=True)),
     "added tokens in Llama 2, not normalized": lambda: _llama2(added=_added(normalized=False, rstrip=True)),
     "ignore_merges": lambda: _bytes(ignore_merges=True),
@@ -143,23 +249,57 @@ MAKERS: dict[str, Callable[[], Peer]] = {
     "Llama 2 of today: Metaspace first": lambda: _sentencepiece([_metaspace("first", False)]),
     "Mistral: Metaspace always": lambda: _sentencepiece([_metaspace("always", False)]),
     "Metaspace never, cut": lambda: _sentencepiece([_metaspace("never")], decoder=_marks("never")),
-    "Metaspace first, cut": lambda: _sentencepiece([_metaspace("first")], decoder=_marks("first"), added=_added(lstrip=True, normalized=False)),
-    "Metaspace with a mark of its own": lambda: _sentencepiece([_metaspace("always", mark="_")], decoder=_marks("always", "_")),
-    "Gemma": lambda: _sentencepiece([_split(" ", "merged_with_previous")], normalizer=normalizers.Replace(" ", "▁"),
-                                    decoder=decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])),
-    "unknown characters": lambda: _fast([pre_tokenizers.Whitespace()], decoder=decoders.Fuse(), bytes_in=False, size=120, unk_token="<unk>"),
-    "unknown characters, fused": lambda: _fast([pre_tokenizers.Whitespace()], decoder=decoders.Fuse(), bytes_in=False, size=120, unk_token="<unk>", fuse_unk=True),
+    "Metaspace first, cut": lambda: _sentencepiece(
+        [_metaspace("first")], decoder=_marks("first"), added=_added(lstrip=True, normalized=False)
+    ),
+    "Metaspace with a mark of its own": lambda: _sentencepiece(
+        [_metaspace("always", mark="_")], decoder=_marks("always", "_")
+    ),
+    "Gemma": lambda: _sentencepiece(
+        [_split(" ", "merged_with_previous")],
+        normalizer=normalizers.Replace(" ", "▁"),
+        decoder=decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]),
+    ),
+    "unknown characters": lambda: _fast(
+        [pre_tokenizers.Whitespace()], decoder=decoders.Fuse(), bytes_in=False, size=120, unk_token="<unk>"
+    ),
+    "unknown characters, fused": lambda: _fast(
+        [pre_tokenizers.Whitespace()],
+        decoder=decoders.Fuse(),
+        bytes_in=False,
+        size=120,
+        unk_token="<unk>",
+        fuse_unk=True,
+    ),
     "no decoder": lambda: _fast([pre_tokenizers.Whitespace()], bytes_in=False, size=120, unk_token="<unk>"),
-    "a suffix at the end of words": lambda: _fast([pre_tokenizers.WhitespaceSplit()], decoder=decoders.BPEDecoder("</w>"), bytes_in=False,
-                                                  size=200, unk_token="<unk>", suffix="</w>"),
-    "a prefix inside words": lambda: _fast([pre_tokenizers.WhitespaceSplit()], decoder=decoders.WordPiece("##", True), bytes_in=False, size=200,
-                                           unk_token="<unk>", fuse_unk=True, prefix="##"),
+    "a suffix at the end of words": lambda: _fast(
+        [pre_tokenizers.WhitespaceSplit()],
+        decoder=decoders.BPEDecoder("</w>"),
+        bytes_in=False,
+        size=200,
+        unk_token="<unk>",
+        suffix="</w>",
+    ),
+    "a prefix inside words": lambda: _fast(
+        [pre_tokenizers.WhitespaceSplit()],
+        decoder=decoders.WordPiece("##", True),
+        bytes_in=False,
+        size=200,
+        unk_token="<unk>",
+        fuse_unk=True,
+        prefix="##",
+    ),
     "byte fallback with unknown bytes": lambda: _some_bytes(),
-    "decoder with Strip after bytes": lambda: _bytes(decoder=decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 2, 0)])),
-    "decoder with Replace after Fuse": lambda: _llama2(decoder=decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁▁", "-")])),
-    "merges as text": lambda: _bytes(),
-    "a BOS by template": lambda: _bytes(post=processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])),
-}  # fmt: skip
+    "decoder with Strip after bytes": lambda: _bytes(
+        decoder=decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 2, 0)])
+    ),
+    "decoder with Replace after Fuse": lambda: _llama2(
+        decoder=decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁▁", "-")])
+    ),
+    "a BOS by template": lambda: _bytes(
+        post=processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    ),
+}
 
 
 def _some_bytes() -> Peer:
@@ -230,26 +370,77 @@ def _other(make: Callable[[], Peer], folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "Unigram": (functools.partial(_other, lambda: Peer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))), r"model.type is \"Unigram\""),
-    "WordPiece": (functools.partial(_other, lambda: Peer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))), r"model.type is \"WordPiece\""),
-    "WordLevel": (functools.partial(_other, lambda: Peer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))), r"model.type is \"WordLevel\""),
+    "Unigram": (
+        functools.partial(_other, lambda: Peer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))),
+        r"model.type is \"Unigram\"",
+    ),
+    "WordPiece": (
+        functools.partial(_other, lambda: Peer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))),
+        r"model.type is \"WordPiece\"",
+    ),
+    "WordLevel": (
+        functools.partial(_other, lambda: Peer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))),
+        r"model.type is \"WordLevel\"",
+    ),
     "dropout": (functools.partial(_changed, ("model", "dropout"), 0.1, _bytes), r"model.dropout is 0.1"),
-    "an expression that takes forever": (functools.partial(_changed, ("pre_tokenizer",), {"type": "Split", "pattern": {"Regex": "(a+)+$"},
-        "behavior": "Isolated", "invert": False}, _bytes), "none of the published ones"),
-    "an expression with a word's edge": (functools.partial(_changed, ("pre_tokenizer",), {"type": "Split", "pattern": {"Regex": r"\bx"},
-        "behavior": "Isolated", "invert": False}, _bytes), "none of the published ones"),
-    "scripts": (functools.partial(_changed, ("pre_tokenizer",), {"type": "UnicodeScripts"}, _bytes), r"pre_tokenizer.type is \"UnicodeScripts\""),
-    "a table of characters": (functools.partial(_changed, ("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, _bytes),
-                              r"normalizer.type is \"Precompiled\""),
-    "BERT's normalizer": (lambda folder: _other(lambda: _bytes(normalizer=normalizers.BertNormalizer()), folder), r"normalizer.type is \"BertNormalizer\""),
-    "a decoder for speech": (lambda folder: _other(lambda: _bytes(decoder=decoders.CTC()), folder), r"decoder.type is \"CTC\""),
-    "Metaspace at odds with itself": (functools.partial(_changed, ("pre_tokenizer",), {"type": "Metaspace", "replacement": "▁", "add_prefix_space": False,
-        "prepend_scheme": "first"}, _bytes), "add_prefix_space is false"),
-    "text that grows without end": (functools.partial(_changed, ("normalizer",), {"type": "Sequence", "normalizers": [
-        {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 20}, _bytes), "times longer"),
-}  # fmt: skip
+    "an expression that takes forever": (
+        functools.partial(
+            _changed,
+            ("pre_tokenizer",),
+            {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+            _bytes,
+        ),
+        "none of the published ones",
+    ),
+    "an expression with a word's edge": (
+        functools.partial(
+            _changed,
+            ("pre_tokenizer",),
+            {"type": "Split", "pattern": {"Regex": r"\bx"}, "behavior": "Isolated", "invert": False},
+            _bytes,
+        ),
+        "none of the published ones",
+    ),
+    "scripts": (
+        functools.partial(_changed, ("pre_tokenizer",), {"type": "UnicodeScripts"}, _bytes),
+        r"pre_tokenizer.type is \"UnicodeScripts\"",
+    ),
+    "a table of characters": (
+        functools.partial(_changed, ("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, _bytes),
+        r"normalizer.type is \"Precompiled\"",
+    ),
+    "BERT's normalizer": (
+        lambda folder: _other(lambda: _bytes(normalizer=normalizers.BertNormalizer()), folder),
+        r"normalizer.type is \"BertNormalizer\"",
+    ),
+    "a decoder for speech": (
+        lambda folder: _other(lambda: _bytes(decoder=decoders.CTC()), folder),
+        r"decoder.type is \"CTC\"",
+    ),
+    "Metaspace at odds with itself": (
+        functools.partial(
+            _changed,
+            ("pre_tokenizer",),
+            {"type": "Metaspace", "replacement": "▁", "add_prefix_space": False, "prepend_scheme": "first"},
+            _bytes,
+        ),
+        "add_prefix_space is false",
+    ),
+    "text that grows without end": (
+        functools.partial(
+            _changed,
+            ("normalizer",),
+            {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 20,
+            },
+            _bytes,
+        ),
+        "times longer",
+    ),
+}
 
 FORMS = (
     *(Form("tokenizer", name, "tokenizers", functools.partial(_theirs, make), _ours) for name, make in MAKERS.items()),
     *(Form("tokenizer", name, "tokenizers", write, _ours, refused) for name, (write, refused) in REFUSED.items()),
-)  # fmt: skip
+)

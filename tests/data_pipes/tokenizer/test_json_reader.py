@@ -146,7 +146,7 @@ NOT_UNDERSTOOD = {
     ("normalizer", "type"): ("NFKC", "normalizer must be an object") ,
     ("pre_tokenizer",): ({"type": "Metaspace"}, "pre_tokenizer Metaspace.replacement is missing"),
     ("pre_tokenizer", "pretokenizers"): ([SPLIT], "the expression '(x+)+' is none of the published ones"),
-    ("pre_tokenizer", "pretokenizers", 0, "behavior"): ("removed", 'behavior is "removed"; understood here is Isolated'),
+    ("pre_tokenizer", "pretokenizers", 0, "behavior"): ("removed", '"removed"; understood here is Isolated'),
     ("pre_tokenizer", "pretokenizers", 0, "invert"): (1, "invert is 1; understood here is true or false"),
     ("pre_tokenizer", "pretokenizers", 0, "pattern"): ({"String": ""}, 'pattern is {"String": ""}; understood here is'),
     ("pre_tokenizer", "pretokenizers", 1, "add_prefix_space"): ("x", 'ByteLevel.add_prefix_space is "x"'),

@@ -11,9 +11,40 @@ from tokenizers import Regex, pre_tokenizers
 from data_pipes.tokenizer.pieces import BEHAVIORS, PUBLISHED, check_expression, finder_of, pieces
 from data_pipes.tokenizer.split import PATTERNS
 
-SIMPLE = ("[0-9][0-9][0-9]", r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", r"\s+|[^\s]", r" ?\p{L}+", r"[\r\n]", r"\-\.", r"a{2,}|b?c*d", r"[^\]\-a]+")
-NOT_SIMPLE = ("(a+)+", "a+b", "^a", "a$", ".", r"\bx", "(a)", "a*", "a|", "", "a{1,3}+", "a??", "[[:alpha:]]", "[a&&b]", r"\w", r"\1", "(?=a)b", "a" * 1001)  # fmt: skip
-NAMES = dict(zip(BEHAVIORS, ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"), strict=True))
+SIMPLE = (
+    "[0-9][0-9][0-9]",
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r"\s+|[^\s]",
+    r" ?\p{L}+",
+    r"[\r\n]",
+    r"\-\.",
+    r"a{2,}|b?dc*",
+    r"[^\]\-a]+",
+)
+NOT_SIMPLE = (
+    "(a+)+",
+    "a+b",
+    "^a",
+    "a$",
+    ".",
+    r"\bx",
+    "(a)",
+    "a*",
+    "a|",
+    "",
+    "a{1,3}+",
+    "a??",
+    "[[:alpha:]]",
+    "[a&&b]",
+    r"\w",
+    r"\1",
+    "(?=a)b",
+    "a" * 1001,
+)
+NAMES = dict(
+    zip(BEHAVIORS, ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"), strict=True)
+)
 
 
 @pytest.mark.parametrize("expression", [*SIMPLE, *PUBLISHED, *(pattern.unicode for pattern in PATTERNS.values())])
