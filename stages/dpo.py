@@ -21,7 +21,6 @@ from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.log_probability import linear_log_probabilities
 from pure.loss.orpo import orpo_loss
 from pure.transform.jit import region
-from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.reward import sides
 from stages.stage import Stage, stage
@@ -42,6 +41,7 @@ def dpo(
     variant: str = "sigmoid",
     label_smoothing: float = 0.0,
     margin: float = 0.5,
+    disable_dropout: bool = True,
     compute: torch.dtype = torch.float32,
     chunk: int | None = None,
     **options: Any,
@@ -57,6 +57,8 @@ def dpo(
         beta: strength of the pull to the reference, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its odds.
         variant: sigmoid, conservative, robust, ipo, hinge, simpo, or orpo.
         label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
+        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does: the first
+            loss is then that of equal log-probabilities. The reference never drops out.
         compute: dtype of the products; params stay as they are.
         chunk: rows whose logits are held at a time; None holds all.
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
@@ -79,21 +81,23 @@ def dpo(
                                                     margin=margin), beta=beta,
     )  # fmt: skip
     frozen = None if reference is None else tree.cast(reference, compute)
-    loss = partial(pair_loss, answers=answers, compare=compare, reference=frozen, variant=variant)
-    return stage(mixed(loss, compute), optimizer, init=model.init, metrics=METRICS, **options)
+    loss = partial(pair_loss, answers=answers, compare=compare, reference=frozen, variant=variant,
+                   dropout=not disable_dropout)  # fmt: skip
+    return stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
 
 
 def pair_loss(
-    params: Tree, batch: Tree, key: Tensor, *, answers: Any, compare: Any, reference: Tree | None, variant: str
-) -> tuple[Tensor, Tensor, dict]:
+    params: Tree, batch: Tree, key: Tensor | None, *, answers: Any, compare: Any, reference: Tree | None, variant: str,
+    dropout: bool,
+) -> tuple[Tensor, Tensor, dict]:  # fmt: skip
     """Sums the loss of every pair.
 
     Args:
         params: the policy's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B]; reference_chosen,
             reference_rejected [B] by choice. A pair without labels is padding.
-        key: [2]; dropout folds in each pair's row and side.
-        answers, compare, reference, variant: bound by `dpo`.
+        key: [2]; dropout folds in each pair's row and side. None drops nothing: so a loss is validated.
+        answers, compare, reference, variant, dropout: bound by `dpo`.
 
     Returns:
         (sum [], count [] pairs, metrics).
@@ -110,7 +114,8 @@ def pair_loss(
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     # 1. Policy.
-    chosen, rejected = answers(params, tokens, labels, key=sides(key, batch["row"])).chunk(2)
+    keys = sides(key, batch["row"]) if dropout else None
+    chosen, rejected = answers(params, tokens, labels, key=keys).chunk(2)
     lengths = (labels != IGNORE).sum(1).chunk(2)
     counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}
     # 2. Reference.

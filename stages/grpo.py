@@ -22,7 +22,6 @@ from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import linear_log_probabilities
 from pure.stepper import Stepper
 from pure.transform.jit import region
-from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_log_probabilities, rollout, without_truncated
@@ -93,6 +92,11 @@ def grpo(
         Stage(init, step) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its parts are
         `parts(stage)`: rollout, score and update; update is pure and obeys every law of a stage.
 
+    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers. Groups of
+    equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a weight decay still
+    move the params then. A round in which no answer could be judged is skipped, and `nonfinite_leaf` says so; so it
+    does if one of several iterations was.
+
     Raises:
         ValueError: for arguments that contradict each other.
     """
@@ -106,8 +110,8 @@ def grpo(
     look = partial(completion_log_probabilities, model=model, head=region(measure))
     group = partial(group_loss, variant=variant, clip_low=clip_low, clip_high=clip_high, beta=beta, kl=kl,
                     max_length=max_new_tokens, dual_clip=dual_clip)  # fmt: skip
-    loss = mixed(partial(groups_loss, look=look, group=group), compute)
-    inner = stage(loss, optimizer, init=model.init, metrics=METRICS, **options)
+    loss = partial(groups_loss, look=look, group=group)
+    inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
     draw = partial(
         rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
         top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile,
@@ -167,7 +171,10 @@ def update(
     advantages = leave_one_out(groups) if scale == "leave_one_out" else group_advantages(groups, scale=scale)
     learned = without_truncated(rollouts) if mask_truncated else rollouts
     # 2. Log-probabilities.
-    beside: dict[str, Tensor] = {"advantages": advantages.flatten()}
+    beside: dict[str, Tensor] = {
+        "advantages": advantages.flatten(),
+        "judged": (groups.isfinite().flatten() & learned.mask.any(1)).any().expand(len(rewards)),
+    }
     with torch.no_grad():
         if reference is not None:
             beside["reference_logps"] = look(reference, learned).logps
@@ -176,12 +183,14 @@ def update(
             beside["old_logps"] = old
     batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**learned._asdict(), **beside})
     # 3. Optimizer steps.
-    new = state
+    new, skipped = state, []
     for i in range(iterations):
         key = state.key if i == 0 else random.fold_in(state.key, i)
         new = inner.step(new._replace(step=state.step, key=key), batch)
+        skipped.append(new.metrics["nonfinite_leaf"])
     # 4. Metrics.
     metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
+    metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
     return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, metrics)
 
 
@@ -191,18 +200,18 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     Args:
         params: the policy's.
         batch: the fields of Rollouts [N, G, ...], advantages [N, G], row [N]; reference_logps and old_logps
-            [N, G, M] by choice (without the latter the policy is the one that drew).
-        key: [2]; dropout folds in group and sample.
+            [N, G, M] by choice (without the latter the policy is the one that drew); judged [N, G] by choice, False
+            everywhere if no answer of the round could be judged: then nothing counts, and the step is skipped.
+        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first update.
         look, group: bound by `grpo`.
 
     Returns:
         (sum [], count [], metrics).
     """
+    del key
     rollouts = Rollouts(*(batch[name].flatten(0, 1) for name in Rollouts._fields))
     size = batch["mask"].shape[1]
-    fold = torch.func.vmap(torch.func.vmap(random.fold_in, (None, 0)), (0, None))
-    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"]), torch.arange(size, device=key.device))
-    found = tree.map(lambda x: x.unflatten(0, (-1, size)), look(params, rollouts, key=keys.flatten(0, 1)))
+    found = tree.map(lambda x: x.unflatten(0, (-1, size)), look(params, rollouts))
     old = batch.get("old_logps", found.logps.detach())
     given = {"reference": batch["reference_logps"]} if "reference_logps" in batch else {}
     rows = {"found": found, "old": old, "sampled": batch["logps"], "advantages": batch["advantages"],
@@ -210,7 +219,7 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     values, spec = tree.flatten(rows)
     results = torch.func.vmap(lambda *values: group(**tree.unflatten(spec, list(values))))(*values)
     total, count, metrics = tree.map(lambda x: x.sum(0), results)
-    return total, count, metrics
+    return total, count * batch["judged"].any() if "judged" in batch else count, metrics
 
 
 def group_loss(

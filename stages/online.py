@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import random
+from pure.loss.grpo import equal_rewards
 from pure.transform.jit import outside
 from pure.types import Tree
 from stages.rollout import Rollouts
@@ -152,6 +153,9 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
 
         sum_b = Σ_k weight_k reward_bk, over the k that are there
 
+    It is taken in float64, reward by reward: answers with the same rewards come to the same bits wherever they stand in
+    the batch, and 0.1 + 0.2 to those of 0.3 + 0.0. Only equal sums teach nothing.
+
     Args:
         rewards: [B, K] float, NaN where one is missing.
         weights: of the K rewards; None weighs each with 1.
@@ -173,9 +177,10 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
     if weights is not None and len(weights) != count:
         raise ValueError(f"weighted_sum: expected {count} weights, one for each reward, got {len(weights)}")
     there = rewards.isfinite()
-    factors = rewards.new_tensor(weights or (1.0,) * count, dtype=torch.float32)
-    total = torch.where(there, rewards.float(), 0.0) @ factors
-    return torch.where(there.any(1), total, torch.nan)
+    total = torch.zeros(rewards.shape[0], dtype=torch.float64, device=rewards.device)
+    for i, weight in enumerate(weights or (1.0,) * count):
+        total = total + torch.where(there[:, i], weight * rewards[:, i].double(), 0.0)
+    return torch.where(there.any(1), total, torch.nan).float()
 
 
 def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -188,7 +193,8 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
         names: of the K rewards.
 
     Returns:
-        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without it.
+        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without it. A
+        group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
@@ -196,12 +202,14 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
     count = judged.sum(1, keepdim=True).clamp(min=1)
     values = torch.where(judged, groups, 0.0)
     mean = values.sum(1, keepdim=True) / count
-    spread = (torch.where(judged, values - mean, 0.0).square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    equal = equal_rewards(groups)
+    centred = torch.where(judged & ~equal[:, None], values - mean, 0.0)
+    spread = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     lengths = rollouts.mask.sum(1).float()
     return {
         "reward": groups.nanmean(),
         "reward_std": spread.mean(),
-        "frac_reward_zero_std": (spread == 0).float().mean(),
+        "frac_reward_zero_std": equal.float().mean(),
         "frac_unjudged": (~judged).float().mean(),
         "completions/mean_length": lengths.mean(),
         "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),

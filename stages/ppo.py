@@ -26,7 +26,6 @@ from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.nn.scalar import ScalarModel, scalar_model
 from pure.stepper import Stepper
 from pure.transform.jit import region
-from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_log_probabilities, completion_states, rollout
@@ -108,6 +107,9 @@ def ppo(
         takes either that or a policy alone, of which the value function then begins as a copy. The weight β is in
         `extra["kl_coefficient"]`.
 
+    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 before the first update. An
+    update from answers of which none could be judged is skipped, and `nonfinite_leaf` says so.
+
     Raises:
         ValueError: for counts below 1.
     """
@@ -120,7 +122,7 @@ def ppo(
     loss = partial(answers_loss, look=look, values=values, clip=clip, clip_value=clip_value, value_weight=value_weight,
                    entropy_weight=entropy_weight)  # fmt: skip
     start = partial(_draw, model=model, critic=critic)
-    inner = stage(mixed(loss, compute), optimizer, init=start, metrics=METRICS, **options)
+    inner = stage(loss, optimizer, init=start, metrics=METRICS, compute=compute, **options)
     draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
                    top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile)  # fmt: skip
     judge = partial(experience, look=look, values=values, gamma=gamma, lam=lam, compute=compute, given=score is None,
@@ -176,19 +178,24 @@ def update(
     # 2. Epochs.
     rows = len(total)
     key = random.fold_in(random.fold_in(state.key, state.step), ORDER_KEY)
-    new = state
+    new, skipped = state, []
     for epoch in range(epochs):
         order = random.permutation(random.fold_in(key, epoch), rows).long()
         for i, chosen in enumerate(order.chunk(minibatches) if minibatches > 1 else [None]):
             part = batch if chosen is None else tree.map(lambda x, chosen=chosen: x[chosen], batch)
             own = random.fold_in(state.key, epoch * minibatches + i)
             new = inner.step(new._replace(step=state.step, key=own), part)
+            skipped.append(new.metrics["nonfinite_leaf"])
     # 3. Weight.
     if steer is not None:
         moved = steer(coefficient, round_metrics["kl"], steps=rows)
         new = new._replace(extra={**new.extra, "kl_coefficient": moved})
     # 4. Metrics.
-    found = {**round_metrics, **reward_metrics(rollouts, rewards, total.unflatten(0, (-1, samples)), names)}
+    found = {
+        "nonfinite_leaf": torch.stack(skipped).amax(),
+        **round_metrics,
+        **reward_metrics(rollouts, rewards, total.unflatten(0, (-1, samples)), names),
+    }
     return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, new.metrics | found)
 
 
@@ -246,19 +253,19 @@ def answers_loss(
     Args:
         params: {"policy", "value"}.
         batch: what `experience` gave, row [B].
-        key: [2]; dropout folds in each row.
+        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first update.
         look, values: see `experience`.
         clip, clip_value, value_weight, entropy_weight: see `ppo`.
 
     Returns:
         (sum [], count [] tokens, metrics).
     """
+    del key
     rollouts = Rollouts(*(batch[name] for name in Rollouts._fields))
     mask, old, advantages = rollouts.mask, batch["old_logps"], batch["advantages"]
-    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
-    found = look(params["policy"], rollouts, key=keys)
+    found = look(params["policy"], rollouts)
     policy, tokens = ppo_policy_loss(found.logps, old, advantages, mask, clip=clip)
-    guess = values(params["value"], rollouts, key=keys)
+    guess = values(params["value"], rollouts)
     value, _ = ppo_value_loss(guess, batch["old_values"], batch["returns"], mask, clip=clip_value)
     entropy = torch.where(mask, found.entropy, 0.0).sum()
     loss = policy + value_weight * value - entropy_weight * entropy

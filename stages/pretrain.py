@@ -16,7 +16,6 @@ from torch import Tensor
 from pure import random
 from pure.loss.cross_entropy import chunk_cross_entropy, linear_cross_entropy
 from pure.transform.jit import region
-from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
 
@@ -39,7 +38,7 @@ def pretrain(
         compute: dtype of the products; params stay as they are.
         chunk: positions whose logits are held at a time, compiled or not; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
-        options: `accumulation`, `ema`, `loss_scale` (2**16 by default in float16) of `stages.stage.stage`.
+        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
         Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
@@ -48,26 +47,26 @@ def pretrain(
     part = region(partial(chunk_cross_entropy, logits=model.logits, options=extras))
     whole = partial(linear_cross_entropy, logits=model.logits, **extras)
     head: Any = region(whole) if chunk is None else partial(whole, chunk=chunk, part=part)
-    loss = mixed(partial(next_token_loss, model=model, head=head), compute)
-    if compute == torch.float16:
-        options = {"loss_scale": 2.0**16, **options}
-    return stage(loss, optimizer, init=model.init, metrics=("tokens",), **options)
+    loss = partial(next_token_loss, model=model, head=head)
+    return stage(loss, optimizer, init=model.init, metrics=("tokens",), compute=compute, **options)
 
 
-def next_token_loss(params: Tree, batch: Tree, key: Tensor, *, model: Model, head: Any) -> tuple[Tensor, Tensor, dict]:
+def next_token_loss(
+    params: Tree, batch: Tree, key: Tensor | None, *, model: Model, head: Any
+) -> tuple[Tensor, Tensor, dict]:
     """Sums the cross-entropy of every label, nats.
 
     Args:
         params: the model's.
         batch: tokens [B, T], labels [B, T] (-100 is not trained on), row [B]; positions, segment_ids [B, T] by choice.
-        key: [2]; dropout folds in each example's row.
+        key: [2]; dropout folds in each example's row. None drops nothing: so a loss is validated.
         model, head: bound by `pretrain`.
 
     Returns:
         (sum [], count [] tokens, metrics).
     """
-    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+    keys = None if key is None else torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
     where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
     hidden = model.hidden(params, batch["tokens"], key=keys, **where)
     total, count = head(params, hidden, batch["labels"])
-    return total, count, {"tokens": (count, torch.ones_like(count))}
+    return total, count, {"tokens": count}

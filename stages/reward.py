@@ -20,7 +20,6 @@ from torch import Tensor
 from pure import random
 from pure.loss.reward import bradley_terry
 from pure.nn.scalar import scalar_model
-from pure.transform.precision import mixed
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
 
@@ -33,6 +32,7 @@ def reward(
     *,
     margin: float = 0.0,
     center: float = 0.0,
+    disable_dropout: bool = True,
     compute: torch.dtype = torch.float32,
     **options: Any,
 ) -> Stage:
@@ -42,6 +42,7 @@ def reward(
         model: the language model underneath.
         optimizer: optax's pair.
         margin, center: see `pure.loss.reward.bradley_terry`.
+        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does.
         compute: dtype of the products; params stay as they are.
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
@@ -51,27 +52,27 @@ def reward(
         have TRL's names.
     """
     scored = scalar_model(model)
-    loss = mixed(partial(pair_loss, score=scored.score, margin=margin, center=center), compute)
-    return stage(loss, optimizer, init=scored.init, metrics=METRICS, **options)
+    loss = partial(pair_loss, score=scored.score, margin=margin, center=center, dropout=not disable_dropout)
+    return stage(loss, optimizer, init=scored.init, metrics=METRICS, compute=compute, **options)
 
 
 def pair_loss(
-    params: Tree, batch: Tree, key: Tensor, *, score: Callable, margin: float, center: float
+    params: Tree, batch: Tree, key: Tensor | None, *, score: Callable, margin: float, center: float, dropout: bool
 ) -> tuple[Tensor, Tensor, dict]:
     """Sums the negative log-likelihood of every comparison, nats.
 
     Args:
         params: the scalar model's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B].
-        key: [2]; dropout folds in each pair's row and side.
-        score, margin, center: bound by `reward`.
+        key: [2]; dropout folds in each pair's row and side. None drops nothing: so a loss is validated.
+        score, margin, center, dropout: bound by `reward`.
 
     Returns:
         (sum [], count [] pairs, metrics).
     """
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
-    scores = answer_scores(params, tokens, labels, score=score, key=sides(key, batch["row"]))
+    scores = answer_scores(params, tokens, labels, score=score, key=sides(key, batch["row"]) if dropout else None)
     chosen, rejected = scores.chunk(2)
     real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
     losses = bradley_terry(chosen, rejected, margin=margin, center=center)
@@ -108,7 +109,9 @@ def answer_scores(
     return score(params, whole, key=key).gather(1, last)[:, 0]
 
 
-def sides(key: Tensor, row: Tensor) -> Tensor:
-    """Keys for both answers of every pair: key [2], row [B] -> [2 B, 2]."""
+def sides(key: Tensor | None, row: Tensor) -> Tensor | None:
+    """Keys for both answers of every pair: key [2], row [B] -> [2 B, 2]; None stays None."""
+    if key is None:
+        return None
     fold = torch.func.vmap(random.fold_in, (None, 0))
     return torch.cat([fold(random.fold_in(key, side), row) for side in (0, 1)])

@@ -150,41 +150,38 @@ def where_to_look(rollouts: Rollouts) -> dict[str, Tensor]:
     return {"positions": place.clamp(min=0), "segment_ids": (place >= 0).long()}
 
 
-def completion_states(
-    hidden: Callable[..., Tensor], params: Tree, rollouts: Rollouts, *, key: Tensor | None = None
-) -> Tensor:
-    """The states from which each completion's token was drawn: those one place before it.
+def completion_states(hidden: Callable[..., Tensor], params: Tree, rollouts: Rollouts) -> Tensor:
+    """The states from which each completion's token was drawn: those one place before it. Nothing is dropped out.
 
     Args:
-        hidden: (params, tokens, positions=, segment_ids=, key=) -> [B, P + M, ...], such as `model.hidden`.
+        hidden: (params, tokens, positions=, segment_ids=) -> [B, P + M, ...], such as `model.hidden`.
         params: whatever `hidden` takes.
         rollouts: B rows.
-        key: [B, 2] for dropout, or None.
 
     Returns:
         [B, M, ...].
     """
     before = rollouts.tokens.shape[1] - rollouts.mask.shape[1] - 1
-    states = hidden(params, rollouts.tokens, **where_to_look(rollouts), key=key)
+    states = hidden(params, rollouts.tokens, **where_to_look(rollouts))
     return states[:, before:-1]
 
 
-def completion_log_probabilities(
-    params: Tree, rollouts: Rollouts, *, model: Model, head: Any, key: Tensor | None = None
-) -> LogProbabilities:
+def completion_log_probabilities(params: Tree, rollouts: Rollouts, *, model: Model, head: Any) -> LogProbabilities:
     """Computes the log-probabilities of the completions by the forward function that training differentiates.
+
+    Sampling, reference and learner all see the whole model, without dropout: the ratio of the learner to the policy
+    that drew is then exactly 1 before the first update, as the papers' clipping presupposes.
 
     Args:
         params: the policy's, or the reference's.
         rollouts: B rows.
         model: gives `hidden`.
         head: (params, hidden, labels) -> LogProbabilities, at the temperature at which they were drawn.
-        key: [B, 2] for dropout, or None.
 
     Returns:
         LogProbabilities(logps [B, M], entropy [B, M]), 0 where masked.
     """
-    states = completion_states(model.hidden, params, rollouts, key=key)
+    states = completion_states(model.hidden, params, rollouts)
     return head(params, states, labels_of(rollouts))
 
 

@@ -6,6 +6,7 @@ so that a researcher's own can do all that they can.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -15,17 +16,20 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.optim.base import increment
+from pure.optim.ema import warmed_decay
 from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
-from pure.transform.accumulate import Accumulated, accumulate
+from pure.transform.accumulate import Accumulated, Metric, accumulate, row_count
 from pure.transform.by_layer import leaf_norms, leafwise, whole
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
 ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
-"""Metrics of every stage: mean loss, global norm of the mean gradient, and the index of the first leaf whose gradient
-is not finite (-1: none, the step was taken)."""
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped: -1, it was taken;
+i, the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite; L + 1: its count is not finite
+or 0, so that there was nothing to learn from."""
 
 
 LOSS_KEY = crc32(b"loss")
@@ -52,28 +56,41 @@ def stage(
     metrics: tuple[str, ...] = (),
     accumulation: int = 1,
     ema: float | None = None,
+    compute: torch.dtype | None = None,
     loss_scale: float | None = None,
 ) -> Stage:
     """Makes a stage of a loss and an optimizer.
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics {name: (sum [], count [])}), in float32. The batch has
-            "row" [B], each example's index in it, for randomness that must not depend on how the batch was cut.
+        loss: (params, batch, key) -> (sum [], count [], metrics), in float32. The batch has "row" [B], each example's
+            index in it, for randomness that must not depend on how the batch was cut. Metrics are {name: (sum [],
+            count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. Who validates with the
+            loss (`stages.run.validation.mean_loss`) gives None for the key: nothing is then dropped out.
         optimizer: optax's pair.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names that the loss reports, besides "loss".
         accumulation: micro-batches a step; must divide B.
-        ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`; None keeps none.
-        loss_scale: first factor of dynamic loss scaling, for float16, kept in `extra["loss_scale"]`; None: none.
+        ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`, and warmed up over
+            the updates that `extra["ema_count"]` counts (`pure.optim.ema.warmed_decay`); None keeps none.
+        compute: dtype that the loss sees the params in, while they stay as they are; None leaves them.
+        loss_scale: first factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if `compute` is
+            float16, else none.
 
     Returns:
         Stage(init, step).
+
+    Edge cases: params in bfloat16 or float16 are warned about once, when the first state is made: an update below 1/512
+        (1/4096) of a weight is rounded away.
 
     Raises:
         ValueError: if ema or accumulation is out of range.
     """
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"stage: ema is a decay in (0, 1), such as 0.999, got {ema}")
+    if compute is not None:
+        loss = precision.mixed(loss, compute)
+    if loss_scale is None and compute == torch.float16:
+        loss_scale = precision.FIRST_SCALE
     optimizer = with_extra(optimizer)
     bound = partial(update, optimizer=optimizer, ema=ema)
     return Stage(
@@ -112,7 +129,10 @@ def init_state(
             "stage.init: no params to start from; give params=..., or build the stage with init=model.init"
         )
     params = init(named(key, "init")) if params is None and init else tree.clone(params)
-    extra: dict = {} if ema is None else {"ema": tree.clone(params)}
+    _warn_of_narrow(params)
+    extra: dict = {}
+    if ema is not None:
+        extra = {"ema": tree.clone(params), "ema_count": torch.zeros((), dtype=torch.int32, device=key.device)}
     if loss_scale is not None:
         extra["loss_scale"] = precision.loss_scale(loss_scale, key.device)
     return TrainState(
@@ -126,7 +146,7 @@ def init_state(
 
 
 def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, names: tuple[str, ...]) -> TrainState:
-    """Takes one optimizer step, or, where a gradient is not finite, passes over the batch.
+    """Takes one optimizer step, or skips the batch where loss, count or a gradient is not finite, or nothing counted.
 
     Args:
         state: unchanged by this.
@@ -136,22 +156,23 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
         names: of the metrics that the loss was declared to report.
 
     Returns:
-        The next state: `step` one higher, always; params and opt_state only if every gradient was finite.
+        The next state: `step` one higher, always; params, opt_state and average only if the step was taken, which
+        `nonfinite_leaf` says.
 
     Steps:
         1. The step's own key; each example's row.
         2. Gradient of the summed loss.
         3. Norm of each leaf, not finite where the leaf is not; their norm is the global one.
         4. Update, whole or layer by layer, and keep it only if finite.
-        5. Metrics: sums divided once.
+        5. Metrics: means divided once, sums as they are.
 
     Raises:
-        ValueError: if the loss reports other metrics than were declared.
+        ValueError: if the loss reports other metrics than were declared, or the batch has no rows or leaves that differ
+            in them.
     """
     # 1. Key and rows.
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
-    rows = tree.leaves(batch)[0].shape[0]
-    batch = {"row": torch.arange(rows, device=state.key.device), **batch}
+    batch = {"row": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
     # 2. Gradient.
     scaling = state.extra.get("loss_scale")
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
@@ -163,16 +184,18 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
     per_leaf = leaf_norms(result.grads)
-    finite = per_leaf.isfinite().all()
+    bad = _why_skipped(per_leaf, result.sum, result.count)
+    taken = bad < 0
     loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
     # 4. Update.
     moving = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
-    new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": finite, "value": loss})
-    extra = new["extra"] if scaling is None else {**new["extra"], "loss_scale": precision.adjust(scaling, finite)}
+    new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": taken, "value": loss})
+    extra = new["extra"]
+    if scaling is not None:
+        extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
     # 5. Metrics.
-    bad = torch.where(finite, -1, (~per_leaf.isfinite()).float().argmax()).float()
     metrics = {"loss": loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
-    metrics |= {name: total / count.clamp(min=1) for name, (total, count) in result.metrics.items()}
+    metrics |= {name: _reported(found) for name, found in result.metrics.items()}
     return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], extra, metrics)
 
 
@@ -202,7 +225,9 @@ def update(
     params = tree.map(lambda p, u: p + u.to(p.dtype), moving["params"], updates)
     rest = moving["extra"]
     if ema is not None:
-        rest = {**rest, "ema": tree.map(lambda e, p: e + (1 - ema) * (p - e), rest["ema"], params)}
+        share = 1 - warmed_decay(ema, rest["ema_count"])
+        average = tree.map(lambda e, p: e + share.to(e.dtype) * (p - e), rest["ema"], params)
+        rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
     new = {"params": params, "opt_state": opt_state, "extra": rest}
     return tree.where(extra["finite"], new, moving)
 
@@ -229,3 +254,32 @@ def loss_of(stage: Stage) -> Callable:
 def named(key: Tensor, name: str) -> Tensor:
     """A sub-key by name, so that adding a use of randomness changes no other."""
     return random.fold_in(key, crc32(name.encode()))
+
+
+def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
+    """[] float32: the first of the leaves' norms [L], the loss and its count that no step can be taken with; -1: none.
+
+    A loss that is not finite may have a finite gradient: where it was clamped, the gradient is 0.
+    """
+    beside = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
+    bad = torch.cat([~per_leaf.isfinite(), beside])
+    return torch.where(bad.any(), bad.float().argmax(), -1).float()
+
+
+def _reported(found: Metric) -> Tensor:
+    """A mean, or a sum."""
+    if isinstance(found, Tensor):
+        return found
+    total, count = found
+    return total / count.clamp(min=1)
+
+
+def _warn_of_narrow(params: Tree) -> None:
+    """Warns once, where the first state is made, of params whose digits lose small updates."""
+    narrow = sorted({str(x.dtype) for x in tree.leaves(params) if x.dtype in (torch.bfloat16, torch.float16)})
+    if narrow:
+        warnings.warn(
+            f"the params are stored in {', '.join(narrow)}, whose digits lose an update that is a few hundred times "
+            "smaller than its weight; keep them in float32 (tree.cast) and give the stage compute=torch.bfloat16",
+            stacklevel=3,
+        )

@@ -122,6 +122,8 @@ class RewardOptions(TuningOptions):
     """Folder of the run: checkpoints, metrics.jsonl, final_model."""
     center: float = 0.01
     """Weight of the pull of scores towards 0."""
+    disable_dropout: bool = True
+    """Leave out the dropout of the model and of adapters while learning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,8 @@ class DPOOptions(TuningOptions):
     """Which loss; see pure/loss/dpo.py and pure/loss/orpo.py."""
     label_smoothing: float = 0.0
     """Share of pairs whose label is taken to be wrong; for conservative and robust."""
+    disable_dropout: bool = True
+    """Leave out the dropout of the model and of adapters while learning; the reference never drops out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def dpo_loss(
         4. Rewards, without gradient.
 
     Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; an answer without tokens counts
-    as having one.
+    as having one; a log-probability that is not finite gives NaN, however far the clamp reaches.
 
     Raises:
         ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo would not
@@ -112,7 +113,8 @@ def dpo_loss(
     per_token = (1.0, 1.0) if variant not in AVERAGED else _inverse(chosen_tokens, rejected_tokens)
     chosen_ratio, rejected_ratio = chosen * per_token[0], rejected * per_token[1]
     # 2. Difference.
-    h = (chosen_ratio - rejected_ratio).clamp(-LIMIT, LIMIT)
+    apart = chosen_ratio - rejected_ratio
+    h = torch.where(apart.isinf(), torch.nan, apart.clamp(-LIMIT, LIMIT))
     # 3. Loss.
     if variant == "ipo":
         losses = (h - 1 / (2 * beta)).square()

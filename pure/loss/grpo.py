@@ -56,7 +56,8 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
     Returns:
         [N, G] float32; sums to 0 in each group.
 
-    Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage 0; the
+    Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage exactly
+    0 (the rounding of the mean does not count: divided by a deviation of rounding it would be a full advantage); the
     others of the group are compared among themselves.
 
     Raises:
@@ -79,11 +80,29 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
     judged = rewards.isfinite()
     values = torch.where(judged, rewards.float(), 0.0)
     mean = values.sum(1, keepdim=True) / judged.sum(1, keepdim=True).clamp(min=1)
-    centred = torch.where(judged, values - mean, 0.0)
+    centred = torch.where(judged & ~equal_rewards(rewards)[:, None], values - mean, 0.0)
     if scale == "none":
         return centred
     deviation = _deviation(centred, judged) if scale == "group" else _spread(values, judged)
     return centred / torch.where(deviation > 0, deviation + eps, 1.0)
+
+
+def equal_rewards(rewards: Tensor) -> Tensor:
+    """Says which groups have nothing to compare: all that could be judged are equal, or fewer than two could be.
+
+    Args:
+        rewards: [N, G]; NaN or infinite where an answer could not be judged.
+
+    Returns:
+        [N] bool.
+
+    Example:
+        >>> equal_rewards(torch.tensor([[0.7, 0.7, torch.nan], [0.7, 0.8, 0.7]]))
+        tensor([ True, False])
+    """
+    judged = rewards.isfinite()
+    high = torch.where(judged, rewards, -torch.inf).amax(1)
+    return torch.where(judged, rewards, torch.inf).amin(1) >= high
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -95,7 +114,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
         rewards: [N, G]; NaN stands for an answer that could not be judged.
 
     Returns:
-        [N, G] float32; 0 in a group of one.
+        [N, G] float32; exactly 0 in a group of one or of equal rewards.
 
     Example:
         >>> leave_one_out(torch.tensor([[0.0, 1.0, 2.0]]))
@@ -162,7 +181,8 @@ def grpo_loss(
         4. Divergence.
         5. Sums and counts.
 
-    Edge cases: an answer without a token, and advantages 0, give 0 and (with beta 0) zero gradient.
+    Edge cases: an answer without a token, and advantages 0, give 0 and (with beta 0) a gradient of exactly 0, in every
+    variant. What an optimizer makes of a zero gradient is its own: Adam's momentum and a weight decay still move.
 
     Raises:
         ValueError: for an unknown variant, a negative clip, a dual clip of 1 or less, or if max_length or the reference

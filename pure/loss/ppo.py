@@ -98,7 +98,8 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     Returns:
         [...] float32, 0 where masked.
 
-    Edge cases: fewer than two values, or equal ones, have variance 0: they become 0 (or their mean).
+    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean): the rounding of a mean is not
+    divided by a deviation of rounding.
 
     Example:
         >>> whiten(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])).round(decimals=4)
@@ -106,7 +107,7 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     """
     count = mask.sum()
     mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
-    centred = torch.where(mask, x - mean, 0.0)
+    centred = torch.where(mask & ~_equal(x, mask), x - mean, 0.0)
     variance = centred.square().sum() / (count - 1).clamp(min=1)
     scaled = centred * torch.rsqrt(variance + eps)
     return torch.where(mask, scaled + mean, 0.0) if keep_mean else scaled
@@ -179,3 +180,10 @@ def ppo_value_loss(
         near = old_values + (values - old_values).clamp(-clip, clip)
         errors = torch.maximum(errors, (near - returns).square())
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
+
+
+def _equal(x: Tensor, mask: Tensor) -> Tensor:
+    """[] bool: all that counts is one and the same number, or nothing counts."""
+    if not x.numel():
+        return torch.ones((), dtype=torch.bool, device=x.device)
+    return torch.where(mask, x, torch.inf).amin() >= torch.where(mask, x, -torch.inf).amax()

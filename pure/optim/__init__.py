@@ -4,7 +4,7 @@ from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
 from pure.optim.base import EmptyState, apply_updates, chain, identity
 from pure.optim.clip import clip, clip_by_global_norm
-from pure.optim.ema import EmaState, ema, incremental_update
+from pure.optim.ema import EmaState, ema, incremental_update, warmed_decay
 from pure.optim.finite import ApplyIfFiniteState, all_finite, apply_if_finite
 from pure.optim.inject import InjectStatefulHyperparamsState, WrappedScheduleState, inject_hyperparams
 from pure.optim.leafwise import is_leafwise
@@ -97,6 +97,7 @@ __all__ = [
     "sgd",
     "sgdr_schedule",
     "trace",
+    "warmed_decay",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",
     "warmup_linear_decay_schedule",

@@ -19,6 +19,7 @@ from pure.optim.base import (
     check_fraction,
     increment,
     map_unzip,
+    store_once,
     wide,
     widest,
     zero_count,
@@ -94,6 +95,33 @@ def ema_update(
 
     out, mean = map_unzip(2, leaf, updates, state.ema)
     return out, EmaState(count=count, ema=mean)
+
+
+def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
+    """Says how much an average of parameters keeps of itself at each update: little at first, in the end `decay`.
+
+    An average with decay 0.999 that starts from the initial parameters still consists of them, by 98%, after 20
+    updates. With this warm-up it reaches back over about a tenth of the updates so far, until that is as long as
+    1 / (1 - decay); a short run then ends with an average of its last parameters.
+
+        decay_t = min(decay, (1 + t) / (10 + t))
+
+    Args:
+        decay: in (0, 1), of the long run; 0.999 is reached after 9,000 updates, 0.99 after 900.
+        count: t, [] int32, updates averaged so far: 0 at the first.
+
+    Returns:
+        [] float32.
+
+    Example:
+        >>> [round(warmed_decay(0.999, torch.tensor(t)).item(), 3) for t in (0, 20, 20_000)]
+        [0.1, 0.7, 0.999]
+
+    Source: the `num_updates` of TensorFlow's ExponentialMovingAverage.
+    """
+    t = count.to(torch.float32)
+    ramp = (1 + t) / (10 + t)
+    return store_once(ramp.clamp(max=decay))
 
 
 def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) -> Tree:

@@ -19,6 +19,9 @@ from pure import tree
 from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
+Metric = tuple[Tensor, Tensor] | Tensor
+"""What a loss reports: a mean, as its sum and count, or a sum (tokens of the batch) by itself. Pieces add up either."""
+
 
 class Accumulated(NamedTuple):
     """Sums over the whole batch; divide by `count` once.
@@ -26,13 +29,13 @@ class Accumulated(NamedTuple):
     Fields:
         sum: [] the loss, summed.
         count: [] what to divide by (tokens, pairs, rows).
-        metrics: {name: (sum [], count [])}.
+        metrics: {name: (sum [], count [])} of what is a mean, {name: sum []} of what is a sum.
         grads: tree like the params, the gradient of `sum`.
     """
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]
-    metrics: dict[str, tuple[Tensor, Tensor]]
+    metrics: dict[str, Metric]
     grads: Tree
 
 
@@ -44,12 +47,13 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
         (Σ_m sum_m, Σ_m count_m, Σ_m ∂sum_m/∂params)
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics {name: (sum, count)}).
+        loss: (params, batch, key) -> (sum [], count [], metrics {name: (sum, count) or sum}).
         parts: M, >= 1, must divide B.
 
     Returns:
-        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the loss while it is differentiated, for
-        float16, and is divided out again. The key is the same in every part: what differs from example to example
+        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the mean loss of a piece while it is
+        differentiated, for float16, and is divided out again: a sum over thousands of tokens, scaled, would overflow.
+        The key is the same in every part: what differs from example to example
         must come from the batch itself (`batch["row"]`), so that cutting it changes nothing.
 
     Raises:
@@ -81,7 +85,7 @@ def split(batch: Tree, parts: int) -> list[Tree]:
         >>> [piece["x"].tolist() for piece in split({"x": torch.arange(4)}, 2)]
         [[0, 1], [2, 3]]
     """
-    rows = tree.leaves(batch)[0].shape[0]
+    rows = row_count("accumulate", batch)
     if rows % parts:
         raise ValueError(f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}")
     values, spec = tree.flatten(batch)
@@ -89,14 +93,48 @@ def split(batch: Tree, parts: int) -> list[Tree]:
     return [tree.unflatten(spec, list(piece)) for piece in pieces]
 
 
+def row_count(who: str, batch: Tree) -> int:
+    """Says how many rows a batch has, B: the first axis of each of its leaves.
+
+    Args:
+        who: what an error calls the caller.
+        batch: tree of tensors [B, ...].
+
+    Returns:
+        B, at least 1.
+
+    Raises:
+        ValueError: if the batch has no leaf or no rows, or leaves differ in their rows.
+
+    Example:
+        >>> row_count("stage", {"tokens": torch.zeros(4, 9), "labels": torch.zeros(4, 9)})
+        4
+    """
+    sizes = [x.shape[0] if x.ndim else 0 for x in tree.leaves(batch)]
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"{who}: the batch has no rows; its leaves must be [B, ...] with B at least 1, got "
+                         f"{_shapes(batch)}")  # fmt: skip
+    if min(sizes) != max(sizes):
+        raise ValueError(f"{who}: the leaves of a batch must have the same number of rows, got {_shapes(batch)}")
+    return sizes[0]
+
+
+def _shapes(batch: Tree) -> str:
+    """ "labels [2, 9], tokens [3, 9]"."""
+    parts = zip(tree.paths(batch), tree.leaves(batch), strict=True)
+    return ", ".join(f"{path} {list(x.shape)}" for path, x in parts) or "no leaf"
+
+
 def _part(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None) -> Accumulated:
     """One piece; the scale is undone on the gradients."""
 
     def summed(params: Tree) -> tuple[Tensor, Any]:
         total, count, metrics = loss(params, batch, key)
-        return total if scale is None else total * scale, (total, count, metrics)
+        if scale is None:
+            return total, (total, count, metrics)
+        return total * (scale / count.clamp(min=1)), (total, count, metrics)
 
     (_, (total, count, metrics)), grads = value_and_grad(summed, has_aux=True)(params)
     if scale is not None:
-        grads = tree.map(lambda g: g / scale, grads)
+        grads = tree.map(lambda g: g * (count.clamp(min=1) / scale), grads)
     return Accumulated(total, count, metrics, grads)

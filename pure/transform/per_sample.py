@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.transform.accumulate import row_count
 from pure.transform.grad import grad
 from pure.types import Tree
 
@@ -38,7 +39,7 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
     Edge cases: a last chunk may be shorter.
 
     Raises:
-        ValueError: if chunk < 1 (at once), or the batch has no rows (on the call).
+        ValueError: if chunk < 1 (at once); if the batch has no rows, or leaves that differ in them (on the call).
 
     Example:
         The loss is w x; its gradient for each example is x.
@@ -72,7 +73,7 @@ def per_sample_fold(loss: Callable, function: Callable[[Any, Tree], Any]) -> Cal
         (params, batch, key, start) -> carry, with carry = start before the first example.
 
     Raises:
-        ValueError: if the batch has no rows (on the call).
+        ValueError: if the batch has no rows, or leaves that differ in them (on the call).
 
     Example:
         Gradients 1, 2 and 9, each clipped to 3 at most, add up to 6.
@@ -127,11 +128,9 @@ def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dic
 
 
 def _numbered(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with each example's index beside it."""
-    first = tree.leaves(batch)[0]
-    if first.shape[0] == 0:
-        raise ValueError("per_sample_grad: the batch has no rows; its leaves must be [B, ...] with B at least 1")
-    return {"row": torch.arange(first.shape[0], device=first.device), **batch}
+    """The batch with each example's index in it."""
+    rows = row_count("per_sample_grad", batch)
+    return {"row": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
 
 
 def _cut(rows: Tree, start: int, size: int) -> Tree:

@@ -15,12 +15,15 @@ from torch import Tensor
 from pure import tree
 from pure.types import Tree
 
+FIRST_SCALE = 2.0**16
+"""Of a mean loss: too large costs a skipped step for each halving, too small costs digits."""
+
 
 class LossScale(NamedTuple):
     """The state of dynamic loss scaling, which float16 needs: its smallest number is 6e-8.
 
     Fields:
-        scale: [] float32, multiplies the loss before it is differentiated.
+        scale: [] float32, multiplies the mean loss before it is differentiated.
         good: [] int32, finite steps since the scale last changed.
     """
 
@@ -52,7 +55,7 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
     return partial(_mixed, function, dtype)
 
 
-def loss_scale(initial: float = 2.0**16, device: torch.device | str = "cpu") -> LossScale:
+def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu") -> LossScale:
     """Makes the first state: a scale that is too high costs one skipped step for each halving.
 
     Raises:

@@ -122,7 +122,8 @@ def run(
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
-        FloatingPointError: if the gradient is not finite in 50 steps in a row, or in most of a run.
+        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most of a run
+            that ended by itself or by its patience.
         OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
             background that failed shows at the next save, or at the end.
     """
@@ -223,12 +224,13 @@ def _fold(
 
 
 def _refuse_passed_over(parts: _Parts, status: str) -> None:
-    """A run that passed over most of its steps has not succeeded, though it came to its end."""
+    """Refuses to call a run a success that skipped most of its updates, though it came to its end or its patience's."""
     over, steps = parts.readings.passed_over()
-    if status == "complete" and 2 * over > steps:
+    if status in ("complete", "early") and 2 * over > steps:
         raise FloatingPointError(
-            f"{over} of {steps} steps were passed over, as their gradient was not finite: this is no trained model; "
-            "lower --learning_rate, or take --dtype float32, and another --output_dir"
+            f"the updates of {over} of {steps} steps were skipped, as the loss or its gradient was not finite or there "
+            "was nothing to learn from: this is no trained model; lower --learning_rate, take --dtype float32, or look "
+            "at the data and the rewards, and take another --output_dir"
         )
 
 

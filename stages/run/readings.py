@@ -32,7 +32,7 @@ class Readings(NamedTuple):
         write: ({name: value}) -> None; settles, adds the numbers to the last step's line, and writes all lines.
         due: () -> bool; whether it is time to write.
         flush: () -> None; what was written is on the disk.
-        passed_over: () -> (steps whose gradient was not finite, steps written).
+        passed_over: () -> (steps in which an update was skipped, steps written).
     """
 
     begin: Callable[[], None]
@@ -72,7 +72,7 @@ def readings(
 
     Args:
         writers: get every line.
-        screen: shows the last line, and says which gradient was not finite.
+        screen: shows the last line, and says why an update was skipped.
         observe: state -> further numbers on the device, such as the learning rate.
         paths: of the params, in the order of `nonfinite_leaf`.
         every: steps read at a time.
@@ -154,8 +154,9 @@ def _refuse(in_a_row: int) -> None:
     """Ends a run that learns nothing any more."""
     if in_a_row >= PATIENCE:
         raise FloatingPointError(
-            f"the gradient has not been finite in {in_a_row} steps one after the other, so nothing is learned any "
-            "more; lower --learning_rate, or take --dtype float32. The checkpoints before are whole"
+            f"updates were skipped in {in_a_row} steps one after the other, as the loss or its gradient was not finite "
+            "or there was nothing to learn from; lower --learning_rate, take --dtype float32, or look at the data and "
+            "the rewards. The checkpoints before are whole"
         )
 
 
@@ -166,7 +167,16 @@ def _count(bad: list[int], values: Mapping[str, float]) -> None:
 
 
 def _warn(screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str], count: int) -> None:
-    """Names the gradient that was not finite: the first three times, and ever more seldom after."""
+    """Says why an update was skipped: the first three times, and ever more seldom after."""
     leaf = int(values.get("nonfinite_leaf", -1))
     if leaf >= 0 and (count <= 3 or count & (count - 1) == 0):
-        screen.say(f"step {number}: the gradient of {paths[leaf]} is not finite, so this batch was passed over")
+        screen.say(f"step {number}: {_reason(leaf, paths)}, so its update was skipped")
+
+
+def _reason(leaf: int, paths: Sequence[str]) -> str:
+    """What `nonfinite_leaf` stands for, see `stages.stage.ALWAYS`."""
+    if leaf < len(paths):
+        return f"the gradient of {paths[leaf]} is not finite"
+    if leaf == len(paths):
+        return "the loss is not finite"
+    return "nothing in this batch counts towards the loss (no label, or no answer that could be scored)"

@@ -28,7 +28,7 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import adapter, chat_data, hardware, numbers, pretrained, pretraining, validation
+from stages.run import adapter, chat_data, dropout, hardware, numbers, pretrained, pretraining, validation
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
@@ -102,6 +102,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     if adapted is not None:
         start = adapted.model.init(random.fold_in(key, 2))
         say(adapter.told(adapted, start))
+        dropout.tell(options, adapted.config.dropout, say)
         base = base._replace(model=adapted.model, params=start)
     return make(options, base, template, key, say)._replace(adapter=adapted)
 
@@ -123,7 +124,8 @@ def _reward(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     """A reward model."""
     train, held_out = _pairs(options, base, template, say)
     schedule, optimizer = _descent(options, len(train))
-    made = reward(base.model, optimizer, center=options.center, **_common(options))
+    made = reward(base.model, optimizer, center=options.center, disable_dropout=options.disable_dropout,
+                  **_common(options))  # fmt: skip
     params = scalar_model(base.model).init(key, base.params)
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
     return Tuning(base, template, made, train, params, check, schedule, key,
@@ -139,7 +141,8 @@ def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
         train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
     schedule, optimizer = _descent(options, len(train))
     made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
-               label_smoothing=options.label_smoothing, **_common(options))  # fmt: skip
+               label_smoothing=options.label_smoothing, disable_dropout=options.disable_dropout,
+               **_common(options))  # fmt: skip
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
     return Tuning(base, template, made, train, base.params, check, schedule, key,
                   partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
@@ -254,6 +257,7 @@ def _up(length: int) -> int:
 def _check(options: flags.TuningOptions) -> None:
     """Refuses flags that cannot work, before any work."""
     numbers.refuse(options)
+    dropout.refuse(options)
     most = pretrained.read_config(options.model_path).max_position_embeddings
     needed = options.max_length + getattr(options, "max_new_tokens", 0)
     if needed > most:

@@ -19,6 +19,7 @@ import torch
 from data_pipes.types import Pipe
 from pure import tree
 from pure.loss.cross_entropy import cross_entropy
+from pure.transform.accumulate import Metric
 from pure.types import Model, Tree
 from stages.online import policy_of, weighted_sum
 from stages.rollout import rollout
@@ -53,12 +54,13 @@ def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Cal
     """Makes the function that validates with a stage's own loss.
 
     Args:
-        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`.
+        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`. It is given None for the key,
+            by which every loss here drops nothing out, in the model or in adapters.
         batches: held out.
         names: metrics of the loss that are wanted too.
 
     Returns:
-        params -> {"val_loss", "val_NAME", ...}; nothing is dropped out.
+        params -> {"val_loss", "val_NAME", ...}, the same bits whenever it is asked.
     """
     return partial(_mean_loss, loss=loss, batches=batches, names=names)
 
@@ -101,15 +103,19 @@ def _mean_loss(params: Tree, *, loss: Callable, batches: Pipe, names: tuple[str,
     """One pass over the batches."""
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2 + 2 * len(names), dtype=torch.float64, device=device)
-    key = torch.zeros(2, dtype=torch.uint32, device=device)
     with torch.no_grad():
         for number in range(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
-            total, count, metrics = loss(params, {"row": rows, **batch}, key)
-            sums += torch.stack([total, count, *(x.double() for name in names for x in metrics[name])])
+            total, count, metrics = loss(params, {"row": rows, **batch}, None)
+            sums += torch.stack([total, count, *(x.double() for name in names for x in _pair(metrics[name]))])
     total, *rest = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
     return {"val_loss": total, **{f"val_{name}": value for name, value in zip(names, rest, strict=True)}}
+
+
+def _pair(found: Metric) -> tuple[torch.Tensor, torch.Tensor]:
+    """A mean's sum and count; a sum is divided by 1."""
+    return (found, torch.zeros_like(found)) if isinstance(found, torch.Tensor) else found
 
 
 def _mean_reward(

@@ -11,8 +11,9 @@ from pure import optim, random, tree
 from pure.loss.grpo import CLIPS, group_advantages
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
-from stages.grpo import grpo
+from stages.grpo import SCALES, grpo
 from stages.online import draw_and_score, parts
+from stages.rollout import Rollouts
 from tests.laws.test_stages import same_bits, small
 from tests.stages.test_online import OPTIONS, evens, make, prompts
 
@@ -91,3 +92,48 @@ def test_leave_one_out_is_accepted_as_a_scale() -> None:
 def test_contradictions_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="beta > 0 needs a reference"):
         make(grpo, **options)
+
+
+def same_for_all(rollouts: Rollouts) -> torch.Tensor:
+    """Two rewards that add up to the same for all answers that have any; one in three has none."""
+    number = torch.arange(len(rollouts.mask))
+    found = torch.stack([torch.where(number % 2 == 0, 0.7, 0.1), torch.where(number % 2 == 0, 0.1, 2.1)], 1)
+    return torch.where((number % 3 == 1)[:, None], torch.nan, found)
+
+
+@pytest.mark.parametrize(("variant", "scale"), [*((v, "group") for v in CLIPS), *(("rloo", s) for s in SCALES[1:])])
+def test_equal_rewards_move_nothing(variant: str, scale: str) -> None:
+    made = make(grpo, score=same_for_all, rewards=("a", "b"), weights=(1.0, 0.3), variant=variant, scale=scale)
+    state = made.init(random.key(0))
+    after = functools.reduce(made.step, [prompts(0), prompts(1)], state)
+    assert same_bits(after.params, state.params)
+    assert (after.metrics["grad_norm"], after.metrics["frac_reward_zero_std"], after.metrics["reward_std"]) == (0, 1, 0)
+    assert after.metrics["nonfinite_leaf"] == -1
+
+
+def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
+    for options in ({"iterations": 1}, {"score": None}):
+        drawn = make(grpo)
+        state = drawn.init(random.key(0))
+        rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(drawn))
+        look = parts(drawn).update.keywords["look"]
+        batch = {**rollouts._replace(logps=look(state.params, rollouts).logps)._asdict(), "rewards": rewards}
+        made = make(grpo, **options)
+        metrics = made.step(state, batch if "score" in options else prompts(0)).metrics
+        assert (metrics["approx_kl"], metrics["clip_ratio/region_mean"]) == (0, 0)
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_round_that_nobody_could_judge_is_skipped_and_named(iterations: int) -> None:
+    model = transformer(small(max_position_embeddings=32))
+    made = grpo(model, optim.adam(1e-2), score=unjudged, reference=model.init(random.key(1)), beta=0.1,
+                iterations=iterations, **OPTIONS)  # fmt: skip
+    state = parts(made).init(random.key(0))
+    after = made.step(state, prompts(0))
+    assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))
+    assert after.metrics["nonfinite_leaf"] == len(tree.leaves(state.params)) + 1
+    assert after.metrics["frac_unjudged"] == 1
+
+
+def unjudged(rollouts: Rollouts) -> torch.Tensor:
+    return torch.full((len(rollouts.mask), 1), torch.nan)

@@ -13,7 +13,7 @@ from pure.nn.transformer import transformer
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages.grpo import grpo
-from stages.online import Online, draw_and_score, parts, policy_of, reward_metrics
+from stages.online import Online, draw_and_score, parts, policy_of, reward_metrics, weighted_sum
 from stages.ppo import ppo
 from stages.rollout import Rollouts
 from stages.stage import Stage
@@ -191,3 +191,15 @@ def test_metrics_of_rewards_by_hand() -> None:
 def test_other_stages_have_no_parts() -> None:
     with pytest.raises(ValueError, match="made by grpo or ppo"):
         parts(make_own())
+
+
+def test_rewards_are_added_by_weight_over_those_that_there_are() -> None:
+    rewards = torch.tensor([[0.1, 0.2], [0.3, 0.0], [torch.nan, 0.3], [torch.nan, torch.nan], [torch.inf, 1.0]])
+    found = weighted_sum(rewards, None)
+    assert found[0] == found[1] == found[2]
+    assert found[3].isnan()
+    assert found[4] == 1.0
+    many = torch.full((37, 5), 0.1)
+    assert (weighted_sum(many, (0.1, 0.7, 0.3, 1.0, 2.0)) == weighted_sum(many[:1], (0.1, 0.7, 0.3, 1.0, 2.0))).all()
+    with pytest.raises(ValueError, match="expected 2 weights, one for each reward, got 1"):
+        weighted_sum(rewards, (1.0,))

@@ -86,3 +86,18 @@ def test_minibatches_use_every_answer_once_an_epoch() -> None:
 def test_counts_below_one_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         make(ppo, epochs=0)
+
+
+def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
+    made = make(ppo, epochs=1)
+    metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
+    assert (metrics["approx_kl"], metrics["clip_ratio/region_mean"]) == (0, 0)
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_a_round_that_nobody_could_judge_is_skipped_and_named(minibatches: int) -> None:
+    made = make(ppo, score=lambda rollouts: torch.full((len(rollouts.mask), 1), torch.nan), minibatches=minibatches)
+    state = made.init(random.key(0))
+    after = made.step(state, prompts(0))
+    assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))
+    assert after.metrics["nonfinite_leaf"] == len(tree.leaves(state.params)) + 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.grpo import CLIPS, group_advantages, grpo_loss, leave_one_out, policy_metrics
+from pure.loss.grpo import CLIPS, SCALES, equal_rewards, group_advantages, grpo_loss, leave_one_out, policy_metrics
 from pure.transform.grad import value_and_grad
 from tests.pure.loss.peer import fake_trainer
 
@@ -220,3 +220,24 @@ def test_metrics_count_what_was_clipped() -> None:
     assert found["clip_ratio/high_mean"] == (high, MASK.sum())
     assert found["clip_ratio/region_mean"] == (low + high, MASK.sum())
     assert found["approx_kl"][0] > 0
+
+
+@pytest.mark.parametrize("scale", [*SCALES, "leave_one_out"])
+@pytest.mark.parametrize("value", [0.7, 1 / 3, -2.3, 1e-8, 1e7])
+@pytest.mark.parametrize("size", [2, 3, 8, 61])
+def test_equal_rewards_give_exactly_nothing(scale: str, value: float, size: int) -> None:
+    """The rounding of a mean, divided by a deviation of rounding, would be a full advantage."""
+    advantages = leave_one_out if scale == "leave_one_out" else partial(group_advantages, scale=scale)
+    missing = torch.where(torch.arange(size) % 3 == 1, torch.nan, torch.full((size,), value))
+    rewards = torch.stack([torch.full((size,), value), missing, torch.arange(size) * value])
+    found = advantages(rewards)
+    assert (found[:2] == 0).all()
+    assert (found[2] != 0).any()
+    assert equal_rewards(rewards).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("variant", CLIPS)
+def test_without_an_advantage_the_gradient_is_exactly_zero(variant: str) -> None:
+    nothing = torch.zeros(ANSWERS)
+    gradient = value_and_grad(lambda x: grpo_loss(x, OLD, None, nothing, MASK, variant=variant, max_length=9).sum)
+    assert (gradient(LOGPS)[1] == 0).all()

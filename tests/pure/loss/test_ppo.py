@@ -105,3 +105,12 @@ def test_absurd_ratios_stay_finite() -> None:
     value, grad = value_and_grad(lambda x: ppo_policy_loss(x, OLD, REWARDS, MASK).sum)(LOGPS * 1e6)
     assert value.isfinite()
     assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.7, 1 / 3, -2.3, 1e-8, 1e7])
+@pytest.mark.parametrize("size", [2, 3, 8, 61])
+def test_whitening_equal_values_gives_exactly_zero(value: float, size: int) -> None:
+    values, mask = torch.full((2, size), value), torch.arange(size) % 3 != 1
+    assert (whiten(torch.where(mask, values, 5.0), mask.expand(2, -1)) == 0).all()
+    kept = whiten(values, mask.expand(2, -1), keep_mean=True)
+    torch.testing.assert_close(kept, torch.where(mask, values, 0.0))

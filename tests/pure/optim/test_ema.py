@@ -42,3 +42,10 @@ def test_bad_arguments() -> None:
         optim.ema(1.0)
     with pytest.raises(TypeError, match="accumulator_dtype"):
         optim.ema(0.9, accumulator_dtype=torch.int32)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_the_warm_up_reaches_back_a_tenth_of_the_way_and_no_further_than_the_decay(decay: float) -> None:
+    for t in (0, 1, 5, 100, 10_000):
+        found = optim.warmed_decay(decay, torch.tensor(t, dtype=torch.int32))
+        assert found.item() == pytest.approx(min(decay, (1 + t) / (10 + t)), rel=1e-6)

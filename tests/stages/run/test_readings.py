@@ -122,7 +122,16 @@ def test_a_gradient_that_is_not_finite_is_named_and_flushing_reaches_the_writers
     take(r, 7, 1.0, nonfinite_leaf=1.0)
     r.made.write({})
     r.made.flush()
-    assert r.said == ["step 7: the gradient of b is not finite, so this batch was passed over", "flush"]
+    assert r.said == ["step 7: the gradient of b is not finite, so its update was skipped", "flush"]
+
+
+@pytest.mark.parametrize(("leaf", "said"), [(2.0, "the loss is not finite"), (3.0, "nothing in this batch counts")])
+def test_a_loss_that_no_step_can_be_taken_with_is_named(clock: list[float], leaf: float, said: str) -> None:
+    r = rig(clock)
+    take(r, 7, 1.0, nonfinite_leaf=leaf)
+    r.made.write({})
+    assert said in r.said[0]
+    assert r.made.passed_over() == (1, 1)
 
 
 def test_without_steps_there_is_nothing_to_write(clock: list[float]) -> None:
@@ -136,7 +145,7 @@ def test_what_is_passed_over_is_told_ever_more_seldom_and_ends_a_run_that_learns
     for step in range(1, 50):
         take(r, step, 1.0, nonfinite_leaf=1.0)
         r.made.write({})
-    told = [text for text in r.said if "passed over" in text]
+    told = [text for text in r.said if "skipped" in text]
     assert len(told) == 7  # at 1, 2, 3, 4, 8, 16, 32
     assert r.made.passed_over() == (49, 49)
     take(r, 50, 1.0, nonfinite_leaf=1.0)

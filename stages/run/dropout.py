@@ -1,0 +1,38 @@
+"""Dropout of a run after pretraining: which stages use it, and what is said where flags and stage do not agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stages.tuning_options import DPOOptions, RewardOptions, SFTOptions, TuningOptions
+
+
+def used(options: TuningOptions) -> bool:
+    """Says whether the learner of a run drops out: in SFT; in reward and dpo if asked for; in grpo and ppo never.
+
+    Example:
+        >>> used(SFTOptions(model_path="m")), used(DPOOptions(model_path="m"))
+        (True, False)
+    """
+    if isinstance(options, RewardOptions | DPOOptions):
+        return not options.disable_dropout
+    return isinstance(options, SFTOptions)
+
+
+def refuse(options: TuningOptions) -> None:
+    """Looks at --lora_dropout.
+
+    Raises:
+        ValueError: if it is above 0 where nothing is dropped out.
+    """
+    if options.lora_dropout and not used(options):
+        optional = isinstance(options, RewardOptions | DPOOptions)
+        hint = "add --no-disable_dropout" if optional else "the ratio to the policy that drew would not be 1"
+        raise ValueError(f"--lora_dropout {options.lora_dropout}: this stage learns without dropout ({hint}); leave it "
+                         "out")  # fmt: skip
+
+
+def tell(options: TuningOptions, dropout: float, say: Callable[[str], None]) -> None:
+    """Says that the dropout of a preset of adapters has no effect, where it has none."""
+    if dropout and not used(options):
+        say(f"adapters: this stage learns without dropout, so the preset's {dropout} has no effect here")
