@@ -19,6 +19,13 @@ def used(options: TuningOptions) -> bool:
     return isinstance(options, SFTOptions)
 
 
+def stage_option(options: TuningOptions) -> dict[str, bool]:
+    """The argument of the stages that have one."""
+    if isinstance(options, RewardOptions | DPOOptions):
+        return {"disable_dropout": options.disable_dropout}
+    return {}
+
+
 def refuse(options: TuningOptions) -> None:
     """Looks at --lora_dropout.
 

@@ -122,8 +122,7 @@ def run(
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
-        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most of a run
-            that ended by itself or by its patience.
+        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most of a run.
         OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
             background that failed shows at the next save, or at the end.
     """
@@ -229,8 +228,7 @@ def _refuse_passed_over(parts: _Parts, status: str) -> None:
     if status in ("complete", "early") and 2 * over > steps:
         raise FloatingPointError(
             f"the updates of {over} of {steps} steps were skipped, as the loss or its gradient was not finite or there "
-            "was nothing to learn from: this is no trained model; lower --learning_rate, take --dtype float32, or look "
-            "at the data and the rewards, and take another --output_dir"
+            "was nothing to learn from: this is no trained model; lower --learning_rate, or take --dtype float32"
         )
 
 

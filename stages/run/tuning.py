@@ -124,8 +124,7 @@ def _reward(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     """A reward model."""
     train, held_out = _pairs(options, base, template, say)
     schedule, optimizer = _descent(options, len(train))
-    made = reward(base.model, optimizer, center=options.center, disable_dropout=options.disable_dropout,
-                  **_common(options))  # fmt: skip
+    made = reward(base.model, optimizer, center=options.center, **_common(options))
     params = scalar_model(base.model).init(key, base.params)
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
     return Tuning(base, template, made, train, params, check, schedule, key,
@@ -141,8 +140,7 @@ def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
         train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
     schedule, optimizer = _descent(options, len(train))
     made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
-               label_smoothing=options.label_smoothing, disable_dropout=options.disable_dropout,
-               **_common(options))  # fmt: skip
+               label_smoothing=options.label_smoothing, **_common(options))  # fmt: skip
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
     return Tuning(base, template, made, train, base.params, check, schedule, key,
                   partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
@@ -209,7 +207,7 @@ def _descent(options: Any, updates: int) -> tuple[Schedule, GradientTransformati
 def _common(options: flags.TuningOptions) -> dict[str, Any]:
     """What every stage takes."""
     return {"compute": _dtype(options), "accumulation": options.gradient_accumulation,
-            "ema": options.ema}  # fmt: skip
+            "ema": options.ema, **dropout.stage_option(options)}  # fmt: skip
 
 
 def _reference(options: Any, base: Pretrained) -> Tree | None:
