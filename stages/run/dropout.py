@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from stages.tuning_options import DPOOptions, RewardOptions, SFTOptions, TuningOptions
 
 
@@ -39,7 +37,10 @@ def refuse(options: TuningOptions) -> None:
                          "out")  # fmt: skip
 
 
-def tell(options: TuningOptions, dropout: float, say: Callable[[str], None]) -> None:
-    """Says that the dropout of a preset of adapters has no effect, where it has none."""
-    if dropout and not used(options):
-        say(f"adapters: this stage learns without dropout, so the preset's {dropout} has no effect here")
+def told(options: TuningOptions, dropout: float) -> str:
+    """Says, at the end of a line about adapters, that the dropout of their preset has no effect, where it has none."""
+    return (
+        f"; this stage learns without dropout, so theirs, {dropout}, has no effect"
+        if dropout and not used(options)
+        else ""
+    )

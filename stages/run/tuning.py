@@ -101,8 +101,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     adapted = adapter.build(options, base.model, base.params, _dtype(options))
     if adapted is not None:
         start = adapted.model.init(random.fold_in(key, 2))
-        say(adapter.told(adapted, start))
-        dropout.tell(options, adapted.config.dropout, say)
+        say(adapter.told(adapted, start) + dropout.told(options, adapted.config.dropout))
         base = base._replace(model=adapted.model, params=start)
     return make(options, base, template, key, say)._replace(adapter=adapted)
 

@@ -354,3 +354,13 @@ def test_what_is_observed_and_other_writers_get_every_step(tmp_path: Path) -> No
     assert begun == [1, -1]
     assert seen == [(2, 4.0), (3, 6.0)]
     assert rows(tmp_path)[-1]["twice"] == 6.0
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_run_whose_steps_were_mostly_skipped_fails_however_it_ends(tmp_path: Path, patience: int) -> None:
+    """By its end, or by its patience: validation does not improve where nothing is learned."""
+    made, validate = counting([1.0])
+    batches = [*ones(1), *({"x": torch.full((2,), torch.inf)} for _ in range(5))]
+    options = RunOptions(compile=False, quiet=True, eval_every=1, patience=patience)
+    with pytest.raises(FloatingPointError, match=r"the updates of \d of \d steps were skipped"):
+        run(made, batches, tmp_path, key=KEY, validate=validate, options=options)
