@@ -16,6 +16,7 @@ from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.tokenizer.tiktoken_ranks import from_tiktoken
 
 NAME = "tokenizer.json"
+OLDER = ("vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "vocab.txt", "spiece.model")
 MAX_BYTES = 1 << 26  # 64 MiB; the largest tokenizers in use have half of that
 
 
@@ -112,10 +113,24 @@ def load_tiktoken(
         raise ValueError(f"load_tiktoken: {path}: {error}") from None
 
 
+def older(folder: Path) -> str:
+    """Says what to do with a folder that has a tokenizer in an older form only; "" if it has none.
+
+    Such files do not say how text is cut and changed; transformers knows that by the model's type, and writes it down.
+    """
+    found = [name for name in OLDER if (folder / name).is_file()]
+    if not found or (folder / NAME).is_file():
+        return ""
+    return (
+        f"{folder} has {' and '.join(found)}, but no {NAME}; write one with transformers: "
+        f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+    )
+
+
 def _read(file: Path, max_bytes: int) -> str:
     """Text of a file, if it is there, not too large, and text."""
     if not file.is_file():
-        raise FileNotFoundError(f"load: there is no {file}; save(tokenizer, path) writes one")
+        raise FileNotFoundError(older(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one")
     if (size := file.stat().st_size) > max_bytes:
         raise ValueError(f"load: {file} has {size} bytes, more than {max_bytes}; pass max_bytes if it is to be trusted")
     try:

@@ -237,8 +237,10 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     folder = model_folder.final(hub_model.find(path))
     for name in names:
         if not (folder / name).is_file():
+            told = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
             raise FileNotFoundError(
-                f"{folder / name} is missing; expected a run's folder with a final_model (a run has it once it is "
+                told
+                or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it once it is "
                 f"complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
             )
     return folder

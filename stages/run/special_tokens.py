@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, token_ids, vocabulary_size
-from stages.run import json_file
+from stages.run import json_file, token_table
+from stages.run.token_table import text_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, LEGACY = "tokenizer_config.json", "special_tokens_map.json"
@@ -92,7 +93,9 @@ def read(
         return found, tokenizer
     named, others = _named(fields, folder / TOKENIZER)
     kept = {name: value for name, value in fields.items() if name != "chat_template"}
-    extended = with_tokens(tokenizer, [*_decoder(fields, folder / TOKENIZER), *named.values(), *others])
+    token_table.check_calls(fields, tokenizer, folder / TOKENIZER)
+    listed = token_table.with_decoder(fields, tokenizer, named, folder / TOKENIZER)
+    extended = with_tokens(listed, [*named.values(), *others])
     if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
         new = [token.content for token in extended.spec.added_tokens if token.id >= rows]
         raise ValueError(
@@ -237,33 +240,17 @@ def _texts(tokenizer: Tokenizer) -> dict[int, str]:
 def _named(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:
     """({name: text}, further texts)."""
     own = [name for name, value in fields.items() if name.endswith("_token") and isinstance(value, str | Mapping)]
-    named = {name: _text(fields[name], where, name) for name in dict.fromkeys([*NAMES, *own])
+    named = {name: text_of(fields[name], where, name) for name in dict.fromkeys([*NAMES, *own])
              if fields.get(name) not in (None, "")}  # fmt: skip
     others: list[str] = []
     for field in LISTS:
         value = fields.get(field) or []
         if isinstance(value, Mapping):
-            named |= {name: _text(x, where, f"{field}.{name}") for name, x in value.items()}
+            named |= {name: text_of(x, where, f"{field}.{name}") for name, x in value.items()}
         elif isinstance(value, list):
-            others += [_text(x, where, field) for x in value]
+            others += [text_of(x, where, field) for x in value]
         else:
             raise ValueError(f"{where}: {field} must be a list of tokens or a table of names, got {value!r:.100}")
         if value:
             break  # transformers reads the older name only where the newer one is missing or empty
     return named, others
-
-
-def _text(value: Any, where: Path, field: str) -> str:
-    """A token: a text, or an object with its content."""
-    content = value.get("content") if isinstance(value, Mapping) else value
-    if not isinstance(content, str) or not content:
-        raise ValueError(f"{where}: {field} must be a text or an object with a content, got {value!r:.100}")
-    return content
-
-
-def _decoder(fields: Mapping[str, Any], where: Path) -> list[str]:
-    """Texts of added_tokens_decoder, in the order of their ids."""
-    found = fields.get("added_tokens_decoder") or {}
-    if not isinstance(found, Mapping) or not all(str(name).isdigit() for name in found):
-        raise ValueError(f"{where}: added_tokens_decoder must be a table of ids, got {found!r:.100}")
-    return [_text(found[name], where, f"added_tokens_decoder.{name}") for name in sorted(found, key=int)]

@@ -116,8 +116,8 @@ def _fast(
     return peer
 
 
-def _bytes(*steps: Any, use_regex: bool = True, add_prefix_space: bool = False, **changes: Any) -> Peer:
-    """A byte-level one: steps, then bytes."""
+def byte_level(*steps: Any, use_regex: bool = True, add_prefix_space: bool = False, **changes: Any) -> Peer:
+    """A byte-level tokenizer: steps, then bytes."""
     last = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=use_regex)
     return _fast([*steps, last], **{"decoder": decoders.ByteLevel(), **changes})
 
@@ -133,7 +133,8 @@ def _sentencepiece(
     return _fast(steps, normalizer=normalizer, decoder=decoder or back, **options)
 
 
-def _llama2(**changes: Any) -> Peer:
+def llama2(**changes: Any) -> Peer:
+    """A tokenizer in the manner of Llama 2."""
     steps = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     return _sentencepiece(normalizer=steps, **changes)
 
@@ -163,24 +164,24 @@ def _after_use(peer: Peer) -> Peer:
 
 
 MAKERS: dict[str, Callable[[], Peer]] = {
-    "GPT-2": lambda: _bytes(),
-    "GPT-2 with a space in front": lambda: _bytes(add_prefix_space=True),
-    "bytes without an expression": lambda: _bytes(use_regex=False),
-    "bytes without an expression, a space in front": lambda: _bytes(use_regex=False, add_prefix_space=True),
-    "saved after use, with truncation and padding": lambda: _after_use(_bytes()),
+    "GPT-2": lambda: byte_level(),
+    "GPT-2 with a space in front": lambda: byte_level(add_prefix_space=True),
+    "bytes without an expression": lambda: byte_level(use_regex=False),
+    "bytes without an expression, a space in front": lambda: byte_level(use_regex=False, add_prefix_space=True),
+    "saved after use, with truncation and padding": lambda: _after_use(byte_level()),
     **{
         f"split of {name}": functools.partial(
-            lambda p: _bytes(_split(Regex(p.unicode), "isolated"), use_regex=False), pattern
+            lambda p: byte_level(_split(Regex(p.unicode), "isolated"), use_regex=False), pattern
         )
         for name, pattern in PATTERNS.items()
     },
     **{
         f"published expression {i}": functools.partial(
-            lambda p: _bytes(_split(Regex(p), "isolated"), use_regex=False), expression
+            lambda p: byte_level(_split(Regex(p), "isolated"), use_regex=False), expression
         )
         for i, expression in enumerate(PUBLISHED)
     },
-    "DeepSeek V3": lambda: _bytes(
+    "DeepSeek V3": lambda: byte_level(
         _split(Regex(r"\p{N}{1,3}"), "isolated"),
         _split(Regex("[一-龥぀-ゟ゠-ヿ]+"), "isolated"),
         _split(Regex(PUBLISHED[3]), "isolated"),
@@ -195,57 +196,57 @@ MAKERS: dict[str, Callable[[], Peer]] = {
         ],
         decoder=decoders.ByteLevel(),
     ),
-    "StarCoder: digits, then bytes with a space in front": lambda: _bytes(
+    "StarCoder: digits, then bytes with a space in front": lambda: byte_level(
         pre_tokenizers.Digits(True), add_prefix_space=True
     ),
-    "digits in runs": lambda: _bytes(pre_tokenizers.Digits(False)),
+    "digits in runs": lambda: byte_level(pre_tokenizers.Digits(False)),
     **{
-        f"punctuation {behavior}": functools.partial(lambda b: _bytes(pre_tokenizers.Punctuation(b)), behavior)
+        f"punctuation {behavior}": functools.partial(lambda b: byte_level(pre_tokenizers.Punctuation(b)), behavior)
         for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
     },
     **{
         f"split on a text, {behavior}, {'inverted' if invert else 'plain'}": functools.partial(
-            lambda b, i: _bytes(_split("e", b, i), use_regex=False), behavior, invert
+            lambda b, i: byte_level(_split("e", b, i), use_regex=False), behavior, invert
         )
         for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
         for invert in (False, True)
     },
-    "split on a class, inverted and removed": lambda: _bytes(_split(Regex(r"[A-Za-z]+|\p{N}{2}"), "removed", True)),
-    "whitespace": lambda: _bytes(pre_tokenizers.Whitespace()),
-    "whitespace split, a space in front": lambda: _bytes(pre_tokenizers.WhitespaceSplit(), add_prefix_space=True),
-    "a delimiter": lambda: _bytes(pre_tokenizers.CharDelimiterSplit(" ")),
-    "sequences in sequences": lambda: _bytes(
+    "split on a class, inverted and removed": lambda: byte_level(_split(Regex(r"[A-Za-z]+|\p{N}{2}"), "removed", True)),
+    "whitespace": lambda: byte_level(pre_tokenizers.Whitespace()),
+    "whitespace split, a space in front": lambda: byte_level(pre_tokenizers.WhitespaceSplit(), add_prefix_space=True),
+    "a delimiter": lambda: byte_level(pre_tokenizers.CharDelimiterSplit(" ")),
+    "sequences in sequences": lambda: byte_level(
         pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(True), pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit()])]
         )
     ),
     **{
-        f"normalizer {form}": functools.partial(lambda f: _bytes(normalizer=getattr(normalizers, f)()), form)
+        f"normalizer {form}": functools.partial(lambda f: byte_level(normalizer=getattr(normalizers, f)()), form)
         for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")
     },
-    "normalizer Strip": lambda: _bytes(normalizer=normalizers.Strip()),
-    "normalizer Strip, left only": lambda: _bytes(normalizer=normalizers.Strip(True, False)),
-    "normalizer Prepend": lambda: _bytes(normalizer=normalizers.Prepend("x ")),
-    "normalizer Replace of a class": lambda: _bytes(normalizer=normalizers.Replace(Regex(r"\s+"), " ")),
+    "normalizer Strip": lambda: byte_level(normalizer=normalizers.Strip()),
+    "normalizer Strip, left only": lambda: byte_level(normalizer=normalizers.Strip(True, False)),
+    "normalizer Prepend": lambda: byte_level(normalizer=normalizers.Prepend("x ")),
+    "normalizer Replace of a class": lambda: byte_level(normalizer=normalizers.Replace(Regex(r"\s+"), " ")),
     "normalizer of bytes": lambda: _fast(None, normalizer=normalizers.ByteLevel(), decoder=decoders.ByteLevel()),
-    "normalizers in a row": lambda: _bytes(
+    "normalizers in a row": lambda: byte_level(
         normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
     ),
-    "added tokens": lambda: _bytes(added=_added(normalized=False)),
-    "added tokens, normalized": lambda: _bytes(normalizer=normalizers.Lowercase(), added=_added(normalized=True)),
-    "added tokens, lstrip": lambda: _bytes(added=_added(lstrip=True, normalized=False)),
-    "added tokens, rstrip": lambda: _bytes(added=_added(rstrip=True, normalized=False)),
-    "added tokens, lstrip and rstrip": lambda: _bytes(added=_added(lstrip=True, rstrip=True, normalized=True)),
-    "added tokens, single word": lambda: _bytes(added=_added(single_word=True)),
-    "added tokens in letters of the byte alphabet": lambda: _bytes(
+    "added tokens": lambda: byte_level(added=_added(normalized=False)),
+    "added tokens, normalized": lambda: byte_level(normalizer=normalizers.Lowercase(), added=_added(normalized=True)),
+    "added tokens, lstrip": lambda: byte_level(added=_added(lstrip=True, normalized=False)),
+    "added tokens, rstrip": lambda: byte_level(added=_added(rstrip=True, normalized=False)),
+    "added tokens, lstrip and rstrip": lambda: byte_level(added=_added(lstrip=True, rstrip=True, normalized=True)),
+    "added tokens, single word": lambda: byte_level(added=_added(single_word=True)),
+    "added tokens in letters of the byte alphabet": lambda: byte_level(
         added=(AddedToken("naï"), AddedToken("Ġa"), AddedToken("日本"), AddedToken("a b"))
     ),
-    "added tokens in Llama 2": lambda: _llama2(added=_added(normalized=True)),
-    "added tokens in Llama 2, not normalized": lambda: _llama2(added=_added(normalized=False, rstrip=True)),
-    "ignore_merges": lambda: _bytes(ignore_merges=True),
-    "unk_token of a byte-level one": lambda: _bytes(unk_token="<unk>"),
-    "Llama 2": _llama2,
-    "Llama 2 with byte fallback but ignore_merges": lambda: _llama2(ignore_merges=True),
+    "added tokens in Llama 2": lambda: llama2(added=_added(normalized=True)),
+    "added tokens in Llama 2, not normalized": lambda: llama2(added=_added(normalized=False, rstrip=True)),
+    "ignore_merges": lambda: byte_level(ignore_merges=True),
+    "unk_token of a byte-level one": lambda: byte_level(unk_token="<unk>"),
+    "Llama 2": llama2,
+    "Llama 2 with byte fallback but ignore_merges": lambda: llama2(ignore_merges=True),
     "Llama 2 of today: Metaspace first": lambda: _sentencepiece([_metaspace("first", False)]),
     "Mistral: Metaspace always": lambda: _sentencepiece([_metaspace("always", False)]),
     "Metaspace never, cut": lambda: _sentencepiece([_metaspace("never")], decoder=_marks("never")),
@@ -290,13 +291,13 @@ MAKERS: dict[str, Callable[[], Peer]] = {
         prefix="##",
     ),
     "byte fallback with unknown bytes": lambda: _some_bytes(),
-    "decoder with Strip after bytes": lambda: _bytes(
+    "decoder with Strip after bytes": lambda: byte_level(
         decoder=decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 2, 0)])
     ),
-    "decoder with Replace after Fuse": lambda: _llama2(
+    "decoder with Replace after Fuse": lambda: llama2(
         decoder=decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁▁", "-")])
     ),
-    "a BOS by template": lambda: _bytes(
+    "a BOS by template": lambda: byte_level(
         post=processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     ),
 }
@@ -382,13 +383,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         functools.partial(_other, lambda: Peer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))),
         r"model.type is \"WordLevel\"",
     ),
-    "dropout": (functools.partial(_changed, ("model", "dropout"), 0.1, _bytes), r"model.dropout is 0.1"),
+    "dropout": (functools.partial(_changed, ("model", "dropout"), 0.1, byte_level), r"model.dropout is 0.1"),
     "an expression that takes forever": (
         functools.partial(
             _changed,
             ("pre_tokenizer",),
             {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
-            _bytes,
+            byte_level,
         ),
         "none of the published ones",
     ),
@@ -397,24 +398,26 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             _changed,
             ("pre_tokenizer",),
             {"type": "Split", "pattern": {"Regex": r"\bx"}, "behavior": "Isolated", "invert": False},
-            _bytes,
+            byte_level,
         ),
         "none of the published ones",
     ),
     "scripts": (
-        functools.partial(_changed, ("pre_tokenizer",), {"type": "UnicodeScripts"}, _bytes),
+        functools.partial(_changed, ("pre_tokenizer",), {"type": "UnicodeScripts"}, byte_level),
         r"pre_tokenizer.type is \"UnicodeScripts\"",
     ),
     "a table of characters": (
-        functools.partial(_changed, ("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, _bytes),
+        functools.partial(
+            _changed, ("normalizer",), {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, byte_level
+        ),
         r"normalizer.type is \"Precompiled\"",
     ),
     "BERT's normalizer": (
-        lambda folder: _other(lambda: _bytes(normalizer=normalizers.BertNormalizer()), folder),
+        lambda folder: _other(lambda: byte_level(normalizer=normalizers.BertNormalizer()), folder),
         r"normalizer.type is \"BertNormalizer\"",
     ),
     "a decoder for speech": (
-        lambda folder: _other(lambda: _bytes(decoder=decoders.CTC()), folder),
+        lambda folder: _other(lambda: byte_level(decoder=decoders.CTC()), folder),
         r"decoder.type is \"CTC\"",
     ),
     "Metaspace at odds with itself": (
@@ -422,7 +425,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             _changed,
             ("pre_tokenizer",),
             {"type": "Metaspace", "replacement": "▁", "add_prefix_space": False, "prepend_scheme": "first"},
-            _bytes,
+            byte_level,
         ),
         "add_prefix_space is false",
     ),
@@ -434,7 +437,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
                 "type": "Sequence",
                 "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 20,
             },
-            _bytes,
+            byte_level,
         ),
         "times longer",
     ),

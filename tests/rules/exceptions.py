@@ -50,6 +50,8 @@ CLASSES: Mapping[str, str] = {
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/messages.py": "tests/data_pipes/test_forms.py",
+    "data_pipes/tokenizer/more_tokens.py": "tests/outside/tokenizer_folders.py",
+    "stages/run/token_table.py": "tests/outside/tokenizer_folders.py",
     "data_pipes/tokenizer/step.py": "tests/outside/tokenizers.py",
     "data_pipes/tokenizer/normalizer.py": "tests/outside/tokenizers.py",
     "data_pipes/tokenizer/pre_tokenizer.py": "tests/outside/tokenizers.py",

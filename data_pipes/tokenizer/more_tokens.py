@@ -1,0 +1,79 @@
+"""Added tokens that stand outside tokenizer.json: those of tokenizer_config.json's added_tokens_decoder.
+
+Source: transformers 5.23, `TokenizersBackend.__init__` and `_post_init`: the table decides the flags of its tokens, and
+new ones get the next ids in its order. It passes over an id that differs; here such a table is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, token_ids, vocabulary_size
+from data_pipes.tokenizer.step import values
+
+
+def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokenizer:
+    """Adds the tokens of a table, and takes its flags for those that there are.
+
+    Args:
+        tokenizer: with ids of its own.
+        table: id -> token.
+
+    Returns:
+        The tokenizer, or another one with these tokens. A special token stays special, whatever the table says.
+
+    Raises:
+        ValueError: if a token has another id in the tokenizer, a new one would not get its id, or a special token is
+            looked for before normalisation in one place and after it in the other.
+
+    Example:
+        >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
+        >>> with_table(from_spec(spec), {1: AddedToken("<b>", 1, rstrip=True)}).encode("<b> a", special="all")
+        [1, 0]
+    """
+    spec, size = tokenizer.spec, vocabulary_size(tokenizer)
+    known = token_ids(spec) | {token.content: token.id for token in spec.added_tokens}
+    added = {token.content: token for token in spec.added_tokens}
+    for i, token in sorted(table.items()):
+        expected = known.get(token.content, size)
+        if i != expected:
+            why = "its id in tokenizer.json" if token.content in known else "the next free one"
+            raise ValueError(f"{i} is {token.content!r}, which must have id {expected}, {why}; correct the table")
+        size += token.content not in known
+        known[token.content] = i
+        old = added.get(token.content)
+        if old is not None and old.special and old.normalized != token.normalized:
+            raise ValueError(
+                f"{i} is {token.content!r}, a special token that tokenizer.json gives another `normalized`; "
+                "make both the same"
+            )
+        added[token.content] = token._replace(id=i, special=token.special or (old is not None and old.special))
+    return _with_added(tokenizer, added)
+
+
+def as_special(tokenizer: Tokenizer, contents: Collection[str]) -> Tokenizer:
+    """Makes these added tokens special, whatever they were; others stay."""
+    added = {token.content: token for token in tokenizer.spec.added_tokens}
+    special = {text: token._replace(special=True) for text, token in added.items() if text in contents}
+    return _with_added(tokenizer, added | special)
+
+
+def puts_space_first(spec: TokenizerSpec) -> bool:
+    """Tells whether a text gets a space, or the mark of one, in front."""
+    steps = [values(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
+    return spec.prefix_space or any(
+        options.get("add_prefix_space")
+        or options.get("prepend_scheme") in ("always", "first")
+        or options.get("prepend") in (" ", "▁")
+        for options in steps
+    )
+
+
+def _with_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokenizer:
+    """The same tokenizer with these added tokens."""
+    tokens = tuple(sorted(added.values(), key=lambda token: token.id))
+    return (
+        tokenizer if tokens == tokenizer.spec.added_tokens else from_spec(replace(tokenizer.spec, added_tokens=tokens))
+    )
