@@ -69,7 +69,7 @@ class PretrainOptions:
     device: str = "auto"
     """"cpu", "cuda", or "auto": a GPU where there is one."""
     compile: bool = True
-    """Compile the step; needs a C++ compiler, takes about a minute the first time."""
+    """Compile the step; needs a C++ compiler, takes 1 to 3 minutes the first time."""
     seed: int = 0
     """Seed of everything random."""
     held_out: float = 0.05

@@ -79,7 +79,7 @@ class TuningOptions:
     device: str = "auto"
     """"cpu", "cuda", or "auto": a GPU where there is one."""
     compile: bool = True
-    """Compile the step; needs a C++ compiler, takes about a minute the first time."""
+    """Compile the step; needs a C++ compiler, takes 1 to 3 minutes the first time."""
     seed: int = 0
     """Seed of everything random."""
     held_out: int = 128
@@ -164,7 +164,7 @@ class OnlineOptions(TuningOptions):
     max_new_tokens: int = 64
     """Tokens of an answer at most."""
     temperature: float = 1.0
-    """Sampling temperature."""
+    """Sampling temperature, a factor: logits are divided by it."""
     top_k: int | None = None
     """Sample among this many likeliest tokens; None among all."""
     top_p: float | None = None

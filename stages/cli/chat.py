@@ -47,6 +47,8 @@ class ChatOptions:
 def main(arguments: Sequence[str]) -> int:
     """Parses the flags, loads, talks."""
     options = parse(ChatOptions, "chat", arguments)
+    if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
+        print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
     from data_pipes.messages import Message

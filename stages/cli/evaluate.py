@@ -11,6 +11,7 @@ from stages.evaluate.options import EvaluateOptions
 def main(arguments: Sequence[str]) -> int:
     """Parses the flags, evaluates, prints the table."""
     options = parse(EvaluateOptions, "evaluate", arguments)
+    print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
     from stages.evaluate import build, record
 
     loaded = build.load(options)

@@ -8,10 +8,16 @@ in SUBCOMMANDS.
 from __future__ import annotations
 
 import difflib
+import errno
+import itertools
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import gettempdir
 
 SUBCOMMANDS: Mapping[str, str] = {
     "demo": "train a small model on Python's own documentation and source, and show what it writes",
@@ -37,6 +43,9 @@ SUBCOMMANDS: Mapping[str, str] = {
 WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay", "import", "export", "merge", "estimate", "compare")
 """Subcommands that keep no checkpoints."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that takes no more."""
+
 TRACEBACK = "INTRO2LLM_TRACEBACK"
 """Environment variable: set to 1, an error shows where it was raised."""
 
@@ -44,7 +53,7 @@ TRACEBACK = "INTRO2LLM_TRACEBACK"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the subcommand that the first argument names, and gives it the others.
 
-    An error that a person can mend is one line on stderr; anything else is a bug, and shows its traceback.
+    An error that a person can fix is one line on stderr; anything else is a bug, and shows its traceback.
 
     Args:
         arguments: what follows `intro2llm`; None takes them from the process.
@@ -57,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0
+    if name in ("-V", "--version", "version"):
+        print(f"intro2llm {version('intro2llm')}")
+        return 0
     if name not in SUBCOMMANDS:
         near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
@@ -65,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return import_module(f"stages.cli.{name}").main(rest)
     except (Exception, KeyboardInterrupt) as error:
-        found = explain(error, name)
+        found = explain(error, name, rest)
         if found is None or os.environ.get(TRACEBACK) == "1":
             raise
         code, text = found
@@ -77,19 +89,26 @@ def overview() -> str:
     """Lists the subcommands, a line each."""
     lines = [f"  {name:<12} {what}" for name, what in SUBCOMMANDS.items()]
     return "\n".join(
-        ["usage: intro2llm SUBCOMMAND [--flags]", "", *lines, "", "intro2llm SUBCOMMAND --help lists the flags of one."]
+        [
+            "usage: intro2llm SUBCOMMAND [--flags]",
+            "",
+            *lines,
+            "",
+            "intro2llm SUBCOMMAND --help lists the flags of one; intro2llm --version",
+        ]
     )
 
 
-def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
-    """Puts an error that a person can mend into words.
+def explain(error: BaseException, name: str = "", arguments: Sequence[str] = ()) -> tuple[int, str] | None:
+    """Puts an error that a person can fix into words.
 
     Args:
         error: what was raised.
         name: of the subcommand.
+        arguments: that it was given.
 
     Returns:
-        (exit code, text), or None for an error that only a programmer can mend.
+        (exit code, text), or None for an error that only a programmer can fix.
 
     Example:
         >>> explain(ValueError("--seed: too large"))
@@ -98,8 +117,7 @@ def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
         True
     """
     if isinstance(error, KeyboardInterrupt):
-        goes_on = "the answers that are there" if name == "evaluate" else "the newest checkpoint"
-        return 130, "interrupted" if name in WITHOUT else f"interrupted; the same command goes on from {goes_on}"
+        return 130, _interrupted(name, arguments)
     if isinstance(error, BrokenPipeError):
         return _quiet_end()
     path = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
@@ -119,9 +137,29 @@ def explain(error: BaseException, name: str = "") -> tuple[int, str] | None:
 
 def _words(error: BaseException) -> str:
     """The message; of the system's errors without the number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return str(error)
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if error.errno is not None and error.strerror == os.strerror(error.errno):  # nobody named the file
+        places = f"the disk of --output_dir, and that of {gettempdir()}"
+        return f"{error.strerror}; look at {places}" if error.errno in FULL else error.strerror
+    return error.strerror
+
+
+def _interrupted(name: str, arguments: Sequence[str]) -> str:
+    """What an interrupted command left, and how to go on."""
+    if name in WITHOUT:
+        return "interrupted"
+    flags = dict(itertools.pairwise(arguments))
+    typed = next((word.partition("=")[2] for word in arguments if re.match("--output[-_]dir=", word)), None)
+    folder = Path(typed or flags.get("--output_dir") or flags.get("--output-dir") or f"runs/{name}")
+    if name == "evaluate":
+        left = (folder / "samples.jsonl").exists()
+        return f"interrupted; the same command {'keeps the answers that are there' if left else 'begins again'}"
+    if next(folder.glob("**/checkpoints/step-*"), None):
+        return "interrupted; the same command resumes from the newest checkpoint"
+    return f"interrupted before the first checkpoint in {folder}; the same command begins again"
 
 
 def _quiet_end() -> tuple[int, str]:

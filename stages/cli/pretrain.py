@@ -49,6 +49,7 @@ def train(
         4. The run.
         5. final_model.
     """
+    print(f"preparing {options.data_path} in {options.output_dir}", flush=True)  # before torch, which takes seconds
     from stages.run import config_file, corpus, pretraining
     from stages.run.lock import alone
 

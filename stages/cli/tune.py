@@ -49,6 +49,7 @@ def run(options: TuningOptions, *, before: Callable[[Tuning], object] | None = N
         4. The run.
         5. final_model.
     """
+    print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
     from stages.run import config_file, tuning
     from stages.run.lock import alone
 

@@ -21,6 +21,7 @@ from stages.run import json_file
 from stages.run.lock import alone
 from stages.run.manifest import environment
 from stages.run.progress import Progress, progress
+from stages.run.writing import writing
 
 SAMPLES, RESULTS, BEGUN = "samples.jsonl", "results.json", "evaluation.json"
 
@@ -106,9 +107,10 @@ def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Rep
 
     def keep(samples: list[Sample]) -> None:
         nonlocal count
-        file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-        file.flush()
-        os.fsync(file.fileno())
+        with writing(Path(file.name)):
+            file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+            file.flush()
+            os.fsync(file.fileno())
         count += len(samples)
         screen.show(count, {})
 

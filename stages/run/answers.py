@@ -13,6 +13,7 @@ from torch import Tensor
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.rewards import reader
+from stages.run.writing import writing
 from stages.score import completions
 from stages.state import TrainState
 
@@ -155,10 +156,11 @@ def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
     if path.exists() and _last(path) >= step:
         kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
         unfinished = path.with_suffix(".partial")
-        unfinished.write_bytes(b"".join(kept))
+        with writing(unfinished):
+            unfinished.write_bytes(b"".join(kept))
         os.replace(unfinished, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line)
 
 

@@ -8,7 +8,37 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
+
 SO = "so the step is not compiled: it runs eagerly, at about half its speed"
+
+
+def first_step(device: torch.device) -> str:
+    """Says what the first step waits for, and how long."""
+    span = expected(device.type, torch.backends.cpu.get_cpu_capability(), os.cpu_count() or 1)
+    return f"compiling the step: {span}, a few seconds if it was compiled here before"
+
+
+def expected(device: str, capability: str, cores: int) -> str:
+    """Says how long the first compilation takes, as measured on such machines; the C++ compiler is most of it.
+
+    Args:
+        device: "cpu" or "cuda".
+        capability: of `torch.backends.cpu.get_cpu_capability()`.
+        cores: of the machine.
+
+    Returns:
+        A time span for a person.
+
+    Example:
+        >>> expected("cpu", "AVX2", 2)
+        '1 to 3 minutes on this processor (AVX2, 2 cores)'
+    """
+    if device != "cpu":
+        return "1 to 2 minutes"
+    wide = any(name in capability for name in ("AVX512", "SVE"))
+    span = ("up to a minute" if wide else "1 to 2 minutes") if cores >= 8 else f"1 to {2 if wide else 3} minutes"
+    return f"{span} on this processor ({capability}, {cores} core{'s' if cores > 1 else ''})"
 
 
 def missing() -> str | None:

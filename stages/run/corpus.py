@@ -25,6 +25,7 @@ from data_pipes.types import Document
 from stages.options import PretrainOptions
 from stages.run import json_file, origin, text
 from stages.run.held_out import parts, rule
+from stages.run.writing import writing
 
 END = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Names that tokenizers give the token between documents."""
@@ -224,7 +225,8 @@ def _write(data: Path, tokenizer: tokenizers.Tokenizer, split: Iterator[tuple[st
     store(training(), store_path=data / "train", on_progress=_telling(say))
     store(iter(aside), store_path=data / "held_out")
     text = "".join(document.text for document in aside).encode()
-    (data / "held_out.txt").write_bytes(text)
+    with writing(data / "held_out.txt"):
+        (data / "held_out.txt").write_bytes(text)
     return len(text)
 
 

@@ -15,8 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from stages.run.writing import writing
+
 CLOCK = ("tok_per_sec", "mfu", "compile_seconds")
 """Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or replayed."""
+
+
+AGAIN = "make room there, and run the same command again: it resumes from the newest checkpoint"
 
 
 class Writer(NamedTuple):
@@ -135,32 +140,22 @@ def _row(line: bytes) -> dict[str, Any] | None:
 def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) -> None:
     """One line; JSON has no NaN, so what is not finite is written as a string, which `float` reads."""
     finite = {name: value if _is_finite(value) else str(value) for name, value in values.items()}
-    try:
+    with writing(path, AGAIN):
         file.write(_line({"step": step, **finite}))
         file.flush()
-    except OSError as error:
-        raise _refused(error, path) from error
 
 
 def _sync(file: TextIO, path: Path) -> None:
     """Waits until the disk has it."""
-    try:
+    with writing(path, AGAIN):
         file.flush()
         os.fsync(file.fileno())
-    except OSError as error:
-        raise _refused(error, path) from error
 
 
 def _close(file: TextIO) -> None:
     """Lets go; what the disk refused was told when it was written."""
     with suppress(OSError):
         file.close()
-
-
-def _refused(error: OSError, path: Path) -> OSError:
-    """Says which file the disk refused."""
-    what = f"cannot write {path}: {error.strerror}; make room there, and run the same command again: it goes on from"
-    return OSError(error.errno, f"{what} the newest checkpoint")
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
-from stages.run import background, checkpoint, early_stopping, log, signals, step_folders
+from stages.run import background, checkpoint, compiler, early_stopping, log, signals, step_folders
 from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import Patience
 from stages.run.progress import Progress, progress
@@ -202,7 +202,7 @@ def _fold(
     if 0 < options.patience <= best.since:
         return state, "early", best
     if options.compile and first < total:
-        parts.screen.say("compiling the step: about a minute, much less if it was compiled here before")
+        parts.screen.say(compiler.first_step(device))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
         state = _step(parts, state, _on(device, parts.pipe[number - 1]), caught)

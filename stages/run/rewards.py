@@ -28,6 +28,8 @@ from stages.score import Reward, model_score, text_score
 
 BUILT_IN: Mapping[str, Reward] = {"correct": correct}
 
+_EXPECTED = f"{', '.join(BUILT_IN)}, FILE.py:FUNCTION, or the folder of a reward model"
+
 
 def names(rewards: Sequence[str]) -> tuple[str, ...]:
     """What metrics call the rewards: a function by its name, a reward model "model"; equal names are numbered.
@@ -99,13 +101,8 @@ def find(reward: str) -> Reward:
     """
     if reward in BUILT_IN:
         return BUILT_IN[reward]
+    refuse_names([reward])
     path, name = file_of(reward), reward.rpartition(":")[2]
-    if not path.endswith(".py") or not name:
-        raise ValueError(
-            f"--reward {reward}: expected {', '.join(BUILT_IN)}, FILE.py:FUNCTION, or the folder of a reward model"
-        )
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--reward {reward}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -117,6 +114,25 @@ def find(reward: str) -> Reward:
         there = [n for n, x in vars(module).items() if callable(x) and not n.startswith("_")]
         raise ValueError(f"--reward {reward}: {path} has no function {name!r}; it has {', '.join(there) or 'none'}")
     return _made(found, reward) if isinstance(found, type) else found
+
+
+def refuse_names(rewards: Sequence[str]) -> None:
+    """Checks the names of rewards without running anything.
+
+    Raises:
+        ValueError: if one is neither built in, nor FILE.py:FUNCTION, nor a folder; if there is none.
+        FileNotFoundError: if there is no such file.
+    """
+    if not rewards:
+        raise ValueError(f"--reward: expected {_EXPECTED}, got none")
+    for reward in rewards:
+        path = file_of(reward)
+        if reward in BUILT_IN or _is_model(reward):
+            continue
+        if not path.endswith(".py") or not reward.rpartition(":")[2]:
+            raise ValueError(f"--reward {reward}: expected {_EXPECTED}")
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"--reward {reward}: there is no file {path}")
 
 
 def file_of(reward: str) -> str:

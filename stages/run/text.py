@@ -19,6 +19,7 @@ from data_pipes.duplicates import exact_duplicates, near_duplicates
 from data_pipes.source import path as source
 from data_pipes.types import BadRow, Document
 from stages.options import PretrainOptions
+from stages.run.writing import writing
 
 BAD = Path("data") / "bad_rows.jsonl"
 DROPPED = Path("data") / "dropped.txt"
@@ -113,7 +114,8 @@ def _filtered(found: Iterable[Document], folder: Path | None) -> Iterator[Docume
     yield from filters.keep(found, rules, on_drop=drops.append)
     if folder is not None:
         table = filters.table(filters.report(drops))
-        (folder / DROPPED).write_text(table + "\n", encoding="utf-8")
+        with writing(folder / DROPPED):
+            (folder / DROPPED).write_text(table + "\n", encoding="utf-8")
 
 
 def _on_bad(bad: BadRow, *, mode: str, path: Path | None) -> None:
@@ -122,5 +124,5 @@ def _on_bad(bad: BadRow, *, mode: str, path: Path | None) -> None:
         refuse(bad, "; or pass over such rows with --on_bad skip")
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(bad._asdict()) + "\n")

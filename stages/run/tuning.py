@@ -28,7 +28,7 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import adapter, chat_data, dropout, hardware, numbers, pretrained, pretraining, validation
+from stages.run import adapter, chat_data, dropout, flag_checks, hardware, pretrained, pretraining, validation
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
@@ -87,7 +87,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         ValueError: for flags that contradict each other or data that cannot be read, naming them.
         FileNotFoundError: if there is no model or no data at a path.
     """
-    _check(options)
+    flag_checks.check(options)
     device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = pretrained.placed(base, device)
@@ -249,16 +249,3 @@ def _nothing(params: Tree) -> dict[str, float]:
 def _up(length: int) -> int:
     """The next multiple."""
     return math.ceil(length / MULTIPLE) * MULTIPLE
-
-
-def _check(options: flags.TuningOptions) -> None:
-    """Refuses flags that cannot work, before any work."""
-    numbers.refuse(options)
-    dropout.refuse(options)
-    most = pretrained.read_config(options.model_path).max_position_embeddings
-    needed = options.max_length + getattr(options, "max_new_tokens", 0)
-    if needed > most:
-        raise ValueError(
-            f"{needed} tokens (--max_length, with --max_new_tokens where there is one) exceed the model's "
-            f"max_position_embeddings {most}; take fewer"
-        )

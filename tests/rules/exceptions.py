@@ -78,6 +78,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/run/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",
     "stages/run/judges.py": "tests/stages/cli/test_tune.py",
+    "stages/run/flag_checks.py": "tests/stages/cli/test_tune.py",
     "stages/run/flag_values.py": "tests/stages/run/test_config_file.py",
 }
 """path -> the test that covers it, where that is not `tests/PATH/test_NAME.py`."""

@@ -12,9 +12,11 @@ from importlib import import_module
 
 import pytest
 
-from stages.cli.flags import parse
+from stages.cli.flags import mistake, parse
 from stages.cli.main import SUBCOMMANDS, main
+from stages.cli.replay import ReplayOptions
 from stages.options import PretrainOptions
+from stages.tuning_options import GRPOOptions, SFTOptions
 
 
 def options_of(name: str) -> type:
@@ -87,18 +89,39 @@ def test_both_spellings_of_a_flag_are_taken() -> None:
     assert parse(PretrainOptions, "pretrain", ["--max_steps", "None"]).max_steps is None
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["--lerning_rate", "1"], "--learning_rate"),
-        (["--batch_size", "x"], "--batch_size"),
-        (["--dtype", "int8"], "--dtype"),
-    ],
-)
-def test_a_wrong_flag_ends_with_2_and_names_the_right_one(
+MISTAKES = (
+    (["--lerning_rate", "1"], "--lerning_rate: unknown flag; did you mean --learning_rate?"),
+    (["--modelpath", "x"], "--modelpath: unknown flag; did you mean --model_path?"),
+    (["--batch_size", "x"], "--batch_size: expected a whole number, got 'x'"),
+    (["--batch_size", "1.5"], "--batch_size: expected a whole number, got '1.5'"),
+    (["--learning_rate=fast"], "--learning_rate: expected a number, got 'fast'"),
+    (["--dtype", "int8"], "--dtype: expected one of auto, float32, bfloat16, float16, got 'int8'"),
+    (["--compile", "false"], "--compile takes no value, got false; --no_compile turns it off"),
+    (["--compile=False"], "--compile takes no value, got False; --no_compile turns it off"),
+    (["--no-compile", "true"], "--no-compile takes no value, got true; --no_compile turns it off, --compile on"),
+    (["--no_compil"], "--no_compil: unknown flag; did you mean --no_compile?"),
+    (["--batch_size"], "--batch_size needs a value"), (["words"], "'words' stands alone"),
+    (["--max_steps", "1", "2"], "--max_steps takes one value, got 2: 1 2"),
+    (["--max_steps", "many"], "--max_steps: expected a whole number, got 'many'"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES)
+def test_a_wrong_flag_ends_with_2_and_names_the_right_one_in_one_line(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(PretrainOptions, "pretrain", arguments)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"intro2llm pretrain: {told}")
+    assert line.endswith("intro2llm pretrain --help lists the flags")
+
+
+def test_what_is_required_is_named_and_places_are_left_to_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"
+    assert mistake(SFTOptions, ["--model_path", "m", "--lora_targets", "q", "v", "--ema", "None"]) == ""
+    assert mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "-2.5"]) == ""
+    assert mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "b"]).endswith("got 'b'")
+    assert mistake(ReplayOptions, ["runs/a", "--step", "3"]) == ""
+    assert mistake(ReplayOptions, ["--step", "3", "runs/a"]) == ""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from stages.cli.main import SUBCOMMANDS, main
+from stages.cli.main import SUBCOMMANDS, explain, main
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
@@ -62,7 +63,8 @@ class InductorError(RuntimeError):
     [
         (ValueError("--seed: too\n  large"), 2, "--seed: too large"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "a.txt: No such file or directory"),
-        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (OSError(28, "No space left on device"), 1, "No space left on device; look at the disk of --output_dir, and"),
+        (OSError(28, "cannot write a.txt: No space left on device"), 1, "cannot write a.txt: No space left on device"),
         (PermissionError(13, "Permission denied", "b"), 1, "b: Permission denied"),
         (ImportError("wandb is not installed; pip install it"), 1, "wandb is not installed; pip install it"),
         (FloatingPointError("logits were NaN"), 1, "logits were NaN"),
@@ -81,11 +83,24 @@ def test_what_a_person_can_mend_is_one_line(
     assert told in line
 
 
-def test_only_what_has_checkpoints_promises_one() -> None:
-    from stages.cli.main import explain
+def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
+    told = lambda name, *arguments: explain(KeyboardInterrupt(), name, arguments)[1]  # noqa: E731
+    place = ("--output_dir", str(tmp_path))
+    assert told("generate") == "interrupted"
+    assert (
+        told("sft", *place) == f"interrupted before the first checkpoint in {tmp_path}; the same command begins again"
+    )
+    assert told("evaluate", *place) == "interrupted; the same command begins again"
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "samples.jsonl").touch()
+    assert told("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
+    assert told("demo", f"--output-dir={tmp_path}") == told("sft", *place)
+    assert told("evaluate", *place) == "interrupted; the same command keeps the answers that are there"
 
-    assert "goes on from the newest checkpoint" in explain(KeyboardInterrupt(), "pretrain")[1]
-    assert explain(KeyboardInterrupt(), "generate") == (130, "interrupted")
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"intro2llm {version('intro2llm')}\n"
 
 
 @pytest.mark.parametrize("error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()])

@@ -187,10 +187,14 @@ def test_a_bad_reward_names_the_text_and_stops_or_goes_on(
         ("sft", {"max_length": 4000}, "max_position_embeddings 128"), ("sft", {"batch_size": 0}, "--batch_size"),
         ("sft", {"gradient_accumulation": 3}, "does not divide"), ("grpo", {"reward": "right"}, "expected correct"),
         ("grpo", {"reward": "none.py:f"}, "there is no file none.py"), ("sft", {"max_steps": 0}, "--max_steps"),
+        ("sft", {"lora_rank": 4}, "need --lora"),
+        ("sft", {"chat_template": "none.jinja"}, "--chat_template none.jinja"),
+        ("grpo", {"samples": 1}, "--samples 1"), ("ppo", {"minibatches": 3}, "--minibatches 3"),
+        ("sft", {"held_out": 0, "eval_every": 3}, "--eval_every 3 needs rows"),
         ("sft", {"model_path": "nowhere"}, "nowhere"), ("sft", {"data_path": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )  # fmt: skip
-def test_flags_that_cannot_work_are_refused_in_one_line(
+def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
     name: str, changes: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, name, **changes) == 2

@@ -84,6 +84,20 @@ def test_a_state_without_new_answers_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / NAME).exists()
 
 
+def test_a_line_with_separators_inside_an_answer_stays_one(tmp_path: Path) -> None:
+    """U+2028 and U+0085 end a line for `str.splitlines`, and stand unescaped in JSON."""
+    for step in (1, 2, 3):
+        take(make(tmp_path, [], prompts=["a\u2028b\x85c", "p1"]), step)
+    take(make(tmp_path, [], prompts=["a\u2028b\x85c", "p1"]), 3)
+    assert [line["step"] for line in map(json.loads, (tmp_path / NAME).read_bytes().split(b"\n")[:-1])] == [1, 2, 3]
+
+
+def test_answers_without_any_reward_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    take(make(tmp_path, said), 2, frac_unjudged=1.0)
+    assert said[-1].startswith("100% of the answers have no reward at all")
+
+
 def test_the_best_and_the_worst_are_shown() -> None:
     rows = [{"prompt": "p" * 99, "completion": f"answer {i}", "rewards": {"a": float(i)}} for i in range(9)]
     shown = table(1, rows).splitlines()

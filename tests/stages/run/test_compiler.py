@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.run import compiler
 
 
 def test_with_a_compiler_nothing_is_missing() -> None:
     assert compiler.missing() is None
+
+
+def test_the_first_step_says_how_long_it_takes_here() -> None:
+    assert compiler.expected("cpu", "AVX512", 2) == "1 to 2 minutes on this processor (AVX512, 2 cores)"
+    assert compiler.expected("cpu", "AVX2", 16) == "1 to 2 minutes on this processor (AVX2, 16 cores)"
+    assert compiler.expected("cpu", "DEFAULT", 1) == "1 to 3 minutes on this processor (DEFAULT, 1 core)"
+    assert compiler.expected("cuda", "AVX2", 2) == "1 to 2 minutes"
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert f"({capability}, " in compiler.first_step(torch.device("cpu"))
 
 
 def test_without_one_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

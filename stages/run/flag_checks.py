@@ -1,0 +1,35 @@
+"""Check all flags of a run after pretraining before any work: numbers, names, files, and the model's context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.run import adapter, dropout, hardware, numbers, pretrained, rewards
+from stages.tuning_options import OnlineOptions, TuningOptions
+
+
+def check(options: TuningOptions) -> None:
+    """Refuses flags that cannot work, before the model is loaded.
+
+    Args:
+        options: the flags.
+
+    Raises:
+        ValueError: naming the flag, its value and what to type instead.
+        FileNotFoundError: for a file that a flag names and that is not there.
+    """
+    numbers.refuse(options)
+    dropout.refuse(options)
+    adapter.asked(options)
+    hardware.pick_device(options.device)
+    if options.chat_template and not Path(options.chat_template).is_file():
+        raise FileNotFoundError(f"--chat_template {options.chat_template}: there is no such file")
+    new, what = 0, f"--max_length {options.max_length}"
+    if isinstance(options, OnlineOptions):
+        rewards.refuse_names(options.reward)
+        new, what = options.max_new_tokens, f"{what} and --max_new_tokens {options.max_new_tokens}"
+    most = pretrained.read_config(options.model_path).max_position_embeddings
+    if options.max_length + new > most:
+        raise ValueError(
+            f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take fewer"
+        )
