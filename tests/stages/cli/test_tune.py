@@ -163,8 +163,8 @@ def test_a_bad_row_is_named_or_passed_over(
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
-        ("def f(p, c, r):\n    return 1 / 0\n", "raised ZeroDivisionError"),
-        ("def f(p, c, r):\n    return float('nan')\n", "gave nan"),
+        ("def f(p, c, r):\n    return 1 / (len(c) % 2)\n", "raised ZeroDivisionError"),
+        ("def f(p, c, r):\n    return len(c) if len(c) % 2 else float('nan')\n", "gave nan"),
         ("def g(p, c, r):\n    return 1\n", "has no function 'f'; it has g"),
     ],
 )
