@@ -1,7 +1,7 @@
 """Chat templates: messages to text, text to tokens, and which of the tokens are the assistant's.
 
 A model sees one row of tokens; that it is a conversation, control tokens say. A template is the little program that
-puts them in. It came with a model, written by a stranger, so it runs in a sandbox (`data_pipes.template`).
+puts them in (`data_pipes.rendering`). The ids are those of transformers' `apply_chat_template`.
 
 Shape letters: n tokens of one conversation.
 """
@@ -9,58 +9,23 @@ Shape letters: n tokens of one conversation.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipes.chat_tokens import encode_spans
 from data_pipes.messages import PLAIN, Context, Message
-from data_pipes.template import BEGIN, CLOSE, END, OPEN, Program, compiled, run
+from data_pipes.rendering import ChatTemplate, Hidden, bare, hider, restored, text_of
+from data_pipes.spans import Chat, Span, check_shown, prompt_text, spans
+from data_pipes.template import compiled
+from data_pipes.templates import CHATML
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""How messages become text: <|im_start|>role, a new line, the content, <|im_end|>, a new line."""
-
-LLAMA3 = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
-    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
-)
-"""The form of Llama 3: a header, a blank line, the content without white space around it, <|eot_id|>."""
-
-RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}]"
-"""What no message may bring into a template, as a pattern."""
-
 
 OnError = Callable[[int, ValueError], Any]
 """What to do with a conversation that the template refuses: gets its number among those that were given, and why."""
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """A template and what it may name; made by `chat_template`. Equal ones have equal sources, tokens and variables.
-
-    Args:
-        source: jinja2.
-        program: the source, compiled.
-        special_tokens: (name, text) pairs, such as ("bos_token", "<s>"), ascending by name.
-        variables: further (name, value) pairs, such as ("enable_thinking", False), ascending by name.
-    """
-
-    source: str
-    program: Program = field(repr=False, compare=False)
-    special_tokens: tuple[tuple[str, str], ...] = ()
-    variables: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
-
-    def __reduce__(self) -> Any:
-        """Pickles as its source, and compiles again."""
-        return _made, (self.source, self.special_tokens, self.variables)
 
 
 class Encoded(NamedTuple):
@@ -75,22 +40,6 @@ class Encoded(NamedTuple):
     trained: np.ndarray
 
 
-class _Job(NamedTuple):
-    """A conversation to encode, whose assistant's turns from number `first` on are trained."""
-
-    messages: Sequence[Message]
-    context: Context
-    first: int
-    add_generation_prompt: bool
-
-
-class _Span(NamedTuple):
-    """A piece of rendered text that is encoded by itself."""
-
-    text: str
-    trained: bool
-
-
 def chat_template(
     source: str = CHATML,
     *,
@@ -102,7 +51,7 @@ def chat_template(
     """Compiles a template.
 
     Args:
-        source: jinja2; CHATML, LLAMA3, or what came with a model.
+        source: jinja2; one of `data_pipes.templates`, or what came with a model.
         bos_token: text of the token that begins a conversation, such as "<|begin_of_text|>"; "" for none.
         eos_token: text of the token that ends one; "" for none.
         special_tokens: text of each special token that the template may name: {"bos_token": ..., "eos_token": ...,
@@ -157,8 +106,8 @@ def render(
         >>> render(chat_template(), [Message("user", "Hi")], add_generation_prompt=True)
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    guarded, hidden = _guard(messages, ())
-    return _restore(_bare(_text(template, guarded, add_generation_prompt, context)), hidden)
+    guarded, context, hidden = hider(())(messages, context)
+    return restored(bare(text_of(template, guarded, prompt=add_generation_prompt, context=context)), hidden)
 
 
 def encode_chat(
@@ -200,14 +149,17 @@ def encode_chats(
 ) -> list[Encoded]:
     """Encodes conversations, and marks what the assistant said.
 
-    Each span is encoded by itself, so that training sees the very tokens that generation will: the prompt's, then the
-    completion's. The text of a control token inside a message stays text: nobody ends a turn by writing "<|im_end|>".
+    The ids are those of transformers' `apply_chat_template`, with two exceptions: the text of a control token inside a
+    message stays text (nobody ends a turn by writing "<|im_end|>"), and no token lies on both sides of a place where
+    generation begins, so that training sees the prompt's tokens, then the answer's. Special tokens are those that the
+    template writes; the tokenizer adds none.
 
     Args:
         template: see `chat_template`.
         tokenizer: whose control tokens the template uses.
         chats: messages of each; the more at once, the faster.
-        add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does.
+        add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does. Nothing
+            is marked then, so any template will do.
         contexts: tools and template variables of each conversation; None: they have none.
         on_error: gets the number of each conversation that the template refuses, and the error; it is then left out
             of what is returned. None raises the first.
@@ -219,14 +171,15 @@ def encode_chats(
     Steps:
         1. Hide the text of control tokens in the messages, and render.
         2. Find the assistant's spans: what {% generation %} blocks hold; else what each of its turns adds to the text
-           before it, up to and with the first control token behind the content (white space after that is nobody's).
+           before it, up to and with the control token that ends the turn (white space after that is nobody's). Turns
+           with trained=False are only read.
         3. Encode the pieces of all conversations in two batches: with control tokens, and as plain text.
 
     Edge cases: no message gives no token; without control tokens in the template, a whole turn is the assistant's.
 
     Raises:
-        ValueError: if the template rewrites what stands before a turn once the turn is there, so that the spans cannot
-            be told apart, or as in `render` (both go to on_error, if it is given); or as in the tokenizer's `encode`.
+        ValueError: if the template changes earlier turns once a later one is there, leaves out what a turn says, or
+            as in `render` (all of these go to on_error, if it is given); or as in the tokenizer's `encode`.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -236,9 +189,47 @@ def encode_chats(
         'b<|im_end|>'
     """
     pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (_Job(messages, context, 0, add_generation_prompt) for messages, context in pairs)
-    # 1., 2. and 3. As for completions.
-    return _encoded(template, tokenizer, jobs, on_error)
+    jobs = (_Job((), messages, context) for messages, context in pairs)
+    # 1., 2. and 3. One function for all.
+    return _encoded(template, tokenizer, jobs, _cut_prompt if add_generation_prompt else _cut, on_error)
+
+
+def encode_prompt_chats(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    chats: Iterable[Sequence[Message]],
+    *,
+    contexts: Iterable[Context] | None = None,
+    on_error: OnError | None = None,
+) -> list[Encoded]:
+    """Encodes what a model is to answer: as `encode_chats` with a generation prompt.
+
+    A chat that ends with a turn of the assistant is continued: its end is what that turn says, not the token that would
+    close it.
+
+    Args:
+        template: as there.
+        tokenizer: as there.
+        chats: as there.
+        contexts: as there.
+        on_error: as there.
+
+    Returns:
+        Encoded(tokens [n], trained [n]) for each; nothing is trained.
+
+    Raises:
+        ValueError: as there, or if a chat ends with a turn of the assistant that says nothing.
+
+    Example:
+        >>> from data_pipes.tokenizer.trainer import train
+        >>> tokenizer = train(["a b"], 300, special_tokens=["<|im_start|>", "<|im_end|>"])
+        >>> begun = [Message("user", "a"), Message("assistant", "b")]
+        >>> tokenizer.decode(encode_prompt_chats(chat_template(), tokenizer, [begun])[0].tokens)[-11:]
+        'assistant\\nb'
+    """
+    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
+    jobs = (_Job(messages, (), context) for messages, context in pairs)
+    return _encoded(template, tokenizer, jobs, _cut_begun, on_error)
 
 
 def encode_completions(
@@ -251,6 +242,9 @@ def encode_completions(
 ) -> list[Encoded]:
     """Encodes prompts with their completions: as `encode_chats`, and only the completion's turns are trained.
 
+    A completion that begins with a turn of the assistant continues a prompt that ends with one: the two are one turn,
+    of which what the completion says is trained.
+
     Args:
         template: as there.
         tokenizer: as there.
@@ -259,153 +253,72 @@ def encode_completions(
         on_error: as there.
 
     Returns:
-        Encoded(tokens [n], trained [n]) for each.
+        Encoded(tokens [n], trained [n]) for each. The tokens begin with those of the prompt (`encode_prompt_chats`).
 
     Raises:
         ValueError: as there.
     """
     rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
-    jobs = (_Job((*prompt, *said), context, len(prompt), False) for (prompt, said), context in rows)
-    return _encoded(template, tokenizer, jobs, on_error)
+    jobs = (_Job(prompt, said, context) for (prompt, said), context in rows)
+    return _encoded(template, tokenizer, jobs, _cut, on_error)
+
+
+class _Job(NamedTuple):
+    """A conversation to encode, of which the prompt is only read."""
+
+    prompt: Sequence[Message]
+    said: Sequence[Message]
+    context: Context
+
+
+Cut = Callable[[ChatTemplate, _Job, Callable[..., Hidden], re.Pattern], tuple[list[Span], list[str]]]
+"""(template, job, hide, pattern of control tokens) -> spans with placeholders, and what these stand for."""
 
 
 def _encoded(
-    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[_Job], on_error: OnError | None
+    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[_Job], cut: Cut, on_error: OnError | None
 ) -> list[Encoded]:
     """What `encode_chats` returns, and its steps."""
-    controls = tuple(special_tokens(tokenizer))
-    texts: tuple[list[str], list[str]] = ([], [])
-    pieces: list[list[tuple[int, int, bool]]] = []
+    names = tuple(special_tokens(tokenizer))
+    hide = hider(names)
+    controls = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+    rows: list[tuple[list[Span], list[str]]] = []
     for number, job in enumerate(jobs):
-        # Hide,
-        guarded, hidden = _guard(job.messages, controls)
-        # render, cut,
         try:
-            spans = _spans(template, job._replace(messages=guarded), controls)
+            rows.append(cut(template, job, hide, controls))
         except ValueError as error:
             if on_error is None:
                 raise
             on_error(number, error)
-            continue
-        pieces.append([])
-        for text, trained in spans:
-            for plain, part in _parts(text, hidden):
-                pieces[-1].append((plain, len(texts[plain]), trained))
-                texts[plain].append(part)
-    # and encode.
-    ids = tokenizer.encode_batch(texts[0], special="all"), tokenizer.encode_batch(texts[1], special="none")
-    return [_joined([(ids[plain][i], trained) for plain, i, trained in chat]) for chat in pieces]
+    return [Encoded(*row) for row in encode_spans(tokenizer, rows, controls)]
 
 
-def _made(source: str, special_tokens: tuple, variables: tuple) -> ChatTemplate:
-    """A template that was pickled."""
-    return chat_template(source, special_tokens=dict(special_tokens), variables=variables)
+def _cut(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
+    """A conversation that is learned, behind its prompt."""
+    prompt, said = tuple(job.prompt), tuple(job.said)
+    first = len(prompt)
+    if prompt and said and prompt[-1].role == said[0].role == "assistant":
+        first, said = first - 1, (_joined(prompt[-1], said[0]), *said[1:])
+    messages, context, hidden = hide((*prompt[:first], *said), job.context)
+    chat = Chat(messages, context, hide(prompt, job.context).messages, first)
+    return spans(template, chat, controls), hidden
 
 
-def _joined(pieces: Sequence[tuple[np.ndarray, bool]]) -> Encoded:
-    """Spans side by side."""
-    tokens = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in pieces)])
-    trained = np.repeat(np.array([mark for _, mark in pieces], bool), [len(ids) for ids, _ in pieces])
-    return Encoded(tokens, trained)
+def _cut_prompt(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
+    """A conversation whose next turn is the assistant's."""
+    messages, context, hidden = hide(job.said, job.context)
+    text = bare(text_of(template, messages, prompt=True, context=context))
+    check_shown(template, messages, context, text)
+    return [Span(text, False)], hidden
 
 
-def _guard(messages: Sequence[Message], controls: Sequence[str]) -> tuple[list[Message], list[str]]:
-    """Messages with OPEN number CLOSE in the place of texts that shall not be read as control; and these texts."""
-    pattern = "|".join([RESERVED, *map(re.escape, sorted(controls, key=len, reverse=True))])
-    hidden: list[str] = []
-
-    def hide(match: re.Match) -> str:
-        hidden.append(match[0])
-        return f"{OPEN}{len(hidden) - 1}{CLOSE}"
-
-    def guard(value: Any) -> Any:
-        if isinstance(value, str):
-            return re.sub(pattern, hide, value)
-        if isinstance(value, Mapping):
-            return {guard(name): guard(x) for name, x in value.items()}
-        return [guard(x) for x in value] if isinstance(value, list | tuple) else value
-
-    return [
-        message._replace(content=guard(message.content), fields=tuple((name, guard(x)) for name, x in message.fields))
-        for message in messages
-    ], hidden
+def _cut_begun(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
+    """A conversation whose next turn, or the rest of whose last turn, is the assistant's."""
+    messages, context, hidden = hide(job.prompt, job.context)
+    return [Span(prompt_text(template, messages, context), False)], hidden
 
 
-def _parts(text: str, hidden: Sequence[str]) -> Iterator[tuple[bool, str]]:
-    """Text -> (whether it is plain whatever it spells, the part), no empty ones."""
-    for i, part in enumerate(re.split(f"{OPEN}([0-9]+){CLOSE}", text)):
-        found = hidden[int(part)] if i % 2 and int(part) < len(hidden) else re.sub(RESERVED, "", part)
-        if found:
-            yield i % 2 == 1, found
-
-
-def _restore(text: str, hidden: Sequence[str]) -> str:
-    """The text with what was hidden in it."""
-    return "".join(part for _, part in _parts(text, hidden))
-
-
-def _text(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool, context: Context) -> str:
-    """Renders, with BEGIN and END left in."""
-    variables = {
-        "messages": [{"role": turn.role, "content": turn.content, **dict(turn.fields)} for turn in messages],
-        "add_generation_prompt": add_generation_prompt,
-        "tools": list(context.tools) or None,
-        "documents": None,
-    }
-    given = (*template.special_tokens, *template.variables, *context.variables)
-    return run(template.program, **{**variables, **dict(given)})
-
-
-def _spans(template: ChatTemplate, job: _Job, controls: Sequence[str]) -> list[_Span]:
-    """A conversation as pieces of text, and which are the assistant's."""
-    messages, context = job.messages, job.context
-    text = _text(template, messages, job.add_generation_prompt, context)
-    if BEGIN in text or re.search(r"{%[-+]?\s*generation\b", template.source):
-        before = _text(template, messages[: job.first], True, context) if job.first else ""
-        return _marked(text, _shared(_bare(before), _bare(text)))
-    spans: list[_Span] = []
-    done = 0
-    for i, message in enumerate(messages):
-        if message.role == "assistant" and i >= job.first:
-            before, after = (_text(template, messages[:n], n == i, context) for n in (i, i + 1))
-            if not (len(before) >= done and after.startswith(before) and text.startswith(after)):
-                raise ValueError(
-                    f"encode_chat: expected a template that adds each turn behind what stands there already, and this "
-                    f"one changes the text before turn {i} once that turn, or a later one, is there; so its tokens "
-                    "cannot be told apart: put {% generation %} and {% endgeneration %} around what the assistant "
-                    "says in the template"
-                )
-            end = len(before) + _end(after[len(before) :], message.content or "", controls)
-            spans += [_Span(text[done : len(before)], False), _Span(text[len(before) : end], True)]
-            spans.append(_Span(text[end : len(after)], False))
-            done = len(after)
-    return [*spans, _Span(text[done:], False)]
-
-
-def _bare(text: str) -> str:
-    """A text without the marks of {% generation %}."""
-    return re.sub(f"[{BEGIN}{END}]", "", text)
-
-
-def _shared(a: str, b: str) -> int:
-    """With how many characters both begin."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _marked(text: str, first: int) -> list[_Span]:
-    """Pieces of a text with marks: what is between two of them is the assistant's, from character `first` on."""
-    spans: list[_Span] = []
-    for i, piece in enumerate(re.split(f"[{BEGIN}{END}]", text)):
-        cut = min(first, len(piece)) if i % 2 else 0
-        spans += [_Span(piece[:cut], False), _Span(piece[cut:], i % 2 == 1)]
-        first -= min(first, len(piece))
-    return [span for span in spans if span.text]
-
-
-def _end(turn: str, content: str, controls: Sequence[str]) -> int:
-    """Where the assistant's turn ends: behind the first control token that follows the content."""
-    control = re.compile("|".join(map(re.escape, controls)) or r"(?!)")
-    seen = control.sub(lambda match: OPEN * len(match[0]), turn)  # a content of "end" is not found in "<|im_end|>"
-    said = content.strip()
-    found = control.search(turn, max(seen.find(said), 0) + len(said))
-    return found.end() if found else len(turn)
+def _joined(begun: Message, rest: Message) -> Message:
+    """A turn of the assistant whose beginning is given."""
+    fields = {**dict(begun.fields), **dict(rest.fields)}
+    return rest._replace(content=(begun.content or "") + (rest.content or ""), fields=tuple(fields.items()))

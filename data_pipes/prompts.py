@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_chats
+from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_prompt_chats
 from data_pipes.messages import Prompt
 from data_pipes.table import Ragged, TablePipe, ragged, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
@@ -24,7 +24,7 @@ def encode_prompts(
     *,
     on_error: OnError | None = None,
 ) -> list[np.ndarray]:
-    """Encodes prompts, each up to the beginning of the assistant's turn.
+    """Encodes prompts, each up to the beginning of the assistant's turn, or to the end of what it has said so far.
 
     Args:
         template: see `data_pipes.chat.chat_template`.
@@ -40,12 +40,11 @@ def encode_prompts(
         ValueError: as in `data_pipes.chat.encode_chats`.
     """
     given = list(prompts)
-    found = encode_chats(
+    found = encode_prompt_chats(
         template,
         tokenizer,
         [prompt.messages for prompt in given],
         contexts=[prompt.context for prompt in given],
-        add_generation_prompt=True,
         on_error=on_error,
     )
     return [encoded.tokens for encoded in found]

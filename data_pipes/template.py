@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 ROUNDS = 100_000
 """Rounds of all loops, macros and blocks together that one text may take."""
@@ -35,16 +36,26 @@ GROWING = frozenset((
 
 TOO_LARGE = "it makes a text or a number too large for a template"
 
-OPEN, CLOSE, BEGIN, END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+OPEN, CLOSE, BEGIN, END, HERE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
 """Code points that are no characters, for use between programs (Unicode 23.7). OPEN number CLOSE stands for a text that
-the template shall not see; a {% generation %} block leaves BEGIN and END around what it holds."""
+the template shall not see; a {% generation %} block leaves BEGIN and END around what it holds; HERE marks a place in a
+message."""
 
 
 class Program(NamedTuple):
-    """A template, compiled; `meter` is the name under which it calls what counts its rounds and characters."""
+    """A template, compiled.
+
+    Fields:
+        run: what renders it.
+        meter: the name under which it calls what counts its rounds and characters.
+        names: the variables that it reads and does not set itself.
+        marked: it has {% generation %} blocks.
+    """
 
     run: jinja2.Template
     meter: str
+    names: frozenset[str]
+    marked: bool
 
 
 def compiled(source: str) -> Program:
@@ -72,6 +83,9 @@ def compiled(source: str) -> Program:
     environment = _environment()
     try:
         tree = environment.parse(source)
+        _check_names(node.attr for node in tree.find_all(nodes.NSRef))
+        names = frozenset(meta.find_undeclared_variables(tree))
+        marked = any(data.data == BEGIN for data in tree.find_all(nodes.TemplateData))
         meter = _unused("_meter", source)
         _count(tree, meter)
         tree.set_environment(environment)
@@ -80,7 +94,8 @@ def compiled(source: str) -> Program:
         line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
         what = "it is nested too deeply" if isinstance(error, RecursionError | MemoryError) else error
         raise ValueError(f"the chat template does not compile: {line}{what}") from None
-    return Program(jinja2.Template.from_code(environment, code, environment.make_globals(None)), meter)
+    made = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+    return Program(made, meter, names, marked)
 
 
 def run(program: Program, **variables: Any) -> str:
@@ -120,7 +135,7 @@ class _Generation(Extension):
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         begin, end = (nodes.Output([nodes.TemplateData(mark)]).set_lineno(line) for mark in (BEGIN, END))
-        return [begin, *body, end]
+        return [begin, nodes.Scope(body).set_lineno(line), end]
 
 
 class _SandboxError(jinja2.TemplateError):
@@ -156,6 +171,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     made.filters["tojson"] = _to_json
     made.filters |= {name: _bounded(name, made.filters[name]) for name in GROWING & made.filters.keys()}
     made.globals["raise_exception"] = _raise
+    made.globals["namespace"] = _namespace
     del made.globals["lipsum"]
     return made
 
@@ -251,6 +267,19 @@ def _unused(name: str, source: str) -> str:
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """JSON as transformers' filter writes it: not escaped for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _namespace(*values: Any, **named: Any) -> Namespace:
+    """Variables that keep their values from round to round; as in transformers, none begins with an underscore."""
+    _check_names(dict(*values, **named))
+    return Namespace(*values, **named)
+
+
+def _check_names(names: Iterable[Any]) -> None:
+    """Refuses names that begin with an underscore."""
+    for name in names:
+        if isinstance(name, str) and name.startswith("_"):
+            raise _SandboxError(f"a namespace cannot hold {name!r}: no name may begin with an underscore")
 
 
 def _raise(message: str) -> NoReturn:

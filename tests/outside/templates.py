@@ -1,0 +1,331 @@
+"""Chat templates: the ids, the masks and the prompts that transformers and TRL make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import transformers
+import trl
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from trl.data_utils import apply_chat_template
+
+from data_pipes.chat import (
+    ChatTemplate,
+    chat_template,
+    encode_chats,
+    encode_completions,
+    encode_prompt_chats,
+    render,
+)
+from data_pipes.messages import Context, Message
+from data_pipes.templates import NAMED
+from data_pipes.tokenizer import load
+from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.tokenizer.split import PATTERNS
+from tests.outside.chat_structures import (
+    ASKED,
+    CALLS,
+    CONTROLS,
+    EVERY_TOKEN,
+    INLINE,
+    NO_SYSTEM,
+    OWN,
+    TALK,
+    THOUGHTS,
+    TWO_CALLS,
+    WEATHER,
+    WORDS,
+    call,
+    turns,
+)
+from tests.outside.form import Form
+
+TEXT = ("the user asks and the assistant answers\n\n", "system tool weather Bern 3 degrees today, Environment: ipython")
+
+
+@cache
+def trained() -> str:
+    """A byte-level tokenizer of the tokenizers library, whose post-processor adds a BOS, as JSON."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].unicode), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(TEXT * 3, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet,
+                             special_tokens=list(CONTROLS), show_progress=False))  # fmt: skip
+    made.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in WORDS])
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", made.token_to_id("<s>"))]
+    )
+    return made.to_str()
+
+
+def theirs(folder: Path, source: str) -> Any:
+    """A tokenizer of transformers with a chat template, saved."""
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_str(trained()), bos_token="<s>", eos_token="</s>",
+        unk_token="<unk>", pad_token="<pad>",
+    )  # fmt: skip
+    made.chat_template = source
+    made.save_pretrained(folder)
+    return made
+
+
+def ours(folder: Path, **variables: Any) -> tuple[ChatTemplate, Tokenizer]:
+    """What we read of it."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokens = {name: config[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return chat_template(source, special_tokens=tokens, variables=variables.items()), load(folder)
+
+
+def messages(chat: Iterable[dict[str, Any]]) -> list[Message]:
+    """Messages as a row has them."""
+    return [
+        Message(turn["role"], turn.get("content"),
+                tuple((name, value) for name, value in turn.items() if name not in ("role", "content")))
+        for turn in chat
+    ]  # fmt: skip
+
+
+def _their_ids(folder: Path, *, source: str, chat: Any, tools: Any, prompt: bool, variables: dict) -> list[int]:
+    made = theirs(folder, source)
+    ids = made.apply_chat_template(chat, tools=tools, add_generation_prompt=prompt, return_dict=False, **variables)
+    if "bos_token" in source:
+        assert ids.count(made.bos_token_id) == made.apply_chat_template(chat, tokenize=False, tools=tools).count("<s>")
+    return ids
+
+
+def _our_ids(folder: Path, *, chat: Any, tools: Any, prompt: bool, variables: dict) -> list[int]:
+    template, tokenizer = ours(folder, **variables)
+    context = Context(tuple(tools or ()))
+    return encode_chats(
+        template, tokenizer, [messages(chat)], add_generation_prompt=prompt, contexts=[context]
+    )[0].tokens.tolist()  # fmt: skip
+
+
+def ids(
+    name: str, source: str, chat: Any, *, tools: Any = None, prompt: bool = True, refused: str = "", **variables: Any
+) -> Form:
+    """Ids of a chat."""
+    given = {"chat": chat, "tools": tools, "prompt": prompt, "variables": variables}
+    their = (lambda folder: theirs(folder, source)) if refused else partial(_their_ids, source=source, **given)
+    return Form("template", name, "transformers", their, partial(_our_ids, **given), refused)
+
+
+def _their_mask(folder: Path, *, source: str, chat: Any, tools: Any) -> dict[str, list[int]]:
+    found = theirs(folder, source).apply_chat_template(chat, tools=tools, return_assistant_tokens_mask=True)
+    return {"ids": found["input_ids"], "mask": found["assistant_masks"]}
+
+
+def _our_mask(folder: Path, *, chat: Any, tools: Any) -> dict[str, list[int]]:
+    template, tokenizer = ours(folder)
+    found = encode_chats(template, tokenizer, [messages(chat)], contexts=[Context(tuple(tools or ()))])[0]
+    return {"ids": found.tokens.tolist(), "mask": found.trained.astype(int).tolist()}
+
+
+def mask(name: str, source: str, chat: Any, *, tools: Any = None) -> Form:
+    """Ids and mask of a template with {% generation %} blocks."""
+    given = {"chat": chat, "tools": tools}
+    their, our = partial(_their_mask, source=source, **given), partial(_our_mask, **given)
+    return Form("template", f"mask: {name}", "transformers", their, our)
+
+
+def said(name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = "") -> Form:
+    """What is learned of a chat by a template without blocks; TRL has no answer, so it is written down here."""
+
+    def our(folder: Path) -> list[str]:
+        template, tokenizer = ours(folder)
+        found = encode_chats(template, tokenizer, [messages(chat)], contexts=[Context(tuple(tools or ()))])[0]
+        return list(_stretches(found.tokens, found.trained, tokenizer))
+
+    def their(folder: Path) -> list[str]:
+        theirs(folder, source)
+        return expected
+
+    return Form("template", f"learned: {name}", "transformers", their, our, refused)
+
+
+def _stretches(tokens: Any, marks: Any, tokenizer: Tokenizer) -> Iterator[str]:
+    """The texts that are learned."""
+    begin = None
+    for place, mark in enumerate([*marks.tolist(), False]):
+        if mark and begin is None:
+            begin = place
+        elif not mark and begin is not None:
+            yield tokenizer.decode(tokens[begin:place])
+            begin = None
+
+
+def completion(name: str, source: str, prompt: Any, answer: Any) -> Form:
+    """TRL's prompt and completion: where the answer begins, and all that is said; TRL learns white space at the end."""
+
+    def their(folder: Path) -> tuple[str, str]:
+        found = apply_chat_template({"prompt": prompt, "completion": answer}, theirs(folder, source))
+        return found["prompt"], found["completion"].rstrip()
+
+    def our(folder: Path) -> tuple[str, str]:
+        template, tokenizer = ours(folder)
+        tokens, trained = encode_completions(template, tokenizer, [(messages(prompt), messages(answer))])[0]
+        first = int(trained.argmax())
+        return tokenizer.decode(tokens[:first]), tokenizer.decode(tokens[trained])
+
+    return Form("template", f"completion: {name}", "TRL", their, our)
+
+
+def begun(name: str, source: str, chat: Any, *, refused: str = "") -> Form:
+    """TRL's prompt that ends with a turn of the assistant."""
+
+    def their(folder: Path) -> list[int]:
+        made = theirs(folder, source)
+        if refused:
+            return []
+        return made(apply_chat_template({"prompt": chat}, made)["prompt"], add_special_tokens=False)["input_ids"]
+
+    def our(folder: Path) -> list[int]:
+        return encode_prompt_chats(*ours(folder), [messages(chat)])[0].tokens.tolist()
+
+    return Form("template", f"prefill: {name}", "TRL", their, our, refused)
+
+
+def same(name: str, original: str, chat: Any, *, tools: Any = None, prompt: bool = False, **variables: Any) -> Form:
+    """A template of ours by its name, beside the model's own."""
+
+    def their(folder: Path) -> str:
+        return theirs(folder, shipped(original)).apply_chat_template(
+            chat, tools=tools, tokenize=False, add_generation_prompt=prompt, **variables
+        )
+
+    def our(folder: Path) -> str:
+        end = "<｜end▁of▁sentence｜>" if name == "deepseek-r1" else "</s>"
+        template = chat_template(NAMED[name], bos_token="<s>", eos_token=end, variables=variables.items())
+        return render(
+            template, messages(chat), add_generation_prompt=prompt, context=Context(tuple(tools or ()))
+        )  # fmt: skip
+
+    number = sum(map(ord, json.dumps([chat, prompt, variables])))
+    return Form("template", f"ours: {name}, {number}", "TRL", their, our)
+
+
+def shipped(name: str) -> str:
+    """A published template, as TRL keeps it."""
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def _structures() -> Iterator[Form]:
+    """Ids of prompts and whole conversations in the structures of published templates."""
+    for name, source in OWN.items():
+        yield ids(f"{name}, prompt", source, ASKED)
+        yield ids(f"{name}, conversation", source, TALK, prompt=False)
+    for name in ("llama3", "llama3_1", "qwen2_5", "qwen3", "phi3", "cohere", "deepseek_r1_distill"):
+        yield ids(f"{name}, prompt", shipped(name), ASKED)
+        yield ids(f"{name}, later prompt", shipped(name), TALK[:4])
+    yield ids("gemma, prompt", shipped("gemma"), ASKED)
+    yield ids("gemma, conversation", shipped("gemma"), NO_SYSTEM, prompt=False)
+    yield ids("llama3_2 with a date", shipped("llama3_2"), ASKED, date_string="1 Jan 2025")
+    for name in ("llama3_1", "qwen2_5", "qwen3"):
+        yield ids(f"{name}, tools", shipped(name), CALLS, tools=[WEATHER], date_string="1 Jan 2025")
+    yield ids("qwen2_5, two calls", shipped("qwen2_5"), TWO_CALLS, tools=[WEATHER, WEATHER], prompt=False)
+    yield ids("qwen3, thoughts of earlier turns", shipped("qwen3"), THOUGHTS[:3])
+    yield ids("qwen3, thoughts in the text", shipped("qwen3"), INLINE[:3])
+    yield ids("qwen3, enable_thinking=false", shipped("qwen3"), INLINE[:3], enable_thinking=False)
+    yield ids("deepseek_r1_distill, thoughts in the text", shipped("deepseek_r1_distill"), INLINE[:3])
+    yield ids("every special token, tojson", EVERY_TOKEN, [{**ASKED[0], "name": "é", "x": None}, *TALK[2:]])
+
+
+FORMS: tuple[Form, ...] = (
+    *_structures(),
+    *(mask(name, shipped(f"{name}_training"), chat, tools=tools) for name, chat, tools in (
+        ("llama3", TALK, None), ("gemma", NO_SYSTEM, None), ("phi3", TALK, None), ("cohere", TALK, None),
+        ("qwen2_5", CALLS, [WEATHER]), ("qwen3", THOUGHTS, None), ("qwen3", CALLS, [WEATHER]),
+        ("deepseek_r1_distill", INLINE, None),
+    )),
+    *(mask(f"ours, {name}", NAMED[name], chat, tools=tools) for name, chat, tools in (
+        ("llama3", TALK, None), ("qwen2.5", CALLS, [WEATHER]), ("qwen3", THOUGHTS, None), ("deepseek-r1", INLINE, None),
+    )),
+    said("Mistral", OWN["Mistral"], TALK, [" Yes.\n</s>", " é, two.</s>"]),
+    said("Llama 2", OWN["Llama 2"], TALK, [" Yes. </s>", " é, two. </s>"]),
+    said("Zephyr", OWN["Zephyr"], TALK, ["Yes.\n</s>", "é, two.</s>"]),
+    said("Phi-3, whose end of a conversation is no end of a turn", shipped("phi3"), TALK,
+         ["Yes.\n<|end|>", "é, two.<|end|>"]),
+    said("Gemma, contents stripped", shipped("gemma"), NO_SYSTEM, ["Yes.<end_of_turn>", "é, two.<end_of_turn>"]),
+    said("Llama 3, contents stripped", shipped("llama3"), turns("a", "  end eot_id \n"), ["end eot_id<|eot_id|>"]),
+    said("Llama 3, a content of white space", shipped("llama3"), turns("a", " \n"), ["<|eot_id|>"]),
+    said("Llama 3, the header's word as content", shipped("llama3"), turns("a", "assistant"), ["assistant<|eot_id|>"]),
+    said("Llama 3, a control token in the content", shipped("llama3"), turns("a<|eot_id|>", "b<|eot_id|>c"),
+         ["b<|eot_id|>c<|eot_id|>"]),
+    said("Qwen2.5, a call without content", shipped("qwen2_5"), CALLS, [
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern", "days": [1, 2]}}\n</tool_call><|im_end|>',
+        "3 °C.<|im_end|>"], tools=[WEATHER]),
+    said("Llama 3.1, a call", shipped("llama3_1"), [*turns("a"), call(city="B")], [
+        '{"name": "weather", "parameters": {"city": "B"}}<|eot_id|>'], tools=[WEATHER]),
+    said("Qwen3, one answer with thoughts", shipped("qwen3"), THOUGHTS[:2],
+         ["<think>\nhm\nso\n</think>\n\nA1<|im_end|>"]),
+    said("DeepSeek-R1, an answer without thoughts after <think>", shipped("deepseek_r1_distill"), turns("a", "<b> c"),
+         ["<b> c<｜end▁of▁sentence｜>"]),
+    said("Qwen3, thoughts of an earlier answer", shipped("qwen3"), THOUGHTS, [], refused="--chat_template qwen3"),
+    said("Qwen3, an earlier answer", shipped("qwen3"), NO_SYSTEM, [], refused="turn 1 .*--chat_template qwen3"),
+    said("DeepSeek-R1, thoughts in the text", shipped("deepseek_r1_distill"), INLINE[:2], [],
+         refused="leaves out .* turn 1.*--chat_template deepseek-r1"),
+    said("DeepSeek-R1, thoughts in a field", shipped("deepseek_r1_distill"), THOUGHTS[:2], [],
+         refused="does not show `reasoning_content`, the thoughts of turn 1"),
+    said("Llama 3, thoughts in a field, marked", NAMED["llama3"], THOUGHTS[:2], [], refused="thoughts of turn 1"),
+    said("Llama 3, a call", shipped("llama3"), [*turns("a"), call(city="B")], [], refused="`tool_calls` of turn 1"),
+    said("Llama 3, tools", shipped("llama3"), ASKED, [], tools=[WEATHER], refused="does not show `tools`"),
+    said("Llama 3.1, two calls at once", shipped("llama3_1"), [*turns("a"), {
+        **call(city="B"), "tool_calls": call(city="B")["tool_calls"] * 2}], [], refused="single tool-calls at once"),
+    said("Llama 3.1, words beside a call", shipped("llama3_1"),
+         [*turns("a"), {**call(city="B"), "content": "Let me see."}], [],
+         refused="leaves out or changes .* content of turn 1"),
+    *(completion(name, source, prompt, turns("", answer)[1:]) for name, source, prompt, answer in (
+        ("Llama 3", shipped("llama3"), ASKED, "2. "), ("Llama 3, later", shipped("llama3"), TALK[:4], "Sure."),
+        ("Mistral", OWN["Mistral"], NO_SYSTEM[:3], "b"), ("Qwen2.5", shipped("qwen2_5"), ASKED, "b"),
+        ("Qwen3, later", shipped("qwen3"), NO_SYSTEM[:3], "<think>\nhm\n</think>\n\nb"),
+        ("Qwen3, after thoughts", shipped("qwen3"), INLINE[:3], "b"),
+        ("Qwen3, ours, after thoughts", NAMED["qwen3"], INLINE[:3], "b"),
+        ("DeepSeek-R1", shipped("deepseek_r1_distill"), ASKED, "b"), ("Phi-4", OWN["Phi-4"], TALK[:4], "b"),
+        ("DeepSeek-R1, ours", NAMED["deepseek-r1"], ASKED, "<think>\nhm\n</think>\n\nb"),
+    )),
+    *(begun(name, source, chat) for name, source, chat in (
+        ("Llama 3", shipped("llama3"), TALK[:3]), ("Llama 3, white space", shipped("llama3"), turns("a", "b \n")),
+        ("Mistral", OWN["Mistral"], NO_SYSTEM[:2]), ("Qwen2.5", shipped("qwen2_5"), TALK[:3]),
+        ("Qwen3", shipped("qwen3"), turns("a", "It is")), 
+        ("Qwen3, thoughts", shipped("qwen3"), turns("a", "<think>\nSo")),
+        ("DeepSeek-R1, thoughts", shipped("deepseek_r1_distill"), turns("a", "<think>\nSo")),
+        ("Gemma", shipped("gemma"), turns("a", "It is")), ("Qwen3, ours", NAMED["qwen3"], turns("a", "It is")),
+        ("the user's turn", shipped("llama3"), ASKED),
+    )),
+    begun("DeepSeek-R1, ended thoughts", shipped("deepseek_r1_distill"), INLINE[:2], refused="cannot be continued"),
+    begun("a call", shipped("qwen2_5"), [*turns("a"), {**call(city="B"), "content": None}],
+          refused="no content to continue"),
+    *(same("llama3", "llama3", chat, prompt=prompt) for chat, prompt in ((TALK, False), (NO_SYSTEM[:3], True))),
+    *(same("qwen2.5", "qwen2_5", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
+        (TALK, None, False), (ASKED, None, True), (CALLS, [WEATHER], False), (TWO_CALLS, [WEATHER], True))),
+    *(same("qwen3", "qwen3", chat, tools=tools, prompt=prompt, **variables) for chat, tools, prompt, variables in (
+        (TALK[:3], None, False, {}), (ASKED, None, True, {"enable_thinking": False}), (ASKED, None, True, {}),
+        (THOUGHTS[:2], None, False, {}), (INLINE[:2], None, False, {}))),
+    *(same("qwen3", "qwen3_training", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
+        (TWO_CALLS, [WEATHER], True), ([*TALK[:1], *CALLS], [WEATHER], False), (INLINE, None, False))),
+    *(same("deepseek-r1", "deepseek_r1_distill_training", chat, prompt=prompt) for chat, prompt in (
+        ([*TALK[:1], *INLINE], False), (ASKED, True))),
+    ids("a clock that nobody set", "{{ strftime_now('%Y') }}", ASKED, refused="strftime_now"),
+    ids("Gemma, a system message", shipped("gemma"), TALK, refused="System role not supported"),
+    ids("roles that do not alternate", OWN["Mistral"], [*ASKED, *ASKED], refused="roles must alternate"),
+    ids("a system message that is left out", "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+        TALK[:2], refused="leaves out turn 0, of the system"),
+    ids("a token that the tokenizer lacks", "{{ messages[0].content + sep_token }}", ASKED,
+        refused="'sep_token' is undefined"),
+    ids("a namespace with an underscore", "{% set ns = namespace(_a=1) %}{{ messages[0].content }}", ASKED,
+        refused="_a"),
+    ids("a method of dict", "{{ dict(a=1) }}{{ dict.fromkeys(['b'], messages[0].content) }}", ASKED),
+    ids("scopes of {% generation %}", "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ messages[0].content }}"
+        "{% endgeneration %}{{ x }}", ASKED, prompt=False),
+)  # fmt: skip
+"""llama3_1's date is written in it; llama3_2's is not, so it is given."""
