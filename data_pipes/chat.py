@@ -8,24 +8,19 @@ Shape letters: n tokens of one conversation.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.chat_tokens import encode_spans
+from data_pipes.chat_jobs import Cut, Job, OnError, cut_answers, cut_begun, cut_prompt, encode_jobs
 from data_pipes.messages import PLAIN, Context, Message
-from data_pipes.rendering import ChatTemplate, Hidden, bare, hider, restored, text_of
-from data_pipes.spans import Chat, Span, check_shown, prompt_text, spans
+from data_pipes.rendering import ChatTemplate, bare, hider, restored, text_of
 from data_pipes.template import compiled
 from data_pipes.templates import CHATML
-from data_pipes.tokenizer.spec import Tokenizer, special_tokens
-
-OnError = Callable[[int, ValueError], Any]
-"""What to do with a conversation that the template refuses: gets its number among those that were given, and why."""
+from data_pipes.tokenizer.spec import Tokenizer
 
 
 class Encoded(NamedTuple):
@@ -189,9 +184,9 @@ def encode_chats(
         'b<|im_end|>'
     """
     pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (_Job((), messages, context) for messages, context in pairs)
+    jobs = (Job((), messages, context) for messages, context in pairs)
     # 1., 2. and 3. One function for all.
-    return _encoded(template, tokenizer, jobs, _cut_prompt if add_generation_prompt else _cut, on_error)
+    return _encoded(template, tokenizer, jobs, cut_prompt if add_generation_prompt else cut_answers, on_error)
 
 
 def encode_prompt_chats(
@@ -228,8 +223,8 @@ def encode_prompt_chats(
         'assistant\\nb'
     """
     pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (_Job(messages, (), context) for messages, context in pairs)
-    return _encoded(template, tokenizer, jobs, _cut_begun, on_error)
+    jobs = (Job(messages, (), context) for messages, context in pairs)
+    return _encoded(template, tokenizer, jobs, cut_begun, on_error)
 
 
 def encode_completions(
@@ -259,66 +254,12 @@ def encode_completions(
         ValueError: as there.
     """
     rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
-    jobs = (_Job(prompt, said, context) for (prompt, said), context in rows)
-    return _encoded(template, tokenizer, jobs, _cut, on_error)
-
-
-class _Job(NamedTuple):
-    """A conversation to encode, of which the prompt is only read."""
-
-    prompt: Sequence[Message]
-    said: Sequence[Message]
-    context: Context
-
-
-Cut = Callable[[ChatTemplate, _Job, Callable[..., Hidden], re.Pattern], tuple[list[Span], list[str]]]
-"""(template, job, hide, pattern of control tokens) -> spans with placeholders, and what these stand for."""
+    jobs = (Job(prompt, said, context) for (prompt, said), context in rows)
+    return _encoded(template, tokenizer, jobs, cut_answers, on_error)
 
 
 def _encoded(
-    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[_Job], cut: Cut, on_error: OnError | None
+    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[Job], cut: Cut, on_error: OnError | None
 ) -> list[Encoded]:
-    """What `encode_chats` returns, and its steps."""
-    names = tuple(special_tokens(tokenizer))
-    hide = hider(names)
-    controls = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
-    rows: list[tuple[list[Span], list[str]]] = []
-    for number, job in enumerate(jobs):
-        try:
-            rows.append(cut(template, job, hide, controls))
-        except ValueError as error:
-            if on_error is None:
-                raise
-            on_error(number, error)
-    return [Encoded(*row) for row in encode_spans(tokenizer, rows, controls)]
-
-
-def _cut(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
-    """A conversation that is learned, behind its prompt."""
-    prompt, said = tuple(job.prompt), tuple(job.said)
-    first = len(prompt)
-    if prompt and said and prompt[-1].role == said[0].role == "assistant":
-        first, said = first - 1, (_joined(prompt[-1], said[0]), *said[1:])
-    messages, context, hidden = hide((*prompt[:first], *said), job.context)
-    chat = Chat(messages, context, hide(prompt, job.context).messages, first)
-    return spans(template, chat, controls), hidden
-
-
-def _cut_prompt(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
-    """A conversation whose next turn is the assistant's."""
-    messages, context, hidden = hide(job.said, job.context)
-    text = bare(text_of(template, messages, prompt=True, context=context))
-    check_shown(template, messages, context, text)
-    return [Span(text, False)], hidden
-
-
-def _cut_begun(template: ChatTemplate, job: _Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Any:
-    """A conversation whose next turn, or the rest of whose last turn, is the assistant's."""
-    messages, context, hidden = hide(job.prompt, job.context)
-    return [Span(prompt_text(template, messages, context), False)], hidden
-
-
-def _joined(begun: Message, rest: Message) -> Message:
-    """A turn of the assistant whose beginning is given."""
-    fields = {**dict(begun.fields), **dict(rest.fields)}
-    return rest._replace(content=(begun.content or "") + (rest.content or ""), fields=tuple(fields.items()))
+    """Encodes jobs."""
+    return [Encoded(*row) for row in encode_jobs(template, tokenizer, jobs, cut, on_error)]

@@ -15,7 +15,13 @@ from data_pipes.messages import PLAIN, Context, Message
 from data_pipes.template import BEGIN, CLOSE, END, HERE, OPEN, Program, compiled, run
 
 RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}{HERE}]"
-"""What no message may bring into a template, as a pattern."""
+"""Characters that no message may bring into a template, as a pattern."""
+
+ESCAPED = r"\\ufdd[0-4]"
+"""The same, as JSON and Python's repr write them."""
+
+PLACEHOLDER = re.compile(rf"(?:{OPEN}|\\ufdd0)([0-9]+)(?:{CLOSE}|\\ufdd1)")
+"""What stands for a text that the template shall not see; escaped where a template printed a list, or escaped JSON."""
 
 THOUGHTS = ("<think>", "</think>")
 """Control tokens that the assistant itself writes around its thoughts: templates look for them in its turns."""
@@ -90,7 +96,7 @@ def parts(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, str]]:
     Returns:
         An iterator over (whether the part is plain text whatever it spells, the part); no empty ones.
     """
-    for i, part in enumerate(re.split(f"{OPEN}([0-9]+){CLOSE}", text)):
+    for i, part in enumerate(PLACEHOLDER.split(text)):
         found = texts[int(part)] if i % 2 and int(part) < len(texts) else re.sub(RESERVED, "", part)
         if found:
             yield i % 2 == 1, found
@@ -167,7 +173,8 @@ def open_text(template: ChatTemplate, messages: Sequence[Message], *, context: C
             "the chat template leaves out (a part of) the assistant's turn that the prompt ends with, so it cannot be "
             "continued; end the prompt with the user's turn, or give another --chat_template"
         )
-    return text[:place] if text.startswith(f"{HERE} ", place) else text[:place].rstrip()
+    begun = text[:place].replace(f"{HERE} ", "").replace(HERE, "")
+    return begun if text.startswith(f"{HERE} ", place) else begun.rstrip()
 
 
 def _made(source: str, special_tokens: tuple, variables: tuple) -> ChatTemplate:
@@ -177,7 +184,7 @@ def _made(source: str, special_tokens: tuple, variables: tuple) -> ChatTemplate:
 
 def _pattern(controls: Sequence[str]) -> re.Pattern:
     """RESERVED characters and control tokens, the longest first."""
-    return re.compile("|".join([RESERVED, *map(re.escape, sorted(controls, key=len, reverse=True))]))
+    return re.compile("|".join([RESERVED, ESCAPED, *map(re.escape, sorted(controls, key=len, reverse=True))]))
 
 
 def _hidden(message: Message, pattern: re.Pattern, texts: list[str]) -> Message:

@@ -7,21 +7,17 @@ one is there (thoughts left out) has no such spans, and is refused with the name
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_pipes.messages import Context, Message
-from data_pipes.rendering import REASONING, ChatTemplate, bare, open_text, text_of
-from data_pipes.template import BEGIN, END, HERE
+from data_pipes.rendering import ChatTemplate, bare, open_text, text_of
+from data_pipes.shown import advice, check_learned, check_said, check_shown
+from data_pipes.template import BEGIN, END
 
 PROBE = Message("user", "a")
 """A turn that any template takes, to see how it begins an answer."""
-
-FITTING = (("<｜Assistant｜>", "deepseek-r1"), ("</think>", "qwen3"), ("<|im_start|>", "qwen2.5"),
-           ("<|start_header_id|>", "llama3"))  # fmt: skip
-"""(a text in a template's source, the template of `data_pipes.templates` that fits it)."""
 
 
 class Chat(NamedTuple):
@@ -65,7 +61,8 @@ def spans(template: ChatTemplate, chat: Chat, controls: re.Pattern) -> list[Span
     """
     text = text_of(template, chat.messages, context=chat.context)
     check_shown(template, chat.messages, chat.context, text)
-    _check_learned(template, chat, text)
+    learned = [i for i in range(chat.first, len(chat.messages)) if _learned(chat.messages[i])]
+    check_learned(template, chat.messages, learned, text)
     found = (
         _marked(template, chat, text, controls) if template.program.marked else _turns(template, chat, text, controls)
     )
@@ -94,35 +91,6 @@ def prompt_text(template: ChatTemplate, messages: Sequence[Message], context: Co
     return text
 
 
-def check_shown(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
-    """Refuses a rendering in which something is missing that the messages say.
-
-    Args:
-        template: see `data_pipes.chat.chat_template`.
-        messages, context: with placeholders.
-        text: what the template made of them.
-
-    Raises:
-        ValueError: if tools, tool calls, or the content of a turn that is not the assistant's are left out.
-    """
-    if context.tools and "tools" not in template.program.names:
-        raise ValueError("the chat template does not show `tools`; drop them, or give a --chat_template that does")
-    for i, message in enumerate(messages):
-        for name in ("tool_calls", "function_call"):
-            if dict(message.fields).get(name) and name not in template.source:
-                raise ValueError(
-                    f"the chat template does not show `{name}` of turn {i}; give a --chat_template that does"
-                )
-        said = (message.content or "").strip()
-        if said and message.role != "assistant" and said not in text and not _within(said, text):
-            if json.dumps(said, ensure_ascii=False)[1:-1] in text or _shows(template, messages, i, context):
-                continue
-            raise ValueError(
-                f"the chat template leaves out turn {i}, of the {message.role}; drop that turn, or give a "
-                "--chat_template that shows it"
-            )
-
-
 def shared(a: str, b: str) -> int:
     """Returns with how many characters both texts begin."""
     low, high = 0, min(len(a), len(b))
@@ -130,35 +98,6 @@ def shared(a: str, b: str) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
     return low
-
-
-def _check_learned(template: ChatTemplate, chat: Chat, text: str) -> None:
-    """Refuses a conversation whose last answer, or the thoughts of any, cannot be seen in the text."""
-    learned = [i for i, message in enumerate(chat.messages)
-               if i >= chat.first and message.role == "assistant" and message.trained]  # fmt: skip
-    for i in learned:
-        message = chat.messages[i]
-        if _thoughts(message) and not any(name in template.source for name in REASONING[:2]):
-            raise ValueError(
-                f"the chat template does not show `reasoning_content`, the thoughts of turn {i}, which are to be "
-                "learned; drop them, or give a --chat_template that shows them, such as qwen3 for Qwen3"
-            )
-        if i == learned[-1]:
-            _check_said(template, message, i, text)
-
-
-def _within(said: str, text: str) -> bool:
-    """Whether a text is in another, whatever the white space."""
-    return "".join(said.split()) in "".join(text.split())
-
-
-def _shows(template: ChatTemplate, messages: Sequence[Message], i: int, context: Context) -> bool:
-    """Whether what turn i says reaches the text, however changed."""
-    marked = [*messages[:i], messages[i]._replace(content=f"{messages[i].content}{HERE}"), *messages[i + 1 :]]
-    try:
-        return HERE in text_of(template, marked, context=context)
-    except ValueError:
-        return False
 
 
 def _marked(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) -> list[Span]:
@@ -203,7 +142,7 @@ def _turns(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) 
     """Pieces of a text whose template marks nothing: what each turn of the assistant adds is learned."""
     done = 0
     for i, message in enumerate(chat.messages):
-        if message.role != "assistant" or not message.trained or i < chat.first:
+        if i < chat.first or not _learned(message):
             continue
         whole = i == len(chat.messages) - 1
         after = text if whole else text_of(template, chat.messages[: i + 1], context=chat.context)
@@ -211,7 +150,7 @@ def _turns(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) 
         end = _end(template, chat, i, after, start, controls)
         if start < done or not text.startswith(after[:end]):
             raise ValueError(_rewrites(template, i))
-        _check_said(template, message, i, after[start:end])
+        check_said(template, message, i, after[start:end])
         if i == chat.first and chat.prompt and chat.prompt[-1].role == "assistant":
             given = prompt_text(template, chat.prompt, chat.context)
             if not start <= len(given) <= end or not text.startswith(given):
@@ -221,6 +160,11 @@ def _turns(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) 
         yield Span(text[start:end], True)
         done = end
     yield Span(text[done:], False)
+
+
+def _learned(message: Message) -> bool:
+    """An answer that counts."""
+    return message.role == "assistant" and message.trained
 
 
 def _start(template: ChatTemplate, chat: Chat, i: int, after: str, controls: re.Pattern) -> int:
@@ -273,44 +217,10 @@ def _end(template: ChatTemplate, chat: Chat, i: int, after: str, start: int, con
     return last
 
 
-def _check_said(template: ChatTemplate, message: Message, i: int, turn: str) -> None:
-    """Refuses a turn in which something is missing that the assistant says."""
-    said = [("content", message.content), *(("tool call", name) for name in _calls(dict(message.fields)))]
-    for what, value in [*said, ("thoughts", _thoughts(message))]:
-        if isinstance(value, str) and not _within(value, turn):
-            raise ValueError(
-                f"the chat template leaves out or changes (a part of) the {what} of turn {i}, which is to be learned; "
-                f"{_advice(template)}"
-            )
-
-
-def _thoughts(message: Message) -> Any:
-    """What the assistant thinks before it answers, None where it has no field of its own."""
-    fields = dict(message.fields)
-    return next((fields[name] for name in REASONING if fields.get(name) is not None), None)
-
-
-def _calls(fields: dict[str, Any]) -> Iterator[Any]:
-    """Names of the functions that a turn calls."""
-    calls = fields.get("tool_calls")
-    for call in [*(calls if isinstance(calls, list | tuple) else ()), fields.get("function_call")]:
-        found = call.get("function", call) if isinstance(call, dict) else None
-        if isinstance(found, dict):
-            yield found.get("name")
-
-
 def _rewrites(template: ChatTemplate, i: int) -> str:
     """A refusal of a template whose turns cannot be told apart."""
     return (
         f"encode_chat: expected a chat template that adds each turn after what stands there already, and this one "
         f"changes the text up to turn {i} once that turn or a later one is there, so its tokens cannot be told apart; "
-        f"{_advice(template)}"
+        f"{advice(template)}"
     )
-
-
-def _advice(template: ChatTemplate) -> str:
-    """What to do about a template that cannot be learned from."""
-    name = next((f"give --chat_template {name}, or " for text, name in FITTING if text in template.source), "")
-    if template.program.marked:
-        return f"{name}write all of it in the template"
-    return f"{name}put {{% generation %}} and {{% endgeneration %}} around what the assistant says in the template"

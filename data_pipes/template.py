@@ -291,5 +291,8 @@ def _words(error: Exception) -> str:
     """An error in words, and what to do about a template that asks for the date."""
     text = str(error) or type(error).__name__
     if isinstance(error, jinja2.UndefinedError) and "strftime_now" in text:
-        return f"{text}, as a text that changes every day cannot be trained on twice; write a date into the template"
+        return (
+            f"{text}: a text that changes every day cannot be trained on twice; give the date, "
+            """--template_kwargs '{"strftime_now": "2025-01-31"}', or write it into the template"""
+        )
     return text

@@ -28,9 +28,10 @@ class TuningOptions:
     output_dir: str = "runs/tuned"
     """Folder of the run: checkpoints, metrics.jsonl, final_model."""
     chat_template: str | None = None
-    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
+    model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     batch_size: int = 16
     """Rows, pairs or prompts a step."""
     num_epochs: int = 1

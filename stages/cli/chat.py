@@ -27,9 +27,10 @@ class ChatOptions:
     system: str | None = None
     """A message of the system that begins the conversation."""
     chat_template: str | None = None
-    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
+    model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     max_new_tokens: int = 200
     """Tokens of an answer at most."""
     temperature: float = 0.7

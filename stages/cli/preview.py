@@ -22,9 +22,10 @@ class PreviewOptions:
     data_path: str = "embedded"
     """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
     chat_template: str | None = None
-    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
+    model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     max_length: int = 256
     """Tokens a row."""
     rows: int = 3

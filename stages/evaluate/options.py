@@ -64,9 +64,10 @@ class EvaluateOptions:
     chat: bool | None = None
     """Put questions through the chat template (exact_match, gsm8k); None does so for the demo's questions only."""
     chat_template: str | None = None
-    """File of a jinja2 chat template; None takes the model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
+    model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     timeout: float = 10.0
     """Seconds that a program's tests may take (humaneval)."""
     workers: int = 2

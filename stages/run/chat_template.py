@@ -12,10 +12,11 @@ from typing import Any
 
 from data_pipes.chat import CHATML, ChatTemplate, chat_template, render
 from data_pipes.messages import Message
+from data_pipes.templates import NAMED
 from data_pipes.tokenizer.spec import special_tokens as control_tokens
 from stages.run import special_tokens
 from stages.run.pretrained import Pretrained, has_chatml, named_tokens
-from stages.run.template_kwargs import template_variables
+from stages.run.template_kwargs import check_variables, template_variables
 
 ANSWER = "qwxz"
 """What the assistant says in the conversation in which the end of its turn is looked up."""
@@ -27,7 +28,7 @@ def template_of(path: str | None, base: Pretrained, template_kwargs: str | None 
     """Finds the chat template: that of a file, of the model, or ChatML where the tokenizer has its tokens.
 
     Args:
-        path: of a jinja2 file, or None (--chat_template).
+        path: of a jinja2 file, a name of `data_pipes.templates.NAMED`, or None (--chat_template).
         base: a model; its special tokens are what the template calls bos_token, eos_token and so on.
         template_kwargs: further variables of the template, a JSON object (--template_kwargs).
 
@@ -35,13 +36,16 @@ def template_of(path: str | None, base: Pretrained, template_kwargs: str | None 
         ChatTemplate.
 
     Raises:
-        ValueError: if there is none, it does not compile, or nothing would end an answer.
+        ValueError: if there is none, it does not compile, it has no variable of such a name, or nothing would end an
+            answer.
         FileNotFoundError: if there is no such file.
     """
-    source = Path(path).read_text(encoding="utf-8") if path else base.chat_template
+    source = _given(path) if path else base.chat_template
     if source is None:
         source = _chatml(base)
-    found = _compiled(source, base, template_variables(template_kwargs))
+    variables = template_variables(template_kwargs)
+    found = _compiled(source, base, variables)
+    check_variables(variables, found.program.names)
     try:
         if not ends(base, found):
             raise ValueError(
@@ -125,6 +129,16 @@ def trained_with(base: Pretrained, template: ChatTemplate) -> Pretrained:
 def _compiled(source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = ()) -> ChatTemplate:
     """A template with the special tokens that the model's files name."""
     return chat_template(source, special_tokens=named_tokens(base), variables=variables)
+
+
+def _given(path: str) -> str:
+    """A template by its name or its file."""
+    if path in NAMED:
+        return NAMED[path]
+    if not Path(path).is_file():
+        names = ", ".join(NAMED)
+        raise FileNotFoundError(f"--chat_template {path}: expected a file of a jinja2 template, or one of {names}")
+    return Path(path).read_text(encoding="utf-8")
 
 
 def _own_turn_end(base: Pretrained) -> int | None:

@@ -1,4 +1,4 @@
-"""Messages become text as in transformers, and tokens of which exactly the assistant's are trained."""
+"""Messages become text as in transformers, and tokens of which exactly the assistant's are trained (`chat_jobs`)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_what_templates_can_do(source: str, expected: str) -> None:
         ("{{ messages.append(1) }}", "unsafe|not safe"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ raise_exception('no tools here') }}", "no tools here"),
-        ("{{ strftime_now('%Y') }}", "write a date into the template"),
+        ("{{ strftime_now('%Y') }}", "give the date, --template_kwargs"),
         ("{% include 'a' %}", "no loader"),
     ],
 )  # fmt: skip

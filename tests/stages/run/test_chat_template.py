@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipes.chat import chat_template
+from data_pipes.templates import NAMED
 from stages.run import pretrained
 from stages.run.chat_template import ends, template_of, trained_with, turn_end
 from stages.run.special_tokens import id_of
@@ -60,3 +61,17 @@ def test_a_turn_that_ends_with_plain_text_needs_an_eos_token(tmp_path: Path) -> 
     base = pretrained.load(written.model(tmp_path / "m", chat_template=PLAIN, **LLAMA))
     assert turn_end(template_of(None, base), base) is None
     assert ends(base, template_of(None, base)) == (1,)
+
+
+def test_a_template_of_ours_by_its_name() -> None:
+    made = make()
+    template = template_of("qwen3", made, '{"enable_thinking": false}')
+    assert template.source == NAMED["qwen3"]
+    assert dict(template.variables) == {"enable_thinking": False}
+    assert turn_end(template, made) == id_of(made.tokenizer, "<|im_end|>")
+    with pytest.raises(
+        FileNotFoundError, match=r"--chat_template qwen4: .* one of chatml, deepseek-r1, llama3, qwen2.5"
+    ):
+        template_of("qwen4", made)
+    with pytest.raises(ValueError, match="uses no variable 'enable_thinking'"):
+        template_of("qwen2.5", made, '{"enable_thinking": false}')
