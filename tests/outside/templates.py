@@ -135,7 +135,7 @@ def mask(name: str, source: str, chat: Any, *, tools: Any = None) -> Form:
     """Ids and mask of a template with {% generation %} blocks."""
     given = {"chat": chat, "tools": tools}
     their, our = partial(_their_mask, source=source, **given), partial(_our_mask, **given)
-    return Form("template", f"mask: {name}", "transformers", their, our)
+    return Form("template", f"mask: {name}{', calls' if tools else ''}", "transformers", their, our)
 
 
 def said(name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = "") -> Form:
