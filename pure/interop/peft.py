@@ -1,30 +1,26 @@
-"""PEFT's names for adapters: weights and configuration, both ways. No files are touched here.
+"""Write adapters in PEFT's format: names of weights, fields of the configuration, and several adapters joined.
+
+`peft_config` and `peft_weights` read the format. No files are touched here.
 
 Source: the format that PEFT writes, adapter_config.json and adapter_model.safetensors.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pure import tree
-from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites, weights
+from pure.adapt.lora_config import LoRAConfig, Site, sites
 from pure.interop import hf
+from pure.interop.peft_weights import PREFIX, Adapters, Patch, plain
 from pure.types import Tree
 
 KINDS: Mapping[str, str] = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-READ = ("r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "lora_dropout", "use_rslora", "use_dora")
-FIXED: Mapping[str, Any] = {"peft_type": "LORA", "bias": "none"}
-IGNORED = frozenset((
-    "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "task_type", "init_lora_weights",
-    "megatron_core", "peft_version", "qalora_group_size", "runtime_config",
-))  # fmt: skip
-"""Fields that change nothing in the mathematics of finished adapters."""
 
 
 def to_weights(adapters: Tree) -> dict[str, Tensor]:
@@ -35,21 +31,6 @@ def to_weights(adapters: Tree) -> dict[str, Tensor]:
         ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight']
     """
     return {_name(path): x for path, x in zip(tree.paths(adapters), tree.leaves(adapters), strict=True)}
-
-
-def from_weights(spec: Tree, found: Mapping[str, Tensor]) -> Tree:
-    """{PEFT's name: tensor} -> adapters, checked against the specification of the adapted model.
-
-    Raises:
-        ValueError: for a missing or unknown weight, or one of another shape; it is named.
-    """
-    names = {path: _name(path) for path in tree.paths(spec)}
-    wanted = set(names.values())
-    for wrong, what in ((wanted - set(found), "missing"), (set(found) - wanted, "not understood")):
-        if wrong:
-            raise ValueError(f"the adapter does not fit the base: {what}: {hf.few(wrong)}; it belongs to another model")
-    hf.check_shapes(spec, names, found, "the adapter belongs to another base, or to another rank")
-    return tree.map_with_path(lambda path, _: found[names[path]], spec)
 
 
 def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, Any]:
@@ -67,56 +48,107 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
     ranks = {_module(path): site.rank for path, site in found.items() if site.rank != config.rank}
     alphas = {_module(path): alpha for path, site in found.items() if (alpha := _alpha(site, config)) != config.alpha}
     return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
+        **_fields(base_name, config.rank, config.alpha, config.dropout),
         "target_modules": sorted(_targets(list(found), base)),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,
+    }
+
+
+def to_adapters(adapters: Tree, config: LoRAConfig, base: Tree) -> Adapters:
+    """Adapters of ours as changes of modules, for `join`."""
+    matrices = dict(zip(tree.paths(adapters), tree.leaves(adapters), strict=True))
+    found = sites(base, config)
+    return Adapters(
+        tuple(
+            Patch(_module(path), matrices[f"{path}/a"], matrices[f"{path}/b"], site.scale,
+                  matrices.get(f"{path}/magnitude"))
+            for path, site in found.items()
+        ), {}, {},
+    )  # fmt: skip
+
+
+def join(first: Adapters, second: Adapters) -> Adapters:
+    """Joins adapters over one base with those that were trained on top of them.
+
+        s₁ B₁ A₁ + s₂ B₂ A₂ = [s₁ B₁ | s₂ B₂] [A₁ ; A₂]
+
+    The sum of two changes of ranks R₁ and R₂ is one change of rank R₁ + R₂, so nothing is approximated.
+
+    Args:
+        first, second: low-rank changes alone (`plain`).
+
+    Returns:
+        Adapters with the scales inside B, each module once.
+
+    Raises:
+        ValueError: if one of them changes more than that.
+
+    Example:
+        >>> one = Patch("m", torch.ones(1, 2), torch.ones(2, 1), 0.5)
+        >>> (both,) = join(Adapters((one,), {}, {}), Adapters((one,), {}, {})).patches
+        >>> both.a.shape, (both.scale * both.b @ both.a).tolist()
+        (torch.Size([2, 2]), [[1.0, 1.0], [1.0, 1.0]])
+    """
+    if not (plain(first) and plain(second)):
+        raise ValueError("only low-rank changes (LoRA without DoRA, biases or whole modules) can be joined")
+    parts: dict[str, list[Patch]] = {}
+    for patch in (*first.patches, *second.patches):
+        parts.setdefault(patch.module, []).append(patch)
+    joined = []
+    for module, patches in parts.items():
+        a = torch.cat([p.a.float() for p in patches])
+        b = torch.cat([p.scale * p.b.float() for p in patches], 1)
+        joined.append(Patch(module, a, b, 1.0))
+    return Adapters(tuple(joined), {}, {})
+
+
+def joined_config(adapters: Adapters, *, base_name: str, dropout: float) -> dict[str, Any]:
+    """The fields of adapter_config.json for joined adapters: alpha is the rank, so that the scale is 1.
+
+    Args:
+        adapters: from `join`.
+        base_name: of the base model, as transformers can load it.
+        dropout: of the last training.
+    """
+    ranks = {patch.module: patch.a.shape[0] for patch in adapters.patches}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    others = {module: rank for module, rank in ranks.items() if rank != usual}
+    return {
+        **_fields(base_name, usual, usual, dropout),
+        "target_modules": sorted(ranks),
+        "rank_pattern": others,
+        "alpha_pattern": dict(others),
+    }
+
+
+def joined_weights(adapters: Adapters) -> dict[str, Tensor]:
+    """The tensors of adapter_model.safetensors for joined adapters."""
+    weights = {}
+    for patch in adapters.patches:
+        weights[f"{PREFIX}{patch.module}.{KINDS['a']}"] = patch.a
+        weights[f"{PREFIX}{patch.module}.{KINDS['b']}"] = patch.b
+    return weights
+
+
+def _fields(base_name: str, rank: int, alpha: float, dropout: float) -> dict[str, Any]:
+    """The fields that do not depend on where the adapters are."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "use_rslora": False,
+        "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
     }
-
-
-def from_config(fields: Mapping[str, Any], base: Tree) -> LoRAConfig:
-    """The fields of adapter_config.json -> our options.
-
-    Args:
-        fields: as PEFT writes them.
-        base: params, whose matrices the names and patterns are held to.
-
-    Returns:
-        LoRAConfig.
-
-    Raises:
-        ValueError: for a field that changes the mathematics and is not known here, or targets that fit nothing.
-    """
-    for name, value in FIXED.items():
-        if fields.get(name, value) != value:
-            raise ValueError(f"{name} {fields[name]!r} is not supported, only {value!r}")
-    for name, value in fields.items():
-        if name not in READ and name not in FIXED and name not in IGNORED and value:
-            raise ValueError(f"{name} {value!r} is not supported; it would change what the adapter computes")
-    matrices = {path: _module(path) for path, leaf in weights(base).items() if path.rsplit("/", 1)[-1] in MATRICES}
-    aimed = [path for path, module in matrices.items() if _aimed(module, fields.get("target_modules"))]
-    if not aimed:
-        raise ValueError(f"target_modules {fields.get('target_modules')!r} fits no matrix of the base")
-    patterns = {
-        name: tuple((path, value) for path in aimed if (value := _first(fields.get(name) or {}, matrices[path])))
-        for name in ("rank_pattern", "alpha_pattern")
-    }
-    return LoRAConfig(
-        rank=fields.get("r", 8), alpha=float(fields.get("lora_alpha", 8)), targets=tuple(_shortest(aimed, base)),
-        dropout=float(fields.get("lora_dropout", 0.0)), use_rslora=bool(fields.get("use_rslora")),
-        use_dora=bool(fields.get("use_dora")), **patterns,
-    )  # fmt: skip
 
 
 def _module(path: str) -> str:
@@ -127,7 +159,7 @@ def _module(path: str) -> str:
 def _name(path: str) -> str:
     """The path of an adapter's leaf -> PEFT's name."""
     matrix, kind = path.rsplit("/", 1)
-    return f"base_model.model.{_module(matrix)}.{KINDS[kind]}"
+    return f"{PREFIX}{_module(matrix)}.{KINDS[kind]}"
 
 
 def _alpha(site: Site, config: LoRAConfig) -> float:
@@ -146,17 +178,3 @@ def _shortest(paths: list[str], base: Tree) -> list[str]:
     counts = Counter(path.rsplit("/", 1)[-1] for path in paths)
     everywhere = [name for name, count in counts.items() if count == len(base["layers"])]
     return everywhere + [path for path in paths if path.rsplit("/", 1)[-1] not in everywhere]
-
-
-def _aimed(module: str, targets: Any) -> bool:
-    """PEFT's rule: a list of endings, an expression for the whole name, or all of them."""
-    if targets == "all-linear":
-        return True
-    if isinstance(targets, str):
-        return re.fullmatch(targets, module) is not None
-    return any(module == target or module.endswith(f".{target}") for target in targets or ())
-
-
-def _first(patterns: Mapping[str, Any], module: str) -> Any:
-    """The value of the first pattern that fits, by PEFT's rule; None if none does."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)

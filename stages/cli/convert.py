@@ -44,9 +44,9 @@ def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, ada
     if folder.exists():
         raise FileExistsError(f"--output_dir {folder} exists already; choose another, so that nothing is lost")
     from pure import tree
-    from stages.run import hardware, pretrained
+    from stages.run import adapter_folder, hardware, pretrained
 
-    if adapters and pretrained.adapted(options.model_path) is None:
+    if adapters and adapter_folder.found(options.model_path) is None:
         raise ValueError(
             f"--model_path {options.model_path} holds no adapters (adapter_config.json); a whole model has nothing to "
             "merge: use intro2llm export"

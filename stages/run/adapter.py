@@ -1,14 +1,14 @@
-"""Adapters of a run: made from its flags, and written and read in PEFT's format.
+"""Adapters of a run: made from its flags, and written in PEFT's format (`adapter_folder` reads it).
 
-The folder holds adapter_config.json, adapter_model.safetensors and the tokenizer, and beside them `base.json`: which
-base it was, how it was stored, and a digest, so that adapters are never put upon another base unnoticed.
+Adapters over adapters (SFT, then DPO, both with --lora) are joined when they are written: one adapter whose rank is the
+sum of both, over the whole model at the bottom. So the folder means the same in PEFT, which knows one base and one
+adapter, as here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,19 +16,18 @@ import torch
 
 from pure import tree
 from pure.adapt.attach import whole
-from pure.adapt.lora import adapter_spec, bind, merge
+from pure.adapt.lora import bind, merge
 from pure.adapt.lora_config import LoRAConfig, lora_config, sites
 from pure.adapt.nf4 import nf4_bytes
 from pure.adapt.qlora import quantize_layers
-from pure.interop import peft
+from pure.interop import hf, peft
+from pure.interop.peft_weights import Adapters, plain
+from pure.nn.linear import LoRA
 from pure.types import Model, Tree
-from stages.run import json_file, model_folder
-from stages.run.hardware import DTYPES
+from stages.run import model_folder
+from stages.run.adapter_folder import BASE, CONFIG, WEIGHTS, digest
+from stages.run.earlier import Earlier
 from stages.tuning_options import TuningOptions
-
-CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
-SAMPLE = 64
-"""Numbers of each weight that the digest looks at."""
 
 
 class Adapter(NamedTuple):
@@ -38,10 +37,11 @@ class Adapter(NamedTuple):
         model: whose params are adapters.
         config: where they stand.
         base: the frozen params, perhaps with NF4 nodes.
-        path: of the base model.
-        dtype: of the products.
+        path: of the base model; of adapters over adapters, the whole model at the bottom.
+        dtype: of the frozen base.
         quantized: the base is stored in four bits a number.
         digest: of the base before that.
+        earlier: adapters that the run started from, to be joined with its own.
     """
 
     model: Model
@@ -51,6 +51,7 @@ class Adapter(NamedTuple):
     dtype: torch.dtype
     quantized: bool
     digest: str
+    earlier: Adapters | None = None
 
 
 def asked(options: TuningOptions) -> LoRAConfig | None:
@@ -71,28 +72,82 @@ def asked(options: TuningOptions) -> LoRAConfig | None:
     return lora_config(options.lora or "balanced", **changes)
 
 
-def build(options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype) -> Adapter | None:
+def build(
+    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, earlier: Earlier | None = None
+) -> Adapter | None:
     """Makes the adapted model that the flags ask for.
 
     Args:
         options: the flags.
         model: the base's.
-        params: the base's, float32.
+        params: the base's, float32; adapters that the run starts from are merged into them.
         dtype: of the products, and so of the frozen base.
+        earlier: those adapters, if the run's own are to be joined with them.
 
     Returns:
         Adapter, or None if no adapters are asked for.
 
     Raises:
-        ValueError: if the flags do not fit the base.
+        ValueError: if the flags do not fit the base, or the run's adapters cannot be joined with the earlier ones.
     """
     config = asked(options)
     if config is None:
         return None
+    if earlier is not None:
+        return _above(options, model, params, dtype, config, earlier)
     frozen = tree.cast(params, dtype)
     base = quantize_layers(frozen) if options.qlora else frozen
     return Adapter(bind(model, base, config), config, base, _whole_path(options.model_path), dtype, options.qlora,
                    digest(params))  # fmt: skip
+
+
+def _above(
+    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, config: LoRAConfig, earlier: Earlier
+) -> Adapter:
+    """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged base."""
+    if config.use_dora or not plain(earlier.adapters):
+        which = "--use_dora" if config.use_dora else f"the adapters in {earlier.path}"
+        raise ValueError(
+            f"adapters over adapters are saved as one, and {which} cannot be joined with others; run intro2llm merge "
+            f"--model_path {earlier.path} --output_dir MERGED, and take --model_path MERGED"
+        )
+    known = digest(earlier.params)
+    root = _whole_path(earlier.root)
+    if not options.qlora:
+        base, stored = tree.cast(params, dtype), earlier.base.dtype if earlier.base.quantized else dtype
+        quantized = earlier.base.quantized
+    else:
+        stored, quantized = earlier.base.dtype if earlier.base.quantized else dtype, True
+        below = tree.map(lambda x: x.to(tree.leaves(params)[0].device, stored), earlier.params)
+        base = with_patches(quantize_layers(below), earlier.adapters, dtype)
+    return Adapter(bind(model, base, config), config, base, root, stored, quantized, known, earlier.adapters)
+
+
+def with_patches(base: Tree, adapters: Adapters, dtype: torch.dtype) -> Tree:
+    """Puts earlier adapters beside their matrices, frozen: as nodes, since the base is quantised.
+
+    Args:
+        base: params.
+        adapters: low-rank changes alone.
+        dtype: of their matrices.
+    """
+    found = {patch.module: patch for patch in adapters.patches}
+
+    def put(path: str, leaf: Tree) -> Tree:
+        patch = found.get(hf.weight_name(path).removesuffix(".weight"))
+        if patch is None or path.endswith("_bias"):
+            return leaf
+        device = tree.leaves(base)[0].device
+        return LoRA(leaf, patch.a.to(device, dtype), (patch.scale * patch.b.float()).to(device, dtype))
+
+    return _walk(put, base)
+
+
+def _walk(put: Callable[[str, Tree], Tree], node: Tree, path: str = "") -> Tree:
+    """The tree with `put(path, leaf)` for its tensors and the nodes in their place."""
+    if isinstance(node, dict):
+        return {name: _walk(put, x, f"{path}/{name}" if path else name) for name, x in node.items()}
+    return [_walk(put, x, f"{path}/{i}") for i, x in enumerate(node)] if isinstance(node, list) else put(path, node)
 
 
 def told(adapter: Adapter, params: Tree) -> str:
@@ -120,64 +175,15 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
-    fields = peft.to_config(adapter.config, adapter.base, base_name=adapter.path)
+    fields, tensors = peft.to_config(adapter.config, adapter.base, base_name=adapter.path), peft.to_weights(params)
+    if adapter.earlier is not None:
+        both = peft.join(adapter.earlier, peft.to_adapters(params, adapter.config, adapter.base))
+        fields = peft.joined_config(both, base_name=adapter.path, dropout=adapter.config.dropout)
+        tensors = peft.joined_weights(both)
     beside = {"path": adapter.path, "dtype": str(adapter.dtype).removeprefix("torch."),
               "quantized": adapter.quantized, "digest": adapter.digest}  # fmt: skip
     files = {**texts, CONFIG: json.dumps(fields, indent=2) + "\n", BASE: json.dumps(beside, indent=2) + "\n"}
-    return model_folder.write(folder, files, peft.to_weights(params), tokenizer, name=WEIGHTS)
-
-
-def base_path(folder: Path) -> str:
-    """Returns the path or name of the base that a folder's adapters belong to.
-
-    Raises:
-        ValueError: if the file does not say.
-        FileNotFoundError: if it names a path at which there is nothing.
-    """
-    path = json_file.read(folder / CONFIG).get("base_model_name_or_path")
-    if not isinstance(path, str) or not path:
-        raise ValueError(f"{folder / CONFIG}: base_model_name_or_path is missing; write the base's path or name there")
-    if path.startswith(("/", ".")) and not Path(path).exists():
-        raise FileNotFoundError(
-            f"{path} is missing, the base of the adapters in {folder}; put it back, or write its new path into {CONFIG}"
-        )
-    return path
-
-
-def merged(folder: Path, base: Tree, path: str) -> Tree:
-    """Works the adapters of a folder into their base: the quantised one, if they were trained on that.
-
-    Args:
-        folder: with adapter_config.json.
-        base: the params that they belong to.
-        path: where these came from, for messages.
-
-    Returns:
-        Params of the base's structure and dtype.
-
-    Raises:
-        ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
-        FileNotFoundError: if a file is missing.
-    """
-    fields, known = json_file.read(folder / CONFIG), {}
-    if (folder / BASE).is_file():
-        known = json_file.read(folder / BASE)
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder / WEIGHTS} is missing; a folder with {CONFIG} has the adapters beside it")
-    if known.get("digest") not in (None, digest(base)):
-        raise ValueError(
-            f"{folder}: the adapters were trained on {known.get('path')}, and {path} has other weights now; put the "
-            "base back that they belong to"
-        )
-    try:
-        config = peft.from_config(fields, base)
-        adapters = peft.from_weights(adapter_spec(base, config), model_folder.weights(folder, name=WEIGHTS))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{folder}: {error}") from None
-    if known.get("quantized"):
-        seen = quantize_layers(tree.cast(base, dict(DTYPES)[known["dtype"]]))
-        return tree.cast(merge(tree.cast(whole(seen), torch.float32), adapters, config), tree.leaves(base)[0].dtype)
-    return merge(base, adapters, config)
+    return model_folder.write(folder, files, tensors, tokenizer, name=WEIGHTS)
 
 
 def _whole_path(path: str) -> str:
@@ -192,13 +198,3 @@ def without(adapter: Adapter | None, scored: Any) -> Any:
         return scored
     base = tree.cast(whole(adapter.base), torch.float32)
     return scored._replace(params={**scored.params, "model": merge(base, scored.params["model"], adapter.config)})
-
-
-def digest(params: Tree) -> str:
-    """Tells params apart by the shape, and a few numbers, of every weight."""
-    found = hashlib.sha256()
-    for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
-        flat = x.detach().flatten()
-        few = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].float().cpu()
-        found.update(f"{path} {tuple(x.shape)} {[round(float(v), 5) for v in few.to(torch.bfloat16)]}".encode())
-    return found.hexdigest()

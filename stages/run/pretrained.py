@@ -18,10 +18,19 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.run import adapter, gguf_file, hub_model, json_file, model_folder, special_tokens, template_files
+from stages.run import (
+    adapter_folder,
+    gguf_file,
+    hub_model,
+    json_file,
+    model_folder,
+    special_tokens,
+    template_files,
+)
 from stages.run.model_folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.run.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.run.template_files import Templates
+from stages.run.words import words
 
 CONFIG = "config.json"
 
@@ -134,7 +143,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
-    if (found := adapted(path)) is not None:
+    if (found := adapter_folder.found(path)) is not None:
         return _merged(found, dtype)
     if gguf_file.is_gguf(path):
         config, weights, tokenizer, fields = gguf_file.read(path, dtype or torch.float32)
@@ -154,50 +163,33 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
 
 
-def words(
-    folder: Path, config: ModelConfig, base: SpecialTokens = NONE
-) -> tuple[tokenizers.Tokenizer, SpecialTokens, Templates]:
-    """Reads all that concerns text from a folder.
-
-    Args:
-        folder: with tokenizer.json.
-        config: of the model.
-        base: of the model that adapters in the folder belong to.
-
-    Returns:
-        (tokenizer, special tokens, chat templates).
-
-    Raises:
-        FileNotFoundError: if there is no tokenizer.
-        ValueError: if a file is not understood; it is named.
-    """
-    tokenizer = tokenizers.load(folder)
-    special, tokenizer = special_tokens.read(folder, tokenizer, config.vocab_size, base=base)
-    return tokenizer, special, template_files.read(folder)
-
-
 def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
     """The same with its params on a device."""
     return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
 
 
-def adapted(path: str | Path) -> Path | None:
-    """The folder, or its final_model, if it holds adapters."""
-    folder = model_folder.final(path)
-    return folder if (folder / adapter.CONFIG).is_file() else None
-
-
 def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
-    """The base that the adapters name, with them worked in; tokenizer and template are those beside the adapters."""
-    path = adapter.base_path(folder)
+    """The whole model that the adapters name, with them worked in; tokenizer and template are those beside them."""
+    path, folders = adapter_folder.chain(folder)
     base = load(path, dtype=dtype)
-    params = adapter.merged(folder, base.params, path)
+    for above in folders:
+        base = _above(above, base, path)
+    return base
+
+
+def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
+    """One folder of adapters worked into the model below it."""
+    config, params = adapter_folder.merged(folder, base.model.config, base.params, path)
     found = Templates(base.chat_template, base.other_templates)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
     if (folder / tokenizers.files.NAME).is_file():
-        tokenizer, special, templates = words(folder, base.model.config, base.special)
+        tokenizer, special, templates = words(folder, config, base.special)
+    try:
+        check_fit(tokenizer, config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     found = found if templates == template_files.NONE else templates
-    return Pretrained(base.model, params, tokenizer, found.default, special, found.others)
+    return Pretrained(transformer(config), params, tokenizer, found.default, special, found.others)
 
 
 def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
@@ -220,8 +212,8 @@ def read_config(path: str | Path) -> ModelConfig:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
-    if (found := adapted(path)) is not None:
-        return read_config(adapter.base_path(found))
+    if (found := adapter_folder.found(path)) is not None:
+        return read_config(adapter_folder.chain(found)[0])
     if gguf_file.is_gguf(path):
         return gguf_file.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG

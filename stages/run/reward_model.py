@@ -16,6 +16,7 @@ from pure.nn.scalar import scalar_model, without_head
 from pure.nn.transformer import transformer
 from stages.run import model_folder, pretrained
 from stages.run.pretrained import CONFIG, Pretrained
+from stages.run.words import words
 
 SCORE = "score.weight"
 
@@ -77,5 +78,5 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     params = tree.cast(params, dtype) if dtype else params
-    tokenizer, special, templates = pretrained.words(folder, config)
+    tokenizer, special, templates = words(folder, config)
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

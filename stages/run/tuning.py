@@ -28,7 +28,7 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import adapter, chat_data, dropout, flag_checks, hardware, pretrained, pretraining, validation
+from stages.run import adapter, chat_data, dropout, earlier, flag_checks, hardware, pretrained, pretraining, validation
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
@@ -98,7 +98,9 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
     key = random.key(options.seed, device=device)
-    adapted = adapter.build(options, base.model, base.params, _dtype(options))
+    joins = adapter.asked(options) is not None and not isinstance(options, flags.RewardOptions)
+    before = earlier.read(options.model_path) if joins else None
+    adapted = adapter.build(options, base.model, base.params, _dtype(options), before)
     if adapted is not None:
         start = adapted.model.init(random.fold_in(key, 2))
         say(adapter.told(adapted, start) + dropout.told(options, adapted.config.dropout))

@@ -14,7 +14,10 @@ import transformers
 from safetensors.torch import load_file
 
 from pure import tree
-from stages.run import adapter, checkpoint, pretrained, reward_model
+from stages.cli.flags import parse
+from stages.cli.main import main
+from stages.run import adapter_folder, checkpoint, pretrained, reward_model, tuning
+from stages.tuning_options import DPOOptions
 from tests.stages.rungs import RUNGS, flags, run
 
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
@@ -43,7 +46,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
         if checkpoint.step_of(path) > 4:
             shutil.rmtree(path)
     assert run(tmp_path, "sft", **changes) == 0
-    one, other = (load_file(str(tmp_path / x / "final_model" / adapter.WEIGHTS)) for x in ("sft", "whole"))
+    one, other = (load_file(str(tmp_path / x / "final_model" / adapter_folder.WEIGHTS)) for x in ("sft", "whole"))
     assert one.keys() == other.keys()
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
@@ -63,17 +66,66 @@ def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp
     again = pretrained.load(tmp_path / "again")
     for x, y in zip(tree.leaves(again.params), tree.leaves(ours.params), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0)
-    one, other = (load_file(str(x / adapter.WEIGHTS)) for x in (folder, tmp_path / "again"))
+    one, other = (load_file(str(x / adapter_folder.WEIGHTS)) for x in (folder, tmp_path / "again"))
     assert {name: x.numpy().tobytes() for name, x in one.items()} == {
         name: x.numpy().tobytes() for name, x in other.items()
     }
 
 
-def test_a_later_rung_stands_on_merged_adapters(tmp_path: Path) -> None:
-    assert run(tmp_path, "sft", **SMALL) == 0
-    assert run(tmp_path, "dpo", model_path=tmp_path / "sft", **SMALL) == 0
-    merged, end = pretrained.load(tmp_path / "sft"), pretrained.load(tmp_path / "dpo")
-    assert not torch.equal(merged.params["layers"][0]["attention"]["q"], end.params["layers"][0]["attention"]["q"])
+ROUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "other ranks and targets": ({"lora_rank": 3}, {"lora_targets": ["q", "up"], "use_rslora": True}),
+    "the same twice": ({}, {}),
+    "quantised first": ({"qlora": True}, {}),
+    "quantised last": ({}, {"qlora": True}),
+    "quantised twice": ({"qlora": True}, {"qlora": True, "lora_targets": ["v", "down"]}),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_path: Path) -> None:
+    first, second = (SMALL | {"max_steps": 2} | changes for changes in ROUNDS[name])
+    assert run(tmp_path, "sft", **first) == 0
+    changes = second | {"model_path": tmp_path / "sft"}
+    assert run(tmp_path, "dpo", **changes) == 0
+    folder = tmp_path / "dpo" / "final_model"
+    fields = json.loads((folder / adapter_folder.CONFIG).read_text())
+    assert fields["base_model_name_or_path"] == str(tmp_path / "model")
+    start, end = pretrained.load(tmp_path / "sft"), pretrained.load(folder)
+    assert any(not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True))
+    # what is read is what the run had at its end
+    built = tuning.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
+    state = checkpoint.load(checkpoint.saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params))[0]
+    tokens = torch.arange(3, 15)[None]
+    logits = end.model.forward(end.params, tokens)
+    torch.testing.assert_close(logits, built.base.model.forward(state.params, tokens), rtol=1e-4, atol=1e-4)
+    if not (first.get("qlora") or second.get("qlora")):  # PEFT would load the base as it was before it was quantised
+        base = transformers.AutoModelForCausalLM.from_pretrained(fields["base_model_name_or_path"])
+        theirs = peft.PeftModel.from_pretrained(base, folder).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(logits, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
+    few = SMALL | {"max_steps": 2}
+    assert run(tmp_path, "sft", **few) == 0
+    assert run(tmp_path, "dpo", **few | {"model_path": tmp_path / "sft", "lora_targets": "up"}) == 0
+    shutil.copytree(tmp_path / "dpo", tmp_path / "second")
+    assert run(tmp_path, "dpo", **few | {"model_path": tmp_path / "second", "output_dir": tmp_path / "third"}) == 0
+    fields = json.loads((tmp_path / "third" / "final_model" / adapter_folder.CONFIG).read_text())
+    assert (fields["r"], set(fields["rank_pattern"].values())) == (4, {2})
+    assert pretrained.load(tmp_path / "third")
+
+
+@pytest.mark.parametrize(("first", "second"), [({"use_dora": True}, {}), ({}, {"use_dora": True})])
+def test_what_cannot_be_joined_is_refused_with_what_to_do(
+    first: dict[str, Any], second: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(tmp_path, "sft", **SMALL | first, max_steps=1) == 0
+    assert run(tmp_path, "dpo", model_path=tmp_path / "sft", **SMALL | second) == 2
+    told = capsys.readouterr().err
+    assert f"run intro2llm merge --model_path {tmp_path / 'sft'} --output_dir MERGED" in told
+    assert main(["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]) == 0
+    assert run(tmp_path, "dpo", model_path=tmp_path / "whole", **SMALL | second, max_steps=1) == 0
 
 
 def test_quantised_adapters_are_merged_into_the_base_that_they_saw(tmp_path: Path) -> None:
@@ -94,8 +146,8 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("bias", "all", "bias 'all' is not supported, only 'none'"),
-        ("modules_to_save", ["lm_head"], r"modules_to_save \['lm_head'\] is not supported; it would change"),
+        ("bias", "some", "adapter_config.json: bias: expected 'none', 'all' or 'lora_only', got 'some'"),
+        ("modules_to_save", ["lm_head"], r"the adapter lacks base_model.model.lm_head.weight, which its fields"),
         ("r", 3, "expected shape"),
         ("target_modules", ["q_proj"], "the adapter does not fit the base: not understood"),
         ("target_modules", ["query"], "target_modules .* fits no matrix of the base"),
@@ -104,7 +156,7 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
 )
 def test_what_is_not_understood_is_refused(field: str, value: Any, told: str, tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL, max_steps=1) == 0
-    file = tmp_path / "sft" / "final_model" / adapter.CONFIG
+    file = tmp_path / "sft" / "final_model" / adapter_folder.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(ValueError, match=told):
         pretrained.load(tmp_path / "sft")

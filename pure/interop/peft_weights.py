@@ -1,0 +1,241 @@
+"""Read the tensors that PEFT wrote for adapters, as changes of a base; `peft_apply` works them into it.
+
+Shape letters: O output width, I input width, R rank, V vocabulary, D width.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from pure.interop import hf
+from pure.interop.peft_config import AdapterFields
+from pure.interop.peft_targets import rank, saved, scale, targeted
+
+PREFIX = "base_model.model."
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+VOCABULARY = frozenset((f"{EMBEDDING}.weight", f"{HEAD}.weight"))
+ROWS = "token_adapter.trainable_tokens_delta"
+NAMED = ("lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
+         "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
+         "lora_magnitude_vector.weight")  # fmt: skip
+"""Endings that hold the adapter's name, or a part that PEFT drops when it saves; PEFT loads them too."""
+
+
+class Patch(NamedTuple):
+    """A low-rank change of one matrix.
+
+    Fields:
+        module: its name in transformers.
+        a: [R, I]; of the embedding [R, V].
+        b: [O, R]; of the embedding [D, R].
+        scale: of the change.
+        magnitude: [O], the length of each row (DoRA), or None.
+        bias: [O], added to the matrix's bias after scaling, or None.
+        transposed: the matrix is the embedding, stored as [V, D].
+    """
+
+    module: str
+    a: Tensor
+    b: Tensor
+    scale: float
+    magnitude: Tensor | None = None
+    bias: Tensor | None = None
+    transposed: bool = False
+
+
+class Adapters(NamedTuple):
+    """All that a folder of adapters changes.
+
+    Fields:
+        patches: low-rank changes.
+        whole: {name of a weight: what stands in its place}.
+        rows: {module: (numbers of rows, what stands in their place [n, D])}.
+        init: "", "pissa" or "olora": what PEFT takes out of the base first.
+    """
+
+    patches: tuple[Patch, ...]
+    whole: Mapping[str, Tensor]
+    rows: Mapping[str, tuple[tuple[int, ...], Tensor]]
+    init: str = ""
+
+
+def plain(adapters: Adapters) -> bool:
+    """Reports if the change is B A of matrices alone, so that adapters can be joined."""
+    simple = all(p.magnitude is None and p.bias is None and not p.transposed for p in adapters.patches)
+    return simple and not adapters.whole and not adapters.rows and not adapters.init
+
+
+def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Adapters:
+    """Reads the tensors of adapter_model.safetensors.
+
+    Args:
+        fields: of adapter_config.json.
+        found: {name: tensor} of the file.
+        base: weights of the base by their names in transformers; without a head of its own it is tied.
+
+    Returns:
+        Adapters.
+
+    Raises:
+        ValueError: for a tensor that is missing, not understood, or of another shape or type; it is named. And for
+            fields that do not fit the base.
+
+    Steps:
+        1. Names without PEFT's prefix and the adapter's name.
+        2. Low-rank changes of the modules that the fields name.
+        3. Rows of the embedding.
+        4. Weights that are stored whole.
+        5. Refuse what is left.
+    """
+    # 1. Names.
+    rest = _stripped(found)
+    # 2. Low-rank changes.
+    modules = _targets(fields, base)
+    patches = tuple(_patch(fields, module, rest, base) for module in modules)
+    # 3. Rows.
+    rows = {}
+    for ending, numbers in fields.token_indices.items():
+        module = EMBEDDING if ending == "embed_tokens" else HEAD
+        size = _weight(base, module)
+        if module in modules:
+            raise ValueError(f"trainable_token_indices and target_modules both name {ending}; that is not supported")
+        if max(numbers, default=0) >= size.shape[0]:
+            raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(numbers)}")
+        rows[module] = numbers, _take(rest, f"{module}.{ROWS}", (len(numbers), size.shape[1]))
+    # 4. Whole weights.
+    whole = _whole(fields, rest, base, modules)
+    # 5. Refuse.
+    if rest:
+        raise ValueError(f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
+                         "belongs to another model")  # fmt: skip
+    return Adapters(patches, whole, rows, fields.init)
+
+
+def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """{name without prefix and adapter's name: tensor}."""
+    rest: dict[str, Tensor] = {}
+    for name, x in found.items():
+        short = name.removeprefix(PREFIX)
+        for ending in NAMED:
+            if short.endswith(f".{ending}"):
+                kept = ending.replace(".default", "")
+                kept = "lora_magnitude_vector" if kept.startswith("lora_magnitude") else kept
+                short = short.removesuffix(ending) + kept
+                break
+        if not name.startswith(PREFIX):
+            raise ValueError(f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either")
+        if short in rest:
+            raise ValueError(f"{name}: the same tensor stands in the file under two names")
+        if not x.is_floating_point():
+            raise ValueError(f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}")
+        rest[short] = x
+    return rest
+
+
+def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
+    """Modules that have an adapter."""
+    tied = f"{HEAD}.weight" not in base
+    matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2] + ([HEAD] if tied else [])
+    found = [m for m in matrices if targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
+    if fields.ensure_weight_tying and tied and {EMBEDDING, HEAD} & set(found):
+        found = [m for m in matrices if m in found or m in (EMBEDDING, HEAD)]
+    if not found:
+        told = "all-linear" if fields.all_linear else getattr(fields.target_modules, "source", fields.target_modules)
+        raise ValueError(f"target_modules {told!r:.200} fits no matrix of the base")
+    if fields.use_dora and EMBEDDING in found:
+        raise ValueError(
+            "use_dora together with target_modules that name embed_tokens is not supported; merge it with PEFT"
+        )
+    if fields.init and (EMBEDDING in found or (tied and HEAD in found)):
+        raise ValueError(
+            f"init_lora_weights {fields.init!r} over an embedding, or over a head that is one, is not supported"
+        )
+    return found
+
+
+def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
+    """A module's matrix; a tied head is the embedding."""
+    return base[f"{module}.weight"] if f"{module}.weight" in base else base[f"{EMBEDDING}.weight"]
+
+
+def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """Removes a tensor from what is left, and checks its shape."""
+    if name not in rest:
+        kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        near = difflib.get_close_matches(name, [other for other in rest if kind in other], 1, 0.0)
+        has = f"the file has {PREFIX}{near[0]}" if near else f"the file has no {kind}"
+        raise ValueError(f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
+                         "model, or to other fields")  # fmt: skip
+    if tuple(rest[name].shape) != shape:
+        got = tuple(rest[name].shape)
+        raise ValueError(f"{PREFIX}{name}: expected shape {shape}, got {got}; the adapter belongs to another base, or "
+                         "to another rank")  # fmt: skip
+    return rest.pop(name)
+
+
+def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Mapping[str, Tensor]) -> Patch:
+    """The change of one module."""
+    out, into = (int(n) for n in _weight(base, module).shape)
+    size, factor = rank(fields, module), scale(fields, module)
+    if module == EMBEDDING:
+        if fields.lora_bias:
+            raise ValueError("lora_bias together with target_modules that name embed_tokens is not supported")
+        a, b = (_take(rest, f"{module}.lora_embedding_{x}", s) for x, s in (("A", (size, out)), ("B", (into, size))))
+        return Patch(module, a, b, factor, transposed=True)
+    a = _take(rest, f"{module}.lora_A.weight", (size, into))
+    b = _take(rest, f"{module}.lora_B.weight", (out, size))
+    if fields.init and not (size <= min(out, into) and factor > 0):
+        raise ValueError(f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks that the base's matrices "
+                         f"have; {module} is {out} x {into}")  # fmt: skip
+    bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
+    if bias is not None and f"{module}.bias" not in base:
+        raise ValueError(f"lora_bias: {module} of the base has no bias to which that of the adapter could be added")
+    magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
+    return Patch(module, a, b, factor, magnitude, bias)
+
+
+def _whole(
+    fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], modules: list[str]
+) -> dict[str, Tensor]:
+    """Weights that stand in the place of the base's: modules_to_save, trained biases, and resized embeddings."""
+    names = {*base, f"{HEAD}.weight"}  # a tied head may get weights of its own
+    places = {}
+    for name in names:
+        module, kind = name.rsplit(".", 1)
+        places[f"{module}.base_layer.{kind}" if module in modules else name] = name
+    whole = {}
+    for stored in [name for name in rest if name in places]:
+        name = places[stored]
+        shape = tuple(base[name].shape if name in base else base[f"{EMBEDDING}.weight"].shape)
+        if name in VOCABULARY and rest[stored].ndim == 2:
+            shape = (rest[stored].shape[0], shape[1])
+        whole[name] = _take(rest, stored, shape)
+    needed = {name for name in names if saved(fields, name.rsplit(".", 1)[0])}
+    if fields.ensure_weight_tying and f"{HEAD}.weight" not in base and needed & VOCABULARY:
+        needed |= VOCABULARY
+    for module, found in fields.modules_to_save:
+        if not any(saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed):
+            raise ValueError(f"modules_to_save: the base has no module {module!r}")
+    biases = {name for name in base if name.endswith(".bias") and fields.bias != "none"}
+    needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in modules}
+    if missing := needed - set(whole):
+        raise ValueError(f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
+                         "(modules_to_save, bias) say it has")  # fmt: skip
+    _check_rows(whole, base, modules)
+    return whole
+
+
+def _check_rows(whole: Mapping[str, Tensor], base: Mapping[str, Tensor], modules: list[str]) -> None:
+    """A vocabulary of another size must be one of the embedding and the head."""
+    sizes = {m: whole.get(f"{m}.weight", _weight(base, m)).shape[0] for m in (EMBEDDING, HEAD)}
+    if sizes[EMBEDDING] != sizes[HEAD] or (
+        sizes[EMBEDDING] != base[f"{EMBEDDING}.weight"].shape[0] and {EMBEDDING, HEAD} & set(modules)
+    ):
+        raise ValueError(f"the adapter's embedding has {sizes[EMBEDDING]} rows and its head {sizes[HEAD]}, the base "
+                         f"{base[f'{EMBEDDING}.weight'].shape[0]}; they must be of one vocabulary")  # fmt: skip
