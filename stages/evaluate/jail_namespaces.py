@@ -62,12 +62,37 @@ def enter() -> tuple[str, ...]:
     return changed
 
 
-def drop(*, mapped: bool) -> None:
+def own_user(number: int) -> int:
+    """Chooses the user that a jail runs as, of which no other process is.
+
+    The kernel counts processes, threads and pending signals for each user (and user namespace): were all jails one
+    user, the threads of one would leave none to its neighbours. In a user namespace of its own a jail is `NOBODY`, whom
+    the kernel counts apart (Linux 5.14).
+
+    Args:
+        number: that no other living jail of this machine has, such as a process's.
+
+    Returns:
+        A user above those that systems give out, as far as this user namespace has such; else from the end of its
+        largest range; else `NOBODY`.
+    """
+    with open("/proc/self/uid_map") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    space = os.stat("/proc/self/ns/pid").st_ino % 2**8  # numbers are those of a process namespace
+    wanted = 2**30 + space * 2**22 + number % 2**22
+    if any(first <= wanted < first + count for first, _, count in ranges):
+        return wanted
+    first, _, count = max(ranges, key=lambda found: found[2])
+    return first + count - 1 - number % (count // 2) if count >= 2**10 else NOBODY
+
+
+def drop(*, mapped: bool, user: int = NOBODY) -> None:
     """Gives up every right, for good: user and group, capabilities, and what an execve could bring back.
 
     Args:
         mapped: in a user namespace of its own, where user and group are `NOBODY` already, and other groups cannot be
             given up (they open nothing: no file of theirs is in sight).
+        user: to become, from `own_user`, if not mapped.
 
     Raises:
         OSError: if something of it cannot be done.
@@ -84,7 +109,8 @@ def drop(*, mapped: bool) -> None:
     if not mapped:
         os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+    user = NOBODY if mapped else user
+    os.setresuid(user, user, user)
     call("capset", _words(CAPABILITY_VERSION, 0), _words(*[0] * 6))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
@@ -100,8 +126,8 @@ def dropped() -> bool:
     """Tells whether nothing is left of what `drop` gives up."""
     sets = _words(*[0] * 6)
     call("capget", _words(CAPABILITY_VERSION, 0), sets)
-    ids = {*os.getresuid(), *os.getresgid()}
-    return not any(sets) and ids == {NOBODY} and prctl(PR_GET_NO_NEW_PRIVS) == 1
+    powerless = 0 not in os.getresuid() and len({*os.getresuid()}) == 1 and {*os.getresgid()} == {NOBODY}
+    return not any(sets) and powerless and prctl(PR_GET_NO_NEW_PRIVS) == 1
 
 
 def _links() -> dict[str, str]:

@@ -24,6 +24,8 @@ TEXT = 300  # characters of an error's text
 ENDINGS = (StopIteration, StopAsyncIteration)
 SHAPES: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
 """How many items each message of the candidate's has; all but the value are texts."""
+CANDIDATE = "candidate"
+"""Name of a candidate's module: it is imported, so its `if __name__ == "__main__":` does not run."""
 
 
 def candidate(setup: Mapping[str, Any]) -> NoReturn:
@@ -36,7 +38,7 @@ def candidate(setup: Mapping[str, Any]) -> NoReturn:
     jail_wire.send(answers, jail_wire.encode(loaded))
     if loaded != ["ready"]:
         os._exit(1)
-    function = sys.modules["__main__"].__dict__[setup["entry_point"]]
+    function = sys.modules[CANDIDATE].__dict__[setup["entry_point"]]
     while (line := jail_wire.receive(setup["requests"], pending)) is not None:
         _, arguments, named = jail_wire.decode(line)
         jail_wire.send(answers, _answer(function, arguments, named))
@@ -60,17 +62,17 @@ def end(pipe: int, status: str, reason: str) -> NoReturn:
     os._exit(0)
 
 
-def fresh_main() -> dict[str, Any]:
-    """Makes a new, empty `__main__`; returns its names."""
-    module = type(sys)("__main__")
-    sys.modules["__main__"] = module
+def fresh_main(name: str = "__main__") -> dict[str, Any]:
+    """Makes a new, empty module, `__main__` or of another name; returns its names."""
+    module = type(sys)(name)
+    sys.modules[name] = module
     module.__dict__["__builtins__"] = builtins
     return module.__dict__
 
 
 def _load(setup: Mapping[str, Any]) -> list:
     """Executes the candidate; what to tell of it."""
-    space = fresh_main()
+    space = fresh_main(CANDIDATE)
     try:
         exec(compile(setup["candidate"], "<candidate>", "exec", dont_inherit=True), space)
     except BaseException as error:

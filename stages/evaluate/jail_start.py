@@ -94,6 +94,7 @@ def _build(setup: Mapping[str, Any]) -> list[str]:
     """Builds the walls; returns in the inmate only, with their names."""
     sys.dont_write_bytecode = True
     os.umask(0o022)  # folders of the new root are for everybody
+    user = jail_namespaces.own_user(os.getpid())  # asked while /proc is in sight
     spaces = jail_namespaces.enter()
     folders = jail_mounts.build(setup["disk"])
     alive, life = os.pipe()
@@ -104,7 +105,7 @@ def _build(setup: Mapping[str, Any]) -> list[str]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     os.close(life)
     os.setsid()
-    jail_namespaces.drop(mapped="user" in spaces)
+    jail_namespaces.drop(mapped="user" in spaces, user=user)
     if select.select([alive], [], [], 0)[0]:  # the warden's end is closed: it died before this one would die with it
         os._exit(1)
     if closed := [folder for folder in folders if not os.access(folder, os.R_OK)]:

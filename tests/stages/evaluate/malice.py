@@ -44,6 +44,31 @@ malice.main(folder, sys.argv[2] == "unsafe", sys.argv[3:])
 """
 
 
+GREEDY = """
+import threading, time
+threads = 0
+try:
+    while True:
+        threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+        threads += 1
+except RuntimeError:
+    print(threads, flush=True)
+time.sleep(9)
+"""
+"""Takes every thread it can get, and keeps them."""
+
+THREADED = """
+import threading
+event = threading.Event()
+threads = [threading.Thread(target=event.wait) for _ in range(20)]
+for thread in threads: thread.start()
+event.set()
+for thread in threads: thread.join()
+print("fine")
+"""
+"""An honest program of twenty threads."""
+
+
 class Bait(NamedTuple):
     """What there is outside, to be reached."""
 
@@ -85,6 +110,32 @@ def run(
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
     return {**found, "outcomes": {name: Outcome(*outcome) for name, outcome in found["outcomes"].items()}}
+
+
+def neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
+    """Runs one program that takes all threads it can beside an honest one with threads; what both came to."""
+    environment = {**os.environ, **({DROP: "1"} if as_nobody else {})}
+    start = START.replace('malice.main(folder, sys.argv[2] == "unsafe", sys.argv[3:])', "malice.beside()")
+    answer = subprocess.run([sys.executable, "-s", "-S", "-c", start, str(folder)], capture_output=True, text=True,
+                            cwd=folder, env=environment, check=False)  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def beside() -> None:
+    """The process of `neighbours`."""
+    if os.environ.pop(DROP, ""):
+        _drop()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    isolation = sandbox.probe()
+    found: dict[str, Any] = {"isolation": isolation.line, "complete": isolation.complete}
+    if isolation.complete:
+        with ThreadPoolExecutor(2) as pool:
+            greedy = pool.submit(sandbox.run, GREEDY, timeout=4.0, memory=2**34, isolation=isolation)
+            time.sleep(1.5)
+            honest = pool.submit(sandbox.run, THREADED, timeout=4.0, isolation=isolation)
+            found |= {"honest": honest.result(), "greedy": greedy.result()}
+    print(json.dumps(found))
 
 
 def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:

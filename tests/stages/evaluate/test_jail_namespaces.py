@@ -53,9 +53,19 @@ for action in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroup
 
 
 def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
-    program = "import os; print(os.getpid(), os.getppid(), os.getuid(), os.getgid(), os.uname().nodename)"
-    assert sandbox.run(program, timeout=20).stdout == f"1 0 {NOBODY} {NOBODY} jail\n"
+    program = "import os; print(os.getpid(), os.getppid(), os.getgid(), os.uname().nodename, os.getuid())"
+    *rest, user = sandbox.run(program, timeout=20).stdout.split()
+    assert rest == ["1", "0", str(NOBODY), "jail"]
+    assert int(user) >= NOBODY
     assert os.uname().nodename != "jail"
+
+
+def test_each_jail_is_a_user_of_its_own() -> None:
+    """Or nobody, in a user namespace of its own."""
+    users = {jail_namespaces.own_user(number) for number in range(100, 120)}
+    assert 0 not in users
+    assert os.getuid() not in users
+    assert len(users) == 20 or users == {NOBODY}
 
 
 def test_kinds_are_the_kernels() -> None:

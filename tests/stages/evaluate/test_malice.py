@@ -61,6 +61,19 @@ def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
     assert {name: outcomes[name].status for name in EXPECTED} == EXPECTED
 
 
+@pytest.mark.parametrize("user", ["root", "another user"])
+def test_what_one_takes_its_neighbour_does_not_lack(folder: Path, user: str) -> None:
+    """Threads are counted for each jail, not for all of them."""
+    if user == "root" and os.geteuid() != 0:
+        pytest.skip("the tests do not run as root")
+    found = malice.neighbours(folder, as_nobody=user != "root" and os.geteuid() == 0)
+    if not found["complete"]:
+        pytest.skip(found["isolation"])
+    greedy, honest = Outcome(*found["greedy"]), Outcome(*found["honest"])
+    assert 200 < int(greedy.stdout) < 256
+    assert (honest.status, honest.stdout) == ("ok", "fine\n")
+
+
 def test_without_walls_the_same_look_sees_harm(folder: Path) -> None:
     """Some of the milder programs, so that it is known that a hole would be seen."""
     names = ("read a secret file", "write into a folder outside", "connect by TCP", "send by UDP", "environment",

@@ -202,3 +202,14 @@ def test_humanevals_own_solutions_pass(isolation: Isolation) -> None:
     failed = {task["task_id"]: o.reason for task, o in zip(tasks, outcomes, strict=True) if o.status != "ok"}
     assert failed == {}
     assert len(outcomes) == 164
+
+
+def test_a_candidate_s_own_main_program_does_not_run(isolation: Isolation) -> None:
+    """It would read an input that there is none of, as it does where people run such a file."""
+    candidate = (
+        "from dataclasses import dataclass\n@dataclass\nclass Pair:\n    a: int\n\n"
+        "def double(x):\n    return Pair(2 * x).a\n\n"
+        "if __name__ == '__main__':\n    print(double(int(input())))\n    raise SystemExit(double(3))\n"
+    )
+    tests = "def check(f):\n    assert f(2) == 4"
+    assert sandbox.examine(candidate, tests, entry_point="double", timeout=20).status == "ok"
