@@ -216,9 +216,9 @@ def _whole(value: Any) -> bool:
 
 
 def _number(name: str, value: Any) -> float:
-    """Refuses what is not a number, such as the "0.1" of a JSON file, and what is not finite."""
-    if not (_whole(value) or isinstance(value, float)) or not abs(value) < 1e300:
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    """Refuses what is not a number, such as the "0.1" of a JSON file, and what is larger than any model's."""
+    if not (_whole(value) or isinstance(value, float)) or not abs(value) < 1e18:
+        raise ValueError(f"{name}: expected a number below 1e18, got {str(value)[:60]!r}")
     return value
 
 

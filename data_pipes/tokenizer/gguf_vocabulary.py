@@ -19,6 +19,7 @@ PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
     "llama3": ("llama3", False, True),
     "llama-v3": ("llama3", False, True),
     "qwen2": ("qwen2", True, False),
+    "deepseek-r1-qwen": ("qwen2", False, False),
 }
 """llama.cpp's name -> (ours, whether text is brought into NFC, whether a whole word that is a token wins)."""
 
@@ -44,9 +45,9 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
         raise ValueError(f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE)")
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
-    tokens = _list(fields, "tokens")
-    kinds = _list(fields, "token_type") if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
-    merges = [tuple(merge.split(" ")) for merge in _list(fields, "merges")]
+    tokens = _list(fields, "tokens", str)
+    kinds = _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
+    merges = [tuple(merge.split(" ")) for merge in _list(fields, "merges", str)]
     if len(kinds) != len(tokens) or any(len(merge) != 2 for merge in merges):
         raise ValueError(
             f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two tokens"
@@ -64,19 +65,33 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     return from_spec(spec)
 
 
-def _list(fields: Mapping[str, Any], name: str) -> Sequence[Any]:
-    """One of the lists."""
+def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
+    """One of the lists, all of whose entries are of a kind."""
     found = fields.get(f"tokenizer.ggml.{name}")
     if not isinstance(found, list) or not found:
         raise ValueError(f"tokenizer.ggml.{name} is missing or empty")
+    if other := [(i, value) for i, value in enumerate(found) if type(value) is not kind]:
+        raise ValueError(
+            f"tokenizer.ggml.{name}[{other[0][0]}]: expected {kind.__name__}, got {str(other[0][1])[:60]!r}"
+        )
     return found
 
 
 def _prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """The token that stands before every text, if one does."""
-    if not fields.get("tokenizer.ggml.add_bos_token"):
+    """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told otherwise."""
+    default = PATTERNS[fields["tokenizer.ggml.pre"]][0] == "llama3"
+    for name in ("add_bos_token", "add_eos_token"):
+        if not isinstance(value := fields.get(f"tokenizer.ggml.{name}", False), bool):
+            raise ValueError(f"tokenizer.ggml.{name}: expected true or false, got {str(value)[:60]}")
+    if fields.get("tokenizer.ggml.add_eos_token"):
+        raise ValueError("tokenizer.ggml.add_eos_token is set, an end after every text, prompts as well; not supported")
+    if not fields.get("tokenizer.ggml.add_bos_token", default):
         return ()
     bos = fields.get("tokenizer.ggml.bos_token_id")
+    if bos is None and "tokenizer.ggml.add_bos_token" not in fields:
+        return ()
     if bos is None:
         raise ValueError("tokenizer.ggml.add_bos_token is set, but there is no tokenizer.ggml.bos_token_id")
-    return (int(bos),)
+    if isinstance(bos, bool) or not isinstance(bos, int):
+        raise ValueError(f"tokenizer.ggml.bos_token_id: expected an id, got {str(bos)[:60]}")
+    return (bos,)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.config import ModelConfig
+from pure.config import SIZE, ModelConfig
 from pure.interop import hf
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -25,8 +25,20 @@ READ = (*NEEDED, "attention.head_count_kv", "attention.key_length", "attention.v
         "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
 """Fields of an architecture that are understood; another is refused."""
 
+WHOLE = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+         "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
+         "rope.scaling.original_context_length", "vocab_size")  # fmt: skip
+"""Fields that are one whole number."""
+
+REAL = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scaling.yarn_log_multiplier")
+
 IGNORED = ("rope.scaling.finetuned",)
 """Fields that change nothing in the mathematics."""
+
+NEUTRAL = (("expert_count", 0), ("expert_used_count", 0), ("attention.causal", True), ("rope.scaling.attn_factor", 1.0))
+"""Fields that change nothing if they have this value."""
+
+NO_TOKEN = (1 << 32) - 1
 
 LLAMA3 = (8192, 1.0, 4.0)
 """Llama 3's original context, low and high factor: the file has only what came of them."""
@@ -81,10 +93,12 @@ def from_gguf_config(
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
     own = {name.removeprefix(f"{kind}."): value for name, value in fields.items() if name.startswith(f"{kind}.")}
+    own = {name: value for name, value in own.items() if (name, value) not in NEUTRAL}
     if unknown := sorted(set(own) - set(READ) - set(IGNORED)):
         raise ValueError(f"fields not understood: {', '.join(unknown)} of {kind}")
     if missing := [name for name in NEEDED if own.get(name) is None]:
         raise ValueError(f"{kind}.{missing[0]} is missing; without it the model's shape would be a guess")
+    _check_numbers(kind, own)
     heads, width = own["attention.head_count"], own["embedding_length"]
     head_dim = own.get("attention.key_length") or own.get("rope.dimension_count") or width // heads
     for name in ("attention.value_length", "rope.dimension_count"):
@@ -106,9 +120,9 @@ def from_gguf_config(
         "tie_word_embeddings": tied,
         "attention_bias": biased,
         "rope_scaling": _scaling(own, rope_factors, head_dim),
-        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": fields.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": _id(fields, "bos_token_id"),
+        "eos_token_id": _id(fields, "eos_token_id"),
+        "pad_token_id": _id(fields, "padding_token_id"),
     })  # fmt: skip
 
 
@@ -129,6 +143,26 @@ def unpermuted(weight: Tensor, heads: int) -> Tensor:
     """
     half = weight.shape[0] // heads // 2
     return weight.unflatten(0, (heads, half, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def _id(fields: Mapping[str, Any], name: str) -> int | None:
+    """The id of a special token; none is absent, or 2^32 - 1."""
+    value = fields.get(f"tokenizer.ggml.{name}", NO_TOKEN)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"tokenizer.ggml.{name}: expected an id, got {str(value)[:60]}")
+    return None if value in (-1, NO_TOKEN) else value
+
+
+def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
+    """Refuses what is no number, or one that no model has, by the file's own name for it."""
+    for name in WHOLE:
+        value = own.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE:
+            raise ValueError(f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}")
+    for name in REAL:
+        value = own.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{kind}.{name}: expected a finite number, got {str(value)[:60]}")
 
 
 def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> dict[str, Any] | None:

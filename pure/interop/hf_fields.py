@@ -105,10 +105,11 @@ def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
     window, most = fields.get("sliding_window", default), fields.get("max_position_embeddings")
     if kind == "llama" and window is None and flag(fields, "use_sliding_window"):
         raise ValueError("use_sliding_window true is not supported: a llama has no window; set it to false")
-    if window is None or not _windowed(kind, fields):
+    for name, value in (("sliding_window", window), ("max_window_layers", fields.get("max_window_layers"))):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name}: expected a whole number or null, got {str(value)[:60]!r}")
+    if not window or not _windowed(kind, fields):
         return
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-        raise ValueError(f"sliding_window: expected a whole number of tokens or null, got {window!r}")
     if not isinstance(most, int) or window < most:
         raise ValueError(
             f"sliding_window {window} is not supported, it hides tokens of rows up to max_position_embeddings {most}; "

@@ -57,8 +57,8 @@ def read(fields: Mapping[str, Any]) -> dict[str, Any]:
     name = "rope_scaling" if fields.get("rope_scaling") else "rope_parameters"
     rope = _chosen(fields, name)
     theta = rope.pop("rope_theta", fields.get("rope_theta", 10000.0))
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not abs(theta) < 1e300:
-        raise ValueError(f"rope_theta: expected a number, got {theta!r}")
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not abs(theta) < 1e18:
+        raise ValueError(f"rope_theta: expected a number, got {str(theta)[:60]!r}")
     kind = _kind(rope, name)
     for key, value in (("partial_rotary_factor", 1.0), ("truncate", True)):
         if rope.pop(key, value) not in (None, value):
@@ -145,7 +145,7 @@ def _mscale(factor: Any, rope: Mapping[str, Any], name: str) -> float:
     """What yarn multiplies cos and sin by where both of its scales are given, as DeepSeek's code has it."""
     scales = []
     for key, value in (("factor", factor), *((key, rope[key]) for key in ("mscale", "mscale_all_dim"))):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
             raise ValueError(f"{name}.{key}: expected a number above 0, got {value!r}")
         scales.append(1.0 if factor <= 1 else 0.1 * value * math.log(factor) + 1.0)
     return scales[1] / scales[2]

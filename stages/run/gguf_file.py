@@ -16,9 +16,13 @@ from torch import Tensor
 
 from data_pipes.tokenizer.gguf_vocabulary import from_gguf
 from data_pipes.tokenizer.spec import Tokenizer
+from pure import tree
 from pure.config import ModelConfig
 from pure.interop import gguf as names
+from pure.interop import hf
 from pure.interop.gguf_header import MAGIC, Entry, parse
+from pure.nn.transformer import transformer
+from stages.run.model_folder import clear
 
 
 class _File(NamedTuple):
@@ -62,10 +66,12 @@ def read(path: str | Path, dtype: torch.dtype) -> tuple[ModelConfig, dict[str, T
     try:
         # 2. Fields.
         config, tokenizer = _config(file), from_gguf(file.fields)
+        if not isinstance(template := file.fields.get("tokenizer.chat_template"), str | None):
+            raise ValueError(f"tokenizer.chat_template: expected a text, got {str(template)[:60]}")
         # 3. Weights.
-        return config, dict(_weights(file, config, dtype)), tokenizer, file.fields
+        return config, dict(_weights(file, config, dtype)), tokenizer, _fields(file)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise clear(path, error) from None
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -79,7 +85,7 @@ def read_config(path: str | Path) -> ModelConfig:
     try:
         return _config(file)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise clear(path, error) from None
 
 
 def _open(path: Path) -> _File:
@@ -90,26 +96,55 @@ def _open(path: Path) -> _File:
     try:
         fields, entries = parse(data.data)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; copy it again from its source") from None
+        raise clear(path, ValueError(f"{error}; copy it again from its source")) from None
     return _File(data, fields, {entry.name: entry for entry in entries})
 
 
 def _config(file: _File) -> ModelConfig:
     """The configuration."""
+    parts = file.fields.get("split.count", 1)
+    if parts != 1:
+        raise ValueError(f"one of {parts} files of a model (split.count); join them first: llama-gguf-split --merge")
     if "token_embd.weight" not in file.entries:
         raise ValueError("token_embd.weight is missing; this is not a language model's file")
-    factors = file.entries.get("rope_freqs.weight")
-    return names.from_gguf_config(
+    shape, factors = file.entries["token_embd.weight"].shape, file.entries.get("rope_freqs.weight")
+    if len(shape) != 2:
+        raise ValueError(f"token_embd.weight: expected two axes, got {len(shape)}")
+    config = names.from_gguf_config(
         file.fields,
-        vocabulary=file.entries["token_embd.weight"].shape[0],
+        vocabulary=shape[0],
         tied="output.weight" not in file.entries,
         biased="blk.0.attn_output.bias" in file.entries,
         rope_factors=None if factors is None else _numbers(file, factors),
     )
+    blocks = {int(part[1]) for name in file.entries if len(part := name.split(".")) == 4 and part[1].isdecimal()}
+    if config.num_hidden_layers != (count := max(blocks, default=-1) + 1):
+        raise ValueError(f"block_count is {config.num_hidden_layers}, but the weights have {count} blocks")
+    return config
+
+
+def _fields(file: _File) -> dict[str, Any]:
+    """The fields by name, without ids that stand for no token."""
+    none = (-1, names.NO_TOKEN)
+    return {name: x for name, x in file.fields.items() if not (name.endswith("_token_id") and x in none)}
+
+
+def _check_shapes(file: _File, config: ModelConfig) -> None:
+    """Refuses a weight of another shape than the fields ask for, before any is read."""
+    spec = transformer(config).spec
+    weights = hf.weight_names(spec)
+    shapes = {weights[path]: tuple(part.shape) for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True)}
+    for entry in file.entries.values():
+        if entry.name == "rope_freqs.weight":
+            continue
+        wanted = shapes.get(names.weight_name(entry.name), entry.shape)
+        if entry.shape != wanted:
+            raise ValueError(f"{entry.name}: expected shape {wanted} by the file's fields, got {entry.shape}")
 
 
 def _weights(file: _File, config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """(Hugging Face's name, tensor) of every weight."""
+    _check_shapes(file, config)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     permuted = file.fields["general.architecture"] == "llama"
     for entry in file.entries.values():
@@ -142,5 +177,10 @@ def _numbers(file: _File, entry: Entry) -> Tensor:
     stored = np.array(file.data[entry.start : entry.start + count // block * size])
     plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
     rows = stored.view(plain) if plain else stored.reshape(*entry.shape[:-1], entry.shape[-1] // block * size)
-    numbers = rows if plain else dequantize(rows, kind)
+    try:
+        numbers = rows if plain else dequantize(rows, kind)
+    except NotImplementedError:
+        raise ValueError(
+            f"{entry.name}: quantisation {kind.name} is not read, as the gguf package cannot undo it"
+        ) from None
     return torch.from_numpy(np.asarray(numbers, np.float32)).reshape(entry.shape)

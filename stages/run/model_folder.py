@@ -19,6 +19,9 @@ SHARD_BYTES = 5 * 10**9
 """Of a file of weights at most: what the hub takes without complaint, and a laptop copies in one go."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST = 500
+"""Letters of a message."""
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -26,6 +29,17 @@ def final(path: str | Path) -> Path:
     """Returns the folder itself, or its final_model if it is a run's."""
     folder = Path(path)
     return folder / "final_model" if (folder / "final_model").is_dir() else folder
+
+
+def clear(path: str | Path, error: Exception) -> ValueError:
+    """Makes an error of a file's content one line of moderate length that names the file.
+
+    Example:
+        >>> clear("a/config.json", ValueError("fields not understood: x   y"))
+        ValueError('a/config.json: fields not understood: x y')
+    """
+    text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+    return ValueError(f"{path}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}")
 
 
 def write(

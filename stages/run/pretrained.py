@@ -148,7 +148,10 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     if gguf_file.is_gguf(path):
         config, weights, tokenizer, fields = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
-        special, templates = special_tokens.from_gguf(fields, tokenizer), template_files.from_gguf(fields)
+        try:
+            special, templates = special_tokens.from_gguf(fields, tokenizer), template_files.from_gguf(fields)
+        except ValueError as error:
+            raise model_folder.clear(path, error) from None
     else:
         config = read_config(path)
         folder, weights = weights_of(path, dtype)
@@ -159,7 +162,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         model = transformer(config)
         params = hf.from_weights(model.spec, weights)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise model_folder.clear(folder, error) from None
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
 
 
@@ -221,7 +224,7 @@ def read_config(path: str | Path) -> ModelConfig:
     try:
         return hf.from_hf_config(fields)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise model_folder.clear(file, error) from None
 
 
 def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
@@ -278,4 +281,4 @@ def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path
     try:
         return folder, hf.with_prefix(weights)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise model_folder.clear(folder, error) from None

@@ -66,7 +66,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     try:
         hf.check_sizes(config, weights)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise model_folder.clear(folder, error) from None
     model = transformer(config)
     spec = scalar_model(model).spec
     score = weights.pop(SCORE)
@@ -76,7 +76,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     try:
         params = {"model": hf.from_weights(without_head(model.spec), weights), "score": score}
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
+        raise model_folder.clear(folder, error) from None
     params = tree.cast(params, dtype) if dtype else params
     tokenizer, special, templates = words(folder, config)
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

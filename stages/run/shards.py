@@ -85,13 +85,9 @@ def _weight_map(index: Path) -> Mapping[str, Any]:
 
 
 def _plain(index: Path, tensor: str, file: Any) -> str:
-    """The name of a file in the folder itself."""
-    if (
-        not isinstance(file, str)
-        or not file.isprintable()
-        or Path(file).name != file
-        or not file.endswith(".safetensors")
-    ):
+    """The name of a file in the folder itself, of no more bytes than a disk takes."""
+    plain = isinstance(file, str) and file.isprintable() and Path(file).name == file and len(file.encode()) < 256
+    if not plain or not file.endswith(".safetensors"):
         raise ValueError(
             f"{index}: weight_map of {tensor!r} is {str(file)[:80]!r}; expected the name of a .safetensors file in the "
             "same folder"

@@ -51,9 +51,9 @@ def test_theta_inside_counts_before_the_one_outside() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"rope_theta": None}, "rope_theta: expected a number, got None"),
-        ({"rope_theta": True}, "rope_theta: expected a number, got True"),
-        ({"rope_theta": 10**400}, "rope_theta: expected a number, got 1000"),
+        ({"rope_theta": None}, "rope_theta: expected a number, got 'None'"),
+        ({"rope_theta": True}, "rope_theta: expected a number, got 'True'"),
+        ({"rope_theta": 10**400}, "rope_theta: expected a number, got '1000"),
         ({"rope_scaling": [1]}, r"rope_scaling: expected an object, got \[1\]"),
         ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_scaling.rope_type: expected one of"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2, "sections": 1}}, "rope_scaling.sections is not"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ NAMES = {
 }  # fmt: skip
 
 
+Weights = dict[str, tuple[np.ndarray, Any]]
+
+
 def write(
     path: Path,
     config: ModelConfig,
@@ -30,46 +34,37 @@ def write(
     tokenizer: Tokenizer,
     rope_factors: Tensor | None = None,
     *,
-    words: dict[str, Any] | None = None,
-    **fields: Any,
+    words: Mapping[str, Any] | None = None,
+    quantise: Callable[[np.ndarray], tuple[np.ndarray, Any]] | None = None,
+    change: Callable[[dict[str, Any], Weights], None] | None = None,
+    **further: Any,
 ) -> Path:
-    """Writes it in float32, with further fields of the architecture, and (`words`) of the tokenizer."""
+    """Writes it in float32.
+
+    Args:
+        path: of the file.
+        config, params, tokenizer: of the model.
+        rope_factors: the weight rope_freqs.
+        words: fields of the tokenizer, without "tokenizer." before them.
+        quantise: of each weight: the array as it is stored, and its type.
+        change: of {field: value} and {weight: (array, type or None)}, before they are written.
+        further: fields of the architecture, with __ for a dot.
+    """
     kind = hf.model_type(config)
-    writer = gguf.GGUFWriter(path, kind)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim or 0)
-    writer.add_value_length(config.head_dim or 0)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_theta)
+    fields = {**_fields(config, tokenizer), **{name.replace("__", "."): value for name, value in further.items()}}
+    fields = {name if name.startswith("tokenizer.") else f"{kind}.{name}": value for name, value in fields.items()}
+    fields |= {"general.architecture": kind, **{f"tokenizer.{name}": value for name, value in (words or {}).items()}}
+    weights: Weights = {} if rope_factors is None else {"rope_freqs.weight": (_array(rope_factors), None)}
+    for name, theirs in renamed(hf.to_weights(params)).items():
+        array = _array(_permuted(name, hf.to_weights(params)[name], config))
+        weights[theirs] = quantise(array) if quantise else (array, None)
+    if change:
+        change(fields, weights)
+    writer = gguf.GGUFWriter(path, fields.pop("general.architecture"))
     for name, value in fields.items():
-        writer.add_key_value(f"{kind}.{name.replace('__', '.')}", value, _type(value))
-    spec = tokenizer.spec
-    special = {token.id: token.content for token in spec.added_tokens}
-    tokens = [special.get(i, token) for i, token in enumerate(spec.vocab)]
-    tokens += [token.content for token in spec.added_tokens if token.id >= len(spec.vocab)]
-    writer.add_tokenizer_model("gpt2")
-    written = {"ggml.eos_token_id": next(iter(special)), "chat_template": "{{ messages }}", **(words or {})}
-    writer.add_tokenizer_pre("llama-bpe" if spec.pattern == "llama3" else "gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if i in special else 1 for i in range(len(tokens))])
-    writer.add_token_merges([" ".join(pair) for pair in spec.merges])
-    for name, value in written.items():
-        writer.add_key_value(f"tokenizer.{name}", value, _type(value))
-    if rope_factors is not None:
-        writer.add_tensor("rope_freqs.weight", _array(rope_factors))
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    for name, x in hf.to_weights(params).items():
-        module, ending = name.rsplit(".", 1)
-        layer = module.split(".")[2] if module.startswith("model.layers.") else None
-        theirs = NAMES[module.split(".", 3)[3] if layer else module]
-        if kind == "llama" and theirs in heads:
-            x = _permuted(x, heads[theirs])
-        writer.add_tensor(f"blk.{layer}.{theirs}.{ending}" if layer else f"{theirs}.{ending}", _array(x))
+        writer.add_key_value(name, value, _type(value))
+    for name, (array, stored) in weights.items():
+        writer.add_tensor(name, array, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -77,10 +72,63 @@ def write(
     return path
 
 
-def _permuted(x: Tensor, heads: int) -> Tensor:
+def renamed(names: Iterable[str]) -> dict[str, str]:
+    """Hugging Face's names -> GGUF's."""
+    found = {}
+    for name in names:
+        module, ending = name.rsplit(".", 1)
+        layer = module.split(".")[2] if module.startswith("model.layers.") else None
+        theirs = NAMES[module.split(".", 3)[3] if layer else module]
+        found[name] = f"blk.{layer}.{theirs}.{ending}" if layer else f"{theirs}.{ending}"
+    return found
+
+
+def unpermuted(name: str, x: Tensor, config: ModelConfig) -> Tensor:
+    """A weight by its GGUF name, with the rows of q and k in Hugging Face's order again."""
+    heads = _heads(name, config)
+    return x.reshape(heads, -1, 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape) if heads else x
+
+
+def _fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What every file says."""
+    spec = tokenizer.spec
+    special = {token.id: token.content for token in spec.added_tokens}
+    tokens = [special.get(i, token) for i, token in enumerate(spec.vocab)]
+    tokens += [token.content for token in spec.added_tokens if token.id >= len(spec.vocab)]
+    return {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim or 0,
+        "attention.value_length": config.head_dim or 0,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.freq_base": config.rope_theta,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe" if spec.pattern == "llama3" else "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if i in special else 1 for i in range(len(tokens))],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in spec.merges],
+        "tokenizer.ggml.eos_token_id": next(iter(special)),
+        "tokenizer.chat_template": "{{ messages }}",
+    }
+
+
+def _heads(name: str, config: ModelConfig) -> int:
+    """Into how many heads the rows of a weight are divided, if they are permuted."""
+    if hf.model_type(config) != "llama":
+        return 0
+    if ".attn_q." in name or ".q_proj." in name:
+        return config.num_attention_heads
+    return config.num_key_value_heads if ".attn_k." in name or ".k_proj." in name else 0
+
+
+def _permuted(name: str, x: Tensor, config: ModelConfig) -> Tensor:
     """Rows in the order of Llama's own code, as llama.cpp's conversion brings them."""
-    half = x.shape[0] // heads // 2
-    return x.reshape(heads, 2, half, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+    heads = _heads(name, config)
+    return x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape) if heads else x
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -88,5 +136,6 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def _type(value: Any) -> gguf.GGUFValueType:
-    kinds = {str: gguf.GGUFValueType.STRING, float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32}
-    return gguf.GGUFValueType.BOOL if isinstance(value, bool) else kinds[type(value)]
+    kinds = {str: gguf.GGUFValueType.STRING, float: gguf.GGUFValueType.FLOAT32, int: gguf.GGUFValueType.UINT32,
+             bool: gguf.GGUFValueType.BOOL, list: gguf.GGUFValueType.ARRAY}  # fmt: skip
+    return kinds[type(value)]
