@@ -139,7 +139,8 @@ def preference_pipe(
         A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
         "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside the
         answer; "index" [B] int64, the pair's number in `pairs`. The last batch may end with padding, index -1.
-        `truncated` counts the pairs that were shortened, `dropped` those with an answer of no token.
+        `truncated` counts the pairs that were shortened, `dropped` those with an answer of no token, or with equal
+        answers, as two long ones may be once they are cut.
 
     Raises:
         ValueError: if no pair is left, or a size is below 1.
@@ -238,7 +239,7 @@ def _pipe(
 ) -> TablePipe:  # fmt: skip
     """Either pipe."""
     fitted = [_fit(row, length) for row in given] if length > 0 else []
-    kept = [i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row)]
+    kept = [i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row) and _differ(row)]
     table = Compared(
         tuple(ragged([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
         np.array(kept, np.int64),
@@ -248,6 +249,11 @@ def _pipe(
         table, partial(take, length=length, names=sides), rows=len(kept), about={"pipe": name, "length": length},
         truncated=sum(short for _, short in fitted), dropped=len(fitted) - len(kept), **options,
     )  # fmt: skip
+
+
+def _differ(sides: Sequence[Encoded]) -> bool:
+    """False for two answers of the same tokens, as two may be that were cut."""
+    return len(sides) < 2 or any(not np.array_equal(a, b) for a, b in zip(*sides, strict=True))
 
 
 def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:

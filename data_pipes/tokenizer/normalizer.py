@@ -9,9 +9,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from data_pipes.tokenizer.byte_level import to_characters
+from data_pipes.tokenizer.normal_form import normal_form
 from data_pipes.tokenizer.pieces import finder_of
 from data_pipes.tokenizer.step import Step, values
 
@@ -41,10 +42,6 @@ def _run(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
     return text
 
 
-def _form(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
-    return unicodedata.normalize(form, text)
-
-
 def _prepend(text: str, prepend: str) -> str:
     return prepend + text if text else text
 
@@ -70,10 +67,10 @@ def _strip_accents(text: str) -> str:
 
 
 STEPS: Mapping[str, Callable[..., str]] = {
-    "NFC": partial(_form, "NFC"),
-    "NFD": partial(_form, "NFD"),
-    "NFKC": partial(_form, "NFKC"),
-    "NFKD": partial(_form, "NFKD"),
+    "NFC": partial(normal_form, "NFC"),
+    "NFD": partial(normal_form, "NFD"),
+    "NFKC": partial(normal_form, "NFKC"),
+    "NFKD": partial(normal_form, "NFKD"),
     "Prepend": _prepend,
     "Replace": _replace,
     "Strip": _strip,

@@ -28,6 +28,12 @@ class PreviewOptions:
     """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     max_length: int = 256
     """Tokens a row."""
+    subset: str | None = None
+    """Configuration of a data set that has several."""
+    split: str = "train"
+    """Part of a data set."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """At a row that cannot be read: stop, or pass over it."""
     rows: int = 3
     """Rows to show."""
     packing: bool = True
@@ -65,6 +71,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str]]:
     """The batch, and what decodes it."""
+    import tempfile
+
     import torch
 
     from data_pipes.preference import preference_pipe
@@ -76,10 +84,12 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
-    flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, examples=64 * options.rows,
-                       seed=options.seed)  # fmt: skip
     read = {"sft": chat_data.conversations, "dpo": chat_data.pairs, "grpo": chat_data.questions}[options.stage]
-    data = read(flags, base.tokenizer, template, lambda text: None).train
+    with tempfile.TemporaryDirectory() as folder:  # notes of bad rows stay out of every run's folder
+        flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, subset=options.subset,
+                           split=options.split, on_bad=options.on_bad, examples=64 * options.rows, seed=options.seed,
+                           output_dir=folder)  # fmt: skip
+        data = read(flags, base.tokenizer, template, lambda text: print(text.partition(", see ")[0])).train
     common: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
     pipe: Any
     if options.stage == "sft":

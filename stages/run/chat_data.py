@@ -6,30 +6,36 @@ fingerprint, so a run never goes on with other data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import tee
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from data_pipes import forms, lessons
-from data_pipes.chat import ChatTemplate, encode_chat
-from data_pipes.preference import encode_preferences
+from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_chats
+from data_pipes.messages import Conversation, Preference, Prompt
+from data_pipes.preference import Pair, encode_preferences
 from data_pipes.prompts import encode_prompts
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
-from data_pipes.types import BadRow, Row
+from data_pipes.types import BadRow, OnBad, Row
 from stages.run import numbers
 from stages.run.text import on_bad_row
 from stages.tuning_options import TuningOptions
 
 Example = TypeVar("Example")
+Named = TypeVar("Named", Conversation, Preference, Prompt)
 Say = Callable[[str], None]
 
 BAD = "bad_rows.jsonl"
 """Where rows that were passed over are noted, in the run's folder."""
+
+
+BATCH = 1024
+"""Rows that are rendered and encoded at a time."""
 
 
 class Asked(NamedTuple):
@@ -127,21 +133,45 @@ def _each(
     return Data(*parts)
 
 
-def _encoded(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
+def _encoded(rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate) -> list[Encoded]:
     """Rows -> Encoded."""
-    return [encode_chat(template, tokenizer, c.messages) for c in forms.conversations(rows, on_bad=on_bad)]
+    found: list[Encoded] = []
+    for some, on_error, _ in _batches(forms.conversations(rows, on_bad=on_bad), on_bad):
+        chats, contexts = [record.messages for record in some], [record.context for record in some]
+        found += encode_chats(template, tokenizer, chats, contexts=contexts, on_error=on_error)
+    return found
 
 
-def _compared(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list:
+def _compared(rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate) -> list[Pair]:
     """Rows -> Pair."""
-    return encode_preferences(template, tokenizer, forms.preferences(rows, on_bad=on_bad))
+    found: list[Pair] = []
+    for some, on_error, _ in _batches(forms.preferences(rows, on_bad=on_bad), on_bad):
+        found += encode_preferences(template, tokenizer, some, on_error=on_error)
+    return found
 
 
-def _asked(rows: Iterable[Row], *, on_bad: Callable, tokenizer: Tokenizer, template: ChatTemplate) -> list[Asked]:
+def _asked(rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate) -> list[Asked]:
     """Rows -> Asked; the text is that of the last message, which is what a person would call the prompt."""
-    first, second = tee(forms.prompts(rows, on_bad=on_bad))
-    tokens = encode_prompts(template, tokenizer, first)
-    return [Asked(ids, p.messages[-1].content or "", dict(p.row)) for ids, p in zip(tokens, second, strict=True)]
+    found: list[Asked] = []
+    for some, on_error, refused in _batches(forms.prompts(rows, on_bad=on_bad), on_bad):
+        tokens = encode_prompts(template, tokenizer, some, on_error=on_error)
+        kept = [record for number, record in enumerate(some) if number not in refused]
+        found += [Asked(ids, p.messages[-1].content or "", dict(p.row)) for ids, p in zip(tokens, kept, strict=True)]
+    return found
+
+
+def _batches(records: Iterable[Named], on_bad: OnBad) -> Iterator[tuple[list[Named], OnError, set[int]]]:
+    """Records in batches, what makes a bad row of one that the template refuses, and the numbers of these."""
+    records = iter(records)
+    while some := list(islice(records, BATCH)):
+        refused: set[int] = set()
+        yield some, partial(_refused, some, refused, on_bad), refused
+
+
+def _refused(some: Sequence[Named], refused: set[int], on_bad: OnBad, number: int, error: ValueError) -> None:
+    """A record that the template refuses is a bad row like any other."""
+    refused.add(number)
+    on_bad(BadRow(some[number].name, " ".join(str(error).split())))
 
 
 def _bad(options: TuningOptions) -> Callable[[BadRow], Any]:

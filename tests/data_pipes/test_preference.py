@@ -57,6 +57,17 @@ def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None
     assert batch["rejected_labels"][1].tolist() == [3, -100, -100, -100, -100]
 
 
+def test_pairs_that_are_equal_once_they_are_cut_are_dropped_and_counted() -> None:
+    a, b = answer(2, 9), answer(2, 9)
+    b.tokens[-1] = 99
+    pipe = preference_pipe([Pair(a, b), Pair(a, answer(2, 3))], batch_size=2, length=5, key=None, shuffle=False)
+    assert (pipe.dropped, pipe.truncated) == (1, 2)
+    assert pipe[0]["index"].tolist() == [1, -1]
+    whole = preference_pipe([Pair(a, b), Pair(a, a)], batch_size=2, length=12, key=None, shuffle=False)
+    assert whole.dropped == 1
+    assert whole[0]["index"].tolist() == [0, -1]
+
+
 def test_the_reference_beside_the_batch_is_the_one_computed_in_the_step() -> None:
     from tests.laws.test_stages import small, transformer
 

@@ -54,6 +54,33 @@ def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
         read(tmp_path, rows[:1], "pairs", on_bad="skip")
 
 
+PICKY = chat_template(
+    "{% for m in messages %}{% if 'refuse' in m.content %}{{ raise_exception('no such words,\nplease') }}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["conversations", "pairs", "questions"])
+def test_a_row_that_the_template_refuses_is_a_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(chat_data, "BATCH", 2)
+    rows = [
+        {"prompt": f"refuse {i}" if i in (1, 4) else f"a {i}", "chosen": "b", "rejected": "c", "completion": "d"}
+        for i in range(7)
+    ]
+    monkeypatch.setattr("tests.stages.run.test_chat_data.TEMPLATE", PICKY)
+    with pytest.raises(ValueError, match=r"rows.jsonl:2: the chat template failed: no such words, please; or .*skip"):
+        read(tmp_path, rows, kind)
+    found = read(tmp_path, rows, kind, on_bad="skip", held_out=0)
+    assert len(found.train) == 5
+    noted = [json.loads(line) for line in (tmp_path / "run" / chat_data.BAD).read_text().splitlines()]
+    assert [bad["name"] for bad in noted] == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (2, 5)]
+    if kind == "questions":
+        assert [asked.text for asked in found.train] == [f"a {i}" for i in (0, 2, 3, 5, 6)]
+
+
 def test_no_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row is left"):
         read(tmp_path, [])
