@@ -31,7 +31,9 @@ def test_equal_to_pythons(form: Form, text: str, long: int) -> None:
         assert normal_form(form, text) == unicodedata.normalize(form, text)
 
 
-@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73", "\u0f75", "\u0345\u0301\u0316", "\u0344\u0316", "\uff9e\u0301"])
+@pytest.mark.parametrize(
+    "marks", ["\u0301\u0316", "\u0f73", "\u0f75", "\u0345\u0301\u0316", "\u0344\u0316", "\uff9e\u0301"]
+)
 @pytest.mark.parametrize("letter", ["", "e", "\u1e69", "\u0958"])
 def test_equal_on_runs_of_marks(marks: str, letter: str) -> None:
     text = letter + 40 * marks + letter
