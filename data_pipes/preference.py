@@ -92,11 +92,6 @@ def encode_preferences(
     return [Pair(chosen, rejected) for chosen, rejected in sides if chosen is not None and rejected is not None]
 
 
-def encode_preference(template: ChatTemplate, tokenizer: Tokenizer, preference: Preference) -> Pair:
-    """Encodes one pair: `encode_preferences` of one."""
-    return encode_preferences(template, tokenizer, [preference])[0]
-
-
 def encode_unpaired(
     template: ChatTemplate, tokenizer: Tokenizer, answers: Iterable[Unpaired], *, on_error: OnError | None = None
 ) -> list[Answer]:
