@@ -275,11 +275,8 @@ def _encode(
 ) -> list[Encoded | None]:
     """Prompts with completions -> tokens, of which the completion's are trained; None where the template refuses."""
     failed: dict[int, ValueError] = {}
-    encoded = iter(
-        encode_completions(
-            template, tokenizer, pairs, contexts=contexts, on_error=None if on_error is None else failed.setdefault
-        )
-    )
+    refused = None if on_error is None else failed.setdefault
+    encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=refused))
     for number, error in failed.items():
         if on_error is not None:
             on_error(number, error)
