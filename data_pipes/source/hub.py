@@ -8,9 +8,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from data_pipes.source.text import PACKED
+
 ENDINGS = (
     ".txt", ".md", ".rst", ".tex", ".log", ".csv", ".tsv", ".html", ".htm", ".xml", ".pdf", ".py", ".c", ".zip", ".tar",
-    ".bin", ".jsonl", ".ndjson", ".json", ".parquet",
+    ".bin", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather",
 )  # fmt: skip
 """What only the names of files end in; data sets have dots too (owner/name-1.5)."""
 
@@ -28,7 +30,7 @@ def is_name(path: str) -> bool:
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None:
         return False
     first, _, second = path.partition("/")
-    file = path.lower().removesuffix(".gz").endswith(ENDINGS) or (not second and "." in first)
+    file = path.lower().endswith(PACKED) or path.lower().endswith(ENDINGS) or (not second and "." in first)
     return not file and not (second and Path(first).is_dir())
 
 

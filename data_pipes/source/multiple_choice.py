@@ -20,6 +20,7 @@ from pathlib import Path
 from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
 from data_pipes.quiz import quiz
 from data_pipes.source.arrow import is_saved
+from data_pipes.source.lines import lines
 from data_pipes.source.path import ROW_SUFFIXES, rows, suffix
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
@@ -49,9 +50,9 @@ def multiple_choice(
     """Reads a multiple-choice set, of any of the usual layouts.
 
     Args:
-        path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's, .jsonl, .json, .parquet; .gz may
-            follow) or a folder of such; a folder written by a data set's `save_to_disk`; the name of a data set on the
-            Hugging Face hub; or "embedded".
+        path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl, .json,
+            .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's `save_to_disk`; the
+            name of a data set on the Hugging Face hub; or "embedded".
         split: the part to be asked. In a folder it is the files whose names begin or end with it ("test.jsonl",
             "test-00000-of-00001.parquet", "anatomy_test.csv"), or all files if no name has any of SPLITS; "val" and
             "validation" are one. A single file is taken as it is.
@@ -220,15 +221,21 @@ def _is_of(file: Path, split: str) -> bool:
 
 def _file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
     """The questions of one file; the subject of rows that name none is that of its name or its folder."""
-    if suffix(file) == ".csv":
+    if suffix(file) == ".csv" and not _has_header(file):
         return questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
     folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLITS)]
     return questions(rows(file, on_bad=on_bad), subject=folders[0] if folders else "", on_bad=on_bad)
 
 
+def _has_header(file: Path) -> bool:
+    """True if the first line of a CSV file names columns, which MMLU's files do not."""
+    cells = next(csv.reader(io.StringIO(next(lines(file, lambda bad: None), b"").decode("utf-8", "replace"))), [])
+    return {"question", "answer"} <= {cell.strip().lower() for cell in cells}
+
+
 def _name(file: Path) -> str:
     """A file's name without what says how it is written."""
-    return re.sub(r"(?i)\.\w+(\.gz)?$", "", file.name)
+    return re.sub(r"(?i)\.\w+(\.(gz|bz2|xz|zst))?$", "", file.name)
 
 
 def _stem(file: Path) -> str:

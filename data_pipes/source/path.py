@@ -7,16 +7,27 @@ with `on_bad=bad.append` it goes to your list instead, and the stream goes on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipes.source.arrow import is_saved, parquet_rows, saved_rows
+from data_pipes.source.arrow import arrow_rows, is_saved, parquet_rows, saved_rows
+from data_pipes.source.delimited import delimited_rows
 from data_pipes.source.hub import is_name
+from data_pipes.source.splits import in_split, of_split
 from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
-from data_pipes.source.text import Location, files, text_documents
+from data_pipes.source.text import PACKED, Location, files, text_documents
 from data_pipes.types import Document, OnBad, Row, stop
 
-ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
+"""Ends of the names of files of rows; one of PACKED may follow."""
+
+COMPANIONS = re.compile(
+    r"(README|LICEN[CS]E|CITATION|NOTICE|CHANGELOG)(\.\w+)?|(config|dataset_infos?|dataset_dict|state)\.json|dummy_data\.zip"
+    r"|.*\.(png|jpe?g|gif|webp|svg|bmp|ico|pdf|lock|sha256|md5|yaml|yml|toml)",
+    re.IGNORECASE,
+)
+"""Names of what lies beside rows and is none."""
 
 
 def documents(
@@ -32,14 +43,16 @@ def documents(
     """Opens any source as a stream of documents.
 
     Args:
-        path: a file; a folder (all files in it, sorted by path, hidden ones left out); a folder written by a data set's
-            `save_to_disk`; or the name of a data set on the Hugging Face hub. Files that end in .jsonl, .ndjson, .json
-            or .parquet hold rows, all others text; .gz may follow.
+        path: a file, read whatever its name says of a split; a folder (files sorted by path, hidden ones left out); a
+            folder written by a data set's `save_to_disk`; or the name of a data set on the Hugging Face hub. Files that
+            end as in ROW_SUFFIXES hold rows, all others text; .gz, .bz2, .xz or .zst may follow. Beside rows a README,
+            a licence, images and the like (COMPANIONS) are left out.
         field: the column of rows that holds the text.
         separator: cuts text files into documents ("<|endoftext|>", a blank line); None makes each file one.
         encoding: of text files.
-        subset: the configuration of a data set that has several.
-        split: of a data set.
+        subset: the configuration of a data set that has several; in a folder one of README.md, or a folder.
+        split: of a data set, or of a folder in one of the hub's layouts (`data_pipes.source.splits`); text files have
+            splits if the names of all of them say one.
         on_bad: gets each bad record; `stop` raises.
 
     Returns:
@@ -47,13 +60,17 @@ def documents(
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: on a bad record, under `stop`; or if the path is empty, or neither a file nor a folder.
+        ValueError: on a bad record, under `stop`; if the path is empty, or neither a file nor a folder; or for a split
+            that is not there.
     """
     if is_saved(path):
         return as_documents(saved_rows(path, split=split, on_bad=on_bad), field, on_bad=on_bad)
     if _is_dataset(path):
         return as_documents(dataset_rows(str(path), subset=subset, split=split), field, on_bad=on_bad)
-    return _local_documents(files(path), field, separator, encoding, on_bad)
+    found = files(path)
+    if not Path(path).is_file():
+        found = _of_corpus(Path(path), found, split, subset)
+    return _local_documents(found, field, separator, encoding, split, on_bad)
 
 
 def rows(path: Location, *, subset: str | None = None, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
@@ -61,26 +78,58 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: if a file does not hold rows, or on a bad record under `stop`.
+        ValueError: if a file does not hold rows, for a split that is not there, or on a bad record under `stop`.
     """
     if is_saved(path):
         return saved_rows(path, split=split, on_bad=on_bad)
     if _is_dataset(path):
         return dataset_rows(str(path), subset=subset, split=split)
     found = files(path)
-    if other := [file for file in found if suffix(file) not in ROW_SUFFIXES]:
-        raise ValueError(f"rows: {other[0]} is no file of rows; its name must end in {', '.join(ROW_SUFFIXES)}")
-    return (row for file in found for row in _file_rows(file, on_bad))
+    if Path(path).is_file():
+        if suffix(path) not in ROW_SUFFIXES:
+            raise ValueError(f"rows: {path} is no file of rows; its name must end in {', '.join(ROW_SUFFIXES)}")
+    else:
+        held = [file for file in found if is_rows(file)]
+        if not held:
+            raise ValueError(f"rows: {path} has no file of rows, whose name would end in {', '.join(ROW_SUFFIXES)}")
+        found = of_split(Path(path), _once(held), split, subset)
+    return (row for file in found for row in file_rows(file, split=split, on_bad=on_bad))
+
+
+def is_rows(file: Path) -> bool:
+    """Tells whether a file in a folder holds rows, by its name."""
+    return suffix(file) in ROW_SUFFIXES and COMPANIONS.fullmatch(file.name) is None
+
+
+def file_rows(path: Path, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
+    """Streams the rows of one file, by its suffix.
+
+    Args:
+        path: ends as in ROW_SUFFIXES.
+        split: of a JSON file that holds several.
+        on_bad: gets each bad record.
+
+    Returns:
+        An iterator over rows.
+    """
+    end = suffix(path)
+    if end == ".json":
+        return json_rows(path, split=split, on_bad=on_bad)
+    if end in (".csv", ".tsv"):
+        return delimited_rows(path, delimiter="," if end == ".csv" else "\t", on_bad=on_bad)
+    readers = {".parquet": parquet_rows, ".arrow": arrow_rows, ".feather": arrow_rows}
+    return readers.get(end, jsonl_rows)(path, on_bad=on_bad)
 
 
 def suffix(path: Location) -> str:
-    """Returns the end of a name that says what is in the file, .gz set aside.
+    """Returns the end of a name that says what is in the file, .gz and the like set aside.
 
     Example:
         >>> suffix("rows.JSONL.gz")
         '.jsonl'
     """
-    return Path(str(path).lower().removesuffix(".gz")).suffix
+    name = Path(str(path).lower())
+    return Path(name.stem).suffix if name.suffix in PACKED else name.suffix
 
 
 def _is_dataset(path: Location) -> bool:
@@ -90,18 +139,35 @@ def _is_dataset(path: Location) -> bool:
     return is_name(str(path)) and not Path(path).exists()
 
 
+def _of_corpus(top: Path, found: list[Path], split: str, subset: str | None) -> list[Path]:
+    """The files of a folder that are of a split, or of none: rows and texts by their names, all others always."""
+    held = [file for file in found if is_rows(file)]
+    texts = [file for file in found if suffix(file) == ".txt" and not COMPANIONS.fullmatch(file.name)]
+    if in_split(top, texts):
+        held += texts
+    others = [file for file in found if file not in held and not (held and COMPANIONS.fullmatch(file.name))]
+    if not held:
+        return others
+    return sorted([*of_split(top, _once(held), split, subset), *others], key=lambda p: p.relative_to(top).as_posix())
+
+
+def _once(found: list[Path]) -> list[Path]:
+    """The files, if no two of them are the same rows in two formats, as far as names tell."""
+    seen: dict[Path, Path] = {}
+    for file in found:
+        name = file.name.removesuffix(Path(file.name).suffix) if file.name.lower().endswith(PACKED) else file.name
+        other = seen.setdefault(file.with_name(Path(name).stem), file)
+        if other != file:
+            raise ValueError(f"source: {other} and {file} would be read both; name one of them, or take one away")
+    return found
+
+
 def _local_documents(
-    found: list[Path], field: str, separator: str | None, encoding: str, on_bad: OnBad
+    found: list[Path], field: str, separator: str | None, encoding: str, split: str, on_bad: OnBad
 ) -> Iterator[Document]:
     """Reads file by file, each as its suffix says."""
     for file in found:
         if suffix(file) in ROW_SUFFIXES:
-            yield from as_documents(_file_rows(file, on_bad), field, on_bad=on_bad)
+            yield from as_documents(file_rows(file, split=split, on_bad=on_bad), field, on_bad=on_bad)
         else:
             yield from text_documents(file, separator=separator, encoding=encoding, on_bad=on_bad)
-
-
-def _file_rows(path: Path, on_bad: OnBad) -> Iterator[Row]:
-    """The rows of one file, by its suffix."""
-    readers = {".parquet": parquet_rows, ".json": json_rows}
-    return readers.get(suffix(path), jsonl_rows)(path, on_bad=on_bad)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import codecs
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data_pipes.source import hub
-from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, PIECE, Location, naming, open_binary
+from data_pipes.source.lines import lines
+from data_pipes.source.splits import WORDS
+from data_pipes.source.text import DAMAGED, HOW_TO_CONVERT, Location, naming, open_binary
 from data_pipes.types import BadRow, Document, OnBad, Row, stop
+
+LISTS = ("data", "rows", "examples", "instances")
+"""Names under which a JSON object holds its rows."""
 
 _BLOCK = 1 << 20
 
@@ -55,7 +60,7 @@ def jsonl_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     Returns:
         An iterator over rows.
     """
-    for number, line in enumerate(_lines(path, on_bad), 1):
+    for number, line in enumerate(lines(path, on_bad), 1):
         if line.strip():
             values = _object(line)
             if isinstance(values, dict):
@@ -64,32 +69,34 @@ def jsonl_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
                 on_bad(BadRow(f"{path}:{number}", f"expected one JSON object on the line, got {values}"))
 
 
-def json_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
-    """Reads a JSON file that is one list of objects; any other .json is taken for JSON lines.
+def json_rows(path: Location, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
+    """Reads a JSON file that is one list of objects, or one object with such a list under "data", "rows" or a split.
 
     Args:
-        path: the file, read whole if it is a list; .gz is unpacked.
+        path: the file, read whole if it is one of these; any other .json is taken for JSON lines.
+        split: of an object with lists under names of splits.
         on_bad: gets each item that is no object, or the file if it is no JSON.
 
     Returns:
         An iterator over rows, named "file[item]" from item 0.
+
+    Raises:
+        ValueError: for an object with lists under the names of splits, none of which is asked for.
     """
-    with naming(path), open_binary(path) as file:
-        is_list = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
-    if not is_list:
+    whole = _whole(path)
+    if whole is None:
         yield from jsonl_rows(path, on_bad=on_bad)
-        return
-    try:
-        with naming(path), open_binary(path) as file:
-            items = json.loads(file.read().decode("utf-8-sig"))
-    except (ValueError, RecursionError, *DAMAGED) as error:
-        on_bad(BadRow(str(path), f"expected a JSON list of objects, got {error}"))
-        return
-    for number, values in enumerate(items):
-        if isinstance(values, dict):
-            yield Row(values, f"{path}[{number}]")
+    elif isinstance(whole, list):
+        yield from _items(whole, str(path), on_bad)
+    elif isinstance(whole, str):
+        on_bad(BadRow(str(path), f"expected a JSON list of objects, got {whole}"))
+    else:
+        name = _list_of(whole, split, path)
+        if name is None:
+            keys = ", ".join(whole)[:80]
+            on_bad(BadRow(str(path), f"expected a JSON list of objects, or an object a line, got one with {keys}"))
         else:
-            on_bad(BadRow(f"{path}[{number}]", f"expected a JSON object, got a {type(values).__name__}"))
+            yield from _items(whole[name], f"{path}.{name}", on_bad)
 
 
 def dataset_rows(
@@ -123,6 +130,45 @@ def dataset_rows(
     return (Row(dict(values), f"{name}/{split}:{number}") for number, values in enumerate(found, 1))
 
 
+def _whole(path: Location) -> Any:
+    """What a JSON file is: a list, one object over several lines or with a list of rows; None for JSON lines; a text
+    says why it is none of these."""
+    try:
+        with naming(path), open_binary(path) as file:
+            begin = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except DAMAGED as error:
+        return f"a packed file that is damaged ({error}); copy it again"
+    if not begin.startswith((b"[", b"{")):
+        return None
+    if begin.startswith(b"{") and isinstance(line := _object(begin.split(b"\n")[0]), dict):
+        return line if b"\n" not in begin.strip() and len(begin) < _BLOCK and _list_of(line, "train") else None
+    try:
+        with naming(path), open_binary(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except (ValueError, RecursionError, *DAMAGED) as error:
+        several = begin.startswith(b"{") and b"\n{" in begin
+        return None if several else str(error)
+
+
+def _list_of(whole: dict[str, Any], split: str, path: Location | None = None) -> str | None:
+    """The name in an object under which its rows are."""
+    lists = [name for name, x in whole.items() if isinstance(x, list) and x and all(isinstance(i, dict) for i in x)]
+    if split in lists and split in (*WORDS, *itertools.chain(*WORDS.values())):
+        return split
+    if path is not None and (others := [name for name in lists if name in WORDS]):
+        raise ValueError(f"source: {path} has no split {split!r}; it has {', '.join(others)}; pass --split")
+    return next((name for name in lists if name in (*LISTS, *WORDS)), None)
+
+
+def _items(items: list[Any], name: str, on_bad: OnBad) -> Iterator[Row]:
+    """The objects of a list."""
+    for number, values in enumerate(items):
+        if isinstance(values, dict):
+            yield Row(values, f"{name}[{number}]")
+        else:
+            on_bad(BadRow(f"{name}[{number}]", f"expected a JSON object, got a {type(values).__name__}"))
+
+
 def _object(line: bytes) -> dict[str, Any] | str:
     """The object on a line, or what is there instead, in words."""
     try:
@@ -132,23 +178,6 @@ def _object(line: bytes) -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"text that is no JSON ({error})"
     return values if isinstance(values, dict) else f"a {type(values).__name__}"
-
-
-def _lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
-    """The lines of a file; one of more than 64 MiB is bad, and empty here."""
-    number = 0
-    try:
-        with naming(path), open_binary(path) as file:
-            while line := file.readline(PIECE):
-                number += 1
-                if len(line) == PIECE and not line.endswith(b"\n"):
-                    on_bad(BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one JSON object a line"))
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(PIECE)
-                    line = b"\n"
-                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-    except DAMAGED as error:
-        on_bad(BadRow(f"{path}:{number + 1}", f"the packed file is damaged ({error}); copy it again"))
 
 
 def _surrogate(text: str) -> int | None:

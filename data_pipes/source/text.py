@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import io
+import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from data_pipes.types import BadRow, Document, OnBad, stop
 
@@ -18,8 +21,11 @@ Location = str | os.PathLike[str]
 PIECE = 1 << 26
 """Characters of text (64 Mi) after which a document is passed on in pieces, so that no file need fit in memory."""
 
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What a packed file raises that was cut off or changed."""
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
+"""What a packed file raises that was cut off or changed, once `naming` has seen it."""
+
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+"""Ends of names of packed files."""
 
 HOW_TO_CONVERT = "convert it first: iconv -f LATIN1 -t UTF-8 old > new (-f UTF-16 if it comes from Windows)"
 """What to do with a file in another encoding."""
@@ -28,7 +34,9 @@ _BLOCK = 1 << 20
 
 
 def files(path: Location) -> list[Path]:
-    """Lists the file at `path`, or all files of a folder and its folders, sorted; hidden ones are left out.
+    """Lists the file at `path`, or all files of a folder and its folders, sorted.
+
+    Links are followed. What begins with "." or, of folders, "__" is left out (.git, .cache, __pycache__).
 
     Raises:
         FileNotFoundError: if there is none.
@@ -44,7 +52,7 @@ def files(path: Location) -> list[Path]:
         )
     if not top.is_dir():
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
-    found = [p for p in top.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.relative_to(top).parts)]
+    found = list(_below(top, frozenset()))
     if not found:
         raise FileNotFoundError(f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it")
     return sorted(found, key=lambda p: p.relative_to(top).as_posix())
@@ -94,9 +102,14 @@ def text_documents(
 
 
 def open_binary(path: Location) -> BinaryIO:
-    """Opens a file for reading bytes; .gz is unpacked on the way."""
-    packed = str(path).lower().endswith(".gz")
-    return cast(BinaryIO, gzip.open(path, "rb")) if packed else open(path, "rb")
+    """Opens a file for reading bytes; .gz, .bz2, .xz and .zst (PACKED) are unpacked on the way."""
+    end = Path(str(path).lower()).suffix
+    if end == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(open(path, "rb"), "zstd"))
+    unpack: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(BinaryIO, unpack.get(end, open)(path, "rb"))
 
 
 @contextmanager
@@ -105,13 +118,30 @@ def naming(path: Location) -> Iterator[None]:
 
     Raises:
         OSError: the same, with the name.
+        EOFError: for one that is not the system's: what unpacks a file says so of a damaged one.
     """
     try:
         yield
     except OSError as error:
+        if error.errno is None and error.filename is None:
+            raise EOFError(str(error)) from error
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """The files of a folder and its folders; a folder that links lead back to is not entered again."""
+    real = folder.resolve()
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.name.startswith("__"):
+            yield from _below(path, above | {real})
 
 
 class _UnreadableError(ValueError):
@@ -126,7 +156,8 @@ def _decoded(path: Location, encoding: str) -> Iterator[str]:
         while True:
             pending = len(decoder.getstate()[0])
             try:
-                block = file.read(_BLOCK)
+                with naming(path):
+                    block = file.read(_BLOCK)
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 place = offset - pending + error.start

@@ -51,7 +51,8 @@ def test_a_single_file_and_its_options(folder: Path) -> None:
 def test_rows_of_files(folder: Path) -> None:
     assert [row.values for row in rows(folder / "e.parquet")] == [{"text": "e1"}, {"text": "e2"}]
     with pytest.raises(ValueError, match=r"a\.txt is no file of rows; its name must end in \.jsonl"):
-        rows(folder)
+        rows(folder / "a.txt")
+    assert len(list(rows(folder, on_bad=lambda bad: None))) == 6
 
 
 def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:

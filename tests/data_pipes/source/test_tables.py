@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.source import hub
-from data_pipes.source import tables as source
+from data_pipes.source import lines as source
 from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
 from data_pipes.types import BadRow, Document, Row
 

@@ -1,0 +1,34 @@
+"""The lines of a file, packed or not."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+from data_pipes.source.text import DAMAGED, PIECE, Location, naming, open_binary
+from data_pipes.types import BadRow, OnBad
+
+
+def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
+    """Streams the lines of a file.
+
+    Args:
+        path: the file; it is unpacked as `open_binary` does.
+        on_bad: gets each line of more than 64 MiB, which is then empty, and the place where a packed file is damaged.
+
+    Returns:
+        An iterator over lines with their ends; a byte order mark is dropped.
+    """
+    number = 0
+    try:
+        with naming(path), open_binary(path) as file:
+            while line := file.readline(PIECE):
+                number += 1
+                if len(line) == PIECE and not line.endswith(b"\n"):
+                    on_bad(BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one record a line"))
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(PIECE)
+                    line = b"\n"
+                yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    except DAMAGED as error:
+        on_bad(BadRow(f"{path}:{number + 1}", f"the packed file is damaged ({error}); copy it again"))

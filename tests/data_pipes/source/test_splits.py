@@ -1,0 +1,198 @@
+"""Splits of folders, as `datasets` resolves them, and what it would leave out or mix refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from datasets.data_files import DataFilesDict, get_data_patterns
+
+from data_pipes.source.path import documents, rows
+from data_pipes.source.splits import in_split, of_split
+from data_pipes.source.text import files
+
+
+def put(top: Path, *names: str) -> list[Path]:
+    """Files that hold a row with their name."""
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(f'{{"text": "{name}"}}\n')
+    return [file for file in files(top) if file.suffix == ".jsonl"]
+
+
+def theirs(top: Path) -> dict[str, list[str]]:
+    """What `datasets` takes for which split."""
+    found = DataFilesDict.from_patterns(get_data_patterns(str(top)), base_path=str(top))
+    return {split: sorted({Path(file).relative_to(top).as_posix() for file in names}) for split, names in found.items()}
+
+
+LAYOUTS = {
+    "files": ("train.jsonl", "test.jsonl"),
+    "shards": ("data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/dev-00000-of-00001.jsonl"),
+    "other names": ("data/train_sft-00000-of-00001.jsonl", "data/test_gen-00000-of-00001.jsonl"),
+    "folders": ("train/a.jsonl", "train/b/c.jsonl", "validation/d.jsonl"),
+    "words in folders": ("my-eval-1/a.jsonl", "x.training/b.jsonl"),
+    "words in names": ("x_train_1.jsonl", "x_train_2.jsonl", "x val 1.jsonl", "testing.jsonl"),
+    "a folder in a folder": ("a/train.jsonl", "b/c/valid.jsonl"),
+    "no splits": ("a.jsonl", "b/trainer.jsonl", "latest.jsonl", "contest.jsonl"),
+    "one split": ("dev.jsonl",),
+}
+
+
+@pytest.mark.parametrize("names", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts(tmp_path: Path, names: tuple[str, ...]) -> None:
+    found = put(tmp_path, *names)
+    for split, wanted in theirs(tmp_path).items():
+        assert [file.relative_to(tmp_path).as_posix() for file in of_split(tmp_path, found, split)] == wanted
+
+
+def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path) -> None:
+    """Whatever is read as a split is what `datasets` reads as it."""
+    draw = random.Random(0)
+    words = ("train", "training", "test", "eval", "dev", "val", "valid", "data", "a", "x1", "trainer", "en")
+    read = refused = 0
+    for number in range(150):
+        top = tmp_path / f"{number}x"
+
+        def part() -> str:
+            return draw.choice(("-", "_", ".", " ")).join(draw.choices(words, k=draw.randint(1, 2)))
+
+        names = ["/".join(part() for _ in range(draw.randint(1, 2))) + ".jsonl" for _ in range(draw.randint(1, 3))]
+        found = put(top, *names)
+        right = theirs(top)
+        for split in ("train", "validation", "test"):
+            try:
+                ours = [file.relative_to(top).as_posix() for file in of_split(top, found, split)]
+            except ValueError:
+                refused += 1
+                continue
+            read += 1
+            whole = list(right) == ["train"] and len(right["train"]) == len(found) and split == "test"
+            assert ours == right["train" if whole and split not in right else split], (names, split)
+    assert min(read, refused) > 50
+
+
+def test_words_stand_for_their_split(tmp_path: Path) -> None:
+    found = put(tmp_path, "train.jsonl", "dev.jsonl", "Eval.jsonl")
+    for split, name in (("val", "dev"), ("validation", "dev"), ("dev", "dev"), ("test", "Eval"), ("training", "train")):
+        assert [file.stem for file in of_split(tmp_path, found, split)] == [name]
+
+
+def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
+    found = put(tmp_path, "train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl")
+    assert [file.stem for file in of_split(tmp_path, found, "train_sft")] == ["train_sft"]
+    assert [file.stem for file in of_split(tmp_path, found, "train")] == ["train_gen", "train_sft"]
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "words"),
+    [
+        (("train.jsonl", "test.jsonl"), "validation", "has no split 'validation'; it has test, train; pass --split"),
+        (("dev/train.jsonl",), "train", "has no split 'train'; it has validation"),
+        (("test.jsonl",), "train", "has no split 'train'; it has test"),
+        (("data/train_sft-00000-of-00001.jsonl",), "train", "has no split 'train'; it has train_sft"),
+        (("a.jsonl",), "validation", "has no split 'validation', as no name in it says one; leave --split out"),
+        (("train.jsonl", "more.jsonl", "z.jsonl"), "train", r"more.jsonl and 1 others belong to none of the splits"),
+        (("test_train.jsonl", "train.jsonl"), "train", "test_train.jsonl has the words of two splits"),
+    ],
+)
+def test_what_could_be_wrong_is_refused(tmp_path: Path, names: tuple[str, ...], split: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        of_split(tmp_path, put(tmp_path, *names), split)
+
+
+CARD = """---
+configs:
+- config_name: en
+  default: true
+  data_files:
+  - split: train
+    path: en/part-*.jsonl
+  - split: test
+    path: [en/held.jsonl]
+- config_name: de
+  data_files: de/*.jsonl
+- config_name: fr
+  data_dir: fr
+---
+# A card
+"""
+
+
+def test_a_card_with_configurations(tmp_path: Path) -> None:
+    found = put(tmp_path, "en/part-1.jsonl", "en/part-2.jsonl", "en/held.jsonl", "de/x.jsonl", "fr/test.jsonl")
+    (tmp_path / "README.md").write_text(CARD)
+
+    def names(split: str, subset: str | None = None) -> list[str]:
+        return [file.stem for file in of_split(tmp_path, found, split, subset)]
+
+    assert (names("train"), names("test"), names("train", "de")) == (["part-1", "part-2"], ["held"], ["x"])
+    assert names("test", "fr") == ["test"]
+    with pytest.raises(ValueError, match=r"has no subset 'it'; README\.md lists en, de, fr"):
+        names("train", "it")
+    with pytest.raises(ValueError, match="has no split 'validation'; it has test, train"):
+        names("validation")
+    (tmp_path / "README.md").write_text(CARD.replace("  default: true\n", ""))
+    with pytest.raises(ValueError, match=r"several subsets; README\.md lists en, de, fr; pass --subset"):
+        names("train")
+    (tmp_path / "README.md").write_text(CARD.replace("held", "lost"))
+    with pytest.raises(ValueError, match="names files of the split 'test' that are not there"):
+        names("test")
+
+
+@pytest.mark.parametrize(
+    "card", ["", "# No YAML", "---\n[\n---\n", "---\nconfigs: 3\n---\n", "---\nlicense: mit\n---\n"]
+)
+def test_a_card_without_configurations(tmp_path: Path, card: str) -> None:
+    found = put(tmp_path, "train.jsonl", "en/train.jsonl")
+    (tmp_path / "README.md").write_text(card)
+    assert len(of_split(tmp_path, found, "train")) == 2
+    assert [file.parent.name for file in of_split(tmp_path, found, "train", "en")] == ["en"]
+    with pytest.raises(ValueError, match="has no subset 'de'"):
+        of_split(tmp_path, found, "train", "de")
+
+
+def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
+    put(tmp_path, "data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl")
+    for name in ("README.md", "LICENSE", "dataset_infos.json", "plot.png", ".gitattributes", ".cache/x.jsonl",
+                 "__pycache__/train.jsonl", "CITATION.cff"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\x89PNG\0")
+    for split in ("train", "test"):
+        wanted = [f"data/{split}-00000-of-00001.jsonl"]
+        assert [row.values["text"] for row in rows(tmp_path, split=split)] == wanted
+        assert [document.text for document in documents(tmp_path, split=split)] == wanted
+
+
+def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) -> None:
+    for name in ("wiki.train.txt", "wiki.test.txt"):
+        (tmp_path / name).write_text(name)
+    assert in_split(tmp_path, files(tmp_path))
+    assert [document.text for document in documents(tmp_path)] == ["wiki.train.txt"]
+    (tmp_path / "book.txt").write_text("book")
+    (tmp_path / "train.py").write_text("train")
+    assert len(list(documents(tmp_path))) == 4
+    (tmp_path / "book.txt").unlink()
+    assert [document.text for document in documents(tmp_path, split="test")] == ["train", "wiki.test.txt"]
+
+
+def test_the_same_rows_in_two_formats_are_not_read_twice(tmp_path: Path) -> None:
+    put(tmp_path, "train.jsonl")
+    (tmp_path / "train.csv").write_text("text\nx\n")
+    for read in (rows, documents):
+        with pytest.raises(ValueError, match=r"train\.csv and .*train\.jsonl would be read both"):
+            list(read(tmp_path))
+
+
+def test_links_are_followed_and_do_not_go_round(tmp_path: Path) -> None:
+    put(tmp_path / "big", "a.jsonl")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "data").symlink_to(tmp_path / "big")
+    (tmp_path / "big" / "back").symlink_to(tmp_path / "set")
+    assert [row.values["text"] for row in rows(tmp_path / "set")] == ["a.jsonl"]
+
+
+def test_a_single_file_is_read_whatever_its_name(tmp_path: Path) -> None:
+    put(tmp_path, "train.jsonl", "test.jsonl")
+    assert [row.values["text"] for row in rows(tmp_path / "test.jsonl", split="train")] == ["test.jsonl"]
