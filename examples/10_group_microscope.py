@@ -12,7 +12,7 @@ import torch
 
 from pure import optim, random, tree
 from pure.config import ModelConfig
-from pure.loss.grpo import group_advantages
+from pure.loss.advantages import group_advantages
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import grpo

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.loss.grpo import clips, group_advantages, grpo_loss, leave_one_out, policy_metrics
+from pure.loss.advantages import group_advantages, leave_one_out
+from pure.loss.grpo import clips, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import linear_log_probabilities
 from pure.stepper import Stepper

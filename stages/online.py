@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.grpo import equal_rewards
+from pure.loss.advantages import equal_rewards
 from pure.transform.jit import outside
 from pure.types import Tree
 from stages.rollout import Rollouts

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, labels_in_range, number
 from pure.transform.remat import remat
 from pure.types import Tree
 
@@ -61,12 +62,12 @@ def cross_entropy(
         3. Smoothing and z-loss, only when asked for.
         4. Sum what counts.
 
-    Edge cases: all labels ignored gives (0, 0) and zero gradient. A label that is no word (and not `ignore_index`)
-    makes the sum NaN where it is compiled.
+    Edge cases: all labels ignored, or none at all, gives (0, 0) and zero gradient. A label that is no word (and not
+    `ignore_index`) makes the sum NaN where its value cannot be looked at for nothing: compiled, transformed, on a GPU.
 
     Raises:
-        ValueError: if the shapes do not fit, or a weight is out of range.
-        RuntimeError: (torch) for a label that is no word, where it is not compiled.
+        ValueError: if the shapes do not fit, a weight is out of range, or a label is no word (eager, on a processor).
+        TypeError: if logits are not floating, or labels no integers.
 
     Example:
         Two equal logits: log 2 nats.
@@ -77,7 +78,10 @@ def cross_entropy(
 
     Source: Szegedy et al. 2015, section 7; Chowdhery et al. 2022, section 5.
     """
-    _check(logits, labels, label_smoothing, z_loss)
+    expect("cross_entropy", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
+    number("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
+    number("cross_entropy", "at least 0", z_loss=z_loss)
+    labels_in_range("cross_entropy", labels, logits.shape[-1], ignore_index)
     # 1. Labels that index.
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
@@ -130,6 +134,7 @@ def linear_cross_entropy(
 
     Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without its kernel.
     """
+    expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     if chunk is None:
         return cross_entropy(logits(params, hidden), labels, **options)
     if chunk < 1:
@@ -158,26 +163,14 @@ def chunk_cross_entropy(
 
 
 def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
-    """The logit of each label: [..., V] and [...] -> [...].
+    """The logit of each label, NaN for one that is no word: [..., V] and [...] -> [...].
 
     A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a matrix of
     zeros of their size, written and read once more.
     """
+    size = logits.shape[-1]
+    known = (index >= 0) & (index < size)
     if not torch.compiler.is_compiling():
-        return logits.gather(-1, index[..., None]).squeeze(-1)
-    here = torch.arange(logits.shape[-1], device=logits.device) == index[..., None]
-    known = (index >= 0) & (index < logits.shape[-1])
+        return torch.where(known, logits.gather(-1, index.clamp(0, size - 1)[..., None]).squeeze(-1), torch.nan)
+    here = torch.arange(size, device=logits.device) == index[..., None]
     return torch.where(known, torch.where(here, logits, 0.0).sum(-1), torch.nan)
-
-
-def _check(logits: Tensor, labels: Tensor, label_smoothing: float, z_loss: float) -> None:
-    """Shapes and ranges."""
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"cross_entropy: expected labels of shape {tuple(logits.shape[:-1])}, the logits' without V, got "
-            f"{tuple(labels.shape)}; shift tokens and labels to the same length first"
-        )
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1), got {label_smoothing}")
-    if not z_loss >= 0:
-        raise ValueError(f"cross_entropy: z_loss must be at least 0, got {z_loss}; PaLM uses 1e-4")

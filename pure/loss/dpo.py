@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
+
 VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
 SMOOTHED = ("conservative", "robust")
 """Variants that allow for labels that are wrong."""
@@ -92,7 +94,8 @@ def dpo_loss(
 
     Raises:
         ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo would not
-            use, or a smoothing that the variant does not have.
+            use, a smoothing that the variant does not have, a shape that is not [B], or beta not above 0.
+        TypeError: for log-probabilities that are not floating.
 
     Example:
         The policy has moved 1 nat towards the chosen and 1 nat from the rejected answer: β h = 0.2.
@@ -107,9 +110,14 @@ def dpo_loss(
     Meng et al. 2024, equation 6. Differs from them: the clamp.
     """
     _check(variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens)
+    expect("dpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
+           reference_chosen=(reference_chosen, "B", "float"), reference_rejected=(reference_rejected, "B", "float"),
+           chosen_tokens=(chosen_tokens, "B", "number"), rejected_tokens=(rejected_tokens, "B", "number"))  # fmt: skip
+    number("dpo_loss", "above 0", beta=beta)
+    number("dpo_loss", "at least 0", margin=margin)
     # 1. Log-ratios.
-    chosen = policy_chosen if reference_chosen is None else policy_chosen - reference_chosen
-    rejected = policy_rejected if reference_rejected is None else policy_rejected - reference_rejected
+    chosen = wide(policy_chosen) if reference_chosen is None else wide(policy_chosen) - wide(reference_chosen)
+    rejected = wide(policy_rejected) if reference_rejected is None else wide(policy_rejected) - wide(reference_rejected)
     per_token = (1.0, 1.0) if variant not in AVERAGED else _inverse(chosen_tokens, rejected_tokens)
     chosen_ratio, rejected_ratio = chosen * per_token[0], rejected * per_token[1]
     # 2. Difference.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
 from pure.loss.kl import LIMIT
 from pure.loss.kl import kl as divergence
 
@@ -26,8 +27,6 @@ CLIPS: Mapping[str, tuple[float, float]] = {
     "cispo": (1.0, 4.0), "rloo": (0.2, 0.2),
 }  # fmt: skip
 """Each variant, with how far the ratio may fall below and rise above 1 in its paper."""
-
-SCALES = ("group", "batch", "none")
 
 
 class PolicyLoss(NamedTuple):
@@ -40,90 +39,6 @@ class PolicyLoss(NamedTuple):
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]
-
-
-def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4) -> Tensor:
-    """Says how much better each answer is than the others of its group.
-
-        advantage = (reward - mean of the group) / (std + eps)
-
-    Args:
-        rewards: [N, G], without unit. NaN stands for an answer that could not be judged.
-        scale: whose standard deviation (with n - 1) divides: "group", "batch", or "none", as dividing weighs easy and
-            hard prompts, whose rewards vary little, more than others.
-        eps: added to the standard deviation.
-
-    Returns:
-        [N, G] float32; sums to 0 in each group.
-
-    Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage exactly
-    0 (the rounding of the mean does not count: divided by a deviation of rounding it would be a full advantage); the
-    others of the group are compared among themselves.
-
-    Raises:
-        ValueError: for another scale, or rewards that are not [N, G].
-
-    Example:
-        Mean 1, standard deviation 1; in the second group nothing can be learned.
-
-        >>> group_advantages(torch.tensor([[0.0, 1.0, 2.0], [5.0, 5.0, 5.0]]), eps=0.0)
-        tensor([[-1.,  0.,  1.],
-                [ 0.,  0.,  0.]])
-
-    Source: Shao et al. 2024, section 4.1.2; Liu et al. 2025, section 3 (no division).
-    """
-    if scale not in SCALES or rewards.ndim != 2:
-        raise ValueError(
-            f"group_advantages: expected rewards [N, G] and scale one of {', '.join(SCALES)}, got "
-            f"{tuple(rewards.shape)} and {scale!r}"
-        )
-    judged = rewards.isfinite()
-    values = torch.where(judged, rewards.float(), 0.0)
-    mean = values.sum(1, keepdim=True) / judged.sum(1, keepdim=True).clamp(min=1)
-    centred = torch.where(judged & ~equal_rewards(rewards)[:, None], values - mean, 0.0)
-    if scale == "none":
-        return centred
-    deviation = _deviation(centred, judged) if scale == "group" else _spread(values, judged)
-    return centred / torch.where(deviation > 0, deviation + eps, 1.0)
-
-
-def equal_rewards(rewards: Tensor) -> Tensor:
-    """Says which groups have nothing to compare: all that could be judged are equal, or fewer than two could be.
-
-    Args:
-        rewards: [N, G]; NaN or infinite where an answer could not be judged.
-
-    Returns:
-        [N] bool.
-
-    Example:
-        >>> equal_rewards(torch.tensor([[0.7, 0.7, torch.nan], [0.7, 0.8, 0.7]]))
-        tensor([ True, False])
-    """
-    judged = rewards.isfinite()
-    high = torch.where(judged, rewards, -torch.inf).amax(1)
-    return torch.where(judged, rewards, torch.inf).amin(1) >= high
-
-
-def leave_one_out(rewards: Tensor) -> Tensor:
-    """Compares each answer with the mean of the others of its group, which is no less fair and not biased by itself.
-
-        advantage_i = reward_i - mean_{j ≠ i} reward_j = G/(G - 1) (reward_i - mean of all)
-
-    Args:
-        rewards: [N, G]; NaN stands for an answer that could not be judged.
-
-    Returns:
-        [N, G] float32; exactly 0 in a group of one or of equal rewards.
-
-    Example:
-        >>> leave_one_out(torch.tensor([[0.0, 1.0, 2.0]]))
-        tensor([[-1.5000,  0.0000,  1.5000]])
-
-    Source: Ahmadian et al. 2024, equation 8.
-    """
-    judged = rewards.isfinite().sum(1, keepdim=True)
-    return group_advantages(rewards, scale="none") * judged / (judged - 1).clamp(min=1)
 
 
 def grpo_loss(
@@ -161,7 +76,7 @@ def grpo_loss(
         logps: [B, T] nats, of the tokens that were drawn, under the policy that is trained.
         old_logps: [B, T] the same under the policy that drew them (never the reference).
         reference_logps: [B, T] the same under the frozen reference; None if beta is 0.
-        advantages: [B], from `group_advantages` or `leave_one_out`.
+        advantages: [B], from `pure.loss.advantages`.
         mask: [B, T] bool, True on the answer's tokens.
         variant: one of those above.
         clip_low, clip_high: how far the ratio may fall and rise; None takes the variant's own, in `CLIPS`.
@@ -185,8 +100,9 @@ def grpo_loss(
     variant. What an optimizer makes of a zero gradient is its own: Adam's momentum and a weight decay still move.
 
     Raises:
-        ValueError: for an unknown variant, a negative clip, a dual clip of 1 or less, or if max_length or the reference
-            is missing where it is needed.
+        ValueError: for another shape, an unknown variant, a negative clip or beta, a max_length below 1, a dual clip of
+            1 or less, or if max_length or the reference is missing where it is needed.
+        TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
         A token twice as likely as when it was drawn, with advantage 1: the ratio counts as 1.2.
@@ -200,14 +116,18 @@ def grpo_loss(
     ratio and its clipping for batches used more than once; Ye et al. 2020, equation 4. Differs from them: the clamp.
     """
     low, high = clips(variant, clip_low, clip_high)
-    if dual_clip is not None and (not dual_clip > 1 or variant == "cispo"):
-        raise ValueError(f"grpo_loss: dual_clip must be above 1 and is not for cispo, got {dual_clip} for {variant!r}")
+    _check(logps, old_logps, reference_logps, advantages, mask)
+    number("grpo_loss", "at least 0", beta=beta)
+    number("grpo_loss", "at least 1", max_length=max_length)
+    number("grpo_loss", "above 1", dual_clip=dual_clip)
+    if dual_clip is not None and variant == "cispo":
+        raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}")
     if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and _weighs(beta)):
         lacking = "max_length" if variant == "dr_grpo" and max_length is None else "reference_logps, as beta is not 0"
         raise ValueError(f"grpo_loss: variant {variant!r} needs {lacking}")
     # 1. Masked positions.
-    logps = torch.where(mask, logps, 0.0)
-    change = torch.where(mask, logps - old_logps, 0.0)
+    logps = torch.where(mask, wide(logps), 0.0)
+    change = torch.where(mask, logps - wide(old_logps), 0.0)
     tokens = mask.sum(-1, keepdim=True).clamp(min=1)
     # 2. Ratio.
     if variant in ("gspo", "rloo"):
@@ -248,8 +168,7 @@ def clips(variant: str, low: float | None, high: float | None) -> tuple[float, f
     if variant not in CLIPS:
         raise ValueError(f"grpo_loss: variant must be one of {', '.join(CLIPS)}, got {variant!r}")
     chosen = (CLIPS[variant][0] if low is None else low, CLIPS[variant][1] if high is None else high)
-    if min(chosen) < 0:
-        raise ValueError(f"grpo_loss: clip_low and clip_high are distances from 1, at least 0, got {chosen}")
+    number("grpo_loss", "at least 0", clip_low=chosen[0], clip_high=chosen[1])
     return chosen
 
 
@@ -267,7 +186,15 @@ def policy_metrics(
     Returns:
         {name: (sum [], tokens [])}, TRL's names: clip_ratio/low_mean, clip_ratio/high_mean, clip_ratio/region_mean,
         and approx_kl (k3 between the two, nats).
+
+    Raises:
+        ValueError: for another shape, or a negative clip.
+        TypeError: for another dtype.
     """
+    each = "B" if isinstance(advantages, Tensor) and advantages.ndim == 1 else "B T"
+    expect("policy_metrics", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
+           advantages=(advantages, each, "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    number("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
     a = advantages[:, None] if advantages.ndim == 1 else advantages
     change = torch.where(mask, logps - old_logps, 0.0).detach()
     ratio = change.clamp(-LIMIT, LIMIT).exp()
@@ -279,16 +206,11 @@ def policy_metrics(
     return {**{name: (x.sum().float(), tokens) for name, x in found.items()}, "approx_kl": (moved.sum(), tokens)}
 
 
-def _deviation(centred: Tensor, judged: Tensor) -> Tensor:
-    """[N, 1] standard deviation of each group, with n - 1."""
-    return (centred.square().sum(1, keepdim=True) / (judged.sum(1, keepdim=True) - 1).clamp(min=1)).sqrt()
-
-
-def _spread(values: Tensor, judged: Tensor) -> Tensor:
-    """[] standard deviation of all rewards, with n - 1."""
-    count = judged.sum()
-    centred = torch.where(judged, values - values.sum() / count.clamp(min=1), 0.0)
-    return (centred.square().sum() / (count - 1).clamp(min=1)).sqrt()
+def _check(logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor) -> None:
+    """Shapes and dtypes."""
+    expect("grpo_loss", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
+           reference_logps=(reference_logps, "B T", "float"), advantages=(advantages, "B", "float"),
+           mask=(mask, "B T", "bool"))  # fmt: skip
 
 
 def _weighs(beta: float | Tensor) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
+
 ESTIMATORS = ("k1", "k2", "k3", "k3+")
 LIMIT = 20.0
 """Log-ratios are clamped to plus and minus this before they are exponentiated: e^20 is 5e8, and still finite."""
@@ -32,13 +34,14 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
         estimator: "k1", "k2", "k3" or "k3+".
 
     Returns:
-        [...] nats, for each token.
+        [...] nats, for each token; float32, or float64 as given.
 
     Edge cases: equal log-probabilities give 0 and zero gradient (of k1: gradient 1). |d| above 20 counts as 20, and
     such a token gives no gradient.
 
     Raises:
-        ValueError: for another estimator.
+        ValueError: for another estimator, or shapes that differ.
+        TypeError: for log-probabilities that are not floating.
 
     Example:
         The reference finds the token twice as likely: d = log 2.
@@ -52,7 +55,8 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"kl: estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    d = (reference_logps - policy_logps).clamp(-LIMIT, LIMIT)
+    expect("kl", policy_logps=(policy_logps, "...", "float"), reference_logps=(reference_logps, "...", "float"))
+    d = (wide(reference_logps) - wide(policy_logps)).clamp(-LIMIT, LIMIT)
     if estimator == "k1":
         return -d
     k2 = d.square() / 2
@@ -82,6 +86,10 @@ def adaptive_coefficient(
 
     Edge cases: a divergence that is not finite changes nothing.
 
+    Raises:
+        ValueError: for a coefficient or a divergence that is not [], or a target, horizon or steps not above 0.
+        TypeError: for a coefficient or a divergence that is not floating.
+
     Example:
         Twice the target: the error is cut to 0.2, so the weight grows by a fifth over the horizon.
 
@@ -91,6 +99,8 @@ def adaptive_coefficient(
 
     Source: Ziegler et al. 2019, section 2.2.
     """
-    error = (divergence / target - 1).clamp(-0.2, 0.2)
+    expect("adaptive_coefficient", coefficient=(coefficient, "", "float"), divergence=(divergence, "", "float"))
+    number("adaptive_coefficient", "above 0", target=target, horizon=horizon, steps=steps)
+    error = (wide(divergence) / target - 1).clamp(-0.2, 0.2)
     error = torch.where(divergence.isfinite(), error, 0.0)
-    return coefficient * (1 + error * steps / horizon)
+    return wide(coefficient) * (1 + error * steps / horizon)

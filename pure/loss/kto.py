@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
+
 
 class KTO(NamedTuple):
     """One loss an answer, and what the policy is implicitly rewarded with.
@@ -54,6 +56,12 @@ def kto_loss(
     Returns:
         KTO(losses [B], rewards [B]), float32.
 
+    Edge cases: a log-probability that is not finite gives NaN; no answers give no losses.
+
+    Raises:
+        ValueError: for another shape, or beta or a weight that is not above 0.
+        TypeError: for another dtype.
+
     Example:
         The policy is the reference, z₀ is 0: every loss is 1/2.
 
@@ -63,7 +71,11 @@ def kto_loss(
 
     Source: Ethayarajh et al. 2024, equation 8.
     """
-    ratio = policy - reference
+    expect("kto_loss", policy=(policy, "B", "float"), reference=(reference, "B", "float"),
+           desirable=(desirable, "B", "bool"), divergence=(divergence, "", "float"))  # fmt: skip
+    number("kto_loss", "above 0", beta=beta, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    ratio = wide(policy) - wide(reference)
+    ratio = torch.where(ratio.isinf(), torch.nan, ratio)
     centred = ratio - divergence.detach()
     sign = torch.where(desirable, 1.0, -1.0)
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
@@ -82,10 +94,17 @@ def mismatched_divergence(policy: Tensor, reference: Tensor) -> Tensor:
     Returns:
         [] nats, >= 0, without gradient.
 
+    Raises:
+        ValueError: if the shapes are not [B], or B is 0: nothing has no mean.
+        TypeError: for log-probabilities that are not floating.
+
     Example:
         >>> mismatched_divergence(torch.tensor([-1.0, -2.0]), torch.tensor([-2.0, -2.0])).item()
         0.5
 
     Source: Ethayarajh et al. 2024, section 4.1.
     """
-    return (policy - reference).mean().clamp(min=0).detach()
+    expect("mismatched_divergence", policy=(policy, "B", "float"), reference=(reference, "B", "float"))
+    if not len(policy):
+        raise ValueError("mismatched_divergence: expected at least one answer, got policy and reference [0]")
+    return (wide(policy) - wide(reference)).mean().clamp(min=0).detach()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, labels_in_range, number
 from pure.loss.cross_entropy import IGNORE, chosen_logit
 from pure.transform.remat import remat
 from pure.types import Tree
@@ -42,8 +43,12 @@ def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGN
     Returns:
         [...] float32, nats, at most 0.
 
+    Edge cases: a label that is no word (and not `ignore_index`) gives NaN where its value cannot be looked at for
+    nothing: compiled, transformed, on a GPU.
+
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, or a label is no word (eager, on a processor).
+        TypeError: if logits are not floating, or labels no integers.
 
     Example:
         Two equal logits: log 1/2. The second position has no label.
@@ -83,7 +88,8 @@ def linear_log_probabilities(
         LogProbabilities(logps [B, T], entropy [B, T]).
 
     Raises:
-        ValueError: if the shapes do not fit, or chunk < 1.
+        ValueError: as `log_probabilities`; if chunk < 1; if temperature is not above 0, or a tensor with axes.
+        TypeError: as `log_probabilities`.
 
     Example:
         >>> head = lambda params, hidden: hidden @ params.T
@@ -92,6 +98,8 @@ def linear_log_probabilities(
         >>> round(found.logps.item(), 4), round(found.entropy.item(), 4)  # log 1/4 and log 4
         (-1.3863, 1.3863)
     """
+    expect("linear_log_probabilities", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
+    number("linear_log_probabilities", "above 0", temperature=temperature)
     part = partial(_from_hidden, logits=logits, temperature=temperature, entropy=entropy)
     if chunk is None:
         return part((params, hidden), labels)
@@ -112,11 +120,8 @@ def _from_hidden(
 
 def _look_up(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
     """Logits [..., V] and labels [...] -> LogProbabilities."""
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"log_probabilities: expected labels of shape {tuple(logits.shape[:-1])}, the logits' without V, got "
-            f"{tuple(labels.shape)}; shift tokens and labels to the same length first"
-        )
+    expect("log_probabilities", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
+    labels_in_range("log_probabilities", labels, logits.shape[-1], ignore_index)
     counted = labels != ignore_index
     wide = logits.float()
     log_z = wide.logsumexp(-1)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
+
 CLOSEST = -1e-6
 """A mean log-probability above this (probability 1) would have infinite odds."""
 
@@ -57,7 +59,11 @@ def orpo_loss(
         ORPO(losses [B], log_odds [B], chosen_rewards [B], rejected_rewards [B]), float32.
 
     Edge cases: an answer without tokens counts as having one; mean log-probabilities are kept at or below -1e-6, as
-    the odds of a certain answer are infinite.
+    the odds of a certain answer are infinite; no pairs give no losses.
+
+    Raises:
+        ValueError: if the shapes are not [B], or beta is not above 0.
+        TypeError: for log-probabilities that are not floating.
 
     Example:
         Both answers have probability 1/2 a token: odds 1, so log 2 + 0.1 log 2.
@@ -70,6 +76,10 @@ def orpo_loss(
 
     Source: Hong et al. 2024, equations 4 to 7.
     """
+    expect("orpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
+           chosen_tokens=(chosen_tokens, "B", "number"), rejected_tokens=(rejected_tokens, "B", "number"))  # fmt: skip
+    number("orpo_loss", "above 0", beta=beta)
+    policy_chosen, policy_rejected = wide(policy_chosen), wide(policy_rejected)
     chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=CLOSEST)
     rejected = (policy_rejected / rejected_tokens.float().clamp(min=1)).clamp(max=CLOSEST)
     log_odds = (chosen - _log_complement(chosen)) - (rejected - _log_complement(rejected))

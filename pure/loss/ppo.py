@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pure.loss.check import expect, number, wide
 from pure.loss.grpo import PolicyLoss
 from pure.loss.kl import LIMIT
 
@@ -61,6 +62,10 @@ def gae(
 
     Edge cases: a row without tokens gives zeros.
 
+    Raises:
+        ValueError: for another shape, or gamma or lam outside [0, 1].
+        TypeError: for another dtype, such as a mask of 0 and 1.
+
     Example:
         Reward 1 at the end, values 0: with γ = 1, λ = 1/2 the first token gets half of it.
 
@@ -69,6 +74,8 @@ def gae(
 
     Source: Schulman et al. 2016, equations 11 to 16.
     """
+    expect("gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool"))
+    number("gae", "in [0, 1]", gamma=gamma, lam=lam)
     rewards, values = rewards.detach().float(), values.detach().float()
     # 1. Time.
     time = mask.cumsum(-1)
@@ -101,10 +108,17 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean): the rounding of a mean is not
     divided by a deviation of rounding.
 
+    Raises:
+        ValueError: if the shapes differ, or eps is negative.
+        TypeError: for another dtype.
+
     Example:
         >>> whiten(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False])).round(decimals=4)
         tensor([-0.7071,  0.7071,  0.0000])
     """
+    expect("whiten", x=(x, "...", "float"), mask=(mask, "...", "bool"))
+    number("whiten", "at least 0", eps=eps)
+    x = wide(x)
     count = mask.sum()
     mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
     centred = torch.where(mask & ~_equal(x, mask), x - mean, 0.0)
@@ -127,12 +141,16 @@ def ppo_policy_loss(
         old_logps: [B, T] nats, under the policy that drew the tokens.
         advantages: [B, T], whitened as a rule.
         mask: [B, T] bool.
-        clip: in (0, 1).
+        clip: above 0; 0.2 in the paper.
 
     Returns:
         PolicyLoss(sum [], count [] tokens).
 
     Edge cases: all masked gives (0, 0) and zero gradient; log-ratios are clamped to ±20.
+
+    Raises:
+        ValueError: for another shape, or a clip not above 0.
+        TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -141,7 +159,10 @@ def ppo_policy_loss(
 
     Source: Schulman et al. 2017, equation 7.
     """
-    ratio = torch.where(mask, logps - old_logps, 0.0).clamp(-LIMIT, LIMIT).exp()
+    expect("ppo_policy_loss", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
+           advantages=(advantages, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    number("ppo_policy_loss", "above 0", clip=clip)
+    ratio = torch.where(mask, wide(logps) - wide(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
 
@@ -165,6 +186,10 @@ def ppo_value_loss(
 
     Edge cases: all masked gives (0, 0) and zero gradient.
 
+    Raises:
+        ValueError: for another shape, or a clip not above 0.
+        TypeError: for another dtype, such as a mask of 0 and 1.
+
     Example:
         Moving 1 towards a return of 2 counts as having moved 0.2: 1/2 · 1.8².
 
@@ -174,7 +199,10 @@ def ppo_value_loss(
 
     Source: Schulman et al. 2017, section 5, with the clipping of their code.
     """
-    values = torch.where(mask, values, 0.0)
+    expect("ppo_value_loss", values=(values, "B T", "float"), old_values=(old_values, "B T", "float"),
+           returns=(returns, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    number("ppo_value_loss", "above 0", clip=clip)
+    values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
     errors = (values - returns).square()
     if clip is not None:
         near = old_values + (values - old_values).clamp(-clip, clip)

@@ -11,8 +11,11 @@ Herding?", 2023 (centring).
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pure.loss.check import expect, number, wide
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 0.0, center: float = 0.0) -> Tensor:
@@ -29,24 +32,27 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 
         center: >= 0, weight of the pull; 0.01 is usual, 0 for none.
 
     Returns:
-        [B] nats.
+        [B] nats, float32.
+
+    Edge cases: a score that is not finite gives NaN; no pairs give no losses.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes are not [B], or center is negative.
+        TypeError: for scores that are not floating.
 
     Example:
         Equal scores: log 2.
 
-        >>> import torch
         >>> round(bradley_terry(torch.zeros(1), torch.zeros(1)).item(), 4)
         0.6931
 
     Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section 3.
     """
-    if chosen.shape != rejected.shape:
-        raise ValueError(
-            f"bradley_terry: chosen and rejected must be scores of the same pairs [B], got {tuple(chosen.shape)} and "
-            f"{tuple(rejected.shape)}"
-        )
-    losses = -F.logsigmoid(chosen - rejected - margin)
+    expect("bradley_terry", chosen=(chosen, "B", "float"), rejected=(rejected, "B", "float"),
+           margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number"))  # fmt: skip
+    number("bradley_terry", "finite", margin=None if isinstance(margin, Tensor) else margin)
+    number("bradley_terry", "at least 0", center=center)
+    chosen, rejected = wide(chosen), wide(rejected)
+    apart = chosen - rejected - margin
+    losses = -F.logsigmoid(torch.where(apart.isinf(), torch.nan, apart))
     return losses + center * (chosen + rejected).square() if center else losses

@@ -39,6 +39,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.extra import with_extra
+from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
 Scalar = float | Tensor
@@ -174,10 +175,14 @@ def _same_leaves(first: Tree, second: Tree) -> bool:
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """Adds the updates to the parameters, keeping the parameters' dtypes.
 
+    Raises:
+        ValueError: if an update has another shape.
+
     Example:
         >>> apply_updates({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([-0.5, 0.5])})
         {'w': tensor([0.5000, 2.5000])}
     """
+    same_shapes(params, updates)
     return tree.map(lambda p, u: (p + u).to(p.dtype), params, updates)
 
 
@@ -187,13 +192,13 @@ def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tr
     Args:
         width: length of the tuples, told so that a tree without leaves gives as many.
         function: takes one leaf of each tree, returns `width` leaves.
-        first: gives the structure of each result.
-        rest: further trees of the same structure.
+        first, rest: trees of the same structure and shapes; other shapes are refused (`same_shapes`).
 
     Example:
         >>> map_unzip(2, lambda x: (x + 1, x * 10), {"a": 1, "b": [2]})
         ({'a': 2, 'b': [3]}, {'a': 10, 'b': [20]})
     """
+    same_shapes(first, *rest)
     rows = tree.map(function, first, *rest)
     return tuple(tree.map(lambda _, row, i=i: row[i], first, rows) for i in range(width))
 

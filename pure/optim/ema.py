@@ -24,6 +24,7 @@ from pure.optim.base import (
     widest,
     zero_count,
 )
+from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Tree
 
 
@@ -138,10 +139,14 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) 
     Returns:
         The new average, in the dtypes of `old_tensors`.
 
+    Raises:
+        ValueError: if leaves differ in their shapes.
+
     Example:
         >>> incremental_update({"w": torch.tensor(10.0)}, {"w": torch.tensor(0.0)}, 0.1)
         {'w': tensor(1.)}
     """
+    same_shapes(old_tensors, new_tensors)
     return tree.map(
         lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype), new_tensors, old_tensors
     )

@@ -33,6 +33,7 @@ from pure.optim.base import (
 from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from pure.optim.partition import partition
+from pure.optim.same_shapes import same_shapes
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.scale_by_shape import scale_by_shape
 from pure.optim.weight_decay import add_decayed_weights
@@ -243,6 +244,7 @@ def muon_update(
     Source: Jordan 2024; the bias corrections are optax's.
     """
     del params, extra
+    same_shapes(updates, state.mu)
     # 1. What all leaves share.
     count, dtype = increment(state.count), widest(updates)
     fill = bias_correction(beta, count, dtype)

@@ -24,6 +24,7 @@ from pure.optim.base import (
     wide,
     zero_count,
 )
+from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
 
@@ -90,14 +91,17 @@ def schedule_update(
     Args:
         updates: tree of updates.
         state: ScaleByScheduleState.
-        params, extra: not used.
+        params: looked at for its shapes alone, if given.
+        extra: not used.
         step_size_fn: schedule, count [] int32 -> [] float32.
         flip_sign: whether to take the negative.
 
     Returns:
         (updates, state), each leaf in its own dtype.
     """
-    del params, extra
+    del extra
+    if params is not None:
+        same_shapes(updates, params)
     value = schedule_value(step_size_fn, state.count)
     return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
 
@@ -148,13 +152,16 @@ def learning_rate_update(
     Args:
         updates: tree of updates.
         state: EmptyState().
-        params, extra: not used.
+        params: looked at for its shapes alone, if given.
+        extra: not used.
         learning_rate, flip_sign: as in `scale_by_learning_rate`.
 
     Returns:
         (updates, state), each leaf in its own dtype.
     """
-    del params, extra
+    del extra
+    if params is not None:
+        same_shapes(updates, params)
     return _times(-learning_rate if flip_sign else learning_rate, updates), state
 
 

@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, ScalarOrSchedule, check_not_negative, empty_init, increment, wide, zero_count
+from pure.optim.base import (
+    EmptyState,
+    ScalarOrSchedule,
+    check_not_negative,
+    empty_init,
+    increment,
+    wide,
+    zero_count,
+)
 from pure.optim.mask import Mask, masked
+from pure.optim.same_shapes import same_shapes
 from pure.optim.scale import schedule_value
 from pure.types import GradientTransformation, Tree
 
@@ -78,7 +87,7 @@ def decay_update(
         (updates, state).
 
     Raises:
-        ValueError: if params is missing and weight_decay is not the number 0.
+        ValueError: if params is missing and weight_decay is not the number 0, or has leaves of other shapes.
     """
     del extra
     count = state.count if isinstance(state, WeightDecaySchedule) else None
@@ -92,4 +101,5 @@ def decay_update(
     def leaf(g: Tensor, p: Tensor) -> Tensor:
         return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
 
+    same_shapes(updates, params)
     return tree.map(leaf, updates, params), new

@@ -270,6 +270,17 @@ def test_structure_and_dtypes_stay(row: Row, dtype: torch.dtype) -> None:
 
 
 @every
+@pytest.mark.parametrize("name", ["embedding", "layers/0/norm", "layers/0/q"])
+def test_gradients_of_another_shape_are_refused(row: Row, name: str) -> None:
+    """A gradient [3, 1] of a parameter [3, 2] would be broadcast into every column."""
+    opt, params, state = after(row, 1)
+    grads = tensors(numbers(9))
+    narrow = tree.map_with_path(lambda path, g: g[..., :1] if path == name else g, grads)
+    with pytest.raises(ValueError, match=f"'{name}' has the shapes .* nothing is broadcast"):
+        opt.update(narrow, state, params, value=torch.tensor(1.0))
+
+
+@every
 def test_no_two_leaves_of_a_state_share_storage(row: Row) -> None:
     params = tensors(numbers(0))
     pointers = [x.data_ptr() for x in tree.leaves((params, row.ours().init(params)))]

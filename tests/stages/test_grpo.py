@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pure import optim, random, tree
-from pure.loss.grpo import CLIPS, group_advantages
+from pure.loss.advantages import group_advantages
+from pure.loss.grpo import CLIPS
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import SCALES, grpo

@@ -45,5 +45,5 @@ def test_far_scores_stay_finite() -> None:
 
 
 def test_scores_of_other_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="same pairs"):
+    with pytest.raises(ValueError, match=r"expected rejected \[B\] with B = 5"):
         bradley_terry(CHOSEN, REJECTED[:-1])

@@ -1,0 +1,166 @@
+"""Checks of a loss's arguments: shapes, dtypes and ranges, all of it Python that a compiler runs once, while it traces.
+
+Losses never broadcast: a column [B, 1] beside a row [B] would be a table [B, B] of which nobody is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
+    "float": lambda dtype: dtype.is_floating_point,
+    "bool": lambda dtype: dtype == torch.bool,
+    "integer": lambda dtype: dtype != torch.bool and not (dtype.is_floating_point or dtype.is_complex),
+    "number": lambda dtype: dtype != torch.bool and not dtype.is_complex,
+})  # fmt: skip
+"""What an argument's dtype may be."""
+
+RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
+    "above 0": lambda x: 0 < x < math.inf,
+    "at least 0": lambda x: 0 <= x < math.inf,
+    "at least 1": lambda x: 1 <= x < math.inf,
+    "above 1": lambda x: 1 < x < math.inf,
+    "in [0, 1]": lambda x: 0 <= x <= 1,
+    "in [0, 1)": lambda x: 0 <= x < 1,
+    "finite": math.isfinite,
+})  # fmt: skip
+"""What a number may be."""
+
+
+def expect(who: str, **given: tuple[Any, str, str]) -> None:
+    """Refuses arguments whose shapes or dtypes are not those that a loss is written for.
+
+    Args:
+        who: what the message calls the loss.
+        given: name=(tensor, dims, kind). dims are letters, such as "B T": each stands for one length in all
+            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS. None is not looked at.
+
+    Raises:
+        TypeError: for what is no tensor, or has a dtype of another kind.
+        ValueError: for another shape.
+
+    Example:
+        >>> expect("loss", logps=(torch.zeros(4, 3), "B T", "float"), advantages=(torch.zeros(4), "B", "float"))
+        >>> expect("loss", a=(torch.zeros(4), "B", "float"), b=(torch.zeros(4, 1), "B", "float"))
+        Traceback (most recent call last):
+        ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that shape
+    """
+    bound: dict[str, tuple[Any, str]] = {}
+    for name, (x, dims, kind) in given.items():
+        if x is None:
+            continue
+        _check_kind(who, name, x, dims, kind)
+        letters = dims.split()
+        lengths = _lengths(x, letters)
+        if lengths is None:
+            _refuse(who, name, x, letters, bound)
+            continue
+        for letter, length in zip(letters, lengths, strict=True):
+            if bound.setdefault(letter, (length, name))[0] != length:
+                _refuse(who, name, x, letters, bound)
+
+
+def number(who: str, wanted: str, **values: Any) -> None:
+    """Refuses hyperparameters that are out of range.
+
+    Args:
+        who: what the message calls the loss.
+        wanted: one of RANGES.
+        values: numbers; a 0-d tensor passes, for its value belongs to the run (a schedule's), and so does None.
+
+    Raises:
+        TypeError: for what is neither.
+        ValueError: for a number out of range, or a tensor with axes.
+
+    Example:
+        >>> number("loss", "above 0", beta=0.1)
+        >>> number("loss", "above 0", beta=0)
+        Traceback (most recent call last):
+        ValueError: loss: beta must be above 0, got 0
+    """
+    for name, x in values.items():
+        if x is None:
+            continue
+        if isinstance(x, Tensor):
+            if x.ndim:
+                raise ValueError(f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}")
+        elif isinstance(x, bool) or not isinstance(x, Real):
+            raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {type(x).__name__} {x!r}")
+        elif not RANGES[wanted](x):
+            raise ValueError(f"{who}: {name} must be {wanted}, got {x}")
+
+
+def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Refuses labels that are no word, where looking at them costs nothing: eager, on a processor.
+
+    On a GPU it would wait for the device, and a transform or a compiler has no values to look at: there such a label
+    makes the loss NaN (`chosen_logit`), and a stage skips the step and says so.
+
+    Args:
+        who: what the message calls the loss.
+        labels: [...] integers.
+        vocabulary: V.
+        ignore_index: a label that is allowed too.
+
+    Raises:
+        ValueError: naming the first such label and its place.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or labels.device.type != "cpu":
+        return
+    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{who}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for a position that does not count, "
+            f"got {int(labels[tuple(place)])} at {place}"
+        )
+
+
+def wide(x: Tensor) -> Tensor:
+    """Widens bfloat16 and float16 to float32; float32 and float64 pass."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
+    """What it is, before its shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}")
+    if not KINDS[kind](x.dtype):
+        hint = f"; write {name}.bool() if it holds 0 and 1" if kind == "bool" else ""
+        raise TypeError(f"{who}: expected {name} [{_written(dims.split())}] of dtype {kind}, got {x.dtype}{hint}")
+
+
+def _lengths(x: Tensor, letters: list[str]) -> list | None:
+    """The length of each letter, and all axes of "..."; None if there are too few or too many."""
+    if letters[:1] != ["..."]:
+        return list(x.shape) if x.ndim == len(letters) else None
+    front = x.ndim - len(letters) + 1
+    return None if front < 0 else [tuple(x.shape[:front]), *x.shape[front:]]
+
+
+def _refuse(who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]) -> None:
+    """Says what was expected, where its lengths come from, and what came."""
+    known = [f"{letter} = {_size(bound[letter][0])} as in {bound[letter][1]}" for letter in letters
+             if letter in bound and bound[letter][1] != name]  # fmt: skip
+    with_ = f" with {', '.join(known)}" if known else ""
+    raise ValueError(
+        f"{who}: expected {name} [{_written(letters)}]{with_}, got {list(x.shape)}; nothing is broadcast, so give it "
+        "that shape"
+    )
+
+
+def _written(letters: list[str]) -> str:
+    """["B", "T"] -> "B, T"."""
+    return ", ".join(letters)
+
+
+def _size(length: Any) -> str:
+    """A length, or all axes of "..."."""
+    return str(list(length)) if isinstance(length, tuple) else str(length)

@@ -1,0 +1,58 @@
+"""The checks of a loss's arguments; that every loss makes them is a law (`tests/laws/test_losses.py`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pure.loss.check import RANGES, expect, labels_in_range, number, wide
+
+
+def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
+    expect("f", x=(torch.zeros(2, 3, 5), "... V", "float"), y=(torch.zeros(2, 3).long(), "...", "integer"))
+    expect("f", x=(None, "B", "float"), y=(torch.zeros(()), "", "number"))
+    for y in (torch.zeros(3), torch.zeros(2, 3, 5), torch.zeros(())):
+        with pytest.raises(ValueError, match=r"f: expected y \[\.\.\.\] with \.\.\. = \[2, 3\] as in x, got"):
+            expect("f", x=(torch.zeros(2, 3, 5), "... V", "float"), y=(y, "...", "number"))
+    with pytest.raises(ValueError, match=r"f: expected x \[B, B\], got \[2, 3\]"):
+        expect("f", x=(torch.zeros(2, 3), "B B", "float"))
+
+
+def test_dtypes_are_of_a_kind() -> None:
+    for dtype, kinds in ((torch.float16, {"float", "number"}), (torch.int32, {"integer", "number"}),
+                         (torch.bool, {"bool"}), (torch.complex64, set())):  # fmt: skip
+        for kind in ("float", "integer", "bool", "number"):
+            if kind in kinds:
+                expect("f", x=(torch.zeros(2, dtype=dtype), "B", kind))
+            else:
+                with pytest.raises(TypeError, match=f"of dtype {kind}, got {dtype}"):
+                    expect("f", x=(torch.zeros(2, dtype=dtype), "B", kind))
+    with pytest.raises(TypeError, match=r"expected x to be a tensor \[B\], got list"):
+        expect("f", x=([1.0], "B", "float"))
+    with pytest.raises(TypeError, match=r"write mask.bool\(\)"):
+        expect("f", mask=(torch.ones(2), "B", "bool"))
+
+
+@pytest.mark.parametrize("wanted", RANGES)
+def test_ranges(wanted: str) -> None:
+    inside = {"above 0": 1e-9, "at least 0": 0, "at least 1": 1, "above 1": 1.5, "in [0, 1]": 1, "in [0, 1)": 0.5}
+    number("f", wanted, x=inside.get(wanted, -3.0), y=None, z=torch.tensor(-7.0))
+    for outside in (float("nan"), float("-inf"), -1.0 if wanted != "finite" else float("inf")):
+        with pytest.raises(ValueError, match="f: x must be"):
+            number("f", wanted, x=outside)
+    with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
+        number("f", wanted, x=torch.ones(1))
+    with pytest.raises(TypeError, match="a number or a 0-d tensor, got str"):
+        number("f", wanted, x="1")
+
+
+def test_the_first_label_that_is_no_word_is_named() -> None:
+    labels_in_range("f", torch.tensor([[0, 4, -100]]), 5, -100)
+    with pytest.raises(ValueError, match=r"in 0 .. 4, or -100 .* got 5 at \[1, 0\]"):
+        labels_in_range("f", torch.tensor([[0, 4], [5, -1]]), 5, -100)
+
+
+def test_only_narrow_numbers_are_widened() -> None:
+    widened = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
+    for dtype, wanted in widened.items():
+        assert wide(torch.zeros(1, dtype=dtype)).dtype == wanted

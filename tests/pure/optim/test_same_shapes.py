@@ -1,0 +1,24 @@
+"""Leaves of other shapes are refused by name; what else differs is left to `tree.map`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pure import optim
+from pure.optim.same_shapes import same_shapes
+
+
+def test_the_leaf_and_both_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"the leaf 'layers/0/q' has the shapes \[3, 2\] and \[3, 1\]"):
+        same_shapes({"layers": [{"q": torch.zeros(3, 2)}]}, {"layers": [{"q": torch.zeros(3, 1)}]})
+    same_shapes({"a": torch.zeros(3)}, {"a": torch.zeros(3)}, {"a": torch.zeros(3)})
+    same_shapes({"a": torch.zeros(3)}, {})
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (3, 1), (1,), ()])
+def test_updates_are_added_to_params_of_their_shape_alone(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="nothing is broadcast"):
+        optim.apply_updates({"w": torch.zeros(3, 2)}, {"w": torch.zeros(shape)})
+    with pytest.raises(ValueError, match="nothing is broadcast"):
+        optim.incremental_update({"w": torch.zeros(shape)}, {"w": torch.zeros(3, 2)}, 0.1)
