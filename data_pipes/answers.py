@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from data_pipes import latex
 from data_pipes.choices import UnreadableError, each, text_of
 from data_pipes.types import OnBad, Row, stop
 
@@ -137,7 +138,8 @@ def extract_number(text: str) -> str | None:
         text: a solution.
 
     Returns:
-        The first number behind the last "####"; if there is none, the last number in the text; None if it has none.
+        The first number behind the last "####"; if there is none, the last number in the last \\boxed{...}; without
+        one, the last number in the text; None if there is none. LaTeX's numbers are read (`data_pipes.latex`).
         A minus stays; so does "/" in a fraction. Commas between thousands, dollar and percent signs are dropped. A
         minus right behind a letter, a digit, a dot or a bracket is an operator or a hyphen.
 
@@ -146,11 +148,13 @@ def extract_number(text: str) -> str | None:
     Example:
         >>> [extract_number(text) for text in ("5-3 = 2.", "-$1,234.50 #### ", "It is 50%", "#### 1/2 of 9", "none")]
         ['2', '-1234.50', '50', '1/2', None]
+        >>> extract_number("so \\\\boxed{1{,}234} in 2 steps")
+        '1234'
     """
     text = text.replace("\N{MINUS SIGN}", "-")
-    _, mark, said = text.rpartition("####")
+    _, mark, said = latex.plain(text).rpartition("####")
     found = _NUMBER.search(said) if mark else None
-    for last in [] if found else _NUMBER.finditer(text):
+    for last in [] if found else _NUMBER.finditer(latex.plain(text if (box := latex.boxed(text)) is None else box)):
         found = last
     if found is None:
         return None

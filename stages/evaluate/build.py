@@ -24,7 +24,7 @@ from data_pipes.tasks import OPEN
 from data_pipes.types import BadRow, Row
 from pure.stepper import stepper
 from pure.types import Tree
-from stages.evaluate import exact_match, humaneval, mmlu, perplexity
+from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, programs
 from stages.evaluate.completion import Sampling
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
@@ -156,13 +156,21 @@ def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained)
     )  # fmt: skip
 
 
-def _humaneval(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
-    """Programs."""
+def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+    """Programs: HumanEval's continued or, in a chat, asked for; MBPP's always asked for."""
     rows = _rows(str(humaneval.installed()) if path == "embedded" else path, options)
-    found = _first(humaneval.problems(rows, on_bad=_on_bad(options)), options)
+    kind: Any = {"humaneval": humaneval, "mbpp": mbpp}[name]
+    found = _first(kind.problems(rows, on_bad=_on_bad(options)), options)
+    way, stops, stop_tokens = None, kind.STOPS, ends(loaded)
+    if options.chat:
+        template = template_of(options.chat_template, loaded, options.template_kwargs)
+        encode, form, stop_tokens = chat_encoder(loaded, template=template)
+        way, stops = programs.asked(encode, form=form), ()
+    elif name == "mbpp":
+        found = [problem._replace(question=f"{problem.question}[BEGIN]\n") for problem in found]
     return humaneval.task(
-        *loaded[:3], found, sampling=_sampling(options, 512, humaneval.STOPS, ends(loaded)), samples=options.samples,
-        ks=options.pass_at, timeout=options.timeout, workers=options.workers,
+        *loaded[:3], found, sampling=_sampling(options, 512, stops, stop_tokens), samples=options.samples,
+        ks=options.pass_at, timeout=options.timeout, workers=options.workers, way=way,
         unsafe=options.run_untrusted_code_without_isolation, compile=_machine(options, loaded), name=name,
     )  # fmt: skip
 
@@ -254,6 +262,7 @@ def _first(found: Any, options: EvaluateOptions) -> list:
 
 
 _BUILDERS: Mapping[str, Callable[..., Task]] = {
-    "perplexity": _perplexity, "mmlu": _choices, "arc": _choices, "hellaswag": _choices, "humaneval": _humaneval,
+    "perplexity": _perplexity, "mmlu": _choices, "arc": _choices, "hellaswag": _choices, "humaneval": _programs,
+    "mbpp": _programs,
     "gsm8k": _exact_match, "exact_match": _exact_match,
 }  # fmt: skip

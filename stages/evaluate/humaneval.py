@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_pipes.choices import each, text_of
 from data_pipes.tokenizer.spec import Tokenizer
@@ -21,7 +21,8 @@ from pure.types import Model, Tree
 from stages.evaluate import sandbox
 from stages.evaluate.completion import Completion, Sampling, complete
 from stages.evaluate.completion import about as about_sampling
-from stages.evaluate.request import beginning, encode_text
+from stages.evaluate.programs import Problem, Way, continued, question
+from stages.evaluate.request import beginning
 from stages.evaluate.sandbox import Isolation, Outcome
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
@@ -30,22 +31,6 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 TIMEOUT = 10.0
 """Seconds that a problem's tests may take: three times what its authors gave them, as machines are shared."""
-
-
-class Problem(NamedTuple):
-    """A function to be written.
-
-    Fields:
-        name: "HumanEval/0".
-        prompt: imports, helpers, signature and docstring: the program begins with it.
-        entry_point: the function's name.
-        test: source that defines `check(candidate)`, which raises where the candidate is wrong.
-    """
-
-    name: str
-    prompt: str
-    entry_point: str
-    test: str
 
 
 def problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
@@ -132,10 +117,22 @@ def check(
     Raises:
         SandboxMissingError: where the walls are missing; nothing was run.
     """
-    return sandbox.examine(
-        problem.prompt + completion, problem.test, prelude=closed(problem.prompt), entry_point=problem.entry_point,
-        timeout=timeout, isolation=isolation, unsafe=unsafe,
-    )  # fmt: skip
+    return judge(problem, problem.prompt + completion, timeout=timeout, isolation=isolation, unsafe=unsafe)
+
+
+def judge(problem: Problem, program: str, **options: Any) -> Outcome:
+    """Runs a whole program against a problem's tests.
+
+    Args:
+        problem: what was to be written.
+        program: source that defines the function.
+        options: timeout, isolation, unsafe, as of `check`.
+
+    Returns:
+        Outcome, as `check`.
+    """
+    prelude = f"{problem.setup}\n{closed(problem.prompt)}" if problem.setup else closed(problem.prompt)
+    return sandbox.examine(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
 
 
 def closed(prompt: str) -> str:
@@ -185,8 +182,9 @@ def task(
     unsafe: bool = False,
     compile: bool | Stepper = False,
     name: str = "humaneval",
+    way: Way | None = None,
 ) -> Task:
-    """Prepares `humaneval` as a Task.
+    """Prepares `humaneval` (or `mbpp`, by its problems) as a Task.
 
     Args:
         model: gives `decode` and `cache`.
@@ -202,6 +200,7 @@ def task(
         unsafe: run even where the walls are missing.
         compile: as in `pure.generate.generate`.
         name: what results call it.
+        way: how problems are asked, and programs found; None continues their prompts.
 
     Returns:
         Task, one item a program.
@@ -215,14 +214,16 @@ def task(
     isolation = sandbox.probe()
     sandbox.require(isolation, unsafe=unsafe)
     drawn = sampling or Sampling(max_new_tokens=512, stop=STOPS)
+    way = way or continued(tokenizer, prefix=beginning(model))
     asking = partial(
         _answer, model=model, params=params, tokenizer=tokenizer, found=found, sampling=drawn, samples=samples,
-        timeout=timeout, workers=workers, isolation=isolation, unsafe=unsafe, compile=compile,
+        timeout=timeout, workers=workers, isolation=isolation, unsafe=unsafe, compile=compile, way=way,
     )  # fmt: skip
     about = {"task": "humaneval", **about_sampling(drawn), "samples": samples, "timeout": timeout,
              "sandbox": isolation.line if isolation.complete else "none"}  # fmt: skip
+    about |= {"form": way.form} if way.form else {}
     ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
-    items = [digest(*problem) for problem in found for _ in range(samples)]
+    items = [digest(*filter(None, problem)) for problem in found for _ in range(samples)]
     return Task(name, ids, asking, partial(summary, ks=tuple(ks)), about, 32, items)
 
 
@@ -253,17 +254,22 @@ def _problem(row: Mapping[str, Any], name: str) -> Problem:
 def _answer(
     numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem],
     sampling: Sampling, samples: int, timeout: float, workers: int, isolation: Isolation, unsafe: bool,
-    compile: bool | Stepper,
+    compile: bool | Stepper, way: Way,
 ) -> list[Sample]:  # fmt: skip
     """A chunk of programs: written side by side, then run by several threads."""
     asked = [divmod(number, samples) for number in numbers]
     chosen = [found[problem] for problem, _ in asked]
-    prompts = [encode_text(tokenizer, problem.prompt, prefix=beginning(model)) for problem in chosen]
+    prompts = [way.encode(problem) for problem in chosen]
     written = complete(model, params, tokenizer, prompts, asked, sampling, compile=compile)
-    judge = partial(check, timeout=timeout, isolation=isolation, unsafe=unsafe)
+    sources = [way.program(problem, answer.text) for problem, answer in zip(chosen, written, strict=True)]
+    run = partial(judge, timeout=timeout, isolation=isolation, unsafe=unsafe)
     with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(judge, chosen, [completion.text for completion in written]))
-    return [_sample(*parts) for parts in zip(chosen, written, outcomes, strict=True)]
+        outcomes = list(pool.map(run, chosen, sources))
+    samples_found = [_sample(*parts) for parts in zip(chosen, written, outcomes, strict=True)]
+    if not way.form and all(problem.prompt for problem in chosen):
+        return samples_found  # the program is prompt and output
+    return [{**sample, "prompt": question(problem), "program": source}
+            for sample, problem, source in zip(samples_found, chosen, sources, strict=True)]  # fmt: skip
 
 
 def _sample(problem: Problem, written: Completion, outcome: Outcome) -> Sample:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-TaskName = Literal["perplexity", "mmlu", "arc", "hellaswag", "humaneval", "gsm8k", "exact_match"]
+TaskName = Literal["perplexity", "mmlu", "arc", "hellaswag", "humaneval", "mbpp", "gsm8k", "exact_match"]
 
-NEEDS_DATA = ("arc", "hellaswag", "gsm8k")
+NEEDS_DATA = ("arc", "hellaswag", "gsm8k", "mbpp")
 """Tasks that have no data of their own."""
 
 
@@ -49,9 +49,9 @@ class EvaluateOptions:
     """How choices are asked (mmlu, arc, hellaswag): their letters, the choices behind "Answer:", or as a text's end;
     None takes the task's own."""
     samples: int = 1
-    """Programs for each problem (humaneval)."""
+    """Programs for each problem (humaneval, mbpp)."""
     pass_at: tuple[int, ...] = (1,)
-    """For which k pass@k is wanted (humaneval)."""
+    """For which k pass@k is wanted (humaneval, mbpp)."""
     temperature: float = 0.0
     """Sharpness of what is written: 0 always takes the likeliest token."""
     top_p: float | None = None
@@ -62,16 +62,17 @@ class EvaluateOptions:
     """How answers are compared (exact_match): as texts, by their last number, as GSM8K's. Outside a chat the prompt is
     "Question: ...\\nAnswer:", and an answer ends before the next "Question:"."""
     chat: bool | None = None
-    """Put questions through the chat template (exact_match, gsm8k); None does so for the demo's questions only."""
+    """Put questions through the chat template (exact_match, gsm8k, humaneval, mbpp); None does so for the demo's
+    questions only. Programs are then looked for in the answer: in code fences, after thoughts, among prose."""
     chat_template: str | None = None
     """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
     model's own, or ChatML."""
     template_kwargs: str | None = None
     """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     timeout: float = 10.0
-    """Seconds that a program's tests may take (humaneval)."""
+    """Seconds that a program's tests may take (humaneval, mbpp)."""
     workers: int = 2
-    """Programs that run side by side (humaneval)."""
+    """Programs that run side by side (humaneval, mbpp)."""
     run_untrusted_code_without_isolation: bool = False
     """Run what the model writes even where it cannot be locked in: it can then read and delete your files."""
     batch_tokens: int = 2048

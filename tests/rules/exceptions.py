@@ -85,6 +85,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/run/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",
     "stages/run/judges.py": "tests/stages/cli/test_tune.py",
+    "stages/evaluate/programs.py": "tests/stages/evaluate/test_humaneval.py",
     "stages/run/flag_checks.py": "tests/stages/cli/test_tune.py",
     "stages/run/flag_values.py": "tests/stages/run/test_config_file.py",
 }

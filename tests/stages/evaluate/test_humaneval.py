@@ -13,6 +13,7 @@ from data_pipes.types import Row
 from stages.evaluate import humaneval, sandbox
 from stages.evaluate.completion import Completion, Sampling
 from stages.evaluate.humaneval import Problem, check, pass_at_k, problems
+from stages.evaluate.programs import asked
 from stages.evaluate.sandbox import Isolation, SandboxMissingError
 from tests.stages.evaluate.small_model import small
 
@@ -123,3 +124,19 @@ def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch
         humaneval.humaneval(*small()[:3], [DOUBLE])
     with pytest.raises(ValueError, match="k=2"):
         humaneval.humaneval(*small()[:3], [DOUBLE], ks=(2,))
+
+
+@walled
+def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of `programs.asked`: the question is the chat's, and the program what the answer has."""
+    said = ["Sure:\n```python\ndef double(x):\n    return 2 * x\n```", "<think>x * 2</think>    return x * 2", "No."]
+    monkeypatch.setattr(
+        humaneval, "complete", lambda *given, **_: [Completion(said[sample], 0, True) for _, sample in given[4]]
+    )
+    heard: list[str] = []
+    way = asked(lambda text: heard.append(text) or [1], form="template")
+    report = humaneval.humaneval(*small()[:3], [DOUBLE], samples=3, way=way)
+    assert [sample["status"] for sample in report.samples] == ["ok", "ok", "syntax"]
+    assert report.samples[0]["program"].endswith("def double(x):\n    return 2 * x")
+    assert report.samples[0]["prompt"] == heard[0]
+    assert "```python\ndef double(x):\n```" in heard[0]
