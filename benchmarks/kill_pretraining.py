@@ -33,7 +33,7 @@ SHAPE: Mapping[str, int] = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-CLOCK = ("tok_per_sec", "mfu", "compile_seconds")
+CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
 
 
 class Kill(NamedTuple):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.loss.check import number
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.log_probability import linear_log_probabilities
@@ -68,10 +69,11 @@ def dpo(
         labels already shifted and -100 outside the answer. Metrics have TRL's names.
 
     Raises:
-        ValueError: for an unknown variant, or a reference for a variant that has none.
+        ValueError: for an unknown variant, a beta not above 0, or a reference for a variant that has none.
     """
     if variant not in (*VARIANTS, "orpo"):
         raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
+    number("dpo", "above 0", beta=beta)
     if variant in FREE and reference is not None:
         raise ValueError(f"dpo: variant {variant!r} has no reference; leave reference=None")
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))

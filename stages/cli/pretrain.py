@@ -104,7 +104,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         fingerprint=fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
         writers=_writers(options, experiment),
         observe=partial(pretraining.learning_rate, schedule=experiment.schedule),
-        utilisation=mfu.utilisation(experiment.model, options.max_length, dtype, device),
+        work=mfu.work(experiment.model, options.max_length, dtype, device),
         options=loop.RunOptions(
             compile=options.compile and not lacking,
             save_every=options.save_every,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from stages.run.writing import writing
 
-CLOCK = ("tok_per_sec", "mfu", "compile_seconds")
+CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
 """Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or replayed."""
 
 

@@ -19,7 +19,7 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
-from stages.run import background, checkpoint, compiler, early_stopping, log, signals, step_folders
+from stages.run import background, checkpoint, compiler, early_stopping, log, mfu, signals, step_folders
 from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import Patience
 from stages.run.progress import Progress, progress
@@ -89,7 +89,7 @@ def run(
     fingerprint: Mapping[str, str] | None = None,
     writers: Sequence[Callable[[int], log.Writer]] = (),
     observe: Observe | None = None,
-    utilisation: float | None = None,
+    work: mfu.Work | None = None,
     options: RunOptions | None = None,
 ) -> Outcome:
     """Folds `stage.step` over `pipe`, from the start or from the newest good checkpoint of the folder.
@@ -106,7 +106,7 @@ def run(
         fingerprint: what the stage and the pipe are (`stages.run.fingerprint`); another is refused when resuming.
         writers: each makes a further log.Writer, given the step that the run begins at.
         observe: state -> further numbers for the log, as tensors on the state's device, such as the learning rate.
-        utilisation: share of the device's peak that one token a second takes (`stages.run.mfu`), for `mfu` in the log.
+        work: what a token takes (`stages.run.mfu`), for `tflops` and `mfu` in the log.
         options: see RunOptions.
 
     Returns:
@@ -147,7 +147,7 @@ def run(
             observe=observe or (lambda state: {}),
             paths=tree.paths(state.params),
             every=READ_EVERY if key.device.type == "cuda" else 1,
-            utilisation=utilisation,
+            work=work,
             compiling=options.compile,
         ),
         screen=screen,

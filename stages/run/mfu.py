@@ -1,24 +1,42 @@
-"""Model FLOPs utilisation: which share of the machine's peak the model's own arithmetic takes.
+"""Model FLOPs: how fast the model's own arithmetic is done, and which share of the device's peak that is.
 
-Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare.
+Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare. The share
+is of the maker's figure, which nothing exceeds; for a device without one there is no share. A peak that is measured
+here would be that of another moment: processors change their speed, and a share of 130% has been seen.
 
 Chowdhery et al., "PaLM", 2022, appendix B.
 """
 
 from __future__ import annotations
 
-import time
+from typing import NamedTuple
 
 import torch
 
 from pure import tree
 from pure.types import Model
 
-TRIES = 5
+PEAKS = (
+    ("B200", 2250.0), ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0),
+    ("A100", 312.0), ("L40S", 362.0), ("L4", 121.0), ("A40", 149.7),
+)  # fmt: skip
+"""(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 in the maker's data sheet)."""
 
 
-def utilisation(model: Model, length: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Measures which share of the peak one token a second takes; `mfu` is this times `tok_per_sec`.
+class Work(NamedTuple):
+    """What a token takes, and what the device could do.
+
+    Fields:
+        flops: operations that training on one token takes, see `flops_per_token`.
+        peak: of the device, in operations a second; None where the maker gives no figure that is known here.
+    """
+
+    flops: float
+    peak: float | None
+
+
+def work(model: Model, length: int, dtype: torch.dtype, device: torch.device) -> Work:
+    """Says what a token takes and what the device could do.
 
     Args:
         model: gives spec and config.
@@ -27,9 +45,28 @@ def utilisation(model: Model, length: int, dtype: torch.dtype, device: torch.dev
         device: where they are made.
 
     Returns:
-        A share; the peak is that of one matrix product (see `peak`), not the maker's figure.
+        Work.
     """
-    return flops_per_token(model, length) / peak(dtype, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return Work(flops_per_token(model, length), peak(name, dtype))
+
+
+def speed(work: Work, tokens_per_second: float) -> dict[str, float]:
+    """Turns tokens a second into what the log says of the model's arithmetic.
+
+    Args:
+        work: see Work.
+        tokens_per_second: that were trained on.
+
+    Returns:
+        {"tflops": 10^12 operations a second}, and "mfu", the share of the peak, where the peak is known.
+
+    Example:
+        >>> speed(Work(flops=2e6, peak=8e12), 1e6)
+        {'tflops': 2.0, 'mfu': 0.25}
+    """
+    done = work.flops * tokens_per_second
+    return {"tflops": done / 1e12} | ({} if work.peak is None else {"mfu": done / work.peak})
 
 
 def flops_per_token(model: Model, length: int) -> float:
@@ -66,21 +103,22 @@ def flops_per_token(model: Model, length: int) -> float:
     return 6 * weights + 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
 
 
-def peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Measures one large square matrix product, the best of five, in FLOP a second.
+def peak(name: str, dtype: torch.dtype) -> float | None:
+    """Looks up the most operations a second that a device can do.
 
-    In the dtype and in float32, of which the faster counts: where a processor has no products of a narrow dtype, torch
-    computes them in a roundabout way that is no peak.
+    Args:
+        name: as torch.cuda.get_device_name says; a part of a device (MIG) has no figure.
+        dtype: of the products; only bfloat16 and float16 have one.
+
+    Returns:
+        Operations a second, or None.
+
+    Example:
+        >>> peak("NVIDIA H100 80GB HBM3", torch.bfloat16), peak("", torch.bfloat16)
+        (989000000000000.0, None)
     """
-    size = 8192 if device.type == "cuda" else 1024
-    factors = [torch.ones(size, size, dtype=kind, device=device) for kind in {dtype, torch.float32}]
-    times = [min([_seconds(factor) for _ in range(TRIES + 1)][1:]) for factor in factors]
-    return 2 * size**3 / min(times)
-
-
-def _seconds(factor: torch.Tensor) -> float:
-    """One product."""
-    begun = time.perf_counter()
-    product = factor @ factor
-    float(product[0, 0])  # waits for a GPU
-    return time.perf_counter() - begun
+    if dtype not in (torch.bfloat16, torch.float16) or "MIG" in name.split():
+        return None
+    words = name.replace("-", " ").split()
+    found = (tflops for known, tflops in PEAKS if set(known.split()) <= set(words))
+    return next((tflops * 1e12 for tflops in found), None)

@@ -43,12 +43,16 @@ def describe(values: Mapping[str, float]) -> str:
     Example:
         >>> describe({"loss": 2.5, "val_loss": 3.0, "tok_per_sec": 11234.5, "mfu": 0.314, "grad_norm": 0.75})
         'loss 2.500 · 11,234 tok/s · mfu 31%'
+        >>> describe({"loss": 2.5, "tok_per_sec": 1234.5, "tflops": 0.0613})
+        'loss 2.500 · 1,234 tok/s · 0.061 TFLOP/s'
     """
     parts = [f"loss {values['loss']:.3f}"] if "loss" in values else []
     if "tok_per_sec" in values:
         parts.append(f"{values['tok_per_sec']:,.0f} tok/s")
     if "mfu" in values:
         parts.append(f"mfu {values['mfu']:.0%}")
+    elif "tflops" in values:
+        parts.append(f"{values['tflops']:.2g} TFLOP/s")
     return " · ".join(parts)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.run.log import Writer
+from stages.run.mfu import Work, speed
 from stages.run.progress import Progress
 from stages.state import TrainState
 
@@ -59,7 +60,7 @@ def readings(
     observe: Observe,
     paths: Sequence[str],
     every: int = 1,
-    utilisation: float | None = None,
+    work: Work | None = None,
     compiling: bool = False,
 ) -> Readings:
     """Makes the Readings of a run.
@@ -68,7 +69,7 @@ def readings(
     GPU up to 16 steps are therefore read at a time. Steps read together share one speed.
 
         tok_per_sec = tokens of a step · steps read / seconds since `begin`
-        mfu         = tok_per_sec · utilisation
+        tflops      = tok_per_sec · operations a token / 10¹²,     mfu = the share of the peak, where it is known
 
     Args:
         writers: get every line.
@@ -76,7 +77,7 @@ def readings(
         observe: state -> further numbers on the device, such as the learning rate.
         paths: of the params, in the order of `nonfinite_leaf`.
         every: steps read at a time.
-        utilisation: share of the device's peak that one token a second takes; None leaves mfu out.
+        work: what a token takes and what the device could do; None leaves tflops and mfu out.
         compiling: the first step compiles: its line has compile_seconds, and no speed.
 
     Returns:
@@ -103,7 +104,7 @@ def readings(
             rows[0][1]["compile_seconds"] = seconds
             screen.say(f"compiled in {seconds:.0f} s, the first step included")
         elif rows:
-            _speed(rows, time.monotonic() - begun[0], utilisation)
+            _speed(rows, time.monotonic() - begun[0], work)
         ready.extend(rows)
         pending.clear()
 
@@ -141,13 +142,13 @@ def _single(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, utilisation: float | None) -> None:
-    """Adds tok_per_sec and mfu, where the metrics count tokens."""
+def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, work: Work | None) -> None:
+    """Adds tok_per_sec, tflops and mfu, where the metrics count tokens."""
     for _, values in rows:
         if "tokens" in values:
             values["tok_per_sec"] = values["tokens"] * len(rows) / seconds
-            if utilisation is not None:
-                values["mfu"] = values["tok_per_sec"] * utilisation
+            if work is not None:
+                values.update(speed(work, values["tok_per_sec"]))
 
 
 def _refuse(in_a_row: int) -> None:

@@ -61,7 +61,8 @@ def test_what_a_run_leaves(whole: Path) -> None:
     assert [row["step"] for row in rows(run)] == list(range(1, 13))
     assert [row["step"] for row in rows(run) if "val_bpb" in row] == [4, 8, 12]
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[5])
-    assert {"loss", "grad_norm", "learning_rate", "tokens", "tok_per_sec", "mfu"} <= set(line)
+    assert {"loss", "grad_norm", "learning_rate", "tokens", "tok_per_sec", "tflops"} <= set(line)
+    assert line["tokens"] == 4 * 16
     assert rows(run)[-1]["loss"] < rows(run)[0]["loss"]
     assert {"config.json", "metrics.jsonl", "checkpoints", "final_model", "tokenizer.json"} <= set(os.listdir(run))
 

@@ -27,12 +27,24 @@ def test_the_formula_counts_the_products_that_are_made(tied: bool) -> None:
     assert counter.get_total_flops() == mfu.flops_per_token(model, 8) * tokens.numel()
 
 
-def test_utilisation_is_a_share_of_a_measured_peak() -> None:
-    assert mfu.peak(torch.float32, torch.device("cpu")) > 1e8
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA H100 NVL", 835.0),
+        ("NVIDIA H200", 989.0), ("NVIDIA GH200 480GB", 989.0), ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0), ("NVIDIA A40", 149.7), ("NVIDIA B200", 2250.0),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA A1000", None), ("NVIDIA GeForce RTX 4090", None), ("", None),
+    ],
+)  # fmt: skip
+def test_the_peak_is_the_makers_or_there_is_none(name: str, tflops: float | None) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        assert mfu.peak(name, dtype) == (None if tflops is None else pytest.approx(tflops * 1e12))
+    assert mfu.peak(name, torch.float32) is None
+
+
+def test_without_a_peak_there_are_operations_and_no_share() -> None:
     model = transformer(ModelConfig(vocab_size=32, hidden_size=16, num_attention_heads=2, num_key_value_heads=2))
-    assert 0 < mfu.utilisation(model, 8, torch.float32, torch.device("cpu")) < 1
-
-
-def test_a_dtype_that_the_processor_lacks_does_not_lower_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mfu, "_seconds", lambda factor: 2.0 if factor.dtype == torch.float16 else 0.5)
-    assert mfu.peak(torch.float16, torch.device("cpu")) == mfu.peak(torch.float32, torch.device("cpu")) == 4 * 1024**3
+    found = mfu.work(model, 8, torch.bfloat16, torch.device("cpu"))
+    assert found == mfu.Work(mfu.flops_per_token(model, 8), None)
+    assert mfu.speed(found, 1000.0) == {"tflops": pytest.approx(found.flops * 1e-9)}
+    assert mfu.speed(found._replace(peak=1e12), 1000.0)["mfu"] == pytest.approx(found.flops * 1e-9)

@@ -9,6 +9,7 @@ import torch
 
 from stages.run import readings as module
 from stages.run.log import Writer
+from stages.run.mfu import Work
 from stages.run.progress import Progress
 from stages.run.readings import Readings, readings
 from stages.state import TrainState
@@ -51,15 +52,15 @@ def take(rig: Rig, step: int, seconds: float, **metrics: float) -> None:
 
 
 def test_on_a_cpu_each_step_is_due_and_has_its_own_speed(clock: list[float]) -> None:
-    r = rig(clock, utilisation=0.001)
+    r = rig(clock, work=Work(flops=1e10, peak=1e13))
     for step, seconds in ((1, 2.0), (2, 4.0)):
         take(r, step, seconds, loss=1.5, tokens=100.0)
         assert r.made.due()
         r.made.write({})
         r.clock[0] += 50.0  # a save: not the step's time
     assert r.lines == [
-        (1, {"loss": 1.5, "tokens": 100.0, "tok_per_sec": 50.0, "mfu": 0.05}),
-        (2, {"loss": 1.5, "tokens": 100.0, "tok_per_sec": 25.0, "mfu": 0.025}),
+        (1, {"loss": 1.5, "tokens": 100.0, "tok_per_sec": 50.0, "tflops": 0.5, "mfu": 0.05}),
+        (2, {"loss": 1.5, "tokens": 100.0, "tok_per_sec": 25.0, "tflops": 0.25, "mfu": 0.025}),
     ]
 
 
@@ -105,7 +106,7 @@ def test_the_clock_stops_before_a_validation(clock: list[float]) -> None:
 
 
 def test_the_step_that_compiles_has_seconds_and_no_speed(clock: list[float]) -> None:
-    r = rig(clock, every=16, compiling=True, utilisation=0.1)
+    r = rig(clock, every=16, compiling=True, work=Work(flops=1e10, peak=None))
     take(r, 1, 40.0, tokens=100.0)
     assert r.made.due()
     r.made.write({})
