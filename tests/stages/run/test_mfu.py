@@ -33,7 +33,8 @@ def test_the_formula_counts_the_products_that_are_made(tied: bool) -> None:
         ("NVIDIA H100 80GB HBM3", 989.0), ("NVIDIA H100 PCIe", 756.0), ("NVIDIA H100 NVL", 835.0),
         ("NVIDIA H200", 989.0), ("NVIDIA GH200 480GB", 989.0), ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA L4", 121.0),
         ("NVIDIA L40S", 362.0), ("NVIDIA A40", 149.7), ("NVIDIA B200", 2250.0),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA A1000", None), ("NVIDIA GeForce RTX 4090", None), ("", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA A1000", None), ("NVIDIA GeForce RTX 4090", None),
+        ("", None),
     ],
 )  # fmt: skip
 def test_the_peak_is_the_makers_or_there_is_none(name: str, tflops: float | None) -> None:
