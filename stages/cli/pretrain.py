@@ -86,7 +86,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         experiment: what they build.
         data: the corpus, whose tokenizer is part of the run's fingerprint.
     """
-    from stages.run import compiler, hardware, loop, mfu, pretraining
+    from stages.run import compiler, hardware, loop, mfu, model_identity, pretraining
     from stages.run.fingerprint import fingerprint
 
     device = experiment.key.device
@@ -101,7 +101,10 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         key=experiment.key,
         params=starting_params(options, device),
         validate=experiment.validate,
-        fingerprint=fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
+        fingerprint={
+            **fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
+            **model_identity.at(options.model_path),
+        },
         writers=_writers(options, experiment),
         observe=partial(pretraining.learning_rate, schedule=experiment.schedule),
         work=mfu.work(experiment.model, options.max_length, dtype, device),

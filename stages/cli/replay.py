@@ -110,30 +110,28 @@ def _past(folder: Path) -> _Past:
     if name is not None:
         return _tuned(folder, name)
     from stages.cli.pretrain import starting_params
-    from stages.run import corpus, pretraining
+    from stages.run import corpus, model_identity, pretraining
 
     options = dataclasses.replace(config_file.read(folder, PretrainOptions), output_dir=str(folder))
     data = corpus.reopen(folder)
     made = pretraining.build(options, data)
     params = partial(starting_params, options, made.key.device, always=True)
-    known = fingerprint(made.stage, made.pipe, data.tokenizer)
+    known = {**fingerprint(made.stage, made.pipe, data.tokenizer), **model_identity.at(options.model_path)}
     return _Past(made.stage, made.pipe, made.key, params, True, known, options.compile)
 
 
 def _tuned(folder: Path, name: str) -> _Past:
     """Builds a run after pretraining."""
     from stages import tuning_options
-    from stages.cli.tune import known
+    from stages.cli.tune import identity
     from stages.run import config_file, tuning
-    from stages.run.fingerprint import fingerprint
 
     kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in tuning_options.RUNGS}
     if name not in kinds:
         raise ValueError(f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version")
     options = dataclasses.replace(config_file.read(folder, kinds[name]), output_dir=str(folder))
     made = tuning.build(options, say=lambda text: None)
-    what = {**fingerprint(known(made.stage), made.pipe, made.base.tokenizer), **made.judged_by}
-    return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, what, options.compile)
+    return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, identity(made), options.compile)
 
 
 def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:

@@ -112,7 +112,6 @@ def save_final(folder: Path, outcome: Outcome, built: Tuning, options: TuningOpt
 def _run(options: TuningOptions, built: Tuning) -> Outcome:
     """Runs the loop with the flags that concern it."""
     from stages.run import compiler, log, loop
-    from stages.run.fingerprint import fingerprint
 
     lacking = compiler.missing() if options.compile and built.key.device.type == "cpu" else None
     if lacking:
@@ -130,7 +129,7 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
         key=built.key,
         params=built.params,
         validate=built.validate,
-        fingerprint={**fingerprint(known(built.stage), built.pipe, built.base.tokenizer), **built.judged_by},
+        fingerprint=identity(built),
         writers=writers,
         observe=built.observe,
         options=loop.RunOptions(
@@ -142,6 +141,14 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
             resume=options.resume,
         ),
     )
+
+
+def identity(built: Tuning) -> dict[str, str]:
+    """The fingerprint of a run: its stage, pipe, tokenizer, rewards, and the model that it begins with."""
+    from stages.run.fingerprint import fingerprint
+
+    parts = fingerprint(known(built.stage), built.pipe, built.base.tokenizer)
+    return {**parts, **built.judged_by, **built.made_from}
 
 
 class Known(NamedTuple):

@@ -31,6 +31,10 @@ ELSEWHERE = (
 )
 """Flags that are compared by what they stand for: the model below, the data by `stages.run.origin`."""
 
+CONTENTS = ("model_path", "reward")
+"""Flags that may name the same thing by another path: the fingerprint has what is in it (`stages.run.model_identity`,
+`stages.run.reward_identity`). Of a reward the name is compared here."""
+
 Options = TypeVar("Options")
 
 
@@ -97,9 +101,8 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     if not path.exists():
         return []
     was, now = _fields(path)["options"], json.loads(json.dumps(dataclasses.asdict(options)))  # tuples become lists
-    changed = {
-        name: f"--{name} was {was.get(name)}, is {value}" for name, value in now.items() if was.get(name) != value
-    }
+    changed = {name: f"--{name} was {was.get(name)}, is {value}" for name, value in now.items()
+               if not _same(name, was.get(name), value)}  # fmt: skip
     if not step_folders.complete(folder):
         return []
     told = [text for name, text in changed.items() if name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
@@ -119,6 +122,23 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration")
         _refuse(folder, [f"--config: {name} was {was.get(name)}, is {value}" for name, value in model.items()
                          if was.get(name) != value])  # fmt: skip
+
+
+def _same(name: str, was: Any, now: Any) -> bool:
+    """Whether two values of a flag are the same, or differ only in paths to what is compared elsewhere."""
+    if was == now or name not in CONTENTS:
+        return bool(was == now)
+    if name == "model_path":
+        return was is not None and now is not None
+    return all(isinstance(one, list) for one in (was, now)) and [*map(_named, was)] == [*map(_named, now)]
+
+
+def _named(reward: Any) -> str:
+    """A reward without its path: a function's name, a name of those that are built in, or, of a folder, nothing."""
+    from stages.run.rewards import BUILT_IN
+
+    text = str(reward)
+    return text if text in BUILT_IN else text.rpartition(":")[2] if ":" in text else ""
 
 
 def _refuse(folder: Path, told: list[str]) -> None:

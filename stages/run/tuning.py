@@ -28,7 +28,18 @@ from stages.dpo import FREE, dpo
 from stages.grpo import grpo
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import adapter, chat_data, dropout, earlier, flag_checks, hardware, pretrained, pretraining, validation
+from stages.run import (
+    adapter,
+    chat_data,
+    dropout,
+    earlier,
+    flag_checks,
+    hardware,
+    model_identity,
+    pretrained,
+    pretraining,
+    validation,
+)
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
@@ -58,6 +69,7 @@ class Tuning(NamedTuple):
         observe: state -> further numbers for the log.
         adapter: what the params belong to, if they are adapters.
         judged_by: what the rewards are made of, for the run's fingerprint.
+        made_from: what the model of --model_path is, for the same.
     """
 
     base: Pretrained
@@ -71,6 +83,7 @@ class Tuning(NamedTuple):
     observe: Callable[[TrainState], Mapping[str, torch.Tensor]]
     adapter: Adapter | None = None
     judged_by: Mapping[str, str] = MappingProxyType({})
+    made_from: Mapping[str, str] = MappingProxyType({})
 
 
 def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> Tuning:
@@ -97,7 +110,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     base = trained_with(base, template)
     make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
-    key = random.key(options.seed, device=device)
+    key, made_from = random.key(options.seed, device=device), model_identity.of(base.params)
     joins = adapter.asked(options) is not None and not isinstance(options, flags.RewardOptions)
     before = earlier.read(options.model_path) if joins else None
     adapted = adapter.build(options, base.model, base.params, _dtype(options), before)
@@ -105,7 +118,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         start = adapted.model.init(random.fold_in(key, 2))
         say(adapter.told(adapted, start) + dropout.told(options, adapted.config.dropout))
         base = base._replace(model=adapted.model, params=start)
-    return make(options, base, template, key, say)._replace(adapter=adapted)
+    return make(options, base, template, key, say)._replace(adapter=adapted, made_from=made_from)
 
 
 def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:

@@ -11,6 +11,7 @@ import torch
 
 from stages.cli.main import main
 from stages.run import checkpoint, pretrained, reward_model
+from tests.stages.run.test_pretrained import make
 from tests.stages.rungs import RUNGS, flags, run, write_model, write_rows
 from tests.stages.small import rows, same_run
 
@@ -127,6 +128,40 @@ def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest
         assert len(error.splitlines()) == 1
         file.write_text(text)
     assert main(["grpo", *arguments]) == 0
+
+
+def test_the_same_model_by_another_path_goes_on_and_another_model_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's folder, its final_model, a relative path, a link and a copy are the same; other weights are not."""
+    base, link, copy = tmp_path / "run", tmp_path / "link", tmp_path / "copy"
+    write_model(base)
+    (base / "model").rename(base / "final_model")
+    link.symlink_to(base)
+    shutil.copytree(base / "final_model", copy)
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path)
+    write_rows(tmp_path)
+    assert run(tmp_path, "sft", max_steps=2, model_path=base) == 0
+    for same in ("run", "run/", "./run/final_model", "../" + tmp_path.name + "/run", str(link), str(copy)):
+        assert run(tmp_path, "sft", max_steps=2, model_path=same) == 0, same
+    pretrained.save(copy, make(max_position_embeddings=128, initializer_range=0.5))
+    assert run(tmp_path, "sft", max_steps=2, model_path=copy) == 2
+    error = capsys.readouterr().err
+    assert "the model of --model_path has other contents" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_same_reward_model_by_another_path_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tmp_path, "reward", max_steps=2) == 0
+    monkeypatch.chdir(tmp_path)
+    for same in (tmp_path / "reward", "reward/", "./reward/final_model"):
+        assert run(tmp_path, "grpo", max_steps=2, reward=same) == 0, same
+    assert run(tmp_path, "reward", max_steps=3, output_dir=tmp_path / "other") == 0
+    assert run(tmp_path, "grpo", max_steps=2, reward=tmp_path / "other") == 2
+    assert "reward model's weights has other contents" in capsys.readouterr().err
 
 
 def test_equal_rewards_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stages.options import PretrainOptions
 from stages.run import config_file
-from stages.tuning_options import SFTOptions
+from stages.tuning_options import GRPOOptions, SFTOptions
 
 
 def begun(folder: Path, *, saved: bool = True, **changes: Any) -> Path:
@@ -44,6 +44,21 @@ def test_how_a_run_behaves_may_change(tmp_path: Path) -> None:
         output_dir="moved", save_every=7, eval_every=0, patience=3, tensorboard=True, resume=False
     )
     assert config_file.refuse_other_flags(folder, changed) == []
+
+
+def test_what_the_fingerprint_compares_may_be_called_otherwise(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "run", model_path="w/base")
+    assert config_file.refuse_other_flags(folder, PretrainOptions(model_path="../w/base")) == []
+    with pytest.raises(ValueError, match="--model_path was w/base, is None"):
+        config_file.refuse_other_flags(folder, PretrainOptions())
+    rewards = ["correct", "a/mine.py:short", "w/judge"]
+    options = vars(GRPOOptions(model_path="m", reward=tuple(rewards)))
+    config_file.write(folder, {"stage": "grpo", "options": options})
+    same = GRPOOptions(model_path="m", reward=("correct", "b/mine.py:short", "w/judge/final_model"))
+    assert config_file.refuse_other_flags(folder, same) == []
+    for other in (("correct",), ("a/mine.py:long", *rewards[1:]), ("w/judge", *rewards[1:])):
+        with pytest.raises(ValueError, match="--reward was"):
+            config_file.refuse_other_flags(folder, GRPOOptions(model_path="m", reward=other))
 
 
 def test_another_machine_is_told(tmp_path: Path) -> None:
