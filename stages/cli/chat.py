@@ -12,13 +12,18 @@ import tyro
 from stages.cli.flags import parse
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from data_pipes.messages import Message
     from stages.run.pretrained import Pretrained
+
+Show = Callable[[str], object]
+"""Takes the next piece of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """A conversation with a model; an empty line or the end of the input ends it."""
+    """A conversation with a model. Ctrl-C stops an answer; at the prompt Ctrl-C or Ctrl-D ends the session."""
 
     model_path: str
     """A run's folder, its final_model, or any folder in Hugging Face's layout."""
@@ -46,79 +51,189 @@ class ChatOptions:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, loads, talks."""
+    """Parses the flags, loads, talks.
+
+    Returns:
+        The exit code.
+    """
     options = parse(ChatOptions, "chat", arguments)
+    from stages.run import numbers
+
+    numbers.refuse_seed(options.seed)
     if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from data_pipes.messages import Message
     from stages.run import pretrained
     from stages.run.hardware import pick_device
 
-    device = pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
-    base = pretrained.placed(base, device)
-    answer = answering(base, options)
-    said = [Message("system", options.system)] if options.system else []
-    for text in _turns(options):
-        said.append(Message("user", text))
-        said.append(Message("assistant", answer(said)))
-        print(f"{said[-1].content}\n")
+    base = pretrained.placed(base, pick_device(options.device))
+    talk(answering(base, options, say=_note), options)
     return 0
 
 
-def answering(base: Pretrained, options: ChatOptions) -> Callable[[Sequence[Message]], str]:
-    """Makes the function that answers a conversation; the oldest turns are forgotten where it grows too long.
+def talk(answer: Callable[[Sequence[Message], Show], str], options: ChatOptions) -> list[Message]:
+    """Goes through the turns of a session.
+
+    Args:
+        answer: see `answering`.
+        options: what is said, or None for the keyboard.
+
+    Returns:
+        The conversation.
+
+    Raises:
+        ValueError: if a turn of --prompt is too long; one from the keyboard is left out, and said so.
+    """
+    from data_pipes.messages import Message
+
+    said = [Message("system", options.system)] if options.system else []
+    for text in _turns(options):
+        shown: list[str] = []
+
+        def show(piece: str, shown: list[str] = shown) -> None:
+            shown.append(piece)
+            print(piece, end="", flush=True)
+
+        try:
+            answer([*said, Message("user", text)], show)
+        except ValueError as error:
+            if options.prompt:
+                raise
+            _note(f"{error}; this turn is left out")
+            continue
+        except KeyboardInterrupt:
+            _note("\nstopped; Ctrl-C again or Ctrl-D ends the session")
+            if not "".join(shown).strip():
+                continue
+        print("\n", flush=True)
+        said += [Message("user", text), Message("assistant", "".join(shown).strip())]
+    return said
+
+
+def answering(
+    base: Pretrained, options: ChatOptions, say: Callable[[str], object] = lambda line: None
+) -> Callable[[Sequence[Message], Show], str]:
+    """Makes the function that answers a conversation.
 
     Args:
         base: model, params, tokenizer, chat template.
         options: how to sample.
+        say: is told what is forgotten.
 
     Returns:
-        messages -> the next turn of the assistant.
+        (messages, show) -> the next turn of the assistant, without white space around it; `show` gets each piece as
+        soon as no later token can change it.
 
     Raises:
-        ValueError: (by the result) if the last turn alone is too long for the model.
+        ValueError: if --max_new_tokens leave no room for a question; by the result, if the system's message and the
+            last turn alone are too long.
     """
+    import torch
+
     from data_pipes.chat import encode_chat
+    from data_pipes.tokenizer.stream import stream
     from pure import random
     from pure.generate import generate
     from stages.run.chat_template import ends, template_of
 
     template = template_of(options.chat_template, base, options.template_kwargs)
     stops = ends(base, template)
-    room = base.model.config.max_position_embeddings - options.max_new_tokens
+    most = base.model.config.max_position_embeddings
+    room = most - options.max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"--max_new_tokens {options.max_new_tokens} leave no room for a question in the model's context of {most} "
+            "tokens; ask for fewer"
+        )
 
-    def answer(said: Sequence[Message]) -> str:
-        kept = list(said)
-        while len(ids := encode_chat(template, base.tokenizer, kept, add_generation_prompt=True).tokens) > room:
-            if len(kept) == 1:
-                raise ValueError(
-                    f"the last turn has {len(ids)} tokens, and the model has room for {room} besides --max_new_tokens; "
-                    "say it in fewer words"
-                )
-            kept = kept[2:] if len(kept) > 2 else kept[1:]
-        found = generate(
-            base.model, base.params, [ids.tolist()], key=random.fold_in(random.key(options.seed), len(said)),
+    def encode(said: Sequence[Message]) -> list[int]:
+        return encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
+
+    def answer(said: Sequence[Message], show: Show = lambda piece: None) -> str:
+        ids, forgotten = remembered(said, encode, room)
+        if forgotten:
+            say(f"the context is full: the oldest {forgotten} messages are forgotten")
+        state, step, finish = stream(base.tokenizer, skip_special=True)
+        pieces: list[str] = []
+
+        def tell(piece: str) -> None:
+            piece = piece if pieces else piece.lstrip()
+            if piece:
+                pieces.append(piece)
+                show(piece)
+
+        def look(tokens: Tensor, lengths: Tensor) -> Tensor:
+            nonlocal state
+            last = int(tokens[0, int(lengths[0]) - 1])
+            if last not in stops:
+                state, piece = step(state, last)
+                tell(piece)
+            return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+
+        generate(
+            base.model, base.params, [ids], key=random.fold_in(random.key(options.seed), len(said)),
             max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p,
-            stop_tokens=stops,
+            stop_tokens=stops, stop=look,
         )  # fmt: skip
-        return base.tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
+        tell(finish(state))
+        return "".join(pieces).strip()
 
     return answer
 
 
+def remembered(
+    said: Sequence[Message], encode: Callable[[Sequence[Message]], list[int]], room: int
+) -> tuple[list[int], int]:
+    """Encodes a conversation, without its oldest exchanges where it is too long.
+
+    An exchange is a turn of the user and all that follows it up to the next one. The system's message stays.
+
+    Args:
+        said: messages, the user's last.
+        encode: messages -> ids.
+        room: tokens at most.
+
+    Returns:
+        (ids, number of messages that are left out).
+
+    Raises:
+        ValueError: if what must stay is too long.
+    """
+    first = next((i for i, message in enumerate(said) if message.role == "user"), len(said))
+    head, rest = list(said[:first]), list(said[first:])
+    while len(ids := encode([*head, *rest])) > room:
+        following = [i for i, message in enumerate(rest) if message.role == "user"][1:]
+        if not following:
+            beside = "the system's message and the last turn have" if head else "the last turn has"
+            raise ValueError(
+                f"{beside} {len(ids)} tokens, and the model has room for {room} besides --max_new_tokens; say it in "
+                "fewer words"
+            )
+        rest = rest[following[0] :]
+    return ids, len(said) - len(head) - len(rest)
+
+
 def _turns(options: ChatOptions) -> Iterator[str]:
-    """What the person says: from the flags, or line by line."""
+    """What the person says: from the flags, or line by line, with the keys of a line editor and the session's history."""
     if options.prompt:
         for text in options.prompt:
             print(f"> {text}")
             yield text
         return
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  (input() then edits its line)
     while True:
-        print("> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line.strip():
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
             return
-        yield line.rstrip("\n")
+        if line.strip():
+            yield line
+
+
+def _note(line: str) -> None:
+    """A line that is no part of the conversation."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,20 +1,25 @@
-"""A conversation at the command line: deterministic, turn by turn, and never longer than the model's memory."""
+"""A conversation at the command line: deterministic, turn by turn, shown as it is written, within the model's context."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_pipes.messages import Message
-from stages.cli.chat import ChatOptions, answering
+from stages.cli import chat
+from stages.cli.chat import ChatOptions, answering, remembered, talk
 from stages.cli.main import main
 from stages.run import pretrained
+from tests.outside import written
+from tests.outside.special_tokens import CHATML
 from tests.stages.rungs import write_model
 
 
-def talk(model: Path, *flags: str) -> int:
+def run(model: Path, *flags: str) -> int:
     return main(["chat", "--model_path", str(model), "--max_new_tokens", "5", "--device", "cpu", *flags])
 
 
@@ -22,25 +27,114 @@ def test_turns_from_flags_and_the_same_seed_says_the_same(tmp_path: Path, capsys
     model = write_model(tmp_path)
     said = []
     for seed in ("0", "0", "1"):
-        assert talk(model, "--prompt", "Hi", "--prompt", "And?", "--system", "Be brief.", "--seed", seed) == 0
-        said.append(capsys.readouterr().out)
+        assert run(model, "--prompt", "Hi", "--prompt", "And?", "--system", "Be brief.", "--seed", seed) == 0
+        shown = capsys.readouterr()
+        assert shown.err == f"loading {model}\n"
+        said.append(shown.out)
     assert said[0] == said[1] != said[2]
     assert said[0].startswith("> Hi\n")
     assert "> And?\n" in said[0]
 
 
-def test_turns_from_the_keyboard_until_an_empty_line(
+def test_an_empty_line_does_not_end_the_session_and_the_end_of_the_input_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\nnever read\n"))
-    assert talk(write_model(tmp_path)) == 0
-    assert capsys.readouterr().out.count("> ") == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n\nAnd?\n"))
+    assert run(write_model(tmp_path)) == 0
+    assert capsys.readouterr().out.count("> ") == 4
 
 
-def test_the_oldest_turns_are_forgotten_and_one_that_is_too_long_is_refused(tmp_path: Path) -> None:
+def _typing(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
+    """A keyboard: texts, and errors that keys raise."""
+    keys = iter(lines)
+
+    def typed(prompt: str) -> str:
+        found = next(keys)
+        if isinstance(found, type):
+            raise found
+        return found
+
+    monkeypatch.setattr("builtins.input", typed)
+
+
+def test_ctrl_c_stops_an_answer_and_what_was_shown_of_it_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[list[str | None]] = []
+
+    def answer(said: Sequence[Message], show: Callable[[str], object]) -> str:
+        asked.append([message.content for message in said])
+        if said[-1].content == "first":
+            show("half an ")
+            raise KeyboardInterrupt
+        if said[-1].content == "second":
+            raise KeyboardInterrupt
+        show("whole")
+        return "whole"
+
+    _typing(monkeypatch, "first", "second", "third", KeyboardInterrupt, "never")
+    said = talk(answer, ChatOptions(model_path="", system="s"))
+    assert [message.content for message in said] == ["s", "first", "half an", "third", "whole"]
+    assert asked[-1] == ["s", "first", "half an", "third"]
+    assert capsys.readouterr().err.count("stopped; Ctrl-C again or Ctrl-D ends the session") == 2
+
+
+def test_a_turn_that_is_too_long_does_not_end_the_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     base = pretrained.load(write_model(tmp_path))
-    answer = answering(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0))
-    long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
-    assert answer(long) == answer(long[-5:]) or isinstance(answer(long), str)
+    options = ChatOptions(model_path="", max_new_tokens=5)
+    _typing(monkeypatch, "word " * 200, "Hi", EOFError)
+    said = talk(answering(base, options), options)
+    assert [message.role for message in said] == ["user", "assistant"]
+    assert "say it in fewer words; this turn is left out" in capsys.readouterr().err
     with pytest.raises(ValueError, match="room for 123"):
-        answer([Message("user", "word " * 200)])
+        talk(answering(base, options), ChatOptions(model_path="", prompt=("word " * 200,)))
+    with pytest.raises(ValueError, match="--max_new_tokens 128 leave no room"):
+        answering(base, ChatOptions(model_path="", max_new_tokens=128))
+
+
+def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
+    said = [Message("system", "s"), Message("user", "a"), Message("assistant", "call"), Message("tool", "7"),
+            Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"), Message("user", "e")]  # fmt: skip
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return [ord((message.content or "?")[0]) for message in messages]
+
+    left = {room: "".join(map(chr, remembered(said, encode, room)[0])) for room in (8, 7, 4, 3, 2)}
+    assert left == {8: "sac7bcde", 7: "scde", 4: "scde", 3: "se", 2: "se"}
+    assert remembered(said, encode, 3)[1] == 6
+    with pytest.raises(ValueError, match=r"the system's message and the last turn have 2 tokens.*room for 1"):
+        remembered(said, encode, 1)
+
+
+def test_what_is_forgotten_is_said(tmp_path: Path) -> None:
+    base = pretrained.load(write_model(tmp_path))
+    told: list[str] = []
+    answer = answering(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=told.append)
+    long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
+    answer(long, lambda piece: None)
+    assert len(told) == 1
+    assert "the oldest" in told[0]
+
+
+def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
+    """Bytes at random: the pieces, joined, are the decoded whole, and only the last may end in half a character."""
+    options = ChatOptions(model_path="", max_new_tokens=60, temperature=1.0, top_p=None)
+    folder = written.model(
+        tmp_path, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), chat_template=CHATML, eos_token="<|endoftext|>"
+    )
+    base = pretrained.load(folder)
+    pieces: list[str] = []
+    text = answering(base, options)([Message("user", "Hi")], pieces.append)
+    assert "".join(pieces).strip() == text
+    assert len(pieces) > 5
+    assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
+
+
+def test_the_keyboard_edits_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    _typing(monkeypatch, "a", "  ", EOFError)
+    assert list(chat._turns(ChatOptions(model_path=""))) == ["a"]
+    import sys
+
+    assert "readline" in sys.modules

@@ -17,6 +17,9 @@ from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
 from stages.evaluate.harness import _sampling, harness
 from stages.run import pretrained
+from stages.run.prompt import first
+from tests.outside import written
+from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.evaluate.small_model import small
 
 TEXTS = ["def add(a, b): return a + b", "Question: " + "what is it? " * 60, "x", "Grüße 你好 " * 9]
@@ -36,21 +39,24 @@ def _questions() -> list[Question]:
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(ours, transformers' in lm-eval, the folder with the data)."""
-    import transformers
-
     folder = tmp_path_factory.mktemp("harness")
     ours = small(512)
-    pretrained.save(folder / "model", ours)
+    return ours, _theirs(pretrained.save(folder / "model", ours)), folder
+
+
+def _theirs(folder: Path) -> Any:
+    """transformers' model of a folder in lm-eval, all by default."""
+    import transformers
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lm_eval.models.huggingface import HFLM
 
         transformers.utils.logging.disable_progress_bar()
-        theirs = HFLM(
-            pretrained=transformers.AutoModelForCausalLM.from_pretrained(folder / "model"),
-            tokenizer=transformers.AutoTokenizer.from_pretrained(folder / "model"), batch_size=4, device="cpu",
+        return HFLM(
+            pretrained=transformers.AutoModelForCausalLM.from_pretrained(folder),
+            tokenizer=transformers.AutoTokenizer.from_pretrained(folder), batch_size=4, device="cpu",
         )  # fmt: skip
-    return ours, theirs, folder
 
 
 def _write(path: Path, rows: list[dict]) -> str:
@@ -187,6 +193,61 @@ def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, 
     ((mine, greedy),), ((wanted, best),) = harness(ours).loglikelihood(asked), theirs.loglikelihood(asked, True)
     assert mine == pytest.approx(wanted, abs=1e-4)
     assert greedy == best
+
+
+BEGIN = "<|begin_of_text|>"
+STRANGERS: dict[str, dict[str, Any]] = {
+    "a bos in the post_processor": {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,),
+                                    "chat_template": HEADER},
+    "a bos in the post_processor and none in the template": {"bos_token": BEGIN, "eos_token": "<|eot_id|>",
+                                                             "before": (BEGIN,), "chat_template": CHATML},
+    "a bos and an eos": {"bos_token": BEGIN, "eos_token": "<|end_of_text|>", "before": (BEGIN,),
+                         "after": ("<|end_of_text|>",), "chat_template": HEADER},
+    "no bos, an eos that is not the configuration's": {"eos_token": "<|eot_id|>", "chat_template": HEADER},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, tmp_path: Path) -> None:
+    """Log-likelihoods of pairs, whole texts, completions and chats: ours in lm-eval, and ours alone."""
+    from lm_eval.api.instance import Instance
+
+    folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **STRANGERS[name])
+    loaded, theirs = pretrained.load(folder), _theirs(folder)
+    ours = harness(loaded)
+    chat = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "What is it?"}]
+    asked = ours.apply_chat_template(chat)
+    assert asked == theirs.apply_chat_template(chat)
+    begun = [*chat, {"role": "assistant", "content": "It is"}]
+    assert ours.apply_chat_template(begun, False) == theirs.apply_chat_template(begun, False)
+    pairs = [("What is", " it?"), ("", "It is"), ("", f"{BEGIN}It"), (f"{BEGIN}What is ", "it"), (asked, "It is"),
+             (" \n", "12 + 34"), ("What is it?\n", "46")]  # fmt: skip
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    wanted = theirs.loglikelihood(requests, True)
+    found = ours.loglikelihood(requests)
+    assert [x[0] for x in found] == pytest.approx([x[0] for x in wanted], abs=1e-4)
+    assert [x[1] for x in found] == [x[1] for x in wanted]
+    texts = ["What is it? It is a small text.", f"{BEGIN}12 + 34 = 46."]
+    whole = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
+    rolling = theirs.loglikelihood_rolling(whole, True)
+    assert ours.loglikelihood_rolling(whole) == pytest.approx(rolling, abs=1e-4)
+    mine = perplexity.perplexity(*loaded[:3], texts[:1], prefix=first(loaded))
+    assert -mine.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
+    options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 12}
+    prompts = [Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(["What is", asked])]
+    assert ours.generate_until(prompts) == [theirs.generate_until([one], True)[0] for one in prompts]
+
+
+def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tmp_path: Path) -> None:
+    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    tokens = ("<|im_start|>", "<|im_end|>")
+    folder = written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=source)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
+    with pytest.warns(UserWarning, match="without the system's message"):
+        text = harness(pretrained.load(folder)).apply_chat_template(chat)
+    assert text == _theirs(folder).apply_chat_template(chat)
+    with pytest.raises(ValueError, match="at least one"):
+        harness(pretrained.load(folder)).apply_chat_template([chat[0]])
 
 
 def test_options_of_completions_are_understood_or_refused() -> None:

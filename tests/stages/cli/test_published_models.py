@@ -1,0 +1,94 @@
+"""Folders like those of Llama 3 and Qwen3, as transformers writes them, through sft, grpo, chat, evaluate and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipes.chat import encode_chat
+from data_pipes.messages import Message
+from stages.cli.generate import GenerateOptions, continuations
+from stages.cli.main import main
+from stages.run import pretrained
+from stages.run.chat_template import ends, template_of
+from tests.outside import written
+from tests.outside.special_tokens import CHATML, HEADER
+from tests.stages.rungs import flags, write_rows
+
+BEGIN = "<|begin_of_text|>"
+QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MODELS: dict[str, dict[str, Any]] = {
+    "llama3": {
+        "bos_token": BEGIN, "eos_token": "<|eot_id|>", "chat_template": HEADER, "before": (BEGIN,),
+        "config": {"eos_token_id": [1, 3]}, "generation": {"eos_token_id": [1, 3, 4], "bos_token_id": 0},
+    },
+    "qwen3": {
+        "tokens": QWEN, "kind": "qwen3", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+        "chat_template": CHATML, "config": {"eos_token_id": 2}, "generation": {"eos_token_id": [2, 0], "top_k": 20},
+    },
+}  # fmt: skip
+ENDS = {"llama3": {1, 3, 4}, "qwen3": {0, 2}}
+SAID = [{"role": "user", "content": "12 + 34?"}, {"role": "assistant", "content": "46."},
+        {"role": "user", "content": "What is it?"}]  # fmt: skip
+
+
+def _same(folder: Path, name: str) -> None:
+    """transformers reads what we do: ids of a chat, of a text, ends, greedy text."""
+    base, theirs = pretrained.load(folder), written.tokenizer(folder)
+    template = template_of(None, base)
+    said = [Message(turn["role"], turn["content"]) for turn in SAID]
+    ours = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
+    assert ours == theirs.apply_chat_template(SAID, add_generation_prompt=True, return_dict=False)
+    assert ours.count(0) == (1 if name == "llama3" else 0)
+    assert set(ends(base, template)) == ENDS[name]
+    options = GenerateOptions(model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None)
+    special = [token.content for token in base.tokenizer.spec.added_tokens]
+    text = continuations(base, options)[0]
+    for token in special:
+        text = text.replace(token, "")
+    assert text == written.greedy(folder, "What is")
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation == MODELS[name]["generation"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written.model(tmp_path / "model", **MODELS[name])
+    write_rows(tmp_path)
+    _same(tmp_path / "model", name)
+    assert main(["sft", *flags(tmp_path, "sft", max_steps=2)]) == 0
+    sft = tmp_path / "sft" / "final_model"
+    _same(sft, name)
+    assert main(["grpo", *flags(tmp_path, "grpo", max_steps=2, model_path=sft)]) == 0
+    grpo = tmp_path / "grpo" / "final_model"
+    _same(grpo, name)
+    capsys.readouterr()
+    quick = ["--device", "cpu", "--max_new_tokens", "8"]
+    assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *quick]) == 0
+    assert not any(token.content in capsys.readouterr().out
+                   for token in pretrained.load(grpo).tokenizer.spec.added_tokens)  # fmt: skip
+    evaluate = ["evaluate", "--model_path", str(grpo), "--task", "exact_match", "--limit", "4", "--no_compile",
+                "--output_dir", str(tmp_path / "eval")]  # fmt: skip
+    assert main([*evaluate, *quick]) == 0
+    assert main(["export", "--model_path", str(grpo), "--output_dir", str(tmp_path / "out")]) == 0
+    _same(tmp_path / "out", name)
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora": "balanced"}])
+def test_a_run_is_saved_with_the_template_it_was_trained_with(lora: dict[str, Any], tmp_path: Path) -> None:
+    """Another template than the model's own, whose turns end with another token; of adapters too."""
+    written.model(tmp_path / "model", **MODELS["llama3"])
+    write_rows(tmp_path)
+    source = HEADER.replace("<|eot_id|>", "<|pad|>")
+    (tmp_path / "t.jinja").write_text(source)
+    chosen = {"max_steps": 2, "chat_template": tmp_path / "t.jinja", **lora}
+    assert main(["sft", *flags(tmp_path, "sft", **chosen)]) == 0
+    folder = tmp_path / "sft" / "final_model"
+    assert written.tokenizer(folder).chat_template == source
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 3, 4, 5]
+    base = pretrained.load(folder)
+    assert base.chat_template == source
+    assert set(ends(base)) == {1, 3, 4, 5}
