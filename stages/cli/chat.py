@@ -216,7 +216,7 @@ def remembered(
 
 
 def _turns(options: ChatOptions) -> Iterator[str]:
-    """What the person says: from the flags, or line by line, with the keys of a line editor and the session's history."""
+    """What the person says: from the flags, or line by line, with a line editor and the session's history."""
     if options.prompt:
         for text in options.prompt:
             print(f"> {text}")

@@ -74,7 +74,7 @@ def train(
         if outcome.status == "interrupted":
             print(f"saved at step {int(outcome.state.step)}; the same command goes on from there")
         else:
-            save_final(folder, outcome, experiment, data)
+            save_final(folder, outcome, experiment, data, options)
     return outcome, experiment, data
 
 
@@ -138,7 +138,7 @@ def starting_params(options: PretrainOptions, device: torch.device, *, always: b
     return tree.map(lambda x: x.to(device), params)
 
 
-def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus) -> None:
+def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus, options: PretrainOptions) -> None:
     """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any."""
     from stages.run import checkpoint, pretrained
 
@@ -147,7 +147,10 @@ def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Cor
     if best is not None:
         state, step = checkpoint.load(best, state, warn=print)[:2]
     params = state.extra.get("ema", state.params)
-    path = pretrained.save(folder / "final_model", pretrained.Pretrained(experiment.model, params, data.tokenizer))
+    final = pretrained.Pretrained(experiment.model, params, data.tokenizer)
+    if options.model_path:
+        final = pretrained.with_words_of(final, pretrained.load(options.model_path))
+    path = pretrained.save(folder / "final_model", final)
     why = f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}" if best else ""
     print(f"final model: {path} (step {step}{why})")
 

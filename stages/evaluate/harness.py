@@ -8,10 +8,13 @@ Needs `pip install lm-eval`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from data_pipes.chat import ChatTemplate, render
+from data_pipes.messages import Message
 from stages.evaluate.completion import Sampling, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
@@ -28,6 +31,9 @@ KNOWN = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_g
 
 ROWS = 16
 """Prompts that are completed side by side."""
+
+HERE = "qwxz/zxwq"
+"""Marks the end of a message that is to be continued."""
 
 
 def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = TOKENS, seed: int = 0) -> Any:
@@ -90,12 +96,10 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
             return found
 
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            """Messages as one text, by the model's own template or ChatML."""
-            from data_pipes.chat import render
-            from data_pipes.messages import Message
-
+            """Messages as one text, by the model's own template or ChatML. Without a generation prompt the last one is
+            left open, to be continued."""
             said = [Message(turn["role"], turn["content"]) for turn in chat_history]
-            return render(template_of(None, loaded), said, add_generation_prompt=add_generation_prompt)
+            return _chat_text(template_of(None, loaded), said, add_generation_prompt)
 
     return Ours()
 
@@ -119,6 +123,30 @@ def register() -> None:
             return harness(loaded, max_length=int(max_length) if max_length else None, seed=int(seed))
 
     register_model("intro2llm")(Loaded)
+
+
+def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_prompt: bool) -> str:
+    """A chat as lm-eval has it: where the template refuses a system's message it is left out, with a warning."""
+    write = partial(render, template, add_generation_prompt=True) if add_generation_prompt else partial(_open, template)
+    try:
+        return write(said)
+    except ValueError as error:
+        rest = [message for message in said if message.role != "system"]
+        if not rest or len(rest) == len(said):
+            raise
+        warnings.warn(f"the chat is written without the system's message, which the template refuses: {error}",
+                      stacklevel=3)  # fmt: skip
+        return write(rest)
+
+
+def _open(template: ChatTemplate, said: Sequence[Message]) -> str:
+    """Renders up to the end of what the last message says."""
+    last = said[-1].content or ""
+    text = render(template, [*said[:-1], said[-1]._replace(content=f"{last}{HERE} ")])
+    if HERE not in text:
+        raise ValueError("the chat template leaves out the end of the last message, so it cannot be continued")
+    place = text.rindex(HERE)
+    return text[:place] if text.startswith(f"{HERE} ", place) else text[:place].rstrip()
 
 
 def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Sampling:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -27,6 +27,7 @@ from stages.run import (
     special_tokens,
     template_files,
 )
+from stages.run.gguf_special_tokens import from_gguf
 from stages.run.model_folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.run.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.run.template_files import Templates
@@ -88,6 +89,7 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
         {name: text}.
     """
     config, special = pretrained.model.config, pretrained.special
+    control = tokenizers.special_tokens(pretrained.tokenizer)
     fields = hf.to_hf_config(config)
     dtype = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
     fields |= {"dtype": dtype, "torch_dtype": dtype}  # by its new name, and by the one that transformers 4 reads
@@ -99,9 +101,9 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     files, field = template_files.written(Templates(template, pretrained.other_templates))
     written = {
         CONFIG: fields,
-        GENERATION: _generation(pretrained),
+        GENERATION: special_tokens.generation_fields(special, _ids(config), control.get(TURN[1])),
         special_tokens.TOKENIZER: {
-            **_tokenizer(pretrained),
+            **special_tokens.tokenizer_fields(special, config.max_position_embeddings),
             **named_tokens(pretrained),
             "tokenizer_class": "PreTrainedTokenizerFast",
             **field,
@@ -117,9 +119,7 @@ def beside(pretrained: Pretrained) -> dict[str, str]:
 
 def named_tokens(pretrained: Pretrained) -> dict[str, str]:
     """Returns {"bos_token": text, ...}: as the model's files name them, or else by the configuration's ids."""
-    config = pretrained.model.config
-    ids = {f"{part}_token": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
-    return special_tokens.names_of(pretrained.special, pretrained.tokenizer, ids)
+    return special_tokens.names_of(pretrained.special, pretrained.tokenizer, _ids(pretrained.model.config))
 
 
 def has_chatml(pretrained: Pretrained) -> bool:
@@ -149,7 +149,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         config, weights, tokenizer, fields = gguf_file.read(path, dtype or torch.float32)
         folder = Path(path)
         try:
-            special, templates = special_tokens.from_gguf(fields, tokenizer), template_files.from_gguf(fields)
+            special, templates = from_gguf(fields, tokenizer), template_files.from_gguf(fields)
         except ValueError as error:
             raise model_folder.clear(path, error) from None
     else:
@@ -164,6 +164,21 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise model_folder.clear(folder, error) from None
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
+
+
+def with_words_of(new: Pretrained, base: Pretrained) -> Pretrained:
+    """Returns a model with the special tokens and chat templates of the one that it was trained from.
+
+    Args:
+        new: after training.
+        base: before it; with another vocabulary, nothing is taken from it.
+    """
+    if new.tokenizer.spec.vocab != base.tokenizer.spec.vocab:
+        return new
+    return new._replace(
+        tokenizer=base.tokenizer, chat_template=base.chat_template, special=base.special,
+        other_templates=base.other_templates,
+    )  # fmt: skip
 
 
 def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
@@ -241,25 +256,9 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     return folder
 
 
-def _tokenizer(pretrained: Pretrained) -> dict[str, Any]:
-    """The fields of tokenizer_config.json: those that were read, without a reference to code that is not written."""
-    if pretrained.special.tokenizer is None:
-        length = pretrained.model.config.max_position_embeddings
-        return {"model_max_length": length, "clean_up_tokenization_spaces": False}
-    return {name: value for name, value in pretrained.special.tokenizer.items() if name != "auto_map"}
-
-
-def _generation(pretrained: Pretrained) -> dict[str, Any]:
-    """The fields of generation_config.json. A model that was made here stops at its eos token and at ChatML's turn end;
-    one that was read stops where it did, and where it was trained to since."""
-    config, special = pretrained.model.config, pretrained.special
-    ids = {f"{part}_token_id": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
-    fields = {name: i for name, i in ids.items() if i is not None} if special.generation is None else special.generation
-    ends = special_tokens.generation_ends(special)
-    if special == NONE._replace(turn_ends=special.turn_ends):
-        turn = tokenizers.special_tokens(pretrained.tokenizer).get(TURN[1])
-        ends = tuple(dict.fromkeys(i for i in (config.eos_token_id, turn, *special.turn_ends) if i is not None))
-    return {**fields, **({"eos_token_id": special_tokens.one_or_many(ends)} if ends else {})}
+def _ids(config: ModelConfig) -> dict[str, int | None]:
+    """{"bos_token": id, ...} of a configuration."""
+    return {f"{part}_token": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
 
 
 def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:

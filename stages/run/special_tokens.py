@@ -1,7 +1,7 @@
 """Special tokens of a model, read and written back: their names (bos_token, ...), and the ids that end an answer.
 
 Four files name them. config.json and generation_config.json hold ids, `eos_token_id` one or several;
-tokenizer_config.json holds texts by name; special_tokens_map.json is its older form. A GGUF file has them as fields.
+tokenizer_config.json holds texts by name; special_tokens_map.json is its older form.
 
 Source: transformers 5.23, `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__`.
 """
@@ -26,15 +26,6 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 LISTS = ("extra_special_tokens", "additional_special_tokens")
 """Fields of further tokens: a list, or (the first, in transformers 5) a table of names."""
-
-GGUF_NAMES: Mapping[str, str] = {
-    "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator", "pad_token": "padding",
-    "mask_token": "mask",
-}  # fmt: skip
-"""Name -> the middle of GGUF's field, tokenizer.ggml.NAME_token_id (misspelled there)."""
-
-GGUF_ENDS = ("eos", "eot", "eom")
-"""Middles of the fields whose tokens end an answer."""
 
 
 class SpecialTokens(NamedTuple):
@@ -105,33 +96,6 @@ def read(
     return found._replace(named=tuple(named.items()), tokenizer=kept), extended
 
 
-def from_gguf(fields: Mapping[str, Any], tokenizer: Tokenizer) -> SpecialTokens:
-    """Reads the fields of a GGUF file.
-
-    Args:
-        fields: by name.
-        tokenizer: that was made of them.
-
-    Returns:
-        SpecialTokens; eos, eot and eom end an answer.
-
-    Raises:
-        ValueError: for an id that the vocabulary has not.
-    """
-    size, texts = vocabulary_size(tokenizer), _texts(tokenizer)
-    ids = {}
-    for part in dict.fromkeys([*GGUF_NAMES.values(), *GGUF_ENDS]):
-        field = f"tokenizer.ggml.{part}_token_id"
-        if found := end_ids(fields.get(field), size, field):
-            ids[part] = found[0]
-    named = tuple((name, texts[ids[part]]) for name, part in GGUF_NAMES.items() if part in ids)
-    ends = [ids[part] for part in GGUF_ENDS if part in ids]
-    generation = {f"{part}_token_id": ids[middle] for part, middle in (("bos", "bos"), ("pad", "padding"))
-                  if middle in ids}  # fmt: skip
-    written = {**dict(named), "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    return SpecialTokens(named, tuple(ends[:1]), {**generation, "eos_token_id": ends}, written)
-
-
 def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
     """Reads `eos_token_id`.
 
@@ -151,12 +115,11 @@ def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
         ((7, 5), (5,), (), ())
     """
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    name = "eos_token_id" if not str(where).startswith("tokenizer.ggml") else "value"
     for i in ids:
         if type(i) is not int or not -1 <= i < rows:
             raise ValueError(
-                f"{where}: {name} must be an id below {rows}, the rows of the embedding, a list of such ids, or null; "
-                f"got {value!r}"
+                f"{where}: eos_token_id must be an id below {rows}, the rows of the embedding, a list of such ids, or "
+                f"null; got {value!r}"
             )
     return tuple(dict.fromkeys(i for i in ids if i >= 0))
 
@@ -195,8 +158,13 @@ def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int
     """
     if special.named is not None:
         return dict(special.named)
-    texts = _texts(tokenizer)
+    texts = texts_of(tokenizer)
     return {name: texts[i] for name, i in ids.items() if i is not None and i in texts}
+
+
+def texts_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """Returns {id: text} of every token, added ones as they look in a text."""
+    return dict(enumerate(tokenizer.spec.vocab)) | {token.id: token.content for token in tokenizer.spec.added_tokens}
 
 
 def id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
@@ -217,6 +185,38 @@ def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*own, *special.turn_ends]))
 
 
+def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
+    """Returns the fields of tokenizer_config.json, names of tokens apart.
+
+    Args:
+        special: of a model; what was read is kept, except a reference to code that is not written along.
+        length: most tokens of a text, of a model that was made here.
+    """
+    if special.tokenizer is None:
+        return {"model_max_length": length, "clean_up_tokenization_spaces": False}
+    return {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
+
+
+def generation_fields(special: SpecialTokens, ids: Mapping[str, int | None], turn: int | None) -> dict[str, Any]:
+    """Returns the fields of generation_config.json.
+
+    A model that was made here stops at its eos token and at ChatML's turn end; one that was read stops where it did,
+    and at the turn ends that it was trained with since.
+
+    Args:
+        special: of a model.
+        ids: {"bos_token": id, ...} of its configuration.
+        turn: the id of ChatML's turn end, if its tokenizer has one.
+    """
+    fields: Mapping[str, Any] = {f"{name}_id": i for name, i in ids.items() if i is not None}
+    ends = generation_ends(special)
+    if special == NONE._replace(turn_ends=special.turn_ends):
+        ends = tuple(dict.fromkeys(i for i in (ids["eos_token"], turn, *special.turn_ends) if i is not None))
+    elif special.generation is not None:
+        fields = special.generation
+    return {**fields, **({"eos_token_id": one_or_many(ends)} if ends else {})}
+
+
 def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
     """Writes ids as `eos_token_id` has them.
 
@@ -230,11 +230,6 @@ def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
 def _fields(path: Path) -> dict[str, Any] | None:
     """A small file, if it is there."""
     return json_file.read(path) if path.is_file() else None
-
-
-def _texts(tokenizer: Tokenizer) -> dict[int, str]:
-    """{id: text} of every token, added ones as they look in a text."""
-    return dict(enumerate(tokenizer.spec.vocab)) | {token.id: token.content for token in tokenizer.spec.added_tokens}
 
 
 def _named(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:

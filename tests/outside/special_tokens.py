@@ -284,6 +284,9 @@ FORMS = (
          lambda folder: [0, *written.tokenizer(_gguf(folder, **{"ggml.add_bos_token": True}).parent)("It is")[
              "input_ids"]],
          lambda folder: prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+    Form("special tokens", "a Llama 3 GGUF file that does not say add_bos_token", "llama.cpp's rule",
+         lambda folder: [0, *written.tokenizer(_gguf(folder).parent)("It is")["input_ids"]],
+         lambda folder: prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
     Form("ends of answers", "eos, eot and eom of a GGUF file", "gguf",
          lambda folder: [1, 3, 4] if _gguf(folder, **{"ggml.eos_token_id": 1, "ggml.eot_token_id": 4,
                                                       "ggml.eom_token_id": 3}) else [],

@@ -1,4 +1,4 @@
-"""A conversation at the command line: deterministic, turn by turn, shown as it is written, within the model's context."""
+"""A conversation at the command line: deterministic, turn by turn, shown while it is written, and never too long."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(monkeypatch: pytest.Mo
 
 
 def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
-    said = [Message("system", "s"), Message("user", "a"), Message("assistant", "call"), Message("tool", "7"),
-            Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"), Message("user", "e")]  # fmt: skip
+    roles = ("system", "user", "assistant", "tool", "assistant", "user", "assistant", "user")
+    said = [Message(role, content) for role, content in zip(roles, "sac7bcde", strict=True)]
 
     def encode(messages: Sequence[Message]) -> list[int]:
         return [ord((message.content or "?")[0]) for message in messages]

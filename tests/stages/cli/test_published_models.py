@@ -1,4 +1,4 @@
-"""Folders like those of Llama 3 and Qwen3, as transformers writes them, through sft, grpo, chat, evaluate and export."""
+"""Folders like those of Llama 3 and Qwen3, written by transformers, through sft, grpo, chat, evaluate and export."""
 
 from __future__ import annotations
 

@@ -196,13 +196,15 @@ def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, 
 
 
 BEGIN = "<|begin_of_text|>"
+PLAIN = HEADER.replace("{{ bos_token }}", "")
 STRANGERS: dict[str, dict[str, Any]] = {
-    "a bos in the post_processor": {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,),
-                                    "chat_template": HEADER},
-    "a bos in the post_processor and none in the template": {"bos_token": BEGIN, "eos_token": "<|eot_id|>",
-                                                             "before": (BEGIN,), "chat_template": CHATML},
-    "a bos and an eos": {"bos_token": BEGIN, "eos_token": "<|end_of_text|>", "before": (BEGIN,),
-                         "after": ("<|end_of_text|>",), "chat_template": HEADER},
+    "a bos in the post_processor":
+        {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": HEADER},
+    "a bos in the post_processor and none in the template":
+        {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": PLAIN},
+    "a bos and an eos":
+        {"bos_token": BEGIN, "eos_token": "<|end_of_text|>", "before": (BEGIN,), "after": ("<|end_of_text|>",),
+         "chat_template": HEADER},
     "no bos, an eos that is not the configuration's": {"eos_token": "<|eot_id|>", "chat_template": HEADER},
 }  # fmt: skip
 
@@ -221,7 +223,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     begun = [*chat, {"role": "assistant", "content": "It is"}]
     assert ours.apply_chat_template(begun, False) == theirs.apply_chat_template(begun, False)
     pairs = [("What is", " it?"), ("", "It is"), ("", f"{BEGIN}It"), (f"{BEGIN}What is ", "it"), (asked, "It is"),
-             (" \n", "12 + 34"), ("What is it?\n", "46")]  # fmt: skip
+             ("What is it?\n", "46")]  # fmt: skip
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     wanted = theirs.loglikelihood(requests, True)
     found = ours.loglikelihood(requests)
@@ -246,7 +248,7 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
     with pytest.warns(UserWarning, match="without the system's message"):
         text = harness(pretrained.load(folder)).apply_chat_template(chat)
     assert text == _theirs(folder).apply_chat_template(chat)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="no system"):
         harness(pretrained.load(folder)).apply_chat_template([chat[0]])
 
 

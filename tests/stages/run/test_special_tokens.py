@@ -78,3 +78,10 @@ def test_a_field_of_another_type_is_refused_by_name(fields: dict, told: str, tmp
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {told}"):
         special_tokens.read(tmp_path, make().tokenizer, 300)
+
+
+def test_a_model_that_was_trained_further_keeps_its_words(tmp_path: Path) -> None:
+    base = pretrained.load(written.model(tmp_path, bos_token=BEGIN, eos_token=TURN, chat_template="{{ 1 }}"))
+    bare = pretrained.Pretrained(base.model, base.params, base.tokenizer)
+    assert pretrained.with_words_of(bare, base) == base
+    assert pretrained.with_words_of(make(), base).special == NONE
