@@ -139,7 +139,15 @@ def starting_params(options: PretrainOptions, device: torch.device, *, always: b
 
 
 def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus, options: PretrainOptions) -> None:
-    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any."""
+    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any.
+
+    Args:
+        folder: of the run.
+        outcome: its last state, and how it ended.
+        experiment: what the flags built.
+        data: whose tokenizer is saved with the model.
+        options: the flags; special tokens and chat templates of --model_path are kept.
+    """
     from stages.run import checkpoint, pretrained
 
     state, step = outcome.state, int(outcome.state.step)
