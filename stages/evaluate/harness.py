@@ -8,6 +8,7 @@ Needs `pip install lm-eval`.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,9 @@ NEW_TOKENS = 256
 KNOWN = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
 """Options of a completion that are understood; another one is refused, not passed over."""
 
+PASSED = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
+"""Arguments that lm-eval adds by itself and that decide no number here."""
+
 ROWS = 16
 """Prompts that are completed side by side."""
 
@@ -36,7 +40,15 @@ HERE = "qwxz/zxwq"
 """Marks the end of a message that is to be continued."""
 
 
-def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = TOKENS, seed: int = 0) -> Any:
+def harness(
+    loaded: Pretrained,
+    *,
+    max_length: int | None = None,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    chat_template: str | None = None,
+    template_kwargs: str | None = None,
+) -> Any:
     """Makes a model of lm-evaluation-harness from one of ours.
 
     Args:
@@ -44,6 +56,8 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
         max_length: tokens that the model sees at once; None takes max_position_embeddings.
         tokens: to read at a time, about.
         seed: of completions that are drawn.
+        chat_template: file of a jinja2 chat template; None takes the model's own, or ChatML.
+        template_kwargs: variables of the chat template, a JSON object.
 
     Returns:
         An `lm_eval.api.model.LM`, with its log-likelihoods, rolling log-likelihoods, completions and chat template.
@@ -99,30 +113,51 @@ def harness(loaded: Pretrained, *, max_length: int | None = None, tokens: int = 
             """Messages as one text, by the model's own template or ChatML. Without a generation prompt the last one is
             left open, to be continued."""
             said = [Message(turn["role"], turn["content"]) for turn in chat_history]
-            return _chat_text(template_of(None, loaded), said, add_generation_prompt)
+            template = template_of(chat_template, loaded, template_kwargs)
+            return _chat_text(template, said, add_generation_prompt)
 
     return Ours()
 
 
 def register() -> None:
-    """Gives lm-eval's command line the model "intro2llm": arguments path, dtype, device, max_length and seed."""
+    """Gives lm-eval's command line the model "intro2llm".
+
+    Its arguments: path, dtype, device, max_length, seed, chat_template (a file) and enable_thinking (a variable of the
+    template, as lm-eval's own models have it).
+    """
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
-
-    from stages.run import hardware, pretrained
 
     class Loaded(LM):
         """What the command line makes: it loads, and gives the model of `harness`."""
 
         loglikelihood = loglikelihood_rolling = generate_until = None  # type: ignore[assignment]
 
-        def __new__(cls, path: str, dtype: str = "float32", device: str = "auto", max_length: Any = None,
-                    seed: Any = 0, **_: Any) -> Any:  # fmt: skip
-            place = hardware.pick_device("auto" if device is None else device)
-            loaded = pretrained.placed(pretrained.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
-            return harness(loaded, max_length=int(max_length) if max_length else None, seed=int(seed))
+        def __new__(cls, path: str, **arguments: Any) -> Any:
+            return _loaded(path, **arguments)
 
     register_model("intro2llm")(Loaded)
+
+
+def _loaded(
+    path: str, *, dtype: str = "float32", device: str | None = None, max_length: Any = None, seed: Any = 0,
+    chat_template: str | None = None, enable_thinking: bool | None = None, **others: Any,
+) -> Any:  # fmt: skip
+    """The model of `harness` from lm-eval's arguments; one that is not understood is refused."""
+    from stages.run import hardware, pretrained
+
+    if unknown := sorted(others.keys() - PASSED):
+        raise ValueError(
+            f"--model_args: {', '.join(unknown)} not understood; expected path, dtype, device, max_length, seed, "
+            "chat_template, enable_thinking"
+        )
+    place = hardware.pick_device(device or "auto")
+    loaded = pretrained.placed(pretrained.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
+    variables = None if enable_thinking is None else json.dumps({"enable_thinking": bool(enable_thinking)})
+    return harness(
+        loaded, max_length=int(max_length) if max_length else None, seed=int(seed), chat_template=chat_template,
+        template_kwargs=variables,
+    )  # fmt: skip
 
 
 def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_prompt: bool) -> str:

@@ -252,6 +252,20 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
         harness(pretrained.load(folder)).apply_chat_template([chat[0]])
 
 
+def test_thinking_is_turned_off_as_in_lm_eval(tmp_path: Path) -> None:
+    from lm_eval.api.registry import get_model
+
+    from stages.evaluate.harness import register
+
+    source = CHATML + "{% if enable_thinking is defined and not enable_thinking %}none{% endif %}"
+    written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>", chat_template=source)
+    register()
+    said = [{"role": "user", "content": "Hi"}]
+    for flag, end in (("", "assistant\n"), (",enable_thinking=False", "none"), (",enable_thinking=True", "assistant\n")):
+        made = get_model("intro2llm").create_from_arg_string(f"path={tmp_path}{flag}", {"device": "cpu"})
+        assert made.apply_chat_template(said).endswith(end)
+
+
 def test_options_of_completions_are_understood_or_refused() -> None:
     greedy, drawn = {"do_sample": False, "temperature": 0.7}, {"do_sample": True, "temperature": 0.7}
     assert [_sampling(options, 0).temperature for options in (greedy, drawn, {"temperature": 0.5}, {})] == [
@@ -275,5 +289,7 @@ def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:
     made = get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},max_length=64", {"device": "cpu"})
     request = SimpleNamespace(args=("def add", "(a, b)"))
     assert made.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
+    with pytest.raises(ValueError, match="--model_args: add_bos_token not understood"):
+        get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},add_bos_token=True", {})
     said = [{"role": "user", "content": "Hi"}]
     assert made.apply_chat_template(said) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
