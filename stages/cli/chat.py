@@ -57,15 +57,14 @@ def main(arguments: Sequence[str]) -> int:
         The exit code.
     """
     options = parse(ChatOptions, "chat", arguments)
-    from stages.run import numbers
-
-    numbers.refuse_seed(options.seed)
     if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import pretrained
+    from stages.run import numbers, pretrained
     from stages.run.hardware import pick_device
+
+    numbers.refuse_seed(options.seed)
 
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = pretrained.placed(base, pick_device(options.device))

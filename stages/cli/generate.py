@@ -56,14 +56,14 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
     if "" in options.prompt:
         raise ValueError("--prompt is empty; give some text to continue, were it a single letter")
-    from stages.run import numbers
-
-    numbers.refuse_seed(options.seed)
-    print(f"loading {options.model_path}", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
+        print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import pretrained
+    from stages.run import numbers, pretrained
     from stages.run.hardware import pick_device
+
+    numbers.refuse_seed(options.seed)
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))

@@ -16,6 +16,7 @@ from typing import Any
 
 from data_pipes.chat import ChatTemplate, render
 from data_pipes.messages import Message
+from data_pipes.rendering import open_text
 from stages.evaluate.completion import Sampling, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
@@ -35,9 +36,6 @@ PASSED = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
 
 ROWS = 16
 """Prompts that are completed side by side."""
-
-HERE = "qwxz/zxwq"
-"""Marks the end of a message that is to be continued."""
 
 
 def harness(
@@ -162,7 +160,9 @@ def _loaded(
 
 def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_prompt: bool) -> str:
     """A chat as lm-eval has it: where the template refuses a system's message it is left out, with a warning."""
-    write = partial(render, template, add_generation_prompt=True) if add_generation_prompt else partial(_open, template)
+    write = (
+        partial(render, template, add_generation_prompt=True) if add_generation_prompt else partial(open_text, template)
+    )
     try:
         return write(said)
     except ValueError as error:
@@ -172,16 +172,6 @@ def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_p
         warnings.warn(f"the chat is written without the system's message, which the template refuses: {error}",
                       stacklevel=3)  # fmt: skip
         return write(rest)
-
-
-def _open(template: ChatTemplate, said: Sequence[Message]) -> str:
-    """Renders up to the end of what the last message says."""
-    last = said[-1].content or ""
-    text = render(template, [*said[:-1], said[-1]._replace(content=f"{last}{HERE} ")])
-    if HERE not in text:
-        raise ValueError("the chat template leaves out the end of the last message, so it cannot be continued")
-    place = text.rindex(HERE)
-    return text[:place] if text.startswith(f"{HERE} ", place) else text[:place].rstrip()
 
 
 def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Sampling:

@@ -72,7 +72,7 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], dict[str, str], str]] = {
         ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"),
         {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
         "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
     ),
     "Command-R": (
         ("<PAD>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>",
@@ -209,7 +209,7 @@ FORMS = (
     _chat("a name of the model's own in a template", files={"tokenizer_config.json": CONFIG | {
         "chat_template": "{{ turn_token }}" + MARKS, "extra_special_tokens": {"turn_token": "<|end_header_id|>"}}}),
     _chat("additional_special_tokens that tokenizer.json lacks", files={"tokenizer_config.json": CONFIG | {
-        "chat_template": "<|new|>" + MARKS, "additional_special_tokens": ["<|new|>"]}}),
+        "chat_template": MARKS + "<|new|>", "additional_special_tokens": ["<|new|>"]}}),
     _chat("a named token that tokenizer.json lacks",
           files={"tokenizer_config.json": CONFIG | {"pad_token": "[PAD]"}}),
     _chat("a named token of the vocabulary that is no added token",

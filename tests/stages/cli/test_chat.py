@@ -23,8 +23,11 @@ def run(model: Path, *flags: str) -> int:
     return main(["chat", "--model_path", str(model), "--max_new_tokens", "5", "--device", "cpu", *flags])
 
 
-def test_turns_from_flags_and_the_same_seed_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_turns_from_flags_and_the_same_seed_says_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_model(tmp_path)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     said = []
     for seed in ("0", "0", "1"):
         assert run(model, "--prompt", "Hi", "--prompt", "And?", "--system", "Be brief.", "--seed", seed) == 0

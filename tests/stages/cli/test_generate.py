@@ -84,10 +84,17 @@ def test_bad_flags_are_one_line(
     arguments: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(model, *arguments) == 2
-    *before, line = capsys.readouterr().err.splitlines()
-    assert before in ([], [f"loading {model}"])
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("intro2llm generate: ")
     assert told in line
+
+
+def test_who_waits_at_a_terminal_is_told_at_once(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert generate(model, "--prompt", "a") == 0
+    assert capsys.readouterr().err == f"loading {model}\n"
 
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from data_pipes.answers import QuestionAnswer
 from data_pipes.choices import Question, Questions
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
-from stages.evaluate.harness import _sampling, harness
+from stages.evaluate.harness import _loaded, _sampling, harness
 from stages.run import pretrained
 from stages.run.prompt import first
 from tests.outside import written
@@ -252,18 +252,12 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
         harness(pretrained.load(folder)).apply_chat_template([chat[0]])
 
 
-def test_thinking_is_turned_off_as_in_lm_eval(tmp_path: Path) -> None:
-    from lm_eval.api.registry import get_model
-
-    from stages.evaluate.harness import register
-
+@pytest.mark.parametrize(("thinks", "end"), [(None, "assistant\n"), (False, "none"), (True, "assistant\n")])
+def test_thinking_is_turned_off_as_in_lm_eval(thinks: bool | None, end: str, tmp_path: Path) -> None:
     source = CHATML + "{% if enable_thinking is defined and not enable_thinking %}none{% endif %}"
     written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>", chat_template=source)
-    register()
-    said = [{"role": "user", "content": "Hi"}]
-    for flag, end in (("", "assistant\n"), (",enable_thinking=False", "none"), (",enable_thinking=True", "assistant\n")):
-        made = get_model("intro2llm").create_from_arg_string(f"path={tmp_path}{flag}", {"device": "cpu"})
-        assert made.apply_chat_template(said).endswith(end)
+    made = _loaded(str(tmp_path), device="cpu", enable_thinking=thinks)
+    assert made.apply_chat_template([{"role": "user", "content": "Hi"}]).endswith(end)
 
 
 def test_options_of_completions_are_understood_or_refused() -> None:
