@@ -16,15 +16,16 @@ class PretrainOptions:
     config: str | None = None
     """The model's shape: a preset's name, or a JSON file of ModelConfig's fields; None takes tiny_config."""
     data_path: str = "embedded"
-    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source."""
+    """Text to train on: a file, a folder, rows (JSONL, CSV, Parquet, Arrow), a data set's name; "embedded" is Python's
+    own source."""
     field: str = "text"
     """Column that holds the text, where the data has rows."""
     encoding: str = "utf-8"
     """Of text files."""
     subset: str | None = None
-    """Configuration of a data set that has several."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
     split: str = "train"
-    """Part of a data set."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     output_dir: str = "runs/pretrain"
     """Folder of the run: data, checkpoints, metrics.jsonl, final_model."""
     tokenizer_path: str | None = None

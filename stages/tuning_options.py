@@ -18,11 +18,12 @@ class TuningOptions:
     """The model to start from: a run's folder, its final_model, any folder in Hugging Face's layout, a name at
     huggingface.co, or a GGUF file."""
     data_path: str = "embedded"
-    """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
+    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded" needs no
+    download."""
     subset: str | None = None
-    """Configuration of a data set that has several."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
     split: str = "train"
-    """Part of a data set."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     examples: int = 8000
     """Rows to make, where they are the embedded ones."""
     output_dir: str = "runs/tuned"

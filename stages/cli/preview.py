@@ -20,7 +20,8 @@ class PreviewOptions:
     stage: Literal["sft", "dpo", "grpo"] = "sft"
     """Whose rows: conversations, preference pairs, or prompts."""
     data_path: str = "embedded"
-    """Rows to learn from: JSONL, JSON, Parquet, a folder of them, a data set's name; "embedded" needs no download."""
+    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded" needs no
+    download."""
     chat_template: str | None = None
     """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
     model's own, or ChatML."""
@@ -29,9 +30,9 @@ class PreviewOptions:
     max_length: int = 256
     """Tokens a row."""
     subset: str | None = None
-    """Configuration of a data set that has several."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
     split: str = "train"
-    """Part of a data set."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     on_bad: Literal["stop", "skip"] = "stop"
     """At a row that cannot be read: stop, or pass over it."""
     rows: int = 3

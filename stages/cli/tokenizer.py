@@ -16,6 +16,10 @@ class TokenizerOptions:
 
     data_path: str = "embedded"
     """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and documentation."""
+    subset: str | None = None
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
+    split: str = "train"
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     field: str = "text"
     """Column that holds the text, where the data has rows."""
     encoding: str = "utf-8"
@@ -46,7 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.data_path == "embedded":
         found = embedded("all")
     else:
-        found = documents(options.data_path, field=options.field, encoding=options.encoding, on_bad=refuse)
+        found = documents(
+            options.data_path, field=options.field, encoding=options.encoding, subset=options.subset,
+            split=options.split, on_bad=refuse,
+        )  # fmt: skip
     tokenizer = tokenizers.train(
         (document.text for document in found),
         options.vocab_size,

@@ -34,9 +34,9 @@ class EvaluateOptions:
     field: str = "text"
     """Column that holds the text (perplexity), where the data has rows."""
     subset: str | None = None
-    """Configuration of a data set that has several."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
     split: str = "test"
-    """Part of a data set."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     on_bad: Literal["stop", "skip"] = "stop"
     """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
     prefix: int | None = None

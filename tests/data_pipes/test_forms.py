@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_pipes.forms import conversations, preferences, prompts, unpaired
 from data_pipes.messages import Conversation, Message, Preference, Prompt, Unpaired
@@ -137,6 +139,77 @@ def test_bad_rows_are_named_and_passed_over(read: Callable, values: dict[str, An
     bad: list[BadRow] = []
     assert [found.name for found in read(rows, on_bad=bad.append)] == ["a:2"]
     assert [row.name for row in bad] == ["a:1"]
+
+
+COLUMNS = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "label",
+    "instruction",
+    "input",
+    "output",
+    "question",
+    "answer",
+    "system",
+    "history",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "text",
+    "context",
+    "preferred_output",
+    "non_preferred_output",
+)
+KEYS = (
+    "role",
+    "content",
+    "from",
+    "value",
+    "weight",
+    "tool_calls",
+    "function_call",
+    "function",
+    "name",
+    "arguments",
+    "type",
+    "text",
+)
+WORDS = (
+    "user",
+    "assistant",
+    "gpt",
+    "system",
+    "tool",
+    "function_call",
+    "text",
+    "x",
+    "",
+    "{}",
+    "[]",
+    "Human: a\n\nAssistant: b",
+    "\ud800",
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2) | st.floats() | st.sampled_from(SAID) | st.binary(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from([conversations, preferences, unpaired, prompts]),
+    st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=5),
+)
+def test_whatever_a_row_holds_it_is_read_or_refused_in_one_line(read: Callable, values: dict[str, Any]) -> None:
+    bad: list[BadRow] = []
+    found = list(read([Row(values, "a:1")], on_bad=bad.append))
+    assert len(found) + len(bad) == 1
+    assert all("\n" not in row.reason for row in bad)
 
 
 def test_rows_are_read_one_by_one() -> None:

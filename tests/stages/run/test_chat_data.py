@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipes.chat import chat_template
+from data_pipes.chat import ChatTemplate, chat_template
 from stages.run import chat_data
 from stages.tuning_options import SFTOptions
 from tests.data_pipes.chats import tokenizer
@@ -52,6 +52,42 @@ def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
     assert len((tmp_path / "run" / chat_data.BAD).read_text().splitlines()) == 1
     with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were passed over, see"):
         read(tmp_path, rows[:1], "pairs", on_bad="skip")
+
+
+MARKED = chat_template(
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
+    "{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+    "{% endfor %}"
+)
+PLAIN = chat_template(
+    MARKED.source.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
+@pytest.mark.parametrize("kind", ["conversations", "pairs"])
+def test_weights_tools_and_calls_reach_the_template_and_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: ChatTemplate, kind: str
+) -> None:
+    monkeypatch.setattr("tests.stages.run.test_chat_data.TEMPLATE", template)
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "user", "content": "no"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "weight": 1},
+    ]
+    other = [*turns[:3], {"role": "assistant", "content": "bad"}]
+    row = {"messages": turns, "chosen": turns, "rejected": other, "tools": [{"name": "add"}]}
+    (found,) = read(tmp_path, [row], kind, held_out=0).train
+    encoded = found.chosen if kind == "pairs" else found
+    text = WORDS.decode(encoded.tokens)
+    assert text.startswith('[{"name": "add"}]<|im_start|>user')
+    assert "wrong<|im_end|>" in text
+    learned = WORDS.decode(encoded.tokens[encoded.trained])
+    assert learned == '[{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]<|im_end|>'
 
 
 PICKY = chat_template(

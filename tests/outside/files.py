@@ -1,0 +1,315 @@
+"""Files and folders of rows as `datasets`, pandas and pyarrow write them, and folders in the layouts of the hub."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+
+from data_pipes.source.path import rows
+from tests.outside.form import Form
+
+ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": '“é”, "x"\nand more', "answer": "007"}]
+
+
+def _quiet(folder: Path) -> datasets.Dataset:
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_list(ROWS)
+
+
+def _read(split: str = "train", subset: str | None = None, name: str = "") -> Callable[[Path], list[dict]]:
+    return lambda folder: [row.values for row in rows(folder / name, split=split, subset=subset)]
+
+
+def _written(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
+    """Writes ROWS, which must come back."""
+
+    def theirs(folder: Path) -> list[dict]:
+        write(folder)
+        return ROWS
+
+    return theirs
+
+
+def _layout(
+    names: dict[str, str], split: str, subset: str | None = None, card: str = ""
+) -> Callable[[Path], list[dict]]:
+    """Writes a folder in a layout of the hub, and returns what `datasets` loads from it."""
+
+    def theirs(folder: Path) -> list[dict]:
+        datasets.disable_progress_bars()
+        for name, text in names.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("".join(json.dumps({"text": x}) + "\n" for x in text))
+        if card:
+            (folder / "README.md").write_text(f"---\n{card}\n---\n# A card\n")
+        with tempfile.TemporaryDirectory() as cache:
+            found = datasets.load_dataset(str(folder), subset, split=split, cache_dir=cache)
+            return [dict(row) for row in found]
+
+    return theirs
+
+
+def _refused(names: dict[str, str]) -> Callable[[Path], None]:
+    def theirs(folder: Path) -> None:
+        for name, text in names.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("".join(json.dumps({"text": x}) + "\n" for x in text))
+
+    return theirs
+
+
+def _column(values: pyarrow.Array) -> Callable[[Path], None]:
+    """Writes a Parquet file with a column that Python cannot hold."""
+    return lambda folder: pyarrow.parquet.write_table(pyarrow.table({"n": [1], "x": values}), folder / "a.parquet")
+
+
+def _far(kind: pyarrow.DataType) -> pyarrow.Array:
+    return pyarrow.array([1 << 62], pyarrow.int64()).view(kind)
+
+
+FRAME = pandas.DataFrame(ROWS)
+BYTES = pyarrow.array([b"\xff"], pyarrow.binary())
+CARD = """configs:
+- config_name: en
+  data_files:
+  - split: train
+    path: x/a*.jsonl
+  - split: test
+    path: x/b.jsonl"""
+
+FILES = (
+    *(
+        Form(
+            "file",
+            f"Parquet ({packing})",
+            "pandas",
+            _written(lambda folder, packing=packing: FRAME.to_parquet(folder / "a.parquet", compression=packing)),
+            _read(),
+        )
+        for packing in ("snappy", "zstd", "gzip")
+    ),
+    Form(
+        "file", "Parquet", "datasets", _written(lambda folder: _quiet(folder).to_parquet(folder / "a.parquet")), _read()
+    ),
+    Form(
+        "file", "JSON lines", "datasets", _written(lambda folder: _quiet(folder).to_json(folder / "a.jsonl")), _read()
+    ),
+    Form(
+        "file",
+        "a JSON list",
+        "datasets",
+        _written(lambda folder: _quiet(folder).to_json(folder / "a.json", lines=False)),
+        _read(),
+    ),
+    Form(
+        "file",
+        "a JSON list over several lines",
+        "pandas",
+        _written(lambda folder: FRAME.to_json(folder / "a.json", orient="records", indent=2)),
+        _read(),
+    ),
+    *(
+        Form(
+            "file",
+            f"JSON lines in {end}",
+            "pandas",
+            _written(lambda folder, end=end: FRAME.to_json(folder / f"a.jsonl.{end}", orient="records", lines=True)),
+            _read(),
+        )
+        for end in ("gz", "bz2", "xz")
+    ),
+    Form(
+        "file",
+        "JSON lines in zst",
+        "pyarrow",
+        _written(
+            lambda folder: (folder / "a.jsonl.zst").write_bytes(
+                pyarrow.Codec("zstd").compress(FRAME.to_json(orient="records", lines=True).encode(), asbytes=True)
+            )
+        ),
+        _read(),
+    ),
+    Form("file", "CSV", "datasets", _written(lambda folder: _quiet(folder).to_csv(folder / "a.csv")), _read()),
+    Form(
+        "file", "TSV", "pandas", _written(lambda folder: FRAME.to_csv(folder / "a.tsv", sep="\t", index=False)), _read()
+    ),
+    Form(
+        "file", "CSV in gz", "pandas", _written(lambda folder: FRAME.to_csv(folder / "a.csv.gz", index=False)), _read()
+    ),
+    Form("file", "Feather", "pandas", _written(lambda folder: FRAME.to_feather(folder / "a.feather")), _read()),
+    Form(
+        "file",
+        "a saved Dataset",
+        "datasets",
+        _written(lambda folder: _quiet(folder).save_to_disk(folder / "a")),
+        _read(name="a"),
+    ),
+    Form(
+        "file",
+        "a split of a saved DatasetDict",
+        "datasets",
+        _written(
+            lambda folder: datasets.DatasetDict(
+                {"train": _quiet(folder).select([0]), "test": _quiet(folder)}
+            ).save_to_disk(folder / "a")
+        ),
+        _read("test", name="a"),
+    ),
+    Form(
+        "file",
+        "a shard of a saved Dataset",
+        "datasets",
+        _written(lambda folder: _quiet(folder).save_to_disk(folder / "a")),
+        _read(name="a/data-00000-of-00001.arrow"),
+    ),
+    Form(
+        "file",
+        "an object with a list under data",
+        "json",
+        _written(lambda folder: (folder / "a.json").write_text(json.dumps({"version": "1", "data": ROWS}, indent=1))),
+        _read(),
+    ),
+    Form(
+        "file",
+        "an object with lists under splits",
+        "json",
+        _written(lambda folder: (folder / "a.json").write_text(json.dumps({"train": ROWS[:1], "test": ROWS}))),
+        _read("test"),
+    ),
+    Form(
+        "file",
+        "an object that is no table",
+        "json",
+        lambda folder: (folder / "a.json").write_text('{\n"a": {"0": 1}\n}'),
+        _read(),
+        "expected a JSON list of objects, or an object a line, got one with a",
+    ),
+    Form(
+        "file",
+        "two columns of one name",
+        "pyarrow",
+        lambda folder: pyarrow.parquet.write_table(
+            pyarrow.Table.from_arrays([pyarrow.array([1])] * 2, names=["a", "a"]), folder / "a.parquet"
+        ),
+        _read(),
+        "has two columns 'a'",
+    ),
+    *(
+        Form(
+            "file",
+            f"a Parquet value that Python cannot hold: {name}",
+            "pyarrow",
+            _column(values),
+            _read(),
+            r"a\.parquet:1: the column x .* has a value that cannot be read",
+        )
+        for name, values in (
+            ("a far timestamp", _far(pyarrow.timestamp("us"))),
+            ("a far duration", _far(pyarrow.duration("ms"))),
+            ("a far date", pyarrow.array([1 << 30], pyarrow.int32()).view(pyarrow.date32())),
+            ("an unknown time zone", pyarrow.array([1], pyarrow.timestamp("us", tz="Mars/Olympus"))),
+            ("bytes that are no UTF-8", pyarrow.StringArray.from_buffers(1, *BYTES.buffers()[1:])),
+        )
+    ),
+)
+
+FOLDERS = (
+    *(
+        Form(
+            "folder",
+            f"files, {split}",
+            "datasets",
+            _layout({"train.jsonl": "ab", "test.jsonl": "c", "dev.jsonl": "d"}, split),
+            _read(split),
+        )
+        for split in ("train", "validation", "test")
+    ),
+    *(
+        Form(
+            "folder",
+            f"shards, {split}",
+            "datasets",
+            _layout(
+                {
+                    "data/train_sft-00000-of-00002.jsonl": "a",
+                    "data/train_sft-00001-of-00002.jsonl": "b",
+                    "data/test_sft-00000-of-00001.jsonl": "c",
+                },
+                split,
+            ),
+            _read(split),
+        )
+        for split in ("train_sft", "test_sft")
+    ),
+    *(
+        Form(
+            "folder",
+            f"folders, {split}",
+            "datasets",
+            _layout({"train/x.jsonl": "a", "train/y/z.jsonl": "b", "eval/x.jsonl": "c"}, split),
+            _read(split),
+        )
+        for split in ("train", "test")
+    ),
+    Form("folder", "names that say no split", "datasets", _layout({"b.jsonl": "b", "a.jsonl": "a"}, "train"), _read()),
+    *(
+        Form(
+            "folder",
+            f"a card with configurations, {split}",
+            "datasets",
+            _layout({"x/a1.jsonl": "a", "x/a2.jsonl": "b", "x/b.jsonl": "c", "y.jsonl": "d"}, split, "en", CARD),
+            _read(split, "en"),
+        )
+        for split in ("train", "test")
+    ),
+    Form(
+        "folder",
+        "a README, a licence, an image beside",
+        "datasets",
+        _layout({"train.jsonl": "a"}, "train", card="license: mit"),
+        lambda folder: [(folder / name).write_bytes(b"\x89PNG\0") for name in ("LICENSE", "a.png")] and _read()(folder),
+    ),
+    Form(
+        "folder",
+        "an unknown split",
+        "datasets",
+        _refused({"train.jsonl": "a", "test.jsonl": "b"}),
+        _read("validation"),
+        "has no split 'validation'; it has test, train",
+    ),
+    Form(
+        "folder",
+        "a file of no split beside one of a split",
+        "datasets",
+        _refused({"train.jsonl": "a", "more.jsonl": "b"}),
+        _read(),
+        r"more\.jsonl belong to none of the splits train",
+    ),
+    Form(
+        "folder",
+        "a file of two splits",
+        "datasets",
+        _refused({"test_train.jsonl": "a"}),
+        _read(),
+        "words of two splits",
+    ),
+    Form(
+        "folder",
+        "the same rows in two formats",
+        "datasets",
+        _refused({"train.jsonl": "a", "train.jsonl.gz": ""}),
+        _read(),
+        "would be read both",
+    ),
+)
+
+FORMS = (*FILES, *FOLDERS)
