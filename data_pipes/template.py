@@ -1,4 +1,4 @@
-"""Jinja2 templates that strangers wrote, run in a sandbox: no access to Python, a bound on rounds and on text.
+"""Jinja2 templates that strangers wrote, run in a sandbox: no access to Python, a bound on time and memory.
 
 The environment is the one that chat templates are written for, transformers': trim_blocks, lstrip_blocks, loop
 controls, `raise_exception`, `tojson`, {% generation %} blocks. It has no clock, so `strftime_now` is undefined:
@@ -7,34 +7,19 @@ templates that ask whether it is take the date that is written in them.
 
 from __future__ import annotations
 
-import functools
 import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-ROUNDS = 100_000
-"""Rounds of all loops, macros and blocks together that one text may take."""
+from data_pipes.metering import CALL, LOOKUP, NODE, Sandbox, SandboxError, meter, metered_filter, metered_test
 
-CHARACTERS = 1 << 24
-"""Characters that one text may have, and all that is written or joined on the way to it."""
-
-LARGE = 1 << 26
-"""Product of the sizes of two things that may be multiplied, as a text and what is put in for each of its letters."""
-
-GROWING = frozenset((
-    "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace", "rjust", "tojson",
-    "translate", "wordwrap", "zfill",
-))  # fmt: skip
-"""Methods and filters that can write far more than they read."""
-
-TOO_LARGE = "it makes a text or a number too large for a template"
+SOURCE = 1 << 18
+"""Characters of a template; the longest published ones have a tenth of it."""
 
 OPEN, CLOSE, BEGIN, END, HERE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
 """Code points that are no characters, for use between programs (Unicode 23.7). OPEN number CLOSE stands for a text that
@@ -47,7 +32,7 @@ class Program(NamedTuple):
 
     Fields:
         run: what renders it.
-        meter: the name under which it calls what counts its rounds and characters.
+        meter: with what the names begin under which it calls its meter (`data_pipes.metering`).
         names: the variables that it reads and does not set itself.
         marked: it has {% generation %} blocks.
     """
@@ -59,10 +44,10 @@ class Program(NamedTuple):
 
 
 def compiled(source: str) -> Program:
-    """Compiles a template in which everything that repeats or grows is counted.
+    """Compiles a template in which everything that takes time or memory is charged.
 
-    Nobody can tell from a program whether it will end, so its syntax tree is changed: every loop, macro and block
-    counts its rounds, and what is written or joined counts its characters.
+    Its syntax tree is changed: loops, macros and blocks, what is written or joined, comparisons, slices and lookups
+    call the meter; filters, tests, calls and operators are charged by the environment.
 
     Args:
         source: jinja2.
@@ -71,7 +56,7 @@ def compiled(source: str) -> Program:
         Program.
 
     Raises:
-        ValueError: if it does not compile, with the line.
+        ValueError: if it does not compile, with the line, or has more than 262,144 characters.
 
     Example:
         >>> compiled("Hello{{ name")
@@ -80,14 +65,16 @@ def compiled(source: str) -> Program:
         ValueError: the chat template does not compile: line 1: unexpected end of template, expected 'end of print
         statement'.
     """
-    environment = _environment()
+    if len(source) > SOURCE:
+        raise ValueError(f"the chat template has {len(source):,} characters; expected at most {SOURCE:,}")
+    meter = _unused("_meter", source)
+    environment = _environment(meter)
     try:
         tree = environment.parse(source)
         _check_names(node.attr for node in tree.find_all(nodes.NSRef))
         names = frozenset(meta.find_undeclared_variables(tree))
         marked = any(data.data == BEGIN for data in tree.find_all(nodes.TemplateData))
-        meter = _unused("_meter", source)
-        _count(tree, meter)
+        _charge(tree, meter)
         tree.set_environment(environment)
         code = environment.compile(tree, "template", "template")
     except (jinja2.TemplateError, RecursionError, SyntaxError, UnicodeError, MemoryError) as error:
@@ -109,16 +96,17 @@ def run(program: Program, **variables: Any) -> str:
         The text, with BEGIN and END of {% generation %} blocks in it.
 
     Raises:
-        ValueError: if it raises anything, takes more than 100,000 rounds, calls itself without end, or writes more than
-            16 Mi characters.
+        ValueError: if it raises anything, calls itself without end, or takes too long or too much memory for what it is
+            given.
 
     Example:
         >>> run(compiled("{% for m in messages %}{{ m.content }}!{% endfor %}"), messages=[{"content": "Hi"}])
         'Hi!'
     """
-    meter, bounded = _meters()
+    made = meter(variables)
+    named = {f"{program.meter}_{name}": getattr(made, name) for name in made._fields}
     try:
-        return "".join(_within(program.run.generate(**{**variables, program.meter: meter, "range": bounded})))
+        return "".join(_within(program.run.generate(**{**variables, **named, "range": made.range}), made.spend))
     except RecursionError:
         raise ValueError("the chat template failed: it calls itself without end") from None
     except Exception as error:  # whatever a stranger's program may raise
@@ -138,123 +126,81 @@ class _Generation(Extension):
         return [begin, nodes.Scope(body).set_lineno(line), end]
 
 
-class _SandboxError(jinja2.TemplateError):
-    """What a template asked to raise, or may not do."""
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
-    """Refuses sums and products that would fill the memory before their characters can be counted."""
-
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
-
-    def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function or a method, within bounds."""
-        if (name := getattr(__function, "__name__", "")) in GROWING:
-            owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", "")
-            _refuse_large(name, owner, *args, *kwargs.values())
-        return super().call(__context, __function, *args, **kwargs)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Computes `left operator right`, within bounds."""
-        if operator == "+" and isinstance(left, str | list) and len(left) + len(right) > CHARACTERS:
-            raise _SandboxError(TOO_LARGE)
-        if operator == "**" and (_size(left) > CHARACTERS or _size(right) > 64):
-            raise _SandboxError(TOO_LARGE)
-        if operator == "*" or (operator == "%" and isinstance(left, str)):
-            _refuse_large("format" if operator == "%" else "", left, right)
-        return super().call_binop(context, operator, left, right)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(meter: str) -> Sandbox:
     """What templates expect to find, without a clock or filler text."""
-    made = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    made.purse = f"{meter}_spend"
     made.filters["tojson"] = _to_json
-    made.filters |= {name: _bounded(name, made.filters[name]) for name in GROWING & made.filters.keys()}
+    made.filters = {name: metered_filter(name, function, made.purse) for name, function in made.filters.items()}
+    tests: dict[str, Any] = {**made.tests}
+    made.tests = {name: metered_test(name, function, made.purse) for name, function in tests.items()}
     made.globals["raise_exception"] = _raise
     made.globals["namespace"] = _namespace
     del made.globals["lipsum"]
     return made
 
 
-def _count(tree: nodes.Template, meter: str) -> None:
-    """Puts the meter into every loop, macro and block, and around all that is written or joined."""
+def _charge(tree: nodes.Template, meter: str) -> None:
+    """Puts the meter into every loop, macro and block, and around what is written, joined, compared, cut or looked up.
 
-    def call(arguments: list, line: int) -> Any:
-        return nodes.Call(nodes.Name(meter, "load"), arguments, [], None, None).set_lineno(line)
+    Comparisons with a constant are as quick as it is short, and are left as they are.
+    """
+
+    def call(what: str, arguments: list, line: int) -> Any:
+        return nodes.Call(nodes.Name(f"{meter}_{what}", "load"), arguments, [], None, None).set_lineno(line)
 
     every: list[Any] = list(tree.find_all(nodes.Node))
+    weights = {id(node): sum(map(_weight, node.find_all(nodes.Expr))) for node in every if isinstance(node, LOOPS)}
     for node in every:
+        line = node.lineno
         if isinstance(node, nodes.Concat):
-            node.nodes = [call(node.nodes, node.lineno)]
+            node.nodes = [call("shown", node.nodes, line)]
         elif isinstance(node, nodes.Output):
-            node.nodes = [x if isinstance(x, nodes.TemplateData) else call([x], x.lineno) for x in node.nodes]
-        elif isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block):
-            node.body = [nodes.Output([call([], node.lineno)]).set_lineno(node.lineno), *node.body]
-        if isinstance(node, nodes.For) and node.test is not None:
-            node.test = nodes.Or(call([], node.lineno), node.test).set_lineno(node.lineno)
+            node.nodes = [x if isinstance(x, nodes.TemplateData) else call("shown", [x], x.lineno) for x in node.nodes]
+        elif isinstance(node, LOOPS):
+            units = nodes.Const(CALL + weights[id(node)])
+            node.body = [nodes.Output([call("round", [units], line)]).set_lineno(line), *node.body]
+            if isinstance(node, nodes.For) and node.test is not None:
+                node.test = nodes.Or(call("round", [units], line), node.test).set_lineno(line)
+        elif isinstance(node, nodes.Compare) and not _quick(node):
+            if len(node.ops) == 1:
+                name = nodes.Const(node.ops[0].op)
+                node.expr, node.ops = call("compare", [name, node.expr, node.ops[0].expr], line), []
+            else:
+                node.expr = call("paid", [node.expr], line)
+                for operand in node.ops:
+                    operand.expr = call("paid", [operand.expr], line)
+        elif isinstance(node, nodes.Getitem):
+            if isinstance(node.arg, nodes.Slice):
+                node.node = call("paid", [node.node], line)
+            elif not isinstance(node.arg, nodes.Const | nodes.BinExpr):
+                node.arg = call("paid", [node.arg], line)
 
 
-def _meters() -> tuple[Callable[..., Any], Callable[..., range]]:
-    """The meter of one run, which counts a round, or the characters of values if it is given any; and a range."""
-    rounds, characters, numbers = [0], [0], [0]
-
-    def spend(purse: list[int], cost: int, limit: int, what: str) -> None:
-        purse[0] += cost
-        if purse[0] > limit:
-            raise _SandboxError(f"it took more than {limit:,} {what}; does it loop for ever?")
-
-    def meter(*values: Any) -> Any:
-        if not values:
-            spend(rounds, 1, ROUNDS, "rounds of its loops")
-            return ""
-        texts = values if len(values) == 1 else [str(value) for value in values]
-        spend(characters, sum(len(x) for x in texts if isinstance(x, str)), CHARACTERS, "characters")
-        return values[0] if len(values) == 1 else "".join(texts)
-
-    def bounded(*ends: int) -> range:
-        spend(numbers, len(range(*ends)), ROUNDS, "numbers of range")
-        return range(*ends)
-
-    return meter, bounded
+LOOPS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
+"""What can be run again and again."""
 
 
-def _within(pieces: Any) -> list[str]:
-    """The pieces of a text that is not too long."""
-    found, size = [], 0
+def _weight(node: nodes.Expr) -> int:
+    """Units of an expression whose parts are counted by themselves."""
+    return LOOKUP if isinstance(node, nodes.Getattr | nodes.Getitem | nodes.NSRef) else NODE
+
+
+def _quick(node: nodes.Compare) -> bool:
+    """Whether a comparison has one operator, and is as quick as a constant in the template is short."""
+    if len(node.ops) != 1:
+        return False
+    inside = node.ops[0].op in ("in", "notin")
+    sides = (node.ops[0].expr,) if inside else (node.expr, node.ops[0].expr)
+    return any(isinstance(side, nodes.Const) or (isinstance(side, nodes.List | nodes.Tuple) and not [
+        x for x in side.items if not isinstance(x, nodes.Const)]) for side in sides)  # fmt: skip
+
+
+def _within(pieces: Iterable[str], spend: Callable[[int], None]) -> Iterator[str]:
+    """The pieces of a text, each charged."""
     for piece in pieces:
-        size += len(piece)
-        if size > CHARACTERS:
-            raise _SandboxError(f"it wrote more than {CHARACTERS:,} characters")
-        found.append(piece)
-    return found
-
-
-def _bounded(name: str, function: Callable) -> Callable:
-    """A filter that refuses large arguments, and what else it was."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        _refuse_large(name, *args, *kwargs.values())
-        return function(*args, **kwargs)
-
-    return call
-
-
-def _refuse_large(operation: str, *values: Any) -> None:
-    """Refuses values of which one may be repeated as often as another is long, and a format with a huge width."""
-    sizes = sorted((1, 1, *(_size(value) for value in values)), reverse=True)
-    wide = operation.startswith("format") and isinstance(values[0], str) and re.search(r"\d{6}|%[^a-z]*\*", values[0])
-    if wide or sizes[0] * sizes[1] > LARGE:
-        raise _SandboxError(TOO_LARGE)
-
-
-def _size(value: Any) -> float:
-    """Characters of a text, of all texts in a list, or a number's own size."""
-    if isinstance(value, int | float):
-        return abs(value)
-    if isinstance(value, list | tuple):
-        return sum(len(x) if isinstance(x, str) else 1 for x in value)
-    return len(value) if isinstance(value, str) else 1
+        spend(len(piece))
+        yield piece
 
 
 def _unused(name: str, source: str) -> str:
@@ -279,12 +225,12 @@ def _check_names(names: Iterable[Any]) -> None:
     """Refuses names that begin with an underscore."""
     for name in names:
         if isinstance(name, str) and name.startswith("_"):
-            raise _SandboxError(f"a namespace cannot hold {name!r}: no name may begin with an underscore")
+            raise SandboxError(f"a namespace cannot hold {name!r}: no name may begin with an underscore")
 
 
 def _raise(message: str) -> NoReturn:
     """What templates call on messages that they do not take."""
-    raise _SandboxError(message)
+    raise SandboxError(message)
 
 
 def _words(error: Exception) -> str:
