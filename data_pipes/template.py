@@ -16,7 +16,8 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.utils import Namespace
 
-from data_pipes.metering import CALL, LOOKUP, NODE, Sandbox, SandboxError, meter, metered_filter, metered_test
+from data_pipes.metering import Sandbox, meter, metered_filter, metered_test
+from data_pipes.prices import CALL, LOOKUP, NODE, SandboxError
 
 SOURCE = 1 << 18
 """Characters of a template; the longest published ones have a tenth of it."""

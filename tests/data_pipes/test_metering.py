@@ -9,7 +9,7 @@ import pytest
 
 from data_pipes.chat import chat_template, render
 from data_pipes.messages import Message
-from data_pipes.metering import deep
+from data_pipes.prices import deep
 from data_pipes.template import compiled, run
 from data_pipes.templates import NAMED
 

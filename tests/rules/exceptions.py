@@ -43,12 +43,13 @@ CLASSES: Mapping[str, str] = {
     "stages.evaluate.harness.Loaded": "lm-eval takes a model as a class",
     "stages.evaluate.harness.Ours": "lm-eval takes a model as a class",
     "data_pipes.template._Generation": "jinja2 takes a tag of its own as a class",
-    "data_pipes.template._Sandbox": "jinja2 takes the rules of a sandbox as a class",
+    "data_pipes.metering.Sandbox": "jinja2 takes the rules of a sandbox as a class",
 }
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/chat_jobs.py": "tests/data_pipes/test_chat.py",
+    "data_pipes/prices.py": "tests/data_pipes/test_metering.py",
     "data_pipes/shown.py": "tests/data_pipes/test_spans.py",
     "data_pipes/messages.py": "tests/data_pipes/test_forms.py",
     "data_pipes/tokenizer/more_tokens.py": "tests/outside/tokenizer_folders.py",
