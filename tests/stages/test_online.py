@@ -167,6 +167,17 @@ def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
     assert same_bits(parts(masked).update(state, cut, rewards).params, state.params)
 
 
+@KINDS
+def test_truncated_sampling_leaves_the_first_ratio_at_one(kind: object) -> None:
+    """Log-probabilities are those of the whole distribution at the temperature, as the loss computes them."""
+    for options in ({"top_p": 0.6}, {"top_k": 3, "temperature": 0.7}, {"top_p": 0.9, "mask_truncated": True}):
+        made = make(kind, **options, **({"epochs": 1} if kind is ppo else {}))
+        metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
+        assert metrics["approx_kl"].abs() < 1e-6
+        assert metrics["clip_ratio/region_mean"] == 0
+        assert metrics["sampling/sampling_logp_difference/mean"] < 1e-5
+
+
 def test_weights_are_one_a_reward() -> None:
     with pytest.raises(ValueError, match="expected 1 weights, one for each reward, got 2"):
         make(grpo, weights=(1.0, 2.0)).step(make(grpo).init(random.key(0)), prompts(0))
