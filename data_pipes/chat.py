@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipes.chat_jobs import Cut, Job, OnError, cut_answers, cut_begun, cut_prompt, encode_jobs
 from data_pipes.messages import PLAIN, Context, Message
-from data_pipes.rendering import ChatTemplate, bare, hider, restored, text_of
+from data_pipes.rendering import ChatTemplate, bare, for_context, hider, restored, text_of
 from data_pipes.template import compiled
 from data_pipes.templates import CHATML
 from data_pipes.tokenizer.spec import Tokenizer
@@ -42,6 +42,7 @@ def chat_template(
     eos_token: str = "",
     special_tokens: Mapping[str, str] = MappingProxyType({}),
     variables: Iterable[tuple[str, Any]] = (),
+    tool_use: str | None = None,
 ) -> ChatTemplate:
     """Compiles a template.
 
@@ -53,6 +54,7 @@ def chat_template(
             "unk_token": ..., "pad_token": ...}. As in transformers, a token that the tokenizer does not have is not
             defined in the template: leave it out, or give "".
         variables: (name, value) pairs that the template may name; a row's own (`Context.variables`) win.
+        tool_use: jinja2 for conversations that have tools; None takes the same.
 
     Returns:
         ChatTemplate.
@@ -73,7 +75,9 @@ def chat_template(
     for name in (*tokens, *named):
         if not name.isidentifier():
             raise ValueError(f"chat_template: a template can name no variable {name!r}; use letters, digits and _")
-    return ChatTemplate(source, compiled(source), tuple(sorted(tokens.items())), tuple(sorted(named.items())))
+    given = tuple(sorted(tokens.items())), tuple(sorted(named.items()))
+    other = None if tool_use is None else ChatTemplate(tool_use, compiled(tool_use), *given)
+    return ChatTemplate(source, compiled(source), *given, other)
 
 
 def render(
@@ -102,6 +106,7 @@ def render(
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
     guarded, context, hidden = hider(())(messages, context)
+    template = for_context(template, context)
     return restored(bare(text_of(template, guarded, prompt=add_generation_prompt, context=context)), hidden)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipes.chat_tokens import encode_spans
 from data_pipes.messages import Context, Message
-from data_pipes.rendering import ChatTemplate, Hidden, bare, hider, text_of
+from data_pipes.rendering import ChatTemplate, Hidden, bare, for_context, hider, text_of
 from data_pipes.shown import check_shown
 from data_pipes.spans import Chat, Span, prompt_text, spans
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
@@ -67,7 +67,7 @@ def encode_jobs(
     rows: list[tuple[list[Span], list[str]]] = []
     for number, job in enumerate(jobs):
         try:
-            rows.append(cut(template, job, hide, controls))
+            rows.append(cut(for_context(template, job.context), job, hide, controls))
         except ValueError as error:
             if on_error is None:
                 raise

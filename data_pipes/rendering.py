@@ -39,16 +39,18 @@ class ChatTemplate:
         program: the source, compiled.
         special_tokens: (name, text) pairs, such as ("bos_token", "<s>"), ascending by name.
         variables: further (name, value) pairs, such as ("enable_thinking", False), ascending by name.
+        tool_use: what renders conversations that have tools, if that is another template.
     """
 
     source: str
     program: Program = field(repr=False, compare=False)
     special_tokens: tuple[tuple[str, str], ...] = ()
     variables: tuple[tuple[str, Any], ...] = field(default=(), hash=False)
+    tool_use: ChatTemplate | None = field(default=None, repr=False)
 
     def __reduce__(self) -> Any:
         """Pickles as its source, and compiles again."""
-        return _made, (self.source, self.special_tokens, self.variables)
+        return _made, (self.source, self.special_tokens, self.variables, self.tool_use)
 
 
 class Hidden(NamedTuple):
@@ -110,6 +112,11 @@ def restored(text: str, texts: Sequence[str]) -> str:
 def bare(text: str) -> str:
     """Returns a rendered text without the marks of {% generation %} blocks."""
     return re.sub(f"[{BEGIN}{END}]", "", text)
+
+
+def for_context(template: ChatTemplate, context: Context) -> ChatTemplate:
+    """Returns the template that renders a conversation: the one for tools where it has tools, as in transformers."""
+    return template.tool_use if context.tools and template.tool_use is not None else template
 
 
 def text_of(
@@ -177,9 +184,9 @@ def open_text(template: ChatTemplate, messages: Sequence[Message], *, context: C
     return begun if text.startswith(f"{HERE} ", place) else begun.rstrip()
 
 
-def _made(source: str, special_tokens: tuple, variables: tuple) -> ChatTemplate:
+def _made(source: str, special_tokens: tuple, variables: tuple, tool_use: ChatTemplate | None) -> ChatTemplate:
     """A template that was pickled."""
-    return ChatTemplate(source, compiled(source), special_tokens, variables)
+    return ChatTemplate(source, compiled(source), special_tokens, variables, tool_use)
 
 
 def _pattern(controls: Sequence[str]) -> re.Pattern:

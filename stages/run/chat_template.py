@@ -44,7 +44,7 @@ def template_of(path: str | None, base: Pretrained, template_kwargs: str | None 
     if source is None:
         source = _chatml(base)
     variables = template_variables(template_kwargs)
-    found = _compiled(source, base, variables)
+    found = _compiled(source, base, variables, tool_use=None if path else dict(base.other_templates).get("tool_use"))
     check_variables(variables, found.program.names)
     try:
         if not ends(base, found):
@@ -126,9 +126,11 @@ def trained_with(base: Pretrained, template: ChatTemplate) -> Pretrained:
     )
 
 
-def _compiled(source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = ()) -> ChatTemplate:
+def _compiled(
+    source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = (), tool_use: str | None = None
+) -> ChatTemplate:
     """A template with the special tokens that the model's files name."""
-    return chat_template(source, special_tokens=named_tokens(base), variables=variables)
+    return chat_template(source, special_tokens=named_tokens(base), variables=variables, tool_use=tool_use)
 
 
 def _given(path: str) -> str:

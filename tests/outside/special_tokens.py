@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipes.chat import encode_chat
-from data_pipes.messages import Message
+from data_pipes.messages import PLAIN as PLAIN_CONTEXT
+from data_pipes.messages import Context, Message
 from stages.run import chat_template, pretrained, prompt
 from tests.outside import written
 from tests.outside.form import Form
@@ -21,6 +22,9 @@ HEADER = (
     "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {
+    "type": "object", "properties": {"a": {"type": "number"}}}}}  # fmt: skip
+TOOLS = "{{ bos_token }}{% for t in tools %}{{ t.function.name }}{% endfor %}" + HEADER
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 MARKS = "{{ bos_token }}[{{ eos_token }}|{{ pad_token }}|{{ unk_token }}]{% for m in messages %}{{ m.content }}" \
     "{{ eos_token }}{% endfor %}"  # fmt: skip
@@ -88,12 +92,12 @@ TURN_ENDS = {"Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>", "Mistral": "</s>
              "Command-R": "<|END_OF_TURN_TOKEN|>"}  # fmt: skip
 
 
-def _ids(folder: Path) -> list[int]:
+def _ids(folder: Path, context: Context = PLAIN_CONTEXT) -> list[int]:
     """Our ids of the chat."""
     base = pretrained.load(folder)
     said = [Message(role, content) for role, content in CHAT]
     template = chat_template.template_of(None, base)
-    return encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
+    return encode_chat(template, base.tokenizer, said, add_generation_prompt=True, context=context).tokens.tolist()
 
 
 def _their_ids(folder: Path) -> list[int]:
@@ -216,6 +220,11 @@ FORMS = (
           files={"tokenizer_config.json": CONFIG | {"eos_token": "Ġis"}}),
     _chat("chat_template as a list of named ones", files={"tokenizer_config.json": CONFIG | {"chat_template": [
         {"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": MARKS}]}}),
+    Form("special tokens", "the template tool_use where a row has tools", "transformers",
+         lambda folder: written.tokenizer(written.model(folder, files={"tokenizer_config.json": CONFIG | {
+             "chat_template": [{"name": "default", "template": HEADER}, {"name": "tool_use", "template": TOOLS}]}})
+         ).apply_chat_template(ASKED, tools=[TOOL], add_generation_prompt=True, return_dict=False),
+         lambda folder: _ids(folder, Context((TOOL,)))),
     _chat("chat_template.jinja wins over tokenizer_config.json",
           files={"tokenizer_config.json": CONFIG | {"chat_template": "{{ 1 }}"}, "chat_template.jinja": MARKS}),
     _chat("additional_chat_templates beside chat_template.jinja",
