@@ -61,7 +61,8 @@ class TuningOptions:
     ema: float | None = None
     """Decay of an average of the weights, such as 0.999; the final model is then the average."""
     lora: Literal["conservative", "balanced", "aggressive"] | None = None
-    """Train adapters of this size, and leave the model as it is; final_model then holds adapters in PEFT's format."""
+    """Train adapters of this size, and leave the model as it is; final_model then holds adapters in PEFT's format,
+    joined with those at --model_path, if there are any."""
     qlora: bool = False
     """Adapters over a model whose matrices are stored in four bits a number."""
     lora_rank: int | None = None
@@ -69,7 +70,7 @@ class TuningOptions:
     lora_alpha: float | None = None
     """Numerator of their scale, a factor: alpha / rank."""
     lora_targets: tuple[str, ...] = ()
-    """Matrices that get one, such as q v, or patterns of paths."""
+    """Matrices that get one, such as q v, patterns of paths, or PEFT's names: q_proj, lm_head, all-linear."""
     lora_dropout: float | None = None
     """Share of their inputs that is dropped."""
     use_rslora: bool = False

@@ -8,19 +8,22 @@ Source: the format that PEFT writes, adapter_config.json and adapter_model.safet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure import tree
-from pure.adapt.lora_config import LoRAConfig, Site, sites
+from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites
 from pure.interop import hf
 from pure.interop.peft_weights import PREFIX, Adapters, Patch, plain
 from pure.types import Tree
 
 KINDS: Mapping[str, str] = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+_OURS: Mapping[str, tuple[str, str]] = {
+    f"{matrix}_proj": ("attention" if matrix in "qkvo" else "feedforward", matrix) for matrix in MATRICES
+}
 
 
 def to_weights(adapters: Tree) -> dict[str, Tensor]:
@@ -55,6 +58,37 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,
     }
+
+
+def own_targets(names: Sequence[str]) -> tuple[str, ...]:
+    """PEFT's names of modules -> ours; names and patterns of ours stay.
+
+    Args:
+        names: such as "q_proj", "self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head" or "all-linear"; a text may
+            hold several, separated by commas.
+
+    Raises:
+        ValueError: for the embedding, which gets no adapter here.
+
+    Example:
+        >>> own_targets(["q_proj,v_proj", "model.layers.0.mlp.up_proj", "k"])
+        ('q', 'v', 'layers/0/feedforward/up', 'k')
+    """
+    found: list[str] = []
+    for name in (part.strip() for text in names for part in text.split(",")):
+        parts = name.split(".")
+        numbers = [part for part in parts if part.isdecimal()]
+        if name.lower() == "all-linear":
+            found += MATRICES
+        elif parts[-1] in _OURS:
+            home, matrix = _OURS[parts[-1]]
+            found.append(f"layers/{numbers[0]}/{home}/{matrix}" if numbers else matrix)
+        elif parts[-1] == "embed_tokens":
+            raise ValueError(f"lora: {name} is the embedding, which gets no adapter here; targets are "
+                             f"{', '.join(_OURS)}, lm_head (of a head that is not tied) and all-linear")  # fmt: skip
+        else:
+            found.append("head" if parts[-1] == "lm_head" else name)
+    return tuple(dict.fromkeys(x for x in found if x))
 
 
 def to_adapters(adapters: Tree, config: LoRAConfig, base: Tree) -> Adapters:
@@ -105,20 +139,29 @@ def join(first: Adapters, second: Adapters) -> Adapters:
     return Adapters(tuple(joined), {}, {})
 
 
-def joined_config(adapters: Adapters, *, base_name: str, dropout: float) -> dict[str, Any]:
+def joined_config(adapters: Adapters, *, base_name: str, dropout: float, layers: int) -> dict[str, Any]:
     """The fields of adapter_config.json for joined adapters: alpha is the rank, so that the scale is 1.
 
     Args:
         adapters: from `join`.
         base_name: of the base model, as transformers can load it.
         dropout: of the last training.
+        layers: of the base; a matrix that is adapted in each of them is named once.
+
+    Example:
+        >>> one = Patch("model.layers.0.mlp.up_proj", torch.ones(1, 2), torch.ones(2, 1), 1.0)
+        >>> fields = joined_config(Adapters((one,), {}, {}), base_name="base", dropout=0.0, layers=1)
+        >>> fields["target_modules"], fields["r"], fields["lora_alpha"]
+        (['up_proj'], 1, 1)
     """
+    counts = Counter(patch.module.rsplit(".", 1)[-1] for patch in adapters.patches)
+    endings = {name for name, count in counts.items() if count == layers}
     ranks = {patch.module: patch.a.shape[0] for patch in adapters.patches}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     others = {module: rank for module, rank in ranks.items() if rank != usual}
     return {
         **_fields(base_name, usual, usual, dropout),
-        "target_modules": sorted(ranks),
+        "target_modules": sorted({end if (end := m.rsplit(".", 1)[-1]) in endings else m for m in ranks}),
         "rank_pattern": others,
         "alpha_pattern": dict(others),
     }

@@ -20,7 +20,7 @@ from pure.interop.peft_targets import rank, saved, scale, targeted
 PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = frozenset((f"{EMBEDDING}.weight", f"{HEAD}.weight"))
-ROWS = "token_adapter.trainable_tokens_delta"
+ADAPTED, ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
 NAMED = ("lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
          "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
          "lora_magnitude_vector.weight")  # fmt: skip
@@ -89,8 +89,8 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
     Steps:
         1. Names without PEFT's prefix and the adapter's name.
         2. Low-rank changes of the modules that the fields name.
-        3. Rows of the embedding.
-        4. Weights that are stored whole.
+        3. Weights that are stored whole.
+        4. Rows of the embedding.
         5. Refuse what is left.
     """
     # 1. Names.
@@ -98,18 +98,18 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
     # 2. Low-rank changes.
     modules = _targets(fields, base)
     patches = tuple(_patch(fields, module, rest, base) for module in modules)
-    # 3. Rows.
+    # 3. Whole weights.
+    numbers = _token_rows(fields, rest, base)
+    if both := set(numbers) & set(modules):
+        raise ValueError(f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported")
+    whole = _whole(fields, rest, base, dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED))
+    # 4. Rows.
     rows = {}
-    for ending, numbers in fields.token_indices.items():
-        module = EMBEDDING if ending == "embed_tokens" else HEAD
-        size = _weight(base, module)
-        if module in modules:
-            raise ValueError(f"trainable_token_indices and target_modules both name {ending}; that is not supported")
-        if max(numbers, default=0) >= size.shape[0]:
-            raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(numbers)}")
-        rows[module] = numbers, _take(rest, f"{module}.{ROWS}", (len(numbers), size.shape[1]))
-    # 4. Whole weights.
-    whole = _whole(fields, rest, base, modules)
+    for module, which in numbers.items():
+        size = whole.get(f"{module}.weight", _weight(base, module))
+        if max(which, default=0) >= size.shape[0]:
+            raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(which)}")
+        rows[module] = which, _take(rest, f"{module}.{ROWS}", (len(which), size.shape[1]))
     # 5. Refuse.
     if rest:
         raise ValueError(f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
@@ -159,6 +159,16 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
+def _token_rows(
+    fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> dict[str, tuple[int, ...]]:
+    """{module: rows that were trained}; PEFT may store those of a tied embedding for the head as well."""
+    found = {EMBEDDING if x == "embed_tokens" else HEAD: numbers for x, numbers in fields.token_indices.items()}
+    if f"{HEAD}.weight" not in base and EMBEDDING in found and f"{HEAD}.{ROWS}" in rest:
+        found.setdefault(HEAD, found[EMBEDDING])
+    return found
+
+
 def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
     """A module's matrix; a tied head is the embedding."""
     return base[f"{module}.weight"] if f"{module}.weight" in base else base[f"{EMBEDDING}.weight"]
@@ -201,14 +211,17 @@ def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Ma
 
 
 def _whole(
-    fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], modules: list[str]
+    fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Weights that stand in the place of the base's: modules_to_save, trained biases, and resized embeddings."""
+    """Weights that stand in the place of the base's: modules_to_save, trained biases, and resized embeddings.
+
+    `wrapped` has the modules that PEFT keeps inside another one, and how it calls them there.
+    """
     names = {*base, f"{HEAD}.weight"}  # a tied head may get weights of its own
     places = {}
     for name in names:
         module, kind = name.rsplit(".", 1)
-        places[f"{module}.base_layer.{kind}" if module in modules else name] = name
+        places[f"{module}.{wrapped[module]}.{kind}" if module in wrapped else name] = name
     whole = {}
     for stored in [name for name in rest if name in places]:
         name = places[stored]
@@ -223,11 +236,11 @@ def _whole(
         if not any(saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed):
             raise ValueError(f"modules_to_save: the base has no module {module!r}")
     biases = {name for name in base if name.endswith(".bias") and fields.bias != "none"}
-    needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in modules}
+    needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}
     if missing := needed - set(whole):
         raise ValueError(f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
                          "(modules_to_save, bias) say it has")  # fmt: skip
-    _check_rows(whole, base, modules)
+    _check_rows(whole, base, [m for m, inside in wrapped.items() if inside != ADAPTED])
     return whole
 
 

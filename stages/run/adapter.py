@@ -27,6 +27,7 @@ from pure.types import Model, Tree
 from stages.run import model_folder
 from stages.run.adapter_folder import BASE, CONFIG, WEIGHTS, digest
 from stages.run.earlier import Earlier
+from stages.run.gguf_file import is_gguf
 from stages.tuning_options import TuningOptions
 
 
@@ -60,8 +61,9 @@ def asked(options: TuningOptions) -> LoRAConfig | None:
     Raises:
         ValueError: if adapters are described, but neither --lora nor --qlora is given.
     """
+    targets = peft.own_targets(options.lora_targets) or None
     changes: dict[str, Any] = {
-        "rank": options.lora_rank, "alpha": options.lora_alpha, "targets": options.lora_targets or None,
+        "rank": options.lora_rank, "alpha": options.lora_alpha, "targets": targets,
         "dropout": options.lora_dropout, "use_rslora": options.use_rslora or None, "use_dora": options.use_dora or None,
     }  # fmt: skip
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -156,6 +158,8 @@ def told(adapter: Adapter, params: Tree) -> str:
     every = sum(site.shape[0] * site.shape[1] for site in sites(adapter.base, LoRAConfig()).values())
     took, wide = nf4_bytes(adapter.base)
     line = f"adapters: {few:,} numbers to train, {few / every:.2%} of the {every:,} in the layers' matrices"
+    if is_gguf(adapter.path):
+        line += "; PEFT loads no GGUF file as their base: for PEFT, run intro2llm import first and train on that"
     return line + (f"; these take {took / 1e6:.1f} MB in four bits, {took / wide:.2f} of bfloat16" if took else "")
 
 
@@ -178,7 +182,9 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
     fields, tensors = peft.to_config(adapter.config, adapter.base, base_name=adapter.path), peft.to_weights(params)
     if adapter.earlier is not None:
         both = peft.join(adapter.earlier, peft.to_adapters(params, adapter.config, adapter.base))
-        fields = peft.joined_config(both, base_name=adapter.path, dropout=adapter.config.dropout)
+        fields = peft.joined_config(
+            both, base_name=adapter.path, dropout=adapter.config.dropout, layers=len(adapter.base["layers"])
+        )
         tensors = peft.joined_weights(both)
     beside = {"path": adapter.path, "dtype": str(adapter.dtype).removeprefix("torch."),
               "quantized": adapter.quantized, "digest": adapter.digest}  # fmt: skip

@@ -253,6 +253,8 @@ FORMS = (
     _right("rows of new tokens, tied", tied=True, trainable_token_indices={"embed_tokens": [9, 4]}),
     _right("rows of embedding and head", trainable_token_indices={"embed_tokens": [3], "lm_head": [5, 4]}),
     _right("a larger vocabulary", rows=280),
+    _right("a larger vocabulary, rows of it trained", rows=280, trainable_token_indices=[275, 4]),
+    _right("a larger vocabulary, rows of it trained, tied", tied=True, rows=280, trainable_token_indices=[275, 4]),
     _right("a larger vocabulary, tied", tied=True, rows=280, target_modules=["q_proj"]),
     _right("fan_in_fan_out, which linear layers ignore", change=_fields(fan_in_fan_out=True)),
     _right("fields of later versions that are off", change=_fields(use_new_thing=False, new_config=None, new_list=[])),

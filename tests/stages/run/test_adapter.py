@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from pure import tree
 from stages.cli.flags import parse
 from stages.cli.main import main
-from stages.run import adapter_folder, checkpoint, pretrained, reward_model, tuning
-from stages.tuning_options import DPOOptions
-from tests.stages.rungs import RUNGS, flags, run
+from stages.run import adapter, adapter_folder, checkpoint, pretrained, reward_model, tuning
+from stages.tuning_options import DPOOptions, SFTOptions
+from tests.stages.rungs import RUNGS, flags, run, write_model
 
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
 
@@ -51,7 +51,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"use_rslora": True, "lora_targets": ["q", "up"]}])
+@pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"use_rslora": True, "lora_targets": "q,up"}])
 def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL, **changes) == 0
     folder = tmp_path / "sft" / "final_model"
@@ -73,11 +73,11 @@ def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp
 
 
 ROUNDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "other ranks and targets": ({"lora_rank": 3}, {"lora_targets": ["q", "up"], "use_rslora": True}),
+    "other ranks and targets": ({"lora_rank": 3}, {"lora_targets": "q,up", "use_rslora": True}),
     "the same twice": ({}, {}),
     "quantised first": ({"qlora": True}, {}),
     "quantised last": ({}, {"qlora": True}),
-    "quantised twice": ({"qlora": True}, {"qlora": True, "lora_targets": ["v", "down"]}),
+    "quantised twice": ({"qlora": True}, {"qlora": True, "lora_targets": "v,down"}),
 }
 
 
@@ -103,6 +103,38 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
         theirs = peft.PeftModel.from_pretrained(base, folder).eval()
         with torch.no_grad():
             torch.testing.assert_close(logits, theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "matrices"),
+    [
+        (("q_proj", "v_proj"), "qv"),
+        (("q_proj,v_proj",), "qv"),
+        (("self_attn.o_proj",), "o"),
+        (("all-linear",), ["q", "k", "v", "o", "gate", "up", "down"]),
+    ],
+)
+def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    found = pretrained.load(tmp_path / "model")
+    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=typed)
+    built = adapter.build(options, found.model, found.params, torch.float32)
+    assert built is not None
+    assert {path.rsplit("/", 2)[1] for path in tree.paths(built.model.spec)} == set(matrices)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [("embed_tokens", "is the embedding, which gets no adapter here; targets are q_proj"),
+     ("c_attn", "'c_attn' fits no matrix of the base; there are down, gate, k, o, q, up, v"),
+     ("lm_head", "'head' fits no matrix of the base")],
+)  # fmt: skip
+def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    found = pretrained.load(tmp_path / "model")
+    options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
+    with pytest.raises(ValueError, match=told):
+        adapter.build(options, found.model, found.params, torch.float32)
 
 
 def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
