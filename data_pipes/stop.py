@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
+from data_pipes.tokenizer.spec import Tokenizer
 
 
 def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -32,7 +32,7 @@ def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, T
     if "" in strings:
         raise ValueError("stop_at: a stop string is empty, which ends every text before it begins; leave it out")
     reach = max((len(text.encode()) for text in strings), default=0)
-    return partial(_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach, size=vocabulary_size(tokenizer))
+    return partial(_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
 
 
 def cut(text: str, strings: Sequence[str]) -> str:
@@ -45,9 +45,8 @@ def cut(text: str, strings: Sequence[str]) -> str:
     return text[: min((place for place in map(text.find, strings) if place >= 0), default=len(text))]
 
 
-def _stop(tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int,
-          size: int) -> Tensor:  # fmt: skip
+def _stop(tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int) -> Tensor:
     """Looks at the end of every row."""
     rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
-    tails = [tokenizer.decode([i for i in row[max(0, n - reach) : n] if i < size]) for row, n in rows]
+    tails = [tokenizer.decode(row[max(0, n - reach) : n]) for row, n in rows]
     return torch.tensor([any(text in tail for text in strings) for tail in tails], device=tokens.device)

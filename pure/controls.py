@@ -23,6 +23,7 @@ class Controls(NamedTuple):
         temperature: [R] float32; what was given below 1e-6 is 0.
         top_k: an int, [R] int64 or None.
         top_p, min_p, repetition_penalty: [R] float32 or None.
+        vocabulary: an int: ids from it on are never drawn; None leaves all.
     """
 
     uniforms: Tensor
@@ -31,6 +32,7 @@ class Controls(NamedTuple):
     top_p: Tensor | None = None
     min_p: Tensor | None = None
     repetition_penalty: Tensor | None = None
+    vocabulary: int | None = None
 
 
 LIMITS: Mapping[str, tuple[Callable[[Tensor], Tensor], str]] = MappingProxyType(
@@ -45,7 +47,9 @@ LIMITS: Mapping[str, tuple[Callable[[Tensor], Tensor], str]] = MappingProxyType(
 """What each number must fulfil, and how that is said."""
 
 
-def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float | Tensor | None) -> Controls:
+def controls(
+    key: Tensor, count: int, new: int, *, rows: int, vocabulary: int | None = None, **numbers: float | Tensor | None
+) -> Controls:
     """Checks the numbers, draws the randomness of all rows and places, and pads both to R rows.
 
     Args:
@@ -53,18 +57,21 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
         count: B, rows.
         new: M, tokens.
         rows: R >= B; the rows behind B are copies of the first, and nobody reads them.
+        vocabulary: ids from it on are never drawn, >= 1; None leaves all.
         numbers: temperature, top_k, top_p, min_p, repetition_penalty: one number, [B] or None.
 
     Returns:
         Controls. A top_k given as int stays one, for which a partial sort is enough.
 
     Raises:
-        ValueError: if a number is out of range, or neither a number nor [B]; or top_k is no integer.
+        ValueError: if a number is out of range, or neither a number nor [B]; or top_k or vocabulary is no integer.
 
     Example:
         >>> controls(random.key(0), 2, 3, rows=4, temperature=0.5, top_k=2).temperature
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
+    if vocabulary is not None and (type(vocabulary) is not int or vocabulary < 1):
+        raise ValueError(f"generate: vocabulary must be a number of ids, at least 1, or None; got {vocabulary!r}")
     given = {name: torch.as_tensor(x, device=key.device) for name, x in numbers.items() if x is not None}
     for name, x in given.items():
         holds, text = LIMITS[name]
@@ -83,7 +90,7 @@ def controls(key: Tensor, count: int, new: int, *, rows: int, **numbers: float |
     drawn = extend(uniforms(key, count, new), rows)
     heat = per_row["temperature"]
     per_row["temperature"] = torch.where(heat < sample.COLDEST, 0.0, heat)
-    return Controls(torch.where(per_row["temperature"][:, None] == 0, 0.0, drawn), **per_row)
+    return Controls(torch.where(per_row["temperature"][:, None] == 0, 0.0, drawn), **per_row, vocabulary=vocabulary)
 
 
 def uniforms(key: Tensor, count: int, new: int) -> Tensor:
@@ -128,7 +135,7 @@ def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | N
     Args:
         logits: [B, V] float.
         uniform: [B] float32 in [0, 1).
-        controls: temperature, top_k, top_p, min_p, repetition_penalty; None leaves a step out.
+        controls: temperature, top_k, top_p, min_p, repetition_penalty, vocabulary; None leaves a step out.
         seen: [B, V] bool, or None without a penalty.
 
     Returns:
@@ -136,7 +143,7 @@ def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | N
 
     Steps:
         1. The log-probability's logits: divided by the temperature, where it is not 0.
-        2. The draw's: penalty, temperature, top-k, top-p, min-p, in this order.
+        2. The draw's: vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
         3. Draw, and look up.
     """
     # 1. The model's own.
@@ -144,6 +151,9 @@ def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | N
     own = logits.float() / torch.where(heat == 0, 1.0, heat)[:, None]
     # 2. What may be drawn.
     free = logits.float()
+    if controls.vocabulary is not None:
+        known = torch.arange(free.shape[-1], device=free.device) < controls.vocabulary
+        free = torch.where(known, free, -torch.inf)
     if controls.repetition_penalty is not None and seen is not None:
         free = sample.repetition_penalty(free, seen, controls.repetition_penalty)
     free = sample.temperature(free, heat)

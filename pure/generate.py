@@ -46,6 +46,7 @@ def generate(
     top_p: float | Tensor | None = None,
     min_p: float | Tensor | None = None,
     repetition_penalty: float | Tensor | None = None,
+    vocabulary: int | None = None,
     stop_tokens: Sequence[int] = (),
     stop: Callable[[Tensor, Tensor], Tensor] | None = None,
     pad: int | None = None,
@@ -71,6 +72,8 @@ def generate(
         top_p: in (0, 1], probability to draw from.
         min_p: in [0, 1], least probability, as a share of the largest.
         repetition_penalty: > 0, for words of prompt and completion. See `pure.sample` for these; None leaves one out.
+        vocabulary: ids from it on are never drawn: rows that pad an embedding beyond the tokenizer. Like a truncation,
+            it does not change log-probabilities. None leaves all.
         stop_tokens: ids that end a row, and belong to it.
         stop: (tokens [B, M], lengths [B]) -> [B] bool, asked after every step about all rows in the order of the
             prompts; True ends a row with the token just written. (`data_pipes.stop` makes one from strings.)
@@ -119,6 +122,7 @@ def generate(
     steered = controls(
         key.to(device), len(tokens), max_new_tokens, rows=rows, temperature=temperature, top_k=top_k, top_p=top_p,
         min_p=min_p, repetition_penalty=repetition_penalty,
+        vocabulary=None if vocabulary is None or vocabulary >= model.config.vocab_size else vocabulary,
     )  # fmt: skip
     with torch.no_grad():
         machine = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)

@@ -49,6 +49,7 @@ def grpo(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    vocabulary: int | None = None,
     reference: Tree | None = None,
     beta: float = 0.0,
     kl: str = "k3",
@@ -76,7 +77,7 @@ def grpo(
         samples: G, answers a prompt.
         max_new_tokens: M.
         stop_tokens: ids that end an answer.
-        temperature, top_k, top_p: of the drawing; losses see the temperature.
+        temperature, top_k, top_p, vocabulary: of the drawing; losses see the temperature.
         reference: params of the frozen policy; needed where beta is not 0.
         beta: weight of the divergence from the reference, >= 0.
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
@@ -113,10 +114,9 @@ def grpo(
                     max_length=max_new_tokens, dual_clip=dual_clip)  # fmt: skip
     loss = partial(groups_loss, look=look, group=group)
     inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
-    draw = partial(
-        rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-        top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile,
-    )  # fmt: skip
+    draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
+                   top_p=top_p, vocabulary=vocabulary, stop_tokens=stop_tokens, dtype=compute,
+                   compile=compile)  # fmt: skip
     learn = partial(
         update, inner=inner, look=look, samples=samples, names=rewards, weights=weights, scale=scale,
         reference=None if reference is None else tree.cast(reference, compute), iterations=iterations, compute=compute,

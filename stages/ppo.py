@@ -58,6 +58,7 @@ def ppo(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    vocabulary: int | None = None,
     reference: Tree | None = None,
     beta: float = 0.05,
     target_kl: float | None = None,
@@ -86,7 +87,8 @@ def ppo(
         score: Rollouts -> rewards [B, K], or None for ready-made groups, as in `stages.grpo.grpo`.
         rewards, weights: names of the K rewards, and what each counts in their sum.
         samples: G, answers a prompt.
-        max_new_tokens, stop_tokens, temperature, top_k, top_p: of the drawing, as in `stages.grpo.grpo`.
+        max_new_tokens, stop_tokens, temperature, top_k, top_p, vocabulary: of the drawing, as in
+            `stages.grpo.grpo`.
         reference: params of the frozen policy; None penalises no distance.
         beta: β >= 0, weight of the distance, to begin with.
         target_kl: divergence, nats an answer, that β is steered to; None keeps β.
@@ -124,7 +126,8 @@ def ppo(
     start = partial(_draw, model=model, critic=critic)
     inner = stage(loss, optimizer, init=start, metrics=METRICS, compute=compute, **options)
     draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                   top_p=top_p, stop_tokens=stop_tokens, dtype=compute, compile=compile)  # fmt: skip
+                   top_p=top_p, vocabulary=vocabulary, stop_tokens=stop_tokens, dtype=compute,
+                   compile=compile)  # fmt: skip
     judge = partial(experience, look=look, values=values, gamma=gamma, lam=lam, compute=compute, given=score is None,
                     reference=None if reference is None else tree.cast(reference, compute))  # fmt: skip
     steer = None if target_kl is None else partial(adaptive_coefficient, target=target_kl, horizon=horizon)

@@ -51,6 +51,7 @@ def rollout(
     temperature: float | Tensor = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    vocabulary: int | None = None,
     stop_tokens: tuple[int, ...] = (),
     dtype: torch.dtype | None = None,
     compile: bool | Stepper = False,
@@ -68,8 +69,8 @@ def rollout(
         key: [2] uint32, of this step.
         samples: G >= 1.
         max_new_tokens: M >= 1.
-        temperature, top_k, top_p: as in `pure.generate.generate`. Losses compare log-probabilities at the same
-            temperature; a truncation (top_k, top_p) is not seen by them.
+        temperature, top_k, top_p, vocabulary: as in `pure.generate.generate`. Losses compare log-probabilities at the
+            same temperature; a truncation (top_k, top_p, vocabulary) is not seen by them.
         stop_tokens: ids that end a completion, and belong to it.
         dtype: to draw in; None takes that of the params.
         compile: as in `pure.generate.generate`.
@@ -86,8 +87,8 @@ def rollout(
     keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, index), number)
     written = generate(
         model, params if dtype is None else tree.cast(params, dtype), prompts, lengths=lengths, key=keys,
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop_tokens=stop_tokens,
-        shape=prompts.shape, compact=False, compile=compile,
+        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, vocabulary=vocabulary,
+        stop_tokens=stop_tokens, shape=prompts.shape, compact=False, compile=compile,
     )  # fmt: skip
     return arrange(prompts, lengths, written.tokens, written.lengths, written.logprobs, index, stop_tokens)
 

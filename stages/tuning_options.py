@@ -33,6 +33,11 @@ class TuningOptions:
     model's own, or ChatML."""
     template_kwargs: str | None = None
     """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
+    add_tokens: tuple[str, ...] = ()
+    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>" for a base model; their
+    rows begin at the mean of all others. Not with adapters, which would not train them."""
+    vocabulary_multiple: int = 1
+    """The embedding is padded to a multiple of this many rows, where tokens are added."""
     batch_size: int = 16
     """Rows, pairs or prompts a step."""
     num_epochs: int = 1

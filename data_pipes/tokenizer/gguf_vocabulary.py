@@ -1,14 +1,17 @@
-"""The tokenizer inside a GGUF file: tokens, their kinds, merges and the name of a split pattern.
+"""The tokenizer inside a GGUF file: tokens, their kinds, and merges with the name of a split
+pattern, or scores.
 
 Source: the GGUF specification; the names of patterns are llama.cpp's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.gguf_sentencepiece import CONTROL, NORMAL, UNKNOWN, UNUSED, USER, from_pieces
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
 from data_pipes.tokenizer.step import NFC
 
@@ -23,26 +26,28 @@ PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
 }
 """llama.cpp's name -> (ours, whether text is brought into NFC, whether a whole word that is a token wins)."""
 
-UNKNOWN, CONTROL, USER, UNUSED = 2, 3, 4, 5
-"""Kinds of tokens that are not found by merging."""
-
 
 def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     """Makes a tokenizer of a file's fields.
 
     Args:
-        fields: "tokenizer.ggml.model", ".pre", ".tokens", ".token_type", ".merges", and ".add_bos_token" with
+        fields: "tokenizer.ggml.model", ".tokens", ".token_type"; ".pre" and ".merges" of a byte-level tokenizer
+            ("gpt2"), ".scores" and ".add_space_prefix" of SentencePiece's ("llama"); and ".add_bos_token" with
             ".bos_token_id" by choice.
 
     Returns:
-        A byte-level Tokenizer that gives the ids of the model's own.
+        A Tokenizer that gives the ids of the model's own.
 
     Raises:
-        ValueError: if it is no byte-level BPE, the pattern's name is not known, or a part is missing or damaged.
+        ValueError: if it is of another kind, the pattern's name is not known, or a part is missing or damaged.
     """
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if kind == "llama":
+        return _sentencepiece(fields)
     if kind != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE)")
+        raise ValueError(
+            f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)"
+        )
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
     tokens = _list(fields, "tokens", str)
@@ -65,6 +70,18 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     return from_spec(spec)
 
 
+def _sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
+    """Pieces and scores; llama.cpp puts a BOS and a space in front where the file does not say otherwise."""
+    tokens, scores = _list(fields, "tokens", str), _list(fields, "scores", float)
+    kinds = _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [NORMAL] * len(tokens)
+    if "tokenizer.ggml.merges" in fields or fields.get("tokenizer.ggml.precompiled_charsmap"):
+        raise ValueError("tokenizer.ggml.model 'llama' with merges or precompiled_charsmap is not supported")
+    if not all(map(math.isfinite, scores)):
+        raise ValueError("tokenizer.ggml.scores must be finite numbers")
+    space = fields.get("tokenizer.ggml.add_space_prefix", True)
+    return from_pieces(tokens, scores, kinds, space_first=bool(space), prefix=_prefix(fields))
+
+
 def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
     """One of the lists, all of whose entries are of a kind."""
     found = fields.get(f"tokenizer.ggml.{name}")
@@ -79,7 +96,8 @@ def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
 
 def _prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
     """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told otherwise."""
-    default = PATTERNS[fields["tokenizer.ggml.pre"]][0] == "llama3"
+    pre = fields.get("tokenizer.ggml.pre")
+    default = fields["tokenizer.ggml.model"] == "llama" or PATTERNS.get(str(pre), ("",))[0] == "llama3"
     for name in ("add_bos_token", "add_eos_token"):
         if not isinstance(value := fields.get(f"tokenizer.ggml.{name}", False), bool):
             raise ValueError(f"tokenizer.ggml.{name}: expected true or false, got {str(value)[:60]}")

@@ -132,7 +132,7 @@ def answering(
     import torch
 
     from data_pipes.chat import encode_chat
-    from data_pipes.tokenizer.stream import stream
+    from data_pipes.tokenizer import stream, vocabulary_size
     from pure import random
     from pure.generate import generate
     from stages.run.chat_template import ends, template_of
@@ -174,7 +174,7 @@ def answering(
         generate(
             base.model, base.params, [ids], key=random.fold_in(random.key(options.seed), len(said)),
             max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p,
-            stop_tokens=stops, stop=look,
+            vocabulary=vocabulary_size(base.tokenizer), stop_tokens=stops, stop=look,
         )  # fmt: skip
         tell(finish(state))
         return "".join(pieces).strip()

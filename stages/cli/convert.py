@@ -21,6 +21,11 @@ class ConvertOptions:
     """Folder to write; it must not exist yet."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """Type of the weights: "keep" writes them as they are (those of a GGUF file in float32)."""
+    add_tokens: tuple[str, ...] = ()
+    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>"; their rows begin at the
+    mean of all others, and learn nothing before the model is trained as a whole."""
+    vocabulary_multiple: int = 1
+    """The embedding is padded to a multiple of this many rows, where tokens are added."""
 
 
 def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, adapters: bool = False) -> int:
@@ -44,15 +49,17 @@ def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, ada
     if folder.exists():
         raise FileExistsError(f"--output_dir {folder} exists already; choose another, so that nothing is lost")
     from pure import tree
-    from stages.run import adapter_folder, hardware, pretrained
+    from stages.run import adapter_folder, hardware, new_tokens, pretrained
 
     if adapters and adapter_folder.found(options.model_path) is None:
         raise ValueError(
             f"--model_path {options.model_path} holds no adapters (adapter_config.json); a whole model has nothing to "
             "merge: use intro2llm export"
         )
+    new_tokens.refuse(options)
     dtype = dict(hardware.DTYPES).get(options.dtype)
     found = pretrained.load(options.model_path, dtype=dtype)
+    found = new_tokens.added(options, found, print)
     path = pretrained.save(folder, found)
     width = str(tree.leaves(found.params)[0].dtype).removeprefix("torch.")
     print(f"{path}: {tree.count(found.params):,} parameters in {width}, "

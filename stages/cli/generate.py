@@ -105,8 +105,8 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
         top_p=options.top_p,
         min_p=options.min_p,
         repetition_penalty=options.repetition_penalty,
+        vocabulary=vocabulary_size(pretrained.tokenizer),
         stop_tokens=stops,
     )
-    size = vocabulary_size(pretrained.tokenizer)
     rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths.tolist(), strict=True)]
-    return [pretrained.tokenizer.decode([i for i in row if i not in stops and i < size]) for row in rows]
+    return [pretrained.tokenizer.decode([i for i in row if i not in stops]) for row in rows]

@@ -62,6 +62,8 @@ def train(
         # 2. Build.
         data = corpus.prepare(options, vocab_size)
         experiment = pretraining.build(options, data)
+        if experiment.told:
+            print(experiment.told)
         # 3. Write down.
         config = pretraining.resolved(options, experiment.config)
         config_file.refuse_other_model(folder, config["model"])

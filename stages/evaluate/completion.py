@@ -106,13 +106,14 @@ def complete(
     written = generate(
         model, params, [list(prompt)[-room:] for prompt in prompts], key=_keys(sampling.seed, numbers, device),
         max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, top_k=sampling.top_k,
-        top_p=sampling.top_p, stop_tokens=ends, stop=stop_at(tokenizer, sampling.stop) if sampling.stop else None,
+        top_p=sampling.top_p, vocabulary=vocabulary_size(tokenizer),
+        stop_tokens=ends, stop=stop_at(tokenizer, sampling.stop) if sampling.stop else None,
         compile=compile,
     )  # fmt: skip
-    size, found = vocabulary_size(tokenizer), []
+    found = []
     for prompt, row, length in zip(prompts, written.tokens.tolist(), written.lengths.tolist(), strict=True):
         ids = row[:length]
-        text = tokenizer.decode([i for i in ids if i < size], skip_special=True)
+        text = tokenizer.decode(ids, skip_special=True)
         ended = length < sampling.max_new_tokens or ids[-1] in ends
         found.append(Completion(cut(text, sampling.stop), max(0, len(prompt) - room), ended))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.run import adapter, dropout, hardware, numbers, pretrained, rewards
+from stages.run import adapter, dropout, hardware, new_tokens, numbers, pretrained, rewards
 from stages.tuning_options import OnlineOptions, TuningOptions
 
 
@@ -20,6 +20,7 @@ def check(options: TuningOptions) -> None:
     """
     numbers.refuse(options)
     dropout.refuse(options)
+    new_tokens.refuse(options)
     adapter.asked(options)
     hardware.pick_device(options.device)
     if options.chat_template and not Path(options.chat_template).is_file():

@@ -40,6 +40,7 @@ class Experiment(NamedTuple):
     validate: Callable[[Tree], dict[str, float]]
     schedule: Schedule
     key: torch.Tensor
+    told: str | None = None  # what the user should know of how flags and data fit
 
 
 def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
@@ -55,7 +56,9 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
     Raises:
         ValueError: if options and corpus do not fit.
     """
-    config = shape.with_ids(shape.read(options.config, options.model_path), corpus.tokenizer, told=_told(options))
+    asked, told = shape.read(options.config, options.model_path), _told(options)
+    follow = shape.follows(options.config, options.model_path)
+    config = shape.with_ids(asked, corpus.tokenizer, told=told, follow=follow)
     model = transformer(config)
     pipe = make_pipe(options, corpus)
     schedule = make_schedule(options, len(pipe))
@@ -79,7 +82,8 @@ def build(options: PretrainOptions, corpus: Corpus) -> Experiment:
     )
     validate = bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype)
     key = random.key(options.seed, device=device)
-    return Experiment(config, model, stage, pipe, validate, schedule, key)
+    rows = shape.rows_told(asked, config, corpus.tokenizer, told=told)
+    return Experiment(config, model, stage, pipe, validate, schedule, key, rows)
 
 
 def check(options: PretrainOptions) -> ModelConfig:

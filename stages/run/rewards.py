@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.tasks import correct
-from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
+from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
 from pure.nn.scalar import scalar_model
 from pure.types import Tree
@@ -89,7 +89,7 @@ def score_of(
 def reader(tokenizer: Tokenizer) -> Callable[[Sequence[int]], str]:
     """Makes what turns the ids that a policy wrote into text: without control tokens, and without ids that the
     tokenizer has not (a model may have more rows than words, and draw one of them)."""
-    return partial(_read, tokenizer=tokenizer, size=vocabulary_size(tokenizer))
+    return partial(tokenizer.decode, skip_special=True)
 
 
 def find(reward: str) -> Reward:
@@ -157,11 +157,6 @@ def _made(kind: type, reward: str) -> Reward:
     if not callable(made):
         raise ValueError(f"--reward {reward}: objects of the class {kind.__name__} cannot be called; give it __call__")
     return made
-
-
-def _read(ids: Sequence[int], *, tokenizer: Tokenizer, size: int) -> str:
-    """Ids -> text."""
-    return tokenizer.decode([i for i in ids if i < size], skip_special=True)
 
 
 def _name(reward: str) -> str:

@@ -13,6 +13,8 @@ from stages.run import json_file, pretrained
 from stages.run.corpus import end_of
 
 DEFAULT = "tiny_config"
+MULTIPLE = 64
+"""Rows of an embedding are a multiple of this, which matrix units like."""
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -69,13 +71,48 @@ def named(name: str) -> ModelConfig:
         raise ValueError(f"--config {name}: {error}") from None
 
 
-def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str) -> ModelConfig:
-    """Takes the special ids from the tokenizer.
+def follows(config: str | None, model_path: str | None) -> bool:
+    """Tells whether the vocabulary may be made smaller: not that of a model, nor one that a JSON file states."""
+    return model_path is None and not (config or DEFAULT).endswith(".json")
+
+
+def rows_told(asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str) -> str | None:
+    """Says where the rows of the embedding are not as many as was asked for, or many more than there are ids.
+
+    Args:
+        asked: as it was read.
+        config: as it is, from `with_ids`.
+        tokenizer: of the run.
+        told: what the configuration is called.
+
+    Returns:
+        One line, or None.
+    """
+    size = tokenizers.vocabulary_size(tokenizer)
+    if config.vocab_size < asked.vocab_size:
+        return (
+            f"vocabulary: the tokenizer has {size:,} ids, so the model has {config.vocab_size:,} rows (a multiple of "
+            f"{MULTIPLE}), not the {asked.vocab_size:,} of {told}"
+        )
+    if config.vocab_size >= size + MULTIPLE:
+        return (
+            f"vocabulary: {told} has {config.vocab_size:,} rows, the tokenizer {size:,} ids; the rows beyond are kept, "
+            "and never drawn"
+        )
+    return None
+
+
+def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str, follow: bool = False) -> ModelConfig:
+    """Takes the special ids from the tokenizer, and the size of the vocabulary if it may.
 
     Args:
         config: with the ids of whoever made it.
         tokenizer: of the run.
         told: what the configuration is called, for the message.
+        follow: a larger vocabulary becomes the tokenizer's, rounded up to a multiple of MULTIPLE.
+
+    Returns:
+        The ModelConfig of the run.
 
     Raises:
         ValueError: if the vocabulary is smaller than the tokenizer's.
@@ -87,6 +124,10 @@ def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str)
             "file, or let a tokenizer be trained on the data"
         )
     special = tokenizers.special_tokens(tokenizer)
+    if follow:
+        rows = min(config.vocab_size, -(-size // MULTIPLE) * MULTIPLE)
+        begin = config.bos_token_id if (config.bos_token_id or 0) < rows else None
+        config = dataclasses.replace(config, vocab_size=rows, bos_token_id=begin, eos_token_id=None, pad_token_id=None)
     return dataclasses.replace(config, eos_token_id=end_of(tokenizer), pad_token_id=special.get("<|pad|>"))
 
 

@@ -18,6 +18,7 @@ from data_pipes.chat import ChatTemplate
 from data_pipes.preference import preference_pipe, with_reference
 from data_pipes.prompts import prompt_pipe
 from data_pipes.sft import sft_pipe
+from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.types import Pipe
 from pure import random, tree
 from pure.nn.scalar import scalar_model
@@ -43,6 +44,7 @@ from stages.run import (
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
 from stages.run.judges import judges
+from stages.run.new_tokens import added as with_new_tokens
 from stages.run.pretrained import Pretrained
 from stages.sft import sft
 from stages.stage import Stage, loss_of
@@ -104,6 +106,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = pretrained.placed(base, device)
+    base = with_new_tokens(options, base, say)
     template = template_of(options.chat_template, base, options.template_kwargs)
     if options.chat_template and base.other_templates:
         say(f"--chat_template replaces the model's own templates ({', '.join(x for x, _ in base.other_templates)} too)")
@@ -174,7 +177,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
     drawing = {
         "max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_k": options.top_k,
-        "top_p": options.top_p, "stop_tokens": ends(base, template),
+        "top_p": options.top_p, "vocabulary": vocabulary_size(base.tokenizer), "stop_tokens": ends(base, template),
         "compile": stepper(base.model) if options.compile else False,
     }  # fmt: skip
     made = _rung(options)(

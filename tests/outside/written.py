@@ -122,7 +122,8 @@ def tokenizer(folder: Path) -> Any:
 
 
 def greedy(folder: Path, prompt: str, count: int = 12) -> str:
-    """What transformers writes after a prompt, without the prompt."""
+    """What transformers writes after a prompt, without the prompt; ids that the tokenizer has not are suppressed, as
+    ours never draws them."""
     import transformers
 
     with warnings.catch_warnings():
@@ -130,5 +131,6 @@ def greedy(folder: Path, prompt: str, count: int = 12) -> str:
         made = transformers.AutoModelForCausalLM.from_pretrained(folder)
         words = transformers.AutoTokenizer.from_pretrained(folder)
         asked = words(prompt, return_tensors="pt")
-        found = made.generate(**asked, max_new_tokens=count, do_sample=False, pad_token_id=0)
+        beyond = list(range(len(words), made.config.vocab_size)) or None
+        found = made.generate(**asked, max_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=beyond)
     return words.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -100,3 +100,21 @@ def test_a_temperature_next_to_nothing_is_greedy() -> None:
 def test_a_fraction_counts_no_words() -> None:
     with pytest.raises(ValueError, match=r"top_k counts words and must be an integer, got 2\.5"):
         controls(KEY, 2, 3, rows=4, temperature=1.0, top_k=2.5)
+
+
+def test_ids_beyond_the_vocabulary_are_never_drawn() -> None:
+    """And the log-probability stays the model's own, as with every truncation."""
+    logits = torch.tensor([[0.0, 1.0, 9.0, 8.0]]).expand(100, -1)
+    uniform = (torch.arange(100) + 0.5) / 100
+    made = controls(KEY, 100, 1, rows=100, temperature=1.0, vocabulary=2)
+    ids, logprobs = choose(logits, uniform, made, None)
+    assert set(ids.tolist()) == {0, 1}
+    torch.testing.assert_close(logprobs, sample.log_probability(logits, ids))
+    greedy = controls(KEY, 100, 1, rows=100, temperature=0.0, vocabulary=2)
+    assert set(choose(logits, uniform, greedy, None)[0].tolist()) == {1}
+
+
+@pytest.mark.parametrize("value", [0, -1, True])
+def test_a_vocabulary_is_a_number_of_ids(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"vocabulary must be a number of ids, at least 1, or None"):
+        controls(KEY, 2, 3, rows=4, temperature=1.0, vocabulary=value)

@@ -52,6 +52,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/prices.py": "tests/data_pipes/test_metering.py",
     "data_pipes/shown.py": "tests/data_pipes/test_spans.py",
     "data_pipes/messages.py": "tests/data_pipes/test_forms.py",
+    "data_pipes/tokenizer/gguf_sentencepiece.py": "tests/outside/gguf_tokenizers.py",
     "data_pipes/tokenizer/more_tokens.py": "tests/outside/tokenizer_folders.py",
     "stages/run/token_table.py": "tests/outside/tokenizer_folders.py",
     "data_pipes/tokenizer/step.py": "tests/outside/tokenizers.py",

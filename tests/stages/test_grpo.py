@@ -34,6 +34,16 @@ def test_on_fresh_answers_the_ratio_is_one_and_nothing_is_clipped() -> None:
     assert metrics["approx_kl"].abs() < 1e-6
 
 
+def test_ids_beyond_the_vocabulary_are_not_drawn_and_the_ratio_stays_one() -> None:
+    made = make(grpo, vocabulary=9)
+    state = made.init(random.key(0))
+    drawn, _ = draw_and_score(state, prompts(0), parts=parts(made))
+    assert drawn.tokens[:, -drawn.mask.shape[1] :][drawn.mask].max() < 9
+    metrics = made.step(state, prompts(0)).metrics
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert metrics["approx_kl"].abs() < 1e-6
+
+
 def test_on_the_second_use_it_is_against_the_policy_that_drew() -> None:
     made = make(grpo, iterations=3)
     metrics = made.step(made.init(random.key(0)), prompts(0)).metrics

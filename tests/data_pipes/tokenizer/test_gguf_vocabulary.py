@@ -26,7 +26,8 @@ def test_tokens_kinds_merges_and_prefix() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model": "llama"}, "tokenizer.ggml.model 'llama' is not supported, only 'gpt2'"),
+        ({"model": "t5"}, "tokenizer.ggml.model 't5' is not supported, only 'gpt2'"),
+        ({"model": "llama"}, "tokenizer.ggml.scores is missing or empty"),
         ({"pre": "deepseek"}, "tokenizer.ggml.pre 'deepseek' is not supported; expected gpt-2, smollm"),
         ({"tokens": []}, "tokenizer.ggml.tokens is missing or empty"),
         ({"merges": ["a b c"]}, "a merge must be two tokens"),

@@ -36,6 +36,23 @@ def test_every_prompt_is_continued_and_the_seed_decides(model: Path, capsys: pyt
     assert "return" in second
 
 
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_rows_beyond_the_tokenizer_are_never_drawn(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the model itself wants nothing else: each of its 100 padded rows is likelier than any token."""
+    made = make(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
+    head = torch.zeros_like(made.params["head"])
+    head[290:] = 9 * made.params["norm"]["scale"]
+    params = {**made.params, "head": head}
+    folder = pretrained.save(tmp_path / "model", made._replace(params=params))
+    flags = ["--model_path", str(folder), "--max_new_tokens", "8", "--temperature", "0", "--prompt", "return"]
+    assert main([command, *flags]) == 0
+    assert "error" not in capsys.readouterr().err
+    loaded = pretrained.load(folder)
+    assert loaded.tokenizer.decode([300, 5, 389]) == loaded.tokenizer.decode([5])
+
+
 def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
     loaded = pretrained.load(model)
     options = GenerateOptions(model_path="", prompt=("def add",), max_new_tokens=3, temperature=0.0)

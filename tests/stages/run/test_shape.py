@@ -83,3 +83,30 @@ def test_the_special_ids_are_the_tokenizers() -> None:
     assert (read.eos_token_id, read.pad_token_id) == (special["<|endoftext|>"], special["<|pad|>"])
     with pytest.raises(ValueError, match=r"the tokenizer has \d+ ids, but --config x only vocab_size 200"):
         shape.with_ids(preset("tiny_config", vocab_size=200), tokenizer, told="--config x")
+
+
+def test_the_vocabulary_follows_the_tokenizer() -> None:
+    tokenizer = tokenizers.train(["low lower"], 270)
+    size, asked = tokenizers.vocabulary_size(tokenizer), preset("tiny_config", bos_token_id=4000)
+    read = shape.with_ids(asked, tokenizer, told="--config tiny_config", follow=True)
+    assert (read.vocab_size, read.bos_token_id) == (320, None)
+    said = shape.rows_told(asked, read, tokenizer, told="--config tiny_config")
+    assert said == (
+        f"vocabulary: the tokenizer has {size} ids, so the model has 320 rows (a multiple of 64), not the 4,096 of "
+        "--config tiny_config"
+    )
+    exact = preset("tiny_config", vocab_size=size)
+    assert shape.with_ids(exact, tokenizer, told="", follow=True).vocab_size == size
+    assert shape.rows_told(exact, exact, tokenizer, told="") is None
+
+
+def test_a_vocabulary_that_a_file_or_a_model_states_is_kept_and_said() -> None:
+    tokenizer = tokenizers.train(["low lower"], 270)
+    asked = preset("tiny_config")
+    read = shape.with_ids(asked, tokenizer, told="--config a.json")
+    assert read.vocab_size == 4096
+    assert "4,096 rows" in (shape.rows_told(asked, read, tokenizer, told="--config a.json") or "")
+    assert shape.follows(None, None)
+    assert shape.follows("tiny_config", None)
+    assert not shape.follows("a.json", None)
+    assert not shape.follows(None, "model")
