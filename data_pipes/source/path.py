@@ -29,6 +29,9 @@ COMPANIONS = re.compile(
 )
 """Names of what lies beside rows and is none."""
 
+IMAGES = re.compile(r".*\.(png|jpe?g|gif|webp|svg|bmp|ico|pdf)", re.IGNORECASE)
+"""Those of them that are no text either."""
+
 
 def documents(
     path: Location,
@@ -45,8 +48,9 @@ def documents(
     Args:
         path: a file, read whatever its name says of a split; a folder (files sorted by path, hidden ones left out); a
             folder written by a data set's `save_to_disk`; or the name of a data set on the Hugging Face hub. Files that
-            end as in ROW_SUFFIXES hold rows, all others text; .gz, .bz2, .xz or .zst may follow. Beside rows a README,
-            a licence, images and the like (COMPANIONS) are left out.
+            end as in ROW_SUFFIXES hold rows, all others text; .gz, .bz2, .xz or .zst may follow. Where a folder
+            has rows and nothing else but a README, a licence, images and the like (COMPANIONS), these are left out; if
+            it has other texts too, it is a corpus, of which only images beside rows are left out.
         field: the column of rows that holds the text.
         separator: cuts text files into documents ("<|endoftext|>", a blank line); None makes each file one.
         encoding: of text files.
@@ -145,9 +149,11 @@ def _of_corpus(top: Path, found: list[Path], split: str, subset: str | None) -> 
     texts = [file for file in found if suffix(file) == ".txt" and not COMPANIONS.fullmatch(file.name)]
     if in_split(top, texts):
         held += texts
-    others = [file for file in found if file not in held and not (held and COMPANIONS.fullmatch(file.name))]
+    others = [file for file in found if file not in held]
     if not held:
         return others
+    left_out = IMAGES if any(COMPANIONS.fullmatch(file.name) is None for file in others) else COMPANIONS
+    others = [file for file in others if left_out.fullmatch(file.name) is None]
     return sorted([*of_split(top, _once(held), split, subset), *others], key=lambda p: p.relative_to(top).as_posix())
 
 
@@ -167,7 +173,7 @@ def _local_documents(
 ) -> Iterator[Document]:
     """Reads file by file, each as its suffix says."""
     for file in found:
-        if suffix(file) in ROW_SUFFIXES:
+        if is_rows(file) or (suffix(file) in ROW_SUFFIXES and len(found) == 1):
             yield from as_documents(file_rows(file, split=split, on_bad=on_bad), field, on_bad=on_bad)
         else:
             yield from text_documents(file, separator=separator, encoding=encoding, on_bad=on_bad)

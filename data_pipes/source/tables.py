@@ -125,7 +125,7 @@ def dataset_rows(
     try:
         found = datasets.load_dataset(name, subset, split=split, streaming=streaming)
     except Exception as error:
-        what = f"cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {error}"
+        what = f"cannot load the data set {name!r} (subset {subset!r}, split {split!r}): {' '.join(str(error).split())}"
         raise ValueError(f"source: {missing}{what}") from error
     return (Row(dict(values), f"{name}/{split}:{number}") for number, values in enumerate(found, 1))
 
@@ -144,7 +144,7 @@ def _whole(path: Location) -> Any:
         return line if b"\n" not in begin.strip() and len(begin) < _BLOCK and _list_of(line, "train") else None
     try:
         with naming(path), open_binary(path) as file:
-            return json.loads(file.read().decode("utf-8-sig"))
+            return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_unique)
     except (ValueError, RecursionError, *DAMAGED) as error:
         several = begin.startswith(b"{") and b"\n{" in begin
         return None if several else str(error)
@@ -172,12 +172,21 @@ def _items(items: list[Any], name: str, on_bad: OnBad) -> Iterator[Row]:
 def _object(line: bytes) -> dict[str, Any] | str:
     """The object on a line, or what is there instead, in words."""
     try:
-        values = json.loads(line.decode())
+        values = json.loads(line.decode(), object_pairs_hook=_unique)
     except UnicodeDecodeError as error:
         return f"byte 0x{line[error.start]:02x} (byte {error.start} of the line), which is not UTF-8; {HOW_TO_CONVERT}"
     except (ValueError, RecursionError) as error:
         return f"text that is no JSON ({error})"
     return values if isinstance(values, dict) else f"a {type(values).__name__}"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which no key may stand twice: JSON would keep the last value, and drop the others."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return found
 
 
 def _surrogate(text: str) -> int | None:

@@ -165,6 +165,14 @@ def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
         assert [document.text for document in documents(tmp_path, split=split)] == wanted
 
 
+def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> None:
+    put(tmp_path, "rows.jsonl")
+    for name in ("README.md", "main.py", "setup.toml", "config.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "logo.png").write_bytes(b"\x89PNG\0")
+    assert [d.text for d in documents(tmp_path)] == ["README.md", "config.json", "main.py", "rows.jsonl", "setup.toml"]
+
+
 def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) -> None:
     for name in ("wiki.train.txt", "wiki.test.txt"):
         (tmp_path / name).write_text(name)

@@ -33,6 +33,26 @@ def test_jsonl(tmp_path: Path) -> None:
     assert list(jsonl_rows(path)) == [Row({"text": "one"}, f"{path}:1"), Row({"text": "é", "n": 2}, f"{path}:4")]
 
 
+def test_an_object_that_holds_the_rows(tmp_path: Path) -> None:
+    rows = [{"n": 1}, {"n": 2}]
+    for text in (
+        json.dumps({"data": rows}),
+        json.dumps({"version": 2, "data": rows}, indent=1),
+        json.dumps({"train": rows}),
+    ):
+        assert [row.values for row in json_rows(put(tmp_path / "a.json", text.encode()))] == rows
+    both = put(tmp_path / "a.json", json.dumps({"train": rows, "test": rows[:1]}, indent=1).encode())
+    assert [row.name for row in json_rows(both, split="test")] == [f"{both}.test[0]"]
+    with pytest.raises(ValueError, match="has no split 'validation'; it has train, test"):
+        list(json_rows(both, split="validation"))
+    for values in ({"messages": [{"role": "user"}]}, {"data": "x"}, {"data": []}):
+        assert [row.values for row in json_rows(put(tmp_path / "a.json", json.dumps(values).encode()))] == [values]
+    lines = put(tmp_path / "a.json", b'{"data": [{"n": 1}]}\n{"data": [{"n": 2}]}\n')
+    assert len(list(json_rows(lines))) == 2
+    with pytest.raises(ValueError, match="or an object a line, got one with n"):
+        list(json_rows(put(tmp_path / "a.json", b'{\n"n": 1\n}')))
+
+
 def test_packed_jsonl(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
     assert [row.values["a"] for row in jsonl_rows(path)] == [1, 2]
@@ -47,6 +67,7 @@ BAD_LINES = {
     b"[" * 100_000: r"text that is no JSON",
     b'{"n": ' + b"9" * 5000 + b"}": r"text that is no JSON",
     b"\x00\x01": r"text that is no JSON",
+    b'{"a": {"b": 1, "b": 2}}': r"the key 'b' stands twice in an object",
 }
 
 
