@@ -194,7 +194,11 @@ def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
     """
     if special.tokenizer is None:
         return {"model_max_length": length, "clean_up_tokenization_spaces": False}
-    return {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
+    fields = {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
+    new, old = LISTS
+    if isinstance(fields.get(new), list) and not fields.get(old):
+        fields[old] = fields.pop(new)  # transformers 4 takes no list by the new name, transformers 5 takes both
+    return fields
 
 
 def generation_fields(special: SpecialTokens, ids: Mapping[str, int | None], turn: int | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 
 from data_pipes.tokenizer.spec import vocabulary_size
 from stages.run import pretrained, special_tokens
@@ -85,3 +86,18 @@ def test_a_model_that_was_trained_further_keeps_its_words(tmp_path: Path) -> Non
     bare = pretrained.Pretrained(base.model, base.params, base.tokenizer)
     assert pretrained.with_words_of(bare, base) == base
     assert pretrained.with_words_of(make(), base).special == NONE
+
+
+def test_further_tokens_are_written_by_the_name_that_both_generations_of_transformers_read(tmp_path: Path) -> None:
+    """transformers 4 stops at a list under `extra_special_tokens`; transformers 5 takes it from the older name."""
+    pretrained.save(tmp_path / "plain", make())
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "plain")
+    theirs.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    theirs.save_pretrained(tmp_path / "plain")
+    assert "extra_special_tokens" in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
+    pretrained.save(tmp_path / "again", pretrained.load(tmp_path / "plain"))
+    written = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert written["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
+    assert "extra_special_tokens" not in written
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert read.extra_special_tokens == theirs.extra_special_tokens
