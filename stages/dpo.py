@@ -73,7 +73,7 @@ def dpo(
     """
     if variant not in (*VARIANTS, "orpo"):
         raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
-    number("dpo", "above 0", beta=beta)
+    number("dpo", "at least 0" if variant == "orpo" else "above 0", beta=beta)
     if variant in FREE and reference is not None:
         raise ValueError(f"dpo: variant {variant!r} has no reference; leave reference=None")
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))

@@ -52,7 +52,7 @@ def orpo_loss(
 
     Args:
         policy_chosen, policy_rejected: [B] nats, log-probability of the whole answer, summed over its tokens.
-        beta: λ of the paper, > 0; 0.1 there.
+        beta: λ of the paper, >= 0; 0.1 there, 0 is fine-tuning on the chosen answers alone.
         chosen_tokens, rejected_tokens: [B] tokens of each answer.
 
     Returns:
@@ -62,7 +62,7 @@ def orpo_loss(
     the odds of a certain answer are infinite; no pairs give no losses.
 
     Raises:
-        ValueError: if the shapes are not [B], or beta is not above 0.
+        ValueError: if the shapes are not [B], or beta is negative.
         TypeError: for log-probabilities that are not floating.
 
     Example:
@@ -78,7 +78,7 @@ def orpo_loss(
     """
     expect("orpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
            chosen_tokens=(chosen_tokens, "B", "number"), rejected_tokens=(rejected_tokens, "B", "number"))  # fmt: skip
-    number("orpo_loss", "above 0", beta=beta)
+    number("orpo_loss", "at least 0", beta=beta)
     policy_chosen, policy_rejected = wide(policy_chosen), wide(policy_rejected)
     chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=CLOSEST)
     rejected = (policy_rejected / rejected_tokens.float().clamp(min=1)).clamp(max=CLOSEST)

@@ -80,7 +80,7 @@ LOSSES = (
       for name in VARIANTS if name != "simpo"),
     Row("dpo_loss-simpo", partial(dpo_loss, reference_chosen=None, reference_rejected=None, variant="simpo", beta=2.0),
         {**PAIRS, **COUNTS}, {"beta": NOT_POSITIVE, "margin": NEGATIVE}),
-    Row("orpo_loss", partial(orpo_loss, beta=0.1), {**PAIRS, **COUNTS}, {"beta": NOT_POSITIVE}),
+    Row("orpo_loss", partial(orpo_loss, beta=0.1), {**PAIRS, **COUNTS}, {"beta": NEGATIVE}),
     Row("kto_loss", partial(kto_loss, beta=0.1),
         {"policy": row(0), "reference": row(1), "desirable": TOKENS > 2, "divergence": torch.tensor(0.1)},
         {"beta": NOT_POSITIVE, "desirable_weight": NOT_POSITIVE, "undesirable_weight": NOT_POSITIVE}),

@@ -10,7 +10,7 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.loss.cross_entropy import cross_entropy
 from pure.nn.transformer import transformer
-from pure.transform.accumulate import accumulate, split
+from pure.transform.accumulate import accumulate, row_count, split
 from pure.types import Tree
 
 PARAMS = {"w": torch.tensor([0.5, -1.0])}
@@ -45,6 +45,25 @@ def test_a_scale_is_undone() -> None:
     scaled = accumulate(loss, 2)(PARAMS, BATCH, random.key(0), torch.tensor(1024.0))
     torch.testing.assert_close(scaled.grads, plain.grads, rtol=1e-6, atol=1e-6)
     assert scaled.sum == plain.sum
+
+
+def test_metrics_are_sums_and_counts_or_sums_alone() -> None:
+    def counting(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
+        total, count, _ = loss(params, batch, key)
+        return total, count, {"mean": (total.detach(), count), "sum": count}
+
+    for parts in (1, 8):
+        found = accumulate(counting, parts)(PARAMS, BATCH, random.key(0)).metrics
+        assert found["sum"] == found["mean"][1] == BATCH["mask"].sum()
+
+
+def test_rows_are_counted_where_all_leaves_have_as_many() -> None:
+    assert row_count("f", BATCH) == 8
+    for batch in ({}, {"x": torch.zeros(0, 3)}, {"x": torch.zeros(())}):
+        with pytest.raises(ValueError, match="f: the batch has no rows"):
+            row_count("f", batch)
+    with pytest.raises(ValueError, match=r"same number of rows, got x \[2, 9\], y \[3\]"):
+        row_count("f", {"x": torch.zeros(2, 9), "y": torch.zeros(3)})
 
 
 def test_parts_that_do_not_divide_are_refused() -> None:

@@ -121,5 +121,7 @@ def test_refusals() -> None:
         per_sample_grad(loss, chunk=0)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_grad(loss)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY)
+    with pytest.raises(ValueError, match="per_sample_grad: the leaves of a batch must have the same number of rows"):
+        per_sample_grad(loss)(PARAMS, {**BATCH, "more": torch.zeros(2)}, KEY)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_fold(loss, lambda carry, g: carry)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY, None)

@@ -15,7 +15,7 @@ from stages.run.validation import mean_loss
 from stages.stage import loss_of
 from tests.stages.evaluate.small_model import small
 
-MODEL, PARAMS, TOKENIZER, _ = small(64)
+MODEL, PARAMS, TOKENIZER = small(64)[:3]
 OTHER = MODEL.init(random.key(5))
 
 
