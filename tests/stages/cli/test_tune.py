@@ -242,7 +242,7 @@ def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
     ("template", "words"),
     [
         ("{% for %}", "does not compile: line 1"),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "a control token"),
+        ("{% for m in messages %}{{ m.content }}<|no_such|>{% endfor %}", "ends with <|no_such|>, which is no token"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop for ever"),
     ],
 )  # fmt: skip
@@ -265,7 +265,7 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     )
     pretrained.save(tmp_path / "plain", plain)
     assert run(tmp_path, "sft", model_path=tmp_path / "plain") == 2
-    assert "must end with a control token" in capsys.readouterr().err
+    assert "its tokenizer has not the tokens of ChatML" in capsys.readouterr().err
 
 
 def test_another_rung_s_folder_and_other_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
