@@ -181,7 +181,8 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
     """
     fields, tensors = peft.to_config(adapter.config, adapter.base, base_name=adapter.path), peft.to_weights(params)
     if adapter.earlier is not None:
-        both = peft.join(adapter.earlier, peft.to_adapters(params, adapter.config, adapter.base))
+        own = tree.map(lambda x: x.detach().cpu(), params)  # the earlier ones were read there
+        both = peft.join(adapter.earlier, peft.to_adapters(own, adapter.config, adapter.base))
         fields = peft.joined_config(
             both, base_name=adapter.path, dropout=adapter.config.dropout, layers=len(adapter.base["layers"])
         )
