@@ -126,12 +126,14 @@ def _conversation(row: Mapping[str, Any], name: str) -> Conversation:
     """One row of any of the three forms."""
     columns = present(row)
     found = read_turn_columns(columns)
+    answer: Messages | None = None
     if found is not None and "prompt" in columns and "completion" in columns:
         other = read_question(columns) + read_answer(columns)
         refuse_difference("prompt with completion", without_system(other), "messages", without_system(found))
     elif found is None and _any(QUESTIONS, columns) and _any(ANSWERS, columns):
         question = read_question(columns)
-        found = question + after(question, read_answer(columns))
+        answer = after(question, read_answer(columns))
+        found = question + answer
     elif found is None and isinstance(columns.get("text"), str):
         found = read_dialogue(columns["text"]) or None
     if found is None:
@@ -141,7 +143,9 @@ def _conversation(row: Mapping[str, Any], name: str) -> Conversation:
         raise RowError("the conversation has no turn of the assistant, so there is nothing to learn from it")
     if not any(message.trained for message in said):
         raise RowError("no turn of the assistant is to be learned (weight 0), so there is nothing to learn; drop it")
-    return Conversation(found, name, read_context(columns))
+    given = len(found) - len(answer) if answer and {"prompt", "completion"} <= columns.keys() else 0
+    spoken = any(message.role == "assistant" for message in found[:given])
+    return Conversation(found, name, read_context(columns), given if spoken else 0)
 
 
 def _preference(row: Mapping[str, Any], name: str) -> Preference:

@@ -49,11 +49,20 @@ PLAIN = Context()
 
 
 class Conversation(NamedTuple):
-    """Turns of which the assistant's are learned."""
+    """Turns of which the assistant's are learned.
+
+    Fields:
+        messages: all of them.
+        name: where the row is.
+        context: tools and template variables.
+        prompt: how many turns at the beginning are a prompt in which the assistant speaks; they are only read, and the
+            turn that follows continues the last of them, if both are the assistant's. 0 for no such prompt.
+    """
 
     messages: Messages
     name: str
     context: Context = PLAIN
+    prompt: int = 0
 
 
 class Preference(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from data_pipes import forms, lessons
-from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_chats
+from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_completions
 from data_pipes.messages import Conversation, Preference, Prompt
 from data_pipes.preference import Pair, encode_preferences
 from data_pipes.prompts import encode_prompts
@@ -137,8 +137,9 @@ def _encoded(rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, templa
     """Rows -> Encoded."""
     found: list[Encoded] = []
     for some, on_error, _ in _batches(forms.conversations(rows, on_bad=on_bad), on_bad):
-        chats, contexts = [record.messages for record in some], [record.context for record in some]
-        found += encode_chats(template, tokenizer, chats, contexts=contexts, on_error=on_error)
+        pairs = [(record.messages[: record.prompt], record.messages[record.prompt :]) for record in some]
+        contexts = [record.context for record in some]
+        found += encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=on_error)
     return found
 
 

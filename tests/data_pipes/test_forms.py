@@ -218,3 +218,11 @@ def test_rows_are_read_one_by_one() -> None:
             yield Row({"question": "1 + 1?", "answer": "2"}, "a:1")
 
     assert next(conversations(endless())).messages == (ASKED, SAID)
+
+
+def test_a_prompt_beside_its_completion_is_only_read() -> None:
+    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+    row = Row({"system": "Be brief.", "prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}, "n")
+    found = next(conversations([row]))
+    assert (found.prompt, len(found.messages)) == (3, 4)
+    assert next(conversations([Row({"messages": asked}, "n")])).prompt == 0

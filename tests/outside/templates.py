@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 import transformers
 import trl
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from trl.data_utils import apply_chat_template
 
 from data_pipes.chat import (
@@ -67,10 +67,30 @@ def trained() -> str:
     return made.to_str()
 
 
-def theirs(folder: Path, source: str) -> Any:
+@cache
+def sentencepiece(legacy: bool) -> str:
+    """A BPE tokenizer in the manner of Llama 2 (legacy: each stretch begins with "▁") or Mistral, as JSON."""
+    made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    raw = [f"<0x{byte:02X}>" for byte in range(256)]
+    made.train_from_iterator([*TEXT, "[INST] hi [/INST] é"] * 3, trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<unk>", "<s>", "</s>", "<pad>", *raw], show_progress=False))  # fmt: skip
+    found = json.loads(made.to_str())
+    found["added_tokens"] = found["added_tokens"][:4]
+    made = tokenizers.Tokenizer.from_str(json.dumps(found))
+    made.add_special_tokens([tokenizers.AddedToken(token, rstrip=True, normalized=False) for token in CONTROLS[4:]])
+    made.pre_tokenizer = None if legacy else pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    if legacy:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.decoder = decoders.Sequence([
+        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])  # fmt: skip
+    return made.to_str()
+
+
+def theirs(folder: Path, source: str, words: str = "") -> Any:
     """A tokenizer of transformers with a chat template, saved."""
     made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(trained()), bos_token="<s>", eos_token="</s>",
+        tokenizer_object=tokenizers.Tokenizer.from_str(words or trained()), bos_token="<s>", eos_token="</s>",
         unk_token="<unk>", pad_token="<pad>",
     )  # fmt: skip
     made.chat_template = source
@@ -136,6 +156,17 @@ def mask(name: str, source: str, chat: Any, *, tools: Any = None) -> Form:
     given = {"chat": chat, "tools": tools}
     their, our = partial(_their_mask, source=source, **given), partial(_our_mask, **given)
     return Form("template", f"mask: {name}{', calls' if tools else ''}", "transformers", their, our)
+
+
+def pieces(name: str, source: str, chat: Any, *, legacy: bool, prompt: bool = False) -> Form:
+    """Ids of a chat by a tokenizer in SentencePiece's manner, some of whose control tokens take up what follows."""
+
+    def their(folder: Path) -> list[int]:
+        made = theirs(folder, source, sentencepiece(legacy))
+        return made.apply_chat_template(chat, add_generation_prompt=prompt, return_dict=False)
+
+    our = partial(_our_ids, chat=chat, tools=None, prompt=prompt, variables={})
+    return Form("template", f"{'legacy' if legacy else 'first'} pieces: {name}", "transformers", their, our)
 
 
 def said(name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = "") -> Form:
@@ -250,6 +281,11 @@ FORMS: tuple[Form, ...] = (
     *(mask(f"ours, {name}", NAMED[name], chat, tools=tools) for name, chat, tools in (
         ("llama3", TALK, None), ("qwen2.5", CALLS, [WEATHER]), ("qwen3", THOUGHTS, None), ("deepseek-r1", INLINE, None),
     )),
+    *(pieces(f"{name}, {'prompt' if prompt else 'talk'}", source, chat, legacy=legacy, prompt=prompt)
+      for name, source, chat in (
+          ("Llama 2", OWN["Llama 2"], TALK[:4]), ("Mistral", OWN["Mistral"], TALK[:4]),
+          ("Phi-3", shipped("phi3"), TALK[:4]), ("Gemma", shipped("gemma"), NO_SYSTEM[:3]))
+      for legacy in (False, True) for prompt in (False, True)),
     said("Mistral", OWN["Mistral"], TALK, [" Yes.\n</s>", " é, two.</s>"]),
     said("Llama 2", OWN["Llama 2"], TALK, [" Yes. </s>", " é, two. </s>"]),
     said("Zephyr", OWN["Zephyr"], TALK, ["Yes.\n</s>", "é, two.</s>"]),

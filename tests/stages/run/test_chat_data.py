@@ -126,3 +126,13 @@ def test_embedded_rows_need_no_file() -> None:
     options = SFTOptions(model_path="", examples=30, held_out=10)
     found = chat_data.conversations(options, WORDS, TEMPLATE, say=lambda text: None)
     assert (len(found.train), len(found.held_out)) == (30, 10)
+
+
+def test_an_answer_continues_the_turn_that_its_prompt_ends_with(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+    found = read(tmp_path, [{"prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}], held_out=0)
+    example = found.train[0]
+    assert WORDS.decode(example.tokens).endswith("<|im_start|>assistant\nIt is 2.<|im_end|>\n")
+    assert WORDS.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
+    prompt = read(tmp_path, [{"prompt": asked}], "questions", held_out=0).train[0].tokens
+    assert example.tokens[: len(prompt)].tolist() == prompt.tolist()
