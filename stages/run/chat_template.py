@@ -40,7 +40,7 @@ def template_of(path: str | None, base: Pretrained, template_kwargs: str | None 
             answer.
         FileNotFoundError: if there is no such file.
     """
-    source = _given(path) if path else base.chat_template
+    source = source_of(path) if path else base.chat_template
     if source is None:
         source = _chatml(base)
     variables = template_variables(template_kwargs)
@@ -133,8 +133,12 @@ def _compiled(
     return chat_template(source, special_tokens=named_tokens(base), variables=variables, tool_use=tool_use)
 
 
-def _given(path: str) -> str:
-    """A template by its name or its file."""
+def source_of(path: str) -> str:
+    """Reads the template of --chat_template: one of ours by name, or a file.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
     if path in NAMED:
         return NAMED[path]
     if not Path(path).is_file():

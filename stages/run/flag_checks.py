@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from stages.run import adapter, dropout, hardware, new_tokens, numbers, pretrained, rewards
+from stages.run import adapter, chat_template, dropout, hardware, new_tokens, numbers, pretrained, rewards
 from stages.tuning_options import OnlineOptions, TuningOptions
 
 
@@ -23,8 +21,8 @@ def check(options: TuningOptions) -> None:
     new_tokens.refuse(options)
     adapter.asked(options)
     hardware.pick_device(options.device)
-    if options.chat_template and not Path(options.chat_template).is_file():
-        raise FileNotFoundError(f"--chat_template {options.chat_template}: there is no such file")
+    if options.chat_template:
+        chat_template.source_of(options.chat_template)
     new, what = 0, f"--max_length {options.max_length}"
     if isinstance(options, OnlineOptions):
         rewards.refuse_names(options.reward)

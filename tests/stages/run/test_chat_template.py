@@ -8,9 +8,10 @@ import pytest
 
 from data_pipes.chat import chat_template
 from data_pipes.templates import NAMED
-from stages.run import pretrained
+from stages.run import flag_checks, pretrained
 from stages.run.chat_template import ends, template_of, trained_with, turn_end
 from stages.run.special_tokens import id_of
+from stages.tuning_options import SFTOptions
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER, PLAIN
 from tests.stages.run.test_pretrained import make
@@ -75,3 +76,13 @@ def test_a_template_of_ours_by_its_name() -> None:
         template_of("qwen4", made)
     with pytest.raises(ValueError, match="uses no variable 'enable_thinking'"):
         template_of("qwen2.5", made, '{"enable_thinking": false}')
+
+
+def test_a_template_of_ours_passes_the_checks_of_flags(tmp_path: Path) -> None:
+    folder = pretrained.save(tmp_path / "model", make())
+    for name in NAMED:
+        flag_checks.check(SFTOptions(model_path=str(folder), max_length=16, chat_template=name, device="cpu"))
+    with pytest.raises(
+        FileNotFoundError, match="--chat_template nothing: expected a file of a jinja2 template, or one"
+    ):
+        flag_checks.check(SFTOptions(model_path=str(folder), max_length=16, chat_template="nothing", device="cpu"))
