@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages.run import adapter, chat_template, dropout, hardware, new_tokens, numbers, pretrained, rewards
+from stages.run.template_kwargs import template_variables
 from stages.tuning_options import OnlineOptions, TuningOptions
 
 
@@ -23,6 +24,7 @@ def check(options: TuningOptions) -> None:
     hardware.pick_device(options.device)
     if options.chat_template:
         chat_template.source_of(options.chat_template)
+    template_variables(options.template_kwargs)
     new, what = 0, f"--max_length {options.max_length}"
     if isinstance(options, OnlineOptions):
         rewards.refuse_names(options.reward)

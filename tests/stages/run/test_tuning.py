@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_pipes.templates import NAMED
 from pure import random, tree
 from stages import tuning_options as flags
 from stages.run import pretrained, tuning
@@ -68,3 +69,15 @@ def test_a_model_keeps_its_template(tmp_path: Path) -> None:
     assert saved.chat_template == source
     assert tree.leaves(saved.params)[0].dtype == torch.float32
     assert random.key(0).shape == (2,)
+
+
+def test_a_template_is_named_or_a_file(tmp_path: Path) -> None:
+    made = build(tmp_path, "sft", chat_template="qwen3", template_kwargs='{"enable_thinking": false}')
+    assert made.template.source == NAMED["qwen3"]
+    assert dict(made.template.variables) == {"enable_thinking": False}
+    with pytest.raises(FileNotFoundError, match=r"--chat_template qwen4: .* one of chatml, deepseek-r1"):
+        build(tmp_path, "sft", chat_template="qwen4")
+    with pytest.raises(ValueError, match=r"--template_kwargs: .* no JSON"):
+        build(tmp_path, "sft", template_kwargs="enable_thinking=false")
+    with pytest.raises(ValueError, match="uses no variable 'thinking'"):
+        build(tmp_path, "sft", chat_template="qwen3", template_kwargs='{"thinking": false}')
