@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.chat_jobs import Cut, Job, OnError, cut_answers, cut_begun, cut_prompt, encode_jobs
+from data_pipes.chat_encoding import Cut, Job, OnError, cut_answers, cut_begun, cut_prompt, encode_jobs
 from data_pipes.messages import PLAIN, Context, Message
 from data_pipes.rendering import ChatTemplate, bare, for_context, hider, restored, text_of
 from data_pipes.template import compiled

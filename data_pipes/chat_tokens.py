@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipes.assistant_spans import Span
 from data_pipes.rendering import parts
-from data_pipes.spans import Span
 from data_pipes.tokenizer.spec import Tokenizer
 
 

@@ -16,8 +16,8 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.utils import Namespace
 
-from data_pipes.metering import Sandbox, meter, metered_filter, metered_test
-from data_pipes.prices import CALL, LOOKUP, NODE, SandboxError
+from data_pipes.template_budget import Sandbox, meter, metered_filter, metered_test
+from data_pipes.template_costs import CALL, LOOKUP, NODE, SandboxError
 
 SOURCE = 1 << 18
 """Characters of a template; the longest published ones have a tenth of it."""
@@ -33,7 +33,7 @@ class Program(NamedTuple):
 
     Fields:
         run: what renders it.
-        meter: with what the names begin under which it calls its meter (`data_pipes.metering`).
+        meter: with what the names begin under which it calls its meter (`data_pipes.template_budget`).
         names: the variables that it reads and does not set itself.
         marked: it has {% generation %} blocks.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pure.interop import pattern
+from pure.interop import bounded_regex
 
 NO_EFFECT = frozenset((
     "auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "peft_version", "megatron_core",
@@ -61,19 +61,19 @@ class AdapterFields(NamedTuple):
 
     r: int
     lora_alpha: float
-    target_modules: tuple[str, ...] | pattern.Pattern
-    exclude_modules: tuple[str, ...] | pattern.Pattern
+    target_modules: tuple[str, ...] | bounded_regex.Pattern
+    exclude_modules: tuple[str, ...] | bounded_regex.Pattern
     all_linear: bool
     layers_to_transform: tuple[int, ...] | None
-    layers_pattern: tuple[pattern.Pattern, ...]
-    rank_pattern: tuple[tuple[str, pattern.Pattern, float], ...]
-    alpha_pattern: tuple[tuple[str, pattern.Pattern, float], ...]
+    layers_pattern: tuple[bounded_regex.Pattern, ...]
+    rank_pattern: tuple[tuple[str, bounded_regex.Pattern, float], ...]
+    alpha_pattern: tuple[tuple[str, bounded_regex.Pattern, float], ...]
     use_rslora: bool
     use_dora: bool
     lora_bias: bool
     ensure_weight_tying: bool
     bias: str
-    modules_to_save: tuple[tuple[str, pattern.Pattern], ...]
+    modules_to_save: tuple[tuple[str, bounded_regex.Pattern], ...]
     token_indices: Mapping[str, tuple[int, ...]]
     init: str
 
@@ -195,15 +195,15 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _names(name: str, value: Any) -> tuple[str, ...] | pattern.Pattern:
+def _names(name: str, value: Any) -> tuple[str, ...] | bounded_regex.Pattern:
     """A list of endings, or one pattern."""
     return _compiled(name, value) if isinstance(value, str) else _strings(name, value)
 
 
-def _compiled(name: str, source: str) -> pattern.Pattern:
+def _compiled(name: str, source: str) -> bounded_regex.Pattern:
     """A pattern; the field is named where it cannot be read."""
     try:
-        return pattern.compile(source)
+        return bounded_regex.compile(source)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -216,7 +216,7 @@ def _layers(value: Any) -> tuple[int, ...] | None:
     return tuple(numbers) or None
 
 
-def _layer_patterns(value: Any) -> tuple[pattern.Pattern, ...]:
+def _layer_patterns(value: Any) -> tuple[bounded_regex.Pattern, ...]:
     """Patterns of the list of layers."""
     names = _strings("layers_pattern", (value,) if isinstance(value, str) and value else value or ())
     return tuple(_compiled("layers_pattern", rf"(?:^|.*?\.){name}\.(?P<idx>\d+)\.") for name in names)
@@ -224,7 +224,7 @@ def _layer_patterns(value: Any) -> tuple[pattern.Pattern, ...]:
 
 def _patterns(
     name: str, value: Any, check: Callable[[str, Any], float]
-) -> tuple[tuple[str, pattern.Pattern, float], ...]:
+) -> tuple[tuple[str, bounded_regex.Pattern, float], ...]:
     """{pattern of a name: number}, in the file's order."""
     if value is None:
         return ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from pure.interop import pattern
+from pure.interop import bounded_regex
 from pure.interop.peft_config import AdapterFields
 
 
@@ -30,7 +30,7 @@ def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
         return linear
     if not _listed("target_modules", fields.target_modules, module):
         return False
-    if not fields.layers_to_transform or isinstance(fields.target_modules, pattern.Pattern):
+    if not fields.layers_to_transform or isinstance(fields.target_modules, bounded_regex.Pattern):
         return True
     parts = module.split(".")
     if len(parts) < 4 or not parts[2].isdecimal():
@@ -56,22 +56,24 @@ def scale(fields: AdapterFields, module: str) -> float:
     return alpha / (math.sqrt(size) if fields.use_rslora else size)
 
 
-def _matches(name: str, found: pattern.Pattern, module: str, *, whole: bool = False) -> bool:
+def _matches(name: str, found: bounded_regex.Pattern, module: str, *, whole: bool = False) -> bool:
     """A match; the field is named where the pattern cannot be evaluated."""
     try:
-        return pattern.fullmatch(found, module) if whole else pattern.match(found, module)
+        return bounded_regex.fullmatch(found, module) if whole else bounded_regex.match(found, module)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _listed(name: str, names: tuple[str, ...] | pattern.Pattern, module: str) -> bool:
+def _listed(name: str, names: tuple[str, ...] | bounded_regex.Pattern, module: str) -> bool:
     """PEFT's rule for a list of endings, or a pattern of the whole name."""
-    if isinstance(names, pattern.Pattern):
+    if isinstance(names, bounded_regex.Pattern):
         return _matches(name, names, module, whole=True)
     return any(module == ending or module.endswith(f".{ending}") for ending in names)
 
 
-def _first(name: str, patterns: tuple[tuple[str, pattern.Pattern, float], ...], module: str, default: float) -> float:
+def _first(
+    name: str, patterns: tuple[tuple[str, bounded_regex.Pattern, float], ...], module: str, default: float
+) -> float:
     """The value of the first pattern that matches the end of the name."""
     for key, found, value in patterns:
         if _ends(key, module) if key.replace("_", "").replace(".", "").isalnum() else _matches(name, found, module):

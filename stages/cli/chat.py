@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import numbers, pretrained
+    from stages.run import flag_ranges, pretrained
     from stages.run.hardware import pick_device
 
-    numbers.refuse_seed(options.seed)
+    flag_ranges.refuse_seed(options.seed)
 
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = pretrained.placed(base, pick_device(options.device))

@@ -60,10 +60,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import numbers, pretrained
+    from stages.run import flag_ranges, pretrained
     from stages.run.hardware import pick_device
 
-    numbers.refuse_seed(options.seed)
+    flag_ranges.refuse_seed(options.seed)
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
@@ -90,7 +90,7 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     from pure import random
     from pure.generate import generate
     from stages.run.chat_template import ends
-    from stages.run.prompt import encode
+    from stages.run.text_prompt import encode
 
     stops = ends(pretrained)
     special = "all" if options.special_tokens else "none"

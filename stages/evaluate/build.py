@@ -28,12 +28,12 @@ from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, prog
 from stages.evaluate.completion import Sampling
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
-from stages.run import hardware, numbers, pretrained
+from stages.run import flag_ranges, hardware, pretrained
 from stages.run.chat_template import ends, template_of
 from stages.run.fingerprint import fingerprint
 from stages.run.pretrained import Pretrained
-from stages.run.prompt import first
 from stages.run.text import on_bad_row
+from stages.run.text_prompt import first
 
 EXAM = 126
 """The demo's held-out questions that are asked."""
@@ -55,7 +55,7 @@ def load(options: EvaluateOptions) -> Pretrained:
         ValueError: for a seed out of range, or a model that is not understood.
         FileNotFoundError: if there is none.
     """
-    numbers.refuse_seed(options.seed)
+    flag_ranges.refuse_seed(options.seed)
     device = hardware.pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     return pretrained.placed(loaded, device)

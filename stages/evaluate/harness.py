@@ -23,7 +23,7 @@ from stages.evaluate.perplexity import windows
 from stages.evaluate.request import encode_pairs, encode_text
 from stages.run.chat_template import ends, template_of
 from stages.run.pretrained import Pretrained
-from stages.run.prompt import first
+from stages.run.text_prompt import first
 
 NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""

@@ -26,8 +26,8 @@ from pure.nn.linear import LoRA
 from pure.types import Model, Tree
 from stages.run import model_folder
 from stages.run.adapter_folder import BASE, CONFIG, WEIGHTS, digest
-from stages.run.earlier import Earlier
 from stages.run.gguf_file import is_gguf
+from stages.run.initial_adapters import InitialAdapters
 from stages.tuning_options import TuningOptions
 
 
@@ -75,7 +75,7 @@ def asked(options: TuningOptions) -> LoRAConfig | None:
 
 
 def build(
-    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, earlier: Earlier | None = None
+    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, earlier: InitialAdapters | None = None
 ) -> Adapter | None:
     """Makes the adapted model that the flags ask for.
 
@@ -104,7 +104,7 @@ def build(
 
 
 def _above(
-    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, config: LoRAConfig, earlier: Earlier
+    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, config: LoRAConfig, earlier: InitialAdapters
 ) -> Adapter:
     """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged base."""
     if config.use_dora or not plain(earlier.adapters):

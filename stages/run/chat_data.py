@@ -22,7 +22,7 @@ from data_pipes.prompts import encode_prompts
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
-from stages.run import numbers
+from stages.run import flag_ranges
 from stages.run.text import on_bad_row
 from stages.tuning_options import TuningOptions
 
@@ -128,7 +128,7 @@ def _each(
         apart = set(range(0, every * count, every)) if count else set()
         parts = [[x for i, x in enumerate(parts[0]) if i not in apart], [parts[0][i] for i in sorted(apart)]]
     if not parts[1]:
-        numbers.refuse_no_held_out(options, len(parts[0]))
+        flag_ranges.refuse_no_held_out(options, len(parts[0]))
     say(f"data: {len(parts[0]):,} rows to learn from, {len(parts[1]):,} held out{told}")
     return Data(*parts)
 

@@ -29,7 +29,7 @@ ELSEWHERE = (
     "filter",
     "on_bad",
 )
-"""Flags that are compared by what they stand for: the model below, the data by `stages.run.origin`."""
+"""Flags that are compared by what they stand for: the model below, the data by `stages.run.data_origin`."""
 
 CONTENTS = ("model_path", "reward")
 """Flags that may name the same thing by another path: the fingerprint has what is in it (`stages.run.model_identity`,

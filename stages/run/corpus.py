@@ -23,7 +23,7 @@ from data_pipes.tokenize import Progress, tokenize
 from data_pipes.tokens import TokenStore
 from data_pipes.types import Document
 from stages.options import PretrainOptions
-from stages.run import json_file, origin, text
+from stages.run import data_origin, json_file, text
 from stages.run.held_out import parts, rule
 from stages.run.writing import writing
 
@@ -81,9 +81,9 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     folder = Path(options.output_dir)
     facts = folder / "data" / "corpus.json"
     # 1. Origin.
-    made_from = origin.of(options, vocab_size)
+    made_from = data_origin.of(options, vocab_size)
     if facts.exists():
-        origin.refuse_another(folder, _facts(folder)["made_from"], made_from)
+        data_origin.refuse_another(folder, _facts(folder)["made_from"], made_from)
         return reopen(folder, say)
     _refuse_inside(folder, options.data_path)
     _refuse_foreign(folder, options)
@@ -178,7 +178,7 @@ def _refuse_inside(folder: Path, data_path: str) -> None:
 def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
     """A tokenizer that no run of ours left here is not overwritten."""
     found = folder / "tokenizer.json"
-    given = origin.tokenizer_path(options)
+    given = data_origin.tokenizer_path(options)
     if found.exists() and not (folder / "data").exists() and not (given and Path(given).resolve() == found.resolve()):
         raise ValueError(
             f"{found} is there already, and no run made it: use it by --tokenizer_path {found}, or choose another "
@@ -190,7 +190,7 @@ def _tokenizer(
     options: PretrainOptions, vocab_size: int, split: Iterator[tuple[str, Document]], say: Say
 ) -> tokenizers.Tokenizer:
     """Loads the tokenizer, or trains it on the training part."""
-    given = origin.tokenizer_path(options)
+    given = data_origin.tokenizer_path(options)
     if given:
         return tokenizers.load(given)
     say(f"tokenizer: learning {vocab_size:,} tokens from {options.data_path}")

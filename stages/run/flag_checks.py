@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.run import adapter, chat_template, dropout, hardware, new_tokens, numbers, pretrained, rewards
+from stages.run import adapter, chat_template, dropout, flag_ranges, hardware, new_tokens, pretrained, rewards
 from stages.run.template_kwargs import template_variables
 from stages.tuning_options import OnlineOptions, TuningOptions
 
@@ -17,7 +17,7 @@ def check(options: TuningOptions) -> None:
         ValueError: naming the flag, its value and what to type instead.
         FileNotFoundError: for a file that a flag names and that is not there.
     """
-    numbers.refuse(options)
+    flag_ranges.refuse(options)
     dropout.refuse(options)
     new_tokens.refuse(options)
     adapter.asked(options)

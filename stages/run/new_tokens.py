@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from data_pipes.tokenizer.more_tokens import as_special
+from data_pipes.tokenizer.added_tokens_decoder import as_special
 from data_pipes.tokenizer.spec import vocabulary_size
 from pure.nn.transformer import transformer
 from stages.run.pretrained import Pretrained

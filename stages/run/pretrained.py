@@ -26,12 +26,12 @@ from stages.run import (
     model_folder,
     special_tokens,
     template_files,
+    tokenizer_folder,
 )
 from stages.run.gguf_special_tokens import from_gguf
 from stages.run.model_folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.run.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.run.template_files import Templates
-from stages.run.words import words
 
 CONFIG = "config.json"
 
@@ -155,7 +155,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     else:
         config = read_config(path)
         folder, weights = weights_of(path, dtype)
-        tokenizer, special, templates = words(folder, config)
+        tokenizer, special, templates = tokenizer_folder.read(folder, config)
     try:
         check_fit(tokenizer, config)
         hf.check_sizes(config, weights)
@@ -201,7 +201,7 @@ def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
     found = Templates(base.chat_template, base.other_templates)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
     if (folder / tokenizers.files.NAME).is_file():
-        tokenizer, special, templates = words(folder, config, base.special)
+        tokenizer, special, templates = tokenizer_folder.read(folder, config, base.special)
     try:
         check_fit(tokenizer, config)
     except ValueError as error:

@@ -23,7 +23,7 @@ from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, Model, Schedule, Tree
 from stages.options import PretrainOptions
 from stages.pretrain import pretrain
-from stages.run import hardware, numbers, shape
+from stages.run import flag_ranges, hardware, shape
 from stages.run.corpus import Corpus
 from stages.run.validation import bits_per_byte
 from stages.stage import Stage
@@ -95,7 +95,7 @@ def check(options: PretrainOptions) -> ModelConfig:
     Raises:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
-    numbers.refuse(options)
+    flag_ranges.refuse(options)
     if not options.data_path:
         raise ValueError('--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"')
     config = shape.read(options.config, options.model_path)

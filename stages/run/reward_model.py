@@ -14,9 +14,8 @@ from pure import tree
 from pure.interop import hf
 from pure.nn.scalar import scalar_model, without_head
 from pure.nn.transformer import transformer
-from stages.run import model_folder, pretrained
+from stages.run import model_folder, pretrained, tokenizer_folder
 from stages.run.pretrained import CONFIG, Pretrained
-from stages.run.words import words
 
 SCORE = "score.weight"
 
@@ -78,5 +77,5 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise model_folder.clear(folder, error) from None
     params = tree.cast(params, dtype) if dtype else params
-    tokenizer, special, templates = words(folder, config)
+    tokenizer, special, templates = tokenizer_folder.read(folder, config)
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

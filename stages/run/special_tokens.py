@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, token_ids, vocabulary_size
-from stages.run import json_file, token_table
-from stages.run.token_table import text_of
+from stages.run import json_file, tokenizer_config
+from stages.run.tokenizer_config import text_of
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, LEGACY = "tokenizer_config.json", "special_tokens_map.json"
@@ -84,8 +84,8 @@ def read(
         return found, tokenizer
     named, others = _named(fields, folder / TOKENIZER)
     kept = {name: value for name, value in fields.items() if name != "chat_template"}
-    token_table.check_calls(fields, tokenizer, folder / TOKENIZER)
-    listed = token_table.with_decoder(fields, tokenizer, named, folder / TOKENIZER)
+    tokenizer_config.check_calls(fields, tokenizer, folder / TOKENIZER)
+    listed = tokenizer_config.with_decoder(fields, tokenizer, named, folder / TOKENIZER)
     extended = with_tokens(listed, [*named.values(), *others])
     if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
         new = [token.content for token in extended.spec.added_tokens if token.id >= rows]

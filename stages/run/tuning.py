@@ -33,9 +33,9 @@ from stages.run import (
     adapter,
     chat_data,
     dropout,
-    earlier,
     flag_checks,
     hardware,
+    initial_adapters,
     model_identity,
     pretrained,
     pretraining,
@@ -43,9 +43,9 @@ from stages.run import (
 )
 from stages.run.adapter import Adapter
 from stages.run.chat_template import ends, template_of, trained_with
-from stages.run.judges import judges
 from stages.run.new_tokens import added as with_new_tokens
 from stages.run.pretrained import Pretrained
+from stages.run.reward_scorer import scorer
 from stages.sft import sft
 from stages.stage import Stage, loss_of
 from stages.state import TrainState
@@ -115,7 +115,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
             flags.PPOOptions: _online}[type(options)]  # fmt: skip
     key, made_from = random.key(options.seed, device=device), model_identity.of(base.params)
     joins = adapter.asked(options) is not None and not isinstance(options, flags.RewardOptions)
-    before = earlier.read(options.model_path) if joins else None
+    before = initial_adapters.read(options.model_path) if joins else None
     adapted = adapter.build(options, base.model, base.params, _dtype(options), before)
     if adapted is not None:
         start = adapted.model.init(random.fold_in(key, 2))
@@ -172,7 +172,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     train = _cut(options, ask([asked.tokens for asked in data.train], batch_size=options.batch_size, key=options.seed,
                               epochs=_many(options)))  # fmt: skip
     _told(train, say)
-    judge = judges(options, prompts=[asked.text for asked in every], rows=[asked.row for asked in every],
+    judge = scorer(options, prompts=[asked.text for asked in every], rows=[asked.row for asked in every],
                    tokenizer=base.tokenizer, device=key.device, say=say)  # fmt: skip
     schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
     drawing = {

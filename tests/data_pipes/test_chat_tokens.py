@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipes.assistant_spans import Span
 from data_pipes.chat_tokens import encode_spans
-from data_pipes.spans import Span
 from data_pipes.template import CLOSE, OPEN
 from data_pipes.tokenizer.trainer import train
 

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipes.chat import encode_chat
 from data_pipes.messages import PLAIN as PLAIN_CONTEXT
 from data_pipes.messages import Context, Message
-from stages.run import chat_template, pretrained, prompt
+from stages.run import chat_template, pretrained, text_prompt
 from tests.outside import written
 from tests.outside.form import Form
 
@@ -180,7 +180,7 @@ def _prompts(name: str, **options: Any) -> Form:
     texts = ("It is", "<|begin_of_text|>It is")
     return Form("special tokens", name, "transformers",
                 lambda folder: written.tokenizer(written.model(folder, **options))(texts[0]).input_ids,
-                lambda folder: prompt.encode(pretrained.load(folder), texts[0], special="all"))  # fmt: skip
+                lambda folder: text_prompt.encode(pretrained.load(folder), texts[0], special="all"))  # fmt: skip
 
 
 def _gguf(folder: Path, **fields: Any) -> Path:
@@ -258,7 +258,7 @@ FORMS = (
         "add_bos_token": True}}),
     Form("special tokens", "a prompt that brings its own bos token has one", "tokenizers",
          lambda folder: written.tokenizer(written.model(folder, before=("<|begin_of_text|>",)))("It is").input_ids,
-         lambda folder: prompt.encode(pretrained.load(folder), "<|begin_of_text|>It is", special="all")),
+         lambda folder: text_prompt.encode(pretrained.load(folder), "<|begin_of_text|>It is", special="all")),
     _ends("one id in config.json", {1, 4}),
     _ends("several ids in config.json", {1, 5, 4}, config={"eos_token_id": [1, 5]}),
     _ends("several ids in generation_config.json", {1, 3, 5, 4}, generation={"eos_token_id": [3, 5]}),
@@ -292,10 +292,10 @@ FORMS = (
     Form("special tokens", "add_bos_token of a GGUF file", "gguf",
          lambda folder: [0, *written.tokenizer(_gguf(folder, **{"ggml.add_bos_token": True}).parent)("It is")[
              "input_ids"]],
-         lambda folder: prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+         lambda folder: text_prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
     Form("special tokens", "a Llama 3 GGUF file that does not say add_bos_token", "llama.cpp's rule",
          lambda folder: [0, *written.tokenizer(_gguf(folder).parent)("It is")["input_ids"]],
-         lambda folder: prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+         lambda folder: text_prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
     Form("ends of answers", "eos, eot and eom of a GGUF file", "gguf",
          lambda folder: [1, 3, 4] if _gguf(folder, **{"ggml.eos_token_id": 1, "ggml.eot_token_id": 4,
                                                       "ggml.eom_token_id": 3}) else [],

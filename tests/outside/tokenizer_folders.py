@@ -1,5 +1,5 @@
 """Folders of tokenizers as transformers reads them: tokenizer.json, and what tokenizer_config.json says besides
-(`more_tokens`, `token_table`)."""
+(`added_tokens_decoder`, `tokenizer_config`)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
 from stages.evaluate.harness import _loaded, _sampling, harness
 from stages.run import pretrained
-from stages.run.prompt import first
+from stages.run.text_prompt import first
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.evaluate.small_model import small

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stages.run import adapter_folder, earlier, pretrained
+from stages.run import adapter_folder, initial_adapters, pretrained
 from tests.stages.rungs import run
 
 LORA = {"peft_type": "LORA", "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
@@ -137,6 +137,6 @@ def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(t
     q = [x.params["layers"][0]["attention"]["q"] for x in (start, once, twice)]
     torch.testing.assert_close(q[2] - q[1], q[1] - q[0], rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="not joined yet; run intro2llm merge"):
-        earlier.read(str(folder))
+        initial_adapters.read(str(folder))
     (folder / adapter_folder.BASE).unlink()
     refused(folder, "holds adapters itself, which PEFT would lose silently")

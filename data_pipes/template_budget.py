@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_context
 
-from data_pipes.prices import (
+from data_pipes.template_costs import (
     CALL,
     ELEMENT,
     FREE_TESTS,
@@ -80,8 +80,8 @@ def meter(given: Any) -> Meter:
         >>> meter({"messages": []}).compare("in", "a", "b" * 20_000_000)
         Traceback (most recent call last):
         ...
-        data_pipes.prices.SandboxError: it takes too long or too much memory for what it is given; does it loop for
-        ever?
+        data_pipes.template_costs.SandboxError: it takes too long or too much memory for what it is given; does it loop
+        for ever?
     """
     left, rounds, numbers = [WORK], [ROUNDS], [ROUNDS]
     extended: list[int] = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipes.tokenizer.more_tokens import as_special, puts_space_first, with_table
+from data_pipes.tokenizer.added_tokens_decoder import as_special, puts_space_first, with_table
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer
 
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_pipes.assistant_spans import Chat, Span, prompt_text, spans
 from data_pipes.chat_tokens import encode_spans
 from data_pipes.messages import Context, Message
 from data_pipes.rendering import ChatTemplate, Hidden, bare, for_context, hider, text_of
-from data_pipes.shown import check_shown
-from data_pipes.spans import Chat, Span, prompt_text, spans
+from data_pipes.template_checks import check_shown
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from data_pipes.assistant_spans import Chat, shared, spans
 from data_pipes.chat import chat_template
 from data_pipes.messages import PLAIN, Context, Message
-from data_pipes.spans import Chat, shared, spans
 
 CONTROLS = re.compile(r"<[a-z]+>|</think>")
 OWN = ("{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% for c in m.tool_calls or [] %}<call>"

@@ -9,7 +9,7 @@ from pure.types import Tree
 from stages.run import adapter_folder, pretrained
 
 
-class Earlier(NamedTuple):
+class InitialAdapters(NamedTuple):
     """Adapters that a run starts from.
 
     Fields:
@@ -27,7 +27,7 @@ class Earlier(NamedTuple):
     base: adapter_folder.Base
 
 
-def read(path: str) -> Earlier | None:
+def read(path: str) -> InitialAdapters | None:
     """Reads the adapters at a path; None for a whole model.
 
     Raises:
@@ -44,4 +44,4 @@ def read(path: str) -> Earlier | None:
             "--output_dir MERGED, and take --model_path MERGED"
         )
     below = pretrained.load(root).params
-    return Earlier(path, root, below, adapter_folder.read(folder, below, root), adapter_folder.of(folder))
+    return InitialAdapters(path, root, below, adapter_folder.read(folder, below, root), adapter_folder.of(folder))

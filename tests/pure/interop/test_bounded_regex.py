@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from pure.interop import pattern
+from pure.interop import bounded_regex
 
 NAMES = (
     "model.layers.0.self_attn.q_proj",
@@ -32,9 +32,9 @@ SOURCES = (
 @pytest.mark.parametrize("source", SOURCES)
 def test_it_matches_as_python_does(source: str) -> None:
     for name in NAMES:
-        found = pattern.compile(source)
-        assert pattern.fullmatch(found, name) == bool(re.fullmatch(source, name)), name
-        assert pattern.match(found, name) == bool(re.match(source, name)), name
+        found = bounded_regex.compile(source)
+        assert bounded_regex.fullmatch(found, name) == bool(re.fullmatch(source, name)), name
+        assert bounded_regex.match(found, name) == bool(re.match(source, name)), name
 
 
 def test_drawn_expressions_match_as_python_does() -> None:
@@ -49,17 +49,17 @@ def test_drawn_expressions_match_as_python_does() -> None:
         except re.error:
             continue
         for text in ("", "a", "ab", "abab", "bba", "aabba"):
-            found = pattern.compile(source)
-            assert pattern.fullmatch(found, text) == bool(re.fullmatch(source, text)), (source, text)
-            assert pattern.match(found, text) == bool(re.match(source, text)), (source, text)
+            found = bounded_regex.compile(source)
+            assert bounded_regex.fullmatch(found, text) == bool(re.fullmatch(source, text)), (source, text)
+            assert bounded_regex.match(found, text) == bool(re.match(source, text)), (source, text)
 
 
 @pytest.mark.parametrize("source", ["(q|.*)*_proj!", "((.*)*)*!", "(((a{99}){99}){99}){99}", "(?:a{1000}){1000000}",
                                     "(((((.*)+.)+.)+.)+.)+!", "(?:.|.|.){40}!",
                                     "a|" * 4900 + "b", "(?i)" + "(.*)*" * 4 + "!"])  # fmt: skip
 def test_what_takes_pythons_engine_for_ever_is_answered(source: str) -> None:
-    found = pattern.compile(source)
-    assert not any(pattern.fullmatch(found, name) for name in NAMES if name)
+    found = bounded_regex.compile(source)
+    assert not any(bounded_regex.fullmatch(found, name) for name in NAMES if name)
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_what_takes_pythons_engine_for_ever_is_answered(source: str) -> None:
 )
 def test_what_cannot_be_evaluated_is_refused_in_one_line(source: str, told: str) -> None:
     with pytest.raises(ValueError, match=told) as caught:
-        pattern.match(pattern.compile(source), "model" * 8)
+        bounded_regex.match(bounded_regex.compile(source), "model" * 8)
     assert "\n" not in str(caught.value)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from data_pipes.messages import Context, Message
 from data_pipes.rendering import ChatTemplate, bare, open_text, text_of
-from data_pipes.shown import advice, check_learned, check_said, check_shown
 from data_pipes.template import BEGIN, END
+from data_pipes.template_checks import advice, check_learned, check_said, check_shown
 
 PROBE = Message("user", "a")
 """A turn that any template takes, to see how it begins an answer."""

@@ -9,8 +9,8 @@ import pytest
 
 from data_pipes.chat import chat_template, render
 from data_pipes.messages import Message
-from data_pipes.prices import deep
 from data_pipes.template import compiled, run
+from data_pipes.template_costs import deep
 from data_pipes.templates import NAMED
 
 LONG = "{% set ns = namespace(s='x' * 8000000, l=[0] * 90000, n=0) %}"

@@ -10,7 +10,7 @@ import pytest
 
 from stages import tuning_options as flags
 from stages.options import PretrainOptions
-from stages.run import numbers
+from stages.run import flag_ranges
 
 GOOD = (
     PretrainOptions(),
@@ -22,7 +22,7 @@ GOOD = (
 
 @pytest.mark.parametrize("options", GOOD, ids=lambda options: type(options).__name__)
 def test_the_defaults_are_fine(options: object) -> None:
-    numbers.refuse(options)
+    flag_ranges.refuse(options)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,12 @@ def test_the_defaults_are_fine(options: object) -> None:
 )  # fmt: skip
 def test_each_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^--{name}"):
-        numbers.refuse(replace(PretrainOptions(), **{name: value}))
+        flag_ranges.refuse(replace(PretrainOptions(), **{name: value}))
 
 
 def test_patience_without_validations_never_acts() -> None:
     with pytest.raises(ValueError, match="--eval_every 0 makes none"):
-        numbers.refuse(replace(PretrainOptions(), patience=2, eval_every=0))
+        flag_ranges.refuse(replace(PretrainOptions(), patience=2, eval_every=0))
 
 
 GRPO, PPO = flags.GRPOOptions(model_path=""), flags.PPOOptions(model_path="")
@@ -74,7 +74,7 @@ REFUSED = (
 @pytest.mark.parametrize(("options", "changes", "words"), REFUSED, ids=str)
 def test_those_of_later_rungs_and_what_contradicts_itself(options: Any, changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        numbers.refuse(replace(options, **changes))
+        flag_ranges.refuse(replace(options, **changes))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -84,4 +84,4 @@ def test_what_fits_together_is_accepted() -> None:
         replace(DPO, variant="robust", label_smoothing=0.1), replace(DPO, variant="orpo", beta=0.0),
         replace(SFT, held_out=0), replace(GRPO, top_p=1.0, top_k=1, beta=0.0),
     ):  # fmt: skip
-        numbers.refuse(options)
+        flag_ranges.refuse(options)

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipes import tokenizer as tokenizers
 from stages.options import PretrainOptions
-from stages.run import origin
+from stages.run import data_origin
 from tests.stages.small import write_text
 
 
@@ -22,7 +22,7 @@ def options(**changes: Any) -> PretrainOptions:
 def told(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (300, 300)) -> str:
     """What is refused, or ""."""
     try:
-        origin.refuse_another(Path("run"), origin.of(was, sizes[0]), origin.of(now, sizes[1]))
+        data_origin.refuse_another(Path("run"), data_origin.of(was, sizes[0]), data_origin.of(now, sizes[1]))
     except ValueError as error:
         return str(error)
     return ""
@@ -47,23 +47,23 @@ def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
 
 def test_a_source_that_is_not_here_any_more_is_believed(tmp_path: Path) -> None:
     text = str(write_text(tmp_path / "text"))
-    before = origin.of(options(data_path=text), 300)
+    before = data_origin.of(options(data_path=text), 300)
     shutil.rmtree(text)
-    origin.refuse_another(tmp_path, before, origin.of(options(data_path=text), 300))
+    data_origin.refuse_another(tmp_path, before, data_origin.of(options(data_path=text), 300))
     with pytest.raises(ValueError, match="--data_path was"):
-        origin.refuse_another(tmp_path, before, origin.of(options(data_path="elsewhere"), 300))
+        data_origin.refuse_another(tmp_path, before, data_origin.of(options(data_path="elsewhere"), 300))
 
 
 def test_text_that_changed_is_refused(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text", documents=2)
-    before = origin.of(options(data_path=str(text)), 300)
+    before = data_origin.of(options(data_path=str(text)), 300)
     (text / "2.txt").write_text("more")
     with pytest.raises(ValueError, match=r"--data_path was .*text \(2 files, .* bytes\), is .*text \(3 files"):
-        origin.refuse_another(tmp_path, before, origin.of(options(data_path=str(text)), 300))
+        data_origin.refuse_another(tmp_path, before, data_origin.of(options(data_path=str(text)), 300))
     (text / "2.txt").unlink()
     os.rename(text / "1.txt", text / "9.txt")
     with pytest.raises(ValueError, match="--data_path was"):
-        origin.refuse_another(tmp_path, before, origin.of(options(data_path=str(text)), 300))
+        data_origin.refuse_another(tmp_path, before, data_origin.of(options(data_path=str(text)), 300))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_tokenizers_are_compared_by_what_they_do(tmp_path: Path) -> None:
 
 def test_the_tokenizer_of_a_model_is_the_one_beside_it(tmp_path: Path) -> None:
     (tmp_path / "run" / "final_model").mkdir(parents=True)
-    found = origin.tokenizer_path(options(model_path=str(tmp_path / "run")))
+    found = data_origin.tokenizer_path(options(model_path=str(tmp_path / "run")))
     assert found == str(tmp_path / "run" / "final_model" / "tokenizer.json")
-    assert origin.tokenizer_path(options(model_path="m", tokenizer_path="t.json")) == "t.json"
-    assert origin.tokenizer_path(options()) is None
+    assert data_origin.tokenizer_path(options(model_path="m", tokenizer_path="t.json")) == "t.json"
+    assert data_origin.tokenizer_path(options()) is None

@@ -1,4 +1,4 @@
-"""All that concerns text in a model's folder: tokenizer, special tokens and chat templates."""
+"""Read the tokenizer, the special tokens and the chat templates of a model's folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stages.run.special_tokens import NONE, SpecialTokens
 from stages.run.template_files import Templates
 
 
-def words(
+def read(
     folder: Path, config: ModelConfig, base: SpecialTokens = NONE
 ) -> tuple[tokenizers.Tokenizer, SpecialTokens, Templates]:
-    """Reads all that concerns text from a folder.
+    """Reads the tokenizer, special tokens and chat templates of a folder.
 
     Args:
         folder: with tokenizer.json.

@@ -1,4 +1,4 @@
-"""Build what judges the answers of a run: the score of all rewards, and the recorder that writes them down."""
+"""Build the scorer of a run: all its rewards, and the recorder that writes down what they saw and returned."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stages.run import answers, reward_identity, rewards
 from stages.run.answers import Recorder
 
 
-class Judges(NamedTuple):
-    """What a run's rewards are.
+class Scorer(NamedTuple):
+    """Rewards of a run.
 
     Fields:
         names: of the K rewards, for metrics.
@@ -34,7 +34,7 @@ class Judges(NamedTuple):
     made_of: Mapping[str, str]
 
 
-def judges(
+def scorer(
     options: flags.OnlineOptions,
     *,
     prompts: Sequence[str],
@@ -42,8 +42,8 @@ def judges(
     tokenizer: Tokenizer,
     device: torch.device,
     say: Callable[[str], None],
-) -> Judges:
-    """Builds the judges that the flags name.
+) -> Scorer:
+    """Builds the scorer of the rewards that the flags name.
 
     Args:
         options: the flags.
@@ -53,7 +53,7 @@ def judges(
         say: takes lines for the person who watches.
 
     Returns:
-        Judges.
+        Scorer.
 
     Raises:
         ValueError, FileNotFoundError: as `stages.run.rewards.score_of`.
@@ -67,4 +67,4 @@ def judges(
         score, Path(options.output_dir), names=names, prompts=prompts, tokenizer=tokenizer, weights=weights, say=say,
         table_every=options.table_every, samples=flags.samples_of(options),
     )  # fmt: skip
-    return Judges(names, weights, score, recorder, reward_identity.identity(options.reward, rows))
+    return Scorer(names, weights, score, recorder, reward_identity.identity(options.reward, rows))
