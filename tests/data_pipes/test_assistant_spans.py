@@ -1,4 +1,4 @@
-"""Which pieces of a rendered conversation are learned; that all which a row says is `shown`, or refused."""
+"""Assistant spans: what of a rendered conversation is learned; `template_checks` refuse what a template leaves out."""
 
 from __future__ import annotations
 

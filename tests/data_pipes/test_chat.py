@@ -1,4 +1,4 @@
-"""Messages become text as in transformers, and tokens of which exactly the assistant's are trained (`chat_jobs`)."""
+"""Messages become text as in transformers, and tokens of which the assistant's alone are trained (`chat_encoding`)."""
 
 from __future__ import annotations
 
