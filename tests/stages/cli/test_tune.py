@@ -1,4 +1,4 @@
-"""Every rung at the command line: it trains, its `reward_scorer` scores, it resumes bit for bit; errors are one line."""
+"""Every rung at the command line: it trains, its `reward_scorer` scores, it resumes exactly; errors are one line."""
 
 from __future__ import annotations
 
