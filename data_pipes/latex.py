@@ -10,8 +10,10 @@ import re
 
 _SPACES = re.compile(r"(?<=[0-9])(?:\\[,;:!> ]|~|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
 _TEXTS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_FRACTION = re.compile(r"([0-9]*)\s*\\[dt]?frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_FRACTION = re.compile(
+    r"(?<![0-9])([0-9]*+)\s*\\[dt]?frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
+)
+_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*+)?\{|\}")
 
 
 def plain(text: str) -> str:
@@ -34,14 +36,13 @@ def boxed(text: str) -> str | None:
         >>> boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
     """
-    found = None
-    for match in _BOXED.finditer(text):
-        depth, place = 1, match.end()
-        while place < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            place += 1
-        if not depth:
-            found = text[match.end() : place - 1]
+    found: str | None = None
+    start, opened = -1, list[int]()  # of each open brace: where the content of a box begins, or -1
+    for match in _BRACE.finditer(text):
+        if match[0] != "}":
+            opened.append(match.end() if match[1] else -1)
+        elif opened and (begin := opened.pop()) > start:
+            start, found = begin, text[begin : match.start()]
     return found
 
 

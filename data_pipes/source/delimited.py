@@ -6,12 +6,16 @@ Types are not guessed: "007" stays "007", "NA" is a text, and an empty cell is a
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from data_pipes.source.lines import lines
 from data_pipes.source.text import PIECE, Location
 from data_pipes.types import BadRow, OnBad, Row, stop
+
+_RAW = re.compile("[\udc80-\udcff]")
+"""A byte that is not UTF-8, as `surrogateescape` hands it on."""
 
 
 def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop) -> Iterator[Row]:
@@ -32,7 +36,7 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
     for cells, name, error in _records(reader, path):
         if error:
             on_bad(BadRow(name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"))
-        elif any("\udc80" <= letter <= "\udcff" for cell in cells for letter in cell):
+        elif any(map(_RAW.search, cells)):
             on_bad(BadRow(name, "has bytes that are not UTF-8; convert it first: iconv -f LATIN1 -t UTF-8 old > new"))
         elif not columns:
             columns = cells

@@ -51,9 +51,8 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
         ('', 'é', '\ufffd')
     """
     spec = tokenizer.spec
-    texts = token_texts(spec)
-    if skip_special:
-        texts = {i: text for i, text in texts.items() if i not in hidden_ids(spec)}
+    hidden = hidden_ids(spec) if skip_special else frozenset()
+    texts = {i: text for i, text in token_texts(spec).items() if i not in hidden}
     decoder = machine(decoder_steps(spec), errors)
     return Stream(decoder.init, partial(_step, decoder, texts), partial(_finish, decoder))
 

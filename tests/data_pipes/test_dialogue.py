@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,14 @@ def test_a_speaker_inside_of_a_turn_is_text() -> None:
 def test_a_prompt_ends_where_the_assistant_is_to_speak() -> None:
     assert read_prompt("\n\nHuman: Hi\n\nAssistant:") == (Message("user", "Hi"),)
     assert read_prompt("Human: Hi\n\nAssistant: Hello") == ()
+
+
+@pytest.mark.parametrize("blank", ["\n", " ", "\n ", "\r\n"])
+def test_long_white_space_takes_linear_time(blank: str) -> None:
+    """Each run is looked at once; cubic time would be days."""
+    began = time.perf_counter()
+    read_dialogue(f"Human: a{20_000 * blank}x\n\nAssistant: b")
+    assert time.perf_counter() - began < 2
 
 
 @given(st.lists(st.tuples(st.sampled_from(["Human", "Assistant"]), LINES), min_size=2, max_size=5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from data_pipes.answers import exact_match, extract_number
@@ -33,3 +35,16 @@ def test_plain_text_is_left_alone() -> None:
     for text in ("", "1,234 and 5", "a b", "def f(): return {1, 2}"):
         assert plain(text) == text
         assert boxed(text) is None
+
+
+def test_the_last_closed_box_counts() -> None:
+    assert boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
+    assert boxed(r"\boxed{a \boxed{b} c}") == "b"
+    assert boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
+
+
+def test_boxes_that_never_close_take_linear_time() -> None:
+    """As of a model that repeats itself; quadratic time would be a quarter of an hour."""
+    began = time.perf_counter()
+    assert boxed(20_000 * r"\boxed{") is None
+    assert time.perf_counter() - began < 2

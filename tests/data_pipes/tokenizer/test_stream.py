@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,3 +71,17 @@ def test_texts_joined_are_the_whole(tokenizer: Tokenizer, ids: list[int]) -> Non
 def test_texts_joined_are_the_whole_for_bytes(trained: Tokenizer, ids: list[int]) -> None:
     assert "".join(shown(trained, ids)) == trained.decode(ids)
     assert "".join(shown(trained, ids, skip_special=True)) == trained.decode(ids, skip_special=True)
+
+
+def test_a_large_vocabulary_with_many_special_tokens_is_ready_at_once() -> None:
+    """A stream is made for every answer of a chat; the hidden ids are found once, not for each token."""
+    vocab = tuple(f"t{i}" for i in range(40_000))
+    special = tuple(AddedToken(f"<|{i}|>", len(vocab) + i) for i in range(256))
+    large = from_spec(
+        TokenizerSpec(kind="character", vocab=vocab, merges=(), pattern="gpt2", unk_token="t0", added_tokens=special)
+    )
+    began = time.perf_counter()
+    made = stream(large, skip_special=True)
+    assert time.perf_counter() - began < 1
+    assert made.step(made.init, len(vocab))[1] == ""
+    assert made.step(made.init, 7)[1] == "t7"
