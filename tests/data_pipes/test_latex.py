@@ -37,6 +37,10 @@ def test_plain_text_is_left_alone() -> None:
         assert boxed(text) is None
 
 
+def test_fractions_may_touch() -> None:
+    assert plain(r"\frac12\frac34") == "1/23/4"
+
+
 def test_the_last_closed_box_counts() -> None:
     assert boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
     assert boxed(r"\boxed{a \boxed{b} c}") == "b"
