@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pure.interop import hf
@@ -88,21 +89,20 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
 
     Steps:
         1. Names without PEFT's prefix and the adapter's name.
-        2. Low-rank changes of the modules that the fields name.
-        3. Weights that are stored whole.
+        2. Weights that are stored whole.
+        3. Low-rank changes of the modules that the fields name.
         4. Rows of the embedding.
         5. Refuse what is left.
     """
     # 1. Names.
     rest = _stripped(found)
-    # 2. Low-rank changes.
-    modules = _targets(fields, base)
-    patches = tuple(_patch(fields, module, rest, base) for module in modules)
-    # 3. Whole weights.
-    numbers = _token_rows(fields, rest, base)
+    # 2. Whole weights.
+    modules, numbers = _targets(fields, base), _token_rows(fields, rest, base)
     if both := set(numbers) & set(modules):
         raise ValueError(f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported")
     whole = _whole(fields, rest, base, dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED))
+    # 3. Low-rank changes.
+    patches = tuple(_patch(fields, module, rest, {**base, **whole}) for module in modules)
     # 4. Rows.
     rows = {}
     for module, which in numbers.items():
@@ -162,10 +162,14 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
 def _token_rows(
     fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
-    """{module: rows that were trained}; PEFT may store those of a tied embedding for the head as well."""
+    """{module: rows that were trained}; PEFT stores those of a tied embedding for the head as well, or for itself alone
+    where the fields name the same ones for both."""
     found = {EMBEDDING if x == "embed_tokens" else HEAD: numbers for x, numbers in fields.token_indices.items()}
-    if f"{HEAD}.weight" not in base and EMBEDDING in found and f"{HEAD}.{ROWS}" in rest:
-        found.setdefault(HEAD, found[EMBEDDING])
+    if f"{HEAD}.weight" not in base and EMBEDDING in found:
+        if f"{HEAD}.{ROWS}" in rest:
+            found.setdefault(HEAD, found[EMBEDDING])
+        elif found.get(HEAD) == found[EMBEDDING]:
+            del found[HEAD]
     return found
 
 
@@ -229,8 +233,12 @@ def _whole(
         if name in VOCABULARY and rest[stored].ndim == 2:
             shape = (rest[stored].shape[0], shape[1])
         whole[name] = _take(rest, stored, shape)
+        _take_again(rest, name, whole[name])
+    tied = f"{HEAD}.weight" not in base
+    if tied and f"{EMBEDDING}.weight" in whole and not saved(fields, EMBEDDING):
+        whole.setdefault(f"{HEAD}.weight", whole[f"{EMBEDDING}.weight"])
     needed = {name for name in names if saved(fields, name.rsplit(".", 1)[0])}
-    if fields.ensure_weight_tying and f"{HEAD}.weight" not in base and needed & VOCABULARY:
+    if fields.ensure_weight_tying and tied and needed & VOCABULARY:
         needed |= VOCABULARY
     for module, found in fields.modules_to_save:
         if not any(saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed):
@@ -240,15 +248,25 @@ def _whole(
     if missing := needed - set(whole):
         raise ValueError(f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
                          "(modules_to_save, bias) say it has")  # fmt: skip
-    _check_rows(whole, base, [m for m, inside in wrapped.items() if inside != ADAPTED])
+    _check_rows(whole, base)
     return whole
 
 
-def _check_rows(whole: Mapping[str, Tensor], base: Mapping[str, Tensor], modules: list[str]) -> None:
+def _take_again(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
+    """Removes what PEFT writes besides of an embedding that was saved whole and resized: itself, and what it replaced."""
+    module, kind = name.rsplit(".", 1)
+    again, replaced = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
+    if again not in rest:
+        return
+    if not torch.equal(_take(rest, again, tuple(x.shape)), x):
+        raise ValueError(f"{PREFIX}{again}: differs from {PREFIX}{name}, and both stand for the same weight")
+    if replaced in rest:
+        _take(rest, replaced, tuple(rest[replaced].shape))
+
+
+def _check_rows(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
     """A vocabulary of another size must be one of the embedding and the head."""
     sizes = {m: whole.get(f"{m}.weight", _weight(base, m)).shape[0] for m in (EMBEDDING, HEAD)}
-    if sizes[EMBEDDING] != sizes[HEAD] or (
-        sizes[EMBEDDING] != base[f"{EMBEDDING}.weight"].shape[0] and {EMBEDDING, HEAD} & set(modules)
-    ):
+    if sizes[EMBEDDING] != sizes[HEAD]:
         raise ValueError(f"the adapter's embedding has {sizes[EMBEDDING]} rows and its head {sizes[HEAD]}, the base "
                          f"{base[f'{EMBEDDING}.weight'].shape[0]}; they must be of one vocabulary")  # fmt: skip

@@ -133,6 +133,14 @@ def _names(rename: Callable[[str], str], dtype: torch.dtype | None = None) -> Ch
     return change
 
 
+def _doubled(folder: Path) -> None:
+    """Another copy of the embedding than that which counts."""
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors["base_model.model.model.embed_tokens.modules_to_save.weight"] += 1
+    save_file(tensors, file)
+
+
 def _converted(folder: Path) -> torch.Tensor:
     """PiSSA that PEFT turned into plain LoRA when it was saved."""
     import peft
@@ -256,6 +264,22 @@ FORMS = (
     _right("a larger vocabulary, rows of it trained", rows=280, trainable_token_indices=[275, 4]),
     _right("a larger vocabulary, rows of it trained, tied", tied=True, rows=280, trainable_token_indices=[275, 4]),
     _right("a larger vocabulary, tied", tied=True, rows=280, target_modules=["q_proj"]),
+    _right("a larger vocabulary, its embedding adapted, tied", tied=True, rows=280,
+           target_modules=["q_proj", "embed_tokens"]),
+    _right("a larger vocabulary, embedding and head adapted", rows=280, target_modules=["embed_tokens", "lm_head"]),
+    _right("a larger vocabulary, its embedding stored whole", rows=280, modules_to_save=["embed_tokens"]),
+    _right("a larger vocabulary, its head stored whole", rows=280, modules_to_save=["lm_head"]),
+    _right("a larger vocabulary, both stored whole, tied", tied=True, rows=280,
+           modules_to_save=["embed_tokens", "lm_head"]),
+    _right("a larger vocabulary, stored whole, tying ensured", tied=True, rows=280,
+           modules_to_save=["embed_tokens", "lm_head"], ensure_weight_tying=True),
+    _right("rows of a tied embedding, named for the head too", tied=True,
+           trainable_token_indices={"embed_tokens": [3, 4], "lm_head": [3, 4]}),
+    _right("a smaller vocabulary, tied", tied=True, rows=264),
+    _wrong("a larger vocabulary, whose head the file has not", "embedding has 280 rows and its head 272", rows=280,
+           target_modules=["embed_tokens"]),
+    _wrong("two embeddings in one file", "embed_tokens.modules_to_save.weight: differs from", rows=280,
+           modules_to_save=["embed_tokens"], change=_doubled),
     _right("fan_in_fan_out, which linear layers ignore", change=_fields(fan_in_fan_out=True)),
     _right("fields of later versions that are off", change=_fields(use_new_thing=False, new_config=None, new_list=[])),
     _right("bookkeeping", lora_dropout=0.1, change=_fields(
