@@ -253,7 +253,7 @@ def _whole(
 
 
 def _take_again(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
-    """Removes what PEFT writes besides of an embedding that was saved whole and resized: itself, and what it replaced."""
+    """Removes what PEFT adds for a resized embedding that is saved whole: the same again, and what it replaced."""
     module, kind = name.rsplit(".", 1)
     again, replaced = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
     if again not in rest:
