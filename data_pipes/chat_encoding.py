@@ -36,6 +36,9 @@ class Job(NamedTuple):
 Rows = tuple[list[Span], list[str]]
 """Spans of one conversation with placeholders, and what these stand for."""
 
+MARKER = re.compile(r"<[|｜][^<>\s]+[|｜]>")
+"""An added token of this form ends a turn also where the tokenizer does not call it special."""
+
 OnError = Callable[[int, ValueError], Any]
 """What to do with a conversation that the template refuses: gets its number among those that were given, and why."""
 
@@ -62,17 +65,23 @@ def encode_jobs(
         ValueError: as `cut`, without on_error; as the tokenizer's `encode`.
     """
     names = tuple(special_tokens(tokenizer))
-    hide = hider(names)
-    controls = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+    hide, controls = hider(names), _any_of(names)
+    added = [token.content for token in tokenizer.spec.added_tokens]
+    borders = _any_of([*names, *filter(MARKER.fullmatch, added)])
     rows: list[tuple[list[Span], list[str]]] = []
     for number, job in enumerate(jobs):
         try:
-            rows.append(cut(for_context(template, job.context), job, hide, controls))
+            rows.append(cut(for_context(template, job.context), job, hide, borders))
         except ValueError as error:
             if on_error is None:
                 raise
             on_error(number, error)
     return encode_spans(tokenizer, rows, controls)
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern:
+    """A pattern of any of these texts, the longest first; of none it matches nothing."""
+    return re.compile("|".join(map(re.escape, sorted(set(texts), key=len, reverse=True))) or r"(?!)")
 
 
 def cut_answers(template: ChatTemplate, job: Job, hide: Callable[..., Hidden], controls: re.Pattern) -> Rows:

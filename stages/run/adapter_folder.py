@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from pure.adapt.attach import whole
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.interop import hf, peft_apply, peft_config, peft_weights
+from pure.msgpack_writer import memory
 from pure.nn.transformer import transformer
 from pure.types import Tree
 from stages.run import hub_model, json_file, model_folder
@@ -26,7 +28,9 @@ from stages.run.hardware import DTYPES
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 PICKLE = "adapter_model.bin"
 SAMPLE = 64
-"""Numbers of each weight that the digest looks at."""
+"""Numbers of each weight that the digest of earlier versions looks at."""
+BLOCK = 1 << 22
+"""Numbers that are hashed at once."""
 
 
 class Base(NamedTuple):
@@ -137,7 +141,7 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
 
     Args:
         folder: with adapter_config.json.
-        base: the params that they belong to.
+        base: the params that they belong to, in the dtype of their file or a wider one.
         path: where these came from, for messages.
 
     Returns:
@@ -155,7 +159,7 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         )
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder / WEIGHTS} is missing; a folder with {CONFIG} has the adapters beside it")
-    if known.digest not in ("", digest(base)):
+    if not _same(known.digest, base):
         raise ValueError(
             f"{folder}: the adapters were trained on {known.path}, and {path} has other weights now; put the "
             "base back that they belong to"
@@ -199,7 +203,38 @@ def merged(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[Mo
 
 
 def digest(params: Tree) -> str:
-    """Tells params apart by the shape, and a few numbers, of every weight."""
+    """Tells params apart by every number of every weight, in whatever dtype they are held.
+
+    Args:
+        params: of a model.
+
+    Returns:
+        "float32:" and a sha256 over the paths, the shapes and the numbers' bits in float32; weights are read by several
+        threads at once.
+    """
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        parts = list(pool.map(_hashed, tree.leaves(params)))
+    found = hashlib.sha256()
+    for path, x, part in zip(tree.paths(params), tree.leaves(params), parts, strict=True):
+        found.update(f"{path} {tuple(x.shape)} {part}".encode())
+    return f"float32:{found.hexdigest()}"
+
+
+def _hashed(x: torch.Tensor) -> str:
+    """A sha256 of the numbers' bits in float32, made block by block."""
+    found = hashlib.sha256()
+    for block in x.detach().flatten().split(BLOCK):
+        found.update(memory(block.float().cpu()))
+    return found.hexdigest()
+
+
+def _same(known: str, base: Tree) -> bool:
+    """Compares a base with the digest in base.json: of this form, or of the one that earlier versions wrote."""
+    return known == "" or known == (digest(base) if ":" in known else _sampled(base))
+
+
+def _sampled(params: Tree) -> str:
+    """The digest that earlier versions wrote: of the shape, and of a few numbers, of every weight."""
     found = hashlib.sha256()
     for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
         flat = x.detach().flatten()

@@ -66,7 +66,8 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
         base: whose tokenizer knows the control tokens.
 
     Returns:
-        The id of the first control token after the answer; None if the turn ends with plain text.
+        The id of the first control token after the answer, or of the added token that stands right after it, which
+        some tokenizers do not call special; None if the turn ends with plain text.
 
     Raises:
         ValueError: if the template refuses the two turns, leaves the answer out, or ends it with what looks like a
@@ -80,6 +81,9 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
     eos = named_tokens(base).get("eos_token")
     if (number := special_tokens.id_of(base.tokenizer, eos)) is not None:
         known[str(eos)] = number
+    for token in base.tokenizer.spec.added_tokens:
+        if token.content.strip() and rest.lstrip().startswith(token.content):
+            known[token.content] = token.id
     pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)"
     if found := re.search(pattern, rest):
         return known[found[0]]

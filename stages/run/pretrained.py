@@ -89,7 +89,7 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
         {name: text}.
     """
     config, special = pretrained.model.config, pretrained.special
-    control = tokenizers.special_tokens(pretrained.tokenizer)
+    added = {token.content: token.id for token in pretrained.tokenizer.spec.added_tokens}
     fields = hf.to_hf_config(config)
     dtype = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
     fields |= {"dtype": dtype, "torch_dtype": dtype}  # by its new name, and by the one that transformers 4 reads
@@ -101,7 +101,7 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     files, field = template_files.written(Templates(template, pretrained.other_templates))
     written = {
         CONFIG: fields,
-        GENERATION: special_tokens.generation_fields(special, _ids(config), control.get(TURN[1])),
+        GENERATION: special_tokens.generation_fields(special, _ids(config), added.get(TURN[1])),
         special_tokens.TOKENIZER: {
             **special_tokens.tokenizer_fields(special, config.max_position_embeddings),
             **named_tokens(pretrained),
@@ -124,7 +124,7 @@ def named_tokens(pretrained: Pretrained) -> dict[str, str]:
 
 def has_chatml(pretrained: Pretrained) -> bool:
     """Tells whether the tokenizer has ChatML's tokens."""
-    return set(TURN) <= set(tokenizers.special_tokens(pretrained.tokenizer))
+    return set(TURN) <= {token.content for token in pretrained.tokenizer.spec.added_tokens}
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
@@ -187,12 +187,19 @@ def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
 
 
 def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
-    """The whole model that the adapters name, with them worked in; tokenizer and template are those beside them."""
+    """The whole model that the adapters name, with them worked in; tokenizer and template are those beside them.
+
+    The sum is made in the wider of both dtypes, and rounded once. Adapters over adapters stand on the sum in float32.
+    """
     path, folders = adapter_folder.chain(folder)
-    base = load(path, dtype=dtype)
+    base = load(path)
+    stored = tree.leaves(base.params)[0].dtype
+    wanted = dtype or stored
+    wide = torch.promote_types(torch.promote_types(stored, wanted), torch.float32 if len(folders) > 1 else wanted)
+    base = base._replace(params=tree.cast(base.params, wide))
     for above in folders:
         base = _above(above, base, path)
-    return base
+    return base._replace(params=tree.cast(base.params, wanted))
 
 
 def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:

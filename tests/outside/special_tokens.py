@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,34 @@ def _prompts(name: str, **options: Any) -> Form:
                 lambda folder: text_prompt.encode(pretrained.load(folder), texts[0], special="all"))  # fmt: skip
 
 
+def _plain_added(folder: Path) -> Path:
+    """A model of ChatML whose tokenizer calls its tokens added, and not special."""
+    written.model(folder, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), chat_template=CHATML,
+                  eos_token="<|endoftext|>", config={"eos_token_id": 0})  # fmt: skip
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = [{**t, "special": "im_" not in t["content"]} for t in content["added_tokens"]]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def _their_plain_added(folder: Path) -> list[Any]:
+    """transformers' ids of a chat, those of the answer, and the ends."""
+    words, said = written.tokenizer(_plain_added(folder)), ASKED[:2]
+    assert "<|im_end|>" not in words.all_special_tokens
+    ids, prompt = (words.apply_chat_template(said[:n], add_generation_prompt=n == 1, return_dict=False) for n in (2, 1))
+    return [ids, ids[len(prompt) : ids.index(2, len(prompt)) + 1], [0, 2]]
+
+
+def _our_plain_added(folder: Path) -> list[Any]:
+    """Ours of the three."""
+    base = pretrained.load(folder)
+    template = chat_template.template_of(None, base)
+    found = encode_chat(template, base.tokenizer, [Message(role, content) for role, content in CHAT[:2]])
+    ids, learned = found.tokens.tolist(), found.trained.tolist()
+    return [ids, [i for i, counts in zip(ids, learned, strict=True) if counts], [*chat_template.ends(base)]]
+
+
 def _gguf(folder: Path, **fields: Any) -> Path:
     """The folder's model as a GGUF file, with fields of the tokenizer."""
     from tests.stages.run.gguf_writer import write
@@ -194,6 +223,8 @@ def _gguf(folder: Path, **fields: Any) -> Path:
 
 FORMS = (
     *map(_family, FAMILIES),
+    Form("special tokens", "ChatML's tokens are added ones, and not special", "transformers", _their_plain_added,
+         _our_plain_added),
     *map(_turn, FAMILIES),
     _chat("bos_token as an object", files={"tokenizer_config.json": CONFIG | {"bos_token": {
         "__type": "AddedToken", "content": "<|begin_of_text|>", "lstrip": False, "normalized": False, "rstrip": False,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pure import tree
 from stages.run import adapter_folder, initial_adapters, pretrained
 from tests.stages.rungs import run
 
@@ -140,3 +141,28 @@ def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(t
         initial_adapters.read(str(folder))
     (folder / adapter_folder.BASE).unlink()
     refused(folder, "holds adapters itself, which PEFT would lose silently")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_adapters_know_their_base_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
+    wide, read = pretrained.load(folder), pretrained.load(folder, dtype=dtype)
+    for x, right in zip(tree.leaves(read.params), tree.leaves(wide.params), strict=True):
+        torch.testing.assert_close(x, right.to(dtype), rtol=0, atol=0)
+
+
+def test_one_changed_number_of_the_base_is_noticed(trained: Path, folder: Path) -> None:
+    model = trained / "model"
+    weights = load_file(model / "model.safetensors")
+    shutil.copytree(model, folder / "base")
+    weights["model.embed_tokens.weight"][5, 3] += 1e-3
+    save_file(weights, folder / "base" / "model.safetensors")
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder / "base")})
+    refused(folder, "has other weights now")
+
+
+def test_the_digest_of_earlier_versions_is_read(trained: Path, folder: Path) -> None:
+    params = pretrained.load(trained / "model").params
+    change(folder / adapter_folder.BASE, {"digest": adapter_folder._sampled(params)})
+    assert pretrained.load(folder)
+    change(folder / adapter_folder.BASE, {"digest": "0" * 64})
+    refused(folder, "has other weights now")

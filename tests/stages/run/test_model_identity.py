@@ -20,3 +20,10 @@ def test_a_model_is_told_by_its_weights(tmp_path: Path) -> None:
     assert model_identity.of(tree.cast(narrow, torch.float32)) == model_identity.of(narrow)
     assert model_identity.of(tree.map(lambda x: x + 1, made.params)) != found
     assert model_identity.at(None) == {}
+
+
+def test_one_number_of_one_row_makes_another_model() -> None:
+    params = make().params
+    table = params["embedding"].clone()
+    table[5, 3] = torch.nextafter(table[5, 3], torch.tensor(9.0))
+    assert model_identity.of({**params, "embedding": table}) != model_identity.of(params)
