@@ -62,10 +62,31 @@ def program(answer: str, *, entry_point: str, prompt: str = "") -> str:
     if defining:
         last = defining[-1]
         earlier = [block for i, block in enumerate(blocks[:last]) if i not in defining and _only_defines(block)]
-        return _joined(_closed(prompt), *earlier, blocks[last])
+        return _joined(_before(prompt), *earlier, blocks[last])
     # 4. The body.
     body = said if bare else max(blocks, key=len)
     return _with_body(prompt, body)
+
+
+def closed(prompt: str) -> str:
+    """Makes a prompt, which ends where the function's body is to begin or after its docstring, a program of its own.
+
+    The tests may need what it defines besides; the function itself is replaced.
+
+    Args:
+        prompt: source.
+
+    Returns:
+        The source with a body for its last function; the prompt as it is, if that does not compile.
+
+    Example:
+        >>> closed("def f(x):\\n") + closed('def f(x):\\n  "What it is."\\n')
+        'def f(x):\\n    pass\\ndef f(x):\\n  "What it is."\\n  pass\\n'
+    """
+    last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
+    indent = last[: len(last) - len(last.lstrip())]
+    tries = [f"{prompt.rstrip()}\n{indent}{more}pass\n" for more in ("", "    ")]
+    return next((text for text in tries if _parse(text) is not None), prompt)
 
 
 def _defines(source: str, name: str) -> bool:
@@ -113,13 +134,12 @@ def _with_body(prompt: str, body: str) -> str:
     return prompt + body
 
 
-def _closed(prompt: str) -> str:
-    """The prompt as a program of its own: a signature without a body gets one."""
+def _before(prompt: str) -> str:
+    """The prompt as what stands before a whole function: as it is, or closed; nothing if neither compiles."""
     if not prompt.strip() or _parse(prompt) is not None:
         return prompt
-    return next(
-        (text for more in ("    pass\n", "pass\n") if _parse(text := f"{prompt.rstrip()}\n{more}") is not None), ""
-    )
+    made = closed(prompt)
+    return made if _parse(made) is not None else ""
 
 
 def _joined(*parts: str) -> str:

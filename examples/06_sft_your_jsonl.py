@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data_pipes.chat import chat_template, encode_chat
+from data_pipes.chat import chat_template, encode_chat, encode_completions
 from data_pipes.forms import conversations
 from data_pipes.sft import fullness, sft_pipe
 from data_pipes.source.path import rows
@@ -40,7 +40,8 @@ def main(path: str = "", steps: int = 150) -> float:
         chats = list(conversations(rows(path or sums(folder))))
     tokenizer = train((m.content for chat in chats for m in chat.messages), 300, special_tokens=CONTROLS)
     template = chat_template()
-    examples = [encode_chat(template, tokenizer, chat.messages) for chat in chats]
+    pairs = [(chat.messages[: chat.prompt], chat.messages[chat.prompt :]) for chat in chats]
+    examples = encode_completions(template, tokenizer, pairs, contexts=[chat.context for chat in chats])
     pipe = sft_pipe(examples, batch_size=8, length=96, key=0, epochs=8 * steps)[:steps]
     print(f"{len(chats)} conversations in {pipe.rows} rows, {fullness(pipe):.0%} full")
 

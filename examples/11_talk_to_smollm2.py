@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
-from data_pipes.chat import CHATML, chat_template, encode_chat
+from data_pipes.chat import encode_chat
 from data_pipes.messages import Message
+from data_pipes.tokenizer import vocabulary_size
 from pure import random
 from pure.generate import generate
 from stages.run import pretrained
+from stages.run.chat_template import ends, template_of
 
 
 def path() -> Path:
@@ -27,17 +29,18 @@ def path() -> Path:
 
 def main(*questions: str) -> list[str]:
     """Asks one question after the other, each with all that was said before; returns the answers."""
-    model, params, tokenizer, template = pretrained.load(path(), dtype=torch.float32)
-    written = chat_template(template or CHATML)
+    base = pretrained.load(path(), dtype=torch.float32)
+    template = template_of(None, base)  # the model's own, with its special tokens
+    stops = ends(base, template)
     said: list[Message] = []
     for question in questions or ("What is the capital of France?", "Name one thing to see there."):
         said.append(Message("user", question))
-        ids = encode_chat(written, tokenizer, said, add_generation_prompt=True).tokens
-        end = tokenizer.encode("<|im_end|>", special="all")
+        ids = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens
         found = generate(
-            model, params, [ids.tolist()], key=random.key(0), max_new_tokens=60, temperature=0.0, stop_tokens=end
-        )
-        answer = tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
+            base.model, base.params, [ids.tolist()], key=random.key(0), max_new_tokens=60, temperature=0.0,
+            vocabulary=vocabulary_size(base.tokenizer), stop_tokens=stops,
+        )  # fmt: skip
+        answer = base.tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
         said.append(Message("assistant", answer))
         print(f"> {question}\n{answer}\n")
     return [turn.content for turn in said if turn.role == "assistant"]

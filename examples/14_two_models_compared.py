@@ -16,6 +16,7 @@ import torch
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import compare, mmlu, record
 from stages.run import pretrained
+from stages.run.text_prompt import first as first_token
 
 
 def smollm2() -> str:
@@ -35,8 +36,8 @@ def main(first: str = "", second: str = "", questions: str = "40") -> compare.Di
         models = [(first or smollm2(), torch.float32), (first or smollm2(), torch.bfloat16)]
     reports = []
     for path, dtype in models:
-        model, params, tokenizer, _ = pretrained.load(path, dtype=dtype)
-        reports.append(mmlu.mmlu(model, params, tokenizer, asked, shots=2))
+        loaded = pretrained.load(path, dtype=dtype)
+        reports.append(mmlu.mmlu(*loaded[:3], asked, shots=2, prefix=first_token(loaded)))
     print(record.table({"first": reports[0], "second": reports[1]}) + "\n")
     (found,) = compare.compare({"mmlu": reports[0].samples}, {"mmlu": reports[1].samples})
     print(compare.table([found]))

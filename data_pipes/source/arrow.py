@@ -92,23 +92,23 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
     """
     top = Path(folder)
     if (top / "dataset_dict.json").is_file():
-        splits = _described(top / "dataset_dict.json", "splits")
+        splits = _description(top / "dataset_dict.json", "splits")["splits"]
         if split not in splits:
             raise ValueError(f"source: {top} has no split {split!r}; it has {', '.join(map(str, splits))}")
         top = top / split
     state = top / "state.json"
-    names = [item.get("filename") if isinstance(item, dict) else None for item in _described(state, "_data_files")]
-    whole = json.loads(state.read_text(encoding="utf-8"))
-    hidden = None if whole.get("_output_all_columns") else whole.get("_format_columns")
-    if whole.get("_indices_data_files") or not all(isinstance(name, str) for name in names):
+    found = _description(state, "_data_files")
+    names = [item.get("filename") if isinstance(item, dict) else None for item in found["_data_files"]]
+    shown = None if found.get("_output_all_columns") else found.get("_format_columns")
+    if found.get("_indices_data_files") or not all(isinstance(name, str) for name in names):
         raise ValueError(f"source: {state} lists no files of rows; load the data set, and save it again")
     files = [top / str(name) for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise FileNotFoundError(f"source: {missing[0]} is missing, which {state} names; copy the folder again")
-    found = (row for file in files for row in arrow_rows(file, on_bad=on_bad))
-    if hidden is None:
-        return found
-    return (Row({name: x for name, x in row.values.items() if name in hidden}, row.name) for row in found)
+    rows = (row for file in files for row in arrow_rows(file, on_bad=on_bad))
+    if shown is None:
+        return rows
+    return (Row({name: x for name, x in row.values.items() if name in shown}, row.name) for row in rows)
 
 
 def is_saved(path: Location) -> bool:
@@ -116,15 +116,15 @@ def is_saved(path: Location) -> bool:
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _described(path: Path, field: str) -> list[Any]:
-    """A list in a JSON file that `save_to_disk` wrote."""
+def _description(path: Path, field: str) -> dict[str, Any]:
+    """A JSON file that `save_to_disk` wrote, with a list under `field`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"source: {path} cannot be read ({_line(error)}); save the data set again") from None
     if not isinstance(found, dict) or not isinstance(found.get(field), list):
         raise ValueError(f"source: {path} has no list {field!r}; save the data set again with save_to_disk")
-    return found[field]
+    return found
 
 
 def _batches(begin: Callable[[], Iterable[pyarrow.RecordBatch]]) -> Iterator[pyarrow.RecordBatch | Exception]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, SPACED
 from data_pipes.tokenizer.encoder import from_spec
-from data_pipes.tokenizer.json_steps import read_steps
+from data_pipes.tokenizer.json_steps import read_steps, short
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
 from data_pipes.tokenizer.split import ANY_TEXT, PATTERNS
 from data_pipes.tokenizer.step import Step, step, values
@@ -60,7 +60,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     _check(content, "tokenizer.json", {"version": ("1.0",)}, parts)
     for field in ("truncation", "padding"):
         if not isinstance(content.get(field), dict | None):
-            raise ValueError(f"tokenizer.json: {field} must be null or an object, got {_short(content[field])}")
+            raise ValueError(f"tokenizer.json: {field} must be null or an object, got {short(content[field])}")
     # 3. Parts.
     model = _read_model(content.get("model"))
     cutting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
@@ -111,7 +111,7 @@ def _parse(text: str) -> dict[str, Any]:
 def _read_model(node: Any) -> dict[str, Any]:
     """model -> the fields of TokenizerSpec that it decides."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
-        raise ValueError(f'tokenizer.json: model.type is {_short(node["type"])}; only "BPE" is understood here')
+        raise ValueError(f'tokenizer.json: model.type is {short(node["type"])}; only "BPE" is understood here')
     fixed = {
         "type": ("BPE",),
         "dropout": (None, 0.0, 0),
@@ -123,7 +123,7 @@ def _read_model(node: Any) -> dict[str, Any]:
     _check(node, "model", fixed, ("vocab", "merges", "unk_token", *ends))
     for end in ends:
         if not isinstance(node.get(end), str | None):
-            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {_short(node[end])}")
+            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {short(node[end])}")
     return {
         "vocab": _read_vocab(node.get("vocab")),
         "merges": tuple(_read_merges(node.get("merges"))),
@@ -152,14 +152,14 @@ def _read_vocab(node: Any) -> tuple[str, ...]:
 def _read_merges(node: Any) -> list[tuple[str, str]]:
     """["a b", ...] or [["a", "b"], ...] -> pairs. Of a pair that is given twice the last place counts."""
     if not isinstance(node, list):
-        raise ValueError(f"tokenizer.json: model.merges must be a list, got {_short(node)}")
+        raise ValueError(f"tokenizer.json: model.merges must be a list, got {short(node)}")
     merges = []
     for rank, item in enumerate(node):
         pair = item.split(" ") if isinstance(item, str) else item
         if isinstance(item, str) and item.startswith("#version"):
             continue
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise ValueError(f'tokenizer.json: merge {rank} must be "a b" or ["a", "b"], got {_short(item)}')
+            raise ValueError(f'tokenizer.json: merge {rank} must be "a b" or ["a", "b"], got {short(item)}')
         merges.append((pair[0], pair[1]))
     return merges
 
@@ -208,7 +208,7 @@ def _steps(node: Any, where: str, field: str) -> list[Any]:
         return [] if node is None else [node]
     _check(node, where, {"type": ("Sequence",)}, (field,))
     if not isinstance(node.get(field), list):
-        raise ValueError(f"tokenizer.json: {where}.{field} must be a list, got {_short(node.get(field))}")
+        raise ValueError(f"tokenizer.json: {where}.{field} must be a list, got {short(node.get(field))}")
     return node[field]
 
 
@@ -219,7 +219,7 @@ def _read_post_processor(node: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if not steps:
         return (), ()
     if len(steps) > 1:
-        raise ValueError(f"tokenizer.json: post_processor {_short(node)} has more than one template")
+        raise ValueError(f"tokenizer.json: post_processor {short(node)} has more than one template")
     _check(steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens"))
     return _read_template(steps[0].get("single"), steps[0].get("special_tokens"))
 
@@ -236,7 +236,7 @@ def _read_template(pieces: Any, specials: Any) -> tuple[tuple[int, ...], tuple[i
         before, after = sides
     except (LookupError, TypeError, ValueError):
         raise ValueError(
-            f"tokenizer.json: post_processor.single {_short(pieces)} is not special tokens around one text"
+            f"tokenizer.json: post_processor.single {short(pieces)} is not special tokens around one text"
         ) from None
     return tuple(before), tuple(after)
 
@@ -245,14 +245,14 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
     """added_tokens -> AddedToken's, by ascending id."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), (False, True))
     if not isinstance(node, list | None):
-        raise ValueError(f"tokenizer.json: added_tokens must be a list, got {_short(node)}")
+        raise ValueError(f"tokenizer.json: added_tokens must be a list, got {short(node)}")
     tokens = []
     for item in node or []:
         _check(
             item, "added_tokens", {**flags, "normalized": (True, False), "special": (False, True)}, ("id", "content")
         )
         if type(item.get("id")) is not int:
-            raise ValueError(f"tokenizer.json: an added token needs an integer id, got {_short(item)}")
+            raise ValueError(f"tokenizer.json: an added token needs an integer id, got {short(item)}")
         normalized, special = item.get("normalized", True), item.get("special", False)
         ends = {flag: item.get(flag, False) for flag in flags}
         tokens.append(AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **ends))
@@ -265,17 +265,11 @@ def _check(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str,
     A fixed field that is missing counts as its first allowed value.
     """
     if not isinstance(node, dict):
-        raise ValueError(f"tokenizer.json: {where} must be an object, got {_short(node)}")
+        raise ValueError(f"tokenizer.json: {where} must be an object, got {short(node)}")
     if unknown := [key for key in node if key not in fixed and key not in others]:
         raise ValueError(f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not understood here")
     for key, allowed in fixed.items():
         value = node.get(key, allowed[0])
         if not any(type(value) is type(a) and value == a for a in allowed):
             can = " or ".join(json.dumps(a) for a in allowed)
-            raise ValueError(f"tokenizer.json: {where}.{key} is {_short(value)}; only {can} is understood here")
-
-
-def _short(value: Any) -> str:
-    """A value for a message, cut to a readable length."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:200] + "..."
+            raise ValueError(f"tokenizer.json: {where}.{key} is {short(value)}; only {can} is understood here")

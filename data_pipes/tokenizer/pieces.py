@@ -8,7 +8,7 @@ Source: `NormalizedString::split` of Hugging Face tokenizers 0.23.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import regex
 
@@ -127,17 +127,19 @@ def _spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bo
         yield (end, len(text)), False
 
 
-def _joined(found: Iterable[tuple[tuple[int, int], bool]], joins: object) -> Iterator[tuple[int, int]]:
+def _joined(
+    found: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
+) -> Iterator[tuple[int, int]]:
     """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing matched."""
-    start = end = None
+    waiting: tuple[int, int] | None = None
     before = False
     for (low, high), matched in found:
-        if start is not None and joins(matched, before):  # type: ignore[operator]
-            end = high
+        if waiting is not None and joins(matched, before):
+            waiting = waiting[0], high
         else:
-            if start is not None:
-                yield start, end  # type: ignore[misc]
-            start, end = low, high
+            if waiting is not None:
+                yield waiting
+            waiting = low, high
         before = matched
-    if start is not None:
-        yield start, end  # type: ignore[misc]
+    if waiting is not None:
+        yield waiting

@@ -8,6 +8,7 @@ Needs `pip install lm-eval`.
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Sequence
@@ -54,7 +55,8 @@ def harness(
         max_length: tokens that the model sees at once; None takes max_position_embeddings.
         tokens: to read at a time, about.
         seed: of completions that are drawn.
-        chat_template: file of a jinja2 chat template; None takes the model's own, or ChatML.
+        chat_template: file of a jinja2 chat template, or a name of `data_pipes.templates.NAMED`; its turn end ends
+            completions too. None takes the model's own, or ChatML.
         template_kwargs: variables of the chat template, a JSON object.
 
     Returns:
@@ -62,7 +64,8 @@ def harness(
 
     Raises:
         ImportError: if lm-eval is not installed.
-        ValueError: if the model has no token that documents begin with.
+        ValueError: if the model has no token that documents begin with, or `chat_template` does not fit it.
+        FileNotFoundError: if there is no such chat template.
 
     Source: lm_eval/api/model.py, lm-evaluation-harness 0.4.13.
     """
@@ -74,7 +77,8 @@ def harness(
     if found is None:
         raise ValueError("harness: the model has neither a bos nor an eos token, which lm-eval begins documents with")
     prefix: int = found
-    stops = ends(loaded)
+    written = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
+    stops = ends(loaded, written() if chat_template else None)
     encode = partial(encode_text, tokenizer, prefix=prefix, special="all")
 
     class Ours(LM):
@@ -111,8 +115,7 @@ def harness(
             """Messages as one text, by the model's own template or ChatML. Without a generation prompt the last one is
             left open, to be continued."""
             said = [Message(turn["role"], turn["content"]) for turn in chat_history]
-            template = template_of(chat_template, loaded, template_kwargs)
-            return _chat_text(template, said, add_generation_prompt)
+            return _chat_text(written(), said, add_generation_prompt)
 
     return Ours()
 
@@ -120,8 +123,8 @@ def harness(
 def register() -> None:
     """Gives lm-eval's command line the model "intro2llm".
 
-    Its arguments: path, dtype, device, max_length, seed, chat_template (a file) and enable_thinking (a variable of the
-    template, as lm-eval's own models have it).
+    Its arguments: path, dtype, device, max_length, seed, chat_template (a file, or a name) and enable_thinking (a
+    variable of the template, as lm-eval's own models have it).
     """
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model

@@ -5,7 +5,6 @@ Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipes.choices import each, text_of
+from data_pipes.code import closed
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import OnBad, Row, stop
 from pure.stepper import Stepper
@@ -135,21 +135,6 @@ def judge(problem: Problem, program: str, **options: Any) -> Outcome:
     return sandbox.examine(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
 
 
-def closed(prompt: str) -> str:
-    """Makes a prompt, which ends where the function's body is to begin or behind its docstring, a program of its own.
-
-    The tests may need what it defines besides; the function itself is replaced.
-
-    Example:
-        >>> closed("def f(x):\\n") + closed('def f(x):\\n  "What it is."\\n')
-        'def f(x):\\n    pass\\ndef f(x):\\n  "What it is."\\n  pass\\n'
-    """
-    last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
-    indent = last[: len(last) - len(last.lstrip())]
-    tries = [f"{prompt.rstrip()}\n{indent}{more}pass\n" for more in ("", "    ")]
-    return next((text for text in tries if _compiles(text)), prompt)
-
-
 def humaneval(model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any) -> Report:
     """Lets a model write programs, and counts those that pass their tests.
 
@@ -235,15 +220,6 @@ def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure
     return {
         f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()]) for k in ks
     }
-
-
-def _compiles(source: str) -> bool:
-    """Whether it is a program, as far as the grammar tells; nothing is run."""
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def _problem(row: Mapping[str, Any], name: str) -> Problem:

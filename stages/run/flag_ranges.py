@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from stages.options import PretrainOptions
-from stages.tuning_options import DPOOptions, GRPOOptions, OnlineOptions, PPOOptions, SFTOptions, TuningOptions
+from stages.tuning_options import DPOOptions, GRPOOptions, OnlineOptions, PPOOptions, TuningOptions
 
 LARGEST = 2**31 - 1
 """Counts of steps are int32, as optax's are."""
@@ -41,7 +41,7 @@ def refuse(options: Any) -> None:
     if isinstance(options, PretrainOptions | TuningOptions):
         _refuse_pieces(options.batch_size, "--batch_size", options.gradient_accumulation)
         _refuse_idle_validation(options)
-    if isinstance(options, SFTOptions | DPOOptions):
+    if isinstance(options, DPOOptions):
         _refuse_smoothing(options)
     if isinstance(options, OnlineOptions):
         _refuse_online(options)
@@ -107,10 +107,8 @@ def _refuse_idle_validation(options: PretrainOptions | TuningOptions) -> None:
                              f"--{name} 0")  # fmt: skip
 
 
-def _refuse_smoothing(options: SFTOptions | DPOOptions) -> None:
+def _refuse_smoothing(options: DPOOptions) -> None:
     """Smoothing that the loss has not; a preference loss that has no pull to follow."""
-    if not isinstance(options, DPOOptions):
-        return
     smoothing, variant = options.label_smoothing, options.variant
     if smoothing and variant not in ("conservative", "robust"):
         raise ValueError(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.run.writing import writing
+
 
 def write(path: Path, fields: Mapping[str, Any]) -> None:
     """Writes an object; a crash leaves the old file or the new one.
@@ -16,16 +18,12 @@ def write(path: Path, fields: Mapping[str, Any]) -> None:
         OSError: if the disk refuses; the message has the path.
     """
     unfinished = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path, "make room there, or choose another folder"):
         with unfinished.open("w", encoding="utf-8") as file:
             file.write(json.dumps(fields, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; make room there, or choose another folder"
-        ) from error
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import textwrap
 
 import pytest
 
-from data_pipes.code import program
+from data_pipes.code import closed, program
 
 PROMPT = "import math\n\n\ndef area(r):\n    '''Area of a circle.\n\n    >>> area(0)\n    0.0\n    '''\n"
 BODY = "    square = r * r\n\n    return math.pi * square\n"
@@ -56,3 +57,14 @@ def test_an_answer_without_it_is_left_as_it_is_and_fails(answer: str) -> None:
 
 def test_without_a_prompt_the_block_is_the_program() -> None:
     assert program("```python\ndef f(x):\n    return '\\d'\n```", entry_point="f") == "def f(x):\n    return '\\d'"
+
+
+def test_a_prompt_is_closed_wherever_it_ends() -> None:
+    for prompt in (
+        "def f(x):\n",
+        "def f(x):  # doubles\n",
+        'def f(x):\n\t"""What."""\n',
+        "import os\n\ndef f(x): # a:\n",
+    ):
+        ast.parse(closed(prompt))
+    assert closed("def f(:") == "def f(:"

@@ -13,6 +13,7 @@ import pytest
 from data_pipes import answers
 from data_pipes.answers import QuestionAnswer
 from data_pipes.choices import Question, Questions
+from data_pipes.tokenizer import special_id, vocabulary_size
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
 from stages.evaluate.harness import _loaded, _sampling, harness
@@ -217,6 +218,8 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **STRANGERS[name])
     loaded, theirs = pretrained.load(folder), _theirs(folder)
     ours = harness(loaded)
+    without = range(vocabulary_size(loaded.tokenizer), loaded.model.config.vocab_size)
+    theirs.model.generation_config.suppress_tokens = [*without]  # ids without a token are never drawn here
     chat = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "What is it?"}]
     asked = ours.apply_chat_template(chat)
     assert asked == theirs.apply_chat_template(chat)
@@ -258,6 +261,26 @@ def test_thinking_is_turned_off_as_in_lm_eval(thinks: bool | None, end: str, tmp
     written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>", chat_template=source)
     made = _loaded(str(tmp_path), device="cpu", enable_thinking=thinks)
     assert made.apply_chat_template([{"role": "user", "content": "Hi"}]).endswith(end)
+
+
+def test_an_answer_ends_with_the_turn_of_the_template_that_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "{% for message in messages %}{{ message.content + '<|eot|>' }}{% endfor %}"
+    tokens = ("<|a|>", "<|eot|>", "<|im_start|>", "<|im_end|>")
+    loaded = pretrained.load(written.model(tmp_path, tokens, eos_token="<|eot|>", chat_template=own))
+    turn, asked = special_id(loaded.tokenizer, "<|im_end|>"), list[tuple[int, ...]]()
+
+    def complete(
+        model: Any, params: Any, tokenizer: Any, prompts: list, numbers: Any, drawn: Sampling, **_: Any
+    ) -> list:
+        asked.append(drawn.stop_tokens)
+        return [SimpleNamespace(text="")] * len(prompts)
+
+    monkeypatch.setattr("stages.evaluate.harness.complete", complete)
+    for name in (None, "chatml"):
+        harness(loaded, chat_template=name).generate_until([SimpleNamespace(args=("Hi", {}))])
+    assert [turn in stops for stops in asked] == [False, True]
 
 
 def test_options_of_completions_are_understood_or_refused() -> None:

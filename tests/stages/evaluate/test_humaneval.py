@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 from fractions import Fraction
 
@@ -104,17 +103,6 @@ def test_a_loop_that_a_candidate_ends_is_no_pass(candidate: str) -> None:
 )
 def test_tests_that_test_nothing_are_broken(test: str) -> None:
     assert check(DOUBLE._replace(test=test), "    return 2 * x", isolation=WALLS).status == "broken"
-
-
-def test_a_prompt_is_closed_wherever_it_ends() -> None:
-    for prompt in (
-        "def f(x):\n",
-        "def f(x):  # doubles\n",
-        'def f(x):\n\t"""What."""\n',
-        "import os\n\ndef f(x): # a:\n",
-    ):
-        ast.parse(humaneval.closed(prompt))
-    assert humaneval.closed("def f(:") == "def f(:"
 
 
 def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
