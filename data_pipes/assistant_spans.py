@@ -1,7 +1,8 @@
 """The assistant's spans: which pieces of a rendered conversation are learned.
 
 A template says so itself with {% generation %} blocks. Where it has none, a turn of the assistant is what it adds to
-the text before it, up to and with the control token that ends it. A template that changes earlier turns once a later
+the text before it, up to and with the control token that ends it; where the next turn's first token ends it, as in
+GLM-4.5, that one, which a last turn gets as well. A template that changes earlier turns once a later
 one is there (thoughts left out) has no such spans, and is refused with the name of one that has.
 """
 
@@ -9,15 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from data_pipes.messages import Context, Message
-from data_pipes.rendering import ChatTemplate, bare, open_text, text_of
+from data_pipes.rendering import THOUGHTS, ChatTemplate, bare, open_text, text_of
 from data_pipes.template import BEGIN, END
 from data_pipes.template_checks import advice, check_learned, check_said, check_shown
 
-PROBE = Message("user", "a")
-"""A turn that any template takes, to see how it begins an answer."""
+PROBE, ANSWER = Message("user", "a"), Message("assistant", "a")
+"""Turns that any template takes, to see how it begins and ends an answer."""
+
+
+BREAK = re.compile(rf"\s|{'|'.join(THOUGHTS)}")
+"""After what a prompt may end besides control tokens."""
 
 
 class Chat(NamedTuple):
@@ -147,10 +153,13 @@ def _turns(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) 
         whole = i == len(chat.messages) - 1
         after = text if whole else text_of(template, chat.messages[: i + 1], context=chat.context)
         start = _start(template, chat, i, after, controls)
+        if closed := _closed_by_next(template, chat, i, after, start, controls):
+            after += closed
+            text = after if whole else text
         end = _end(template, chat, i, after, start, controls)
         if start < done or not text.startswith(after[:end]):
             raise ValueError(_rewrites(template, i))
-        check_said(template, message, i, after[start:end])
+        check_said(template, message, i, after[start:end], partial(_opened, template, chat, i, after, start))
         if i == chat.first and chat.prompt and chat.prompt[-1].role == "assistant":
             given = prompt_text(template, chat.prompt, chat.context)
             if not start <= len(given) <= end or not text.startswith(given):
@@ -191,11 +200,36 @@ def _header(template: ChatTemplate, context: Context) -> str:
 
 
 def _boundary(before: str, after: str, controls: re.Pattern) -> int:
-    """Where a prompt ends in the text that follows it: after the last control token that they share, if they differ."""
+    """Where a prompt ends in the text that follows it: if they differ, after the last control token or white space that
+    they share, so that no word is cut."""
     same = shared(before, after)
     if same == len(before):
         return same
-    return max((match.end() for match in controls.finditer(after) if match.end() <= same), default=0)
+    ends = (match.end() for pattern in (controls, BREAK) for match in pattern.finditer(after, 0, same))
+    return max(ends, default=0)
+
+
+def _opened(template: ChatTemplate, chat: Chat, i: int, after: str, start: int) -> str:
+    """What the prompt has opened already of the turn that begins at `start`, such as <think>."""
+    base = text_of(template, chat.messages[:i], context=chat.context) if i else ""
+    return after[len(base) : start] if after.startswith(base) else ""
+
+
+def _closed_by_next(template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern) -> str:
+    """The control token with which the next turn begins, if that alone ends this one; else ""."""
+    if controls.search(after, start):
+        return ""
+    if i + 1 < len(chat.messages):
+        before, following = chat.messages[: i + 1], chat.messages[i + 1]
+    else:  # a further question may change what stands before it, so a short talk shows how it begins
+        before, following = [PROBE, ANSWER], PROBE
+    try:
+        after = text_of(template, before, context=chat.context)
+        more = text_of(template, [*before, following], context=chat.context)
+    except ValueError:
+        return ""
+    found = controls.match(more, len(after)) if more.startswith(after) else None
+    return found[0] if found else ""
 
 
 def _end(template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern) -> int:

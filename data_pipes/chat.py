@@ -149,9 +149,10 @@ def encode_chats(
 ) -> list[Encoded]:
     """Encodes conversations, and marks what the assistant said.
 
-    The ids are those of transformers' `apply_chat_template`, with two exceptions: the text of a control token inside a
-    message stays text (nobody ends a turn by writing "<|im_end|>"), and no token lies on both sides of a place where
-    generation begins, so that training sees the prompt's tokens, then the answer's. Special tokens are those that the
+    The ids are those of transformers' `apply_chat_template`, except that the text of a control token inside a message
+    stays text (nobody ends a turn by writing "<|im_end|>"), that no token lies on both sides of a place where
+    generation begins, so that training sees the prompt's tokens, then the answer's, and that an answer which only
+    closes its thoughts ("</think>") begins with what the prompt opens ("<think>"). Special tokens are those that the
     template writes; the tokenizer adds none.
 
     Args:
@@ -171,8 +172,9 @@ def encode_chats(
     Steps:
         1. Hide the text of control tokens in the messages, and render.
         2. Find the assistant's spans: what {% generation %} blocks hold; else what each of its turns adds to the text
-           before it, up to and with the control token that ends the turn (white space after that is nobody's). Turns
-           with trained=False are only read.
+           before it, up to and with the control token that ends the turn (white space after that is nobody's). Where
+           only the next turn's first token ends it, that one is learned, and added after a last turn. Turns with
+           trained=False are only read.
         3. Encode the pieces of all conversations in two batches: with control tokens, and as plain text.
 
     Edge cases: no message gives no token; without control tokens in the template, a whole turn is the assistant's.

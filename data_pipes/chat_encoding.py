@@ -16,6 +16,7 @@ from data_pipes.chat_tokens import encode_spans
 from data_pipes.messages import Context, Message
 from data_pipes.rendering import ChatTemplate, Hidden, bare, for_context, hider, text_of
 from data_pipes.template_checks import check_shown
+from data_pipes.thoughts import reopened
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
 
@@ -101,6 +102,7 @@ def cut_answers(template: ChatTemplate, job: Job, hide: Callable[..., Hidden], c
     if prompt and said and prompt[-1].role == said[0].role == "assistant":
         first, said = first - 1, (_joined(prompt[-1], said[0]), *said[1:])
     messages, context, hidden = hide((*prompt[:first], *said), job.context)
+    messages = reopened(template, messages, first, context)
     chat = Chat(messages, context, hide(prompt, job.context).messages, first)
     return spans(template, chat, controls), hidden
 

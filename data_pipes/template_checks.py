@@ -7,12 +7,13 @@ answering would go on with less than the row says, so such a row is refused by w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data_pipes.messages import Context, Message
 from data_pipes.rendering import REASONING, ChatTemplate, text_of
 from data_pipes.template import HERE
+from data_pipes.templates import NAMED
 
 FITTING = (("<｜Assistant｜>", "deepseek-r1"), ("</think>", "qwen3"), ("<|im_start|>", "qwen2.5"),
            ("<|start_header_id|>", "llama3"))  # fmt: skip
@@ -71,7 +72,9 @@ def check_learned(template: ChatTemplate, messages: Sequence[Message], learned: 
             check_said(template, message, i, text)
 
 
-def check_said(template: ChatTemplate, message: Message, i: int, turn: str) -> None:
+def check_said(
+    template: ChatTemplate, message: Message, i: int, turn: str, opened: Callable[[], str] = lambda: ""
+) -> None:
     """Refuses a turn in which something is missing that the assistant says.
 
     Args:
@@ -79,13 +82,15 @@ def check_said(template: ChatTemplate, message: Message, i: int, turn: str) -> N
         message: the turn, with placeholders.
         i: its number.
         turn: what the template made of it.
+        opened: gives what the prompt before the turn says of it already, such as "<think>"; asked only where
+            something is missing.
 
     Raises:
         ValueError: naming the turn, and a template that shows all of it.
     """
     said = [("content", message.content), *(("tool call", name) for name in _calls(dict(message.fields)))]
     for what, value in [*said, ("thoughts", _thoughts(message))]:
-        if isinstance(value, str) and not _within(value, turn):
+        if isinstance(value, str) and not _within(value, turn) and not _within(value, opened() + turn):
             raise ValueError(
                 f"the chat template leaves out or changes (a part of) the {what} of turn {i}, which is to be learned; "
                 f"{advice(template)}"
@@ -94,7 +99,8 @@ def check_said(template: ChatTemplate, message: Message, i: int, turn: str) -> N
 
 def advice(template: ChatTemplate) -> str:
     """Returns what to do about a template that cannot be learned from."""
-    name = next((f"give --chat_template {name}, or " for text, name in FITTING if text in template.source), "")
+    fitting = next((name for text, name in FITTING if text in template.source), None)
+    name = f"give --chat_template {fitting}, or " if fitting and template.source != NAMED[fitting] else ""
     if template.program.marked:
         return f"{name}write all of it in the template"
     return f"{name}put {{% generation %}} and {{% endgeneration %}} around what the assistant says in the template"

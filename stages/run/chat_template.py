@@ -67,13 +67,15 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
 
     Returns:
         The id of the first control token after the answer, or of the added token that stands right after it, which
-        some tokenizers do not call special; None if the turn ends with plain text.
+        some tokenizers do not call special; where neither follows, of the control token with which the next turn
+        begins; None if the turn ends with plain text.
 
     Raises:
         ValueError: if the template refuses the two turns, leaves the answer out, or ends it with what looks like a
             control token and is none of the tokenizer's.
     """
-    text = render(template, [Message("user", "a"), Message("assistant", ANSWER)])
+    chat = [Message("user", "a"), Message("assistant", ANSWER)]
+    text = render(template, chat)
     if ANSWER not in text:
         raise ValueError("the template leaves out what the assistant says; give another --chat_template")
     rest = text[text.rindex(ANSWER) + len(ANSWER) :]
@@ -85,7 +87,7 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
         if token.content.strip() and rest.lstrip().startswith(token.content):
             known[token.content] = token.id
     pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)"
-    if found := re.search(pattern, rest):
+    if found := re.search(pattern, rest) or re.match(pattern, _next_turn(template, chat, text)):
         return known[found[0]]
     if unknown := LOOKS_LIKE_CONTROL.match(rest):
         raise ValueError(
@@ -93,6 +95,15 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
             "--chat_template that uses the tokens there are"
         )
     return None
+
+
+def _next_turn(template: ChatTemplate, chat: list[Message], text: str) -> str:
+    """What a further turn of the user adds to a text; "" if the template refuses it, or changes what stands there."""
+    try:
+        more = render(template, [*chat, chat[0]])
+    except ValueError:
+        return ""
+    return more[len(text) :] if more.startswith(text) else ""
 
 
 def ends(base: Pretrained, template: ChatTemplate | None = None) -> tuple[int, ...]:

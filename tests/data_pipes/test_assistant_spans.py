@@ -108,3 +108,27 @@ def test_a_turn_that_is_written_otherwise_is_there(form: str) -> None:
 def test_shared_beginnings() -> None:
     for a, b, same in [("", "a", 0), ("abc", "abd", 2), ("ab", "abc", 2), ("x" * 1000 + "a", "x" * 1000 + "b", 1000)]:
         assert shared(a, b) == shared(b, a) == same
+
+
+OPENED = ("{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+          "{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<end>"), ("b", "b<end>"), ("<t> b", "<t> b<end>")],
+)
+def test_an_answer_begins_after_the_header_whatever_the_prompt_opens(content: str, expected: str) -> None:
+    assert learned(
+        OPENED.replace("<{{ m.role }}>", "<begin>{{ m.role }}").replace("<assistant>", "<begin>assistant"),
+        talk("a", content),
+    ) == [expected]
+
+
+def test_an_answer_that_the_next_turn_ends_is_learned_with_its_end() -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
+    )
+    assert learned(source, talk("a", "b", "c", "d")) == ["b<user>", "d<user>"]
+    assert learned(source, [*talk("a", "b"), Message("tool", "c"), Message("assistant", "d")]) == ["b<tool>", "d<user>"]
+    assert learned("{% for m in messages %}{{ m.content }} {% endfor %}", talk("a", "b")) == ["b "]

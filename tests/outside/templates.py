@@ -271,6 +271,23 @@ def _structures() -> Iterator[Form]:
     yield ids("every special token, tojson", EVERY_TOKEN, [{**ASKED[0], "name": "é", "x": None}, *TALK[2:]])
 
 
+def _reopened(name: str) -> Form:
+    """An answer that a prompt began with <think>: as the whole of it, of which TRL gives ids and mask."""
+    whole = mask(f"{name}, as generated after <think>", shipped(name), turns("a", "<think>\nhm\n</think>\n\nb"))
+    return whole._replace(ours=partial(_our_mask, chat=turns("a", "hm\n</think>\n\nb"), tools=None))
+
+
+def _closed(name: str, chat: Any) -> Form:
+    """A chat by the model's own template, as TRL's template for training marks it."""
+
+    def their(folder: Path) -> dict[str, list[int]]:
+        found = _their_mask(folder, source=shipped("glm4moe_training"), chat=chat, tools=None)
+        theirs(folder, shipped("glm4moe"))
+        return found
+
+    return Form("template", f"learned: {name}", "TRL", their, partial(_our_mask, chat=chat, tools=None))
+
+
 FORMS: tuple[Form, ...] = (
     *_structures(),
     *(mask(name, shipped(f"{name}_training"), chat, tools=tools) for name, chat, tools in (
@@ -302,6 +319,16 @@ FORMS: tuple[Form, ...] = (
         "3 °C.<|im_end|>"], tools=[WEATHER]),
     said("Llama 3.1, a call", shipped("llama3_1"), [*turns("a"), call(city="B")], [
         '{"name": "weather", "parameters": {"city": "B"}}<|eot_id|>'], tools=[WEATHER]),
+    *(said(f"{name}, {what}", shipped(name), turns("a", content), [learned]) for name, what, content, learned in (
+        ("qwen3_5_think", "thoughts", "<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<|im_end|>"),
+        ("qwen3_5_nothink", "thoughts", "<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<|im_end|>"),
+        ("nemotron_3_nano", "thoughts", "<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<|im_end|>"),
+        ("nemotron_3_nano", "as generated after <think>", "hm\n</think>\n\nb", "hm\n</think>\n\nb<|im_end|>"),
+        ("nemotron_3_nano", "no thoughts", "b", "</think>b<|im_end|>"),
+    )),
+    mask("ours, qwen3, as generated after <think>", NAMED["qwen3"], turns("a", "hm\n</think>\n\nb")),
+    _reopened("nemotron_3_nano_training"), _reopened("deepseek_r1_distill_training"),
+    _closed("GLM-4.5, turns that the next one ends", TALK), _closed("GLM-4.5, thoughts", INLINE[:2]),
     said("Qwen3, one answer with thoughts", shipped("qwen3"), THOUGHTS[:2],
          ["<think>\nhm\nso\n</think>\n\nA1<|im_end|>"]),
     said("DeepSeek-R1, an answer without thoughts after <think>", shipped("deepseek_r1_distill"), turns("a", "<b> c"),
