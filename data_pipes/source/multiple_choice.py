@@ -14,22 +14,26 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
 from data_pipes.quiz import quiz
 from data_pipes.source.arrow import is_saved
 from data_pipes.source.lines import lines
-from data_pipes.source.path import ROW_SUFFIXES, rows, suffix
+from data_pipes.source.path import each_once, is_rows, rows, suffix
+from data_pipes.source.splits import WORDS, named_splits
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 EMBEDDED = "embedded"
 """The name of the quiz about Python's own library (`data_pipes/quiz.py`)."""
 
-SPLITS = ("train", "dev", "val", "validation", "test")
-"""Names of parts that the name of a file can begin or end with."""
+PARTS: Mapping[str, tuple[str, ...]] = {**WORDS, "validation": ("validation", "valid", "val"), "dev": ("dev",)}
+"""Part -> words in names of files and folders that stand for it: examples (dev) are not validation here."""
+
+SPLITS = tuple(word for words in PARTS.values() for word in words)
+"""All of them."""
 
 ALL = "all"
 """The folder that holds every subject, so that the others hold nothing else."""
@@ -53,9 +57,9 @@ def multiple_choice(
         path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl, .json,
             .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's `save_to_disk`; the
             name of a data set on the Hugging Face hub; or "embedded".
-        split: the part to be asked. In a folder it is the files whose names begin or end with it ("test.jsonl",
-            "test-00000-of-00001.parquet", "anatomy_test.csv"), or all files if no name has any of SPLITS; "val" and
-            "validation" are one. A single file is taken as it is.
+        split: the part to be asked. In a folder it is the files with a word of it in their names or their folders'
+            ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv", "test/a.jsonl"), or all files if no name
+            has a word of PARTS. A single file is taken as it is.
         dev: the part that examples come from; None, or one that is not there, gives none.
         dev_path: a file or folder that examples come from instead, read as `path` is; of a folder, its part `dev`.
         subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the configuration
@@ -69,7 +73,8 @@ def multiple_choice(
 
     Raises:
         FileNotFoundError: if there is nothing at the path, or no file of this part or subset.
-        ValueError: on a bad row, under `stop`; if there is no question at all; or for another part of "embedded".
+        ValueError: on a bad row, under `stop`; if there is no question at all; for a file of two parts, of none beside
+            files that have one, or in two formats; or for another part of "embedded".
     """
     if str(path) == EMBEDDED:
         return _embedded(split, subset)
@@ -202,21 +207,35 @@ def _is_folder(path: Location) -> bool:
 
 def _chosen(top: Path, split: str, subset: str | None) -> list[Path]:
     """The files of one part of a folder, sorted; each subject once."""
-    readable = [file for file in files(top) if suffix(file) in (".csv", *ROW_SUFFIXES)]
-    found = [file for file in readable if _is_of(file, split)]
-    if not found and split == "test" and not any(_is_of(file, other) for file in readable for other in SPLITS):
-        found = readable
+    readable = each_once([file for file in files(top) if is_rows(file)])
+    parts = _parts(top, readable)
+    wanted = next((name for name, words in PARTS.items() if split.lower() in words), split)
+    found = [file for file in readable if parts.get(file, "test") == wanted]
     if subset is not None:
         return [file for file in found if subset in (_stem(file), *file.relative_to(top).parts[:-1])]
     every = [file for file in found if file.relative_to(top).parts[0] == ALL]
     return every or found
 
 
-def _is_of(file: Path, split: str) -> bool:
-    """True if a file's name begins or ends with the name of the part."""
-    words = re.split(r"[-_.]", _name(file).lower())
-    wanted = ("val", "validation") if split in ("val", "validation") else (split.lower(),)
-    return words[0] in wanted or words[-1] in wanted
+def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
+    """The part of each file, by its name and its folders' names; empty if none says one.
+
+    Raises:
+        ValueError: for a file of two parts, or of none beside files that have one.
+    """
+    found = {file: named_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
+    if twice := [file for file, names in found.items() if len(names) > 1]:
+        raise ValueError(
+            f"multiple_choice: the name of {twice[0]} has words of the parts {' and '.join(found[twice[0]])}"
+        )
+    if not any(found.values()):
+        return {}
+    if stray := [file for file, names in found.items() if not names]:
+        raise ValueError(
+            f"multiple_choice: {stray[0]} belongs to no part, and other names in the folder say one; move or "
+            "rename it, or name one file"
+        )
+    return {file: names[0] for file, names in found.items()}
 
 
 def _file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:

@@ -16,8 +16,8 @@ from data_pipes.source.delimited import delimited_rows
 from data_pipes.source.hub import is_name
 from data_pipes.source.splits import in_split, of_split
 from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
-from data_pipes.source.text import PACKED, Location, files, text_documents
-from data_pipes.types import Document, OnBad, Row, stop
+from data_pipes.source.text import ARCHIVE, PACKED, Location, files, is_archive, text_documents
+from data_pipes.types import BadRow, Document, OnBad, Row, stop
 
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
 """Ends of the names of files of rows; one of PACKED may follow."""
@@ -80,6 +80,8 @@ def documents(
 def rows(path: Location, *, subset: str | None = None, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
     """Opens any source of rows: as `documents`, for stages that need more than one column.
 
+    An archive beside files of rows is a bad record: what is in it is not read.
+
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
         ValueError: if a file does not hold rows, for a split that is not there, or on a bad record under `stop`.
@@ -96,13 +98,29 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
         held = [file for file in found if is_rows(file)]
         if not held:
             raise ValueError(f"rows: {path} has no file of rows, whose name would end in {', '.join(ROW_SUFFIXES)}")
-        found = of_split(Path(path), _once(held), split, subset)
+        unread = [file for file in found if is_archive(file) and not COMPANIONS.fullmatch(file.name)]
+        found = [*unread, *of_split(Path(path), each_once(held), split, subset)]
     return (row for file in found for row in file_rows(file, split=split, on_bad=on_bad))
 
 
 def is_rows(file: Path) -> bool:
     """Tells whether a file in a folder holds rows, by its name."""
     return suffix(file) in ROW_SUFFIXES and COMPANIONS.fullmatch(file.name) is None
+
+
+def each_once(found: list[Path]) -> list[Path]:
+    """Returns the files, if no two of them are the same rows in two formats, as far as names tell.
+
+    Raises:
+        ValueError: naming two that are.
+    """
+    seen: dict[Path, Path] = {}
+    for file in found:
+        name = file.name.removesuffix(Path(file.name).suffix) if file.name.lower().endswith(PACKED) else file.name
+        other = seen.setdefault(file.with_name(Path(name).stem), file)
+        if other != file:
+            raise ValueError(f"source: {other} and {file} would be read both; name one of them, or take one away")
+    return found
 
 
 def file_rows(path: Path, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
@@ -117,6 +135,9 @@ def file_rows(path: Path, *, split: str = "train", on_bad: OnBad = stop) -> Iter
         An iterator over rows.
     """
     end = suffix(path)
+    if is_archive(path):
+        on_bad(BadRow(str(path), ARCHIVE))
+        return iter(())
     if end == ".json":
         return json_rows(path, split=split, on_bad=on_bad)
     if end in (".csv", ".tsv"):
@@ -154,18 +175,9 @@ def _of_corpus(top: Path, found: list[Path], split: str, subset: str | None) -> 
         return others
     left_out = IMAGES if any(COMPANIONS.fullmatch(file.name) is None for file in others) else COMPANIONS
     others = [file for file in others if left_out.fullmatch(file.name) is None]
-    return sorted([*of_split(top, _once(held), split, subset), *others], key=lambda p: p.relative_to(top).as_posix())
-
-
-def _once(found: list[Path]) -> list[Path]:
-    """The files, if no two of them are the same rows in two formats, as far as names tell."""
-    seen: dict[Path, Path] = {}
-    for file in found:
-        name = file.name.removesuffix(Path(file.name).suffix) if file.name.lower().endswith(PACKED) else file.name
-        other = seen.setdefault(file.with_name(Path(name).stem), file)
-        if other != file:
-            raise ValueError(f"source: {other} and {file} would be read both; name one of them, or take one away")
-    return found
+    return sorted(
+        [*of_split(top, each_once(held), split, subset), *others], key=lambda p: p.relative_to(top).as_posix()
+    )
 
 
 def _local_documents(

@@ -65,9 +65,21 @@ def of_split(top: Path, found: Sequence[Path], split: str, subset: str | None = 
 def in_split(top: Path, found: Sequence[Path]) -> bool:
     """Tells whether every file of a folder has the word of a split in its name or its folders' names."""
     paths = [file.relative_to(top).as_posix() for file in found]
-    return bool(paths) and all(
-        any(_in_folder(p, words) or _in_name(p, words) for words in WORDS.values()) for p in paths
-    )
+    return bool(paths) and all(map(named_splits, paths))
+
+
+def named_splits(path: str, words: Mapping[str, tuple[str, ...]] = WORDS) -> list[str]:
+    """Returns the splits of which a file's name, or that of one of its folders, has a word.
+
+    Args:
+        path: below the folder of the data, with "/" between names.
+        words: split -> its words.
+
+    Example:
+        >>> named_splits("test/anatomy_test.csv"), named_splits("train/test.jsonl"), named_splits("latest.csv")
+        (['test'], ['train', 'test'], [])
+    """
+    return [name for name, some in words.items() if _in_folder(path, some) or _in_name(path, some)]
 
 
 def _chosen(top: Path, found: Sequence[Path], splits: Mapping[str, list[Path]], split: str) -> list[Path]:

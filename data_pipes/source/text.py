@@ -27,6 +27,12 @@ DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 """Ends of names of packed files."""
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", *(f".tar{end}" for end in PACKED))
+"""Ends of names of archives, whose files are not looked into."""
+
+ARCHIVE = "an archive is not looked into; unpack it, and take it away"
+"""What is wrong with one."""
+
 HOW_TO_CONVERT = "convert it first: iconv -f LATIN1 -t UTF-8 old > new (-f UTF-16 if it comes from Windows)"
 """What to do with a file in another encoding."""
 
@@ -71,7 +77,8 @@ def text_documents(
         path: a text file; .gz is unpacked.
         separator: what stands between documents, itself left out; None makes the file one document.
         encoding: of the file; a byte order mark is dropped.
-        on_bad: gets a file that cannot be decoded or is binary; what follows the bad place in it is passed over.
+        on_bad: gets an archive, and a file that cannot be decoded or is binary; what follows the bad place in it is
+            passed over.
 
     Returns:
         Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are. Pieces with
@@ -83,6 +90,9 @@ def text_documents(
         OSError: if it cannot be opened.
     """
     name, buffer, count = str(path), "", 0
+    if is_archive(path):
+        on_bad(BadRow(name, ARCHIVE))
+        return
     try:
         for block in _decoded(Path(path), encoding):
             buffer += block
@@ -99,6 +109,16 @@ def text_documents(
         return
     if buffer.strip() or not count:
         yield Document(buffer, f"{name}#{count}" if separator or count else name)
+
+
+def is_archive(path: Location) -> bool:
+    """Tells whether a file is an archive of files, by its name.
+
+    Example:
+        >>> is_archive("rows.TAR.GZ"), is_archive("rows.jsonl.gz"), is_archive("dummy_data.zip")
+        (True, False, True)
+    """
+    return str(path).lower().endswith(ARCHIVES)
 
 
 def open_binary(path: Location) -> BinaryIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,20 @@ def _written(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
     def theirs(folder: Path) -> list[dict]:
         write(folder)
         return ROWS
+
+    return theirs
+
+
+def _beside(name: str) -> Callable[[Path], None]:
+    """Writes rows, and an archive of further ones beside them."""
+
+    def theirs(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        for path in (folder / "a.jsonl", folder / "in" / "a.jsonl"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text('{"text": "a"}\n')
+        kind = {".zip": "zip", ".tar": "tar"}.get(Path(name).suffix, "gztar")
+        Path(shutil.make_archive(str(folder / "made"), kind, folder / "in")).rename(folder / name)
 
     return theirs
 
@@ -137,6 +152,12 @@ FILES = (
             )
         ),
         _read(),
+    ),
+    *(
+        Form(
+            "file", f"{name} beside rows", "Python", _beside(name), _read(), refused=f"{name}: an archive is not looked"
+        )
+        for name in ("more.zip", "more.tar", "data/more.tar.gz", "more.tgz")
     ),
     Form("file", "CSV", "datasets", _written(lambda folder: _quiet(folder).to_csv(folder / "a.csv")), _read()),
     Form(

@@ -197,6 +197,30 @@ def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
         multiple_choice(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "split", "expected"),
+    [
+        (("test/q.jsonl", "dev/q.jsonl", "train/q.jsonl"), "test", "test/q.jsonl"),
+        (("q_test_v2.jsonl", "q_train_v2.jsonl"), "test", "q_test_v2.jsonl"),
+        (("eval.jsonl", "training.jsonl"), "test", "eval.jsonl"),
+        (("eval.jsonl", "valid.jsonl", "dev.jsonl"), "validation", "valid.jsonl"),
+        (("auxiliary_train/arc_easy.jsonl", "test/law_test.jsonl"), "train", "auxiliary_train/arc_easy.jsonl"),
+        (("test.jsonl", "more.jsonl"), "test", "more.jsonl belongs to no part"),
+        (("a_test.jsonl", "test_train.jsonl"), "test", "test_train.jsonl has words of the parts train and test"),
+        (("test.jsonl", "test.json"), "test", "would be read both"),
+    ],
+)
+def test_the_parts_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"question": name, "choices": ["a", "b"], "answer": 0}) + "\n")
+    if expected in names:
+        assert [q.question for q in multiple_choice(tmp_path, split=split).test] == [expected]
+    else:
+        with pytest.raises(ValueError, match=expected):
+            multiple_choice(tmp_path, split=split)
+
+
 def test_a_folder_without_parts_is_read_as_a_whole(tmp_path: Path) -> None:
     jsonl(tmp_path / "one.jsonl", row("1"))
     parquet(tmp_path / "two.parquet", row("2"))

@@ -89,3 +89,14 @@ def test_nothing_is_no_path() -> None:
 @pytest.mark.parametrize(("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")])
 def test_suffix(name: str, end: str) -> None:
     assert suffix(name) == end
+
+
+def test_archives_are_bad_records(folder: Path) -> None:
+    (folder / "f.tar.gz").write_bytes(b"")
+    (folder / "dummy_data.zip").write_bytes(b"")
+    bad: list[BadRow] = []
+    list(rows(folder, on_bad=bad.append))
+    assert [Path(row.name).name for row in bad if "archive" in row.reason] == ["f.tar.gz"]
+    bad.clear()
+    list(documents(folder, on_bad=bad.append))
+    assert [Path(row.name).name for row in bad if "archive" in row.reason] == ["dummy_data.zip", "f.tar.gz"]
