@@ -202,15 +202,17 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         >>> differences({}, {"ema": "0.9"})
         ['ema was not there, is 0.9']
         >>> differences({"pipe": "list of 9, sha256:1f"}, {"pipe": "list of 8, sha256:2e"})
-        ['pipe has other contents']
+        ['pipe has other contents, list of 8 instead of list of 9']
     """
     absent = "not there"
     told: dict[tuple, str] = {}
     for name in sorted(dict.fromkeys((*was, *now)), key=len):
         change = (was.get(name, absent), now.get(name, absent))
         if change[0] != change[1]:
-            other = all("sha256:" in str(text) for text in change)
-            words = "has other contents" if other else f"was {change[0]}, is {change[1]}"
+            words = f"was {change[0]}, is {change[1]}"
+            if all("sha256:" in str(text) for text in change):
+                kinds = [str(text).partition("sha256:")[0].strip(", ") for text in change]
+                words = "has other contents" + (f", {kinds[1]} instead of {kinds[0]}" if kinds[0] != kinds[1] else "")
             told.setdefault((name.split(".")[-1], *change), f"{name} {words}")
     return list(told.values())
 
