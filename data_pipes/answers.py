@@ -4,7 +4,7 @@ What counts as the same is part of a benchmark: a figure can be set beside a pub
 alike. So the verdicts "strict" and "flexible" are those of lm-evaluation-harness's task gsm8k, its oddities included;
 beside them stands a reading of numbers that has none of these, for rewards.
 
-Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021 (GSM8K: the answer stands behind "####").
+Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021 (GSM8K: the answer stands after "####").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANSWER_COLUMNS = ("answer", "solution", "completion")
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _NUMBER = re.compile(
-    r"((?<![\w.)])-\$?|\$-)?"  # a minus that is no operator and no hyphen, before or behind a dollar sign
+    r"((?<![\w.)])-\$?|\$-)?"  # a minus that is no operator and no hyphen, before or after a dollar sign
     r"((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w)])\.[0-9]+)"  # 1,234.50 or .5
     r"(/[0-9]+)?"
 )
@@ -67,7 +67,7 @@ def exact_match(
     Args:
         output: what the model wrote, cut where it went on to the next question.
         answer: the right answer; of GSM8K the whole solution or only its number.
-        mode: "strict": the first number behind "#### " in the output, a minus, digits, dots and commas, is the answer
+        mode: "strict": the first number after "#### " in the output, a minus, digits, dots and commas, is the answer
             (both as `normalise` makes them). "flexible": the same with the last number in the output, wherever it
             stands, dollar signs allowed. "number": both have the same value as `extract_number` reads them. "text": the
             whole texts are the same, white space at the ends aside.
@@ -138,10 +138,10 @@ def extract_number(text: str) -> str | None:
         text: a solution.
 
     Returns:
-        The first number behind the last "####"; if there is none, the last number in the last \\boxed{...}; without
+        The first number after the last "####"; if there is none, the last number in the last \\boxed{...}; without
         one, the last number in the text; None if there is none. LaTeX's numbers are read (`data_pipes.latex`).
         A minus stays; so does "/" in a fraction. Commas between thousands, dollar and percent signs are dropped. A
-        minus right behind a letter, a digit, a dot or a bracket is an operator or a hyphen.
+        minus right after a letter, a digit, a dot or a bracket is an operator or a hyphen.
 
     Edge cases: "1 1/2" is read as 1/2, "1e5" as 5, "1,00,000" as 000, and digits of a word ("x2") are a number.
 

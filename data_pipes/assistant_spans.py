@@ -107,7 +107,7 @@ def shared(a: str, b: str) -> int:
 
 
 def _marked(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) -> list[Span]:
-    """Pieces of a text with {% generation %} blocks, which are learned behind the prompt."""
+    """Pieces of a text with {% generation %} blocks, which are learned after the prompt."""
     first = 0
     if chat.prompt:
         before, after = prompt_text(template, chat.prompt, chat.context), bare(text)

@@ -28,14 +28,14 @@ REFERENCE_ROWS = 8
 
 
 class Pair(NamedTuple):
-    """Two answers behind one prompt; trained marks the answer alone."""
+    """Two answers to one prompt; trained marks the answer alone."""
 
     chosen: Encoded
     rejected: Encoded
 
 
 class Answer(NamedTuple):
-    """One answer behind its prompt, and whether it is a good one; trained marks the answer alone."""
+    """One answer after its prompt, and whether it is a good one; trained marks the answer alone."""
 
     completion: Encoded
     desirable: bool
@@ -219,10 +219,10 @@ def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ..
     real = rows >= 0
     batch = {"index": np.where(real, table.numbers[rows], -1)}
     for i, name in enumerate(names):
-        before, behind = (f"{name}_", f"_{name}") if name else ("", "")
+        before, after = (f"{name}_", f"_{name}") if name else ("", "")
         batch[f"{before}tokens"], batch[f"{before}labels"] = padded(table.sides[i], rows, length)
         if table.references:
-            batch[f"reference{behind}"] = np.where(real, table.references[i][rows], np.float32(0))
+            batch[f"reference{after}"] = np.where(real, table.references[i][rows], np.float32(0))
     if len(table.desirable):
         batch["desirable"] = real & table.desirable[rows]
     return batch
@@ -256,7 +256,7 @@ def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
     room = length + 1
     if all(len(side.tokens) <= room for side in sides):
         return list(sides), False
-    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # nothing behind is learned
+    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # nothing after is learned
     excess = max(0, max(ends) - room)
     cut = max(0, min(excess, min(int(side.trained.argmax()) for side in sides) - 1))
     fitted = [

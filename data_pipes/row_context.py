@@ -11,12 +11,11 @@ All other columns are metadata, which a reward or a person may read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from data_pipes.messages import PLAIN, Context, Message, Messages
-from data_pipes.turns import RowError, check_text, read_turns, text_turn, without_nulls
+from data_pipes.turns import RowError, check_text, from_json, read_turns, text_turn, without_nulls
 
 SYSTEM = ("system", "system_prompt", "system_message")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -58,7 +57,7 @@ def read_context(row: Mapping[str, Any]) -> Context:
     tools = tools or [f if "function" in f else {"type": "function", "function": f} for f in functions]
     variables = row.get("chat_template_kwargs", {})
     if isinstance(variables, str):
-        variables = _json(variables, "chat_template_kwargs")
+        variables = from_json(variables, "chat_template_kwargs must be JSON")
     if not isinstance(variables, Mapping):
         raise RowError(f"chat_template_kwargs must be a mapping, got a {type(variables).__name__}")
     found = Context(tuple(tools), tuple(without_nulls(variables).items()))
@@ -102,7 +101,7 @@ def read_history(row: Mapping[str, Any]) -> Messages:
     """
     history = row.get("history") or []
     if isinstance(history, str):
-        history = _json(history, "history")
+        history = from_json(history, "history must be JSON")
     turns: list[Message] = []
     for pair in history if isinstance(history, list | tuple) else [history]:
         if isinstance(pair, Mapping):
@@ -117,10 +116,10 @@ def read_history(row: Mapping[str, Any]) -> Messages:
 def _tools(found: Any, column: str) -> list[dict[str, Any]]:
     """A list of schemas; also as JSON text, whole or each."""
     if isinstance(found, str):
-        found = _json(found, column) if found.strip() else None
+        found = from_json(found, f"{column} must be JSON") if found.strip() else None
     if found is None:
         return []
-    items = [_json(item, column) if isinstance(item, str) else item for item in _listed(found)]
+    items = [from_json(item, f"{column} must be JSON") if isinstance(item, str) else item for item in _listed(found)]
     if other := [item for item in items if not isinstance(item, Mapping)]:
         raise RowError(f"{column} must be JSON schemas of functions, got {other[0]!r:.40}")
     return [without_nulls(item) for item in items]
@@ -129,11 +128,3 @@ def _tools(found: Any, column: str) -> list[dict[str, Any]]:
 def _listed(found: Any) -> list[Any]:
     """A list, or one thing as a list of it."""
     return list(found) if isinstance(found, list | tuple) else [found]
-
-
-def _json(text: str, column: str) -> Any:
-    """The value that a column's text is in JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{column} must be JSON, got {text!r:.40} ({error})") from None

@@ -120,7 +120,7 @@ class _Generation(Extension):
     tags = frozenset(["generation"])  # type: ignore[assignment]
 
     def parse(self, parser: Any) -> list[nodes.Node]:
-        """Puts a mark before and behind the block."""
+        """Puts a mark before and after the block."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         begin, end = (nodes.Output([nodes.TemplateData(mark)]).set_lineno(line) for mark in (BEGIN, END))
@@ -130,11 +130,11 @@ class _Generation(Extension):
 def _environment(meter: str) -> Sandbox:
     """What templates expect to find, without a clock or filler text."""
     made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    made.purse = f"{meter}_spend"
+    made.budget = f"{meter}_spend"
     made.filters["tojson"] = _to_json
-    made.filters = {name: metered_filter(name, function, made.purse) for name, function in made.filters.items()}
+    made.filters = {name: metered_filter(name, function, made.budget) for name, function in made.filters.items()}
     tests: dict[str, Any] = {**made.tests}
-    made.tests = {name: metered_test(name, function, made.purse) for name, function in tests.items()}
+    made.tests = {name: metered_test(name, function, made.budget) for name, function in tests.items()}
     made.globals["raise_exception"] = _raise
     made.globals["namespace"] = _namespace
     del made.globals["lipsum"]

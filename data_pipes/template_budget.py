@@ -48,7 +48,7 @@ COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 class Meter(NamedTuple):
-    """What one run may call; all of it shares one purse.
+    """What one run may call; all of it draws on one budget.
 
     Fields:
         spend: (units) -> None; raises when there are none left.
@@ -68,7 +68,7 @@ class Meter(NamedTuple):
 
 
 def meter(given: Any) -> Meter:
-    """Makes the purse of one run.
+    """Makes the meter of one run, with its budget.
 
     Args:
         given: what the template is given; the larger, the more it may spend.
@@ -94,9 +94,9 @@ def meter(given: Any) -> Meter:
         if left[0] < 0:
             raise SandboxError("it takes too long or too much memory for what it is given; does it loop for ever?")
 
-    def count(purse: list[int], many: int, what: str) -> None:
-        purse[0] -= many
-        if purse[0] < 0:
+    def count(budget: list[int], many: int, what: str) -> None:
+        budget[0] -= many
+        if budget[0] < 0:
             raise SandboxError(f"it took more than {ROUNDS:,} {what}; does it loop for ever?")
 
     def bounded(*ends: int) -> range:
@@ -114,10 +114,10 @@ def meter(given: Any) -> Meter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
-    """Charges calls, filters, tests and operators to the purse of the run, whose name is `purse`."""
+    """Charges calls, filters, tests and operators to the budget of the run, whose name is `budget`."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
-    purse = ""
+    budget = ""
 
     def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls a function or a method, within bounds."""
@@ -125,7 +125,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
             return __function(*args)
         name = getattr(__function, "__name__", "")
         owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", None)
-        spend = __context.parent[__self.purse]
+        spend = __context.parent[__self.budget]
         charge(spend, name, (owner, *args) if isinstance(owner, str | list | tuple) else args, kwargs)
         return made(spend, super().call(__context, __function, *args, **kwargs))
 
@@ -133,7 +133,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         """Computes `left operator right`, within bounds."""
         if type(left) is int and type(right) is int and operator in ("+", "-"):
             return super().call_binop(context, operator, left, right)
-        spend = context.parent[self.purse]
+        spend = context.parent[self.budget]
         if operator == "**":
             refuse_power(left, right)
         if operator == "*" or (operator == "%" and isinstance(left, str)):
@@ -142,28 +142,28 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         return made(spend, super().call_binop(context, operator, left, right))
 
 
-def metered_filter(name: str, function: Callable, purse: str) -> Callable:
-    """Returns a filter that is charged to the purse of the run."""
+def metered_filter(name: str, function: Callable, budget: str) -> Callable:
+    """Returns a filter that is charged to the budget of the run."""
     if name == "random":
         return _no_chance
-    return _metered(function, purse, partial(charge, name=name))
+    return _metered(function, budget, partial(charge, name=name))
 
 
-def metered_test(name: str, function: Callable, purse: str) -> Callable:
-    """Returns a test that is charged to the purse of the run."""
+def metered_test(name: str, function: Callable, budget: str) -> Callable:
+    """Returns a test that is charged to the budget of the run."""
     if name in FREE_TESTS:
         return function
-    return _metered(function, purse, _charge_comparison)
+    return _metered(function, budget, _charge_comparison)
 
 
-def _metered(function: Callable, purse: str, charge: Callable) -> Callable:
+def _metered(function: Callable, budget: str, charge: Callable) -> Callable:
     """A filter or test whose arguments and result are charged."""
     kind = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
 
     @pass_context
     @functools.wraps(function)
     def call(context: Any, *args: Any, **kwargs: Any) -> Any:
-        spend = context.parent[purse]
+        spend = context.parent[budget]
         charge(spend, args=args, kwargs=kwargs)
         first = {"context": (context,), "eval_context": (context.eval_ctx,), "environment": (context.environment,)}
         return made(spend, function(*first.get(kind, ()), *args, **kwargs))

@@ -123,6 +123,18 @@ def check_text(value: Any, what: str) -> None:
             check_text(x, what)
 
 
+def from_json(text: str, expected: str) -> Any:
+    """Reads the value that a text is in JSON.
+
+    Raises:
+        RowError: if it is none: `expected`, and the text.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{expected}, got {text!r:.60} ({error})") from None
+
+
 def _is_exchange(turn: Any) -> bool:
     """True for a question with its answer in one mapping, as Capybara has them."""
     return isinstance(turn, Mapping) and {"input", "output"} <= turn.keys() and not {"role", "from"} & turn.keys()
@@ -237,10 +249,7 @@ def _call(call: Any) -> dict[str, Any]:
 
 def _json(text: str, what: str) -> Any:
     """The value that a text is in JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"expected {what}, or a text that is one in JSON, got {text!r:.60} ({error})") from None
+    return from_json(text, f"expected {what}, or a text that is one in JSON")
 
 
 def _keys(turn: Mapping[str, Any]) -> str:

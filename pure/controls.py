@@ -56,7 +56,7 @@ def controls(
         key: [2] or [B, 2] uint32, for the whole batch or one per row.
         count: B, rows.
         new: M, tokens.
-        rows: R >= B; the rows behind B are copies of the first, and nobody reads them.
+        rows: R >= B; the rows after B are copies of the first, and nobody reads them.
         vocabulary: ids from it on are never drawn, >= 1; None leaves all.
         numbers: temperature, top_k, top_p, min_p, repetition_penalty: one number, [B] or None.
 

@@ -77,7 +77,7 @@ def generate(
         stop_tokens: ids that end a row, and belong to it.
         stop: (tokens [B, M], lengths [B]) -> [B] bool, asked after every step about all rows in the order of the
             prompts; True ends a row with the token just written. (`data_pipes.stop` makes one from strings.)
-        pad: id behind a row's end; None takes the configuration's, or 0.
+        pad: id after a row's end; None takes the configuration's, or 0.
         lengths: [B] integers, the prompts' true lengths; None if all are P long.
         shape: (rows, prompt tokens) to pad the prompts to, both at least as large as they are; None rounds up to
             multiples of 4 and 16, one row to one. Tokens are the same bit for bit only at the same shape.
@@ -185,7 +185,7 @@ def _read(
 
 
 def _lengthen(x: Tensor, room: Tensor) -> Tensor:
-    """Zeros behind x, until it has the shape of `room`."""
+    """Zeros after x, until it has the shape of `room`."""
     missing = [wanted - has for wanted, has in zip(room.shape, x.shape, strict=True)]
     return F.pad(x, [n for side in reversed(missing) for n in (0, side)])
 

@@ -74,7 +74,7 @@ class PretrainOptions:
     seed: int = 0
     """Seed of everything random."""
     held_out: float = 0.05
-    """Share of the documents kept apart for validation, chosen by their names, of few documents their ends; 10 MB at
+    """Share of the documents held out for validation, chosen by their names, of few documents their ends; 10 MB at
     most."""
     filter: bool = False
     """Drop documents that are too short, repetitive, binary or seen before, and write down why."""

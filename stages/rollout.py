@@ -24,7 +24,7 @@ class Rollouts(NamedTuple):
 
     Fields:
         tokens: [B, P + M] int64: the prompt, padded on the left, then the completion, padded on the right; so that
-            every completion begins at place P, and lies directly behind its prompt.
+            every completion begins at place P, and follows its prompt directly.
         starts: [B] int64, where the prompt begins: its padding before it.
         mask: [B, M] bool, True on the completion's tokens, the stop token among them.
         logps: [B, M] float32, nats, of each token as the sampler saw it, at the temperature; 0 where masked.

@@ -25,7 +25,7 @@ class TuningOptions:
     split: str = "train"
     """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
     examples: int = 8000
-    """Rows to make, where they are the embedded ones."""
+    """Number of generated rows (only with --data_path embedded)."""
     output_dir: str = "runs/tuned"
     """Folder of the run: checkpoints, metrics.jsonl, final_model."""
     chat_template: str | None = None
@@ -91,7 +91,7 @@ class TuningOptions:
     seed: int = 0
     """Seed of everything random."""
     held_out: int = 128
-    """Rows kept apart for validation, chosen by their place; at most a fifth of them."""
+    """Validation rows, taken at even spacing; at most a fifth of all."""
     on_bad: Literal["stop", "skip"] = "stop"
     """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
     save_every: int = 100

@@ -41,7 +41,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
         3. Read each part of the pipeline.
         4. `TokenizerSpec` checks that the parts fit.
 
-    Edge cases: merges may be ["a b"] or [["a", "b"]]. The template for pairs of texts is passed over.
+    Edge cases: merges may be ["a b"] or [["a", "b"]]. The template for pairs of texts is not read.
 
     Raises:
         ValueError: if it is damaged, or has a part that is not understood; the message names the part and its content.

@@ -1,4 +1,4 @@
-"""Work adapters that PEFT wrote into the weights of their base.
+"""Merge adapters that PEFT wrote into the weights of their base.
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 
@@ -17,7 +17,7 @@ from pure.interop.peft_weights import EMBEDDING, HEAD, Adapters, Patch
 
 
 def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Works adapters into the weights of a base.
+    """Merges adapters into the weights of a base.
 
         W' = W - s B₀A₀ + s B A,     DoRA: W' = m (W + s B A) / ‖W + s B A‖
 

@@ -1,4 +1,4 @@
-"""Read the tensors that PEFT wrote for adapters, as changes of a base; `peft_apply` works them into it.
+"""Read the tensors that PEFT wrote for adapters, as changes of a base; `peft_apply` merges them into it.
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 

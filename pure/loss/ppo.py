@@ -41,7 +41,7 @@ def gae(
     noisy. λ mixes all distances, with weights that fall geometrically.
 
         δ_t = reward_t + γ value_{t+1} - value_t
-        advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value behind the last token: 0
+        advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value after the last token: 0
 
     Args:
         rewards: [B, T]; usually 0 but for the last token, plus a KL penalty on each.

@@ -39,9 +39,9 @@ class ChatOptions:
     max_new_tokens: int = 200
     """Tokens of an answer at most."""
     temperature: float = 0.7
-    """Sharpness: 0 always takes the likeliest token, 1 samples as the model believes."""
+    """Sampling temperature: 0 always takes the likeliest token, 1 samples from the model's own distribution."""
     top_p: float | None = 0.95
-    """Share of the probability: sample among the likeliest tokens that together have it; None takes all."""
+    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
     device: str = "auto"

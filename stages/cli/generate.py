@@ -28,11 +28,11 @@ class GenerateOptions:
     max_new_tokens: int = 100
     """Tokens to add to each at most."""
     temperature: float = 0.8
-    """Sharpness: 0 always takes the likeliest token, 1 samples as the model believes."""
+    """Sampling temperature: 0 always takes the likeliest token, 1 samples from the model's own distribution."""
     top_k: int | None = None
-    """Number of likeliest tokens to sample among; None takes all."""
+    """Sample among this many likeliest tokens; None among all."""
     top_p: float | None = 0.95
-    """Share of the probability: sample among the likeliest tokens that together have it; None takes all."""
+    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     min_p: float | None = None
     """Share of the likeliest token's probability: less likely ones are dropped; None drops none."""
     repetition_penalty: float | None = None

@@ -1,4 +1,4 @@
-"""`intro2llm merge`: adapters worked into their base, as a whole model."""
+"""`intro2llm merge`: adapters merged into their base, as a whole model."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def recompute(folder: Path, step: int) -> TrainState:
         step: from 1.
 
     Returns:
-        The state behind that step.
+        The state after that step.
 
     Raises:
         ValueError: if the run has no such step.

@@ -45,6 +45,9 @@ FREE = ("seed", "limit", "output_dir", "workers", "batch_tokens", "compile", "de
 """Flags that a folder's answers do not depend on, or that are told apart otherwise: digests of model and tokenizer, of
 each item, and of what decides how items are asked."""
 
+CHATTING = ("exact_match", "gsm8k", "humaneval", "mbpp")
+"""Tasks that can be asked as a chat."""
+
 BAD = "bad_rows.jsonl"
 
 
@@ -85,6 +88,7 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
             f"--data_path has {len(paths)} entries for {len(options.task)} tasks ({', '.join(options.task)}); give one "
             'for each, in their order, "embedded" for a task\'s own data'
         )
+    _check_templates(options, paths)
     (Path(options.output_dir) / BAD).unlink(missing_ok=True)  # of an earlier start
     made = []
     for name, path in zip(options.task, paths, strict=True):
@@ -111,6 +115,24 @@ def _check(options: EvaluateOptions) -> None:
             f"--temperature 0 always writes the same: --samples {options.samples} and --top_p {options.top_p} need one "
             "above 0, such as --temperature 0.8"
         )
+
+
+def _check_templates(options: EvaluateOptions, paths: Sequence[str]) -> None:
+    """Refuses flags of the chat template where no task goes through one."""
+    chats = any(_chats(task, path, options) for task, path in zip(options.task, paths, strict=True))
+    given = [f"--{name}" for name in ("chat_template", "template_kwargs") if getattr(options, name) is not None]
+    if given and not chats:
+        raise ValueError(
+            f"{' and '.join(given)} would have no effect: --task {' '.join(options.task)} is not asked as a chat here; "
+            f"add --chat ({', '.join(CHATTING)}), or leave it out"
+        )
+
+
+def _chats(task: str, path: str, options: EvaluateOptions) -> bool:
+    """Tells whether a task is asked as a chat: as --chat says, or else the demo's own questions."""
+    if options.chat is None:
+        return task == "exact_match" and path == "embedded"
+    return options.chat and task in CHATTING
 
 
 def _on_bad(options: EvaluateOptions) -> Callable[[BadRow], None]:
@@ -162,7 +184,7 @@ def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained
     kind: Any = {"humaneval": humaneval, "mbpp": mbpp}[name]
     found = _first(kind.problems(rows, on_bad=_on_bad(options)), options)
     way, stops, stop_tokens = None, kind.STOPS, ends(loaded)
-    if options.chat:
+    if _chats(name, path, options):
         template = template_of(options.chat_template, loaded, options.template_kwargs)
         encode, form, stop_tokens = chat_encoder(loaded, template=template)
         way, stops = programs.asked(encode, form=form), ()
@@ -179,7 +201,7 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
     """Questions with one right answer."""
     own = path == "embedded"
     rows = exam() if own else list(answers.question_answers(_rows(path, options), on_bad=_on_bad(options)))
-    chat = own if options.chat is None else options.chat
+    chat = _chats(name, path, options)
     shown: Sequence[QuestionAnswer] = ()
     if name == "gsm8k" and options.shots and not chat:
         shown = _examples(options)

@@ -30,7 +30,7 @@ NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""
 
 KNOWN = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
-"""Options of a completion that are understood; another one is refused, not passed over."""
+"""Options of a completion that are understood; another one is refused, not ignored."""
 
 PASSED = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
 """Arguments that lm-eval adds by itself and that decide no number here."""

@@ -27,7 +27,7 @@ from stages.evaluate.sandbox import Isolation, Outcome
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""What a model writes when it goes on behind the function (Chen et al. 2021, section 2.3)."""
+"""What a model writes when it goes on after the function (Chen et al. 2021, section 2.3)."""
 
 TIMEOUT = 10.0
 """Seconds that a problem's tests may take: three times what its authors gave them, as machines are shared."""

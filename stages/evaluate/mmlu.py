@@ -1,6 +1,6 @@
 """Multiple choice: which answer a model finds the most probable. MMLU, ARC, HellaSwag, and any set of their shape.
 
-Nothing is generated: each answer's log-likelihood behind the question is computed, and the largest is the model's.
+Nothing is generated: each answer's log-likelihood after the question is computed, and the largest is the model's.
 
 Hendrycks et al., "Measuring Massive Multitask Language Understanding", 2021.
 """
@@ -41,7 +41,7 @@ class Style(NamedTuple):
 
     Fields:
         text: Question -> the prompt up to the answer.
-        endings: Question -> what is scored behind it, one text a choice.
+        endings: Question -> what is scored after it, one text a choice.
         description: before everything else; "{subject}" stands for the subject's words.
     """
 
@@ -72,7 +72,7 @@ def _begun(question: Question) -> str:
 
 
 def _written(question: Question) -> list[str]:
-    """The choices themselves, behind a space."""
+    """The choices themselves, after a space."""
     return [f" {choice}" for choice in question.choices]
 
 

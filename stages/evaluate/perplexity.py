@@ -77,7 +77,7 @@ def task(
         model: gives `hidden` and `logits`.
         params: the model's.
         tokenizer: that both were made with.
-        texts: documents, each scored apart; empty ones are passed over.
+        texts: documents, each scored apart; empty ones are skipped.
         max_length: L, tokens the model sees at once; None takes max_position_embeddings.
         stride: S in 1 .. L, tokens that a window after the first one scores: the smaller, the more context each token
             has, and the longer it takes. None takes L // 2; L is what lm-evaluation-harness does.
@@ -120,7 +120,7 @@ def task(
 def windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) -> list[Window]:
     """Cuts one document into windows that score each token once.
 
-    The first window scores up to L tokens behind the prefix; each later one S more, and sees the L tokens before its
+    The first window scores up to L tokens after the prefix; each later one S more, and sees the L tokens before its
     last; the last window scores what is left, with just as much before it.
 
     Args:
@@ -197,7 +197,7 @@ def _named(text: str | Document, number: int) -> Document:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Names, those that come again with a number behind."""
+    """Names, those that come again with a number after."""
     seen: dict[str, int] = {}
     found = []
     for name in names:

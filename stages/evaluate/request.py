@@ -1,4 +1,4 @@
-"""What is asked for its probability: an ending behind its context, as ids."""
+"""A (context, ending) pair whose probability is asked for, as ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pure.types import Model
 
 
 class Request(NamedTuple):
-    """An ending whose probability behind a context is wanted; ids, neither of them empty."""
+    """An ending whose probability after a context is wanted; ids, neither of them empty."""
 
     context: tuple[int, ...]
     ending: tuple[int, ...]
@@ -47,7 +47,7 @@ def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special:
 def encode_pairs(
     tokenizer: Tokenizer, context: str, endings: Sequence[str], *, prefix: int | None, special: str = "none"
 ) -> list[Request]:
-    """Encodes a context, and each of its endings as what the two have together behind as many tokens as it has.
+    """Encodes a context, and each of its endings as what the two have together after as many tokens as it has.
 
     Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs to the
     ending, as tokens begin with it. What the tokenizer puts around a text stands around a context (`encode_text`).
@@ -107,7 +107,7 @@ def fit(request: Request, most: int, number: int) -> Request:
 
 
 def _from_nothing(ids: tuple[int, ...], prefix: int | None) -> Request:
-    """An ending behind the prefix, which it may bring itself."""
+    """An ending after the prefix, which it may bring itself."""
     if prefix is None:
         raise ValueError(
             "encode_pairs: the context is empty, and the model has neither a bos nor an eos token; give some context"

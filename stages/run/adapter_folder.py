@@ -176,7 +176,7 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
 
 
 def merged(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[ModelConfig, Tree]:
-    """Works the adapters of a folder into their base: the quantised one, if they were trained on that.
+    """Merges the adapters of a folder into their base: the quantised one, if they were trained on that.
 
     Args:
         folder: with adapter_config.json.

@@ -1,4 +1,4 @@
-"""The data of a run after pretraining: rows read, put into words by the chat template, encoded, split.
+"""The data of a run after pretraining: rows read, rendered by the chat template, encoded, split.
 
 Nothing is kept on disk: rows are few, and are read again when a run goes on. The pipe's digest is in the run's
 fingerprint, so a run never goes on with other data.
@@ -31,7 +31,7 @@ Named = TypeVar("Named", Conversation, Preference, Prompt)
 Say = Callable[[str], None]
 
 BAD = "bad_rows.jsonl"
-"""Where rows that were passed over are noted, in the run's folder."""
+"""Where skipped rows are noted, in the run's folder."""
 
 
 BATCH = 1024
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Encoded examples, and those of them that are kept apart."""
+    """Encoded examples, and those of them that are held out."""
 
     train: Sequence[Any]
     held_out: Sequence[Any]
@@ -99,7 +99,7 @@ def questions(options: TuningOptions, tokenizer: Tokenizer, template: ChatTempla
 
 
 def _both(options: TuningOptions, make: Callable[..., list[Row]]) -> Callable[[], tuple[Iterable[Row], ...]]:
-    """How to come by the rows: made, both parts apart, or read, in one."""
+    """Returns a loader: of generated rows, already split, or of the rows of a file."""
     if options.data_path == "embedded":
         return lambda: (
             make(options.examples, key=options.seed),
@@ -114,7 +114,7 @@ def _each(
     encode: Callable[..., list[Example]],
     say: Say,
 ) -> Data:
-    """Encodes the rows, and takes those apart that are held out."""
+    """Encodes the rows, and splits off those that are held out."""
     bad = Path(options.output_dir) / BAD
     bad.unlink(missing_ok=True)  # of an earlier start of the same run
     parts = [encode(part, on_bad=_bad(options)) for part in made()]

@@ -106,7 +106,7 @@ def tensorboard(folder: Path, step: int = 0) -> Writer:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads metrics.jsonl; a last line that a kill cut short is passed over, and so is a missing file.
+    """Reads metrics.jsonl; a last line that a kill cut short is skipped, and so is a missing file.
 
     Raises:
         ValueError: for a damaged line that is not the last.

@@ -114,7 +114,7 @@ def run(
 
     Steps:
         1. The state, and what earlier validations said: from a checkpoint, or new.
-        2. Open the log behind that step, the screen, and the saver that works in the background.
+        2. Open the log after that step, the screen, and the saver that works in the background.
         3. The fold; after each step: validate, log, save, stop.
         4. Wait for the last save; close.
 
@@ -162,7 +162,7 @@ def run(
 
 
 def taken(state: TrainState) -> int:
-    """Steps that a state has behind it; the members of a population have taken the same."""
+    """Steps that a state has taken; the members of a population have taken the same."""
     return int(state.step.max())
 
 

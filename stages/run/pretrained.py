@@ -131,7 +131,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: such a folder; one with adapters (`stages.run.adapter`), which are worked into their base; a GGUF file; or
+        path: such a folder; one with adapters (`stages.run.adapter`), which are merged into their base; a GGUF file; or
             a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded once.
         dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and read where a weight is
             first used; converted weights are read one by one.
@@ -187,7 +187,7 @@ def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
 
 
 def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
-    """The whole model that the adapters name, with them worked in; tokenizer and template are those beside them.
+    """The whole model that the adapters name, with them merged; tokenizer and template are those beside them.
 
     The sum is made in the wider of both dtypes, and rounded once. Adapters over adapters stand on the sum in float32.
     """
@@ -203,7 +203,7 @@ def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
 
 
 def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
-    """One folder of adapters worked into the model below it."""
+    """One folder of adapters merged into the model below it."""
     config, params = adapter_folder.merged(folder, base.model.config, base.params, path)
     found = Templates(base.chat_template, base.other_templates)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)

@@ -164,7 +164,7 @@ def make_schedule(options: PretrainOptions, steps: int) -> Schedule:
 
 
 def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTransformation:
-    """The optimizer that the flags describe, behind clipping."""
+    """The optimizer that the flags describe, after clipping."""
     dtype = hardware.pick_dtype(options.dtype, hardware.pick_device(options.device))
     decay, mask = options.weight_decay, optim.decay_mask
     made = {

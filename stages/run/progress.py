@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 
 def progress(label: str, total: int, start: int = 0, *, quiet: bool = False) -> Progress:
-    """Opens the display of a run of `total` steps that begins behind step `start`."""
+    """Opens the display of a run of `total` steps that begins after step `start`."""
     if quiet:
         return Progress(lambda step, values: None, lambda text: None, lambda: None)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -162,7 +162,7 @@ def _refuse(in_a_row: int) -> None:
 
 
 def _count(bad: list[int], values: Mapping[str, float]) -> None:
-    """Counts steps that were passed over: in a row, altogether, and all steps."""
+    """Counts steps that were skipped: in a row, altogether, and all steps."""
     over = values.get("nonfinite_leaf", -1.0) >= 0
     bad[:] = [bad[0] + 1 if over else 0, bad[1] + over, bad[2] + 1]
 

@@ -123,6 +123,8 @@ def test_bad_rows_stop_or_are_noted(folder: Path, capsys: pytest.CaptureFixture)
         (["--shots", "-2"], "--shots must be at least 0"),
         (["--samples", "5"], "--temperature 0 always writes the same"),
         (["--model_path", "MISSING"], "MISSING"),
+        (["--task", "mmlu", "--chat_template", "chatml"], "--chat_template would have no effect"),
+        (["--task", "humaneval", "--template_kwargs", "{}"], "--template_kwargs would have no effect"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_in_one_line(
