@@ -13,7 +13,7 @@ from data_pipes.messages import Messages
 from data_pipes.turns import RowError
 
 WORDS = 4
-"""A prompt of so many words with which both answers begin is no coincidence."""
+"""That both answers begin with a prompt of so many words is no coincidence."""
 
 
 def separate(prompt: Messages | None, chosen: Any, rejected: Any) -> tuple[Messages, Messages, Messages]:
@@ -25,11 +25,12 @@ def separate(prompt: Messages | None, chosen: Any, rejected: Any) -> tuple[Messa
 
     Returns:
         The prompt's turns, and those of either answer. Without a prompt it is the turns with which both answers begin.
-        A prompt's text counts as repeated if white space follows it in both answers and it has at least four words, or
-        a line end follows it in both.
+        The text of a prompt is taken off two answers that are texts if a line end follows it in both, or if it ends
+        with a colon and has at least four words. What an answer says as a message is never cut.
 
     Raises:
-        RowError: if the answers begin with another prompt than the given one, or as `read_turns`.
+        RowError: if the answers begin with another prompt than the given one; if both are texts that begin with a
+            prompt of at least four words and go on in its line; or as `read_turns`.
 
     Example:
         >>> found = separate(None, "Human: Hi\\n\\nAssistant: Hello", "Human: Hi\\n\\nAssistant: No")
@@ -42,7 +43,10 @@ def separate(prompt: Messages | None, chosen: Any, rejected: Any) -> tuple[Messa
         return prompt, a[len(prompt) :], b[len(prompt) :]
     if _asks(a) and _asks(b):
         return _joined(prompt, a, b)
-    return prompt, *_without_text(prompt, after(prompt, a), after(prompt, b))
+    if isinstance(chosen, str) and isinstance(rejected, str) and (a, b) == (after(prompt, a), after(prompt, b)):
+        first, second = _without_text(prompt, chosen, rejected)
+        return prompt, as_turns(first, "assistant"), as_turns(second, "assistant")
+    return prompt, after(prompt, a), after(prompt, b)
 
 
 def after(prompt: Messages, answer: Messages) -> Messages:
@@ -84,18 +88,23 @@ def _joined(prompt: Messages, a: Messages, b: Messages) -> tuple[Messages, Messa
     return own, a[len(same) :], b[len(same) :]
 
 
-def _without_text(prompt: Messages, a: Messages, b: Messages) -> tuple[Messages, Messages]:
+def _without_text(prompt: Messages, a: str, b: str) -> tuple[str, str]:
     """Two answers without the text of the prompt, where both begin with it."""
     text = (prompt[-1].content or "") if prompt else ""
-    if not text.strip() or not all(len(side) == 1 and (side[0].content or "").startswith(text) for side in (a, b)):
+    if not text.strip() or not (a.startswith(text) and b.startswith(text)):
         return a, b
-    rests = [(side[0].content or "")[len(text) :] for side in (a, b)]
+    rests = [side[len(text) :] for side in (a, b)]
     if not all(rest.strip() and (rest[0].isspace() or text[-1].isspace()) for rest in rests):
         return a, b
-    if len(text.split()) < WORDS and not all(rest.startswith("\n") for rest in rests):
-        return a, b
-    first, second = ((side[0]._replace(content=rest.lstrip()),) for side, rest in zip((a, b), rests, strict=True))
-    return first, second
+    many = len(text.split()) >= WORDS
+    if all(rest.startswith("\n") for rest in rests) or (many and text.rstrip().endswith(":")):
+        return rests[0].lstrip(), rests[1].lstrip()
+    if many:
+        raise RowError(
+            "chosen and rejected both begin with the text of the prompt, and may repeat it or take it up; leave it out of "
+            "them, or, if they are to say it, give them as messages"
+        )
+    return a, b
 
 
 def _asks(side: Messages) -> bool:

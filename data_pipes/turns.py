@@ -174,7 +174,8 @@ def _one(turn: dict[str, Any], names: tuple[str, str]) -> Any:
     """Takes the value out that stands under either name; both must say the same."""
     found = [turn.pop(name) for name in names if name in turn]
     if len(found) == 2 and names[0] == "role":
-        found = [found[0]] if len({ROLE_NAMES.get(str(x).lower(), x) for x in found}) == 1 else found
+        first, second = (ROLE_NAMES.get(str(x).lower(), x) for x in found)
+        found = found[:1] if first == second else found
     if len(found) == 2 and found[0] != found[1]:
         raise RowError(f"{names[0]} is {found[0]!r:.40} and {names[1]} is {found[1]!r:.40}; leave one of them out")
     return found[0] if found else None

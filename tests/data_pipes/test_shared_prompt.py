@@ -45,6 +45,30 @@ def test_an_answer_that_begins_like_the_prompt_stays_whole(chosen: str, rejected
     assert [side[0].content for side in found] == ["Hi", chosen, rejected]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "rejected", "expected"),
+    [
+        ("Add one and one:", "Add one and one: 2", "Add one and one: 3", ["2", "3"]),
+        ("Add one and one", "Add one and one\n2", "Add one and one\n\n3", ["2", "3"]),
+        ("Add one and one", "Add one and one 2", "3", ["Add one and one 2", "3"]),
+        ("Add one and one", "Add one and ones", "Add one and one.", ["Add one and ones", "Add one and one."]),
+    ],
+)
+def test_a_text_is_taken_off_where_it_cannot_be_meant(
+    prompt: str, chosen: str, rejected: str, expected: list[str]
+) -> None:
+    asked = (Message("user", prompt),)
+    assert [side[0].content for side in separate(asked, chosen, rejected)[1:]] == expected
+    said = [turns(Message("assistant", text)) for text in (chosen, rejected)]
+    assert [side[0].content for side in separate(asked, *said)[1:]] == [chosen, rejected]
+
+
+@pytest.mark.parametrize("prompt", ["What is one and one?", "Go on: once upon a time"])
+def test_answers_that_may_restate_the_prompt_are_refused(prompt: str) -> None:
+    with pytest.raises(RowError, match="may repeat it or take it up"):
+        separate((Message("user", prompt),), f"{prompt} It is 2.", f"{prompt} It is 3.")
+
+
 def test_another_prompt_is_refused() -> None:
     for prompt in ((MORE,), (Message("system", "Long."), U)):
         with pytest.raises(RowError):

@@ -66,6 +66,7 @@ BAD = {
     "no content": ({"role": "user", "content": None, "name": "x"}, r"got role, content \(null\), name"),
     "a number": ({"role": "user", "content": 3}, "the content of the user's turn must be a text, got a int"),
     "two roles": ({"role": "user", "from": "gpt", "content": "x"}, "role is 'user' and from is 'gpt'"),
+    "roles that are lists": ({"role": [], "from": [], "content": "x"}, r"unknown role '\[\]'"),
     "two contents": ({"role": "user", "content": "x", "value": "y"}, "content is 'x' and value is 'y'"),
     "a part without text": ({"role": "user", "content": [{"type": "text"}]}, "has a part of type 'text'"),
     "an image": ({"role": "user", "content": [{"type": "image_url"}]}, "has a part of type 'image_url'"),
