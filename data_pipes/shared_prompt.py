@@ -101,8 +101,8 @@ def _without_text(prompt: Messages, a: str, b: str) -> tuple[str, str]:
         return rests[0].lstrip(), rests[1].lstrip()
     if many:
         raise RowError(
-            "chosen and rejected both begin with the text of the prompt, and may repeat it or take it up; leave it out of "
-            "them, or, if they are to say it, give them as messages"
+            "chosen and rejected both begin with the text of the prompt, and may repeat it or take it up; leave it out "
+            "of them, or, if they are to say it, give them as messages"
         )
     return a, b
 
