@@ -81,6 +81,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from data_pipes.sft import sft_pipe
     from stages.run import chat_data, pretrained
     from stages.run.chat_template import template_of
+    from stages.run.tuning import told
     from stages.tuning_options import SFTOptions
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
@@ -99,6 +100,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
         pipe = preference_pipe(data, **common)
     else:
         pipe = prompt_pipe([asked.tokens for asked in data], truncate="left", **common)
+    told(pipe, print)
     if not 0 <= options.batch < len(pipe):
         raise ValueError(f"--batch {options.batch}: there are {len(pipe)}, from 0 on")
     return pipe[options.batch], base.tokenizer.decode

@@ -129,7 +129,7 @@ def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
     data = chat_data.conversations(options, base.tokenizer, template, say)
     pipe = partial(sft_pipe, batch_size=options.batch_size, length=options.max_length, packing=options.packing)
     train = _cut(options, pipe(data.train, key=options.seed, epochs=_many(options)))
-    _told(train, say)
+    told(train, say)
     schedule, optimizer = _descent(options, len(train))
     made = sft(base.model, optimizer, label_smoothing=options.label_smoothing, **_common(options))
     held_out = pipe(data.held_out, key=None, shuffle=False) if data.held_out else None
@@ -171,7 +171,7 @@ def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.T
     ask = partial(prompt_pipe, length=length, truncate="left")
     train = _cut(options, ask([asked.tokens for asked in data.train], batch_size=options.batch_size, key=options.seed,
                               epochs=_many(options)))  # fmt: skip
-    _told(train, say)
+    told(train, say)
     judge = scorer(options, prompts=[asked.text for asked in every], rows=[asked.row for asked in every],
                    tokenizer=base.tokenizer, device=key.device, say=say)  # fmt: skip
     schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
@@ -211,7 +211,7 @@ def _pairs(options: Any, base: Pretrained, template: ChatTemplate, say: Callable
     length = min(_up(longest - 1), options.max_length)
     pipe = partial(preference_pipe, batch_size=options.batch_size, length=length)
     train = _cut(options, pipe(data.train, key=options.seed, epochs=_many(options)))
-    _told(train, say)
+    told(train, say)
     return train, pipe(data.held_out, key=None, shuffle=False) if data.held_out else None
 
 
@@ -247,8 +247,13 @@ def _cut(options: flags.TuningOptions, pipe: Any) -> Any:
     return pipe[: options.max_steps] if options.max_steps else pipe
 
 
-def _told(pipe: Any, say: Callable[[str], None]) -> None:
-    """Says what was shortened and left out: nothing vanishes silently."""
+def told(pipe: Any, say: Callable[[str], None]) -> None:
+    """Says what a pipe shortened and left out: nothing vanishes silently.
+
+    Args:
+        pipe: of examples.
+        say: takes a line for the person who waits.
+    """
     if pipe.truncated or pipe.dropped:
         say(f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
             "--max_length sets the limit")  # fmt: skip
