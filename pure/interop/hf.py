@@ -66,6 +66,7 @@ _TOP = (
     ("embedding", "model.embed_tokens.weight"), ("norm/scale", "model.norm.weight"), ("norm/bias", "model.norm.bias"),
     ("head", "lm_head.weight"),
 )  # fmt: skip
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def weight_names(spec: Tree) -> dict[str, str]:
@@ -102,17 +103,24 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
 
     Args:
         spec: tree of ParamSpec.
-        weights: by name. A tied head may be there as well, if it equals the embedding; so may rotary frequencies, which
-            are computed.
+        weights: by name. A tied head may be there as well, if it equals the embedding, or alone (safetensors keeps the
+            first of two names that share their numbers); so may rotary frequencies, which are computed.
 
     Raises:
-        ValueError: for a missing or unknown weight, or one of another shape; it is named.
+        ValueError: for a missing or unknown weight, one of another shape, or a tied head of its own; it is named.
     """
     names = weight_names(spec)
-    head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
+    tied = "head" not in names
+    if tied and EMBEDDING not in weights and HEAD in weights:
+        weights = {EMBEDDING if name == HEAD else name: x for name, x in weights.items()}
     spare = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - set(names.values())
-    if "head" not in names and head is not None and embedding is not None and torch.equal(head, embedding):
-        spare -= {"lm_head.weight"}
+    if tied and HEAD in weights and EMBEDDING in weights:
+        if not torch.equal(weights[HEAD], weights[EMBEDDING]):
+            raise ValueError(
+                f"tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: transformers 5 computes with both, "
+                f"4 with the second alone; set it to false in config.json, or take {HEAD} out of the file"
+            )
+        spare -= {HEAD}
     missing = set(names.values()) - set(weights)
     if spare or missing:
         raise ValueError(

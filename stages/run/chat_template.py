@@ -187,7 +187,7 @@ def _chatml(base: Pretrained) -> str:
     if not has_chatml(base):
         raise ValueError(
             "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> and "
-            "<|im_end|>; give a --chat_template that uses the tokens there are, or train a tokenizer that has them "
-            "(those of intro2llm have)"
+            "<|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole model), or "
+            "give a --chat_template that uses the tokens there are"
         )
     return CHATML
