@@ -106,6 +106,9 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
         weights: by name. A tied head may be there as well, if it equals the embedding, or alone (safetensors keeps the
             first of two names that share their numbers); so may rotary frequencies, which are computed.
 
+    Returns:
+        The tensors themselves, by our names.
+
     Raises:
         ValueError: for a missing or unknown weight, one of another shape, or a tied head of its own; it is named.
     """
