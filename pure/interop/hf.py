@@ -116,14 +116,13 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
     tied = "head" not in names
     if tied and EMBEDDING not in weights and HEAD in weights:
         weights = {EMBEDDING if name == HEAD else name: x for name, x in weights.items()}
-    spare = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - set(names.values())
-    if tied and HEAD in weights and EMBEDDING in weights:
-        if not torch.equal(weights[HEAD], weights[EMBEDDING]):
-            raise ValueError(
-                f"tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: transformers 5 computes with both, "
-                f"4 with the second alone; set it to false in config.json, or take {HEAD} out of the file"
-            )
-        spare -= {HEAD}
+    known = {*names.values(), *([HEAD] if tied else [])}
+    spare = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - known
+    if tied and HEAD in weights and not torch.equal(weights[HEAD], weights[EMBEDDING]):
+        raise ValueError(
+            f"tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: transformers 5 computes with both, "
+            f"4 with the second alone; set it to false in config.json, or take {HEAD} out of the file"
+        )
     missing = set(names.values()) - set(weights)
     if spare or missing:
         raise ValueError(
