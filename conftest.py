@@ -11,6 +11,8 @@ import tempfile
 
 # Before torch and jax are imported, and before pytest-xdist starts its workers, which inherit these.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a peer to compare with; it must not take the memory of a GPU
+# With AVX512-FP16 XLA computes float16 in float16, elsewhere in float32: one arithmetic on every machine.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads warn when a test forks
 os.environ.setdefault("WANDB_MODE", "offline")

@@ -42,6 +42,8 @@ def uniform(
         [...] of `shape` and `dtype`.
 
     Edge cases: nothing is refused: where maxval <= minval the result is minval. Rounding may give maxval itself.
+        Float16 between bounds is computed in float32 and rounded, as XLA does on most processors; with AVX512-FP16 it
+        computes in float16, and the last bit may differ there.
 
     Raises:
         ValueError: if dtype is none of these, or the bounds do not broadcast to `shape`.
