@@ -14,9 +14,9 @@ import re
 from data_pipes.messages import Message, Messages
 
 _NAMES = "Human|User|USER|Assistant|ASSISTANT|System|SYSTEM"
-_SHARP = re.compile(rf"(?:\A\s*+)?###\s*+({_NAMES})\s*+:")
-_PARAGRAPH = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*+\n[^\S\n]*+\n))\s*+({_NAMES}):")
-_LINE = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*+\n))\s*+({_NAMES}):")
+_SHARP = re.compile(rf"(?:\A\s*)?###\s*({_NAMES})\s*:")
+_PARAGRAPH = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*\n[^\S\n]*\n))\s*({_NAMES}):")
+_LINE = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*\n))\s*({_NAMES}):")
 """Speakers with the white space before them, of which each run is looked at once: many blank lines take linear time."""
 
 

@@ -11,7 +11,7 @@ import re
 _SPACES = re.compile(r"(?<=[0-9])(?:\\[,;:!> ]|~|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))")
 _TEXTS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"([0-9]*)\s*\\[dt]?frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))")
-_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*+)?\{|\}")
+_BRACE = re.compile(r"(\\(?:boxed|fbox)\s*)?\{|\}")
 
 
 def plain(text: str) -> str:
