@@ -28,7 +28,7 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
         eps: added to the standard deviation.
 
     Returns:
-        [N, G] float32; sums to 0 in each group.
+        [N, G] float32; sums to 0 in each group. Computed in float64, whose squares no reward of float32 overflows.
 
     Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage exactly
     0 (the rounding of the mean does not count: divided by a deviation of rounding it would be a full advantage); the
@@ -52,13 +52,13 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
     expect("group_advantages", rewards=(rewards, "N G", "float"))
     number("group_advantages", "at least 0", eps=eps)
     judged = rewards.isfinite()
-    values = torch.where(judged, rewards.float(), 0.0)
+    values = torch.where(judged, rewards.double(), 0.0)
     mean = values.sum(1, keepdim=True) / judged.sum(1, keepdim=True).clamp(min=1)
     centred = torch.where(judged & ~equal_rewards(rewards)[:, None], values - mean, 0.0)
     if scale == "none":
-        return centred
+        return centred.float()
     deviation = _deviation(centred, judged) if scale == "group" else _spread(values, judged)
-    return centred / torch.where(deviation > 0, deviation + eps, 1.0)
+    return (centred / torch.where(deviation > 0, deviation + eps, 1.0)).float()
 
 
 def equal_rewards(rewards: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
     "above 1": lambda x: 1 < x < math.inf,
     "in [0, 1]": lambda x: 0 <= x <= 1,
     "in [0, 1)": lambda x: 0 <= x < 1,
+    "in [0, 0.5)": lambda x: 0 <= x < 0.5,
     "finite": math.isfinite,
 })  # fmt: skip
 """What a number may be."""
@@ -40,11 +41,12 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
     Args:
         who: what the message calls the loss.
         given: name=(tensor, dims, kind). dims are letters, such as "B T": each stands for one length in all
-            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS. None is not looked at.
+            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS; with a "?" after it the
+            tensor may be None.
 
     Raises:
-        TypeError: for what is no tensor, or has a dtype of another kind.
-        ValueError: for another shape.
+        TypeError: for what is no dense tensor, or has a dtype of another kind.
+        ValueError: for another shape, or tensors on two devices (one of a single number may be on the processor).
 
     Example:
         >>> expect("loss", logps=(torch.zeros(4, 3), "B T", "float"), advantages=(torch.zeros(4), "B", "float"))
@@ -54,9 +56,10 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
     """
     bound: dict[str, tuple[Any, str]] = {}
     for name, (x, dims, kind) in given.items():
-        if x is None:
+        if x is None and kind.endswith("?"):
             continue
-        _check_kind(who, name, x, dims, kind)
+        _check_kind(who, name, x, dims, kind.rstrip("?"))
+        _check_device(who, name, x, bound)
         letters = dims.split()
         lengths = _lengths(x, letters)
         if lengths is None:
@@ -67,13 +70,14 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
                 _refuse(who, name, x, letters, bound)
 
 
-def number(who: str, wanted: str, **values: Any) -> None:
+def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> None:
     """Refuses hyperparameters that are out of range.
 
     Args:
         who: what the message calls the loss.
         wanted: one of RANGES.
-        values: numbers; a 0-d tensor passes, for its value belongs to the run (a schedule's), and so does None.
+        optional: whether None passes.
+        values: numbers; a 0-d tensor passes, for its value belongs to the run (a schedule's).
 
     Raises:
         TypeError: for what is neither.
@@ -86,15 +90,38 @@ def number(who: str, wanted: str, **values: Any) -> None:
         ValueError: loss: beta must be above 0, got 0
     """
     for name, x in values.items():
-        if x is None:
+        if optional and x is None:
             continue
         if isinstance(x, Tensor):
             if x.ndim:
                 raise ValueError(f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}")
         elif isinstance(x, bool) or not isinstance(x, Real):
             raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {type(x).__name__} {x!r}")
-        elif not RANGES[wanted](x):
+        elif not (abs(x) < 2**63 and RANGES[wanted](x)):
             raise ValueError(f"{who}: {name} must be {wanted}, got {x}")
+
+
+def weighs(x: float | Tensor) -> bool:
+    """Whether a weight counts: not 0, or a tensor, whose value a compiler has not.
+
+    Example:
+        >>> weighs(0.0), weighs(0.1), weighs(torch.tensor(0.0))
+        (False, True, True)
+    """
+    return isinstance(x, Tensor) or x != 0
+
+
+def positions(who: str, chunk: Any) -> None:
+    """Refuses a chunk that is no whole number of at least 1.
+
+    Raises:
+        TypeError: for what is no int.
+        ValueError: for one below 1.
+    """
+    if isinstance(chunk, bool) or not isinstance(chunk, int):
+        raise TypeError(f"{who}: chunk must be an int or None, got {type(chunk).__name__} {chunk!r}")
+    if not 1 <= chunk < 2**63:
+        raise ValueError(f"{who}: chunk must be at least 1, got {chunk}")
 
 
 def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
@@ -132,9 +159,20 @@ def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
     """What it is, before its shape."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{who}: expected {name} [{_written(dims.split())}] to be dense, got a tensor of {x.layout}")
     if not KINDS[kind](x.dtype):
         hint = f"; write {name}.bool() if it holds 0 and 1" if kind == "bool" else ""
         raise TypeError(f"{who}: expected {name} [{_written(dims.split())}] of dtype {kind}, got {x.dtype}{hint}")
+
+
+def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
+    """All tensors on one device; a single number may be on the processor, as in torch."""
+    if x.ndim == 0 and x.device.type == "cpu":
+        return
+    device, first = bound.setdefault("device", (x.device, name))
+    if x.device != device:
+        raise ValueError(f"{who}: expected {name} on {device} as {first} is, got one on {x.device}")
 
 
 def _lengths(x: Tensor, letters: list[str]) -> list | None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, labels_in_range, number
+from pure.loss.check import expect, labels_in_range, number, positions, weighs
 from pure.transform.remat import remat
 from pure.types import Tree
 
@@ -36,7 +36,12 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE, label_smoothing: float = 0.0, z_loss: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    ignore_index: int = IGNORE,
+    label_smoothing: float | Tensor = 0.0,
+    z_loss: float | Tensor = 0.0,
 ) -> CrossEntropy:
     """Sums the negative log-likelihood of the labels.
 
@@ -91,9 +96,9 @@ def cross_entropy(
     chosen = chosen_logit(wide, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Extras.
-    if label_smoothing:
+    if weighs(label_smoothing):
         loss = loss - label_smoothing * wide.mean(-1)
-    if z_loss:
+    if weighs(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.
     return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
@@ -137,8 +142,7 @@ def linear_cross_entropy(
     expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     if chunk is None:
         return cross_entropy(logits(params, hidden), labels, **options)
-    if chunk < 1:
-        raise ValueError(f"linear_cross_entropy: chunk counts positions and must be at least 1, got {chunk}")
+    positions("linear_cross_entropy", chunk)
     part = remat(part or partial(chunk_cross_entropy, logits=logits, options=options))
     rows = zip(hidden.flatten(0, -2).split(chunk), labels.flatten().split(chunk), strict=True)
     sums = [part((params, h), y) for h, y in rows]
@@ -171,6 +175,6 @@ def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
     size = logits.shape[-1]
     known = (index >= 0) & (index < size)
     if not torch.compiler.is_compiling():
-        return torch.where(known, logits.gather(-1, index.clamp(0, size - 1)[..., None]).squeeze(-1), torch.nan)
+        return torch.where(known, logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1), torch.nan)
     here = torch.arange(size, device=logits.device) == index[..., None]
     return torch.where(known, torch.where(here, logits, 0.0).sum(-1), torch.nan)

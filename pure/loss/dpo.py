@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import expect, number, weighs, wide
 
 VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
 SMOOTHED = ("conservative", "robust")
@@ -53,8 +53,8 @@ def dpo_loss(
     *,
     beta: float | Tensor,
     variant: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    margin: float = 0.5,
+    label_smoothing: float | Tensor = 0.0,
+    margin: float | Tensor = 0.5,
     chosen_tokens: Tensor | None = None,
     rejected_tokens: Tensor | None = None,
 ) -> DPO:
@@ -111,8 +111,9 @@ def dpo_loss(
     """
     _check(variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens)
     expect("dpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
-           reference_chosen=(reference_chosen, "B", "float"), reference_rejected=(reference_rejected, "B", "float"),
-           chosen_tokens=(chosen_tokens, "B", "number"), rejected_tokens=(rejected_tokens, "B", "number"))  # fmt: skip
+           reference_chosen=(reference_chosen, "B", "float?"), reference_rejected=(reference_rejected, "B", "float?"),
+           chosen_tokens=(chosen_tokens, "B", "number?"),
+           rejected_tokens=(rejected_tokens, "B", "number?"))  # fmt: skip
     number("dpo_loss", "above 0", beta=beta)
     number("dpo_loss", "at least 0", margin=margin)
     # 1. Log-ratios.
@@ -135,7 +136,7 @@ def dpo_loss(
     return DPO(losses, *((beta * x).detach() for x in rewarded))
 
 
-def _logistic(z: Tensor, variant: str, smoothing: float) -> Tensor:
+def _logistic(z: Tensor, variant: str, smoothing: float | Tensor) -> Tensor:
     """-log σ(z), with labels that may be wrong."""
     right, wrong = -F.logsigmoid(z), -F.logsigmoid(-z)
     if variant == "conservative":
@@ -153,7 +154,7 @@ def _inverse(chosen_tokens: Tensor | None, rejected_tokens: Tensor | None) -> tu
 
 
 def _check(
-    variant: str, smoothing: float, reference_chosen: Tensor | None, reference_rejected: Tensor | None,
+    variant: str, smoothing: float | Tensor, reference_chosen: Tensor | None, reference_rejected: Tensor | None,
     chosen_tokens: Tensor | None, rejected_tokens: Tensor | None,
 ) -> None:  # fmt: skip
     """Refuses arguments that contradict the variant."""
@@ -162,7 +163,8 @@ def _check(
             f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in files of "
             "their own"
         )
-    if not 0 <= smoothing < 0.5 or (smoothing and variant not in SMOOTHED):
+    number("dpo_loss", "in [0, 0.5)", label_smoothing=smoothing)
+    if weighs(smoothing) and variant not in SMOOTHED:
         raise ValueError(
             f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it lies in [0, 0.5), and only "
             f"{' and '.join(SMOOTHED)} have it"

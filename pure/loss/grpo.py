@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import expect, number, weighs, wide
 from pure.loss.kl import LIMIT
 from pure.loss.kl import kl as divergence
 
@@ -49,12 +49,12 @@ def grpo_loss(
     mask: Tensor,
     *,
     variant: str = "grpo",
-    clip_low: float | None = None,
-    clip_high: float | None = None,
+    clip_low: float | Tensor | None = None,
+    clip_high: float | Tensor | None = None,
     beta: float | Tensor = 0.0,
     kl: str = "k3",
-    max_length: int | None = None,
-    dual_clip: float | None = None,
+    max_length: int | Tensor | None = None,
+    dual_clip: float | Tensor | None = None,
 ) -> PolicyLoss:
     """Sums the clipped policy loss over answers, with a penalty for leaving the reference.
 
@@ -118,11 +118,11 @@ def grpo_loss(
     low, high = clips(variant, clip_low, clip_high)
     _check(logps, old_logps, reference_logps, advantages, mask)
     number("grpo_loss", "at least 0", beta=beta)
-    number("grpo_loss", "at least 1", max_length=max_length)
-    number("grpo_loss", "above 1", dual_clip=dual_clip)
+    number("grpo_loss", "at least 1", optional=True, max_length=max_length)
+    number("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
     if dual_clip is not None and variant == "cispo":
         raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}")
-    if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and _weighs(beta)):
+    if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and weighs(beta)):
         lacking = "max_length" if variant == "dr_grpo" and max_length is None else "reference_logps, as beta is not 0"
         raise ValueError(f"grpo_loss: variant {variant!r} needs {lacking}")
     # 1. Masked positions.
@@ -139,7 +139,7 @@ def grpo_loss(
     if variant == "cispo":
         losses = -ratio.clamp(max=1 + high).detach() * a * logps
     else:
-        losses = -torch.minimum(ratio * a, ratio.clamp(1 - low, 1 + high) * a)
+        losses = -torch.minimum(ratio * a, _within(ratio, 1 - low, 1 + high) * a)
         losses = losses if dual_clip is None else torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
     losses = losses / tokens if variant == "rloo" else losses  # spread over its tokens, which are added below
     # 4. Divergence.
@@ -151,11 +151,13 @@ def grpo_loss(
     if variant in ("grpo", "gspo"):
         return PolicyLoss((losses.sum(-1) / tokens[:, 0]).sum(), answers)
     if variant in ("rloo", "dr_grpo"):
-        return PolicyLoss(losses.sum(), answers * (max_length if variant == "dr_grpo" and max_length else 1))
+        return PolicyLoss(losses.sum(), answers * (1 if max_length is None or variant != "dr_grpo" else max_length))
     return PolicyLoss(losses.sum(), mask.sum().float())
 
 
-def clips(variant: str, low: float | None, high: float | None) -> tuple[float, float]:
+def clips(
+    variant: str, low: float | Tensor | None, high: float | Tensor | None
+) -> tuple[float | Tensor, float | Tensor]:
     """Says how far the ratio may fall below and rise above 1: as given, or as in the variant's paper.
 
     Raises:
@@ -173,7 +175,13 @@ def clips(variant: str, low: float | None, high: float | None) -> tuple[float, f
 
 
 def policy_metrics(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
+    logps: Tensor,
+    old_logps: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float | Tensor,
+    clip_high: float | Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Says how many tokens were clipped, on which side, and how far the policy has gone from the one that drew.
 
@@ -209,10 +217,12 @@ def policy_metrics(
 def _check(logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor) -> None:
     """Shapes and dtypes."""
     expect("grpo_loss", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
-           reference_logps=(reference_logps, "B T", "float"), advantages=(advantages, "B", "float"),
+           reference_logps=(reference_logps, "B T", "float?"), advantages=(advantages, "B", "float"),
            mask=(mask, "B T", "bool"))  # fmt: skip
 
 
-def _weighs(beta: float | Tensor) -> bool:
-    """Whether the divergence counts; a tensor's value is not looked at."""
-    return isinstance(beta, Tensor) or beta != 0
+def _within(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Clamps to [low, high]; of a number and a tensor, torch's clamp would look at the tensor's value."""
+    if isinstance(low, Tensor) == isinstance(high, Tensor):
+        return x.clamp(low, high)  # type: ignore[arg-type]
+    return x.clamp(min=low).clamp(max=high)

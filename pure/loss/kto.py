@@ -34,8 +34,8 @@ def kto_loss(
     divergence: Tensor,
     *,
     beta: float | Tensor,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
+    desirable_weight: float | Tensor = 1.0,
+    undesirable_weight: float | Tensor = 1.0,
 ) -> KTO:
     """Computes the loss of each answer: good ones shall gain on the reference, bad ones lose, with saturation.
 

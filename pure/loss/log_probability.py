@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, labels_in_range, number
+from pure.loss.check import expect, labels_in_range, number, positions
 from pure.loss.cross_entropy import IGNORE, chosen_logit
 from pure.transform.remat import remat
 from pure.types import Tree
@@ -103,8 +103,7 @@ def linear_log_probabilities(
     part = partial(_from_hidden, logits=logits, temperature=temperature, entropy=entropy)
     if chunk is None:
         return part((params, hidden), labels)
-    if chunk < 1:
-        raise ValueError(f"linear_log_probabilities: chunk counts rows and must be at least 1, got {chunk}")
+    positions("linear_log_probabilities", chunk)
     again = remat(part)
     parts = [again((params, h), y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)]
     return LogProbabilities(*(torch.cat(found) for found in zip(*parts, strict=True)))

@@ -128,7 +128,7 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
 
 
 def ppo_policy_loss(
-    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float = 0.2
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float | Tensor = 0.2
 ) -> PolicyLoss:
     """Sums the clipped policy loss over tokens.
 
@@ -168,7 +168,7 @@ def ppo_policy_loss(
 
 
 def ppo_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | None = 0.2
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | Tensor | None = 0.2
 ) -> PolicyLoss:
     """Sums the squared error of the values, which may not move far in one round either.
 
@@ -201,7 +201,7 @@ def ppo_value_loss(
     """
     expect("ppo_value_loss", values=(values, "B T", "float"), old_values=(old_values, "B T", "float"),
            returns=(returns, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
-    number("ppo_value_loss", "above 0", clip=clip)
+    number("ppo_value_loss", "above 0", optional=True, clip=clip)
     values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
     errors = (values - returns).square()
     if clip is not None:

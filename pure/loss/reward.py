@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import expect, number, weighs, wide
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 0.0, center: float = 0.0) -> Tensor:
+def bradley_terry(
+    chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 0.0, center: float | Tensor = 0.0
+) -> Tensor:
     """Computes the negative log-likelihood of each comparison.
 
     A score is a strength: one answer beats another with probability σ(difference). Only differences are learned, so a
@@ -49,10 +51,11 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor | float = 
     Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section 3.
     """
     expect("bradley_terry", chosen=(chosen, "B", "float"), rejected=(rejected, "B", "float"),
-           margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number"))  # fmt: skip
-    number("bradley_terry", "finite", margin=None if isinstance(margin, Tensor) else margin)
+           margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number?"))  # fmt: skip
+    if not isinstance(margin, Tensor):
+        number("bradley_terry", "finite", margin=margin)
     number("bradley_terry", "at least 0", center=center)
     chosen, rejected = wide(chosen), wide(rejected)
     apart = chosen - rejected - margin
     losses = -F.logsigmoid(torch.where(apart.isinf(), torch.nan, apart))
-    return losses + center * (chosen + rejected).square() if center else losses
+    return losses + center * (chosen + rejected).square() if weighs(center) else losses

@@ -20,15 +20,13 @@ from pure.optim.base import (
     ScalarOrSchedule,
     bias_correction,
     chain,
-    check_dtype,
-    check_fraction,
-    check_not_negative,
     increment,
     map_unzip,
     wide,
     widest,
     zero_count,
 )
+from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -98,7 +96,7 @@ def adamw(
     Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning rate, as in
     optax and torch, and not by the schedule alone.
     """
-    check_not_negative("adamw", learning_rate=learning_rate)
+    check_not_negative("adamw", optional=True, learning_rate=learning_rate)
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         add_decayed_weights(weight_decay, mask),
@@ -129,7 +127,7 @@ def adam(
         >>> opt.update(torch.tensor([-7.0]), opt.init(torch.tensor([2.0])))[0]
         tensor([0.1000])
     """
-    check_not_negative("adam", learning_rate=learning_rate)
+    check_not_negative("adam", optional=True, learning_rate=learning_rate)
     return chain(
         scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
         scale_by_learning_rate(learning_rate),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, Scalar, check_not_negative, empty_init, store_once, wide
+from pure.optim.base import EmptyState, Scalar, empty_init, store_once, wide
+from pure.optim.check import check_not_negative
 from pure.types import GradientTransformation, Tree
 
 

@@ -12,18 +12,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import (
-    Scalar,
-    bias_correction,
-    check_dtype,
-    check_fraction,
-    increment,
-    map_unzip,
-    store_once,
-    wide,
-    widest,
-    zero_count,
-)
+from pure.optim.base import Scalar, bias_correction, increment, map_unzip, store_once, wide, widest, zero_count
+from pure.optim.check import check_dtype, check_fraction
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Tree
 

@@ -14,18 +14,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import (
-    Scalar,
-    ScalarOrSchedule,
-    chain,
-    check_dtype,
-    check_fraction,
-    check_not_negative,
-    increment,
-    map_unzip,
-    wide,
-    zero_count,
-)
+from pure.optim.base import Scalar, ScalarOrSchedule, chain, increment, map_unzip, wide, zero_count
+from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -79,7 +69,7 @@ def lion(
 
     Source: Chen and others 2023, algorithm 2.
     """
-    check_not_negative("lion", learning_rate=learning_rate)
+    check_not_negative("lion", optional=True, learning_rate=learning_rate)
     return chain(
         scale_by_lion(b1, b2, mu_dtype), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
     )

@@ -17,19 +17,8 @@ from torch import Tensor
 from pure import tree
 from pure.optim.adamw import adamw
 from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, resolve
-from pure.optim.base import (
-    Scalar,
-    ScalarOrSchedule,
-    bias_correction,
-    chain,
-    check_dtype,
-    check_fraction,
-    check_not_negative,
-    increment,
-    wide,
-    widest,
-    zero_count,
-)
+from pure.optim.base import Scalar, ScalarOrSchedule, bias_correction, chain, increment, wide, widest, zero_count
+from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from pure.optim.partition import partition
@@ -111,7 +100,7 @@ def muon(
 
     Source: Jordan 2024. Differs from optax.contrib.muon: the default axes are [O, I] (see MuonDimensionNumbers).
     """
-    check_not_negative("muon", learning_rate=learning_rate)
+    check_not_negative("muon", optional=True, learning_rate=learning_rate)
     dims = MuonDimensionNumbers() if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
     for_matrices = chain(
         scale_by_muon(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import Scalar, increment, wide, widest, zero_count
+from pure.optim.check import check_number
 from pure.types import GradientTransformation, Tree
 
 
@@ -66,6 +67,7 @@ def reduce_on_plateau(
     Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16 params optax
     keeps the best loss in bfloat16, whose steps are wider than rtol).
     """
+    check_number("reduce_on_plateau", min_scale=min_scale)
     _check(factor, patience, rtol, atol, cooldown, accumulation_size)
     return GradientTransformation(
         plateau_init,
@@ -172,6 +174,9 @@ def _decide(
 
 def _check(factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int) -> None:
     """Refuses arguments out of range."""
+    numbers = {"factor": factor, "patience": patience, "rtol": rtol, "atol": atol, "cooldown": cooldown,
+               "accumulation_size": accumulation_size}  # fmt: skip
+    check_number("reduce_on_plateau", **numbers)
     for name, ok, want, got in (
         ("factor", 0 < factor < 1, "in (0, 1)", factor),
         ("patience", patience >= 1, ">= 1", patience),

@@ -6,7 +6,6 @@ Shape letters: none; every leaf is treated alike.
 from __future__ import annotations
 
 from functools import partial
-from numbers import Real
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,7 +15,6 @@ from pure.optim.base import (
     EmptyState,
     Scalar,
     ScalarOrSchedule,
-    check_not_negative,
     empty_init,
     identity,
     increment,
@@ -24,6 +22,7 @@ from pure.optim.base import (
     wide,
     zero_count,
 )
+from pure.optim.check import check_not_negative, check_number
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
@@ -40,10 +39,15 @@ def scale(step_size: Scalar) -> GradientTransformation:
     Args:
         step_size: a number or [] tensor.
 
+    Raises:
+        ValueError: if it is not finite, or a tensor with axes.
+        TypeError: if it is neither.
+
     Example:
         >>> scale(3.0).update(torch.tensor(2.0), EmptyState())[0]
         tensor(6.)
     """
+    check_number("scale", step_size=step_size)
     return GradientTransformation(empty_init, partial(scale_update, step_size=step_size))
 
 
@@ -124,11 +128,7 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None, *, flip_sign:
         >>> scale_by_learning_rate(0.1).update(torch.tensor(5.0), EmptyState())[0]
         tensor(-0.5000)
     """
-    check_not_negative("scale_by_learning_rate", learning_rate=learning_rate)
-    if not (learning_rate is None or callable(learning_rate) or isinstance(learning_rate, Real | Tensor)):
-        raise TypeError(
-            f"scale_by_learning_rate: learning_rate must be a number, a [] tensor or a schedule, got {learning_rate!r}"
-        )
+    check_not_negative("scale_by_learning_rate", optional=True, learning_rate=learning_rate)
     if learning_rate is None:
         return identity()
     if callable(learning_rate):

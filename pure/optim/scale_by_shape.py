@@ -14,7 +14,8 @@ from typing import Any
 
 from pure import tree
 from pure.optim.axes import Dimensions, MuonDimensionNumbers, input_and_output, resolve
-from pure.optim.base import EmptyState, check_not_negative, empty_init, wide
+from pure.optim.base import EmptyState, empty_init, wide
+from pure.optim.check import check_not_negative
 from pure.types import GradientTransformation, Tree
 
 
@@ -41,7 +42,7 @@ def scale_by_shape(
         >>> scale_by_shape().update(torch.ones(4, 1), EmptyState())[0][0]
         tensor([2.])
     """
-    check_not_negative("scale_by_shape", consistent_rms=consistent_rms)
+    check_not_negative("scale_by_shape", optional=True, consistent_rms=consistent_rms)
     dims = MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers
     return GradientTransformation(
         empty_init, partial(scale_by_shape_update, dimensions=dims, consistent_rms=consistent_rms)

@@ -15,17 +15,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import (
-    Scalar,
-    ScalarOrSchedule,
-    chain,
-    check_dtype,
-    check_fraction,
-    check_not_negative,
-    identity,
-    map_unzip,
-    wide,
-)
+from pure.optim.base import Scalar, ScalarOrSchedule, chain, identity, map_unzip, wide
+from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -65,7 +56,8 @@ def sgd(
         >>> opt.update(g, state)[0]
         tensor([-1.9000])
     """
-    check_not_negative("sgd", learning_rate=learning_rate)
+    check_not_negative("sgd", optional=True, learning_rate=learning_rate)
+    check_dtype("sgd", accumulator_dtype=accumulator_dtype)
     first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
     return chain(first, scale_by_learning_rate(learning_rate))
 

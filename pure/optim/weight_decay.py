@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import (
-    EmptyState,
-    ScalarOrSchedule,
-    check_not_negative,
-    empty_init,
-    increment,
-    wide,
-    zero_count,
-)
+from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment, wide, zero_count
+from pure.optim.check import check_not_negative
 from pure.optim.mask import Mask, masked
 from pure.optim.same_shapes import same_shapes
 from pure.optim.scale import schedule_value

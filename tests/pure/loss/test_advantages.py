@@ -61,3 +61,12 @@ def test_equal_rewards_give_exactly_nothing(scale: str, value: float, size: int)
     assert (found[:2] == 0).all()
     assert (found[2] != 0).any()
     assert equal_rewards(rewards).tolist() == [True, True, False]
+
+
+def test_large_and_near_rewards_are_compared_in_float64() -> None:
+    """Squares of 1e30 overflow float32: the deviation was infinite, and every advantage 0."""
+    large = group_advantages(torch.tensor([[1e30, -1e30, 3e38, 0.0]]))
+    assert torch.allclose(large, group_advantages(torch.tensor([[1e-3, -1e-3, 3e5, 0.0]]), eps=0.0), atol=1e-5)
+    near = group_advantages(torch.tensor([[0.7, 0.7 + 1e-12, 0.7]], dtype=torch.float64))
+    assert (near.abs() < 1e-7).all()
+    assert torch.isfinite(group_advantages(torch.tensor([[1e300, 0.0, 1.0]], dtype=torch.float64))).all()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pure.loss.check import RANGES, expect, labels_in_range, number, wide
+from pure.loss.check import RANGES, expect, labels_in_range, number, positions, wide
 
 
 def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
     expect("f", x=(torch.zeros(2, 3, 5), "... V", "float"), y=(torch.zeros(2, 3).long(), "...", "integer"))
-    expect("f", x=(None, "B", "float"), y=(torch.zeros(()), "", "number"))
+    expect("f", x=(None, "B", "float?"), y=(torch.zeros(()), "", "number"))
     for y in (torch.zeros(3), torch.zeros(2, 3, 5), torch.zeros(())):
         with pytest.raises(ValueError, match=r"f: expected y \[\.\.\.\] with \.\.\. = \[2, 3\] as in x, got"):
             expect("f", x=(torch.zeros(2, 3, 5), "... V", "float"), y=(y, "...", "number"))
@@ -29,21 +29,42 @@ def test_dtypes_are_of_a_kind() -> None:
                     expect("f", x=(torch.zeros(2, dtype=dtype), "B", kind))
     with pytest.raises(TypeError, match=r"expected x to be a tensor \[B\], got list"):
         expect("f", x=([1.0], "B", "float"))
+    with pytest.raises(TypeError, match=r"expected x to be a tensor \[B\], got NoneType"):
+        expect("f", x=(None, "B", "float"))
+    with pytest.raises(TypeError, match=r"expected x \[B\] to be dense, got a tensor of torch.sparse"):
+        expect("f", x=(torch.ones(2).to_sparse(), "B", "float"))
     with pytest.raises(TypeError, match=r"write mask.bool\(\)"):
         expect("f", mask=(torch.ones(2), "B", "bool"))
 
 
 @pytest.mark.parametrize("wanted", RANGES)
 def test_ranges(wanted: str) -> None:
-    inside = {"above 0": 1e-9, "at least 0": 0, "at least 1": 1, "above 1": 1.5, "in [0, 1]": 1, "in [0, 1)": 0.5}
-    number("f", wanted, x=inside.get(wanted, -3.0), y=None, z=torch.tensor(-7.0))
-    for outside in (float("nan"), float("-inf"), -1.0 if wanted != "finite" else float("inf")):
+    inside = {"above 0": 1e-9, "at least 0": 0, "at least 1": 1, "above 1": 1.5, "in [0, 1]": 1, "in [0, 1)": 0.5,
+              "in [0, 0.5)": 0}  # fmt: skip
+    number("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
+    number("f", wanted, optional=True, x=None)
+    for outside in (float("nan"), float("-inf"), 10**29, -1.0 if wanted != "finite" else float("inf")):
         with pytest.raises(ValueError, match="f: x must be"):
             number("f", wanted, x=outside)
     with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
         number("f", wanted, x=torch.ones(1))
-    with pytest.raises(TypeError, match="a number or a 0-d tensor, got str"):
-        number("f", wanted, x="1")
+    for other in ("1", None, True):
+        with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(other).__name__}"):
+            number("f", wanted, x=other)
+
+
+def test_tensors_are_on_one_device_but_for_single_numbers() -> None:
+    there = torch.zeros(2, device="meta")
+    expect("f", x=(there, "B", "float"), y=(torch.tensor(1.0), "", "float"))
+    with pytest.raises(ValueError, match="f: expected y on meta as x is, got one on cpu"):
+        expect("f", x=(there, "B", "float"), y=(torch.zeros(2), "B", "float"))
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2", 10**20])
+def test_a_chunk_is_a_whole_number_of_at_least_one(chunk: object) -> None:
+    positions("f", 1)
+    with pytest.raises((TypeError, ValueError), match="f: chunk must be"):
+        positions("f", chunk)
 
 
 def test_the_first_label_that_is_no_word_is_named() -> None:

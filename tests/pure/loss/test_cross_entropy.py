@@ -118,7 +118,7 @@ def test_weights_out_of_range_are_refused(options: dict, message: str) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected labels \[\.\.\.\]"):
         cross_entropy(logits_of(), LABELS[:, :-1])
-    with pytest.raises(ValueError, match="chunk counts positions"):
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
         linear_cross_entropy({}, logits_of(), LABELS, logits=head, chunk=0)
 
 

@@ -65,5 +65,5 @@ def test_ignored_positions_get_no_gradient() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected labels \[\.\.\.\]"):
         log_probabilities(torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="chunk counts rows"):
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
         linear_log_probabilities(*inputs(), LABELS, logits=head, chunk=0)

@@ -69,27 +69,3 @@ def test_store_once_changes_nothing_under_any_transform() -> None:
     x = torch.arange(4.0).view(2, 2)
     assert torch.vmap(torch.vmap(f))(x).tolist() == (x * x)[..., None].expand(2, 2, 2).tolist()
     assert torch.func.grad(lambda x: f(x).sum())(torch.tensor(3.0)) == 12.0
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.0, 2])
-def test_fractions_are_checked(value: float) -> None:
-    with pytest.raises(ValueError, match=rf"who: b1 must be in \[0, 1\), got {value}"):
-        base.check_fraction("who", b1=value)
-
-
-@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf")])
-def test_rates_are_checked(value: float) -> None:
-    with pytest.raises(ValueError, match=f"who: rate must be a finite number >= 0, got {value}"):
-        base.check_not_negative("who", rate=value)
-
-
-@pytest.mark.parametrize("value", ["float32", torch.int32])
-def test_dtypes_are_checked(value: object) -> None:
-    with pytest.raises(TypeError, match="who: mu_dtype must be None or a floating"):
-        base.check_dtype("who", mu_dtype=value)
-
-
-def test_tensors_and_none_pass_the_checks() -> None:
-    base.check_fraction("who", b1=torch.tensor(2.0), b2=None)
-    base.check_not_negative("who", rate=torch.tensor(-1.0), schedule=optim.constant_schedule(1.0))
-    base.check_dtype("who", mu_dtype=None, other=torch.bfloat16)
