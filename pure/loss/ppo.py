@@ -163,7 +163,7 @@ def ppo_policy_loss(
            advantages=(advantages, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
     number("ppo_policy_loss", "above 0", clip=clip)
     ratio = torch.where(mask, wide(logps) - wide(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
-    losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)  # type: ignore[arg-type]
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
 
 
@@ -205,7 +205,7 @@ def ppo_value_loss(
     values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
     errors = (values - returns).square()
     if clip is not None:
-        near = old_values + (values - old_values).clamp(-clip, clip)
+        near = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]
         errors = torch.maximum(errors, (near - returns).square())
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
 
