@@ -97,7 +97,7 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
                 raise ValueError(f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}")
         elif isinstance(x, bool) or not isinstance(x, Real):
             raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {type(x).__name__} {x!r}")
-        elif not (-(2**63) < x < 2**63 and RANGES[wanted](x)):
+        elif not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
             raise ValueError(f"{who}: {name} must be {wanted}, got {x}")
 
 
