@@ -200,19 +200,19 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
     """
     judged = groups.isfinite()
     count = judged.sum(1, keepdim=True).clamp(min=1)
-    values = torch.where(judged, groups, 0.0)
+    values = torch.where(judged, groups.double(), 0.0)  # squares of 1e30 overflow float32
     mean = values.sum(1, keepdim=True) / count
     equal = equal_rewards(groups)
     centred = torch.where(judged & ~equal[:, None], values - mean, 0.0)
     spread = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     lengths = rollouts.mask.sum(1).float()
     return {
-        "reward": groups.nanmean(),
-        "reward_std": spread.mean(),
+        "reward": groups.double().nanmean().float(),
+        "reward_std": spread.mean().float(),
         "frac_reward_zero_std": equal.float().mean(),
         "frac_unjudged": (~judged).float().mean(),
         "completions/mean_length": lengths.mean(),
         "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),
-        **{f"rewards/{name}/mean": rewards[:, i].float().nanmean() for i, name in enumerate(names)},
+        **{f"rewards/{name}/mean": rewards[:, i].double().nanmean().float() for i, name in enumerate(names)},
         **{f"rewards/{name}/missing": (~rewards[:, i].isfinite()).float().mean() for i, name in enumerate(names)},
     }

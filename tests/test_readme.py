@@ -19,6 +19,7 @@ ALGORITHMS = ("pure/nn", "pure/loss", "pure/optim", "pure/adapt")
 """Folders in which every file is an algorithm, so that it has a row."""
 INFRASTRUCTURE: Mapping[str, str] = {
     "pure/loss/check.py": "shapes, dtypes and ranges of arguments",
+    "pure/optim/check.py": "ranges of hyperparameters",
     "pure/optim/same_shapes.py": "shapes of updates, state and params",
     "pure/adapt/attach.py": "puts nodes into a tree",
     "pure/adapt/lora_config.py": "options",

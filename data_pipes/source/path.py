@@ -14,7 +14,7 @@ from pathlib import Path
 from data_pipes.source.arrow import arrow_rows, is_saved, parquet_rows, saved_rows
 from data_pipes.source.delimited import delimited_rows
 from data_pipes.source.hub import is_name
-from data_pipes.source.splits import in_split, of_split
+from data_pipes.source.splits import WHOLE, in_split, of_split
 from data_pipes.source.tables import as_documents, dataset_rows, json_rows, jsonl_rows
 from data_pipes.source.text import ARCHIVE, PACKED, Location, files, is_archive, text_documents
 from data_pipes.types import BadRow, Document, OnBad, Row, stop
@@ -65,8 +65,9 @@ def documents(
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
         ValueError: on a bad record, under `stop`; if the path is empty, or neither a file nor a folder; or for a split
-            that is not there.
+            or a subset that is not there.
     """
+    _refuse_parts(path, split, subset)
     if is_saved(path):
         return as_documents(saved_rows(path, split=split, on_bad=on_bad), field, on_bad=on_bad)
     if _is_dataset(path):
@@ -84,8 +85,10 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: if a file does not hold rows, for a split that is not there, or on a bad record under `stop`.
+        ValueError: if a file does not hold rows, for a split or a subset that is not there, or on a bad record under
+            `stop`.
     """
+    _refuse_parts(path, split, subset)
     if is_saved(path):
         return saved_rows(path, split=split, on_bad=on_bad)
     if _is_dataset(path):
@@ -162,6 +165,15 @@ def _is_dataset(path: Location) -> bool:
     if not str(path):
         raise ValueError('source: the path is empty; name a file, a folder ("." is this one) or a data set')
     return is_name(str(path)) and not Path(path).exists()
+
+
+def _refuse_parts(path: Location, split: str, subset: str | None) -> None:
+    """One file has no subsets, and no splits but those that stand in a .json; a saved data set has no subsets."""
+    alone = bool(str(path)) and Path(path).is_file()
+    if subset is not None and (alone or is_saved(path)):
+        raise ValueError(f"source: {path} has no subset {subset!r}, it is one data set; leave --subset out")
+    if alone and split not in WHOLE and suffix(path) != ".json":
+        raise ValueError(f"source: {path} has no split {split!r}, it is one file; leave --split out")
 
 
 def _of_corpus(top: Path, found: list[Path], split: str, subset: str | None) -> list[Path]:

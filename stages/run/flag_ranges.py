@@ -41,6 +41,7 @@ def refuse(options: Any) -> None:
     if isinstance(options, PretrainOptions | TuningOptions):
         _refuse_pieces(options.batch_size, "--batch_size", options.gradient_accumulation)
         _refuse_idle_validation(options)
+        _refuse_unread(options)
     if isinstance(options, DPOOptions):
         _refuse_smoothing(options)
     if isinstance(options, OnlineOptions):
@@ -105,6 +106,19 @@ def _refuse_idle_validation(options: PretrainOptions | TuningOptions) -> None:
         if value and not options.held_out:
             raise ValueError(f"--{name} {value} needs rows to validate on, and --held_out 0 leaves none: raise one, or "
                              f"--{name} 0")  # fmt: skip
+
+
+def _refuse_unread(options: PretrainOptions | TuningOptions) -> None:
+    """Parts of the embedded data, which has none; a number of embedded rows where others are read."""
+    embedded = options.data_path == "embedded"
+    for name, value, usual in (("split", options.split, "train"), ("subset", options.subset, None)):
+        if embedded and value != usual:
+            raise ValueError(f"--{name} {value}: the embedded data is one data set; leave --{name} out")
+    if isinstance(options, TuningOptions) and not embedded and options.examples != TuningOptions.examples:
+        raise ValueError(
+            f"--examples {options.examples} counts embedded rows, and --data_path {options.data_path} is read; leave "
+            "it out, or take --max_steps"
+        )
 
 
 def _refuse_smoothing(options: DPOOptions) -> None:

@@ -156,8 +156,8 @@ def _refuse(in_a_row: int) -> None:
     if in_a_row >= PATIENCE:
         raise FloatingPointError(
             f"updates were skipped in {in_a_row} steps one after the other, as the loss or its gradient was not finite "
-            "or there was nothing to learn from; lower --learning_rate, take --dtype float32, or look at the data and "
-            "the rewards. The checkpoints before are whole"
+            "or there was nothing to learn from; lower --learning_rate, take --dtype float32, or look at the data, the "
+            "rewards and --max_new_tokens. The checkpoints before are whole"
         )
 
 
@@ -180,4 +180,7 @@ def _reason(leaf: int, paths: Sequence[str]) -> str:
         return f"the gradient of {paths[leaf]} is not finite"
     if leaf == len(paths):
         return "the loss is not finite"
-    return "nothing in this batch counts towards the loss (no label, or no answer that could be scored)"
+    return (
+        "nothing in this batch counts towards the loss (no label, no answer that could be scored, or, with "
+        "--mask_truncated, none that ended within --max_new_tokens)"
+    )

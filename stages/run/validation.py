@@ -127,8 +127,8 @@ def _mean_reward(
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
         found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        total = float(weighted_sum(score(found._replace(index=found.index + first)), weights).nanmean())
-    return {"val_reward": total, "val_loss": -total}
+        total = float(weighted_sum(score(found._replace(index=found.index + first)), weights).double().nanmean())
+    return {"val_reward": total, "val_loss": 0.0 - total}
 
 
 def _bits_per_byte(params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype) -> dict[str, float]:

@@ -199,6 +199,14 @@ def test_metrics_of_rewards_by_hand() -> None:
     assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == wanted
 
 
+def test_metrics_of_large_rewards_do_not_overflow() -> None:
+    groups = torch.tensor([[3e38, 3e38], [1e38, 3e38]])
+    rollouts = Rollouts(*(torch.ones(4, 2).long() for _ in Rollouts._fields))
+    found = reward_metrics(rollouts, groups.view(4, 1), groups, ("a",))
+    assert found["reward"].item() == found["rewards/a/mean"].item() == pytest.approx(2.5e38)
+    assert found["reward_std"].item() == pytest.approx(2e38 / 2**0.5 / 2)
+
+
 def test_other_stages_have_no_parts() -> None:
     with pytest.raises(ValueError, match="made by grpo or ppo"):
         parts(make_own())

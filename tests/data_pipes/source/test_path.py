@@ -55,6 +55,19 @@ def test_rows_of_files(folder: Path) -> None:
     assert len(list(rows(folder, on_bad=lambda bad: None))) == 6
 
 
+def test_a_file_has_no_parts_but_is_read_as_whole(folder: Path, tmp_path: Path) -> None:
+    """`datasets` knows one split of a file; the commands that evaluate call it "test"."""
+    file, saved = folder / "c.jsonl", tmp_path / "saved"
+    assert len(list(rows(file, split="test"))) == len(list(rows(file))) == 3
+    datasets.Dataset.from_dict({"text": ["x"]}).save_to_disk(str(saved))
+    for read in (rows, documents):
+        with pytest.raises(ValueError, match=r"c\.jsonl has no split 'validation', it is one file"):
+            read(file, split="validation")
+        for path in (file, saved):
+            with pytest.raises(ValueError, match="has no subset 'x', it is one data set; leave --subset out"):
+                read(path, subset="x")
+
+
 def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "set")
