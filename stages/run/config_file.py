@@ -105,6 +105,9 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
                if not _same(name, was.get(name), value)}  # fmt: skip
     if not step_folders.complete(folder):
         return []
+    _refuse_earlier(
+        folder, [name for name in changed if name not in was and name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
+    )
     told = [text for name, text in changed.items() if name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
     _refuse(folder, told)
     return [f"{text}: the run goes on, though not bit for bit" for name, text in changed.items() if name in MACHINE]
@@ -139,6 +142,15 @@ def _named(reward: Any) -> str:
 
     text = str(reward)
     return text if text in BUILT_IN else text.rpartition(":")[2] if ":" in text else ""
+
+
+def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
+    """Raises for a run whose flags were fewer: no flag could be set back."""
+    if lacking:
+        raise ValueError(
+            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; it cannot go on "
+            f"with this one: take another --output_dir, and --model_path {folder} to start from its weights"
+        )
 
 
 def _refuse(folder: Path, told: list[str]) -> None:

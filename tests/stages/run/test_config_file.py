@@ -38,6 +38,17 @@ def test_other_flags_are_named(tmp_path: Path) -> None:
         config_file.refuse_other_flags(folder, PretrainOptions(learning_rate=0.002, seed=1))
 
 
+def test_a_run_of_an_earlier_version_is_named_as_one(tmp_path: Path) -> None:
+    """A flag that was not there cannot be set back."""
+    folder = begun(tmp_path / "run")
+    fields = json.loads((folder / "config.json").read_text())
+    for name in ("seed", "batch_size", "eval_every"):
+        del fields["options"][name]
+    (folder / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="run of an earlier version, which had no --batch_size, no --seed; it cannot"):
+        config_file.refuse_other_flags(folder, PretrainOptions())
+
+
 def test_how_a_run_behaves_may_change(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     changed = PretrainOptions(
