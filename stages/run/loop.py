@@ -228,7 +228,7 @@ def _refuse_passed_over(parts: _Parts, status: str) -> None:
     if status in ("complete", "early") and 2 * over > steps:
         raise FloatingPointError(
             f"the updates of {over} of {steps} steps were skipped, as the loss or its gradient was not finite or there "
-            "was nothing to learn from: no trained model; lower --learning_rate, take --dtype float32, or mend the rewards"
+            "was nothing to learn from: no trained model; lower --learning_rate, try --dtype float32, or mend rewards"
         )
 
 
