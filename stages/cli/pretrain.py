@@ -159,7 +159,7 @@ def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Cor
     params = state.extra.get("ema", state.params)
     final = pretrained.Pretrained(experiment.model, params, data.tokenizer)
     if options.model_path:
-        final = pretrained.with_words_of(final, pretrained.load(options.model_path))
+        final = pretrained.with_texts_of(final, pretrained.load(options.model_path))
     path = pretrained.save(folder / "final_model", final)
     why = f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}" if best else ""
     print(f"final model: {path} (step {step}{why})")

@@ -166,8 +166,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
 
 
-def with_words_of(new: Pretrained, base: Pretrained) -> Pretrained:
-    """Returns a model with the special tokens and chat templates of the one that it was trained from.
+def with_texts_of(new: Pretrained, base: Pretrained) -> Pretrained:
+    """Returns a model with the tokenizer, special tokens and chat templates of the one that it was trained from.
 
     Args:
         new: after training.

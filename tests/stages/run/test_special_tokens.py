@@ -84,8 +84,8 @@ def test_a_field_of_another_type_is_refused_by_name(fields: dict, told: str, tmp
 def test_a_model_that_was_trained_further_keeps_its_words(tmp_path: Path) -> None:
     base = pretrained.load(written.model(tmp_path, bos_token=BEGIN, eos_token=TURN, chat_template="{{ 1 }}"))
     bare = pretrained.Pretrained(base.model, base.params, base.tokenizer)
-    assert pretrained.with_words_of(bare, base) == base
-    assert pretrained.with_words_of(make(), base).special == NONE
+    assert pretrained.with_texts_of(bare, base) == base
+    assert pretrained.with_texts_of(make(), base).special == NONE
 
 
 def test_further_tokens_are_written_by_the_name_that_both_generations_of_transformers_read(tmp_path: Path) -> None:
