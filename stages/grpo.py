@@ -97,8 +97,8 @@ def grpo(
     Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers. Groups of
     equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a weight decay still
     move the params then. With beta above 0 they are pulled towards the reference like all others, as in TRL, and so are
-    answers that could not be judged beside others that could. A round in which no answer could be judged is skipped, and `nonfinite_leaf` says so; so it
-    does if one of several iterations was.
+    answers that could not be judged beside others that could. A round in which no answer could be judged is skipped,
+    and `nonfinite_leaf` says so; so it does if one of several iterations was.
 
     Raises:
         ValueError: for arguments that contradict each other.
