@@ -64,7 +64,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     # 3. Parts.
     model = _read_model(content.get("model"))
     cutting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
-    prefix, suffix = _read_post_processor(content.get("post_processor"))
+    around = _read_post_processor(content.get("post_processor"))
     # 4. The whole.
     try:
         spec = TokenizerSpec(
@@ -72,8 +72,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
             normalizer=read_steps(content.get("normalizer"), "normalizer", any_pattern),
             decoder=_read_decoder(content.get("decoder"), cutting["kind"]),
             **cutting,
-            prefix=prefix,
-            suffix=suffix,
+            **around,
             **model,
         )
     except ValueError as error:
@@ -212,33 +211,40 @@ def _steps(node: Any, where: str, field: str) -> list[Any]:
     return node[field]
 
 
-def _read_post_processor(node: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """post_processor -> (prefix, suffix). The byte-level one moves offsets, never ids."""
+def _read_post_processor(node: Any) -> dict[str, Any]:
+    """post_processor -> prefix, suffix and pair. The byte-level one moves offsets, never ids."""
     steps = _steps(node, "post_processor", "processors")
     steps = [step for step in steps if not (isinstance(step, dict) and step.get("type") == "ByteLevel")]
     if not steps:
-        return (), ()
+        return {}
     if len(steps) > 1:
         raise ValueError(f"tokenizer.json: post_processor {short(node)} has more than one template")
     _check(steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens"))
-    return _read_template(steps[0].get("single"), steps[0].get("special_tokens"))
+    single = _read_template(steps[0], "single", "A")
+    place = single.index("A")
+    prefix, suffix = single[:place], single[place + 1 :]
+    usual = (*prefix, "A", *suffix, *prefix, "B", *suffix)
+    pair = usual if steps[0].get("pair") is None else _read_template(steps[0], "pair", "AB")
+    return {"prefix": prefix, "suffix": suffix, "pair": None if pair == usual else pair}
 
 
-def _read_template(pieces: Any, specials: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """single: special tokens, the text A, special tokens -> their ids on both sides."""
-    sides: list[list[int]] = [[]]
+def _read_template(node: Mapping[str, Any], name: str, texts: str) -> tuple[Any, ...]:
+    """single or pair: special tokens around one text A, or around A and B -> their ids, and these letters."""
+    found: list[int | str] = []
     try:
-        for piece in pieces:
-            if "Sequence" in piece and piece["Sequence"]["id"] == "A":
-                sides.append([])
+        for piece in node[name]:
+            if "Sequence" in piece:
+                found.append(piece["Sequence"]["id"])
             else:
-                sides[-1] += specials[piece["SpecialToken"]["id"]]["ids"]
-        before, after = sides
-    except (LookupError, TypeError, ValueError):
+                found += node["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    except (LookupError, TypeError):
+        found = []
+    if sorted(x for x in found if isinstance(x, str)) != list(texts):
         raise ValueError(
-            f"tokenizer.json: post_processor.single {short(pieces)} is not special tokens around one text"
-        ) from None
-    return tuple(before), tuple(after)
+            f"tokenizer.json: post_processor.{name} {short(node.get(name))} is not special tokens around "
+            f"{' and '.join(texts)}"
+        )
+    return tuple(found)
 
 
 def _read_added(node: Any) -> tuple[AddedToken, ...]:

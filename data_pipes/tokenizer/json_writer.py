@@ -119,22 +119,24 @@ def _decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
 
 
 def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """The template of prefix and suffix; for byte-level tokenizers the part that they all have, which changes no id."""
+    """The template of what stands around a text, and the part of byte-level tokenizers that changes no id."""
     spec = tokenizer.spec
     byte_level = dict(BYTE_LEVEL) if spec.kind == "byte_level" else None
-    if not spec.prefix and not spec.suffix:
+    single: tuple[int | str, ...] = (*spec.prefix, "A", *spec.suffix)
+    pair: tuple[int | str, ...] = spec.pair or (*single, *spec.prefix, "B", *spec.suffix)
+    if pair == ("A", "B"):
         return byte_level
     names = dict(enumerate(spec.vocab)) | {token.id: token.content for token in spec.added_tokens}
-    before, after = (
-        [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in part] for part in (spec.prefix, spec.suffix)
-    )
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+
+    def piece(part: int | str) -> dict[str, Any]:
+        kind, name = ("Sequence", part) if isinstance(part, str) else ("SpecialToken", names[part])
+        return {kind: {"id": name, "type_id": 0}}
+
+    ids = dict.fromkeys(i for i in (*single, *pair) if isinstance(i, int))
     template = {
         "type": "TemplateProcessing",
-        "single": [*before, first, *after],
-        "pair": [*before, first, *after, *before, second, *after],
-        "special_tokens": {
-            names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in spec.prefix + spec.suffix
-        },
+        "single": [piece(part) for part in single],
+        "pair": [piece(part) for part in pair],
+        "special_tokens": {names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in ids},
     }
     return {"type": "Sequence", "processors": [byte_level, template]} if byte_level else template

@@ -69,6 +69,8 @@ class TokenizerSpec:
         end_of_word_suffix: stands after the last character of a word ("</w>").
         prefix: ids put before the text by `encode(..., template=True)`, such as a beginning-of-text token.
         suffix: ids put after it.
+        pair: what two texts "A" and "B" become, ids and these letters, where that is not prefix and suffix around each;
+            kept for other libraries, as no function here encodes two texts.
         decoder: steps that turn tokens into text; None is the kind's own.
 
     Raises:
@@ -96,6 +98,7 @@ class TokenizerSpec:
     end_of_word_suffix: str = ""
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    pair: tuple[int | str, ...] | None = None
     decoder: tuple[Step, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -118,9 +121,9 @@ class TokenizerSpec:
         size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
         if not size:
             raise ValueError("TokenizerSpec: the vocabulary is empty; train one, or give vocab")
-        for i in self.prefix + self.suffix:
+        for i in (*self.prefix, *self.suffix, *(i for i in self.pair or () if i not in ("A", "B"))):
             if type(i) is not int or not 0 <= i < size:
-                raise ValueError(f"TokenizerSpec: prefix and suffix hold ids, 0 ... {size - 1}; got {i!r}")
+                raise ValueError(f"TokenizerSpec: prefix, suffix and pair hold ids, 0 ... {size - 1}; got {i!r}")
 
 
 class Tokenizer(NamedTuple):

@@ -61,8 +61,8 @@ def test_special_tokens_and_sizes() -> None:
         ({"unk_token": "<u>"}, "unk_token '<u>' is not in the vocabulary"),
         ({"prefix_space": True}, "prefix_space is for byte-level tokenizers"),
         ({"continuing_subword_prefix": "é"}, "must be ASCII"),
-        ({"prefix": (6,)}, "prefix and suffix hold ids, 0 ... 5; got 6"),
-        ({"suffix": (-1,)}, "prefix and suffix hold ids, 0 ... 5; got -1"),
+        ({"prefix": (6,)}, "prefix, suffix and pair hold ids, 0 ... 5; got 6"),
+        ({"suffix": (-1,)}, "prefix, suffix and pair hold ids, 0 ... 5; got -1"),
     ],
 )
 def test_contradictions_are_refused(change: dict, message: str) -> None:

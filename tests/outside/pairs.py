@@ -1,0 +1,52 @@
+"""What a tokenizer puts around one text and around two, written again as it was read."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tokenizers import Tokenizer as Peer
+from tokenizers import models, pre_tokenizers, processors
+
+from data_pipes.tokenizer import load, save
+from tests.outside.form import Form
+
+TEMPLATES = (
+    ("<s> $A", "<s> $A <s> $B"),
+    ("<s> $A", "<s> $A $B"),
+    ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
+    ("$A", "$A <s> $B"),
+    ("$A </s>", "$B </s> $A"),
+)
+"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first."""
+
+
+def _ids(peer: Peer) -> list[list[int]]:
+    return [peer.encode("x").ids, peer.encode("x", "y").ids]
+
+
+def _theirs(folder: Path, *, single: str, pair: str) -> list[list[int]]:
+    peer = Peer(models.BPE({"<s>": 0, "</s>": 1, "x": 2, "y": 3}, [], unk_token="<s>"))
+    peer.add_special_tokens(["<s>", "</s>"])
+    peer.pre_tokenizer = pre_tokenizers.Whitespace()
+    peer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    peer.save(str(folder / "tokenizer.json"))
+    return _ids(peer)
+
+
+def _ours(folder: Path) -> list[list[int]]:
+    tokenizer = load(folder)
+    (folder / "again").mkdir()
+    save(tokenizer, folder / "again")
+    again = _ids(Peer.from_file(str(folder / "again" / "tokenizer.json")))
+    return [list(tokenizer.encode("x", template=True)), again[1]]
+
+
+FORMS = tuple(
+    Form(
+        "tokenizer", f"around texts: {single}, {pair}", "tokenizers", partial(_theirs, single=single, pair=pair), _ours
+    )
+    for single, pair in TEMPLATES
+)
