@@ -127,8 +127,8 @@ def positions(who: str, chunk: Any) -> None:
 def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
     """Refuses labels that are no word, where looking at them costs nothing: eager, on a processor.
 
-    On a GPU it would wait for the device, and a transform or a compiler has no values to look at: there such a label
-    makes the loss NaN (`chosen_logit`), and a stage skips the step and says so.
+    On a GPU it would wait for the device; a transform, a compiler, a tracer (make_fx) and fake tensors have no values
+    to look at. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the step and says so.
 
     Args:
         who: what the message calls the loss.
@@ -140,6 +140,8 @@ def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int
         ValueError: naming the first such label and its place.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or labels.device.type != "cpu":
+        return
+    if type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
         return
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
     if wrong.any():

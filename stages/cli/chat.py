@@ -39,7 +39,7 @@ class ChatOptions:
     max_new_tokens: int = 200
     """Tokens of an answer at most."""
     temperature: float = 0.7
-    """Sampling temperature: 0 always takes the likeliest token, 1 samples from the model's own distribution."""
+    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's distribution."""
     top_p: float | None = 0.95
     """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     dtype: Literal["float32", "bfloat16"] = "float32"

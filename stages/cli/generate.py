@@ -28,7 +28,7 @@ class GenerateOptions:
     max_new_tokens: int = 100
     """Tokens to add to each at most."""
     temperature: float = 0.8
-    """Sampling temperature: 0 always takes the likeliest token, 1 samples from the model's own distribution."""
+    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's distribution."""
     top_k: int | None = None
     """Sample among this many likeliest tokens; None among all."""
     top_p: float | None = 0.95

@@ -53,7 +53,7 @@ class EvaluateOptions:
     pass_at: tuple[int, ...] = (1,)
     """For which k pass@k is wanted (humaneval, mbpp)."""
     temperature: float = 0.0
-    """Sampling temperature of answers: 0 always takes the likeliest token."""
+    """Sampling temperature of answers, a factor: 0 always takes the likeliest token."""
     top_p: float | None = None
     """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     max_new_tokens: int | None = None

@@ -31,7 +31,7 @@ def test_each_token_is_scored_once_with_the_context_that_it_can_have(
 
 
 def test_without_anything_to_predict_first_tokens_from_it_refuses() -> None:
-    model, params, tokenizer, _ = small()
+    model, params, tokenizer = small()[:3]
     bare = model._replace(config=dataclasses.replace(model.config, eos_token_id=None))
     with pytest.raises(ValueError, match="neither a bos nor an eos token"):
         perplexity(bare, params, tokenizer, TEXTS)
@@ -40,7 +40,7 @@ def test_without_anything_to_predict_first_tokens_from_it_refuses() -> None:
 
 def test_figures_are_those_of_a_loop_over_whole_documents() -> None:
     """With a context that holds each document, no window is needed."""
-    model, params, tokenizer, _ = small(512)
+    model, params, tokenizer = small(512)[:3]
     nats, tokens = 0.0, 0
     for text in TEXTS:
         row = [model.config.eos_token_id, *tokenizer.encode(text)]
@@ -56,7 +56,7 @@ def test_figures_are_those_of_a_loop_over_whole_documents() -> None:
 
 
 def test_a_document_does_not_see_its_neighbour() -> None:
-    model, params, tokenizer, _ = small()
+    model, params, tokenizer = small()[:3]
     alone = perplexity(model, params, tokenizer, [TEXTS[1]]).samples[0]
     among = perplexity(model, params, tokenizer, [TEXTS[0], TEXTS[1], TEXTS[0]]).samples
     assert among[1]["nats"] == pytest.approx(alone["nats"], rel=1e-6)
@@ -65,7 +65,7 @@ def test_a_document_does_not_see_its_neighbour() -> None:
 
 def test_more_context_is_seen_with_a_smaller_stride() -> None:
     """A window of 8 with stride 1 gives each late token 8 tokens before it."""
-    model, params, tokenizer, _ = small()
+    model, params, tokenizer = small()[:3]
     row = [model.config.eos_token_id, *tokenizer.encode(TEXTS[2])]
     nats = 0.0
     for place in range(1, len(row)):
@@ -77,7 +77,7 @@ def test_more_context_is_seen_with_a_smaller_stride() -> None:
 
 
 def test_names_empty_texts_and_what_is_out_of_range() -> None:
-    model, params, tokenizer, _ = small()
+    model, params, tokenizer = small()[:3]
     found = perplexity(
         model, params, tokenizer, [Document("a b", "f.txt"), Document("c d", "f.txt"), Document("", "e")]
     )
