@@ -6,6 +6,7 @@ A published score of a chat model depends on how its programs are found; so this
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import textwrap
 import warnings
@@ -114,11 +115,12 @@ def _code_lines(text: str, name: str) -> Iterator[str]:
     wanted = next((i for i, line in enumerate(lines) if re.match(rf"(async )?def {re.escape(name)}\b", line)), None)
     if wanted is None:
         return
-    for start in (i for i in starts if i <= wanted):
-        for end in (i for i in reversed(ends) if i > wanted):
-            if _defines(source := "".join(lines[start:end]), name):
-                yield source
-                return
+    # The end is found with the definition alone, the start after it: each line is tried once, not each pair.
+    after = (i for i in reversed(ends) if i > wanted)
+    end = next((i for i in after if _defines("".join(lines[wanted:i]), name)), None)
+    if end is not None:
+        sources = ("".join(lines[start:end]) for start in starts if start <= wanted)
+        yield from itertools.islice((source for source in sources if _defines(source, name)), 1)
 
 
 def _with_body(prompt: str, body: str) -> str:

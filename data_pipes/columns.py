@@ -23,6 +23,9 @@ QUESTIONS = ("prompt", "instruction", "query", "question", "problem", "input")
 ANSWERS = ("completion", "output", "response", "solution", "answer")
 """Columns of what is answered."""
 
+THOUGHTS = ("reasoning_content", "thinking")
+"""Columns of what the assistant thought before it answered."""
+
 SYSTEM_ROLES = ("system", "developer")
 
 
@@ -79,16 +82,16 @@ def read_question(columns: Mapping[str, Any]) -> Messages:
 
 
 def read_answer(columns: Mapping[str, Any]) -> Messages:
-    """Reads what is answered: one of ANSWERS.
+    """Reads what is answered: one of ANSWERS, with its thoughts.
 
     Args:
         columns: of the row, at least one of ANSWERS among them.
 
     Returns:
-        Turns; a text is one turn of the assistant.
+        Turns; a text is one turn of the assistant, whose thoughts are the column of THOUGHTS.
 
     Raises:
-        RowError: if two columns are different answers.
+        RowError: if two columns are different answers or thoughts, or thoughts stand beside an answer of several turns.
 
     Example:
         >>> read_answer({"solution": "1 + 1 = 2", "answer": "2"})[0].content
@@ -98,7 +101,18 @@ def read_answer(columns: Mapping[str, Any]) -> Messages:
     full = [column for column in named if column != "answer"] or named
     if other := [column for column in full[1:] if columns[column] != columns[full[0]]]:
         raise RowError(f"{full[0]} and {other[0]} are different answers; leave one of the columns out")
-    return as_turns(columns[full[0]], "assistant")
+    said = as_turns(columns[full[0]], "assistant")
+    thoughts = {column: columns[column] for column in THOUGHTS if columns.get(column)}
+    if not thoughts:
+        return said
+    if len(set(map(repr, thoughts.values()))) > 1:
+        raise RowError(f"{' and '.join(thoughts)} are different thoughts; leave one of the columns out")
+    name, text = next(iter(thoughts.items()))
+    if not isinstance(text, str) or len(said) != 1:
+        raise RowError(
+            f"{name} must be a text beside an answer of one turn; write thoughts into the turns they precede"
+        )
+    return (said[0]._replace(fields=(*said[0].fields, ("reasoning_content", text))),)
 
 
 def as_turns(found: Any, role: str) -> Messages:

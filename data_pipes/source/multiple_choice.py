@@ -183,7 +183,12 @@ def _examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tu
 def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
     """One part, which must be there."""
     if Path(path).is_file():
-        yield from _file(Path(path), Path(path).parent, on_bad)
+        asked = list(_file(Path(path), Path(path).parent, on_bad))
+        kept = [question for question in asked if subset in (None, question.subject)]
+        if asked and not kept:
+            subjects = sorted({question.subject for question in asked})
+            raise ValueError(f"multiple_choice: {path} has no subset {subset!r}; it has {', '.join(subjects[:5])}")
+        yield from kept
     elif _is_folder(path):
         found = _chosen(Path(path), split, subset)
         if not found:

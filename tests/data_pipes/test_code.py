@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+import time
 
 import pytest
 
@@ -68,3 +69,11 @@ def test_a_prompt_is_closed_wherever_it_ends() -> None:
     ):
         ast.parse(closed(prompt))
     assert closed("def f(:") == "def f(:"
+
+
+def test_prose_that_looks_like_code_costs_little_time() -> None:
+    before, after = ("".join(f"x{i} = {word} prose {i}\n" for i in range(500)) for word in ("some", "more"))
+    start = time.process_time()
+    found = program(f"{before}def f(x):\n    return x\n{after}", entry_point="f")
+    assert found.strip() == "def f(x):\n    return x"
+    assert time.process_time() - start < 3

@@ -56,3 +56,14 @@ def test_turns() -> None:
     assert contents((Message("user", None), Message("user", " x "))) == [("user", ""), ("user", "x")]
     assert without_system((S, U)) == without_system((U,)) == (U,)
     assert without_system(()) == ()
+
+
+def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
+    assert read_answer({"answer": "2", "thinking": "1 + 1"})[0].fields == (("reasoning_content", "1 + 1"),)
+    for columns, message in (
+        ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "different thoughts"),
+        ({"answer": "2", "thinking": ["a"]}, "thinking must be a text"),
+        ({"completion": [{"role": "assistant", "content": "2"}, TURN], "thinking": "a"}, "answer of one turn"),
+    ):
+        with pytest.raises(RowError, match=message):
+            read_answer(columns)

@@ -321,3 +321,11 @@ def test_what_other_tools_read(tmp_path: Path) -> None:
     write_csv(tmp_path / "new", QUIZ)
     assert (tmp_path / "new/test/x_test.csv").read_bytes() == b"q0,a,b,c,d,A\r\nq2,a,b,c,d,C\r\n"
     assert (tmp_path / "new/dev/y_dev.csv").read_bytes() == b"dy,a,b,c,d,A\r\n"
+
+
+def test_a_subset_of_one_file_is_a_subject(tmp_path: Path) -> None:
+    rows = [{"question": "Q", "choices": ["a", "b"], "answer": 0, "subject": name} for name in ("law", "art")]
+    path = put(tmp_path / "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert [question.subject for question in multiple_choice(path, subset="law").test] == ["law"]
+    with pytest.raises(ValueError, match="no subset 'tax'; it has art, law"):
+        multiple_choice(path, subset="tax")
