@@ -124,7 +124,7 @@ def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
     byte_level = dict(BYTE_LEVEL) if spec.kind == "byte_level" else None
     single: tuple[int | str, ...] = (*spec.prefix, "A", *spec.suffix)
     pair: tuple[int | str, ...] = spec.pair or (*single, *spec.prefix, "B", *spec.suffix)
-    if pair == ("A", "B"):
+    if single == ("A",) and pair == ("A", "B"):
         return byte_level
     names = dict(enumerate(spec.vocab)) | {token.id: token.content for token in spec.added_tokens}
 

@@ -21,7 +21,7 @@ def of(params: Tree) -> dict[str, str]:
     Returns:
         {NAME: digest of every number of every weight}.
     """
-    return {NAME: digest(params)}
+    return {NAME: f"weights, sha256:{digest(params)}"}
 
 
 def at(path: str | None) -> dict[str, str]:

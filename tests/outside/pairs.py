@@ -17,8 +17,9 @@ TEMPLATES = (
     ("<s> $A </s>", "<s> $A </s> </s> $B </s>"),
     ("$A", "$A <s> $B"),
     ("$A </s>", "$B </s> $A"),
+    ("<s> $A", "$A $B"),
 )
-"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first."""
+"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first, pairs bare."""
 
 
 def _ids(peer: Peer) -> list[list[int]]:
