@@ -160,6 +160,8 @@ def _read(found: Any) -> Message:
         role, content, turn = "assistant", None, {**turn, "tool_calls": content}
     if role not in ROLES:
         raise RowError(f"unknown role {role!r}; the roles are {', '.join(ROLES)}")
+    if turn.get("refusal") not in (None, ""):
+        raise RowError("refusal is shown by no chat template; write it into content, or drop the row")
     trained = _trained(turn, role)
     if calls := _calls(turn):
         turn["tool_calls"] = calls

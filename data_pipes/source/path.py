@@ -22,6 +22,11 @@ from data_pipes.types import BadRow, Document, OnBad, Row, stop
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
 """Ends of the names of files of rows; one of PACKED may follow."""
 
+OTHER_TABLES = (".xlsx", ".xls", ".ods", ".orc", ".avro", ".pkl", ".pickle", ".npz", ".npy", ".sqlite", ".db")
+"""Ends of the names of tables that are not read."""
+
+OTHER_TABLE = "a table of this kind is not read; save it as JSONL, CSV or Parquet, and take it away"
+
 COMPANIONS = re.compile(
     r"(README|LICEN[CS]E|CITATION|NOTICE|CHANGELOG)(\.\w+)?|(config|dataset_infos?|dataset_dict|state)\.json|dummy_data\.zip"
     r"|.*\.(png|jpe?g|gif|webp|svg|bmp|ico|pdf|lock|sha256|md5|yaml|yml|toml)",
@@ -81,7 +86,7 @@ def documents(
 def rows(path: Location, *, subset: str | None = None, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
     """Opens any source of rows: as `documents`, for stages that need more than one column.
 
-    An archive beside files of rows is a bad record: what is in it is not read.
+    An archive or a table of another kind beside files of rows is a bad record: what is in it is not read.
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
@@ -101,7 +106,7 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
         held = [file for file in found if is_rows(file)]
         if not held:
             raise ValueError(f"rows: {path} has no file of rows, whose name would end in {', '.join(ROW_SUFFIXES)}")
-        unread = [file for file in found if is_archive(file) and not COMPANIONS.fullmatch(file.name)]
+        unread = [file for file in found if _unread(file) and not COMPANIONS.fullmatch(file.name)]
         found = [*unread, *of_split(Path(path), each_once(held), split, subset)]
     return (row for file in found for row in file_rows(file, split=split, on_bad=on_bad))
 
@@ -138,8 +143,8 @@ def file_rows(path: Path, *, split: str = "train", on_bad: OnBad = stop) -> Iter
         An iterator over rows.
     """
     end = suffix(path)
-    if is_archive(path):
-        on_bad(BadRow(str(path), ARCHIVE))
+    if reason := _unread(path):
+        on_bad(BadRow(str(path), reason))
         return iter(())
     if end == ".json":
         return json_rows(path, split=split, on_bad=on_bad)
@@ -165,6 +170,13 @@ def _is_dataset(path: Location) -> bool:
     if not str(path):
         raise ValueError('source: the path is empty; name a file, a folder ("." is this one) or a data set')
     return is_name(str(path)) and not Path(path).exists()
+
+
+def _unread(path: Path) -> str:
+    """Why a file that may hold rows is not read; "" for others."""
+    if is_archive(path):
+        return ARCHIVE
+    return OTHER_TABLE if suffix(path) in OTHER_TABLES else ""
 
 
 def _refuse_parts(path: Location, split: str, subset: str | None) -> None:

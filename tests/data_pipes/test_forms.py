@@ -226,3 +226,11 @@ def test_a_prompt_beside_its_completion_is_only_read() -> None:
     found = next(conversations([row]))
     assert (found.prompt, len(found.messages)) == (3, 4)
     assert next(conversations([Row({"messages": asked}, "n")])).prompt == 0
+
+
+def test_a_refusal_is_rendered_by_no_template() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "refusal": "No."}]
+    with pytest.raises(ValueError, match="refusal is shown by no chat template"):
+        next(conversations([Row({"messages": turns}, "a:1")]))
+    turns[1] |= {"content": "Hello", "refusal": None}
+    assert next(conversations([Row({"messages": turns}, "a:1")])).messages[1].content == "Hello"

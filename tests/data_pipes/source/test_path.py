@@ -113,3 +113,11 @@ def test_archives_are_bad_records(folder: Path) -> None:
     bad.clear()
     list(documents(folder, on_bad=bad.append))
     assert [Path(row.name).name for row in bad if "archive" in row.reason] == ["dummy_data.zip", "f.tar.gz"]
+
+
+def test_tables_of_other_kinds_are_bad_records(folder: Path) -> None:
+    for name in ("g.xlsx", "g.pkl", "README.db"):
+        (folder / name).write_bytes(b"")
+    bad: list[BadRow] = []
+    list(rows(folder, on_bad=bad.append))
+    assert [Path(row.name).name for row in bad if "a table of this kind" in row.reason] == ["g.pkl", "g.xlsx"]
