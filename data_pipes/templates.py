@@ -49,6 +49,16 @@ _RESULT = r"""{{- '' if loop.previtem is defined and loop.previtem.role == 'tool
 """
 """How Qwen sees what they returned: results in a row share a turn of the user."""
 
+_REST = r"""{{- '<|im_end|>' }}
+        {%- endgeneration %}
+        {{- '\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+"""
+"""The end of Qwen's loop over turns: the assistant's turn is closed, and every other role is written as it is."""
+
 QWEN2_5 = (
     r"""{%- set given = messages[0].role == 'system' %}
 {{- '<|im_start|>system\n' }}
@@ -69,14 +79,8 @@ QWEN2_5 = (
         {{- message.content or '' }}
         """
     + _CALLS.replace("ARGUMENTS", "function.arguments | tojson")
-    + r"""{{- '<|im_end|>' }}
-        {%- endgeneration %}
-        {{- '\n' }}
-    {%- else %}
-        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
-    {%- endif %}
-{%- endfor %}
-{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
+    + _REST
+    + r"""{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
 )
 """Qwen2.5: ChatML with a system message in any case, tools in it, calls and their results."""
 
@@ -111,14 +115,8 @@ QWEN3 = (
         "ARGUMENTS",
         "(function.arguments if function.arguments is string else function.arguments | tojson)",
     )
-    + r"""{{- '<|im_end|>' }}
-        {%- endgeneration %}
-        {{- '\n' }}
-    {%- else %}
-        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
+    + _REST
+    + r"""{%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\n' + ('<think>\n\n</think>\n\n' if silent else '') }}
 {%- endif %}"""
 )
