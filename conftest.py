@@ -1,4 +1,5 @@
-"""What every test and doctest runs under: one torch thread, no network, one compile cache, checked signatures.
+"""What every test and doctest runs under: one torch thread, no network, one compile cache, checked
+signatures.
 
 It stands at the root, not in `tests/`, because the doctests of the packages need it as well.
 """
@@ -17,7 +18,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else its threads warn when a test forks
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers beside the pool of test workers
+os.environ.setdefault(
+    "TORCHINDUCTOR_COMPILE_THREADS", "1"
+)  # no pool of compilers beside the pool of test workers
 # One folder for all workers of this session: what one compiled, the others load; nothing stale is read.
 CACHE = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="inductor-")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE))

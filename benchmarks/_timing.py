@@ -1,9 +1,10 @@
-"""Timing side by side: ours and a peer's in one process, interleaved, so that a busy machine slows both alike.
+"""Timing side by side: ours and a peer's in one process, interleaved, so that a busy machine slows both
+alike.
 
-A single timing swings widely on a shared machine; the ratio of two runs taken one right after the other does not. So
-every benchmark here is a list of pairs, and its figure is the *median of the pairs' ratios*, peer over ours: 2.0 means
-that ours took half the time. Scripts are run as `python benchmarks/NAME.py [--pairs N]` and import this file by
-`from _timing import ...`.
+A single timing swings widely on a shared machine; the ratio of two runs taken one right after the other does
+not. So every benchmark here is a list of pairs, and its figure is the *median of the pairs' ratios*, peer
+over ours: 2.0 means that ours took half the time. Scripts are run as `python benchmarks/NAME.py [--pairs N]`
+and import this file by `from _timing import ...`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def paired(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20, wa
     """Times `ours` and `peer` in turn and compares them pair by pair.
 
     Args:
-        ours, peer: functions of no arguments. What they return is waited for (CUDA kernels, JAX arrays) and dropped.
+        ours, peer: functions of no arguments. What they return is waited for (CUDA kernels, JAX arrays) and
+            dropped.
         pairs: how many times each is timed, >= 1. The order within a pair alternates.
         warmup: untimed calls of each before, so that compiling does not count.
 
@@ -89,7 +91,9 @@ def header() -> None:
     print(f"{'what':<44} {'ours':>22} {'peer':>22} {'ratio':>7} {'reach':>6}")
 
 
-def row(name: str, result: Paired, reach: float | None = None, *, items: float | None = None, unit: str = "") -> None:
+def row(
+    name: str, result: Paired, reach: float | None = None, *, items: float | None = None, unit: str = ""
+) -> None:
     """Prints one line: medians (with min to max), the median ratio, and whether it reached what was aimed at.
 
     Args:
@@ -101,7 +105,9 @@ def row(name: str, result: Paired, reach: float | None = None, *, items: float |
     """
     aim = "" if reach is None else f"{reach:5.2f}x"
     verdict = "" if reach is None else ("  reached" if result.ratio >= reach else "  MISSED")
-    print(f"{name:<44} {_span(result.ours):>22} {_span(result.peer):>22} {result.ratio:6.2f}x {aim:>6}{verdict}")
+    print(
+        f"{name:<44} {_span(result.ours):>22} {_span(result.peer):>22} {result.ratio:6.2f}x {aim:>6}{verdict}"
+    )
     if items is not None:
         rates = [f"{items / side.median:,.0f} {unit}/s" for side in (result.ours, result.peer)]
         print(f"{'':<44} {rates[0]:>22} {rates[1]:>22}")
@@ -109,8 +115,12 @@ def row(name: str, result: Paired, reach: float | None = None, *, items: float |
 
 def parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
     """Makes a command line which already has `--pairs N`; add your own flags to it."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--pairs", type=int, default=pairs, help=f"interleaved pairs to time (default {pairs})")
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument(
+        "--pairs", type=int, default=pairs, help=f"interleaved pairs to time (default {pairs})"
+    )
     return result
 
 
@@ -118,7 +128,8 @@ def apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[],
     """Starts a process of its own for one side, for settings that hold for a whole process.
 
     Args:
-        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to time.
+        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to
+            time.
         args: picklable.
 
     Returns:
@@ -158,17 +169,18 @@ def _serve(connection: Connection, prepare: Callable[..., Callable[[], Any]], ar
 def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: int = 0) -> Memory:
     """Runs a function in a fresh process and measures the most memory that the process held during the call.
 
-    The allocator of that process gives everything it frees back to the kernel, so that resident memory is what is held
-    and not what was once held; it is slow, and must not be timed.
+    The allocator of that process gives everything it frees back to the kernel, so that resident memory is
+    what is held and not what was once held; it is slow, and must not be timed.
 
     Args:
-        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to measure.
-            What it holds (parameters, data) is `rest`; its own temporaries are freed and forgotten.
+        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to
+            measure. What it holds (parameters, data) is `rest`; its own temporaries are freed and forgotten.
         args: picklable.
         warmup: unmeasured calls before (compiling takes memory of its own).
 
     Returns:
-        Memory(rest, peak) in bytes: of CUDA's allocator if the process used CUDA, else resident memory (Linux).
+        Memory(rest, peak) in bytes: of CUDA's allocator if the process used CUDA, else resident memory
+            (Linux).
 
     Raises:
         RuntimeError: if the process failed; its traceback is on stderr.
@@ -185,7 +197,9 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
         result = None
     process.join()
     if result is None:
-        raise RuntimeError(f"peak_memory: the measured process failed ({process.exitcode=}); see its traceback")
+        raise RuntimeError(
+            f"peak_memory: the measured process failed ({process.exitcode=}); see its traceback"
+        )
     return Memory(*result)
 
 

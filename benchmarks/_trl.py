@@ -15,8 +15,8 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.types import Tree
-from stages.run import pretrained
-from stages.run.pretrained import Pretrained
+from stages.models import pretrained
+from stages.models.pretrained import Pretrained
 
 STEPS = 10_000
 
@@ -39,7 +39,11 @@ def config() -> ModelConfig:
 def start() -> tuple[Any, Tree, Any]:
     """(model, params, tokenizer): new params, the same for both sides."""
     model = transformer(config())
-    return model, model.init(random.key(0)), train_tokenizer(["the words of a benchmark 0 1 2 3 4 5 6 7 8 9"], 300)
+    return (
+        model,
+        model.init(random.key(0)),
+        train_tokenizer(["the words of a benchmark 0 1 2 3 4 5 6 7 8 9"], 300),
+    )
 
 
 def folder() -> str:
@@ -96,11 +100,22 @@ def common(**changes: Any) -> dict[str, Any]:
     """Arguments of every trainer: bfloat16 by autocast, fused AdamW, nothing logged or saved."""
     cpu = not torch.cuda.is_available()
     return {
-        "output_dir": tempfile.mkdtemp(), "use_cpu": cpu, "bf16": True, "max_steps": STEPS, "report_to": [],
-        "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "gradient_checkpointing": False,
-        "optim": "adamw_torch_fused", "learning_rate": 1e-4, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
-        "dataloader_num_workers": 0, "dataloader_pin_memory": False,
-    } | changes  # fmt: skip
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": cpu,
+        "bf16": True,
+        "max_steps": STEPS,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "optim": "adamw_torch_fused",
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1.0,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+    } | changes
 
 
 def count() -> int:

@@ -1,9 +1,10 @@
-"""Attention's backends side by side: `python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]`.
+"""Attention's backends side by side: `python benchmarks/attention.py [--pairs N] [--length 128 ...]
+[--packed]`.
 
-One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer), forward
-and
-backward, eager and compiled. Every backend is timed against the one that "auto" chooses; a ratio above 1 says that auto
-chose right. FlexAttention has no backward on a CPU and is timed forward only, beside auto's forward.
+One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer),
+forward and backward, eager and compiled. Every backend is timed against the one that "auto" chooses; a ratio
+above 1 says that auto chose right. FlexAttention has no backward on a CPU and is timed forward only, beside
+auto's forward.
 """
 
 from __future__ import annotations
@@ -26,25 +27,37 @@ LENGTHS = (128, 256, 512, 1024, 2048)
 def main() -> None:
     """Prints a line for each length, type and mode: milliseconds of each backend, and what auto chose."""
     flags = parser(__doc__)
-    flags.add_argument("--length", type=int, nargs="*", default=LENGTHS, help="tokens a row (default %(default)s)")
+    flags.add_argument(
+        "--length", type=int, nargs="*", default=LENGTHS, help="tokens a row (default %(default)s)"
+    )
     flags.add_argument("--packed", action="store_true", help="four documents a row, by segment_ids")
     flags.add_argument("--mode", choices=("eager", "compiled"), nargs="*", default=("eager", "compiled"))
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), nargs="*", default=("float32", "bfloat16"))
     options = flags.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = [name for name in BACKENDS if name != "flex" or device == "cuda"]
-    print(f"{device}, {torch.get_num_threads()} threads; milliseconds forward and backward, median of {options.pairs}")
-    print(f"{'T':>5} {'dtype':>9} {'mode':>9} " + " ".join(f"{name:>8}" for name in names) + "   auto  best/auto")
+    print(
+        f"{device}, {torch.get_num_threads()} threads; milliseconds forward and backward, median of {options.pairs}"
+    )
+    print(
+        f"{'T':>5} {'dtype':>9} {'mode':>9} "
+        + " ".join(f"{name:>8}" for name in names)
+        + "   auto  best/auto"
+    )
     for length in options.length:
         for dtype in options.dtype:
             for mode in options.mode:
                 case(length, getattr(torch, dtype), mode, names, device, options.packed, options.pairs)
 
 
-def case(length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int) -> None:
+def case(
+    length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int
+) -> None:
     """Times the backends in turn and prints their line."""
     q, k, v, dy = tensors(length, dtype, device)
-    segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1) if packed else None
+    segment_ids = (
+        (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1) if packed else None
+    )
     sides = {name: partial(gradient, attend(name, mode), q, k, v, dy, segment_ids) for name in names}
     for run in [*sides.values()] * 2:
         run()
@@ -56,7 +69,10 @@ def case(length: int, dtype: torch.dtype, mode: str, names: list[str], device: s
     auto = choose("auto", q, k).__name__
     line = " ".join(f"{median[name]:8.2f}" for name in names)
     kind = str(dtype).removeprefix("torch.")
-    print(f"{length:>5} {kind:>9} {mode:>9} {line} {auto:>6} {min(median.values()) / median[auto]:9.2f}x", flush=True)
+    print(
+        f"{length:>5} {kind:>9} {mode:>9} {line} {auto:>6} {min(median.values()) / median[auto]:9.2f}x",
+        flush=True,
+    )
 
 
 def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:

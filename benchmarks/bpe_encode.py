@@ -1,9 +1,10 @@
-"""Encoding about 12 MB of code and English with 8,192 tokens, beside Hugging Face's `encode_batch` on the same cores.
+"""Encoding about 12 MB of code and English with 8,192 tokens, beside Hugging Face's `encode_batch` on the
+same cores.
 
     python benchmarks/bpe_encode.py [--pairs N]
 
-Theirs uses every core and remembers words from one call to the next; ours uses one core and forgets. Ids are compared.
-The split pattern is timed alone too: it is what remains when every word is known.
+Theirs uses every core and remembers words from one call to the next; ours uses one core and forgets. Ids are
+compared. The split pattern is timed alone too: it is what remains when every word is known.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from _timing import header, paired, parser, row, seconds
 from tokenizers import Tokenizer as Peer
 
-from data_pipes.embedded import embedded
+from data_pipes.embedded.corpus import embedded
 from data_pipes.tokenizer import to_json, train
 from data_pipes.tokenizer.split import splitter, words
 

@@ -1,7 +1,8 @@
 """Saving and loading 500 MB of state, beside the least that can be done with the same bytes.
 
-Peer of save: write the raw bytes and fsync. Ours also takes a sha256 of each leaf, writes a manifest, and renames.
-Peer of load: read the raw bytes and take one sha256. Ours reads into tensors, and verifies each leaf.
+Peer of save: write the raw bytes and fsync. Ours also takes a sha256 of each leaf, writes a manifest, and
+renames. Peer of load: read the raw bytes and take one sha256. Ours reads into tensors, and verifies each
+leaf.
 
     python benchmarks/checkpoint_io.py [--pairs N] [--megabytes 500] [--folder DIR]
 """
@@ -21,8 +22,8 @@ from typing import Any
 import torch
 from _timing import Paired, Seconds, header, paired, parser, row, seconds
 
-from pure.serial import to_bytes
-from stages.run import checkpoint
+from pure.serial.serial import to_bytes
+from stages.checkpoint import checkpoint
 from stages.state import TrainState
 
 REACH = 0.8
@@ -66,13 +67,18 @@ def fresh(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, pairs:
 
 
 def train_state(size: int) -> TrainState:
-    """A state like a training's: params, two moments, 12 layers of 7 leaves and a large embedding; random bits."""
+    """A state like a training's: params, two moments, 12 layers of 7 leaves and a large embedding; random
+    bits."""
     unit = size // 12 // (3 * 32)  # float32 numbers of a third of a layer's 32nd
     sizes = {"q": 2, "k": 1, "v": 1, "o": 2, "gate": 8, "up": 8, "down": 8}
 
     def params() -> dict:
         layers = [{name: random_bits(unit * n // 4) for name, n in sizes.items()} for _ in range(12)]
-        return {"embedding": random_bits(size // 12 // 4 // 16 * 3), "layers": layers, "norm": random_bits(1024)}
+        return {
+            "embedding": random_bits(size // 12 // 4 // 16 * 3),
+            "layers": layers,
+            "norm": random_bits(1024),
+        }
 
     return TrainState(
         torch.tensor(1, dtype=torch.int32),

@@ -1,6 +1,7 @@
 """Seconds to compile the pretraining step from cold, 6 layers and 24, beside transformers' Llama from cold.
 
-Each side compiles in a fresh process with an empty cache folder; the first step is timed, less the time of a second.
+Each side compiles in a fresh process with an empty cache folder; the first step is timed, less the time of a
+second.
 
     python benchmarks/compile_time.py [--pairs N]     (a pair takes minutes: 1 by default)
 """

@@ -1,7 +1,9 @@
-"""Damages checkpoints in twelve ways: every one must be noticed and named, and the one before it loaded instead.
+"""Damages checkpoints in twelve ways: every one must be noticed and named, and the one before it loaded
+instead.
 
-A run with two checkpoints; the newer one is damaged, loaded, and mended again. Each trial checks that the state that
-comes back is the older one, bit for bit, and that the refusal names the file and (where that can be told) the leaf.
+A run with two checkpoints; the newer one is damaged, loaded, and mended again. Each trial checks that the
+state that comes back is the older one, bit for bit, and that the refusal names the file and (where that can
+be told) the leaf.
 
     python benchmarks/corrupt_checkpoint.py [--trials 2000]
 """
@@ -20,8 +22,8 @@ from pathlib import Path
 import torch
 
 from pure import tree
-from stages.run import checkpoint, manifest
-from stages.run.manifest import MANIFEST, STATE, LeafRecord, Manifest
+from stages.checkpoint import checkpoint, manifest
+from stages.checkpoint.manifest import MANIFEST, STATE, LeafRecord, Manifest
 from stages.state import TrainState
 
 Damaged = tuple[str, set[str]]  # the file that must be named, and the leaves that must be among those named
@@ -29,7 +31,9 @@ Damaged = tuple[str, set[str]]  # the file that must be named, and the leaves th
 
 def main() -> None:
     """Prints, for each kind of damage, how many were noticed, named and survived."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=2000, help="checkpoints to damage (default 2000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -52,7 +56,9 @@ def main() -> None:
 def make(run: Path) -> None:
     """A run with checkpoints of steps 1 and 2, and copies of their files aside."""
     for step in (1, 2):
-        checkpoint.save(run, state(step), metadata={"note": "ärger"}, score=1.0 / step, fingerprint={"lr": "0.1"})
+        checkpoint.save(
+            run, state(step), metadata={"note": "ärger"}, score=1.0 / step, fingerprint={"lr": "0.1"}
+        )
     shutil.copytree(run / "checkpoints", run / "aside")
 
 
@@ -61,7 +67,10 @@ def state(step: int) -> TrainState:
     draw = torch.Generator().manual_seed(step)
 
     def params() -> dict:
-        layers = [{"q": torch.randn(16, 8, generator=draw), "k": torch.randn(16, 8, generator=draw)} for _ in range(3)]
+        layers = [
+            {"q": torch.randn(16, 8, generator=draw), "k": torch.randn(16, 8, generator=draw)}
+            for _ in range(3)
+        ]
         return {"embedding": torch.randn(64, 8, generator=draw).bfloat16(), "layers": layers}
 
     return TrainState(
@@ -85,7 +94,10 @@ def trial(run: Path, kind: str, draw: random.Random) -> list[str]:
     shutil.copytree(good, folder)
     held = {
         "noticed": refused is not None and len(heard) == 1,
-        "named": refused is not None and refused.file == file and file in heard[0] and leaves <= set(refused.leaves),
+        "named": refused is not None
+        and refused.file == file
+        and file in heard[0]
+        and leaves <= set(refused.leaves),
         "loaded": loaded.step == 1 and same(loaded.state, state(1)),
     }
     return [name for name, yes in held.items() if yes]
@@ -107,7 +119,9 @@ def flip_header(folder: Path, told: Manifest, draw: random.Random) -> Damaged:
     """One bit of a leaf's name, shape, dtype or length."""
     i = draw.randrange(len([leaf for leaf in told.leaves if leaf.spans]))
     start = sum(told.leaves[i - 1].spans[-1]) if i else 0
-    return flip(folder / STATE, draw.randrange(start, told.leaves[i].spans[0][0]), draw), {told.leaves[i].path}
+    return flip(folder / STATE, draw.randrange(start, told.leaves[i].spans[0][0]), draw), {
+        told.leaves[i].path
+    }
 
 
 def flip(path: Path, place: int, draw: random.Random) -> str:

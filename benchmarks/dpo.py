@@ -1,8 +1,9 @@
 """A DPO step beside TRL's DPOTrainer.
 
-16 pairs of 128 tokens, half of each the answer, the model of 5.8M parameters, bfloat16. The first line computes the
-reference's log-probabilities in every step, as TRL does; the second takes them from the batch, where `with_reference`
-has put them once for all epochs. Ours is compiled (its first step is printed), TRL runs as it is.
+16 pairs of 128 tokens, half of each the answer, the model of 5.8M parameters, bfloat16. The first line
+computes the reference's log-probabilities in every step, as TRL does; the second takes them from the batch,
+where `with_reference` has put them once for all epochs. Ours is compiled (its first step is printed), TRL
+runs as it is.
 
     python benchmarks/dpo.py [--pairs N]
 """
@@ -57,15 +58,21 @@ def peer_side() -> Callable[[], None]:
 
     place = _trl.folder()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    texts = [[_letters(7 * n + side, LENGTH // 2 if side == 0 else 400) for side in range(3)] for n in range(PAIRS)]
+    texts = [
+        [_letters(7 * n + side, LENGTH // 2 if side == 0 else 400) for side in range(3)] for n in range(PAIRS)
+    ]
     rows = Dataset.from_list([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in texts])
     arguments = DPOConfig(
-        **_trl.common(per_device_train_batch_size=PAIRS), max_length=LENGTH, beta=0.1,
+        **_trl.common(per_device_train_batch_size=PAIRS),
+        max_length=LENGTH,
+        beta=0.1,
         model_init_kwargs={"dtype": torch.float32},
-    )  # fmt: skip
+    )
 
     def make(gate: object) -> DPOTrainer:
-        return DPOTrainer(model=place, args=arguments, processing_class=tokenizer, train_dataset=rows, callbacks=[gate])
+        return DPOTrainer(
+            model=place, args=arguments, processing_class=tokenizer, train_dataset=rows, callbacks=[gate]
+        )
 
     return _trl.stepping(make)
 
@@ -78,7 +85,9 @@ def _letters(seed: int, count: int) -> str:
 def main() -> None:
     """Prints the table."""
     arguments = _timing.parser(__doc__, pairs=20).parse_args()
-    print(f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters")
+    print(
+        f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters"
+    )
     ours, given, peer = our_side(), our_side(inside=False), peer_side()
     for side in (ours, given):
         begun = time.perf_counter()
@@ -87,12 +96,20 @@ def main() -> None:
     _timing.header()
     tokens = 2 * PAIRS * LENGTH
     _timing.row("a DPO step", _timing.paired(ours, peer, arguments.pairs), 1.5, items=tokens, unit="tok")
-    _timing.row("the reference computed before", _timing.paired(given, peer, arguments.pairs), items=tokens, unit="tok")
+    _timing.row(
+        "the reference computed before",
+        _timing.paired(given, peer, arguments.pairs),
+        items=tokens,
+        unit="tok",
+    )
     memory = [
-        _timing.peak_memory(side, *extra, warmup=2) for side, extra in ((our_side, (True, False)), (peer_side, ()))
+        _timing.peak_memory(side, *extra, warmup=2)
+        for side, extra in ((our_side, (True, False)), (peer_side, ()))
     ]
     mine, theirs = (m.peak - m.rest for m in memory)
-    print(f"peak memory above rest: ours {mine / 2**20:.0f} MiB, TRL {theirs / 2**20:.0f} MiB ({theirs / mine:.2f}x)")
+    print(
+        f"peak memory above rest: ours {mine / 2**20:.0f} MiB, TRL {theirs / 2**20:.0f} MiB ({theirs / mine:.2f}x)"
+    )
 
 
 if __name__ == "__main__":

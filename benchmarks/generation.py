@@ -1,9 +1,9 @@
 """Generation beside transformers' `generate`: tokens a second.
 
-Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096), bfloat16. 32
-prompts
-of 16 tokens, 64 new tokens each, sampled at temperature 1, no early stop. Ours is compiled once (its time is printed);
-the peer is `LlamaForCausalLM.generate` as it is, of the same shape. A second line truncates to the 50 likeliest words.
+Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096),
+bfloat16. 32 prompts of 16 tokens, 64 new tokens each, sampled at temperature 1, no early stop. Ours is
+compiled once (its time is printed); the peer is `LlamaForCausalLM.generate` as it is, of the same shape. A
+second line truncates to the 50 likeliest words.
 
     python benchmarks/generation.py [--pairs N]
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.config import ModelConfig
-from pure.generate import generate
+from pure.generation.generate import generate
+from pure.generation.stepper import stepper
 from pure.nn.transformer import transformer
-from pure.stepper import stepper
 
 ROWS, PROMPT, NEW = 32, 16, 64
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -51,7 +51,9 @@ def our_side(compiled: bool, **options: Any) -> Callable[[], Tensor]:
     model, tokens, key = transformer(config()), prompts(), random.key(2, device=DEVICE)
     params = tree.cast(model.init(random.key(0, device=DEVICE)), torch.bfloat16)
     machine = stepper(model, compile=compiled)
-    return lambda: generate(model, params, tokens, key=key, max_new_tokens=NEW, compile=machine, **options).tokens
+    return lambda: (
+        generate(model, params, tokens, key=key, max_new_tokens=NEW, compile=machine, **options).tokens
+    )
 
 
 def peer_side(**options: Any) -> Callable[[], Tensor]:

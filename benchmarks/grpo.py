@@ -1,8 +1,8 @@
 """A GRPO step beside TRL's GRPOTrainer: drawing, scoring and learning.
 
-8 prompts of 16 tokens, 8 answers each of 64 tokens, the model of 5.8M parameters, bfloat16, beta 0.04 against a copy of
-the start, one update. The reward is a function of the text's length on both sides; no answer ends early. Ours is
-compiled (its first step is printed), TRL runs as it is.
+8 prompts of 16 tokens, 8 answers each of 64 tokens, the model of 5.8M parameters, bfloat16, beta 0.04 against
+a copy of the start, one update. The reward is a function of the text's length on both sides; no answer ends
+early. Ours is compiled (its first step is printed), TRL runs as it is.
 
     python benchmarks/grpo.py [--pairs N]
 """
@@ -18,7 +18,7 @@ import torch
 
 from data_pipes.tokenizer.spec import vocabulary_size
 from pure import optim, random, tree
-from pure.stepper import stepper
+from pure.generation.stepper import stepper
 from pure.transform.jit import jit
 from stages.grpo import grpo
 from stages.run.allocator import keep_freed_memory
@@ -41,19 +41,29 @@ def our_side(keep: bool = True) -> Callable[[], object]:
     params = tree.map(lambda x: x.to(DEVICE), params)
     size = vocabulary_size(tokenizer)
     score = text_score(
-        {"length": reward}, decode=lambda ids: tokenizer.decode([i % size for i in ids]), prompts=[""] * PROMPTS,
+        {"length": reward},
+        decode=lambda ids: tokenizer.decode([i % size for i in ids]),
+        prompts=[""] * PROMPTS,
         rows=[{}] * PROMPTS,
-    )  # fmt: skip
+    )
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4))
     stage = grpo(
-        model, optimizer, score=score, samples=SAMPLES, max_new_tokens=NEW, reference=params, beta=0.04,
-        compute=torch.bfloat16, compile=stepper(model),
-    )  # fmt: skip
+        model,
+        optimizer,
+        score=score,
+        samples=SAMPLES,
+        max_new_tokens=NEW,
+        reference=params,
+        beta=0.04,
+        compute=torch.bfloat16,
+        compile=stepper(model),
+    )
     prompts = random.randint(random.key(1), (PROMPTS, WIDTH), 5, 290).long().to(DEVICE)
     batch = {
-        "prompts": prompts, "lengths": torch.full((PROMPTS,), WIDTH, device=DEVICE),
+        "prompts": prompts,
+        "lengths": torch.full((PROMPTS,), WIDTH, device=DEVICE),
         "index": torch.arange(PROMPTS, device=DEVICE),
-    }  # fmt: skip
+    }
     step, box = jit(stage.step, donate=True, regions=True), [stage.init(random.key(0, device=DEVICE), params)]
 
     def take() -> object:
@@ -74,10 +84,15 @@ def peer_side() -> Callable[[], None]:
     ids = random.randint(random.key(1), (PROMPTS, WIDTH), 5, 290).tolist()
     texts = [tokenizer.decode(row) for row in ids]
     arguments = GRPOConfig(
-        **_trl.common(per_device_train_batch_size=PROMPTS * SAMPLES), num_generations=SAMPLES, beta=0.04,
-        max_completion_length=NEW, temperature=1.0, generation_kwargs={"min_new_tokens": NEW},
-        mask_truncated_completions=False, model_init_kwargs={"dtype": torch.float32},
-    )  # fmt: skip
+        **_trl.common(per_device_train_batch_size=PROMPTS * SAMPLES),
+        num_generations=SAMPLES,
+        beta=0.04,
+        max_completion_length=NEW,
+        temperature=1.0,
+        generation_kwargs={"min_new_tokens": NEW},
+        mask_truncated_completions=False,
+        model_init_kwargs={"dtype": torch.float32},
+    )
 
     def judge(completions: list[str], **_: object) -> list[float]:
         return [reward("", text, {}) for text in completions]
@@ -97,17 +112,25 @@ def peer_side() -> Callable[[], None]:
 def main() -> None:
     """Prints the table."""
     arguments = _timing.parser(__doc__, pairs=20).parse_args()
-    print(f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters")
+    print(
+        f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters"
+    )
     ours, peer = our_side(), peer_side()
     begun = time.perf_counter()
     ours()
     print(f"first step, which compiles: {time.perf_counter() - begun:.1f} s")
     _timing.header()
     tokens = PROMPTS * SAMPLES * NEW
-    _timing.row("a GRPO step", _timing.paired(ours, peer, arguments.pairs, warmup=2), 4.0, items=tokens, unit="tok")
-    memory = [_timing.peak_memory(side, *given, warmup=2) for side, given in ((our_side, (False,)), (peer_side, ()))]
+    _timing.row(
+        "a GRPO step", _timing.paired(ours, peer, arguments.pairs, warmup=2), 4.0, items=tokens, unit="tok"
+    )
+    memory = [
+        _timing.peak_memory(side, *given, warmup=2) for side, given in ((our_side, (False,)), (peer_side, ()))
+    ]
     mine, theirs = (m.peak - m.rest for m in memory)
-    print(f"peak memory above rest: ours {mine / 2**20:.0f} MiB, TRL {theirs / 2**20:.0f} MiB ({theirs / mine:.2f}x)")
+    print(
+        f"peak memory above rest: ours {mine / 2**20:.0f} MiB, TRL {theirs / 2**20:.0f} MiB ({theirs / mine:.2f}x)"
+    )
 
 
 if __name__ == "__main__":

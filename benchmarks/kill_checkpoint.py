@@ -1,7 +1,8 @@
 """Kills a process that saves checkpoints without pause (kill -9, at random moments), and loads what it left.
 
-Each round goes on in the same run's folder, as a user would. After the kill the newest checkpoint must load at once,
-without one that is damaged, be at least as new as the last save that had returned, and have the right numbers.
+Each round goes on in the same run's folder, as a user would. After the kill the newest checkpoint must load
+at once, without one that is damaged, be at least as new as the last save that had returned, and have the
+right numbers.
 
     python benchmarks/kill_checkpoint.py [--kills 200] [--background]
 """
@@ -20,7 +21,7 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-from stages.run import background, checkpoint, step_folders
+from stages.checkpoint import background, checkpoint, directories
 
 LEAVES, NUMBERS = 8, 1 << 15  # of float32: a megabyte
 
@@ -36,7 +37,9 @@ class Kill(NamedTuple):
 
 def main() -> None:
     """Prints how many kills fell inside a save, and asserts that none lost anything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200, help="rounds (default 200)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--background", action="store_true", help="save in the background")
@@ -45,7 +48,9 @@ def main() -> None:
         kills = [kill(Path(folder), draw, options.background) for draw in draws(options.seed, options.kills)]
     lost = [k for k in kills if not k.good or k.loaded < k.returned]
     inside = sum(k.inside for k in kills)
-    print(f"kills {len(kills)}, inside a save {inside}, checkpoints passed {kills[-1].loaded}, lost {len(lost)}")
+    print(
+        f"kills {len(kills)}, inside a save {inside}, checkpoints passed {kills[-1].loaded}, lost {len(lost)}"
+    )
     assert not lost, lost
     assert inside > 0, "no kill fell inside a save; try more"
 
@@ -57,7 +62,7 @@ def draws(seed: int, count: int) -> list[random.Random]:
 
 def kill(run: Path, draw: random.Random, beside: bool) -> Kill:
     """Starts a saving process, kills it, and loads."""
-    first = 1 + (step_folders.step_of(found) if (found := checkpoint.latest(run)) else 0)
+    first = 1 + (directories.step_of(found) if (found := checkpoint.latest(run)) else 0)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -72,7 +77,7 @@ def kill(run: Path, draw: random.Random, beside: bool) -> Kill:
     os.close(reading)
     assert os.WIFSIGNALED(status), "the saving process failed before it was killed; its traceback is above"
     returned = int.from_bytes(said[-8:], "big") if said else first - 1
-    root = run / step_folders.FOLDER
+    root = run / directories.FOLDER
     inside = not root.exists() or any(name.endswith(".tmp") for name in os.listdir(root))
     return look(run, inside, returned)
 

@@ -1,9 +1,11 @@
-"""Kills pretraining (kill -9, at random moments) until it has come to its end all the same, and compares every bit.
+"""Kills pretraining (kill -9, at random moments) until it has come to its end all the same, and compares
+every bit.
 
-Each run is `intro2llm pretrain` in one folder, started again after every kill, as a person would. It is killed at
-random moments: between saves, inside them (four in ten wait until a save has begun), while it starts, while text
-is made into tokens. After the last kill it runs to its end. Then its state, its final weights and its metrics.jsonl
-(what a clock decides left out) must be those of a run that was never killed, bit for bit.
+Each run is `intro2llm pretrain` in one folder, started again after every kill, as a person would. It is
+killed at random moments: between saves, inside them (four in ten wait until a save has begun), while it
+starts, while text is made into tokens. After the last kill it runs to its end. Then its state, its final
+weights and its metrics.jsonl (what a clock decides left out) must be those of a run that was never killed,
+bit for bit.
 
     python benchmarks/kill_pretraining.py [--kills 200] [--compile]
 
@@ -52,7 +54,9 @@ class Run(NamedTuple):
 
 def main() -> None:
     """Prints how many kills there were and how many runs came to the same bits; fails if one did not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200, help="in all (default 200)")
     parser.add_argument("--per_run", type=int, default=8, help="kills before a run may end (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
@@ -78,7 +82,9 @@ def report(runs: list[Run]) -> None:
     kills = [kill for run in runs for kill in run.kills]
     inside = sum(kill.inside for kill in kills)
     equal = sum(run.equal for run in runs)
-    print(f"kills {len(kills)}, inside a save {inside}, before the first step {sum(kill.step == 0 for kill in kills)}")
+    print(
+        f"kills {len(kills)}, inside a save {inside}, before the first step {sum(kill.step == 0 for kill in kills)}"
+    )
     print(
         f"runs {len(runs)}; final state, final weights and metrics.jsonl bit-identical to a run never killed: {equal}"
     )
@@ -115,7 +121,8 @@ def one_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
 
 
 def wait_for_a_moment(folder: Path, process: ForkServerProcess, draw: random.Random) -> None:
-    """Four times in ten until the next save is being written, and a little more; else any time since the start."""
+    """Four times in ten until the next save is being written, and a little more; else any time since the
+    start."""
     if draw.random() < 0.4:
         while process.is_alive() and not saving(folder):
             time.sleep(0.0002)
@@ -151,9 +158,17 @@ def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.cli.pretrain", "stages.run.pretraining", "stages.run.loop"])
     arguments = {
-        "config": work / "shape.json", "data_path": work / "text", "output_dir": work / name, "batch_size": 4,
-        "max_length": 32, "max_steps": STEPS, "save_every": 2, "eval_every": 8, "learning_rate": 0.01, "device": "cpu",
-    }  # fmt: skip
+        "config": work / "shape.json",
+        "data_path": work / "text",
+        "output_dir": work / name,
+        "batch_size": 4,
+        "max_length": 32,
+        "max_steps": STEPS,
+        "save_every": 2,
+        "eval_every": 8,
+        "learning_rate": 0.01,
+        "device": "cpu",
+    }
     words = [word for flag, value in arguments.items() for word in (f"--{flag}", str(value))]
     process = context.Process(target=pretrain, args=([*words, "--compile" if compile else "--no-compile"],))
     process.start()

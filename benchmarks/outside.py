@@ -1,4 +1,5 @@
-"""Counts the forms from outside that are right, refused, and silently different: `python benchmarks/outside.py`.
+"""Counts the forms from outside that are right, refused, and silently different: `python
+benchmarks/outside.py`.
 
 Each form of `tests/outside` is written by the other library and read by ours. "different" must be 0.
 """

@@ -1,8 +1,9 @@
-"""Packing 100,000 examples (log-normal lengths, median 180) into rows of 2048: the time, and how full the rows are.
+"""Packing 100,000 examples (log-normal lengths, median 180) into rows of 2048: the time, and how full the
+rows are.
 
-The peer is TRL's `pack_dataset`, strategy "bfd", all examples in one batch (it packs 1,000 at a time by default, which
-fills less). It moves the tokens as well, so ours gathers them too. TRL is no dependency: where it is not installed,
-this says so and prints our time alone.
+The peer is TRL's `pack_dataset`, strategy "bfd", all examples in one batch (it packs 1,000 at a time by
+default, which fills less). It moves the tokens as well, so ours gathers them too. TRL is no dependency: where
+it is not installed, this says so and prints our time alone.
 
 Usage: python benchmarks/packing.py [--pairs N]
 """
@@ -35,10 +36,12 @@ def ours(sizes: np.ndarray, values: pyarrow.BinaryArray) -> tuple[np.ndarray, li
 
 
 def values_of(rows: pyarrow.ListArray) -> pyarrow.BinaryArray:
-    """The same buffers, each example's bytes as one value: taking it is one copy, where a list's is one a token."""
+    """The same buffers, each example's bytes as one value: taking it is one copy, where a list's is one a
+    token."""
     offsets = pyarrow.array(rows.offsets.to_numpy() * 4)
-    return pyarrow.BinaryArray.from_buffers(pyarrow.binary(), len(rows), [None, offsets.buffers()[1],
-                                                                          rows.values.buffers()[1]])  # fmt: skip
+    return pyarrow.BinaryArray.from_buffers(
+        pyarrow.binary(), len(rows), [None, offsets.buffers()[1], rows.values.buffers()[1]]
+    )
 
 
 def rows_of(sizes: np.ndarray, flat: np.ndarray) -> pyarrow.ListArray:
@@ -74,14 +77,20 @@ def main() -> None:
         f"{len(bins)} rows for {EXAMPLES} examples, {len(flat) / CAPACITY / len(bins):.4%} full (at least {least} rows)"
     )
     alone = sorted(seconds(lambda: best_fit_decreasing(sizes, CAPACITY)) for _ in range(arguments.pairs))
-    print(f"lengths alone: {1e3 * alone[len(alone) // 2]:.0f} ms ({1e3 * alone[0]:.0f}-{1e3 * alone[-1]:.0f})")
+    print(
+        f"lengths alone: {1e3 * alone[len(alone) // 2]:.0f} ms ({1e3 * alone[0]:.0f}-{1e3 * alone[-1]:.0f})"
+    )
     peer = trl(rows)
     if peer is None:
         print("TRL is not installed, so there is no peer; pip install trl to compare")
         return
     print(f"TRL: {len(peer())} rows")  # type: ignore[arg-type]
     header()
-    row("packing with the tokens", paired(lambda: ours(sizes, values), peer, pairs=arguments.pairs), reach=10.0)
+    row(
+        "packing with the tokens",
+        paired(lambda: ours(sizes, values), peer, pairs=arguments.pairs),
+        reach=10.0,
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Per-sample gradients beside Opacus' hooks: time and memory. `python benchmarks/per_sample_grad.py [--pairs N]`.
+"""Per-sample gradients beside Opacus' hooks: time and memory. `python benchmarks/per_sample_grad.py [--pairs
+N]`.
 
-The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module with
-torch.nn.RMSNorm and SDPA (its quickest parts) in Opacus' GradSampleModule; its gradients are checked to be ours. Both
-end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. "Clipped and added" is what differential
-privacy makes of them, by `per_sample_fold`, which holds one gradient at a time (the peer's line leaves that out).
-Memory is measured in fresh processes: the most that was held during the call, over what was held before it.
+The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module
+with torch.nn.RMSNorm and SDPA (its quickest parts) in Opacus' GradSampleModule; its gradients are checked to
+be ours. Both end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. "Clipped and added" is
+what differential privacy makes of them, by `per_sample_fold`, which holds one gradient at a time (the peer's
+line leaves that out). Memory is measured in fresh processes: the most that was held during the call, over
+what was held before it.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def main() -> None:
     for mode in options.mode:
         mine = peak_memory(ours, mode, warmup=2)
         ratio = (theirs.peak - theirs.rest) / (mine.peak - mine.rest)
-        print(f"{'memory over rest: ' + mode:<44} {(mine.peak - mine.rest) / 1e6:7.0f} MB {ratio:6.2f}x (reach 2.00x)")
+        print(
+            f"{'memory over rest: ' + mode:<44} {(mine.peak - mine.rest) / 1e6:7.0f} MB {ratio:6.2f}x (reach 2.00x)"
+        )
 
 
 def batch() -> dict[str, Tensor]:

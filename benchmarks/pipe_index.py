@@ -1,8 +1,9 @@
-"""The time of `pipe[i]`, B 8, T 256, beside the training step that consumes it. To reach: under 1% of the step.
+"""The time of `pipe[i]`, B 8, T 256, beside the training step that consumes it. To reach: under 1% of the
+step.
 
-The peer stands for the step by less than it: the bare matrix products, forward and backward, in bfloat16, of the model
-of 5.8M parameters (256 wide, 6 layers, 8 heads, 4 KV heads, 768, vocabulary 4096). No step can be faster, so a batch
-that takes under 1% of them takes under 1% of any step: a ratio of 100 or more.
+The peer stands for the step by less than it: the bare matrix products, forward and backward, in bfloat16, of
+the model of 5.8M parameters (256 wide, 6 layers, 8 heads, 4 KV heads, 768, vocabulary 4096). No step can be
+faster, so a batch that takes under 1% of them takes under 1% of any step: a ratio of 100 or more.
 
 Usage: python benchmarks/pipe_index.py [--pairs N]
 """
@@ -34,7 +35,8 @@ def documents() -> Iterator[np.ndarray]:
 
 
 def next_batch(pipe: PretrainPipe) -> Callable[[], object]:
-    """Asks for another batch each time, far from the last: with shuffling every batch is everywhere in the file."""
+    """Asks for another batch each time, far from the last: with shuffling every batch is everywhere in the
+    file."""
     numbers = itertools.cycle(range(len(pipe)))
     return lambda: pipe[next(numbers)]
 
@@ -42,7 +44,10 @@ def next_batch(pipe: PretrainPipe) -> Callable[[], object]:
 def products(device: str) -> Callable[[], object]:
     """Forward, gradient by the input and gradient by the weight, of every matrix of the model."""
     made = [
-        [torch.randn(shape, device=device, dtype=torch.bfloat16) for shape in ((B * T, n), (m, n), (B * T, m))]
+        [
+            torch.randn(shape, device=device, dtype=torch.bfloat16)
+            for shape in ((B * T, n), (m, n), (B * T, m))
+        ]
         for n, m in SHAPES
     ]
     return lambda: [(x @ w.T, y @ w, y.T @ x) for x, w, y in made]

@@ -1,9 +1,10 @@
-"""One pretraining step beside transformers' Llama: tokens a second, memory, and the distance to the bare products.
+"""One pretraining step beside transformers' Llama: tokens a second, memory, and the distance to the bare
+products.
 
-Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096). Batch: 8 rows of
-256 tokens, bfloat16 products, float32 weights, AdamW, clipping to norm 1. Ours is `jit(step, donate=True,
-regions=True)`;
-the peer is `LlamaForCausalLM` compiled, under autocast, with torch's fused AdamW. Both see the same tokens and labels.
+Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096). Batch: 8
+rows of 256 tokens, bfloat16 products, float32 weights, AdamW, clipping to norm 1. Ours is `jit(step,
+donate=True, regions=True)`; the peer is `LlamaForCausalLM` compiled, under autocast, with torch's fused
+AdamW. Both see the same tokens and labels.
 
     python benchmarks/pretraining.py [--pairs N]
 """
@@ -48,7 +49,9 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def our_step(layers: int = 6) -> Callable[[], Tensor]:
     """A function that takes one step and returns its loss."""
-    chained = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3, weight_decay=0.1, mask=optim.decay_mask))
+    chained = optim.chain(
+        optim.clip_by_global_norm(1.0), optim.adamw(1e-3, weight_decay=0.1, mask=optim.decay_mask)
+    )
     made = pretrain(transformer(config(layers)), chained, compute=torch.bfloat16)
     step = jit(made.step, donate=True, regions=True)
     state = made.init(random.key(0, device=DEVICE))
@@ -94,13 +97,16 @@ def peer_step(layers: int = 6) -> Callable[[], Tensor]:
 
 
 def bare_products(layers: int = 6) -> Callable[[], None]:
-    """The step's matrix products and nothing else: each weight forward and twice backward, attention's two likewise."""
+    """The step's matrix products and nothing else: each weight forward and twice backward, attention's two
+    likewise."""
     ours, count = config(layers), ROWS * LENGTH
     width, inner, heads = ours.hidden_size, ours.intermediate_size, ours.num_attention_heads
     queries = heads * (ours.head_dim or 0)
     keys = ours.num_key_value_heads * (ours.head_dim or 0)
     shapes = (
-        [(queries, width), (keys, width), (keys, width), (width, queries)] + [(inner, width)] * 2 + [(width, inner)]
+        [(queries, width), (keys, width), (keys, width), (width, queries)]
+        + [(inner, width)] * 2
+        + [(width, inner)]
     )
     weights = [(shape, layers) for shape in shapes] + [((ours.vocab_size, width), 1)]
     new = {"dtype": torch.bfloat16, "device": DEVICE}
@@ -122,7 +128,8 @@ def bare_products(layers: int = 6) -> Callable[[], None]:
 
 
 def kept(make: Callable[[], Callable], keep: bool = True) -> Callable:
-    """A side in a process that keeps what it frees, as `stages.run.loop.run` sets it, or that is left as it is."""
+    """A side in a process that keeps what it frees, as `stages.run.loop.run` sets it, or that is left as it
+    is."""
     if keep:
         keep_freed_memory()
     return make()

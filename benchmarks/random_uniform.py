@@ -1,7 +1,9 @@
-"""Random numbers beside JAX's: `torch.compile(uniform)` and `jax.jit(jax.random.uniform)`, the same numbers from both.
+"""Random numbers beside JAX's: `torch.compile(uniform)` and `jax.jit(jax.random.uniform)`, the same numbers
+from both.
 
-The first line is the one to reach; the others show what else is drawn in quantity. `--large N` also fills N normal
-numbers eagerly, in a fresh process, and prints its time and peak memory: the way a large model is initialised.
+The first line is the one to reach; the others show what else is drawn in quantity. `--large N` also fills N
+normal numbers eagerly, in a fresh process, and prints its time and peak memory: the way a large model is
+initialised.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ SIZE = 1 << 22
 def main() -> None:
     """Prints the table."""
     arguments = parser(__doc__)
-    arguments.add_argument("--large", type=int, default=0, metavar="N", help="also draw N normal numbers eagerly")
+    arguments.add_argument(
+        "--large", type=int, default=0, metavar="N", help="also draw N normal numbers eagerly"
+    )
     options = arguments.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"{SIZE:,} float32 numbers on {device}, {torch.get_num_threads()} threads; JAX on {jax.default_backend()}")
+    print(
+        f"{SIZE:,} float32 numbers on {device}, {torch.get_num_threads()} threads; JAX on {jax.default_backend()}"
+    )
     header()
     for name, ours, theirs, reach in (
         ("uniform", random.uniform, jax.random.uniform, 1.5),
@@ -40,7 +46,9 @@ def main() -> None:
         row(name, paired(mine, other, options.pairs), reach, items=SIZE / 1e6, unit="M")
     if options.large:
         memory = peak_memory(large, options.large)
-        print(f"peak {memory.peak / 2**20:,.0f} MiB, of which {options.large * 4 / 2**20:,.0f} MiB are the result")
+        print(
+            f"peak {memory.peak / 2**20:,.0f} MiB, of which {options.large * 4 / 2**20:,.0f} MiB are the result"
+        )
 
 
 def compiled(draw: Callable, key: Tensor) -> Callable[[], Tensor]:

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import _timing
 
 from data_pipes.source import path as source
-from stages.evaluate import humaneval, sandbox
+from stages.evaluate import humaneval
+from stages.sandbox import sandbox
 
 WORKERS = 2
 
@@ -35,7 +36,9 @@ def main() -> None:
     print(isolation.line)
     sandbox.require(isolation, unsafe=False)
     found = seconds(arguments.pairs)
-    print(f"a jail, start to end: median {found[len(found) // 2]:.3f} s, slowest of {len(found)} {found[-1]:.3f} s")
+    print(
+        f"a jail, start to end: median {found[len(found) // 2]:.3f} s, slowest of {len(found)} {found[-1]:.3f} s"
+    )
     rows = list(source.rows(humaneval.installed()))
     problems = humaneval.problems(rows)
     for name, solutions in (

@@ -1,8 +1,8 @@
 """Fine-tuning with packing beside the same without: useful tokens a second.
 
-Examples of mixed length (log-normal, median 90 tokens, a half of each the assistant's), rows of 256 places, 16 rows a
-step, the model of 5.8M parameters, bfloat16, compiled. Both sides take steps of the same shape; a useful token is one
-that is read or learned, no padding.
+Examples of mixed length (log-normal, median 90 tokens, a half of each the assistant's), rows of 256 places,
+16 rows a step, the model of 5.8M parameters, bfloat16, compiled. Both sides take steps of the same shape; a
+useful token is one that is read or learned, no padding.
 
     python benchmarks/sft_packing.py [--pairs N]
 """
@@ -17,7 +17,7 @@ import _trl
 import numpy as np
 import torch
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.sft import fullness, sft_pipe
 from pure import optim, random, tree
 from pure.transform.jit import jit
@@ -57,7 +57,9 @@ def side(packing: bool) -> tuple[Callable[[], object], Any]:
 def main() -> None:
     """Prints the table."""
     arguments = _timing.parser(__doc__, pairs=20).parse_args()
-    print(f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters")
+    print(
+        f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {_trl.count():,} parameters"
+    )
     (packed, one), (alone, other) = side(True), side(False)
     full = [fullness(pipe) for pipe in (one, other)]
     print(
@@ -67,7 +69,9 @@ def main() -> None:
     found = _timing.paired(packed, alone, arguments.pairs)
     _timing.row("a step (rows of the same shape)", found)
     ratio = found.ratio * full[0] / full[1]
-    print(f"useful tokens a second: {ratio:.2f}x with packing (aim 1.6x: {'reached' if ratio >= 1.6 else 'MISSED'})")
+    print(
+        f"useful tokens a second: {ratio:.2f}x with packing (aim 1.6x: {'reached' if ratio >= 1.6 else 'MISSED'})"
+    )
 
 
 if __name__ == "__main__":

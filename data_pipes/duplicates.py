@@ -2,8 +2,8 @@
 
 Shape letters: K hash functions, S shingles (runs of words) of a document.
 
-Broder, "On the Resemblance and Containment of Documents", 1997 (MinHash); Leskovec, Rajaraman and Ullman, "Mining of
-Massive Datasets", 2014, section 3.4 (banding).
+Broder, "On the Resemblance and Containment of Documents", 1997 (MinHash); Leskovec, Rajaraman and Ullman,
+"Mining of Massive Datasets", 2014, section 3.4 (banding).
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Seen(NamedTuple):
 
 
 def exact_duplicates() -> Fold:
-    """Leaves out documents whose text was there before, character for character (32 bytes are remembered of each).
+    """Leaves out documents whose text was there before, character for character (32 bytes are remembered of
+    each).
 
     Example:
         >>> fold = exact_duplicates()
@@ -48,10 +49,11 @@ def exact_duplicates() -> Fold:
 
 
 def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 32, rows: int = 4) -> Fold:
-    """Leaves out documents that are nearly the same as one before: copies with another date, licence or version.
+    """Leaves out documents that are nearly the same as one before: copies with another date, licence or
+    version.
 
-    Near copies waste tokens, are learnt by heart, and leak from training into held-out text. Comparing all pairs is
-    quadratic; MinHash compares only those that agree somewhere in a short signature.
+    Near copies waste tokens, are learnt by heart, and leak from training into held-out text. Comparing all
+    pairs is quadratic; MinHash compares only those that agree somewhere in a short signature.
 
         J(A, B) = |A and B| / |A or B|  over the sets of shingles
         P(min_k A = min_k B) = J,  so the share of equal places in two signatures estimates J
@@ -60,8 +62,8 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
     Args:
         similarity: J from which a document is a near duplicate, in (0, 1]; estimated to within about 0.04.
         shingle: words in a shingle.
-        bands: parts of the signature, K = bands rows; a pair is compared if it agrees in one whole part. With 32 bands
-            of 4 all but one in 10**7 pairs at J = 0.8 are compared.
+        bands: parts of the signature, K = bands rows; a pair is compared if it agrees in one whole part. With
+            32 bands of 4 all but one in 10**7 pairs at J = 0.8 are compared.
         rows: places in a band.
 
     Returns:
@@ -103,12 +105,13 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
         size: K.
 
     Returns:
-        [K] uint32, or None for a text without words. Two texts agree in a share of places that estimates how many of
-        their shingles they share.
+        [K] uint32, or None for a text without words. Two texts agree in a share of places that estimates how
+        many of their shingles they share.
 
     Steps:
         1. Hash the shingles; equal ones count once.
-        2. Hash function k is h -> a_k h + b_k mod 2**32, with a_k odd: a bijection, so a random order of the hashes.
+        2. Hash function k is h -> a_k h + b_k mod 2**32, with a_k odd: a bijection, so a random order of the
+           hashes.
         3. The minimum of each over all shingles, a block at a time.
     """
     # 1. Shingles.
@@ -140,13 +143,17 @@ def _nothing_seen(bands: int) -> Seen:
     return Seen([], [], [{} for _ in range(bands)])
 
 
-def _near(seen: Seen, document: Document, *, similarity: float, shingle: int, bands: int, rows: int) -> str | None:
+def _near(
+    seen: Seen, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
+) -> str | None:
     """Compares with what fell into a bucket in common, and remembers what is new."""
     mine = signature(document.text, shingle=shingle, size=bands * rows)
     if mine is None:
         return None
     keys = [part.tobytes() for part in mine.reshape(bands, rows)]
-    others = sorted({other for bucket, key in zip(seen.buckets, keys, strict=True) for other in bucket.get(key, ())})
+    others = sorted(
+        {other for bucket, key in zip(seen.buckets, keys, strict=True) for other in bucket.get(key, ())}
+    )
     if others:
         alike = (np.stack([seen.signatures[other] for other in others]) == mine).mean(axis=1)
         if alike.max() >= similarity:

@@ -1,10 +1,11 @@
 """Filters: what to leave out of a corpus, and a report of what was left out and why.
 
-A filter is a pure function of a document: None to keep it, else the reason, "filter: what was found". Filters that
-compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `keep` runs both kinds.
+A filter is a pure function of a document: None to keep it, else the reason, "filter: what was found". Filters
+that compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `keep` runs
+both kinds.
 
-Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1 (rules on
-quality and repetition, and their limits).
+Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1
+(rules on quality and repetition, and their limits).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Fold(NamedTuple):
 
     Fields:
         init: () -> an empty memory.
-        step: (memory, document) -> reason or None; writes into the memory, which belongs to the caller of init.
+        step: (memory, document) -> reason or None; writes into the memory, which belongs to the caller of
+            init.
     """
 
     init: Callable[[], Any]
@@ -65,9 +67,10 @@ def keep(
 
     Args:
         documents: read once, in order.
-        filters: asked in order, until one gives a reason. Put the cheap ones first, and those that compare documents
-            last, so that they remember only what is kept.
-        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`. Nothing vanishes silently.
+        filters: asked in order, until one gives a reason. Put the cheap ones first, and those that compare
+            documents last, so that they remember only what is kept.
+        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`. Nothing vanishes
+            silently.
 
     Returns:
         An iterator over the documents kept, unchanged.
@@ -131,7 +134,8 @@ def length(minimum: int = 1, maximum: int | None = None) -> Filter:
 def binary(maximum: float = 0.001) -> Filter:
     """Leaves out texts in which control and replacement characters are more than the share `maximum`.
 
-    Such a text is a binary file, or was decoded with the wrong encoding. White space does not count as control.
+    Such a text is a binary file, or was decoded with the wrong encoding. White space does not count as
+    control.
 
     Example:
         >>> binary()(Document("ab\\x01\\x02", "x"))
@@ -141,7 +145,8 @@ def binary(maximum: float = 0.001) -> Filter:
 
 
 def alphanumeric(minimum: float = 0.25) -> Filter:
-    """Leaves out texts in which letters and digits are less than the share `minimum` (tables, drawings, dumps).
+    """Leaves out texts in which letters and digits are less than the share `minimum` (tables, drawings,
+    dumps).
 
     The default is that of code corpora; for prose 0.6 is usual.
 
@@ -155,7 +160,8 @@ def alphanumeric(minimum: float = 0.25) -> Filter:
 
 
 def lines(mean: float = 100, longest: int = 1000) -> Filter:
-    """Leaves out texts whose lines are longer than `mean` on average, or one than `longest` (generated code, data).
+    """Leaves out texts whose lines are longer than `mean` on average, or one than `longest` (generated code,
+    data).
 
     For prose with one paragraph a line pass larger ones.
 
@@ -176,9 +182,10 @@ def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
         maximum_words: likewise.
 
     Returns:
-        A filter. In this order it asks for: the number of words; a mean word length of 3 to 10; at most 0.1 "#" or
-        "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an ellipsis; letters in at
-        least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
+        A filter. In this order it asks for: the number of words; a mean word length of 3 to 10; at most 0.1
+            "#" or
+        "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an ellipsis;
+        letters in at least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
 
     Source: Rae et al. 2021, appendix A.1.1.
     """
@@ -191,13 +198,15 @@ def repetition(scale: float = 1.0) -> Filter:
     A model that is trained on boilerplate and lists learns to loop.
 
     Args:
-        scale: multiplies all limits; 1 gives the paper's, larger is more lenient (source code repeats more than prose).
+        scale: multiplies all limits; 1 gives the paper's, larger is more lenient (source code repeats more
+            than prose).
 
     Returns:
-        A filter. It measures, as shares of the lines or characters of the text: duplicate lines 0.30, duplicate
-        paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most frequent run of 2, 3, 4
-        words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14, 0.13, 0.12, 0.11, 0.10 (of the
-        second and later occurrences, each character once). For runs, white space counts neither above nor below.
+        A filter. It measures, as shares of the lines or characters of the text: duplicate lines 0.30,
+        duplicate paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most
+        frequent run of 2, 3, 4 words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14,
+        0.13, 0.12, 0.11, 0.10 (of the second and later occurrences, each character once). For runs, white
+        space counts neither above nor below.
 
     Source: Rae et al. 2021, table A1.
     """
@@ -208,7 +217,9 @@ def _length(document: Document, *, minimum: int, maximum: int | None) -> str | N
     size = len(document.text)
     if size < minimum:
         return f"length: {size} characters, fewer than {minimum}"
-    return f"length: {size} characters, more than {maximum}" if maximum is not None and size > maximum else None
+    return (
+        f"length: {size} characters, more than {maximum}" if maximum is not None and size > maximum else None
+    )
 
 
 def _binary(document: Document, *, maximum: float) -> str | None:
@@ -240,10 +251,24 @@ def _prose(document: Document, *, minimum_words: int, maximum_words: int) -> str
         _below("prose", size, "characters a word", 3)
         or _above("prose", size, "characters a word", 10)
         or _above("prose", symbols / count, "hashes or ellipses a word", 0.1)
-        or _above("prose", sum(r.startswith(("•", "-", "*")) for r in rows) / lines_, "of the lines are bullets", 0.9)
-        or _above("prose", sum(r.endswith(("...", "…")) for r in rows) / lines_, "of the lines end in an ellipsis", 0.3)
-        or _below("prose", sum(any(map(str.isalpha, w)) for w in words) / count, "of the words have a letter", 0.8)
-        or _below("prose", len(_STOP_WORDS & {w.lower() for w in words}), "of 8 common English words occur", 2)
+        or _above(
+            "prose",
+            sum(r.startswith(("•", "-", "*")) for r in rows) / lines_,
+            "of the lines are bullets",
+            0.9,
+        )
+        or _above(
+            "prose",
+            sum(r.endswith(("...", "…")) for r in rows) / lines_,
+            "of the lines end in an ellipsis",
+            0.3,
+        )
+        or _below(
+            "prose", sum(any(map(str.isalpha, w)) for w in words) / count, "of the words have a letter", 0.8
+        )
+        or _below(
+            "prose", len(_STOP_WORDS & {w.lower() for w in words}), "of 8 common English words occur", 2
+        )
     )
 
 
@@ -251,7 +276,10 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     for unit, separator in (("lines", "\n"), ("paragraphs", "\n\n")):
         parts = [part.strip() for part in document.text.split(separator) if part.strip()]
         repeated = list((Counter(parts) - Counter(set(parts))).elements())
-        number, size = len(repeated) / max(len(parts), 1), sum(map(len, repeated)) / max(len(document.text), 1)
+        number, size = (
+            len(repeated) / max(len(parts), 1),
+            sum(map(len, repeated)) / max(len(document.text), 1),
+        )
         if reason := (
             _above("repetition", number, f"of the {unit} are duplicates", 0.3 * scale)
             or _above("repetition", size, f"of the characters are in duplicate {unit}", 0.2 * scale)
@@ -261,12 +289,16 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     sizes, hashes = np.array([len(word) for word in words], np.int64), hash_words(words)
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
         share = _most_frequent_run(sizes, hashes, n) / max(int(sizes.sum()), 1)
-        if reason := _above("repetition", share, f"of the characters are in the commonest {n} words", limit * scale):
+        if reason := _above(
+            "repetition", share, f"of the characters are in the commonest {n} words", limit * scale
+        ):
             return reason
     for n in range(5, 11):
         share = _repeated_runs(sizes, hashes, n) / max(int(sizes.sum()), 1)
         limit = (0.2 - 0.01 * n) * scale
-        if reason := _above("repetition", share, f"of the characters are in repeated runs of {n} words", limit):
+        if reason := _above(
+            "repetition", share, f"of the characters are in repeated runs of {n} words", limit
+        ):
             return reason
     return None
 

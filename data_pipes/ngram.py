@@ -45,8 +45,8 @@ def hash_runs(hashes: np.ndarray, n: int) -> np.ndarray:
         n: words in a run, >= 1.
 
     Returns:
-        [N - n + 1] uint64, empty if there are fewer than n words; equal runs have equal numbers, different ones differ
-        but for one chance in 2**64 a pair (2**32 where n = 1).
+        [N - n + 1] uint64, empty if there are fewer than n words; equal runs have equal numbers, different
+        ones differ but for one chance in 2**64 a pair (2**32 where n = 1).
 
     Example:
         "a b a b" has the runs ab, ba, ab:

@@ -1,7 +1,8 @@
 """Documents to rows of equal length: cut one long stream into rows, or pack whole examples into bins.
 
-Pretraining joins all documents and cuts (`row_count`, `cut`, `segments`): no token is wasted, documents are broken.
-Fine-tuning keeps examples whole and packs them (`best_fit_decreasing`): nothing is broken, a few places stay empty.
+Pretraining joins all documents and cuts (`row_count`, `cut`, `segments`): no token is wasted, documents are
+broken. Fine-tuning keeps examples whole and packs them (`best_fit_decreasing`): nothing is broken, a few
+places stay empty.
 
 Shape letters: T tokens in a row, D documents, R rows asked for at once, E examples.
 
@@ -29,11 +30,14 @@ def row_count(tokens: int, length: int) -> int:
     return -(-(tokens - 1) // length)
 
 
-def cut(stream: np.ndarray, rows: np.ndarray, length: int, *, ignore: int = -100) -> tuple[np.ndarray, np.ndarray]:
+def cut(
+    stream: np.ndarray, rows: np.ndarray, length: int, *, ignore: int = -100
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts rows out of a stream of tokens: inputs, and the token that follows each of them.
 
-    Row r reads tokens r T to r T + T - 1 and predicts those one further on, so neighbours share one token (the last
-    label of a row is the first input of the next), and an epoch predicts each token but the first exactly once.
+    Row r reads tokens r T to r T + T - 1 and predicts those one further on, so neighbours share one token
+    (the last label of a row is the first input of the next), and an epoch predicts each token but the first
+    exactly once.
 
         tokens[r, t] = stream[r T + t],    labels[r, t] = stream[r T + t + 1]
 
@@ -44,8 +48,8 @@ def cut(stream: np.ndarray, rows: np.ndarray, length: int, *, ignore: int = -100
         ignore: the label where there is nothing to predict.
 
     Returns:
-        (tokens [R, T] int64, labels [R, T] int64), arrays of their own; beyond the end of the stream token 0 and label
-        `ignore`.
+        (tokens [R, T] int64, labels [R, T] int64), arrays of their own; beyond the end of the stream token 0
+        and label `ignore`.
 
     Example:
         >>> tokens, labels = cut(np.array([5, 6, 7, 8, 9, 3]), np.array([0, 1]), 4)
@@ -65,26 +69,28 @@ def cut(stream: np.ndarray, rows: np.ndarray, length: int, *, ignore: int = -100
 def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Says for each place of each row which document it belongs to, and how far into it.
 
-    With these, attention stays inside a document and rotary positions start again at each: a row of several documents
-    then trains as if each stood alone.
+    With these, attention stays inside a document and rotary positions start again at each: a row of several
+    documents then trains as if each stood alone.
 
     Args:
-        ends: [D] ascending int64, an array or a memory map: where each document ends in the stream (exclusive).
+        ends: [D] ascending int64, an array or a memory map: where each document ends in the stream
+            (exclusive).
         rows: [R] integers; a row below 0 is padding.
         length: T.
 
     Returns:
-        (segment_ids [R, T + 1] int64, positions [R, T + 1] int64): documents numbered 0, 1, ... in each row, positions
-        from 0 at the start of the row and of every document. The place T is that of the last label.
+        (segment_ids [R, T + 1] int64, positions [R, T + 1] int64): documents numbered 0, 1, ... in each row,
+        positions from 0 at the start of the row and of every document. The place T is that of the last label.
 
     Steps:
         1. The place of each token in the stream: r T + t, t = 0 ... T.
         2. Binary search: the document of a token is the number of ends at or before it.
-        3. Subtract the number of the first one in the row (so an empty document, if there is one, leaves a gap).
+        3. Subtract the number of the first one in the row (so an empty document, if there is one, leaves a
+           gap).
         4. Positions: distance to the last place where the document changed, a running maximum.
 
-    Edge cases: what lies beyond the stream counts as one more document; a padding row is one document, numbered 0, with
-    positions 0 ... T.
+    Edge cases: what lies beyond the stream counts as one more document; a padding row is one document,
+    numbered 0, with positions 0 ... T.
 
     Example:
         Documents of 3 and 4 tokens, and rows of 4 (the fifth place is the label's):
@@ -109,31 +115,35 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
 def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
     """Packs examples into few bins: longest first, each into the fullest bin that still has room.
 
-    Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest wastes most
-    of the batch. Packing whole examples side by side does neither. The fewest bins possible are hard to find; best-fit
-    decreasing needs at most 11/9 of them and a bin more (in practice 0.1% more).
+    Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest
+    wastes most of the batch. Packing whole examples side by side does neither. The fewest bins possible are
+    hard to find; best-fit decreasing needs at most 11/9 of them and a bin more (in practice 0.1% more).
 
     Args:
         lengths: [E] integers in [0, capacity], tokens of each example.
         capacity: tokens a bin holds, >= 1.
 
     Returns:
-        Bins, each a list of example indices in the order they were put in (longest first); every example is in exactly
-        one. Bins are in the order they were opened. Deterministic: equal lengths keep their order, and of bins with
+        Bins, each a list of example indices in the order they were put in (longest first); every example is
+        in exactly
+        one. Bins are in the order they were opened. Deterministic: equal lengths keep their order, and of
+            bins with
         equal room the one is taken that came to it last.
 
     Steps:
         1. Sort the examples by length, longest first.
-        2. Keep, for every amount of free room 0..capacity, a stack of the bins that have just so much, and one bit for
-           each amount that occurs: a bit set as a single big integer.
-        3. For an example of length L, the lowest set bit at or above L is the tightest fit; no such bit: a new bin.
-        4. Put it there, and move the bin to the stack of its new room. Examples of the same length follow it as long as
-           they fit: no other bin can have become a tighter fit for them.
+        2. Keep, for every amount of free room 0..capacity, a stack of the bins that have just so much, and
+           one bit for each amount that occurs: a bit set as a single big integer.
+        3. For an example of length L, the lowest set bit at or above L is the tightest fit; no such bit: a
+           new bin.
+        4. Put it there, and move the bin to the stack of its new room. Examples of the same length follow it
+           as long as they fit: no other bin can have become a tighter fit for them.
 
     Edge cases: no example gives no bin; examples of length 0 go into the fullest bin.
 
     Raises:
-        ValueError: if capacity is below 1, or a length negative or above `capacity` (split it first, `split_long`).
+        ValueError: if capacity is below 1, or a length negative or above `capacity` (split it first,
+            `split_long`).
         TypeError: if a length is no integer.
 
     Example:
@@ -142,8 +152,8 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
         >>> best_fit_decreasing([2, 3, 4, 5, 6], 10)
         [[4, 2], [3, 1, 0]]
 
-    Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of a segment
-    tree; the answer is the same, and words of 64 amounts are searched at once.
+    Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of
+    a segment tree; the answer is the same, and words of 64 amounts are searched at once.
     """
     sizes = _sizes("best_fit_decreasing", lengths)
     if capacity < 1:
@@ -185,12 +195,14 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     return bins
 
 
-def split_long(lengths: Sequence[int] | np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_long(
+    lengths: Sequence[int] | np.ndarray, capacity: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts examples longer than `capacity` into full pieces and a rest, and leaves the others whole.
 
     Returns:
-        (example [P], start [P], length [P]) int64: piece p is tokens start..start+length of that example; pieces are in
-        the order of the examples. An example of length 0 keeps one empty piece.
+        (example [P], start [P], length [P]) int64: piece p is tokens start..start+length of that example;
+        pieces are in the order of the examples. An example of length 0 keeps one empty piece.
 
     Raises:
         ValueError: if capacity is below 1.
@@ -214,5 +226,7 @@ def _sizes(who: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """Lengths as [E] int64."""
     sizes = np.asarray(lengths).reshape(-1)
     if sizes.size and sizes.dtype.kind not in "iu":
-        raise TypeError(f"{who}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?")
+        raise TypeError(
+            f"{who}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?"
+        )
     return sizes.astype(np.int64)

@@ -1,6 +1,7 @@
 """Pipes of answers to compare: pairs of a chosen and a rejected one, or single ones marked good or bad.
 
-Shape letters: B pairs or answers in a batch, R of them in all, T places in a row, n tokens of an answer and its prompt.
+Shape letters: B pairs or answers in a batch, R of them in all, T places in a row, n tokens of an answer and
+its prompt.
 
 Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290; Ethayarajh et al., "KTO", 2024.
 """
@@ -15,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_completions
-from data_pipes.messages import Context, Messages, Preference, Unpaired
+from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
+from data_pipes.chat.messages import Context, Messages, Preference, Unpaired
 from data_pipes.table import Ragged, TablePipe, padded, ragged, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
@@ -67,17 +68,17 @@ def encode_preferences(
     """Encodes pairs: prompt and answer through the template, the answer's tokens trained.
 
     Args:
-        template: see `data_pipes.chat.chat_template`.
-        tokenizer: as in `data_pipes.chat.encode_chats`.
+        template: see `data_pipes.chat.chat.chat_template`.
+        tokenizer: as in `data_pipes.chat.chat.encode_chats`.
         preferences: the more at once, the faster.
-        on_error: gets the number of each pair that the template refuses, and the error; it is then left out of what is
-            returned. None raises the first.
+        on_error: gets the number of each pair that the template refuses, and the error; it is then left out
+            of what is returned. None raises the first.
 
     Returns:
         A Pair for each. Turns of the assistant in the prompt are not trained.
 
     Raises:
-        ValueError: as in `data_pipes.chat.encode_chats`.
+        ValueError: as in `data_pipes.chat.chat.encode_chats`.
     """
     given = list(preferences)
     pairs = [(found.prompt, side) for found in given for side in (found.chosen, found.rejected)]
@@ -89,11 +90,17 @@ def encode_preferences(
         if on_error is not None:
             on_error(number, error)
     sides = zip(encoded[::2], encoded[1::2], strict=True)
-    return [Pair(chosen, rejected) for chosen, rejected in sides if chosen is not None and rejected is not None]
+    return [
+        Pair(chosen, rejected) for chosen, rejected in sides if chosen is not None and rejected is not None
+    ]
 
 
 def encode_unpaired(
-    template: ChatTemplate, tokenizer: Tokenizer, answers: Iterable[Unpaired], *, on_error: OnError | None = None
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    answers: Iterable[Unpaired],
+    *,
+    on_error: OnError | None = None,
 ) -> list[Answer]:
     """Encodes single answers, as `encode_preferences` does pairs.
 
@@ -121,9 +128,9 @@ def preference_pipe(
     """Builds the pipe of pairs, shuffled anew each epoch.
 
     Args:
-        pairs: from `encode_preferences`. Where an answer with its prompt has more than T + 1 tokens, the prompt of both
-            sides is shortened from the left by the same amount, down to one token, so that the answers stay whole and
-            follow the same words; what is then still too long is cut on the right.
+        pairs: from `encode_preferences`. Where an answer with its prompt has more than T + 1 tokens, the
+            prompt of both sides is shortened from the left by the same amount, down to one token, so that the
+            answers stay whole and follow the same words; what is then still too long is cut on the right.
         batch_size: B, pairs.
         length: T, places in a row.
         key: a seed or a key [2] uint32; None only with shuffle=False.
@@ -132,10 +139,10 @@ def preference_pipe(
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
-        "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside the
-        answer; "index" [B] int64, the pair's number in `pairs`. The last batch may end with padding, index -1.
-        `truncated` counts the pairs that were shortened, `dropped` those with an answer of no token, or with equal
-        answers, as two long ones may be once they are cut.
+        "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside
+        the answer; "index" [B] int64, the pair's number in `pairs`. The last batch may end with padding,
+        index -1. `truncated` counts the pairs that were shortened, `dropped` those with an answer of no
+        token, or with equal answers, as two long ones may be once they are cut.
 
     Raises:
         ValueError: if no pair is left, or a size is below 1.
@@ -152,7 +159,13 @@ def preference_pipe(
 
 
 def unpaired_pipe(
-    answers: Sequence[Answer], *, batch_size: int, length: int, key: Any, epochs: int = 1, shuffle: bool = True
+    answers: Sequence[Answer],
+    *,
+    batch_size: int,
+    length: int,
+    key: Any,
+    epochs: int = 1,
+    shuffle: bool = True,
 ) -> TablePipe:
     """Builds the pipe of single answers (KTO), shuffled anew each epoch.
 
@@ -166,7 +179,8 @@ def unpaired_pipe(
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "tokens" and "labels" [B, T] int64, as in `preference_pipe`;
-        "desirable" [B] bool, False for padding; "index" [B] int64, the answer's number in `answers`, -1 for padding.
+        "desirable" [B] bool, False for padding; "index" [B] int64, the answer's number in `answers`, -1 for
+        padding.
 
     Raises:
         ValueError: if no answer is left, or a size is below 1.
@@ -177,7 +191,9 @@ def unpaired_pipe(
     return _pipe("unpaired", [(answer.completion,) for answer in answers], marks, length, ("",), options)
 
 
-def with_reference(pipe: TablePipe, model: Model, params: Tree, *, batch_size: int = REFERENCE_ROWS) -> TablePipe:
+def with_reference(
+    pipe: TablePipe, model: Model, params: Tree, *, batch_size: int = REFERENCE_ROWS
+) -> TablePipe:
     """Adds what a frozen reference thinks of each answer, computed once instead of in every step.
 
         reference = Σ_t log p(label_t | tokens before it)        over the answer's tokens
@@ -189,8 +205,8 @@ def with_reference(pipe: TablePipe, model: Model, params: Tree, *, batch_size: i
         batch_size: rows whose logits [rows, T, V] are held at a time.
 
     Returns:
-        The pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers: "reference")
-        [B] float32, nats, 0 for padding.
+        The pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers:
+        "reference") [B] float32, nats, 0 for padding.
 
     Raises:
         ValueError: if the pipe is another one, or batch_size below 1.
@@ -229,21 +245,32 @@ def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ..
 
 
 def _pipe(
-    name: str, given: Sequence[tuple[Encoded, ...]], marks: list[bool] | None, length: int, sides: tuple[str, ...],
+    name: str,
+    given: Sequence[tuple[Encoded, ...]],
+    marks: list[bool] | None,
+    length: int,
+    sides: tuple[str, ...],
     options: dict[str, Any],
-) -> TablePipe:  # fmt: skip
+) -> TablePipe:
     """Either pipe."""
     fitted = [_fit(row, length) for row in given] if length > 0 else []
-    kept = [i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row) and _differ(row)]
+    kept = [
+        i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row) and _differ(row)
+    ]
     table = Compared(
         tuple(ragged([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
         np.array(kept, np.int64),
         np.array([] if marks is None else [marks[i] for i in kept], bool),
     )
     return table_pipe(
-        table, partial(take, length=length, names=sides), rows=len(kept), about={"pipe": name, "length": length},
-        truncated=sum(short for _, short in fitted), dropped=len(fitted) - len(kept), **options,
-    )  # fmt: skip
+        table,
+        partial(take, length=length, names=sides),
+        rows=len(kept),
+        about={"pipe": name, "length": length},
+        truncated=sum(short for _, short in fitted),
+        dropped=len(fitted) - len(kept),
+        **options,
+    )
 
 
 def _differ(sides: Sequence[Encoded]) -> bool:
@@ -256,7 +283,9 @@ def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
     room = length + 1
     if all(len(side.tokens) <= room for side in sides):
         return list(sides), False
-    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # nothing after is learned
+    ends = [
+        len(side.trained) - int(side.trained[::-1].argmax()) for side in sides
+    ]  # nothing after is learned
     excess = max(0, max(ends) - room)
     cut = max(0, min(excess, min(int(side.trained.argmax()) for side in sides) - 1))
     fitted = [
@@ -273,7 +302,8 @@ def _encode(
     contexts: Sequence[Context],
     on_error: OnError | None,
 ) -> list[Encoded | None]:
-    """Prompts with completions -> tokens, of which the completion's are trained; None where the template refuses."""
+    """Prompts with completions -> tokens, of which the completion's are trained; None where the template
+    refuses."""
     failed: dict[int, ValueError] = {}
     refused = None if on_error is None else failed.setdefault
     encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=refused))

@@ -1,7 +1,7 @@
 """The pretraining pipe: a store of tokens as a sequence of batches, each a pure function of its index.
 
-Nothing is iterated and nothing is remembered: batch i is computed from (store, key, i). So a run resumes exactly where
-it stopped with `pipe[int(state.step):]`, on any machine, with any number of loader processes.
+Nothing is iterated and nothing is remembered: batch i is computed from (store, key, i). So a run resumes
+exactly where it stopped with `pipe[int(state.step):]`, on any machine, with any number of loader processes.
 
 Shape letters: B rows in a batch, T tokens in a row.
 """
@@ -25,7 +25,8 @@ from pure.loss.cross_entropy import IGNORE
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PretrainPipe:
-    """Batches of a token store; made by `pretrain_pipe`, a list to all who use it (index, slice, len, iterate).
+    """Batches of a token store; made by `pretrain_pipe`, a list to all who use it (index, slice, len,
+    iterate).
 
     Args:
         store: the corpus.
@@ -57,7 +58,9 @@ class PretrainPipe:
             return replace(self, window=self.window[index])
         number = operator.index(index)
         if not -len(self) <= number < len(self):
-            raise IndexError(f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train for longer")
+            raise IndexError(
+                f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train for longer"
+            )
         return batch_at(self, self.window[number])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -74,24 +77,25 @@ def pretrain_pipe(
     boundaries: Literal["ignore", "mask"] = "ignore",
     shuffle: bool = True,
 ) -> PretrainPipe:
-    """Builds the pipe: the corpus cut into rows of `length`, shuffled anew each epoch, `batch_size` rows a batch.
+    """Builds the pipe: the corpus cut into rows of `length`, shuffled anew each epoch, `batch_size` rows a
+    batch.
 
     Args:
         store: a TokenStore, mapped or in memory.
         batch_size: B, rows.
         length: T, tokens; each row predicts the T tokens after its first.
-        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None only with
-            shuffle=False.
+        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None
+            only with shuffle=False.
         epochs: how often the corpus is seen; `len(pipe)` covers all of them.
-        boundaries: "ignore" lets a row run over documents (the separator tells them apart); "mask" adds segment_ids and
-            positions, and predicts nothing across a boundary.
+        boundaries: "ignore" lets a row run over documents (the separator tells them apart); "mask" adds
+            segment_ids and positions, and predicts nothing across a boundary.
         shuffle: False keeps the rows in order (evaluation).
 
     Returns:
-        A sequence of ceil(epochs rows / B) batches, rows = ceil((N - 1) / T). See `batch_at` for what is in a batch.
-        Each epoch predicts each token but the corpus's first exactly once (with "mask" none that begins a document).
-        Epochs follow each other without a gap, so one batch may end an epoch and begin the next; only the very last can
-        lack rows, which are then padding.
+        A sequence of ceil(epochs rows / B) batches, rows = ceil((N - 1) / T). See `batch_at` for what is in a
+        batch. Each epoch predicts each token but the corpus's first exactly once (with "mask" none that
+        begins a document). Epochs follow each other without a gap, so one batch may end an epoch and begin
+        the next; only the very last can lack rows, which are then padding.
 
     Raises:
         ValueError: if the corpus is shorter than one row, or a size is below 1, or boundaries is unknown.
@@ -138,9 +142,10 @@ def batch_at(pipe: PretrainPipe, number: int) -> dict[str, Tensor]:
         number: in [0, number of batches).
 
     Returns:
-        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where none is predicted; "index" [B]
-        int64, the number of the row in the store, -1 for padding. With boundaries="mask" also "segment_ids" [B, T] and
-        "positions" [B, T], int64. All are the caller's own: writing to them changes nothing in the pipe.
+        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where none is predicted;
+        "index" [B] int64, the number of the row in the store, -1 for padding. With boundaries="mask" also
+        "segment_ids" [B, T] and "positions" [B, T], int64. All are the caller's own: writing to them changes
+        nothing in the pipe.
 
     Steps:
         1. Which rows: the places number B to number B + B - 1 of the run, through the shuffle of their epoch.
@@ -161,7 +166,8 @@ def batch_at(pipe: PretrainPipe, number: int) -> dict[str, Tensor]:
 
 
 def describe(pipe: PretrainPipe) -> dict[str, Any]:
-    """Says in plain JSON what decides the batches, for a run's manifest: pipes that agree here give equal batches.
+    """Says in plain JSON what decides the batches, for a run's manifest: pipes that agree here give equal
+    batches.
 
     Example:
         >>> from data_pipes.tokens import memory_store

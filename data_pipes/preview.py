@@ -27,13 +27,13 @@ def preview(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str])
     """Cuts the rows of a batch into pieces.
 
     Args:
-        batch: "tokens", "labels" [B, T], "segment_ids" [B, T] by choice; or "chosen_tokens", ... and "rejected_tokens",
-            ..., of which each answer is a row; or "prompts" and "lengths".
+        batch: "tokens", "labels" [B, T], "segment_ids" [B, T] by choice; or "chosen_tokens", ... and
+            "rejected_tokens", ..., of which each answer is a row; or "prompts" and "lengths".
         decode: ids -> text, control tokens shown.
 
     Returns:
-        For each row its pieces. A token is "trained" if the one before it is to predict it, "padding" if nothing is
-        there, else "read". (The last label of a row is shown too, as it is learned.)
+        For each row its pieces. A token is "trained" if the one before it is to predict it, "padding" if
+        nothing is there, else "read". (The last label of a row is shown too, as it is learned.)
 
     Example:
         >>> import torch
@@ -56,7 +56,9 @@ def _rows(batch: Mapping[str, Tensor], name: str, decode: Callable) -> Iterator[
         yield _pieces([found for segment in sorted(set(row[2])) for found in _marked(*row, segment)], decode)
 
 
-def _marked(tokens: list[int], labels: list[int], segments: list[int], segment: int) -> list[tuple[int, str, int]]:
+def _marked(
+    tokens: list[int], labels: list[int], segments: list[int], segment: int
+) -> list[tuple[int, str, int]]:
     """The tokens of one example with their kinds; what follows the last of it is padding, and left off."""
     here = [i for i, s in enumerate(segments) if s == segment]
     ids, wanted = [tokens[i] for i in here], [labels[i] for i in here]

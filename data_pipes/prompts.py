@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipes.chat import ChatTemplate, Encoded, OnError, encode_prompt_chats
-from data_pipes.messages import Prompt
+from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_prompt_chats
+from data_pipes.chat.messages import Prompt
 from data_pipes.table import Ragged, TablePipe, ragged, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 
@@ -24,20 +24,21 @@ def encode_prompts(
     *,
     on_error: OnError | None = None,
 ) -> list[np.ndarray]:
-    """Encodes prompts, each up to the beginning of the assistant's turn, or to the end of what it has said so far.
+    """Encodes prompts, each up to the beginning of the assistant's turn, or to the end of what it has said so
+    far.
 
     Args:
-        template: see `data_pipes.chat.chat_template`.
-        tokenizer: as in `data_pipes.chat.encode_chats`.
+        template: see `data_pipes.chat.chat.chat_template`.
+        tokenizer: as in `data_pipes.chat.chat.encode_chats`.
         prompts: the more at once, the faster.
-        on_error: gets the number of each prompt that the template refuses, and the error; it is then left out. None
-            raises the first.
+        on_error: gets the number of each prompt that the template refuses, and the error; it is then left
+            out. None raises the first.
 
     Returns:
         Ids of each, [n] int64.
 
     Raises:
-        ValueError: as in `data_pipes.chat.encode_chats`.
+        ValueError: as in `data_pipes.chat.chat.encode_chats`.
     """
     given = list(prompts)
     found = encode_prompt_chats(
@@ -62,8 +63,8 @@ def prompt_pipe(
 ) -> TablePipe:
     """Builds the pipe: prompts shuffled anew each epoch, every batch full.
 
-    An answer to nothing would be paid for as dearly as any other. So there are no rows of padding: the last batch is
-    filled up with the first prompts of a further epoch.
+    An answer to nothing would be paid for as dearly as any other. So there are no rows of padding: the last
+    batch is filled up with the first prompts of a further epoch.
 
     Args:
         prompts: ids of each, [n] integers, from `encode_prompts`.
@@ -75,11 +76,13 @@ def prompt_pipe(
         truncate: what becomes of longer ones: None is an error, "left" keeps their last P tokens.
 
     Returns:
-        A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0; "lengths" [B]
+        A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0;
+            "lengths" [B]
         int64; "index" [B] int64, the prompt's number in `prompts`. `truncated` counts those that were cut.
 
     Raises:
-        ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is below 1.
+        ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is
+            below 1.
         TypeError: if the key is missing.
 
     Example:
@@ -92,7 +95,9 @@ def prompt_pipe(
     sizes = np.fromiter(map(len, prompts), np.int64, len(prompts))
     for number, size in enumerate(sizes.tolist()):
         if size == 0:
-            raise ValueError(f"prompt_pipe: prompt {number} is empty; give at least one token, such as the bos token")
+            raise ValueError(
+                f"prompt_pipe: prompt {number} is empty; give at least one token, such as the bos token"
+            )
         if size > length > 0 and truncate is None:
             raise ValueError(
                 f"prompt_pipe: prompt {number} has {size} tokens, and length is {length}; pass length={sizes.max()}, "

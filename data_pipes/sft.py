@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.pack import best_fit_decreasing
 from data_pipes.pretrain import IGNORE
 from data_pipes.table import Ragged, TablePipe, put, ragged, table_pipe
@@ -43,14 +43,17 @@ def sft_pipe(
     packing: bool = True,
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe: examples packed into rows of `length`, rows shuffled anew each epoch, `batch_size` a batch.
+    """Builds the pipe: examples packed into rows of `length`, rows shuffled anew each epoch, `batch_size` a
+    batch.
 
-    A batch of one conversation a row is mostly padding, as most conversations are short. Packing puts several into a
-    row, and segment ids keep each from seeing the others, so that the loss is the same and the work a fraction.
+    A batch of one conversation a row is mostly padding, as most conversations are short. Packing puts several
+    into a row, and segment ids keep each from seeing the others, so that the loss is the same and the work a
+    fraction.
 
     Args:
-        examples: from `data_pipes.chat.encode_chats`. One of n tokens makes n - 1 predictions, so it takes n - 1
-            places: inputs tokens[:-1], labels tokens[1:] where those are trained. No example that fits is ever cut.
+        examples: from `data_pipes.chat.chat.encode_chats`. One of n tokens makes n - 1 predictions, so it
+            takes n - 1 places: inputs tokens[:-1], labels tokens[1:] where those are trained. No example that
+            fits is ever cut.
         batch_size: B, rows.
         length: T, places in a row. Examples of more than T + 1 tokens are cut on the right.
         key: a seed or a key [2] uint32; None only with shuffle=False.
@@ -60,7 +63,8 @@ def sft_pipe(
 
     Returns:
         A sequence of ceil(epochs R / B) batches, see `take`; the last one may end with rows of padding. Its
-        `truncated` counts the examples that were cut, `dropped` those without a trained token (after cutting).
+        `truncated` counts the examples that were cut, `dropped` those without a trained token (after
+        cutting).
 
     Steps:
         1. Cut what is too long; drop what teaches nothing.
@@ -80,13 +84,21 @@ def sft_pipe(
         ([[5, 6, 8, 0]], [[-100, 7, 9, -100]], [[0, 0, 1, 2]])
     """
     # 1. Cut, and drop.
-    cut = [Encoded(tokens[: length + 1], trained[: length + 1]) for tokens, trained in examples] if length > 0 else []
+    cut = (
+        [Encoded(tokens[: length + 1], trained[: length + 1]) for tokens, trained in examples]
+        if length > 0
+        else []
+    )
     kept = [example for example in cut if example.trained[1:].any()]
     truncated = sum(len(example.tokens) > length + 1 for example in examples)
     stored = ragged(kept, "sft_pipe")
     # 2. Pack.
     places = np.diff(stored.starts) - 1
-    bins = best_fit_decreasing(places, length) if packing and kept else [[example] for example in range(len(kept))]
+    bins = (
+        best_fit_decreasing(places, length)
+        if packing and kept
+        else [[example] for example in range(len(kept))]
+    )
     table = Packed(
         stored,
         np.fromiter((example for row in bins for example in row), np.int64, len(kept)),
@@ -115,9 +127,10 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
         length: T.
 
     Returns:
-        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained; "segment_ids"
-        [B, T] int64, examples numbered from 0 in each row, and padding one higher; "positions" [B, T] int64, from 0 in
-        each segment; "index" [B] int64, the row's number, -1 for padding. Padding has token 0 and label -100.
+        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained;
+        "segment_ids" [B, T] int64, examples numbered from 0 in each row, and padding one higher; "positions"
+        [B, T] int64, from 0 in each segment; "index" [B] int64, the row's number, -1 for padding. Padding has
+        token 0 and label -100.
     """
     shape = (len(rows), length)
     tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
@@ -134,8 +147,12 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
         segment_ids[out, place:] = len(members)
         positions[out, place:] = np.arange(length - place)
     return {
-        "tokens": tokens, "labels": labels, "segment_ids": segment_ids, "positions": positions, "index": rows.copy(),
-    }  # fmt: skip
+        "tokens": tokens,
+        "labels": labels,
+        "segment_ids": segment_ids,
+        "positions": positions,
+        "index": rows.copy(),
+    }
 
 
 def fullness(pipe: TablePipe) -> float:

@@ -1,12 +1,14 @@
-"""A stateless shuffle: a permutation of range(n) that is evaluated one index at a time, without a list of n numbers.
+"""A stateless shuffle: a permutation of range(n) that is evaluated one index at a time, without a list of n
+numbers.
 
-A pipe must know what its millionth row is without having seen the 999,999 before it, and two epochs must differ. So the
-shuffle is a function of (index, n, key): nothing is stored, nothing advances, and another epoch is another key.
+A pipe must know what its millionth row is without having seen the 999,999 before it, and two epochs must
+differ. So the shuffle is a function of (index, n, key): nothing is stored, nothing advances, and another
+epoch is another key.
 
 Shape letters: K indices asked for at once.
 
-Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002 (method 2, cycle walking); Luby and Rackoff, "How to
-Construct Pseudorandom Permutations from Pseudorandom Functions", 1988 (the Feistel network).
+Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002 (method 2, cycle walking); Luby and Rackoff,
+"How to Construct Pseudorandom Permutations from Pseudorandom Functions", 1988 (the Feistel network).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ ROUNDS = 8
 """Feistel rounds. Luby and Rackoff need 4 with perfect round functions; twice that pays for a cheap one."""
 
 SMALL = 1024
-"""Up to here the whole permutation is sorted out: a Feistel network of so few bits would prefer some permutations."""
+"""Up to here the whole permutation is sorted out: a Feistel network of so few bits would prefer some
+permutations."""
 
 _WORD = 0xFFFFFFFF
 
@@ -29,14 +32,15 @@ _WORD = 0xFFFFFFFF
 def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray:
     """Looks up where a shuffle of range(n) sends each index, in O(1) time and memory per index.
 
-    A shuffled list needs n numbers in memory and must be rebuilt to resume. A block cipher is already a permutation of
-    all its inputs, so a small one made to measure is a shuffle that can be asked for any single entry.
+    A shuffled list needs n numbers in memory and must be rebuilt to resume. A block cipher is already a
+    permutation of all its inputs, so a small one made to measure is a shuffle that can be asked for any
+    single entry.
 
-        E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds    a bijection of b bits, 2**b >= n
-        shuffled(i) = E(E(...E(i)))                                                 as often as needed to fall below n
-        F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
-        shuffled(i) = argsort(hash(0), ..., hash(n-1))[i]                           for n <= 1024
-        hash(x) = F(...F(F(x, key_0), key_1)..., key_7), 32 bits                    distinct, so ties do not occur
+        E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds    a bijection of b bits,
+        2**b >= n shuffled(i) = E(E(...E(i)))                                                 as often as
+        needed to fall below n F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
+        shuffled(i) = argsort(hash(0), ..., hash(n-1))[i]                           for n <= 1024 hash(x) =
+        F(...F(F(x, key_0), key_1)..., key_7), 32 bits                    distinct, so ties do not occur
 
     Args:
         index: [K] or a single integer, each in [0, n).
@@ -47,11 +51,13 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
         [K] int64 (or [] for a single index), distinct values of [0, n) for distinct indices.
 
     Steps:
-        1. Keys of the 8 rounds: the two words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 ... 3.
+        1. Keys of the 8 rounds: the two words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 ...
+           3.
         2. For n <= 1024 sort range(n) by a hash under those keys, and look the indices up: a bounded cost.
-        3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and encrypt.
-        4. Cycle walking: encrypt again those that fell outside [0, n). As 2**b < 2n, that is less than one more time
-           on average; the inverse walks back the same way, so the result is a bijection of [0, n).
+        3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and
+           encrypt.
+        4. Cycle walking: encrypt again those that fell outside [0, n). As 2**b < 2n, that is less than one
+           more time on average; the inverse walks back the same way, so the result is a bijection of [0, n).
 
     Edge cases: n = 1 gives 0; an empty index gives an empty result.
 
@@ -73,7 +79,9 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
         raise ValueError(f"shuffled: n must be between 1 and 2**62, got {n}; is the corpus empty?")
     values = np.asarray(index, dtype=np.int64)
     if values.size and (int(values.min()) < 0 or int(values.max()) >= n):
-        raise ValueError(f"shuffled: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}")
+        raise ValueError(
+            f"shuffled: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}"
+        )
     # 1. The rounds' keys.
     keys = _round_keys(key)
     # 2. A short list is sorted.
@@ -91,7 +99,8 @@ def key_words(key: Any) -> tuple[int, int]:
     """Turns a seed or a raw key into two words, as `jax.random.key` and `pure.random.key` do.
 
     Args:
-        key: an integer seed in [-2**31, 2**32), or two 32-bit words as a tuple, list, array or tensor ([2] uint32).
+        key: an integer seed in [-2**31, 2**32), or two 32-bit words as a tuple, list, array or tensor ([2]
+            uint32).
 
     Returns:
         (high, low), plain integers; a seed s gives (0, s mod 2**32).
@@ -108,19 +117,26 @@ def key_words(key: Any) -> tuple[int, int]:
     """
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         if not -(2**31) <= key < 2**32:
-            raise ValueError(f"key_words: a seed must be in [-2**31, 2**32), got {key}; JAX would cut it to 32 bits")
+            raise ValueError(
+                f"key_words: a seed must be in [-2**31, 2**32), got {key}; JAX would cut it to 32 bits"
+            )
         return 0, int(key) & _WORD
     words = key.tolist() if hasattr(key, "tolist") else key
     if not isinstance(words, Iterable) or isinstance(words, str | bytes):
-        raise TypeError(f"key_words: expected a seed (an integer) or a key [2] uint32, got {key!r}; pass key=0")
+        raise TypeError(
+            f"key_words: expected a seed (an integer) or a key [2] uint32, got {key!r}; pass key=0"
+        )
     pair = tuple(int(word) for word in words)
     if len(pair) != 2 or not all(0 <= word <= _WORD for word in pair):
-        raise ValueError(f"key_words: expected two words in [0, 2**32), got {pair}; vmapped keys are taken one by one")
+        raise ValueError(
+            f"key_words: expected two words in [0, 2**32), got {pair}; vmapped keys are taken one by one"
+        )
     return pair[0], pair[1]
 
 
 def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
-    """Derives the `data`-th key from `key`: `jax.random.fold_in`, bit for bit, on plain integers (epochs, rounds).
+    """Derives the `data`-th key from `key`: `jax.random.fold_in`, bit for bit, on plain integers (epochs,
+    rounds).
 
     Example:
         The values of `jax.random.key_data(jax.random.fold_in(jax.random.key(0), 1))`.
@@ -142,7 +158,8 @@ def named(key: tuple[int, int], name: str) -> tuple[int, int]:
 
 
 def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key injected every four.
+    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key injected every
+    four.
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Threefry-2x32-20.
 
@@ -187,7 +204,8 @@ def _encrypt(values: np.ndarray, bits: int, keys: list[int]) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """[K] uint32 -> [K] uint32: the finaliser of MurmurHash3, in which every input bit reaches every output bit."""
+    """[K] uint32 -> [K] uint32: the finaliser of MurmurHash3, in which every input bit reaches every output
+    bit."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return x ^ (x >> np.uint32(16))

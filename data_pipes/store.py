@@ -4,10 +4,11 @@ A stream has no index, so it is written here first; only stores become pipes. A 
 
     tokens.bin      the ids one after another, little-endian, uint16 if the vocabulary allows, else uint32
     documents.bin   where each document ends (exclusive), little-endian int64
-    manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, and a digest of all that; written last
+    manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, and a digest of all that;
+    written last
 
-It is mapped, not read: opening costs the same for a megabyte and a terabyte, and any row is O(1). The folder appears
-under its final name when it is complete and on the disk, or not at all.
+It is mapped, not read: opening costs the same for a megabyte and a terabyte, and any row is O(1). The folder
+appears under its final name when it is complete and on the disk, or not at all.
 """
 
 from __future__ import annotations
@@ -25,14 +26,25 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_pipes.tokens import FILES, FORMAT, TokenStore, checked_ids, digest_of, id_dtype, manifest_of, no_token
+from data_pipes.tokens import (
+    FILES,
+    FORMAT,
+    TokenStore,
+    checked_ids,
+    digest_of,
+    id_dtype,
+    manifest_of,
+    no_token,
+)
 
 Location = str | os.PathLike[str]
 
 _BLOCK = 1 << 22
 
 
-def write_store(path: Location, documents: Iterable[Any], *, vocab_size: int, tokenizer: str = "") -> TokenStore:
+def write_store(
+    path: Location, documents: Iterable[Any], *, vocab_size: int, tokenizer: str = ""
+) -> TokenStore:
     """Streams documents of ids into a store on disk, all or nothing, and opens it.
 
     A run that is killed, or a disk that fills up, must not leave half a corpus under a name that looks whole.
@@ -47,21 +59,27 @@ def write_store(path: Location, documents: Iterable[Any], *, vocab_size: int, to
         The TokenStore, mapped; equal, digest included, to what `memory_store` makes of the same documents.
 
     Steps:
-        1. Make a hidden folder beside the target, locked by this process. One left by a killed run is removed.
+        1. Make a hidden folder beside the target, locked by this process. One left by a killed run is
+           removed.
         2. Write tokens and ends, hashing on the way; fsync both.
         3. Write the manifest, fsync it and the folder.
         4. Rename the folder, fsync its parent. On any error before that, remove the hidden folder.
 
-    Edge cases: a killed process leaves the hidden folder `.NAME.partial`, which the next writer of NAME removes.
+    Edge cases: a killed process leaves the hidden folder `.NAME.partial`, which the next writer of NAME
+    removes.
 
     Raises:
-        FileExistsError: if there is something at `path` (nothing is overwritten), or another process is writing it now.
+        FileExistsError: if there is something at `path` (nothing is overwritten), or another process is
+            writing it now.
         ValueError: if there is no token, or an id is outside [0, vocab_size).
-        OSError: if the folder cannot be made or the disk is full; nothing is left behind, and the message says so.
+        OSError: if the folder cannot be made or the disk is full; nothing is left behind, and the message
+            says so.
     """
     target = Path(path).absolute()
     if target.exists():
-        raise FileExistsError(f"write_store: {target} exists already; open it with open_store, or remove it first")
+        raise FileExistsError(
+            f"write_store: {target} exists already; open it with open_store, or remove it first"
+        )
     # 1. A place of its own.
     with _partial(target) as (folder, file):
         # 2. Tokens and ends.
@@ -82,8 +100,9 @@ def open_store(path: Location, *, verify: bool = True) -> TokenStore:
 
     Args:
         path: its folder.
-        verify: read everything once and compare sha256 (about a second per gigabyte); False compares lengths and the
-            manifest's own digest only, which takes no time whatever the size, and does not see a flipped bit.
+        verify: read everything once and compare sha256 (about a second per gigabyte); False compares lengths
+            and the manifest's own digest only, which takes no time whatever the size, and does not see a
+            flipped bit.
 
     Returns:
         The TokenStore; nothing is read before it is asked for.
@@ -101,7 +120,9 @@ def open_store(path: Location, *, verify: bool = True) -> TokenStore:
         arrays.append(np.memmap(folder / name, dtype, "r", shape=(count,)).view(np.ndarray))
     tokens, ends = arrays
     if ends[-1] != len(tokens):
-        raise ValueError(_damaged(folder / "documents.bin", "the last document does not end where the tokens end"))
+        raise ValueError(
+            _damaged(folder / "documents.bin", "the last document does not end where the tokens end")
+        )
     return TokenStore(
         tokens=tokens,
         ends=ends,
@@ -117,11 +138,15 @@ def _reopen(path: str, digest: str) -> TokenStore:
     """Maps a pickled store again, if it is still the same one."""
     store = open_store(path, verify=False)
     if store.digest != digest:
-        raise ValueError(f"open_store: {path} has another corpus than when it was pickled; build the pipe again")
+        raise ValueError(
+            f"open_store: {path} has another corpus than when it was pickled; build the pipe again"
+        )
     return store
 
 
-def _write_arrays(folder: Path, file: BinaryIO, documents: Iterable[np.ndarray]) -> tuple[int, int, list[Any]]:
+def _write_arrays(
+    folder: Path, file: BinaryIO, documents: Iterable[np.ndarray]
+) -> tuple[int, int, list[Any]]:
     """Streams ids and ends to disk -> (tokens, documents, the two hashes)."""
     hashes = [hashlib.sha256(), hashlib.sha256()]
     tokens = count = 0
@@ -129,7 +154,9 @@ def _write_arrays(folder: Path, file: BinaryIO, documents: Iterable[np.ndarray])
         for ids in documents:
             if len(ids):
                 tokens, count = tokens + len(ids), count + 1
-                for out, known, array in zip((file, ends), hashes, (ids, np.array([tokens], "<i8")), strict=True):
+                for out, known, array in zip(
+                    (file, ends), hashes, (ids, np.array([tokens], "<i8")), strict=True
+                ):
                     out.write(array.data)
                     known.update(array.data)
         _sync(ends)
@@ -187,7 +214,11 @@ def _lock(file: BinaryIO) -> None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Reads and checks a manifest, its own digest included."""
     if not path.is_file():
-        what = f"{path.parent} has no manifest.json" if path.parent.is_dir() else f"there is no folder {path.parent}"
+        what = (
+            f"{path.parent} has no manifest.json"
+            if path.parent.is_dir()
+            else f"there is no folder {path.parent}"
+        )
         raise FileNotFoundError(f"open_store: {what}, so it is no token store; write one with write_store")
     try:
         manifest = json.loads(path.read_bytes())
@@ -195,7 +226,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(_damaged(path, f"it is not a JSON object ({error})")) from error
     if facts.get("format") != FORMAT:
-        raise ValueError(f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}")
+        raise ValueError(
+            f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}"
+        )
     if manifest.get("digest") != digest_of(facts):
         raise ValueError(_damaged(path, "its digest does not match its contents"))
     if wrong := _wrong_field(facts):
@@ -234,7 +267,9 @@ def _check_file(path: Path, size: int, sha256: str | None) -> None:
             while block := file.read(_BLOCK):
                 known.update(block)
         if known.hexdigest() != sha256:
-            raise ValueError(_damaged(path, f"sha256 {known.hexdigest()[:12]}..., the manifest has {sha256[:12]}..."))
+            raise ValueError(
+                _damaged(path, f"sha256 {known.hexdigest()[:12]}..., the manifest has {sha256[:12]}...")
+            )
 
 
 def _damaged(path: Path, what: str) -> str:

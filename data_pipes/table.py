@@ -1,9 +1,10 @@
 """A table of rows as a pipe: what the pipes after pretraining have in common.
 
-Fine-tuning, preferences and prompts differ in what a row is. How rows are shuffled, put into batches, cut into slices
-and found again after a stop is the same: batch i is a function of (table, key, i).
+Fine-tuning, preferences and prompts differ in what a row is. How rows are shuffled, put into batches, cut
+into slices and found again after a stop is the same: batch i is a function of (table, key, i).
 
-Shape letters: B rows in a batch, R rows of the table, T places in a row, N tokens of all examples, E examples.
+Shape letters: B rows in a batch, R rows of the table, T places in a row, N tokens of all examples, E
+examples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.pretrain import IGNORE
 from data_pipes.shuffle import fold_in, key_words, named, shuffled
 
@@ -79,7 +80,9 @@ class TablePipe:
             return replace(self, window=self.window[index])
         number = operator.index(index)
         if not -len(self) <= number < len(self):
-            raise IndexError(f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train for longer")
+            raise IndexError(
+                f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train for longer"
+            )
         return batch_at(self, self.window[number])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -107,11 +110,12 @@ def table_pipe(
         take: see TablePipe.
         rows: R >= 1.
         batch_size: B >= 1.
-        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None only with
-            shuffle=False.
+        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None
+            only with shuffle=False.
         epochs: how often the table is seen.
         shuffle: False keeps the rows in order.
-        about: what else decides the batches; "pipe" names the function that messages speak of, "length" is checked.
+        about: what else decides the batches; "pipe" names the function that messages speak of, "length" is
+            checked.
         wrap: see TablePipe.
         truncated: see TablePipe.
         dropped: see TablePipe.
@@ -134,10 +138,16 @@ def table_pipe(
         if value < 1:
             raise ValueError(f"{name}: {what} must be at least 1, got {value}")
     if rows < 1:
-        why = f", as none of the {dropped} given has a token to learn within length {about['length']}" * (dropped > 0)
-        raise ValueError(f"{name}: expected at least one example, got none{why}; give more data, or a greater length")
+        why = f", as none of the {dropped} given has a token to learn within length {about['length']}" * (
+            dropped > 0
+        )
+        raise ValueError(
+            f"{name}: expected at least one example, got none{why}; give more data, or a greater length"
+        )
     if key is None and shuffle:
-        raise TypeError(f"{name}: shuffling needs a key; pass key=0 (any seed), or shuffle=False to read in order")
+        raise TypeError(
+            f"{name}: shuffling needs a key; pass key=0 (any seed), or shuffle=False to read in order"
+        )
     return TablePipe(
         table=table,
         take=take,
@@ -175,7 +185,8 @@ def batch_at(pipe: TablePipe, number: int) -> dict[str, Tensor]:
 
 
 def describe(pipe: TablePipe) -> dict[str, Any]:
-    """Says in plain JSON what decides the batches, for a run's manifest: pipes that agree here give equal batches.
+    """Says in plain JSON what decides the batches, for a run's manifest: pipes that agree here give equal
+    batches.
 
     Args:
         pipe: its window is not looked at.
@@ -207,18 +218,23 @@ def ragged(examples: Sequence[Encoded], name: str) -> Ragged:
 
     Example:
         >>> ragged([Encoded(np.array([5, 6]), np.array([False, True])), Encoded(np.array([7]), np.array([True]))], "f")
-        Ragged(tokens=array([5, 6, 7], dtype=int32), trained=array([False,  True,  True]), starts=array([0, 2, 3]))
+        Ragged(tokens=array([5, 6, 7], dtype=int32), trained=array([False,  True,  True]), starts=array([0, 2,
+        3]))
     """
     for number, example in enumerate(examples):
         if len(example.tokens) != len(example.trained):
             raise ValueError(
                 f"{name}: tokens and trained of an example must be of one length, got {len(example.tokens)} and "
-                f"{len(example.trained)} in example {number}; use those of data_pipes.chat.encode_chat"
+                f"{len(example.trained)} in example {number}; use those of data_pipes.chat.chat.encode_chat"
             )
-    tokens = np.concatenate([np.zeros(0, np.int32), *(x.tokens for x in examples)], dtype=np.int32, casting="same_kind")
+    tokens = np.concatenate(
+        [np.zeros(0, np.int32), *(x.tokens for x in examples)], dtype=np.int32, casting="same_kind"
+    )
     if tokens.size and tokens.min() < 0:
         raise ValueError(f"{name}: tokens must be ids in [0, 2**31), got {tokens.min()}")
-    trained = np.concatenate([np.zeros(0, bool), *(x.trained for x in examples)], dtype=bool, casting="unsafe")
+    trained = np.concatenate(
+        [np.zeros(0, bool), *(x.trained for x in examples)], dtype=bool, casting="unsafe"
+    )
     sizes = np.fromiter((len(x.tokens) for x in examples), np.int64, len(examples))
     return Ragged(tokens, trained, np.concatenate([[0], sizes.cumsum()]))
 

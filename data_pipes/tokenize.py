@@ -31,14 +31,16 @@ def tokenize(
     batch_characters: int = 1 << 22,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TokenStore:
-    """Encodes documents into a store, a few million characters at a time, so that memory stays flat on any corpus.
+    """Encodes documents into a store, a few million characters at a time, so that memory stays flat on any
+    corpus.
 
     Args:
         documents: read once, in order.
         tokenizer: has `encode_batch(texts) -> list of [n] integer arrays`.
         store_path: a folder to write; None keeps the store in memory.
         vocab_size: ids must be below it (the tokenizer's, or the model's if that is larger).
-        separator_id: put after every document (<|endoftext|>), so that a model learns where texts end; None for none.
+        separator_id: put after every document (<|endoftext|>), so that a model learns where texts end; None
+            for none.
         fingerprint: of the tokenizer; the store keeps it.
         batch_characters: encoded at once; 4 Mi characters by default.
         on_progress: called with a Progress after each batch.
@@ -79,7 +81,9 @@ def _encoded(
             row = np.concatenate([np.asarray(ids, np.int64), tail]) if len(ids) else np.zeros(0, np.int64)
             tokens += len(row)
             yield row
-        done = Progress(done.documents + len(texts), done.characters + sum(map(len, texts)), done.tokens + tokens)
+        done = Progress(
+            done.documents + len(texts), done.characters + sum(map(len, texts)), done.tokens + tokens
+        )
         if on_progress is not None:
             on_progress(done)
 

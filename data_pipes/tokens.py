@@ -1,7 +1,7 @@
 """A corpus as one long array of token ids, with the places where documents end.
 
-This is all that a pipe needs to know of a corpus. Here it lives in memory; `data_pipes.store` keeps it on disk, with
-the same face.
+This is all that a pipe needs to know of a corpus. Here it lives in memory; `data_pipes.store` keeps it on
+disk, with the same face.
 
 Shape letters: N tokens, D documents.
 """
@@ -43,14 +43,16 @@ class TokenStore:
     reopen: Callable[[], TokenStore] | None = None
 
     def __reduce__(self) -> Any:
-        """Pickles a mapped store as its path (a worker process maps it again), one in memory as its arrays."""
+        """Pickles a mapped store as its path (a worker process maps it again), one in memory as its
+        arrays."""
         if self.reopen is not None:
             return self.reopen, ()
         return _in_memory, (self.tokens, self.ends, self.vocab_size, self.tokenizer)
 
 
 def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = "") -> TokenStore:
-    """Makes a store in memory out of documents that are already ids ([n] integers each); empty ones are left out.
+    """Makes a store in memory out of documents that are already ids ([n] integers each); empty ones are left
+    out.
 
     Raises:
         ValueError: if there is no token, or an id is outside [0, vocab_size).
@@ -63,7 +65,9 @@ def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = 
     parts = [ids for ids in checked_ids(documents, vocab_size) if len(ids)]
     if not parts:
         raise ValueError(no_token("memory_store"))
-    return _in_memory(np.concatenate(parts), np.cumsum([len(x) for x in parts], dtype="<i8"), vocab_size, tokenizer)
+    return _in_memory(
+        np.concatenate(parts), np.cumsum([len(x) for x in parts], dtype="<i8"), vocab_size, tokenizer
+    )
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
@@ -77,7 +81,9 @@ def id_dtype(vocab_size: int) -> np.dtype:
         (2, 4)
     """
     if not 1 <= vocab_size <= 2**32:
-        raise ValueError(f"store: vocab_size must be between 1 and 2**32, got {vocab_size}; pass the tokenizer's size")
+        raise ValueError(
+            f"store: vocab_size must be between 1 and 2**32, got {vocab_size}; pass the tokenizer's size"
+        )
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
@@ -92,7 +98,9 @@ def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarra
     for number, document in enumerate(documents):
         ids = np.asarray(document)
         if ids.size and (ids.dtype.kind not in "iu" or ids.ndim != 1):
-            raise TypeError(f"store: document {number} must be [n] integers, got {ids.dtype} of shape {ids.shape}")
+            raise TypeError(
+                f"store: document {number} must be [n] integers, got {ids.dtype} of shape {ids.shape}"
+            )
         if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
             raise ValueError(
                 f"store: document {number} has ids from {ids.min()} to {ids.max()}, but vocab_size is {vocab_size}; "
@@ -101,7 +109,9 @@ def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarra
         yield ids.astype(dtype)
 
 
-def manifest_of(vocab_size: int, tokenizer: str, tokens: int, documents: int, hashes: Iterable[Any]) -> dict[str, Any]:
+def manifest_of(
+    vocab_size: int, tokenizer: str, tokens: int, documents: int, hashes: Iterable[Any]
+) -> dict[str, Any]:
     """Puts together what identifies a corpus, and a digest over all of it.
 
     Args:

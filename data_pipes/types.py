@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 
 class Document(NamedTuple):
-    """One text, and where it came from ("corpus.jsonl:17", "asyncio/tasks.py"), so that every message can name it."""
+    """One text, and where it came from ("corpus.jsonl:17", "asyncio/tasks.py"), so that every message can
+    name it."""
 
     text: str
     name: str
@@ -30,8 +31,8 @@ class BadRow(NamedTuple):
 class Pipe(Protocol):
     """A sequence of batches that is a pure function of the index.
 
-    `pipe[i]` is one whole batch, equal bit for bit whenever it is asked for; `pipe[a:]` is again a pipe, so that
-    resuming is `pipe[int(state.step):]`; `len(pipe)` covers all epochs.
+    `pipe[i]` is one whole batch, equal bit for bit whenever it is asked for; `pipe[a:]` is again a pipe, so
+    that resuming is `pipe[int(state.step):]`; `len(pipe)` covers all epochs.
     """
 
     def __len__(self) -> int: ...
@@ -49,4 +50,6 @@ def stop(bad: BadRow) -> NoReturn:
     Raises:
         ValueError: always, with the record's place and what is wrong with it.
     """
-    raise ValueError(f"{bad.name}: {bad.reason}; or pass on_bad=bad.append (bad = []) to pass over such records")
+    raise ValueError(
+        f"{bad.name}: {bad.reason}; or pass on_bad=bad.append (bad = []) to pass over such records"
+    )

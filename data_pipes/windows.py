@@ -1,4 +1,5 @@
-"""Overlapping windows: every token is predicted once, with T - stride tokens before it but for the first window's.
+"""Overlapping windows: every token is predicted once, with T - stride tokens before it but for the first
+window's.
 
 Shape letters: B batch, T tokens.
 """
@@ -55,10 +56,11 @@ def windows(
     stride: int,
     boundaries: Literal["ignore", "mask"] = "ignore",
 ) -> Windows:
-    """Cuts a store into windows of `length` that begin `stride` apart, each predicting only what is new in it.
+    """Cuts a store into windows of `length` that begin `stride` apart, each predicting only what is new in
+    it.
 
-    A model judged on rows that follow each other without overlap predicts the first words of each with no context, and
-    looks worse than it is.
+    A model judged on rows that follow each other without overlap predicts the first words of each with no
+    context, and looks worse than it is.
 
     Args:
         store: tokens.
@@ -68,9 +70,9 @@ def windows(
         boundaries: as the model was trained: "mask" keeps documents apart, and predicts none's first token.
 
     Returns:
-        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and "positions"; each
-        token of the store but the first is the label of exactly one place (with "mask" none that begins a document),
-        all others are -100; missing rows of the last batch are padding.
+        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and
+        "positions"; each token of the store but the first is the label of exactly one place (with "mask" none
+        that begins a document), all others are -100; missing rows of the last batch are padding.
 
     Raises:
         ValueError: if a size is out of range.

@@ -1,7 +1,7 @@
 """The fold in thirty lines: a language model learns a line of text by heart.
 
-A training run is `functools.reduce(stage.step, pipe, stage.init(key))`. Everything here is a value: the model is four
-functions, the optimizer two, the stage two, and the state a tree of tensors.
+A training run is `functools.reduce(stage.step, pipe, stage.init(key))`. Everything here is a value: the model
+is four functions, the optimizer two, the stage two, and the state a tree of tensors.
 
     python examples/01_the_fold.py
 """

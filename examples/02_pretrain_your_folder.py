@@ -1,8 +1,9 @@
-"""Pretraining on your own folder of text, with the pieces in your hands: documents, tokenizer, store, pipe, stage, run.
+"""Pretraining on your own folder of text, with the pieces in your hands: documents, tokenizer, store, pipe,
+stage, run.
 
-The command line does the same: `intro2llm pretrain --data_path FOLDER`. Without a folder, a few modules of Python's own
-library are read. Kill it and start it again: it goes on where it was, or says that its
-steps were taken.
+The command line does the same: `intro2llm pretrain --data_path FOLDER`. Without a folder, a few modules of
+Python's own library are read. Kill it and start it again: it goes on where it was, or says that its steps
+were taken.
 
     python examples/02_pretrain_your_folder.py [FOLDER] [STEPS] [OUTPUT]
 """
@@ -13,17 +14,17 @@ from itertools import islice
 import torch
 
 from data_pipes import tokenizer as tokenizers
-from data_pipes.embedded import embedded
+from data_pipes.embedded.corpus import embedded
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.source.path import documents
 from data_pipes.tokenize import tokenize
 from pure import optim, random
 from pure.config import ModelConfig
-from pure.generate import generate
+from pure.generation.generate import generate
 from pure.nn.transformer import transformer
+from stages.checkpoint.fingerprint import fingerprint
 from stages.pretrain import pretrain
-from stages.run import RunOptions, run
-from stages.run.fingerprint import fingerprint
+from stages.run.loop import RunOptions, run
 
 
 def main(folder: str | None = None, steps: int = 150, output: str = "runs/example-02") -> float:
@@ -47,14 +48,18 @@ def main(folder: str | None = None, steps: int = 150, output: str = "runs/exampl
     )
     model = transformer(config)
     rate = optim.warmup_cosine_decay_schedule(0.0, 4e-3, steps // 10, steps)
-    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate, weight_decay=0.1, mask=optim.decay_mask))
+    optimizer = optim.chain(
+        optim.clip_by_global_norm(1.0), optim.adamw(rate, weight_decay=0.1, mask=optim.decay_mask)
+    )
     stage = pretrain(model, optimizer, compute=torch.bfloat16)
 
     place = output
     what = fingerprint(stage, pipe, tokenizer)  # so that another stage or text is refused, not gone on with
     options = RunOptions(compile=False, save_every=50)
     outcome = run(stage, pipe, place, key=random.key(0), fingerprint=what, options=options)
-    found = generate(model, outcome.state.params, [tokenizer.encode("def ")], key=random.key(1), max_new_tokens=40)
+    found = generate(
+        model, outcome.state.params, [tokenizer.encode("def ")], key=random.key(1), max_new_tokens=40
+    )
     print("def " + tokenizer.decode(found.tokens[0, : found.lengths[0]].tolist()))
     print(f"metrics and checkpoints are in {place}")
     return float(outcome.state.metrics["loss"])

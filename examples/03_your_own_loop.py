@@ -1,8 +1,8 @@
 """Your own loop, your own loss, your own optimizer: nothing that the built-in stages do is closed to you.
 
-The loss adds a penalty on confident predictions (Pereyra et al., 2017) to the cross-entropy; the optimizer is ten lines
-of SGD with momentum and gradient noise, in optax's protocol. `stage` makes a stage of the two, with accumulation,
-skipping of bad batches and metrics; below it stands the same step written out by hand.
+The loss adds a penalty on confident predictions (Pereyra et al., 2017) to the cross-entropy; the optimizer is
+ten lines of SGD with momentum and gradient noise, in optax's protocol. `stage` makes a stage of the two, with
+accumulation, skipping of bad batches and metrics; below it stands the same step written out by hand.
 
     python examples/03_your_own_loop.py
 """
@@ -36,7 +36,9 @@ def noisy_sgd(rate: float, momentum: float, noise: float, seed: int) -> Gradient
     def init(params: Tree) -> NoisyState:
         return NoisyState(torch.zeros((), dtype=torch.int32), tree.zeros_like(params))
 
-    def update(grads: Tree, state: NoisyState, params: Tree | None = None, **extra: Tensor) -> tuple[Tree, NoisyState]:
+    def update(
+        grads: Tree, state: NoisyState, params: Tree | None = None, **extra: Tensor
+    ) -> tuple[Tree, NoisyState]:
         count = state.count + 1
         leaves, spec = tree.flatten(grads)
         keys = random.split(random.fold_in(random.key(seed), count), len(leaves))
@@ -49,7 +51,8 @@ def noisy_sgd(rate: float, momentum: float, noise: float, seed: int) -> Gradient
 
 
 def loss(params: Tree, batch: Tree, key: Tensor, *, model: Model) -> tuple[Tensor, Tensor, dict]:
-    """Cross-entropy minus a tenth of the entropy of the predictions: sums and counts, divided once by the stage."""
+    """Cross-entropy minus a tenth of the entropy of the predictions: sums and counts, divided once by the
+    stage."""
     logits = model.forward(params, batch["tokens"])
     total, count = cross_entropy(logits, batch["labels"])
     entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy().sum()
@@ -78,7 +81,9 @@ def main(steps: int = 40) -> tuple[float, float]:
     for number in range(steps):
         state = made.step(state, batch)
         if number % 10 == 9:
-            print(f"step {number + 1}: loss {state.metrics['loss']:.4f}, entropy {state.metrics['entropy']:.3f} nats")
+            print(
+                f"step {number + 1}: loss {state.metrics['loss']:.4f}, entropy {state.metrics['entropy']:.3f} nats"
+            )
 
     params = made.init(random.key(0)).params
     opt_state = optimizer.init(params)

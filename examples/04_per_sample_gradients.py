@@ -1,9 +1,10 @@
 """Per-sample gradients: which examples pull together, and which against the others.
 
-`per_sample_grad` gives the gradient of every row of the batch in one pass. From them come the cosine between any two
-rows, and the gradient noise scale tr(Σ)/|g|² (McCandlish et al., 2018), the batch size beyond which averaging more rows
-no longer pays. The mean of B gradients is longer than the true one by noise: E|mean|² = |g|² + tr(Σ)/B, which is taken
-off again. Nothing is left where the batch is noise alone; the scale is then infinite.
+`per_sample_grad` gives the gradient of every row of the batch in one pass. From them come the cosine between
+any two rows, and the gradient noise scale tr(Σ)/|g|² (McCandlish et al., 2018), the batch size beyond which
+averaging more rows no longer pays. The mean of B gradients is longer than the true one by noise: E|mean|² =
+|g|² + tr(Σ)/B, which is taken off again. Nothing is left where the batch is noise alone; the scale is then
+infinite.
 
     python examples/04_per_sample_gradients.py
 """
@@ -22,7 +23,8 @@ from stages.pretrain import next_token_loss, pretrain
 
 
 def main(steps: int = 60) -> float:
-    """Trains a little on two kinds of rows, then looks at their gradients; returns the gradient noise scale."""
+    """Trains a little on two kinds of rows, then looks at their gradients; returns the gradient noise
+    scale."""
     model = transformer(
         ModelConfig(
             vocab_size=16,

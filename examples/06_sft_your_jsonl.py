@@ -2,8 +2,9 @@
 
     python examples/06_sft_your_jsonl.py [rows.jsonl] [steps]
 
-Rows may be Alpaca's, ShareGPT's, messages, prompt and completion, or question and answer. Without a file, a small one
-with sums is written first. The model is new and small; `intro2llm sft --model_path ...` starts from a real one.
+Rows may be Alpaca's, ShareGPT's, messages, prompt and completion, or question and answer. Without a file, a
+small one with sums is written first. The model is new and small; `intro2llm sft --model_path ...` starts from
+a real one.
 """
 
 import functools
@@ -12,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data_pipes.chat import chat_template, encode_chat, encode_completions
-from data_pipes.forms import conversations
+from data_pipes.chat.chat import chat_template, encode_chat, encode_completions
+from data_pipes.rows.forms import conversations
 from data_pipes.sft import fullness, sft_pipe
 from data_pipes.source.path import rows
 from data_pipes.tokenizer.trainer import train
 from pure import optim, random
 from pure.config import ModelConfig
-from pure.generate import generate
+from pure.generation.generate import generate
 from pure.nn.transformer import transformer
 from stages.sft import sft
 
@@ -29,7 +30,9 @@ CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def sums(folder: str) -> Path:
     """Writes a file of rows, as a stand-in for yours."""
     path = Path(folder) / "sums.jsonl"
-    lines = [{"instruction": f"{a} + {b}", "input": "", "output": str(a + b)} for a in range(10) for b in range(10)]
+    lines = [
+        {"instruction": f"{a} + {b}", "input": "", "output": str(a + b)} for a in range(10) for b in range(10)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -46,7 +49,9 @@ def main(path: str = "", steps: int = 150) -> float:
     print(f"{len(chats)} conversations in {pipe.rows} rows, {fullness(pipe):.0%} full")
 
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = transformer(ModelConfig(vocab_size=320, num_hidden_layers=2, max_position_embeddings=128, **config))
+    model = transformer(
+        ModelConfig(vocab_size=320, num_hidden_layers=2, max_position_embeddings=128, **config)
+    )
     stage = sft(model, optim.adamw(3e-3))
     state = functools.reduce(stage.step, pipe, stage.init(random.key(0)))
     print(f"loss {state.metrics['loss']:.3f} on {int(state.metrics['tokens'])} tokens of the assistant's")
@@ -55,7 +60,13 @@ def main(path: str = "", steps: int = 150) -> float:
     ids = encode_chat(template, tokenizer, question, add_generation_prompt=True).tokens
     end = tokenizer.encode("<|im_end|>", special="all")
     found = generate(
-        model, state.params, [ids.tolist()], key=random.key(1), max_new_tokens=8, temperature=0.0, stop_tokens=end
+        model,
+        state.params,
+        [ids.tolist()],
+        key=random.key(1),
+        max_new_tokens=8,
+        temperature=0.0,
+        stop_tokens=end,
     )
     print(f"{question[0].content} -> {tokenizer.decode(found.tokens[0], skip_special=True)}")
     return float(state.metrics["loss"])

@@ -1,7 +1,7 @@
 """Direct preference optimization: of two answers the chosen one becomes likelier, and nothing else is told.
 
-The pairs prefer capitals. The reference's log-probabilities are computed once, before the first step; then the
-gradient of every step is that of one forward pass over both answers.
+The pairs prefer capitals. The reference's log-probabilities are computed once, before the first step; then
+the gradient of every step is that of one forward pass over both answers.
 
     python examples/07_dpo.py
 """
@@ -9,9 +9,9 @@ gradient of every step is that of one forward pass over both answers.
 import functools
 import sys
 
-from data_pipes.chat import chat_template
-from data_pipes.forms import preferences
+from data_pipes.chat.chat import chat_template
 from data_pipes.preference import encode_preferences, preference_pipe, with_reference
+from data_pipes.rows.forms import preferences
 from data_pipes.tokenizer.trainer import train
 from data_pipes.types import Row
 from pure import optim, random
@@ -32,10 +32,14 @@ def main(steps: int = 40) -> tuple[float, float]:
     tokenizer = train(texts, 264, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     pairs = encode_preferences(chat_template(), tokenizer, preferences(table))
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = transformer(ModelConfig(vocab_size=280, num_hidden_layers=2, max_position_embeddings=64, **config))
+    model = transformer(
+        ModelConfig(vocab_size=280, num_hidden_layers=2, max_position_embeddings=64, **config)
+    )
     reference = model.init(random.key(0))
 
-    pipe = with_reference(preference_pipe(pairs[:6], batch_size=6, length=40, key=0, epochs=steps), model, reference)
+    pipe = with_reference(
+        preference_pipe(pairs[:6], batch_size=6, length=40, key=0, epochs=steps), model, reference
+    )
     held_out = with_reference(preference_pipe(pairs[6:], batch_size=2, length=40, key=0), model, reference)
     stage = dpo(model, optim.adamw(1e-3), beta=0.1)
     state = stage.init(random.key(1), reference)
@@ -43,7 +47,9 @@ def main(steps: int = 40) -> tuple[float, float]:
     state = functools.reduce(stage.step, pipe, state)
     after = stage.step(state, held_out[0]).metrics
     for name, metrics in (("before", before), ("after", after)):
-        print(f"{name}: accuracy {metrics['rewards/accuracies']:.2f}, margin {metrics['rewards/margins']:.3f}")
+        print(
+            f"{name}: accuracy {metrics['rewards/accuracies']:.2f}, margin {metrics['rewards/margins']:.3f}"
+        )
     return float(before["rewards/margins"]), float(after["rewards/margins"])
 
 

@@ -32,7 +32,9 @@ def main(steps: int = 40) -> tuple[float, float]:
     score = text_score({"vowels": reward}, decode=tokenizer.decode, prompts=prompts, rows=[{}] * len(prompts))
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(
-        ModelConfig(vocab_size=vocabulary_size(tokenizer), num_hidden_layers=2, max_position_embeddings=64, **config)
+        ModelConfig(
+            vocab_size=vocabulary_size(tokenizer), num_hidden_layers=2, max_position_embeddings=64, **config
+        )
     )
     stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, max_new_tokens=8)
     state = stage.init(random.key(0))
@@ -40,7 +42,11 @@ def main(steps: int = 40) -> tuple[float, float]:
     for batch in pipe:
         state = stage.step(state, batch)
         rewards.append(float(state.metrics["reward"]))
-    print("mean reward:", " ".join(f"{value:.2f}" for value in rewards[:: max(1, steps // 10)]), f"{rewards[-1]:.2f}")
+    print(
+        "mean reward:",
+        " ".join(f"{value:.2f}" for value in rewards[:: max(1, steps // 10)]),
+        f"{rewards[-1]:.2f}",
+    )
     return rewards[0], rewards[-1]
 
 

@@ -31,9 +31,18 @@ def main(steps: int = 30) -> tuple[float, float]:
     prompts = [torch.tensor([i, i + 1]).numpy() for i in range(8)]
     pipe = prompt_pipe(prompts, batch_size=8, length=2, key=0, epochs=steps)
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = transformer(ModelConfig(vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=64, **config))
+    model = transformer(
+        ModelConfig(vocab_size=VOCABULARY, num_hidden_layers=2, max_position_embeddings=64, **config)
+    )
     stage = ppo(
-        model, optim.adamw(3e-3), score=climbing, samples=8, max_new_tokens=NEW, epochs=3, minibatches=2, beta=0.0
+        model,
+        optim.adamw(3e-3),
+        score=climbing,
+        samples=8,
+        max_new_tokens=NEW,
+        epochs=3,
+        minibatches=2,
+        beta=0.0,
     )
     state = stage.init(random.key(0), model.init(random.key(1)))
     rewards = []

@@ -1,7 +1,7 @@
 """A GRPO group under the microscope: the gradient of every completion, which a step only shows summed.
 
-Completions of one prompt pull in different directions, and some cancel. Norms say who pulls, cosines who pulls with
-whom; the share that survives the sum says how much of the drawing was of use.
+Completions of one prompt pull in different directions, and some cancel. Norms say who pulls, cosines who
+pulls with whom; the share that survives the sum says how much of the drawing was of use.
 
     python examples/10_group_microscope.py        (draws group_microscope.png, if matplotlib is there)
 """
@@ -29,7 +29,8 @@ def evens(rollouts: Rollouts) -> torch.Tensor:
 
 
 def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
-    """Trains a little, then looks at one group; returns the share of the gradients that survives their sum."""
+    """Trains a little, then looks at one group; returns the share of the gradients that survives their
+    sum."""
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(ModelConfig(vocab_size=32, num_hidden_layers=2, max_position_embeddings=64, **config))
     stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, max_new_tokens=NEW)
@@ -47,7 +48,9 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     for i, row in enumerate(cosine.tolist()):
         told = " ".join(f"{value:5.2f}" for value in row)
-        print(f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  cosines {told}")
+        print(
+            f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  cosines {told}"
+        )
     survives = float(flat.sum(0).norm() / flat.norm(dim=1).sum().clamp(min=1e-12))
     print(f"{survives:.0%} of the gradients' lengths survive their sum; the rest cancels")
     print(draw(flat.norm(dim=1), cosine, advantages, picture))

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from data_pipes.chat import encode_chat
-from data_pipes.messages import Message
+from data_pipes.chat.chat import encode_chat
+from data_pipes.chat.messages import Message
 from data_pipes.tokenizer import vocabulary_size
 from pure import random
-from pure.generate import generate
-from stages.run import pretrained
-from stages.run.chat_template import ends, template_of
+from pure.generation.generate import generate
+from stages.models import pretrained
+from stages.models.chat_template import ends, template_of
 
 
 def path() -> Path:
@@ -37,10 +37,18 @@ def main(*questions: str) -> list[str]:
         said.append(Message("user", question))
         ids = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens
         found = generate(
-            base.model, base.params, [ids.tolist()], key=random.key(0), max_new_tokens=60, temperature=0.0,
-            vocabulary=vocabulary_size(base.tokenizer), stop_tokens=stops,
-        )  # fmt: skip
-        answer = base.tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True).strip()
+            base.model,
+            base.params,
+            [ids.tolist()],
+            key=random.key(0),
+            max_new_tokens=60,
+            temperature=0.0,
+            vocabulary=vocabulary_size(base.tokenizer),
+            stop_tokens=stops,
+        )
+        answer = base.tokenizer.decode(
+            found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True
+        ).strip()
         said.append(Message("assistant", answer))
         print(f"> {question}\n{answer}\n")
     return [turn.content for turn in said if turn.role == "assistant"]

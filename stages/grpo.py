@@ -1,4 +1,5 @@
-"""Group relative policy optimization: draw a group of answers to each prompt, and learn from which were better.
+"""Group relative policy optimization: draw a group of answers to each prompt, and learn from which were
+better.
 
 The mathematics is in `pure/loss/grpo.py`, the drawing in `stages/rollout.py`.
 
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.grpo import clips, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import linear_log_probabilities
-from pure.stepper import Stepper
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
@@ -82,23 +83,27 @@ def grpo(
         beta: weight of the divergence from the reference, >= 0.
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
         scale: what advantages are divided by: "group", "batch" or "none", or "leave_one_out" (RLOO's).
-        iterations: updates from the same answers; beyond the first the ratio is no longer 1, and clipping matters.
-        mask_truncated: whether answers that were cut off at M tokens are left out of the loss; their rewards still
-            count in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops them likewise).
+        iterations: updates from the same answers; beyond the first the ratio is no longer 1, and clipping
+            matters.
+        mask_truncated: whether answers that were cut off at M tokens are left out of the loss; their rewards
+            still count in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops
+            them likewise).
         compute: dtype of the products, for drawing as for learning; params stay as they are.
         chunk: rows whose logits are held at a time; None holds all.
-        compile: as in `pure.generate.generate`, for the drawing.
+        compile: as in `pure.generation.generate.generate`, for the drawing.
         options: `accumulation` (of groups), `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its parts are
+        Stage(init, step) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its parts
+        are
         `parts(stage)`: rollout, score and update; update is pure and obeys every law of a stage.
 
-    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers. Groups of
-    equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a weight decay still
-    move the params then. With beta above 0 they are pulled towards the reference like all others, as in TRL, and so are
-    answers that could not be judged beside others that could. A round in which no answer could be judged is skipped,
-    and `nonfinite_leaf` says so; so it does if one of several iterations was.
+    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers.
+    Groups of equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a
+    weight decay still move the params then. With beta above 0 they are pulled towards the reference like all
+    others, as in TRL, and so are answers that could not be judged beside others that could. A round in which
+    no answer could be judged is skipped, and `nonfinite_leaf` says so; so it does if one of several
+    iterations was.
 
     Raises:
         ValueError: for arguments that contradict each other.
@@ -109,20 +114,49 @@ def grpo(
             f"reference; got {scale!r}, {iterations}, {samples}, and beta {beta} with reference "
             f"{None if reference is None else 'params'}"
         )
-    measure = partial(linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True, chunk=chunk)
+    measure = partial(
+        linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True, chunk=chunk
+    )
     look = partial(completion_log_probabilities, model=model, head=region(measure))
-    group = partial(group_loss, variant=variant, clip_low=clip_low, clip_high=clip_high, beta=beta, kl=kl,
-                    max_length=max_new_tokens, dual_clip=dual_clip)  # fmt: skip
+    group = partial(
+        group_loss,
+        variant=variant,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        beta=beta,
+        kl=kl,
+        max_length=max_new_tokens,
+        dual_clip=dual_clip,
+    )
     loss = partial(groups_loss, look=look, group=group)
     inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
-    draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                   top_p=top_p, vocabulary=vocabulary, stop_tokens=stop_tokens, dtype=compute,
-                   compile=compile)  # fmt: skip
+    draw = partial(
+        rollout,
+        model,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        vocabulary=vocabulary,
+        stop_tokens=stop_tokens,
+        dtype=compute,
+        compile=compile,
+    )
     learn = partial(
-        update, inner=inner, look=look, samples=samples, names=rewards, weights=weights, scale=scale,
-        reference=None if reference is None else tree.cast(reference, compute), iterations=iterations, compute=compute,
-        given=score is None, mask_truncated=mask_truncated,
-    )  # fmt: skip
+        update,
+        inner=inner,
+        look=look,
+        samples=samples,
+        names=rewards,
+        weights=weights,
+        scale=scale,
+        reference=None if reference is None else tree.cast(reference, compute),
+        iterations=iterations,
+        compute=compute,
+        given=score is None,
+        mask_truncated=mask_truncated,
+    )
     return online(Online(inner.init, draw, score, learn), rewards)
 
 
@@ -148,14 +182,16 @@ def update(
     Args:
         state: unchanged by this.
         rollouts: B = N G rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches nothing.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches
+            nothing.
         inner: the stage that takes one optimizer step on groups.
         look: (params, rollouts) -> LogProbabilities.
         reference: the frozen policy's params, or None.
         samples: G.
         names, weights: of the K rewards.
         scale, iterations, compute: see `grpo`.
-        given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who drew them.
+        given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who
+            drew them.
         mask_truncated: see `grpo`.
 
     Returns:
@@ -163,8 +199,8 @@ def update(
 
     Steps:
         1. One reward a row, and advantages within each group.
-        2. Log-probabilities under the reference, and, if the answers are used more than once, under the policy that
-           drew them.
+        2. Log-probabilities under the reference, and, if the answers are used more than once, under the
+           policy that drew them.
         3. As many optimizer steps as wanted.
         4. Metrics of the rewards beside those of the loss.
     """
@@ -202,9 +238,11 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     Args:
         params: the policy's.
         batch: the fields of Rollouts [N, G, ...], advantages [N, G], row [N]; reference_logps and old_logps
-            [N, G, M] by choice (without the latter the policy is the one that drew); judged [N, G] by choice, False
-            everywhere if no answer of the round could be judged: then nothing counts, and the step is skipped.
-        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first update.
+            [N, G, M] by choice (without the latter the policy is the one that drew); judged [N, G] by choice,
+            False everywhere if no answer of the round could be judged: then nothing counts, and the step is
+            skipped.
+        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first
+            update.
         look, group: bound by `grpo`.
 
     Returns:
@@ -216,8 +254,14 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     found = tree.map(lambda x: x.unflatten(0, (-1, size)), look(params, rollouts))
     old = batch.get("old_logps", found.logps.detach())
     given = {"reference": batch["reference_logps"]} if "reference_logps" in batch else {}
-    rows = {"found": found, "old": old, "sampled": batch["logps"], "advantages": batch["advantages"],
-            "mask": batch["mask"], **given}  # fmt: skip
+    rows = {
+        "found": found,
+        "old": old,
+        "sampled": batch["logps"],
+        "advantages": batch["advantages"],
+        "mask": batch["mask"],
+        **given,
+    }
     values, spec = tree.flatten(rows)
     results = torch.func.vmap(lambda *values: group(**tree.unflatten(spec, list(values))))(*values)
     total, count, metrics = tree.map(lambda x: x.sum(0), results)

@@ -1,7 +1,8 @@
 """Learning from one's own answers: a step in three parts, of which only the middle one may look at text.
 
-`rollout` draws (deterministic in params, prompts and key), `score` judges (Python, outside torch), `update` learns
-(pure, and obeys every law of a stage). `Stage.step` composes them; whoever wants a loop of their own takes them apart.
+`rollout` draws (deterministic in params, prompts and key), `score` judges (Python, outside torch), `update`
+learns (pure, and obeys every law of a stage). `Stage.step` composes them; whoever wants a loop of their own
+takes them apart.
 
 Shape letters: B rows, K reward functions, N prompts, G samples of each, M new tokens.
 """
@@ -34,8 +35,9 @@ ALWAYS = (
     "reward", "reward_std", "frac_reward_zero_std", "frac_unjudged", "completions/mean_length",
     "completions/clipped_ratio",
 )  # fmt: skip
-"""Metrics of the rewards, under TRL's names where it has one: the share of groups whose rewards are all equal, from
-which nothing can be learned; the share of answers without a reward; the share of answers that were cut off."""
+"""Metrics of the rewards, under TRL's names where it has one: the share of groups whose rewards are all
+equal, from which nothing can be learned; the share of answers without a reward; the share of answers that
+were cut off."""
 
 
 class Online(NamedTuple):
@@ -153,8 +155,8 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
 
         sum_b = Σ_k weight_k reward_bk, over the k that are there
 
-    It is taken in float64, reward by reward: answers with the same rewards come to the same bits wherever they stand in
-    the batch, and 0.1 + 0.2 to those of 0.3 + 0.0. Only equal sums teach nothing.
+    It is taken in float64, reward by reward: answers with the same rewards come to the same bits wherever
+    they stand in the batch, and 0.1 + 0.2 to those of 0.3 + 0.0. Only equal sums teach nothing.
 
     Args:
         rewards: [B, K] float, NaN where one is missing.
@@ -183,7 +185,9 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
     return torch.where(there.any(1), total, torch.nan).float()
 
 
-def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+def reward_metrics(
+    rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]
+) -> dict[str, Tensor]:
     """Says how the answers did.
 
     Args:
@@ -193,8 +197,8 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
         names: of the K rewards.
 
     Returns:
-        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without it. A
-        group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
+        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without
+        it. A group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
@@ -214,5 +218,8 @@ def reward_metrics(rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: t
         "completions/mean_length": lengths.mean(),
         "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),
         **{f"rewards/{name}/mean": rewards[:, i].double().nanmean().float() for i, name in enumerate(names)},
-        **{f"rewards/{name}/missing": (~rewards[:, i].isfinite()).float().mean() for i, name in enumerate(names)},
+        **{
+            f"rewards/{name}/missing": (~rewards[:, i].isfinite()).float().mean()
+            for i, name in enumerate(names)
+        },
     }

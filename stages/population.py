@@ -17,20 +17,24 @@ from stages.state import TrainState
 
 
 def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stage:
-    """Makes a stage whose state is `members` states stacked, each with its own key, trained by one vmapped step.
+    """Makes a stage whose state is `members` states stacked, each with its own key, trained by one vmapped
+    step.
 
-    Eight small models cost little more than one where the cores would otherwise wait; and a spread over seeds says
-    whether a difference is a finding.
+    Eight small models cost little more than one where the cores would otherwise wait; and a spread over seeds
+    says whether a difference is a finding.
 
     Args:
         stage: any stage.
         members: P, >= 1.
-        shared_batch: all members see the same batch; False: every leaf of the batch has a leading axis [P, ...].
+        shared_batch: all members see the same batch; False: every leaf of the batch has a leading axis [P,
+            ...].
 
     Returns:
         Stage, again: init(key) splits the key, `init(key, params)` takes params with a leading axis [P, ...];
-        `stage.step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under vmap there
-        are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` leaves it as it is.
+        `stage.step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under
+        vmap there
+        are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` leaves it as it
+            is.
 
     Raises:
         ValueError: if members < 1.
@@ -40,12 +44,14 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     if members < 1:
         raise ValueError(f"population: expected at least 1 member, got {members}")
     return Stage(
-        init=partial(init, stage=stage, members=members), step=partial(step, stage=stage, shared_batch=shared_batch)
+        init=partial(init, stage=stage, members=members),
+        step=partial(step, stage=stage, shared_batch=shared_batch),
     )
 
 
 def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int) -> TrainState:
-    """Stacks the initial states that the keys `split(key, members)` give, each drawn as the stage alone would.
+    """Stacks the initial states that the keys `split(key, members)` give, each drawn as the stage alone
+    would.
 
     Raises:
         ValueError: if there are not as many params as members.
@@ -53,7 +59,9 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
     keys = random.split(key, members)
     given = [None] * members if params is None else tree.unstack(params)
     if len(given) != members:
-        raise ValueError(f"population: params have a leading axis of {len(given)}, and there are {members} members")
+        raise ValueError(
+            f"population: params have a leading axis of {len(given)}, and there are {members} members"
+        )
     return tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), given, strict=True)])
 
 
@@ -64,4 +72,6 @@ def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) ->
     def member(values: list[Tensor], batch: Tree) -> list[Tensor]:
         return tree.leaves(stage.step(tree.unflatten(spec, values), batch))
 
-    return tree.unflatten(spec, torch.func.vmap(member, in_dims=(0, None if shared_batch else 0))(values, batch))
+    return tree.unflatten(
+        spec, torch.func.vmap(member, in_dims=(0, None if shared_batch else 0))(values, batch)
+    )

@@ -1,11 +1,12 @@
 """Proximal policy optimization: a policy and a value function learn together from the policy's own answers.
 
-The mathematics is in `pure/loss/ppo.py`, the drawing in `stages/rollout.py`, the value function in `pure/nn/scalar.py`.
+The mathematics is in `pure/loss/ppo.py`, the drawing in `stages/rollout.py`, the value function in
+`pure/nn/scalar.py`.
 
 Shape letters: B rows (N prompts, G samples of each), M new tokens, K reward functions.
 
-Schulman et al., "Proximal Policy Optimization Algorithms", 2017; Stiennon et al., "Learning to summarize from human
-feedback", 2020.
+Schulman et al., "Proximal Policy Optimization Algorithms", 2017; Stiennon et al., "Learning to summarize from
+human feedback", 2020.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.generation.stepper import Stepper
 from pure.loss.grpo import policy_metrics
 from pure.loss.kl import adaptive_coefficient
 from pure.loss.log_probability import linear_log_probabilities
 from pure.loss.ppo import gae, ppo_policy_loss, ppo_value_loss, whiten
 from pure.nn.scalar import ScalarModel, scalar_model
-from pure.stepper import Stepper
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
@@ -39,10 +40,16 @@ METRICS = (
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
     "clip_ratio/region_mean",
 )  # fmt: skip
-ROUND_METRICS = ("kl", "kl_coefficient", "values/mean", "values/explained_variance",
-                 "sampling/sampling_logp_difference/mean")  # fmt: skip
-"""Metrics of a round of answers: the divergence from the reference (nats an answer), its weight, what the value
-function said on average and which share of the returns' variance it foresaw, the gap between sampling and training."""
+ROUND_METRICS = (
+    "kl",
+    "kl_coefficient",
+    "values/mean",
+    "values/explained_variance",
+    "sampling/sampling_logp_difference/mean",
+)
+"""Metrics of a round of answers: the divergence from the reference (nats an answer), its weight, what the
+value function said on average and which share of the returns' variance it foresaw, the gap between sampling
+and training."""
 
 
 def ppo(
@@ -98,41 +105,80 @@ def ppo(
         value_weight, entropy_weight: see above.
         epochs: times that a round's answers are used.
         minibatches: parts into which they are cut, each time anew; must divide B.
-        mask_truncated: whether answers that were cut off at M tokens are not learned from, neither by the policy nor by
-            the value function; their rewards are still reported.
+        mask_truncated: whether answers that were cut off at M tokens are not learned from, neither by the
+            policy nor by the value function; their rewards are still reported.
         compute: dtype of the products; params stay as they are.
-        compile: as in `pure.generate.generate`, for the drawing.
+        compile: as in `pure.generation.generate.generate`, for the drawing.
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step); params are {"policy": the model's, "value": the scalar model's}, and `init(key, params)`
-        takes either that or a policy alone, of which the value function then begins as a copy. The weight β is in
-        `extra["kl_coefficient"]`.
+        Stage(init, step); params are {"policy": the model's, "value": the scalar model's}, and `init(key,
+        params)` takes either that or a policy alone, of which the value function then begins as a copy. The
+        weight β is in `extra["kl_coefficient"]`.
 
-    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 before the first update. An
-    update from answers of which none could be judged is skipped, and `nonfinite_leaf` says so.
+    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 before the first
+    update. An update from answers of which none could be judged is skipped, and `nonfinite_leaf` says so.
 
     Raises:
         ValueError: for counts below 1.
     """
     if min(epochs, minibatches, samples) < 1:
-        raise ValueError(f"ppo: epochs, minibatches and samples must be at least 1, got {epochs, minibatches, samples}")
-    head = region(partial(linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True))
+        raise ValueError(
+            f"ppo: epochs, minibatches and samples must be at least 1, got {epochs, minibatches, samples}"
+        )
+    head = region(
+        partial(linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True)
+    )
     look = partial(completion_log_probabilities, model=model, head=head)
     critic = scalar_model(model)
     values = partial(completion_states, critic.score)
-    loss = partial(answers_loss, look=look, values=values, clip=clip, clip_value=clip_value, value_weight=value_weight,
-                   entropy_weight=entropy_weight)  # fmt: skip
+    loss = partial(
+        answers_loss,
+        look=look,
+        values=values,
+        clip=clip,
+        clip_value=clip_value,
+        value_weight=value_weight,
+        entropy_weight=entropy_weight,
+    )
     start = partial(_draw, model=model, critic=critic)
     inner = stage(loss, optimizer, init=start, metrics=METRICS, compute=compute, **options)
-    draw = partial(rollout, model, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k,
-                   top_p=top_p, vocabulary=vocabulary, stop_tokens=stop_tokens, dtype=compute,
-                   compile=compile)  # fmt: skip
-    judge = partial(experience, look=look, values=values, gamma=gamma, lam=lam, compute=compute, given=score is None,
-                    reference=None if reference is None else tree.cast(reference, compute))  # fmt: skip
+    draw = partial(
+        rollout,
+        model,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        vocabulary=vocabulary,
+        stop_tokens=stop_tokens,
+        dtype=compute,
+        compile=compile,
+    )
+    judge = partial(
+        experience,
+        look=look,
+        values=values,
+        gamma=gamma,
+        lam=lam,
+        compute=compute,
+        given=score is None,
+        reference=None if reference is None else tree.cast(reference, compute),
+    )
     steer = None if target_kl is None else partial(adaptive_coefficient, target=target_kl, horizon=horizon)
-    learn = partial(update, inner=inner, judge=judge, steer=steer, samples=samples, names=rewards, weights=weights,
-                    epochs=epochs, minibatches=minibatches, mask_truncated=mask_truncated)  # fmt: skip
+    learn = partial(
+        update,
+        inner=inner,
+        judge=judge,
+        steer=steer,
+        samples=samples,
+        names=rewards,
+        weights=weights,
+        epochs=epochs,
+        minibatches=minibatches,
+        mask_truncated=mask_truncated,
+    )
     return online(Online(partial(_init, inner=inner, critic=critic, beta=beta), draw, score, learn), rewards)
 
 
@@ -156,7 +202,8 @@ def update(
     Args:
         state: unchanged by this.
         rollouts: B rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches nothing.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches
+            nothing.
         inner: the stage that takes one optimizer step on rows.
         judge: `experience`, bound.
         steer: changes β, or None.
@@ -203,9 +250,19 @@ def update(
 
 
 def experience(
-    params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, *, look: Callable, values: Callable,
-    gamma: float, lam: float, reference: Tree | None, compute: torch.dtype, given: bool,
-) -> tuple[Tree, dict[str, Tensor]]:  # fmt: skip
+    params: Tree,
+    rollouts: Rollouts,
+    total: Tensor,
+    coefficient: Tensor,
+    *,
+    look: Callable,
+    values: Callable,
+    gamma: float,
+    lam: float,
+    reference: Tree | None,
+    compute: torch.dtype,
+    given: bool,
+) -> tuple[Tree, dict[str, Tensor]]:
     """Judges every token of a round of answers, before anything is learned from it.
 
     Args:
@@ -216,10 +273,12 @@ def experience(
         look: (params, rollouts) -> LogProbabilities.
         values: (params, rollouts) -> [B, M].
         gamma, lam, reference, compute: see `ppo`.
-        given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who drew them.
+        given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who
+            drew them.
 
     Returns:
-        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M]; metrics).
+        (a batch of rows: the fields of Rollouts, old_logps, old_values, advantages and returns [B, M];
+        metrics).
     """
     policy, value = (tree.cast(params[name], compute) for name in ("policy", "value"))
     judged = total.isfinite()
@@ -238,25 +297,38 @@ def experience(
         "kl_coefficient": coefficient.clone(),
         "values/mean": old_values.sum() / tokens,
         "values/explained_variance": 1 - unforeseen,
-        "sampling/sampling_logp_difference/mean": (old - rollouts.logps).abs().sum() / rollouts.mask.sum().clamp(min=1),
+        "sampling/sampling_logp_difference/mean": (old - rollouts.logps).abs().sum()
+        / rollouts.mask.sum().clamp(min=1),
     }
     batch = {
-        **rollouts._replace(mask=mask)._asdict(), "old_logps": old, "old_values": old_values,
-        "advantages": whiten(advantages, mask), "returns": returns,
-    }  # fmt: skip
+        **rollouts._replace(mask=mask)._asdict(),
+        "old_logps": old,
+        "old_values": old_values,
+        "advantages": whiten(advantages, mask),
+        "returns": returns,
+    }
     return batch, metrics
 
 
 def answers_loss(
-    params: Tree, batch: Tree, key: Tensor, *, look: Callable, values: Callable, clip: float, clip_value: float | None,
-    value_weight: float, entropy_weight: float,
-) -> tuple[Tensor, Tensor, dict]:  # fmt: skip
+    params: Tree,
+    batch: Tree,
+    key: Tensor,
+    *,
+    look: Callable,
+    values: Callable,
+    clip: float,
+    clip_value: float | None,
+    value_weight: float,
+    entropy_weight: float,
+) -> tuple[Tensor, Tensor, dict]:
     """Sums the losses of policy and value function over tokens.
 
     Args:
         params: {"policy", "value"}.
         batch: what `experience` gave, row [B].
-        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first update.
+        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first
+            update.
         look, values: see `experience`.
         clip, clip_value, value_weight, entropy_weight: see `ppo`.
 
@@ -283,7 +355,9 @@ def _draw(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
     return {"policy": policy, "value": critic.init(key, policy)}
 
 
-def _init(key: Tensor, params: Tree | None = None, *, inner: Stage, critic: ScalarModel, beta: float) -> TrainState:
+def _init(
+    key: Tensor, params: Tree | None = None, *, inner: Stage, critic: ScalarModel, beta: float
+) -> TrainState:
     """The first state; a policy alone is copied for the value function."""
     if params is not None and set(params) != {"policy", "value"}:
         params = {"policy": params, "value": critic.init(named(key, "init"), params)}

@@ -58,7 +58,8 @@ def next_token_loss(
 
     Args:
         params: the model's.
-        batch: tokens [B, T], labels [B, T] (-100 is not trained on), row [B]; positions, segment_ids [B, T] by choice.
+        batch: tokens [B, T], labels [B, T] (-100 is not trained on), row [B]; positions, segment_ids [B, T]
+            by choice.
         key: [2]; dropout folds in each example's row. None drops nothing: so a loss is validated.
         model, head: bound by `pretrain`.
 

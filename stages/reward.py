@@ -47,8 +47,10 @@ def reward(
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"} [B, T],
-        whose params are those of `scalar_model(model)`: start from `scalar_model(model).init(key, params)`. Metrics
+        Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"}
+        [B, T],
+        whose params are those of `scalar_model(model)`: start from `scalar_model(model).init(key, params)`.
+            Metrics
         have TRL's names.
     """
     scored = scalar_model(model)
@@ -57,7 +59,14 @@ def reward(
 
 
 def pair_loss(
-    params: Tree, batch: Tree, key: Tensor | None, *, score: Callable, margin: float, center: float, dropout: bool
+    params: Tree,
+    batch: Tree,
+    key: Tensor | None,
+    *,
+    score: Callable,
+    margin: float,
+    center: float,
+    dropout: bool,
 ) -> tuple[Tensor, Tensor, dict]:
     """Sums the negative log-likelihood of every comparison, nats.
 
@@ -72,7 +81,9 @@ def pair_loss(
     """
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
-    scores = answer_scores(params, tokens, labels, score=score, key=sides(key, batch["row"]) if dropout else None)
+    scores = answer_scores(
+        params, tokens, labels, score=score, key=sides(key, batch["row"]) if dropout else None
+    )
     chosen, rejected = scores.chunk(2)
     real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
     losses = bradley_terry(chosen, rejected, margin=margin, center=center)
@@ -87,8 +98,8 @@ def answer_scores(
 ) -> Tensor:
     """Scores whole answers: the number at the last token of each.
 
-    The last token of an answer may stand among the labels alone, as rows are shifted by one; it is put back first, for
-    an answer that ends is another than one that was cut off.
+    The last token of an answer may stand among the labels alone, as rows are shifted by one; it is put back
+    first, for an answer that ends is another than one that was cut off.
 
     Args:
         params: the scalar model's.

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.generate import generate
+from pure.generation.generate import generate
+from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.log_probability import LogProbabilities
-from pure.stepper import Stepper
 from pure.types import Model, Tree
 
 
 class Rollouts(NamedTuple):
-    """Completions beside their prompts. Rows of one prompt stand together: row n G + g is sample g of prompt n.
+    """Completions beside their prompts. Rows of one prompt stand together: row n G + g is sample g of prompt
+    n.
 
     Fields:
-        tokens: [B, P + M] int64: the prompt, padded on the left, then the completion, padded on the right; so that
-            every completion begins at place P, and follows its prompt directly.
+        tokens: [B, P + M] int64: the prompt, padded on the left, then the completion, padded on the right; so
+            that every completion begins at place P, and follows its prompt directly.
         starts: [B] int64, where the prompt begins: its padding before it.
         mask: [B, M] bool, True on the completion's tokens, the stop token among them.
         logps: [B, M] float32, nats, of each token as the sampler saw it, at the temperature; 0 where masked.
@@ -58,22 +59,24 @@ def rollout(
 ) -> Rollouts:
     """Draws `samples` completions of every prompt: a function of (params, prompts, key) and nothing else.
 
-    Each row draws with a key of its own, from the prompt's number and the sample's, so that what it writes does not
-    depend on how the batch was put together (up to rounding, where the shapes differ). The number of rows stays the
-    same to the end, so that one shape is compiled and every bit can be drawn again.
+    Each row draws with a key of its own, from the prompt's number and the sample's, so that what it writes
+    does not depend on how the batch was put together (up to rounding, where the shapes differ). The number of
+    rows stays the same to the end, so that one shape is compiled and every bit can be drawn again.
 
     Args:
         model: gives `decode`, `cache` and `config`.
         params: the policy's.
-        batch: "prompts" [N, P] int64, padded on the right; "lengths" [N]; "index" [N], from `data_pipes.prompts`.
+        batch: "prompts" [N, P] int64, padded on the right; "lengths" [N]; "index" [N], from
+            `data_pipes.prompts`.
         key: [2] uint32, of this step.
         samples: G >= 1.
         max_new_tokens: M >= 1.
-        temperature, top_k, top_p, vocabulary: as in `pure.generate.generate`. Losses compare log-probabilities at the
-            same temperature; a truncation (top_k, top_p, vocabulary) is not seen by them.
+        temperature, top_k, top_p, vocabulary: as in `pure.generation.generate.generate`. Losses compare
+            log-probabilities at the same temperature; a truncation (top_k, top_p, vocabulary) is not seen by
+            them.
         stop_tokens: ids that end a completion, and belong to it.
         dtype: to draw in; None takes that of the params.
-        compile: as in `pure.generate.generate`.
+        compile: as in `pure.generation.generate.generate`.
 
     Returns:
         Rollouts.
@@ -81,22 +84,40 @@ def rollout(
     Raises:
         ValueError: as `generate`, for a prompt that is too long.
     """
-    prompts, lengths, index = (batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "index"))
+    prompts, lengths, index = (
+        batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "index")
+    )
     number = torch.arange(samples, device=key.device).repeat(len(batch["index"]))
     fold = torch.func.vmap(random.fold_in)
     keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, index), number)
     written = generate(
-        model, params if dtype is None else tree.cast(params, dtype), prompts, lengths=lengths, key=keys,
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, vocabulary=vocabulary,
-        stop_tokens=stop_tokens, shape=prompts.shape, compact=False, compile=compile,
-    )  # fmt: skip
+        model,
+        params if dtype is None else tree.cast(params, dtype),
+        prompts,
+        lengths=lengths,
+        key=keys,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        vocabulary=vocabulary,
+        stop_tokens=stop_tokens,
+        shape=prompts.shape,
+        compact=False,
+        compile=compile,
+    )
     return arrange(prompts, lengths, written.tokens, written.lengths, written.logprobs, index, stop_tokens)
 
 
 def arrange(
-    prompts: Tensor, lengths: Tensor, completions: Tensor, written: Tensor, logps: Tensor, index: Tensor,
+    prompts: Tensor,
+    lengths: Tensor,
+    completions: Tensor,
+    written: Tensor,
+    logps: Tensor,
+    index: Tensor,
     stop_tokens: tuple[int, ...],
-) -> Rollouts:  # fmt: skip
+) -> Rollouts:
     """Puts prompts and completions side by side; also for completions that were drawn elsewhere.
 
     Args:
@@ -144,15 +165,16 @@ def where_to_look(rollouts: Rollouts) -> dict[str, Tensor]:
     """Positions and segments of the padded rows, for a forward pass that sees what the sampler saw.
 
     Returns:
-        {"positions": [B, P + M], counted from each prompt's first token; "segment_ids": [B, P + M], 0 on the padding
-        before it}.
+        {"positions": [B, P + M], counted from each prompt's first token; "segment_ids": [B, P + M], 0 on the
+        padding before it}.
     """
     place = torch.arange(rollouts.tokens.shape[1], device=rollouts.tokens.device) - rollouts.starts[:, None]
     return {"positions": place.clamp(min=0), "segment_ids": (place >= 0).long()}
 
 
 def completion_states(hidden: Callable[..., Tensor], params: Tree, rollouts: Rollouts) -> Tensor:
-    """The states from which each completion's token was drawn: those one place before it. Nothing is dropped out.
+    """The states from which each completion's token was drawn: those one place before it. Nothing is dropped
+    out.
 
     Args:
         hidden: (params, tokens, positions=, segment_ids=) -> [B, P + M, ...], such as `model.hidden`.
@@ -167,11 +189,13 @@ def completion_states(hidden: Callable[..., Tensor], params: Tree, rollouts: Rol
     return states[:, before:-1]
 
 
-def completion_log_probabilities(params: Tree, rollouts: Rollouts, *, model: Model, head: Any) -> LogProbabilities:
+def completion_log_probabilities(
+    params: Tree, rollouts: Rollouts, *, model: Model, head: Any
+) -> LogProbabilities:
     """Computes the log-probabilities of the completions by the forward function that training differentiates.
 
-    Sampling, reference and learner all see the whole model, without dropout: the ratio of the learner to the policy
-    that drew is then exactly 1 before the first update, as the papers' clipping presupposes.
+    Sampling, reference and learner all see the whole model, without dropout: the ratio of the learner to the
+    policy that drew is then exactly 1 before the first update, as the papers' clipping presupposes.
 
     Args:
         params: the policy's, or the reference's.

@@ -12,15 +12,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from data_pipes.answers.reward_function import Answers, Gather, rewards_of
 from pure.types import Tree
 from stages.reward import answer_scores
-from stages.reward_function import Answers, Gather, rewards_of
 from stages.rollout import Rollouts
 
 Reward = Callable[..., Any]
-"""What users write: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of data that
-the prompt came from. Or a whole batch, (prompts, completions, **columns) -> list, as in TRL. Either may be a
-coroutine; see `stages.reward_function`."""
+"""What users write: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of
+data that the prompt came from. Or a whole batch, (prompts, completions, **columns) -> list, as in TRL. Either
+may be a coroutine; see `data_pipes.answers.reward_function`."""
 
 
 def text_score(
@@ -39,20 +39,26 @@ def text_score(
         decode: ids -> text, control tokens left out.
         prompts: text of each prompt, as the functions shall see it; found by the rollouts' index.
         rows: the data each prompt came from.
-        on_bad: is told of a function that raised or gave no number that is finite in float32, in a sentence with the
-            function and the text; that reward is then NaN. None raises it as an error.
-        gather: runs coroutines, such as `stages.run.coroutines.gather()`.
+        on_bad: is told of a function that raised or gave no number that is finite in float32, in a sentence
+            with the function and the text; that reward is then NaN. None raises it as an error.
+        gather: runs coroutines, such as `stages.run.rewards.coroutines.gather()`.
 
     Returns:
-        Rollouts -> rewards [B, K] float32, in the order of the functions; NaN where one is missing: the others count.
+        Rollouts -> rewards [B, K] float32, in the order of the functions; NaN where one is missing: the
+        others count.
 
     Raises:
         ValueError: (by the result, without on_bad) naming the function, the row and the text.
     """
     return partial(
-        _text_score, functions=dict(functions), decode=decode, prompts=prompts, rows=rows, on_bad=on_bad or _stop,
+        _text_score,
+        functions=dict(functions),
+        decode=decode,
+        prompts=prompts,
+        rows=rows,
+        on_bad=on_bad or _stop,
         gather=gather,
-    )  # fmt: skip
+    )
 
 
 def model_score(params: Tree, score: Callable) -> Callable[[Rollouts], Tensor]:
@@ -82,9 +88,15 @@ def completion_ids(rollouts: Rollouts) -> list[list[int]]:
 
 
 def _text_score(
-    rollouts: Rollouts, *, functions: Mapping[str, Reward], decode: Any, prompts: Sequence[str], rows: Sequence,
-    on_bad: Callable, gather: Gather | None,
-) -> Tensor:  # fmt: skip
+    rollouts: Rollouts,
+    *,
+    functions: Mapping[str, Reward],
+    decode: Any,
+    prompts: Sequence[str],
+    rows: Sequence,
+    on_bad: Callable,
+    gather: Gather | None,
+) -> Tensor:
     """[B, K]."""
     index, ids = rollouts.index.tolist(), completion_ids(rollouts)
     answers = Answers([prompts[i] for i in index], [decode(x) for x in ids], ids, [rows[i] for i in index])
@@ -98,7 +110,8 @@ def _stop(text: str) -> NoReturn:
 
 
 def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable) -> Tensor:
-    """[B, 1]: the rows are laid out as the reward model was trained on them, prompt first, without padding before."""
+    """[B, 1]: the rows are laid out as the reward model was trained on them, prompt first, without padding
+    before."""
     batch, total = rollouts.tokens.shape
     place = torch.arange(total, device=rollouts.tokens.device) + rollouts.starts[:, None]
     tokens = torch.where(place < total, rollouts.tokens.gather(1, place.clamp(max=total - 1)), 0)

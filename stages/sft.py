@@ -1,7 +1,7 @@
 """Supervised fine-tuning: learn to write the assistant's part of a conversation.
 
-The mathematics is in `pure/loss/cross_entropy.py`; which tokens are the assistant's, `data_pipes/chat.py` says; how
-examples are packed side by side, `data_pipes/sft.py`.
+The mathematics is in `pure/loss/cross_entropy.py`; which tokens are the assistant's,
+`data_pipes/chat/chat.py` says; how examples are packed side by side, `data_pipes/sft.py`.
 
 Shape letters: B batch, T tokens.
 
@@ -42,14 +42,20 @@ def sft(
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step) for batches {"tokens": [B, T], "labels": [B, T]}, labels already shifted and -100 on all that
-        is not the assistant's; several examples packed in a row also have "segment_ids" and "positions" [B, T].
-        The metric "tokens" counts what was trained on.
+        Stage(init, step) for batches {"tokens": [B, T], "labels": [B, T]}, labels already shifted and -100 on
+        all that is not the assistant's; several examples packed in a row also have "segment_ids" and
+        "positions" [B, T]. The metric "tokens" counts what was trained on.
 
     Edge cases: a batch without an assistant's token has loss 0 and no gradient.
 
     Source: Ouyang et al. 2022, section 3.5.
     """
     return pretrain(
-        model, optimizer, compute=compute, chunk=chunk, label_smoothing=label_smoothing, z_loss=z_loss, **options
+        model,
+        optimizer,
+        compute=compute,
+        chunk=chunk,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        **options,
     )

@@ -1,7 +1,7 @@
 """A stage: the pair (init, step) that turns a loss and an optimizer into training.
 
-`functools.reduce(stage.step, pipe, stage.init(key))` is a whole training run. Every built-in stage is made by `stage`,
-so that a researcher's own can do all that they can.
+`functools.reduce(stage.step, pipe, stage.init(key))` is a whole training run. Every built-in stage is made by
+`stage`, so that a researcher's own can do all that they can.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
 ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
-"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped: -1, it was taken;
-i, the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite; L + 1: its count is not finite
-or 0, so that there was nothing to learn from."""
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped: -1, it
+was taken; i, the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite; L + 1:
+its count is not finite or 0, so that there was nothing to learn from."""
 
 
 LOSS_KEY = crc32(b"loss")
@@ -62,24 +62,27 @@ def stage(
     """Makes a stage of a loss and an optimizer.
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics), in float32. The batch has "row" [B], each example's
-            index in it, for randomness that must not depend on how the batch was cut. Metrics are {name: (sum [],
-            count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. Who validates with the
-            loss (`stages.run.validation.mean_loss`) gives None for the key: nothing is then dropped out.
+        loss: (params, batch, key) -> (sum [], count [], metrics), in float32. The batch has "row" [B], each
+            example's index in it, for randomness that must not depend on how the batch was cut. Metrics are
+            {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the
+            batch. Who validates with the loss (`stages.run.validation.mean_loss`) gives None for the key:
+            nothing is then dropped out.
         optimizer: optax's pair.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names that the loss reports, besides "loss".
         accumulation: micro-batches a step; must divide B.
-        ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`, and warmed up over
-            the updates that `extra["ema_count"]` counts (`pure.optim.ema.warmed_decay`); None keeps none.
+        ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`, and
+            warmed up over the updates that `extra["ema_count"]` counts (`pure.optim.ema.warmed_decay`); None
+            keeps none.
         compute: dtype that the loss sees the params in, while they stay as they are; None leaves them.
-        loss_scale: first factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if `compute` is
-            float16, else none.
+        loss_scale: first factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if
+            `compute` is float16, else none.
 
     Returns:
         Stage(init, step).
 
-    Edge cases: params in bfloat16 or float16 are warned about once, when the first state is made: an update below 1/512
+    Edge cases: params in bfloat16 or float16 are warned about once, when the first state is made: an update
+    below 1/512
         (1/4096) of a weight is rounded away.
 
     Raises:
@@ -94,7 +97,9 @@ def stage(
     optimizer = with_extra(optimizer)
     bound = partial(update, optimizer=optimizer, ema=ema)
     return Stage(
-        init=partial(init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale),
+        init=partial(
+            init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale
+        ),
         step=partial(
             step,
             gradient=accumulate(loss, accumulation),
@@ -132,7 +137,10 @@ def init_state(
     _warn_of_narrow(params)
     extra: dict = {}
     if ema is not None:
-        extra = {"ema": tree.clone(params), "ema_count": torch.zeros((), dtype=torch.int32, device=key.device)}
+        extra = {
+            "ema": tree.clone(params),
+            "ema_count": torch.zeros((), dtype=torch.int32, device=key.device),
+        }
     if loss_scale is not None:
         extra["loss_scale"] = precision.loss_scale(loss_scale, key.device)
     return TrainState(
@@ -145,8 +153,11 @@ def init_state(
     )
 
 
-def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, names: tuple[str, ...]) -> TrainState:
-    """Takes one optimizer step, or skips the batch where loss, count or a gradient is not finite, or nothing counted.
+def step(
+    state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, names: tuple[str, ...]
+) -> TrainState:
+    """Takes one optimizer step, or skips the batch where loss, count or a gradient is not finite, or nothing
+    counted.
 
     Args:
         state: unchanged by this.
@@ -156,7 +167,8 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
         names: of the metrics that the loss was declared to report.
 
     Returns:
-        The next state: `step` one higher, always; params, opt_state and average only if the step was taken, which
+        The next state: `step` one higher, always; params, opt_state and average only if the step was taken,
+            which
         `nonfinite_leaf` says.
 
     Steps:
@@ -167,8 +179,8 @@ def step(state: TrainState, batch: Tree, *, gradient: Callable, update: Callable
         5. Metrics: means divided once, sums as they are.
 
     Raises:
-        ValueError: if the loss reports other metrics than were declared, or the batch has no rows or leaves that differ
-            in them.
+        ValueError: if the loss reports other metrics than were declared, or the batch has no rows or leaves
+            that differ in them.
     """
     # 1. Key and rows.
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
@@ -208,7 +220,8 @@ def update(
     optimizer: GradientTransformation,
     ema: float | None,
 ) -> Tree:
-    """Updates params, optimizer state and average; leafwise if the optimizer is: then it may go layer by layer.
+    """Updates params, optimizer state and average; leafwise if the optimizer is: then it may go layer by
+    layer.
 
     Args:
         moving: {"params", "opt_state", "extra"}.
@@ -233,9 +246,11 @@ def update(
 
 
 def loss_of(stage: Stage) -> Callable:
-    """The loss that a stage was made of, bound and in its precision: (params, batch, key) -> (sum, count, metrics).
+    """The loss that a stage was made of, bound and in its precision: (params, batch, key) -> (sum, count,
+    metrics).
 
-    Whoever validates, or looks at each example's own gradient (`pure.transform.per_sample`), takes it from here.
+    Whoever validates, or looks at each example's own gradient (`pure.transform.per_sample`), takes it from
+    here.
 
     Raises:
         ValueError: if the stage was not made by `stage`.
@@ -247,7 +262,9 @@ def loss_of(stage: Stage) -> Callable:
     """
     gradient = getattr(stage.step, "keywords", {}).get("gradient")
     if gradient is None:
-        raise ValueError("loss_of: expected a stage made by stages.stage.stage; of grpo and ppo take parts(stage)")
+        raise ValueError(
+            "loss_of: expected a stage made by stages.stage.stage; of grpo and ppo take parts(stage)"
+        )
     return gradient.args[0]
 
 
@@ -257,7 +274,8 @@ def named(key: Tensor, name: str) -> Tensor:
 
 
 def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
-    """[] float32: the first of the leaves' norms [L], the loss and its count that no step can be taken with; -1: none.
+    """[] float32: the first of the leaves' norms [L], the loss and its count that no step can be taken with;
+    -1: none.
 
     A loss that is not finite may have a finite gradient: where it was clamped, the gradient is 0.
     """

@@ -15,15 +15,18 @@ from pure.types import Tree
 class TrainState(NamedTuple):
     """All that changes while training, and nothing else: a run goes on from it bit for bit.
 
-    Configuration, the optimizer and frozen weights are bound into the stage, so that a state is only tensors: it can be
-    saved, copied, stacked for `vmap`, or sent to another framework. No two leaves of an initial state share storage.
+    Configuration, the optimizer and frozen weights are bound into the stage, so that a state is only tensors:
+    it can be saved, copied, stacked for `vmap`, or sent to another framework. No two leaves of an initial
+    state share storage.
 
     Fields:
-        step: [] int32, items of the pipe consumed so far, skipped ones included. To resume is `pipe[int(state.step):]`.
+        step: [] int32, items of the pipe consumed so far, skipped ones included. To resume is
+            `pipe[int(state.step):]`.
         key: [2] uint32, the root key. It never advances: a step draws from `fold_in(key, step)`.
         params: exactly what is differentiated (PPO: {"policy": ..., "value": ...}).
         opt_state: the optimizer's state, with optax's structure. Its counts stand still over a skipped step.
-        extra: what moves without a gradient, {} by default: an average of the weights, an adaptive coefficient.
+        extra: what moves without a gradient, {} by default: an average of the weights, an adaptive
+            coefficient.
         metrics: {name: [] tensor} of the last step, NaN before the first; read by the runner alone.
 
     Example:

@@ -1,12 +1,13 @@
 """Checks types and shapes whenever a function of `pure` is called, under pytest only.
 
-Types come from the annotations. Shapes come from where a reader looks for them, the docstring: a parameter `x: Tensor`
-with the line "x: [B, T, D] float32, ..." under Args becomes jaxtyping's `Float32[Tensor, "B T D"]`, and so does the
-result if Returns begins with a shape. A letter stands for one length throughout a call, so a docstring that lies fails.
+Types come from the annotations. Shapes come from where a reader looks for them, the docstring: a parameter
+`x: Tensor` with the line "x: [B, T, D] float32, ..." under Args becomes jaxtyping's `Float32[Tensor, "B T
+D"]`, and so does the result if Returns begins with a shape. A letter stands for one length throughout a call,
+so a docstring that lies fails.
 
-Not jaxtyping's own import hook: it would check in every call, and a compiled step would then trace beartype's generated
-code. The wrapper here is a branch on `is_compiling()`, a constant to Dynamo, so `fullgraph=True` holds. It keeps the
-function's globals, by which doctest recognises that a function belongs to its module.
+Not jaxtyping's own import hook: it would check in every call, and a compiled step would then trace beartype's
+generated code. The wrapper here is a branch on `is_compiling()`, a constant to Dynamo, so `fullgraph=True`
+holds. It keeps the function's globals, by which doctest recognises that a function belongs to its module.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ CONF = beartype.BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
 def checked(function: types.FunctionType) -> types.FunctionType:
     """Makes a function check its arguments and what it returns, except where it is being compiled."""
     described = types.FunctionType(
-        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     described.__module__, described.__qualname__ = function.__module__, function.__qualname__
     described.__kwdefaults__ = function.__kwdefaults__
@@ -59,14 +64,18 @@ def checked(function: types.FunctionType) -> types.FunctionType:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs) if is_compiling() else check(*args, **kwargs)
 
-    # A code object of its own: Dynamo counts recompilations by code object, and one for all would soon be too often.
-    code = wrapper.__code__.replace(co_name=function.__name__, co_firstlineno=function.__code__.co_firstlineno)
+    # A code object of its own: Dynamo counts recompilations by code object, and one for all would soon be too
+    # often.
+    code = wrapper.__code__.replace(
+        co_name=function.__name__, co_firstlineno=function.__code__.co_firstlineno
+    )
     wrapped = types.FunctionType(code, function.__globals__, closure=wrapper.__closure__)
     return functools.update_wrapper(wrapped, function)  # type: ignore[return-value]
 
 
 def shapes(function: Callable) -> dict[str, Any]:
-    """Annotations with the shapes which the docstring gives to parameters, and a result, annotated as tensors."""
+    """Annotations with the shapes which the docstring gives to parameters, and a result, annotated as
+    tensors."""
     text = inspect.getdoc(function)
     lines = re.findall(rf"^(\w+(?:, \w+)*): {SHAPE}", section(text, "Args") or "", re.MULTILINE)
     found = {name: (dims, dtype) for names, dims, dtype in lines for name in names.split(", ")}
@@ -78,7 +87,8 @@ def shapes(function: Callable) -> dict[str, Any]:
 
 
 def annotation(dims: str, dtype: str) -> Any:
-    """Turns "B, T, D" and "float32" into jaxtyping's type; a length that is a formula ("H/2") is not checked."""
+    """Turns "B, T, D" and "float32" into jaxtyping's type; a length that is a formula ("H/2") is not
+    checked."""
     parts = [part.strip() for part in dims.split(",") if part.strip()]
     lengths = [part if re.fullmatch(r"\.\.\.|[A-Za-z]\w*|\d+", part) else "_" for part in parts]
     return DTYPES.get(dtype, jaxtyping.Shaped)[Tensor, " ".join(lengths)]
@@ -97,8 +107,12 @@ class Loader(importlib.machinery.SourceFileLoader):
 class Finder(importlib.abc.MetaPathFinder):
     """Finds what Python would find, and has the modules of `pure` loaded by Loader."""
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target) if name.startswith("pure.") else None
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        spec = (
+            importlib.machinery.PathFinder.find_spec(name, path, target) if name.startswith("pure.") else None
+        )
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
             spec.loader = Loader(spec.loader.name, spec.loader.path)
         return spec

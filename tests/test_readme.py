@@ -1,4 +1,5 @@
-"""What the pages for people promise: files that exist, the commands that are checked, one row for each algorithm."""
+"""What the pages for people promise: files that exist, the commands that are checked, one row for each
+algorithm."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ import pytest
 
 from tests.rules.source import ROOT
 
-PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md")) if not path.parts[len(ROOT.parts)].startswith(".")]
+PAGES = [
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*/*.md"))
+    if not path.parts[len(ROOT.parts)].startswith(".")
+]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 COLUMNS = "| name | mathematics | stage | test | paper |"
@@ -70,7 +75,9 @@ def test_the_first_block_runs_the_demo_and_the_second_the_tests() -> None:
 
 
 def test_continuous_integration_reads_the_same_blocks() -> None:
-    answer = subprocess.run(["bash", ROOT / ".ci" / "readme-block", "2"], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        ["bash", ROOT / ".ci" / "readme-block", "2"], capture_output=True, text=True, check=True
+    )
     assert answer.stdout == BLOCKS[1]
 
 
@@ -84,7 +91,11 @@ def test_the_table_names_files_that_exist_and_papers() -> None:
 
 
 def test_every_algorithm_has_a_row() -> None:
-    files = {path.relative_to(ROOT).as_posix() for folder in ALGORITHMS for path in (ROOT / folder).glob("[!_]*.py")}
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ALGORITHMS
+        for path in (ROOT / folder).glob("[!_]*.py")
+    }
     named = {path for row in rows() for path in re.findall(r"`([\w/.]+)`", " ".join(row))}
     assert sorted(files - named - INFRASTRUCTURE.keys()) == []
     assert sorted(INFRASTRUCTURE.keys() - files) == []

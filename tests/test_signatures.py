@@ -85,7 +85,9 @@ def test_checks_get_in_the_way_of_no_transform() -> None:
 def test_many_functions_can_be_compiled() -> None:
     """Dynamo's limit on recompilations is for each function, though all are wrapped alike."""
     plenty = torch._dynamo.config.recompile_limit + 2
-    made = [types.FunctionType(mix.__code__.replace(co_name=f"mix{i}"), mix.__globals__) for i in range(plenty)]
+    made = [
+        types.FunctionType(mix.__code__.replace(co_name=f"mix{i}"), mix.__globals__) for i in range(plenty)
+    ]
     for function in made:
         function.__annotations__, function.__kwdefaults__ = mix.__annotations__, mix.__kwdefaults__
         function.__defaults__ = mix.__defaults__

@@ -1,7 +1,7 @@
 """Parquet files, Arrow files and folders written by a data set's `save_to_disk`, as rows.
 
-A value that Python cannot hold (bytes that are no UTF-8, a date after the year 9999, an unknown time zone) makes its
-row a bad one, named by file, row and column; the rows around it are read.
+A value that Python cannot hold (bytes that are no UTF-8, a date after the year 9999, an unknown time zone)
+makes its row a bad one, named by file, row and column; the rows around it are read.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
     Args:
         path: the file.
-        on_bad: gets each row with a value that cannot be read, the first row of each row group that cannot be read
-            (the next group goes on), and the file if it is no Parquet or has two columns of one name.
+        on_bad: gets each row with a value that cannot be read, the first row of each row group that cannot be
+            read (the next group goes on), and the file if it is no Parquet or has two columns of one name.
 
     Returns:
-        An iterator over rows, named "file:row" from row 1. Columns of JSON (Arrow's type, which `datasets` writes for
-        values of mixed types) are decoded.
+        An iterator over rows, named "file:row" from row 1. Columns of JSON (Arrow's type, which `datasets`
+        writes for values of mixed types) are decoded.
     """
     import pyarrow.parquet
 
@@ -40,7 +40,9 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
         file, error = _tried(lambda: pyarrow.parquet.ParquetFile(handle))
         schema, bad_schema = _tried(lambda: file.schema_arrow) if error is None else (None, error)
         if bad_schema is not None:
-            on_bad(BadRow(f"{path}:1", f"cannot be read as Parquet ({_line(bad_schema)}); copy the file again"))
+            on_bad(
+                BadRow(f"{path}:1", f"cannot be read as Parquet ({_line(bad_schema)}); copy the file again")
+            )
         elif not _refused(schema, path, on_bad):
             first = 0
             for group in range(file.num_row_groups):
@@ -54,8 +56,8 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
     Args:
         path: the file.
-        on_bad: gets each row with a value that cannot be read, the place where the file cannot be read on, and a file
-            that is no Arrow or has two columns of one name.
+        on_bad: gets each row with a value that cannot be read, the place where the file cannot be read on,
+            and a file that is no Arrow or has two columns of one name.
 
     Returns:
         Rows as of `parquet_rows`.
@@ -66,7 +68,9 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     with naming(path), open(path, "rb") as handle:
         is_file = handle.read(len(_MAGIC)) == _MAGIC
         handle.seek(0)
-        reader, error = _tried(lambda: pyarrow.ipc.open_file(handle) if is_file else pyarrow.ipc.open_stream(handle))
+        reader, error = _tried(
+            lambda: pyarrow.ipc.open_file(handle) if is_file else pyarrow.ipc.open_stream(handle)
+        )
         if error is not None:
             on_bad(BadRow(f"{path}:1", f"cannot be read as Arrow ({_line(error)}); copy the file again"))
         elif not _refused(reader.schema, path, on_bad):
@@ -83,8 +87,8 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
         on_bad: as in `arrow_rows`.
 
     Returns:
-        Rows, named "file:row" from row 1 of each file. Columns that the data set's format hides are left out, as by
-        `load_from_disk`.
+        Rows, named "file:row" from row 1 of each file. Columns that the data set's format hides are left out,
+        as by `load_from_disk`.
 
     Raises:
         ValueError: if there is no such split (with those there are), or a description cannot be read.
@@ -104,7 +108,9 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
         raise ValueError(f"source: {state} lists no files of rows; load the data set, and save it again")
     files = [top / str(name) for name in names]
     if missing := [file for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"source: {missing[0]} is missing, which {state} names; copy the folder again")
+        raise FileNotFoundError(
+            f"source: {missing[0]} is missing, which {state} names; copy the folder again"
+        )
     rows = (row for file in files for row in arrow_rows(file, on_bad=on_bad))
     if shown is None:
         return rows
@@ -180,7 +186,9 @@ def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     """The batch, whose offsets lead outside of no buffer: Arrow does not check what it maps from a file."""
     for column in batch.columns:
         if _tried(partial(column.validate, full=True))[1] is not None:
-            column.view(_bytes(column.type)).validate(full=True)  # bytes that are no UTF-8 cost their row alone
+            column.view(_bytes(column.type)).validate(
+                full=True
+            )  # bytes that are no UTF-8 cost their row alone
     return batch
 
 
@@ -213,7 +221,9 @@ def _decoder(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
         return lambda value: None if value is None else json.loads(value)
     if pyarrow.types.is_struct(kind):
         inner = {field.name: decode for field in kind if (decode := _decoder(field.type)) is not None}
-        return (lambda value: value and {k: inner.get(k, _same)(x) for k, x in value.items()}) if inner else None
+        return (
+            (lambda value: value and {k: inner.get(k, _same)(x) for k, x in value.items()}) if inner else None
+        )
     lists = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
     if any(getattr(pyarrow.types, name)(kind) for name in lists):
         item = _decoder(kind.value_type)
@@ -232,7 +242,9 @@ def _refused(schema: pyarrow.Schema, path: Location, on_bad: OnBad) -> bool:
     twice = sorted({name for name in names if names.count(name) > 1}) if error is None else []
     if error is not None or twice:
         words = (
-            f"has two columns {twice[0]!r}; rename one" if twice else f"has a column without a name ({_line(error)})"
+            f"has two columns {twice[0]!r}; rename one"
+            if twice
+            else f"has a column without a name ({_line(error)})"
         )
         on_bad(BadRow(str(path), words))
     return error is not None or bool(twice)
@@ -242,7 +254,9 @@ def _tried(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
     """(value, None) or (None, error): whatever the library raises on a file that it cannot read."""
     try:
         return read(), None
-    except Exception as error:  # OverflowError, UnicodeDecodeError, KeyError of time zones, ArrowException, ...
+    except (
+        Exception
+    ) as error:  # OverflowError, UnicodeDecodeError, KeyError of time zones, ArrowException, ...
         return None, error
 
 

@@ -24,8 +24,8 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
     Args:
         path: the file; it is unpacked as `open_binary` does.
         delimiter: "," or a tab.
-        on_bad: gets each row with another number of cells than there are columns, or that is no CSV or not UTF-8; and a
-            file with two columns of one name.
+        on_bad: gets each row with another number of cells than there are columns, or that is no CSV or not
+            UTF-8; and a file with two columns of one name.
 
     Returns:
         Rows named "file:line" by the line on which they begin; blank lines hold none.
@@ -35,9 +35,17 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
     columns: list[str] = []
     for cells, name, error in _records(reader, path):
         if error:
-            on_bad(BadRow(name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"))
+            on_bad(
+                BadRow(
+                    name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
+                )
+            )
         elif any(map(_RAW.search, cells)):
-            on_bad(BadRow(name, "has bytes that are not UTF-8; convert it first: iconv -f LATIN1 -t UTF-8 old > new"))
+            on_bad(
+                BadRow(
+                    name, "has bytes that are not UTF-8; convert it first: iconv -f LATIN1 -t UTF-8 old > new"
+                )
+            )
         elif not columns:
             columns = cells
             if twice := [column for column in columns if columns.count(column) > 1]:
@@ -45,7 +53,11 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
                 return
         elif len(cells) != len(columns):
             expected = f"{len(columns)} cells ({', '.join(columns)[:80]})"
-            on_bad(BadRow(name, f"expected {expected}, got {len(cells)}; a text with {delimiter!r} stands in quotes"))
+            on_bad(
+                BadRow(
+                    name, f"expected {expected}, got {len(cells)}; a text with {delimiter!r} stands in quotes"
+                )
+            )
         else:
             yield Row(dict(zip(columns, cells, strict=True)), name)
 

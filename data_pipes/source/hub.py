@@ -20,8 +20,8 @@ ENDINGS = (
 def is_name(path: str) -> bool:
     """Tells whether a path that is not here could be the name of a data set: "name" or "owner/name".
 
-    It is a mistyped path instead if it ends as a file does, has a dot but no owner, or begins with a folder that is
-    here.
+    It is a mistyped path instead if it ends as a file does, has a dot but no owner, or begins with a folder
+    that is here.
 
     Example:
         >>> [is_name(path) for path in ("owner/name-1.5", "wikitext", "corpus.tgz", "a/b/c", "./a", "")]
@@ -41,7 +41,8 @@ def unreachable(name: str) -> str | None:
         name: of a data set; one in the library's cache needs no hub.
 
     Returns:
-        What is the matter, or None: the hub has an address, or is not to be asked, or a proxy stands before it.
+        What is the matter, or None: the hub has an address, or is not to be asked, or a proxy stands before
+            it.
     """
     import datasets
 

@@ -14,7 +14,8 @@ def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
 
     Args:
         path: the file; it is unpacked as `open_binary` does.
-        on_bad: gets each line of more than 64 MiB, which is then empty, and the place where a packed file is damaged.
+        on_bad: gets each line of more than 64 MiB, which is then empty, and the place where a packed file is
+            damaged.
 
     Returns:
         An iterator over lines with their ends; a byte order mark is dropped.
@@ -25,7 +26,9 @@ def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
             while line := file.readline(PIECE):
                 number += 1
                 if len(line) == PIECE and not line.endswith(b"\n"):
-                    on_bad(BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one record a line"))
+                    on_bad(
+                        BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one record a line")
+                    )
                     while line and not line.endswith(b"\n"):
                         line = file.readline(PIECE)
                     line = b"\n"

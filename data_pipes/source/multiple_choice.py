@@ -1,4 +1,5 @@
-"""Multiple-choice sets from anywhere: MMLU's folder of CSV files, the Hub's layout, files of rows, a data set's name.
+"""Multiple-choice sets from anywhere: MMLU's folder of CSV files, the Hub's layout, files of rows, a data
+set's name.
 
 MMLU's folder, as its authors give it, has no header lines, and a row is question, A, B, C, D, letter:
 
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
-from data_pipes.quiz import quiz
+from data_pipes.embedded.questions import quiz
 from data_pipes.source.arrow import is_saved
 from data_pipes.source.lines import lines
 from data_pipes.source.path import each_once, is_rows, rows, suffix
@@ -27,9 +28,13 @@ from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 EMBEDDED = "embedded"
-"""The name of the quiz about Python's own library (`data_pipes/quiz.py`)."""
+"""The name of the quiz about Python's own library (`data_pipes/embedded/questions.py`)."""
 
-PARTS: Mapping[str, tuple[str, ...]] = {**WORDS, "validation": ("validation", "valid", "val"), "dev": ("dev",)}
+PARTS: Mapping[str, tuple[str, ...]] = {
+    **WORDS,
+    "validation": ("validation", "valid", "val"),
+    "dev": ("dev",),
+}
 """Part -> words in names of files and folders that stand for it: examples (dev) are not validation here."""
 
 SPLITS = tuple(word for words in PARTS.values() for word in words)
@@ -54,33 +59,36 @@ def multiple_choice(
     """Reads a multiple-choice set, of any of the usual layouts.
 
     Args:
-        path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl, .json,
-            .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's `save_to_disk`; the
-            name of a data set on the Hugging Face hub; or "embedded".
-        split: the part to be asked. In a folder it is the files with a word of it in their names or their folders'
-            ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv", "test/a.jsonl"), or all files if no name
-            has a word of PARTS. A single file is taken as it is.
+        path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl,
+            .json, .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's
+            `save_to_disk`; the name of a data set on the Hugging Face hub; or "embedded".
+        split: the part to be asked. In a folder it is the files with a word of it in their names or their
+            folders' ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv", "test/a.jsonl"), or all
+            files if no name has a word of PARTS. A single file is taken as it is.
         dev: the part that examples come from; None, or one that is not there, gives none.
-        dev_path: a file or folder that examples come from instead, read as `path` is; of a folder, its part `dev`.
-        subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the configuration
-            of a data set.
-        on_bad: gets each bad row (see `data_pipes.choices.questions`), and each line of a CSV file that has not six
-            columns or cannot be read as CSV.
+        dev_path: a file or folder that examples come from instead, read as `path` is; of a folder, its part
+            `dev`.
+        subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the
+            configuration of a data set.
+        on_bad: gets each bad row (see `data_pipes.choices.questions`), and each line of a CSV file that has
+            not six columns or cannot be read as CSV.
 
     Returns:
-        Questions; all of the set is in memory. Without a column `subject` the subject is what a CSV file's name begins
-        with, or the folder below `path`.
+        Questions; all of the set is in memory. Without a column `subject` the subject is what a CSV file's
+        name begins with, or the folder below `path`.
 
     Raises:
         FileNotFoundError: if there is nothing at the path, or no file of this part or subset.
-        ValueError: on a bad row, under `stop`; if there is no question at all; for a file of two parts, of none beside
-            files that have one, or in two formats; or for another part of "embedded".
+        ValueError: on a bad row, under `stop`; if there is no question at all; for a file of two parts, of
+            none beside files that have one, or in two formats; or for another part of "embedded".
     """
     if str(path) == EMBEDDED:
         return _embedded(split, subset)
     test = list(_part(path, split, subset, on_bad))
     if not test:
-        raise ValueError(f"multiple_choice: {path} has no question in the part {split!r}; check the path and split=")
+        raise ValueError(
+            f"multiple_choice: {path} has no question in the part {split!r}; check the path and split="
+        )
     if dev_path is not None:
         examples, place = list(_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
     elif dev is None or Path(path).is_file():
@@ -95,8 +103,8 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
     Args:
         path: the file, read whole; .gz is unpacked.
-        on_bad: gets each row with another number of columns, and each place where the file cannot be read as CSV or is
-            not UTF-8.
+        on_bad: gets each row with another number of columns, and each place where the file cannot be read as
+            CSV or is not UTF-8.
 
     Returns:
         Rows with the columns question, A, B, C, D, answer, named "file:line" by the line on which they begin.
@@ -110,7 +118,11 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            on_bad(BadRow(name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"))
+            on_bad(
+                BadRow(
+                    name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
+                )
+            )
             continue
         if len(cells) == len(COLUMNS):
             yield Row(dict(zip(COLUMNS, cells, strict=True)), name)
@@ -132,13 +144,15 @@ def write_csv(folder: Location, found: Questions) -> None:
         found: of four choices each, with subjects that can be names of files.
 
     Raises:
-        ValueError: if a question has another number of choices, or a subject is empty or has other signs than letters,
-            digits, "_", "-", "." and spaces.
+        ValueError: if a question has another number of choices, or a subject is empty or has other signs than
+            letters, digits, "_", "-", "." and spaces.
     """
     parts = {"test": by_subject(found.test), "dev": found.dev}
     for subject, asked in ((subject, asked) for part in parts.values() for subject, asked in part.items()):
         if re.fullmatch(r"\w[\w .-]*", subject) is None:
-            raise ValueError(f"write_csv: the subject {subject!r} can be no name of a file; give it one of letters")
+            raise ValueError(
+                f"write_csv: the subject {subject!r} can be no name of a file; give it one of letters"
+            )
         for question in asked:
             if len(question.choices) != 4:
                 raise ValueError(
@@ -148,15 +162,21 @@ def write_csv(folder: Location, found: Questions) -> None:
     for part, subjects in parts.items():
         (Path(folder) / part).mkdir(parents=True, exist_ok=True)
         for subject, asked in subjects.items():
-            with open(Path(folder) / part / f"{subject}_{part}.csv", "w", encoding="utf-8", newline="") as file:
-                lines = ((question.question, *question.choices, LETTERS[question.answer]) for question in asked)
+            with open(
+                Path(folder) / part / f"{subject}_{part}.csv", "w", encoding="utf-8", newline=""
+            ) as file:
+                lines = (
+                    (question.question, *question.choices, LETTERS[question.answer]) for question in asked
+                )
                 csv.writer(file).writerows(lines)
 
 
 def _embedded(split: str, subset: str | None) -> Questions:
     """The quiz, always the same one."""
     if split != "test":
-        raise ValueError(f"multiple_choice: the part of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out")
+        raise ValueError(
+            f"multiple_choice: the part of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out"
+        )
     found = quiz(key=0)
     if subset is None:
         return found
@@ -187,7 +207,9 @@ def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iter
         kept = [question for question in asked if subset in (None, question.subject)]
         if asked and not kept:
             subjects = sorted({question.subject for question in asked})
-            raise ValueError(f"multiple_choice: {path} has no subset {subset!r}; it has {', '.join(subjects[:5])}")
+            raise ValueError(
+                f"multiple_choice: {path} has no subset {subset!r}; it has {', '.join(subjects[:5])}"
+            )
         yield from kept
     elif _is_folder(path):
         found = _chosen(Path(path), split, subset)
@@ -253,7 +275,9 @@ def _file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
 
 def _has_header(file: Path) -> bool:
     """True if the first line of a CSV file names columns, which MMLU's files do not."""
-    cells = next(csv.reader(io.StringIO(next(lines(file, lambda bad: None), b"").decode("utf-8", "replace"))), [])
+    cells = next(
+        csv.reader(io.StringIO(next(lines(file, lambda bad: None), b"").decode("utf-8", "replace"))), []
+    )
     return {"question", "answer"} <= {cell.strip().lower() for cell in cells}
 
 

@@ -1,8 +1,8 @@
 """Any path or name as a source: looks at what is there, and reads it with the reader that fits.
 
-Everything streams: memory stays flat however large the corpus. Every document knows where it came from. A record that
-cannot be read never vanishes silently: by default the first one stops the stream and is named with its file and line;
-with `on_bad=bad.append` it goes to your list instead, and the stream goes on.
+Everything streams: memory stays flat however large the corpus. Every document knows where it came from. A
+record that cannot be read never vanishes silently: by default the first one stops the stream and is named
+with its file and line; with `on_bad=bad.append` it goes to your list instead, and the stream goes on.
 """
 
 from __future__ import annotations
@@ -51,17 +51,18 @@ def documents(
     """Opens any source as a stream of documents.
 
     Args:
-        path: a file, read whatever its name says of a split; a folder (files sorted by path, hidden ones left out); a
-            folder written by a data set's `save_to_disk`; or the name of a data set on the Hugging Face hub. Files that
-            end as in ROW_SUFFIXES hold rows, all others text; .gz, .bz2, .xz or .zst may follow. Where a folder
-            has rows and nothing else but a README, a licence, images and the like (COMPANIONS), these are left out; if
-            it has other texts too, it is a corpus, of which only images beside rows are left out.
+        path: a file, read whatever its name says of a split; a folder (files sorted by path, hidden ones left
+            out); a folder written by a data set's `save_to_disk`; or the name of a data set on the Hugging
+            Face hub. Files that end as in ROW_SUFFIXES hold rows, all others text; .gz, .bz2, .xz or .zst may
+            follow. Where a folder has rows and nothing else but a README, a licence, images and the like
+            (COMPANIONS), these are left out; if it has other texts too, it is a corpus, of which only images
+            beside rows are left out.
         field: the column of rows that holds the text.
         separator: cuts text files into documents ("<|endoftext|>", a blank line); None makes each file one.
         encoding: of text files.
         subset: the configuration of a data set that has several; in a folder one of README.md, or a folder.
-        split: of a data set, or of a folder in one of the hub's layouts (`data_pipes.source.splits`); text files have
-            splits if the names of all of them say one.
+        split: of a data set, or of a folder in one of the hub's layouts (`data_pipes.source.splits`); text
+            files have splits if the names of all of them say one.
         on_bad: gets each bad record; `stop` raises.
 
     Returns:
@@ -69,8 +70,8 @@ def documents(
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: on a bad record, under `stop`; if the path is empty, or neither a file nor a folder; or for a split
-            or a subset that is not there.
+        ValueError: on a bad record, under `stop`; if the path is empty, or neither a file nor a folder; or
+            for a split or a subset that is not there.
     """
     _refuse_parts(path, split, subset)
     if is_saved(path):
@@ -83,15 +84,17 @@ def documents(
     return _local_documents(found, field, separator, encoding, split, on_bad)
 
 
-def rows(path: Location, *, subset: str | None = None, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
+def rows(
+    path: Location, *, subset: str | None = None, split: str = "train", on_bad: OnBad = stop
+) -> Iterator[Row]:
     """Opens any source of rows: as `documents`, for stages that need more than one column.
 
     An archive or a table of another kind beside files of rows is a bad record: what is in it is not read.
 
     Raises:
         FileNotFoundError: if a path does not exist, or a folder is empty.
-        ValueError: if a file does not hold rows, for a split or a subset that is not there, or on a bad record under
-            `stop`.
+        ValueError: if a file does not hold rows, for a split or a subset that is not there, or on a bad
+            record under `stop`.
     """
     _refuse_parts(path, split, subset)
     if is_saved(path):
@@ -101,11 +104,15 @@ def rows(path: Location, *, subset: str | None = None, split: str = "train", on_
     found = files(path)
     if Path(path).is_file():
         if suffix(path) not in ROW_SUFFIXES:
-            raise ValueError(f"rows: {path} is no file of rows; its name must end in {', '.join(ROW_SUFFIXES)}")
+            raise ValueError(
+                f"rows: {path} is no file of rows; its name must end in {', '.join(ROW_SUFFIXES)}"
+            )
     else:
         held = [file for file in found if is_rows(file)]
         if not held:
-            raise ValueError(f"rows: {path} has no file of rows, whose name would end in {', '.join(ROW_SUFFIXES)}")
+            raise ValueError(
+                f"rows: {path} has no file of rows, whose name would end in {', '.join(ROW_SUFFIXES)}"
+            )
         unread = [file for file in found if _unread(file) and not COMPANIONS.fullmatch(file.name)]
         found = [*unread, *of_split(Path(path), each_once(held), split, subset)]
     return (row for file in found for row in file_rows(file, split=split, on_bad=on_bad))
@@ -124,10 +131,16 @@ def each_once(found: list[Path]) -> list[Path]:
     """
     seen: dict[Path, Path] = {}
     for file in found:
-        name = file.name.removesuffix(Path(file.name).suffix) if file.name.lower().endswith(PACKED) else file.name
+        name = (
+            file.name.removesuffix(Path(file.name).suffix)
+            if file.name.lower().endswith(PACKED)
+            else file.name
+        )
         other = seen.setdefault(file.with_name(Path(name).stem), file)
         if other != file:
-            raise ValueError(f"source: {other} and {file} would be read both; name one of them, or take one away")
+            raise ValueError(
+                f"source: {other} and {file} would be read both; name one of them, or take one away"
+            )
     return found
 
 
@@ -180,7 +193,8 @@ def _unread(path: Path) -> str:
 
 
 def _refuse_parts(path: Location, split: str, subset: str | None) -> None:
-    """One file has no subsets, and no splits but those that stand in a .json; a saved data set has no subsets."""
+    """One file has no subsets, and no splits but those that stand in a .json; a saved data set has no
+    subsets."""
     alone = bool(str(path)) and Path(path).is_file()
     if subset is not None and (alone or is_saved(path)):
         raise ValueError(f"source: {path} has no subset {subset!r}, it is one data set; leave --subset out")
@@ -189,7 +203,8 @@ def _refuse_parts(path: Location, split: str, subset: str | None) -> None:
 
 
 def _of_corpus(top: Path, found: list[Path], split: str, subset: str | None) -> list[Path]:
-    """The files of a folder that are of a split, or of none: rows and texts by their names, all others always."""
+    """The files of a folder that are of a split, or of none: rows and texts by their names, all others
+    always."""
     held = [file for file in found if is_rows(file)]
     texts = [file for file in found if suffix(file) == ".txt" and not COMPANIONS.fullmatch(file.name)]
     if in_split(top, texts):

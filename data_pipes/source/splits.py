@@ -6,9 +6,9 @@
     train.jsonl, x_valid_2.csv        a word of WORDS in the name of a file
     a.jsonl, b.jsonl                  no splits: one part, read as "train" and as "test"
 
-The first of these that fits any file is taken, as the library `datasets` does. Unlike there, capital letters do not
-count, and a file that belongs to two splits, or to none beside files that do, is refused: rows of another split are
-never read, and rows of this one never left out, without a word.
+The first of these that fits any file is taken, as the library `datasets` does. Unlike there, capital letters
+do not count, and a file that belongs to two splits, or to none beside files that do, is refused: rows of
+another split are never read, and rows of this one never left out, without a word.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
 """Split -> words in names that stand for it."""
 
 WHOLE = ("train", "test")
-"""Names under which a folder without splits is read: what the commands that train and that evaluate ask for."""
+"""Names under which a folder without splits is read: what the commands that train and that evaluate ask
+for."""
 
 _APART = r"[-._ 0-9]"
 _SHARD = re.compile(r"data/(.+)-\d{5}-of-\d{5}[^/]*\.[^/]*")
@@ -45,19 +46,23 @@ def of_split(top: Path, found: Sequence[Path], split: str, subset: str | None = 
         The files, in their order.
 
     Raises:
-        ValueError: if there is no such split or subset (with those there are), or a file belongs to two splits, or to
-            none.
+        ValueError: if there is no such split or subset (with those there are), or a file belongs to two
+            splits, or to none.
     """
     splits = _configured(top, found, subset)
     if splits is None and subset is not None:
         found = [file for file in found if file.relative_to(top).parts[0] == subset and file.parent != top]
         top = top / subset
         if not found:
-            raise ValueError(f"source: {top.parent} has no subset {subset!r}: no such folder or entry of README.md")
+            raise ValueError(
+                f"source: {top.parent} has no subset {subset!r}: no such folder or entry of README.md"
+            )
     splits = _by_names(top, found) if splits is None else splits
     if not splits:
         if split not in WHOLE:
-            raise ValueError(f"source: {top} has no split {split!r}, as no name in it says one; leave --split out")
+            raise ValueError(
+                f"source: {top} has no split {split!r}, as no name in it says one; leave --split out"
+            )
         return list(found)
     return _chosen(top, found, splits, split)
 
@@ -88,11 +93,15 @@ def _chosen(top: Path, found: Sequence[Path], splits: Mapping[str, list[Path]], 
     if len(names) == 1:
         twice = [file for file in splits[names[0]] if sum(file in files for files in splits.values()) > 1]
         if twice:
-            raise ValueError(f"source: the name of {twice[0]} has the words of two splits; rename it, or name the file")
+            raise ValueError(
+                f"source: the name of {twice[0]} has the words of two splits; rename it, or name the file"
+            )
         return splits[names[0]]
     exact = [file for file in found if split in (_stem(file), *file.relative_to(top).parts[:-1])]
     if not exact or _plain(split) in WORDS:
-        raise ValueError(f"source: {top} has no split {split!r}; it has {', '.join(sorted(splits))}; pass --split")
+        raise ValueError(
+            f"source: {top} has no split {split!r}; it has {', '.join(sorted(splits))}; pass --split"
+        )
     return exact
 
 
@@ -105,7 +114,9 @@ def _by_names(top: Path, found: Sequence[Path]) -> dict[str, list[Path]]:
             sharded.setdefault(match[1], []).append(file)
     layouts = [sharded]
     for fits in (_in_folder, _in_name):
-        by = {name: [file for file, path in paths.items() if fits(path, words)] for name, words in WORDS.items()}
+        by = {
+            name: [file for file, path in paths.items() if fits(path, words)] for name, words in WORDS.items()
+        }
         layouts.append({name: files for name, files in by.items() if files})
     splits = next((layout for layout in layouts if layout), {})
     named = {file for files in splits.values() for file in files}
@@ -124,7 +135,9 @@ def _configured(top: Path, found: Sequence[Path], subset: str | None) -> dict[st
     if not configs:
         return None
     names = [str(config.get("config_name", "default")) for config in configs]
-    wanted = subset or next((n for n, c in zip(names, configs, strict=True) if c.get("default") or n == "default"), "")
+    wanted = subset or next(
+        (n for n, c in zip(names, configs, strict=True) if c.get("default") or n == "default"), ""
+    )
     if not wanted and len(configs) == 1:
         wanted = names[0]
     if wanted not in names:
@@ -135,10 +148,14 @@ def _configured(top: Path, found: Sequence[Path], subset: str | None) -> dict[st
     if not config.get("data_files"):
         inside = [file for file in found if base.resolve() in file.resolve().parents]
         return _by_names(base, inside) or {"train": inside}
-    splits = {split: [file for p in patterns for file in _matching(base, p)] for split, patterns in
-              _patterns(config["data_files"]).items()}  # fmt: skip
+    splits = {
+        split: [file for p in patterns for file in _matching(base, p)]
+        for split, patterns in _patterns(config["data_files"]).items()
+    }
     if empty := [split for split, files in splits.items() if not files]:
-        raise ValueError(f"source: README.md of {top} names files of the split {empty[0]!r} that are not there")
+        raise ValueError(
+            f"source: README.md of {top} names files of the split {empty[0]!r} that are not there"
+        )
     return splits
 
 

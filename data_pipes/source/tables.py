@@ -43,15 +43,20 @@ def as_documents(records: Iterable[Row], field: str = "text", *, on_bad: OnBad =
                 if field in row.values
                 else f"the columns {', '.join(row.values) or '(none)'}"
             )
-            on_bad(BadRow(row.name, f"expected a text in {field!r}, got {what}; pass field= the column to read"))
+            on_bad(
+                BadRow(row.name, f"expected a text in {field!r}, got {what}; pass field= the column to read")
+            )
         elif (place := _surrogate(text)) is not None:
-            on_bad(BadRow(row.name, f"character {place} of {field!r} is half a surrogate pair, which is no text"))
+            on_bad(
+                BadRow(row.name, f"character {place} of {field!r} is half a surrogate pair, which is no text")
+            )
         else:
             yield Document(text, row.name)
 
 
 def jsonl_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
-    """Streams a file of JSON objects, one a line; blank lines hold none. Rows are named "file:line", from line 1.
+    """Streams a file of JSON objects, one a line; blank lines hold none. Rows are named "file:line", from
+    line 1.
 
     Args:
         path: the file; .gz is unpacked.
@@ -70,7 +75,8 @@ def jsonl_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
 
 def json_rows(path: Location, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
-    """Reads a JSON file that is one list of objects, or one object with such a list under "data", "rows" or a split.
+    """Reads a JSON file that is one list of objects, or one object with such a list under "data", "rows" or a
+    split.
 
     Args:
         path: the file, read whole if it is one of these; any other .json is taken for JSON lines.
@@ -94,7 +100,11 @@ def json_rows(path: Location, *, split: str = "train", on_bad: OnBad = stop) -> 
         name = _list_of(whole, split, path)
         if name is None:
             keys = ", ".join(whole)[:80]
-            on_bad(BadRow(str(path), f"expected a JSON list of objects, or an object a line, got one with {keys}"))
+            on_bad(
+                BadRow(
+                    str(path), f"expected a JSON list of objects, or an object a line, got one with {keys}"
+                )
+            )
         else:
             yield from _items(whole[name], f"{path}.{name}", on_bad)
 
@@ -114,7 +124,8 @@ def dataset_rows(
         Rows named "name/split:row", from row 1.
 
     Raises:
-        ValueError: if it cannot be loaded, with the library's reason. Code that came with the data is never run.
+        ValueError: if it cannot be loaded, with the library's reason. Code that came with the data is never
+            run.
     """
     import datasets
 
@@ -131,8 +142,8 @@ def dataset_rows(
 
 
 def _whole(path: Location) -> Any:
-    """What a JSON file is: a list, one object over several lines or with a list of rows; None for JSON lines; a text
-    says why it is none of these."""
+    """What a JSON file is: a list, one object over several lines or with a list of rows; None for JSON lines;
+    a text says why it is none of these."""
     try:
         with naming(path), open_binary(path) as file:
             begin = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -141,7 +152,9 @@ def _whole(path: Location) -> Any:
     if not begin.startswith((b"[", b"{")):
         return None
     if begin.startswith(b"{") and isinstance(line := _object(begin.split(b"\n")[0]), dict):
-        return line if b"\n" not in begin.strip() and len(begin) < _BLOCK and _list_of(line, "train") else None
+        return (
+            line if b"\n" not in begin.strip() and len(begin) < _BLOCK and _list_of(line, "train") else None
+        )
     try:
         with naming(path), open_binary(path) as file:
             return json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_unique)
@@ -152,7 +165,9 @@ def _whole(path: Location) -> Any:
 
 def _list_of(whole: dict[str, Any], split: str, path: Location | None = None) -> str | None:
     """The name in an object under which its rows are."""
-    lists = [name for name, x in whole.items() if isinstance(x, list) and x and all(isinstance(i, dict) for i in x)]
+    lists = [
+        name for name, x in whole.items() if isinstance(x, list) and x and all(isinstance(i, dict) for i in x)
+    ]
     if split in lists and split in (*WORDS, *itertools.chain(*WORDS.values())):
         return split
     if path is not None and (others := [name for name in lists if name in WORDS]):
@@ -185,7 +200,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        raise ValueError(
+            f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object"
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""Text files as documents, and what all files have in common: listing, unpacking, telling what is wrong with them."""
+"""Text files as documents, and what all files have in common: listing, unpacking, telling what is wrong with
+them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from data_pipes.types import BadRow, Document, OnBad, stop
 Location = str | os.PathLike[str]
 
 PIECE = 1 << 26
-"""Characters of text (64 Mi) after which a document is passed on in pieces, so that no file need fit in memory."""
+"""Characters of text (64 Mi) after which a document is passed on in pieces, so that no file need fit in
+memory."""
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 """What a packed file raises that was cut off or changed, once `naming` has seen it."""
@@ -60,7 +62,9 @@ def files(path: Location) -> list[Path]:
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
     found = list(_below(top, frozenset()))
     if not found:
-        raise FileNotFoundError(f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it")
+        raise FileNotFoundError(
+            f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it"
+        )
     return sorted(found, key=lambda p: p.relative_to(top).as_posix())
 
 
@@ -77,13 +81,13 @@ def text_documents(
         path: a text file; .gz is unpacked.
         separator: what stands between documents, itself left out; None makes the file one document.
         encoding: of the file; a byte order mark is dropped.
-        on_bad: gets an archive, and a file that cannot be decoded or is binary; what follows the bad place in it is
-            passed over.
+        on_bad: gets an archive, and a file that cannot be decoded or is binary; what follows the bad place in
+            it is passed over.
 
     Returns:
-        Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are. Pieces with
-        nothing but white space between separators are left out. A document longer than 64 Mi characters comes in pieces
-        cut at a line end.
+        Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are.
+        Pieces with nothing but white space between separators are left out. A document longer than 64 Mi
+        characters comes in pieces cut at a line end.
 
     Raises:
         ValueError: on a bad file, under `stop`; with the byte offset of the first bad byte.
@@ -169,7 +173,8 @@ class _UnreadableError(ValueError):
 
 
 def _decoded(path: Location, encoding: str) -> Iterator[str]:
-    """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad byte."""
+    """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad
+    byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, started = 0, False
     with naming(path), open_binary(path) as file:
@@ -182,7 +187,9 @@ def _decoded(path: Location, encoding: str) -> Iterator[str]:
             except UnicodeDecodeError as error:
                 place = offset - pending + error.start
                 byte = f"byte 0x{error.object[error.start]:02x} at offset {place}"
-                raise _UnreadableError(f"{byte} is not {encoding}; {HOW_TO_CONVERT}, or pass encoding=") from error
+                raise _UnreadableError(
+                    f"{byte} is not {encoding}; {HOW_TO_CONVERT}, or pass encoding="
+                ) from error
             except DAMAGED as error:
                 raise _UnreadableError(f"the packed file is damaged ({error}); copy it again") from error
             if "\0" in text:

@@ -1,9 +1,10 @@
-"""BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json both ways.
+"""BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json
+both ways.
 
-Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split` (words),
-`spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same, quickly); `step`, `pieces`,
-`normalizer`, `pre_tokenizer`, `decoder` and `stream` (what other tokenizers do besides); `json_steps`, `json_writer`,
-`json_reader`, `tiktoken_ranks`, `gguf_vocabulary` and `files`.
+Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split`
+(words), `spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same,
+quickly); `step`, `pieces`, `normalizer`, `pre_tokenizer`, `decoder` and `stream` (what other tokenizers do
+besides); `json_steps`, `json_writer`, `json_reader`, `tiktoken_ranks`, `gguf_vocabulary` and `files`.
 """
 
 from data_pipes.tokenizer.encoder import add_special_tokens, from_spec

@@ -1,9 +1,10 @@
 """Finding added tokens (special ones and others) in text, before it is cut into words.
 
-A special token such as "<|im_end|>" steers a model. Text from outside may spell it too, so by default it is not found
-there, and encodes as plain characters; whoever builds a prompt says where it counts.
+A special token such as "<|im_end|>" steers a model. Text from outside may spell it too, so by default it is
+not found there, and encodes as plain characters; whoever builds a prompt says where it counts.
 
-Source: Hugging Face tokenizers, for the order: tokens in the raw text, normalisation, tokens in normalised text.
+Source: Hugging Face tokenizers, for the order: tokens in the raw text, normalisation, tokens in normalised
+text.
 """
 
 from __future__ import annotations
@@ -51,20 +52,24 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
         special: "none", "all", "error", or the special tokens that count, as in `encoder.encode`.
 
     Returns:
-        A Finder. Added tokens that are not special are always looked for. A special token that does not count hides
-        what it overlaps, as in the other library.
+        A Finder. Added tokens that are not special are always looked for. A special token that does not count
+        hides what it overlaps, as in the other library.
 
     Raises:
-        ValueError: if `special` is something else, or names a token that the tokenizer has not; or if normalisation
-            leaves nothing of a token.
+        ValueError: if `special` is something else, or names a token that the tokenizer has not; or if
+            normalisation leaves nothing of a token.
     """
     ours = {token.content for token in spec.added_tokens if token.special}
     if not isinstance(special, Iterable) or (isinstance(special, str) and special not in CHOICES):
-        raise ValueError(f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}')
+        raise ValueError(
+            f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}'
+        )
     names = ours if special == "all" else set() if isinstance(special, str) else {*special}
     if names - ours:
         have = ", ".join(sorted(ours)) or "none"
-        raise ValueError(f"encode: {sorted(names - ours)} are no special tokens of this tokenizer; it has {have}")
+        raise ValueError(
+            f"encode: {sorted(names - ours)} are no special tokens of this tokenizer; it has {have}"
+        )
     normalise = normalizer(spec.normalizer)
     raw: dict[str, AddedToken | None] = {}
     normal: dict[str, AddedToken | None] = {}
@@ -74,7 +79,9 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
             raise ValueError(f"the normalizer leaves nothing of the added token {token.content!r}")
         place.setdefault(content, token if token.content in names or not token.special else None)
     refused = ours if special == "error" else ()
-    raw_pattern, normal_pattern = (_any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal))
+    raw_pattern, normal_pattern = (
+        _any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal)
+    )
     return Finder(raw_pattern, normal_pattern, _any_of(refused), raw, normal, normalise)
 
 

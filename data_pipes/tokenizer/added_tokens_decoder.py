@@ -1,7 +1,8 @@
 """Added tokens that stand outside tokenizer.json: those of tokenizer_config.json's added_tokens_decoder.
 
-Source: transformers 5.23, `TokenizersBackend.__init__` and `_post_init`: the table decides the flags of its tokens, and
-new ones get the next ids in its order. It passes over an id that differs; here such a table is refused.
+Source: transformers 5.23, `TokenizersBackend.__init__` and `_post_init`: the table decides the flags of its
+tokens, and new ones get the next ids in its order. It passes over an id that differs; here such a table is
+refused.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokeniz
         table: id -> token.
 
     Returns:
-        The tokenizer, or another one with these tokens. A special token stays special, whatever the table says.
+        The tokenizer, or another one with these tokens. A special token stays special, whatever the table
+        says.
 
     Raises:
-        ValueError: if a token has another id in the tokenizer, a new one would not get its id, or a special token is
-            looked for before normalisation in one place and after it in the other.
+        ValueError: if a token has another id in the tokenizer, a new one would not get its id, or a special
+            token is looked for before normalisation in one place and after it in the other.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
@@ -40,7 +42,9 @@ def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokeniz
         expected = known.get(token.content, size)
         if i != expected:
             why = "its id in tokenizer.json" if token.content in known else "the next free one"
-            raise ValueError(f"{i} is {token.content!r}, which must have id {expected}, {why}; correct the table")
+            raise ValueError(
+                f"{i} is {token.content!r}, which must have id {expected}, {why}; correct the table"
+            )
         size += token.content not in known
         known[token.content] = i
         old = added.get(token.content)
@@ -49,7 +53,9 @@ def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokeniz
                 f"{i} is {token.content!r}, a special token that tokenizer.json gives another `normalized`; "
                 "make both the same"
             )
-        added[token.content] = token._replace(id=i, special=token.special or (old is not None and old.special))
+        added[token.content] = token._replace(
+            id=i, special=token.special or (old is not None and old.special)
+        )
     return _with_added(tokenizer, added)
 
 
@@ -75,5 +81,7 @@ def _with_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokeni
     """The same tokenizer with these added tokens."""
     tokens = tuple(sorted(added.values(), key=lambda token: token.id))
     return (
-        tokenizer if tokens == tokenizer.spec.added_tokens else from_spec(replace(tokenizer.spec, added_tokens=tokens))
+        tokenizer
+        if tokens == tokenizer.spec.added_tokens
+        else from_spec(replace(tokenizer.spec, added_tokens=tokens))
     )

@@ -1,9 +1,9 @@
 """Byte-pair encoding on characters, written to be read: learn merges, apply merges.
 
-Start from single characters. Again and again, find the pair of neighbours that occurs most often in the text and make
-one token of it; the list of these merges, in order, is the tokenizer. To encode, do the same merges in the same order.
-`byte_level` puts bytes in the place of characters; `trainer` and `merge` compute the same quickly, and are tested
-against this file.
+Start from single characters. Again and again, find the pair of neighbours that occurs most often in the text
+and make one token of it; the list of these merges, in order, is the tokenizer. To encode, do the same merges
+in the same order. `byte_level` puts bytes in the place of characters; `trainer` and `merge` compute the same
+quickly, and are tested against this file.
 
 Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1.
 """
@@ -28,14 +28,14 @@ def learn(
 ) -> tuple[list[str], list[Pair]]:
     """Learns merges from counted words, recounting every pair each time.
 
-    A language model should see short sequences, yet be able to write any word. Merging what occurs most often gives
-    common words one token, rare words a few, and leaves the characters for the rest.
+    A language model should see short sequences, yet be able to write any word. Merging what occurs most often
+    gives common words one token, rare words a few, and leaves the characters for the rest.
 
         merge(k) = argmax over pairs (a, b) of Σ_word word_counts[word] · #{i: s_i = a and s_(i+1) = b},
         s the word's symbols after merges 1 ... k-1
 
-    Ties go to the pair whose ids (a's place in the vocabulary, then b's) are smaller, so that the result does not
-    depend on the order of the words.
+    Ties go to the pair whose ids (a's place in the vocabulary, then b's) are smaller, so that the result does
+    not depend on the order of the words.
 
     Args:
         word_counts: word -> how often it occurs, >= 1; every character must be in `vocab`.
@@ -45,8 +45,8 @@ def learn(
         forbidden: no merge spells one of these (special tokens, which plain text must not give).
 
     Returns:
-        (vocab, merges): the tokens in the order of their ids, and the pairs in the order in which they were merged.
-        Fewer than `vocab_size` tokens where no pair is left.
+        (vocab, merges): the tokens in the order of their ids, and the pairs in the order in which they were
+        merged. Fewer than `vocab_size` tokens where no pair is left.
 
     Steps:
         1. Write each word as its characters.
@@ -55,8 +55,8 @@ def learn(
         4. Merge it from left to right in every word; its spelling becomes a token unless it is one already.
         5. Repeat from 2 until the vocabulary is full.
 
-    Edge cases: "aaa" holds the pair (a, a) twice, and merging gives (aa, a). Two different pairs may spell one token
-    ("a"+"bc", "ab"+"c"): both become merges, the token has one id.
+    Edge cases: "aaa" holds the pair (a, a) twice, and merging gives (aa, a). Two different pairs may spell
+    one token ("a"+"bc", "ab"+"c"): both become merges, the token has one id.
 
     Example:
         Three times "ab" beats twice "bc":
@@ -64,7 +64,8 @@ def learn(
         >>> learn({"abc": 2, "ab": 1}, ["a", "b", "c"], 5)
         (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
 
-    Source: Sennrich et al. 2016, algorithm 1. Differs from it: the rule for ties, which is Hugging Face tokenizers'.
+    Source: Sennrich et al. 2016, algorithm 1. Differs from it: the rule for ties, which is Hugging Face
+    tokenizers'.
     """
     vocab, merges, done = list(vocab), [], set()
     ids = {token: i for i, token in enumerate(vocab)}
@@ -160,5 +161,6 @@ def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
 
 
 def rank(merges: Sequence[Pair]) -> dict[Pair, int]:
-    """Numbers merges in order, from 0; of a pair that is given twice the last place counts, as in Hugging Face's."""
+    """Numbers merges in order, from 0; of a pair that is given twice the last place counts, as in Hugging
+    Face's."""
     return {pair: i for i, pair in enumerate(merges)}

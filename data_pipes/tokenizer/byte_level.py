@@ -1,8 +1,8 @@
 """Byte-level BPE: text as UTF-8 bytes, bytes as 256 printable characters, then BPE on characters as in `bpe`.
 
-An alphabet of characters has holes: some day a text brings a character that training never saw. Bytes have none: 256
-of them write every text there is. GPT-2 gives each byte a printable character of its own ("Ġ" is the space), so that
-tokens can be shown, and kept in JSON.
+An alphabet of characters has holes: some day a text brings a character that training never saw. Bytes have
+none: 256 of them write every text there is. GPT-2 gives each byte a printable character of its own ("Ġ" is
+the space), so that tokens can be shown, and kept in JSON.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2.
 """
@@ -136,7 +136,8 @@ def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapp
 def decode(tokens: Iterable[str], errors: str = "replace") -> str:
     """Joins tokens of the byte alphabet into text.
 
-    A token may end in the middle of a character; only the joined bytes are text, so they are decoded together.
+    A token may end in the middle of a character; only the joined bytes are text, so they are decoded
+    together.
 
     Args:
         tokens: in order.

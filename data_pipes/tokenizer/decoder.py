@@ -1,8 +1,9 @@
 """Tokens to text, a token at a time: each step of a decoder is a small machine that is fed strings.
 
-A step gets the tokens of the step before it and hands on strings. It holds back only what a later token may change:
-the first bytes of a character, a run of byte tokens (one wrong byte makes all of the run U+FFFD), the last token where
-the last is treated differently. So one description serves `decode`, which feeds everything, and `stream`.
+A step gets the tokens of the step before it and hands on strings. It holds back only what a later token may
+change: the first bytes of a character, a run of byte tokens (one wrong byte makes all of the run U+FFFD), the
+last token where the last is treated differently. So one description serves `decode`, which feeds everything,
+and `stream`.
 
 Source: the decoders of Hugging Face tokenizers 0.23.
 """
@@ -27,8 +28,19 @@ SPACED = (step("Spaces"),)
 """What tokenizer.json writes as null: tokens with a space between them."""
 
 ESCAPED = "\ufffd"
-CLEANED = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"),
-           (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))  # fmt: skip
+CLEANED = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
 
 
 class Machine(NamedTuple):
@@ -48,8 +60,8 @@ class Machine(NamedTuple):
 def machine(steps: Sequence[Step], errors: str = "replace") -> Machine:
     """Joins the steps of a decoder into one machine.
 
-    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that must see a token whole then
-    holds everything until the end.
+    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that must see a token
+    whole then holds everything until the end.
 
     Args:
         steps: of the decoder.
@@ -63,7 +75,9 @@ def machine(steps: Sequence[Step], errors: str = "replace") -> Machine:
     for each in steps:
         parts.append(_part(each, fused, errors))
         fused = fused or each.type in ("Fuse", "ByteLevel")
-    return Machine(tuple(part.init for part in parts), partial(_feed, tuple(parts)), partial(_finish, tuple(parts)))
+    return Machine(
+        tuple(part.init for part in parts), partial(_feed, tuple(parts)), partial(_finish, tuple(parts))
+    )
 
 
 def run(decoder: Machine, tokens: Iterable[str]) -> str:
@@ -88,7 +102,9 @@ def byte_of(token: str) -> int | None:
     return int(digits, 16) if digits and all(c in "0123456789abcdefABCDEF" for c in digits) else None
 
 
-def _feed(parts: tuple[Machine, ...], states: tuple[State, ...], token: str) -> tuple[tuple[State, ...], Pieces]:
+def _feed(
+    parts: tuple[Machine, ...], states: tuple[State, ...], token: str
+) -> tuple[tuple[State, ...], Pieces]:
     """Feeds a token to the first step, what it hands on to the next, and so on."""
     pieces: Pieces = (token,)
     after = []
@@ -168,7 +184,8 @@ def _strip(options: Mapping[str, Any], errors: str) -> Machine:
 
 
 def _strip_fused(content: str, start: int, stop: int) -> Machine:
-    """The same where the token arrives in pieces; the state is (left to cut in front, characters held at the end)."""
+    """The same where the token arrives in pieces; the state is (left to cut in front, characters held at the
+    end)."""
 
     def feed(state: tuple[int, str], piece: str) -> tuple[tuple[int, str], Pieces]:
         left, held = state

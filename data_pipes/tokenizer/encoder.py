@@ -1,8 +1,9 @@
-"""Encoding and decoding quickly: the ids of `bpe.apply` and `byte_level.encode`, with each distinct word merged once.
+"""Encoding and decoding quickly: the ids of `bpe.apply` and `byte_level.encode`, with each distinct word
+merged once.
 
-Text repeats its words, so a word's ids are kept as bytes, and a text's ids are those bytes joined; what remains is the
-time that the split pattern takes. Texts are cut into words until there are many, then the new words among them are
-merged all together.
+Text repeats its words, so a word's ids are kept as bytes, and a text's ids are those bytes joined; what
+remains is the time that the split pattern takes. Texts are cut into words until there are many, then the new
+words among them are merged all together.
 
 Sennrich et al. 2016; the tests compare ids with `byte_level.encode` and with Hugging Face tokenizers.
 """
@@ -31,7 +32,14 @@ GROUP = 1 << 19  # words that are cut before the new ones among them are merged 
 REMEMBERED = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
 IDS = 1 << 32
 FEW = 200  # new words; fewer are quicker merged one by one
-WIDTHS = (4, 8, 12, 16, 24, 48)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
+WIDTHS = (
+    4,
+    8,
+    12,
+    16,
+    24,
+    48,
+)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
 
 
 def from_spec(spec: TokenizerSpec) -> Tokenizer:
@@ -65,15 +73,18 @@ def add_special_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer
     return from_spec(replace(spec, added_tokens=spec.added_tokens + added))
 
 
-def encode(tables: Tables, text: str, *, special: str | Iterable[str] = "none", template: bool = False) -> list[int]:
+def encode(
+    tables: Tables, text: str, *, special: str | Iterable[str] = "none", template: bool = False
+) -> list[int]:
     """Encodes one text.
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
         text: any string that is Unicode text.
-        special: what to do where the text spells a special token. "none": it is plain text (so that nobody can smuggle
-            control tokens into a prompt); "all": it becomes that token; "error": refuse it; or the names of those that
-            become tokens, the others being text. Added tokens that are not special always become tokens.
+        special: what to do where the text spells a special token. "none": it is plain text (so that nobody
+            can smuggle control tokens into a prompt); "all": it becomes that token; "error": refuse it; or
+            the names of those that become tokens, the others being text. Added tokens that are not special
+            always become tokens.
         template: put the spec's prefix and suffix around the ids.
 
     Returns:
@@ -81,8 +92,8 @@ def encode(tables: Tables, text: str, *, special: str | Iterable[str] = "none", 
 
     Raises:
         TypeError: if `text` is not a string.
-        ValueError: if the text has half of a surrogate pair, or characters that the vocabulary lacks, or (with
-            special="error") a special token.
+        ValueError: if the text has half of a surrogate pair, or characters that the vocabulary lacks, or
+            (with special="error") a special token.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -110,8 +121,8 @@ def encode_batch(
     Steps:
         1. Find added tokens in the text; between them lie stretches of plain text.
         2. Cut those into words.
-        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a token and
-           merges are ignored, else its merges.
+        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a
+           token and merges are ignored, else its merges.
         4. Join the ids of each text, as bytes, and read them as int32.
 
     Raises:
@@ -155,21 +166,22 @@ def encode_batch(
 def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, errors: str = "replace") -> str:
     """Turns ids back into text.
 
-    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has a
-    normalizer), unless an added token is written with letters of the byte alphabet such as "é".
+    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has
+    a normalizer), unless an added token is written with letters of the byte alphabet such as "é".
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
         ids: [n] integers: a list, an array or a tensor.
         skip_special: leave special tokens out.
-        errors: what becomes of bytes that are not UTF-8, as when a character is cut: "replace" (U+FFFD), "strict",
-            "ignore".
+        errors: what becomes of bytes that are not UTF-8, as when a character is cut: "replace" (U+FFFD),
+            "strict", "ignore".
 
     Returns:
         The text. An id without a token, as of the rows that pad an embedding, gives no text.
 
     Raises:
-        ValueError: if something is not an id (a negative number, a float), or if `ids` has more than one axis.
+        ValueError: if something is not an id (a negative number, a float), or if `ids` has more than one
+            axis.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
@@ -231,7 +243,9 @@ def _words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
         _check_symbols(tables, piece)
     parts = chunker(cutter)(pieces[0]) if len(pieces) == 1 else iter([""])
     for part in parts:
-        found = words(cutter, part) if len(pieces) == 1 else [w for piece in pieces for w in words(cutter, piece)]
+        found = (
+            words(cutter, part) if len(pieces) == 1 else [w for piece in pieces for w in words(cutter, piece)]
+        )
         yield found if borders is None else [w for word in found for w in borders.split(word)]
 
 
@@ -243,11 +257,16 @@ def _check_symbols(tables: Tables, text: str) -> None:
     missing = [unit for unit in dict.fromkeys(units(tables, text)) if unit not in tables.symbols]
     if missing:
         name = f"byte 0x{missing[0]:02x}" if byte_level else f"character {chr(missing[0])!r}"
-        raise ValueError(f"the vocabulary has no token for the {name}; train on text that has it, or on bytes")
+        raise ValueError(
+            f"the vocabulary has no token for the {name}; train on text that has it, or on bytes"
+        )
 
 
-def _write(tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]) -> None:
-    """Appends the ids of what is waiting to its buffers, after finding those of words that are not in the memory."""
+def _write(
+    tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]
+) -> None:
+    """Appends the ids of what is waiting to its buffers, after finding those of words that are not in the
+    memory."""
     if len(memory) > REMEMBERED:
         memory.clear()
     new = set().union(*(part for _, part in waiting if isinstance(part, list))) - memory.keys()
@@ -281,7 +300,9 @@ def _symbols(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarr
     if tables.spec.kind == "byte_level" and len(tables.symbols) == 256 and not has_options(tables.spec):
         pieces: list = [word.encode() for word in words]
         table = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
-        return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(map(len, pieces), np.int64, len(pieces))
+        return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(
+            map(len, pieces), np.int64, len(pieces)
+        )
     pieces = [symbol_ids(tables, word) for word in words]
     sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
     return np.fromiter(chain.from_iterable(pieces), np.int64, int(sizes.sum())), sizes

@@ -1,6 +1,7 @@
 """Tokenizers on disk: the only file of this package that touches the world.
 
-A tokenizer is one file, tokenizer.json, in Hugging Face's format; `json_writer` and `json_reader` hold the format.
+A tokenizer is one file, tokenizer.json, in Hugging Face's format; `json_writer` and `json_reader` hold the
+format.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> Path:
         # 2. In the place of the old one.
         os.replace(partial, target)
     except OSError as error:
-        raise type(error)(error.errno, f"save: cannot write the tokenizer ({error.strerror})", str(target)) from None
+        raise type(error)(
+            error.errno, f"save: cannot write the tokenizer ({error.strerror})", str(target)
+        ) from None
     finally:
         with suppress(OSError):
             partial.unlink()
@@ -78,7 +81,8 @@ def load(path: str | os.PathLike[str], *, any_pattern: bool = False, max_bytes: 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, not UTF-8, damaged, or holds what is not understood; the message has the path.
+        ValueError: if it is too large, not UTF-8, damaged, or holds what is not understood; the message has
+            the path.
     """
     file = _file(path)
     text = _read(file, max_bytes)
@@ -89,7 +93,11 @@ def load(path: str | os.PathLike[str], *, any_pattern: bool = False, max_bytes: 
 
 
 def load_tiktoken(
-    path: str | os.PathLike[str], *, pattern: str, special_tokens: Mapping[str, int], max_bytes: int = MAX_BYTES
+    path: str | os.PathLike[str],
+    *,
+    pattern: str,
+    special_tokens: Mapping[str, int],
+    max_bytes: int = MAX_BYTES,
 ) -> Tokenizer:
     """Reads a tiktoken file; the split pattern and the special tokens, which it does not hold, are given.
 
@@ -116,7 +124,8 @@ def load_tiktoken(
 def older(folder: Path) -> str:
     """Says what to do with a folder that has a tokenizer in an older form only; "" if it has none.
 
-    Such files do not say how text is cut and changed; transformers knows that by the model's type, and writes it down.
+    Such files do not say how text is cut and changed; transformers knows that by the model's type, and writes
+    it down.
     """
     found = [name for name in OLDER if (folder / name).is_file()]
     if not found or (folder / NAME).is_file():
@@ -130,9 +139,13 @@ def older(folder: Path) -> str:
 def _read(file: Path, max_bytes: int) -> str:
     """Text of a file, if it is there, not too large, and text."""
     if not file.is_file():
-        raise FileNotFoundError(older(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one")
+        raise FileNotFoundError(
+            older(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one"
+        )
     if (size := file.stat().st_size) > max_bytes:
-        raise ValueError(f"load: {file} has {size} bytes, more than {max_bytes}; pass max_bytes if it is to be trusted")
+        raise ValueError(
+            f"load: {file} has {size} bytes, more than {max_bytes}; pass max_bytes if it is to be trusted"
+        )
     try:
         return file.read_bytes().decode()
     except UnicodeDecodeError as error:

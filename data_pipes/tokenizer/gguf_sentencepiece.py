@@ -1,10 +1,11 @@
-"""The tokenizer of Llama 2's kind inside a GGUF file: pieces with scores, from which the merges are recovered.
+"""The tokenizer of Llama 2's kind inside a GGUF file: pieces with scores, from which the merges are
+recovered.
 
-SentencePiece keeps no merges: of two neighbours whose joined text is a piece, those with the best score merge first. So
-every way of cutting a piece into two pieces is a merge, in the order of the pieces' scores.
+SentencePiece keeps no merges: of two neighbours whose joined text is a piece, those with the best score merge
+first. So every way of cutting a piece into two pieces is a merge, in the order of the pieces' scores.
 
-Source: `llm_tokenizer_spm` of llama.cpp; transformers 5.23, `generate_merges` and, for a text that begins with spaces,
-the tokenizer of Phi-3 (a mark is always put in front, as SentencePiece does).
+Source: `llm_tokenizer_spm` of llama.cpp; transformers 5.23, `generate_merges` and, for a text that begins
+with spaces, the tokenizer of Phi-3 (a mark is always put in front, as SentencePiece does).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def from_pieces(
     Args:
         tokens: in the order of their ids; a space is written "▁".
         scores: of each; larger ones merge first.
-        kinds: NORMAL, ... of each. Control tokens and the unknown token are special; those of the user are found whole.
+        kinds: NORMAL, ... of each. Control tokens and the unknown token are special; those of the user are
+            found whole.
         space_first: a text gets a space in front.
         prefix: ids before a text, by `template`.
 

@@ -31,15 +31,16 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     """Makes a tokenizer of a file's fields.
 
     Args:
-        fields: "tokenizer.ggml.model", ".tokens", ".token_type"; ".pre" and ".merges" of a byte-level tokenizer
-            ("gpt2"), ".scores" and ".add_space_prefix" of SentencePiece's ("llama"); and ".add_bos_token" with
-            ".bos_token_id" by choice.
+        fields: "tokenizer.ggml.model", ".tokens", ".token_type"; ".pre" and ".merges" of a byte-level
+            tokenizer ("gpt2"), ".scores" and ".add_space_prefix" of SentencePiece's ("llama"); and
+            ".add_bos_token" with ".bos_token_id" by choice.
 
     Returns:
         A Tokenizer that gives the ids of the model's own.
 
     Raises:
-        ValueError: if it is of another kind, the pattern's name is not known, or a part is missing or damaged.
+        ValueError: if it is of another kind, the pattern's name is not known, or a part is missing or
+            damaged.
     """
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind == "llama":
@@ -64,16 +65,24 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
         if kind in (UNKNOWN, CONTROL, USER, UNUSED)
     )
     spec = TokenizerSpec(
-        kind="byte_level", vocab=tuple(tokens), merges=tuple((a, b) for a, b in merges), pattern=pattern,
-        added_tokens=added, normalizer=NFC if nfc else (), ignore_merges=whole, prefix=_prefix(fields),
-    )  # fmt: skip
+        kind="byte_level",
+        vocab=tuple(tokens),
+        merges=tuple((a, b) for a, b in merges),
+        pattern=pattern,
+        added_tokens=added,
+        normalizer=NFC if nfc else (),
+        ignore_merges=whole,
+        prefix=_prefix(fields),
+    )
     return from_spec(spec)
 
 
 def _sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
     """Pieces and scores; llama.cpp puts a BOS and a space in front where the file does not say otherwise."""
     tokens, scores = _list(fields, "tokens", str), _list(fields, "scores", float)
-    kinds = _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [NORMAL] * len(tokens)
+    kinds = (
+        _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [NORMAL] * len(tokens)
+    )
     if "tokenizer.ggml.merges" in fields or fields.get("tokenizer.ggml.precompiled_charsmap"):
         raise ValueError("tokenizer.ggml.model 'llama' with merges or precompiled_charsmap is not supported")
     if not all(map(math.isfinite, scores)):
@@ -95,14 +104,17 @@ def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
 
 
 def _prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told otherwise."""
+    """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told
+    otherwise."""
     pre = fields.get("tokenizer.ggml.pre")
     default = fields["tokenizer.ggml.model"] == "llama" or PATTERNS.get(str(pre), ("",))[0] == "llama3"
     for name in ("add_bos_token", "add_eos_token"):
         if not isinstance(value := fields.get(f"tokenizer.ggml.{name}", False), bool):
             raise ValueError(f"tokenizer.ggml.{name}: expected true or false, got {str(value)[:60]}")
     if fields.get("tokenizer.ggml.add_eos_token"):
-        raise ValueError("tokenizer.ggml.add_eos_token is set, an end after every text, prompts as well; not supported")
+        raise ValueError(
+            "tokenizer.ggml.add_eos_token is set, an end after every text, prompts as well; not supported"
+        )
     if not fields.get("tokenizer.ggml.add_bos_token", default):
         return ()
     bos = fields.get("tokenizer.ggml.bos_token_id")

@@ -1,9 +1,10 @@
 """Reading Hugging Face's tokenizer.json; `json_writer` writes one.
 
-Of all that may stand in the file, this reads what our tokenizers can do (BPE, byte-level or on characters, the steps
-of `json_steps`, added tokens, a template around a text) and refuses everything else by name: a field that is passed
-over would give other ids in silence. `truncation` and `padding` are settings of calls that transformers left in the
-file when it saved a tokenizer after use; no id depends on them, so they are read, and not written again.
+Of all that may stand in the file, this reads what our tokenizers can do (BPE, byte-level or on characters,
+the steps of `json_steps`, added tokens, a template around a text) and refuses everything else by name: a
+field that is passed over would give other ids in silence. `truncation` and `padding` are settings of calls
+that transformers left in the file when it saved a tokenizer after use; no id depends on them, so they are
+read, and not written again.
 
 Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
 """
@@ -28,12 +29,13 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
 
     Args:
         text: JSON, as Hugging Face tokenizers and `to_json` write it.
-        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two libraries may understand an
-            expression differently, and one made by a stranger may take forever; so ask for it only if you know it.
+        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two libraries may understand
+            an expression differently, and one made by a stranger may take forever; so ask for it only if you
+            know it.
 
     Returns:
-        A Tokenizer that gives the ids which Hugging Face tokenizers gives with `add_special_tokens=False`: with
-        special="all" those of its default, with special="none" those of `encode_special_tokens = True`.
+        A Tokenizer that gives the ids which Hugging Face tokenizers gives with `add_special_tokens=False`:
+        with special="all" those of its default, with special="none" those of `encode_special_tokens = True`.
 
     Steps:
         1. Parse; refuse what is not JSON, is nested too deep, or has a key twice.
@@ -44,7 +46,8 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     Edge cases: merges may be ["a b"] or [["a", "b"]]. The template for pairs of texts is not read.
 
     Raises:
-        ValueError: if it is damaged, or has a part that is not understood; the message names the part and its content.
+        ValueError: if it is damaged, or has a part that is not understood; the message names the part and its
+            content.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
@@ -55,12 +58,22 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     # 1. JSON.
     content = _parse(text)
     # 2. Fields.
-    parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model",
-             "truncation", "padding")  # fmt: skip
+    parts = (
+        "added_tokens",
+        "normalizer",
+        "pre_tokenizer",
+        "post_processor",
+        "decoder",
+        "model",
+        "truncation",
+        "padding",
+    )
     _check(content, "tokenizer.json", {"version": ("1.0",)}, parts)
     for field in ("truncation", "padding"):
         if not isinstance(content.get(field), dict | None):
-            raise ValueError(f"tokenizer.json: {field} must be null or an object, got {short(content[field])}")
+            raise ValueError(
+                f"tokenizer.json: {field} must be null or an object, got {short(content[field])}"
+            )
     # 3. Parts.
     model = _read_model(content.get("model"))
     cutting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
@@ -110,7 +123,9 @@ def _parse(text: str) -> dict[str, Any]:
 def _read_model(node: Any) -> dict[str, Any]:
     """model -> the fields of TokenizerSpec that it decides."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
-        raise ValueError(f'tokenizer.json: model.type is {short(node["type"])}; only "BPE" is understood here')
+        raise ValueError(
+            f'tokenizer.json: model.type is {short(node["type"])}; only "BPE" is understood here'
+        )
     fixed = {
         "type": ("BPE",),
         "dropout": (None, 0.0, 0),
@@ -166,8 +181,8 @@ def _read_merges(node: Any) -> list[tuple[str, str]]:
 def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
     """pre_tokenizer -> the fields of TokenizerSpec that it decides.
 
-    A last ByteLevel makes the tokenizer byte-level. The step that cuts before it is the pattern, where it is a known
-    one; the others stay steps.
+    A last ByteLevel makes the tokenizer byte-level. The step that cuts before it is the pattern, where it is
+    a known one; the others stay steps.
     """
     steps = read_steps(node, "pre_tokenizer", any_pattern)
     byte_level = bool(steps) and steps[-1].type == "ByteLevel"
@@ -184,7 +199,8 @@ def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
 
 
 def _pattern_of(given: Step, any_pattern: bool) -> str | None:
-    """Split -> the name of its pattern, or with `any_pattern` the expression itself; None if it stays a step."""
+    """Split -> the name of its pattern, or with `any_pattern` the expression itself; None if it stays a
+    step."""
     options = values(given)
     if given.type != "Split" or options["behavior"] != "Isolated" or options["invert"]:
         return None
@@ -194,7 +210,8 @@ def _pattern_of(given: Step, any_pattern: bool) -> str | None:
 
 
 def _read_decoder(node: Any, kind: str) -> tuple[Step, ...] | None:
-    """decoder -> its steps; None if they are those of the kind. Without a decoder, spaces stand between tokens."""
+    """decoder -> its steps; None if they are those of the kind. Without a decoder, spaces stand between
+    tokens."""
     steps = read_steps(node, "decoder") if node is not None else SPACED
     if len(steps) > 1 and SPACED[0] in steps:
         raise ValueError("tokenizer.json: decoder has a step that is null")
@@ -219,7 +236,9 @@ def _read_post_processor(node: Any) -> dict[str, Any]:
         return {}
     if len(steps) > 1:
         raise ValueError(f"tokenizer.json: post_processor {short(node)} has more than one template")
-    _check(steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens"))
+    _check(
+        steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens")
+    )
     single = _read_template(steps[0], "single", "A")
     place = single.index("A")
     prefix, suffix = single[:place], single[place + 1 :]
@@ -255,13 +274,18 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
     tokens = []
     for item in node or []:
         _check(
-            item, "added_tokens", {**flags, "normalized": (True, False), "special": (False, True)}, ("id", "content")
+            item,
+            "added_tokens",
+            {**flags, "normalized": (True, False), "special": (False, True)},
+            ("id", "content"),
         )
         if type(item.get("id")) is not int:
             raise ValueError(f"tokenizer.json: an added token needs an integer id, got {short(item)}")
         normalized, special = item.get("normalized", True), item.get("special", False)
         ends = {flag: item.get(flag, False) for flag in flags}
-        tokens.append(AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **ends))
+        tokens.append(
+            AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **ends)
+        )
     return tuple(sorted(tokens, key=lambda token: token.id))
 
 
@@ -273,9 +297,13 @@ def _check(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str,
     if not isinstance(node, dict):
         raise ValueError(f"tokenizer.json: {where} must be an object, got {short(node)}")
     if unknown := [key for key in node if key not in fixed and key not in others]:
-        raise ValueError(f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not understood here")
+        raise ValueError(
+            f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not understood here"
+        )
     for key, allowed in fixed.items():
         value = node.get(key, allowed[0])
         if not any(type(value) is type(a) and value == a for a in allowed):
             can = " or ".join(json.dumps(a) for a in allowed)
-            raise ValueError(f"tokenizer.json: {where}.{key} is {short(value)}; only {can} is understood here")
+            raise ValueError(
+                f"tokenizer.json: {where}.{key} is {short(value)}; only {can} is understood here"
+            )

@@ -68,12 +68,18 @@ PATTERN = Option(_is_pattern, '{"String": text} or {"Regex": expression}, not em
 COUNT = Option(lambda value: type(value) is int and 0 <= value < 1000, "a number from 0 to 999")
 UNUSED = _flag(True, kept=False)
 
-BYTES: Mapping[str, Option] = {"add_prefix_space": _flag(False), "trim_offsets": UNUSED, "use_regex": _flag(True)}
+BYTES: Mapping[str, Option] = {
+    "add_prefix_space": _flag(False),
+    "trim_offsets": UNUSED,
+    "use_regex": _flag(True),
+}
 MARKS: Mapping[str, Option] = {
     "replacement": CHARACTER,
     "prepend_scheme": _one_of(("always", "first", "never"), "always"),
     "split": _flag(True),
-    "add_prefix_space": Option(lambda value: value is None or type(value) is bool, "true or false", None, False),
+    "add_prefix_space": Option(
+        lambda value: value is None or type(value) is bool, "true or false", None, False
+    ),
     "str_rep": Option(lambda value: value is None or _is_text(value), "text", None, False),
 }
 
@@ -137,7 +143,9 @@ def read_steps(node: Any, part: str, any_pattern: bool = False) -> tuple[Step, .
         kind, pattern = options["pattern"]
         growth *= max(1, -(-len(options["content"]) // (len(pattern) if kind == "String" else 1)))
     if growth > MOST_GROWTH:
-        raise ValueError(f"tokenizer.json: {part} makes a text {growth} times longer; no tokenizer needs that")
+        raise ValueError(
+            f"tokenizer.json: {part} makes a text {growth} times longer; no tokenizer needs that"
+        )
     return steps
 
 
@@ -157,7 +165,11 @@ def write_steps(steps: tuple[Step, ...], part: str) -> dict[str, Any] | None:
 def write_step(given: Step, part: str) -> dict[str, Any]:
     """Writes one step, with the options that change nothing at their defaults."""
     known = FIELDS[part][1][given.type]
-    unused = {name: option.default for name, option in known.items() if not option.kept and option.default is not None}
+    unused = {
+        name: option.default
+        for name, option in known.items()
+        if not option.kept and option.default is not None
+    }
     options = unused | values(given)
     if "pattern" in options:
         options["pattern"] = dict([options["pattern"]])
@@ -189,15 +201,21 @@ def _step(node: Any, part: str, any_pattern: bool) -> Step:
         raise ValueError(f"tokenizer.json: {part} must be an object, got {short(node)}")
     name = node.get("type")
     if not isinstance(name, str) or name not in types:
-        raise ValueError(f"tokenizer.json: {part}.type is {short(name)}; understood here are {', '.join(types)}")
+        raise ValueError(
+            f"tokenizer.json: {part}.type is {short(name)}; understood here are {', '.join(types)}"
+        )
     if unknown := [key for key in node if key != "type" and key not in types[name]]:
-        raise ValueError(f"tokenizer.json: {part} {name} has the field {unknown[0]!r}, which is not understood here")
+        raise ValueError(
+            f"tokenizer.json: {part} {name} has the field {unknown[0]!r}, which is not understood here"
+        )
     kept: dict[str, Any] = {}
     for key, option in types[name].items():
         value = node.get(key, option.default)
         if (key not in node and option.default == "required") or (key in node and not option.allows(value)):
             found = short(node[key]) if key in node else "missing"
-            raise ValueError(f"tokenizer.json: {part} {name}.{key} is {found}; understood here is {option.expected}")
+            raise ValueError(
+                f"tokenizer.json: {part} {name}.{key} is {found}; understood here is {option.expected}"
+            )
         if key == "pattern":
             value = next(iter(value.items()))
             _check_pattern(value, f"{part} {name}", any_pattern)
@@ -217,7 +235,9 @@ def _check_pattern(pattern: tuple[str, str], where: str, any_pattern: bool) -> N
         if kind == "Regex" and not any_pattern:
             check_expression(text)
         elif kind == "Regex" and regex.compile(text).groups:
-            raise ValueError(f"the expression {text!r:.300} has a group that captures; write (?:...) instead of (...)")
+            raise ValueError(
+                f"the expression {text!r:.300} has a group that captures; write (?:...) instead of (...)"
+            )
     except (ValueError, regex.error) as error:
         why = "" if any_pattern else "; if you trust it, pass any_pattern=True"
         raise ValueError(f"tokenizer.json: {where}.pattern: {error}{why}") from None

@@ -1,7 +1,7 @@
 """A tokenizer written as Hugging Face's tokenizer.json; `json_reader` reads one.
 
-The file names a pipeline: normalizer, pre_tokenizer (how text is cut), model (BPE), post_processor (the template around
-a text), decoder.
+The file names a pipeline: normalizer, pre_tokenizer (how text is cut), model (BPE), post_processor (the
+template around a text), decoder.
 
 Source: the format as read by Hugging Face tokenizers 0.23.
 """
@@ -27,7 +27,8 @@ DIGITS: Mapping[str, Any] = MappingProxyType({"type": "Digits", "individual_digi
 
 
 def to_json(tokenizer: Tokenizer) -> str:
-    """Writes a tokenizer as the text of a tokenizer.json, which Hugging Face tokenizers and transformers load.
+    """Writes a tokenizer as the text of a tokenizer.json, which Hugging Face tokenizers and transformers
+    load.
 
     Args:
         tokenizer: from `train`, `load` or `from_spec`.
@@ -35,7 +36,8 @@ def to_json(tokenizer: Tokenizer) -> str:
     Returns:
         JSON, a line a token; merges as pairs. `from_json` gives an equal spec back.
 
-    Edge cases: with an expression of one's own as pattern, the other library may read the expression differently.
+    Edge cases: with an expression of one's own as pattern, the other library may read the expression
+    differently.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
@@ -84,7 +86,13 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 def _added(token: AddedToken) -> dict[str, Any]:
     """An added token as the format has it."""
     ends = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
-    return {"id": token.id, "content": token.content, **ends, "normalized": token.normalized, "special": token.special}
+    return {
+        "id": token.id,
+        "content": token.content,
+        **ends,
+        "normalized": token.normalized,
+        "special": token.special,
+    }
 
 
 def _pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:

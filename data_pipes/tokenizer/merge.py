@@ -1,7 +1,8 @@
 """Words to ids, quickly: the merges of `bpe.apply` on numbers, for one word and for many at once.
 
-One word goes through a heap, so that time grows as n log n with its length (a page of dashes, text without blanks).
-Many words are the rows of a matrix that loses one column a round, as every row that is not finished merges one pair.
+One word goes through a heap, so that time grows as n log n with its length (a page of dashes, text without
+blanks). Many words are the rows of a matrix that loses one column a round, as every row that is not finished
+merges one pair.
 
 Shape letters: W words, L symbols of the longest, M merges.
 
@@ -102,7 +103,8 @@ def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.nd
         merges: from `merges_of`.
 
     Returns:
-        Groups (places [w], tokens [w, l]): the words at these places of `rows` are these tokens, NOTHING after the end.
+        Groups (places [w], tokens [w, l]): the words at these places of `rows` are these tokens, NOTHING
+            after the end.
 
     Steps:
         1. Find the rank of every pair of neighbours.
@@ -142,7 +144,8 @@ def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.nd
 
 
 def _ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Ids of neighbours -> ranks of their merges, same shape. A pair with NOTHING is negative, so never found."""
+    """Ids of neighbours -> ranks of their merges, same shape. A pair with NOTHING is negative, so never
+    found."""
     keys = first << 32 | second
     found = np.searchsorted(merges.keys, keys)
     return np.where(merges.keys[found] == keys, merges.key_ranks[found], NO_MERGE)

@@ -1,8 +1,8 @@
 """Unicode's normal forms (in C and KC one code point for "é" where there is one), in linear time.
 
-Python's `unicodedata` puts the marks after a letter in order by insertion, which takes quadratic time on a long run of
-marks in changing classes: minutes for a text of 200 kB that somebody wrote for the purpose. Here long runs are ordered
-first, by a stable sort, which is the same order.
+Python's `unicodedata` puts the marks after a letter in order by insertion, which takes quadratic time on a
+long run of marks in changing classes: minutes for a text of 200 kB that somebody wrote for the purpose. Here
+long runs are ordered first, by a stable sort, which is the same order.
 
 Unicode Standard Annex 15; the Unicode Standard, D109 (canonical ordering).
 """
@@ -36,8 +36,8 @@ def normal_form(form: Form, text: str) -> str:
 
     Steps:
         1. Text in ASCII is normal already.
-        2. Decompose each long run of marks, and order it: between characters of class 0, ascending by class, equal
-           classes as they stand. This changes nothing that normalising does not change.
+        2. Decompose each long run of marks, and order it: between characters of class 0, ascending by class,
+           equal classes as they stand. This changes nothing that normalising does not change.
         3. What is left for Python's insertion is short everywhere.
 
     Example:

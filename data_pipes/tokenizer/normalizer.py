@@ -1,7 +1,7 @@
 """Text to normal text, before it is cut into words: the steps of a normalizer.
 
-Source: the normalizers of Hugging Face tokenizers 0.23. Unicode's tables are Python's; characters that were assigned
-after them stay as they are.
+Source: the normalizers of Hugging Face tokenizers 0.23. Unicode's tables are Python's; characters that were
+assigned after them stay as they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Cutting text at the matches of a pattern, in the five ways of Hugging Face's pre-tokenizers.
 
-An expression that comes from a file is taken only if it surely means the same here and there, and takes linear time:
-one of `PUBLISHED`, or single characters and classes, of which the last of each alternative may repeat without limit.
+An expression that comes from a file is taken only if it surely means the same here and there, and takes
+linear time: one of `PUBLISHED`, or single characters and classes, of which the last of each alternative may
+repeat without limit.
 
 Source: `NormalizedString::split` of Hugging Face tokenizers 0.23.
 """
@@ -32,7 +33,8 @@ PUBLISHED = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Expressions of published tokenizers whose alternatives repeat twice; they were compared with Hugging Face's."""
+"""Expressions of published tokenizers whose alternatives repeat twice; they were compared with Hugging
+Face's."""
 
 ESCAPE = r"""\\[rntfsSd]|\\p\{[A-Z][a-z]?\}|\\[-\[\](){}|^$.?*+\\/,:;!"#%=@~_]"""
 ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\s]|[ \n])+\])"
@@ -85,8 +87,8 @@ def pieces(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[
 
     Args:
         find: what to look for.
-        behavior: of BEHAVIORS. A match becomes a piece of its own, is left out, goes with what stands before or after
-            it, or is one piece with the matches beside it.
+        behavior: of BEHAVIORS. A match becomes a piece of its own, is left out, goes with what stands before
+            or after it, or is one piece with the matches beside it.
         invert: what lies between matches counts as matches, and the other way round.
         text: any string.
 
@@ -110,7 +112,9 @@ def pieces(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[
         return list(_joined(found, lambda matched, before: matched and not before))
     if behavior == "MergedWithNext":
         turned = [((-end, -start), matched) for (start, end), matched in reversed(found)]
-        return [(-end, -start) for start, end in _joined(turned, lambda matched, before: matched and not before)][::-1]
+        return [
+            (-end, -start) for start, end in _joined(turned, lambda matched, before: matched and not before)
+        ][::-1]
     return [span for span, _ in found]
 
 
@@ -130,7 +134,8 @@ def _spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bo
 def _joined(
     found: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
 ) -> Iterator[tuple[int, int]]:
-    """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing matched."""
+    """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing
+    matched."""
     waiting: tuple[int, int] | None = None
     before = False
     for (low, high), matched in found:

@@ -1,4 +1,5 @@
-"""Normal text to pieces that merges never cross: the steps of a pre-tokenizer that run before the split pattern.
+"""Normal text to pieces that merges never cross: the steps of a pre-tokenizer that run before the split
+pattern.
 
 Source: the pre-tokenizers of Hugging Face tokenizers 0.23.
 """

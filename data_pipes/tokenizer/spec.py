@@ -1,8 +1,9 @@
 """What a tokenizer is: a frozen description (TokenizerSpec) and three functions bound to it (Tokenizer).
 
-The description holds everything that decides an id, and nothing else, so that two tokenizers are the same exactly when
-their specs are equal. Nothing here computes; `bpe` and `byte_level` explain the algorithm, `trainer` makes a spec from
-text, `encoder` turns a spec into functions, `json_writer` writes it as Hugging Face's tokenizer.json.
+The description holds everything that decides an id, and nothing else, so that two tokenizers are the same
+exactly when their specs are equal. Nothing here computes; `bpe` and `byte_level` explain the algorithm,
+`trainer` makes a spec from text, `encoder` turns a spec into functions, `json_writer` writes it as Hugging
+Face's tokenizer.json.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class AddedToken(NamedTuple):
     Fields:
         content: what it looks like in text, such as "<|endoftext|>".
         id: its place in the vocabulary.
-        special: a control token, which plain text must not produce unless it is asked to; False for ordinary text
-            that was only given an id of its own.
+        special: a control token, which plain text must not produce unless it is asked to; False for ordinary
+            text that was only given an id of its own.
         normalized: it is looked for after normalisation, not before.
         lstrip: white space before it is part of it.
         rstrip: white space after it is part of it.
@@ -48,29 +49,31 @@ class TokenizerSpec:
     """Describes a BPE tokenizer completely; frozen, hashable and comparable.
 
     Args:
-        kind: "byte_level" (text -> UTF-8 bytes -> 256 printable characters -> BPE) or "character" (BPE on the text,
-            as in the tokenizers of Llama 2, Mistral and Gemma, which SentencePiece trained).
+        kind: "byte_level" (text -> UTF-8 bytes -> 256 printable characters -> BPE) or "character" (BPE on the
+            text, as in the tokenizers of Llama 2, Mistral and Gemma, which SentencePiece trained).
         vocab: tokens in the order of their ids. A byte-level token is written in the 256 characters.
         merges: pairs of tokens, the earliest merged first.
-        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT` cuts
-            nothing).
-        added_tokens: special and other added tokens, by ascending id. Those which are not in `vocab` have the ids that
-            follow it, without a gap.
-        normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then decode gives
-            back the normal form.
+        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT`
+            cuts nothing).
+        added_tokens: special and other added tokens, by ascending id. Those which are not in `vocab` have the
+            ids that follow it, without a gap.
+        normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then
+            decode gives back the normal form.
         pre_tokenizer: steps that cut the text before `pattern` does.
-        prefix_space: "byte_level" only: the text, or each piece that the steps cut, gets a space in front if it has
-            none.
-        ignore_merges: a whole word that is in the vocabulary is taken as it is, whatever the merges would give.
+        prefix_space: "byte_level" only: the text, or each piece that the steps cut, gets a space in front if
+            it has none.
+        ignore_merges: a whole word that is in the vocabulary is taken as it is, whatever the merges would
+            give.
         unk_token: stands for characters outside the vocabulary; None makes them an error.
         fuse_unk: several unknown characters in a row give one `unk_token`.
-        byte_fallback: a character outside the vocabulary becomes the tokens of its bytes, "<0x00>" to "<0xFF>".
+        byte_fallback: a character outside the vocabulary becomes the tokens of its bytes, "<0x00>" to
+            "<0xFF>".
         continuing_subword_prefix: stands before every character of a word but the first ("##").
         end_of_word_suffix: stands after the last character of a word ("</w>").
         prefix: ids put before the text by `encode(..., template=True)`, such as a beginning-of-text token.
         suffix: ids put after it.
-        pair: what two texts "A" and "B" become, ids and these letters, where that is not prefix and suffix around each;
-            kept for other libraries, as no function here encodes two texts.
+        pair: what two texts "A" and "B" become, ids and these letters, where that is not prefix and suffix
+            around each; kept for other libraries, as no function here encodes two texts.
         decoder: steps that turn tokens into text; None is the kind's own.
 
     Raises:
@@ -123,7 +126,9 @@ class TokenizerSpec:
             raise ValueError("TokenizerSpec: the vocabulary is empty; train one, or give vocab")
         for i in (*self.prefix, *self.suffix, *(i for i in self.pair or () if i not in ("A", "B"))):
             if type(i) is not int or not 0 <= i < size:
-                raise ValueError(f"TokenizerSpec: prefix, suffix and pair hold ids, 0 ... {size - 1}; got {i!r}")
+                raise ValueError(
+                    f"TokenizerSpec: prefix, suffix and pair hold ids, 0 ... {size - 1}; got {i!r}"
+                )
 
 
 class Tokenizer(NamedTuple):
@@ -152,12 +157,14 @@ def token_ids(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def token_texts(spec: TokenizerSpec) -> dict[int, str]:
-    """Returns {id: the token that decoding starts from}: added tokens included, as normalisation leaves them."""
+    """Returns {id: the token that decoding starts from}: added tokens included, as normalisation leaves
+    them."""
     return dict(enumerate(spec.vocab)) | {token.id: _shown(spec, token) for token in spec.added_tokens}
 
 
 def hidden_ids(spec: TokenizerSpec) -> frozenset[int]:
-    """Returns the ids that `skip_special` leaves out: of special tokens, except those that normalisation changes."""
+    """Returns the ids that `skip_special` leaves out: of special tokens, except those that normalisation
+    changes."""
     return frozenset(t.id for t in spec.added_tokens if t.special and _shown(spec, t) == t.content)
 
 
@@ -219,7 +226,9 @@ def _check_text(token: object, where: str) -> None:
     try:
         token.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"TokenizerSpec: {where} {token!r} holds half of a surrogate pair, not a character") from None
+        raise ValueError(
+            f"TokenizerSpec: {where} {token!r} holds half of a surrogate pair, not a character"
+        ) from None
 
 
 def _check_vocab(vocab: tuple[str, ...]) -> dict[str, int]:
@@ -228,7 +237,9 @@ def _check_vocab(vocab: tuple[str, ...]) -> dict[str, int]:
     for i, token in enumerate(vocab):
         _check_text(token, f"the token with id {i}")
         if token in ids:
-            raise ValueError(f"TokenizerSpec: the token {token!r} has two ids, {ids[token]} and {i}; keep one")
+            raise ValueError(
+                f"TokenizerSpec: the token {token!r} has two ids, {ids[token]} and {i}; keep one"
+            )
         ids[token] = i
     return ids
 

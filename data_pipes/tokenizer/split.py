@@ -1,10 +1,11 @@
 """Cutting text into words before BPE: the split patterns of GPT-2, Llama 3, Qwen 2 and SmolLM2.
 
-BPE never merges across a word's edge, so the pattern decides what a token can be: letters keep one space before them,
-digits and punctuation stay apart from letters, runs of blanks stay together. Every pattern covers the text: the words,
-joined, are the text again.
+BPE never merges across a word's edge, so the pattern decides what a token can be: letters keep one space
+before them, digits and punctuation stay apart from letters, runs of blanks stay together. Every pattern
+covers the text: the words, joined, are the text again.
 
-Sources: Radford et al. 2019 (GPT-2, section 2.2, and its code); the tokenizer.json of Llama 3, Qwen 2 and SmolLM2.
+Sources: Radford et al. 2019 (GPT-2, section 2.2, and its code); the tokenizer.json of Llama 3, Qwen 2 and
+SmolLM2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import regex
 ANY_TEXT = r"[\s\S]+"
 """The pattern that leaves a text whole."""
 
-CHUNK = 1 << 16  # characters that are cut into words at a time; keeps the list of words in the processor's cache
+CHUNK = (
+    1 << 16
+)  # characters that are cut into words at a time; keeps the list of words in the processor's cache
 
 
 class Pattern(NamedTuple):
@@ -73,7 +76,8 @@ class Splitter(NamedTuple):
 
 
 def splitter(pattern: str) -> Splitter:
-    """Compiles a pattern: a name of PATTERNS, or a regular expression of one's own (syntax of the `regex` package).
+    """Compiles a pattern: a name of PATTERNS, or a regular expression of one's own (syntax of the `regex`
+    package).
 
     Raises:
         ValueError: if it is neither.
@@ -93,7 +97,8 @@ def words(cutter: Splitter, text: str) -> list[str]:
         text: any string.
 
     Returns:
-        Non-empty words, in order. What an expression of one's own does not match becomes words too, one a gap.
+        Non-empty words, in order. What an expression of one's own does not match becomes words too, one a
+        gap.
 
     Example:
         >>> words(splitter("gpt2"), "I've 12  apples")
@@ -115,9 +120,9 @@ def words(cutter: Splitter, text: str) -> list[str]:
 def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
     """Cuts a long text into parts of about `size` characters that can be cut into words one by one.
 
-    None of the PATTERNS has a word that goes on from a character to a blank after it (unless that character is white
-    space too), and none looks past such a place; so words of the parts are the words of the whole. Normal form C may
-    be taken of each part as well: a blank never joins with what stands before it.
+    None of the PATTERNS has a word that goes on from a character to a blank after it (unless that character
+    is white space too), and none looks past such a place; so words of the parts are the words of the whole.
+    Normal form C may be taken of each part as well: a blank never joins with what stands before it.
 
     Args:
         text: any string.
@@ -163,9 +168,13 @@ def check_pattern(pattern: str) -> None:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"the split pattern {pattern!r} is not a regular expression ({error}); {known}") from None
+        raise ValueError(
+            f"the split pattern {pattern!r} is not a regular expression ({error}); {known}"
+        ) from None
     if compiled.groups:
-        raise ValueError(f"the split pattern {pattern!r} has a group that captures; write (?:...) instead of (...)")
+        raise ValueError(
+            f"the split pattern {pattern!r} has a group that captures; write (?:...) instead of (...)"
+        )
 
 
 def _words_and_gaps(pattern: regex.Pattern, text: str) -> list[str]:

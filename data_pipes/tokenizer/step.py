@@ -1,7 +1,7 @@
 """One step of a tokenizer's normalizer, pre-tokenizer or decoder, as Hugging Face's tokenizer.json names it.
 
-The three parts are programs: tuples of steps that run one after the other. A step is data, so that a spec can be
-compared, hashed and written; `normalizer`, `pre_tokenizer` and `decoder` turn steps into functions.
+The three parts are programs: tuples of steps that run one after the other. A step is data, so that a spec can
+be compared, hashed and written; `normalizer`, `pre_tokenizer` and `decoder` turn steps into functions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ class Step(NamedTuple):
 
     Fields:
         type: its name in tokenizer.json, such as "Metaspace".
-        options: (name, value), in the order of the file; a pattern is ("String", text) or ("Regex", expression).
+        options: (name, value), in the order of the file; a pattern is ("String", text) or ("Regex",
+            expression).
     """
 
     type: str

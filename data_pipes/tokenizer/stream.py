@@ -1,7 +1,7 @@
 """Decoding while tokens arrive: text is shown as soon as no later token can change it.
 
-A token may end in the middle of a character, so decoding tokens one by one would show replacement characters. Here
-what is shown, joined, is `tokenizer.decode` of all ids, for every decoder.
+A token may end in the middle of a character, so decoding tokens one by one would show replacement characters.
+Here what is shown, joined, is `tokenizer.decode` of all ids, for every decoder.
 """
 
 from __future__ import annotations

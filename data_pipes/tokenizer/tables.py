@@ -25,8 +25,8 @@ class Tables(NamedTuple):
         spec: what it was made from.
         pieces: the steps of the pre-tokenizer: (text, whether it begins the whole text) -> pieces.
         cutter: the compiled split pattern.
-        borders: where a word can be cut in two without changing its tokens, since no merge crosses there; None where
-            nothing is known. It keeps the words of a text without a pre-tokenizer short.
+        borders: where a word can be cut in two without changing its tokens, since no merge crosses there;
+            None where nothing is known. It keeps the words of a text without a pre-tokenizer short.
         finders: for each of `added.CHOICES`, what to look for in a text.
         symbols: byte, or code point of a character -> id.
         ids: token -> id, without the added tokens that are not in the vocabulary.
@@ -67,7 +67,9 @@ def tables_of(spec: TokenizerSpec) -> Tables:
         finders={choice: finder(spec, choice) for choice in CHOICES},
         symbols=symbols,
         ids=ids,
-        merges=merges_of([(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]),
+        merges=merges_of(
+            [(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]
+        ),
         unknown=ids.get(spec.unk_token) if spec.unk_token else None,
         whole=_whole_words(ids, byte_level) if spec.ignore_merges else {},
         contents={i: content(text) for i, text in texts.items()},
@@ -77,7 +79,8 @@ def tables_of(spec: TokenizerSpec) -> Tables:
 
 
 def symbol_ids(tables: Tables, word: str) -> list[int]:
-    """Writes a word as the ids of its bytes or characters, before any merge; unknown ones as the unknown token's.
+    """Writes a word as the ids of its bytes or characters, before any merge; unknown ones as the unknown
+    token's.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("?", "a"), merges=(), pattern="gpt2", unk_token="?")
@@ -105,8 +108,8 @@ def units(tables: Tables, text: str) -> Iterable[int]:
 
 
 def _symbols_with_options(tables: Tables, word: str) -> list[int]:
-    """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so that
-    several can be fused, and bytes pass it by."""
+    """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so
+    that several can be fused, and bytes pass it by."""
     spec, ids, waiting = tables.spec, tables.ids, 0
     found: list[int | None] = []
     characters = to_characters(word) if spec.kind == "byte_level" else word
@@ -120,7 +123,9 @@ def _symbols_with_options(tables: Tables, word: str) -> list[int]:
         elif None not in row:
             found += row
         elif tables.unknown is None:
-            raise ValueError(f"the vocabulary has no token for {text!r}; train on text that has it, or on bytes")
+            raise ValueError(
+                f"the vocabulary has no token for {text!r}; train on text that has it, or on bytes"
+            )
         else:
             found += [tables.unknown] if waiting and not spec.fuse_unk else []
             waiting = 1

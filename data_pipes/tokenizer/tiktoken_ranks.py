@@ -1,7 +1,7 @@
 """Reading tiktoken's format: tokens as bytes with their ranks, from which the merges are recovered.
 
-tiktoken keeps no merges: two neighbours merge if their bytes together are a token, the token of lowest rank first. So
-every way of cutting a token into two tokens is a merge, in the order of the tokens' ranks.
+tiktoken keeps no merges: two neighbours merge if their bytes together are a token, the token of lowest rank
+first. So every way of cutting a token into two tokens is a merge, in the order of the tokens' ranks.
 
 Source: the format and the algorithm of tiktoken 0.14, and Llama 3's and Qwen's tokenizer files.
 """
@@ -22,21 +22,24 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
 
     Args:
         text: a line "base64-of-the-token rank" for each token; ranks 0, 1, ... are the ids.
-        pattern: the split pattern, which the file does not hold: a name of `split.PATTERNS`, or an expression.
-        special_tokens: token -> id; they follow the ranks. An id between them that has no token is given the special
-            token "<|unused_ID|>".
+        pattern: the split pattern, which the file does not hold: a name of `split.PATTERNS`, or an
+            expression.
+        special_tokens: token -> id; they follow the ranks. An id between them that has no token is given the
+            special token "<|unused_ID|>".
 
     Returns:
         A byte-level Tokenizer that gives tiktoken's ids.
 
     Steps:
         1. Read tokens by rank.
-        2. Cut every token in two wherever both parts are tokens: these are the merges, in order of the token's rank,
-           then of the parts' ranks.
+        2. Cut every token in two wherever both parts are tokens: these are the merges, in order of the
+           token's rank, then of the parts' ranks.
         3. Number the special tokens, and fill the gaps between them.
 
-    Edge cases: a word that is a token is taken whole (`ignore_merges`), as tiktoken does. Where two ways of cutting one
-        token overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the lower ranks.
+    Edge cases: a word that is a token is taken whole (`ignore_merges`), as tiktoken does. Where two ways of
+    cutting one
+        token overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the
+        lower ranks.
 
     Raises:
         ValueError: if a line is not understood, ranks have gaps, or a special token's id is taken.
@@ -81,10 +84,14 @@ def _tokens(text: str) -> list[bytes]:
             coded, rank = line.split()
             found[int(rank)] = base64.b64decode(coded, validate=True)
         except (ValueError, binascii.Error):
-            raise ValueError(f"tiktoken file: line {number} must be 'base64 rank', got {line[:80]!r}") from None
+            raise ValueError(
+                f"tiktoken file: line {number} must be 'base64 rank', got {line[:80]!r}"
+            ) from None
     missing = [i for i in range(len(found)) if i not in found]
     if missing:
-        raise ValueError(f"tiktoken file: ranks must be 0 ... {len(found) - 1} without a gap; {missing[0]} is missing")
+        raise ValueError(
+            f"tiktoken file: ranks must be 0 ... {len(found) - 1} without a gap; {missing[0]} is missing"
+        )
     return [found[i] for i in range(len(found))]
 
 

@@ -1,10 +1,11 @@
 """Training a tokenizer quickly: the merges of `bpe.learn`, without recounting.
 
-Four ideas make it fast. Words are counted once and each is kept once. A merge changes only the pairs around it, so
-counts are corrected, not recounted. An index gives the places of each pair. A heap gives the most frequent pair; its
-stale entries are noticed when they come up, and put back with the right count.
+Four ideas make it fast. Words are counted once and each is kept once. A merge changes only the pairs around
+it, so counts are corrected, not recounted. An index gives the places of each pair. A heap gives the most
+frequent pair; its stale entries are noticed when they come up, and put back with the right count.
 
-Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The tests compare each merge with `bpe.learn`.
+Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The tests compare each merge with
+`bpe.learn`.
 """
 
 from __future__ import annotations
@@ -69,22 +70,26 @@ def train(
     """Trains a BPE tokenizer on texts.
 
     Args:
-        texts: strings, read once, in any order; a stream may be as long as you like, only distinct words are kept.
+        texts: strings, read once, in any order; a stream may be as long as you like, only distinct words are
+            kept.
         vocab_size: special tokens, alphabet and merged tokens together; at least the first two.
         kind: "byte_level" (any text can be encoded) or "character" (only characters seen in training).
-        pattern: how text is cut into words: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an expression.
+        pattern: how text is cut into words: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an
+            expression.
         special_tokens: get the ids 0, 1, ...; encoding never finds them in text unless it is asked to.
-        min_frequency: pairs that occur less often are not merged, occurrences, >= 1. With 2, nothing is learned from
-            what was seen once.
-        nfc: bring text into normal form C, here and in the tokenizer. Then decode gives the normal form, not the text.
+        min_frequency: pairs that occur less often are not merged, occurrences, >= 1. With 2, nothing is
+            learned from what was seen once.
+        nfc: bring text into normal form C, here and in the tokenizer. Then decode gives the normal form, not
+            the text.
 
     Returns:
-        A Tokenizer. Its vocabulary is smaller than `vocab_size` if no pair occurs `min_frequency` times any more.
+        A Tokenizer. Its vocabulary is smaller than `vocab_size` if no pair occurs `min_frequency` times any
+        more.
 
     Raises:
         TypeError: if `texts` is one string or holds something else than strings.
-        ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or if special
-            tokens are given twice or are a character of the alphabet.
+        ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or if
+            special tokens are given twice or are a character of the alphabet.
 
     Example:
         >>> tokenizer = train(["low lower lowest"], 262, special_tokens=["<|end|>"])
@@ -104,11 +109,25 @@ def train(
         raise ValueError("train: there is no text to train on; give at least one string that is not empty")
     alphabet = ALPHABET if kind == "byte_level" else tuple(sorted(set().union(*word_counts)))
     _check_sizes(vocab_size, alphabet, special_tokens)
-    vocab, merges = learn(word_counts, [*special_tokens, *alphabet], vocab_size, kind=kind,
-                          min_frequency=min_frequency, forbidden=special_tokens)  # fmt: skip
+    vocab, merges = learn(
+        word_counts,
+        [*special_tokens, *alphabet],
+        vocab_size,
+        kind=kind,
+        min_frequency=min_frequency,
+        forbidden=special_tokens,
+    )
     added = tuple(AddedToken(token, i) for i, token in enumerate(special_tokens))
-    return from_spec(TokenizerSpec(kind=kind, vocab=tuple(vocab), merges=tuple(merges), pattern=pattern,
-                                   added_tokens=added, normalizer=NFC if nfc else ()))  # fmt: skip
+    return from_spec(
+        TokenizerSpec(
+            kind=kind,
+            vocab=tuple(vocab),
+            merges=tuple(merges),
+            pattern=pattern,
+            added_tokens=added,
+            normalizer=NFC if nfc else (),
+        )
+    )
 
 
 def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Counter[str]:
@@ -130,7 +149,9 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     counts: Counter[str] = Counter()
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first")
+            raise TypeError(
+                f"train: texts must hold strings, got {type(text).__name__} at {i}; decode it first"
+            )
         try:
             text.isascii() or utf8(text)
         except ValueError as error:
@@ -252,7 +273,8 @@ def _pop(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
 
 
 def _merge(symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths: Sequence[int]) -> None:
-    """Merges (a, b) into `new` at every place of the pair, and corrects counts, places and heap of the pairs around."""
+    """Merges (a, b) into `new` at every place of the pair, and corrects counts, places and heap of the pairs
+    around."""
     first, last, weight = symbols
     a, b, new = merge
     middle, size = lengths[a], lengths[a] + lengths[b]
@@ -274,7 +296,10 @@ def _merge(symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths:
     for x, count in right.items():  # b x becomes new x
         counts[new << 32 | x] = counts.get(new << 32 | x, 0) + count
         counts[b << 32 | x] -= count
-    for x, count in left.items():  # x a becomes x new; after the loop above, for a left neighbour that is new itself
+    for (
+        x,
+        count,
+    ) in left.items():  # x a becomes x new; after the loop above, for a left neighbour that is new itself
         counts[x << 32 | new] = counts.get(x << 32 | new, 0) + count
         counts[x << 32 | a] -= count
     for key, found in places.items():
@@ -286,10 +311,14 @@ def _check_sizes(vocab_size: int, alphabet: Sequence[str], special_tokens: Seque
     """Refuses a vocabulary that cannot hold what it must hold."""
     twice = [token for token, count in Counter(special_tokens).items() if count > 1]
     if twice or isinstance(special_tokens, str):
-        raise ValueError(f"train: special_tokens must be different strings, got {special_tokens!r}; keep one of each")
+        raise ValueError(
+            f"train: special_tokens must be different strings, got {special_tokens!r}; keep one of each"
+        )
     clash = [token for token in special_tokens if token in set(alphabet)]
     if clash:
-        raise ValueError(f"train: the special token {clash[0]!r} is a character of the alphabet; make it longer")
+        raise ValueError(
+            f"train: the special token {clash[0]!r} is a character of the alphabet; make it longer"
+        )
     least = len(alphabet) + len(special_tokens)
     if vocab_size < least:
         raise ValueError(

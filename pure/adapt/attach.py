@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pure import random
 from pure.adapt.lora_config import Site
-from pure.adapt.nf4 import NF4, dequantize
 from pure.nn.linear import LoRA, row_lengths
+from pure.nn.nf4 import NF4, dequantize
 from pure.types import Tree
 
 
@@ -46,14 +46,22 @@ def attach(
 
     def put(path: str, leaf: Tree, part: Tree) -> Tree:
         key = keys.get(path)
-        return LoRA(leaf, part["a"], part["b"] * found[path].scale, part.get("magnitude"), squares.get(path), key,
-                    None if key is None else rate)  # fmt: skip
+        return LoRA(
+            leaf,
+            part["a"],
+            part["b"] * found[path].scale,
+            part.get("magnitude"),
+            squares.get(path),
+            key,
+            None if key is None else rate,
+        )
 
     return _walk(base, adapters, put)
 
 
 def whole(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
-    """Makes every node that stands for a matrix into that matrix: LoRA works its change in, NF4 is dequantised.
+    """Makes every node that stands for a matrix into that matrix: LoRA works its change in, NF4 is
+    dequantised.
 
     Args:
         params: a tree, or one node.
@@ -78,7 +86,9 @@ def whole(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
 def _walk(base: Tree, adapters: Tree, put: Callable[[str, Tree, Tree], Tree], path: str = "") -> Tree:
     """The base, with `put(path, leaf, adapter)` where there is an adapter."""
     if isinstance(base, list):
-        return [_walk(x, part, put, f"{path}/{i}") for i, (x, part) in enumerate(zip(base, adapters, strict=True))]
+        return [
+            _walk(x, part, put, f"{path}/{i}") for i, (x, part) in enumerate(zip(base, adapters, strict=True))
+        ]
     if not isinstance(base, dict):
         return put(path, base, adapters)
     return {

@@ -1,13 +1,14 @@
 """LoRA: a frozen model learns through small matrices beside its own.
 
-The adapters are a tree of their own, and the only params of the model made here; the base is bound. So every stage,
-optimizer, checkpoint and transform works on adapters as on any params, and `vmap` over stacked adapters runs several
-over one base.
+The adapters are a tree of their own, and the only params of the model made here; the base is bound. So every
+stage, optimizer, checkpoint and transform works on adapters as on any params, and `vmap` over stacked
+adapters runs several over one base.
 
 Shape letters: O output width, I input width, R rank, B batch.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Kalajdzievski, "A Rank Stabilization Scaling
-Factor for Fine-Tuning with LoRA", 2023; Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Kalajdzievski, "A Rank Stabilization
+Scaling Factor for Fine-Tuning with LoRA", 2023; Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation",
+2024.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ def lora(
 ) -> Model:
     """Makes a model whose params are adapters, over a base that never changes.
 
-    A change of weights that fine-tuning finds has low rank; so two thin matrices can hold it, and the optimizer's
-    memory, the gradients and the file shrink to a hundredth.
+    A change of weights that fine-tuning finds has low rank; so two thin matrices can hold it, and the
+    optimizer's memory, the gradients and the file shrink to a hundredth.
 
-        W' = W + s B A,     s = alpha / R, or alpha / √R with `use_rslora`;     DoRA: W' = m (W + s B A) / ‖W + s B A‖
+        W' = W + s B A,     s = alpha / R, or alpha / √R with `use_rslora`;     DoRA: W' = m (W + s B A) / ‖W
+        + s B A‖
 
     Args:
         model: from `transformer`, or made by this function.
@@ -66,9 +68,9 @@ def lora(
         rank, alpha, targets, rank_pattern, alpha_pattern, dropout, use_rslora, use_dora: as in `LoRAConfig`.
 
     Returns:
-        Model. `init` draws A from a normal distribution with PEFT's variance 1/(3 I) and sets B to 0, so that it
-        begins as the base; `{}` in the place of the params is the base without an adapter, as a reference policy wants
-        it; `prepare` works the adapters into a copy of the base.
+        Model. `init` draws A from a normal distribution with PEFT's variance 1/(3 I) and sets B to 0, so that
+        it begins as the base; `{}` in the place of the params is the base without an adapter, as a reference
+        policy wants it; `prepare` works the adapters into a copy of the base.
 
     Raises:
         ValueError: if a target fits no matrix of the base, or a value is out of range.
@@ -89,9 +91,15 @@ def lora(
     Source: Hu et al. 2021, section 4.1; Kalajdzievski 2023, equation 4; Liu et al. 2024, equation 5.
     """
     options: dict[str, Any] = {
-        "rank": rank, "alpha": alpha, "targets": targets, "rank_pattern": rank_pattern, "alpha_pattern": alpha_pattern,
-        "dropout": dropout, "use_rslora": use_rslora, "use_dora": use_dora,
-    }  # fmt: skip
+        "rank": rank,
+        "alpha": alpha,
+        "targets": targets,
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": alpha_pattern,
+        "dropout": dropout,
+        "use_rslora": use_rslora,
+        "use_dora": use_dora,
+    }
     return bind(model, base, LoRAConfig(**options))
 
 
@@ -158,8 +166,8 @@ def merge(base: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
         config: the options that it was made with.
 
     Returns:
-        Params of the model below; leaves without an adapter are the base's own, the others of the base's dtype, rounded
-        once from float32.
+        Params of the model below; leaves without an adapter are the base's own, the others of the base's
+        dtype, rounded once from float32.
 
     Raises:
         ValueError: if the options do not fit the base.
@@ -180,13 +188,22 @@ def unmerge(merged: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
         ValueError: for DoRA, whose lengths of the base's rows are lost.
     """
     if config.use_dora:
-        raise ValueError("lora: merged DoRA cannot be taken out, as the rows' first lengths are lost; keep the base")
+        raise ValueError(
+            "lora: merged DoRA cannot be taken out, as the rows' first lengths are lost; keep the base"
+        )
     away = tree.map_with_path(lambda path, x: -x if path.endswith("/b") else x, adapters)
     return merge(merged, away, config)
 
 
-def _hidden(adapters: Tree, tokens: Tensor, *, key: Tensor | None = None, hidden: Callable, attached: Callable,
-            **arguments: Any) -> Tensor:  # fmt: skip
+def _hidden(
+    adapters: Tree,
+    tokens: Tensor,
+    *,
+    key: Tensor | None = None,
+    hidden: Callable,
+    attached: Callable,
+    **arguments: Any,
+) -> Tensor:
     """The model's own, on the base with the adapters; the key serves both kinds of dropout."""
     return hidden(attached(adapters, key=_row_keys(key, tokens, attached)), tokens, key=key, **arguments)
 
@@ -196,14 +213,17 @@ def _logits(adapters: Tree, states: Tensor, *, logits: Callable, attached: Calla
     return logits(attached(adapters), states)
 
 
-def _forward(adapters: Tree, tokens: Tensor, *, forward: Callable, attached: Callable, **arguments: Any) -> Tensor:
+def _forward(
+    adapters: Tree, tokens: Tensor, *, forward: Callable, attached: Callable, **arguments: Any
+) -> Tensor:
     """The model's own."""
     rows = _row_keys(arguments.get("key"), tokens, attached)
     return forward(attached(adapters, key=rows), tokens, **arguments)
 
 
-def _decode(adapters: Tree, tokens: Tensor, cache: Tree, *, decode: Callable, attached: Callable,
-            **arguments: Any) -> tuple[Tensor, Tree]:  # fmt: skip
+def _decode(
+    adapters: Tree, tokens: Tensor, cache: Tree, *, decode: Callable, attached: Callable, **arguments: Any
+) -> tuple[Tensor, Tree]:
     """The model's own, on merged params where `prepare` has made them."""
     params = adapters.params if isinstance(adapters, Merged) else attached(adapters)
     return decode(params, tokens, cache, **arguments)
@@ -232,8 +252,11 @@ def _spec(base: Tree, found: Mapping[str, Site], dora: bool) -> Tree:
 
 
 def _pruned(base: Tree, path: str, part: Callable[[str], Tree], found: Mapping[str, Site]) -> Tree:
-    """The branches of a tree that lead to an adapter; lists keep their length, so that paths keep their numbers."""
-    below = {name: f"{path}/{name}" if path else str(name) for name in (base if isinstance(base, dict) else ())}
+    """The branches of a tree that lead to an adapter; lists keep their length, so that paths keep their
+    numbers."""
+    below = {
+        name: f"{path}/{name}" if path else str(name) for name in (base if isinstance(base, dict) else ())
+    }
     if isinstance(base, list):
         return [_pruned(x, f"{path}/{i}", part, found) for i, x in enumerate(base)]
     kept = {}
@@ -252,7 +275,8 @@ def _squares(base: Tree, found: Mapping[str, Site]) -> dict[str, Tensor]:
 
 
 def _row_keys(key: Tensor | None, tokens: Tensor, attached: Any) -> Tensor | None:
-    """[2] or [B, 2] -> [B, 2], apart from those of the model's own dropout; None where adapters drop nothing."""
+    """[2] or [B, 2] -> [B, 2], apart from those of the model's own dropout; None where adapters drop
+    nothing."""
     if key is None or attached.keywords["rate"] is None:
         return None
     rows, own = tokens.shape[0], torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), OWN)

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from pure.adapt.nf4 import NF4
 from pure.nn.linear import LoRA
+from pure.nn.nf4 import NF4
 from pure.types import Tree
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -26,7 +26,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {"rank": 16, "alpha": 32.0, "targets": ("q", "k", "v", "o"), "dropout": 0.05},
     "aggressive": {"rank": 64, "alpha": 128.0, "targets": MATRICES, "dropout": 0.1},
 }
-"""Name -> options. The first changes little and forgets little, the last comes near to training every weight."""
+"""Name -> options. The first changes little and forgets little, the last comes near to training every
+weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,10 @@ class LoRAConfig:
     Args:
         rank: R, >= 1.
         alpha: the change is scaled by alpha / R, > 0.
-        targets: names of matrices ("q") or patterns of paths ("layers/0/attention/*"), as the shell writes them.
-        rank_pattern, alpha_pattern: (pattern, value) pairs: the first that fits a path overrules `rank` or `alpha`.
+        targets: names of matrices ("q") or patterns of paths ("layers/0/attention/*"), as the shell writes
+            them.
+        rank_pattern, alpha_pattern: (pattern, value) pairs: the first that fits a path overrules `rank` or
+            `alpha`.
         dropout: share of an adapter's inputs that are dropped in training, in [0, 1).
         use_rslora: scale by alpha / √R, so that a larger rank does not learn more slowly.
         use_dora: learn the length of each row apart from its direction.
@@ -70,7 +73,9 @@ class LoRAConfig:
         if not all(alpha > 0 for alpha in (self.alpha, *(alpha for _, alpha in self.alpha_pattern))):
             raise ValueError(f"lora: alpha must be above 0, got {self.alpha} and {self.alpha_pattern}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora: dropout must be a share in [0, 1), got {self.dropout}; 0 switches it off")
+            raise ValueError(
+                f"lora: dropout must be a share in [0, 1), got {self.dropout}; 0 switches it off"
+            )
         if not self.targets:
             raise ValueError(f"lora: targets names no matrix; give some of {', '.join(MATRICES)}")
 
@@ -139,7 +144,10 @@ def sites(base: Tree, config: LoRAConfig) -> dict[str, Site]:
             rank = next((value for p, value in config.rank_pattern if _fits(p, path)), config.rank)
             alpha = next((value for p, value in config.alpha_pattern if _fits(p, path)), config.alpha)
             found[path] = Site(
-                rank, alpha / (rank**0.5 if config.use_rslora else rank), (shape[0], shape[1]), crc32(path.encode())
+                rank,
+                alpha / (rank**0.5 if config.use_rslora else rank),
+                (shape[0], shape[1]),
+                crc32(path.encode()),
             )
     return found
 

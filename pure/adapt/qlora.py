@@ -13,15 +13,15 @@ from torch import Tensor
 
 from pure.adapt.lora import lora
 from pure.adapt.lora_config import MATRICES
-from pure.adapt.nf4 import quantize
+from pure.nn.nf4 import quantize
 from pure.types import Model, Tree
 
 
 def qlora(model: Model, base: Tree, *, double: bool = True, **options: Any) -> Model:
     """Makes a model whose params are adapters, over a base that takes a quarter of bfloat16's memory.
 
-    The base's matrices are dequantised inside each product and forgotten at once, forwards and backwards; adapters,
-    norms and embeddings stay as they are.
+    The base's matrices are dequantised inside each product and forgotten at once, forwards and backwards;
+    adapters, norms and embeddings stay as they are.
 
     Args:
         model: from `transformer`.

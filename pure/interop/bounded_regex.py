@@ -1,8 +1,9 @@
 """Match regular expressions from outside in bounded time and memory.
 
-Python's engine backtracks, so a short expression in a file can occupy it for ever. Here an expression is parsed by
-Python's own parser and evaluated on sets of positions: every node of the syntax tree is evaluated at most once for each
-position of the text. The result is the same, since only whether a text matches is asked, not which group matched what.
+Python's engine backtracks, so a short expression in a file can occupy it for ever. Here an expression is
+parsed by Python's own parser and evaluated on sets of positions: every node of the syntax tree is evaluated
+at most once for each position of the text. The result is the same, since only whether a text matches is
+asked, not which group matched what.
 
 Shape letters: N nodes of the expression, T characters of the text.
 """
@@ -62,7 +63,9 @@ def compile(source: str) -> Pattern:
         True
     """
     if len(source) > LONGEST:
-        raise ValueError(f"the regular expression {source[:40]!r}... has {len(source):,} characters, over {LONGEST:,}")
+        raise ValueError(
+            f"the regular expression {source[:40]!r}... has {len(source):,} characters, over {LONGEST:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -101,7 +104,9 @@ def _evaluate(pattern: Pattern, text: str) -> int:
     except RecursionError:
         raise ValueError(f"the regular expression {pattern.source[:80]!r} is nested too deeply") from None
     except ValueError as refused:
-        raise ValueError(f"the regular expression {pattern.source[:80]!r} {refused}; write it in another way") from None
+        raise ValueError(
+            f"the regular expression {pattern.source[:80]!r} {refused}; write it in another way"
+        ) from None
 
 
 def _sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:

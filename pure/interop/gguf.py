@@ -18,8 +18,14 @@ from pure.config import SIZE, ModelConfig
 from pure.interop import hf
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-NEEDED = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-          "attention.layer_norm_rms_epsilon")  # fmt: skip
+NEEDED = (
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+)
 READ = (*NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
         "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
         "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
@@ -30,12 +36,22 @@ WHOLE = ("block_count", "context_length", "embedding_length", "feed_forward_leng
          "rope.scaling.original_context_length", "vocab_size")  # fmt: skip
 """Fields that are one whole number."""
 
-REAL = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor", "rope.scaling.yarn_log_multiplier")
+REAL = (
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.yarn_log_multiplier",
+)
 
 IGNORED = ("rope.scaling.finetuned",)
 """Fields that change nothing in the mathematics."""
 
-NEUTRAL = (("expert_count", 0), ("expert_used_count", 0), ("attention.causal", True), ("rope.scaling.attn_factor", 1.0))
+NEUTRAL = (
+    ("expert_count", 0),
+    ("expert_used_count", 0),
+    ("attention.causal", True),
+    ("rope.scaling.attn_factor", 1.0),
+)
 """Fields that change nothing if they have this value."""
 
 NO_TOKEN = (1 << 32) - 1
@@ -49,7 +65,11 @@ _LAYER: Mapping[str, str] = {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-_TOP: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_TOP: Mapping[str, str] = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
 
 
 def weight_name(name: str) -> str:
@@ -71,7 +91,12 @@ def weight_name(name: str) -> str:
 
 
 def from_gguf_config(
-    fields: Mapping[str, Any], *, vocabulary: int, tied: bool, biased: bool = False, rope_factors: Tensor | None = None
+    fields: Mapping[str, Any],
+    *,
+    vocabulary: int,
+    tied: bool,
+    biased: bool = False,
+    rope_factors: Tensor | None = None,
 ) -> ModelConfig:
     """Reads the configuration.
 
@@ -80,19 +105,22 @@ def from_gguf_config(
         vocabulary: rows of the embedding.
         tied: whether there is no weight "output".
         biased: whether q, k, v and o have biases. (Qwen2 has them on q, k, v always.)
-        rope_factors: the weight "rope_freqs", [H/2]: what Llama 3 divides each rotary frequency by; None if there is
-            none.
+        rope_factors: the weight "rope_freqs", [H/2]: what Llama 3 divides each rotary frequency by; None if
+            there is none.
 
     Returns:
         ModelConfig.
 
     Raises:
-        ValueError: for an architecture, a field or a kind of rope scaling that is not understood, or a missing field.
+        ValueError: for an architecture, a field or a kind of rope scaling that is not understood, or a
+            missing field.
     """
     kind = fields.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
-    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items() if name.startswith(f"{kind}.")}
+    own = {
+        name.removeprefix(f"{kind}."): value for name, value in fields.items() if name.startswith(f"{kind}.")
+    }
     own = {name: value for name, value in own.items() if (name, value) not in NEUTRAL}
     if unknown := sorted(set(own) - set(READ) - set(IGNORED)):
         raise ValueError(f"fields not understood: {', '.join(unknown)} of {kind}")
@@ -103,34 +131,38 @@ def from_gguf_config(
     head_dim = own.get("attention.key_length") or own.get("rope.dimension_count") or width // heads
     for name in ("attention.value_length", "rope.dimension_count"):
         if own.get(name, head_dim) != head_dim:
-            raise ValueError(f"{kind}.{name} {own[name]} differs from the head's width {head_dim}; not supported")
-    return hf.from_hf_config({
-        "model_type": kind,
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": own["feed_forward_length"],
-        "num_hidden_layers": own["block_count"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": own.get("attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "max_position_embeddings": own["context_length"],
-        # Stored in float32: the number that was meant has six digits.
-        "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
-        "rope_theta": float(own.get("rope.freq_base", 10000.0)),
-        "tie_word_embeddings": tied,
-        "attention_bias": biased,
-        "rope_scaling": _scaling(own, rope_factors, head_dim),
-        "bos_token_id": _id(fields, "bos_token_id"),
-        "eos_token_id": _id(fields, "eos_token_id"),
-        "pad_token_id": _id(fields, "padding_token_id"),
-    })  # fmt: skip
+            raise ValueError(
+                f"{kind}.{name} {own[name]} differs from the head's width {head_dim}; not supported"
+            )
+    return hf.from_hf_config(
+        {
+            "model_type": kind,
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": own["feed_forward_length"],
+            "num_hidden_layers": own["block_count"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": own.get("attention.head_count_kv", heads),
+            "head_dim": head_dim,
+            "max_position_embeddings": own["context_length"],
+            # Stored in float32: the number that was meant has six digits.
+            "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
+            "rope_theta": float(own.get("rope.freq_base", 10000.0)),
+            "tie_word_embeddings": tied,
+            "attention_bias": biased,
+            "rope_scaling": _scaling(own, rope_factors, head_dim),
+            "bos_token_id": _id(fields, "bos_token_id"),
+            "eos_token_id": _id(fields, "eos_token_id"),
+            "pad_token_id": _id(fields, "padding_token_id"),
+        }
+    )
 
 
 def unpermuted(weight: Tensor, heads: int) -> Tensor:
     """Brings a query's or key's rows back into Hugging Face's order.
 
-    Llama's own code rotates neighbouring rows of a head, Hugging Face's a row and the one half a head further; files of
-    the architecture "llama" are in the first order.
+    Llama's own code rotates neighbouring rows of a head, Hugging Face's a row and the one half a head
+    further; files of the architecture "llama" are in the first order.
 
     Args:
         weight: [heads·H, ...]: a matrix, or a bias.
@@ -158,7 +190,9 @@ def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
     for name in WHOLE:
         value = own.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE:
-            raise ValueError(f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}")
+            raise ValueError(
+                f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}"
+            )
     for name in REAL:
         value = own.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -190,5 +224,10 @@ def _llama3(factors: Tensor, own: Mapping[str, Any], head_dim: int) -> dict[str,
     wanted = 1 / ((1 - blend) / factor + blend)
     if factors.shape != wanted.shape or not torch.allclose(factors.double(), wanted, rtol=1e-3):
         raise ValueError("rope_freqs holds factors that are not Llama 3's; no other kind is supported")
-    return {"rope_type": "llama3", "factor": factor, "original_max_position_embeddings": original,
-            "low_freq_factor": low, "high_freq_factor": high}  # fmt: skip
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "original_max_position_embeddings": original,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+    }

@@ -1,7 +1,8 @@
 """GGUF's container: the fields and the list of weights at the head of a file's bytes.
 
-The `gguf` package reads it too, but makes a numpy object of each part of a hundred thousand strings, which takes
-longer than all the weights; and it trusts every length. Here each length is checked against what is left.
+The `gguf` package reads it too, but makes a numpy object of each part of a hundred thousand strings, which
+takes longer than all the weights; and it trusts every length. Here each length is checked against what is
+left.
 
 Source: the GGUF specification, versions 2 and 3.
 """
@@ -14,7 +15,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 MAGIC = b"GGUF"
-NUMBERS: Mapping[int, str] = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+NUMBERS: Mapping[int, str] = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 """Type of a value -> its letter in `struct`."""
 
 STRING, ARRAY = 8, 9
@@ -113,7 +126,9 @@ def _value(data: memoryview | bytes, at: int, kind: int, depth: int) -> _Place:
         (value,) = struct.unpack_from(f"<{NUMBERS[kind]}", data, at)
         return _Place(value, at + struct.calcsize(NUMBERS[kind]))
     if kind != ARRAY or depth == DEEPEST:
-        raise ValueError(f"a value has the type {kind}, which is unknown, or lists stand in each other too deep")
+        raise ValueError(
+            f"a value has the type {kind}, which is unknown, or lists stand in each other too deep"
+        )
     inner, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if inner in NUMBERS:

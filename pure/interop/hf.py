@@ -1,7 +1,9 @@
-"""Hugging Face's names: our configuration and parameter paths, and theirs, both ways. No files are touched here.
+"""Hugging Face's names: our configuration and parameter paths, and theirs, both ways. No files are touched
+here.
 
-A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it as it is;
-another (LayerNorm, sinusoidal positions, an ungated MLP) keeps our own field names under the type "intro2llm".
+A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it as
+it is; another (LayerNorm, sinusoidal positions, an ungated MLP) keeps our own field names under the type
+"intro2llm".
 """
 
 from __future__ import annotations
@@ -38,8 +40,14 @@ READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "original
 ONLY = (("rope_interleaved", False), ("partial_rotary_factor", 1.0))
 """Fields that change nothing if they have this value (or null), and are refused with another."""
 
-NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-          "max_position_embeddings")  # fmt: skip
+NEEDED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 """Fields without which the shape would be a guess."""
 
 ACTIVATIONS: Mapping[str, str] = {
@@ -103,14 +111,16 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
 
     Args:
         spec: tree of ParamSpec.
-        weights: by name. A tied head may be there as well, if it equals the embedding, or alone (safetensors keeps the
-            first of two names that share their numbers); so may rotary frequencies, which are computed.
+        weights: by name. A tied head may be there as well, if it equals the embedding, or alone (safetensors
+            keeps the first of two names that share their numbers); so may rotary frequencies, which are
+            computed.
 
     Returns:
         The tensors themselves, by our names.
 
     Raises:
-        ValueError: for a missing or unknown weight, one of another shape, or a tied head of its own; it is named.
+        ValueError: for a missing or unknown weight, one of another shape, or a tied head of its own; it is
+            named.
     """
     names = weight_names(spec)
     tied = "head" not in names
@@ -134,7 +144,8 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
 
 
 def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gives the names of a base model, which was saved without its head, the prefix that a language model has.
+    """Gives the names of a base model, which was saved without its head, the prefix that a language model
+    has.
 
     Args:
         weights: by name: "model.layers.0...", or "layers.0..." of a base model.
@@ -158,7 +169,10 @@ def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"the weights' names begin with {prefixes[0]!r}, expected 'model.': they are part of a larger model or of "
             "a wrapper; save the language model alone (of PEFT: after merge_and_unload)"
         )
-    return {name if name in ("lm_head.weight", "score.weight") else f"model.{name}": x for name, x in weights.items()}
+    return {
+        name if name in ("lm_head.weight", "score.weight") else f"model.{name}": x
+        for name, x in weights.items()
+    }
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
@@ -177,7 +191,9 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     numbers = {int(part[2]) for part in parts if len(part) > 2 and part[2].isascii() and part[2].isdigit()}
     count = max(numbers, default=-1) + 1
     if config.num_hidden_layers != count:
-        raise ValueError(f"num_hidden_layers is {config.num_hidden_layers}, but the weights have {count} layers")
+        raise ValueError(
+            f"num_hidden_layers is {config.num_hidden_layers}, but the weights have {count} layers"
+        )
     width, head_dim, first = config.hidden_size, config.head_dim or 0, "model.layers.0"
     shapes = {
         "model.embed_tokens.weight": (config.vocab_size, width),
@@ -233,18 +249,23 @@ def to_hf_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
-    """The fields of config.json -> ModelConfig, as transformers 5 reads them; older ways of writing are read as well.
+    """The fields of config.json -> ModelConfig, as transformers 5 reads them; older ways of writing are read
+    as well.
 
-    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first is taken
-    (`stages.run.special_tokens` keeps all).
+    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first
+    is taken (`stages.models.special_tokens` keeps all).
 
     Raises:
-        ValueError: for an architecture or a field that would change the mathematics and is not known here, or if a
-            field is missing without which the shape would be a guess.
+        ValueError: for an architecture or a field that would change the mathematics and is not known here, or
+            if a field is missing without which the shape would be a guess.
     """
     kind = fields.get("model_type")
     if kind == "intro2llm":
-        ours = {name: value for name, value in fields.items() if name not in ("model_type", "dtype", "torch_dtype")}
+        ours = {
+            name: value
+            for name, value in fields.items()
+            if name not in ("model_type", "dtype", "torch_dtype")
+        }
         return from_dict(ours)
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(KINDS)}")
@@ -255,17 +276,22 @@ def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
             values[name] = value
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
     act = fields.get("hidden_act", "silu")
-    return from_dict({
-        **values,
-        **{name: hf_fields.token_id(fields, name, kind) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        "tie_word_embeddings": hf_fields.flag(fields, "tie_word_embeddings"),
-        "hidden_act": ACTIVATIONS.get(act, act) if isinstance(act, str) else act,
-        "hidden_dropout": fields.get("hidden_dropout") or 0.0,
-        "attention_bias": "qkv" if kind == "qwen2" else hf_fields.flag(fields, "attention_bias"),
-        "mlp_bias": hf_fields.flag(fields, "mlp_bias"),
-        "qk_norm": kind == "qwen3",
-        **hf_rope.read(fields),
-    })  # fmt: skip
+    return from_dict(
+        {
+            **values,
+            **{
+                name: hf_fields.token_id(fields, name, kind)
+                for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+            },
+            "tie_word_embeddings": hf_fields.flag(fields, "tie_word_embeddings"),
+            "hidden_act": ACTIVATIONS.get(act, act) if isinstance(act, str) else act,
+            "hidden_dropout": fields.get("hidden_dropout") or 0.0,
+            "attention_bias": "qkv" if kind == "qwen2" else hf_fields.flag(fields, "attention_bias"),
+            "mlp_bias": hf_fields.flag(fields, "mlp_bias"),
+            "qk_norm": kind == "qwen3",
+            **hf_rope.read(fields),
+        }
+    )
 
 
 def model_type(config: ModelConfig) -> str:
@@ -287,10 +313,16 @@ def _refuse(kind: str, fields: Mapping[str, Any]) -> None:
     for name, value in ONLY:
         if fields.get(name) not in (None, value):
             raise ValueError(f"{name} {fields[name]!r} is not supported, only {value!r}")
-    has = {"llama": ("attention_bias", "mlp_bias"), "qwen2": ("attention_bias",), "qwen3": ("attention_bias",)}
+    has = {
+        "llama": ("attention_bias", "mlp_bias"),
+        "qwen2": ("attention_bias",),
+        "qwen3": ("attention_bias",),
+    }
     for name in ("attention_bias", "mlp_bias"):
         if name not in has.get(kind, ()) and fields.get(name):
-            raise ValueError(f"{name} {fields[name]!r} is not supported: transformers gives a {kind} no such biases")
+            raise ValueError(
+                f"{name} {fields[name]!r} is not supported: transformers gives a {kind} no such biases"
+            )
     hf_fields.refuse_window(kind, fields)
 
 

@@ -1,8 +1,8 @@
 """Fields of a Hugging Face config.json that change nothing, and those that must be refused.
 
-transformers keeps whatever stands in config.json and computes with few of it. A field passes here if it is bookkeeping
-or of generation, or if it is null, false or empty; any other that is not read is refused by name. A few fields change
-the mathematics by being false: they are named in ON.
+transformers keeps whatever stands in config.json and computes with few of it. A field passes here if it is
+bookkeeping or of generation, or if it is null, false or empty; any other that is not read is refused by name.
+A few fields change the mathematics by being false: they are named in ON.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def refuse_unknown(fields: Mapping[str, Any], known: Collection[str]) -> None:
 def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
     """Refuses attention through a sliding window that hides something.
 
-    A window as long as the longest row hides nothing. Qwen's models have one only if `use_sliding_window` is true, and
-    only from layer `max_window_layers` on.
+    A window as long as the longest row hides nothing. Qwen's models have one only if `use_sliding_window` is
+    true, and only from layer `max_window_layers` on.
 
     Args:
         kind: the model_type.
@@ -100,7 +100,9 @@ def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
     if layers is not None and not isinstance(layers, list):
         raise ValueError(f"layer_types: expected a list, got {layers!r}")
     if other := [name for name in layers or () if name not in ("full_attention", "attention")]:
-        raise ValueError(f"layer_types: {other[0]!r} is not supported; only full_attention is (no sliding window)")
+        raise ValueError(
+            f"layer_types: {other[0]!r} is not supported; only full_attention is (no sliding window)"
+        )
     default = None if kind == "llama" else 4096
     window, most = fields.get("sliding_window", default), fields.get("max_position_embeddings")
     if kind == "llama" and window is None and flag(fields, "use_sliding_window"):

@@ -1,7 +1,7 @@
 """Rotary settings of a Hugging Face config.json, both ways.
 
-transformers 5 writes one object, `rope_parameters`; transformers 4 reads `rope_theta` and `rope_scaling`. Both are read
-here, and both are written, so that no reader loses a scaling without a word.
+transformers 5 writes one object, `rope_parameters`; transformers 4 reads `rope_theta` and `rope_scaling`.
+Both are read here, and both are written, so that no reader loses a scaling without a word.
 """
 
 from __future__ import annotations
@@ -27,8 +27,18 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """What transformers has no default for."""
 
-UNUSED = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow",
-          "attention_factor", "mscale", "mscale_all_dim", "finetuned")  # fmt: skip
+UNUSED = (
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "finetuned",
+)
 """Fields that transformers passes over where the kind does not compute with them."""
 
 ORIGINAL = "original_max_position_embeddings"
@@ -37,8 +47,8 @@ ORIGINAL = "original_max_position_embeddings"
 def read(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the rotary settings as transformers 5 does.
 
-    `rope_scaling` counts before `rope_parameters`; `rope_theta` inside counts before the one outside; a context of the
-    first training that is not given is max_position_embeddings.
+    `rope_scaling` counts before `rope_parameters`; `rope_theta` inside counts before the one outside; a
+    context of the first training that is not given is max_position_embeddings.
 
     Args:
         fields: of config.json.
@@ -47,8 +57,8 @@ def read(fields: Mapping[str, Any]) -> dict[str, Any]:
         {"rope_theta": float} and, where positions are scaled, "rope_scaling": fields of a RopeScaling.
 
     Raises:
-        ValueError: for a kind or a field that would change the mathematics and is not known here, for two settings
-            that contradict each other, or for what is missing; it names the field.
+        ValueError: for a kind or a field that would change the mathematics and is not known here, for two
+            settings that contradict each other, or for what is missing; it names the field.
 
     Example:
         >>> read({"rope_theta": 5000, "rope_scaling": {"type": "linear", "factor": 2}})
@@ -63,8 +73,12 @@ def read(fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in (("partial_rotary_factor", 1.0), ("truncate", True)):
         if rope.pop(key, value) not in (None, value):
             raise ValueError(f"{name}.{key}: only {value} is supported")
-    if unknown := [key for key, value in rope.items() if key not in (*UNUSED, *USED[kind]) and value is not None]:
-        raise ValueError(f"{name}.{unknown[0]} is not understood for rope_type {kind!r}; expected a Llama's or Qwen's")
+    if unknown := [
+        key for key, value in rope.items() if key not in (*UNUSED, *USED[kind]) and value is not None
+    ]:
+        raise ValueError(
+            f"{name}.{unknown[0]} is not understood for rope_type {kind!r}; expected a Llama's or Qwen's"
+        )
     if kind == "default" and rope.get("factor") not in (None, 1.0):
         raise ValueError(
             f"{name}: factor {rope['factor']!r} without a rope_type; write rope_type 'linear', 'llama3' or 'yarn'"
@@ -131,12 +145,19 @@ def _scaling(fields: Mapping[str, Any], rope: Mapping[str, Any], kind: str, name
     if ORIGINAL in USED[kind]:
         outside, inside = fields.get(ORIGINAL), rope.get(ORIGINAL)
         if None not in (outside, inside) and outside != inside:
-            raise ValueError(f"{ORIGINAL} is {outside!r}, {name}.{ORIGINAL} {inside!r}; remove the one that is wrong")
+            raise ValueError(
+                f"{ORIGINAL} is {outside!r}, {name}.{ORIGINAL} {inside!r}; remove the one that is wrong"
+            )
         found = outside if outside is not None else inside
         values[ORIGINAL] = found if found is not None else fields.get("max_position_embeddings")
     if missing := [key for key in NEEDED[kind] if key not in values]:
         raise ValueError(f"{name}.{missing[0]} is missing; {kind} has no default for it")
-    if kind == "yarn" and "attention_factor" not in values and rope.get("mscale") and rope.get("mscale_all_dim"):
+    if (
+        kind == "yarn"
+        and "attention_factor" not in values
+        and rope.get("mscale")
+        and rope.get("mscale_all_dim")
+    ):
         values["attention_factor"] = _mscale(values["factor"], rope, name)
     return {"rope_type": kind, **values}
 

@@ -18,8 +18,8 @@ from pure import tree
 from pure.types import Model, ParamSpec, Tree
 
 Forward = Callable[..., Tensor]
-"""(call, tokens [B, T], *, positions, segment_ids, dtype) -> logits [B, T, V]: call(*args, **kwargs) runs the module,
-whose parameters have that dtype."""
+"""(call, tokens [B, T], *, positions, segment_ids, dtype) -> logits [B, T, V]: call(*args, **kwargs) runs the
+module, whose parameters have that dtype."""
 
 
 class ModuleConfig(NamedTuple):
@@ -59,21 +59,23 @@ def from_module(
 ) -> Model:
     """Makes a Model of a causal language model written as a module.
 
-    The module itself is never changed: its parameters are copied out, and every call puts the given ones in their
-    places. So torch.func's transforms, all stages and all optimizers work on it.
+    The module itself is never changed: its parameters are copied out, and every call puts the given ones in
+    their places. So torch.func's transforms, all stages and all optimizers work on it.
 
     Args:
-        module: anything causal: the logits of a place depend on the tokens up to it. Dropout inside it has no key, so
-            that it is put into evaluation mode.
-        forward: how to call it; None calls `module(tokens)` and takes `.logits` of what comes back, if it has that.
-            `hugging_face` is the one for models of transformers, and takes positions and packed rows as well.
+        module: anything causal: the logits of a place depend on the tokens up to it. Dropout inside it has no
+            key, so that it is put into evaluation mode.
+        forward: how to call it; None calls `module(tokens)` and takes `.logits` of what comes back, if it has
+            that. `hugging_face` is the one for models of transformers, and takes positions and packed rows as
+            well.
         vocab_size: V; None asks `module.config`.
         max_length: longest row, tokens; None asks `module.config`.
 
     Returns:
-        Model. Params are nested by the module's own names, "model/layers/0/mlp/up_proj/weight"; tied ones are one leaf;
-        buffers are bound. `init` returns copies of the module's parameters as they were at first, whatever the key;
-        `hidden` gives logits, and `logits` hands them on; `decode` reads the row again for every token.
+        Model. Params are nested by the module's own names, "model/layers/0/mlp/up_proj/weight"; tied ones are
+        one leaf; buffers are bound. `init` returns copies of the module's parameters as they were at first,
+        whatever the key; `hidden` gives logits, and `logits` hands them on; `decode` reads the row again for
+        every token.
 
     Raises:
         ValueError: if the vocabulary's size or the longest row is not known.
@@ -103,7 +105,9 @@ def from_module(
     buffers = {name: x.detach().clone() for name, x in module.named_buffers()}
     call = partial(_call, module=module, buffers=buffers, names=tuple(values))
     states = partial(_hidden, call=call, forward=forward or plain)
-    ids = {name: _id(getattr(theirs, name, None)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {
+        name: _id(getattr(theirs, name, None)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     first = nested(values)
     return Model(
         config=ModuleConfig(size, longest, **ids),
@@ -118,7 +122,12 @@ def from_module(
 
 
 def plain(
-    call: Callable, tokens: Tensor, *, positions: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype
+    call: Callable,
+    tokens: Tensor,
+    *,
+    positions: Tensor | None,
+    segment_ids: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Calls a module with the tokens and nothing else.
 
@@ -144,11 +153,17 @@ def plain(
 
 
 def hugging_face(
-    call: Callable, tokens: Tensor, *, positions: Tensor | None, segment_ids: Tensor | None, dtype: torch.dtype
+    call: Callable,
+    tokens: Tensor,
+    *,
+    positions: Tensor | None,
+    segment_ids: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Calls a causal model of transformers, with a mask that keeps packed documents apart.
 
-    For vmap load the model with `attn_implementation="eager"`: torch has no batching rule for its fused attention.
+    For vmap load the model with `attn_implementation="eager"`: torch has no batching rule for its fused
+    attention.
 
     Args:
         call: runs the module.
@@ -187,15 +202,29 @@ def nested(values: Mapping[str, Any]) -> Tree:
     return made
 
 
-def _call(params: Tree, *args: Any, module: nn.Module, buffers: Mapping[str, Tensor], names: tuple[str, ...],
-          **options: Any) -> Any:  # fmt: skip
+def _call(
+    params: Tree,
+    *args: Any,
+    module: nn.Module,
+    buffers: Mapping[str, Tensor],
+    names: tuple[str, ...],
+    **options: Any,
+) -> Any:
     """The module on these params."""
     values = {name: tree.get(params, name.replace(".", "/")) for name in names}
     return torch.func.functional_call(module, (values, dict(buffers)), args, options)
 
 
-def _hidden(params: Tree, tokens: Tensor, *, positions: Tensor | None = None, segment_ids: Tensor | None = None,
-            key: Tensor | None = None, call: Callable, forward: Forward) -> Tensor:  # fmt: skip
+def _hidden(
+    params: Tree,
+    tokens: Tensor,
+    *,
+    positions: Tensor | None = None,
+    segment_ids: Tensor | None = None,
+    key: Tensor | None = None,
+    call: Callable,
+    forward: Forward,
+) -> Tensor:
     """Logits [B, T, V]; the key has no use."""
     dtype = next(x.dtype for x in tree.leaves(params) if x.is_floating_point())
     return forward(partial(call, params), tokens, positions=positions, segment_ids=segment_ids, dtype=dtype)
@@ -217,7 +246,9 @@ def _cache(batch: int, length: int, dtype: torch.dtype = torch.float32, device: 
     return TokenCache(tokens, torch.zeros(batch, dtype=torch.int64, device=device))
 
 
-def _decode(params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Callable) -> tuple:
+def _decode(
+    params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Callable
+) -> tuple:
     """Writes the tokens behind those that are there, and reads the rows as a whole."""
     places = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     row = cache.tokens.scatter(1, places, tokens.long())

@@ -1,4 +1,5 @@
-"""Write adapters in PEFT's format: names of weights, fields of the configuration, and several adapters joined.
+"""Write adapters in PEFT's format: names of weights, fields of the configuration, and several adapters
+joined.
 
 `peft_config` and `peft_weights` read the format. No files are touched here.
 
@@ -49,7 +50,11 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
     """
     found = sites(base, config)
     ranks = {_module(path): site.rank for path, site in found.items() if site.rank != config.rank}
-    alphas = {_module(path): alpha for path, site in found.items() if (alpha := _alpha(site, config)) != config.alpha}
+    alphas = {
+        _module(path): alpha
+        for path, site in found.items()
+        if (alpha := _alpha(site, config)) != config.alpha
+    }
     return {
         **_fields(base_name, config.rank, config.alpha, config.dropout),
         "target_modules": sorted(_targets(list(found), base)),
@@ -64,8 +69,8 @@ def own_targets(names: Sequence[str]) -> tuple[str, ...]:
     """PEFT's names of modules -> ours; names and patterns of ours stay.
 
     Args:
-        names: such as "q_proj", "self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head" or "all-linear"; a text may
-            hold several, separated by commas.
+        names: such as "q_proj", "self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head" or "all-linear";
+            a text may hold several, separated by commas.
 
     Raises:
         ValueError: for the embedding, which gets no adapter here.
@@ -84,8 +89,10 @@ def own_targets(names: Sequence[str]) -> tuple[str, ...]:
             home, matrix = _OURS[parts[-1]]
             found.append(f"layers/{numbers[0]}/{home}/{matrix}" if numbers else matrix)
         elif parts[-1] == "embed_tokens":
-            raise ValueError(f"lora: {name} is the embedding, which gets no adapter here; targets are "
-                             f"{', '.join(_OURS)}, lm_head (of a head that is not tied) and all-linear")  # fmt: skip
+            raise ValueError(
+                f"lora: {name} is the embedding, which gets no adapter here; targets are "
+                f"{', '.join(_OURS)}, lm_head (of a head that is not tied) and all-linear"
+            )
         else:
             found.append("head" if parts[-1] == "lm_head" else name)
     return tuple(dict.fromkeys(x for x in found if x))
@@ -97,11 +104,18 @@ def to_adapters(adapters: Tree, config: LoRAConfig, base: Tree) -> Adapters:
     found = sites(base, config)
     return Adapters(
         tuple(
-            Patch(_module(path), matrices[f"{path}/a"], matrices[f"{path}/b"], site.scale,
-                  matrices.get(f"{path}/magnitude"))
+            Patch(
+                _module(path),
+                matrices[f"{path}/a"],
+                matrices[f"{path}/b"],
+                site.scale,
+                matrices.get(f"{path}/magnitude"),
+            )
             for path, site in found.items()
-        ), {}, {},
-    )  # fmt: skip
+        ),
+        {},
+        {},
+    )
 
 
 def join(first: Adapters, second: Adapters) -> Adapters:

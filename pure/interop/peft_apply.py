@@ -2,8 +2,9 @@
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Liu et al., "DoRA", 2024; Meng et al., "PiSSA:
-Principal Singular Values and Singular Vectors Adaptation of Large Language Models", 2024; Büyükakyüz, "OLoRA", 2024.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021; Liu et al., "DoRA", 2024; Meng et al.,
+"PiSSA: Principal Singular Values and Singular Vectors Adaptation of Large Language Models", 2024; Büyükakyüz,
+"OLoRA", 2024.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
         W' = W - s B₀A₀ + s B A,     DoRA: W' = m (W + s B A) / ‖W + s B A‖
 
-    where B₀A₀ is 0 unless the adapters began as PiSSA (the R largest singular values of W) or OLoRA (the first R
-    columns of Q and rows of the triangle, W = Q R), which PEFT computes again from the base when it loads them.
+    where B₀A₀ is 0 unless the adapters began as PiSSA (the R largest singular values of W) or OLoRA (the
+    first R columns of Q and rows of the triangle, W = Q R), which PEFT computes again from the base when it
+    loads them.
 
     Args:
         adapters: from `peft_weights.read`.
         base: weights by their names in transformers.
 
     Returns:
-        New weights of the base's types, rounded once from float32; a tied base gets a head of its own where the two
-        differ now.
+        New weights of the base's types, rounded once from float32; a tied base gets a head of its own where
+        the two differ now.
     """
     tied = f"{HEAD}.weight" not in base
     weights = dict(base) | ({f"{HEAD}.weight": base[f"{EMBEDDING}.weight"]} if tied else {})
@@ -46,9 +48,13 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
             bias = weights[f"{patch.module}.bias"]
             weights[f"{patch.module}.bias"] = (bias.float() + patch.scale * patch.bias.float()).to(bias.dtype)
     for module, (numbers, x) in adapters.rows.items():
-        for name in {module, HEAD} if tied and module == EMBEDDING and HEAD not in adapters.rows else {module}:
+        for name in (
+            {module, HEAD} if tied and module == EMBEDDING and HEAD not in adapters.rows else {module}
+        ):
             old = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = old.index_copy(0, torch.tensor(numbers, dtype=torch.long), x.to(old.dtype))
+            weights[f"{name}.weight"] = old.index_copy(
+                0, torch.tensor(numbers, dtype=torch.long), x.to(old.dtype)
+            )
     if tied and torch.equal(weights[f"{HEAD}.weight"], weights[f"{EMBEDDING}.weight"]):
         weights.pop(f"{HEAD}.weight")
     return weights
@@ -59,7 +65,9 @@ def _residual(weight: Tensor, patch: Patch, init: str) -> Tensor:
     wide, size = weight.float(), patch.a.shape[0]
     if init == "pissa":
         left, values, right = torch.linalg.svd(wide, full_matrices=False)
-        start = (left[:, :size] * values[:size]) @ right[:size]  # the scale, divided out of the values, comes back
+        start = (left[:, :size] * values[:size]) @ right[
+            :size
+        ]  # the scale, divided out of the values, comes back
         return (wide - start).to(weight.dtype)
     q, r = torch.linalg.qr(wide)
     return (wide - patch.scale * (q[:, :size] @ r[:size])).to(weight.dtype)

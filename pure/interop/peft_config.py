@@ -17,7 +17,8 @@ NO_EFFECT = frozenset((
     "qalora_group_size", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "lora_dropout", "fan_in_fan_out",
 ))  # fmt: skip
-"""Fields that change nothing in what finished adapters compute over linear layers; the revision is the reader's."""
+"""Fields that change nothing in what finished adapters compute over linear layers; the revision is the
+reader's."""
 
 READ = ("peft_type", "task_type", "r", "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform",
         "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "bias",
@@ -88,21 +89,25 @@ def parse(fields: Mapping[str, Any]) -> AdapterFields:
         AdapterFields.
 
     Raises:
-        ValueError: for a field that changes what the adapter computes and is not supported, or that has a wrong type;
-            the field is named.
+        ValueError: for a field that changes what the adapter computes and is not supported, or that has a
+            wrong type; the field is named.
     """
     _refuse(fields)
     targets = fields.get("target_modules")
     all_linear = isinstance(targets, str) and targets.lower() == "all-linear"
     layers = fields.get("layers_to_transform")
     if isinstance(targets, str) and (layers is not None or fields.get("layers_pattern") is not None):
-        raise ValueError("target_modules is a text, and PEFT does not allow layers_to_transform or layers_pattern then")
+        raise ValueError(
+            "target_modules is a text, and PEFT does not allow layers_to_transform or layers_pattern then"
+        )
     if fields.get("layers_pattern") and layers is None:
         raise ValueError("layers_pattern is given without layers_to_transform; PEFT refuses that")
     return AdapterFields(
         r=_rank("r", fields.get("r", 8)),
         lora_alpha=_number("lora_alpha", fields.get("lora_alpha", 8)),
-        target_modules=() if all_linear else _names("target_modules", DEFAULT_TARGETS if targets is None else targets),
+        target_modules=()
+        if all_linear
+        else _names("target_modules", DEFAULT_TARGETS if targets is None else targets),
         exclude_modules=_names("exclude_modules", fields.get("exclude_modules") or ()),
         all_linear=all_linear,
         layers_to_transform=_layers(layers),
@@ -135,7 +140,9 @@ def _refuse(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         empty = value is None or value is False or (not value and not name.endswith("_config"))
         if name not in READ and name not in NO_EFFECT and not empty:
-            raise ValueError(f"{name} {value!r:.80} is not supported; it would change what the adapter computes")
+            raise ValueError(
+                f"{name} {value!r:.80} is not supported; it would change what the adapter computes"
+            )
     kinds = {"lora_dropout": (int, float), "fan_in_fan_out": bool, "inference_mode": bool, "revision": str}
     for name, allowed in kinds.items():
         if fields.get(name) is not None and not isinstance(fields[name], allowed):  # type: ignore[arg-type]
@@ -233,7 +240,8 @@ def _patterns(
     if sum(map(len, value)) > PATTERNS:
         raise ValueError(f"{name}: the names are longer than {PATTERNS:,} characters together")
     return tuple(
-        (key, _compiled(name, rf"(.*\.)?({key})$"), check(f"{name}[{key!r:.60}]", x)) for key, x in value.items()
+        (key, _compiled(name, rf"(.*\.)?({key})$"), check(f"{name}[{key!r:.60}]", x))
+        for key, x in value.items()
     )
 
 
@@ -241,7 +249,9 @@ def _token_indices(value: Any) -> dict[str, tuple[int, ...]]:
     """{module: rows that were trained}; a list alone is of the embedding."""
     found = value if isinstance(value, Mapping) else {"embed_tokens": value} if value is not None else {}
     for name, rows in found.items():
-        good = isinstance(rows, list | tuple) and all(isinstance(i, int) and not isinstance(i, bool) for i in rows)
+        good = isinstance(rows, list | tuple) and all(
+            isinstance(i, int) and not isinstance(i, bool) for i in rows
+        )
         if name.rsplit(".", 1)[-1] not in ("embed_tokens", "lm_head") or not good or min(rows, default=0) < 0:
             raise ValueError(
                 f"trainable_token_indices: expected rows of embed_tokens or lm_head, got {name!r:.40}: {rows!r:.80}"

@@ -35,7 +35,9 @@ def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
     parts = module.split(".")
     if len(parts) < 4 or not parts[2].isdecimal():
         return False
-    if fields.layers_pattern and not any(_matches("layers_pattern", p, module) for p in fields.layers_pattern):
+    if fields.layers_pattern and not any(
+        _matches("layers_pattern", p, module) for p in fields.layers_pattern
+    ):
         return False
     return int(parts[2]) in fields.layers_to_transform
 
@@ -52,7 +54,10 @@ def rank(fields: AdapterFields, module: str) -> int:
 
 def scale(fields: AdapterFields, module: str) -> float:
     """Returns the factor of a module's B A: alpha / R, or alpha / √R for rank-stabilised adapters."""
-    alpha, size = _first("alpha_pattern", fields.alpha_pattern, module, fields.lora_alpha), rank(fields, module)
+    alpha, size = (
+        _first("alpha_pattern", fields.alpha_pattern, module, fields.lora_alpha),
+        rank(fields, module),
+    )
     return alpha / (math.sqrt(size) if fields.use_rslora else size)
 
 
@@ -76,15 +81,22 @@ def _first(
 ) -> float:
     """The value of the first pattern that matches the end of the name."""
     for key, found, value in patterns:
-        if _ends(key, module) if key.replace("_", "").replace(".", "").isalnum() else _matches(name, found, module):
+        if (
+            _ends(key, module)
+            if key.replace("_", "").replace(".", "").isalnum()
+            else _matches(name, found, module)
+        ):
             return value
     return default
 
 
 def _ends(key: str, module: str) -> bool:
-    """The match of a key that has no operator but ".", any character: the quick way, as most are whole names."""
+    """The match of a key that has no operator but ".", any character: the quick way, as most are whole
+    names."""
     end = module[len(module) - len(key) :] if len(key) <= len(module) else ""
     before = module[: len(module) - len(key)]
     return (
-        len(end) == len(key) and before[-1:] in ("", ".") and all(a in (".", b) for a, b in zip(key, end, strict=True))
+        len(end) == len(key)
+        and before[-1:] in ("", ".")
+        and all(a in (".", b) for a, b in zip(key, end, strict=True))
     )

@@ -84,8 +84,8 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
         Adapters.
 
     Raises:
-        ValueError: for a tensor that is missing, not understood, or of another shape or type; it is named. And for
-            fields that do not fit the base.
+        ValueError: for a tensor that is missing, not understood, or of another shape or type; it is named.
+            And for fields that do not fit the base.
 
     Steps:
         1. Names without PEFT's prefix and the adapter's name.
@@ -99,7 +99,9 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
     # 2. Whole weights.
     modules, numbers = _targets(fields, base), _token_rows(fields, rest, base)
     if both := set(numbers) & set(modules):
-        raise ValueError(f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported")
+        raise ValueError(
+            f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported"
+        )
     whole = _whole(fields, rest, base, dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED))
     # 3. Low-rank changes.
     patches = tuple(_patch(fields, module, rest, {**base, **whole}) for module in modules)
@@ -112,8 +114,10 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
         rows[module] = which, _take(rest, f"{module}.{ROWS}", (len(which), size.shape[1]))
     # 5. Refuse.
     if rest:
-        raise ValueError(f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
-                         "belongs to another model")  # fmt: skip
+        raise ValueError(
+            f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
+            "belongs to another model"
+        )
     return Adapters(patches, whole, rows, fields.init)
 
 
@@ -129,11 +133,15 @@ def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 short = short.removesuffix(ending) + kept
                 break
         if not name.startswith(PREFIX):
-            raise ValueError(f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either")
+            raise ValueError(
+                f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either"
+            )
         if short in rest:
             raise ValueError(f"{name}: the same tensor stands in the file under two names")
         if not x.is_floating_point():
-            raise ValueError(f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}")
+            raise ValueError(
+                f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}"
+            )
         rest[short] = x
     return rest
 
@@ -141,12 +149,18 @@ def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
     """Modules that have an adapter."""
     tied = f"{HEAD}.weight" not in base
-    matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2] + ([HEAD] if tied else [])
+    matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2] + (
+        [HEAD] if tied else []
+    )
     found = [m for m in matrices if targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
     if fields.ensure_weight_tying and tied and {EMBEDDING, HEAD} & set(found):
         found = [m for m in matrices if m in found or m in (EMBEDDING, HEAD)]
     if not found:
-        told = "all-linear" if fields.all_linear else getattr(fields.target_modules, "source", fields.target_modules)
+        told = (
+            "all-linear"
+            if fields.all_linear
+            else getattr(fields.target_modules, "source", fields.target_modules)
+        )
         raise ValueError(f"target_modules {told!r:.200} fits no matrix of the base")
     if fields.use_dora and EMBEDDING in found:
         raise ValueError(
@@ -162,9 +176,11 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
 def _token_rows(
     fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
-    """{module: rows that were trained}; PEFT stores those of a tied embedding for the head as well, or for itself alone
-    where the fields name the same ones for both."""
-    found = {EMBEDDING if x == "embed_tokens" else HEAD: numbers for x, numbers in fields.token_indices.items()}
+    """{module: rows that were trained}; PEFT stores those of a tied embedding for the head as well, or for
+    itself alone where the fields name the same ones for both."""
+    found = {
+        EMBEDDING if x == "embed_tokens" else HEAD: numbers for x, numbers in fields.token_indices.items()
+    }
     if f"{HEAD}.weight" not in base and EMBEDDING in found:
         if f"{HEAD}.{ROWS}" in rest:
             found.setdefault(HEAD, found[EMBEDDING])
@@ -184,12 +200,16 @@ def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
         kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
         near = difflib.get_close_matches(name, [other for other in rest if kind in other], 1, 0.0)
         has = f"the file has {PREFIX}{near[0]}" if near else f"the file has no {kind}"
-        raise ValueError(f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
-                         "model, or to other fields")  # fmt: skip
+        raise ValueError(
+            f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
+            "model, or to other fields"
+        )
     if tuple(rest[name].shape) != shape:
         got = tuple(rest[name].shape)
-        raise ValueError(f"{PREFIX}{name}: expected shape {shape}, got {got}; the adapter belongs to another base, or "
-                         "to another rank")  # fmt: skip
+        raise ValueError(
+            f"{PREFIX}{name}: expected shape {shape}, got {got}; the adapter belongs to another base, or "
+            "to another rank"
+        )
     return rest.pop(name)
 
 
@@ -200,16 +220,23 @@ def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Ma
     if module == EMBEDDING:
         if fields.lora_bias:
             raise ValueError("lora_bias together with target_modules that name embed_tokens is not supported")
-        a, b = (_take(rest, f"{module}.lora_embedding_{x}", s) for x, s in (("A", (size, out)), ("B", (into, size))))
+        a, b = (
+            _take(rest, f"{module}.lora_embedding_{x}", s)
+            for x, s in (("A", (size, out)), ("B", (into, size)))
+        )
         return Patch(module, a, b, factor, transposed=True)
     a = _take(rest, f"{module}.lora_A.weight", (size, into))
     b = _take(rest, f"{module}.lora_B.weight", (out, size))
     if fields.init and not (size <= min(out, into) and factor > 0):
-        raise ValueError(f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks that the base's matrices "
-                         f"have; {module} is {out} x {into}")  # fmt: skip
+        raise ValueError(
+            f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks that the base's matrices "
+            f"have; {module} is {out} x {into}"
+        )
     bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
     if bias is not None and f"{module}.bias" not in base:
-        raise ValueError(f"lora_bias: {module} of the base has no bias to which that of the adapter could be added")
+        raise ValueError(
+            f"lora_bias: {module} of the base has no bias to which that of the adapter could be added"
+        )
     magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
     return Patch(module, a, b, factor, magnitude, bias)
 
@@ -241,19 +268,24 @@ def _whole(
     if fields.ensure_weight_tying and tied and needed & VOCABULARY:
         needed |= VOCABULARY
     for module, found in fields.modules_to_save:
-        if not any(saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed):
+        if not any(
+            saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed
+        ):
             raise ValueError(f"modules_to_save: the base has no module {module!r}")
     biases = {name for name in base if name.endswith(".bias") and fields.bias != "none"}
     needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}
     if missing := needed - set(whole):
-        raise ValueError(f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
-                         "(modules_to_save, bias) say it has")  # fmt: skip
+        raise ValueError(
+            f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
+            "(modules_to_save, bias) say it has"
+        )
     _check_rows(whole, base)
     return whole
 
 
 def _take_again(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
-    """Removes what PEFT adds for a resized embedding that is saved whole: the same again, and what it replaced."""
+    """Removes what PEFT adds for a resized embedding that is saved whole: the same again, and what it
+    replaced."""
     module, kind = name.rsplit(".", 1)
     again, replaced = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
     if again not in rest:
@@ -268,5 +300,7 @@ def _check_rows(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None
     """A vocabulary of another size must be one of the embedding and the head."""
     sizes = {m: whole.get(f"{m}.weight", _weight(base, m)).shape[0] for m in (EMBEDDING, HEAD)}
     if sizes[EMBEDDING] != sizes[HEAD]:
-        raise ValueError(f"the adapter's embedding has {sizes[EMBEDDING]} rows and its head {sizes[HEAD]}, the base "
-                         f"{base[f'{EMBEDDING}.weight'].shape[0]}; they must be of one vocabulary")  # fmt: skip
+        raise ValueError(
+            f"the adapter's embedding has {sizes[EMBEDDING]} rows and its head {sizes[HEAD]}, the base "
+            f"{base[f'{EMBEDDING}.weight'].shape[0]}; they must be of one vocabulary"
+        )

@@ -2,8 +2,8 @@
 
 Shape letters: N prompts, G answers a prompt (the group).
 
-Shao et al., "DeepSeekMath", 2024 (GRPO); Liu et al., "Understanding R1-Zero-Like Training", 2025 (no division);
-Ahmadian et al., "Back to Basics", 2024 (leave one out).
+Shao et al., "DeepSeekMath", 2024 (GRPO); Liu et al., "Understanding R1-Zero-Like Training", 2025 (no
+division); Ahmadian et al., "Back to Basics", 2024 (leave one out).
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
 
     Args:
         rewards: [N, G], without unit. NaN stands for an answer that could not be judged.
-        scale: whose standard deviation (with n - 1) divides: "group", "batch", or "none", as dividing weighs easy and
-            hard prompts, whose rewards vary little, more than others.
+        scale: whose standard deviation (with n - 1) divides: "group", "batch", or "none", as dividing weighs
+            easy and hard prompts, whose rewards vary little, more than others.
         eps: added to the standard deviation.
 
     Returns:
-        [N, G] float32; sums to 0 in each group. Computed in float64, whose squares no reward of float32 overflows.
+        [N, G] float32; sums to 0 in each group. Computed in float64, whose squares no reward of float32
+        overflows.
 
-    Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage exactly
-    0 (the rounding of the mean does not count: divided by a deviation of rounding it would be a full advantage); the
-    others of the group are compared among themselves.
+    Edge cases: a group of one, a group of equal rewards and an answer that could not be judged have advantage
+    exactly 0 (the rounding of the mean does not count: divided by a deviation of rounding it would be a full
+    advantage); the others of the group are compared among themselves.
 
     Raises:
         ValueError: for another scale, rewards that are not [N, G], or a negative eps.
@@ -62,7 +63,8 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
 
 
 def equal_rewards(rewards: Tensor) -> Tensor:
-    """Says which groups have nothing to compare: all that could be judged are equal, or fewer than two could be.
+    """Says which groups have nothing to compare: all that could be judged are equal, or fewer than two could
+    be.
 
     Args:
         rewards: [N, G]; NaN or infinite where an answer could not be judged.
@@ -87,7 +89,8 @@ def equal_rewards(rewards: Tensor) -> Tensor:
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """Compares each answer with the mean of the others of its group, which is no less fair and not biased by itself.
+    """Compares each answer with the mean of the others of its group, which is no less fair and not biased by
+    itself.
 
         advantage_i = reward_i - mean_{j ≠ i} reward_j = G/(G - 1) (reward_i - mean of all)
 

@@ -1,4 +1,5 @@
-"""Checks of a loss's arguments: shapes, dtypes and ranges, all of it Python that a compiler runs once, while it traces.
+"""Checks of a loss's arguments: shapes, dtypes and ranges, all of it Python that a compiler runs once, while
+it traces.
 
 Losses never broadcast: a column [B, 1] beside a row [B] would be a table [B, B] of which nobody is told.
 """
@@ -41,18 +42,20 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
     Args:
         who: what the message calls the loss.
         given: name=(tensor, dims, kind). dims are letters, such as "B T": each stands for one length in all
-            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS; with a "?" after it the
-            tensor may be None.
+            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS; with a "?"
+            after it the tensor may be None.
 
     Raises:
         TypeError: for what is no dense tensor, or has a dtype of another kind.
-        ValueError: for another shape, or tensors on two devices (one of a single number may be on the processor).
+        ValueError: for another shape, or tensors on two devices (one of a single number may be on the
+            processor).
 
     Example:
         >>> expect("loss", logps=(torch.zeros(4, 3), "B T", "float"), advantages=(torch.zeros(4), "B", "float"))
         >>> expect("loss", a=(torch.zeros(4), "B", "float"), b=(torch.zeros(4, 1), "B", "float"))
         Traceback (most recent call last):
-        ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that shape
+        ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that
+            shape
     """
     bound: dict[str, tuple[Any, str]] = {}
     for name, (x, dims, kind) in given.items():
@@ -94,7 +97,9 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
             continue
         if isinstance(x, Tensor):
             if x.ndim:
-                raise ValueError(f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}")
+                raise ValueError(
+                    f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}"
+                )
         elif isinstance(x, bool) or not isinstance(x, Real):
             raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {type(x).__name__} {x!r}")
         elif not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
@@ -127,8 +132,9 @@ def positions(who: str, chunk: Any) -> None:
 def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
     """Refuses labels that are no word, where looking at them costs nothing: eager, on a processor.
 
-    On a GPU it would wait for the device; a transform, a compiler, a tracer (make_fx) and fake tensors have no values
-    to look at. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the step and says so.
+    On a GPU it would wait for the device; a transform, a compiler, a tracer (make_fx) and fake tensors have
+    no values to look at. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the step
+    and says so.
 
     Args:
         who: what the message calls the loss.
@@ -139,7 +145,11 @@ def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int
     Raises:
         ValueError: naming the first such label and its place.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or labels.device.type != "cpu":
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or labels.device.type != "cpu"
+    ):
         return
     if type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
         return
@@ -160,12 +170,18 @@ def wide(x: Tensor) -> Tensor:
 def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
     """What it is, before its shape."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}")
+        raise TypeError(
+            f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}"
+        )
     if x.layout != torch.strided:
-        raise TypeError(f"{who}: expected {name} [{_written(dims.split())}] to be dense, got a tensor of {x.layout}")
+        raise TypeError(
+            f"{who}: expected {name} [{_written(dims.split())}] to be dense, got a tensor of {x.layout}"
+        )
     if not KINDS[kind](x.dtype):
         hint = f"; write {name}.bool() if it holds 0 and 1" if kind == "bool" else ""
-        raise TypeError(f"{who}: expected {name} [{_written(dims.split())}] of dtype {kind}, got {x.dtype}{hint}")
+        raise TypeError(
+            f"{who}: expected {name} [{_written(dims.split())}] of dtype {kind}, got {x.dtype}{hint}"
+        )
 
 
 def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
@@ -187,8 +203,11 @@ def _lengths(x: Tensor, letters: list[str]) -> list | None:
 
 def _refuse(who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]) -> None:
     """Says what was expected, where its lengths come from, and what came."""
-    known = [f"{letter} = {_size(bound[letter][0])} as in {bound[letter][1]}" for letter in letters
-             if letter in bound and bound[letter][1] != name]  # fmt: skip
+    known = [
+        f"{letter} = {_size(bound[letter][0])} as in {bound[letter][1]}"
+        for letter in letters
+        if letter in bound and bound[letter][1] != name
+    ]
     with_ = f" with {', '.join(known)}" if known else ""
     raise ValueError(
         f"{who}: expected {name} [{_written(letters)}]{with_}, got {list(x.shape)}; nothing is broadcast, so give it "

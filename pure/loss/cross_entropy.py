@@ -2,8 +2,8 @@
 
 Shape letters: B batch, T tokens, D width, V vocabulary.
 
-Szegedy et al., "Rethinking the Inception Architecture", 2015 (label smoothing); Chowdhery et al., "PaLM", 2022
-(z-loss).
+Szegedy et al., "Rethinking the Inception Architecture", 2015 (label smoothing); Chowdhery et al., "PaLM",
+2022 (z-loss).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def cross_entropy(
     Args:
         logits: [..., V] any float dtype; computed in float32.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
-        ignore_index: label of positions that do not count and receive no gradient (their logits must be finite: the
-            gradient of NaN is NaN, even times 0).
+        ignore_index: label of positions that do not count and receive no gradient (their logits must be
+            finite: the gradient of NaN is NaN, even times 0).
         label_smoothing: s, share of the target spread evenly over the vocabulary, in [0, 1).
         z_loss: z, weight of logZ², >= 0; PaLM uses 1e-4.
 
@@ -67,11 +67,13 @@ def cross_entropy(
         3. Smoothing and z-loss, only when asked for.
         4. Sum what counts.
 
-    Edge cases: all labels ignored, or none at all, gives (0, 0) and zero gradient. A label that is no word (and not
-    `ignore_index`) makes the sum NaN where its value cannot be looked at for nothing: compiled, transformed, on a GPU.
+    Edge cases: all labels ignored, or none at all, gives (0, 0) and zero gradient. A label that is no word
+    (and not `ignore_index`) makes the sum NaN where its value cannot be looked at for nothing: compiled,
+    transformed, on a GPU.
 
     Raises:
-        ValueError: if the shapes do not fit, a weight is out of range, or a label is no word (eager, on a processor).
+        ValueError: if the shapes do not fit, a weight is out of range, or a label is no word (eager, on a
+            processor).
         TypeError: if logits are not floating, or labels no integers.
 
     Example:
@@ -116,8 +118,8 @@ def linear_cross_entropy(
 ) -> CrossEntropy:
     """Computes the cross-entropy from hidden states, never holding more than `chunk` rows of logits.
 
-    With a vocabulary of 150,000 the logits are larger than everything else in the step together. Here they exist one
-    chunk at a time: forward keeps only the sum, backward computes the chunk again.
+    With a vocabulary of 150,000 the logits are larger than everything else in the step together. Here they
+    exist one chunk at a time: forward keeps only the sum, backward computes the chunk again.
 
     Args:
         params: what `logits` needs; receives gradient.
@@ -125,19 +127,22 @@ def linear_cross_entropy(
         labels: [B, T], already shifted.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         chunk: positions at a time, > 0; None holds all logits at once, which is quicker while they fit.
-        part: `chunk_cross_entropy` with `logits` and the options bound, if it is to be compiled by itself: inside a
-            compiled function nothing would be computed again, so what is compiled must be the chunk, not the whole.
+        part: `chunk_cross_entropy` with `logits` and the options bound, if it is to be compiled by itself:
+            inside a compiled function nothing would be computed again, so what is compiled must be the chunk,
+            not the whole.
         options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
 
     Returns:
-        CrossEntropy(sum, count), equal to cross_entropy(logits(params, hidden), labels) up to the order of adding.
+        CrossEntropy(sum, count), equal to cross_entropy(logits(params, hidden), labels) up to the order of
+        adding.
 
     Edge cases: a last chunk may be shorter.
 
     Raises:
         ValueError: if chunk < 1, or as `cross_entropy`.
 
-    Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without its kernel.
+    Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without
+    its kernel.
     """
     expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     if chunk is None:
@@ -169,12 +174,14 @@ def chunk_cross_entropy(
 def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
     """The logit of each label, NaN for one that is no word: [..., V] and [...] -> [...].
 
-    A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a matrix of
-    zeros of their size, written and read once more.
+    A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a
+    matrix of zeros of their size, written and read once more.
     """
     size = logits.shape[-1]
     known = (index >= 0) & (index < size)
     if not torch.compiler.is_compiling():
-        return torch.where(known, logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1), torch.nan)
+        return torch.where(
+            known, logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1), torch.nan
+        )
     here = torch.arange(size, device=logits.device) == index[..., None]
     return torch.where(known, torch.where(here, logits, 0.0).sum(-1), torch.nan)

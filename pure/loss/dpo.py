@@ -1,13 +1,14 @@
-"""Direct preference optimization: learning from pairs which of two answers is the better one, without a reward model.
+"""Direct preference optimization: learning from pairs which of two answers is the better one, without a
+reward model.
 
 The training is in `stages/dpo.py`.
 
 Shape letters: B pairs.
 
-Rafailov et al., "Direct Preference Optimization", 2023. Variants: Mitchell, "A note on DPO with noisy preferences",
-2023 (conservative); Chowdhury et al., "Provably Robust DPO", 2024; Azar et al., "A General Theoretical Paradigm to
-Understand Learning from Human Preferences", 2023 (IPO); Zhao et al., "SLiC-HF", 2023 (hinge); Meng et al., "SimPO",
-2024.
+Rafailov et al., "Direct Preference Optimization", 2023. Variants: Mitchell, "A note on DPO with noisy
+preferences", 2023 (conservative); Chowdhury et al., "Provably Robust DPO", 2024; Azar et al., "A General
+Theoretical Paradigm to Understand Learning from Human Preferences", 2023 (IPO); Zhao et al., "SLiC-HF", 2023
+(hinge); Meng et al., "SimPO", 2024.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class DPO(NamedTuple):
 
     Fields:
         losses: [B] float32.
-        chosen_rewards, rejected_rewards: [B] float32, β times the log-ratio to the reference (SimPO: β times the mean
-            log-probability), without gradient.
+        chosen_rewards, rejected_rewards: [B] float32, β times the log-ratio to the reference (SimPO: β times
+            the mean log-probability), without gradient.
     """
 
     losses: Tensor
@@ -60,8 +61,9 @@ def dpo_loss(
 ) -> DPO:
     """Computes the loss of each pair.
 
-    The best policy under a reward r and a KL penalty β is reference · exp(r/β); so the policy itself says what its
-    reward is, r = β log(policy / reference), and a pair trains it as a classifier of which answer is better.
+    The best policy under a reward r and a KL penalty β is reference · exp(r/β); so the policy itself says
+    what its reward is, r = β log(policy / reference), and a pair trains it as a classifier of which answer is
+    better.
 
         h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
         sigmoid       -log σ(β h)
@@ -69,14 +71,17 @@ def dpo_loss(
         robust        [-(1-ε) log σ(β h) + ε log σ(-β h)] / (1 - 2ε)
         ipo           (h̄ - 1/(2β))²              h̄: log-ratios divided by the tokens of each answer
         hinge         max(0, 1 - β h)
-        simpo         -log σ(β ḡ - γ)             ḡ: mean log-probability of the chosen minus that of the rejected
+        simpo         -log σ(β ḡ - γ)             ḡ: mean log-probability of the chosen minus that of the
+        rejected
 
     Args:
         policy_chosen, policy_rejected: [B] nats, log-probability of the whole answer, summed over its tokens.
         reference_chosen, reference_rejected: [B] nats, the same under the frozen reference; None for simpo.
-        beta: β > 0: how much reward a nat of distance from the reference is worth; 0.1 in the paper, 2 for simpo.
+        beta: β > 0: how much reward a nat of distance from the reference is worth; 0.1 in the paper, 2 for
+            simpo.
         variant: one of those above.
-        label_smoothing: ε, share of pairs whose label is taken to be wrong, in [0, 0.5); conservative and robust only.
+        label_smoothing: ε, share of pairs whose label is taken to be wrong, in [0, 0.5); conservative and
+            robust only.
         margin: γ >= 0, by how much the chosen must win; simpo only.
         chosen_tokens, rejected_tokens: [B] tokens of each answer; ipo and simpo need them.
 
@@ -89,12 +94,14 @@ def dpo_loss(
         3. The variant's loss.
         4. Rewards, without gradient.
 
-    Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; an answer without tokens counts
-    as having one; a log-probability that is not finite gives NaN, however far the clamp reaches.
+    Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; an answer without
+    tokens counts as having one; a log-probability that is not finite gives NaN, however far the clamp
+    reaches.
 
     Raises:
-        ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo would not
-            use, a smoothing that the variant does not have, a shape that is not [B], or beta not above 0.
+        ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo
+            would not use, a smoothing that the variant does not have, a shape that is not [B], or beta not
+            above 0.
         TypeError: for log-probabilities that are not floating.
 
     Example:
@@ -105,20 +112,29 @@ def dpo_loss(
         >>> round(found.losses.item(), 4), round((found.chosen_rewards - found.rejected_rewards).item(), 4)
         (0.5981, 0.2)
 
-    Source: Rafailov et al. 2023, equation 7; Mitchell 2023, equation 1; Chowdhury et al. 2024, equation 12; Azar et al.
-    2023, equation 17, whose log-ratios are divided by the tokens, as its authors do; Zhao et al. 2023, equation 4;
-    Meng et al. 2024, equation 6. Differs from them: the clamp.
+    Source: Rafailov et al. 2023, equation 7; Mitchell 2023, equation 1; Chowdhury et al. 2024, equation 12;
+    Azar et al. 2023, equation 17, whose log-ratios are divided by the tokens, as its authors do; Zhao et al.
+    2023, equation 4; Meng et al. 2024, equation 6. Differs from them: the clamp.
     """
     _check(variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens)
-    expect("dpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
-           reference_chosen=(reference_chosen, "B", "float?"), reference_rejected=(reference_rejected, "B", "float?"),
-           chosen_tokens=(chosen_tokens, "B", "number?"),
-           rejected_tokens=(rejected_tokens, "B", "number?"))  # fmt: skip
+    expect(
+        "dpo_loss",
+        policy_chosen=(policy_chosen, "B", "float"),
+        policy_rejected=(policy_rejected, "B", "float"),
+        reference_chosen=(reference_chosen, "B", "float?"),
+        reference_rejected=(reference_rejected, "B", "float?"),
+        chosen_tokens=(chosen_tokens, "B", "number?"),
+        rejected_tokens=(rejected_tokens, "B", "number?"),
+    )
     number("dpo_loss", "above 0", beta=beta)
     number("dpo_loss", "at least 0", margin=margin)
     # 1. Log-ratios.
     chosen = wide(policy_chosen) if reference_chosen is None else wide(policy_chosen) - wide(reference_chosen)
-    rejected = wide(policy_rejected) if reference_rejected is None else wide(policy_rejected) - wide(reference_rejected)
+    rejected = (
+        wide(policy_rejected)
+        if reference_rejected is None
+        else wide(policy_rejected) - wide(reference_rejected)
+    )
     per_token = (1.0, 1.0) if variant not in AVERAGED else _inverse(chosen_tokens, rejected_tokens)
     chosen_ratio, rejected_ratio = chosen * per_token[0], rejected * per_token[1]
     # 2. Difference.
@@ -154,9 +170,13 @@ def _inverse(chosen_tokens: Tensor | None, rejected_tokens: Tensor | None) -> tu
 
 
 def _check(
-    variant: str, smoothing: float | Tensor, reference_chosen: Tensor | None, reference_rejected: Tensor | None,
-    chosen_tokens: Tensor | None, rejected_tokens: Tensor | None,
-) -> None:  # fmt: skip
+    variant: str,
+    smoothing: float | Tensor,
+    reference_chosen: Tensor | None,
+    reference_rejected: Tensor | None,
+    chosen_tokens: Tensor | None,
+    rejected_tokens: Tensor | None,
+) -> None:
     """Refuses arguments that contradict the variant."""
     if variant not in VARIANTS:
         raise ValueError(
@@ -174,5 +194,7 @@ def _check(
         wanted = "no reference (pass None twice)" if variant == "simpo" else "both references"
         raise ValueError(f"dpo_loss: variant {variant!r} takes {wanted}, got {given} of them")
     if variant in AVERAGED and (chosen_tokens is None or rejected_tokens is None):
-        raise ValueError(f"dpo_loss: variant {variant!r} divides by the answers' tokens; give chosen_tokens and "
-                         "rejected_tokens [B]")  # fmt: skip
+        raise ValueError(
+            f"dpo_loss: variant {variant!r} divides by the answers' tokens; give chosen_tokens and "
+            "rejected_tokens [B]"
+        )

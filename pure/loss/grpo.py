@@ -1,13 +1,14 @@
-"""Group relative policy optimization: an answer is as good as it beats the others that were drawn for its prompt.
+"""Group relative policy optimization: an answer is as good as it beats the others that were drawn for its
+prompt.
 
 The training is in `stages/grpo.py`.
 
 Shape letters: N prompts, G answers a prompt (the group), B answers, T tokens.
 
-Shao et al., "DeepSeekMath", 2024 (GRPO). Variants: Liu et al., "Understanding R1-Zero-Like Training", 2025 (Dr. GRPO);
-Yu et al., "DAPO", 2025; Zheng et al., "Group Sequence Policy Optimization", 2025 (GSPO); MiniMax, "MiniMax-M1", 2025
-(CISPO); Ahmadian et al., "Back to Basics", 2024 (RLOO); Ye et al., "Mastering Complex Control in MOBA Games", 2020
-(dual clip).
+Shao et al., "DeepSeekMath", 2024 (GRPO). Variants: Liu et al., "Understanding R1-Zero-Like Training", 2025
+(Dr. GRPO); Yu et al., "DAPO", 2025; Zheng et al., "Group Sequence Policy Optimization", 2025 (GSPO); MiniMax,
+"MiniMax-M1", 2025 (CISPO); Ahmadian et al., "Back to Basics", 2024 (RLOO); Ye et al., "Mastering Complex
+Control in MOBA Games", 2020 (dual clip).
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def grpo_loss(
         dapo      r_t, clipped higher              all tokens                   tokens
         dr_grpo   r_t                              all tokens                   B · max_length
         gspo      exp(mean_t log r_t)              means over each answer       B
-        cispo     -min(r_t, 1 + clip_high)° A logp_t   all tokens               tokens      (° without gradient)
-        rloo      exp(Σ_t log r_t)                 one an answer                B
+        cispo     -min(r_t, 1 + clip_high)° A logp_t   all tokens               tokens      (° without
+        gradient) rloo      exp(Σ_t log r_t)                 one an answer                B
 
     Counts are divided by once, after adding micro-batches: so bnpo and dapo differ in their clipping alone.
 
@@ -83,8 +84,8 @@ def grpo_loss(
         beta: weight of the divergence, >= 0.
         kl: estimator, see `pure.loss.kl.kl`.
         max_length: longest answer possible, tokens; dr_grpo needs it.
-        dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token that has become far likelier cannot
-            outweigh all others; None: no such bound. Not for cispo.
+        dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token that has become far likelier
+            cannot outweigh all others; None: no such bound. Not for cispo.
 
     Returns:
         PolicyLoss(sum [], count []).
@@ -96,12 +97,13 @@ def grpo_loss(
         4. Divergence.
         5. Sums and counts.
 
-    Edge cases: an answer without a token, and advantages 0, give 0 and (with beta 0) a gradient of exactly 0, in every
-    variant. What an optimizer makes of a zero gradient is its own: Adam's momentum and a weight decay still move.
+    Edge cases: an answer without a token, and advantages 0, give 0 and (with beta 0) a gradient of exactly 0,
+    in every variant. What an optimizer makes of a zero gradient is its own: Adam's momentum and a weight
+    decay still move.
 
     Raises:
-        ValueError: for another shape, an unknown variant, a negative clip or beta, a max_length below 1, a dual clip of
-            1 or less, or if max_length or the reference is missing where it is needed.
+        ValueError: for another shape, an unknown variant, a negative clip or beta, a max_length below 1, a
+            dual clip of 1 or less, or if max_length or the reference is missing where it is needed.
         TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
@@ -111,9 +113,10 @@ def grpo_loss(
         >>> grpo_loss(one * 0.0, one * -0.6931, None, torch.tensor([1.0]), one.bool()).sum
         tensor(-1.2000)
 
-    Source: Shao et al. 2024, equation 3; Yu et al. 2025, equation 8; Liu et al. 2025, section 3.2; Zheng et al. 2025,
-    equations 5 and 7; MiniMax 2025, equations 4 and 5, without a lower bound; Ahmadian et al. 2024, equation 8, with a
-    ratio and its clipping for batches used more than once; Ye et al. 2020, equation 4. Differs from them: the clamp.
+    Source: Shao et al. 2024, equation 3; Yu et al. 2025, equation 8; Liu et al. 2025, section 3.2; Zheng et
+    al. 2025, equations 5 and 7; MiniMax 2025, equations 4 and 5, without a lower bound; Ahmadian et al. 2024,
+    equation 8, with a ratio and its clipping for batches used more than once; Ye et al. 2020, equation 4.
+    Differs from them: the clamp.
     """
     low, high = clips(variant, clip_low, clip_high)
     _check(logps, old_logps, reference_logps, advantages, mask)
@@ -123,7 +126,11 @@ def grpo_loss(
     if dual_clip is not None and variant == "cispo":
         raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}")
     if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and weighs(beta)):
-        lacking = "max_length" if variant == "dr_grpo" and max_length is None else "reference_logps, as beta is not 0"
+        lacking = (
+            "max_length"
+            if variant == "dr_grpo" and max_length is None
+            else "reference_logps, as beta is not 0"
+        )
         raise ValueError(f"grpo_loss: variant {variant!r} needs {lacking}")
     # 1. Masked positions.
     logps = torch.where(mask, wide(logps), 0.0)
@@ -151,7 +158,9 @@ def grpo_loss(
     if variant in ("grpo", "gspo"):
         return PolicyLoss((losses.sum(-1) / tokens[:, 0]).sum(), answers)
     if variant in ("rloo", "dr_grpo"):
-        return PolicyLoss(losses.sum(), answers * (1 if max_length is None or variant != "dr_grpo" else max_length))
+        return PolicyLoss(
+            losses.sum(), answers * (1 if max_length is None or variant != "dr_grpo" else max_length)
+        )
     return PolicyLoss(losses.sum(), mask.sum().float())
 
 
@@ -183,7 +192,8 @@ def policy_metrics(
     clip_low: float | Tensor,
     clip_high: float | Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Says how many tokens were clipped, on which side, and how far the policy has gone from the one that drew.
+    """Says how many tokens were clipped, on which side, and how far the policy has gone from the one that
+    drew.
 
     Args:
         logps, old_logps: [B, T] nats.
@@ -192,16 +202,21 @@ def policy_metrics(
         clip_low, clip_high: as in `grpo_loss`.
 
     Returns:
-        {name: (sum [], tokens [])}, TRL's names: clip_ratio/low_mean, clip_ratio/high_mean, clip_ratio/region_mean,
-        and approx_kl (k3 between the two, nats).
+        {name: (sum [], tokens [])}, TRL's names: clip_ratio/low_mean, clip_ratio/high_mean,
+        clip_ratio/region_mean, and approx_kl (k3 between the two, nats).
 
     Raises:
         ValueError: for another shape, or a negative clip.
         TypeError: for another dtype.
     """
     each = "B" if isinstance(advantages, Tensor) and advantages.ndim == 1 else "B T"
-    expect("policy_metrics", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
-           advantages=(advantages, each, "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    expect(
+        "policy_metrics",
+        logps=(logps, "B T", "float"),
+        old_logps=(old_logps, "B T", "float"),
+        advantages=(advantages, each, "float"),
+        mask=(mask, "B T", "bool"),
+    )
     number("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
     a = advantages[:, None] if advantages.ndim == 1 else advantages
     change = torch.where(mask, logps - old_logps, 0.0).detach()
@@ -211,14 +226,24 @@ def policy_metrics(
     moved = divergence(change, torch.zeros_like(change), "k3")
     found = {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low | high}
     tokens = mask.sum().float()
-    return {**{name: (x.sum().float(), tokens) for name, x in found.items()}, "approx_kl": (moved.sum(), tokens)}
+    return {
+        **{name: (x.sum().float(), tokens) for name, x in found.items()},
+        "approx_kl": (moved.sum(), tokens),
+    }
 
 
-def _check(logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor) -> None:
+def _check(
+    logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor
+) -> None:
     """Shapes and dtypes."""
-    expect("grpo_loss", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
-           reference_logps=(reference_logps, "B T", "float?"), advantages=(advantages, "B", "float"),
-           mask=(mask, "B T", "bool"))  # fmt: skip
+    expect(
+        "grpo_loss",
+        logps=(logps, "B T", "float"),
+        old_logps=(old_logps, "B T", "float"),
+        reference_logps=(reference_logps, "B T", "float?"),
+        advantages=(advantages, "B", "float"),
+        mask=(mask, "B T", "bool"),
+    )
 
 
 def _within(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""How far a policy has gone from its reference: estimators of the Kullback-Leibler divergence, one sample a token.
+"""How far a policy has gone from its reference: estimators of the Kullback-Leibler divergence, one sample a
+token.
 
-Schulman, "Approximating KL Divergence", 2020 (k1, k2, k3); Ziegler et al., "Fine-Tuning Language Models from Human
-Preferences", 2019 (the adaptive coefficient).
+Schulman, "Approximating KL Divergence", 2020 (k1, k2, k3); Ziegler et al., "Fine-Tuning Language Models from
+Human Preferences", 2019 (the adaptive coefficient).
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from pure.loss.check import expect, number, wide
 
 ESTIMATORS = ("k1", "k2", "k3", "k3+")
 LIMIT = 20.0
-"""Log-ratios are clamped to plus and minus this before they are exponentiated: e^20 is 5e8, and still finite."""
+"""Log-ratios are clamped to plus and minus this before they are exponentiated: e^20 is 5e8, and still
+finite."""
 
 
 def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> Tensor:
     """Estimates KL(policy ‖ reference) from the log-probabilities of tokens that the policy drew.
 
-    The mean of each over many tokens is the divergence (of k2: nearly); they differ in spread, in sign, and in what
-    their gradient is when they stand in a loss.
+    The mean of each over many tokens is the divergence (of k2: nearly); they differ in spread, in sign, and
+    in what their gradient is when they stand in a loss.
 
         d = reference - policy
         k1 = -d              unbiased, may be negative; its gradient is 0 in the mean, so it is no loss
         k2 = d²/2            biased, low spread; its gradient is the one of the divergence
-        k3 = e^d - d - 1     unbiased, never negative; its gradient is biased (it is that of the reverse divergence)
-        k3+ = the value of k3 with the gradient of k2
+        k3 = e^d - d - 1     unbiased, never negative; its gradient is biased (it is that of the reverse
+        divergence) k3+ = the value of k3 with the gradient of k2
 
     Args:
         policy_logps: [...] nats, of the tokens that were drawn.
@@ -36,8 +38,8 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
     Returns:
         [...] nats, for each token; float32, or float64 as given.
 
-    Edge cases: equal log-probabilities give 0 and zero gradient (of k1: gradient 1). |d| above 20 counts as 20, and
-    such a token gives no gradient.
+    Edge cases: equal log-probabilities give 0 and zero gradient (of k1: gradient 1). |d| above 20 counts as
+    20, and such a token gives no gradient.
 
     Raises:
         ValueError: for another estimator, or shapes that differ.
@@ -50,12 +52,14 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
         >>> [round(kl(torch.tensor(0.0), d, name).item(), 4) for name in ("k1", "k2", "k3")]
         [-0.6931, 0.2402, 0.3069]
 
-    Source: Schulman 2020; the gradients after Tang and Munos, "On a few pitfalls in KL divergence gradient estimation
-    for RL", 2025. Differs from it: the clamp.
+    Source: Schulman 2020; the gradients after Tang and Munos, "On a few pitfalls in KL divergence gradient
+    estimation for RL", 2025. Differs from it: the clamp.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"kl: estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    expect("kl", policy_logps=(policy_logps, "...", "float"), reference_logps=(reference_logps, "...", "float"))
+    expect(
+        "kl", policy_logps=(policy_logps, "...", "float"), reference_logps=(reference_logps, "...", "float")
+    )
     d = (wide(reference_logps) - wide(policy_logps)).clamp(-LIMIT, LIMIT)
     if estimator == "k1":
         return -d
@@ -67,7 +71,12 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
 
 
 def adaptive_coefficient(
-    coefficient: Tensor, divergence: Tensor, *, target: float | Tensor, horizon: float | Tensor, steps: int = 1
+    coefficient: Tensor,
+    divergence: Tensor,
+    *,
+    target: float | Tensor,
+    horizon: float | Tensor,
+    steps: int = 1,
 ) -> Tensor:
     """Raises the weight of the KL penalty where the policy strays too far, lowers it where it hardly moves.
 
@@ -87,7 +96,8 @@ def adaptive_coefficient(
     Edge cases: a divergence that is not finite changes nothing.
 
     Raises:
-        ValueError: for a coefficient or a divergence that is not [], or a target, horizon or steps not above 0.
+        ValueError: for a coefficient or a divergence that is not [], or a target, horizon or steps not above
+            0.
         TypeError: for a coefficient or a divergence that is not floating.
 
     Example:
@@ -99,7 +109,9 @@ def adaptive_coefficient(
 
     Source: Ziegler et al. 2019, section 2.2.
     """
-    expect("adaptive_coefficient", coefficient=(coefficient, "", "float"), divergence=(divergence, "", "float"))
+    expect(
+        "adaptive_coefficient", coefficient=(coefficient, "", "float"), divergence=(divergence, "", "float")
+    )
     number("adaptive_coefficient", "above 0", target=target, horizon=horizon, steps=steps)
     error = (wide(divergence) / target - 1).clamp(-0.2, 0.2)
     error = torch.where(divergence.isfinite(), error, 0.0)

@@ -37,10 +37,11 @@ def kto_loss(
     desirable_weight: float | Tensor = 1.0,
     undesirable_weight: float | Tensor = 1.0,
 ) -> KTO:
-    """Computes the loss of each answer: good ones shall gain on the reference, bad ones lose, with saturation.
+    """Computes the loss of each answer: good ones shall gain on the reference, bad ones lose, with
+    saturation.
 
-    People feel losses and gains against a point of reference, less and less the further from it. Here that point is
-    how far the policy has moved altogether.
+    People feel losses and gains against a point of reference, less and less the further from it. Here that
+    point is how far the policy has moved altogether.
 
         r = policy - reference
         good: w⁺ (1 - σ(β (r - z₀)))        bad: w⁻ (1 - σ(β (z₀ - r)))
@@ -50,8 +51,8 @@ def kto_loss(
         desirable: [B] bool, True for a good answer.
         divergence: [] z₀ >= 0, nats, from `mismatched_divergence`; no gradient flows through it.
         beta: β > 0; 0.1 in the paper.
-        desirable_weight, undesirable_weight: w⁺ and w⁻ > 0; with n⁺ good and n⁻ bad answers choose them so that
-            w⁺ n⁺ / (w⁻ n⁻) lies in [1, 4/3].
+        desirable_weight, undesirable_weight: w⁺ and w⁻ > 0; with n⁺ good and n⁻ bad answers choose them so
+            that w⁺ n⁺ / (w⁻ n⁻) lies in [1, 4/3].
 
     Returns:
         KTO(losses [B], rewards [B]), float32.
@@ -71,9 +72,20 @@ def kto_loss(
 
     Source: Ethayarajh et al. 2024, equation 8.
     """
-    expect("kto_loss", policy=(policy, "B", "float"), reference=(reference, "B", "float"),
-           desirable=(desirable, "B", "bool"), divergence=(divergence, "", "float"))  # fmt: skip
-    number("kto_loss", "above 0", beta=beta, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    expect(
+        "kto_loss",
+        policy=(policy, "B", "float"),
+        reference=(reference, "B", "float"),
+        desirable=(desirable, "B", "bool"),
+        divergence=(divergence, "", "float"),
+    )
+    number(
+        "kto_loss",
+        "above 0",
+        beta=beta,
+        desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight,
+    )
     ratio = wide(policy) - wide(reference)
     ratio = torch.where(ratio.isinf(), torch.nan, ratio)
     centred = ratio - divergence.detach()

@@ -43,8 +43,8 @@ def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGN
     Returns:
         [...] float32, nats, at most 0.
 
-    Edge cases: a label that is no word (and not `ignore_index`) gives NaN where its value cannot be looked at for
-    nothing: compiled, transformed, on a GPU.
+    Edge cases: a label that is no word (and not `ignore_index`) gives NaN where its value cannot be looked at
+    for nothing: compiled, transformed, on a GPU.
 
     Raises:
         ValueError: if the shapes do not fit, or a label is no word (eager, on a processor).
@@ -71,7 +71,8 @@ def linear_log_probabilities(
 ) -> LogProbabilities:
     """Computes log-probabilities from hidden states, and how undecided the model was.
 
-    The rollouts of a policy are drawn at a temperature, and its losses compare log-probabilities at the same one.
+    The rollouts of a policy are drawn at a temperature, and its losses compare log-probabilities at the same
+    one.
 
         logp = log softmax(logits / temperature)[label],     entropy = - Σ_v p_v log p_v
 
@@ -82,13 +83,15 @@ def linear_log_probabilities(
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         temperature: > 0, what the logits are divided by.
         entropy: whether it is wanted; it takes one more pass over the logits. Otherwise it is 0.
-        chunk: rows of the batch whose logits are held at a time, computed again when differentiated; None holds all.
+        chunk: rows of the batch whose logits are held at a time, computed again when differentiated; None
+            holds all.
 
     Returns:
         LogProbabilities(logps [B, T], entropy [B, T]).
 
     Raises:
-        ValueError: as `log_probabilities`; if chunk < 1; if temperature is not above 0, or a tensor with axes.
+        ValueError: as `log_probabilities`; if chunk < 1; if temperature is not above 0, or a tensor with
+            axes.
         TypeError: as `log_probabilities`.
 
     Example:
@@ -110,7 +113,12 @@ def linear_log_probabilities(
 
 
 def _from_hidden(
-    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, temperature: float | Tensor, entropy: bool
+    inputs: tuple[Tree, Tensor],
+    labels: Tensor,
+    *,
+    logits: Callable,
+    temperature: float | Tensor,
+    entropy: bool,
 ) -> LogProbabilities:
     """(params, hidden [B, T, D]), labels [B, T] -> LogProbabilities."""
     params, hidden = inputs

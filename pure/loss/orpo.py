@@ -42,10 +42,11 @@ def orpo_loss(
     chosen_tokens: Tensor,
     rejected_tokens: Tensor,
 ) -> ORPO:
-    """Computes the loss of each pair: learn the chosen answer, and make its odds larger than the rejected one's.
+    """Computes the loss of each pair: learn the chosen answer, and make its odds larger than the rejected
+    one's.
 
-    Fine-tuning on good answers alone also makes their bad neighbours likelier. A mild penalty on the ratio of odds
-    stops that; a ratio of probabilities would punish too hard without a reference.
+    Fine-tuning on good answers alone also makes their bad neighbours likelier. A mild penalty on the ratio of
+    odds stops that; a ratio of probabilities would punish too hard without a reference.
 
         p̄ = (log-probability of the answer) / (its tokens),     odds = e^p̄ / (1 - e^p̄)
         loss = -p̄_chosen - β log σ(log odds_chosen - log odds_rejected)
@@ -58,8 +59,8 @@ def orpo_loss(
     Returns:
         ORPO(losses [B], log_odds [B], chosen_rewards [B], rejected_rewards [B]), float32.
 
-    Edge cases: an answer without tokens counts as having one; mean log-probabilities are kept at or below -1e-6, as
-    the odds of a certain answer are infinite; no pairs give no losses.
+    Edge cases: an answer without tokens counts as having one; mean log-probabilities are kept at or below
+    -1e-6, as the odds of a certain answer are infinite; no pairs give no losses.
 
     Raises:
         ValueError: if the shapes are not [B], or beta is negative.
@@ -76,8 +77,13 @@ def orpo_loss(
 
     Source: Hong et al. 2024, equations 4 to 7.
     """
-    expect("orpo_loss", policy_chosen=(policy_chosen, "B", "float"), policy_rejected=(policy_rejected, "B", "float"),
-           chosen_tokens=(chosen_tokens, "B", "number"), rejected_tokens=(rejected_tokens, "B", "number"))  # fmt: skip
+    expect(
+        "orpo_loss",
+        policy_chosen=(policy_chosen, "B", "float"),
+        policy_rejected=(policy_rejected, "B", "float"),
+        chosen_tokens=(chosen_tokens, "B", "number"),
+        rejected_tokens=(rejected_tokens, "B", "number"),
+    )
     number("orpo_loss", "at least 0", beta=beta)
     policy_chosen, policy_rejected = wide(policy_chosen), wide(policy_rejected)
     chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=CLOSEST)

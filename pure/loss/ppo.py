@@ -1,4 +1,5 @@
-"""Proximal policy optimization: small steps of a policy, judged token by token with the help of a value function.
+"""Proximal policy optimization: small steps of a policy, judged token by token with the help of a value
+function.
 
 The training is in `stages/ppo.py`.
 
@@ -25,7 +26,8 @@ class GAE(NamedTuple):
 
     Fields:
         advantages: [B, T] float32, how much better than expected; 0 where masked.
-        returns: [B, T] float32, what the value function should have said: advantages + values; 0 where masked.
+        returns: [B, T] float32, what the value function should have said: advantages + values; 0 where
+            masked.
     """
 
     advantages: Tensor
@@ -37,8 +39,8 @@ def gae(
 ) -> GAE:
     """Estimates the advantage of each token, between one step's surprise and the whole rest of the answer.
 
-    Looking one step ahead trusts the value function and is wrong where that is wrong; looking to the end is right, and
-    noisy. λ mixes all distances, with weights that fall geometrically.
+    Looking one step ahead trusts the value function and is wrong where that is wrong; looking to the end is
+    right, and noisy. λ mixes all distances, with weights that fall geometrically.
 
         δ_t = reward_t + γ value_{t+1} - value_t
         advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value after the last token: 0
@@ -46,8 +48,8 @@ def gae(
     Args:
         rewards: [B, T]; usually 0 but for the last token, plus a KL penalty on each.
         values: [B, T], predicted before each token is written; receives no gradient.
-        mask: [B, T] bool, True on the answer's tokens; tokens of a tool's answer in the middle may be masked, and time
-            does not pass over them.
+        mask: [B, T] bool, True on the answer's tokens; tokens of a tool's answer in the middle may be masked,
+            and time does not pass over them.
         gamma: γ in [0, 1], discount a token.
         lam: λ in [0, 1].
 
@@ -74,7 +76,9 @@ def gae(
 
     Source: Schulman et al. 2016, equations 11 to 16.
     """
-    expect("gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool"))
+    expect(
+        "gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool")
+    )
     number("gae", "in [0, 1]", gamma=gamma, lam=lam)
     rewards, values = rewards.detach().float(), values.detach().float()
     # 1. Time.
@@ -105,8 +109,8 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     Returns:
         [...] float32, 0 where masked.
 
-    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean): the rounding of a mean is not
-    divided by a deviation of rounding.
+    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean): the rounding of a mean
+    is not divided by a deviation of rounding.
 
     Raises:
         ValueError: if the shapes differ, or eps is negative.
@@ -134,7 +138,8 @@ def ppo_policy_loss(
 
         r = exp(logps - old_logps),     loss = -min(r A, clip(r, 1 - clip, 1 + clip) A)
 
-    The bound takes away the reason to move further than `clip` in one round, which the samples could not justify.
+    The bound takes away the reason to move further than `clip` in one round, which the samples could not
+    justify.
 
     Args:
         logps: [B, T] nats, under the policy that is trained.
@@ -159,8 +164,13 @@ def ppo_policy_loss(
 
     Source: Schulman et al. 2017, equation 7.
     """
-    expect("ppo_policy_loss", logps=(logps, "B T", "float"), old_logps=(old_logps, "B T", "float"),
-           advantages=(advantages, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    expect(
+        "ppo_policy_loss",
+        logps=(logps, "B T", "float"),
+        old_logps=(old_logps, "B T", "float"),
+        advantages=(advantages, "B T", "float"),
+        mask=(mask, "B T", "bool"),
+    )
     number("ppo_policy_loss", "above 0", clip=clip)
     ratio = torch.where(mask, wide(logps) - wide(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)  # type: ignore[arg-type]
@@ -199,8 +209,13 @@ def ppo_value_loss(
 
     Source: Schulman et al. 2017, section 5, with the clipping of their code.
     """
-    expect("ppo_value_loss", values=(values, "B T", "float"), old_values=(old_values, "B T", "float"),
-           returns=(returns, "B T", "float"), mask=(mask, "B T", "bool"))  # fmt: skip
+    expect(
+        "ppo_value_loss",
+        values=(values, "B T", "float"),
+        old_values=(old_values, "B T", "float"),
+        returns=(returns, "B T", "float"),
+        mask=(mask, "B T", "bool"),
+    )
     number("ppo_value_loss", "above 0", optional=True, clip=clip)
     values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
     errors = (values - returns).square()

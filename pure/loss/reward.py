@@ -4,9 +4,9 @@ The training is in `stages/reward.py`.
 
 Shape letters: B pairs.
 
-Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952; Ouyang et al., "Training language models to follow
-instructions with human feedback", 2022; Touvron et al., "Llama 2", 2023 (margins); Eisenstein et al., "Helping or
-Herding?", 2023 (centring).
+Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952; Ouyang et al., "Training language models
+to follow instructions with human feedback", 2022; Touvron et al., "Llama 2", 2023 (margins); Eisenstein et
+al., "Helping or Herding?", 2023 (centring).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def bradley_terry(
 ) -> Tensor:
     """Computes the negative log-likelihood of each comparison.
 
-    A score is a strength: one answer beats another with probability σ(difference). Only differences are learned, so a
-    small pull towards 0 keeps the scores where they can be read.
+    A score is a strength: one answer beats another with probability σ(difference). Only differences are
+    learned, so a small pull towards 0 keeps the scores where they can be read.
 
         loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
 
@@ -48,10 +48,15 @@ def bradley_terry(
         >>> round(bradley_terry(torch.zeros(1), torch.zeros(1)).item(), 4)
         0.6931
 
-    Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section 3.
+    Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section
+    3.
     """
-    expect("bradley_terry", chosen=(chosen, "B", "float"), rejected=(rejected, "B", "float"),
-           margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number?"))  # fmt: skip
+    expect(
+        "bradley_terry",
+        chosen=(chosen, "B", "float"),
+        rejected=(rejected, "B", "float"),
+        margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number?"),
+    )
     if not isinstance(margin, Tensor):
         number("bradley_terry", "finite", margin=margin)
     number("bradley_terry", "at least 0", center=center)

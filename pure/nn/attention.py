@@ -1,7 +1,8 @@
-"""Causal attention: every token reads the ones before it. Multi-head, grouped-query and multi-query, by one code.
+"""Causal attention: every token reads the ones before it. Multi-head, grouped-query and multi-query, by one
+code.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
-width, D model width.
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
+head width, D model width.
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -53,7 +54,8 @@ def attention(
 ) -> tuple[Tensor, LayerCache | None]:
     """Lets every position gather from the positions before it, as its query matches their keys.
 
-        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V,     q = rope(norm(W_q x)),  K = rope(norm(W_k x)),  V = W_v x
+        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V,     q = rope(norm(W_q x)),  K = rope(norm(W_k x)),
+        V = W_v x
 
     Args:
         params: q, k, v, o, and what the switches add.

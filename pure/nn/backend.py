@@ -1,7 +1,7 @@
 """Chooses how attention is computed. All ways are equal within rounding; they differ in speed and memory.
 
-A query at index `start + i` sees the keys 0 .. start + i of its own segment. Every backend has the same signature,
-`(q, k, v, *, start, segment_ids, keep) -> y`; `pure.nn.naive.naive` says what the arguments are.
+A query at index `start + i` sees the keys 0 .. start + i of its own segment. Every backend has the same
+signature, `(q, k, v, *, start, segment_ids, keep) -> y`; `pure.nn.naive.naive` says what the arguments are.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width.
 """

@@ -57,8 +57,8 @@ def block(
 ) -> tuple[Tensor, LayerCache | None]:
     """Adds what attention and then the feed-forward block find to the residual stream.
 
-    The norms stand before the blocks, not after, so that the stream itself is never rescaled and gradients reach the
-    first layer undimmed.
+    The norms stand before the blocks, not after, so that the stream itself is never rescaled and gradients
+    reach the first layer undimmed.
 
         x ← x + dropout(attention(norm(x)))
         x ← x + dropout(feedforward(norm(x)))

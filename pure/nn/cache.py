@@ -74,12 +74,14 @@ def empty_cache(
 
 
 def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None) -> LayerCache:
-    """Writes T new keys and values behind the `start` [B] that each row holds; the argument is left as it was.
+    """Writes T new keys and values behind the `start` [B] that each row holds; the argument is left as it
+    was.
 
     Args:
         cache: keys and values [B, K, S, H].
         keys, values: [B, T, K, H].
-        start: [B] int64, first free place of each row; start + T <= S (not checked: that would wait for the device).
+        start: [B] int64, first free place of each row; start + T <= S (not checked: that would wait for the
+            device).
 
     Returns:
         LayerCache of the same shapes.

@@ -24,15 +24,17 @@ def feedforward_spec(config: ModelConfig) -> Tree:
     into, out = ParamSpec(shape=(inner, outer), std=config.initializer_range), _residual_spec(config)
     spec = {"up": into, "down": out, **({"gate": into} if config.use_swiglu else {})}
     if config.mlp_bias:
-        spec |= {f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()}
+        spec |= {
+            f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()
+        }
     return spec
 
 
 def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
     """Transforms every position by itself: wide, through a non-linearity, and back.
 
-    A gate lets one half of the wide layer decide, channel by channel, how much of the other passes. It costs a third
-    matrix and is worth it at equal parameters.
+    A gate lets one half of the wide layer decide, channel by channel, how much of the other passes. It costs
+    a third matrix and is worth it at equal parameters.
 
         gated: y = W_down (act(W_gate x) ⊙ W_up x)          silu gives SwiGLU, gelu GeGLU
         plain: y = W_down act(W_up x)
@@ -68,6 +70,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _residual_spec(config: ModelConfig) -> ParamSpec:
-    """The matrix that writes into the residual stream: smaller by √(2 layers), so that their sum keeps its size."""
+    """The matrix that writes into the residual stream: smaller by √(2 layers), so that their sum keeps its
+    size."""
     std = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
     return ParamSpec(shape=(config.hidden_size, config.intermediate_size), std=std)

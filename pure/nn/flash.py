@@ -1,7 +1,7 @@
 """FlashAttention, written to be read: the scores exist one tile of keys at a time, and never all together.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
-width, C keys in a tile, R queries that still have keys to see.
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
+head width, C keys in a tile, R queries that still have keys to see.
 
 Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.
 """
@@ -43,12 +43,14 @@ def flash(
 ) -> Tensor:
     """Computes the same as `pure.nn.naive.naive`, in memory that grows with T and not with T².
 
-    A softmax seems to need its whole row: the largest score, and the sum. But both can be kept while keys pass by.
-    Whenever a larger score appears, what was gathered so far is shrunk to the new scale:
+    A softmax seems to need its whole row: the largest score, and the sum. But both can be kept while keys
+    pass by. Whenever a larger score appears, what was gathered so far is shrunk to the new scale:
 
-        m' = max(m, max_j s_j),  l' = l e^(m-m') + Σ_j e^(s_j-m'),  a' = a e^(m-m') + Σ_j e^(s_j-m') v_j,   y = a / l
+        m' = max(m, max_j s_j),  l' = l e^(m-m') + Σ_j e^(s_j-m'),  a' = a e^(m-m') + Σ_j e^(s_j-m') v_j,   y
+        = a / l
 
-    For the gradient only y and L = m + ln l are kept; each tile of weights is computed again as P = e^(S - L).
+    For the gradient only y and L = m + ln l are kept; each tile of weights is computed again as P = e^(S -
+    L).
 
     Args:
         q: [B, T, N, H].
@@ -67,7 +69,8 @@ def flash(
         >>> flash(one, one, torch.tensor([[[[2.0]], [[4.0]]]]), tile=1).flatten()
         tensor([2., 3.])
 
-    Source: Dao et al. 2022, algorithms 1 and 4. Differs from it: one loop, over keys; all queries of a tile at once.
+    Source: Dao et al. 2022, algorithms 1 and 4. Differs from it: one loop, over keys; all queries of a tile
+    at once.
     """
     if tile < 1:
         raise ValueError(f"flash: tile counts keys and must be at least 1, got {tile}")
@@ -79,7 +82,8 @@ def flash(
 
 
 class _Flash(torch.autograd.Function):
-    """(y, L) of a problem; saves only its arguments and its results. (A class, because torch asks for one.)"""
+    """(y, L) of a problem; saves only its arguments and its results. (A class, because torch asks for
+    one.)"""
 
     generate_vmap_rule = True
 
@@ -102,7 +106,8 @@ class _Flash(torch.autograd.Function):
 
 @torch.compiler.allow_in_graph
 def _flash(*problem: Any) -> tuple[Tensor, Tensor]:
-    """Applies the function; a compiler traces what it does, not how (else vmap inside a compiled function fails)."""
+    """Applies the function; a compiler traces what it does, not how (else vmap inside a compiled function
+    fails)."""
     return _Flash.apply(*problem)
 
 
@@ -112,7 +117,8 @@ def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
     Steps:
         1. Nothing gathered yet: a = 0, l = 0, m the most negative number.
         2. A tile of keys meets the queries from its own place on: their scores, then the three updates.
-        3. The queries beside the tile have now seen all that they may (unless `start` moves them): set them aside.
+        3. The queries beside the tile have now seen all that they may (unless `start` moves them): set them
+           aside.
     """
     # 1. a, l, m.
     gathered = torch.zeros_like(p.q, dtype=precise(p.q.dtype))
@@ -135,10 +141,13 @@ def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
     return (gathered / total).to(p.q.dtype), top + total.log()
 
 
-def _backward(p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(
+    p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Walks over the keys once more: (dq, dk, dv), shaped like q, k and v.
 
-        P = e^(S - L),  dV = Pᵀ dy,  dP = dy Vᵀ,  dS = P (dP - Σ_h dy y + dL),  dq = dS K / √H,  dK = dSᵀ q / √H
+        P = e^(S - L),  dV = Pᵀ dy,  dP = dy Vᵀ,  dS = P (dP - Σ_h dy y + dL),  dq = dS K / √H,  dK = dSᵀ q /
+        √H
 
     Steps:
         1. What each row shares: Σ_h dy y, which is Σ_j P dP.
@@ -166,20 +175,27 @@ def _backward(p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Te
         done.append(dq[..., :rows, :])
         dq = dq[..., rows:, :]
     unseen = torch.zeros_like(p.k[..., end:, :])
-    return torch.cat([*done, dq], -2).to(p.q.dtype), torch.cat([*dk, unseen], -2), torch.cat([*dv, unseen], -2)
+    return (
+        torch.cat([*done, dq], -2).to(p.q.dtype),
+        torch.cat([*dk, unseen], -2),
+        torch.cat([*dv, unseen], -2),
+    )
 
 
 def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
     """(first query that may see the tile, its first key, the key behind its last) of each tile of keys."""
     keys = p.k.shape[-2] if p.start is not None else min(p.q.shape[-2] // p.groups, p.k.shape[-2])
-    return [(begin if p.start is None else 0, begin, min(begin + p.tile, keys)) for begin in range(0, keys, p.tile)]
+    return [
+        (begin if p.start is None else 0, begin, min(begin + p.tile, keys))
+        for begin in range(0, keys, p.tile)
+    ]
 
 
 def _scores(p: _Problem, first: int, begin: int, end: int, *, by_key: bool = False) -> Tensor:
     """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`.
 
-    The gradient asks for them `by_key`, as the transpose of K qᵀ: the same product in both directions would be merged
-    by a compiler, which would then keep all scores from one to the other.
+    The gradient asks for them `by_key`, as the transpose of K qᵀ: the same product in both directions would
+    be merged by a compiler, which would then keep all scores from one to the other.
     """
     rows, columns = range(first, p.q.shape[-2] // p.groups), range(begin, end)
     q, k = p.q[..., first * p.groups :, :], p.k[..., begin:end, :]

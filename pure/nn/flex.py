@@ -35,7 +35,8 @@ def flex(
         [B, T, N, H].
 
     Raises:
-        ValueError: if dropout factors are given; on a CPU, if a gradient or a torch.func transform is asked for.
+        ValueError: if dropout factors are given; on a CPU, if a gradient or a torch.func transform is asked
+            for.
     """
     if keep is not None:
         raise ValueError(
@@ -48,7 +49,9 @@ def flex(
             "call it under torch.no_grad()"
         )
 
-    def visible(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:  # torch 2.11 takes no partial here
+    def visible(
+        batch: Tensor, head: Tensor, row: Tensor, column: Tensor
+    ) -> Tensor:  # torch 2.11 takes no partial here
         return _visible(batch, row, column, start=start, segment_ids=segment_ids)
 
     rows = None if start is None and segment_ids is None else q.shape[0]
@@ -58,7 +61,9 @@ def flex(
     return y.transpose(-3, -2)
 
 
-def _visible(batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+def _visible(
+    batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None
+) -> Tensor:
     """Whether one query sees one key, all indices []: `pure.nn.naive.allowed` as FlexAttention wants it."""
     seen = column <= (row if start is None else row + start[batch])
     return seen if segment_ids is None else seen & (segment_ids[batch, row] == segment_ids[batch, column])

@@ -1,7 +1,7 @@
 """The one matrix product: every weight of the model meets its input here.
 
-Adapters and quantised weights enter at this door, as nodes in the place of a tensor, so that no other file knows of
-them.
+Adapters and quantised weights enter at this door, as nodes in the place of a tensor, so that no other file
+knows of them.
 
 Shape letters: I input width, O output width, R rank of an adapter.
 
@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import random
-from pure.adapt.nf4 import NF4, nf4_linear
+from pure.nn.nf4 import NF4, nf4_linear
 from pure.nn.packed import Packed, packed_linear
 from pure.types import Tree
 
 
 class LoRA(NamedTuple):
-    """A frozen matrix with a low-rank change beside it, in the place of a tensor; `pure.adapt.lora` puts it there.
+    """A frozen matrix with a low-rank change beside it, in the place of a tensor; `pure.adapt.lora` puts it
+    there.
 
     Fields:
         base: [O, I], or a node that stands for it, another adapter among them.
@@ -75,11 +76,12 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
 
 
 def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
-    """Multiplies the same x by several matrices: at once, where `pure.nn.prepare` has made one matrix of them.
+    """Multiplies the same x by several matrices: at once, where `pure.nn.prepare` has made one matrix of
+    them.
 
     Args:
-        params: has the matrices by name, and a bias beside each or none: "q", "k", "q_bias", "k_bias"; or one matrix
-            "q_k" and one bias "q_k_bias".
+        params: has the matrices by name, and a bias beside each or none: "q", "k", "q_bias", "k_bias"; or one
+            matrix "q_k" and one bias "q_k_bias".
         names: ("q", "k").
         sizes: the matrices' output widths.
         x: [..., I].
@@ -101,13 +103,14 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
 
 
 def _is_one_row(x: Tensor) -> bool:
-    """Whether there is one row alone, in code that is compiled for a CPU: a step of generation for one prompt."""
+    """Whether there is one row alone, in code that is compiled for a CPU: a step of generation for one
+    prompt."""
     return torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
 def _one_row(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x [1, ..., I] -> [1, ..., O], written out: with one row nothing is reused, so that the compiler's own loop over
-    the weights, fused with what stands around it, reads them faster than a library's product."""
+    """x [1, ..., I] -> [1, ..., O], written out: with one row nothing is reused, so that the compiler's own
+    loop over the weights, fused with what stands around it, reads them faster than a library's product."""
     y = (x.float() * weight.float()).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 

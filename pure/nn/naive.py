@@ -1,7 +1,7 @@
 """Attention as the paper writes it, one matrix of scores at a time.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
-width, R rows (some of the queries), C columns (some of the keys).
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
+head width, R rows (some of the queries), C columns (some of the keys).
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 TILES, LEAST = 4, 64
-"""Queries are taken in at most 4 tiles of at least 64: measured on a CPU at T 256, forward and backward, 4 tiles take
-half the time of one, and 8 more than 4."""
+"""Queries are taken in at most 4 tiles of at least 64: measured on a CPU at T 256, forward and backward, 4
+tiles take half the time of one, and 8 more than 4."""
 
 
 def naive(
@@ -27,10 +27,11 @@ def naive(
     segment_ids: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """Computes attention with plain matrix products, a quarter of the queries at a time (all of them with `start`).
+    """Computes attention with plain matrix products, a quarter of the queries at a time (all of them with
+    `start`).
 
-    A causal score matrix is half empty. A tile of queries meets only the keys up to its own end, so that most of the
-    empty half is never computed; within the tile a mask does the rest.
+    A causal score matrix is half empty. A tile of queries meets only the keys up to its own end, so that most
+    of the empty half is never computed; within the tile a mask does the rest.
 
         y = softmax(q Kᵀ / √H + mask) V
 
@@ -38,18 +39,18 @@ def naive(
         q: [B, T, N, H].
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the first query among the keys, 0 <= start <= S - T; None is 0.
-        segment_ids: [B, T] integers (then S = T, without `start`); a query sees the keys of its own segment. None: one
-            segment.
+        segment_ids: [B, T] integers (then S = T, without `start`); a query sees the keys of its own segment.
+            None: one segment.
         keep: [B, N, T, S] factors on the weights behind the softmax, 0 or 1/(1 - p); None drops nothing.
 
     Returns:
-        [B, T, N, H], dtype of q and of both products; scale, mask and softmax are taken in float32 (float64 for
-        float64).
+        [B, T, N, H], dtype of q and of both products; scale, mask and softmax are taken in float32 (float64
+        for float64).
 
     Steps:
         1. Lay the G query heads of a key head side by side: one product serves them all.
-        2. Cut the queries into tiles of ⌈T/4⌉, but of 64 at least; where `start` is given the end of a tile is not
-           known, so there is one.
+        2. Cut the queries into tiles of ⌈T/4⌉, but of 64 at least; where `start` is given the end of a tile
+           is not known, so there is one.
         3. Attend from each tile to the keys before its end.
         4. Put the tiles together and the heads back in order.
 
@@ -84,7 +85,11 @@ def naive(
 
 
 def allowed(
-    rows: range, columns: range, start: Tensor | None, segment_ids: Tensor | None, device: torch.device | None = None
+    rows: range,
+    columns: range,
+    start: Tensor | None,
+    segment_ids: Tensor | None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Says which keys (columns) each query (row) may see: those not behind it, of its own segment.
 
@@ -96,7 +101,8 @@ def allowed(
         device: of the result.
 
     Returns:
-        [..., R, C] bool, with a batch axis only if `start` or `segment_ids` has one; True where the query may look.
+        [..., R, C] bool, with a batch axis only if `start` or `segment_ids` has one; True where the query may
+        look.
 
     Example:
         >>> allowed(range(1, 3), range(3), None, None).int()
@@ -107,13 +113,17 @@ def allowed(
     column = torch.arange(columns.start, columns.stop, device=device)
     mask = column <= (row if start is None else start[..., None] + row)[..., None]
     if segment_ids is not None:
-        of_row, of_column = segment_ids[..., rows.start : rows.stop], segment_ids[..., columns.start : columns.stop]
+        of_row, of_column = (
+            segment_ids[..., rows.start : rows.stop],
+            segment_ids[..., columns.start : columns.stop],
+        )
         mask = mask & (of_row[..., :, None] == of_column[..., None, :])
     return mask
 
 
 def masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """Gives the most negative finite number to scores [B, K, R·G, C] float32 which the mask [..., R, C] forbids.
+    """Gives the most negative finite number to scores [B, K, R·G, C] float32 which the mask [..., R, C]
+    forbids.
 
     Finite, so that a tile in which a query sees nothing gives no NaN.
     """
@@ -124,7 +134,8 @@ def masked(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
-    """Brings the G heads that share keys together: [B, T, N, ...] -> [B, K, T·G, ...], a token's heads in a row.
+    """Brings the G heads that share keys together: [B, T, N, ...] -> [B, K, T·G, ...], a token's heads in a
+    row.
 
     Example:
         >>> grouped(torch.arange(8).reshape(1, 2, 4, 1), 2).flatten(2)  # two tokens, heads (0 1)(2 3) and (4 5)(6 7)
@@ -145,8 +156,8 @@ def precise(dtype: torch.dtype) -> torch.dtype:
 
 
 def _join(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces [B, K, c, H] -> [B, K, Σc, H]. (The gradient of a slice is a whole tensor of zeros around it; that of a
-    piece joined is a piece.)"""
+    """Pieces [B, K, c, H] -> [B, K, Σc, H]. (The gradient of a slice is a whole tensor of zeros around it;
+    that of a piece joined is a piece.)"""
     return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), -2)
 
 

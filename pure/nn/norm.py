@@ -2,7 +2,8 @@
 
 Shape letters: D width.
 
-Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019; Ba, Kiros and Hinton, "Layer Normalization", 2016.
+Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019; Ba, Kiros and Hinton, "Layer Normalization",
+2016.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def norm(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
 def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     """Divides by the root mean square, then scales each channel.
 
-    Keeps the size of activations constant from layer to layer, so that depth neither explodes nor fades; the mean,
-    which LayerNorm also removes, turned out not to matter.
+    Keeps the size of activations constant from layer to layer, so that depth neither explodes nor fades; the
+    mean, which LayerNorm also removes, turned out not to matter.
 
         y = scale · x / √(mean(x²) + eps)
 

@@ -1,7 +1,7 @@
 """Weights in the order in which a CPU's bfloat16 products read them.
 
-A product of few rows, as in every step of generation, costs less time than bringing its weights into that order; so
-whoever multiplies by the same weights many times does it once.
+A product of few rows, as in every step of generation, costs less time than bringing its weights into that
+order; so whoever multiplies by the same weights many times does it once.
 
 Shape letters: I input width, O output width.
 """
@@ -18,7 +18,8 @@ class Packed(NamedTuple):
     """A weight matrix that `pure.nn.linear.linear` takes in the place of a tensor.
 
     Fields:
-        weight: [O, I] bfloat16, in oneDNN's own layout: its numbers can only be multiplied with, and carry no gradient.
+        weight: [O, I] bfloat16, in oneDNN's own layout: its numbers can only be multiplied with, and carry no
+            gradient.
     """
 
     weight: Tensor
@@ -34,7 +35,11 @@ def pack(weight: Tensor) -> Tensor | Packed:
         Packed; or the weight as it was, if it is not a bfloat16 matrix on a CPU that multiplies those.
     """
     fits = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    if not fits or not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if (
+        not fits
+        or not torch.backends.mkldnn.is_available()
+        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
         return weight
     return Packed(torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()))
 
@@ -45,7 +50,8 @@ def packed_linear(weight: Packed, x: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product itself. Under a name of ours, because the compiler takes oneDNN's for constant weights only."""
+    """The product itself. Under a name of ours, because the compiler takes oneDNN's for constant weights
+    only."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

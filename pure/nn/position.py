@@ -50,8 +50,8 @@ def rotation(positions: Tensor, *, config: ModelConfig) -> Rotation:
 def rotate(x: Tensor, angles: Rotation) -> Tensor:
     """Turns each pair of channels (i, i + H/2) by its position's angle.
 
-    The dot product of two rotated vectors depends only on how far apart they stand, which is how attention learns
-    distance. Pairs are halves apart, as in Llama and Qwen (not neighbours, as in the paper).
+    The dot product of two rotated vectors depends only on how far apart they stand, which is how attention
+    learns distance. Pairs are halves apart, as in Llama and Qwen (not neighbours, as in the paper).
 
         a' = a cos - b sin,     b' = b cos + a sin,     x = (a, b)
 
@@ -77,10 +77,12 @@ def rotate(x: Tensor, angles: Rotation) -> Tensor:
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Computes the angle per token of each pair of channels, stretched for longer contexts as the configuration says.
+    """Computes the angle per token of each pair of channels, stretched for longer contexts as the
+    configuration says.
 
-    The slow pairs, whose wavelength exceeds the trained context, are those that break beyond it. "linear" slows all
-    pairs by `factor`; "llama3" and "yarn" slow the slow ones and keep the fast, which carry local order.
+    The slow pairs, whose wavelength exceeds the trained context, are those that break beyond it. "linear"
+    slows all pairs by `factor`; "llama3" and "yarn" slow the slow ones and keep the fast, which carry local
+    order.
 
         f_i = theta^(-2i/H),  i = 0 ... H/2 - 1,  in float64
         linear: f / factor
@@ -91,7 +93,8 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
                 first = max(⌊pair(beta_fast)⌋, 0),   last = min(⌈pair(beta_slow)⌉, H - 1)
 
     Args:
-        config: head_dim H, rope_theta, rope_scaling (None stretches nothing); L is original_max_position_embeddings.
+        config: head_dim H, rope_theta, rope_scaling (None stretches nothing); L is
+            original_max_position_embeddings.
 
     Returns:
         [H/2] float32, radians a token. (Yarn's `attention_factor` is not in it; `rotation` multiplies it in.)
@@ -100,8 +103,8 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
         >>> rope_frequencies(ModelConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, rope_theta=100.0))
         tensor([1.0000, 0.1000])
 
-    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, with the ramp over the
-    pairs' indices that their code has, not over the turns.
+    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, with the ramp
+    over the pairs' indices that their code has, not over the turns.
     """
     size = config.head_dim or 0
     base = torch.tensor([config.rope_theta ** -(i / size) for i in range(0, size, 2)], dtype=torch.float64)
@@ -116,10 +119,15 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 
 
 def attention_factor(scaling: RopeScaling | None) -> float:
-    """Returns yarn's factor on cos and sin, 0.1 ln(factor) + 1, which sharpens attention over longer rows; else 1."""
+    """Returns yarn's factor on cos and sin, 0.1 ln(factor) + 1, which sharpens attention over longer rows;
+    else 1."""
     if scaling is None or scaling.rope_type != "yarn":
         return 1.0
-    return scaling.attention_factor if scaling.attention_factor is not None else 0.1 * math.log(scaling.factor) + 1.0
+    return (
+        scaling.attention_factor
+        if scaling.attention_factor is not None
+        else 0.1 * math.log(scaling.factor) + 1.0
+    )
 
 
 def sinusoidal(positions: Tensor, size: int) -> Tensor:

@@ -16,11 +16,12 @@ from pure.types import Tree, as_they_are
 
 
 def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tree:
-    """Copies the params into the order in which `decode` reads them fastest; it gives the same as with the params.
+    """Copies the params into the order in which `decode` reads them fastest; it gives the same as with the
+    params.
 
-    Products of few rows cost by the call and by the weights they read, hardly by their arithmetic. So what meets the
-    same x is multiplied at once, and on a CPU bfloat16 matrices are packed. (Not for one row: there the compiler's own
-    loop is faster, see `pure.nn.linear`.)
+    Products of few rows cost by the call and by the weights they read, hardly by their arithmetic. So what
+    meets the same x is multiplied at once, and on a CPU bfloat16 matrices are packed. (Not for one row: there
+    the compiler's own loop is faster, see `pure.nn.linear`.)
 
     Args:
         params: as `pure.nn.transformer.transformer_spec`; nodes in the place of a tensor stay as they are.
@@ -28,9 +29,9 @@ def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tr
         config: whether the head is the embedding.
 
     Returns:
-        A tree in which q, k, v [(N + 2K)·H, D] are one leaf "q_k_v", gate and up [2F, D] one leaf "gate_up", likewise
-        their biases; "head" [V, D] stands beside a tied embedding; and matrices are packed, where that exists. What
-        was prepared already comes back as it is.
+        A tree in which q, k, v [(N + 2K)·H, D] are one leaf "q_k_v", gate and up [2F, D] one leaf "gate_up",
+        likewise their biases; "head" [V, D] stands beside a tied embedding; and matrices are packed, where
+        that exists. What was prepared already comes back as it is.
     """
     finish = as_they_are if rows == 1 else _packed
     layers = [{name: _layer_part(part, finish) for name, part in layer.items()} for layer in params["layers"]]

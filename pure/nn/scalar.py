@@ -1,6 +1,7 @@
 """A scalar head: one number for each token, on top of a language model's hidden states.
 
-It is what a reward model scores an answer with, and what a value function predicts the rest of the reward with.
+It is what a reward model scores an answer with, and what a value function predicts the rest of the reward
+with.
 
 Shape letters: B batch, T tokens, D width.
 
@@ -23,7 +24,8 @@ from pure.types import Model, ParamSpec, Tree
 
 
 class ScalarModel(NamedTuple):
-    """A model that gives a number for each token; params are {"model": the language model's, "score": [1, D]}.
+    """A model that gives a number for each token; params are {"model": the language model's, "score": [1,
+    D]}.
 
     Fields:
         spec: tree of ParamSpec.

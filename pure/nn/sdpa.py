@@ -22,10 +22,11 @@ def sdpa(
     segment_ids: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """Computes the same as `pure.nn.naive.naive` with `scaled_dot_product_attention`, never holding the scores.
+    """Computes the same as `pure.nn.naive.naive` with `scaled_dot_product_attention`, never holding the
+    scores.
 
-    Under vmap on a CPU torch has no batching rule for its kernels: it loops over them, and warns. `naive` and `flash`
-    are quick there.
+    Under vmap on a CPU torch has no batching rule for its kernels: it loops over them, and warns. `naive` and
+    `flash` are quick there.
 
     Args:
         q: [B, T, N, H].

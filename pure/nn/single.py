@@ -1,7 +1,7 @@
 """Attention of one new token to all that are remembered: the shape of every step of generation.
 
-Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H head
-width.
+Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head,
+H head width.
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -25,9 +25,10 @@ def single(
 ) -> Tensor:
     """Computes attention for a single query a row, by products and sums of elements.
 
-    With one query there is nothing for a matrix product to reuse: every key is read once. A compiler fuses what is
-    written here into one pass over the keys and one over the values; library products would first copy both into an
-    order of their own. (Eager code would hold S times H numbers a head: there `naive` is better.)
+    With one query there is nothing for a matrix product to reuse: every key is read once. A compiler fuses
+    what is written here into one pass over the keys and one over the values; library products would first
+    copy both into an order of their own. (Eager code would hold S times H numbers a head: there `naive` is
+    better.)
 
         y = Σ_s softmax_s(q · k_s / √H) v_s,     s <= start
 
@@ -54,11 +55,15 @@ def single(
     Source: Vaswani et al. 2017, equation 1.
     """
     if q.shape[-3] != 1 or segment_ids is not None or keep is not None:
-        raise ValueError("attention backend single: one query, no segments and no dropout; use backend='naive'")
+        raise ValueError(
+            "attention backend single: one query, no segments and no dropout; use backend='naive'"
+        )
     wide = precise(q.dtype)
     k, v = k.transpose(-3, -2)[..., None, :, :].to(wide), v.transpose(-3, -2)[..., None, :, :].to(wide)
     query = q.squeeze(-3).unflatten(-2, (k.shape[-4], -1))[..., None, :].to(wide) * q.shape[-1] ** -0.5
     scores = (query * k).sum(-1)
-    filled = torch.arange(k.shape[-2], device=q.device) <= (0 if start is None else start[..., None, None, None])
+    filled = torch.arange(k.shape[-2], device=q.device) <= (
+        0 if start is None else start[..., None, None, None]
+    )
     weights = torch.where(filled, scores, torch.finfo(wide).min).softmax(-1)
     return (weights[..., None] * v).sum(-2).flatten(-3, -2).unsqueeze(-3).to(q.dtype)

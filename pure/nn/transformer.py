@@ -38,7 +38,8 @@ def transformer(
     Args:
         config: the shape of the model.
         backend: how attention is computed, see `pure.nn.backend.choose`.
-        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None leaves it.
+        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None leaves
+            it.
 
     Returns:
         Model, whose functions take the params first.
@@ -55,7 +56,9 @@ def transformer(
     """
     if not isinstance(config, ModelConfig):
         instead = f"preset({config!r})" if isinstance(config, str) else 'preset("tiny_config")'
-        raise TypeError(f"transformer: config must be a ModelConfig, got {config!r}; from pure.config, write {instead}")
+        raise TypeError(
+            f"transformer: config must be a ModelConfig, got {config!r}; from pure.config, write {instead}"
+        )
     backends.check(backend)
     layer: Callable = partial(block, config=config, backend=backend)
     layer = region(layer)
@@ -76,7 +79,8 @@ def transformer(
 
 
 def transformer_spec(config: ModelConfig) -> Tree:
-    """Describes every parameter as a ParamSpec: embedding [V, D], layers (a list), norm, head [V, D] unless tied."""
+    """Describes every parameter as a ParamSpec: embedding [V, D], layers (a list), norm, head [V, D] unless
+    tied."""
     table = ParamSpec(shape=(config.vocab_size, config.hidden_size), std=config.initializer_range)
     return {
         "embedding": table,
@@ -156,25 +160,35 @@ def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
     return linear(params["head"] if "head" in params else params["embedding"], hidden)
 
 
-def forward(params: Tree, tokens: Tensor, *, hidden: Callable, logits: Callable, **arguments: Tensor | None) -> Tensor:
+def forward(
+    params: Tree, tokens: Tensor, *, hidden: Callable, logits: Callable, **arguments: Tensor | None
+) -> Tensor:
     """Is `logits` after `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
     return logits(params, hidden(params, tokens, **arguments))
 
 
 def decode(
-    params: Tree, tokens: Tensor, cache: KVCache, *, last: bool | Tensor = False, config: ModelConfig, layer: Callable
+    params: Tree,
+    tokens: Tensor,
+    cache: KVCache,
+    *,
+    last: bool | Tensor = False,
+    config: ModelConfig,
+    layer: Callable,
 ) -> tuple[Tensor, KVCache]:
     """Reads T more tokens behind those that the cache holds: prefill with many, then one at a time.
 
-    Rows of different lengths are filled padded on the right; then lower `cache.length` to the true lengths, and what
-    lies behind is overwritten before it is ever seen.
+    Rows of different lengths are filled padded on the right; then lower `cache.length` to the true lengths,
+    and what lies behind is overwritten before it is ever seen.
 
     Args:
         params: as `transformer_spec`.
         tokens: [B, T] integers.
-        cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the device).
-        last: True gives the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants the others;
-            [B] integers those of one of the T tokens in each row, as rows padded on the right end in different places.
+        cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the
+            device).
+        last: True gives the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants
+            the others; [B] integers those of one of the T tokens in each row, as rows padded on the right end
+            in different places.
         config, layer: bound by `transformer`.
 
     Returns:
@@ -219,11 +233,17 @@ def _draw(key: Tensor, path: str, spec: ParamSpec) -> Tensor:
 def _check(tokens: Tensor, config: ModelConfig) -> None:
     """Refuses a batch of the wrong rank or longer than the model's context."""
     if tokens.ndim != 2:
-        raise ValueError(f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]")
+        raise ValueError(
+            f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]"
+        )
     if tokens.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"transformer: tokens must be int64 or int32, got {tokens.dtype}; convert them with .long()")
+        raise ValueError(
+            f"transformer: tokens must be int64 or int32, got {tokens.dtype}; convert them with .long()"
+        )
     if not tokens.shape[1]:
-        raise ValueError(f"transformer: tokens {tuple(tokens.shape)} have no places; give at least one token a row")
+        raise ValueError(
+            f"transformer: tokens {tuple(tokens.shape)} have no places; give at least one token a row"
+        )
     if tokens.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
@@ -243,20 +263,28 @@ def _check_params(params: Tree, config: ModelConfig) -> None:
         )
 
 
-def _check_beside(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None, key: Tensor | None) -> None:
+def _check_beside(
+    tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None, key: Tensor | None
+) -> None:
     """Refuses what does not lie beside the tokens [B, T]: a shape that broadcast would hide the mistake."""
     batch, length = tokens.shape
     for name, x, rows in (("positions", positions, (1, batch)), ("segment_ids", segment_ids, (batch,))):
         if x is not None and (x.ndim != 2 or x.shape[0] not in rows or x.shape[1] != length):
             wanted = " or ".join(("[B, T]", "[1, T]")[: len(rows)])
-            raise ValueError(f"transformer: {name} must be {wanted} like tokens {batch, length}, got {tuple(x.shape)}")
+            raise ValueError(
+                f"transformer: {name} must be {wanted} like tokens {batch, length}, got {tuple(x.shape)}"
+            )
         if x is not None and x.is_floating_point():
-            raise ValueError(f"transformer: {name} must be integers, got {x.dtype}; convert them with .long()")
+            raise ValueError(
+                f"transformer: {name} must be integers, got {x.dtype}; convert them with .long()"
+            )
     if key is not None and tuple(key.shape) not in ((2,), (batch, 2)):
         raise ValueError(f"transformer: key must be [2] or [B, 2] with B = {batch}, got {tuple(key.shape)}")
 
 
-def _embed(params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig) -> tuple[Tensor, Rotation | None]:
+def _embed(
+    params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig
+) -> tuple[Tensor, Rotation | None]:
     """Tokens and positions [B, T] -> (x [B, T, D], rotary angles or None)."""
     x = F.embedding(tokens, params["embedding"])
     if config.use_rope:
@@ -265,7 +293,8 @@ def _embed(params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig)
 
 
 def _keep(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[Keep | None]:
-    """All layers' dropout factors from one vectorised draw: every inlined hash costs seconds of compilation."""
+    """All layers' dropout factors from one vectorised draw: every inlined hash costs seconds of
+    compilation."""
     layers, (batch, length, width) = config.num_hidden_layers, x.shape
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers

@@ -1,4 +1,5 @@
-"""Optimizers: optax's protocol, names, arguments and states. Import from here, or from the file that bears the name."""
+"""Optimizers: optax's protocol, names, arguments and states. Import from here, or from the file that bears
+the name."""
 
 from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices

@@ -2,8 +2,9 @@
 
 Shape letters: none; every formula is elementwise, and is applied to each leaf of the tree.
 
-Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; Loshchilov and Hutter, "Decoupled
-Weight Decay Regularization", 2019, algorithm 2; Dozat, "Incorporating Nesterov Momentum into Adam", 2016.
+Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, algorithm 1; Loshchilov and Hutter,
+"Decoupled Weight Decay Regularization", 2019, algorithm 2; Dozat, "Incorporating Nesterov Momentum into
+Adam", 2016.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Builds AdamW: Adam's step, plus a pull of the weights towards zero that does not pass through the moments.
+    """Builds AdamW: Adam's step, plus a pull of the weights towards zero that does not pass through the
+    moments.
 
-    The default optimizer of language models. Decay inside the gradient (as in `adam` with an L2 penalty) would be
-    divided by √nu, hence weak just where gradients are large; added afterwards it is the same for all weights.
+    The default optimizer of language models. Decay inside the gradient (as in `adam` with an L2 penalty)
+    would be divided by √nu, hence weak just where gradients are large; added afterwards it is the same for
+    all weights.
 
         u = -learning_rate (mu_hat / (√(nu_hat + eps_root) + eps) + weight_decay p)
 
@@ -67,10 +70,10 @@ def adamw(
         eps: added to the denominator, outside the root, > 0.
         eps_root: added inside the root; needed to differentiate through the update.
         mu_dtype: storage of mu; None stores it like the params.
-        weight_decay: per unit of learning rate, >= 0; a number, a [] tensor or a schedule. 0.1 is common for language
-            models.
-        mask: which leaves decay: a tree of bools like the params (or a prefix of it), or a function from params to
-            one, such as `decay_mask`. None decays all.
+        weight_decay: per unit of learning rate, >= 0; a number, a [] tensor or a schedule. 0.1 is common for
+            language models.
+        mask: which leaves decay: a tree of bools like the params (or a prefix of it), or a function from
+            params to one, such as `decay_mask`. None decays all.
         nesterov: look one step ahead (NAdam's mean).
 
     Returns:
@@ -78,8 +81,8 @@ def adamw(
         EmptyState(), or {count} for schedules; the second is a MaskedState around it under a mask.
 
     Raises:
-        ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update, if
-            params is missing.
+        ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update,
+            if params is missing.
 
     Example:
         The first step has length learning_rate, whatever the gradient's; decay adds 0.1 * 0.01 * 2.
@@ -90,11 +93,12 @@ def adamw(
         >>> updates
         tensor([-0.1020])
 
-    Edge cases: bfloat16 params store nu in bfloat16, whose half step (at least 0.2%) is more than the 0.1% by which
-    b2 = 0.999 lets it decay: it never does, as in optax. Keep float32 params, and cast them where they are used.
+    Edge cases: bfloat16 params store nu in bfloat16, whose half step (at least 0.2%) is more than the 0.1% by
+    which b2 = 0.999 lets it decay: it never does, as in optax. Keep float32 params, and cast them where they
+    are used.
 
-    Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning rate, as in
-    optax and torch, and not by the schedule alone.
+    Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning
+    rate, as in optax and torch, and not by the schedule alone.
     """
     check_not_negative("adamw", optional=True, learning_rate=learning_rate)
     return chain(
@@ -200,8 +204,8 @@ def adam_update(
         extra: not used.
 
     Returns:
-        (updates, state): updates of the widest dtype among g, mu and nu, with the sign of the gradient (uphill); the
-        state's dtypes are kept.
+        (updates, state): updates of the widest dtype among g, mu and nu, with the sign of the gradient
+        (uphill); the state's dtypes are kept.
 
     Steps:
         1. Count, and the three corrections, once for all leaves.

@@ -22,8 +22,8 @@ EXEMPT = ("norm", "bias", "embed", "head")
 class MuonDimensionNumbers(NamedTuple):
     """Which axes of a weight are inputs and which outputs; the others are a batch of matrices.
 
-    The default is this project's (and torch's) layout [O, I]. optax's default is its transpose, reduction_axis=0 and
-    output_axis=1: give it these numbers to get the same updates there.
+    The default is this project's (and torch's) layout [O, I]. optax's default is its transpose,
+    reduction_axis=0 and output_axis=1: give it these numbers to get the same updates there.
     """
 
     reduction_axis: int | Sequence[int] = 1  # summed over in a product: the inputs
@@ -31,20 +31,24 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 Dimensions = MuonDimensionNumbers | Tree | Callable[[Tree], Tree]
-"""MuonDimensionNumbers for all leaves, a tree of them (None: no matrix), or a function from params to such a tree."""
+"""MuonDimensionNumbers for all leaves, a tree of them (None: no matrix), or a function from params to such a
+tree."""
 
 
 def hidden_matrices(params: Tree) -> Tree:
     """Gives Muon the matrices inside the layers, and Adam embeddings, the head, norms and biases.
 
-    Rows of an embedding are looked up one by one, not multiplied, and the head is its mirror: both do better with Adam.
+    Rows of an embedding are looked up one by one, not multiplied, and the head is its mirror: both do better
+    with Adam.
 
     Args:
         params: a tree; its paths and numbers of axes are read.
 
     Returns:
-        A tree like `params`: MuonDimensionNumbers() for a leaf of two axes whose path has none of "norm", "bias",
-        "embed" and "head"; None for the others. Pass it as `muon(..., muon_weight_dimension_numbers=hidden_matrices)`.
+        A tree like `params`: MuonDimensionNumbers() for a leaf of two axes whose path has none of "norm",
+            "bias",
+        "embed" and "head"; None for the others. Pass it as `muon(...,
+        muon_weight_dimension_numbers=hidden_matrices)`.
 
     Example:
         >>> matrix = torch.zeros(2, 2)
@@ -71,18 +75,23 @@ def resolve(dimensions: Dimensions, like: Tree) -> list[MuonDimensionNumbers | N
     return _spread(dimensions(like) if callable(dimensions) else dimensions, like)
 
 
-def input_and_output(x: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def input_and_output(
+    x: Tensor, numbers: MuonDimensionNumbers | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Returns the input axes and the output axes of a weight, counted from 0.
 
     Raises:
-        ValueError: if the weight has fewer than two axes or no numbers, or if an axis is both input and output.
+        ValueError: if the weight has fewer than two axes or no numbers, or if an axis is both input and
+            output.
     """
     if numbers is None or x.ndim < 2:
         raise ValueError(
             f"muon: a matrix is needed, got a leaf of shape {tuple(x.shape)} with dimension numbers {numbers}; "
             "use muon(...), which gives other leaves to Adam, or name the axes in muon_weight_dimension_numbers"
         )
-    inputs, outputs = (tuple(i % x.ndim for i in ((axis,) if isinstance(axis, int) else axis)) for axis in numbers)
+    inputs, outputs = (
+        tuple(i % x.ndim for i in ((axis,) if isinstance(axis, int) else axis)) for axis in numbers
+    )
     if set(inputs) & set(outputs):
         raise ValueError(f"muon: input and output axes must differ, got {numbers} for shape {tuple(x.shape)}")
     return inputs, outputs

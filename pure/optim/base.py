@@ -6,22 +6,22 @@ A `GradientTransformation` (pure/types.py) is optax's pair of functions:
     updates, state = update(updates, state, params, **extra)
     params = apply_updates(params, updates)
 
-Updates are *added*, so a descent direction carries its minus sign. Everything is pure and made of `torch.where`,
-never of `if`: it compiles as one graph and runs under `vmap`. States have optax's class names, field names and leaf
-order.
+Updates are *added*, so a descent direction carries its minus sign. Everything is pure and made of
+`torch.where`, never of `if`: it compiles as one graph and runs under `vmap`. States have optax's class names,
+field names and leaf order.
 
-**Leaf by leaf.** Given `extra`, a transformation acts on each leaf alone: updating a sub-tree (with the sub-trees of
-its state; missing leaves are `None`) gives that part of the whole update, so that a step may compile the update of
-one layer and use it for all (`is_leafwise` tells for which this holds). What needs the whole tree comes in `extra`,
-computed once by whoever has the tree:
+**Leaf by leaf.** Given `extra`, a transformation acts on each leaf alone: updating a sub-tree (with the
+sub-trees of its state; missing leaves are `None`) gives that part of the whole update, so that a step may
+compile the update of one layer and use it for all (`is_leafwise` tells for which this holds). What needs the
+whole tree comes in `extra`, computed once by whoever has the tree:
 
     grad_norm  [] float32, the global norm of the gradients, for `clip_by_global_norm`
     finite     [] bool, whether all gradients are finite, for `apply_if_finite`
     value      [] float, the loss, for `reduce_on_plateau`
 
-**In the open.** `init` and `update` are `functools.partial`s of module-level functions with every argument bound by
-name, so that a fingerprint of a run can walk them. A name in `extra` must therefore not be that of a bound argument
-(b1, mask, ...).
+**In the open.** `init` and `update` are `functools.partial`s of module-level functions with every argument
+bound by name, so that a fingerprint of a run can walk them. A name in `extra` must therefore not be that of a
+bound argument (b1, mask, ...).
 
 **Narrow numbers.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
 
@@ -146,8 +146,8 @@ def chain_update(
 
     Steps:
         1. Update by each link in turn.
-        2. Once a link has changed the updates, `grad_norm` is no longer their norm, and is not handed on. (A later
-           clip_by_global_norm then takes the norm of what it is given, as in optax.)
+        2. Once a link has changed the updates, `grad_norm` is no longer their norm, and is not handed on. (A
+           later clip_by_global_norm then takes the norm of what it is given, as in optax.)
     """
     if len(state) != len(transforms):
         raise ValueError(
@@ -167,7 +167,8 @@ def chain_update(
 
 
 def _same_leaves(first: Tree, second: Tree) -> bool:
-    """Whether a link handed on the very tensors it was given. (Dynamo of torch 2.11 cannot compare dicts by `is`.)"""
+    """Whether a link handed on the very tensors it was given. (Dynamo of torch 2.11 cannot compare dicts by
+    `is`.)"""
     left, right = tree.leaves(first), tree.leaves(second)
     return len(left) == len(right) and all(x is y for x, y in zip(left, right, strict=True))
 
@@ -187,7 +188,8 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tree) -> tuple[Tree, ...]:
-    """Applies a function that returns a tuple leaf by leaf, and returns a tuple of trees rather than a tree of tuples.
+    """Applies a function that returns a tuple leaf by leaf, and returns a tuple of trees rather than a tree
+    of tuples.
 
     Args:
         width: length of the tuples, told so that a tree without leaves gives as many.
@@ -204,7 +206,8 @@ def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tr
 
 
 def zero_count(params: Tree) -> Tensor:
-    """Starts a counter: [] int32 zero, on the device of the first parameter (the default device if there is none)."""
+    """Starts a counter: [] int32 zero, on the device of the first parameter (the default device if there is
+    none)."""
     values = tree.leaves(params)
     return torch.zeros((), dtype=torch.int32, device=values[0].device if values else None)
 
@@ -222,8 +225,8 @@ def increment(count: Tensor) -> Tensor:
 def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Returns how much of a mean that started from zero has been filled: 1 - decay^count, [] of `dtype`.
 
-    An average m ← decay m + (1 - decay) g that starts at 0 is too small at first, by just this factor; dividing by it
-    makes the first mean equal to the first value.
+    An average m ← decay m + (1 - decay) g that starts at 0 is too small at first, by just this factor;
+    dividing by it makes the first mean equal to the first value.
 
     Args:
         decay: in [0, 1).
@@ -241,12 +244,12 @@ def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.flo
 
 
 def store_once(scalar: Tensor) -> Tensor:
-    """Returns a 0-d tensor unchanged, so that a compiled kernel reads it instead of computing it again for every
-    element.
+    """Returns a 0-d tensor unchanged, so that a compiled kernel reads it instead of computing it again for
+    every element.
 
-    A compiler that fuses everything moves `1 - b1 ** count` into the loop over a matrix, where the power costs more
-    than all the rest (measured on a CPU: AdamW twice as slow). A strided view needs memory to look at, and so stops
-    the fusion.
+    A compiler that fuses everything moves `1 - b1 ** count` into the loop over a matrix, where the power
+    costs more than all the rest (measured on a CPU: AdamW twice as slow). A strided view needs memory to look
+    at, and so stops the fusion.
     """
     return torch.as_strided(scalar, scalar.shape, scalar.stride())
 
@@ -257,5 +260,6 @@ def wide(x: Tensor) -> Tensor:
 
 
 def widest(updates: Tree) -> torch.dtype:
-    """Returns the dtype in which numbers shared by all leaves are computed: float64 if a leaf is, float32 otherwise."""
+    """Returns the dtype in which numbers shared by all leaves are computed: float64 if a leaf is, float32
+    otherwise."""
     return torch.float64 if any(x.dtype == torch.float64 for x in tree.leaves(updates)) else torch.float32

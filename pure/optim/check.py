@@ -67,8 +67,12 @@ def _is_number(who: str, name: str, value: Any) -> bool:
     """True for a plain number, False for a [] tensor; everything else is refused."""
     if isinstance(value, Tensor):
         if value.ndim:
-            raise ValueError(f"{who}: {name} must be one number or a [] tensor, got shape {list(value.shape)}")
+            raise ValueError(
+                f"{who}: {name} must be one number or a [] tensor, got shape {list(value.shape)}"
+            )
         return False
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{who}: {name} must be a number or a [] tensor, got {type(value).__name__} {value!r}")
+        raise TypeError(
+            f"{who}: {name} must be a number or a [] tensor, got {type(value).__name__} {value!r}"
+        )
     return True

@@ -18,7 +18,8 @@ from pure.types import GradientTransformation, Tree
 
 
 def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
-    """Shortens the gradient, taken as one long vector, to length `max_norm` if it is longer; its direction stays.
+    """Shortens the gradient, taken as one long vector, to length `max_norm` if it is longer; its direction
+    stays.
 
     One bad batch then costs at most one step of ordinary length.
 
@@ -50,22 +51,22 @@ def clip_by_global_norm_update(
 ) -> tuple[Tree, EmptyState]:
     """Multiplies by max_norm / norm where the norm is at least `max_norm`, else by 1.
 
-    optax divides every element by the norm; one factor for all differs by a last bit, and saves a tenth of the time of
-    a compiled AdamW.
+    optax divides every element by the norm; one factor for all differs by a last bit, and saves a tenth of
+    the time of a compiled AdamW.
 
     Args:
         updates: tree of gradients.
         state: EmptyState().
         params: not used.
         max_norm: as in `clip_by_global_norm`.
-        extra: `grad_norm` [] float32, if given, is taken for the norm: `updates` may then be a part of the tree. (A
-            chain hands it on only as long as nothing before has changed the updates.)
+        extra: `grad_norm` [] float32, if given, is taken for the norm: `updates` may then be a part of the
+            tree. (A chain hands it on only as long as nothing before has changed the updates.)
 
     Returns:
         (updates, state).
 
-    Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN: test for
-    finiteness first (`apply_if_finite`).
+    Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN: test
+    for finiteness first (`apply_if_finite`).
     """
     del params
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
@@ -99,5 +100,7 @@ def clip_update(
     """Clips every coordinate; NaN stays NaN."""
     del params, extra
     if isinstance(max_delta, Tensor):
-        return tree.map(lambda g: torch.maximum(torch.minimum(g, max_delta), -max_delta).to(g.dtype), updates), state
+        return tree.map(
+            lambda g: torch.maximum(torch.minimum(g, max_delta), -max_delta).to(g.dtype), updates
+        ), state
     return tree.map(lambda g: g.clamp(-max_delta, max_delta), updates), state

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import Scalar, bias_correction, increment, map_unzip, store_once, wide, widest, zero_count
+from pure.optim.base import (
+    Scalar,
+    bias_correction,
+    increment,
+    map_unzip,
+    store_once,
+    wide,
+    widest,
+    zero_count,
+)
 from pure.optim.check import check_dtype, check_fraction
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Tree
@@ -25,7 +34,9 @@ class EmaState(NamedTuple):
     ema: Tree  # like the params
 
 
-def ema(decay: Scalar, debias: bool = True, accumulator_dtype: torch.dtype | None = None) -> GradientTransformation:
+def ema(
+    decay: Scalar, debias: bool = True, accumulator_dtype: torch.dtype | None = None
+) -> GradientTransformation:
     """Replaces updates by their moving average. Given parameters instead of updates, it averages those.
 
         ema ← (1 - decay) x + decay ema;   out = ema / (1 - decay^count)  if debias, else ema
@@ -52,7 +63,8 @@ def ema(decay: Scalar, debias: bool = True, accumulator_dtype: torch.dtype | Non
     check_fraction("ema", decay=decay)
     check_dtype("ema", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
-        partial(ema_init, accumulator_dtype=accumulator_dtype), partial(ema_update, decay=decay, debias=debias)
+        partial(ema_init, accumulator_dtype=accumulator_dtype),
+        partial(ema_update, decay=decay, debias=debias),
     )
 
 
@@ -89,11 +101,12 @@ def ema_update(
 
 
 def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
-    """Says how much an average of parameters keeps of itself at each update: little at first, in the end `decay`.
+    """Says how much an average of parameters keeps of itself at each update: little at first, in the end
+    `decay`.
 
-    An average with decay 0.999 that starts from the initial parameters still consists of them, by 98%, after 20
-    updates. With this warm-up it reaches back over about a tenth of the updates so far, until that is as long as
-    1 / (1 - decay); a short run then ends with an average of its last parameters.
+    An average with decay 0.999 that starts from the initial parameters still consists of them, by 98%, after
+    20 updates. With this warm-up it reaches back over about a tenth of the updates so far, until that is as
+    long as 1 / (1 - decay); a short run then ends with an average of its last parameters.
 
         decay_t = min(decay, (1 + t) / (10 + t))
 
@@ -118,8 +131,8 @@ def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
 def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) -> Tree:
     """Moves an average of parameters a little towards new ones: step_size new + (1 - step_size) old.
 
-    The average of the last thousand parameters is often better than the last ones, which carry the noise of the last
-    batches. Start it from a clone of the parameters, never from the same tensors.
+    The average of the last thousand parameters is often better than the last ones, which carry the noise of
+    the last batches. Start it from a clone of the parameters, never from the same tensors.
 
     Args:
         new_tensors: tree, the parameters now.
@@ -138,5 +151,7 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) 
     """
     same_shapes(old_tensors, new_tensors)
     return tree.map(
-        lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype), new_tensors, old_tensors
+        lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype),
+        new_tensors,
+        old_tensors,
     )

@@ -33,6 +33,8 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
     return GradientTransformation(transform.init, partial(_without_extra, transform.update))
 
 
-def _without_extra(update: Callable, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any) -> Any:
+def _without_extra(
+    update: Callable, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
+) -> Any:
     """Calls an update that takes none."""
     return update(updates, state, params)

@@ -26,12 +26,13 @@ class ApplyIfFiniteState(NamedTuple):
 
 
 def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) -> GradientTransformation:
-    """Lets `inner` act only on finite updates; others give zero updates and leave its state, its count too, as it was.
+    """Lets `inner` act only on finite updates; others give zero updates and leave its state, its count too,
+    as it was.
 
     Args:
         inner: the transformation to protect.
-        max_consecutive_errors: after more than so many in a row the update is applied, finite or not, so that a run
-            that is beyond help fails in the open; >= 0.
+        max_consecutive_errors: after more than so many in a row the update is applied, finite or not, so that
+            a run that is beyond help fails in the open; >= 0.
 
     Returns:
         GradientTransformation with state ApplyIfFiniteState.
@@ -84,8 +85,8 @@ def finite_update(
         state: ApplyIfFiniteState.
         params: handed to `inner`.
         inner, max_consecutive_errors: as in `apply_if_finite`.
-        extra: `finite` [] bool, if given, is taken for the answer: `updates` may then be a part of the tree. All is
-            handed to `inner`.
+        extra: `finite` [] bool, if given, is taken for the answer: `updates` may then be a part of the tree.
+            All is handed to `inner`.
 
     Returns:
         (updates, state).
@@ -104,7 +105,9 @@ def finite_update(
     # 3. One of two.
     new, inner_state = inner.update(updates, state.inner_state, params, **extra)
     kept = tree.map(lambda u: torch.where(apply, u, 0), new)
-    return kept, ApplyIfFiniteState(in_a_row, finite, total, tree.where(apply, inner_state, state.inner_state))
+    return kept, ApplyIfFiniteState(
+        in_a_row, finite, total, tree.where(apply, inner_state, state.inner_state)
+    )
 
 
 def all_finite(updates: Tree) -> Tensor:

@@ -1,4 +1,5 @@
-"""Hyperparameters in the state: numbers that can be read, logged, saved, changed and vmapped while a run goes on.
+"""Hyperparameters in the state: numbers that can be read, logged, saved, changed and vmapped while a run goes
+on.
 
 Shape letters: none.
 """
@@ -40,17 +41,19 @@ def inject_hyperparams(
 ) -> Callable[..., GradientTransformation]:
     """Turns a builder into one whose numeric arguments live in the optimizer's state.
 
-    A population can then have a learning rate per member, a log can show the schedule's value, and a run can be given
-    another rate without being built anew: state._replace(hyperparams={**state.hyperparams, "learning_rate":
-    torch.tensor(1e-4)}).
+    A population can then have a learning rate per member, a log can show the schedule's value, and a run can
+    be given another rate without being built anew: state._replace(hyperparams={**state.hyperparams,
+    "learning_rate": torch.tensor(1e-4)}).
 
     Args:
         inner_factory: a builder, such as `adamw`.
-        static_args: names of arguments that stay as they are. Bools, None, dtypes and masks do so without being named.
+        static_args: names of arguments that stay as they are. Bools, None, dtypes and masks do so without
+            being named.
         hyperparam_dtype: dtype of the numbers; None takes the widest of the params, at least float32.
 
     Returns:
-        A builder with the same arguments: ints, floats and tensors become hyperparams, functions (but for masks) are
+        A builder with the same arguments: ints, floats and tensors become hyperparams, functions (but for
+            masks) are
         schedules of the count.
 
     Edge cases: numbers in the state are not checked; values such as b1 = 1 are yours to avoid.
@@ -66,8 +69,8 @@ def inject_hyperparams(
         >>> opt.update(torch.tensor(1.0), state, torch.tensor(0.0))[0]
         tensor(-2.)
 
-    Source: optax.inject_hyperparams. Differs from it: a mask given as a function is not taken for a schedule, and
-    half-precision params do not narrow the numbers (b2 = 0.999 is 1 in bfloat16).
+    Source: optax.inject_hyperparams. Differs from it: a mask given as a function is not taken for a schedule,
+    and half-precision params do not narrow the numbers (b2 = 0.999 is 1 in bfloat16).
     """
     static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
     names = inspect.signature(inner_factory).parameters
@@ -77,7 +80,9 @@ def inject_hyperparams(
             f"inject_hyperparams: static_args {', '.join(unknown)} are no arguments of the builder; "
             f"it has {', '.join(names)}"
         )
-    return partial(build_injected, inner_factory=inner_factory, static_args=static, hyperparam_dtype=hyperparam_dtype)
+    return partial(
+        build_injected, inner_factory=inner_factory, static_args=static, hyperparam_dtype=hyperparam_dtype
+    )
 
 
 def build_injected(
@@ -123,7 +128,9 @@ def build_injected(
         "schedules": schedules,
         "dtype": hyperparam_dtype,
     }
-    return GradientTransformation(partial(inject_init, numbers=numbers, **settings), partial(inject_update, **settings))
+    return GradientTransformation(
+        partial(inject_init, numbers=numbers, **settings), partial(inject_update, **settings)
+    )
 
 
 def inject_init(
@@ -140,7 +147,8 @@ def inject_init(
     Args:
         params: tree of parameters.
         factory: the builder.
-        numbers, schedules, rest: its arguments that become hyperparams, that are functions of the count, and others.
+        numbers, schedules, rest: its arguments that become hyperparams, that are functions of the count, and
+            others.
         dtype: as `hyperparam_dtype` in `inject_hyperparams`.
 
     Returns:
@@ -200,8 +208,8 @@ def _dtype(params: Tree, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _number(value: float | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A number -> [] of `dtype` in storage of its own, on the device of `like`; ints become int32, tensors keep their
-    dtype."""
+    """A number -> [] of `dtype` in storage of its own, on the device of `like`; ints become int32, tensors
+    keep their dtype."""
     if isinstance(value, Tensor):
         return value.clone()
     return torch.tensor(value, dtype=torch.int32 if isinstance(value, int) else dtype, device=like.device)

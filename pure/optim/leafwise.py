@@ -16,14 +16,16 @@ from pure.types import GradientTransformation
 
 
 def is_leafwise(transform: GradientTransformation) -> bool:
-    """Says whether updating a part of the tree gives that part of the whole update, given what base.py calls `extra`.
+    """Says whether updating a part of the tree gives that part of the whole update, given what base.py calls
+    `extra`.
 
     Args:
         transform: any transformation. Ones that are not from here count as not leafwise, for nobody can know.
 
     Returns:
-        False for a clip_by_global_norm that does not see the raw gradients (behind another link, or under a mask),
-        for masks that are trees or foreign functions, or tell layers apart by number; True for all else here.
+        False for a clip_by_global_norm that does not see the raw gradients (behind another link, or under a
+        mask), for masks that are trees or foreign functions, or tell layers apart by number; True for all
+        else here.
 
     Example:
         >>> from pure.optim.adamw import adamw, scale_by_adam

@@ -41,8 +41,8 @@ def lion(
 ) -> GradientTransformation:
     """Builds Lion: the sign of a mean of gradients, with decoupled weight decay.
 
-    One moment instead of Adam's two. As every coordinate moves by the whole learning rate, that is taken 3 to 10
-    times smaller than for AdamW, and the decay as much larger.
+    One moment instead of Adam's two. As every coordinate moves by the whole learning rate, that is taken 3 to
+    10 times smaller than for AdamW, and the decay as much larger.
 
         u = -learning_rate (sign((1 - b1) g + b1 mu) + weight_decay p)
 
@@ -58,8 +58,8 @@ def lion(
         GradientTransformation with state (ScaleByLionState, decay's state, rate's state).
 
     Raises:
-        ValueError: for b1 or b2 outside [0, 1), negative learning_rate or weight_decay; at the update, if params is
-            missing.
+        ValueError: for b1 or b2 outside [0, 1), negative learning_rate or weight_decay; at the update, if
+            params is missing.
 
     Example:
         >>> opt = lion(0.1, weight_decay=0.25)
@@ -71,7 +71,9 @@ def lion(
     """
     check_not_negative("lion", optional=True, learning_rate=learning_rate)
     return chain(
-        scale_by_lion(b1, b2, mu_dtype), add_decayed_weights(weight_decay, mask), scale_by_learning_rate(learning_rate)
+        scale_by_lion(b1, b2, mu_dtype),
+        add_decayed_weights(weight_decay, mask),
+        scale_by_learning_rate(learning_rate),
     )
 
 

@@ -1,8 +1,8 @@
 """Transformations for a part of the tree: masks, and ready masks by path.
 
-A mask is a tree of bools like the params, or a prefix of it (one bool for a whole sub-tree), or a function from
-params to such a tree. Masked-out places hold `MaskedNode()`, an empty node, so that no memory is spent on their
-state.
+A mask is a tree of bools like the params, or a prefix of it (one bool for a whole sub-tree), or a function
+from params to such a tree. Masked-out places hold `MaskedNode()`, an empty node, so that no memory is spent
+on their state.
 
 Prefer functions: they go by the names of leaves, hence also fit a single layer, `{"layers": [layer]}`.
 """
@@ -35,14 +35,15 @@ class MaskedState(NamedTuple):
 
 
 def decay_mask(params: Tree) -> Tree:
-    """Says which leaves should decay: all but norms, biases and embeddings. Pass it as `adamw(..., mask=decay_mask)`.
+    """Says which leaves should decay: all but norms, biases and embeddings. Pass it as `adamw(...,
+    mask=decay_mask)`.
 
-    Gains and biases are few, and pulling them to zero only takes away what the layer learned of its scale; rows of an
-    embedding that a batch does not use would shrink without any gradient to answer.
+    Gains and biases are few, and pulling them to zero only takes away what the layer learned of its scale;
+    rows of an embedding that a batch does not use would shrink without any gradient to answer.
 
     Args:
-        params: a tree; only its paths are read. A leaf is exempt if "norm", "bias" or "embed" occurs anywhere in its
-            path.
+        params: a tree; only its paths are read. A leaf is exempt if "norm", "bias" or "embed" occurs anywhere
+            in its path.
 
     Returns:
         A tree of bools like `params`, True where it decays.
@@ -59,7 +60,8 @@ def path_mask(*include: str, exclude: tuple[str, ...] = ()) -> Callable[[Tree], 
 
     Args:
         include: pieces of paths; none means every leaf. A path is written with a slash before and behind,
-            "/layers/0/attention/q/", so "norm" finds "attention_norm" too, and "/layers/1/" does not find layer 10.
+            "/layers/0/attention/q/", so "norm" finds "attention_norm" too, and "/layers/1/" does not find
+            layer 10.
         exclude: pieces of paths to leave out.
 
     Returns:
@@ -94,18 +96,20 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """Applies `inner` to the leaves that the mask keeps, and passes the others through unchanged.
 
     Args:
-        inner: the transformation; it sees empty nodes in the other places, in updates, state and params alike.
-        mask: a tree of bools, a prefix of one, or a function from params (and updates, and parts of them) to one.
+        inner: the transformation; it sees empty nodes in the other places, in updates, state and params
+            alike.
+        mask: a tree of bools, a prefix of one, or a function from params (and updates, and parts of them) to
+            one.
 
     Returns:
         GradientTransformation with state MaskedState(inner_state).
 
-    Edge cases: a mask that keeps nothing leaves all updates as they are. `grad_norm` is not handed to `inner`: it is
-    not the norm of a part.
+    Edge cases: a mask that keeps nothing leaves all updates as they are. `grad_norm` is not handed to
+    `inner`: it is not the norm of a part.
 
     Raises:
-        ValueError: if the mask names a place that the params do not have, or the other way round; if a piece of a
-            path_mask occurs in no path (at init).
+        ValueError: if the mask names a place that the params do not have, or the other way round; if a piece
+            of a path_mask occurs in no path (at init).
         TypeError: if a leaf of the mask is not a bool.
 
     Example:
@@ -150,8 +154,8 @@ def masked_update(
 
     Steps:
         1. The mask of these updates.
-        2. `inner`, with `None` for all that is masked out or missing. (So a part of the tree fits its part of the
-           state.)
+        2. `inner`, with `None` for all that is masked out or missing. (So a part of the tree fits its part of
+           the state.)
         3. Put together what came out and what was passed over, in updates and in the state.
     """
     # 1. Flags.
@@ -173,7 +177,8 @@ def _flags(mask: Mask, like: Tree) -> Tree:
 
 
 def _choose(flags: Tree, yes: Tree, no: Tree) -> Tree:
-    """`yes` where the flags are True, `no` elsewhere; None or a MaskedNode for `no` stands for all below it."""
+    """`yes` where the flags are True, `no` elsewhere; None or a MaskedNode for `no` stands for all below
+    it."""
     if isinstance(flags, bool):
         return yes if flags else no
     if yes is None or isinstance(yes, MaskedNode):
@@ -216,7 +221,13 @@ def _check_fits(flags: Tree, node: Tree, path: str) -> None:
     here = path or "the root"
     if not isinstance(node, CONTAINERS):
         raise TypeError(f"masked: the mask must hold bools, got {flags!r} at {here}")
-    has = set(flags) if isinstance(flags, dict) else set(range(len(flags))) if isinstance(flags, CONTAINERS) else None
+    has = (
+        set(flags)
+        if isinstance(flags, dict)
+        else set(range(len(flags)))
+        if isinstance(flags, CONTAINERS)
+        else None
+    )
     wants = set(node) if isinstance(node, dict) else set(range(len(node)))
     if has is None:
         raise TypeError(f"masked: the mask must hold bools, got {flags!r} at {here}")

@@ -1,9 +1,11 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied, so that all directions of a layer move alike.
+"""Muon: momentum whose matrix is made orthogonal before it is applied, so that all directions of a layer move
+alike.
 
 Shape letters: O outputs, I inputs of a matrix [O, I]; N matrices in a batch.
 
-Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; Bernstein and Newhouse, "Old Optimizer, New
-Norm", 2024; Liu and others, "Muon is Scalable for LLM Training", 2025 (consistent_rms, weight decay).
+Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; Bernstein and Newhouse, "Old
+Optimizer, New Norm", 2024; Liu and others, "Muon is Scalable for LLM Training", 2025 (consistent_rms, weight
+decay).
 """
 
 from __future__ import annotations
@@ -17,7 +19,16 @@ from torch import Tensor
 from pure import tree
 from pure.optim.adamw import adamw
 from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, resolve
-from pure.optim.base import Scalar, ScalarOrSchedule, bias_correction, chain, increment, wide, widest, zero_count
+from pure.optim.base import (
+    Scalar,
+    ScalarOrSchedule,
+    bias_correction,
+    chain,
+    increment,
+    wide,
+    widest,
+    zero_count,
+)
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
@@ -61,7 +72,8 @@ def muon(
 ) -> GradientTransformation:
     """Builds Muon for matrices and AdamW for everything else.
 
-    The gradients of a matrix mostly share a few directions; a step along them all alike learns the rare ones too.
+    The gradients of a matrix mostly share a few directions; a step along them all alike learns the rare ones
+    too.
 
     Args:
         learning_rate: >= 0; about 0.02 with the default scaling, that of AdamW with consistent_rms=0.2.
@@ -73,17 +85,21 @@ def muon(
         mu_dtype: storage of the means; None stores them like the params.
         nesterov: look one step ahead, in Adam too.
         adaptive: multiply by the dual norm of the momentum (then large gradients make large steps).
-        preconditioning: how to bring the singular values below 1 first: "frobenius", "spectral", "aol" or "schatten".
-        adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is `learning_rate`
+        preconditioning: how to bring the singular values below 1 first: "frobenius", "spectral", "aol" or
+            "schatten".
+        adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is
+        `learning_rate`
             if None.
-        muon_weight_dimension_numbers: which leaves are Muon's, and their axes: MuonDimensionNumbers where they are
-            and None where they are Adam's, as a tree like the params (or a prefix), or a function from params to one,
-            such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
+        muon_weight_dimension_numbers: which leaves are Muon's, and their axes: MuonDimensionNumbers where
+            they are and None where they are Adam's, as a tree like the params (or a prefix), or a function
+            from params to one, such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
         consistent_rms: scale updates to this root mean square instead (0.2 fits AdamW's rates).
-        ns_dtype: of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients, as in optax.
+        ns_dtype: of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients, as in
+            optax.
 
     Returns:
-        GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(), decay's,
+        GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(),
+        decay's,
         rate's)), "adam": MaskedState(adamw's)}).
 
     Raises:
@@ -98,7 +114,8 @@ def muon(
         >>> [round(x, 3) for x in updates["w"].diag().tolist()]
         [-0.075, -0.113]
 
-    Source: Jordan 2024. Differs from optax.contrib.muon: the default axes are [O, I] (see MuonDimensionNumbers).
+    Source: Jordan 2024. Differs from optax.contrib.muon: the default axes are [O, I] (see
+    MuonDimensionNumbers).
     """
     check_not_negative("muon", optional=True, learning_rate=learning_rate)
     dims = MuonDimensionNumbers() if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
@@ -129,7 +146,8 @@ def muon(
 
 
 def muon_labels(params: Tree, *, dimensions: Dimensions | None) -> Tree:
-    """Labels each leaf "muon" or "adam": by its dimension numbers, or by having two axes if there are none."""
+    """Labels each leaf "muon" or "adam": by its dimension numbers, or by having two axes if there are
+    none."""
     values, spec = tree.flatten(params)
     if dimensions is None:
         return tree.unflatten(spec, ["muon" if x.ndim == 2 else "adam" for x in values])
@@ -167,7 +185,9 @@ def scale_by_muon(
     check_dtype("scale_by_muon", mu_dtype=mu_dtype)
     check_dtype("scale_by_muon", ns_dtype=ns_dtype)
     if preconditioning not in PRECONDITIONINGS:
-        raise ValueError(f"muon: preconditioning must be one of {', '.join(PRECONDITIONINGS)}, got {preconditioning!r}")
+        raise ValueError(
+            f"muon: preconditioning must be one of {', '.join(PRECONDITIONINGS)}, got {preconditioning!r}"
+        )
     return GradientTransformation(
         partial(muon_init, ns_coeffs=coefficients(ns_coeffs, ns_steps), mu_dtype=mu_dtype),
         partial(
@@ -178,7 +198,9 @@ def scale_by_muon(
             nesterov=nesterov,
             adaptive=adaptive,
             preconditioning=preconditioning,
-            dimensions=MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers,
+            dimensions=MuonDimensionNumbers()
+            if weight_dimension_numbers is None
+            else weight_dimension_numbers,
             ns_dtype=ns_dtype,
         ),
     )
@@ -253,7 +275,10 @@ def muon_update(
             step = (mean * step).sum() * step
         return step.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
 
-    spec, columns = tree.structure(updates), (tree.leaves(updates), tree.leaves(state.mu), resolve(dimensions, updates))
+    spec, columns = (
+        tree.structure(updates),
+        (tree.leaves(updates), tree.leaves(state.mu), resolve(dimensions, updates)),
+    )
     rows = [leaf(*row) for row in zip(*columns, strict=True)]
     steps, mu = (tree.unflatten(spec, [row[i] for row in rows]) for i in range(2))
     return steps, MuonState(count=count, mu=mu, ns_coeffs=state.ns_coeffs)

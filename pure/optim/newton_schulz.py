@@ -2,8 +2,9 @@
 
 Shape letters: N matrices, R rows, C columns.
 
-Schulz, "Iterative Berechnung der reziproken Matrix", 1933; Jordan, "Muon: An optimizer for hidden layers in neural
-networks", 2024 (coefficients); Ahn and others, "Dion: Distributed Orthonormalized Updates", 2025 (others).
+Schulz, "Iterative Berechnung der reziproken Matrix", 1933; Jordan, "Muon: An optimizer for hidden layers in
+neural networks", 2024 (coefficients); Ahn and others, "Dion: Distributed Orthonormalized Updates", 2025
+(others).
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Brings the singular values of each matrix near 1, and leaves its singular vectors as they are (but for "aol").
+    """Brings the singular values of each matrix near 1, and leaves its singular vectors as they are (but for
+    "aol").
 
-    The standard coefficients raise small singular values as fast as possible: 5 steps bring what was above a hundredth
-    of the norm to about 0.7 to 1.2, and that is good enough.
+    The standard coefficients raise small singular values as fast as possible: 5 steps bring what was above a
+    hundredth of the norm to about 0.7 to 1.2, and that is good enough.
 
         X ← X / (‖X‖_F + eps);   then ns_steps times   A = X Xᵀ,  X ← a X + (b A + c A A) X
 
@@ -50,11 +52,12 @@ def orthogonalize(
         ns_coeffs: [3] or [n, 3], (a, b, c) of every step, or of n steps that differ.
         ns_steps: number of steps, for [3]; not read for [n, 3].
         eps: added to the norm, so that a matrix of zeros is not divided by 0.
-        preconditioning: what stands for the first line: "frobenius", "spectral" (the largest singular value), or a
-            scaling inside the first step, of X and of the A made from it: "aol" divides row i of X by √(Σ_j |A_ij|),
-            "schatten" divides X by √‖A‖_F; what is below 1e-8 under these roots counts as that.
-        dtype: of the products; None: that of x. The steps forgive errors, as the next one goes on from what is there:
-            torch.bfloat16 is several times faster and moves singular values by a hundredth.
+        preconditioning: what stands for the first line: "frobenius", "spectral" (the largest singular value),
+            or a scaling inside the first step, of X and of the A made from it: "aol" divides row i of X by
+            √(Σ_j |A_ij|), "schatten" divides X by √‖A‖_F; what is below 1e-8 under these roots counts as
+            that.
+        dtype: of the products; None: that of x. The steps forgive errors, as the next one goes on from what
+            is there: torch.bfloat16 is several times faster and moves singular values by a hundredth.
 
     Returns:
         [N, R, C], the dtype of x.
@@ -109,7 +112,9 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
     """
     if isinstance(ns_coeffs, str):
         if ns_coeffs not in PRESETS:
-            raise ValueError(f"muon: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {ns_coeffs!r}")
+            raise ValueError(
+                f"muon: ns_coeffs must be numbers or one of {', '.join(PRESETS)}, got {ns_coeffs!r}"
+            )
         ns_coeffs = PRESETS[ns_coeffs]
     if not isinstance(ns_steps, int) or ns_steps < 1:
         raise ValueError(f"muon: ns_steps must be an int >= 1, got {ns_steps!r}; 5 is usual")

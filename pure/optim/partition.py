@@ -50,7 +50,10 @@ def partition(
 
 
 def partition_init(
-    params: Tree, *, transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree]
+    params: Tree,
+    *,
+    transforms: dict[str, GradientTransformation],
+    param_labels: Tree | Callable[[Tree], Tree],
 ) -> PartitionState:
     """Starts each transformation on its group.
 
@@ -64,7 +67,9 @@ def partition_init(
             f"partition: no transformation for label {', '.join(map(repr, sorted(unknown)))}; there are "
             f"{', '.join(map(repr, transforms))}"
         )
-    return PartitionState({label: masked(t, _has_label(labels, label)).init(params) for label, t in transforms.items()})
+    return PartitionState(
+        {label: masked(t, _has_label(labels, label)).init(params) for label, t in transforms.items()}
+    )
 
 
 def partition_update(

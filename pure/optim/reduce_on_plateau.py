@@ -1,4 +1,5 @@
-"""Lowers the learning rate when the loss has stopped falling. It goes last in a chain, after the learning rate.
+"""Lowers the learning rate when the loss has stopped falling. It goes last in a chain, after the learning
+rate.
 
 Shape letters: none; one factor for all leaves.
 """
@@ -64,8 +65,8 @@ def reduce_on_plateau(
         >>> opt.update(g, state, value=torch.tensor(2.0))[0]
         tensor(0.5000)
 
-    Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16 params optax
-    keeps the best loss in bfloat16, whose steps are wider than rtol).
+    Source: optax.contrib.reduce_on_plateau. Differs from it: the state is float32 at least (with bfloat16
+    params optax keeps the best loss in bfloat16, whose steps are wider than rtol).
     """
     check_number("reduce_on_plateau", min_scale=min_scale)
     _check(factor, patience, rtol, atol, cooldown, accumulation_size)
@@ -135,7 +136,9 @@ def plateau_update(
     """
     del params, extra
     if value is None:
-        raise ValueError("reduce_on_plateau: the loss is needed: call update(grads, state, params, value=loss)")
+        raise ValueError(
+            "reduce_on_plateau: the loss is needed: call update(grads, state, params, value=loss)"
+        )
     # 1. The mean so far.
     count = increment(state.count)
     mean = (state.count * state.avg_value + value) / count
@@ -166,16 +169,26 @@ def _decide(
         scale=torch.where(cooling, state.scale, scale),
         best_value=torch.where(improved, state.avg_value, state.best_value),
         plateau_count=torch.where(cooling | reduce, 0, waited),
-        cooldown_count=torch.where(cooling, state.cooldown_count - 1, torch.where(reduce, cooldown, 0).to(torch.int32)),
+        cooldown_count=torch.where(
+            cooling, state.cooldown_count - 1, torch.where(reduce, cooldown, 0).to(torch.int32)
+        ),
         count=torch.zeros_like(state.count),
         avg_value=torch.zeros_like(state.avg_value),
     )
 
 
-def _check(factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int) -> None:
+def _check(
+    factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int
+) -> None:
     """Refuses arguments out of range."""
-    numbers = {"factor": factor, "patience": patience, "rtol": rtol, "atol": atol, "cooldown": cooldown,
-               "accumulation_size": accumulation_size}  # fmt: skip
+    numbers = {
+        "factor": factor,
+        "patience": patience,
+        "rtol": rtol,
+        "atol": atol,
+        "cooldown": cooldown,
+        "accumulation_size": accumulation_size,
+    }
     check_number("reduce_on_plateau", **numbers)
     for name, ok, want, got in (
         ("factor", 0 < factor < 1, "in (0, 1)", factor),

@@ -7,14 +7,16 @@ from pure.types import Tree
 
 
 def same_shapes(first: Tree, *rest: Tree) -> None:
-    """Refuses trees whose leaves differ in their shapes: a gradient [3, 1] of a parameter [3, 2] would be broadcast.
+    """Refuses trees whose leaves differ in their shapes: a gradient [3, 1] of a parameter [3, 2] would be
+    broadcast.
 
     Args:
         first: updates, or params.
         rest: what belongs to them: moments, params, updates.
 
     Raises:
-        ValueError: naming the leaf and the shapes. (Trees of another structure are `pure.tree.map`'s to refuse.)
+        ValueError: naming the leaf and the shapes. (Trees of another structure are `pure.tree.map`'s to
+            refuse.)
     """
     columns = [tree.leaves(one) for one in (first, *rest)]
     if any(len(column) != len(columns[0]) for column in columns):

@@ -110,7 +110,9 @@ def schedule_update(
     return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
 
 
-def scale_by_learning_rate(learning_rate: ScalarOrSchedule | None, *, flip_sign: bool = True) -> GradientTransformation:
+def scale_by_learning_rate(
+    learning_rate: ScalarOrSchedule | None, *, flip_sign: bool = True
+) -> GradientTransformation:
     """Multiplies updates by minus the learning rate, so that adding them goes downhill.
 
     Args:
@@ -166,7 +168,8 @@ def learning_rate_update(
 
 
 def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
-    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule (and needs no count)."""
+    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule (and needs no
+    count)."""
     if count is None or not callable(value):
         return value  # type: ignore[return-value]
     now = value(count)

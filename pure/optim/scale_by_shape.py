@@ -1,9 +1,10 @@
-"""Scales the updates of matrices by their shapes: the part of Muon that makes one learning rate fit all layers.
+"""Scales the updates of matrices by their shapes: the part of Muon that makes one learning rate fit all
+layers.
 
 Shape letters: O outputs, I inputs of a matrix [O, I].
 
-Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024 (the default); Liu and others, "Muon is
-Scalable for LLM Training", 2025 (consistent_rms).
+Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024 (the default); Liu and others, "Muon
+is Scalable for LLM Training", 2025 (consistent_rms).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def scale_by_shape(
         ValueError: if consistent_rms is negative; at the update, if a leaf is no matrix.
 
     Example:
-        An orthogonal matrix [4, 1] has columns of length 1; the factor √4 makes its outputs as large as for [1, 1].
+        An orthogonal matrix [4, 1] has columns of length 1; the factor √4 makes its outputs as large as for
+        [1, 1].
 
         >>> scale_by_shape().update(torch.ones(4, 1), EmptyState())[0][0]
         tensor([2.])

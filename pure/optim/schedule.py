@@ -1,11 +1,11 @@
 """Schedules: numbers that change during a run, as pure functions of the count of updates so far.
 
-A schedule takes count [] int32 (a Python int will do, to look at one or to plot it; so will a whole vector of counts)
-and returns [] float32. Every builder binds its arguments to a function below it, so that they stay in the open.
-Orders of operations are optax's. Numbers may be [] tensors too.
+A schedule takes count [] int32 (a Python int will do, to look at one or to plot it; so will a whole vector of
+counts) and returns [] float32. Every builder binds its arguments to a function below it, so that they stay in
+the open. Orders of operations are optax's. Numbers may be [] tensors too.
 
-Smith 2017 (warm-up and cycles); Loshchilov and Hutter, "SGDR", 2017 (cosine, restarts); Hu and others, "MiniCPM",
-2024 (WSD).
+Smith 2017 (warm-up and cycles); Loshchilov and Hutter, "SGDR", 2017 (cosine, restarts); Hu and others,
+"MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def _polynomial(
 def linear_schedule(
     init_value: Scalar, end_value: Scalar, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
-    """Goes in a straight line from `init_value` to `end_value`, then stays; `polynomial_schedule` with power 1.
+    """Goes in a straight line from `init_value` to `end_value`, then stays; `polynomial_schedule` with power
+    1.
 
     Example:
         >>> [round(linear_schedule(0.0, 1.0, 4)(count).item(), 2) for count in (0, 1, 4, 9)]
@@ -104,7 +105,8 @@ def cosine_decay_schedule(
 ) -> Schedule:
     """Falls along half a cosine: slowly, then fast, then slowly.
 
-        value = init_value ((1 - alpha) ((1 + cos(π min(count, decay_steps) / decay_steps)) / 2)^exponent + alpha)
+        value = init_value ((1 - alpha) ((1 + cos(π min(count, decay_steps) / decay_steps)) / 2)^exponent +
+        alpha)
 
     Args:
         init_value: value at count 0.
@@ -127,7 +129,9 @@ def cosine_decay_schedule(
     return partial(_cosine, init_value=init_value, decay_steps=decay_steps, alpha=alpha, exponent=exponent)
 
 
-def _cosine(count: Tensor | int, *, init_value: Scalar, decay_steps: int, alpha: Scalar, exponent: Scalar) -> Tensor:
+def _cosine(
+    count: Tensor | int, *, init_value: Scalar, decay_steps: int, alpha: Scalar, exponent: Scalar
+) -> Tensor:
     """Evaluates `cosine_decay_schedule` at `count`."""
     passed = as_count(count).to(torch.float32).clamp(max=decay_steps)
     fallen = 0.5 * (1 + torch.cos(math.pi * passed / decay_steps))
@@ -139,7 +143,8 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
     Args:
         schedules: n of them, n >= 1.
-        boundaries: n - 1 rising counts: schedule i + 1 takes over at boundaries[i], and sees count - boundaries[i].
+        boundaries: n - 1 rising counts: schedule i + 1 takes over at boundaries[i], and sees count -
+            boundaries[i].
 
     Raises:
         ValueError: if the numbers do not fit or the boundaries do not rise.
@@ -185,4 +190,6 @@ def check_steps(who: str, at_least: int = 1, **lengths: Any) -> None:
     for name, value in lengths.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             bound = "> 0" if at_least else ">= 0"
-            raise ValueError(f"{who}: {name} must be an int {bound} (counted in optimizer updates), got {value!r}")
+            raise ValueError(
+                f"{who}: {name} must be an int {bound} (counted in optimizer updates), got {value!r}"
+            )

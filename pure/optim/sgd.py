@@ -2,8 +2,8 @@
 
 Shape letters: none; elementwise on each leaf.
 
-Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak 1964 (momentum); Sutskever and others, "On the
-importance of initialization and momentum in deep learning", 2013 (Nesterov's form).
+Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak 1964 (momentum); Sutskever and others,
+"On the importance of initialization and momentum in deep learning", 2013 (Nesterov's form).
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def trace(
     check_fraction("trace", decay=decay)
     check_dtype("trace", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
-        partial(trace_init, accumulator_dtype=accumulator_dtype), partial(trace_update, decay=decay, nesterov=nesterov)
+        partial(trace_init, accumulator_dtype=accumulator_dtype),
+        partial(trace_update, decay=decay, nesterov=nesterov),
     )
 
 

@@ -1,7 +1,7 @@
 """Schedules that begin with a warm-up, put together from those of schedule.py.
 
-Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017 (cosine,
-restarts); Hu and others, "MiniCPM", 2024 (WSD).
+Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
+(cosine, restarts); Hu and others, "MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def warmup_constant_schedule(init_value: Scalar, peak_value: Scalar, warmup_step
         >>> [round(warmup_constant_schedule(0.0, 1.0, 4)(count).item(), 2) for count in (0, 2, 4, 9)]
         [0.0, 0.5, 1.0, 1.0]
     """
-    return _warm_up("warmup_constant_schedule", init_value, peak_value, warmup_steps, constant_schedule(peak_value))
+    return _warm_up(
+        "warmup_constant_schedule", init_value, peak_value, warmup_steps, constant_schedule(peak_value)
+    )
 
 
 def warmup_cosine_decay_schedule(
@@ -95,7 +97,11 @@ def warmup_linear_decay_schedule(
     who = "warmup_linear_decay_schedule"
     _check_longer(who, decay_steps, warmup_steps)
     return _warm_up(
-        who, init_value, peak_value, warmup_steps, linear_schedule(peak_value, end_value, decay_steps - warmup_steps)
+        who,
+        init_value,
+        peak_value,
+        warmup_steps,
+        linear_schedule(peak_value, end_value, decay_steps - warmup_steps),
     )
 
 
@@ -108,10 +114,11 @@ def wsd_schedule(
     end_value: Scalar = 0.0,
     shape: str = "linear",
 ) -> Schedule:
-    """Warm-up, stable, decay: a run can go on from the end of the plateau, as its length is not built into the curve.
+    """Warm-up, stable, decay: a run can go on from the end of the plateau, as its length is not built into
+    the curve.
 
-        value = peak_value + (end_value - peak_value) f(c / decay_steps),   c counted from the end of the plateau
-        f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
+        value = peak_value + (end_value - peak_value) f(c / decay_steps),   c counted from the end of the
+        plateau f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
 
     Args:
         init_value, peak_value, end_value: at the start, on the plateau, at the end.
@@ -126,8 +133,8 @@ def wsd_schedule(
         >>> [round(wsd_schedule(0.0, 1.0, 2, 4, 4)(count).item(), 4) for count in (0, 1, 2, 6, 7, 10)]
         [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
 
-    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and Compute-Optimal
-    Training Beyond Fixed Training Durations", 2024.
+    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and
+    Compute-Optimal Training Beyond Fixed Training Durations", 2024.
     """
     check_steps("wsd_schedule", at_least=0, stable_steps=stable_steps)
     check_steps("wsd_schedule", decay_steps=decay_steps)
@@ -138,7 +145,9 @@ def wsd_schedule(
     return _warm_up("wsd_schedule", init_value, peak_value, warmup_steps, rest)
 
 
-def _fall(count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str) -> Tensor:
+def _fall(
+    count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str
+) -> Tensor:
     """Evaluates the last part of `wsd_schedule`, `count` from its own start."""
     x = as_count(count).to(torch.float32).clamp(0, decay_steps) / decay_steps
     if shape == "cosine":
@@ -149,7 +158,8 @@ def _fall(count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_s
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
-    """Repeats warm-up and cosine decay: each restart shakes the weights out of the valley where they had settled.
+    """Repeats warm-up and cosine decay: each restart shakes the weights out of the valley where they had
+    settled.
 
     Args:
         cosine_kwargs: one dict of arguments of `warmup_cosine_decay_schedule` for each cycle, in order.

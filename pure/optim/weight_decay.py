@@ -26,19 +26,21 @@ class WeightDecaySchedule(NamedTuple):
     count: Tensor  # type: ignore[assignment]  # [] int32
 
 
-def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None) -> GradientTransformation:
+def add_decayed_weights(
+    weight_decay: ScalarOrSchedule = 0.0, mask: Mask | None = None
+) -> GradientTransformation:
     """Adds weight_decay * params to the updates: u ← u + weight_decay p.
 
-    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 - learning_rate
-    weight_decay.
+    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 -
+    learning_rate weight_decay.
 
     Args:
         weight_decay: >= 0; a number, a [] tensor or a schedule.
         mask: which leaves decay, as in `adamw`.
 
     Returns:
-        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask, MaskedState
-        around it.
+        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask,
+        MaskedState around it.
 
     Raises:
         ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
@@ -88,7 +90,9 @@ def decay_update(
     if isinstance(weight_decay, int | float) and weight_decay == 0:
         return updates, new
     if params is None:
-        raise ValueError("add_decayed_weights: params is needed for weight decay: call update(grads, state, params)")
+        raise ValueError(
+            "add_decayed_weights: params is needed for weight decay: call update(grads, state, params)"
+        )
     rate = schedule_value(weight_decay, count)
 
     def leaf(g: Tensor, p: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""The error function and its inverse as XLA computes them in float32, so that normal numbers agree with JAX's.
+"""The error function and its inverse as XLA computes them in float32, so that normal numbers agree with
+JAX's.
 
-`torch.erfinv` is as exact, but differs from XLA's by up to 91 units in the last place. Here every multiply-add rounds
-once, as it does in XLA's compiled code (a fused multiply-add): a product of two float32 is exact in float64.
+`torch.erfinv` is as exact, but differs from XLA's by up to 91 units in the last place. Here every
+multiply-add rounds once, as it does in XLA's compiled code (a fused multiply-add): a product of two float32
+is exact in float64.
 
 Giles, "Approximating the erfinv function", 2010, table 5 (single precision).
 """
@@ -60,7 +62,8 @@ ERF_IS_ONE = 3.832506856900711
 def erf_inv(x: Tensor) -> Tensor:
     """Inverts the error function: erf(erf_inv(x)) = x.
 
-    It turns a uniform number into a normal one: √2 erf_inv(u) is standard normal when u is uniform in (-1, 1).
+    It turns a uniform number into a normal one: √2 erf_inv(u) is standard normal when u is uniform in (-1,
+    1).
 
         w = -ln(1 - x²);   erf_inv(x) = x P(w - 5/2)  if w < 5,   x Q(√w - 3)  otherwise
 
@@ -70,7 +73,8 @@ def erf_inv(x: Tensor) -> Tensor:
         x: any shape, float, -1 < x < 1. float16 and bfloat16 are computed in float32.
 
     Returns:
-        Same shape and dtype. float32: within 3 units in the last place of XLA's on a CPU for each of the 2²³ numbers
+        Same shape and dtype. float32: within 3 units in the last place of XLA's on a CPU for each of the 2²³
+            numbers
         that `normal` can draw, and 99% equal; its own error is 6e-6 relative. float64: `torch.erfinv`.
 
     Edge cases: ±1 gives ±inf (w is inf); outside [-1, 1] NaN.
@@ -92,7 +96,8 @@ def erf_inv(x: Tensor) -> Tensor:
 
 
 def erf(x: Tensor) -> Tensor:
-    """Evaluates the error function, erf(x) = 2/√π ∫₀ˣ exp(-t²) dt, bit for bit as XLA does in float32 on a CPU.
+    """Evaluates the error function, erf(x) = 2/√π ∫₀ˣ exp(-t²) dt, bit for bit as XLA does in float32 on a
+    CPU.
 
         erf(x) = x ABOVE(x²) / BELOW(x²)   for |x| <= 3.83; beyond, ±1
 

@@ -1,7 +1,7 @@
 """Gumbel numbers, and draws from a categorical distribution with them, as jax.random makes them.
 
-Gumbel, "Statistical Theory of Extreme Values and Some Practical Applications", 1954; without replacement: Kool, van
-Hoof, Welling, "Stochastic Beams and Where to Find Them", 2019.
+Gumbel, "Statistical Theory of Extreme Values and Some Practical Applications", 1954; without replacement:
+Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", 2019.
 """
 
 from __future__ import annotations
@@ -75,16 +75,18 @@ def categorical(
         key: [2] uint32.
         logits: [...] float, log-probabilities up to a constant; -inf is never drawn.
         axis: of the choices.
-        shape: of the result: the shape of the logits without that axis, and in front of it that of further draws.
-        replace: whether further draws may repeat a choice; if not, they are the largest sums in falling order.
+        shape: of the result: the shape of the logits without that axis, and in front of it that of further
+            draws.
+        replace: whether further draws may repeat a choice; if not, they are the largest sums in falling
+            order.
         mode: "low" or "high", as in `gumbel`.
 
     Returns:
         [...] int64, of `shape`.
 
     Raises:
-        ValueError: if the logits are no floats, if the shape does not end in theirs without the axis, or if more is to
-            be drawn without replacement than there is.
+        ValueError: if the logits are no floats, if the shape does not end in theirs without the axis, or if
+            more is to be drawn without replacement than there is.
 
     Example:
         >>> from pure import random
@@ -100,7 +102,9 @@ def categorical(
     shape = rows if shape is None else tuple(shape)
     front = shape[: len(shape) - len(rows)]
     if (*front, *rows) != shape:
-        raise ValueError(f"random.categorical: shape must end in {rows}, the logits without axis {axis}, got {shape}")
+        raise ValueError(
+            f"random.categorical: shape must end in {rows}, the logits without axis {axis}, got {shape}"
+        )
     if replace:
         return (gumbel(key, (*front, *logits.shape), logits.dtype, mode) + logits).argmax(len(front) + axis)
     draws, choices = math.prod(front), logits.shape[axis]
@@ -108,5 +112,7 @@ def categorical(
         raise ValueError(
             f"random.categorical: {draws} draws without replacement from {choices}; draw at most {choices}"
         )
-    order = (gumbel(key, logits.shape, logits.dtype, mode) + logits).argsort(dim=axis, descending=True, stable=True)
+    order = (gumbel(key, logits.shape, logits.dtype, mode) + logits).argsort(
+        dim=axis, descending=True, stable=True
+    )
     return order.narrow(axis, 0, draws).movedim(axis, 0).reshape(shape)

@@ -14,7 +14,12 @@ from pure.random.keys import WORD, split
 from pure.random.threefry import as_uint32, device_of, draw, reinterpret
 from pure.random.uniform import as_tensor, check_shape
 
-MASK: Mapping[torch.dtype, int] = {torch.uint8: 0xFF, torch.uint16: 0xFFFF, torch.uint32: WORD, torch.uint64: -1}
+MASK: Mapping[torch.dtype, int] = {
+    torch.uint8: 0xFF,
+    torch.uint16: 0xFFFF,
+    torch.uint32: WORD,
+    torch.uint64: -1,
+}
 
 
 def bits(
@@ -22,7 +27,8 @@ def bits(
 ) -> Tensor:
     """Draws unsigned integers, each bit of which is 0 or 1 with equal odds.
 
-    Number i is x0 ^ x1, for (x0, x1) = hash(key, i). uint8 and uint16 take its low bits; uint64 is x0 2³² + x1.
+    Number i is x0 ^ x1, for (x0, x1) = hash(key, i). uint8 and uint16 take its low bits; uint64 is x0 2³² +
+    x1.
 
     Args:
         key: [2] uint32.
@@ -54,7 +60,11 @@ def bits(
 
 
 def randint(
-    key: Tensor, shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor, dtype: torch.dtype = torch.int32
+    key: Tensor,
+    shape: Sequence[int],
+    minval: int | Tensor,
+    maxval: int | Tensor,
+    dtype: torch.dtype = torch.int32,
 ) -> Tensor:
     """Draws integers from minval, minval + 1, ... maxval - 1 with equal odds.
 
@@ -66,7 +76,8 @@ def randint(
         key: [2] uint32.
         shape: of the result.
         minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to what the dtype holds.
-        dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and convert.
+        dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and
+            convert.
 
     Returns:
         [...] of `shape` and `dtype`.
@@ -75,13 +86,15 @@ def randint(
         1. The bounds as int64, in which nothing below overflows but the product.
         2. The width of the range, 1 where the range is empty.
         3. 2³² mod width, from 2¹⁶ squared.
-        4. The remainder. The product is taken modulo 2³² (so in XLA), and int64 keeps its lower bits when it wraps.
+        4. The remainder. The product is taken modulo 2³² (so in XLA), and int64 keeps its lower bits when it
+           wraps.
 
-    Edge cases: minval where maxval <= minval. maxval one above the dtype's largest value makes every value possible.
+    Edge cases: minval where maxval <= minval. maxval one above the dtype's largest value makes every value
+    possible.
 
     Raises:
-        ValueError: if dtype is no integer of at most 32 bits, or if the bounds are no integers or do not broadcast to
-            `shape`.
+        ValueError: if dtype is no integer of at most 32 bits, or if the bounds are no integers or do not
+            broadcast to `shape`.
 
     Example:
         >>> from pure import random
@@ -89,9 +102,15 @@ def randint(
         [19, 10, 12, 13, 11]
     """
     if dtype.is_floating_point or dtype.is_complex or dtype.itemsize > 4 or dtype == torch.bool:
-        raise ValueError(f"random.randint: dtype must be an integer of at most 32 bits, got {dtype}; use int32")
-    if any(x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float) for x in (minval, maxval)):
-        raise ValueError(f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform")
+        raise ValueError(
+            f"random.randint: dtype must be an integer of at most 32 bits, got {dtype}; use int32"
+        )
+    if any(
+        x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float) for x in (minval, maxval)
+    ):
+        raise ValueError(
+            f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform"
+        )
     # 1. Bounds.
     info = torch.iinfo(dtype)
     low = as_tensor(minval, torch.int64, device_of(key)).clamp(info.min, info.max)
@@ -109,8 +128,8 @@ def randint(
 def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool = False) -> Tensor:
     """Shuffles a tensor along an axis, or the numbers 0 ... x - 1.
 
-    Sorts by random words. Equal words would keep their order, so for long axes it sorts again with other words:
-    ⌈3 ln n / ln 2³²⌉ times, n numbers being moved.
+    Sorts by random words. Equal words would keep their order, so for long axes it sorts again with other
+    words: ⌈3 ln n / ln 2³²⌉ times, n numbers being moved.
 
     Args:
         key: [2] uint32.

@@ -1,6 +1,7 @@
 """Keys: made of a seed, and of other keys.
 
-A key is the two words [2] uint32 that `jax.random.key_data` shows. New keys are numbers drawn from an old one.
+A key is the two words [2] uint32 that `jax.random.key_data` shows. New keys are numbers drawn from an old
+one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Threefry-2x32: the hash from which every random number of `pure.random` is made, and the counting around it.
+"""Threefry-2x32: the hash from which every random number of `pure.random` is made, and the counting around
+it.
 
-A counter-based generator has no state to carry on: number i of a key is `hash(key, i)`. So numbers can be drawn in any
-order, in pieces, on many devices at once, or not at all, and each is a pure function of (key, i). The layout of keys,
-counters and results is JAX's ("partitionable" threefry), so that both frameworks draw the same bits.
+A counter-based generator has no state to carry on: number i of a key is `hash(key, i)`. So numbers can be
+drawn in any order, in pieces, on many devices at once, or not at all, and each is a pure function of (key,
+i). The layout of keys, counters and results is JAX's ("partitionable" threefry), so that both frameworks draw
+the same bits.
 
-Words are 32 bits. PyTorch stores uint32 but has no arithmetic on it, so words are computed as int32, whose additions
-wrap in the same way; only a right shift must be masked, because int32 drags the sign along.
+Words are 32 bits. PyTorch stores uint32 but has no arithmetic on it, so words are computed as int32, whose
+additions wrap in the same way; only a right shift must be masked, because int32 drags the sign along.
 
 Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011 (Threefry, 20 rounds).
 """
@@ -21,14 +23,15 @@ from torch import Tensor
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 BLOCK: Mapping[str, int] = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Numbers drawn at once in eager mode. On a CPU small enough for its cache: the 130 operations of a hash then run four
-times as fast as over one long array."""
+"""Numbers drawn at once in eager mode. On a CPU small enough for its cache: the 130 operations of a hash then
+run four times as fast as over one long array."""
 
 
 def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tuple[Tensor, Tensor]:
     """Hashes a 64-bit counter (x0, x1) under a 64-bit key (key0, key1): Threefry-2x32 with 20 rounds.
 
-    Two counters that differ in one bit give results that have nothing in common, which is all that random numbers need.
+    Two counters that differ in one bit give results that have nothing in common, which is all that random
+    numbers need.
 
         a round:  x0 += x1;  x1 = rotate_left(x1, r) ^ x0
         injection after every four rounds i = 1..5:  x0 += ks[i mod 3];  x1 += ks[(i + 1) mod 3] + i
@@ -43,7 +46,8 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
 
     Steps:
         1. The key schedule of three words; the first two are added to the counter.
-        2. Five times: four rounds, rotating by 13, 15, 26, 6 or by 17, 29, 16, 24 in turn, and an injection of the key.
+        2. Five times: four rounds, rotating by 13, 15, 26, 6 or by 17, 29, 16, 24 in turn, and an injection
+           of the key.
 
     Example:
         The authors' test vector for a key and a counter of all zeros is 6b200159 99ba4efe.
@@ -72,7 +76,8 @@ def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     Args:
         key: [2] uint32.
-        start: first counter, >= 0; an int, or a 0-d int64 tensor (so that one compiled function serves any start).
+        start: first counter, >= 0; an int, or a 0-d int64 tensor (so that one compiled function serves any
+            start).
         size: how many.
 
     Returns:
@@ -95,10 +100,11 @@ def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
 def draw(
     function: Callable[[Tensor, Tensor], Tensor], key: Tensor, shape: Sequence[int], offset: int | Tensor = 0
 ) -> Tensor:
-    """Applies an elementwise function to the words of the counters offset, offset + 1, ... and gives them a shape.
+    """Applies an elementwise function to the words of the counters offset, offset + 1, ... and gives them a
+    shape.
 
-    Eager mode works block by block (see BLOCK): half a billion numbers then take the memory of the result and a few
-    megabytes. Under torch.compile it is one expression, which becomes one loop.
+    Eager mode works block by block (see BLOCK): half a billion numbers then take the memory of the result and
+    a few megabytes. Under torch.compile it is one expression, which becomes one loop.
 
     Args:
         function: (int32 [n], int32 [n]) -> [n] of any dtype; its number i depends on the words i alone.
@@ -166,9 +172,10 @@ def as_uint32(x: Tensor) -> Tensor:
 def reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Looks at integers as others of the same width: the same bits.
 
-    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among what a loop
-    reads or writes makes the whole loop scalar, three times slower; a change of width is no part of a loop. Under vmap
-    the numbers are converted, which keeps the bits too: torch 2.11 has no batching rule for a view of another dtype.
+    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among
+    what a loop reads or writes makes the whole loop scalar, three times slower; a change of width is no part
+    of a loop. Under vmap the numbers are converted, which keeps the bits too: torch 2.11 has no batching rule
+    for a view of another dtype.
     """
     if torch._C._are_functorch_transforms_active():
         return x.to(dtype)
@@ -186,8 +193,8 @@ def _rotate_left(x: Tensor, r: int) -> Tensor:
 def _named(x: Tensor) -> Tensor:
     """Returns x, and has Inductor give it a name.
 
-    Inductor pastes an expression wherever it is used, until 30 different operations have piled up: it makes 20,000
-    operations of a hash, finds the 250 different ones again, and takes twice as long to compile. What is looked at
-    through `as_strided` gets a buffer, which is fused away.
+    Inductor pastes an expression wherever it is used, until 30 different operations have piled up: it makes
+    20,000 operations of a hash, finds the 250 different ones again, and takes twice as long to compile. What
+    is looked at through `as_strided` gets a buffer, which is fused away.
     """
     return x.as_strided(x.shape, x.stride()) if x.dim() and torch.compiler.is_compiling() else x

@@ -1,6 +1,7 @@
 """Uniform numbers, and the coins tossed with them, bit for bit those of jax.random.
 
-The other distributions are made of these: bits become a number in [0, 1), and a function of it the number wanted.
+The other distributions are made of these: bits become a number in [0, 1), and a function of it the number
+wanted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from torch import Tensor
 
 from pure.random.threefry import device_of, draw
 
-MANTISSA: Mapping[torch.dtype, int] = {torch.float32: 23, torch.float16: 10, torch.bfloat16: 7, torch.float64: 52}
+MANTISSA: Mapping[torch.dtype, int] = {
+    torch.float32: 23,
+    torch.float16: 10,
+    torch.bfloat16: 7,
+    torch.float64: 52,
+}
 SHIFT: Mapping[torch.dtype, int] = {torch.float32: 32 - 23, torch.float16: 16 - 10, torch.bfloat16: 8 - 7}
 """JAX draws 32, 16 and 8 bits, and keeps the highest ones, as many as the mantissa holds."""
 
@@ -41,9 +47,10 @@ def uniform(
     Returns:
         [...] of `shape` and `dtype`.
 
-    Edge cases: nothing is refused: where maxval <= minval the result is minval. Rounding may give maxval itself.
-        Float16 between bounds is computed in float32 and rounded, as XLA does on most processors; with AVX512-FP16 it
-        computes in float16, and the last bit may differ there.
+    Edge cases: nothing is refused: where maxval <= minval the result is minval. Rounding may give maxval
+    itself.
+        Float16 between bounds is computed in float32 and rounded, as XLA does on most processors; with
+        AVX512-FP16 it computes in float16, and the last bit may differ there.
 
     Raises:
         ValueError: if dtype is none of these, or the bounds do not broadcast to `shape`.
@@ -61,7 +68,9 @@ def uniform(
     return transform(between, key, shape, dtype, *bounds, offset=offset)
 
 
-def bernoulli(key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None = None, mode: str = "low") -> Tensor:
+def bernoulli(
+    key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None = None, mode: str = "low"
+) -> Tensor:
     """Tosses coins that show True with probability p: uniform(key, shape) < p.
 
     Args:
@@ -113,8 +122,8 @@ def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
 def between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Scales u in [0, 1) to [low, high): max(low, u (high - low) + low).
 
-    In float32 the product and the sum are rounded once, as in the fused multiply-add that XLA compiles them to: the
-    product of two float32 is exact in float64.
+    In float32 the product and the sum are rounded once, as in the fused multiply-add that XLA compiles them
+    to: the product of two float32 is exact in float64.
     """
     if u.dtype == torch.float32:
         return torch.maximum(low, (u.double() * (high - low).double() + low.double()).float())

@@ -1,7 +1,7 @@
 """Gradient accumulation that does not change the loss: sums and counts are added, and divided once.
 
-Averaging the averages of micro-batches weighs a short one like a long one, a bug that more than one library has
-shipped.
+Averaging the averages of micro-batches weighs a short one like a long one, a bug that more than one library
+has shipped.
 
 Shape letters: B batch, M micro-batches.
 """
@@ -20,7 +20,8 @@ from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
 Metric = tuple[Tensor, Tensor] | Tensor
-"""What a loss reports: a mean, as its sum and count, or a sum (tokens of the batch) by itself. Pieces add up either."""
+"""What a loss reports: a mean, as its sum and count, or a sum (tokens of the batch) by itself. Pieces add up
+either."""
 
 
 class Accumulated(NamedTuple):
@@ -51,8 +52,10 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
         parts: M, >= 1, must divide B.
 
     Returns:
-        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the mean loss of a piece while it is
-        differentiated, for float16, and is divided out again: a sum over thousands of tokens, scaled, would overflow.
+        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the mean loss of a piece while
+        it is
+        differentiated, for float16, and is divided out again: a sum over thousands of tokens, scaled, would
+            overflow.
         The key is the same in every part: what differs from example to example
         must come from the batch itself (`batch["row"]`), so that cutting it changes nothing.
 
@@ -87,7 +90,9 @@ def split(batch: Tree, parts: int) -> list[Tree]:
     """
     rows = row_count("accumulate", batch)
     if rows % parts:
-        raise ValueError(f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}")
+        raise ValueError(
+            f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}"
+        )
     values, spec = tree.flatten(batch)
     pieces = zip(*(x.split(rows // parts) for x in values), strict=True)
     return [tree.unflatten(spec, list(piece)) for piece in pieces]
@@ -112,10 +117,14 @@ def row_count(who: str, batch: Tree) -> int:
     """
     sizes = [x.shape[0] if x.ndim else 0 for x in tree.leaves(batch)]
     if not sizes or min(sizes) < 1:
-        raise ValueError(f"{who}: the batch has no rows; its leaves must be [B, ...] with B at least 1, got "
-                         f"{_shapes(batch)}")  # fmt: skip
+        raise ValueError(
+            f"{who}: the batch has no rows; its leaves must be [B, ...] with B at least 1, got "
+            f"{_shapes(batch)}"
+        )
     if min(sizes) != max(sizes):
-        raise ValueError(f"{who}: the leaves of a batch must have the same number of rows, got {_shapes(batch)}")
+        raise ValueError(
+            f"{who}: the leaves of a batch must have the same number of rows, got {_shapes(batch)}"
+        )
     return sizes[0]
 
 

@@ -1,7 +1,8 @@
 """Layer by layer: runs an update on each layer by itself, so that one compiled graph serves them all.
 
-An update is *leafwise* when updating a part of the tree gives that part of the whole update; all optimizers here are
-(whatever is global, such as the norm of all gradients, is handed to them). Then the parts may be as small as a layer.
+An update is *leafwise* when updating a part of the tree gives that part of the whole update; all optimizers
+here are (whatever is global, such as the norm of all gradients, is handed to them). Then the parts may be as
+small as a layer.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ class Part(NamedTuple):
     """Which leaves make up one layer (or what is in no layer), as indices in flattening order.
 
     Fields:
-        own: leaves of the moving tree that belong to the part's parameters; shared: those that belong to none.
+        own: leaves of the moving tree that belong to the part's parameters; shared: those that belong to
+            none.
         given: leaves of the gradient tree.
-        own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this layer, and
-            own and shared have `None` in each other's places.
+        own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this
+            layer, and own and shared have `None` in each other's places.
     """
 
     own: tuple[int, ...]
@@ -38,11 +40,12 @@ class Part(NamedTuple):
 
 
 def leafwise(function: Callable) -> Callable[..., Tree]:
-    """Returns the same update, which under `jit(..., regions=True)` is compiled for one layer and used for each.
+    """Returns the same update, which under `jit(..., regions=True)` is compiled for one layer and used for
+    each.
 
     Args:
-        function: (moving, given, *rest) -> moving: `given` is a tree like the params (gradients), `moving` holds trees
-            like the params (the params themselves, an optimizer's moments) and shared leaves.
+        function: (moving, given, *rest) -> moving: `given` is a tree like the params (gradients), `moving`
+            holds trees like the params (the params themselves, an optimizer's moments) and shared leaves.
 
     Returns:
         A function with the same meaning; a donating jit may write its result into the storage of `moving`.
@@ -63,7 +66,8 @@ def whole(function: Callable) -> Callable[..., Tree]:
 
 
 def leaf_norms(grads: Tree) -> Tensor:
-    """Computes the norm of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is not.
+    """Computes the norm of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is
+    not.
 
     Example:
         >>> leaf_norms({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
@@ -76,8 +80,8 @@ def leaf_norms(grads: Tree) -> Tensor:
 def plan(moving_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
     """Sorts the leaves of `moving` by the layer of the parameter whose path their own path ends with.
 
-    A layer is what stands below the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves whose
-    path ends with no parameter's (an optimizer's count) are shared: every part sees them.
+    A layer is what stands below the first list in a path: "layers/3/attention/q" belongs to "layers/3".
+    Leaves whose path ends with no parameter's (an optimizer's count) are shared: every part sees them.
     """
     moving = tree.unflatten(moving_spec, list(range(moving_spec.num_leaves)))
     given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
@@ -141,9 +145,9 @@ def _layer(path: str) -> str:
 def _owner(path: str, layer_of: dict[str, str], there: set[str]) -> str | None:
     """The layer of the parameter that this leaf accompanies, or None.
 
-    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path ends with
-    the parameter's, and whatever else has the same beginning ends with a parameter's too. (An optimizer's own "count"
-    is no parameter of that name.)
+    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path
+    ends with the parameter's, and whatever else has the same beginning ends with a parameter's too. (An
+    optimizer's own "count" is no parameter of that name.)
     """
     names = path.split("/")
     for i in range(len(names)):

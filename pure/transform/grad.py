@@ -1,7 +1,8 @@
-"""One `value_and_grad` for every situation: autograd in plain eager code, torch.func inside any transform or compiler.
+"""One `value_and_grad` for every situation: autograd in plain eager code, torch.func inside any transform or
+compiler.
 
-The two are equal by law. In eager code `torch.func.grad` holds far more memory (each intermediate is wrapped), while
-under `vmap` or a compiler only torch.func composes; a caller should not have to know.
+The two are equal by law. In eager code `torch.func.grad` holds far more memory (each intermediate is
+wrapped), while under `vmap` or a compiler only torch.func composes; a caller should not have to know.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
         has_aux: whether a second result, a tree of tensors, is passed along.
 
     Returns:
-        (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes of
-        params.
+        (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes
+        of params.
 
     Edge cases: a leaf that the value does not depend on has gradient 0.
 
@@ -50,7 +51,8 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
 
 def transformed(params: Tree) -> bool:
-    """Says whether torch.func must take the gradient: under a compiler, a functorch transform, or an outer autograd."""
+    """Says whether torch.func must take the gradient: under a compiler, a functorch transform, or an outer
+    autograd."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()

@@ -1,8 +1,8 @@
 """Compilation that keeps functions pure: whole, or region by region, with or without donated storage.
 
-A model's layers are the same code on different numbers. Compiled whole, a step of 24 layers takes four times as long
-to compile as one of 6; compiled by regions (a layer, the loss, the update of a layer) each is compiled once and serves
-all.
+A model's layers are the same code on different numbers. Compiled whole, a step of 24 layers takes four times
+as long to compile as one of 6; compiled by regions (a layer, the loss, the update of a layer) each is
+compiled once and serves all.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def region(function: Callable, *, donate: bool = False) -> Region:
 
     Args:
         function: pure, of positional trees of tensors.
-        donate: whether a donating `jit` may write into the first argument, for a caller that uses it for the last time.
-            The function must return (new, rest), where `new` is like the first argument, and is never differentiated
-            while it runs compiled.
+        donate: whether a donating `jit` may write into the first argument, for a caller that uses it for the
+            last time. The function must return (new, rest), where `new` is like the first argument, and is
+            never differentiated while it runs compiled.
 
     Returns:
         A callable with the same meaning.
@@ -63,8 +63,8 @@ def regional() -> bool:
 def outside(function: Callable, *args: Any, **options: Any) -> Any:
     """Calls a function as if no `jit(..., regions=True)` were running around it.
 
-    For a part of a step that is compiled in a way of its own, or so seldom run in one shape that compiling does not
-    pay: rollouts inside a step of reinforcement learning.
+    For a part of a step that is compiled in a way of its own, or so seldom run in one shape that compiling
+    does not pay: rollouts inside a step of reinforcement learning.
 
     Args:
         function: any.
@@ -98,26 +98,29 @@ def jit(
 
     Args:
         function: pure; (state, *rest) -> state when `donate`.
-        donate: write each new leaf into the storage of the old state's leaf and return the old state: nothing is
-            allocated twice and addresses stay put. The old numbers are gone; keep a clone if they are wanted.
+        donate: write each new leaf into the storage of the old state's leaf and return the old state: nothing
+            is allocated twice and addresses stay put. The old numbers are gone; keep a clone if they are
+            wanted.
         regions: compile every `region` inside by itself, instead of the whole as one graph.
         backend: "inductor", or "aot_eager", which traces and differentiates without generating code.
-        checked: compare the arguments of each call with those of the first (3 µs a tensor, more than a small step can
-            spare), and compile again if they differ. False is for a caller who has made sure that they never do, in
-            structure, shape, type or storage of their own.
+        checked: compare the arguments of each call with those of the first (3 µs a tensor, more than a small
+            step can spare), and compile again if they differ. False is for a caller who has made sure that
+            they never do, in structure, shape, type or storage of their own.
 
     Returns:
         A function with the same arguments and, within rounding, the same results.
 
     Raises:
-        ValueError: for regions that are not checked; or when donating a state in which two leaves share storage (on the
-            call).
+        ValueError: for regions that are not checked; or when donating a state in which two leaves share
+            storage (on the call).
     """
     options: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
     if not checked:
         options["options"] = {"guard_filter_fn": _no_guard}
     if regions and not checked:
-        raise ValueError("jit: checked=False is for whole functions; regions check the arguments of each call")
+        raise ValueError(
+            "jit: checked=False is for whole functions; regions check the arguments of each call"
+        )
     if regions:
         return _by_region(function, donate, options)
     compiled = _compile(partial(_write_back, function) if donate else function, options)
@@ -155,7 +158,8 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
 
 
 def _compile(function: Callable, options: dict[str, Any]) -> Callable:
-    """Compiles a function under a code object of its own: Dynamo stops after eight variants of one code object."""
+    """Compiles a function under a code object of its own: Dynamo stops after eight variants of one code
+    object."""
 
     def call(*args: Any) -> Any:
         return function(*args)
@@ -207,7 +211,8 @@ def _write_back(function: Callable, state: Tree, *rest: Any) -> list[Tensor | No
 def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
     """Copies leaf by leaf, but for leaves that trade places: these are returned, for `_settle`.
 
-    (A compiler may drop the clone that a swap needs: Inductor turns two copies of clones into a <- b, b <- a.)
+    (A compiler may drop the clone that a swap needs: Inductor turns two copies of clones into a <- b, b <-
+    a.)
     """
     old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
     waiting = _movers(old_leaves, new_leaves)
@@ -240,4 +245,8 @@ def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:
 
 def _inside_transform() -> bool:
     """Under a compiler, a tracer or a functorch transform a region is inlined."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or get_proxy_mode() is not None
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or get_proxy_mode() is not None
+    )

@@ -1,6 +1,7 @@
 """Per-sample gradients: the gradient of each example by itself, which a batch's gradient only shows summed.
 
-Differential privacy clips them one by one; gradient noise scale, influence functions and data selection compare them.
+Differential privacy clips them one by one; gradient noise scale, influence functions and data selection
+compare them.
 
 Shape letters: B batch, C examples at a time.
 """
@@ -26,20 +27,22 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
         G[b] = ∂ sum(loss of example b) / ∂params,     Σ_b G[b] = the gradient of the batch's sum
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics), as `pure.transform.accumulate.accumulate` takes it;
-            it sees each example as a batch of one.
-        chunk: C, examples at a time, >= 1; None takes all at once. Activations are held for C examples: 1 needs least
-            memory, and then torch.func is not needed: `remat` saves, and `jit(..., regions=True)` compiles layers.
+        loss: (params, batch, key) -> (sum [], count [], metrics), as `pure.transform.accumulate.accumulate`
+            takes it; it sees each example as a batch of one.
+        chunk: C, examples at a time, >= 1; None takes all at once. Activations are held for C examples: 1
+            needs least memory, and then torch.func is not needed: `remat` saves, and `jit(..., regions=True)`
+            compiles layers.
 
     Returns:
-        (params, batch, key) -> grads: a tree like the params, each leaf with a leading [B] axis, B x params bytes. The
-        batch is a dict of tensors [B, ...]; "row" (each example's index) is added where it is missing, so that dropout
-        masks are those of the whole batch.
+        (params, batch, key) -> grads: a tree like the params, each leaf with a leading [B] axis, B x params
+        bytes. The batch is a dict of tensors [B, ...]; "row" (each example's index) is added where it is
+        missing, so that dropout masks are those of the whole batch.
 
     Edge cases: a last chunk may be shorter.
 
     Raises:
-        ValueError: if chunk < 1 (at once); if the batch has no rows, or leaves that differ in them (on the call).
+        ValueError: if chunk < 1 (at once); if the batch has no rows, or leaves that differ in them (on the
+            call).
 
     Example:
         The loss is w x; its gradient for each example is x.
@@ -49,8 +52,8 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
         >>> per_sample_grad(loss)(torch.tensor(3.0), {"x": torch.tensor([1.0, 2.0])}, torch.tensor([0, 0]))
         tensor([1., 2.])
 
-    Source: the vmap of a gradient, as in Subramani et al., "Enabling Fast Differentially Private SGD via Just-in-Time
-    Compilation and Vectorization", 2021.
+    Source: the vmap of a gradient, as in Subramani et al., "Enabling Fast Differentially Private SGD via
+    Just-in-Time Compilation and Vectorization", 2021.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"per_sample_grad: chunk counts examples and must be at least 1, got {chunk}")
@@ -60,8 +63,9 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
 def per_sample_fold(loss: Callable, function: Callable[[Any, Tree], Any]) -> Callable[..., Any]:
     """Returns a function that shows one example's gradient after the other to `function`, and holds only one.
 
-    All gradients together take B times the memory of the params. What one wants of them is mostly small (their norms,
-    their sum after clipping, their products with a direction), and needs no two of them at once.
+    All gradients together take B times the memory of the params. What one wants of them is mostly small
+    (their norms, their sum after clipping, their products with a direction), and needs no two of them at
+    once.
 
         carry ← function(carry, G[b]),  b = 0 ... B - 1
 
@@ -85,7 +89,8 @@ def per_sample_fold(loss: Callable, function: Callable[[Any, Tree], Any]) -> Cal
         >>> clipped(torch.tensor(1.0), batch, torch.tensor([0, 0]), torch.tensor(0.0))
         tensor(6.)
 
-    Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1, is the fold that clips and adds.
+    Source: Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1, is the fold that clips
+    and adds.
     """
     return partial(_per_sample_fold, loss, function)
 
@@ -100,7 +105,9 @@ def _per_sample_fold(
     return carry
 
 
-def _per_sample_grad(loss: Callable, chunk: int | None, params: Tree, batch: dict[str, Tensor], key: Tensor) -> Tree:
+def _per_sample_grad(
+    loss: Callable, chunk: int | None, params: Tree, batch: dict[str, Tensor], key: Tensor
+) -> Tree:
     """Computes what `per_sample_grad` promises.
 
     Steps:

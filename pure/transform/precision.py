@@ -34,8 +34,8 @@ class LossScale(NamedTuple):
 def mixed(function: Callable, dtype: torch.dtype) -> Callable:
     """Returns a function that sees its params in `dtype`; their gradients come back in the params' own.
 
-    Matrix products in bfloat16 are several times faster, but an update of a thousandth would vanish in its 8 bits: so
-    the params stay in float32 and only a copy of them is narrow.
+    Matrix products in bfloat16 are several times faster, but an update of a thousandth would vanish in its 8
+    bits: so the params stay in float32 and only a copy of them is narrow.
 
         f'(params, ...) = f(cast(params, dtype), ...)
 
@@ -63,7 +63,9 @@ def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu")
     """
     if not initial > 0:
         raise ValueError(f"loss_scale: expected a positive factor such as 2**16, got {initial}")
-    return LossScale(torch.tensor(float(initial), device=device), torch.zeros((), dtype=torch.int32, device=device))
+    return LossScale(
+        torch.tensor(float(initial), device=device), torch.zeros((), dtype=torch.int32, device=device)
+    )
 
 
 def adjust(state: LossScale, finite: Tensor, *, period: int = 2000) -> LossScale:

@@ -1,8 +1,9 @@
 """Rematerialisation: forget what happens inside a function, and compute it again for the gradient.
 
-torch's own checkpointing rests on hooks that torch.func refuses; this one is an `autograd.Function` that works under
-grad and vmap. A compiler that sees the whole gradient merges what is computed twice, so inside compiled code nothing is
-recomputed; around a `region`, under `jit(..., regions=True)`, the region is compiled and its inside is forgotten.
+torch's own checkpointing rests on hooks that torch.func refuses; this one is an `autograd.Function` that
+works under grad and vmap. A compiler that sees the whole gradient merges what is computed twice, so inside
+compiled code nothing is recomputed; around a `region`, under `jit(..., regions=True)`, the region is compiled
+and its inside is forgotten.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 """
@@ -23,18 +24,18 @@ from pure.transform.grad import transformed
 def remat(function: Callable) -> Callable:
     """Returns the same function, of which the backward pass keeps only the inputs.
 
-    A layer's inner activations are many times its input. Forgetting them costs one more forward pass (about a third
-    more time) and saves nearly all of the memory.
+    A layer's inner activations are many times its input. Forgetting them costs one more forward pass (about a
+    third more time) and saves nearly all of the memory.
 
     Args:
-        function: pure, of positional trees of tensors (None and static values pass), giving a tree of tensors. What it
-            closes over receives no gradient.
+        function: pure, of positional trees of tensors (None and static values pass), giving a tree of
+            tensors. What it closes over receives no gradient.
 
     Returns:
         A function equal to it in value and gradient.
 
-    Edge cases: integer inputs and outputs carry no gradient. Randomness must come from keys among the inputs, which
-    then gives the same draw twice. Inside compiled code it is the function itself.
+    Edge cases: integer inputs and outputs carry no gradient. Randomness must come from keys among the inputs,
+    which then gives the same draw twice. Inside compiled code it is the function itself.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -48,7 +49,8 @@ def remat(function: Callable) -> Callable:
 
 
 class _Remat(torch.autograd.Function):
-    """Runs `flat(*tensors) -> tuple of tensors`; saves only its inputs. (A class, because torch asks for one.)"""
+    """Runs `flat(*tensors) -> tuple of tensors`; saves only its inputs. (A class, because torch asks for
+    one.)"""
 
     generate_vmap_rule = True
 
@@ -86,7 +88,9 @@ def _pull_by_func(function: Callable, inputs: list[Tensor], given: tuple[Tensor,
     return torch.func.vjp(function, *inputs)[1](given)
 
 
-def _pull_by_autograd(function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _pull_by_autograd(
+    function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     """The same in plain eager code: less memory, and regions inside stay compiled."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]

@@ -1,8 +1,8 @@
 """Compilation of what is never differentiated: from a trace of its operations, without Dynamo.
 
-Dynamo reads Python, byte by byte; for an optimizer's walks over trees that takes longer than compiling what they
-compute. A pure function without gradient can simply be run once on tensors that have a shape and no numbers: what it
-did is the program.
+Dynamo reads Python, byte by byte; for an optimizer's walks over trees that takes longer than compiling what
+they compute. A pure function without gradient can simply be run once on tensors that have a shape and no
+numbers: what it did is the program.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
     """Returns the same function, compiled for each kind of arguments that it meets.
 
     Args:
-        function: pure, of positional trees; it may write into its arguments. Numbers and strings among the leaves are
-            compiled in.
+        function: pure, of positional trees; it may write into its arguments. Numbers and strings among the
+            leaves are compiled in.
         backend: as in `pure.transform.jit.jit`.
 
     Returns:
-        A function of the same arguments, for tensors that do not require grad; what it returns has none either.
+        A function of the same arguments, for tensors that do not require grad; what it returns has none
+        either.
 
     Edge cases: arguments of another structure, shape or type are compiled anew.
 

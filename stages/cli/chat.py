@@ -14,8 +14,8 @@ from stages.cli.flags import parse
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from data_pipes.messages import Message
-    from stages.run.pretrained import Pretrained
+    from data_pipes.chat.messages import Message
+    from stages.models.pretrained import Pretrained
 
 Show = Callable[[str], object]
 """Takes the next piece of an answer."""
@@ -23,7 +23,8 @@ Show = Callable[[str], object]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """A conversation with a model. Ctrl-C stops an answer; at the prompt Ctrl-C or Ctrl-D ends the session."""
+    """A conversation with a model. Ctrl-C stops an answer; at the prompt Ctrl-C or Ctrl-D ends the
+    session."""
 
     model_path: str
     """A run's folder, its final_model, or any folder in Hugging Face's layout."""
@@ -32,14 +33,16 @@ class ChatOptions:
     system: str | None = None
     """A message of the system that begins the conversation."""
     chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
-    model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
+    the model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
+    date."""
     max_new_tokens: int = 200
     """Tokens of an answer at most."""
     temperature: float = 0.7
-    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's distribution."""
+    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's
+    distribution."""
     top_p: float | None = 0.95
     """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -61,10 +64,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import flag_ranges, pretrained
-    from stages.run.hardware import pick_device
+    from stages.models import pretrained
+    from stages.models.hardware import pick_device
+    from stages.run.options import ranges
 
-    flag_ranges.refuse_seed(options.seed)
+    ranges.refuse_seed(options.seed)
 
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = pretrained.placed(base, pick_device(options.device))
@@ -85,7 +89,7 @@ def talk(answer: Callable[[Sequence[Message], Show], str], options: ChatOptions)
     Raises:
         ValueError: if a turn of --prompt is too long; one from the keyboard is left out, and said so.
     """
-    from data_pipes.messages import Message
+    from data_pipes.chat.messages import Message
 
     said = [Message("system", options.system)] if options.system else []
     for text in _turns(options):
@@ -122,20 +126,20 @@ def answering(
         say: is told what is forgotten.
 
     Returns:
-        (messages, show) -> the next turn of the assistant, without white space around it; `show` gets each piece as
-        soon as no later token can change it.
+        (messages, show) -> the next turn of the assistant, without white space around it; `show` gets each
+        piece as soon as no later token can change it.
 
     Raises:
-        ValueError: if --max_new_tokens leave no room for a question; by the result, if the system's message and the
-            last turn alone are too long.
+        ValueError: if --max_new_tokens leave no room for a question; by the result, if the system's message
+            and the last turn alone are too long.
     """
     import torch
 
-    from data_pipes.chat import encode_chat
+    from data_pipes.chat.chat import encode_chat
     from data_pipes.tokenizer import stream, vocabulary_size
     from pure import random
-    from pure.generate import generate
-    from stages.run.chat_template import ends, template_of
+    from pure.generation.generate import generate
+    from stages.models.chat_template import ends, template_of
 
     template = template_of(options.chat_template, base, options.template_kwargs)
     stops = ends(base, template)
@@ -172,10 +176,17 @@ def answering(
             return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
         generate(
-            base.model, base.params, [ids], key=random.fold_in(random.key(options.seed), len(said)),
-            max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_p=options.top_p,
-            vocabulary=vocabulary_size(base.tokenizer), stop_tokens=stops, stop=look,
-        )  # fmt: skip
+            base.model,
+            base.params,
+            [ids],
+            key=random.fold_in(random.key(options.seed), len(said)),
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            vocabulary=vocabulary_size(base.tokenizer),
+            stop_tokens=stops,
+            stop=look,
+        )
         tell(finish(state))
         return "".join(pieces).strip()
 

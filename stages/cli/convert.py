@@ -1,4 +1,5 @@
-"""What `intro2llm import | export | merge` have in common: a model read in one form and written in Hugging Face's."""
+"""What `intro2llm import | export | merge` have in common: a model read in one form and written in Hugging
+Face's."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class ConvertOptions:
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
     """Type of the weights: "keep" writes them as they are (those of a GGUF file in float32)."""
     add_tokens: tuple[str, ...] = ()
-    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>"; their rows begin at the
-    mean of all others, and learn nothing before the model is trained as a whole."""
+    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>"; their rows begin
+    at the mean of all others, and learn nothing before the model is trained as a whole."""
     vocabulary_multiple: int = 1
     """The embedding is padded to a multiple of this many rows, where tokens are added."""
 
@@ -47,9 +48,11 @@ def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, ada
     options = parse(kind, name, arguments)
     folder = Path(options.output_dir)
     if folder.exists():
-        raise FileExistsError(f"--output_dir {folder} exists already; choose another, so that nothing is lost")
+        raise FileExistsError(
+            f"--output_dir {folder} exists already; choose another, so that nothing is lost"
+        )
     from pure import tree
-    from stages.run import adapter_folder, hardware, new_tokens, pretrained
+    from stages.models import adapter_folder, hardware, new_tokens, pretrained
 
     if adapters and adapter_folder.found(options.model_path) is None:
         raise ValueError(
@@ -62,6 +65,8 @@ def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, ada
     found = new_tokens.added(options, found, print)
     path = pretrained.save(folder, found)
     width = str(tree.leaves(found.params)[0].dtype).removeprefix("torch.")
-    print(f"{path}: {tree.count(found.params):,} parameters in {width}, "
-          f"{sum(x.numel() * x.element_size() for x in tree.leaves(found.params)) / 1e6:,.1f} MB")  # fmt: skip
+    print(
+        f"{path}: {tree.count(found.params):,} parameters in {width}, "
+        f"{sum(x.numel() * x.element_size() for x in tree.leaves(found.params)) / 1e6:,.1f} MB"
+    )
     return 0

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.cli.flags import parse
-from stages.options import PretrainOptions
+from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
-    from stages.run.corpus import Corpus
+    from stages.run.data.corpus import Corpus
     from stages.run.pretraining import Experiment
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
@@ -25,14 +25,14 @@ TOKENS_SHOWN = 48
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Trains a byte-level BPE and the tiny model on Python's own library, teaches it to answer, and shows what came of
-    every rung."""
+    """Trains a byte-level BPE and the tiny model on Python's own library, teaches it to answer, and shows
+    what came of every rung."""
 
     output_dir: str = "runs/demo"
     """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
     max_steps: int = 600
-    """Steps of pretraining, 4,096 tokens each: the budget is counted in tokens, so that every machine computes the
-    same."""
+    """Steps of pretraining, 4,096 tokens each: the budget is counted in tokens, so that every machine
+    computes the same."""
     ladder: bool = True
     """Go on with sft, dpo, grpo and ppo; otherwise stop after pretraining."""
     ladder_scale: float = 1.0
@@ -40,7 +40,8 @@ class DemoOptions:
     config: str = "tiny_config"
     """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
     data_path: str = "embedded"
-    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source."""
+    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own
+    source."""
     seed: int = 0
     """Seed of everything random."""
     compile: bool = True
@@ -57,24 +58,27 @@ def main(arguments: Sequence[str]) -> int:
 
 def _pretrained(options: DemoOptions, folder: Path) -> int:
     """The first rung, or what it came to when it was climbed before."""
-    from stages.run import json_file
+    from data_pipes import files
 
     done = folder / "results.json"
     if not done.exists():
         return _run(pretrain_options(options), folder)
-    results = json_file.read(done)
+    results = files.read_json(done)
     if lacking := {"guess", "gzip", "xz", "model"} - results.keys():
-        raise ValueError(f"{done}: it lacks {', '.join(sorted(lacking))}; delete the file, and run the demo again")
-    print(f"{folder}: pretraining is complete; delete the folder, or choose another --output_dir, to train again\n")
+        raise ValueError(
+            f"{done}: it lacks {', '.join(sorted(lacking))}; delete the file, and run the demo again"
+        )
+    print(
+        f"{folder}: pretraining is complete; delete the folder, or choose another --output_dir, to train again\n"
+    )
     print(table(results))
     return 0
 
 
 def _climb(options: DemoOptions, folder: Path) -> int:
     """The other rungs, one after the other, and a table of what each did."""
-    from stages.cli import tune
+    from stages.cli import ladder, tune
     from stages.cli.pretrain import INTERRUPTED
-    from stages.evaluate import ladder
     from stages.run import plot
 
     begun = time.monotonic()
@@ -87,7 +91,9 @@ def _climb(options: DemoOptions, folder: Path) -> int:
             return INTERRUPTED + 15
         results.append((rung, found))
     print("\n" + ladder.table(results))
-    print(f"\nthe ladder took {time.monotonic() - begun:.0f} s; curves: {plot.ladder(folder, [r.name for r in every])}")
+    print(
+        f"\nthe ladder took {time.monotonic() - begun:.0f} s; curves: {plot.ladder(folder, [r.name for r in every])}"
+    )
     print(f"talk with it: intro2llm chat --model_path {folder / 'grpo'}")
     return 0
 
@@ -134,8 +140,9 @@ def table(results: Mapping[str, float]) -> str:
 
 def _run(options: PretrainOptions, folder: Path) -> int:
     """Trains, measures, and shows samples before and after."""
+    from data_pipes import files
     from stages.cli import pretrain
-    from stages.run import json_file, plot, validation
+    from stages.run import plot, validation
 
     begun = time.monotonic()
     untrained: dict[str, float] = {}
@@ -150,7 +157,7 @@ def _run(options: PretrainOptions, folder: Path) -> int:
     results = {"model": _last(folder, "val_bpb"), **packed._asdict(), **untrained}
     print("\n" + table(results))
     curves = plot.curves(folder)
-    json_file.write(folder / "results.json", results)
+    files.write_json(folder / "results.json", results)
     print(f"\n{folder}: {time.monotonic() - begun:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
     print(f"go on with: intro2llm generate --model_path {folder} --prompt 'import '")
     return 0
@@ -158,10 +165,10 @@ def _run(options: PretrainOptions, folder: Path) -> int:
 
 def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, float]:
     """What the model writes, and how well it predicts, before it has learned anything."""
-    from stages.run import step_folders
+    from stages.checkpoint import directories
     from stages.stage import named
 
-    if not step_folders.complete(folder):
+    if not directories.complete(folder):
         _show("before training", experiment.model.init(named(experiment.key, "init")), experiment, corpus)
     tokens = len(corpus.held_out.tokens) - 1
     return {"guess": tokens * math.log2(experiment.config.vocab_size) / corpus.held_out_bytes}
@@ -170,7 +177,7 @@ def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, f
 def _show(title: str, params: object, experiment: Experiment, corpus: Corpus) -> None:
     """Continues the prompts."""
     from stages.cli.generate import GenerateOptions, continuations
-    from stages.run.pretrained import Pretrained
+    from stages.models.pretrained import Pretrained
 
     options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
     print(f"\n--- {title}")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """Says what one step of supervised learning takes: parameters, FLOPs a token, and memory by part, eager."""
+    """Says what one step of supervised learning takes: parameters, FLOPs a token, and memory by part,
+    eager."""
 
     config: str = "tiny_config"
     """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
@@ -47,12 +48,15 @@ def main(arguments: Sequence[str]) -> int:
 
     from pure import optim
     from pure.adapt.lora_config import lora_config
-    from stages.options import PretrainOptions
-    from stages.run import hardware, pretrained, shape
+    from stages.models import hardware, pretrained
+    from stages.run import shape
     from stages.run.estimate import estimate
+    from stages.run.options.pretrain import PretrainOptions
     from stages.run.pretraining import make_optimizer
 
-    told = pretrained.read_config(options.model_path) if options.model_path else shape.read(options.config, None)
+    told = (
+        pretrained.read_config(options.model_path) if options.model_path else shape.read(options.config, None)
+    )
     if options.max_length > told.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
@@ -65,10 +69,15 @@ def main(arguments: Sequence[str]) -> int:
     run = PretrainOptions(optimizer=options.optimizer, dtype=options.dtype)
     name = options.lora or ("balanced" if options.qlora else None)
     found = estimate(
-        told, make_optimizer(run, optim.constant_schedule(1e-3)), rows=options.batch_size, length=options.max_length,
-        dtype=hardware.pick_dtype(options.dtype, torch.device("cpu")), accumulation=options.gradient_accumulation,
-        adapters=lora_config(name) if name else None, quantized=options.qlora,
-    )  # fmt: skip
+        told,
+        make_optimizer(run, optim.constant_schedule(1e-3)),
+        rows=options.batch_size,
+        length=options.max_length,
+        dtype=hardware.pick_dtype(options.dtype, torch.device("cpu")),
+        accumulation=options.gradient_accumulation,
+        adapters=lora_config(name) if name else None,
+        quantized=options.qlora,
+    )
     print(table(found, options.batch_size * options.max_length))
     return 0
 

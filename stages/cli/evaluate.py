@@ -1,4 +1,5 @@
-"""`intro2llm evaluate`: measures a model by perplexity, multiple choice, programs, and questions with one answer."""
+"""`intro2llm evaluate`: measures a model by perplexity, multiple choice, programs, and questions with one
+answer."""
 
 from __future__ import annotations
 
@@ -18,5 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     tasks = build.tasks(options, loaded)
     reports = record.evaluate(tasks, options.output_dir, about=build.about(options, loaded))
     print("\n" + record.table(reports))
-    print(f"\nevery prompt and answer: {options.output_dir}/{record.SAMPLES}; figures: {record.RESULTS} there")
+    print(
+        f"\nevery prompt and answer: {options.output_dir}/{record.SAMPLES}; figures: {record.RESULTS} there"
+    )
     return 0

@@ -32,8 +32,8 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
         arguments: what follows it.
 
     Raises:
-        SystemExit: with 0 after --help, with 2 (and one line on stderr) for a flag that is unknown, missing, or has a
-            wrong value.
+        SystemExit: with 0 after --help, with 2 (and one line on stderr) for a flag that is unknown, missing,
+            or has a wrong value.
     """
     told = mistake(kind, arguments)
     if told:
@@ -65,8 +65,12 @@ def mistake(kind: type, arguments: Sequence[str]) -> str:
         "--batch_size: expected a whole number, got 'four'"
     """
     hints = get_type_hints(kind, include_extras=True)
-    positional = {name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())}
-    hints = {name: get_args(hint)[0] if get_origin(hint) is Annotated else hint for name, hint in hints.items()}
+    positional = {
+        name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())
+    }
+    hints = {
+        name: get_args(hint)[0] if get_origin(hint) is Annotated else hint for name, hint in hints.items()
+    }
     flags = {name: hint for name, hint in hints.items() if name not in positional}
     given = list(_given(arguments))
     if any(flag in ("--help", "-h") for flag, _ in given):
@@ -79,8 +83,11 @@ def mistake(kind: type, arguments: Sequence[str]) -> str:
         if told := _flag(flag, values, flags, bool(positional)):
             return told
     seen = {flag.lstrip("-").replace("-", "_") for flag, _ in given}
-    lacking = [f"--{field.name}" for field in dataclasses.fields(kind)
-               if field.name in flags and field.name not in seen and _required(field)]  # fmt: skip
+    lacking = [
+        f"--{field.name}"
+        for field in dataclasses.fields(kind)
+        if field.name in flags and field.name not in seen and _required(field)
+    ]
     return f"{', '.join(lacking)} is required" if lacking else ""
 
 
@@ -117,7 +124,9 @@ def _flag(flag: str, values: Sequence[str], hints: Mapping[str, Any], positional
         return f"{flag} needs a value"
     if len(values) > 1 and not many and not positional:
         return f"{flag} takes one value, got {len(values)}: {' '.join(values[:3])}"
-    return next((told for value in values[: None if many else 1] if (told := _value(flag, value, hints[name]))), "")
+    return next(
+        (told for value in values[: None if many else 1] if (told := _value(flag, value, hints[name]))), ""
+    )
 
 
 def _value(flag: str, value: str, hint: Any) -> str:

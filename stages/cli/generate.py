@@ -12,7 +12,7 @@ import tyro
 from stages.cli.flags import parse
 
 if TYPE_CHECKING:
-    from stages.run.pretrained import Pretrained
+    from stages.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,15 @@ class GenerateOptions:
     model_path: str
     """A run's folder, its final_model, or any folder in Hugging Face's layout."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Text to continue; give the flag again for more. What the tokenizer puts before a text (bos) is put there."""
+    """Text to continue; give the flag again for more. What the tokenizer puts before a text (bos) is put
+    there."""
     special_tokens: bool = False
     """Read control tokens such as <|im_end|> in --prompt as tokens; without it they are plain text."""
     max_new_tokens: int = 100
     """Tokens to add to each at most."""
     temperature: float = 0.8
-    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's distribution."""
+    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's
+    distribution."""
     top_k: int | None = None
     """Sample among this many likeliest tokens; None among all."""
     top_p: float | None = 0.95
@@ -60,10 +62,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.run import flag_ranges, pretrained
-    from stages.run.hardware import pick_device
+    from stages.models import pretrained
+    from stages.models.hardware import pick_device
+    from stages.run.options import ranges
 
-    flag_ranges.refuse_seed(options.seed)
+    ranges.refuse_seed(options.seed)
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
@@ -88,9 +91,9 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     """
     from data_pipes.tokenizer.spec import vocabulary_size
     from pure import random
-    from pure.generate import generate
-    from stages.run.chat_template import ends
-    from stages.run.text_prompt import encode
+    from pure.generation.generate import generate
+    from stages.models.chat_template import ends
+    from stages.models.text_prompt import encode
 
     stops = ends(pretrained)
     special = "all" if options.special_tokens else "none"

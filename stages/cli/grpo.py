@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.cli import tune
-from stages.tuning_options import GRPOOptions
+from stages.run.options.tuning import GRPOOptions
 
 
 def main(arguments: Sequence[str]) -> int:

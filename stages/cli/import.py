@@ -10,7 +10,8 @@ from stages.cli import convert
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions(convert.ConvertOptions):
-    """Brings a published model in: writes it as a folder in Hugging Face's layout, which every other command takes."""
+    """Brings a published model in: writes it as a folder in Hugging Face's layout, which every other command
+    takes."""
 
 
 def main(arguments: Sequence[str]) -> int:

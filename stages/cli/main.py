@@ -1,8 +1,8 @@
 """The command line: `intro2llm SUBCOMMAND --flags`. One file a subcommand, imported only when it runs.
 
-torch alone takes seconds to import, so this file imports nothing but the standard library, and `--help` answers at
-once. A subcommand is a module of this package with `main(arguments: Sequence[str]) -> int`, the exit code, and a line
-in SUBCOMMANDS.
+torch alone takes seconds to import, so this file imports nothing but the standard library, and `--help`
+answers at once. A subcommand is a module of this package with `main(arguments: Sequence[str]) -> int`, the
+exit code, and a line in SUBCOMMANDS.
 """
 
 from __future__ import annotations
@@ -40,7 +40,18 @@ SUBCOMMANDS: Mapping[str, str] = {
     "replay": "compute one step of a past run again and compare every bit",
 }
 
-WITHOUT = ("tokenizer", "generate", "chat", "preview", "replay", "import", "export", "merge", "estimate", "compare")
+WITHOUT = (
+    "tokenizer",
+    "generate",
+    "chat",
+    "preview",
+    "replay",
+    "import",
+    "export",
+    "merge",
+    "estimate",
+    "compare",
+)
 """Subcommands that keep no checkpoints."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -59,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `intro2llm`; None takes them from the process.
 
     Returns:
-        The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 the machine refused (disk, memory,
+        The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 the machine refused (disk,
+            memory,
         a missing package); 128 and the signal's number when interrupted; otherwise the subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
@@ -125,11 +137,20 @@ def explain(error: BaseException, name: str = "", arguments: Sequence[str] = ())
         return 2, _words(error)
     if isinstance(error, OSError | ImportError | FloatingPointError):
         return 1, _words(error)
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate" in str(error):
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "can't allocate" in str(error)
+    ):
         smaller = "a smaller --batch_tokens" if name == "evaluate" else "a smaller --batch_size"
         cut = "" if name == "evaluate" else "cut the batch by --gradient_accumulation, or "
         return 1, f"out of memory; {cut}take {smaller}"
-    if type(error).__name__ in ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError"):
+    if type(error).__name__ in (
+        "InductorError",
+        "BackendCompilerFailed",
+        "InvalidCxxCompiler",
+        "CppCompileError",
+    ):
         first = str(error).strip().splitlines()[:1]
         return 1, f"the step could not be compiled ({''.join(first)[:200]}); run with --no-compile"
     return None
@@ -156,7 +177,9 @@ def _interrupted(name: str, arguments: Sequence[str]) -> str:
     folder = Path(typed or flags.get("--output_dir") or flags.get("--output-dir") or f"runs/{name}")
     if name == "evaluate":
         left = (folder / "samples.jsonl").exists()
-        return f"interrupted; the same command {'keeps the answers that are there' if left else 'begins again'}"
+        return (
+            f"interrupted; the same command {'keeps the answers that are there' if left else 'begins again'}"
+        )
     if next(folder.glob("**/checkpoints/step-*"), None):
         return "interrupted; the same command resumes from the newest checkpoint"
     return f"interrupted before the first checkpoint in {folder}; the same command begins again"

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.cli.flags import parse
-from stages.options import PretrainOptions
+from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
     import torch
 
     from pure.types import Tree
     from stages.run import log
-    from stages.run.corpus import Corpus
+    from stages.run.data.corpus import Corpus
     from stages.run.loop import Outcome
     from stages.run.pretraining import Experiment
 
 INTERRUPTED = 128
-"""Exit code of an interrupted run, plus the signal's number, as shells count: 143 after SIGTERM. The state is saved."""
+"""Exit code of an interrupted run, plus the signal's number, as shells count: 143 after SIGTERM. The state is
+saved."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,15 +44,19 @@ def train(
         The outcome, and what it was made with.
 
     Steps:
-        1. Refuse what cannot work, before anything is written: flags, another run's folder, a folder that is in use.
+        1. Refuse what cannot work, before anything is written: flags, another run's folder, a folder that is
+           in use.
         2. Data, and everything built on it.
         3. config.json, so that the run can be resumed and replayed.
         4. The run.
         5. final_model.
     """
-    print(f"preparing {options.data_path} in {options.output_dir}", flush=True)  # before torch, which takes seconds
-    from stages.run import config_file, corpus, pretraining
-    from stages.run.lock import alone
+    print(
+        f"preparing {options.data_path} in {options.output_dir}", flush=True
+    )  # before torch, which takes seconds
+    from stages.checkpoint.lock import alone
+    from stages.run import config_file, pretraining
+    from stages.run.data import corpus
 
     folder = Path(options.output_dir)
     # 1. Refuse.
@@ -88,8 +93,9 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         experiment: what they build.
         data: the corpus, whose tokenizer is part of the run's fingerprint.
     """
-    from stages.run import compiler, hardware, loop, mfu, model_identity, pretraining
-    from stages.run.fingerprint import fingerprint
+    from stages.checkpoint.fingerprint import fingerprint
+    from stages.models import hardware, identity
+    from stages.run import compiler, loop, mfu, pretraining
 
     device = experiment.key.device
     lacking = compiler.missing() if options.compile and device.type == "cpu" else None
@@ -105,7 +111,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         validate=experiment.validate,
         fingerprint={
             **fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
-            **model_identity.at(options.model_path),
+            **identity.at(options.model_path),
         },
         writers=_writers(options, experiment),
         observe=partial(pretraining.learning_rate, schedule=experiment.schedule),
@@ -132,16 +138,20 @@ def starting_params(options: PretrainOptions, device: torch.device, *, always: b
     import torch
 
     from pure import tree
-    from stages.run import pretrained, step_folders
+    from stages.checkpoint import directories
+    from stages.models import pretrained
 
-    if not options.model_path or (step_folders.complete(Path(options.output_dir)) and not always):
+    if not options.model_path or (directories.complete(Path(options.output_dir)) and not always):
         return None
     params = pretrained.load(options.model_path, dtype=torch.float32).params
     return tree.map(lambda x: x.to(device), params)
 
 
-def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus, options: PretrainOptions) -> None:
-    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any.
+def save_final(
+    folder: Path, outcome: Outcome, experiment: Experiment, data: Corpus, options: PretrainOptions
+) -> None:
+    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there
+    are any.
 
     Args:
         folder: of the run.
@@ -150,7 +160,8 @@ def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Cor
         data: whose tokenizer is saved with the model.
         options: the flags; special tokens and chat templates of --model_path are kept.
     """
-    from stages.run import checkpoint, pretrained
+    from stages.checkpoint import checkpoint
+    from stages.models import pretrained
 
     state, step = outcome.state, int(outcome.state.step)
     best = checkpoint.best(folder) if outcome.status == "early" else None
@@ -161,7 +172,11 @@ def save_final(folder: Path, outcome: Outcome, experiment: Experiment, data: Cor
     if options.model_path:
         final = pretrained.with_texts_of(final, pretrained.load(options.model_path))
     path = pretrained.save(folder / "final_model", final)
-    why = f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}" if best else ""
+    why = (
+        f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}"
+        if best
+        else ""
+    )
     print(f"final model: {path} (step {step}{why})")
 
 

@@ -20,19 +20,22 @@ class PreviewOptions:
     stage: Literal["sft", "dpo", "grpo"] = "sft"
     """Whose rows: conversations, preference pairs, or prompts."""
     data_path: str = "embedded"
-    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded" needs no
-    download."""
+    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded"
+    needs no download."""
     chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
-    model's own, or ChatML."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
+    the model's own, or ChatML."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
+    date."""
     max_length: int = 256
     """Tokens a row."""
     subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
+    it."""
     split: str = "train"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
+    test.jsonl."""
     on_bad: Literal["stop", "skip"] = "stop"
     """At a row that cannot be read: stop, or pass over it."""
     rows: int = 3
@@ -79,18 +82,26 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from data_pipes.preference import preference_pipe
     from data_pipes.prompts import prompt_pipe
     from data_pipes.sft import sft_pipe
-    from stages.run import chat_data, pretrained
-    from stages.run.chat_template import template_of
+    from stages.models import pretrained
+    from stages.models.chat_template import template_of
+    from stages.run.data import examples
+    from stages.run.options.tuning import SFTOptions
     from stages.run.tuning import told
-    from stages.tuning_options import SFTOptions
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
-    read = {"sft": chat_data.conversations, "dpo": chat_data.pairs, "grpo": chat_data.questions}[options.stage]
+    read = {"sft": examples.conversations, "dpo": examples.pairs, "grpo": examples.questions}[options.stage]
     with tempfile.TemporaryDirectory() as folder:  # notes of bad rows stay out of every run's folder
-        flags = SFTOptions(model_path=options.model_path, data_path=options.data_path, subset=options.subset,
-                           split=options.split, on_bad=options.on_bad, examples=64 * options.rows, seed=options.seed,
-                           output_dir=folder)  # fmt: skip
+        flags = SFTOptions(
+            model_path=options.model_path,
+            data_path=options.data_path,
+            subset=options.subset,
+            split=options.split,
+            on_bad=options.on_bad,
+            examples=64 * options.rows,
+            seed=options.seed,
+            output_dir=folder,
+        )
         data = read(flags, base.tokenizer, template, lambda text: print(text.partition(", see ")[0])).train
     common: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
     pipe: Any

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from stages.cli.flags import parse
-from stages.options import PretrainOptions
+from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
     from stages.state import TrainState
@@ -29,10 +29,12 @@ class ReplayOptions:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal, else 1.
+    """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal,
+    else 1.
 
     Raises:
-        ValueError: if the run has no such step, or its checkpoint is of another run than its config.json says.
+        ValueError: if the run has no such step, or its checkpoint is of another run than its config.json
+            says.
     """
     options = parse(ReplayOptions, "replay", arguments)
     from stages.run.log import read_lines
@@ -70,7 +72,8 @@ def recompute(folder: Path, step: int) -> TrainState:
     """
     from pure import tree
     from pure.transform.jit import jit
-    from stages.run import checkpoint, compiler
+    from stages.checkpoint import checkpoint
+    from stages.run import compiler
 
     past = _past(folder)
     if not 1 <= step <= len(past.pipe):
@@ -103,32 +106,36 @@ class _Past(NamedTuple):
 
 def _past(folder: Path) -> _Past:
     """Builds the run of a folder: pretraining, or one of the rungs after it."""
+    from stages.checkpoint.fingerprint import fingerprint
     from stages.run import config_file
-    from stages.run.fingerprint import fingerprint
 
     name = config_file.stage(folder)
     if name is not None:
         return _tuned(folder, name)
     from stages.cli.pretrain import starting_params
-    from stages.run import corpus, model_identity, pretraining
+    from stages.models import identity
+    from stages.run import pretraining
+    from stages.run.data import corpus
 
     options = dataclasses.replace(config_file.read(folder, PretrainOptions), output_dir=str(folder))
     data = corpus.reopen(folder)
     made = pretraining.build(options, data)
     params = partial(starting_params, options, made.key.device, always=True)
-    known = {**fingerprint(made.stage, made.pipe, data.tokenizer), **model_identity.at(options.model_path)}
+    known = {**fingerprint(made.stage, made.pipe, data.tokenizer), **identity.at(options.model_path)}
     return _Past(made.stage, made.pipe, made.key, params, True, known, options.compile)
 
 
 def _tuned(folder: Path, name: str) -> _Past:
     """Builds a run after pretraining."""
-    from stages import tuning_options
     from stages.cli.tune import identity
     from stages.run import config_file, tuning
+    from stages.run.options.tuning import RUNGS
 
-    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in tuning_options.RUNGS}
+    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in RUNGS}
     if name not in kinds:
-        raise ValueError(f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version")
+        raise ValueError(
+            f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version"
+        )
     options = dataclasses.replace(config_file.read(folder, kinds[name]), output_dir=str(folder))
     made = tuning.build(options, say=lambda text: None)
     return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, identity(made), options.compile)
@@ -154,7 +161,7 @@ def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:
 def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
     """Leaves that are not those of the checkpoint of that step, if there is one."""
     from pure import tree
-    from stages.run import checkpoint
+    from stages.checkpoint import checkpoint
 
     found = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) == step]
     if not found:
@@ -165,7 +172,8 @@ def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
 
 
 def _otherwise_compiled(folder: Path, step: int) -> str:
-    """Says so if the log up to the step and config.json, written again whenever a run goes on, tell different things.
+    """Says so if the log up to the step and config.json, written again whenever a run goes on, tell different
+    things.
 
     A compiled start leaves `compile_seconds` in its first line; that a later start was eager leaves nothing.
     """

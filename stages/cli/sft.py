@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.cli import tune
-from stages.tuning_options import SFTOptions
+from stages.run.options.tuning import SFTOptions
 
 
 def main(arguments: Sequence[str]) -> int:

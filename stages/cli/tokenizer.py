@@ -15,11 +15,14 @@ class TokenizerOptions:
     """Training a byte-level BPE tokenizer."""
 
     data_path: str = "embedded"
-    """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and documentation."""
+    """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and
+    documentation."""
     subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
+    it."""
     split: str = "train"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
+    test.jsonl."""
     field: str = "text"
     """Column that holds the text, where the data has rows."""
     encoding: str = "utf-8"
@@ -42,18 +45,22 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parse(TokenizerOptions, "tokenizer", arguments)
     from data_pipes import tokenizer as tokenizers
-    from data_pipes.embedded import embedded
+    from data_pipes.embedded.corpus import embedded
     from data_pipes.source.path import documents
-    from stages.run.text import refuse
+    from stages.run.data.documents import refuse
 
     _refuse_file(Path(options.output_dir))
     if options.data_path == "embedded":
         found = embedded("all")
     else:
         found = documents(
-            options.data_path, field=options.field, encoding=options.encoding, subset=options.subset,
-            split=options.split, on_bad=refuse,
-        )  # fmt: skip
+            options.data_path,
+            field=options.field,
+            encoding=options.encoding,
+            subset=options.subset,
+            split=options.split,
+            on_bad=refuse,
+        )
     tokenizer = tokenizers.train(
         (document.text for document in found),
         options.vocab_size,
@@ -64,7 +71,10 @@ def main(arguments: Sequence[str]) -> int:
     sample = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
     ids = tokenizer.encode(sample)
     print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} ids")
-    print(f"{len(sample.encode()) / len(ids):.2f} bytes a token: " + "|".join(tokenizer.decode([i]) for i in ids))
+    print(
+        f"{len(sample.encode()) / len(ids):.2f} bytes a token: "
+        + "|".join(tokenizer.decode([i]) for i in ids)
+    )
     return 0
 
 
@@ -73,4 +83,6 @@ def _refuse_file(target: Path) -> None:
     folder = target.parent if target.suffix == ".json" else target
     found = next((path for path in (folder, *folder.parents) if path.exists()), None)
     if found is not None and not found.is_dir():
-        raise ValueError(f"--output_dir {target}: {found} is a file; name a folder, which is made if it is missing")
+        raise ValueError(
+            f"--output_dir {target}: {found} is a file; name a folder, which is made if it is missing"
+        )

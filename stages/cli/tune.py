@@ -1,4 +1,5 @@
-"""What `intro2llm sft | reward | dpo | grpo | ppo` have in common: from a model and rows to the next model."""
+"""What `intro2llm sft | reward | dpo | grpo | ppo` have in common: from a model and rows to the next
+model."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.cli.flags import parse
 from stages.cli.pretrain import INTERRUPTED
-from stages.tuning_options import RewardOptions, TuningOptions
+from stages.run.options.tuning import RewardOptions, TuningOptions
 
 if TYPE_CHECKING:
     from stages.run.loop import Outcome
@@ -32,7 +33,9 @@ def main(kind: type[TuningOptions], name: str, arguments: Sequence[str]) -> int:
     return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
-def run(options: TuningOptions, *, before: Callable[[Tuning], object] | None = None) -> tuple[Outcome, Tuning]:
+def run(
+    options: TuningOptions, *, before: Callable[[Tuning], object] | None = None
+) -> tuple[Outcome, Tuning]:
     """Builds, runs or resumes, and writes final_model once the run is complete.
 
     Args:
@@ -50,8 +53,8 @@ def run(options: TuningOptions, *, before: Callable[[Tuning], object] | None = N
         5. final_model.
     """
     print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
+    from stages.checkpoint.lock import alone
     from stages.run import config_file, tuning
-    from stages.run.lock import alone
 
     folder = Path(options.output_dir)
     with alone(folder):
@@ -88,9 +91,12 @@ def resolved(options: TuningOptions, built: Tuning) -> dict[str, Any]:
 
 
 def save_final(folder: Path, outcome: Outcome, built: Tuning, options: TuningOptions) -> None:
-    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there are any."""
+    """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there
+    are any."""
+    from stages.checkpoint import checkpoint
+    from stages.models import pretrained, reward_model
     from stages.online import policy_of
-    from stages.run import adapter, checkpoint, pretrained, reward_model
+    from stages.run import adapter
 
     state, step = outcome.state, int(outcome.state.step)
     best = checkpoint.best(folder) if outcome.status == "early" else None
@@ -145,21 +151,23 @@ def _run(options: TuningOptions, built: Tuning) -> Outcome:
 
 def identity(built: Tuning) -> dict[str, str]:
     """The fingerprint of a run: its stage, pipe, tokenizer, rewards, and the model that it begins with."""
-    from stages.run.fingerprint import fingerprint
+    from stages.checkpoint.fingerprint import fingerprint
 
     parts = fingerprint(known(built.stage), built.pipe, built.base.tokenizer)
     return {**parts, **built.judged_by, **built.made_from}
 
 
 class Known(NamedTuple):
-    """The parts of an online stage that its fingerprint names one by one; of the rewards `Tuning.judged_by` tells."""
+    """The parts of an online stage that its fingerprint names one by one; of the rewards `Tuning.judged_by`
+    tells."""
 
     rollout: Callable
     update: Callable
 
 
 def known(stage: Any) -> Any:
-    """Returns the stage as its fingerprint sees it: without compiled code and Python functions that judge text."""
+    """Returns the stage as its fingerprint sees it: without compiled code and Python functions that judge
+    text."""
     parts = stage.step.keywords.get("parts")
     if parts is None:
         return stage

@@ -1,1 +1,1 @@
-"""How good a model is: what it says, measured, and what it writes, run behind walls."""
+"""Evaluation: tasks and their figures."""

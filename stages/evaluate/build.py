@@ -11,39 +11,53 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_pipes import answers, lessons
 from data_pipes import tokenizer as tokenizers
-from data_pipes.answers import QuestionAnswer
-from data_pipes.chat import ChatTemplate, encode_chat
+from data_pipes.answers import match
+from data_pipes.answers.match import QuestionAnswer
+from data_pipes.chat.chat import ChatTemplate, encode_chat
+from data_pipes.chat.messages import Message
 from data_pipes.choices import by_subject
-from data_pipes.embedded import embedded
-from data_pipes.messages import Message
+from data_pipes.embedded import lessons
+from data_pipes.embedded.corpus import embedded
+from data_pipes.embedded.tasks import OPEN
 from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
-from data_pipes.tasks import OPEN
 from data_pipes.types import BadRow, Row
-from pure.stepper import stepper
+from pure.generation.stepper import stepper
 from pure.types import Tree
+from stages.checkpoint.fingerprint import fingerprint
 from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, programs
 from stages.evaluate.completion import Sampling
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
-from stages.run import flag_ranges, hardware, pretrained
-from stages.run.chat_template import ends, template_of
-from stages.run.fingerprint import fingerprint
-from stages.run.pretrained import Pretrained
-from stages.run.text import on_bad_row
-from stages.run.text_prompt import first
+from stages.models import hardware, pretrained
+from stages.models.chat_template import ends, template_of
+from stages.models.pretrained import Pretrained
+from stages.models.text_prompt import first
+from stages.run.data.documents import on_bad_row
+from stages.run.options import ranges
 
 EXAM = 126
 """The demo's held-out questions that are asked."""
 
 STYLE_OF: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
 
-FREE = ("seed", "limit", "output_dir", "workers", "batch_tokens", "compile", "device", "pass_at", "model_path",
-        "data_path", "dev_path", "on_bad")  # fmt: skip
-"""Flags that a folder's answers do not depend on, or that are told apart otherwise: digests of model and tokenizer, of
-each item, and of what decides how items are asked."""
+FREE = (
+    "seed",
+    "limit",
+    "output_dir",
+    "workers",
+    "batch_tokens",
+    "compile",
+    "device",
+    "pass_at",
+    "model_path",
+    "data_path",
+    "dev_path",
+    "on_bad",
+)
+"""Flags that a folder's answers do not depend on, or that are told apart otherwise: digests of model and
+tokenizer, of each item, and of what decides how items are asked."""
 
 CHATTING = ("exact_match", "gsm8k", "humaneval", "mbpp")
 """Tasks that can be asked as a chat."""
@@ -58,7 +72,7 @@ def load(options: EvaluateOptions) -> Pretrained:
         ValueError: for a seed out of range, or a model that is not understood.
         FileNotFoundError: if there is none.
     """
-    flag_ranges.refuse_seed(options.seed)
+    ranges.refuse_seed(options.seed)
     device = hardware.pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     return pretrained.placed(loaded, device)
@@ -100,8 +114,17 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
 
 def _check(options: EvaluateOptions) -> None:
     """Refuses numbers that cannot be, before any work."""
-    least = {"limit": 1, "max_new_tokens": 1, "max_length": 2, "stride": 1, "shots": 0, "samples": 1, "workers": 1,
-             "batch_tokens": 1, "prefix": 0}  # fmt: skip
+    least = {
+        "limit": 1,
+        "max_new_tokens": 1,
+        "max_length": 2,
+        "stride": 1,
+        "shots": 0,
+        "samples": 1,
+        "workers": 1,
+        "batch_tokens": 1,
+        "prefix": 0,
+    }
     for name, bound in least.items():
         value = getattr(options, name)
         if value is not None and value < bound:
@@ -120,7 +143,9 @@ def _check(options: EvaluateOptions) -> None:
 def _check_templates(options: EvaluateOptions, paths: Sequence[str]) -> None:
     """Refuses flags of the chat template where no task goes through one."""
     chats = any(_chats(task, path, options) for task, path in zip(options.task, paths, strict=True))
-    given = [f"--{name}" for name in ("chat_template", "template_kwargs") if getattr(options, name) is not None]
+    given = [
+        f"--{name}" for name in ("chat_template", "template_kwargs") if getattr(options, name) is not None
+    ]
     if given and not chats:
         raise ValueError(
             f"{' and '.join(given)} would have no effect: --task {' '.join(options.task)} is not asked as a chat here; "
@@ -159,23 +184,39 @@ def digest(params: Tree) -> str:
 
 def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Text that the model has not seen."""
-    found = embedded("held_out") if path == "embedded" else source.documents(
-        path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options))  # fmt: skip
+    found = (
+        embedded("held_out")
+        if path == "embedded"
+        else source.documents(
+            path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options)
+        )
+    )
     return perplexity.task(
-        *loaded[:3], _first(found, options), max_length=options.max_length, stride=options.stride,
-        prefix=first(loaded) if options.prefix is None else options.prefix, tokens=options.batch_tokens, name=name,
-    )  # fmt: skip
+        *loaded[:3],
+        _first(found, options),
+        max_length=options.max_length,
+        stride=options.stride,
+        prefix=first(loaded) if options.prefix is None else options.prefix,
+        tokens=options.batch_tokens,
+        name=name,
+    )
 
 
 def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Questions with choices."""
-    found = multiple_choice(path, split=options.split, subset=options.subset, dev_path=options.dev_path,
-                            on_bad=_on_bad(options))  # fmt: skip
+    found = multiple_choice(
+        path, split=options.split, subset=options.subset, dev_path=options.dev_path, on_bad=_on_bad(options)
+    )
     asked = [q for part in by_subject(found.test).values() for q in _first(part, options)]
     return mmlu.task(
-        *loaded[:3], found._replace(test=asked), shots=options.shots,
-        style=options.style or STYLE_OF[name], tokens=options.batch_tokens, prefix=first(loaded), name=name,
-    )  # fmt: skip
+        *loaded[:3],
+        found._replace(test=asked),
+        shots=options.shots,
+        style=options.style or STYLE_OF[name],
+        tokens=options.batch_tokens,
+        prefix=first(loaded),
+        name=name,
+    )
 
 
 def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
@@ -191,16 +232,24 @@ def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained
     elif name == "mbpp":
         found = [problem._replace(question=f"{problem.question}[BEGIN]\n") for problem in found]
     return humaneval.task(
-        *loaded[:3], found, sampling=_sampling(options, 512, stops, stop_tokens), samples=options.samples,
-        ks=options.pass_at, timeout=options.timeout, workers=options.workers, way=way,
-        unsafe=options.run_untrusted_code_without_isolation, compile=_machine(options, loaded), name=name,
-    )  # fmt: skip
+        *loaded[:3],
+        found,
+        sampling=_sampling(options, 512, stops, stop_tokens),
+        samples=options.samples,
+        ks=options.pass_at,
+        timeout=options.timeout,
+        workers=options.workers,
+        way=way,
+        unsafe=options.run_untrusted_code_without_isolation,
+        compile=_machine(options, loaded),
+        name=name,
+    )
 
 
 def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
     own = path == "embedded"
-    rows = exam() if own else list(answers.question_answers(_rows(path, options), on_bad=_on_bad(options)))
+    rows = exam() if own else list(match.question_answers(_rows(path, options), on_bad=_on_bad(options)))
     chat = _chats(name, path, options)
     shown: Sequence[QuestionAnswer] = ()
     if name == "gsm8k" and options.shots and not chat:
@@ -212,11 +261,16 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
         encode, form, stop_tokens = chat_encoder(loaded, template=template)
     stops = () if chat else exact_match.GSM8K_STOPS
     return exact_match.task(
-        *loaded[:3], _first(rows, options),
+        *loaded[:3],
+        _first(rows, options),
         sampling=_sampling(options, 24 if own else 256, stops, stop_tokens),
-        judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers], examples=shown, encode=encode,
-        form=form, compile=_machine(options, loaded), name=name,
-    )  # fmt: skip
+        judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers],
+        examples=shown,
+        encode=encode,
+        form=form,
+        compile=_machine(options, loaded),
+        name=name,
+    )
 
 
 def _rows(path: str, options: EvaluateOptions) -> Iterator[Row]:
@@ -258,19 +312,27 @@ def _chat_ids(question: str, *, template: Any, tokenizer: Any) -> list[int]:
 def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
     """The first rows of --dev_path."""
     if options.dev_path is None:
-        raise ValueError(f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0")
-    found = list(answers.question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
+        raise ValueError(
+            f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0"
+        )
+    found = list(match.question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
     if len(found) < options.shots:
         raise ValueError(f"--shots {options.shots}: {options.dev_path} has {len(found)} rows")
     return found[: options.shots]
 
 
-def _sampling(options: EvaluateOptions, most: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]) -> Sampling:
+def _sampling(
+    options: EvaluateOptions, most: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
+) -> Sampling:
     """How answers are drawn."""
     return Sampling(
         max_new_tokens=most if options.max_new_tokens is None else options.max_new_tokens,
-        temperature=options.temperature, top_p=options.top_p, stop=stops, stop_tokens=stop_tokens, seed=options.seed,
-    )  # fmt: skip
+        temperature=options.temperature,
+        top_p=options.top_p,
+        stop=stops,
+        stop_tokens=stop_tokens,
+        seed=options.seed,
+    )
 
 
 def _machine(options: EvaluateOptions, loaded: Pretrained) -> Any:

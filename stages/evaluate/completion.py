@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipes.stop import cut, stop_at
+from data_pipes.chat.stop import cut, stop_at
 from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import random, tree
-from pure.generate import generate
-from pure.stepper import Stepper
+from pure.generation.generate import generate
+from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
 
 
@@ -27,11 +27,11 @@ class Sampling:
     Args:
         max_new_tokens: >= 1, tokens of a completion at most.
         temperature: >= 0; 0 is greedy.
-        top_k, top_p: see `pure.sample`; None leaves one out.
+        top_k, top_p: see `pure.generation.sample`; None leaves one out.
         stop: texts before which a completion ends.
         stop_tokens: ids that end it; the model's eos token always does.
-        seed: of everything random. Two models asked with the same seed draw with the same numbers, so that their
-            difference varies less than either of them.
+        seed: of everything random. Two models asked with the same seed draw with the same numbers, so that
+            their difference varies less than either of them.
     """
 
     max_new_tokens: int
@@ -44,8 +44,8 @@ class Sampling:
 
 
 def about(sampling: Sampling) -> dict[str, Any]:
-    """Returns what a task's `about` says of its sampling: {"sampling": what two models have in common, "ends": this
-    model's ids that end an answer}."""
+    """Returns what a task's `about` says of its sampling: {"sampling": what two models have in common,
+    "ends": this model's ids that end an answer}."""
     shared = {name: value for name, value in vars(sampling).items() if name != "stop_tokens"}
     return {"sampling": shared, "ends": sampling.stop_tokens}
 
@@ -56,8 +56,8 @@ class Completion(NamedTuple):
     Fields:
         text: up to the first stop string, control tokens left out.
         dropped: tokens of the prompt that were cut off on the left, as the model's context is shorter.
-        ended: whether the model ended it, by a token or a string; False: it was cut off at max_new_tokens, or the
-            string came with the last of them.
+        ended: whether the model ended it, by a token or a string; False: it was cut off at max_new_tokens, or
+            the string came with the last of them.
     """
 
     text: str
@@ -83,10 +83,11 @@ def complete(
         params: the model's.
         tokenizer: that both were made with.
         prompts: B lists of ids.
-        numbers: (question, sample) of each: its random numbers depend on them and on the seed, not on its place here.
+        numbers: (question, sample) of each: its random numbers depend on them and on the seed, not on its
+            place here.
         sampling: see Sampling.
         max_length: tokens of a prompt and its completion at most; None takes max_position_embeddings.
-        compile: as in `pure.generate.generate`.
+        compile: as in `pure.generation.generate.generate`.
 
     Returns:
         B Completions.
@@ -102,14 +103,23 @@ def complete(
             f"{most} tokens; ask for fewer"
         )
     device = tree.leaves(params)[0].device
-    ends = tuple(dict.fromkeys(i for i in (model.config.eos_token_id, *sampling.stop_tokens) if i is not None))
+    ends = tuple(
+        dict.fromkeys(i for i in (model.config.eos_token_id, *sampling.stop_tokens) if i is not None)
+    )
     written = generate(
-        model, params, [list(prompt)[-room:] for prompt in prompts], key=_keys(sampling.seed, numbers, device),
-        max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, top_k=sampling.top_k,
-        top_p=sampling.top_p, vocabulary=vocabulary_size(tokenizer),
-        stop_tokens=ends, stop=stop_at(tokenizer, sampling.stop) if sampling.stop else None,
+        model,
+        params,
+        [list(prompt)[-room:] for prompt in prompts],
+        key=_keys(sampling.seed, numbers, device),
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        vocabulary=vocabulary_size(tokenizer),
+        stop_tokens=ends,
+        stop=stop_at(tokenizer, sampling.stop) if sampling.stop else None,
         compile=compile,
-    )  # fmt: skip
+    )
     found = []
     for prompt, row, length in zip(prompts, written.tokens.tolist(), written.lengths.tolist(), strict=True):
         ids = row[:length]

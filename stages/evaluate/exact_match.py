@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from data_pipes import answers
-from data_pipes.answers import QuestionAnswer
+from data_pipes.answers import match
+from data_pipes.answers.match import QuestionAnswer
 from data_pipes.tokenizer.spec import Tokenizer
-from pure.stepper import Stepper
+from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
 from stages.evaluate.completion import Sampling, complete
 from stages.evaluate.completion import about as about_sampling
@@ -26,11 +26,11 @@ Judge = Callable[[str, str], bool]
 
 JUDGES: Mapping[str, Mapping[str, Judge]] = {
     "gsm8k": {
-        "strict": partial(answers.exact_match, mode="strict"),
-        "flexible": partial(answers.exact_match, mode="flexible"),
+        "strict": partial(match.exact_match, mode="strict"),
+        "flexible": partial(match.exact_match, mode="flexible"),
     },
-    "number": {"number": partial(answers.exact_match, mode="number")},
-    "text": {"text": partial(answers.exact_match, mode="text")},
+    "number": {"number": partial(match.exact_match, mode="number")},
+    "text": {"text": partial(match.exact_match, mode="text")},
 }
 """How answers are compared; of several the first is the score."""
 
@@ -87,7 +87,7 @@ def task(
         examples: shown before each question with their answers; only in the plain form.
         encode: question -> ids of a whole prompt, such as a chat's; None writes "Question: ...\\nAnswer:".
         form: what that form is called in the records, such as a chat template's text.
-        compile: as in `pure.generate.generate`.
+        compile: as in `pure.generation.generate.generate`.
         name: what results call it.
         chunk: questions that are answered side by side.
 
@@ -101,13 +101,28 @@ def task(
         raise ValueError(f"{name}: examples are only shown in the plain form; drop them, or the chat's form")
     before = "".join(f"{plain(row.question)} {row.answer}\n\n" for row in examples)
     asking = partial(
-        _answer, model=model, params=params, tokenizer=tokenizer, rows=rows, sampling=sampling, judges=judges,
-        before=before, encode=encode, compile=compile,
-    )  # fmt: skip
-    about = {"task": "exact_match", "before": before, "form": form, **about_sampling(sampling),
-             "judges": sorted(judges)}  # fmt: skip
+        _answer,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        rows=rows,
+        sampling=sampling,
+        judges=judges,
+        before=before,
+        encode=encode,
+        compile=compile,
+    )
+    about = {
+        "task": "exact_match",
+        "before": before,
+        "form": form,
+        **about_sampling(sampling),
+        "judges": sorted(judges),
+    }
     items = [digest(row.question, row.answer) for row in rows]
-    return Task(name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk, items)
+    return Task(
+        name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk, items
+    )
 
 
 def summary(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, Figure]:
@@ -116,9 +131,18 @@ def summary(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, Fi
 
 
 def _answer(
-    numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, rows: Sequence[QuestionAnswer],
-    sampling: Sampling, judges: Mapping[str, Judge], before: str, encode: Callable | None, compile: bool | Stepper,
-) -> list[Sample]:  # fmt: skip
+    numbers: Sequence[int],
+    *,
+    model: Model,
+    params: Tree,
+    tokenizer: Tokenizer,
+    rows: Sequence[QuestionAnswer],
+    sampling: Sampling,
+    judges: Mapping[str, Judge],
+    before: str,
+    encode: Callable | None,
+    compile: bool | Stepper,
+) -> list[Sample]:
     """A chunk of questions, side by side."""
     chosen = [rows[i] for i in numbers]
     texts = [row.question if encode else before + plain(row.question) for row in chosen]
@@ -128,9 +152,16 @@ def _answer(
     samples: list[Sample] = []
     for row, ids, written in zip(chosen, prompts, found, strict=True):
         verdicts = {name: judge(written.text, row.answer) for name, judge in judges.items()}
-        samples.append({
-            "question": row.question, "prompt": tokenizer.decode(list(ids)), "output": written.text,
-            "target": row.answer, "score": float(next(iter(verdicts.values()))), "verdicts": verdicts,
-            "ended": written.ended, "dropped": written.dropped,
-        })  # fmt: skip
+        samples.append(
+            {
+                "question": row.question,
+                "prompt": tokenizer.decode(list(ids)),
+                "output": written.text,
+                "target": row.answer,
+                "score": float(next(iter(verdicts.values()))),
+                "verdicts": verdicts,
+                "ended": written.ended,
+                "dropped": written.dropped,
+            }
+        )
     return samples

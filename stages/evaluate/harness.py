@@ -1,9 +1,10 @@
 """lm-evaluation-harness as a client: its hundreds of tasks, driven on our models.
 
-    python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag --limit 100
+    python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag --limit
+    100
 
-is `lm_eval` with one model more; everything else is its own. In Python, `lm_eval.simple_evaluate(model=harness(...))`.
-Needs `pip install lm-eval`.
+is `lm_eval` with one model more; everything else is its own. In Python,
+`lm_eval.simple_evaluate(model=harness(...))`. Needs `pip install lm-eval`.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from data_pipes.chat import ChatTemplate, render
-from data_pipes.messages import Message
-from data_pipes.rendering import open_text
+from data_pipes.chat.chat import ChatTemplate, render
+from data_pipes.chat.messages import Message
+from data_pipes.chat.rendering import open_text
 from stages.evaluate.completion import Sampling, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
 from stages.evaluate.request import encode_pairs, encode_text
-from stages.run.chat_template import ends, template_of
-from stages.run.pretrained import Pretrained
-from stages.run.text_prompt import first
+from stages.models.chat_template import ends, template_of
+from stages.models.pretrained import Pretrained
+from stages.models.text_prompt import first
 
 NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""
@@ -55,12 +56,13 @@ def harness(
         max_length: tokens that the model sees at once; None takes max_position_embeddings.
         tokens: to read at a time, about.
         seed: of completions that are drawn.
-        chat_template: file of a jinja2 chat template, or a name of `data_pipes.templates.NAMED`; its turn end ends
-            completions too. None takes the model's own, or ChatML.
+        chat_template: file of a jinja2 chat template, or a name of `data_pipes.chat.presets.NAMED`; its turn
+            end ends completions too. None takes the model's own, or ChatML.
         template_kwargs: variables of the chat template, a JSON object.
 
     Returns:
-        An `lm_eval.api.model.LM`, with its log-likelihoods, rolling log-likelihoods, completions and chat template.
+        An `lm_eval.api.model.LM`, with its log-likelihoods, rolling log-likelihoods, completions and chat
+        template.
 
     Raises:
         ImportError: if lm-eval is not installed.
@@ -75,7 +77,9 @@ def harness(
     most = max_length or model.config.max_position_embeddings
     found = first(loaded)
     if found is None:
-        raise ValueError("harness: the model has neither a bos nor an eos token, which lm-eval begins documents with")
+        raise ValueError(
+            "harness: the model has neither a bos nor an eos token, which lm-eval begins documents with"
+        )
     prefix: int = found
     written = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
     stops = ends(loaded, written() if chat_template else None)
@@ -88,14 +92,19 @@ def harness(
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             """One (nats, greedy) for each (context, continuation)."""
-            pairs = [encode_pairs(tokenizer, r.args[0], [r.args[1]], prefix=prefix, special="all")[0] for r in requests]
+            pairs = [
+                encode_pairs(tokenizer, r.args[0], [r.args[1]], prefix=prefix, special="all")[0]
+                for r in requests
+            ]
             found = log_likelihoods(model, params, pairs, max_length=most, tokens=tokens)
             return [(x.logp, x.greedy) for x in found]
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
             """Nats of each text, in windows that do not overlap, as lm-eval cuts them."""
             cut = [windows(encode(r.args[0]), length=most, stride=most, prefix=prefix) for r in requests]
-            found = iter(log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens))
+            found = iter(
+                log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens)
+            )
             return [sum(next(found).logp for _ in part) for part in cut]
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -111,9 +120,11 @@ def harness(
                 found += [written.text for written in texts]
             return found
 
-        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-            """Messages as one text, by the model's own template or ChatML. Without a generation prompt the last one is
-            left open, to be continued."""
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            """Messages as one text, by the model's own template or ChatML. Without a generation prompt the
+            last one is left open, to be continued."""
             said = [Message(turn["role"], turn["content"]) for turn in chat_history]
             return _chat_text(written(), said, add_generation_prompt)
 
@@ -123,8 +134,8 @@ def harness(
 def register() -> None:
     """Gives lm-eval's command line the model "intro2llm".
 
-    Its arguments: path, dtype, device, max_length, seed, chat_template (a file, or a name) and enable_thinking (a
-    variable of the template, as lm-eval's own models have it).
+    Its arguments: path, dtype, device, max_length, seed, chat_template (a file, or a name) and
+    enable_thinking (a variable of the template, as lm-eval's own models have it).
     """
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
@@ -141,11 +152,18 @@ def register() -> None:
 
 
 def _loaded(
-    path: str, *, dtype: str = "float32", device: str | None = None, max_length: Any = None, seed: Any = 0,
-    chat_template: str | None = None, enable_thinking: bool | None = None, **others: Any,
-) -> Any:  # fmt: skip
+    path: str,
+    *,
+    dtype: str = "float32",
+    device: str | None = None,
+    max_length: Any = None,
+    seed: Any = 0,
+    chat_template: str | None = None,
+    enable_thinking: bool | None = None,
+    **others: Any,
+) -> Any:
     """The model of `harness` from lm-eval's arguments; one that is not understood is refused."""
-    from stages.run import hardware, pretrained
+    from stages.models import hardware, pretrained
 
     if unknown := sorted(others.keys() - PASSED):
         raise ValueError(
@@ -156,15 +174,21 @@ def _loaded(
     loaded = pretrained.placed(pretrained.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
     variables = None if enable_thinking is None else json.dumps({"enable_thinking": bool(enable_thinking)})
     return harness(
-        loaded, max_length=int(max_length) if max_length else None, seed=int(seed), chat_template=chat_template,
+        loaded,
+        max_length=int(max_length) if max_length else None,
+        seed=int(seed),
+        chat_template=chat_template,
         template_kwargs=variables,
-    )  # fmt: skip
+    )
 
 
 def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_prompt: bool) -> str:
-    """A chat as lm-eval has it: where the template refuses a system's message it is left out, with a warning."""
+    """A chat as lm-eval has it: where the template refuses a system's message it is left out, with a
+    warning."""
     write = (
-        partial(render, template, add_generation_prompt=True) if add_generation_prompt else partial(open_text, template)
+        partial(render, template, add_generation_prompt=True)
+        if add_generation_prompt
+        else partial(open_text, template)
     )
     try:
         return write(said)
@@ -172,15 +196,20 @@ def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_p
         rest = [message for message in said if message.role != "system"]
         if not rest or len(rest) == len(said):
             raise
-        warnings.warn(f"the chat is written without the system's message, which the template refuses: {error}",
-                      stacklevel=3)  # fmt: skip
+        warnings.warn(
+            f"the chat is written without the system's message, which the template refuses: {error}",
+            stacklevel=3,
+        )
         return write(rest)
 
 
 def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Sampling:
-    """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models are."""
+    """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models
+    are."""
     if unknown := sorted(options.keys() - KNOWN):
-        raise ValueError(f"generate_until: expected the options {', '.join(sorted(KNOWN))}, got {', '.join(unknown)}")
+        raise ValueError(
+            f"generate_until: expected the options {', '.join(sorted(KNOWN))}, got {', '.join(unknown)}"
+        )
     until = options.get("until") or []
     warmth = float(options.get("temperature") or 0.0)
     drawn = options.get("do_sample", warmth > 0) and warmth > 0

@@ -1,4 +1,5 @@
-"""HumanEval: programs that a model writes, judged by running their tests; where they run is `stages.evaluate.sandbox`.
+"""HumanEval: programs that a model writes, judged by running their tests; where they run is
+`stages.sandbox.sandbox`.
 
 Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
 """
@@ -12,19 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_pipes.answers.code import closed
 from data_pipes.choices import each, text_of
-from data_pipes.code import closed
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import OnBad, Row, stop
-from pure.stepper import Stepper
+from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
-from stages.evaluate import sandbox
 from stages.evaluate.completion import Completion, Sampling, complete
 from stages.evaluate.completion import about as about_sampling
 from stages.evaluate.programs import Problem, Way, continued, question
 from stages.evaluate.request import beginning
-from stages.evaluate.sandbox import Isolation, Outcome
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
+from stages.sandbox import sandbox
+from stages.sandbox.sandbox import Isolation, Outcome
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What a model writes when it goes on after the function (Chen et al. 2021, section 2.3)."""
@@ -66,7 +67,8 @@ def installed() -> Path:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Estimates how probable it is that of k samples at least one passes, without bias, from n samples of which c pass.
+    """Estimates how probable it is that of k samples at least one passes, without bias, from n samples of
+    which c pass.
 
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
@@ -90,7 +92,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     Source: Chen et al. 2021, equation 1 and figure 3.
     """
     if not 1 <= k <= n or not 0 <= c <= n:
-        raise ValueError(f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples")
+        raise ValueError(
+            f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples"
+        )
     left = 1.0
     for i in range(n - c + 1, n + 1):
         left *= max(0.0, 1.0 - k / i)
@@ -98,9 +102,13 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def check(
-    problem: Problem, completion: str, *, timeout: float = TIMEOUT, isolation: Isolation | None = None,
+    problem: Problem,
+    completion: str,
+    *,
+    timeout: float = TIMEOUT,
+    isolation: Isolation | None = None,
     unsafe: bool = False,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Runs a completion against its problem's tests, each in a jail of its own.
 
     Args:
@@ -111,7 +119,8 @@ def check(
         unsafe: run even where the walls are missing.
 
     Returns:
-        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise. Arguments are
+        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise.
+        Arguments are
         handed over as copies: tests cannot see what a function does to them.
 
     Raises:
@@ -135,7 +144,9 @@ def judge(problem: Problem, program: str, **options: Any) -> Outcome:
     return sandbox.examine(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
 
 
-def humaneval(model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any) -> Report:
+def humaneval(
+    model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any
+) -> Report:
     """Lets a model write programs, and counts those that pass their tests.
 
     Args:
@@ -176,14 +187,14 @@ def task(
         params: the model's.
         tokenizer: that both were made with.
         found: problems.
-        sampling: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several samples take a
-            temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
+        sampling: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several
+            samples take a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.
         ks: for which pass@k is wanted, each at most n.
         timeout: seconds that a problem's tests may take.
         workers: programs that run side by side.
         unsafe: run even where the walls are missing.
-        compile: as in `pure.generate.generate`.
+        compile: as in `pure.generation.generate.generate`.
         name: what results call it.
         way: how problems are asked, and programs found; None continues their prompts.
 
@@ -201,11 +212,27 @@ def task(
     drawn = sampling or Sampling(max_new_tokens=512, stop=STOPS)
     way = way or continued(tokenizer, prefix=beginning(model))
     asking = partial(
-        _answer, model=model, params=params, tokenizer=tokenizer, found=found, sampling=drawn, samples=samples,
-        timeout=timeout, workers=workers, isolation=isolation, unsafe=unsafe, compile=compile, way=way,
-    )  # fmt: skip
-    about = {"task": "humaneval", **about_sampling(drawn), "samples": samples, "timeout": timeout,
-             "sandbox": isolation.line if isolation.complete else "none"}  # fmt: skip
+        _answer,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        found=found,
+        sampling=drawn,
+        samples=samples,
+        timeout=timeout,
+        workers=workers,
+        isolation=isolation,
+        unsafe=unsafe,
+        compile=compile,
+        way=way,
+    )
+    about = {
+        "task": "humaneval",
+        **about_sampling(drawn),
+        "samples": samples,
+        "timeout": timeout,
+        "sandbox": isolation.line if isolation.complete else "none",
+    }
     about |= {"form": way.form} if way.form else {}
     ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
     items = [digest(*filter(None, problem)) for problem in found for _ in range(samples)]
@@ -218,7 +245,8 @@ def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure
     for sample in samples:
         passed.setdefault(sample["problem"], []).append(sample["score"])
     return {
-        f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()]) for k in ks
+        f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()])
+        for k in ks
     }
 
 
@@ -228,10 +256,21 @@ def _problem(row: Mapping[str, Any], name: str) -> Problem:
 
 
 def _answer(
-    numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem],
-    sampling: Sampling, samples: int, timeout: float, workers: int, isolation: Isolation, unsafe: bool,
-    compile: bool | Stepper, way: Way,
-) -> list[Sample]:  # fmt: skip
+    numbers: Sequence[int],
+    *,
+    model: Model,
+    params: Tree,
+    tokenizer: Tokenizer,
+    found: Sequence[Problem],
+    sampling: Sampling,
+    samples: int,
+    timeout: float,
+    workers: int,
+    isolation: Isolation,
+    unsafe: bool,
+    compile: bool | Stepper,
+    way: Way,
+) -> list[Sample]:
     """A chunk of programs: written side by side, then run by several threads."""
     asked = [divmod(number, samples) for number in numbers]
     chosen = [found[problem] for problem, _ in asked]
@@ -244,14 +283,22 @@ def _answer(
     samples_found = [_sample(*parts) for parts in zip(chosen, written, outcomes, strict=True)]
     if not way.form and all(problem.prompt for problem in chosen):
         return samples_found  # the program is prompt and output
-    return [{**sample, "prompt": question(problem), "program": source}
-            for sample, problem, source in zip(samples_found, chosen, sources, strict=True)]  # fmt: skip
+    return [
+        {**sample, "prompt": question(problem), "program": source}
+        for sample, problem, source in zip(samples_found, chosen, sources, strict=True)
+    ]
 
 
 def _sample(problem: Problem, written: Completion, outcome: Outcome) -> Sample:
     """What is kept of a program."""
     return {
-        "prompt": problem.prompt, "output": written.text, "problem": problem.name,
-        "score": float(outcome.status == "ok"), "status": outcome.status, "reason": outcome.reason,
-        "seconds": round(outcome.seconds, 3), "ended": written.ended, "dropped": written.dropped,
-    }  # fmt: skip
+        "prompt": problem.prompt,
+        "output": written.text,
+        "problem": problem.name,
+        "score": float(outcome.status == "ok"),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "seconds": round(outcome.seconds, 3),
+        "ended": written.ended,
+        "dropped": written.dropped,
+    }

@@ -1,12 +1,12 @@
 """Log-likelihoods: how probable a model finds given words, of which perplexity and multiple choice are made.
 
-Two ways lead to the same numbers. A *window* is read whole: the plain forward pass. *Requests*, endings behind
-contexts, share most of what they read: all questions of a subject begin with the same examples, all endings of a
-question with the question. There each shared beginning is read once into the cache of keys and values, and read on
-from there.
+Two ways lead to the same numbers. A *window* is read whole: the plain forward pass. *Requests*, endings
+behind contexts, share most of what they read: all questions of a subject begin with the same examples, all
+endings of a question with the question. There each shared beginning is read once into the cache of keys and
+values, and read on from there.
 
-Shape letters: B rows, P tokens that a group's contexts share, Q tokens of a context behind them, E tokens of an ending,
-V vocabulary.
+Shape letters: B rows, P tokens that a group's contexts share, Q tokens of a context behind them, E tokens of
+an ending, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from stages.evaluate.request import Request, fit
 from stages.evaluate.sharing import Batch, Group, batches, groups
 
 TOKENS = 2048
-"""Tokens read at a time: enough to fill the products of a small model, few enough for the memory of a laptop."""
+"""Tokens read at a time: enough to fill the products of a small model, few enough for the memory of a
+laptop."""
 
 PLACES = 1024
 """Places whose logits are held at a time."""
 
 
 class Window(NamedTuple):
-    """Tokens to read, and how many of them, counted from the end, are to be scored; at least one before them."""
+    """Tokens to read, and how many of them, counted from the end, are to be scored; at least one before
+    them."""
 
     tokens: tuple[int, ...]
     scored: int
@@ -69,8 +71,8 @@ def log_likelihoods(
         model: gives `decode` and `cache`, or, without sharing, `hidden` and `logits`.
         params: the model's.
         requests: in any order.
-        max_length: tokens that the model may see at once; None takes max_position_embeddings. A longer request loses
-            tokens on its left.
+        max_length: tokens that the model may see at once; None takes max_position_embeddings. A longer
+            request loses tokens on its left.
         tokens: to read at a time, about.
         share: False reads each request whole, for models without a cache of keys and values.
 
@@ -80,8 +82,8 @@ def log_likelihoods(
     Steps:
         1. Cut to what the model can see.
         2. Without sharing, read each whole.
-        3. Group the distinct contexts by what they share, read that once, then the contexts of a batch behind it, which
-           gives the first token of each ending, then the endings of several tokens.
+        3. Group the distinct contexts by what they share, read that once, then the contexts of a batch behind
+           it, which gives the first token of each ending, then the endings of several tokens.
 
     Raises:
         ValueError: if a request has an empty part, or an ending is longer than max_length.
@@ -158,8 +160,10 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
     words = [word for w in windows for word in w.tokens[-w.scored :]]
     places = torch.tensor(at, device=device)
     states = hidden[places[:, 0], places[:, 1]]
-    parts = [_judge(model.logits(params, x), y) for x, y in zip(
-        states.split(PLACES), torch.tensor(words, device=device).split(PLACES), strict=True)]  # fmt: skip
+    parts = [
+        _judge(model.logits(params, x), y)
+        for x, y in zip(states.split(PLACES), torch.tensor(words, device=device).split(PLACES), strict=True)
+    ]
     logps, best = (torch.cat(part) for part in zip(*parts, strict=True))
     return _added(logps, best, [w.scored for w in windows])
 
@@ -167,8 +171,8 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
 def _read_group(
     model: Model, params: Tree, group: Group, requests: Sequence[Request], most: int, tokens: int
 ) -> dict[Request, Likelihood]:
-    """The requests whose contexts are in the group: what they share is read into a cache of one row, from which each
-    batch starts."""
+    """The requests whose contexts are in the group: what they share is read into a cache of one row, from
+    which each batch starts."""
     wanted: dict[tuple[int, ...], list[tuple[int, ...]]] = {context: [] for context in group.contexts}
     for request in dict.fromkeys(requests):
         if request.context in wanted:
@@ -177,19 +181,22 @@ def _read_group(
     dtype = next(x.dtype for x in tree.leaves(params) if x.is_floating_point())
     start = model.cache(1, group.shared, dtype, device)
     if group.shared:
-        _, start = model.decode(params, torch.tensor([group.contexts[0][: group.shared]], device=device), start,
-                                last=True)  # fmt: skip
+        _, start = model.decode(
+            params, torch.tensor([group.contexts[0][: group.shared]], device=device), start, last=True
+        )
     found: dict[Request, Likelihood] = {}
     for batch in batches(group, wanted, most, tokens):
         found |= _read_batch(model, params, batch, start, dtype)
     return found
 
 
-def _read_batch(model: Model, params: Tree, batch: Batch, start: Tree, dtype: torch.dtype) -> dict[Request, Likelihood]:
+def _read_batch(
+    model: Model, params: Tree, batch: Batch, start: Tree, dtype: torch.dtype
+) -> dict[Request, Likelihood]:
     """Contexts of one group, Q tokens each behind the P shared ones, and then their endings.
 
-    Rows are padded on the right: what was read of the padding lies behind each row's true length, to which the cache is
-    then set, and is overwritten before it is seen.
+    Rows are padded on the right: what was read of the padding lies behind each row's true length, to which
+    the cache is then set, and is overwritten before it is seen.
     """
     device = start.length.device
     rows = _padded([context[batch.shared :] for context in batch.contexts], device)
@@ -204,12 +211,17 @@ def _read_batch(model: Model, params: Tree, batch: Batch, start: Tree, dtype: to
     found = {}
     for row, ending, logp in zip(batch.row_of, batch.endings, logps, strict=True):
         found[Request(batch.contexts[row], ending)] = Likelihood(logp, ending[0] == best[row])
-    longer = [(row, ending) for row, ending in zip(batch.row_of, batch.endings, strict=True) if len(ending) > 1]
+    longer = [
+        (row, ending) for row, ending in zip(batch.row_of, batch.endings, strict=True) if len(ending) > 1
+    ]
     for part in _pieces(longer):
         chosen = torch.tensor([row for row, _ in part], device=device)
         tails = _padded([ending[:-1] for _, ending in part], device)
         logits, _ = model.decode(params, tails, tree.map(lambda x, at=chosen: x[at], cache))
-        rest = [_judge(logits[i, : len(e) - 1], torch.tensor(e[1:], device=device)) for i, (_, e) in enumerate(part)]
+        rest = [
+            _judge(logits[i, : len(e) - 1], torch.tensor(e[1:], device=device))
+            for i, (_, e) in enumerate(part)
+        ]
         for (row, ending), (more, right) in zip(part, rest, strict=True):
             key = Request(batch.contexts[row], ending)
             found[key] = Likelihood(
@@ -230,8 +242,10 @@ def _pieces(longer: list[tuple[int, tuple[int, ...]]]) -> list[list[tuple[int, t
 
 def _widened(part: Tensor, room: Tensor) -> Tensor:
     """A leaf of a cache of one row, for as many rows and places as `room` has."""
-    missing = [0 if axis == 0 else wanted - has for axis, (wanted, has) in enumerate(zip(room.shape, part.shape,
-                                                                                         strict=True))]  # fmt: skip
+    missing = [
+        0 if axis == 0 else wanted - has
+        for axis, (wanted, has) in enumerate(zip(room.shape, part.shape, strict=True))
+    ]
     rows = part.expand(room.shape[0], *part.shape[1:])
     return F.pad(rows, [n for side in reversed(missing) for n in (0, side)]) if any(missing) else rows.clone()
 

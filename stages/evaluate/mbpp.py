@@ -21,14 +21,15 @@ def problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
     """Reads problems from rows of MBPP's form, the full set's or the sanitized one's.
 
     Args:
-        rows: with the columns `text` or `prompt`, `code` (a right program), `test_list` (asserts), `test_setup_code` or
-            `test_imports` by choice, and `task_id`.
+        rows: with the columns `text` or `prompt`, `code` (a right program), `test_list` (asserts),
+            `test_setup_code` or `test_imports` by choice, and `task_id`.
         on_bad: gets each row without one of them, or whose asserts call no function of its program.
 
     Returns:
         Problems, in their order; the question is that of Austin et al. 2021, figure 1, without examples.
 
-    Edge cases: a task whose asserts hand over objects of the program's own classes cannot be judged in two jails: its
+    Edge cases: a task whose asserts hand over objects of the program's own classes cannot be judged in two
+    jails: its
         status is "refused", and it counts as failed.
 
     Example:
@@ -61,7 +62,11 @@ def _problem(row: Mapping[str, Any], name: str) -> Problem:
     column = "text" if row.get("text") is not None else "prompt"
     text, program = text_of(row.get(column), column), text_of(row.get("code"), "code")
     asserts = row.get("test_list")
-    if not isinstance(asserts, list | tuple) or not asserts or not all(isinstance(line, str) for line in asserts):
+    if (
+        not isinstance(asserts, list | tuple)
+        or not asserts
+        or not all(isinstance(line, str) for line in asserts)
+    ):
         raise UnreadableError("expected a list of asserts in test_list")
     called = entry_point(program, asserts)
     if not called:
@@ -74,7 +79,9 @@ def _problem(row: Mapping[str, Any], name: str) -> Problem:
         f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
         f"{shown}\n"
     )
-    return Problem(f"MBPP/{row.get('task_id', name)}", "", called, f"def check(candidate):\n{body}", asked, setup)
+    return Problem(
+        f"MBPP/{row.get('task_id', name)}", "", called, f"def check(candidate):\n{body}", asked, setup
+    )
 
 
 def _tree(source: str) -> ast.Module:

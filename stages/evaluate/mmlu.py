@@ -1,6 +1,8 @@
-"""Multiple choice: which answer a model finds the most probable. MMLU, ARC, HellaSwag, and any set of their shape.
+"""Multiple choice: which answer a model finds the most probable. MMLU, ARC, HellaSwag, and any set of their
+shape.
 
-Nothing is generated: each answer's log-likelihood after the question is computed, and the largest is the model's.
+Nothing is generated: each answer's log-likelihood after the question is computed, and the largest is the
+model's.
 
 Hendrycks et al., "Measuring Massive Multitask Language Understanding", 2021.
 """
@@ -96,8 +98,8 @@ def mmlu(model: Model, params: Tree, tokenizer: Tokenizer, questions: Questions,
 
     Returns:
         Report: "acc" over all questions (micro average), "acc_macro" over subjects (the mean of their means),
-        "acc/GROUP" of MMLU's groups, "acc/SUBJECT"; where the choices themselves are scored also "acc_norm". One sample
-        a question.
+        "acc/GROUP" of MMLU's groups, "acc/SUBJECT"; where the choices themselves are scored also "acc_norm".
+        One sample a question.
 
     Raises:
         ValueError: for an unknown style, too few examples, or without questions.
@@ -128,11 +130,12 @@ def task(
         tokenizer: that both were made with.
         questions: to ask, and the examples to show before them.
         shots: examples before each question, the first ones of its subject.
-        style: of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue" score the
-            choices.
+        style: of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue" score
+            the choices.
         tokens: to read at a time, about.
         share: read what prompts have in common once.
-        prefix: id that documents begin with, for an empty question; None takes the model's bos token, or its eos token.
+        prefix: id that documents begin with, for an empty question; None takes the model's bos token, or its
+            eos token.
         name: what results call it.
 
     Returns:
@@ -144,11 +147,21 @@ def task(
     if style not in STYLES:
         raise ValueError(f"{name}: style must be one of {', '.join(STYLES)}, got {style!r}")
     asked = sorted(questions.test, key=lambda question: question.subject)
-    before = {subject: preamble(questions, subject, shots, STYLES[style]) for subject in {q.subject for q in asked}}
+    before = {
+        subject: preamble(questions, subject, shots, STYLES[style]) for subject in {q.subject for q in asked}
+    }
     reading = partial(
-        _answer, model=model, params=params, tokenizer=tokenizer, asked=asked, before=before, style=STYLES[style],
-        tokens=tokens, share=share, prefix=beginning(model) if prefix is None else prefix,
-    )  # fmt: skip
+        _answer,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        asked=asked,
+        before=before,
+        style=STYLES[style],
+        tokens=tokens,
+        share=share,
+        prefix=beginning(model) if prefix is None else prefix,
+    )
     about = {"task": "mmlu", "style": style, "shots": shots, "before": dict(sorted(before.items()))}
     adding = partial(summary, normalised=style != "letter")
     items = [digest(q.question, q.choices, q.answer, q.subject) for q in asked]
@@ -156,7 +169,8 @@ def task(
 
 
 def preamble(questions: Questions, subject: str, shots: int, style: Style) -> str:
-    """Writes what stands before every question of a subject: the description, and the examples with their answers.
+    """Writes what stands before every question of a subject: the description, and the examples with their
+    answers.
 
     Args:
         questions: whose `dev` has the examples.
@@ -177,7 +191,10 @@ def preamble(questions: Questions, subject: str, shots: int, style: Style) -> st
         Answer: 2
         <BLANKLINE>
     """
-    shown = [style.text(q) + style.endings(q)[q.answer] for q in (few_shot(questions, subject, shots) if shots else [])]
+    shown = [
+        style.text(q) + style.endings(q)[q.answer]
+        for q in (few_shot(questions, subject, shots) if shots else [])
+    ]
     words = style.description.format(subject=subject.replace("_", " "))
     return words + "".join(text + "\n\n" for text in shown)
 
@@ -208,9 +225,18 @@ def summary(samples: Sequence[Sample], *, normalised: bool) -> dict[str, Figure]
 
 
 def _answer(
-    numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, asked: Sequence[Question],
-    before: Mapping[str, str], style: Style, tokens: int, share: bool, prefix: int | None,
-) -> list[Sample]:  # fmt: skip
+    numbers: Sequence[int],
+    *,
+    model: Model,
+    params: Tree,
+    tokenizer: Tokenizer,
+    asked: Sequence[Question],
+    before: Mapping[str, str],
+    style: Style,
+    tokens: int,
+    share: bool,
+    prefix: int | None,
+) -> list[Sample]:
     """A chunk of questions: all their endings at once."""
     chosen = [asked[i] for i in numbers]
     prompts = [before[question.subject] + style.text(question) for question in chosen]
@@ -218,7 +244,9 @@ def _answer(
         encode_pairs(tokenizer, prompt, style.endings(question), prefix=prefix)
         for prompt, question in zip(prompts, chosen, strict=True)
     ]
-    found = iter(log_likelihoods(model, params, [r for part in requests for r in part], tokens=tokens, share=share))
+    found = iter(
+        log_likelihoods(model, params, [r for part in requests for r in part], tokens=tokens, share=share)
+    )
     return [
         _sample(question, prompt, style, [next(found) for _ in part])
         for question, prompt, part in zip(chosen, prompts, requests, strict=True)
@@ -232,7 +260,12 @@ def _sample(question: Question, prompt: str, style: Style, found: Sequence[Likel
     best, best_norm = logps.index(max(logps)), shares.index(max(shares))
     endings = style.endings(question)
     return {
-        "prompt": prompt, "output": endings[best], "target": endings[question.answer],
-        "score": float(best == question.answer), "score_norm": float(best_norm == question.answer),
-        "subject": question.subject, "logps": logps, "dropped": max(likelihood.dropped for likelihood in found),
-    }  # fmt: skip
+        "prompt": prompt,
+        "output": endings[best],
+        "target": endings[question.answer],
+        "score": float(best == question.answer),
+        "score_norm": float(best_norm == question.answer),
+        "subject": question.subject,
+        "logps": logps,
+        "dropped": max(likelihood.dropped for likelihood in found),
+    }

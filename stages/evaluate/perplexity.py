@@ -1,7 +1,7 @@
 """Perplexity and bits per byte: how well a model predicts text that it has not seen.
 
-Each token is scored once, with as much context as the window allows; each document begins anew, so that none is
-predicted from its neighbour.
+Each token is scored once, with as much context as the window allows; each document begins anew, so that none
+is predicted from its neighbour.
 """
 
 from __future__ import annotations
@@ -79,15 +79,17 @@ def task(
         tokenizer: that both were made with.
         texts: documents, each scored apart; empty ones are skipped.
         max_length: L, tokens the model sees at once; None takes max_position_embeddings.
-        stride: S in 1 .. L, tokens that a window after the first one scores: the smaller, the more context each token
-            has, and the longer it takes. None takes L // 2; L is what lm-evaluation-harness does.
-        prefix: id that the first token of a document is predicted from; None takes the model's bos token, or its eos
-            token. A bos that the tokenizer puts before a text comes after it and counts, as in lm-evaluation-harness.
+        stride: S in 1 .. L, tokens that a window after the first one scores: the smaller, the more context
+            each token has, and the longer it takes. None takes L // 2; L is what lm-evaluation-harness does.
+        prefix: id that the first token of a document is predicted from; None takes the model's bos token, or
+            its eos token. A bos that the tokenizer puts before a text comes after it and counts, as in
+            lm-evaluation-harness.
         tokens: to read at a time, about.
         name: what results call it.
 
     Returns:
-        Task, one item a document: it is cut into windows, and what they add up to is divided once, over all documents.
+        Task, one item a document: it is cut into windows, and what they add up to is divided once, over all
+            documents.
 
     Raises:
         ValueError: if stride or max_length is out of range, or there is nothing to predict first tokens from.
@@ -109,9 +111,16 @@ def task(
             "be predicted; pass prefix= an id (--prefix)"
         )
     reading = partial(
-        _answer, model=model, params=params, tokenizer=tokenizer, documents=documents, length=length, stride=step,
-        prefix=first, tokens=tokens,
-    )  # fmt: skip
+        _answer,
+        model=model,
+        params=params,
+        tokenizer=tokenizer,
+        documents=documents,
+        length=length,
+        stride=step,
+        prefix=first,
+        tokens=tokens,
+    )
     about = {"task": "perplexity", "max_length": length, "stride": step, "prefix": first}
     names, items = _distinct([document.name for document in documents]), [digest(d.text) for d in documents]
     return Task(name, names, reading, summary, about, 16, items)
@@ -120,8 +129,8 @@ def task(
 def windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) -> list[Window]:
     """Cuts one document into windows that score each token once.
 
-    The first window scores up to L tokens after the prefix; each later one S more, and sees the L tokens before its
-    last; the last window scores what is left, with just as much before it.
+    The first window scores up to L tokens after the prefix; each later one S more, and sees the L tokens
+    before its last; the last window scores what is left, with just as much before it.
 
     Args:
         ids: of the document.
@@ -154,8 +163,8 @@ def summary(samples: Sequence[Sample]) -> dict[str, Figure]:
         samples: with "nats", "tokens", "words" and "bytes".
 
     Returns:
-        perplexity, word_perplexity, byte_perplexity, bits_per_byte; the standard error of an exponential is that of its
-        exponent times its value.
+        perplexity, word_perplexity, byte_perplexity, bits_per_byte; the standard error of an exponential is
+        that of its exponent times its value.
     """
     found = {}
     for name, unit in (("perplexity", "tokens"), ("word_perplexity", "words"), ("byte_perplexity", "bytes")):
@@ -167,9 +176,17 @@ def summary(samples: Sequence[Sample]) -> dict[str, Figure]:
 
 
 def _answer(
-    numbers: Sequence[int], *, model: Model, params: Tree, tokenizer: Tokenizer, documents: Sequence[Document],
-    length: int, stride: int, prefix: int, tokens: int,
-) -> list[Sample]:  # fmt: skip
+    numbers: Sequence[int],
+    *,
+    model: Model,
+    params: Tree,
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    length: int,
+    stride: int,
+    prefix: int,
+    tokens: int,
+) -> list[Sample]:
     """A chunk of documents: their windows side by side."""
     chosen = [documents[i] for i in numbers]
     cut = [
@@ -184,9 +201,12 @@ def _answer(
 def _sample(document: Document, cut: Sequence[Window], logps: Sequence[float]) -> Sample:
     """What is kept of a document."""
     counts: dict[str, Any] = {
-        "nats": -math.fsum(logps), "tokens": sum(w.scored for w in cut), "windows": len(cut),
-        "words": len(re.split(r"\s+", document.text)), "bytes": len(document.text.encode()),
-    }  # fmt: skip
+        "nats": -math.fsum(logps),
+        "tokens": sum(w.scored for w in cut),
+        "windows": len(cut),
+        "words": len(re.split(r"\s+", document.text)),
+        "bytes": len(document.text.encode()),
+    }
     score = counts["nats"] / math.log(2) / counts["bytes"]
     return {"prompt": document.text, "output": None, "score": score, **counts}
 

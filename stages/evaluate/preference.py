@@ -1,4 +1,5 @@
-"""Preference accuracy: how often a model that learned from preferences ranks the better of two answers higher.
+"""Preference accuracy: how often a model that learned from preferences ranks the better of two answers
+higher.
 
 Rafailov et al., "Direct Preference Optimization", 2023.
 """
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.preference import Pair
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
@@ -17,7 +18,9 @@ from stages.evaluate.likelihood import TOKENS, Likelihood, Window, log_probabili
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
 
-def preference(model: Model, params: Tree, tokenizer: Tokenizer, pairs: Sequence[Pair], **options: Any) -> Report:
+def preference(
+    model: Model, params: Tree, tokenizer: Tokenizer, pairs: Sequence[Pair], **options: Any
+) -> Report:
     """Compares the log-probabilities of chosen and rejected answers.
 
         margin   = [log π(chosen) - log π_ref(chosen)] - [log π(rejected) - log π_ref(rejected)]      nats
@@ -89,9 +92,15 @@ def _window(side: Encoded) -> Window:
 
 
 def _answer(
-    numbers: Sequence[int], *, model: Model, params: Tree, reference: Tree | None, tokenizer: Tokenizer,
-    cut: Sequence[tuple[Window, Window]], tokens: int,
-) -> list[Sample]:  # fmt: skip
+    numbers: Sequence[int],
+    *,
+    model: Model,
+    params: Tree,
+    reference: Tree | None,
+    tokenizer: Tokenizer,
+    cut: Sequence[tuple[Window, Window]],
+    tokens: int,
+) -> list[Sample]:
     """A chunk of pairs, all four log-probabilities."""
     chosen = [window for number in numbers for window in cut[number]]
     policy = log_probabilities_of(model, params, chosen, tokens=tokens)
@@ -99,7 +108,12 @@ def _answer(
     frozen = zero if reference is None else log_probabilities_of(model, reference, chosen, tokens=tokens)
     gains = [one.logp - other.logp for one, other in zip(policy, frozen, strict=True)]
     return [
-        _sample(tokenizer, cut[number], gains[2 * i] - gains[2 * i + 1], [x.logp for x in policy[2 * i : 2 * i + 2]])
+        _sample(
+            tokenizer,
+            cut[number],
+            gains[2 * i] - gains[2 * i + 1],
+            [x.logp for x in policy[2 * i : 2 * i + 2]],
+        )
         for i, number in enumerate(numbers)
     ]
 
@@ -108,6 +122,11 @@ def _sample(tokenizer: Tokenizer, sides: tuple[Window, Window], margin: float, l
     """What is kept of a pair."""
     chosen, rejected = (tokenizer.decode(list(w.tokens[-w.scored :])) for w in sides)
     return {
-        "prompt": tokenizer.decode(list(sides[0].tokens[: -sides[0].scored])), "output": None, "chosen": chosen,
-        "rejected": rejected, "score": float(margin > 0), "margin": margin, "logps": logps,
-    }  # fmt: skip
+        "prompt": tokenizer.decode(list(sides[0].tokens[: -sides[0].scored])),
+        "output": None,
+        "chosen": chosen,
+        "rejected": rejected,
+        "score": float(margin > 0),
+        "margin": margin,
+        "logps": logps,
+    }

@@ -1,4 +1,5 @@
-"""Problems whose answers are programs: how they are asked, and how the program is found in what a model writes."""
+"""Problems whose answers are programs: how they are asked, and how the program is found in what a model
+writes."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from data_pipes import code
+from data_pipes.answers import code
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.evaluate.request import encode_text
 
@@ -16,7 +17,8 @@ class Problem(NamedTuple):
 
     Fields:
         name: "HumanEval/0".
-        prompt: imports, helpers, signature and docstring: the program begins with it; "" where the task has none.
+        prompt: imports, helpers, signature and docstring: the program begins with it; "" where the task has
+            none.
         entry_point: the function's name.
         test: source that defines `check(candidate)`, which raises where the candidate is wrong.
         question: how it is asked where the prompt does not say it.
@@ -56,7 +58,7 @@ def continued(tokenizer: Tokenizer, *, prefix: int | None) -> Way:
 
 
 def asked(encode: Callable[[str], Sequence[int]], *, form: str) -> Way:
-    """The problem is a question, and the program is looked for in the answer (`data_pipes.code`).
+    """The problem is a question, and the program is looked for in the answer (`data_pipes.answers.code`).
 
     Args:
         encode: question -> ids, such as a chat's.

@@ -1,7 +1,9 @@
-"""Evaluations on disk: each prompt and answer as soon as it is there, the figures at the end, going on after a kill.
+"""Evaluations on disk: each prompt and answer as soon as it is there, the figures at the end, going on after
+a kill.
 
 FOLDER/samples.jsonl    one line an answer: task, id, prompt, output, score, the hash of the template, ...
-FOLDER/results.json     figures, standard errors, options, versions, the model's digest, the digest of the samples
+FOLDER/results.json     figures, standard errors, options, versions, the model's digest, the digest of the
+samples
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_pipes import files
+from data_pipes.files import writing
+from stages.checkpoint.lock import alone
+from stages.checkpoint.manifest import environment
 from stages.evaluate.task import Report, Sample, Task, answered, finish, template_hash
-from stages.run import json_file
-from stages.run.lock import alone
-from stages.run.manifest import environment
 from stages.run.progress import Progress, progress
-from stages.run.writing import writing
 
 SAMPLES, RESULTS, BEGUN = "samples.jsonl", "results.json", "evaluation.json"
 
@@ -35,19 +37,22 @@ def evaluate(
 ) -> dict[str, Report]:
     """Runs tasks, and writes down everything.
 
-    Killed, it goes on with the answers that are there: an answer does not depend on which others were asked with it.
+    Killed, it goes on with the answers that are there: an answer does not depend on which others were asked
+    with it.
 
     Args:
         tasks: of different names.
         folder: is made; holds the results of one evaluation.
-        about: options and the model's digest, plain JSON: what must be the same for the answers in the folder to count.
+        about: options and the model's digest, plain JSON: what must be the same for the answers in the folder
+            to count.
         quiet: print nothing.
 
     Returns:
         Reports by the tasks' names.
 
     Raises:
-        ValueError: if the folder holds answers of another evaluation, with what differs; or another process uses it.
+        ValueError: if the folder holds answers of another evaluation, with what differs; or another process
+            uses it.
         OSError: if the disk refuses.
     """
     place = Path(folder)
@@ -58,7 +63,7 @@ def evaluate(
         with (place / SAMPLES).open("a", encoding="utf-8") as file:
             for task in tasks:
                 found[task.name] = _run(task, known.get(task.name, {}), file, quiet)
-        json_file.write(place / RESULTS, _results(tasks, found, told))
+        files.write_json(place / RESULTS, _results(tasks, found, told))
     return found
 
 
@@ -89,11 +94,15 @@ def table(reports: Mapping[str, Report]) -> str:
         for label, (value, stderr, count) in report.figures.items():
             lines.append(f"{name:<12} {label:<28} {value:>11.4f} {stderr:>12.4f} {count:>7,}")
         if cut := sum(bool(sample.get("dropped")) for sample in report.samples):
-            lines.append(f"{name:<12} {cut:,} of {len(report.samples):,} prompts were cut on the left: the model's "
-                         "context is shorter")  # fmt: skip
+            lines.append(
+                f"{name:<12} {cut:,} of {len(report.samples):,} prompts were cut on the left: the model's "
+                "context is shorter"
+            )
         if lost := sum(sample.get("status") in ("broken", "killed") for sample in report.samples):
-            lines.append(f"{name:<12} {lost:,} programs were not judged: their tests do not run, or the system ended "
-                         "them; see the reasons")  # fmt: skip
+            lines.append(
+                f"{name:<12} {lost:,} programs were not judged: their tests do not run, or the system ended "
+                "them; see the reasons"
+            )
     return "\n".join(lines)
 
 
@@ -125,12 +134,14 @@ def _known(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Sample
     begun, path = folder / BEGUN, folder / SAMPLES
     samples, length = _lines(path) if path.exists() else ([], 0)
     if not samples:
-        json_file.write(begun, about)
+        files.write_json(begun, about)
         path.unlink(missing_ok=True)
         return {}
     if not begun.exists():
-        raise ValueError(f"{path} is there, but {begun.name} is not: whose answers are they? Choose another folder")
-    if changed := _differences(json_file.read(begun), about):
+        raise ValueError(
+            f"{path} is there, but {begun.name} is not: whose answers are they? Choose another folder"
+        )
+    if changed := _differences(files.read_json(begun), about):
         raise ValueError(
             f"{folder} holds answers of another evaluation: {'; '.join(changed)}; choose another --output_dir, or give "
             "the options of that one to go on with it"
@@ -156,7 +167,9 @@ def _lines(path: Path) -> tuple[list[Sample], int]:
         try:
             found.append(json.loads(line))
         except ValueError as error:
-            raise ValueError(f"{path}:{number}: expected a JSON object, got {error}; was the file edited?") from None
+            raise ValueError(
+                f"{path}:{number}: expected a JSON object, got {error}; was the file edited?"
+            ) from None
         length += len(line)
     return found, length
 
@@ -178,15 +191,19 @@ def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[
     lines = [json.dumps(sample, sort_keys=True) for report in found.values() for sample in report.samples]
     return {
         "results": {
-            name: {label: {part: x if math.isfinite(x) else None for part, x in figure._asdict().items()}
-                   for label, figure in report.figures.items()}
+            name: {
+                label: {part: x if math.isfinite(x) else None for part, x in figure._asdict().items()}
+                for label, figure in report.figures.items()
+            }
             for name, report in found.items()
         },
         "samples_read": {name: len(report.samples) for name, report in found.items()},
-        "cut_on_the_left": {name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in found.items()},
+        "cut_on_the_left": {
+            name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in found.items()
+        },
         "about": {task.name: dict(task.about) for task in tasks},
         **about,
         "environment": {"intro2llm": version("intro2llm"), **environment()},
         "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
+    }

@@ -18,7 +18,8 @@ class Request(NamedTuple):
 
 
 def beginning(model: Model) -> int | None:
-    """The id that documents begin with, from which their first token is predicted: bos, or else eos, or None."""
+    """The id that documents begin with, from which their first token is predicted: bos, or else eos, or
+    None."""
     config = model.config
     return config.eos_token_id if config.bos_token_id is None else config.bos_token_id
 
@@ -26,13 +27,13 @@ def beginning(model: Model) -> int | None:
 def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special: str = "none") -> list[int]:
     """Encodes a text as lm-evaluation-harness does.
 
-    What the tokenizer puts around a text (a bos token) is put there, unless the text begins with the token that stands
-    before documents already.
+    What the tokenizer puts around a text (a bos token) is put there, unless the text begins with the token
+    that stands before documents already.
 
     Args:
         tokenizer: of the model.
         text: any.
-        prefix: id of that token (`stages.run.text_prompt.first`), or None.
+        prefix: id of that token (`stages.models.text_prompt.first`), or None.
         special: as in the tokenizer's encode.
 
     Returns:
@@ -47,10 +48,12 @@ def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special:
 def encode_pairs(
     tokenizer: Tokenizer, context: str, endings: Sequence[str], *, prefix: int | None, special: str = "none"
 ) -> list[Request]:
-    """Encodes a context, and each of its endings as what the two have together after as many tokens as it has.
+    """Encodes a context, and each of its endings as what the two have together after as many tokens as it
+    has.
 
-    Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs to the
-    ending, as tokens begin with it. What the tokenizer puts around a text stands around a context (`encode_text`).
+    Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs
+    to the ending, as tokens begin with it. What the tokenizer puts around a text stands around a context
+    (`encode_text`).
 
     Args:
         tokenizer: of the model.
@@ -63,12 +66,15 @@ def encode_pairs(
         One Request an ending.
 
     Raises:
-        ValueError: if an ending is empty, or has no token of its own, or the context is empty and there is no prefix.
+        ValueError: if an ending is empty, or has no token of its own, or the context is empty and there is no
+            prefix.
 
     Source: lm-evaluation-harness, `TemplateLM._encode_pair` and `loglikelihood`.
     """
     if "" in endings:
-        raise ValueError(f"encode_pairs: an ending behind {context[-40:]!r} is empty; there is nothing to score")
+        raise ValueError(
+            f"encode_pairs: an ending behind {context[-40:]!r} is empty; there is nothing to score"
+        )
     bare = context.rstrip()
     texts = [context[len(bare) :] + ending for ending in endings]
     if not bare:
@@ -78,13 +84,16 @@ def encode_pairs(
     for text in texts:
         ending = tuple(encode(bare + text))[len(before) :]
         if not ending:
-            raise ValueError(f"encode_pairs: the ending {text[:40]!r} has no token of its own behind {bare[-40:]!r}")
+            raise ValueError(
+                f"encode_pairs: the ending {text[:40]!r} has no token of its own behind {bare[-40:]!r}"
+            )
         found.append(Request(before, ending))
     return found
 
 
 def fit(request: Request, most: int, number: int) -> Request:
-    """Cuts off what is too much on the left of a request. Its last token is never read, so there may be one more.
+    """Cuts off what is too much on the left of a request. Its last token is never read, so there may be one
+    more.
 
     Args:
         request: to be read.

@@ -47,10 +47,10 @@ class Batch(NamedTuple):
 def groups(contexts: Sequence[Ids]) -> list[Group]:
     """Groups contexts by their beginnings.
 
-    In lexical order contexts with a common beginning stand together. Going through them once, a context joins the group
-    before it if that costs no more than it saves. It costs the tokens by which the group's shared part becomes shorter,
-    read again in each member (of a group of one nothing was shared, so nothing is lost); it saves what the context has
-    in common with the group.
+    In lexical order contexts with a common beginning stand together. Going through them once, a context joins
+    the group before it if that costs no more than it saves. It costs the tokens by which the group's shared
+    part becomes shorter, read again in each member (of a group of one nothing was shared, so nothing is
+    lost); it saves what the context has in common with the group.
 
     Args:
         contexts: none empty; doubles are one.
@@ -107,7 +107,9 @@ def batches(group: Group, endings: Mapping[Ids, Sequence[Ids]], most: int, token
             longest, tail = new
             taken.append(order.pop(0))
         pairs = [(row, ending) for row, context in enumerate(taken) for ending in endings[context]]
-        yield Batch(tuple(taken), group.shared, longest + tail, tuple(e for _, e in pairs), tuple(r for r, _ in pairs))
+        yield Batch(
+            tuple(taken), group.shared, longest + tail, tuple(e for _, e in pairs), tuple(r for r, _ in pairs)
+        )
 
 
 def _common(one: Ids, other: Ids) -> int:

@@ -1,7 +1,7 @@
 """What an evaluation is: items that are asked, answers that are kept, and figures that are made of them.
 
-Every evaluation is a Task, so that one runner (`stages.evaluate.record`) writes all of them down, goes on after a kill,
-and compares two models answer by answer.
+Every evaluation is a Task, so that one runner (`stages.evaluate.record`) writes all of them down, goes on
+after a kill, and compares two models answer by answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Sample = dict[str, Any]
 
 
 OWN = ("form", "prefix", "ends", "sandbox")
-"""Entries of a task's `about` that are the model's or the machine's own: a chat template, ids, which walls stand."""
+"""Entries of a task's `about` that are the model's or the machine's own: a chat template, ids, which walls
+stand."""
 
 
 class Figure(NamedTuple):
@@ -40,12 +41,13 @@ class Task(NamedTuple):
     Fields:
         name: what results call it.
         ids: of the items, in order; no two alike.
-        answer: (numbers of items, at most `chunk` of them) -> one Sample each, in that order; the same whatever the
-            chunk, up to rounding.
+        answer: (numbers of items, at most `chunk` of them) -> one Sample each, in that order; the same
+            whatever the chunk, up to rounding.
         summary: all Samples, in the order of the items -> Figures by name, the main one first.
         about: what decided how all items are asked, plain JSON; a hash of it stands in every sample.
         chunk: items that are answered at a time, and written down together.
-        items: a digest of each item (`digest`), so that answers to other questions of the same name are told apart.
+        items: a digest of each item (`digest`), so that answers to other questions of the same name are told
+            apart.
     """
 
     name: str

@@ -1,5 +1,1 @@
-"""The one place of the stages that touches the world: the loop, checkpoints, logs, and finished models."""
-
-from stages.run.loop import Outcome, RunOptions, run
-
-__all__ = ["Outcome", "RunOptions", "run"]
+"""A run: from options to a trained model, with its log, checkpoints and validation."""

@@ -1,8 +1,8 @@
 """Adapters of a run: made from its flags, and written in PEFT's format (`adapter_folder` reads it).
 
-Adapters over adapters (SFT, then DPO, both with --lora) are joined when they are written: one adapter whose rank is the
-sum of both, over the whole model at the bottom. So the folder means the same in PEFT, which knows one base and one
-adapter, as here.
+Adapters over adapters (SFT, then DPO, both with --lora) are joined when they are written: one adapter whose
+rank is the sum of both, over the whole model at the bottom. So the folder means the same in PEFT, which knows
+one base and one adapter, as here.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pure import tree
 from pure.adapt.attach import whole
 from pure.adapt.lora import bind, merge
 from pure.adapt.lora_config import LoRAConfig, lora_config, sites
-from pure.adapt.nf4 import nf4_bytes
 from pure.adapt.qlora import quantize_layers
 from pure.interop import hf, peft
 from pure.interop.peft_weights import Adapters, plain
 from pure.nn.linear import LoRA
+from pure.nn.nf4 import nf4_bytes
 from pure.types import Model, Tree
-from stages.run import model_folder
-from stages.run.adapter_folder import BASE, CONFIG, WEIGHTS, digest
-from stages.run.gguf_file import is_gguf
-from stages.run.initial_adapters import InitialAdapters
-from stages.tuning_options import TuningOptions
+from stages.models import folder as model_folder
+from stages.models.adapter_folder import BASE, CONFIG, WEIGHTS, digest
+from stages.models.gguf import is_gguf
+from stages.models.initial_adapters import InitialAdapters
+from stages.run.options.tuning import TuningOptions
 
 
 class Adapter(NamedTuple):
@@ -63,19 +63,29 @@ def asked(options: TuningOptions) -> LoRAConfig | None:
     """
     targets = peft.own_targets(options.lora_targets) or None
     changes: dict[str, Any] = {
-        "rank": options.lora_rank, "alpha": options.lora_alpha, "targets": targets,
-        "dropout": options.lora_dropout, "use_rslora": options.use_rslora or None, "use_dora": options.use_dora or None,
-    }  # fmt: skip
+        "rank": options.lora_rank,
+        "alpha": options.lora_alpha,
+        "targets": targets,
+        "dropout": options.lora_dropout,
+        "use_rslora": options.use_rslora or None,
+        "use_dora": options.use_dora or None,
+    }
     changes = {name: value for name, value in changes.items() if value is not None}
     if options.lora is None and not options.qlora:
         if changes:
-            raise ValueError(f"flags of adapters ({', '.join(changes)}) need --lora balanced or --qlora; give one")
+            raise ValueError(
+                f"flags of adapters ({', '.join(changes)}) need --lora balanced or --qlora; give one"
+            )
         return None
     return lora_config(options.lora or "balanced", **changes)
 
 
 def build(
-    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, earlier: InitialAdapters | None = None
+    options: TuningOptions,
+    model: Model,
+    params: Tree,
+    dtype: torch.dtype,
+    earlier: InitialAdapters | None = None,
 ) -> Adapter | None:
     """Makes the adapted model that the flags ask for.
 
@@ -90,7 +100,8 @@ def build(
         Adapter, or None if no adapters are asked for.
 
     Raises:
-        ValueError: if the flags do not fit the base, or the run's adapters cannot be joined with the earlier ones.
+        ValueError: if the flags do not fit the base, or the run's adapters cannot be joined with the earlier
+            ones.
     """
     config = asked(options)
     if config is None:
@@ -99,14 +110,27 @@ def build(
         return _above(options, model, params, dtype, config, earlier)
     frozen = tree.cast(params, dtype)
     base = quantize_layers(frozen) if options.qlora else frozen
-    return Adapter(bind(model, base, config), config, base, _whole_path(options.model_path), dtype, options.qlora,
-                   digest(params))  # fmt: skip
+    return Adapter(
+        bind(model, base, config),
+        config,
+        base,
+        _whole_path(options.model_path),
+        dtype,
+        options.qlora,
+        digest(params),
+    )
 
 
 def _above(
-    options: TuningOptions, model: Model, params: Tree, dtype: torch.dtype, config: LoRAConfig, earlier: InitialAdapters
+    options: TuningOptions,
+    model: Model,
+    params: Tree,
+    dtype: torch.dtype,
+    config: LoRAConfig,
+    earlier: InitialAdapters,
 ) -> Adapter:
-    """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged base."""
+    """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged
+    base."""
     if config.use_dora or not plain(earlier.adapters):
         which = "--use_dora" if config.use_dora else f"the adapters in {earlier.path}"
         raise ValueError(
@@ -149,7 +173,11 @@ def _walk(put: Callable[[str, Tree], Tree], node: Tree, path: str = "") -> Tree:
     """The tree with `put(path, leaf)` for its tensors and the nodes in their place."""
     if isinstance(node, dict):
         return {name: _walk(put, x, f"{path}/{name}" if path else name) for name, x in node.items()}
-    return [_walk(put, x, f"{path}/{i}") for i, x in enumerate(node)] if isinstance(node, list) else put(path, node)
+    return (
+        [_walk(put, x, f"{path}/{i}") for i, x in enumerate(node)]
+        if isinstance(node, list)
+        else put(path, node)
+    )
 
 
 def told(adapter: Adapter, params: Tree) -> str:
@@ -159,11 +187,17 @@ def told(adapter: Adapter, params: Tree) -> str:
     took, wide = nf4_bytes(adapter.base)
     line = f"adapters: {few:,} numbers to train, {few / every:.2%} of the {every:,} in the layers' matrices"
     if is_gguf(adapter.path):
-        line += "; PEFT loads no GGUF file as their base: for PEFT, run intro2llm import first and train on that"
-    return line + (f"; these take {took / 1e6:.1f} MB in four bits, {took / wide:.2f} of bfloat16" if took else "")
+        line += (
+            "; PEFT loads no GGUF file as their base: for PEFT, run intro2llm import first and train on that"
+        )
+    return line + (
+        f"; these take {took / 1e6:.1f} MB in four bits, {took / wide:.2f} of bfloat16" if took else ""
+    )
 
 
-def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, texts: Mapping[str, str]) -> Path:
+def save(
+    folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, texts: Mapping[str, str]
+) -> Path:
     """Writes the folder, whole or not at all.
 
     Args:
@@ -179,7 +213,10 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
-    fields, tensors = peft.to_config(adapter.config, adapter.base, base_name=adapter.path), peft.to_weights(params)
+    fields, tensors = (
+        peft.to_config(adapter.config, adapter.base, base_name=adapter.path),
+        peft.to_weights(params),
+    )
     if adapter.earlier is not None:
         own = tree.map(lambda x: x.detach().cpu(), params)  # the earlier ones were read there
         both = peft.join(adapter.earlier, peft.to_adapters(own, adapter.config, adapter.base))
@@ -187,8 +224,12 @@ def save(folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Any, tex
             both, base_name=adapter.path, dropout=adapter.config.dropout, layers=len(adapter.base["layers"])
         )
         tensors = peft.joined_weights(both)
-    beside = {"path": adapter.path, "dtype": str(adapter.dtype).removeprefix("torch."),
-              "quantized": adapter.quantized, "digest": adapter.digest}  # fmt: skip
+    beside = {
+        "path": adapter.path,
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "quantized": adapter.quantized,
+        "digest": adapter.digest,
+    }
     files = {**texts, CONFIG: json.dumps(fields, indent=2) + "\n", BASE: json.dumps(beside, indent=2) + "\n"}
     return model_folder.write(folder, files, tensors, tokenizer, name=WEIGHTS)
 
@@ -200,8 +241,11 @@ def _whole_path(path: str) -> str:
 
 
 def without(adapter: Adapter | None, scored: Any) -> Any:
-    """A reward model whose params {"model": adapters, "score"} are made whole; without adapters it is as it was."""
+    """A reward model whose params {"model": adapters, "score"} are made whole; without adapters it is as it
+    was."""
     if adapter is None:
         return scored
     base = tree.cast(whole(adapter.base), torch.float32)
-    return scored._replace(params={**scored.params, "model": merge(base, scored.params["model"], adapter.config)})
+    return scored._replace(
+        params={**scored.params, "model": merge(base, scored.params["model"], adapter.config)}
+    )

@@ -1,8 +1,9 @@
 """What becomes of freed memory: kept for the next step, instead of given back to the kernel after each.
 
-A step frees its activations and the next one asks for the same again. glibc returns large blocks to the kernel at once,
-which then clears every page anew: for a model of 6M parameters 10 to 50 thousand page faults a step, an eighth to a
-fifth of its time on a CPU. The peak of a run does not change; what it holds between two peaks does.
+A step frees its activations and the next one asks for the same again. glibc returns large blocks to the
+kernel at once, which then clears every page anew: for a model of 6M parameters 10 to 50 thousand page faults
+a step, an eighth to a fifth of its time on a CPU. The peak of a run does not change; what it holds between
+two peaks does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ LARGEST = 2**30
 def keep_freed_memory() -> bool:
     """Lets this process keep what it frees, for good.
 
-    A setting of the C library, for the whole process; it changes no result. `stages.run.loop.run` calls it; a loop of
-    one's own does well to call it too, before the first step.
+    A setting of the C library, for the whole process; it changes no result. `stages.run.loop.run` calls it; a
+    loop of one's own does well to call it too, before the first step.
 
     Returns:
-        Whether the C library could be told: True with glibc (Linux), False elsewhere, where nothing is changed.
+        Whether the C library could be told: True with glibc (Linux), False elsewhere, where nothing is
+            changed.
 
     Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_THRESHOLD.
     """

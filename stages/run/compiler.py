@@ -20,7 +20,8 @@ def first_step(device: torch.device) -> str:
 
 
 def expected(device: str, capability: str, cores: int) -> str:
-    """Says how long the first compilation takes, as measured on such machines; the C++ compiler is most of it.
+    """Says how long the first compilation takes, as measured on such machines; the C++ compiler is most of
+    it.
 
     Args:
         device: "cpu" or "cuda".
@@ -37,12 +38,15 @@ def expected(device: str, capability: str, cores: int) -> str:
     if device != "cpu":
         return "1 to 2 minutes"
     wide = any(name in capability for name in ("AVX512", "SVE"))
-    span = ("up to a minute" if wide else "1 to 2 minutes") if cores >= 8 else f"1 to {2 if wide else 3} minutes"
+    span = (
+        ("up to a minute" if wide else "1 to 2 minutes") if cores >= 8 else f"1 to {2 if wide else 3} minutes"
+    )
     return f"{span} on this processor ({capability}, {cores} core{'s' if cores > 1 else ''})"
 
 
 def missing() -> str | None:
-    """Says what torch.compile lacks for this machine's CPU, or None: a C++ compiler, and Python's header files.
+    """Says what torch.compile lacks for this machine's CPU, or None: a C++ compiler, and Python's header
+    files.
 
     Returns:
         A line for a person.
@@ -53,5 +57,7 @@ def missing() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return f"no C++ compiler was found ({name}), {SO}; install one (apt install g++), or set CXX"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return f"Python's header files were not found (Python.h), {SO}; install them (apt install python3-dev)"
+        return (
+            f"Python's header files were not found (Python.h), {SO}; install them (apt install python3-dev)"
+        )
     return None

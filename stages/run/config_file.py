@@ -8,10 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.run import flag_values, json_file, step_folders
+from data_pipes import files
+from stages.checkpoint import directories
+from stages.run.options import values
 
 NAME = "config.json"
-BEHAVIOUR = ("output_dir", "save_every", "keep_last", "eval_every", "patience", "resume", "wandb", "tensorboard")
+BEHAVIOUR = (
+    "output_dir",
+    "save_every",
+    "keep_last",
+    "eval_every",
+    "patience",
+    "resume",
+    "wandb",
+    "tensorboard",
+)
 """Flags that a resumed run may change: what is computed does not depend on them."""
 
 MACHINE = ("device", "compile")
@@ -29,11 +40,12 @@ ELSEWHERE = (
     "filter",
     "on_bad",
 )
-"""Flags that are compared by what they stand for: the model below, the data by `stages.run.data_origin`."""
+"""Flags that are compared by what they stand for: the model below, the data by
+`stages.run.data.provenance`."""
 
 CONTENTS = ("model_path", "reward")
-"""Flags that may name the same thing by another path: the fingerprint has what is in it (`stages.run.model_identity`,
-`stages.run.reward_identity`). Of a reward the name is compared here."""
+"""Flags that may name the same thing by another path: the fingerprint has what is in it
+(`stages.models.identity`, `stages.run.rewards.identity`). Of a reward the name is compared here."""
 
 Options = TypeVar("Options")
 
@@ -50,7 +62,7 @@ def read(folder: Path, kind: type[Options]) -> Options:
     """
     path = folder / NAME
     fields = _fields(path)["options"]
-    return flag_values.build(kind, fields, str(path))
+    return values.build(kind, fields, str(path))
 
 
 def stage(folder: Path) -> str | None:
@@ -81,7 +93,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
         folder: of the run.
         fields: "options", the flags; "model", its configuration; and whatever else is worth knowing.
     """
-    json_file.write(folder / NAME, fields)
+    files.write_json(folder / NAME, fields)
 
 
 def refuse_other_flags(folder: Path, options: Any) -> list[str]:
@@ -100,17 +112,28 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     path = folder / NAME
     if not path.exists():
         return []
-    was, now = _fields(path)["options"], json.loads(json.dumps(dataclasses.asdict(options)))  # tuples become lists
-    changed = {name: f"--{name} was {was.get(name)}, is {value}" for name, value in now.items()
-               if not _same(name, was.get(name), value)}  # fmt: skip
-    if not step_folders.complete(folder):
+    was, now = (
+        _fields(path)["options"],
+        json.loads(json.dumps(dataclasses.asdict(options))),
+    )  # tuples become lists
+    changed = {
+        name: f"--{name} was {was.get(name)}, is {value}"
+        for name, value in now.items()
+        if not _same(name, was.get(name), value)
+    }
+    if not directories.complete(folder):
         return []
     _refuse_earlier(
-        folder, [name for name in changed if name not in was and name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
+        folder,
+        [name for name in changed if name not in was and name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)],
     )
     told = [text for name, text in changed.items() if name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
     _refuse(folder, told)
-    return [f"{text}: the run goes on, though not bit for bit" for name, text in changed.items() if name in MACHINE]
+    return [
+        f"{text}: the run goes on, though not bit for bit"
+        for name, text in changed.items()
+        if name in MACHINE
+    ]
 
 
 def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
@@ -119,12 +142,20 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if a field differs, by name.
     """
-    if (folder / NAME).exists() and step_folders.complete(folder):
+    if (folder / NAME).exists() and directories.complete(folder):
         was = _fields(folder / NAME).get("model", {})
         if not isinstance(was, Mapping):
-            raise ValueError(f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration")
-        _refuse(folder, [f"--config: {name} was {was.get(name)}, is {value}" for name, value in model.items()
-                         if was.get(name) != value])  # fmt: skip
+            raise ValueError(
+                f"{folder / NAME}: model is {json.dumps(was)[:60]}, expected a model's configuration"
+            )
+        _refuse(
+            folder,
+            [
+                f"--config: {name} was {was.get(name)}, is {value}"
+                for name, value in model.items()
+                if was.get(name) != value
+            ],
+        )
 
 
 def _same(name: str, was: Any, now: Any) -> bool:
@@ -137,8 +168,9 @@ def _same(name: str, was: Any, now: Any) -> bool:
 
 
 def _named(reward: Any) -> str:
-    """A reward without its path: a function's name, a name of those that are built in, or, of a folder, nothing."""
-    from stages.run.rewards import BUILT_IN
+    """A reward without its path: a function's name, a name of those that are built in, or, of a folder,
+    nothing."""
+    from stages.run.rewards.functions import BUILT_IN
 
     text = str(reward)
     return text if text in BUILT_IN else text.rpartition(":")[2] if ":" in text else ""
@@ -165,7 +197,7 @@ def _refuse(folder: Path, told: list[str]) -> None:
 def _fields(path: Path) -> dict[str, Any]:
     """What is in the file, if it is of a run."""
     try:
-        fields = json_file.read(path)
+        fields = files.read_json(path)
     except FileNotFoundError:
         fields = {}
     if not isinstance(fields.get("options"), dict):

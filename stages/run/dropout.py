@@ -1,12 +1,14 @@
-"""Dropout of a run after pretraining: which stages use it, and what is said where flags and stage do not agree."""
+"""Dropout of a run after pretraining: which stages use it, and what is said where flags and stage do not
+agree."""
 
 from __future__ import annotations
 
-from stages.tuning_options import DPOOptions, RewardOptions, SFTOptions, TuningOptions
+from stages.run.options.tuning import DPOOptions, RewardOptions, SFTOptions, TuningOptions
 
 
 def used(options: TuningOptions) -> bool:
-    """Says whether the learner of a run drops out: in SFT; in reward and dpo if asked for; in grpo and ppo never.
+    """Says whether the learner of a run drops out: in SFT; in reward and dpo if asked for; in grpo and ppo
+    never.
 
     Example:
         >>> used(SFTOptions(model_path="m")), used(DPOOptions(model_path="m"))
@@ -33,12 +35,14 @@ def refuse(options: TuningOptions) -> None:
     if options.lora_dropout and not used(options):
         optional = isinstance(options, RewardOptions | DPOOptions)
         hint = "add --no-disable_dropout" if optional else "the ratio to the policy that drew would not be 1"
-        raise ValueError(f"--lora_dropout {options.lora_dropout}: this stage learns without dropout ({hint}); leave it "
-                         "out")  # fmt: skip
+        raise ValueError(
+            f"--lora_dropout {options.lora_dropout}: this stage learns without dropout ({hint}); leave it out"
+        )
 
 
 def told(options: TuningOptions, dropout: float) -> str:
-    """Says, at the end of a line about adapters, that the dropout of their preset has no effect, where it has none."""
+    """Says, at the end of a line about adapters, that the dropout of their preset has no effect, where it has
+    none."""
     return (
         f"; this stage learns without dropout, so theirs, {dropout}, has no effect"
         if dropout and not used(options)

@@ -58,4 +58,6 @@ def from_json(fields: Mapping[str, Any] | None) -> Patience:
     try:
         return Patience(float(fields["best"]), int(fields["best_step"]), int(fields["since"]))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"early stopping: expected best, best_step and since, got {str(fields)[:80]}") from None
+        raise ValueError(
+            f"early stopping: expected best, best_step and since, got {str(fields)[:80]}"
+        ) from None

@@ -1,6 +1,7 @@
 """What a training step will take, before anything is allocated.
 
-The step runs once on fake tensors, which have shapes and no numbers; what would be held at each moment is added up.
+The step runs once on fake tensors, which have shapes and no numbers; what would be held at each moment is
+added up.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pure import random, tree
 from pure.adapt.lora import lora
 from pure.adapt.lora_config import LoRAConfig
-from pure.adapt.nf4 import BLOCK, NF4, SUPERBLOCK
 from pure.adapt.qlora import map_matrices
 from pure.config import ModelConfig
+from pure.nn.nf4 import BLOCK, NF4, SUPERBLOCK
 from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, ParamSpec, Tree
 from stages.run.mfu import flops_per_token
@@ -83,20 +84,31 @@ def estimate(
     model = plain = transformer(config)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         key = random.key(0)
-        base = tree.map(lambda spec: torch.empty(spec.shape, dtype=dtype if adapters else spec.dtype), model.spec)
+        base = tree.map(
+            lambda spec: torch.empty(spec.shape, dtype=dtype if adapters else spec.dtype), model.spec
+        )
         if adapters is not None:
             base = map_matrices(_node, base) if quantized else base
             model = lora(model, base, **vars(adapters))
         params = tree.map(_empty, model.spec) if adapters is not None else base
-        batch = {"tokens": torch.zeros(rows, length, dtype=torch.int64),
-                 "labels": torch.zeros(rows, length, dtype=torch.int64), "row": torch.arange(rows)}  # fmt: skip
+        batch = {
+            "tokens": torch.zeros(rows, length, dtype=torch.int64),
+            "labels": torch.zeros(rows, length, dtype=torch.int64),
+            "row": torch.arange(rows),
+        }
         made = sft(model, optimizer, compute=dtype, accumulation=accumulation)
         state = made.init(key, params)
         held = tree.nbytes(state.params) + (tree.nbytes(base) if adapters is not None else 0)
         with torch.enable_grad():
             most = peak(made.step, state, batch)
-    return Estimate(tree.count(plain.spec), tree.count(model.spec), flops_per_token(plain, length), held,
-                    tree.nbytes(state.opt_state), most)  # fmt: skip
+    return Estimate(
+        tree.count(plain.spec),
+        tree.count(model.spec),
+        flops_per_token(plain, length),
+        held,
+        tree.nbytes(state.opt_state),
+        most,
+    )
 
 
 def peak(function: Callable, *args: Tree) -> int:
@@ -150,5 +162,9 @@ def _empty(spec: ParamSpec) -> Tensor:
 def _node(x: Tensor) -> NF4:
     """One matrix in four bits, without numbers."""
     blocks = -(-x.numel() // BLOCK)
-    return NF4(torch.empty(x.shape[0], x.shape[1] // 2, dtype=torch.uint8), torch.empty(blocks, dtype=torch.uint8),
-               torch.empty(-(-blocks // SUPERBLOCK)), torch.empty(()))  # fmt: skip
+    return NF4(
+        torch.empty(x.shape[0], x.shape[1] // 2, dtype=torch.uint8),
+        torch.empty(blocks, dtype=torch.uint8),
+        torch.empty(-(-blocks // SUPERBLOCK)),
+        torch.empty(()),
+    )

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from stages.run.writing import writing
+from data_pipes.files import writing
 
 CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
-"""Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or replayed."""
+"""Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or
+replayed."""
 
 
 AGAIN = "make room there, and run the same command again: it resumes from the newest checkpoint"
@@ -39,7 +40,8 @@ class Writer(NamedTuple):
 
 
 def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> Writer:
-    """Opens metrics.jsonl after its last line of at most `step`: what a killed run wrote beyond is computed again.
+    """Opens metrics.jsonl after its last line of at most `step`: what a killed run wrote beyond is computed
+    again.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
 
@@ -68,7 +70,8 @@ def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> 
 
 
 def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | None = None) -> Writer:
-    """Starts a Weights & Biases run, or goes on with the one of the same folder (its name is in wandb_id.txt).
+    """Starts a Weights & Biases run, or goes on with the one of the same folder (its name is in
+    wandb_id.txt).
 
     Args:
         folder: of the run.
@@ -84,19 +87,27 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
     if not name.exists():
         name.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
     run = module.init(
-        project=project, name=folder.name, id=name.read_text(encoding="utf-8").strip(), resume="allow",
-        dir=str(folder), config=dict(config), mode=mode,
-    )  # fmt: skip
+        project=project,
+        name=folder.name,
+        id=name.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        dir=str(folder),
+        config=dict(config),
+        mode=mode,
+    )
     return Writer(lambda step, values: run.log(dict(values), step=step), lambda: None, run.finish)
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; what an earlier one holds beyond `step` is hidden.
+    """Opens a TensorBoard event file below `folder/tensorboard`; what an earlier one holds beyond `step` is
+    hidden.
 
     Raises:
         ImportError: if tensorboard is not installed.
     """
-    board = _needs("torch.utils.tensorboard", "track").SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    board = _needs("torch.utils.tensorboard", "track").SummaryWriter(
+        str(folder / "tensorboard"), purge_step=step + 1
+    )
 
     def write(number: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -115,7 +126,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         row = _row(line)
         if row is None and number < len(lines):
-            raise ValueError(f"{path}:{number}: expected a JSON object with a step, got {line[:60]!r}; delete the line")
+            raise ValueError(
+                f"{path}:{number}: expected a JSON object with a step, got {line[:60]!r}; delete the line"
+            )
         if row is not None:
             yield row
 
@@ -126,7 +139,8 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The object on a whole line, all its values numbers (a string is one that JSON has not, as "nan"); or None."""
+    """The object on a whole line, all its values numbers (a string is one that JSON has not, as "nan"); or
+    None."""
     try:
         row = json.loads(line)
         whole = line.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int

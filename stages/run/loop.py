@@ -1,7 +1,7 @@
 """The loop: the fold of a stage over a pipe, with everything around it that touches the world.
 
-Progress, metrics.jsonl, validation, early stopping, checkpoints, and a signal that saves before it ends the run. The
-numbers are those of `functools.reduce(stage.step, pipe, stage.init(key))`.
+Progress, metrics.jsonl, validation, early stopping, checkpoints, and a signal that saves before it ends the
+run. The numbers are those of `functools.reduce(stage.step, pipe, stage.init(key))`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from data_pipes.types import Pipe
 from pure import tree
 from pure.transform.jit import jit
 from pure.types import Tree
-from stages.run import background, checkpoint, compiler, early_stopping, log, mfu, signals, step_folders
+from stages.checkpoint import background, checkpoint, directories
+from stages.run import compiler, early_stopping, log, mfu, signals
 from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import Patience
+from stages.run.metrics import Observe, Readings, readings
 from stages.run.progress import Progress, progress
-from stages.run.readings import Observe, Readings, readings
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -65,7 +66,8 @@ class Outcome(NamedTuple):
 
     Fields:
         state: the last state.
-        status: "complete", "early" (validation stopped improving) or "interrupted" (a signal; the state is saved).
+        status: "complete", "early" (validation stopped improving) or "interrupted" (a signal; the state is
+            saved).
         best: the best validation value and its step.
         steps: steps taken by this call.
         signal: the number of the signal that interrupted it, or None.
@@ -103,9 +105,11 @@ def run(
         key: [2] uint32, the root of the run's randomness.
         params: to start from; None lets the stage draw them. Not used when resuming.
         validate: params -> {name: number}; must give `options.watch`.
-        fingerprint: what the stage and the pipe are (`stages.run.fingerprint`); another is refused when resuming.
+        fingerprint: what the stage and the pipe are (`stages.checkpoint.fingerprint`); another is refused
+            when resuming.
         writers: each makes a further log.Writer, given the step that the run begins at.
-        observe: state -> further numbers for the log, as tensors on the state's device, such as the learning rate.
+        observe: state -> further numbers for the log, as tensors on the state's device, such as the learning
+            rate.
         work: what a token takes (`stages.run.mfu`), for `tflops` and `mfu` in the log.
         options: see RunOptions.
 
@@ -122,7 +126,8 @@ def run(
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
-        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most of a run.
+        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most
+            of a run.
         OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
             background that failed shows at the next save, or at the end.
     """
@@ -179,11 +184,16 @@ class _Parts(NamedTuple):
 
 
 def _begin(
-    stage: Stage, folder: Path, key: Tensor, params: Tree | None, fingerprint: Mapping | None, options: RunOptions
+    stage: Stage,
+    folder: Path,
+    key: Tensor,
+    params: Tree | None,
+    fingerprint: Mapping | None,
+    options: RunOptions,
 ) -> tuple[TrainState, Patience]:
     """The newest good checkpoint, or a new state."""
     state = stage.init(key, params)
-    if not step_folders.complete(folder):
+    if not directories.complete(folder):
         return state, Patience()
     if not options.resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
@@ -198,7 +208,9 @@ def _fold(
     """Step after step, until the pipe ends, validation has had enough, or a signal came."""
     total, options, device = len(parts.pipe), parts.options, state.key.device
     if first:
-        parts.screen.say(f"going on from step {first}" if first < total else f"all {total} steps were taken before")
+        parts.screen.say(
+            f"going on from step {first}" if first < total else f"all {total} steps were taken before"
+        )
     if 0 < options.patience <= best.since:
         return state, "early", best
     if options.compile and first < total:
@@ -211,7 +223,11 @@ def _fold(
         if values:
             best = _observed(parts, number, values, best)
         status = _status(number, total, options, best, caught)
-        saving = status or (values and best.since == 0) or (options.save_every and number % options.save_every == 0)
+        saving = (
+            status
+            or (values and best.since == 0)
+            or (options.save_every and number % options.save_every == 0)
+        )
         if values or saving or parts.readings.due():
             parts.readings.write(values)
         if saving:
@@ -223,7 +239,8 @@ def _fold(
 
 
 def _refuse_passed_over(parts: _Parts, status: str) -> None:
-    """Refuses to call a run a success that skipped most of its updates, though it came to its end or its patience's."""
+    """Refuses to call a run a success that skipped most of its updates, though it came to its end or its
+    patience's."""
     over, steps = parts.readings.passed_over()
     if status in ("complete", "early") and 2 * over > steps:
         raise FloatingPointError(
@@ -233,7 +250,8 @@ def _refuse_passed_over(parts: _Parts, status: str) -> None:
 
 
 def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> TrainState:
-    """One step. Ctrl-C reaches a compiler at work as well, which then fails: that is an interruption, not its error."""
+    """One step. Ctrl-C reaches a compiler at work as well, which then fails: that is an interruption, not its
+    error."""
     try:
         return parts.step(state, batch)
     except Exception:
@@ -258,7 +276,9 @@ def _validated(parts: _Parts, state: TrainState) -> Mapping[str, float]:
 def _observed(parts: _Parts, number: int, values: Mapping[str, float], best: Patience) -> Patience:
     """Says what validation gave, and takes it into account."""
     if parts.options.watch not in values:
-        raise ValueError(f"run: validate gave {', '.join(values)}, but options.watch is {parts.options.watch!r}")
+        raise ValueError(
+            f"run: validate gave {', '.join(values)}, but options.watch is {parts.options.watch!r}"
+        )
     best = early_stopping.observe(best, number, values[parts.options.watch])
     shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
     parts.screen.say(f"step {number}: {shown}" + (" (best)" if best.since == 0 else ""))

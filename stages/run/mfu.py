@@ -1,8 +1,9 @@
 """Model FLOPs: how fast the model's own arithmetic is done, and which share of the device's peak that is.
 
-Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare. The share
-is of the maker's figure, which nothing exceeds; for a device without one there is no share. A peak that is measured
-here would be that of another moment: processors change their speed, and a share of 130% has been seen.
+Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare.
+The share is of the maker's figure, which nothing exceeds; for a device without one there is no share. A peak
+that is measured here would be that of another moment: processors change their speed, and a share of 130% has
+been seen.
 
 Chowdhery et al., "PaLM", 2022, appendix B.
 """
@@ -20,7 +21,8 @@ PEAKS = (
     ("B200", 2250.0), ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0),
     ("A100", 312.0), ("L40S", 362.0), ("L4", 121.0), ("A40", 149.7),
 )  # fmt: skip
-"""(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 in the maker's data sheet)."""
+"""(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 in the maker's data
+sheet)."""
 
 
 class Work(NamedTuple):
@@ -74,8 +76,8 @@ def flops_per_token(model: Model, length: int) -> float:
 
         flops = 6 N + 12 L H T          N weights of matrices, L layers, H = heads · head_dim, T = length
 
-    Two for a multiplication and an addition, three passes (forward, and backward for weights and inputs). Attention
-    counts as if every token saw all T.
+    Two for a multiplication and an addition, three passes (forward, and backward for weights and inputs).
+    Attention counts as if every token saw all T.
 
     Args:
         model: gives spec and config.

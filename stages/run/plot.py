@@ -7,8 +7,12 @@ from pathlib import Path
 
 from stages.run.log import read_lines
 
-PANELS = (("loss", "nats a token"), ("learning_rate", "per update"), ("grad_norm", "norm of the gradient"),
-          ("tok_per_sec", "tokens a second"))  # fmt: skip
+PANELS = (
+    ("loss", "nats a token"),
+    ("learning_rate", "per update"),
+    ("grad_norm", "norm of the gradient"),
+    ("tok_per_sec", "tokens a second"),
+)
 
 
 def curves(folder: Path) -> str:
@@ -37,8 +41,14 @@ def curves(folder: Path) -> str:
     return str(path)
 
 
-RUNGS = (("sft", "loss"), ("dpo", "rewards/accuracies"), ("dpo", "rewards/margins"), ("grpo", "reward"),
-         ("ppo", "reward"), ("grpo", "kl"))  # fmt: skip
+RUNGS = (
+    ("sft", "loss"),
+    ("dpo", "rewards/accuracies"),
+    ("dpo", "rewards/margins"),
+    ("grpo", "reward"),
+    ("ppo", "reward"),
+    ("grpo", "kl"),
+)
 """What is drawn of each rung after pretraining."""
 
 
@@ -56,7 +66,10 @@ def ladder(folder: Path, names: Sequence[str]) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         return "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
-    shown = [("pretrain", "loss", folder), *((rung, name, folder / rung) for rung, name in RUNGS if rung in names)]
+    shown = [
+        ("pretrain", "loss", folder),
+        *((rung, name, folder / rung) for rung, name in RUNGS if rung in names),
+    ]
     figure = Figure(figsize=(12, 6), layout="constrained")
     axes = figure.subplots(2, 4).flat
     for axis, (rung, name, place) in zip(axes, shown, strict=False):

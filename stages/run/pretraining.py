@@ -1,6 +1,7 @@
 """From flags to a run: model, optimizer, stage, pipe and validation.
 
-Everything here is a function of PretrainOptions and the data, so that `resume` and `replay` build the same again.
+Everything here is a function of PretrainOptions and the data, so that `resume` and `replay` build the same
+again.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from pure import optim, random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.types import GradientTransformation, Model, Schedule, Tree
-from stages.options import PretrainOptions
+from stages.models import hardware
 from stages.pretrain import pretrain
-from stages.run import flag_ranges, hardware, shape
-from stages.run.corpus import Corpus
+from stages.run import shape
+from stages.run.data.corpus import Corpus
+from stages.run.options import ranges
+from stages.run.options.pretrain import PretrainOptions
 from stages.run.validation import bits_per_byte
 from stages.stage import Stage
 from stages.state import TrainState
@@ -95,9 +98,11 @@ def check(options: PretrainOptions) -> ModelConfig:
     Raises:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
-    flag_ranges.refuse(options)
+    ranges.refuse(options)
     if not options.data_path:
-        raise ValueError('--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"')
+        raise ValueError(
+            '--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"'
+        )
     config = shape.read(options.config, options.model_path)
     if options.tokenizer_path and Path(options.tokenizer_path).exists():
         shape.with_ids(config, tokenizers.load(options.tokenizer_path), told=_told(options))
@@ -142,7 +147,8 @@ def make_pipe(options: PretrainOptions, corpus: Corpus) -> PretrainPipe:
 
 
 def make_schedule(options: PretrainOptions, steps: int) -> Schedule:
-    """The learning rate over `steps` optimizer updates, as --schedule, --warmup and --final_learning_rate say.
+    """The learning rate over `steps` optimizer updates, as --schedule, --warmup and --final_learning_rate
+    say.
 
     Raises:
         ValueError: for a negative warm-up.
@@ -182,7 +188,9 @@ def make_optimizer(options: PretrainOptions, schedule: Schedule) -> GradientTran
             optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
         ),
     }[options.optimizer]()
-    return optim.chain(optim.clip_by_global_norm(options.max_grad_norm), made) if options.max_grad_norm else made
+    return (
+        optim.chain(optim.clip_by_global_norm(options.max_grad_norm), made) if options.max_grad_norm else made
+    )
 
 
 def resolved(options: PretrainOptions, config: ModelConfig) -> Mapping[str, Any]:
@@ -198,5 +206,7 @@ def resolved(options: PretrainOptions, config: ModelConfig) -> Mapping[str, Any]
 def learning_rate(state: TrainState, *, schedule: Schedule) -> dict[str, torch.Tensor]:
     """The rate of the last update, by the optimizer's own count, which a skipped step does not advance."""
     paths = tree.paths(state.opt_state)
-    counts = [x for path, x in zip(paths, tree.leaves(state.opt_state), strict=True) if path.endswith("count")]
+    counts = [
+        x for path, x in zip(paths, tree.leaves(state.opt_state), strict=True) if path.endswith("count")
+    ]
     return {"learning_rate": schedule((counts[0] - 1).clamp(min=0))} if counts else {}

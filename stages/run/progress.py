@@ -69,7 +69,8 @@ def duration(seconds: float) -> str:
 
 
 def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[[int], str]:
-    """Makes step -> "left 1:23": the time left, by the steps since the first, which may have been slow to compile.
+    """Makes step -> "left 1:23": the time left, by the steps since the first, which may have been slow to
+    compile.
 
     Example:
         >>> left = remaining(10, iter([5.0, 7.0]).__next__)

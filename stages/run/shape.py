@@ -6,11 +6,12 @@ import dataclasses
 import difflib
 from pathlib import Path
 
+from data_pipes import files
 from data_pipes import tokenizer as tokenizers
 from pure.config import PRESETS, ModelConfig, from_dict, preset, to_dict
 from pure.interop import hf
-from stages.run import json_file, pretrained
-from stages.run.corpus import end_of
+from stages.models import pretrained
+from stages.run.data.corpus import end_of
 
 DEFAULT = "tiny_config"
 MULTIPLE = 64
@@ -22,7 +23,8 @@ def read(config: str | None, model_path: str | None) -> ModelConfig:
     """Finds the shape that is asked for.
 
     Args:
-        config: a preset's name, or a JSON file of ModelConfig's fields or of Hugging Face's; None takes the model's.
+        config: a preset's name, or a JSON file of ModelConfig's fields or of Hugging Face's; None takes the
+            model's.
         model_path: of the weights to start from, or None.
 
     Returns:
@@ -37,7 +39,9 @@ def read(config: str | None, model_path: str | None) -> ModelConfig:
     if config is None:
         return theirs
     ours, own = to_dict(named(config)), to_dict(theirs)
-    told = [f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]]
+    told = [
+        f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]
+    ]
     if told:
         raise ValueError(
             f"--model_path {model_path} and --config {config} are of different shapes: {', '.join(told)}; leave "
@@ -55,12 +59,16 @@ def named(name: str) -> ModelConfig:
     path = Path(name)
     if path.suffix == ".py":
         near = difflib.get_close_matches(path.stem, PRESETS, 1)
-        instead = f"type --config {near[0]}" if near else f"the presets are {', '.join(PRESETS)}; for others write JSON"
+        instead = (
+            f"type --config {near[0]}"
+            if near
+            else f"the presets are {', '.join(PRESETS)}; for others write JSON"
+        )
         raise ValueError(f"--config {name}: Python files are not run as configuration; {instead}")
     if path.suffix != ".json":
         return _preset(name)
     try:
-        fields = json_file.read(path)
+        fields = files.read_json(path)
     except FileNotFoundError:
         raise ValueError(f"--config {name}: there is no such file") from None
     except ValueError as error:
@@ -72,11 +80,14 @@ def named(name: str) -> ModelConfig:
 
 
 def follows(config: str | None, model_path: str | None) -> bool:
-    """Tells whether the vocabulary may be made smaller: not that of a model, nor one that a JSON file states."""
+    """Tells whether the vocabulary may be made smaller: not that of a model, nor one that a JSON file
+    states."""
     return model_path is None and not (config or DEFAULT).endswith(".json")
 
 
-def rows_told(asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str) -> str | None:
+def rows_told(
+    asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str
+) -> str | None:
     """Says where the rows of the embedding are not as many as was asked for, or many more than there are ids.
 
     Args:
@@ -102,7 +113,9 @@ def rows_told(asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tok
     return None
 
 
-def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str, follow: bool = False) -> ModelConfig:
+def with_ids(
+    config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str, follow: bool = False
+) -> ModelConfig:
     """Takes the special ids from the tokenizer, and the size of the vocabulary if it may.
 
     Args:
@@ -127,7 +140,9 @@ def with_ids(config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str,
     if follow:
         rows = min(config.vocab_size, -(-size // MULTIPLE) * MULTIPLE)
         begin = config.bos_token_id if (config.bos_token_id or 0) < rows else None
-        config = dataclasses.replace(config, vocab_size=rows, bos_token_id=begin, eos_token_id=None, pad_token_id=None)
+        config = dataclasses.replace(
+            config, vocab_size=rows, bos_token_id=begin, eos_token_id=None, pad_token_id=None
+        )
     return dataclasses.replace(config, eos_token_id=end_of(tokenizer), pad_token_id=special.get("<|pad|>"))
 
 

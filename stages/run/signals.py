@@ -16,8 +16,8 @@ NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def noted() -> Iterator[list[int]]:
     """Notes SIGTERM, SIGINT and SIGHUP while the block runs; the caller looks, and ends in good order.
 
-    A second signal does no harm, whatever is being saved. Only the main thread can take signals: in another the list
-    stays empty.
+    A second signal does no harm, whatever is being saved. Only the main thread can take signals: in another
+    the list stays empty.
 
     Yields:
         The numbers of the signals that came, in order.
@@ -26,7 +26,10 @@ def noted() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         if not caught:
-            os.write(2, f"\n{signal.Signals(number).name}: this step ends, the state is saved, then the run\n".encode())
+            os.write(
+                2,
+                f"\n{signal.Signals(number).name}: this step ends, the state is saved, then the run\n".encode(),
+            )
         caught.append(number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
 """From flags to a run after pretraining: data, pipe, stage and validation of each rung.
 
-Everything here is a function of the flags and of what lies at the paths that they name, so that `resume` and `replay`
-build the same again.
+Everything here is a function of the flags and of what lies at the paths that they name, so that `resume` and
+`replay` build the same again.
 """
 
 from __future__ import annotations
@@ -14,38 +14,30 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data_pipes.chat import ChatTemplate
+from data_pipes.chat.chat import ChatTemplate
 from data_pipes.preference import preference_pipe, with_reference
 from data_pipes.prompts import prompt_pipe
 from data_pipes.sft import sft_pipe
 from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.types import Pipe
 from pure import random, tree
+from pure.generation.stepper import stepper
 from pure.nn.scalar import scalar_model
-from pure.stepper import stepper
 from pure.types import GradientTransformation, Schedule, Tree
-from stages import tuning_options as flags
 from stages.dpo import FREE, dpo
 from stages.grpo import grpo
+from stages.models import hardware, identity, initial_adapters, pretrained
+from stages.models.chat_template import ends, template_of, trained_with
+from stages.models.new_tokens import added as with_new_tokens
+from stages.models.pretrained import Pretrained
 from stages.ppo import ppo
 from stages.reward import reward
-from stages.run import (
-    adapter,
-    chat_data,
-    dropout,
-    flag_checks,
-    hardware,
-    initial_adapters,
-    model_identity,
-    pretrained,
-    pretraining,
-    validation,
-)
+from stages.run import adapter, dropout, pretraining, validation
 from stages.run.adapter import Adapter
-from stages.run.chat_template import ends, template_of, trained_with
-from stages.run.new_tokens import added as with_new_tokens
-from stages.run.pretrained import Pretrained
-from stages.run.reward_scorer import scorer
+from stages.run.data import examples
+from stages.run.options import checks
+from stages.run.options import tuning as flags
+from stages.run.rewards.scorer import scorer
 from stages.sft import sft
 from stages.stage import Stage, loss_of
 from stages.state import TrainState
@@ -102,18 +94,25 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         ValueError: for flags that contradict each other or data that cannot be read, naming them.
         FileNotFoundError: if there is no model or no data at a path.
     """
-    flag_checks.check(options)
+    checks.check(options)
     device = hardware.pick_device(options.device)
     base = pretrained.load(options.model_path, dtype=torch.float32)
     base = pretrained.placed(base, device)
     base = with_new_tokens(options, base, say)
     template = template_of(options.chat_template, base, options.template_kwargs)
     if options.chat_template and base.other_templates:
-        say(f"--chat_template replaces the model's own templates ({', '.join(x for x, _ in base.other_templates)} too)")
+        say(
+            f"--chat_template replaces the model's own templates ({', '.join(x for x, _ in base.other_templates)} too)"
+        )
     base = trained_with(base, template)
-    make = {flags.SFTOptions: _sft, flags.RewardOptions: _reward, flags.DPOOptions: _dpo, flags.GRPOOptions: _online,
-            flags.PPOOptions: _online}[type(options)]  # fmt: skip
-    key, made_from = random.key(options.seed, device=device), model_identity.of(base.params)
+    make = {
+        flags.SFTOptions: _sft,
+        flags.RewardOptions: _reward,
+        flags.DPOOptions: _dpo,
+        flags.GRPOOptions: _online,
+        flags.PPOOptions: _online,
+    }[type(options)]
+    key, made_from = random.key(options.seed, device=device), identity.of(base.params)
     joins = adapter.asked(options) is not None and not isinstance(options, flags.RewardOptions)
     before = initial_adapters.read(options.model_path) if joins else None
     adapted = adapter.build(options, base.model, base.params, _dtype(options), before)
@@ -126,87 +125,183 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
 
 def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
     """Supervised fine-tuning."""
-    data = chat_data.conversations(options, base.tokenizer, template, say)
-    pipe = partial(sft_pipe, batch_size=options.batch_size, length=options.max_length, packing=options.packing)
+    data = examples.conversations(options, base.tokenizer, template, say)
+    pipe = partial(
+        sft_pipe, batch_size=options.batch_size, length=options.max_length, packing=options.packing
+    )
     train = _cut(options, pipe(data.train, key=options.seed, epochs=_many(options)))
     told(train, say)
     schedule, optimizer = _descent(options, len(train))
     made = sft(base.model, optimizer, label_smoothing=options.label_smoothing, **_common(options))
     held_out = pipe(data.held_out, key=None, shuffle=False) if data.held_out else None
-    return Tuning(base, template, made, train, base.params, _validate(made, held_out, ()), schedule, key,
-                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+    return Tuning(
+        base,
+        template,
+        made,
+        train,
+        base.params,
+        _validate(made, held_out, ()),
+        schedule,
+        key,
+        partial(pretraining.learning_rate, schedule=schedule),
+    )
 
 
-def _reward(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+def _reward(
+    options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable
+) -> Tuning:
     """A reward model."""
     train, held_out = _pairs(options, base, template, say)
     schedule, optimizer = _descent(options, len(train))
     made = reward(base.model, optimizer, center=options.center, **_common(options))
     params = scalar_model(base.model).init(key, base.params)
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
-    return Tuning(base, template, made, train, params, check, schedule, key,
-                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+    return Tuning(
+        base,
+        template,
+        made,
+        train,
+        params,
+        check,
+        schedule,
+        key,
+        partial(pretraining.learning_rate, schedule=schedule),
+    )
 
 
 def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
-    """Direct preference optimization; the reference's log-probabilities are computed once, before the first step."""
+    """Direct preference optimization; the reference's log-probabilities are computed once, before the first
+    step."""
     train, held_out = _pairs(options, base, template, say)
     if options.variant not in FREE:
         say("computing the reference's log-probabilities")
         frozen = tree.cast(base.params, _dtype(options))  # adapters as they begin change nothing yet
         train, held_out = (pipe and with_reference(pipe, base.model, frozen) for pipe in (train, held_out))
     schedule, optimizer = _descent(options, len(train))
-    made = dpo(base.model, optimizer, beta=options.beta, variant=options.variant,
-               label_smoothing=options.label_smoothing, **_common(options))  # fmt: skip
+    made = dpo(
+        base.model,
+        optimizer,
+        beta=options.beta,
+        variant=options.variant,
+        label_smoothing=options.label_smoothing,
+        **_common(options),
+    )
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
-    return Tuning(base, template, made, train, base.params, check, schedule, key,
-                  partial(pretraining.learning_rate, schedule=schedule))  # fmt: skip
+    return Tuning(
+        base,
+        template,
+        made,
+        train,
+        base.params,
+        check,
+        schedule,
+        key,
+        partial(pretraining.learning_rate, schedule=schedule),
+    )
 
 
-def _online(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
+def _online(
+    options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable
+) -> Tuning:
     """GRPO and PPO: prompts, rewards, and a recorder that writes the answers down."""
-    data = chat_data.questions(options, base.tokenizer, template, say)
+    data = examples.questions(options, base.tokenizer, template, say)
     every = [*data.train, *data.held_out]
     length = min(_up(max(len(asked.tokens) for asked in every)), options.max_length)
     ask = partial(prompt_pipe, length=length, truncate="left")
-    train = _cut(options, ask([asked.tokens for asked in data.train], batch_size=options.batch_size, key=options.seed,
-                              epochs=_many(options)))  # fmt: skip
+    train = _cut(
+        options,
+        ask(
+            [asked.tokens for asked in data.train],
+            batch_size=options.batch_size,
+            key=options.seed,
+            epochs=_many(options),
+        ),
+    )
     told(train, say)
-    judge = scorer(options, prompts=[asked.text for asked in every], rows=[asked.row for asked in every],
-                   tokenizer=base.tokenizer, device=key.device, say=say)  # fmt: skip
+    judge = scorer(
+        options,
+        prompts=[asked.text for asked in every],
+        rows=[asked.row for asked in every],
+        tokenizer=base.tokenizer,
+        device=key.device,
+        say=say,
+    )
     schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
     drawing = {
-        "max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "top_k": options.top_k,
-        "top_p": options.top_p, "vocabulary": vocabulary_size(base.tokenizer), "stop_tokens": ends(base, template),
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "vocabulary": vocabulary_size(base.tokenizer),
+        "stop_tokens": ends(base, template),
         "compile": stepper(base.model) if options.compile else False,
-    }  # fmt: skip
+    }
     made = _rung(options)(
-        base.model, optimizer, score=judge.recorder.score, rewards=judge.names, weights=judge.weights,
-        beta=options.beta, mask_truncated=options.mask_truncated, reference=_reference(options, base), **drawing,
+        base.model,
+        optimizer,
+        score=judge.recorder.score,
+        rewards=judge.names,
+        weights=judge.weights,
+        beta=options.beta,
+        mask_truncated=options.mask_truncated,
+        reference=_reference(options, base),
+        **drawing,
         **_common(options),
-    )  # fmt: skip
+    )
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
-    check = validation.mean_reward(
-        base.model, ask(held_out, batch_size=len(held_out), key=None, shuffle=False), judge.score,
-        first=len(data.train), key=random.fold_in(key, 1), dtype=_dtype(options), weights=judge.weights, **drawing,
-    ) if held_out else _nothing  # fmt: skip
+    check = (
+        validation.mean_reward(
+            base.model,
+            ask(held_out, batch_size=len(held_out), key=None, shuffle=False),
+            judge.score,
+            first=len(data.train),
+            key=random.fold_in(key, 1),
+            dtype=_dtype(options),
+            weights=judge.weights,
+            **drawing,
+        )
+        if held_out
+        else _nothing
+    )
     rate = partial(pretraining.learning_rate, schedule=schedule)
-    return Tuning(base, template, made, train, base.params, check, schedule, key,
-                  lambda state: {**rate(state), **judge.recorder.observe(state)}, judged_by=judge.made_of)  # fmt: skip
+    return Tuning(
+        base,
+        template,
+        made,
+        train,
+        base.params,
+        check,
+        schedule,
+        key,
+        lambda state: {**rate(state), **judge.recorder.observe(state)},
+        judged_by=judge.made_of,
+    )
 
 
 def _rung(options: Any) -> Callable[..., Stage]:
     """The stage's builder, with the flags that only it has."""
     if isinstance(options, flags.GRPOOptions):
-        return partial(grpo, samples=options.samples, kl=options.kl, variant=options.variant, scale=options.scale,
-                       iterations=options.iterations)  # fmt: skip
-    return partial(ppo, target_kl=options.target_kl, epochs=options.epochs, minibatches=options.minibatches,
-                   value_weight=options.value_weight, entropy_weight=options.entropy_weight)  # fmt: skip
+        return partial(
+            grpo,
+            samples=options.samples,
+            kl=options.kl,
+            variant=options.variant,
+            scale=options.scale,
+            iterations=options.iterations,
+        )
+    return partial(
+        ppo,
+        target_kl=options.target_kl,
+        epochs=options.epochs,
+        minibatches=options.minibatches,
+        value_weight=options.value_weight,
+        entropy_weight=options.entropy_weight,
+    )
 
 
 def _pairs(options: Any, base: Pretrained, template: ChatTemplate, say: Callable) -> tuple[Any, Any]:
     """The pipes of preference pairs, rows as long as the longest answer needs."""
-    data = chat_data.pairs(options, base.tokenizer, template, say)
+    data = examples.pairs(options, base.tokenizer, template, say)
     longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
     length = min(_up(longest - 1), options.max_length)
     pipe = partial(preference_pipe, batch_size=options.batch_size, length=length)
@@ -223,8 +318,12 @@ def _descent(options: Any, updates: int) -> tuple[Schedule, GradientTransformati
 
 def _common(options: flags.TuningOptions) -> dict[str, Any]:
     """What every stage takes."""
-    return {"compute": _dtype(options), "accumulation": options.gradient_accumulation,
-            "ema": options.ema, **dropout.stage_option(options)}  # fmt: skip
+    return {
+        "compute": _dtype(options),
+        "accumulation": options.gradient_accumulation,
+        "ema": options.ema,
+        **dropout.stage_option(options),
+    }
 
 
 def _reference(options: Any, base: Pretrained) -> Tree | None:
@@ -255,8 +354,10 @@ def told(pipe: Any, say: Callable[[str], None]) -> None:
         say: takes a line for the person who waits.
     """
     if pipe.truncated or pipe.dropped:
-        say(f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
-            "--max_length sets the limit")  # fmt: skip
+        say(
+            f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
+            "--max_length sets the limit"
+        )
 
 
 def _validate(made: Stage, pipe: Any, names: tuple[str, ...]) -> Callable[[Tree], Mapping[str, float]]:

@@ -54,8 +54,8 @@ def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Cal
     """Makes the function that validates with a stage's own loss.
 
     Args:
-        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`. It is given None for the key,
-            by which every loss here drops nothing out, in the model or in adapters.
+        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`. It is given None for
+            the key, by which every loss here drops nothing out, in the model or in adapters.
         batches: held out.
         names: metrics of the loss that are wanted too.
 
@@ -66,9 +66,16 @@ def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Cal
 
 
 def mean_reward(
-    model: Model, batches: Pipe, score: Callable, *, first: int, key: torch.Tensor, dtype: torch.dtype,
-    weights: tuple[float, ...] | None = None, **options: Any,
-) -> Callable[[Tree], dict]:  # fmt: skip
+    model: Model,
+    batches: Pipe,
+    score: Callable,
+    *,
+    first: int,
+    key: torch.Tensor,
+    dtype: torch.dtype,
+    weights: tuple[float, ...] | None = None,
+    **options: Any,
+) -> Callable[[Tree], dict]:
     """Makes the function that validates a policy by what its answers are worth, drawn as in training.
 
     Args:
@@ -82,10 +89,13 @@ def mean_reward(
         options: of `stages.rollout.rollout`.
 
     Returns:
-        params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is better.
+        params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is
+        better.
     """
     draw = partial(rollout, model, samples=1, dtype=dtype, **options)
-    return partial(_mean_reward, draw=draw, batches=batches, score=score, first=first, key=key, weights=weights)
+    return partial(
+        _mean_reward, draw=draw, batches=batches, score=score, first=first, key=key, weights=weights
+    )
 
 
 def compressors(text: bytes) -> Compressors:
@@ -119,19 +129,29 @@ def _pair(found: Metric) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _mean_reward(
-    params: Tree, *, draw: Callable, batches: Pipe, score: Callable, first: int, key: torch.Tensor,
+    params: Tree,
+    *,
+    draw: Callable,
+    batches: Pipe,
+    score: Callable,
+    first: int,
+    key: torch.Tensor,
     weights: tuple[float, ...] | None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """One batch of prompts, answered once each."""
     policy = policy_of(params)
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
         found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        total = float(weighted_sum(score(found._replace(index=found.index + first)), weights).double().nanmean())
+        total = float(
+            weighted_sum(score(found._replace(index=found.index + first)), weights).double().nanmean()
+        )
     return {"val_reward": total, "val_loss": 0.0 - total}
 
 
-def _bits_per_byte(params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype) -> dict[str, float]:
+def _bits_per_byte(
+    params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype
+) -> dict[str, float]:
     """One pass over the batches; the sums are kept in float64, and read once."""
     narrow = tree.cast(params, dtype)
     device = tree.leaves(params)[0].device
@@ -140,6 +160,8 @@ def _bits_per_byte(params: Tree, *, model: Model, batches: Pipe, nbytes: int, dt
         for number in range(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
-            sums += torch.stack(cross_entropy(model.forward(narrow, batch["tokens"], **where), batch["labels"]))
+            sums += torch.stack(
+                cross_entropy(model.forward(narrow, batch["tokens"], **where), batch["labels"])
+            )
     nats, tokens = sums.tolist()
     return {"val_loss": nats / tokens, "val_bpb": nats / (nbytes * math.log(2))}

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_pipes.messages import Message, Messages
+from data_pipes.chat.messages import Message, Messages
 from data_pipes.tokenizer.trainer import train
 
-CONTROLS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
+CONTROLS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+]
 
 
 def tokenizer() -> Any:

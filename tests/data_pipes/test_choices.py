@@ -83,7 +83,11 @@ def naive_text(text: str) -> str:
     return text.replace("\0", "").replace("  ", " ")
 
 
-@given(st.lists(st.sampled_from([" ", "  ", "[title]", " [title]", "[", "]", "[step]", "a", ".", "\n"])).map("".join))
+@given(
+    st.lists(st.sampled_from([" ", "  ", "[title]", " [title]", "[", "]", "[step]", "a", ".", "\n"])).map(
+        "".join
+    )
+)
 def test_hellaswags_cleaning(text: str) -> None:
     assert hellaswag_text(text) == naive_text(text)
 
@@ -145,7 +149,10 @@ def test_a_bad_row_is_named_and_the_others_go_on(values: dict[str, Any], words: 
         list(questions([Row(values, "a:2")]))
     bad: list[BadRow] = []
     good = Row(ASKED | {"answer": 1}, "a:1")
-    assert list(questions([good, Row(values, "a:2"), good], subject="sums", on_bad=bad.append)) == [SUMS, SUMS]
+    assert list(questions([good, Row(values, "a:2"), good], subject="sums", on_bad=bad.append)) == [
+        SUMS,
+        SUMS,
+    ]
     assert [row.name for row in bad] == ["a:2"]
 
 
@@ -154,8 +161,22 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["text", "label"]), inner),
     max_leaves=8,
 )  # fmt: skip
-COLUMN_NAMES = ("question", "choices", "answer", "answerKey", "A", "B", "C", "ctx", "ctx_a", "ctx_b", "endings",
-                "label", "activity_label", "subject")  # fmt: skip
+COLUMN_NAMES = (
+    "question",
+    "choices",
+    "answer",
+    "answerKey",
+    "A",
+    "B",
+    "C",
+    "ctx",
+    "ctx_a",
+    "ctx_b",
+    "endings",
+    "label",
+    "activity_label",
+    "subject",
+)
 
 
 @given(st.dictionaries(st.sampled_from(COLUMN_NAMES), ANYTHING))
@@ -173,8 +194,10 @@ def test_whatever_the_row_it_is_a_question_or_bad(values: dict[str, Any]) -> Non
 @given(st.lists(st.text("abc ", min_size=3), min_size=2, max_size=26, unique_by=str.strip), st.data())
 def test_three_ways_to_say_the_answer(choices: list[str], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(choices) - 1))
-    rows = [Row({"question": "?", "choices": choices, "answer": a}, "a:1")
-            for a in (place, LETTERS[place], choices[place])]  # fmt: skip
+    rows = [
+        Row({"question": "?", "choices": choices, "answer": a}, "a:1")
+        for a in (place, LETTERS[place], choices[place])
+    ]
     assert [question.answer for question in questions(rows)] == [place] * 3
 
 

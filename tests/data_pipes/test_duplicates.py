@@ -57,7 +57,9 @@ def test_a_signature_estimates_the_resemblance() -> None:
     assert (abs(found - truth) < 4.5 * spread + 1 / 128).all()
 
 
-@pytest.mark.parametrize(("similarity", "share", "near"), [(0.8, 0.97, True), (0.8, 0.7, False), (0.4, 0.8, True)])
+@pytest.mark.parametrize(
+    ("similarity", "share", "near"), [(0.8, 0.97, True), (0.8, 0.7, False), (0.4, 0.8, True)]
+)
 def test_near(similarity: float, share: float, near: bool) -> None:
     for seed in range(5):
         a, b = mixed(share, seed)

@@ -94,7 +94,10 @@ def test_repeated_runs_against_a_walk(copies: int) -> None:
 def test_the_commonest_run_by_hand() -> None:
     """ "ab cd" eight times: 8 x 4 characters of 80 in all; the limit for two words is 0.2."""
     text = " ".join(f"ab cd w{i:05}" for i in range(8))
-    assert reason(repetition(), text) == "repetition: 0.4 of the characters are in the commonest 2 words, more than 0.2"
+    assert (
+        reason(repetition(), text)
+        == "repetition: 0.4 of the characters are in the commonest 2 words, more than 0.2"
+    )
 
 
 def test_scale_makes_it_lenient() -> None:

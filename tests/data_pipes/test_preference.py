@@ -1,12 +1,13 @@
-"""Pairs of answers: what is trained on, how long ones are shortened, and the reference's log-probabilities."""
+"""Pairs of answers: what is trained on, how long ones are shortened, and the reference's
+log-probabilities."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from data_pipes.chat import CHATML, Encoded, chat_template
-from data_pipes.messages import Message, Preference, Unpaired
+from data_pipes.chat.chat import CHATML, Encoded, chat_template
+from data_pipes.chat.messages import Message, Preference, Unpaired
 from data_pipes.preference import (
     Pair,
     encode_preferences,
@@ -46,8 +47,13 @@ def test_labels_are_shifted_and_padded() -> None:
 
 
 def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None:
-    pipe = preference_pipe([Pair(answer(6, 3), answer(6, 2)), Pair(answer(2, 9), answer(2, 1))], batch_size=2, length=5,
-                           key=None, shuffle=False)  # fmt: skip
+    pipe = preference_pipe(
+        [Pair(answer(6, 3), answer(6, 2)), Pair(answer(2, 9), answer(2, 1))],
+        batch_size=2,
+        length=5,
+        key=None,
+        shuffle=False,
+    )
     batch = pipe[0]
     assert pipe.truncated == 2
     assert batch["chosen_tokens"][0].tolist() == [4, 5, 6, 7, 8]
@@ -60,7 +66,9 @@ def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None
 def test_pairs_that_are_equal_once_they_are_cut_are_dropped_and_counted() -> None:
     a, b = answer(2, 9), answer(2, 9)
     b.tokens[-1] = 99
-    pipe = preference_pipe([Pair(a, b), Pair(a, answer(2, 3))], batch_size=2, length=5, key=None, shuffle=False)
+    pipe = preference_pipe(
+        [Pair(a, b), Pair(a, answer(2, 3))], batch_size=2, length=5, key=None, shuffle=False
+    )
     assert (pipe.dropped, pipe.truncated) == (1, 2)
     assert pipe[0]["index"].tolist() == [1, -1]
     whole = preference_pipe([Pair(a, b), Pair(a, a)], batch_size=2, length=12, key=None, shuffle=False)
@@ -87,19 +95,26 @@ def test_the_reference_beside_the_batch_is_the_one_computed_in_the_step() -> Non
 
 
 def test_single_answers_keep_their_label() -> None:
-    given = [Unpaired(talk("a"), talk("", "good")[1:], True, "1"), Unpaired(talk("a"), talk("", "bad")[1:], False, "2")]
+    given = [
+        Unpaired(talk("a"), talk("", "good")[1:], True, "1"),
+        Unpaired(talk("a"), talk("", "bad")[1:], False, "2"),
+    ]
     encoded = encode_unpaired(TEMPLATE, TOKENIZER, given)
     batch = unpaired_pipe(encoded, batch_size=3, length=30, key=None, shuffle=False)[0]
     assert batch["desirable"].tolist() == [True, False, False]
     assert [int((labels != -100).sum()) > 0 for labels in batch["labels"]] == [True, True, False]
 
 
-STRICT = chat_template("{% if messages[-1].content == 'no' %}{{ raise_exception('not no') }}{% endif %}" + CHATML)
+STRICT = chat_template(
+    "{% if messages[-1].content == 'no' %}{{ raise_exception('not no') }}{% endif %}" + CHATML
+)
 
 
 def test_a_pair_is_left_out_once_whichever_side_is_refused() -> None:
-    given = [Preference(talk("q"), (Message("assistant", a),), (Message("assistant", b),), "n")
-             for a, b in [("x", "y"), ("no", "no"), ("x", "no"), ("u", "v")]]  # fmt: skip
+    given = [
+        Preference(talk("q"), (Message("assistant", a),), (Message("assistant", b),), "n")
+        for a, b in [("x", "y"), ("no", "no"), ("x", "no"), ("u", "v")]
+    ]
     bad: list[int] = []
     found = encode_preferences(STRICT, TOKENIZER, given, on_error=lambda number, error: bad.append(number))
     assert bad == [1, 2]
@@ -109,5 +124,8 @@ def test_a_pair_is_left_out_once_whichever_side_is_refused() -> None:
     ]
     single = [Unpaired(pair.prompt, pair.rejected, True, "n") for pair in given]
     bad.clear()
-    assert len(encode_unpaired(STRICT, TOKENIZER, single, on_error=lambda number, error: bad.append(number))) == 2
+    assert (
+        len(encode_unpaired(STRICT, TOKENIZER, single, on_error=lambda number, error: bad.append(number)))
+        == 2
+    )
     assert bad == [1, 2]

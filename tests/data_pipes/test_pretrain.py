@@ -112,7 +112,11 @@ def test_a_pipe_is_small_to_look_at() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"length": 16}, ValueError, r"the corpus has 16 tokens, and one row of length 16 takes 17; pass length=15"),
+        (
+            {"length": 16},
+            ValueError,
+            r"the corpus has 16 tokens, and one row of length 16 takes 17; pass length=15",
+        ),
         ({"length": 0}, ValueError, "length must be at least 1, got 0"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1"),

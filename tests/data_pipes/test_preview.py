@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipes.chat import chat_template, encode_chat
+from data_pipes.chat.chat import chat_template, encode_chat
 from data_pipes.preference import Pair, preference_pipe
 from data_pipes.preview import preview
 from data_pipes.prompts import prompt_pipe
@@ -23,7 +23,9 @@ def test_green_is_what_the_assistant_says(chats: list[tuple[str, str]], packing:
     examples = [encode_chat(TEMPLATE, WORDS, talk(*chat)) for chat in chats]
     pipe = sft_pipe(examples, batch_size=4, length=60, key=0, packing=packing)
     pieces = [piece for batch in pipe for row in preview(batch, WORDS.decode) for piece in row]
-    assert sorted(p.text for p in pieces if p.kind == "trained") == sorted(f"{said}<|im_end|>" for _, said in chats)
+    assert sorted(p.text for p in pieces if p.kind == "trained") == sorted(
+        f"{said}<|im_end|>" for _, said in chats
+    )
     assert all(p.text.startswith("<|im_start|>user\n") for p in pieces if p.kind == "read")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipes.chat import chat_template
-from data_pipes.messages import Prompt
+from data_pipes.chat.chat import chat_template
+from data_pipes.chat.messages import Prompt
 from data_pipes.prompts import encode_prompts, prompt_pipe
 from tests.data_pipes.chats import talk, tokenizer
 

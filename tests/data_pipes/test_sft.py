@@ -1,4 +1,5 @@
-"""The fine-tuning pipe: nothing is cut that fits, everything is seen once, and packed rows train as single ones do."""
+"""The fine-tuning pipe: nothing is cut that fits, everything is seen once, and packed rows train as single
+ones do."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.sft import fullness, sft_pipe
 from pure import optim, random
 from stages.sft import sft

@@ -59,7 +59,8 @@ def test_where_an_entry_goes_and_its_neighbour_are_uniform(n: int) -> None:
 def test_other_keys_and_epochs_give_other_orders() -> None:
     n, key = 5000, key_words(0)
     orders = [
-        shuffled(np.arange(n), n, k) for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), named(key, "x"))
+        shuffled(np.arange(n), n, k)
+        for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), named(key, "x"))
     ]
     fixed = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
     assert max(fixed) < 8  # the number of places where two shuffles agree is Poisson with mean 1

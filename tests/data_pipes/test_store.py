@@ -26,7 +26,10 @@ def write(path: Path, documents: object = DOCUMENTS, vocab_size: int = 400) -> N
 @pytest.mark.parametrize("vocab_size", [400, 100_000])
 def test_on_disk_and_in_memory_are_the_same_corpus(tmp_path: Path, vocab_size: int) -> None:
     write(tmp_path / "s", vocab_size=vocab_size)
-    stored, kept = open_store(tmp_path / "s"), memory_store(DOCUMENTS, vocab_size=vocab_size, tokenizer="print")
+    stored, kept = (
+        open_store(tmp_path / "s"),
+        memory_store(DOCUMENTS, vocab_size=vocab_size, tokenizer="print"),
+    )
     assert stored.tokens.tolist() == kept.tokens.tolist() == [1, 2, 3, 4, 5, 6, 300]
     assert stored.ends.tolist() == kept.ends.tolist() == [3, 4, 7]
     assert stored.tokens.dtype == kept.tokens.dtype
@@ -42,7 +45,9 @@ def test_it_is_mapped_not_read(tmp_path: Path) -> None:
         "store = open_store(sys.argv[1], verify=False); store.tokens[54321987]\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True
+    )
     assert int(out.stdout) < 8 * 1024  # KiB
 
 
@@ -55,7 +60,9 @@ def test_writing_streams(tmp_path: Path) -> None:
         "write_store(sys.argv[1], (np.ones(1 << 16, np.int32) for _ in range(512)), vocab_size=9)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True
+    )
     assert int(out.stdout) < 24 * 1024  # KiB
 
 
@@ -215,7 +222,9 @@ def test_every_damage_is_named(tmp_path: Path, name: str) -> None:
     for length in (0, size - 1, size + 1):
         os.truncate(file, length)
         for verify in (True, False):
-            with pytest.raises(ValueError, match=rf"{name} is damaged: it should have {size} bytes and has {length}"):
+            with pytest.raises(
+                ValueError, match=rf"{name} is damaged: it should have {size} bytes and has {length}"
+            ):
                 open_store(tmp_path / "s", verify=verify)
         write(tmp_path / f"again{length}")
         file.write_bytes((tmp_path / f"again{length}" / name).read_bytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.table import TablePipe, batch_at, describe, padded, ragged, table_pipe
 
 EXAMPLES = [
@@ -16,7 +16,13 @@ EXAMPLES = [
 
 
 def make(rows: int = 7, **options: object) -> TablePipe:
-    given = {"batch_size": 3, "key": 1, "epochs": 1, "shuffle": True, "about": {"pipe": "mine", "length": 1}} | options
+    given = {
+        "batch_size": 3,
+        "key": 1,
+        "epochs": 1,
+        "shuffle": True,
+        "about": {"pipe": "mine", "length": 1},
+    } | options
     return table_pipe(np.arange(rows), lambda table, r: {"index": r}, rows=rows, **given)
 
 

@@ -37,7 +37,9 @@ def test_without_a_separator() -> None:
 def test_batches_change_nothing(tmp_path: Path, batch: int) -> None:
     texts = ["a" * n for n in range(9)]
     kept = tokenize(corpus(*texts), Letters(), vocab_size=256, separator_id=0, batch_characters=batch)
-    stored = tokenize(corpus(*texts), Letters(), tmp_path / "s", vocab_size=256, separator_id=0, fingerprint="")
+    stored = tokenize(
+        corpus(*texts), Letters(), tmp_path / "s", vocab_size=256, separator_id=0, fingerprint=""
+    )
     assert kept.digest == stored.digest
 
 

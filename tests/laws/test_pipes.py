@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.preference import Answer, Pair, preference_pipe, unpaired_pipe
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.prompts import prompt_pipe
@@ -27,7 +27,9 @@ Batch = dict[str, torch.Tensor]
 
 
 def documents() -> list[np.ndarray]:
-    return [np.arange(start, start + size) % 97 for start, size in ((0, 30), (5, 1), (50, 44), (7, 3), (9, 75))]
+    return [
+        np.arange(start, start + size) % 97 for start, size in ((0, 30), (5, 1), (50, 44), (7, 3), (9, 75))
+    ]
 
 
 def mapped(folder: Path) -> TokenStore:
@@ -155,7 +157,8 @@ def test_a_run_is_a_fold(pipe: Any) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_restored_before_every_element_the_rest_is_equal(pipe: Any, workers: int) -> None:
-    """Workers are forked from a small server, as a process with threads (torch's, JAX's) is not safely forked."""
+    """Workers are forked from a small server, as a process with threads (torch's, JAX's) is not safely
+    forked."""
     batches = list(pipe)
     context = multiprocessing.get_context("forkserver") if workers else None
     if context:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pure import optim, random, serial, tree
+from pure import optim, random, tree
 from pure.adapt.lora import lora
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
+from pure.serial import serial
 from pure.transform.jit import jit
 from pure.transform.remat import remat
 from pure.types import Tree
@@ -41,9 +42,14 @@ class Row(NamedTuple):
 
 def small(**changes: object) -> ModelConfig:
     fields = {
-        "vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 16,
-    }  # fmt: skip
+        "vocab_size": VOCABULARY,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 16,
+    }
     return ModelConfig(**(fields | changes))
 
 
@@ -100,7 +106,8 @@ def make_foreign(accumulation: int = 1) -> Stage:
 
 
 def pairs(number: int) -> Tree:
-    """Preference pairs: the first two tokens are the prompt; answers differ in length; one pair is padding."""
+    """Preference pairs: the first two tokens are the prompt; answers differ in length; one pair is
+    padding."""
     sides = {}
     for side, name in enumerate(("chosen", "rejected")):
         drawn = random.randint(random.key(300 + 10 * number + side), (ROWS, LENGTH + 1), 0, VOCABULARY).long()
@@ -125,7 +132,8 @@ def answered(number: int, samples: int = 2) -> Tree:
 
 
 def made_from(build: Callable, config: dict | None = None, **options: object) -> Callable[..., Stage]:
-    """A stage of a small model and Adam, with a reference drawn from another key where the builder takes one."""
+    """A stage of a small model and Adam, with a reference drawn from another key where the builder takes
+    one."""
 
     def make(accumulation: int = 1) -> Stage:
         model = transformer(small(**(config or {})))
@@ -135,8 +143,11 @@ def made_from(build: Callable, config: dict | None = None, **options: object) ->
     return make
 
 
-def make_adapted(build: Callable, four_bits: bool = False, adapters: dict | None = None, **options: object) -> Callable:
-    """A stage whose params are adapters over a frozen base, perhaps in four bits; its reference is the base."""
+def make_adapted(
+    build: Callable, four_bits: bool = False, adapters: dict | None = None, **options: object
+) -> Callable:
+    """A stage whose params are adapters over a frozen base, perhaps in four bits; its reference is the
+    base."""
 
     def make(accumulation: int = 1) -> Stage:
         plain = transformer(small(num_hidden_layers=1))
@@ -171,7 +182,11 @@ STAGES = (
         made_from(grpo, variant="gspo", iterations=2, clip_low=0.2, clip_high=0.2, **GROUPS),
         answered,
     ),
-    Row("ppo", made_from(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS), answered),
+    Row(
+        "ppo",
+        made_from(ppo, target_kl=1.0, value_weight=1.0, entropy_weight=0.01, epochs=1, **GROUPS),
+        answered,
+    ),
     Row("sft-dora-dropout", make_adapted(sft, adapters={"use_dora": True, "dropout": 0.2}), text),
     Row("grpo-qlora", make_adapted(grpo, four_bits=True, beta=0.04, variant="grpo", **GROUPS), answered),
     Row("pretrain-untied-qk", make_pretrain(config={"tie_word_embeddings": False, "qk_norm": True}), text),
@@ -193,12 +208,19 @@ def same_bits(a: Tree, b: Tree) -> bool:
 
 def assert_close(a: Tree, b: Tree, rtol: float, atol: float = 1e-6) -> None:
     for path, x, y in zip(tree.paths(a), tree.leaves(a), tree.leaves(b), strict=True):
-        torch.testing.assert_close(x, y, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, path=path: f"{path}: {m}")
+        torch.testing.assert_close(
+            x, y, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m, path=path: f"{path}: {m}"
+        )
 
 
 def trained(state: Tree) -> Tree:
     """What must agree between two ways of computing a step."""
-    return {"params": state.params, "opt_state": state.opt_state, "extra": state.extra, "loss": state.metrics["loss"]}
+    return {
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "extra": state.extra,
+        "loss": state.metrics["loss"],
+    }
 
 
 @every_stage
@@ -217,7 +239,9 @@ def test_step_keeps_structure_shapes_and_dtypes(row: Row) -> None:
     state = made.init(random.key(0))
     after = made.step(state, row.batch(0))
     assert tree.structure(state) == tree.structure(after)
-    assert [(x.shape, x.dtype) for x in tree.leaves(state)] == [(x.shape, x.dtype) for x in tree.leaves(after)]
+    assert [(x.shape, x.dtype) for x in tree.leaves(state)] == [
+        (x.shape, x.dtype) for x in tree.leaves(after)
+    ]
 
 
 @every_stage
@@ -306,7 +330,9 @@ def test_a_loss_is_validated_without_dropout(name: str) -> None:
     state = plain.step(plain.init(random.key(0)), batch(0))  # adapters begin as the identity, dropped or not
     stepped = [made.step(state, batch(1)).metrics["loss"] for made in (dropping, plain)]
     assert stepped[0] != stepped[1]
-    asked = [mean_loss(loss_of(made), [batch(0), batch(1)])(state.params) for made in (dropping, dropping, plain)]
+    asked = [
+        mean_loss(loss_of(made), [batch(0), batch(1)])(state.params) for made in (dropping, dropping, plain)
+    ]
     assert asked[0] == asked[1] == asked[2]
 
 
@@ -320,8 +346,18 @@ def test_these_learn_without_dropout(name: str) -> None:
 
 
 WHOLE = ("own",)
-WHOLE_EAGER = ("pretrain", "pretrain-dropout", "pretrain-global-optimizer", "sft", "reward", "dpo", "grpo", "ppo")
-"""Rows that are also compiled as one graph: a row of each family. All are compiled by regions, as runs do it."""
+WHOLE_EAGER = (
+    "pretrain",
+    "pretrain-dropout",
+    "pretrain-global-optimizer",
+    "sft",
+    "reward",
+    "dpo",
+    "grpo",
+    "ppo",
+)
+"""Rows that are also compiled as one graph: a row of each family. All are compiled by regions, as runs do
+it."""
 
 
 @pytest.mark.parametrize("name", WHOLE_EAGER)
@@ -415,7 +451,9 @@ def test_a_stored_reference_that_is_not_finite_is_skipped(value: float) -> None:
     state = made.init(random.key(0))
     stored = torch.full((ROWS,), -3.0)
     stored[2] = value
-    after = made.step(state, {**pairs(0), "reference_chosen": stored, "reference_rejected": torch.full((ROWS,), -4.0)})
+    after = made.step(
+        state, {**pairs(0), "reference_chosen": stored, "reference_rejected": torch.full((ROWS,), -4.0)}
+    )
     assert same_bits(after.params, state.params)
     assert after.metrics["nonfinite_leaf"] >= 0
 
@@ -466,7 +504,8 @@ def test_the_average_of_a_short_run_is_near_its_end() -> None:
         average = tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params)
     assert_close(states[-1].extra["ema"], average, rtol=1e-5)
     far, whole = (
-        tree.norm(tree.map(Tensor.sub, states[-1].params, other)) for other in (states[-1].extra["ema"], start)
+        tree.norm(tree.map(Tensor.sub, states[-1].params, other))
+        for other in (states[-1].extra["ema"], start)
     )
     assert far < 0.3 * whole
 
@@ -496,7 +535,9 @@ def test_bfloat16_is_as_near_to_float64_as_its_digits_allow() -> None:
         pretrain(transformer(small()), optim.sgd(0.1), compute=dtype)
         for dtype in (torch.float64, torch.float32, torch.bfloat16)
     )
-    losses = [made.step(made.init(random.key(0)), batch).metrics["loss"].double() for made in (exact, wide, narrow)]
+    losses = [
+        made.step(made.init(random.key(0)), batch).metrics["loss"].double() for made in (exact, wide, narrow)
+    ]
     assert abs(losses[1] - losses[0]) / losses[0] < 1e-6
     assert abs(losses[2] - losses[0]) / losses[0] < 1e-2
 

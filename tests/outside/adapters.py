@@ -36,10 +36,19 @@ def _drawn(kind: str, tied: bool) -> Any:
     import transformers
 
     config = transformers.CONFIG_MAPPING[kind](
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, tie_word_embeddings=tied,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
@@ -106,7 +115,7 @@ def _peft(
 
 
 def _ours(folder: Path) -> torch.Tensor:
-    from stages.run import pretrained
+    from stages.models import pretrained
 
     found = pretrained.load(folder / "adapter")
     return found.model.forward(found.params, TOKENS)
@@ -151,9 +160,13 @@ def _converted(folder: Path) -> torch.Tensor:
         model.peft_config["default"].init_lora_weights = True
         model.save_pretrained(folder / "start")
         model.peft_config["default"].init_lora_weights = "pissa_niter_4"
-        _moved(model).save_pretrained(folder / "adapter", path_initial_model_for_weight_conversion=folder / "start")
+        _moved(model).save_pretrained(
+            folder / "adapter", path_initial_model_for_weight_conversion=folder / "start"
+        )
         shutil.rmtree(folder / "start")
-    return _logits(peft.PeftModel.from_pretrained(copy.deepcopy(_drawn("llama", False)), str(folder / "adapter")))
+    return _logits(
+        peft.PeftModel.from_pretrained(copy.deepcopy(_drawn("llama", False)), str(folder / "adapter"))
+    )
 
 
 def _pickled(folder: Path) -> None:
@@ -202,7 +215,9 @@ def _method(name: str, **options: Any) -> Form:
             config = getattr(peft, name)(task_type="CAUSAL_LM", **options)
             peft.get_peft_model(_base(folder), config).save_pretrained(folder / "adapter")
 
-    return Form("adapter", name, "peft", theirs, _ours, refused="peft_type '[A-Z0-9_]+' is not supported, only 'LORA'")
+    return Form(
+        "adapter", name, "peft", theirs, _ours, refused="peft_type '[A-Z0-9_]+' is not supported, only 'LORA'"
+    )
 
 
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

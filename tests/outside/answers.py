@@ -1,4 +1,5 @@
-"""Numbers and programs as chat models write them: LaTeX as SymPy prints it, HumanEval's own solutions in chat form."""
+"""Numbers and programs as chat models write them: LaTeX as SymPy prints it, HumanEval's own solutions in chat
+form."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data_pipes.answers import extract_number
-from data_pipes.code import program
+from data_pipes.answers.code import program
+from data_pipes.answers.match import extract_number
 from data_pipes.source import path as source
 from stages.evaluate import humaneval
 from tests.outside.form import Form
@@ -31,12 +32,16 @@ def _printed(folder: Path, wrap: str) -> list:
 
 
 def _values(folder: Path) -> list:
-    return [float(Fraction(extract_number(text) or "nan")) for text in json.loads((folder / "n.json").read_text())]
+    return [
+        float(Fraction(extract_number(text) or "nan")) for text in json.loads((folder / "n.json").read_text())
+    ]
 
 
 def _grouped(folder: Path, separator: str) -> list:
     """SymPy groups no thousands; Python's format does, and a separator of LaTeX takes the comma's place."""
-    (folder / "n.json").write_text(json.dumps([f"It is ${x:,}$.".replace(",", separator) for x in (1234, 9876543)]))
+    (folder / "n.json").write_text(
+        json.dumps([f"It is ${x:,}$.".replace(",", separator) for x in (1234, 9876543)])
+    )
     return [1234.0, 9876543.0]
 
 
@@ -67,7 +72,9 @@ def _found(folder: Path, wrap: Callable[[str, str], str]) -> list:
 
 WRAPS: dict[str, Callable[[str, str], str]] = {
     "a fence": lambda p, s: f"```python\n{p}{s}\n```",
-    "prose and examples around a fence": lambda p, s: f"Sure!\n\n```python\n{p}{s}\n```\nFor example:\n```\nf(1)\n```",
+    "prose and examples around a fence": lambda p, s: (
+        f"Sure!\n\n```python\n{p}{s}\n```\nFor example:\n```\nf(1)\n```"
+    ),
     "thoughts before": lambda p, s: f"<think>\n```python\nx = \n```\n</think>\n```py\n{p}{s}```",
     "no fence, prose around": lambda p, s: f"Here it is:\n\n{p}{s}\n\nI hope this helps.",
     "the body alone": lambda p, s: s,
@@ -77,7 +84,11 @@ WRAPS: dict[str, Callable[[str, str], str]] = {
 NUMBERS_FORMS = (
     Form("answer", "SymPy's LaTeX", "SymPy", lambda f: _printed(f, "So $x = {}$."), _values),
     Form(
-        "answer", "SymPy's LaTeX in a box", "SymPy", lambda f: _printed(f, "1) 3 steps: \\boxed{{{}}} in 2."), _values
+        "answer",
+        "SymPy's LaTeX in a box",
+        "SymPy",
+        lambda f: _printed(f, "1) 3 steps: \\boxed{{{}}} in 2."),
+        _values,
     ),
     *(
         Form(

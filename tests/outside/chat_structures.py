@@ -84,8 +84,11 @@ def turns(*contents: str, system: str = "") -> list[dict[str, Any]]:
 
 def call(**arguments: Any) -> dict[str, Any]:
     """A turn of the assistant that asks for the weather."""
-    return {"role": "assistant", "content": "", "tool_calls": [
-        {"type": "function", "function": {"name": "weather", "arguments": arguments}}]}  # fmt: skip
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": arguments}}],
+    }
 
 
 def result(text: str) -> dict[str, Any]:
@@ -96,7 +99,12 @@ def result(text: str) -> dict[str, Any]:
 ASKED = turns(" Is 1 + 1 = 2?\n")
 TALK = turns("Hi  ", "Yes.\n", " Sure?\n\n", "é, two.", system="Be brief. ")
 NO_SYSTEM = TALK[1:]
-CALLS = [*turns("Weather in Bern?"), call(city="Bern", days=[1, 2]), result('{"t": "3 °C"}'), *turns("", "3 °C.")[1:]]
+CALLS = [
+    *turns("Weather in Bern?"),
+    call(city="Bern", days=[1, 2]),
+    result('{"t": "3 °C"}'),
+    *turns("", "3 °C.")[1:],
+]
 TWO_CALLS = [*turns("Both?", system="Help."), call(city="A"), call(city="B"), result("1"), result("2")]
 THOUGHTS = [
     *turns("Q1"), {"role": "assistant", "content": "A1", "reasoning_content": "hm\nso"},

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.position import attention_factor, rope_frequencies
-from stages.run import pretrained
+from stages.models import pretrained
 from tests.outside import models, published
 from tests.outside.form import Form
 
@@ -28,7 +28,8 @@ V5 = {"rope_theta": 500000.0, **published.SCALED}
 
 
 def _published(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """transformers' reading of the full configuration, and the logits of a small model with the same fields."""
+    """transformers' reading of the full configuration, and the logits of a small model with the same
+    fields."""
     (folder / "config.json").write_text(json.dumps(fields))
     meaning = _theirs(transformers.AutoConfig.from_pretrained(folder))
     return {**meaning, "logits": models.logits(models.write(folder, models.shrunken(fields)))}
@@ -47,23 +48,42 @@ def _theirs(config: Any) -> dict[str, Any]:
         value = getattr(config, name)
         value = value[0] if isinstance(value, list) else value
         ids[name] = None if value == -1 else value
-    same = {name: getattr(config, name) for name in ("rms_norm_eps", "tie_word_embeddings", "max_position_embeddings",
-                                                     "num_key_value_heads", "attention_dropout")}  # fmt: skip
+    same = {
+        name: getattr(config, name)
+        for name in (
+            "rms_norm_eps",
+            "tie_word_embeddings",
+            "max_position_embeddings",
+            "num_key_value_heads",
+            "attention_dropout",
+        )
+    }
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return {**ids, **same, "head_dim": head_dim, "rope": rotary.inv_freq, "scale": rotary.attention_scaling}
 
 
 def _ours(config: ModelConfig) -> dict[str, Any]:
     """The same of our configuration."""
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "rms_norm_eps", "tie_word_embeddings",
-             "max_position_embeddings", "num_key_value_heads", "attention_dropout", "head_dim")  # fmt: skip
+    names = (
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "max_position_embeddings",
+        "num_key_value_heads",
+        "attention_dropout",
+        "head_dim",
+    )
     fields = {name: getattr(config, name) for name in names}
     return {**fields, "rope": rope_frequencies(config), "scale": attention_factor(config.rope_scaling)}
 
 
 def _right(kind: str, name: str, fields: Mapping[str, Any]) -> Form:
     """A form whose small model gives transformers' logits."""
-    return Form(kind, name, "transformers", partial(_published, fields), partial(_read, fields), tolerance=1e-4)
+    return Form(
+        kind, name, "transformers", partial(_published, fields), partial(_read, fields), tolerance=1e-4
+    )
 
 
 def _changed(name: str, base: Mapping[str, Any], **changes: Any) -> Form:
@@ -76,7 +96,9 @@ def _without(name: str, base: Mapping[str, Any], field: str) -> Form:
     return _right("configuration", name, {key: value for key, value in base.items() if key != field})
 
 
-def _damaged(name: str, told: str, base: Mapping[str, Any] = LLAMA, /, text: str = "", **changes: Any) -> Form:
+def _damaged(
+    name: str, told: str, base: Mapping[str, Any] = LLAMA, /, text: str = "", **changes: Any
+) -> Form:
     """A small model whose config.json was changed afterwards, which is refused."""
 
     def write(folder: Path) -> None:
@@ -84,7 +106,9 @@ def _damaged(name: str, told: str, base: Mapping[str, Any] = LLAMA, /, text: str
         fields = {**models.shrunken(base), **changes}
         (folder / "config.json").write_bytes((text or json.dumps(fields)).encode("utf-8", "surrogatepass"))
 
-    return Form("configuration", name, "published", write, pretrained.load, refused=rf"config\.json.*({told})")
+    return Form(
+        "configuration", name, "published", write, pretrained.load, refused=rf"config\.json.*({told})"
+    )
 
 
 def _marked(folder: Path) -> torch.Tensor:

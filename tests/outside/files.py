@@ -1,4 +1,5 @@
-"""Files and folders of rows as `datasets`, pandas and pyarrow write them, and folders in the layouts of the hub."""
+"""Files and folders of rows as `datasets`, pandas and pyarrow write them, and folders in the layouts of the
+hub."""
 
 from __future__ import annotations
 
@@ -84,7 +85,9 @@ def _refused(names: dict[str, str]) -> Callable[[Path], None]:
 
 def _column(values: pyarrow.Array) -> Callable[[Path], None]:
     """Writes a Parquet file with a column that Python cannot hold."""
-    return lambda folder: pyarrow.parquet.write_table(pyarrow.table({"n": [1], "x": values}), folder / "a.parquet")
+    return lambda folder: pyarrow.parquet.write_table(
+        pyarrow.table({"n": [1], "x": values}), folder / "a.parquet"
+    )
 
 
 def _far(kind: pyarrow.DataType) -> pyarrow.Array:
@@ -107,16 +110,26 @@ FILES = (
             "file",
             f"Parquet ({packing})",
             "pandas",
-            _written(lambda folder, packing=packing: FRAME.to_parquet(folder / "a.parquet", compression=packing)),
+            _written(
+                lambda folder, packing=packing: FRAME.to_parquet(folder / "a.parquet", compression=packing)
+            ),
             _read(),
         )
         for packing in ("snappy", "zstd", "gzip")
     ),
     Form(
-        "file", "Parquet", "datasets", _written(lambda folder: _quiet(folder).to_parquet(folder / "a.parquet")), _read()
+        "file",
+        "Parquet",
+        "datasets",
+        _written(lambda folder: _quiet(folder).to_parquet(folder / "a.parquet")),
+        _read(),
     ),
     Form(
-        "file", "JSON lines", "datasets", _written(lambda folder: _quiet(folder).to_json(folder / "a.jsonl")), _read()
+        "file",
+        "JSON lines",
+        "datasets",
+        _written(lambda folder: _quiet(folder).to_json(folder / "a.jsonl")),
+        _read(),
     ),
     Form(
         "file",
@@ -137,7 +150,9 @@ FILES = (
             "file",
             f"JSON lines in {end}",
             "pandas",
-            _written(lambda folder, end=end: FRAME.to_json(folder / f"a.jsonl.{end}", orient="records", lines=True)),
+            _written(
+                lambda folder, end=end: FRAME.to_json(folder / f"a.jsonl.{end}", orient="records", lines=True)
+            ),
             _read(),
         )
         for end in ("gz", "bz2", "xz")
@@ -148,25 +163,44 @@ FILES = (
         "pyarrow",
         _written(
             lambda folder: (folder / "a.jsonl.zst").write_bytes(
-                pyarrow.Codec("zstd").compress(FRAME.to_json(orient="records", lines=True).encode(), asbytes=True)
+                pyarrow.Codec("zstd").compress(
+                    FRAME.to_json(orient="records", lines=True).encode(), asbytes=True
+                )
             )
         ),
         _read(),
     ),
     *(
         Form(
-            "file", f"{name} beside rows", "Python", _beside(name), _read(), refused=f"{name}: an archive is not looked"
+            "file",
+            f"{name} beside rows",
+            "Python",
+            _beside(name),
+            _read(),
+            refused=f"{name}: an archive is not looked",
         )
         for name in ("more.zip", "more.tar", "data/more.tar.gz", "more.tgz")
     ),
-    Form("file", "CSV", "datasets", _written(lambda folder: _quiet(folder).to_csv(folder / "a.csv")), _read()),
     Form(
-        "file", "TSV", "pandas", _written(lambda folder: FRAME.to_csv(folder / "a.tsv", sep="\t", index=False)), _read()
+        "file", "CSV", "datasets", _written(lambda folder: _quiet(folder).to_csv(folder / "a.csv")), _read()
     ),
     Form(
-        "file", "CSV in gz", "pandas", _written(lambda folder: FRAME.to_csv(folder / "a.csv.gz", index=False)), _read()
+        "file",
+        "TSV",
+        "pandas",
+        _written(lambda folder: FRAME.to_csv(folder / "a.tsv", sep="\t", index=False)),
+        _read(),
     ),
-    Form("file", "Feather", "pandas", _written(lambda folder: FRAME.to_feather(folder / "a.feather")), _read()),
+    Form(
+        "file",
+        "CSV in gz",
+        "pandas",
+        _written(lambda folder: FRAME.to_csv(folder / "a.csv.gz", index=False)),
+        _read(),
+    ),
+    Form(
+        "file", "Feather", "pandas", _written(lambda folder: FRAME.to_feather(folder / "a.feather")), _read()
+    ),
     Form(
         "file",
         "a saved Dataset",
@@ -196,14 +230,20 @@ FILES = (
         "file",
         "an object with a list under data",
         "json",
-        _written(lambda folder: (folder / "a.json").write_text(json.dumps({"version": "1", "data": ROWS}, indent=1))),
+        _written(
+            lambda folder: (folder / "a.json").write_text(
+                json.dumps({"version": "1", "data": ROWS}, indent=1)
+            )
+        ),
         _read(),
     ),
     Form(
         "file",
         "an object with lists under splits",
         "json",
-        _written(lambda folder: (folder / "a.json").write_text(json.dumps({"train": ROWS[:1], "test": ROWS}))),
+        _written(
+            lambda folder: (folder / "a.json").write_text(json.dumps({"train": ROWS[:1], "test": ROWS}))
+        ),
         _read("test"),
     ),
     Form(
@@ -281,13 +321,21 @@ FOLDERS = (
         )
         for split in ("train", "test")
     ),
-    Form("folder", "names that say no split", "datasets", _layout({"b.jsonl": "b", "a.jsonl": "a"}, "train"), _read()),
+    Form(
+        "folder",
+        "names that say no split",
+        "datasets",
+        _layout({"b.jsonl": "b", "a.jsonl": "a"}, "train"),
+        _read(),
+    ),
     *(
         Form(
             "folder",
             f"a card with configurations, {split}",
             "datasets",
-            _layout({"x/a1.jsonl": "a", "x/a2.jsonl": "b", "x/b.jsonl": "c", "y.jsonl": "d"}, split, "en", CARD),
+            _layout(
+                {"x/a1.jsonl": "a", "x/a2.jsonl": "b", "x/b.jsonl": "c", "y.jsonl": "d"}, split, "en", CARD
+            ),
             _read(split, "en"),
         )
         for split in ("train", "test")
@@ -297,7 +345,9 @@ FOLDERS = (
         "a README, a licence, an image beside",
         "datasets",
         _layout({"train.jsonl": "a"}, "train", card="license: mit"),
-        lambda folder: [(folder / name).write_bytes(b"\x89PNG\0") for name in ("LICENSE", "a.png")] and _read()(folder),
+        lambda folder: (
+            [(folder / name).write_bytes(b"\x89PNG\0") for name in ("LICENSE", "a.png")] and _read()(folder)
+        ),
     ),
     Form(
         "folder",

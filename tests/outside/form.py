@@ -1,7 +1,7 @@
 """Forms that come from outside: what another library wrote, what it means, and what we make of it.
 
-One row of the table is a `Form`. `theirs` lets the other library write into an empty folder and returns what that
-library makes of it; `ours` reads the same folder and must return the same, or refuse it in one line.
+One row of the table is a `Form`. `theirs` lets the other library write into an empty folder and returns what
+that library makes of it; `ours` reads the same folder and must return the same, or refuse it in one line.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Verdict(NamedTuple):
     """What became of a form.
 
     Fields:
-        outcome: "right"; "refused" (in one line, as it should be); "different" (read, with another value than the right
-            one, or read where it should be refused); "error" (refused where it should be read, or an error that is not
-            one clear line).
+        outcome: "right"; "refused" (in one line, as it should be); "different" (read, with another value than
+            the right one, or read where it should be refused); "error" (refused where it should be read, or
+            an error that is not one clear line).
         detail: what a person needs to see.
     """
 
@@ -86,9 +86,13 @@ def difference(ours: Any, theirs: Any, tolerance: float = 0.0, place: str = "") 
     if isinstance(theirs, Mapping):
         if not isinstance(ours, Mapping) or ours.keys() != theirs.keys():
             return f"{place or 'value'}: expected the keys {sorted(map(str, theirs))}, got {ours!r:.300}"
-        return next((d for k in theirs if (d := difference(ours[k], theirs[k], tolerance, f"{place}/{k}"))), "")
+        return next(
+            (d for k in theirs if (d := difference(ours[k], theirs[k], tolerance, f"{place}/{k}"))), ""
+        )
     if isinstance(theirs, np.ndarray | torch.Tensor):
-        a, b = (np.asarray(x.float() if isinstance(x, torch.Tensor) else x, np.float64) for x in (ours, theirs))
+        a, b = (
+            np.asarray(x.float() if isinstance(x, torch.Tensor) else x, np.float64) for x in (ours, theirs)
+        )
         if a.shape != b.shape:
             return f"{place or 'value'}: expected shape {b.shape}, got {a.shape}"
         gap = float(np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0))
@@ -99,5 +103,9 @@ def difference(ours: Any, theirs: Any, tolerance: float = 0.0, place: str = "") 
         pairs = enumerate(zip(ours, theirs, strict=True))
         return next((d for i, (a, b) in pairs if (d := difference(a, b, tolerance, f"{place}[{i}]"))), "")
     if isinstance(theirs, float) and isinstance(ours, float | int):
-        return "" if abs(ours - theirs) <= tolerance * (1 + abs(theirs)) else f"{place}: expected {theirs}, got {ours}"
+        return (
+            ""
+            if abs(ours - theirs) <= tolerance * (1 + abs(theirs))
+            else f"{place}: expected {theirs}, got {ours}"
+        )
     return "" if ours == theirs else f"{place or 'value'}: expected {theirs!r:.300}, got {ours!r:.300}"

@@ -16,10 +16,10 @@ from pure import random, tree
 from pure.config import ModelConfig, from_dict
 from pure.interop import hf
 from pure.nn.transformer import transformer
-from stages.run import pretrained
+from stages.models import pretrained
 from tests.outside import models
 from tests.outside.form import Form
-from tests.stages.run import gguf_writer
+from tests.stages.models import gguf_writer
 
 SMALL: Mapping[str, Any] = {
     "vocab_size": 282, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -35,13 +35,17 @@ def _make(**changes: Any) -> tuple[ModelConfig, Any]:
     """A small model, its biases and norms drawn as well."""
     config = from_dict({**SMALL, **changes})
     params = transformer(config).init(random.key(1))
-    return config, tree.map(lambda x: x + 0.1 * torch.linspace(-1, 1, x.numel()) if x.ndim == 1 else x, params)
+    return config, tree.map(
+        lambda x: x + 0.1 * torch.linspace(-1, 1, x.numel()) if x.ndim == 1 else x, params
+    )
 
 
 def _theirs(config: ModelConfig, params: Any) -> torch.Tensor:
     """transformers' logits of these params."""
     theirs = transformers.AutoConfig.for_model(**hf.to_hf_config(config))
-    model = transformers.AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(
+        theirs, attn_implementation="eager", dtype=torch.float32
+    )
     missing = model.load_state_dict(hf.to_weights(params), strict=False).missing_keys
     assert missing in ([], ["lm_head.weight"])
     return models.logits(model.eval())
@@ -76,8 +80,10 @@ def _quantised(kind: KIND) -> Callable[[Path], torch.Tensor]:
         config, params = _make(hidden_size=256, intermediate_size=256, num_hidden_layers=1, head_dim=64)
         path = folder / "model.gguf"
         gguf_writer.write(path, config, params, models.tokenizer(), quantise=lambda x: _blocks(x, kind))
-        read = {t.name: torch.from_numpy(np.array(gguf.quants.dequantize(t.data, t.tensor_type)))
-                for t in gguf.GGUFReader(path).tensors}  # fmt: skip
+        read = {
+            t.name: torch.from_numpy(np.array(gguf.quants.dequantize(t.data, t.tensor_type)))
+            for t in gguf.GGUFReader(path).tensors
+        }
         names = {ours: name for name, ours in gguf_writer.renamed(hf.to_weights(params)).items()}
         weights = {names[name]: gguf_writer.unpermuted(name, x, config) for name, x in read.items()}
         return _theirs(config, hf.from_weights(transformer(config).spec, weights))
@@ -86,7 +92,8 @@ def _quantised(kind: KIND) -> Callable[[Path], torch.Tensor]:
 
 
 def _blocks(x: np.ndarray, kind: KIND) -> tuple[np.ndarray, KIND]:
-    """The matrix in a quantisation; K-quants, which the package only reads, as blocks drawn with a small scale."""
+    """The matrix in a quantisation; K-quants, which the package only reads, as blocks drawn with a small
+    scale."""
     if x.ndim == 1:
         return x, KIND.F32
     try:
@@ -101,7 +108,9 @@ def _blocks(x: np.ndarray, kind: KIND) -> tuple[np.ndarray, KIND]:
         return drawn.reshape(x.shape[0], -1), kind
 
 
-def _changed(change: Callable[[dict[str, Any], dict[str, tuple]], None], **fields: Any) -> Callable[[Path], None]:
+def _changed(
+    change: Callable[[dict[str, Any], dict[str, tuple]], None], **fields: Any
+) -> Callable[[Path], None]:
     """A file whose fields and list of weights were changed: {name: value}, {name: (array, its type)}."""
 
     def write(folder: Path) -> None:
@@ -145,7 +154,8 @@ def _right(name: str, theirs: Callable[[Path], Any], tolerance: float = 1e-4) ->
 
 
 def _refused(name: str, told: str, **changes: Any) -> Form:
-    """One with fields changed; `field` of the tokenizer or of the architecture by its whole name, with dots as __."""
+    """One with fields changed; `field` of the tokenizer or of the architecture by its whole name, with dots
+    as __."""
 
     def change(fields: dict[str, Any], _: dict[str, tuple]) -> None:
         fields.update({key.replace("__", "."): value for key, value in changes.items()})
@@ -165,8 +175,19 @@ def _weight(name: str, told: str, weight: str, value: Any) -> Form:
     return Form("gguf", name, "gguf", _changed(change), _load, refused=rf"model\.gguf: .*({told})")
 
 
-KINDS = (KIND.F16, KIND.BF16, KIND.Q8_0, KIND.Q4_0, KIND.Q4_1, KIND.Q5_0, KIND.Q2_K, KIND.Q3_K, KIND.Q4_K, KIND.Q5_K,
-         KIND.Q6_K)  # fmt: skip
+KINDS = (
+    KIND.F16,
+    KIND.BF16,
+    KIND.Q8_0,
+    KIND.Q4_0,
+    KIND.Q4_1,
+    KIND.Q5_0,
+    KIND.Q2_K,
+    KIND.Q3_K,
+    KIND.Q4_K,
+    KIND.Q5_K,
+    KIND.Q6_K,
+)
 FORMS = (
     _right("Llama", _written(UNTIED)),
     _right("Llama tied, with biases", _written({"attention_bias": True})),

@@ -19,7 +19,8 @@ SPOKEN = tuple(text for text in HOSTILE if "<tok>" not in text)
 
 
 def _write(folder: Path, *, space: bool | None = None, architecture: str = "phi3") -> Path:
-    """Llama 2's tokenizer, trained on little text, as llama.cpp's conversion writes it: scores fall with the ids."""
+    """Llama 2's tokenizer, trained on little text, as llama.cpp's conversion writes it: scores fall with the
+    ids."""
     peer = llama2()
     vocab = sorted(peer.get_vocab(), key=peer.token_to_id)
     controls = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")

@@ -1,4 +1,5 @@
-"""Small models that transformers writes and reads, for the forms of configurations, weights and GGUF files."""
+"""Small models that transformers writes and reads, for the forms of configurations, weights and GGUF
+files."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.tokenizer import Tokenizer
-from stages.run import pretrained
+from stages.models import pretrained
 
 VOCABULARY, LENGTH = 300, 128
 SMALL: Mapping[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
@@ -34,9 +35,13 @@ def shrunken(fields: Mapping[str, Any]) -> dict[str, Any]:
     most = fields["max_position_embeddings"]
     small = {**fields, **SMALL}
     if fields.get("num_key_value_heads"):
-        small["num_key_value_heads"] = 4 if fields["num_key_value_heads"] == fields["num_attention_heads"] else 2
+        small["num_key_value_heads"] = (
+            4 if fields["num_key_value_heads"] == fields["num_attention_heads"] else 2
+        )
     if fields.get("head_dim"):
-        small["head_dim"] = 8 if fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"] else 12
+        small["head_dim"] = (
+            8 if fields["head_dim"] * fields["num_attention_heads"] == fields["hidden_size"] else 12
+        )
     if fields.get("sliding_window"):
         small["sliding_window"] = max(1, fields["sliding_window"] * LENGTH // most)
     if fields.get("max_window_layers"):
@@ -67,7 +72,9 @@ def write(folder: Path, fields: Mapping[str, Any]) -> torch.nn.Module:
 
 def make(config: Any) -> torch.nn.Module:
     """A model of transformers with weights drawn anew, in float32: biases and norms as well."""
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,7 +85,9 @@ def make(config: Any) -> torch.nn.Module:
 def named(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Its weights by name, a tied head left out."""
     tied = model.config.tie_word_embeddings
-    return {name: x.detach().clone() for name, x in model.state_dict().items() if not (tied and "lm_head" in name)}
+    return {
+        name: x.detach().clone() for name, x in model.state_dict().items() if not (tied and "lm_head" in name)
+    }
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:

@@ -19,7 +19,8 @@ TEMPLATES = (
     ("$A </s>", "$B </s> $A"),
     ("<s> $A", "$A $B"),
 )
-"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first, pairs bare."""
+"""(single, pair): Llama's, without a second <s>, RoBERTa's, pairs alone, the second text first, pairs
+bare."""
 
 
 def _ids(peer: Peer) -> list[list[int]]:
@@ -47,7 +48,11 @@ def _ours(folder: Path) -> list[list[int]]:
 
 FORMS = tuple(
     Form(
-        "tokenizer", f"around texts: {single}, {pair}", "tokenizers", partial(_theirs, single=single, pair=pair), _ours
+        "tokenizer",
+        f"around texts: {single}, {pair}",
+        "tokenizers",
+        partial(_theirs, single=single, pair=pair),
+        _ours,
     )
     for single, pair in TEMPLATES
 )

@@ -1,4 +1,5 @@
-"""The configurations of models that are used most, as they are published: facts, from the models' public pages.
+"""The configurations of models that are used most, as they are published: facts, from the models' public
+pages.
 
 Each is a family's fields with the model's own over them.
 """
@@ -13,17 +14,31 @@ LLAMA: Mapping[str, Any] = {
     "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "tie_word_embeddings": False,
     "torch_dtype": "bfloat16", "use_cache": True, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": 32000,
 }  # fmt: skip
-SCALED: Mapping[str, Any] = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                             "original_max_position_embeddings": 8192, "rope_type": "llama3"}  # fmt: skip
+SCALED: Mapping[str, Any] = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
 LLAMA3: Mapping[str, Any] = {
     **LLAMA, "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000, "eos_token_id": 128001,
     "vocab_size": 128256, "rope_theta": 500000.0, "num_key_value_heads": 8, "transformers_version": "4.40.0.dev0",
 }  # fmt: skip
-LLAMA31: Mapping[str, Any] = {**LLAMA3, "mlp_bias": False, "max_position_embeddings": 131072, "rope_scaling": SCALED,
-                              "transformers_version": "4.43.0.dev0"}  # fmt: skip
+LLAMA31: Mapping[str, Any] = {
+    **LLAMA3,
+    "mlp_bias": False,
+    "max_position_embeddings": 131072,
+    "rope_scaling": SCALED,
+    "transformers_version": "4.43.0.dev0",
+}
 ENDS = [128001, 128008, 128009]
-EIGHT: Mapping[str, Any] = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-                            "num_attention_heads": 32}  # fmt: skip
+EIGHT: Mapping[str, Any] = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+}
 SMOL: Mapping[str, Any] = {
     **LLAMA, "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 0, "eos_token_id": 0,
     "is_llama_config": True, "max_position_embeddings": 8192, "mlp_bias": False, "rope_interleaved": False,
@@ -40,10 +55,21 @@ QWEN2: Mapping[str, Any] = {
 HALF: Mapping[str, Any] = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
                            "num_attention_heads": 14, "num_key_value_heads": 2, "max_window_layers": 24,
                            "tie_word_embeddings": True}  # fmt: skip
-ONE_AND_A_HALF: Mapping[str, Any] = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
-                                     "num_key_value_heads": 2, "tie_word_embeddings": True}  # fmt: skip
-SEVEN: Mapping[str, Any] = {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28,
-                            "num_key_value_heads": 4, "tie_word_embeddings": False, "vocab_size": 152064}  # fmt: skip
+ONE_AND_A_HALF: Mapping[str, Any] = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+SEVEN: Mapping[str, Any] = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "vocab_size": 152064,
+}
 QWEN3: Mapping[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "attention_bias": False, "attention_dropout": 0.0,
     "bos_token_id": 151643, "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "initializer_range": 0.02,

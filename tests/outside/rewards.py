@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from data_pipes.answers.reward_function import Answers, refuse_unfit, rewards_of
 from stages.online import weighted_sum
-from stages.reward_function import Answers, refuse_unfit, rewards_of
-from stages.run.coroutines import gather
-from stages.run.rewards import find
+from stages.run.rewards.coroutines import gather
+from stages.run.rewards.functions import find
 from tests.outside.form import Form
 
 TEXTS = ["<think>\nsum\n</think>\n4", "4", "it is 5 5 5 5"]
@@ -22,8 +22,12 @@ IDS = [[7, 8, 9, 9], [4], [1, 5, 5, 5, 5]]
 PLAIN = [{"prompt": f"{i} + 3?", "answer": "4", "level": i} for i in (1, 1, 2)]
 TALK = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in PLAIN]
 
-COLUMN = "def f(completions, answer, **kwargs):\n    return [float(a == c) for a, c in zip(answer, completions)]\n"
-KEYWORDS = "def f(**kwargs):\n    return [len(c) / 8 + x for c, x in zip(kwargs['completions'], kwargs['level'])]\n"
+COLUMN = (
+    "def f(completions, answer, **kwargs):\n    return [float(a == c) for a, c in zip(answer, completions)]\n"
+)
+KEYWORDS = (
+    "def f(**kwargs):\n    return [len(c) / 8 + x for c, x in zip(kwargs['completions'], kwargs['level'])]\n"
+)
 MESSAGES = (
     "def f(prompts, completions, **kwargs):\n"
     "    return [len(p[-1]['content']) + 10 * len(c[0]['content']) for p, c in zip(prompts, completions)]\n"
@@ -35,14 +39,17 @@ LATER = (
     "    return [len(c) for c in completions]\n"
 )
 OBJECT = (
-    "class F:\n    def __call__(self, completions, **kwargs):\n        return [len(c) for c in completions]\nf = F()\n"
+    "class F:\n    def __call__(self, completions, **kwargs):\n"
+    "        return [len(c) for c in completions]\nf = F()\n"
 )
 ASYNC_OBJECT = OBJECT.replace("def __call__", "async def __call__")
 PARTIAL = (
     "import functools\ndef g(completions, scale, **kwargs):\n    return [scale * len(c) for c in completions]\n"
     "f = functools.partial(g, scale=0.25)\nf.__name__ = 'f'\n"
 )
-SCALARS = "import numpy as np\ndef f(completions, **kwargs):\n    return [np.float32(0.5), True, np.int64(3)]\n"
+SCALARS = (
+    "import numpy as np\ndef f(completions, **kwargs):\n    return [np.float32(0.5), True, np.int64(3)]\n"
+)
 SHORT = "def f(completions, **kwargs):\n    return [1.0]\n"
 TRAINER = "def f(completions, trainer_state, **kwargs):\n    return [1.0] * len(completions)\n"
 LACKING = "def f(completions, solution, **kwargs):\n    return [1.0] * len(completions)\n"
@@ -53,15 +60,22 @@ SHIPPED = "from trl.rewards import {}\nf = {}\n"
 def _trainer(functions: list[Callable], loop: asyncio.AbstractEventLoop) -> Any:
     """What `_calculate_rewards` reads of a trainer."""
     return SimpleNamespace(
-        accelerator=SimpleNamespace(device="cpu", is_main_process=True), args=SimpleNamespace(report_to=[]),
-        reward_funcs=functions, reward_processing_classes=[None] * len(functions), environments=None,
+        accelerator=SimpleNamespace(device="cpu", is_main_process=True),
+        args=SimpleNamespace(report_to=[]),
+        reward_funcs=functions,
+        reward_processing_classes=[None] * len(functions),
+        environments=None,
         state=SimpleNamespace(global_step=0),
-        reward_func_names=[f"f{i}" for i in range(len(functions))], _log_completion_extra=None, _log_metric=None,
+        reward_func_names=[f"f{i}" for i in range(len(functions))],
+        _log_completion_extra=None,
+        _log_metric=None,
         async_loop=loop,
-    )  # fmt: skip
+    )
 
 
-def _theirs(folder: Path, sources: tuple[str, ...], rows: list[dict], weights: tuple[float, ...]) -> list[Any]:
+def _theirs(
+    folder: Path, sources: tuple[str, ...], rows: list[dict], weights: tuple[float, ...]
+) -> list[Any]:
     """TRL's rewards [B, K] of these functions, and their weighted sums as in its trainer."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -85,7 +99,9 @@ def _theirs(folder: Path, sources: tuple[str, ...], rows: list[dict], weights: t
 
 def _ours(folder: Path, count: int, rows: list[dict], weights: tuple[float, ...]) -> list[Any]:
     """Ours of the same files."""
-    texts = [row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows]
+    texts = [
+        row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows
+    ]
     answers, columns = Answers(texts, TEXTS, IDS, rows), []
     for i in range(count):
         function = find(f"{folder / f'r{i}.py'}:f")
@@ -102,14 +118,26 @@ def _stop(text: str) -> None:
 def _form(name: str, *sources: str, rows: list[dict] = PLAIN, weights: tuple[float, ...] = ()) -> Form:
     """One form that is right."""
     chosen = weights or (1.0,) * len(sources)
-    return Form("reward", name, "TRL", lambda folder: _theirs(folder, sources, rows, chosen),
-                lambda folder: _ours(folder, len(sources), rows, chosen), tolerance=1e-6)  # fmt: skip
+    return Form(
+        "reward",
+        name,
+        "TRL",
+        lambda folder: _theirs(folder, sources, rows, chosen),
+        lambda folder: _ours(folder, len(sources), rows, chosen),
+        tolerance=1e-6,
+    )
 
 
 def _refused(name: str, source: str, words: str) -> Form:
     """One form that is refused."""
-    return Form("reward", name, "TRL", lambda folder: (folder / "r0.py").write_text(source) and None,
-                lambda folder: _ours(folder, 1, PLAIN, (1.0,)), words)  # fmt: skip
+    return Form(
+        "reward",
+        name,
+        "TRL",
+        lambda folder: (folder / "r0.py").write_text(source) and None,
+        lambda folder: _ours(folder, 1, PLAIN, (1.0,)),
+        words,
+    )
 
 
 FORMS = (
@@ -126,9 +154,12 @@ FORMS = (
     _form("an object of coroutines", ASYNC_OBJECT),
     _form("a partial", PARTIAL),
     _form("truth values and numpy scalars", SCALARS),
-    _form("TRL's think_format_reward", SHIPPED.format("think_format_reward", "think_format_reward"), rows=TALK),
     _form(
-        "TRL's repetition penalty", SHIPPED.format("get_repetition_penalty_reward", "get_repetition_penalty_reward(2)")
+        "TRL's think_format_reward", SHIPPED.format("think_format_reward", "think_format_reward"), rows=TALK
+    ),
+    _form(
+        "TRL's repetition penalty",
+        SHIPPED.format("get_repetition_penalty_reward", "get_repetition_penalty_reward(2)"),
     ),
     _form(
         "TRL's overlong punishment",
@@ -136,6 +167,10 @@ FORMS = (
     ),
     _refused("a list of another length", SHORT, "gave 1, expected a list of 3 rewards"),
     _refused("the trainer's state", TRAINER, "takes 'trainer_state', and TRL's trainer gives it"),
-    _refused("a column that the rows have not", LACKING, "takes 'solution', and the rows have no such column"),
-    _refused("a number beyond float32", TOO_LARGE, r"gave 1e\+39; expected a number that is finite in float32"),
+    _refused(
+        "a column that the rows have not", LACKING, "takes 'solution', and the rows have no such column"
+    ),
+    _refused(
+        "a number beyond float32", TOO_LARGE, r"gave 1e\+39; expected a number that is finite in float32"
+    ),
 )

@@ -1,7 +1,9 @@
-"""Rows of fine-tuning in the forms of published data sets, written by `datasets` beside a row that has every key.
+"""Rows of fine-tuning in the forms of published data sets, written by `datasets` beside a row that has every
+key.
 
-Arrow gives all rows of a file the same columns and all turns the same keys, and fills them with nulls; so does what
-`datasets` writes as JSON lines. What a form means is what TRL makes of it; where TRL does not read it, it stands here.
+Arrow gives all rows of a file the same columns and all turns the same keys, and fills them with nulls; so
+does what `datasets` writes as JSON lines. What a form means is what TRL makes of it; where TRL does not read
+it, it stands here.
 """
 
 from __future__ import annotations
@@ -15,19 +17,28 @@ import datasets
 from trl.data_utils import extract_prompt, maybe_convert_to_chatml
 from trl.trainer.utils import remove_none_values
 
-from data_pipes.forms import conversations, preferences, prompts
-from data_pipes.messages import Context, Messages
+from data_pipes.chat.messages import Context, Messages
+from data_pipes.rows.forms import conversations, preferences, prompts
 from data_pipes.source.path import rows
 from tests.outside.form import Form
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 U, A, B = (
-    {"role": role, "content": text} for role, text in (("user", "1 + 1?"), ("assistant", "2"), ("assistant", "3"))
+    {"role": role, "content": text}
+    for role, text in (("user", "1 + 1?"), ("assistant", "2"), ("assistant", "3"))
 )
 S = {"role": "system", "content": "Be brief."}
-FULL = {**U, "from": "human", "value": "1 + 1?", "name": "x", "tool_calls": [CALL], "weight": 1, "tool_call_id": "c",
-        "reasoning_content": "easy"}  # fmt: skip
+FULL = {
+    **U,
+    "from": "human",
+    "value": "1 + 1?",
+    "name": "x",
+    "tool_calls": [CALL],
+    "weight": 1,
+    "tool_call_id": "c",
+    "reasoning_content": "easy",
+}
 """A turn with every key, which gives nulls to all others in the file."""
 
 SHAREGPT = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
@@ -36,7 +47,9 @@ SHAREGPT = [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]
 def _written(values: dict[str, Any], folder: Path, kind: str) -> dict[str, Any]:
     """Writes the row beside one that has every key, and returns the row as `datasets` reads it."""
     datasets.disable_progress_bars()
-    lists = {name: [FULL] for name, x in values.items() if isinstance(x, list) and x and isinstance(x[0], dict)}
+    lists = {
+        name: [FULL] for name, x in values.items() if isinstance(x, list) and x and isinstance(x[0], dict)
+    }
     found = datasets.Dataset.from_list([values, {"tools": [TOOL], **lists}])
     if kind == "parquet":
         found.to_parquet(folder / "rows.parquet")
@@ -87,9 +100,15 @@ def _asked(folder: Path) -> Any:
 
 
 def _form(
-    name: str, values: dict[str, Any], right: Any = None, *, ours: Callable[[Path], Any] = _sft, refused: str = "",
-    kind: str = "parquet", write: Callable = _written,
-) -> Form:  # fmt: skip
+    name: str,
+    values: dict[str, Any],
+    right: Any = None,
+    *,
+    ours: Callable[[Path], Any] = _sft,
+    refused: str = "",
+    kind: str = "parquet",
+    write: Callable = _written,
+) -> Form:
     """A form whose meaning is written here, or a function of the row as `datasets` reads it."""
 
     def theirs(folder: Path) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipes.chat import encode_chat
-from data_pipes.messages import PLAIN as PLAIN_CONTEXT
-from data_pipes.messages import Context, Message
-from stages.run import chat_template, pretrained, text_prompt
+from data_pipes.chat.chat import encode_chat
+from data_pipes.chat.messages import PLAIN as PLAIN_CONTEXT
+from data_pipes.chat.messages import Context, Message
+from stages.models import chat_template, pretrained, text_prompt
 from tests.outside import written
 from tests.outside.form import Form
 
@@ -23,20 +23,40 @@ HEADER = (
     "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {
-    "type": "object", "properties": {"a": {"type": "number"}}}}}  # fmt: skip
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
+    },
+}
 TOOLS = "{{ bos_token }}{% for t in tools %}{{ t.function.name }}{% endfor %}" + HEADER
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-MARKS = "{{ bos_token }}[{{ eos_token }}|{{ pad_token }}|{{ unk_token }}]{% for m in messages %}{{ m.content }}" \
-    "{{ eos_token }}{% endfor %}"  # fmt: skip
+MARKS = (
+    "{{ bos_token }}[{{ eos_token }}|{{ pad_token }}|{{ unk_token }}]{% for m in messages %}{{ m.content }}"
+    "{{ eos_token }}{% endfor %}"
+)
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-CONFIG = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "chat_template": MARKS, "tokenizer_class":
-          "PreTrainedTokenizerFast"}  # fmt: skip
-DECODER = {"0": {"content": "<|begin_of_text|>", "special": True, "normalized": False, "lstrip": False,
-                 "rstrip": False, "single_word": False}}  # fmt: skip
+CONFIG = {
+    "bos_token": "<|begin_of_text|>",
+    "eos_token": "<|eot_id|>",
+    "chat_template": MARKS,
+    "tokenizer_class": "PreTrainedTokenizerFast",
+}
+DECODER = {
+    "0": {
+        "content": "<|begin_of_text|>",
+        "special": True,
+        "normalized": False,
+        "lstrip": False,
+        "rstrip": False,
+        "single_word": False,
+    }
+}
 
 # name -> (control tokens, named tokens, template): structures like those of the published models
 FAMILIES: Mapping[str, tuple[tuple[str, ...], dict[str, str], str]] = {
@@ -98,7 +118,9 @@ def _ids(folder: Path, context: Context = PLAIN_CONTEXT) -> list[int]:
     base = pretrained.load(folder)
     said = [Message(role, content) for role, content in CHAT]
     template = chat_template.template_of(None, base)
-    return encode_chat(template, base.tokenizer, said, add_generation_prompt=True, context=context).tokens.tolist()
+    return encode_chat(
+        template, base.tokenizer, said, add_generation_prompt=True, context=context
+    ).tokens.tolist()
 
 
 def _their_ids(folder: Path) -> list[int]:
@@ -109,14 +131,25 @@ def _their_ids(folder: Path) -> list[int]:
 
 def _chat(name: str, **options: Any) -> Form:
     """A folder whose chat has the ids of transformers."""
-    return Form("special tokens", name, "transformers",
-                lambda folder: _their_ids(written.model(folder, **options)), _ids)  # fmt: skip
+    return Form(
+        "special tokens",
+        name,
+        "transformers",
+        lambda folder: _their_ids(written.model(folder, **options)),
+        _ids,
+    )
 
 
 def _refused(name: str, pattern: str, ours: Callable[[Path], Any] = pretrained.load, **options: Any) -> Form:
     """A folder that is refused."""
-    return Form("special tokens", name, "transformers", lambda folder: written.model(folder, **options) and None, ours,
-                refused=pattern)  # fmt: skip
+    return Form(
+        "special tokens",
+        name,
+        "transformers",
+        lambda folder: written.model(folder, **options) and None,
+        ours,
+        refused=pattern,
+    )
 
 
 def _family(name: str) -> Form:
@@ -143,9 +176,13 @@ def _turn(name: str) -> Form:
 def _ends(name: str, right: set[int], **options: Any) -> Form:
     """A folder, and the ids that end an answer."""
     options = {"chat_template": HEADER, "bos_token": "<|begin_of_text|>"} | options
-    return Form("ends of answers", name, "transformers",
-                lambda folder: sorted(right) if written.model(folder, **options) else [],
-                lambda folder: sorted(chat_template.ends(pretrained.load(folder))))  # fmt: skip
+    return Form(
+        "ends of answers",
+        name,
+        "transformers",
+        lambda folder: sorted(right) if written.model(folder, **options) else [],
+        lambda folder: sorted(chat_template.ends(pretrained.load(folder))),
+    )
 
 
 def _saved(folder: Path) -> Path:
@@ -162,32 +199,51 @@ def _facts(folder: Path) -> dict[str, Any]:
     kind = transformers.GenerationConfig
     generation = kind.from_pretrained(folder) if has else kind.from_model_config(config)
     return {
-        "named": words.special_tokens_map, "extra": sorted(map(str, words.extra_special_tokens)),
-        "template": words.chat_template, "length": words.model_max_length, "ids": words("It is").input_ids,
+        "named": words.special_tokens_map,
+        "extra": sorted(map(str, words.extra_special_tokens)),
+        "template": words.chat_template,
+        "length": words.model_max_length,
+        "ids": words("It is").input_ids,
         "config": config.eos_token_id,
-        "generation": {name: getattr(generation, name) for name in ("eos_token_id", "bos_token_id", "temperature",
-                                                                    "do_sample")},
-    }  # fmt: skip
+        "generation": {
+            name: getattr(generation, name)
+            for name in ("eos_token_id", "bos_token_id", "temperature", "do_sample")
+        },
+    }
 
 
 def _kept(name: str, **options: Any) -> Form:
     """A folder that transformers reads alike once we have read and written it."""
-    return Form("special tokens", name, "transformers", lambda folder: _facts(written.model(folder, **options)),
-                lambda folder: _facts(_saved(folder)))  # fmt: skip
+    return Form(
+        "special tokens",
+        name,
+        "transformers",
+        lambda folder: _facts(written.model(folder, **options)),
+        lambda folder: _facts(_saved(folder)),
+    )
 
 
 def _prompts(name: str, **options: Any) -> Form:
     """What the tokenizer puts around a text."""
     texts = ("It is", "<|begin_of_text|>It is")
-    return Form("special tokens", name, "transformers",
-                lambda folder: written.tokenizer(written.model(folder, **options))(texts[0]).input_ids,
-                lambda folder: text_prompt.encode(pretrained.load(folder), texts[0], special="all"))  # fmt: skip
+    return Form(
+        "special tokens",
+        name,
+        "transformers",
+        lambda folder: written.tokenizer(written.model(folder, **options))(texts[0]).input_ids,
+        lambda folder: text_prompt.encode(pretrained.load(folder), texts[0], special="all"),
+    )
 
 
 def _plain_added(folder: Path) -> Path:
     """A model of ChatML whose tokenizer calls its tokens added, and not special."""
-    written.model(folder, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), chat_template=CHATML,
-                  eos_token="<|endoftext|>", config={"eos_token_id": 0})  # fmt: skip
+    written.model(
+        folder,
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        chat_template=CHATML,
+        eos_token="<|endoftext|>",
+        config={"eos_token_id": 0},
+    )
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     content["added_tokens"] = [{**t, "special": "im_" not in t["content"]} for t in content["added_tokens"]]
@@ -199,7 +255,9 @@ def _their_plain_added(folder: Path) -> list[Any]:
     """transformers' ids of a chat, those of the answer, and the ends."""
     words, said = written.tokenizer(_plain_added(folder)), ASKED[:2]
     assert "<|im_end|>" not in words.all_special_tokens
-    ids, prompt = (words.apply_chat_template(said[:n], add_generation_prompt=n == 1, return_dict=False) for n in (2, 1))
+    ids, prompt = (
+        words.apply_chat_template(said[:n], add_generation_prompt=n == 1, return_dict=False) for n in (2, 1)
+    )
     return [ids, ids[len(prompt) : ids.index(2, len(prompt)) + 1], [0, 2]]
 
 
@@ -214,11 +272,16 @@ def _our_plain_added(folder: Path) -> list[Any]:
 
 def _gguf(folder: Path, **fields: Any) -> Path:
     """The folder's model as a GGUF file, with fields of the tokenizer."""
-    from tests.stages.run.gguf_writer import write
+    from tests.stages.models.gguf_writer import write
 
     base = pretrained.load(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1]))
-    return write(folder / "model.gguf", base.model.config, base.params, base.tokenizer, words={
-        "chat_template": HEADER, "ggml.bos_token_id": 0, **fields})  # fmt: skip
+    return write(
+        folder / "model.gguf",
+        base.model.config,
+        base.params,
+        base.tokenizer,
+        words={"chat_template": HEADER, "ggml.bos_token_id": 0, **fields},
+    )
 
 
 FORMS = (

@@ -1,4 +1,5 @@
-"""Files of a run and of a token store after a crash, an editor or a stranger: cut, changed, with a digest that fits."""
+"""Files of a run and of a token store after a crash, an editor or a stranger: cut, changed, with a digest
+that fits."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 from data_pipes.store import open_store, write_store
 from data_pipes.tokens import digest_of
 from stages.run import config_file, log
-from stages.tuning_options import SFTOptions
+from stages.run.options.tuning import SFTOptions
 from tests.outside.form import Form
 
 WHOLE = b'{"step": 1, "loss": 2.5}\n{"step": 2, "loss": "nan"}\n'

@@ -14,7 +14,7 @@ import trl
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from trl.data_utils import apply_chat_template
 
-from data_pipes.chat import (
+from data_pipes.chat.chat import (
     ChatTemplate,
     chat_template,
     encode_chats,
@@ -22,8 +22,8 @@ from data_pipes.chat import (
     encode_prompt_chats,
     render,
 )
-from data_pipes.messages import Context, Message
-from data_pipes.templates import NAMED
+from data_pipes.chat.messages import Context, Message
+from data_pipes.chat.presets import NAMED
 from data_pipes.tokenizer import load
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.tokenizer.split import PATTERNS
@@ -45,20 +45,29 @@ from tests.outside.chat_structures import (
 )
 from tests.outside.form import Form
 
-TEXT = ("the user asks and the assistant answers\n\n", "system tool weather Bern 3 degrees today, Environment: ipython")
+TEXT = (
+    "the user asks and the assistant answers\n\n",
+    "system tool weather Bern 3 degrees today, Environment: ipython",
+)
 
 
 @cache
 def trained() -> str:
     """A byte-level tokenizer of the tokenizers library, whose post-processor adds a BOS, as JSON."""
     made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].unicode), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].unicode), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(TEXT * 3, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet,
-                             special_tokens=list(CONTROLS), show_progress=False))  # fmt: skip
+    made.train_from_iterator(
+        TEXT * 3,
+        trainers.BpeTrainer(
+            vocab_size=420, initial_alphabet=alphabet, special_tokens=list(CONTROLS), show_progress=False
+        ),
+    )
     made.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in WORDS])
     made.decoder = decoders.ByteLevel()
     made.post_processor = processors.TemplateProcessing(
@@ -73,26 +82,36 @@ def sentencepiece(legacy: bool) -> str:
     made = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     raw = [f"<0x{byte:02X}>" for byte in range(256)]
-    made.train_from_iterator([*TEXT, "[INST] hi [/INST] é"] * 3, trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<unk>", "<s>", "</s>", "<pad>", *raw], show_progress=False))  # fmt: skip
+    made.train_from_iterator(
+        [*TEXT, "[INST] hi [/INST] é"] * 3,
+        trainers.BpeTrainer(
+            vocab_size=500, special_tokens=["<unk>", "<s>", "</s>", "<pad>", *raw], show_progress=False
+        ),
+    )
     found = json.loads(made.to_str())
     found["added_tokens"] = found["added_tokens"][:4]
     made = tokenizers.Tokenizer.from_str(json.dumps(found))
-    made.add_special_tokens([tokenizers.AddedToken(token, rstrip=True, normalized=False) for token in CONTROLS[4:]])
+    made.add_special_tokens(
+        [tokenizers.AddedToken(token, rstrip=True, normalized=False) for token in CONTROLS[4:]]
+    )
     made.pre_tokenizer = None if legacy else pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     if legacy:
         made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    made.decoder = decoders.Sequence([
-        decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])  # fmt: skip
+    made.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     return made.to_str()
 
 
 def theirs(folder: Path, source: str, words: str = "") -> Any:
     """A tokenizer of transformers with a chat template, saved."""
     made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(words or trained()), bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", pad_token="<pad>",
-    )  # fmt: skip
+        tokenizer_object=tokenizers.Tokenizer.from_str(words or trained()),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    )
     made.chat_template = source
     made.save_pretrained(folder)
     return made
@@ -109,17 +128,26 @@ def ours(folder: Path, **variables: Any) -> tuple[ChatTemplate, Tokenizer]:
 def messages(chat: Iterable[dict[str, Any]]) -> list[Message]:
     """Messages as a row has them."""
     return [
-        Message(turn["role"], turn.get("content"),
-                tuple((name, value) for name, value in turn.items() if name not in ("role", "content")))
+        Message(
+            turn["role"],
+            turn.get("content"),
+            tuple((name, value) for name, value in turn.items() if name not in ("role", "content")),
+        )
         for turn in chat
-    ]  # fmt: skip
+    ]
 
 
-def _their_ids(folder: Path, *, source: str, chat: Any, tools: Any, prompt: bool, variables: dict) -> list[int]:
+def _their_ids(
+    folder: Path, *, source: str, chat: Any, tools: Any, prompt: bool, variables: dict
+) -> list[int]:
     made = theirs(folder, source)
-    ids = made.apply_chat_template(chat, tools=tools, add_generation_prompt=prompt, return_dict=False, **variables)
+    ids = made.apply_chat_template(
+        chat, tools=tools, add_generation_prompt=prompt, return_dict=False, **variables
+    )
     if "bos_token" in source:
-        assert ids.count(made.bos_token_id) == made.apply_chat_template(chat, tokenize=False, tools=tools).count("<s>")
+        assert ids.count(made.bos_token_id) == made.apply_chat_template(
+            chat, tokenize=False, tools=tools
+        ).count("<s>")
     return ids
 
 
@@ -128,15 +156,24 @@ def _our_ids(folder: Path, *, chat: Any, tools: Any, prompt: bool, variables: di
     context = Context(tuple(tools or ()))
     return encode_chats(
         template, tokenizer, [messages(chat)], add_generation_prompt=prompt, contexts=[context]
-    )[0].tokens.tolist()  # fmt: skip
+    )[0].tokens.tolist()
 
 
 def ids(
-    name: str, source: str, chat: Any, *, tools: Any = None, prompt: bool = True, refused: str = "", **variables: Any
+    name: str,
+    source: str,
+    chat: Any,
+    *,
+    tools: Any = None,
+    prompt: bool = True,
+    refused: str = "",
+    **variables: Any,
 ) -> Form:
     """Ids of a chat."""
     given = {"chat": chat, "tools": tools, "prompt": prompt, "variables": variables}
-    their = (lambda folder: theirs(folder, source)) if refused else partial(_their_ids, source=source, **given)
+    their = (
+        (lambda folder: theirs(folder, source)) if refused else partial(_their_ids, source=source, **given)
+    )
     return Form("template", name, "transformers", their, partial(_our_ids, **given), refused)
 
 
@@ -159,7 +196,8 @@ def mask(name: str, source: str, chat: Any, *, tools: Any = None) -> Form:
 
 
 def pieces(name: str, source: str, chat: Any, *, legacy: bool, prompt: bool = False) -> Form:
-    """Ids of a chat by a tokenizer in SentencePiece's manner, some of whose control tokens take up what follows."""
+    """Ids of a chat by a tokenizer in SentencePiece's manner, some of whose control tokens take up what
+    follows."""
 
     def their(folder: Path) -> list[int]:
         made = theirs(folder, source, sentencepiece(legacy))
@@ -169,8 +207,11 @@ def pieces(name: str, source: str, chat: Any, *, legacy: bool, prompt: bool = Fa
     return Form("template", f"{'legacy' if legacy else 'first'} pieces: {name}", "transformers", their, our)
 
 
-def said(name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = "") -> Form:
-    """What is learned of a chat by a template without blocks; TRL has no answer, so it is written down here."""
+def said(
+    name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = ""
+) -> Form:
+    """What is learned of a chat by a template without blocks; TRL has no answer, so it is written down
+    here."""
 
     def our(folder: Path) -> list[str]:
         template, tokenizer = ours(folder)
@@ -196,7 +237,8 @@ def _stretches(tokens: Any, marks: Any, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def completion(name: str, source: str, prompt: Any, answer: Any) -> Form:
-    """TRL's prompt and completion: where the answer begins, and all that is said; TRL learns white space at the end."""
+    """TRL's prompt and completion: where the answer begins, and all that is said; TRL learns white space at
+    the end."""
 
     def their(folder: Path) -> tuple[str, str]:
         found = apply_chat_template({"prompt": prompt, "completion": answer}, theirs(folder, source))
@@ -218,7 +260,9 @@ def begun(name: str, source: str, chat: Any, *, refused: str = "") -> Form:
         made = theirs(folder, source)
         if refused:
             return []
-        return made(apply_chat_template({"prompt": chat}, made)["prompt"], add_special_tokens=False)["input_ids"]
+        return made(apply_chat_template({"prompt": chat}, made)["prompt"], add_special_tokens=False)[
+            "input_ids"
+        ]
 
     def our(folder: Path) -> list[int]:
         return encode_prompt_chats(*ours(folder), [messages(chat)])[0].tokens.tolist()
@@ -226,7 +270,9 @@ def begun(name: str, source: str, chat: Any, *, refused: str = "") -> Form:
     return Form("template", f"prefill: {name}", "TRL", their, our, refused)
 
 
-def same(name: str, original: str, chat: Any, *, tools: Any = None, prompt: bool = False, **variables: Any) -> Form:
+def same(
+    name: str, original: str, chat: Any, *, tools: Any = None, prompt: bool = False, **variables: Any
+) -> Form:
     """A template of ours by its name, beside the model's own."""
 
     def their(folder: Path) -> str:
@@ -239,7 +285,7 @@ def same(name: str, original: str, chat: Any, *, tools: Any = None, prompt: bool
         template = chat_template(NAMED[name], bos_token="<s>", eos_token=end, variables=variables.items())
         return render(
             template, messages(chat), add_generation_prompt=prompt, context=Context(tuple(tools or ()))
-        )  # fmt: skip
+        )
 
     number = sum(map(ord, json.dumps([chat, prompt, variables])))
     return Form("template", f"ours: {name}, {number}", "TRL", their, our)
@@ -273,7 +319,9 @@ def _structures() -> Iterator[Form]:
 
 def _reopened(name: str) -> Form:
     """An answer that a prompt began with <think>: as the whole of it, of which TRL gives ids and mask."""
-    whole = mask(f"{name}, as generated after <think>", shipped(name), turns("a", "<think>\nhm\n</think>\n\nb"))
+    whole = mask(
+        f"{name}, as generated after <think>", shipped(name), turns("a", "<think>\nhm\n</think>\n\nb")
+    )
     return whole._replace(ours=partial(_our_mask, chat=turns("a", "hm\n</think>\n\nb"), tools=None))
 
 

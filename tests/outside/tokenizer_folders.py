@@ -1,5 +1,5 @@
-"""Folders of tokenizers as transformers reads them: tokenizer.json, and what tokenizer_config.json says besides
-(`added_tokens_decoder`, `tokenizer_config`)."""
+"""Folders of tokenizers as transformers reads them: tokenizer.json, and what tokenizer_config.json says
+besides (`added_tokens_decoder`, `tokenizer_config`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from data_pipes.tokenizer import load
-from stages.run import special_tokens
+from stages.models import special_tokens
 from tests.outside.form import Form
 from tests.outside.tokenizers import byte_level, llama2
 
@@ -45,14 +45,22 @@ def _theirs(fields: Mapping[str, Any], folder: Path, make: Any = None) -> list[A
     _write(folder, fields, make)
     peer = AutoTokenizer.from_pretrained(folder)
     rows = [peer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    return [rows, *([peer.decode(row, skip_special_tokens=hide) for row in rows] for hide in (False, True)), len(peer)]
+    return [
+        rows,
+        *([peer.decode(row, skip_special_tokens=hide) for row in rows] for hide in (False, True)),
+        len(peer),
+    ]
 
 
 def _ours(folder: Path) -> list[Any]:
     _, tokenizer = special_tokens.read(folder, load(folder), ROWS)
     rows = [tokenizer.encode(text, special="all") for text in TEXTS]
     size = max([len(tokenizer.spec.vocab), *(token.id + 1 for token in tokenizer.spec.added_tokens)])
-    return [rows, *([tokenizer.decode(row, skip_special=hide) for row in rows] for hide in (False, True)), size]
+    return [
+        rows,
+        *([tokenizer.decode(row, skip_special=hide) for row in rows] for hide in (False, True)),
+        size,
+    ]
 
 
 RIGHT: dict[str, dict[str, Any]] = {
@@ -72,7 +80,9 @@ RIGHT: dict[str, dict[str, Any]] = {
         "added_tokens_decoder": {"2": _token("</s>", special=False)},
         "eos_token": "<e>",
     },
-    "a table with other flags of a special token": {"added_tokens_decoder": {"2": _token("</s>", lstrip=True)}},
+    "a table with other flags of a special token": {
+        "added_tokens_decoder": {"2": _token("</s>", lstrip=True)}
+    },
     "further tokens": {"extra_special_tokens": ["<e>", "<new>"]},
     "cleaning up of spaces, which BPE ignores": {"clean_up_tokenization_spaces": True},
     "a prefix space that is null": {"add_prefix_space": None},

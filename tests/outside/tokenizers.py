@@ -129,7 +129,14 @@ def _sentencepiece(
     back = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "bytes_in": False, "size": 700, **changes}
+    options = {
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "bytes_in": False,
+        "size": 700,
+        **changes,
+    }
     return _fast(steps, normalizer=normalizer, decoder=decoder or back, **options)
 
 
@@ -145,7 +152,11 @@ def _split(pattern: Any, behavior: str, invert: bool = False) -> Any:
 
 def _added(**options: Any) -> tuple[Any, ...]:
     """The same token, special and not, with options; and a second that shares its beginning."""
-    return AddedToken("<tok>", **options), AddedToken("<mask>", special=True, **options), AddedToken("te", **options)
+    return (
+        AddedToken("<tok>", **options),
+        AddedToken("<mask>", special=True, **options),
+        AddedToken("te", **options),
+    )
 
 
 def _metaspace(scheme: str, split: bool = True, mark: str = "▁") -> Any:
@@ -167,7 +178,9 @@ MAKERS: dict[str, Callable[[], Peer]] = {
     "GPT-2": lambda: byte_level(),
     "GPT-2 with a space in front": lambda: byte_level(add_prefix_space=True),
     "bytes without an expression": lambda: byte_level(use_regex=False),
-    "bytes without an expression, a space in front": lambda: byte_level(use_regex=False, add_prefix_space=True),
+    "bytes without an expression, a space in front": lambda: byte_level(
+        use_regex=False, add_prefix_space=True
+    ),
     "saved after use, with truncation and padding": lambda: _after_use(byte_level()),
     **{
         f"split of {name}": functools.partial(
@@ -201,7 +214,9 @@ MAKERS: dict[str, Callable[[], Peer]] = {
     ),
     "digits in runs": lambda: byte_level(pre_tokenizers.Digits(False)),
     **{
-        f"punctuation {behavior}": functools.partial(lambda b: byte_level(pre_tokenizers.Punctuation(b)), behavior)
+        f"punctuation {behavior}": functools.partial(
+            lambda b: byte_level(pre_tokenizers.Punctuation(b)), behavior
+        )
         for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
     },
     **{
@@ -211,9 +226,13 @@ MAKERS: dict[str, Callable[[], Peer]] = {
         for behavior in ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
         for invert in (False, True)
     },
-    "split on a class, inverted and removed": lambda: byte_level(_split(Regex(r"[A-Za-z]+|\p{N}{2}"), "removed", True)),
+    "split on a class, inverted and removed": lambda: byte_level(
+        _split(Regex(r"[A-Za-z]+|\p{N}{2}"), "removed", True)
+    ),
     "whitespace": lambda: byte_level(pre_tokenizers.Whitespace()),
-    "whitespace split, a space in front": lambda: byte_level(pre_tokenizers.WhitespaceSplit(), add_prefix_space=True),
+    "whitespace split, a space in front": lambda: byte_level(
+        pre_tokenizers.WhitespaceSplit(), add_prefix_space=True
+    ),
     "a delimiter": lambda: byte_level(pre_tokenizers.CharDelimiterSplit(" ")),
     "sequences in sequences": lambda: byte_level(
         pre_tokenizers.Sequence(
@@ -221,22 +240,32 @@ MAKERS: dict[str, Callable[[], Peer]] = {
         )
     ),
     **{
-        f"normalizer {form}": functools.partial(lambda f: byte_level(normalizer=getattr(normalizers, f)()), form)
+        f"normalizer {form}": functools.partial(
+            lambda f: byte_level(normalizer=getattr(normalizers, f)()), form
+        )
         for form in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")
     },
     "normalizer Strip": lambda: byte_level(normalizer=normalizers.Strip()),
     "normalizer Strip, left only": lambda: byte_level(normalizer=normalizers.Strip(True, False)),
     "normalizer Prepend": lambda: byte_level(normalizer=normalizers.Prepend("x ")),
     "normalizer Replace of a class": lambda: byte_level(normalizer=normalizers.Replace(Regex(r"\s+"), " ")),
-    "normalizer of bytes": lambda: _fast(None, normalizer=normalizers.ByteLevel(), decoder=decoders.ByteLevel()),
+    "normalizer of bytes": lambda: _fast(
+        None, normalizer=normalizers.ByteLevel(), decoder=decoders.ByteLevel()
+    ),
     "normalizers in a row": lambda: byte_level(
-        normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+        normalizer=normalizers.Sequence(
+            [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+        )
     ),
     "added tokens": lambda: byte_level(added=_added(normalized=False)),
-    "added tokens, normalized": lambda: byte_level(normalizer=normalizers.Lowercase(), added=_added(normalized=True)),
+    "added tokens, normalized": lambda: byte_level(
+        normalizer=normalizers.Lowercase(), added=_added(normalized=True)
+    ),
     "added tokens, lstrip": lambda: byte_level(added=_added(lstrip=True, normalized=False)),
     "added tokens, rstrip": lambda: byte_level(added=_added(rstrip=True, normalized=False)),
-    "added tokens, lstrip and rstrip": lambda: byte_level(added=_added(lstrip=True, rstrip=True, normalized=True)),
+    "added tokens, lstrip and rstrip": lambda: byte_level(
+        added=_added(lstrip=True, rstrip=True, normalized=True)
+    ),
     "added tokens, single word": lambda: byte_level(added=_added(single_word=True)),
     "added tokens in letters of the byte alphabet": lambda: byte_level(
         added=(AddedToken("naï"), AddedToken("Ġa"), AddedToken("日本"), AddedToken("a b"))
@@ -444,6 +473,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 FORMS = (
-    *(Form("tokenizer", name, "tokenizers", functools.partial(_theirs, make), _ours) for name, make in MAKERS.items()),
-    *(Form("tokenizer", name, "tokenizers", write, _ours, refused) for name, (write, refused) in REFUSED.items()),
+    *(
+        Form("tokenizer", name, "tokenizers", functools.partial(_theirs, make), _ours)
+        for name, make in MAKERS.items()
+    ),
+    *(
+        Form("tokenizer", name, "tokenizers", write, _ours, refused)
+        for name, (write, refused) in REFUSED.items()
+    ),
 )

@@ -1,4 +1,5 @@
-"""Weights: names, dtypes, shards and their index, as transformers writes them and as folders become in use."""
+"""Weights: names, dtypes, shards and their index, as transformers writes them and as folders become in
+use."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file, save_model
 
-from stages.run import pretrained
+from stages.models import pretrained
 from tests.outside import models, published
 from tests.outside.form import Form
 
@@ -22,7 +23,9 @@ NAME = "model.layers.0.mlp.up_proj.weight"
 Weights = dict[str, torch.Tensor]
 
 
-def _renamed(change: Callable[[Weights], Weights], fields: Mapping[str, Any] = TIED) -> Callable[[Path], torch.Tensor]:
+def _renamed(
+    change: Callable[[Weights], Weights], fields: Mapping[str, Any] = TIED
+) -> Callable[[Path], torch.Tensor]:
     """Writes a model whose weights were changed; returns the logits of the unchanged one."""
 
     def write(folder: Path) -> torch.Tensor:

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TEXT = ("What is it? It is a small text, and 12 + 34 = 46.\nBe brief. system user assistant model\n", "def add(a, b): ")
+TEXT = (
+    "What is it? It is a small text, and 12 + 34 = 46.\nBe brief. system user assistant model\n",
+    "def add(a, b): ",
+)
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -22,7 +25,14 @@ SIZES = {
 ROWS = 352
 """Of every embedding: more than the tokenizers have ids."""
 
-LLAMA3 = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|pad|>")
+LLAMA3 = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|pad|>",
+)
 
 
 @functools.cache
@@ -31,21 +41,27 @@ def tokenizer_json(tokens: Sequence[str], before: Sequence[str] = (), after: Seq
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     made = Tokenizer(models.BPE(ignore_merges=True))
-    made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False),
-    ])  # fmt: skip
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(False, use_regex=False),
+        ]
+    )
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=list(tokens), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        vocab_size=320,
+        special_tokens=list(tokens),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
-    )  # fmt: skip
+    )
     made.train_from_iterator(TEXT * 4, trainer)
     level = processors.ByteLevel(trim_offsets=False)
     if before or after:
         around = processors.TemplateProcessing(
-            single=[*before, "$A", *after], pair=[*before, "$A", *after, "$B"],
+            single=[*before, "$A", *after],
+            pair=[*before, "$A", *after, "$B"],
             special_tokens=[(token, made.token_to_id(token)) for token in {*before, *after}],
-        )  # fmt: skip
+        )
         made.post_processor = processors.Sequence([level, around])
     else:
         made.post_processor = level
@@ -82,7 +98,8 @@ def model(
         kind: "llama" or "qwen3".
         config: fields of config.json to change; in the file itself, so that they may be wrong.
         generation: fields of generation_config.json; None writes none.
-        files: further files by name: texts, or JSON objects. tokenizer_config.json replaces transformers' own.
+        files: further files by name: texts, or JSON objects. tokenizer_config.json replaces transformers'
+            own.
         named: bos_token=..., chat_template=... of PreTrainedTokenizerFast.
     """
     import torch
@@ -122,8 +139,8 @@ def tokenizer(folder: Path) -> Any:
 
 
 def greedy(folder: Path, prompt: str, count: int = 12) -> str:
-    """What transformers writes after a prompt, without the prompt; ids that the tokenizer has not are suppressed, as
-    ours never draws them."""
+    """What transformers writes after a prompt, without the prompt; ids that the tokenizer has not are
+    suppressed, as ours never draws them."""
     import transformers
 
     with warnings.catch_warnings():
@@ -132,5 +149,7 @@ def greedy(folder: Path, prompt: str, count: int = 12) -> str:
         words = transformers.AutoTokenizer.from_pretrained(folder)
         asked = words(prompt, return_tensors="pt")
         beyond = list(range(len(words), made.config.vocab_size)) or None
-        found = made.generate(**asked, max_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=beyond)
+        found = made.generate(
+            **asked, max_new_tokens=count, do_sample=False, pad_token_id=0, suppress_tokens=beyond
+        )
     return words.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)

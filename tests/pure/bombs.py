@@ -17,8 +17,8 @@ import msgpack
 import numpy as np
 import torch
 
-from pure.msgpack_reader import read
-from pure.msgpack_writer import SerialError
+from pure.serial.reader import read
+from pure.serial.writer import SerialError
 
 
 def ext(code: int, inside: bytes) -> bytes:
@@ -30,7 +30,9 @@ def array(shape: Any, dtype: Any, data: bytes) -> bytes:
 
 
 def chunked(shape: Any, chunks: list[bytes], keys: str = "0123456789") -> bytes:
-    head = b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape" + msgpack.packb(dict(zip(keys, shape, strict=False)))
+    head = b"\x83\xb9__msgpack_chunked_array__\xc3\xa5shape" + msgpack.packb(
+        dict(zip(keys, shape, strict=False))
+    )
     body = b"".join(msgpack.packb(k) + c for k, c in zip(keys, chunks, strict=False))
     return head + b"\xa6chunks" + bytes([0x80 | len(chunks)]) + body
 
@@ -50,7 +52,9 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
     "entries in deep maps": lambda: b"\x81\xa1a" * 63 + entries(2**17, b"\xc0", 5),
     "strings": lambda: entries(160, msgpack.packb("\U0001f600" + "x" * 2**16), 5),
     "long keys": lambda: entries(4000, b"\xc0", 4096),
-    "entries in deep maps with long keys": lambda: (b"\x81\xda\x10\0" + b"k" * 4096) * 63 + entries(2**17, b"\xc0", 5),
+    "entries in deep maps with long keys": lambda: (
+        (b"\x81\xda\x10\0" + b"k" * 4096) * 63 + entries(2**17, b"\xc0", 5)
+    ),
     "an array of one byte too few": lambda: array((2**24,), "uint8", bytes(2**24))[:-1],
     "a bool array that ends in a 2": lambda: array((2**24,), "bool", bytes(2**24 - 1) + b"\2"),
     "chunks of one byte": lambda: (
@@ -77,7 +81,8 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def yardstick() -> float:
-    """Seconds that this machine takes for 131,072 small tensors, which is what the worst of the bombs asks for."""
+    """Seconds that this machine takes for 131,072 small tensors, which is what the worst of the bombs asks
+    for."""
     start = time.process_time()
     for i in range(2**17):
         torch.from_numpy(np.frombuffer(b"1", "int8").copy()).reshape(1), str(i)

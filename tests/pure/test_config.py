@@ -1,4 +1,5 @@
-"""Every refusal of a configuration says what to type instead; presets have the shapes of the published models."""
+"""Every refusal of a configuration says what to type instead; presets have the shapes of the published
+models."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"vocab_size": 0}, "vocab_size: expected a whole number of at least 1, got 0"),
     ({"hidden_size": 2.0}, "hidden_size: expected a whole number of at least 1, got 2.0"),
     ({"num_hidden_layers": True}, "num_hidden_layers: expected a whole number of at least 1, got True"),
-    ({"max_position_embeddings": "8"}, "max_position_embeddings: expected a whole number of at least 1, got '8'"),
+    (
+        {"max_position_embeddings": "8"},
+        "max_position_embeddings: expected a whole number of at least 1, got '8'",
+    ),
     ({"rope_theta": 0.0}, "rope_theta: expected a number above 0, got 0.0"),
     ({"rope_theta": "1e4"}, "rope_theta: expected a number below 1e18, got '1e4'"),
     ({"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a number below 1e18, got 'nan'"),
@@ -27,7 +31,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"num_hidden_layers": 2**32}, "num_hidden_layers: expected at most 10,000, got 4,294,967,296"),
     ({"vocab_size": 2**31}, "vocab_size: expected at most 2,147,483,647, got 2,147,483,648"),
     ({"head_dim": 2**20}, "head_dim: expected at most 65,536, got 1,048,576"),
-    ({"hidden_size": 2**30, "num_attention_heads": 1, "num_key_value_heads": 1}, "head_dim: expected at most 65,536"),
+    (
+        {"hidden_size": 2**30, "num_attention_heads": 1, "num_key_value_heads": 1},
+        "head_dim: expected at most 65,536",
+    ),
     ({"initializer_range": -0.1}, "initializer_range: expected a number above 0, got -0.1"),
     ({"attention_dropout": 1.0}, "attention_dropout: expected a share in [0, 1), got 1.0; 0 switches it off"),
     ({"hidden_dropout": -0.5}, "hidden_dropout: expected a share in [0, 1), got -0.5"),
@@ -48,7 +55,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"attention_bias": 1}, "attention_bias: expected True, False or 'qkv' (no bias on o), got 1"),
     ({"use_rope": "false"}, "use_rope: expected true or false, got 'false'"),
     ({"tie_word_embeddings": None}, "tie_word_embeddings: expected true or false, got None"),
-    ({"use_rope": False, "rope_scaling": RopeScaling()}, "use_rope is False, so there is nothing to scale; drop one"),
+    (
+        {"use_rope": False, "rope_scaling": RopeScaling()},
+        "use_rope is False, so there is nothing to scale; drop one",
+    ),
     ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: expected a RopeScaling or None"),
     ({"eos_token_id": 4096}, "eos_token_id: expected an id below vocab_size 4096 or None, got 4096"),
     ({"pad_token_id": -1}, "pad_token_id: expected an id below vocab_size 4096 or None, got -1"),
@@ -56,7 +66,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"rope_type": "ntk"}, "rope_scaling.rope_type: expected one of 'default', 'linear', 'llama3', 'yarn', got 'ntk'"),
+    (
+        {"rope_type": "ntk"},
+        "rope_scaling.rope_type: expected one of 'default', 'linear', 'llama3', 'yarn', got 'ntk'",
+    ),
     ({"rope_type": "linear", "factor": 0.5}, "rope_scaling.factor: expected at least 1, got 0.5"),
     ({"rope_type": "linear", "factor": "2"}, "rope_scaling.factor: expected a number below 1e18, got '2'"),
     ({"factor": 2.0}, "factor 2.0 needs a rope_type: 'linear'"),
@@ -68,7 +81,10 @@ REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "64"},
         "yarn needs original_max_position_embeddings, the context length in tokens of the first training; got 64",
     ),
-    ({"rope_type": "yarn", "factor": 2.0}, "yarn needs original_max_position_embeddings, the context length in tokens"),
+    (
+        {"rope_type": "yarn", "factor": 2.0},
+        "yarn needs original_max_position_embeddings, the context length in tokens",
+    ),
     (
         {"rope_type": "llama3", "original_max_position_embeddings": 8, "low_freq_factor": 4.0},
         "llama3 needs 0 < low_freq_factor < high_freq_factor, got 4.0 and 4.0; Llama 3 uses 1 and 4",
@@ -91,7 +107,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("fields", "message"), REFUSED, ids=lambda x: "-".join(x) if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("fields", "message"), REFUSED, ids=lambda x: "-".join(x) if isinstance(x, dict) else ""
+)
 def test_refuses(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refusal:
         ModelConfig(**fields)
@@ -108,9 +126,13 @@ def test_refuses_scaling(fields: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_fields_get_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match="ModelConfig: unknown field 'hiden_size'; did you mean 'hidden_size'"):
+    with pytest.raises(
+        ValueError, match="ModelConfig: unknown field 'hiden_size'; did you mean 'hidden_size'"
+    ):
         from_dict({"hiden_size": 8})
-    with pytest.raises(ValueError, match="ModelConfig: unknown field 'zzz'; the fields are vocab_size, hidden_size"):
+    with pytest.raises(
+        ValueError, match="ModelConfig: unknown field 'zzz'; the fields are vocab_size, hidden_size"
+    ):
         from_dict({"zzz": 8})
     with pytest.raises(ValueError, match="rope_scaling: unknown field 'facto'; did you mean 'factor'"):
         from_dict({"rope_scaling": {"facto": 8}})
@@ -143,8 +165,16 @@ def test_is_frozen_and_needs_keywords() -> None:
 def test_presets_have_the_parameters_of_the_published_models(name: str) -> None:
     kind, kind_of_config, published = PUBLISHED[name]
     config = preset(name)
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "head_dim", "tie_word_embeddings")  # fmt: skip
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "tie_word_embeddings",
+    )
     with torch.device("meta"):
         peer = kind(kind_of_config(**{field: getattr(config, field) for field in same}))
     count = tree.count(transformer_spec(config))

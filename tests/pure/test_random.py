@@ -1,4 +1,5 @@
-"""The laws of all that draws: pure; vmap = loop; compiled = eager; pieces = the whole; nothing larger is held."""
+"""The laws of all that draws: pure; vmap = loop; compiled = eager; pieces = the whole; nothing larger is
+held."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ DRAWS: dict[str, Draw] = {
     "uniform": random.uniform,
     "uniform, scaled": lambda key: random.uniform(key, (3, 4), torch.bfloat16, -3, ramp(key, 4)),
     "uniform, float64": lambda key: random.uniform(key, (101,), torch.float64),
-    "randint": lambda key: random.randint(key, (101,), torch.arange(101, device=key.device), 150, torch.uint8),
+    "randint": lambda key: random.randint(
+        key, (101,), torch.arange(101, device=key.device), 150, torch.uint8
+    ),
     "bernoulli": lambda key: random.bernoulli(key, ramp(key).sigmoid()),
     "bernoulli, high": lambda key: random.bernoulli(key, 0.3, (101,), "high"),
     "permutation": lambda key: random.permutation(key, 1000),
@@ -45,13 +48,17 @@ DRAWS: dict[str, Draw] = {
     "gumbel": lambda key: random.gumbel(key, (101,), torch.float16),
     "gumbel, high": lambda key: random.gumbel(key, (101,), mode="high"),
     "categorical": lambda key: random.categorical(key, logits(key), shape=(4, 5)),
-    "categorical without replacement": lambda key: random.categorical(key, logits(key), 0, (4, 7), replace=False),
+    "categorical without replacement": lambda key: random.categorical(
+        key, logits(key), 0, (4, 7), replace=False
+    ),
     "at an offset": lambda key: random.normal(key, (5,), offset=torch.full((), 1 << 33, device=key.device)),
 }
 IN_PIECES: dict[str, Callable[..., Tensor]] = {
     "bits": random.bits,
     "uniform": random.uniform,
-    "uniform, scaled": lambda key, shape, offset: random.uniform(key, shape, minval=-1, maxval=3, offset=offset),
+    "uniform, scaled": lambda key, shape, offset: random.uniform(
+        key, shape, minval=-1, maxval=3, offset=offset
+    ),
     "normal": random.normal,
     "truncated_normal": lambda key, shape, offset: random.truncated_normal(key, -1, 2, shape, offset=offset),
     "gumbel": random.gumbel,
@@ -62,7 +69,11 @@ in_pieces = pytest.mark.parametrize("draw", IN_PIECES.values(), ids=IN_PIECES.ke
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Equal in dtype, shape and every value (torch.equal does not know all unsigned types)."""
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(*(x.view(narrow(x)).numpy() for x in (a, b)))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.array_equal(*(x.view(narrow(x)).numpy() for x in (a, b)))
+    )
 
 
 def narrow(x: Tensor) -> torch.dtype:
@@ -119,7 +130,8 @@ def test_compiled_for_many_keys(name: str) -> None:
 
 @pytest.mark.slow
 def test_inductor_equals_eager() -> None:
-    """Keys, uniforms and normals in one graph, whose vector code neither rounds nor overflows in its own way."""
+    """Keys, uniforms and normals in one graph, whose vector code neither rounds nor overflows in its own
+    way."""
 
     def several(key: Tensor) -> tuple[Tensor, ...]:
         keys = random.split(key, 3)
@@ -205,13 +217,28 @@ def test_cuda_equals_cpu(draw: Draw) -> None:
     ("draw", "message"),
     [
         (lambda key: random.normal(key, (2, -3)), r"shape must have lengths of at least 0, got \(2, -3\)"),
-        (lambda key: random.uniform(key, (3,), torch.int32), "float32, float16, bfloat16 or float64, got torch.int32"),
-        (lambda key: random.uniform(key, (3,), minval=torch.zeros(4)), r"\[4\] does not broadcast to shape \[3\]"),
-        (lambda key: random.uniform(key, (), maxval=torch.ones(4)), r"\[4\] does not broadcast to shape \[\]"),
+        (
+            lambda key: random.uniform(key, (3,), torch.int32),
+            "float32, float16, bfloat16 or float64, got torch.int32",
+        ),
+        (
+            lambda key: random.uniform(key, (3,), minval=torch.zeros(4)),
+            r"\[4\] does not broadcast to shape \[3\]",
+        ),
+        (
+            lambda key: random.uniform(key, (), maxval=torch.ones(4)),
+            r"\[4\] does not broadcast to shape \[\]",
+        ),
         (lambda key: random.uniform(key, (3,), offset=-1), "offset must be at least 0, got -1"),
         (lambda key: random.bits(key, (3,), torch.int32), "uint8, uint16, uint32 or uint64, got torch.int32"),
-        (lambda key: random.randint(key, (3,), 0, 9, torch.int64), "at most 32 bits, got torch.int64; use int32"),
-        (lambda key: random.randint(key, (3,), 0, 9, torch.float32), "integer of at most 32 bits, got torch.float32"),
+        (
+            lambda key: random.randint(key, (3,), 0, 9, torch.int64),
+            "at most 32 bits, got torch.int64; use int32",
+        ),
+        (
+            lambda key: random.randint(key, (3,), 0, 9, torch.float32),
+            "integer of at most 32 bits, got torch.float32",
+        ),
         (
             lambda key: random.randint(key, (3,), torch.tensor(0.5), 9),
             "bounds must be integers, .*; use random.uniform",
@@ -234,8 +261,14 @@ def test_cuda_equals_cpu(draw: Draw) -> None:
         (lambda key: random.fold_in(key, -1), r"in \[0, 2\*\*32\), got -1; take it modulo"),
         (lambda key: random.fold_in(key, 1 << 32), r"in \[0, 2\*\*32\), got 4294967296"),
         (lambda key: random.fold_in(key, torch.tensor(0.5)), r"one integer, got torch.float32 \[\]"),
-        (lambda key: random.fold_in(key, torch.arange(3)), r"one integer, got torch.int64 \[3\]; for many use .*vmap"),
-        (lambda key: random.key(1 << 63), r"at most 64 bits, got 9223372036854775808; take it modulo 2\*\*32"),
+        (
+            lambda key: random.fold_in(key, torch.arange(3)),
+            r"one integer, got torch.int64 \[3\]; for many use .*vmap",
+        ),
+        (
+            lambda key: random.key(1 << 63),
+            r"at most 64 bits, got 9223372036854775808; take it modulo 2\*\*32",
+        ),
         (lambda key: random.key(torch.arange(3)), "one integer"),
     ],
 )

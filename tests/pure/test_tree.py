@@ -141,12 +141,18 @@ def test_zeros_where_norm() -> None:
     assert [x.dtype for x in tree.leaves(tree.zeros_like(given, torch.float32))] == [torch.float32] * 2
     assert tree.norm(given).item() == 5.0
     assert tree.norm(given).dtype == torch.float32
-    chosen = torch.func.vmap(tree.where, (0, None, None))(torch.tensor([True, False]), given, tree.zeros_like(given))
+    chosen = torch.func.vmap(tree.where, (0, None, None))(
+        torch.tensor([True, False]), given, tree.zeros_like(given)
+    )
     assert chosen["a"].tolist() == [[3.0], [0.0]]
 
 
 def test_sizes_of_tensors_and_of_specifications() -> None:
-    specs = {"w": ParamSpec(shape=(2, 3)), "b": ParamSpec(shape=(2,), dtype=torch.bfloat16), "s": ParamSpec(shape=())}
+    specs = {
+        "w": ParamSpec(shape=(2, 3)),
+        "b": ParamSpec(shape=(2,), dtype=torch.bfloat16),
+        "s": ParamSpec(shape=()),
+    }
     made = tree.map(lambda spec: torch.zeros(spec.shape, dtype=spec.dtype), specs)
     assert tree.count(specs) == tree.count(made) == 9
     assert tree.nbytes(specs) == tree.nbytes(made) == 32
@@ -159,7 +165,9 @@ def test_other_kinds_of_nodes_keep_the_order_of_jax() -> None:
         given = kind(b=torch.tensor(1), a=torch.tensor(2))
         names = {name: x.item() for name, x in zip(tree.paths(given), tree.leaves(given), strict=True)}
         assert names == {"a": 2, "b": 1}
-        assert [x.item() for x in tree.leaves(given)] == [x.item() for x in jax.tree.leaves(dict_of_arrays(given))]
+        assert [x.item() for x in tree.leaves(given)] == [
+            x.item() for x in jax.tree.leaves(dict_of_arrays(given))
+        ]
         assert [x.item() for x in compiled(tree.leaves)(given)] == [x.item() for x in tree.leaves(given)]
 
 

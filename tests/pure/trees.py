@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pure import tree
-from pure.msgpack_writer import DTYPES
+from pure.serial.writer import DTYPES
 
 
 class Pair(NamedTuple):
@@ -50,7 +50,9 @@ def same(a: Any, b: Any) -> bool:
         return False
     pairs = zip(tree.leaves(a), tree.leaves(b), strict=True)
     return all(
-        (x.dtype, x.shape, bits(x)) == (y.dtype, y.shape, bits(y)) if isinstance(x, Tensor) else type(x) is type(y)
+        (x.dtype, x.shape, bits(x)) == (y.dtype, y.shape, bits(y))
+        if isinstance(x, Tensor)
+        else type(x) is type(y)
         for x, y in pairs
     )
 

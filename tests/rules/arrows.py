@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.rules.source import PACKAGES, PROGRAMS, ROOT, Module, bound, imports, under
 
 PEERS = ("jax", "jaxlib", "flax", "optax", "orbax")
-OUTER_STAGES = ("stages.run", "stages.evaluate", "stages.cli")
+LEVELS: Mapping[str, int] = {
+    "stages.sandbox": 0,
+    "stages": 1,  # the stages themselves, pure like all they import
+    "stages.checkpoint": 2,
+    "stages.models": 2,
+    "stages.run": 3,
+    "stages.evaluate": 4,
+    "stages.cli": 5,
+}
+"""Group of `stages` -> its level; a group imports only from its own or a lower one."""
 
 
 def arrows(module: Module) -> Iterator[str]:
-    """Imports run one way: programs -> stages -> data_pipes -> pure. Of the tests only their table of outside forms is
-    imported, by the benchmark that counts it."""
+    """Imports run one way: programs -> stages -> data_pipes -> pure. Of the tests only their table of outside
+    forms is imported, by the benchmark that counts it."""
     level = {name: PACKAGES.index(name) for name in PACKAGES} | dict.fromkeys(PROGRAMS, len(PACKAGES))
     for found in imports(module):
         table = module.name == "benchmarks.outside" and under(found.module, "tests.outside")
@@ -25,7 +34,11 @@ def arrows(module: Module) -> Iterator[str]:
 def arrows_inside_pure(module: Module) -> Iterator[str]:
     """nn, loss and optim never import each other; types imports nothing local; a loss never sees a Model."""
     apart = ("pure.nn", "pure.loss", "pure.optim")
-    others = [package for package in apart if not under(module.name, package)] if under(module.name, *apart) else []
+    others = (
+        [package for package in apart if not under(module.name, package)]
+        if under(module.name, *apart)
+        else []
+    )
     for found in imports(module):
         if under(found.module, *others):
             yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
@@ -45,12 +58,18 @@ def jax_stays_outside(module: Module) -> Iterator[str]:
             yield f"{module.path}:{found.line}: import {found.module} in pure/interop/jax, inside the function using it"
 
 
-def pure_stages(module: Module) -> Iterator[str]:
-    """The pure stages never import run, evaluate or cli; these import them."""
-    if under(module.name, "stages") and not under(module.name, *OUTER_STAGES):
-        for found in imports(module):
-            if under(found.module, *OUTER_STAGES):
-                yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
+def arrows_inside_stages(module: Module) -> Iterator[str]:
+    """Groups of `stages` import from lower levels only; the sandbox imports nothing of the project but itself."""
+    if not under(module.name, "stages"):
+        return
+    group = _group(module.name)
+    for found in imports(module):
+        other = _group(found.module) if under(found.module, "stages") else ""
+        upward = other and LEVELS[other] > LEVELS[group]
+        sideways = {group, other} == {"stages.checkpoint", "stages.models"}
+        foreign = group == "stages.sandbox" != other and _top(found.module) in PACKAGES
+        if upward or sideways or foreign:
+            yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
 
 
 def own_init(module: Module) -> Iterator[str]:
@@ -71,10 +90,19 @@ def exports(module: Module) -> Iterator[str]:
     for node in module.tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             listed = set(ast.literal_eval(node.value))
-        elif not (isinstance(node, ast.ImportFrom) or (isinstance(node, ast.Expr) and ast.get_docstring(module.tree))):
+        elif not (
+            isinstance(node, ast.ImportFrom)
+            or (isinstance(node, ast.Expr) and ast.get_docstring(module.tree))
+        ):
             yield f"{module.path}:{node.lineno}: only exports belong into an __init__"
     if listed != public:
         yield f"{module.path}:1: __all__ and the imports differ in {', '.join(sorted(listed ^ public))}"
+
+
+def _group(name: str) -> str:
+    """The group of a module of `stages`: "stages.run" for "stages.run.loop", "stages" for "stages.dpo"."""
+    group = ".".join(name.split(".")[:2])
+    return group if group in LEVELS else "stages"
 
 
 def _top(name: str) -> str:

@@ -1,9 +1,9 @@
 """Rules on docstrings: what is public is documented, and what a docstring lists is what the code has.
 
-Which sections a docstring needs depends on the function. All: a first line. Those with more than four parameters (`*`
-and `**` not counted), or with two and more than twenty lines of code: Args and Returns. Those that raise: Raises,
-naming the error. Wherever Args stands it lists every parameter and nothing else; the rest may be "as in `other`".
-Wherever Steps stands, the body bears the same numbers.
+Which sections a docstring needs depends on the function. All: a first line. Those with more than four
+parameters (`*` and `**` not counted), or with two and more than twenty lines of code: Args and Returns. Those
+that raise: Raises, naming the error. Wherever Args stands it lists every parameter and nothing else; the rest
+may be "as in `other`". Wherever Steps stands, the body bears the same numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from tests.rules.source import Function, Module, code_lines, own_nodes, paramete
 
 MANY_PARAMETERS, MANY_LINES = 4, 20
 UNNAMED = ("Tensor", "Tree", "Any", "tuple", "list", "dict", "set", "int", "float", "bool", "str", "bytes")
-SECTION = re.compile(r"^(Args|Fields|Returns|Steps|Edge cases|Raises|Example|Examples|Source|Yields):", re.MULTILINE)
+SECTION = re.compile(
+    r"^(Args|Fields|Returns|Steps|Edge cases|Raises|Example|Examples|Source|Yields):", re.MULTILINE
+)
 
 
 def documented(module: Module) -> Iterator[str]:
@@ -41,7 +43,8 @@ def arguments_listed(module: Module) -> Iterator[str]:
 
 
 def long_ones_have_sections(module: Module) -> Iterator[str]:
-    """A function with many parameters or many lines has Args, and Returns unless a class of ours says what that is."""
+    """A function with many parameters or many lines has Args, and Returns unless a class of ours says what
+    that is."""
     for name, node in public(module):
         if not isinstance(node, Function):
             continue
@@ -72,14 +75,17 @@ def steps_numbered(module: Module) -> Iterator[str]:
         if text is not None:
             said = [int(n) for n in re.findall(r"^(\d+)\.", text, re.MULTILINE)]
             body = [i for i in span(node) if i not in span(node.body[0])]
-            comments = [found[1] for i in body if (found := re.search(r"# ((?:\d+\.(?: and |, )?)+)", lines[i - 1]))]
+            comments = [
+                found[1] for i in body if (found := re.search(r"# ((?:\d+\.(?: and |, )?)+)", lines[i - 1]))
+            ]
             done = {int(n) for comment in comments for n in re.findall(r"\d+", comment)}
             if said != list(range(1, len(said) + 1)) or done != set(said):
                 yield f"{module.path}:{node.lineno}: {name}: Steps says {said}, the comments say {sorted(done)}"
 
 
 def public(module: Module) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]]:
-    """Functions and classes at the top of a module, and methods of these classes, that have no leading underscore."""
+    """Functions and classes at the top of a module, and methods of these classes, that have no leading
+    underscore."""
     for node in module.tree.body:
         if isinstance(node, (*Function, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name, node

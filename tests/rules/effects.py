@@ -31,7 +31,18 @@ CHANCE_METHODS = frozenset((
 ))
 # fmt: on
 READ_ONLY = ("Mapping", "Sequence", "Collection", "AbstractSet")
-MAKERS = ("list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict", "count", "local")
+MAKERS = (
+    "list",
+    "dict",
+    "set",
+    "bytearray",
+    "defaultdict",
+    "deque",
+    "Counter",
+    "OrderedDict",
+    "count",
+    "local",
+)
 CACHES = ("cache", "lru_cache", "functools.cache", "functools.lru_cache")
 
 
@@ -78,13 +89,21 @@ def no_global(module: Module) -> Iterator[str]:
 def module_state(module: Module) -> Iterator[str]:
     """Nothing at module or class level can change.
 
-    A list, dict or set there is annotated with a type that has no method to change it (Mapping, Sequence, Collection,
-    AbstractSet), so that the type checker refuses a change wherever the name goes. A cache is state too.
+    A list, dict or set there is annotated with a type that has no method to change it (Mapping, Sequence,
+    Collection, AbstractSet), so that the type checker refuses a change wherever the name goes. A cache is
+    state too.
     """
-    bodies = [module.tree.body, *(node.body for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef))]
+    bodies = [
+        module.tree.body,
+        *(node.body for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)),
+    ]
     for node in (node for body in bodies for node in body if isinstance(node, ast.Assign | ast.AnnAssign)):
         name = ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
-        kind = ast.unparse(node.annotation).split("[")[0].split(".")[-1] if isinstance(node, ast.AnnAssign) else ""
+        kind = (
+            ast.unparse(node.annotation).split("[")[0].split(".")[-1]
+            if isinstance(node, ast.AnnAssign)
+            else ""
+        )
         allowed = name == "__all__" or kind in READ_ONLY or f"{module.name}.{name}" in STATE
         if not allowed and _mutable(node.value):
             yield f"{module.path}:{node.lineno}: {name} can change; annotate it as a Mapping or a Sequence"
@@ -98,7 +117,9 @@ def no_item(module: Module) -> Iterator[str]:
     """No `.item()` or `.tolist()` where a step may be compiled or vmapped."""
     for name, function in _pure_functions(module, ITEM):
         for node in ast.walk(function):
-            method = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+            method = (
+                node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+            )
             if method in ("item", "tolist"):
                 yield f"{module.path}:{node.lineno}: .{method}() in {name}"
 
@@ -128,7 +149,8 @@ def _mutable(value: ast.expr | None) -> bool:
 
 
 def _tensors(function: ast.AST) -> set[str]:
-    """Parameters which can be tensors or trees: not self, an autograd Function's ctx, plain numbers and texts."""
+    """Parameters which can be tensors or trees: not self, an autograd Function's ctx, plain numbers and
+    texts."""
     assert isinstance(function, Function)
     plain = ("int", "float", "str", "bool")
     every = [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
@@ -137,9 +159,12 @@ def _tensors(function: ast.AST) -> set[str]:
 
 
 def _rebound(function: ast.AST) -> set[str]:
-    """Names that the function binds itself, other than by `+=`, so that they need not be its argument any more."""
+    """Names that the function binds itself, other than by `+=`, so that they need not be its argument any
+    more."""
     targets = [node.target for node in ast.walk(function) if isinstance(node, ast.AugAssign)]
-    stored = [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    stored = [
+        node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
     return {node.id for node in stored if node not in targets}
 
 

@@ -14,7 +14,8 @@ Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 class Module(NamedTuple):
-    """One file: its dotted name ("pure.nn.linear", "pure.nn" for a package's __init__), text and syntax tree."""
+    """One file: its dotted name ("pure.nn.linear", "pure.nn" for a package's __init__), text and syntax
+    tree."""
 
     name: str
     path: str
@@ -24,7 +25,8 @@ class Module(NamedTuple):
 
 
 class Import(NamedTuple):
-    """One name that is imported: the module it comes from, the name in it (None: the module itself), where."""
+    """One name that is imported: the module it comes from, the name in it (None: the module itself),
+    where."""
 
     module: str
     name: str | None
@@ -35,7 +37,9 @@ class Import(NamedTuple):
 def parse(text: str, name: str) -> Module:
     """Parses a text as if it were the module of that name; "a.b.__init__" is the package a.b."""
     package = name.endswith(".__init__")
-    return Module(name.removesuffix(".__init__"), name.replace(".", "/") + ".py", text, ast.parse(text), package)
+    return Module(
+        name.removesuffix(".__init__"), name.replace(".", "/") + ".py", text, ast.parse(text), package
+    )
 
 
 def read(*folders: str) -> list[Module]:
@@ -71,17 +75,21 @@ def own_nodes(function: ast.AST) -> Iterator[ast.AST]:
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """Names the parameters in order, `*` and `**` dropped, without self and cls."""
     a = function.args
-    every = [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    every = [
+        *a.posonlyargs,
+        *a.args,
+        *([a.vararg] if a.vararg else []),
+        *a.kwonlyargs,
+        *([a.kwarg] if a.kwarg else []),
+    ]
     return [p.arg for p in every if p.arg not in ("self", "cls")]
 
 
 def code_lines(module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Counts lines of code: no docstring, no blank line, no line that is only a comment."""
-    skip: set[int] = set()
-    if ast.get_docstring(node) is not None:
-        skip.update(span(node.body[0]))
+    """Counts lines of code in a body: no signature, docstring, blank line, or line that is only a comment."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
     lines = module.text.splitlines()
-    kept = [lines[i - 1].strip() for i in span(node) if i not in skip]
+    kept = [lines[i - 1].strip() for statement in body for i in span(statement)]
     return sum(1 for line in kept if line and not line.startswith("#"))
 
 
@@ -96,7 +104,8 @@ def calls(module: Module) -> Iterator[ast.Call]:
 
 
 def under(name: str, *packages: str) -> bool:
-    """Tells whether a dotted name is one of these packages or lies in one: `pure.nn.linear` is under `pure.nn`."""
+    """Tells whether a dotted name is one of these packages or lies in one: `pure.nn.linear` is under
+    `pure.nn`."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 

@@ -1,7 +1,7 @@
 """`intro2llm` in processes that a test may kill.
 
-They come from a fork server that has torch loaded already, so that each begins in a fraction of a second; forking the
-test's own process would copy the locks of its threads.
+They come from a fork server that has torch loaded already, so that each begins in a fraction of a second;
+forking the test's own process would copy the locks of its threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 Begin = Callable[[], object]
 
 
-def child(arguments: list[str], begin: Begin | None = None, subcommand: str = "pretrain") -> ForkServerProcess:
+def child(
+    arguments: list[str], begin: Begin | None = None, subcommand: str = "pretrain"
+) -> ForkServerProcess:
     """Starts `intro2llm SUBCOMMAND ARGUMENTS` in a process of its own, silent, on one thread.
 
     Args:
@@ -45,7 +47,7 @@ def wait_for(found: Callable[[], bool], process: ForkServerProcess, seconds: flo
 
 def slow_saves(seconds: float, step: int | None = None) -> None:
     """Makes saves (or that of one step) wait inside their temporary folder."""
-    from stages.run import state_file
+    from stages.checkpoint import state_file
 
     written = state_file.write
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import stages.checkpoint.fingerprint
 import stages.cli.pretrain
-import stages.run.corpus
-import stages.run.fingerprint
+import stages.run.data.corpus
 import stages.run.loop
 import stages.run.pretraining  # noqa: F401

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.cli.main import main
-from stages.run import pretrained
-from tests.stages.run.test_pretrained import make
+from stages.models import pretrained
+from tests.stages.models.test_pretrained import make
 from tests.stages.small import _flag as flag
 
 RUNGS = ("sft", "reward", "dpo", "grpo", "ppo")
@@ -37,13 +37,29 @@ def flags(folder: Path, name: str, **changes: Any) -> list[str]:
         write_model(folder)
         write_rows(folder)
     online = {"max_new_tokens": 5, "max_length": 32, "reward": folder / "short.py", "table_every": 2}
-    chosen: dict[str, Any] = {
-        "model_path": folder / "model", "data_path": folder / f"{name}.jsonl", "output_dir": folder / name,
-        "batch_size": 4, "max_length": 64, "max_steps": 6, "save_every": 2, "eval_every": 3, "dtype": "float32",
-        "learning_rate": 0.003, "compile": False, "device": "cpu", "held_out": 4,
-    } | (online if name in ("grpo", "ppo") else {}) | changes  # fmt: skip
+    chosen: dict[str, Any] = (
+        {
+            "model_path": folder / "model",
+            "data_path": folder / f"{name}.jsonl",
+            "output_dir": folder / name,
+            "batch_size": 4,
+            "max_length": 64,
+            "max_steps": 6,
+            "save_every": 2,
+            "eval_every": 3,
+            "dtype": "float32",
+            "learning_rate": 0.003,
+            "compile": False,
+            "device": "cpu",
+            "held_out": 4,
+        }
+        | (online if name in ("grpo", "ppo") else {})
+        | changes
+    )
     if name in ("grpo", "ppo") and "reward" not in changes:
-        (folder / "short.py").write_text("def short(prompt, completion, row):\n    return -len(completion) / 10\n")
+        (folder / "short.py").write_text(
+            "def short(prompt, completion, row):\n    return -len(completion) / 10\n"
+        )
         chosen["reward"] = f"{folder / 'short.py'}:short"
     if name == "grpo" and "samples" not in changes:
         chosen["samples"] = 3

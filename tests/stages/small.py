@@ -36,10 +36,19 @@ def flags(tmp_path: Path, **changes: Any) -> list[str]:
         write_text(tmp_path / "text")
         write_config(tmp_path / "small.json")
     chosen: dict[str, Any] = {
-        "config": tmp_path / "small.json", "data_path": tmp_path / "text", "output_dir": tmp_path / "run",
-        "batch_size": 4, "max_length": 16, "max_steps": 12, "save_every": 3, "eval_every": 4, "dtype": "float32",
-        "learning_rate": 0.01, "compile": False, "device": "cpu",
-    } | changes  # fmt: skip
+        "config": tmp_path / "small.json",
+        "data_path": tmp_path / "text",
+        "output_dir": tmp_path / "run",
+        "batch_size": 4,
+        "max_length": 16,
+        "max_steps": 12,
+        "save_every": 3,
+        "eval_every": 4,
+        "dtype": "float32",
+        "learning_rate": 0.01,
+        "compile": False,
+        "device": "cpu",
+    } | changes
     return [word for name, value in chosen.items() for word in _flag(name, value)]
 
 

@@ -21,7 +21,9 @@ from tests.stages.test_online import OPTIONS, evens, make, prompts
 
 @pytest.mark.parametrize("variant", CLIPS)
 def test_every_variant_learns(variant: str) -> None:
-    made = make(grpo, variant=variant, clip_low=0.2, clip_high=0.2, scale="none" if variant == "dr_grpo" else "group")
+    made = make(
+        grpo, variant=variant, clip_low=0.2, clip_high=0.2, scale="none" if variant == "dr_grpo" else "group"
+    )
     state = made.init(random.key(0))
     after = made.step(state, prompts(0))
     assert after.metrics["grad_norm"] > 0
@@ -112,13 +114,21 @@ def same_for_all(rollouts: Rollouts) -> torch.Tensor:
     return torch.where((number % 3 == 1)[:, None], torch.nan, found)
 
 
-@pytest.mark.parametrize(("variant", "scale"), [*((v, "group") for v in CLIPS), *(("rloo", s) for s in SCALES[1:])])
+@pytest.mark.parametrize(
+    ("variant", "scale"), [*((v, "group") for v in CLIPS), *(("rloo", s) for s in SCALES[1:])]
+)
 def test_equal_rewards_move_nothing(variant: str, scale: str) -> None:
-    made = make(grpo, score=same_for_all, rewards=("a", "b"), weights=(1.0, 0.3), variant=variant, scale=scale)
+    made = make(
+        grpo, score=same_for_all, rewards=("a", "b"), weights=(1.0, 0.3), variant=variant, scale=scale
+    )
     state = made.init(random.key(0))
     after = functools.reduce(made.step, [prompts(0), prompts(1)], state)
     assert same_bits(after.params, state.params)
-    assert (after.metrics["grad_norm"], after.metrics["frac_reward_zero_std"], after.metrics["reward_std"]) == (0, 1, 0)
+    assert (
+        after.metrics["grad_norm"],
+        after.metrics["frac_reward_zero_std"],
+        after.metrics["reward_std"],
+    ) == (0, 1, 0)
     assert after.metrics["nonfinite_leaf"] == -1
 
 
@@ -137,8 +147,15 @@ def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_a_round_that_nobody_could_judge_is_skipped_and_named(iterations: int) -> None:
     model = transformer(small(max_position_embeddings=32))
-    made = grpo(model, optim.adam(1e-2), score=unjudged, reference=model.init(random.key(1)), beta=0.1,
-                iterations=iterations, **OPTIONS)  # fmt: skip
+    made = grpo(
+        model,
+        optim.adam(1e-2),
+        score=unjudged,
+        reference=model.init(random.key(1)),
+        beta=0.1,
+        iterations=iterations,
+        **OPTIONS,
+    )
     state = parts(made).init(random.key(0))
     after = made.step(state, prompts(0))
     assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))

@@ -8,8 +8,9 @@ import math
 import pytest
 import torch
 
-from pure import optim, random, serial, tree
+from pure import optim, random, tree
 from pure.nn.transformer import transformer
+from pure.serial import serial
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages.grpo import grpo
@@ -82,7 +83,9 @@ def test_by_regions_it_draws_and_learns_the_same(kind: object) -> None:
     given = tree.clone(state)
     for number in range(2):
         state, given = made.step(state, prompts(number)), step(given, prompts(number))
-    for path, a, b in zip(tree.paths(state.params), *(tree.leaves(s.params) for s in (state, given)), strict=True):
+    for path, a, b in zip(
+        tree.paths(state.params), *(tree.leaves(s.params) for s in (state, given)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, path=path: f"{path}: {m}")
 
 
@@ -162,7 +165,9 @@ def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
     assert not same_bits(before.params, after.params)
     other = rewards.clone() if kind is grpo else torch.where(rollouts.ended[:, None], rewards, 9.0)
     tokens = torch.where(rollouts.ended[:, None], rollouts.tokens, rollouts.tokens.roll(1, 1))
-    assert same_bits(after.params, parts(masked).update(state, rollouts._replace(tokens=tokens), other).params)
+    assert same_bits(
+        after.params, parts(masked).update(state, rollouts._replace(tokens=tokens), other).params
+    )
     cut = rollouts._replace(ended=torch.zeros_like(rollouts.ended))
     assert same_bits(parts(masked).update(state, cut, rewards).params, state.params)
 
@@ -186,16 +191,25 @@ def test_weights_are_one_a_reward() -> None:
 def test_metrics_of_rewards_by_hand() -> None:
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, True]])
     rollouts = Rollouts(
-        torch.zeros(4, 3).long(), torch.zeros(4).long(), mask, torch.zeros(4, 2),
-        torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1]),
-    )  # fmt: skip
+        torch.zeros(4, 3).long(),
+        torch.zeros(4).long(),
+        mask,
+        torch.zeros(4, 2),
+        torch.tensor([True, True, False, False]),
+        torch.tensor([0, 0, 1, 1]),
+    )
     rewards = torch.tensor([[0.0], [1.0], [2.0], [2.0]])
     found = reward_metrics(rollouts, rewards, rewards.unflatten(0, (2, 2))[..., 0], ("mine",))
     wanted = {
-        "reward": 1.25, "reward_std": math.sqrt(0.5) / 2, "frac_reward_zero_std": 0.5, "frac_unjudged": 0.0,
-        "completions/mean_length": 1.75, "completions/clipped_ratio": 0.5, "rewards/mine/mean": 1.25,
+        "reward": 1.25,
+        "reward_std": math.sqrt(0.5) / 2,
+        "frac_reward_zero_std": 0.5,
+        "frac_unjudged": 0.0,
+        "completions/mean_length": 1.75,
+        "completions/clipped_ratio": 0.5,
+        "rewards/mine/mean": 1.25,
         "rewards/mine/missing": 0.0,
-    }  # fmt: skip
+    }
     assert {name: pytest.approx(x.item(), abs=1e-6) for name, x in found.items()} == wanted
 
 
@@ -213,12 +227,16 @@ def test_other_stages_have_no_parts() -> None:
 
 
 def test_rewards_are_added_by_weight_over_those_that_there_are() -> None:
-    rewards = torch.tensor([[0.1, 0.2], [0.3, 0.0], [torch.nan, 0.3], [torch.nan, torch.nan], [torch.inf, 1.0]])
+    rewards = torch.tensor(
+        [[0.1, 0.2], [0.3, 0.0], [torch.nan, 0.3], [torch.nan, torch.nan], [torch.inf, 1.0]]
+    )
     found = weighted_sum(rewards, None)
     assert found[0] == found[1] == found[2]
     assert found[3].isnan()
     assert found[4] == 1.0
     many = torch.full((37, 5), 0.1)
-    assert (weighted_sum(many, (0.1, 0.7, 0.3, 1.0, 2.0)) == weighted_sum(many[:1], (0.1, 0.7, 0.3, 1.0, 2.0))).all()
+    assert (
+        weighted_sum(many, (0.1, 0.7, 0.3, 1.0, 2.0)) == weighted_sum(many[:1], (0.1, 0.7, 0.3, 1.0, 2.0))
+    ).all()
     with pytest.raises(ValueError, match="expected 2 weights, one for each reward, got 1"):
         weighted_sum(rewards, (1.0,))

@@ -62,7 +62,14 @@ def test_the_value_function_learns_to_foresee() -> None:
 def test_the_weight_of_the_divergence_is_steered_to_its_target(target: float) -> None:
     start = MODEL.init(random.key(1))
     made = ppo(
-        MODEL, optim.adam(1e-2), score=evens, reference=start, beta=0.1, target_kl=target, horizon=100, **OPTIONS
+        MODEL,
+        optim.adam(1e-2),
+        score=evens,
+        reference=start,
+        beta=0.1,
+        target_kl=target,
+        horizon=100,
+        **OPTIONS,
     )
     state = functools.reduce(made.step, [prompts(i) for i in range(12)], made.init(random.key(0), start))
     assert (state.extra["kl_coefficient"] > 0.1) == (target < 1)
@@ -78,7 +85,12 @@ def test_minibatches_use_every_answer_once_an_epoch() -> None:
         after = made.step(state, prompts(0))
         assert int(after.step) == 1
         moved.append(
-            torch.cat([(a - b).flatten() for a, b in zip(*map(tree.leaves, (after.params, state.params)), strict=True)])
+            torch.cat(
+                [
+                    (a - b).flatten()
+                    for a, b in zip(*map(tree.leaves, (after.params, state.params)), strict=True)
+                ]
+            )
         )
     assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.98
 
@@ -96,7 +108,9 @@ def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
 
 @pytest.mark.parametrize("minibatches", [1, 3])
 def test_a_round_that_nobody_could_judge_is_skipped_and_named(minibatches: int) -> None:
-    made = make(ppo, score=lambda rollouts: torch.full((len(rollouts.mask), 1), torch.nan), minibatches=minibatches)
+    made = make(
+        ppo, score=lambda rollouts: torch.full((len(rollouts.mask), 1), torch.nan), minibatches=minibatches
+    )
     state = made.init(random.key(0))
     after = made.step(state, prompts(0))
     assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))

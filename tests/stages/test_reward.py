@@ -1,4 +1,5 @@
-"""The reward model's scores: where they are read, that endings count, and that it learns what was preferred."""
+"""The reward model's scores: where they are read, that endings count, and that it learns what was
+preferred."""
 
 from __future__ import annotations
 

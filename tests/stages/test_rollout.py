@@ -1,4 +1,5 @@
-"""Rollouts: laid out so that training sees what the sampler saw, and drawn from (params, prompts, key) alone."""
+"""Rollouts: laid out so that training sees what the sampler saw, and drawn from (params, prompts, key)
+alone."""
 
 from __future__ import annotations
 
@@ -110,9 +111,14 @@ def test_labels_are_the_completions() -> None:
 def test_completions_drawn_elsewhere_can_be_arranged(stops: tuple[int, ...]) -> None:
     rows, written = torch.tensor([[5, 3], [9, 0], [1, 2]]), torch.tensor([2, 1, 0])
     found = arrange(
-        torch.tensor([[1, 0], [2, 2], [3, 0]]), torch.tensor([1, 2, 1]), rows, written, torch.full((3, 2), -1.0),
-        torch.arange(3), stops,
-    )  # fmt: skip
+        torch.tensor([[1, 0], [2, 2], [3, 0]]),
+        torch.tensor([1, 2, 1]),
+        rows,
+        written,
+        torch.full((3, 2), -1.0),
+        torch.arange(3),
+        stops,
+    )
     assert found.tokens.tolist() == [[0, 1, 5, 3], [2, 2, 9, 0], [0, 3, 0, 0]]
     assert found.ended.tolist() == [3 in stops, 9 in stops, False]
     assert found.logps.tolist() == [[-1, -1], [-1, 0], [0, 0]]

@@ -25,7 +25,9 @@ def _quiet() -> None:
 
 
 def table(path: Path, count: int = 2500) -> Path:
-    pyarrow.parquet.write_table(pyarrow.table({"text": [f"t{i}" for i in range(count)], "n": range(count)}), path)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": [f"t{i}" for i in range(count)], "n": range(count)}), path
+    )
     return path
 
 
@@ -77,7 +79,9 @@ UNREADABLE = {
 @pytest.mark.parametrize("values", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_value_that_cannot_be_read_costs_its_row(tmp_path: Path, values: pyarrow.Array, name: str) -> None:
     path = write(pyarrow.table({"n": [1, 2, 3], "when": values}), tmp_path / name)
-    with pytest.raises(ValueError, match=rf"{name}:2: the column when \(.*\) has a value that cannot be read"):
+    with pytest.raises(
+        ValueError, match=rf"{name}:2: the column when \(.*\) has a value that cannot be read"
+    ):
         read(path)
     bad: list[BadRow] = []
     assert [(row.values["n"], row.name) for row in read(path, on_bad=bad.append)] == [
@@ -96,7 +100,9 @@ def test_an_unknown_time_zone_costs_the_rows_that_have_a_time(tmp_path: Path) ->
     assert "Mars/Olympus" in bad[0].reason
 
 
-@pytest.mark.parametrize("value", [datetime.time(1, 2), datetime.date(2020, 1, 2), datetime.timedelta(seconds=3), b"x"])
+@pytest.mark.parametrize(
+    "value", [datetime.time(1, 2), datetime.date(2020, 1, 2), datetime.timedelta(seconds=3), b"x"]
+)
 def test_values_that_are_no_text_are_values(tmp_path: Path, value: Any) -> None:
     assert read(write(pyarrow.table({"x": [value]}), tmp_path / "a.parquet"))[0].values == {"x": value}
 
@@ -107,7 +113,9 @@ def test_nanoseconds(tmp_path: Path) -> None:
     assert row.values["x"].nanosecond == 789
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: b"PAR1" + bytes(100), lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-20], lambda data: b"PAR1" + bytes(100), lambda data: b""]
+)
 def test_a_damaged_parquet_file_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = table(tmp_path / "a.parquet", 10)
     path.write_bytes(damage(path.read_bytes()))
@@ -126,7 +134,9 @@ def test_a_damaged_row_group_costs_its_rows(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(data)
     bad: list[BadRow] = []
     found = read(tmp_path / "a.parquet", on_bad=bad.append)
-    assert [(row.values["n"], row.name[-2:]) for row in found] == [(n, f":{n + 1}") for n in (0, 1, 2, 6, 7, 8)]
+    assert [(row.values["n"], row.name[-2:]) for row in found] == [
+        (n, f":{n + 1}") for n in (0, 1, 2, 6, 7, 8)
+    ]
     assert [row.name for row in bad] == [f"{tmp_path / 'a.parquet'}:4"]
 
 
@@ -173,17 +183,23 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"both has no split 'dev'; it has train, test"):
         saved_rows(tmp_path / "both", split="dev")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"data-00000-of-00001\.arrow is missing, which .*state\.json names"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data-00000-of-00001\.arrow is missing, which .*state\.json names"
+    ):
         saved_rows(tmp_path / "both", split="test")
 
 
 def test_a_saved_data_set_hides_what_its_format_hides(tmp_path: Path) -> None:
     found = datasets.Dataset.from_dict({"text": ["a"], "n": [1]}).with_format("python", columns=["text"])
     found.save_to_disk(tmp_path / "one")
-    assert [row.values for row in saved_rows(tmp_path / "one")] == list(datasets.load_from_disk(tmp_path / "one"))
+    assert [row.values for row in saved_rows(tmp_path / "one")] == list(
+        datasets.load_from_disk(tmp_path / "one")
+    )
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"_data_files": [{}]}', '{"_data_files": [3]}', "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"_data_files": [{}]}', '{"_data_files": [3]}', "[" * 9999]
+)
 def test_a_damaged_description_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(ValueError, match=r"state\.json"):

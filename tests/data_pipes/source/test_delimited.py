@@ -63,7 +63,8 @@ def test_two_columns_of_one_name(tmp_path: Path) -> None:
 
 @given(
     st.lists(
-        st.lists(st.text(st.characters(codec="utf8", exclude_characters="\0")), min_size=2, max_size=2), max_size=5
+        st.lists(st.text(st.characters(codec="utf8", exclude_characters="\0")), min_size=2, max_size=2),
+        max_size=5,
     )
 )
 def test_what_pythons_writer_writes_is_read_back(cells: list[list[str]]) -> None:

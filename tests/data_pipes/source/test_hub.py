@@ -15,7 +15,9 @@ def lost(*_: Any) -> None:
     raise OSError(-2, "Name or service not known")
 
 
-@pytest.mark.parametrize("path", ["owner/text.CSV", "notes.v1", "data/txets", "a/b/c", "", "../up", "owner/x.txt.gz"])
+@pytest.mark.parametrize(
+    "path", ["owner/text.CSV", "notes.v1", "data/txets", "a/b/c", "", "../up", "owner/x.txt.gz"]
+)
 def test_a_mistyped_path_is_no_name(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()

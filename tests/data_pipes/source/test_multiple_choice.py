@@ -60,7 +60,7 @@ def mmlu(tmp_path: Path) -> Path:
     put(tmp_path / "val/anatomy_val.csv", "v1,a,b,c,d,A\n")
     put(tmp_path / "dev/anatomy_dev.csv", "d1,a,b,c,d,A\nd2,a,b,c,d,B\n")
     put(tmp_path / "README.txt", "Hendrycks et al.")
-    return tmp_path  # fmt: skip
+    return tmp_path
 
 
 def test_mmlus_folder(mmlu: Path) -> None:
@@ -113,11 +113,17 @@ def test_a_single_csv_file_and_where_its_examples_come_from(mmlu: Path) -> None:
 
 
 BAD_CSV = {
-    "five": ("x,a,b,c,A\n", r"expected 6 columns \(question, A, B, C, D, letter\), got 5; a text with commas"),
+    "five": (
+        "x,a,b,c,A\n",
+        r"expected 6 columns \(question, A, B, C, D, letter\), got 5; a text with commas",
+    ),
     "seven": ("x,a,b,c,d,e,A\n", "expected 6 columns .*, got 7"),
     "letter": ("x,a,b,c,d,E\n", "answer must be a letter from A to D, .* got 'E'"),
     "empty": (" ,a,b,c,d,A\n", "the question is empty"),
-    "quote": ('"x"y,a,b,c,d,A\n', r"cannot be read as CSV \(.*\); a quote inside a quoted text is written twice"),
+    "quote": (
+        '"x"y,a,b,c,d,A\n',
+        r"cannot be read as CSV \(.*\); a quote inside a quoted text is written twice",
+    ),
     "long": ("x" * 140_000 + ",a,b,c,d,A\n", r"cannot be read as CSV \(field larger than field limit"),
 }
 
@@ -181,8 +187,9 @@ def test_folders_of_subjects_give_rows_their_subject(tmp_path: Path) -> None:
         jsonl(tmp_path / subject / "dev.jsonl", row(f"example of {subject}"))
     found = multiple_choice(tmp_path)
     assert [(question.question, question.subject) for question in found.test] == [
-        ("of anatomy", "anatomy"), ("of law", "law")
-    ]  # fmt: skip
+        ("of anatomy", "anatomy"),
+        ("of law", "law"),
+    ]
     assert few_shot(found, "law", 1)[0].question == "example of law"
 
 
@@ -204,16 +211,26 @@ def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
         (("q_test_v2.jsonl", "q_train_v2.jsonl"), "test", "q_test_v2.jsonl"),
         (("eval.jsonl", "training.jsonl"), "test", "eval.jsonl"),
         (("eval.jsonl", "valid.jsonl", "dev.jsonl"), "validation", "valid.jsonl"),
-        (("auxiliary_train/arc_easy.jsonl", "test/law_test.jsonl"), "train", "auxiliary_train/arc_easy.jsonl"),
+        (
+            ("auxiliary_train/arc_easy.jsonl", "test/law_test.jsonl"),
+            "train",
+            "auxiliary_train/arc_easy.jsonl",
+        ),
         (("test.jsonl", "more.jsonl"), "test", "more.jsonl belongs to no part"),
-        (("a_test.jsonl", "test_train.jsonl"), "test", "test_train.jsonl has words of the parts train and test"),
+        (
+            ("a_test.jsonl", "test_train.jsonl"),
+            "test",
+            "test_train.jsonl has words of the parts train and test",
+        ),
         (("test.jsonl", "test.json"), "test", "would be read both"),
     ],
 )
 def test_the_parts_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps({"question": name, "choices": ["a", "b"], "answer": 0}) + "\n")
+        (tmp_path / name).write_text(
+            json.dumps({"question": name, "choices": ["a", "b"], "answer": 0}) + "\n"
+        )
     if expected in names:
         assert [q.question for q in multiple_choice(tmp_path, split=split).test] == [expected]
     else:
@@ -293,7 +310,12 @@ def test_the_embedded_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
 TEXT = st.text(st.sampled_from("ab ,\"\n\r;'\t\u2028\u00e9"), max_size=8)
 SUBJECTS = st.sampled_from(["law", "high_school_physics", "a b"])
 ASKED = st.builds(
-    Question, TEXT.filter(str.strip), st.tuples(TEXT, TEXT, TEXT, TEXT), st.integers(0, 3), SUBJECTS, st.just("")
+    Question,
+    TEXT.filter(str.strip),
+    st.tuples(TEXT, TEXT, TEXT, TEXT),
+    st.integers(0, 3),
+    SUBJECTS,
+    st.just(""),
 )
 
 
@@ -302,9 +324,13 @@ def test_what_was_written_is_read(test: list[Question], dev: list[Question]) -> 
     with tempfile.TemporaryDirectory() as folder:
         write_csv(folder, Questions(test, by_subject(dev), ""))
         found = multiple_choice(folder)
-    unnamed = {subject: [q._replace(name="") for q in asked] for subject, asked in by_subject(found.test).items()}
+    unnamed = {
+        subject: [q._replace(name="") for q in asked] for subject, asked in by_subject(found.test).items()
+    }
     assert unnamed == by_subject(test)
-    assert {subject: [q._replace(name="") for q in asked] for subject, asked in found.dev.items()} == by_subject(dev)
+    assert {
+        subject: [q._replace(name="") for q in asked] for subject, asked in found.dev.items()
+    } == by_subject(dev)
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:

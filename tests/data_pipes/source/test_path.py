@@ -29,8 +29,13 @@ def test_a_folder_of_everything(folder: Path) -> None:
     found = list(documents(folder, on_bad=bad.append))
     assert [document.text for document in found] == ["text a", "c1", "c3", "d1", "e1", "e2"]
     assert [Path(document.name).name for document in found] == [
-        "a.txt", "c.jsonl:1", "c.jsonl:3", "d.json[0]", "e.parquet:1", "e.parquet:2"
-    ]  # fmt: skip
+        "a.txt",
+        "c.jsonl:1",
+        "c.jsonl:3",
+        "d.json[0]",
+        "e.parquet:1",
+        "e.parquet:2",
+    ]
     assert [Path(row.name).name for row in bad] == ["b.md", "c.jsonl:2", "d.json[1]"]
 
 
@@ -79,12 +84,16 @@ def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
 def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "unreachable", lambda name: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, subset, split, streaming: [{"text": f"{name} {split}"}])
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, subset, split, streaming: [{"text": f"{name} {split}"}]
+    )
     assert [d.text for d in documents(name, split="test")] == [f"{name} test"]
     assert [row.values["text"] for row in rows(name)] == [f"{name} train"]
 
 
-@pytest.mark.parametrize("name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz", "corpus.csv"])
+@pytest.mark.parametrize(
+    "name", ["corpus.txt", "data/train.jsonl", "./data", "a/b/c", "data/x.json.gz", "corpus.csv"]
+)
 def test_what_is_plainly_a_path_never_goes_to_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
@@ -99,7 +108,9 @@ def test_nothing_is_no_path() -> None:
             read("")
 
 
-@pytest.mark.parametrize(("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")])
+@pytest.mark.parametrize(
+    ("name", "end"), [("a.jsonl", ".jsonl"), ("x/A.JSONL.GZ", ".jsonl"), ("a", ""), ("a.gz", "")]
+)
 def test_suffix(name: str, end: str) -> None:
     assert suffix(name) == end
 

@@ -24,12 +24,19 @@ def put(top: Path, *names: str) -> list[Path]:
 def theirs(top: Path) -> dict[str, list[str]]:
     """What `datasets` takes for which split."""
     found = DataFilesDict.from_patterns(get_data_patterns(str(top)), base_path=str(top))
-    return {split: sorted({Path(file).relative_to(top).as_posix() for file in names}) for split, names in found.items()}
+    return {
+        split: sorted({Path(file).relative_to(top).as_posix() for file in names})
+        for split, names in found.items()
+    }
 
 
 LAYOUTS = {
     "files": ("train.jsonl", "test.jsonl"),
-    "shards": ("data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl", "data/dev-00000-of-00001.jsonl"),
+    "shards": (
+        "data/train-00000-of-00002.jsonl",
+        "data/train-00001-of-00002.jsonl",
+        "data/dev-00000-of-00001.jsonl",
+    ),
     "other names": ("data/train_sft-00000-of-00001.jsonl", "data/test_gen-00000-of-00001.jsonl"),
     "folders": ("train/a.jsonl", "train/b/c.jsonl", "validation/d.jsonl"),
     "words in folders": ("my-eval-1/a.jsonl", "x.training/b.jsonl"),
@@ -58,7 +65,9 @@ def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path
         def part() -> str:
             return draw.choice(("-", "_", ".", " ")).join(draw.choices(words, k=draw.randint(1, 2)))
 
-        names = ["/".join(part() for _ in range(draw.randint(1, 2))) + ".jsonl" for _ in range(draw.randint(1, 3))]
+        names = [
+            "/".join(part() for _ in range(draw.randint(1, 2))) + ".jsonl" for _ in range(draw.randint(1, 3))
+        ]
         found = put(top, *names)
         right = theirs(top)
         for split in ("train", "validation", "test"):
@@ -75,7 +84,13 @@ def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path
 
 def test_words_stand_for_their_split(tmp_path: Path) -> None:
     found = put(tmp_path, "train.jsonl", "dev.jsonl", "Eval.jsonl")
-    for split, name in (("val", "dev"), ("validation", "dev"), ("dev", "dev"), ("test", "Eval"), ("training", "train")):
+    for split, name in (
+        ("val", "dev"),
+        ("validation", "dev"),
+        ("dev", "dev"),
+        ("test", "Eval"),
+        ("training", "train"),
+    ):
         assert [file.stem for file in of_split(tmp_path, found, split)] == [name]
 
 
@@ -88,16 +103,30 @@ def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "split", "words"),
     [
-        (("train.jsonl", "test.jsonl"), "validation", "has no split 'validation'; it has test, train; pass --split"),
+        (
+            ("train.jsonl", "test.jsonl"),
+            "validation",
+            "has no split 'validation'; it has test, train; pass --split",
+        ),
         (("dev/train.jsonl",), "train", "has no split 'train'; it has validation"),
         (("test.jsonl",), "train", "has no split 'train'; it has test"),
         (("data/train_sft-00000-of-00001.jsonl",), "train", "has no split 'train'; it has train_sft"),
-        (("a.jsonl",), "validation", "has no split 'validation', as no name in it says one; leave --split out"),
-        (("train.jsonl", "more.jsonl", "z.jsonl"), "train", r"more.jsonl and 1 others belong to none of the splits"),
+        (
+            ("a.jsonl",),
+            "validation",
+            "has no split 'validation', as no name in it says one; leave --split out",
+        ),
+        (
+            ("train.jsonl", "more.jsonl", "z.jsonl"),
+            "train",
+            r"more.jsonl and 1 others belong to none of the splits",
+        ),
         (("test_train.jsonl", "train.jsonl"), "train", "test_train.jsonl has the words of two splits"),
     ],
 )
-def test_what_could_be_wrong_is_refused(tmp_path: Path, names: tuple[str, ...], split: str, words: str) -> None:
+def test_what_could_be_wrong_is_refused(
+    tmp_path: Path, names: tuple[str, ...], split: str, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         of_split(tmp_path, put(tmp_path, *names), split)
 
@@ -121,7 +150,9 @@ configs:
 
 
 def test_a_card_with_configurations(tmp_path: Path) -> None:
-    found = put(tmp_path, "en/part-1.jsonl", "en/part-2.jsonl", "en/held.jsonl", "de/x.jsonl", "fr/test.jsonl")
+    found = put(
+        tmp_path, "en/part-1.jsonl", "en/part-2.jsonl", "en/held.jsonl", "de/x.jsonl", "fr/test.jsonl"
+    )
     (tmp_path / "README.md").write_text(CARD)
 
     def names(split: str, subset: str | None = None) -> list[str]:
@@ -155,8 +186,16 @@ def test_a_card_without_configurations(tmp_path: Path, card: str) -> None:
 
 def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
     put(tmp_path, "data/train-00000-of-00001.jsonl", "data/test-00000-of-00001.jsonl")
-    for name in ("README.md", "LICENSE", "dataset_infos.json", "plot.png", ".gitattributes", ".cache/x.jsonl",
-                 "__pycache__/train.jsonl", "CITATION.cff"):  # fmt: skip
+    for name in (
+        "README.md",
+        "LICENSE",
+        "dataset_infos.json",
+        "plot.png",
+        ".gitattributes",
+        ".cache/x.jsonl",
+        "__pycache__/train.jsonl",
+        "CITATION.cff",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"\x89PNG\0")
     for split in ("train", "test"):
@@ -170,7 +209,13 @@ def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> N
     for name in ("README.md", "main.py", "setup.toml", "config.json"):
         (tmp_path / name).write_text(name)
     (tmp_path / "logo.png").write_bytes(b"\x89PNG\0")
-    assert [d.text for d in documents(tmp_path)] == ["README.md", "config.json", "main.py", "rows.jsonl", "setup.toml"]
+    assert [d.text for d in documents(tmp_path)] == [
+        "README.md",
+        "config.json",
+        "main.py",
+        "rows.jsonl",
+        "setup.toml",
+    ]
 
 
 def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ def put(path: Path, data: bytes) -> Path:
 
 def test_jsonl(tmp_path: Path) -> None:
     path = put(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\r\n\n  \n{"text": "\xc3\xa9", "n": 2}')
-    assert list(jsonl_rows(path)) == [Row({"text": "one"}, f"{path}:1"), Row({"text": "é", "n": 2}, f"{path}:4")]
+    assert list(jsonl_rows(path)) == [
+        Row({"text": "one"}, f"{path}:1"),
+        Row({"text": "é", "n": 2}, f"{path}:4"),
+    ]
 
 
 def test_an_object_that_holds_the_rows(tmp_path: Path) -> None:
@@ -46,7 +49,9 @@ def test_an_object_that_holds_the_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no split 'validation'; it has train, test"):
         list(json_rows(both, split="validation"))
     for values in ({"messages": [{"role": "user"}]}, {"data": "x"}, {"data": []}):
-        assert [row.values for row in json_rows(put(tmp_path / "a.json", json.dumps(values).encode()))] == [values]
+        assert [row.values for row in json_rows(put(tmp_path / "a.json", json.dumps(values).encode()))] == [
+            values
+        ]
     lines = put(tmp_path / "a.json", b'{"data": [{"n": 1}]}\n{"data": [{"n": 2}]}\n')
     assert len(list(json_rows(lines))) == 2
     with pytest.raises(ValueError, match="or an object a line, got one with n"):
@@ -82,7 +87,21 @@ def test_a_bad_line_is_named_and_the_others_go_on(tmp_path: Path, line: bytes, w
 
 
 FRAGMENTS = st.sampled_from(
-    [b'{"text": "a"}', b"{", b"}", b'"', b"\\ud800", b"\n", b"\r", b",", b"[", b"\xff", b"\x00", b"1e999", b" "]
+    [
+        b'{"text": "a"}',
+        b"{",
+        b"}",
+        b'"',
+        b"\\ud800",
+        b"\n",
+        b"\r",
+        b",",
+        b"[",
+        b"\xff",
+        b"\x00",
+        b"1e999",
+        b" ",
+    ]
 )
 
 
@@ -126,9 +145,15 @@ def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
 def test_json_lists_and_json_lines(tmp_path: Path) -> None:
     path = put(tmp_path / "a.json", b'\n [{"n": 1}, 2, {"n": 3}]')
     bad: list[BadRow] = []
-    assert list(json_rows(path, on_bad=bad.append)) == [Row({"n": 1}, f"{path}[0]"), Row({"n": 3}, f"{path}[2]")]
+    assert list(json_rows(path, on_bad=bad.append)) == [
+        Row({"n": 1}, f"{path}[0]"),
+        Row({"n": 3}, f"{path}[2]"),
+    ]
     assert bad == [BadRow(f"{path}[1]", "expected a JSON object, got a int")]
-    assert [row.values for row in json_rows(put(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [{"n": 1}, {"n": 2}]
+    assert [row.values for row in json_rows(put(tmp_path / "b.json", b'{"n": 1}\n{"n": 2}'))] == [
+        {"n": 1},
+        {"n": 2},
+    ]
     with pytest.raises(ValueError, match=r"c\.json: expected a JSON list of objects"):
         list(json_rows(put(tmp_path / "c.json", b"[{]")))
 
@@ -160,7 +185,10 @@ def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    for why, words in ((None, "cannot load .*: no network"), ("the hub is far", "looked up, as the hub is far")):
+    for why, words in (
+        (None, "cannot load .*: no network"),
+        ("the hub is far", "looked up, as the hub is far"),
+    ):
         monkeypatch.setattr(hub, "unreachable", lambda name, why=why: why)
         with pytest.raises(ValueError, match=f"there is no file or folder 'owner/name'; taken for .*{words}"):
             dataset_rows("owner/name")

@@ -44,7 +44,9 @@ def test_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert texts(path) == ["äö€😀--b--\n--ç"]
 
 
-def test_a_long_document_comes_in_pieces_cut_at_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_document_comes_in_pieces_cut_at_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(source, "PIECE", 10)
     monkeypatch.setattr(source, "_BLOCK", 4)
     text = "aaaa\nbbbb\ncccc\n" + 30 * "d" + "\ne"
@@ -84,7 +86,9 @@ def test_bytes_that_are_not_utf8_are_named(
 ) -> None:
     monkeypatch.setattr(source, "_BLOCK", block)
     path = put(tmp_path / "a.txt", data)
-    with pytest.raises(ValueError, match=rf"a\.txt: byte 0x{byte} at offset {offset} is not utf-8; .*iconv -f LATIN1"):
+    with pytest.raises(
+        ValueError, match=rf"a\.txt: byte 0x{byte} at offset {offset} is not utf-8; .*iconv -f LATIN1"
+    ):
         texts(path)
 
 
@@ -103,7 +107,9 @@ def test_whatever_the_bytes_text_comes_out_or_the_file_is_named(data: bytes, sep
     elif separator is None:
         assert found == expected
     else:
-        assert "".join(part for part in expected.split(separator) if part.strip()) == found or not found.strip()
+        assert (
+            "".join(part for part in expected.split(separator) if part.strip()) == found or not found.strip()
+        )
 
 
 def test_another_encoding_may_be_given(tmp_path: Path) -> None:
@@ -117,7 +123,9 @@ def test_a_binary_file_is_named(tmp_path: Path) -> None:
         texts(path)
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"x" * 10_000, mtime=0)[:-9], b"no gzip"], ids=["cut", "other"])
+@pytest.mark.parametrize(
+    "data", [gzip.compress(b"x" * 10_000, mtime=0)[:-9], b"no gzip"], ids=["cut", "other"]
+)
 def test_a_damaged_packed_file_is_named(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ValueError, match=r"a\.gz: the packed file is damaged .*; copy it again"):
         texts(put(tmp_path / "a.gz", data))
@@ -127,7 +135,9 @@ def test_bad_files_may_be_passed_over_but_never_vanish(tmp_path: Path) -> None:
     bad: list[BadRow] = []
     path = put(tmp_path / "a.txt", b"good--bad\xff--lost")
     assert list(text_documents(path, separator="--", on_bad=bad.append)) == []
-    assert [(row.name, row.reason.split(";")[0]) for row in bad] == [(str(path), "byte 0xff at offset 9 is not utf-8")]
+    assert [(row.name, row.reason.split(";")[0]) for row in bad] == [
+        (str(path), "byte 0xff at offset 9 is not utf-8")
+    ]
 
 
 def test_a_folder_is_listed_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:

@@ -23,7 +23,15 @@ SAMPLES = (
 )
 """Scripts, emoji, control characters, code, long runs, special tokens spelt out."""
 
-_APART = (*" \n\t\r'.,-09aZsStTrReEvVlLdDmMſ½²\u00a0\u3000\x85\x1c", "  ", "\r\n", "'s", "'LL", "abc", "<|pad|>")
+_APART = (
+    *" \n\t\r'.,-09aZsStTrReEvVlLdDmMſ½²\u00a0\u3000\x85\x1c",
+    "  ",
+    "\r\n",
+    "'s",
+    "'LL",
+    "abc",
+    "<|pad|>",
+)
 """What split patterns treat apart."""
 
 

@@ -62,5 +62,7 @@ def test_what_special_cannot_be() -> None:
         finder(SPEC, "some")
     with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got None'):
         finder(SPEC, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"\['<\|c\|>'\] are no special tokens of this tokenizer; it has <\|a\|>"):
+    with pytest.raises(
+        ValueError, match=r"\['<\|c\|>'\] are no special tokens of this tokenizer; it has <\|a\|>"
+    ):
         finder(SPEC, ["<|c|>"])

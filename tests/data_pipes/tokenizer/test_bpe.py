@@ -14,7 +14,8 @@ WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=8), st.integers(1, 9
 
 
 def test_the_example_of_the_paper() -> None:
-    """Sennrich et al. 2016, section 3.2; est·, lo and low as there. Ties go another way: t·, es t· for es t, est ·."""
+    """Sennrich et al. 2016, section 3.2; est·, lo and low as there. Ties go another way: t·, es t· for es t,
+    est ·."""
     alphabet = sorted(set("".join(PAPER)))
     vocab, merges = bpe.learn(PAPER, alphabet, len(alphabet) + 5)
     assert merges == [("e", "s"), ("t", "·"), ("es", "t·"), ("l", "o"), ("lo", "w")]

@@ -106,8 +106,15 @@ def test_special_tokens_are_text_unless_asked_for(trained: Tokenizer) -> None:
 
 def test_decode_takes_what_holds_integers(trained: Tokenizer) -> None:
     ids = trained.encode("déjà vu 🙂")
-    for row in (ids, tuple(ids), iter(ids), np.array(ids), torch.tensor(ids), [np.int32(i) for i in ids],
-                [torch.tensor(i) for i in ids]):  # fmt: skip
+    for row in (
+        ids,
+        tuple(ids),
+        iter(ids),
+        np.array(ids),
+        torch.tensor(ids),
+        [np.int32(i) for i in ids],
+        [torch.tensor(i) for i in ids],
+    ):
         assert trained.decode(row) == "déjà vu 🙂"
     assert trained.decode([]) == ""
     assert trained.decode([1, *ids, 2], skip_special=True) == "déjà vu 🙂"
@@ -164,19 +171,34 @@ def test_a_byte_that_the_vocabulary_lacks_is_refused_not_dropped() -> None:
 
 
 def test_ignored_merges_take_a_whole_word() -> None:
-    spec = {"kind": "byte_level", "vocab": ("a", "b", "c", "ab", "abc"), "merges": (("a", "b"),), "pattern": "gpt2"}
+    spec = {
+        "kind": "byte_level",
+        "vocab": ("a", "b", "c", "ab", "abc"),
+        "merges": (("a", "b"),),
+        "pattern": "gpt2",
+    }
     assert from_spec(TokenizerSpec(**spec)).encode("abc") == [3, 2]
     assert from_spec(TokenizerSpec(**spec, ignore_merges=True)).encode("abc") == [4]
 
 
 def test_a_template_stands_around_the_text() -> None:
     added = (AddedToken("<s>", 1), AddedToken("</s>", 2))
-    spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2", added_tokens=added, prefix=(1,),
-                         suffix=(2, 2))  # fmt: skip
+    spec = TokenizerSpec(
+        kind="character",
+        vocab=("a",),
+        merges=(),
+        pattern="gpt2",
+        added_tokens=added,
+        prefix=(1,),
+        suffix=(2, 2),
+    )
     tokenizer = from_spec(spec)
     assert tokenizer.encode("aa", template=True) == [1, 0, 0, 2, 2]
     assert tokenizer.encode("aa") == [0, 0]
-    assert [row.tolist() for row in tokenizer.encode_batch(["", "a"], template=True)] == [[1, 2, 2], [1, 0, 2, 2]]
+    assert [row.tolist() for row in tokenizer.encode_batch(["", "a"], template=True)] == [
+        [1, 2, 2],
+        [1, 0, 2, 2],
+    ]
 
 
 def test_more_special_tokens_follow_the_last(trained: Tokenizer) -> None:

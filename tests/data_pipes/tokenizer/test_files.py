@@ -16,14 +16,19 @@ def test_a_folder_or_a_file(trained: Tokenizer, tmp_path: Path) -> None:
     assert save(trained, tmp_path / "mine.json") == tmp_path / "mine.json"
     assert load(tmp_path / "new" / "folder").spec == trained.spec
     assert load(str(tmp_path / "mine.json")).spec == trained.spec
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["mine.json", "tokenizer.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "mine.json",
+        "tokenizer.json",
+    ]
 
 
 def test_hugging_face_loads_it(trained: Tokenizer, tmp_path: Path) -> None:
     file = str(save(trained, tmp_path))
     text = "naïve  <|im_end|> text\n"
     assert Peer.from_file(file).encode(text).ids == trained.encode(text, special="all")
-    assert PreTrainedTokenizerFast(tokenizer_file=file)(text)["input_ids"] == trained.encode(text, special="all")
+    assert PreTrainedTokenizerFast(tokenizer_file=file)(text)["input_ids"] == trained.encode(
+        text, special="all"
+    )
 
 
 def test_a_save_that_fails_leaves_the_old_file(
@@ -36,7 +41,9 @@ def test_a_save_that_fails_leaves_the_old_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"save: cannot write the tokenizer .No space left on device.*tokenizer.json"):
+    with pytest.raises(
+        OSError, match=r"save: cannot write the tokenizer .No space left on device.*tokenizer.json"
+    ):
         save(trained, tmp_path)
     assert file.read_bytes() == before
     assert os.listdir(tmp_path) == ["tokenizer.json"]
@@ -49,7 +56,9 @@ def test_a_folder_that_cannot_be_made(trained: Tokenizer, tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_loaded(trained: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*tokenizer.json; save\(tokenizer, path\) writes one"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no .*tokenizer.json; save\(tokenizer, path\) writes one"
+    ):
         load(tmp_path)
     file = save(trained, tmp_path)
     with pytest.raises(ValueError, match=r"bytes, more than 100; pass max_bytes"):

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file. (Ids beside the reference: tests/stages/run/test_gguf_file.py.)"""
+"""The tokenizer inside a GGUF file. (Ids beside the reference: tests/stages/models/test_gguf.py.)"""
 
 from __future__ import annotations
 

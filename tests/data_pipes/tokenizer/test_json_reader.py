@@ -18,17 +18,23 @@ def peer_of(pre_tokenizer: pre_tokenizers.PreTokenizer, **changes: Any) -> Peer:
     peer = Peer(models.BPE(**changes))
     peer.pre_tokenizer = pre_tokenizer
     peer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<|endoftext|>", "<|im_start|>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     peer.train_from_iterator([*SAMPLES, "some text, some more text; and 12345 words " * 20], trainer)
     return peer
 
 
 def split(name: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PATTERNS[name].unicode), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERNS[name].unicode), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def gpt2() -> Peer:
@@ -79,7 +85,8 @@ def test_unknown_characters_are_hugging_faces() -> None:
 
 
 def refusal(text: str) -> str | None:
-    """The message with which a text is refused, None if it is not. Another error than ValueError passes through."""
+    """The message with which a text is refused, None if it is not. Another error than ValueError passes
+    through."""
     try:
         from_json(text)
     except ValueError as error:
@@ -105,8 +112,19 @@ def test_an_unknown_token_that_is_none_is_refused(content: dict, value: Any) -> 
      [{"SpecialToken": {"id": "many"}}, {"Sequence": {"id": "A"}}]],
 )  # fmt: skip
 def test_a_template_that_is_not_tokens_around_a_text_is_refused(content: dict, single: Any) -> None:
-    for specials in ({"many": {"ids": [1 << 40]}}, {"many": {"ids": "text"}}, {"many": 3}, "text", ["text"], None):
-        content["post_processor"] = {"type": "TemplateProcessing", "single": single, "special_tokens": specials}
+    for specials in (
+        {"many": {"ids": [1 << 40]}},
+        {"many": {"ids": "text"}},
+        {"many": 3},
+        "text",
+        ["text"],
+        None,
+    ):
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": single,
+            "special_tokens": specials,
+        }
         assert (refusal(json.dumps(content)) or "").startswith("tokenizer.json: ")
 
 
@@ -116,7 +134,14 @@ def test_merges_in_both_forms(trained: Tokenizer, content: dict) -> None:
 
 
 def test_fields_that_older_files_lack_are_what_they_were(trained: Tokenizer, content: dict) -> None:
-    for field in ("dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges", "continuing_subword_prefix"):
+    for field in (
+        "dropout",
+        "unk_token",
+        "fuse_unk",
+        "byte_fallback",
+        "ignore_merges",
+        "continuing_subword_prefix",
+    ):
         del content["model"][field]
     del content["truncation"], content["padding"], content["post_processor"], content["normalizer"]
     content["model"]["end_of_word_suffix"] = ""
@@ -192,12 +217,17 @@ def test_what_is_not_understood_is_refused_by_name(content: dict, path: tuple) -
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("value", [None, 7, "x", [], {}, True, [[]], [{}], {"type": None}, {"type": "Sequence"}, -0.5])
+@pytest.mark.parametrize(
+    "value", [None, 7, "x", [], {}, True, [[]], [{}], {"type": None}, {"type": "Sequence"}, -0.5]
+)
 def test_a_part_of_another_type_is_refused(content: dict, value: Any) -> None:
-    """Every node of the tree, replaced by something else: refused, or (rarely) just as good, never a crash."""
+    """Every node of the tree, replaced by something else: refused, or (rarely) just as good, never a
+    crash."""
 
     def nodes(node: Any, depth: int = 0) -> list[tuple[Any, Any]]:
-        keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+        keys = (
+            list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+        )
         here = [(node, key) for key in keys[:12]]
         return here + [found for key in keys[:12] for found in nodes(node[key], depth + 1)]
 

@@ -17,7 +17,11 @@ from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 CORPUS = [*SAMPLES, (Path(sysconfig.get_path("stdlib")) / "heapq.py").read_text(encoding="utf-8")]
 BASE = train(CORPUS, 700).spec
-ADDED = (*BASE.added_tokens, AddedToken("<think>", 700, special=False), AddedToken("e\u0301t", 701, False, True))
+ADDED = (
+    *BASE.added_tokens,
+    AddedToken("<think>", 700, special=False),
+    AddedToken("e\u0301t", 701, False, True),
+)
 SPECS = {
     **{name: train(CORPUS, 700, pattern=name).spec for name in PATTERNS},
     "nfc": train(CORPUS, 700, nfc=True).spec,
@@ -35,7 +39,9 @@ BYTES = [name for name, spec in SPECS.items() if spec.kind == "byte_level"]
 @pytest.mark.parametrize("name", SPECS)
 def test_hugging_face_gives_the_same_ids(name: str) -> None:
     ours, peer = OURS[name], PEERS[name]
-    known = {token for token in SPECS[name].vocab if len(token) == 1} if SPECS[name].kind == "character" else None
+    known = (
+        {token for token in SPECS[name].vocab if len(token) == 1} if SPECS[name].kind == "character" else None
+    )
     for text in CORPUS:
         text = text if known is None else "".join(c for c in text if c in known)
         for template in (False, True):

@@ -12,7 +12,8 @@ LETTERS = "abc"
 
 @st.composite
 def tokenizers(draw: st.DrawFn) -> tuple[list[str], list[bpe.Pair]]:
-    """A vocabulary and merges in any order, which no training need have made; tokens may be spelt by two merges."""
+    """A vocabulary and merges in any order, which no training need have made; tokens may be spelt by two
+    merges."""
     vocab, merges = list(LETTERS), []
     for _ in range(draw(st.integers(0, 12))):
         pair = draw(st.sampled_from(vocab)), draw(st.sampled_from(vocab))
@@ -26,10 +27,14 @@ def naive(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
     return [vocab.index(token) for token in bpe.apply(word, bpe.rank(merges))]
 
 
-@given(tokenizer=tokenizers(), words=st.lists(st.text(LETTERS, min_size=1, max_size=20), min_size=1, max_size=12))
+@given(
+    tokenizer=tokenizers(), words=st.lists(st.text(LETTERS, min_size=1, max_size=20), min_size=1, max_size=12)
+)
 def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: list[str]) -> None:
     vocab, merges = tokenizer
-    table = merges_of([(vocab.index(a), vocab.index(b)) for a, b in merges], [vocab.index(a + b) for a, b in merges])
+    table = merges_of(
+        [(vocab.index(a), vocab.index(b)) for a, b in merges], [vocab.index(a + b) for a, b in merges]
+    )
     expected = [naive(word, vocab, merges) for word in words]
     rows = np.full((len(words), 20), NOTHING)
     for row, word in zip(rows, words, strict=True):
@@ -37,7 +42,11 @@ def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: li
     before = rows.copy()
     assert [merge([vocab.index(letter) for letter in word], table) for word in words] == expected
     groups = merge_many(rows, table)
-    found = {int(i): tokens[tokens >= 0].tolist() for places, group in groups for i, tokens in zip(places, group)}  # noqa: B905
+    found = {
+        int(i): tokens[tokens >= 0].tolist()
+        for places, group in groups
+        for i, tokens in zip(places, group, strict=True)
+    }
     assert found == dict(enumerate(expected))
     assert (rows == before).all()
 

@@ -18,8 +18,12 @@ FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 EVERY = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
 MARKS = [c for c in EVERY if unicodedata.combining(c)]
 CHANGED = [c for c in EVERY if unicodedata.normalize("NFKD", c) != c and not 0xAC00 <= ord(c) < 0xD7A4]
-SPECIAL = list("\u0f73\u0f75\u0f81\u0f77\u0344\u0340\ufe0f\u093f\u0301\u0316\u0345\uff9e\uff9fea가\u1100\u1161\u11a8")
-CHARACTERS = st.sampled_from(SPECIAL) | st.sampled_from(MARKS) | st.sampled_from(CHANGED) | st.characters(codec="utf8")
+SPECIAL = list(
+    "\u0f73\u0f75\u0f81\u0f77\u0344\u0340\ufe0f\u093f\u0301\u0316\u0345\uff9e\uff9fea가\u1100\u1161\u11a8"
+)
+CHARACTERS = (
+    st.sampled_from(SPECIAL) | st.sampled_from(MARKS) | st.sampled_from(CHANGED) | st.characters(codec="utf8")
+)
 TEXTS = st.lists(CHARACTERS, max_size=60).map("".join)
 
 

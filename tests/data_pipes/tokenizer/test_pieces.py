@@ -43,11 +43,17 @@ NOT_SIMPLE = (
     "a" * 1001,
 )
 NAMES = dict(
-    zip(BEHAVIORS, ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"), strict=True)
+    zip(
+        BEHAVIORS,
+        ("isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"),
+        strict=True,
+    )
 )
 
 
-@pytest.mark.parametrize("expression", [*SIMPLE, *PUBLISHED, *(pattern.unicode for pattern in PATTERNS.values())])
+@pytest.mark.parametrize(
+    "expression", [*SIMPLE, *PUBLISHED, *(pattern.unicode for pattern in PATTERNS.values())]
+)
 def test_what_is_understood_is_accepted(expression: str) -> None:
     check_expression(expression)
 

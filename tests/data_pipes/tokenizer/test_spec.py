@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from data_pipes.tokenizer import AddedToken, TokenizerSpec, from_spec, special_id, special_tokens, vocabulary_size
+from data_pipes.tokenizer import (
+    AddedToken,
+    TokenizerSpec,
+    from_spec,
+    special_id,
+    special_tokens,
+    vocabulary_size,
+)
 from data_pipes.tokenizer.step import NFC
 
 SPEC = TokenizerSpec(

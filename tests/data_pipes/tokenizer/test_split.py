@@ -37,7 +37,11 @@ def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(text=st.text(st.one_of(st.sampled_from(" \n\r\t'sLlRreE0"), st.characters(max_codepoint=127)), max_size=60))
+@given(
+    text=st.text(
+        st.one_of(st.sampled_from(" \n\r\t'sLlRreE0"), st.characters(max_codepoint=127)), max_size=60
+    )
+)
 def test_both_forms_of_a_pattern_agree_on_ascii(name: str, text: str) -> None:
     cutter = splitter(name)
     assert cutter.ascii is not None

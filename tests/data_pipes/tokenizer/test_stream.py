@@ -78,7 +78,9 @@ def test_a_large_vocabulary_with_many_special_tokens_is_ready_at_once() -> None:
     vocab = tuple(f"t{i}" for i in range(40_000))
     special = tuple(AddedToken(f"<|{i}|>", len(vocab) + i) for i in range(256))
     large = from_spec(
-        TokenizerSpec(kind="character", vocab=vocab, merges=(), pattern="gpt2", unk_token="t0", added_tokens=special)
+        TokenizerSpec(
+            kind="character", vocab=vocab, merges=(), pattern="gpt2", unk_token="t0", added_tokens=special
+        )
     )
     began = time.perf_counter()
     made = stream(large, skip_special=True)

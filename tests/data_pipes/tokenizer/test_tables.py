@@ -16,8 +16,13 @@ def test_unknown_characters(fuse: bool, ids: list[int]) -> None:
 
 
 def test_bytes() -> None:
-    spec = TokenizerSpec(kind="byte_level", vocab=("Ã", "©", "Ã©", "<pad>"), merges=(("Ã", "©"),), pattern="gpt2",
-                         ignore_merges=True)  # fmt: skip
+    spec = TokenizerSpec(
+        kind="byte_level",
+        vocab=("Ã", "©", "Ã©", "<pad>"),
+        merges=(("Ã", "©"),),
+        pattern="gpt2",
+        ignore_merges=True,
+    )
     tables = tables_of(spec)
     assert symbol_ids(tables, "é") == [0, 1]
     assert tables.contents == {0: b"\xc3", 1: b"\xa9", 2: "é".encode(), 3: b"<pad>"}

@@ -8,12 +8,22 @@ import pytest
 import tiktoken
 from hypothesis import given
 
-from data_pipes.tokenizer import Tokenizer, byte_level, from_json, from_tiktoken, load_tiktoken, to_json, train
+from data_pipes.tokenizer import (
+    Tokenizer,
+    byte_level,
+    from_json,
+    from_tiktoken,
+    load_tiktoken,
+    to_json,
+    train,
+)
 from data_pipes.tokenizer.split import PATTERNS
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 LIBRARY = (Path(sysconfig.get_path("stdlib")) / "argparse.py").read_text(encoding="utf-8")
-TOKENS = [byte_level.to_bytes(token) for token in train([*SAMPLES, LIBRARY], 900, special_tokens=[]).spec.vocab]
+TOKENS = [
+    byte_level.to_bytes(token) for token in train([*SAMPLES, LIBRARY], 900, special_tokens=[]).spec.vocab
+]
 SPECIAL = {"<|endoftext|>": 901, "<|im_start|>": 905}
 FILE = "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(TOKENS))
 OURS = from_tiktoken(FILE, pattern="llama3", special_tokens=SPECIAL)

@@ -19,12 +19,17 @@ WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 
 
 @given(words=WORDS, size=st.integers(3, 40), least=st.integers(1, 3))
 def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: int, least: int) -> None:
-    """With three letters, tokens are often spelt by two merges, and pairs come back after they were merged."""
+    """With three letters, tokens are often spelt by two merges, and pairs come back after they were
+    merged."""
     fast = learn(words, "abc", size, kind="character", min_frequency=least, forbidden=["ab", "ccc"])
     assert fast == bpe.learn(words, "abc", size, min_frequency=least, forbidden=["ab", "ccc"])
 
 
-@given(words=st.dictionaries(st.text("aé🙂 \0", min_size=1, max_size=6), st.integers(1, 9), min_size=1, max_size=6))
+@given(
+    words=st.dictionaries(
+        st.text("aé🙂 \0", min_size=1, max_size=6), st.integers(1, 9), min_size=1, max_size=6
+    )
+)
 def test_merges_of_bytes_are_those_of_the_readers_version(words: dict[str, int]) -> None:
     first = ["<|end|>", *byte_level.ALPHABET]
     fast = learn(words, first, 280, kind="byte_level", min_frequency=1, forbidden=["<|end|>"])
@@ -41,14 +46,22 @@ def test_a_real_corpus_gives_the_merges_of_the_readers_version(library: list[str
 
 @pytest.mark.parametrize("pattern", ["qwen2", "llama3"])
 def test_vocabulary_and_merges_are_hugging_faces(library: list[str], pattern: str) -> None:
-    """The whole vocabulary, special tokens and ids among it. (Theirs differ where two merges spell one token.)"""
+    """The whole vocabulary, special tokens and ids among it. (Theirs differ where two merges spell one
+    token.)"""
     peer = Peer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERNS[pattern].unicode), "isolated")
     peer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
     texts = [*library, *SAMPLES[:-1]]
-    peer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=2000, min_frequency=2, special_tokens=[*SPECIAL_TOKENS], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    peer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=2000,
+            min_frequency=2,
+            special_tokens=[*SPECIAL_TOKENS],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     ours = train(texts, 2000, pattern=pattern).spec
     assert len({a + b for a, b in ours.merges}) == len(ours.merges)
     assert token_ids(ours) == peer.get_vocab()
@@ -67,10 +80,14 @@ def test_the_default_keeps_digits_apart_and_reserves_chat_tokens(trained: Tokeni
 
 
 def test_characters() -> None:
-    tokenizer = train(["low lower lowest"] * 2, 14, kind="character", special_tokens=["<|end|>"], pattern="gpt2")
+    tokenizer = train(
+        ["low lower lowest"] * 2, 14, kind="character", special_tokens=["<|end|>"], pattern="gpt2"
+    )
     assert tokenizer.spec.vocab[:9] == ("<|end|>", " ", "e", "l", "o", "r", "s", "t", "w")
     assert tokenizer.decode(tokenizer.encode("slow tower")) == "slow tower"
-    with pytest.raises(ValueError, match="no token for the character 'x'; train on text that has it, or on bytes"):
+    with pytest.raises(
+        ValueError, match="no token for the character 'x'; train on text that has it, or on bytes"
+    ):
         tokenizer.encode("x")
 
 

@@ -20,8 +20,15 @@ CONFIG = ModelConfig(
     vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
     num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
 )  # fmt: skip
-NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "gate": "gate_proj", "up": "up_proj",
-         "down": "down_proj"}  # fmt: skip
+NAMES = {
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "o": "o_proj",
+    "gate": "gate_proj",
+    "up": "up_proj",
+    "down": "down_proj",
+}
 
 
 def small() -> tuple[Model, Tree]:
@@ -36,7 +43,8 @@ def tokens(rows: int = 2) -> torch.Tensor:
 def moved(adapters: Tree, seed: int = 5) -> Tree:
     """Adapters whose every number was changed, so that B is not 0."""
     return tree.map_with_path(
-        lambda path, x: x + 0.1 * random.normal(random.fold_in(random.key(seed), len(path)), tuple(x.shape)), adapters
+        lambda path, x: x + 0.1 * random.normal(random.fold_in(random.key(seed), len(path)), tuple(x.shape)),
+        adapters,
     )
 
 
@@ -53,11 +61,22 @@ def peft_model(params: Tree, adapters: Tree, config: LoRAConfig, **options: Any)
     """PEFT's LoRA over the same model, holding the same adapters."""
     made = peft.get_peft_model(
         hugging_face(params),
-        peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=[NAMES[t] for t in config.targets],
-                        use_rslora=config.use_rslora, use_dora=config.use_dora, lora_dropout=0.0, **options),
-    )  # fmt: skip
+        peft.LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            target_modules=[NAMES[t] for t in config.targets],
+            use_rslora=config.use_rslora,
+            use_dora=config.use_dora,
+            lora_dropout=0.0,
+            **options,
+        ),
+    )
     values = dict(zip(tree.paths(adapters), tree.leaves(adapters), strict=True))
-    kinds = {"a": r"lora_A.default.weight", "b": r"lora_B.default.weight", "magnitude": r"lora_magnitude_vector.*"}
+    kinds = {
+        "a": r"lora_A.default.weight",
+        "b": r"lora_B.default.weight",
+        "magnitude": r"lora_magnitude_vector.*",
+    }
     filled = 0
     for path, value in values.items():
         _, layer, part, matrix, kind = path.split("/")

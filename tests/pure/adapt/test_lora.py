@@ -11,9 +11,9 @@ from pure import random, tree
 from pure.adapt.lora import bind, lora, merge, unmerge
 from pure.adapt.lora_config import LoRAConfig
 from pure.adapt.qlora import quantize_layers
-from pure.generate import generate
+from pure.generation.generate import generate
+from pure.generation.stepper import stepper
 from pure.nn.linear import LoRA, linear
-from pure.stepper import stepper
 from pure.transform.jit import jit
 from pure.types import Model, Tree
 from tests.pure.adapt.peer import moved, peft_model, small, tokens
@@ -27,7 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def adapted(name: str) -> tuple[Model, Tree, LoRAConfig, Model, Tree]:
-    """The small model and its params; options of a kind, the model adapted by them, and adapters that were moved."""
+    """The small model and its params; options of a kind, the model adapted by them, and adapters that were
+    moved."""
     model, base = small()
     config = LoRAConfig(**KINDS[name])
     ours = bind(model, base, config)
@@ -60,7 +61,9 @@ def test_equals_peft_in_value_and_gradient(name: str) -> None:
 def test_merged_equals_unmerged(name: str) -> None:
     model, base, config, ours, adapters = adapted(name)
     merged = merge(base, adapters, config)
-    torch.testing.assert_close(model.forward(merged, tokens()), ours.forward(adapters, tokens()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.forward(merged, tokens()), ours.forward(adapters, tokens()), rtol=1e-4, atol=1e-5
+    )
     if config.use_dora:
         with pytest.raises(ValueError, match="keep the base"):
             unmerge(merged, adapters, config)
@@ -75,14 +78,22 @@ def test_begins_as_the_base_and_no_adapter_is_the_base() -> None:
     wanted = model.forward(base, tokens())
     for options in ({}, {"use_dora": True}):
         ours = lora(model, base, **options)
-        torch.testing.assert_close(ours.forward(ours.init(random.key(0)), tokens()), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            ours.forward(ours.init(random.key(0)), tokens()), wanted, rtol=1e-5, atol=1e-5
+        )
         torch.testing.assert_close(ours.forward({}, tokens()), wanted, rtol=0, atol=0)
 
 
 def test_patterns_choose_rank_and_scale() -> None:
     model, base = small()
-    ours = lora(model, base, targets=["attention/q", "layers/*/feedforward/*", "v"][1:], rank=2,
-                rank_pattern={"layers/1/*": 5}, alpha_pattern={"v": 1.0})  # fmt: skip
+    ours = lora(
+        model,
+        base,
+        targets=["attention/q", "layers/*/feedforward/*", "v"][1:],
+        rank=2,
+        rank_pattern={"layers/1/*": 5},
+        alpha_pattern={"v": 1.0},
+    )
     adapters = ours.init(random.key(0))
     assert [list(layer) for layer in adapters["layers"]] == [["attention", "feedforward"]] * 2
     assert list(adapters["layers"][0]["attention"]) == ["v"]
@@ -120,7 +131,9 @@ def test_gradients_one_by_one_and_compiled() -> None:
     model, base = small()
     ours = lora(model, base, rank=2)
     adapters = moved(ours.init(random.key(1)))
-    each = torch.func.vmap(torch.func.grad(lambda a, row: total(ours, a, row[None])), (None, 0))(adapters, tokens(3))
+    each = torch.func.vmap(torch.func.grad(lambda a, row: total(ours, a, row[None])), (None, 0))(
+        adapters, tokens(3)
+    )
     alone = torch.func.grad(lambda a: total(ours, a, tokens(3)[1:2]))(adapters)
     for x, y in zip(tree.leaves(each), tree.leaves(alone), strict=True):
         torch.testing.assert_close(x[1], y, rtol=1e-4, atol=1e-6)
@@ -147,8 +160,14 @@ def test_prepared_params_have_the_dtype_of_the_base() -> None:
     ours = lora(model, narrow, rank=2)
     prepared = ours.prepare(moved(ours.init(random.key(1))))
     assert {x.dtype for x in tree.leaves(prepared)} == {torch.bfloat16}
-    options: dict[str, Any] = {"key": random.key(3), "max_new_tokens": 3, "compile": stepper(ours, backend="aot_eager")}
-    assert generate(ours, tree.cast(ours.init(random.key(1)), torch.bfloat16), tokens(), **options).tokens.shape == (
+    options: dict[str, Any] = {
+        "key": random.key(3),
+        "max_new_tokens": 3,
+        "compile": stepper(ours, backend="aot_eager"),
+    }
+    assert generate(
+        ours, tree.cast(ours.init(random.key(1)), torch.bfloat16), tokens(), **options
+    ).tokens.shape == (
         2,
         3,
     )

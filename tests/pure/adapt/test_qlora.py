@@ -7,8 +7,8 @@ import torch
 from pure import random, tree
 from pure.adapt.attach import whole
 from pure.adapt.lora import lora
-from pure.adapt.nf4 import NF4
 from pure.adapt.qlora import qlora, quantize_layers
+from pure.nn.nf4 import NF4
 from tests.pure.adapt.peer import moved, small, tokens
 
 

@@ -39,10 +39,26 @@ def test_it_matches_as_python_does(source: str) -> None:
 
 def test_drawn_expressions_match_as_python_does() -> None:
     draw = random.Random(0)
-    parts = ("a", "b", ".", "[ab]", "[^a]", "^", "$", r"\b", "(a|b)", "(?:ab|)", "(?=a)", "(?!b)", "(?<=a)", "(?<!b)")
+    parts = (
+        "a",
+        "b",
+        ".",
+        "[ab]",
+        "[^a]",
+        "^",
+        "$",
+        r"\b",
+        "(a|b)",
+        "(?:ab|)",
+        "(?=a)",
+        "(?!b)",
+        "(?<=a)",
+        "(?<!b)",
+    )
     for _ in range(250):
         source = "".join(
-            draw.choice(parts) + draw.choice(("", "", "", "?", "*", "+", "*?", "{2}", "{1,2}")) for _ in range(4)
+            draw.choice(parts) + draw.choice(("", "", "", "?", "*", "+", "*?", "{2}", "{1,2}"))
+            for _ in range(4)
         )
         try:
             re.compile(source)

@@ -16,7 +16,12 @@ def field(name: bytes, kind: int, value: bytes) -> bytes:
 
 def head(fields: list[bytes], weights: list[bytes] | None = None, version: int = 3) -> bytes:
     weights = weights or []
-    return b"GGUF" + struct.pack("<IQQ", version, len(weights), len(fields)) + b"".join(fields) + b"".join(weights)
+    return (
+        b"GGUF"
+        + struct.pack("<IQQ", version, len(weights), len(fields))
+        + b"".join(fields)
+        + b"".join(weights)
+    )
 
 
 def weight(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
@@ -26,15 +31,28 @@ def weight(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) 
 
 def test_every_type_of_value() -> None:
     text = struct.pack("<Q", 2) + "é".encode()
-    data = head([
-        field(b"u8", 0, b"\xff"), field(b"i16", 3, struct.pack("<h", -2)), field(b"f", 6, struct.pack("<f", 0.5)),
-        field(b"yes", 7, b"\x01"), field(b"s", 8, text), field(b"big", 10, struct.pack("<Q", 1 << 40)),
-        field(b"list", 9, struct.pack("<IQ", 5, 2) + struct.pack("<ii", -1, 7)),
-        field(b"texts", 9, struct.pack("<IQ", 8, 2) + text * 2),
-    ])  # fmt: skip
+    data = head(
+        [
+            field(b"u8", 0, b"\xff"),
+            field(b"i16", 3, struct.pack("<h", -2)),
+            field(b"f", 6, struct.pack("<f", 0.5)),
+            field(b"yes", 7, b"\x01"),
+            field(b"s", 8, text),
+            field(b"big", 10, struct.pack("<Q", 1 << 40)),
+            field(b"list", 9, struct.pack("<IQ", 5, 2) + struct.pack("<ii", -1, 7)),
+            field(b"texts", 9, struct.pack("<IQ", 8, 2) + text * 2),
+        ]
+    )
     assert parse(data)[0] == {
-        "u8": 255, "i16": -2, "f": 0.5, "yes": True, "s": "é", "big": 1 << 40, "list": [-1, 7], "texts": ["é", "é"],
-    }  # fmt: skip
+        "u8": 255,
+        "i16": -2,
+        "f": 0.5,
+        "yes": True,
+        "s": "é",
+        "big": 1 << 40,
+        "list": [-1, 7],
+        "texts": ["é", "é"],
+    }
 
 
 def test_weights_begin_behind_the_list_aligned() -> None:

@@ -25,7 +25,10 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
     "llama tied, biases, a wide head": {"attention_bias": True, "mlp_bias": True, "head_dim": 8},
-    "llama gelu, linear rope": {"hidden_act": "gelu_tanh", "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "llama gelu, linear rope": {
+        "hidden_act": "gelu_tanh",
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
     "llama 3": {"rope_scaling": LLAMA3, "rope_theta": 5e5, "tie_word_embeddings": False},
     "qwen2": {"attention_bias": "qkv", "tie_word_embeddings": False, "rms_norm_eps": 1e-5},
     "qwen2 tied, yarn": {"attention_bias": "qkv", "rope_scaling": YARN},
@@ -128,7 +131,10 @@ def test_dropout_survives_and_the_older_rope_fields_are_read() -> None:
         ({"hidden_act": "swish2"}, "hidden_act"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "truncate"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
     ],
 )
 def test_what_would_change_the_mathematics_is_refused(changes: dict[str, Any], told: str) -> None:

@@ -10,10 +10,20 @@ import transformers
 
 from pure.interop import hf, hf_fields
 
-CLASSES = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config,
-           "mistral": transformers.MistralConfig}  # fmt: skip
-SIZES = {"vocab_size": 64, "hidden_size": 128, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 32, "max_position_embeddings": 4096}  # fmt: skip
+CLASSES = {
+    "llama": transformers.LlamaConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+    "mistral": transformers.MistralConfig,
+}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 128,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 4096,
+}
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -28,8 +38,12 @@ def test_an_absent_field_has_the_default_of_transformers(kind: str) -> None:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_default_of_transformers_passes(kind: str) -> None:
     fields = {"model_type": kind, **SIZES}
-    defaults = {f.name: f.default for f in dataclasses.fields(CLASSES[kind]) if f.default is not dataclasses.MISSING}
-    plain = {name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str | None)}
+    defaults = {
+        f.name: f.default for f in dataclasses.fields(CLASSES[kind]) if f.default is not dataclasses.MISSING
+    }
+    plain = {
+        name: value for name, value in defaults.items() if isinstance(value, bool | int | float | str | None)
+    }
     assert len(plain) > 20
     assert hf.from_hf_config({**plain, **fields}) == hf.from_hf_config(fields)
 

@@ -22,7 +22,8 @@ ALLOWED = {
     "yarn": {"rope_type", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
              "mscale", "mscale_all_dim", "truncate"},
 }  # fmt: skip
-"""What `rope_scaling` may hold in transformers 4.57 without a warning. It needs `rope_type` and reads theta outside."""
+"""What `rope_scaling` may hold in transformers 4.57 without a warning. It needs `rope_type` and reads theta
+outside."""
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope_type"] if scaling else "none")
@@ -56,9 +57,18 @@ def test_theta_inside_counts_before_the_one_outside() -> None:
         ({"rope_theta": 10**400}, "rope_theta: expected a number, got '1000"),
         ({"rope_scaling": [1]}, r"rope_scaling: expected an object, got \[1\]"),
         ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_scaling.rope_type: expected one of"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2, "sections": 1}}, "rope_scaling.sections is not"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": "4", "mscale": 1, "mscale_all_dim": 1}}, "factor: expected"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters.full_attention is not"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 2, "sections": 1}},
+            "rope_scaling.sections is not",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": "4", "mscale": 1, "mscale_all_dim": 1}},
+            "factor: expected",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
+            "rope_parameters.full_attention is not",
+        ),
     ],
 )
 def test_what_is_not_understood_is_named(fields: dict[str, Any], told: str) -> None:

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from pure import optim, random, tree
-from pure.generate import generate
+from pure.generation.generate import generate
 from pure.interop.module import from_module, hugging_face
 from stages.dpo import dpo
 from stages.grpo import grpo
@@ -34,10 +34,18 @@ class Bigram(nn.Module):
 def llama(attention: str = "sdpa") -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2, bos_token_id=0, eos_token_id=1,
+        vocab_size=61,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        bos_token_id=0,
+        eos_token_id=1,
         attn_implementation=attention,
-    )  # fmt: skip
+    )
     return transformers.LlamaForCausalLM(config)
 
 
@@ -89,8 +97,14 @@ def test_generates_as_transformers() -> None:
     prompts = [tokens(1, 5)[0].tolist(), tokens(1, 3)[0].tolist()]
     found = generate(model, params, prompts, key=random.key(0), max_new_tokens=6, temperature=0.0)
     for prompt, row in zip(prompts, found.tokens, strict=True):
-        wanted = module.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=None,
-                                 pad_token_id=0, attention_mask=torch.ones(1, len(prompt)))  # fmt: skip
+        wanted = module.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            attention_mask=torch.ones(1, len(prompt)),
+        )
         assert row.tolist() == wanted[0, len(prompt) :].tolist()
 
 
@@ -112,8 +126,13 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
     params = model.init(random.key(0))
     rows, labels, places = tokens(4), tokens(4), torch.arange(4)
     sft_batch = {"tokens": rows, "labels": labels, "row": places}
-    pairs = {"chosen_tokens": rows, "chosen_labels": labels, "rejected_tokens": rows, "rejected_labels": rows.flip(1),
-             "row": places}  # fmt: skip
+    pairs = {
+        "chosen_tokens": rows,
+        "chosen_labels": labels,
+        "rejected_tokens": rows,
+        "rejected_labels": rows.flip(1),
+        "row": places,
+    }
     prompts = {"prompts": rows[:2, :5], "lengths": torch.full((2,), 5), "index": torch.arange(2)}
 
     def score(rollouts: Any) -> torch.Tensor:
@@ -129,7 +148,9 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
         first = state = made.step(state, batch)
         for _ in range(3):
             state = made.step(state, batch)
-        moved = [not torch.equal(x, y) for x, y in zip(tree.leaves(state.params), tree.leaves(params), strict=True)]
+        moved = [
+            not torch.equal(x, y) for x, y in zip(tree.leaves(state.params), tree.leaves(params), strict=True)
+        ]
         assert all(moved)
         if better:
             assert state.metrics[better] < first.metrics[better]

@@ -1,7 +1,7 @@
 """TRL's losses without its trainers: `_compute_loss` called on an object that has only what the loss reads.
 
-TRL computes its losses in methods, in the middle of a model's forward pass and of logging; so the model here answers
-with log-probabilities that the test chose.
+TRL computes its losses in methods, in the middle of a model's forward pass and of logging; so the model here
+answers with log-probabilities that the test chose.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from torch import Tensor
 def fake_trainer(**fields: Any) -> Any:
     """What stands in the place of TRL's trainer."""
     same = lambda x, **_: x  # noqa: E731
-    accelerator = SimpleNamespace(device="cpu", num_processes=1, gather=same, gather_for_metrics=same, reduce=same)
+    accelerator = SimpleNamespace(
+        device="cpu", num_processes=1, gather=same, gather_for_metrics=same, reduce=same
+    )
     always = {
-        "accelerator": accelerator, "model": SimpleNamespace(training=True), "aux_loss_enabled": False, "_tp_size": 1,
-        "_metrics": {"train": defaultdict(list)}, "_total_train_tokens": 0, "current_gradient_accumulation_steps": 1,
-    }  # fmt: skip
+        "accelerator": accelerator,
+        "model": SimpleNamespace(training=True),
+        "aux_loss_enabled": False,
+        "_tp_size": 1,
+        "_metrics": {"train": defaultdict(list)},
+        "_total_train_tokens": 0,
+        "current_gradient_accumulation_steps": 1,
+    }
     return SimpleNamespace(**(always | fields))
 
 
@@ -38,5 +45,7 @@ def one_token_answers(rows: int) -> dict[str, Tensor]:
 def answering(logps: Tensor) -> Callable[..., Any]:
     """A model that gives these log-probabilities [B] to the answers."""
     zeros = torch.zeros(len(logps), 1)
-    outputs = SimpleNamespace(log_probs=logps[:, None], entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    outputs = SimpleNamespace(
+        log_probs=logps[:, None], entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()
+    )
     return lambda **_: outputs

@@ -19,7 +19,9 @@ def test_advantages_equal_a_loop(scale: str) -> None:
     flat = REWARDS.double().flatten()
     for i, row in enumerate(REWARDS.double()):
         spread = {"group": row.std().item(), "batch": flat.std().item(), "none": 1 - 1e-4}[scale]
-        torch.testing.assert_close(found[i].double(), (row - row.mean()) / (spread + 1e-4), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            found[i].double(), (row - row.mean()) / (spread + 1e-4), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_answers_that_were_not_judged_are_left_out() -> None:
@@ -66,7 +68,9 @@ def test_equal_rewards_give_exactly_nothing(scale: str, value: float, size: int)
 def test_large_and_near_rewards_are_compared_in_float64() -> None:
     """Squares of 1e30 overflow float32: the deviation was infinite, and every advantage 0."""
     large = group_advantages(torch.tensor([[1e30, -1e30, 3e38, 0.0]]))
-    assert torch.allclose(large, group_advantages(torch.tensor([[1e-3, -1e-3, 3e5, 0.0]]), eps=0.0), atol=1e-5)
+    assert torch.allclose(
+        large, group_advantages(torch.tensor([[1e-3, -1e-3, 3e5, 0.0]]), eps=0.0), atol=1e-5
+    )
     near = group_advantages(torch.tensor([[0.7, 0.7 + 1e-12, 0.7]], dtype=torch.float64))
     assert (near.abs() < 1e-7).all()
     assert torch.isfinite(group_advantages(torch.tensor([[1e300, 0.0, 1.0]], dtype=torch.float64))).all()

@@ -19,8 +19,12 @@ def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
 
 
 def test_dtypes_are_of_a_kind() -> None:
-    for dtype, kinds in ((torch.float16, {"float", "number"}), (torch.int32, {"integer", "number"}),
-                         (torch.bool, {"bool"}), (torch.complex64, set())):  # fmt: skip
+    for dtype, kinds in (
+        (torch.float16, {"float", "number"}),
+        (torch.int32, {"integer", "number"}),
+        (torch.bool, {"bool"}),
+        (torch.complex64, set()),
+    ):
         for kind in ("float", "integer", "bool", "number"):
             if kind in kinds:
                 expect("f", x=(torch.zeros(2, dtype=dtype), "B", kind))
@@ -39,8 +43,15 @@ def test_dtypes_are_of_a_kind() -> None:
 
 @pytest.mark.parametrize("wanted", RANGES)
 def test_ranges(wanted: str) -> None:
-    inside = {"above 0": 1e-9, "at least 0": 0, "at least 1": 1, "above 1": 1.5, "in [0, 1]": 1, "in [0, 1)": 0.5,
-              "in [0, 0.5)": 0}  # fmt: skip
+    inside = {
+        "above 0": 1e-9,
+        "at least 0": 0,
+        "at least 1": 1,
+        "above 1": 1.5,
+        "in [0, 1]": 1,
+        "in [0, 1)": 0.5,
+        "in [0, 0.5)": 0,
+    }
     number("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
     number("f", wanted, optional=True, x=None)
     for outside in (float("nan"), float("-inf"), 10**29, -1.0 if wanted != "finite" else float("inf")):

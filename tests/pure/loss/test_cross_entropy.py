@@ -48,7 +48,9 @@ def test_equals_the_formula(smoothing: float, z_loss: float) -> None:
 def test_equals_torch_in_value_and_gradient(smoothing: float) -> None:
     ours = value_and_grad(lambda x: cross_entropy(x, LABELS, label_smoothing=smoothing).sum)
     peer = value_and_grad(
-        lambda x: F.cross_entropy(x.flatten(0, 1), LABELS.flatten(), reduction="sum", label_smoothing=smoothing)
+        lambda x: F.cross_entropy(
+            x.flatten(0, 1), LABELS.flatten(), reduction="sum", label_smoothing=smoothing
+        )
     )
     torch.testing.assert_close(ours(logits_of()), peer(logits_of()), rtol=1e-5, atol=1e-6)
 
@@ -77,7 +79,9 @@ def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
     hidden = random.normal(random.key(2), (*LABELS.shape, WIDTH))
 
     def loss(inputs: tuple[dict, Tensor], chunk: int | None) -> Tensor:
-        return linear_cross_entropy(*inputs, LABELS, logits=head, chunk=chunk, z_loss=1e-3, label_smoothing=0.1).sum
+        return linear_cross_entropy(
+            *inputs, LABELS, logits=head, chunk=chunk, z_loss=1e-3, label_smoothing=0.1
+        ).sum
 
     whole = value_and_grad(partial(loss, chunk=None))((params, hidden))
     cut = value_and_grad(partial(loss, chunk=chunk))((params, hidden))
@@ -147,7 +151,11 @@ def test_a_label_that_is_no_word_is_refused_or_nan_where_its_value_is_not_known(
         labels = torch.where(LABELS == 7, label, LABELS)
         total = torch.compile(lambda x, y: cross_entropy(x, y).sum, backend="eager")(logits_of(), labels)
         assert total.isnan()
-    mapped = torch.func.vmap(lambda x, y: cross_entropy(x, y).sum)(logits_of(), torch.full_like(LABELS, VOCABULARY))
+    mapped = torch.func.vmap(lambda x, y: cross_entropy(x, y).sum)(
+        logits_of(), torch.full_like(LABELS, VOCABULARY)
+    )
     assert mapped.isnan().all()
-    with pytest.raises(ValueError, match=f"expected labels in 0 .. {VOCABULARY - 1}, or -100 .* got {VOCABULARY} at"):
+    with pytest.raises(
+        ValueError, match=f"expected labels in 0 .. {VOCABULARY - 1}, or -100 .* got {VOCABULARY} at"
+    ):
         cross_entropy(logits_of(), torch.full_like(LABELS, VOCABULARY))

@@ -1,4 +1,5 @@
-"""DPO and its variants: by hand, against a float64 loop, against TRL, and where arguments contradict each other."""
+"""DPO and its variants: by hand, against a float64 loop, against TRL, and where arguments contradict each
+other."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ PAIRS = 6
 POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED = (
     -20 + 5 * random.normal(random.key(i), (PAIRS,)) for i in range(4)
 )
-TOKENS = {"chosen_tokens": torch.tensor([3, 5, 1, 9, 2, 4]), "rejected_tokens": torch.tensor([4, 2, 2, 8, 3, 1])}
+TOKENS = {
+    "chosen_tokens": torch.tensor([3, 5, 1, 9, 2, 4]),
+    "rejected_tokens": torch.tensor([4, 2, 2, 8, 3, 1]),
+}
 SMOOTHING = {"conservative": 0.1, "robust": 0.2}
 
 
@@ -27,13 +31,20 @@ def references(variant: str) -> tuple[Tensor | None, Tensor | None]:
 
 
 def found(variant: str, beta: float = 0.3, **changes: Any) -> Any:
-    options = {"beta": beta, "variant": variant, "label_smoothing": SMOOTHING.get(variant, 0.0), **TOKENS} | changes
+    options = {
+        "beta": beta,
+        "variant": variant,
+        "label_smoothing": SMOOTHING.get(variant, 0.0),
+        **TOKENS,
+    } | changes
     return dpo_loss(POLICY_CHOSEN, POLICY_REJECTED, *references(variant), **options)
 
 
 def naive(variant: str, i: int, beta: float) -> float:
     """One pair, in Python floats."""
-    c, r, rc, rr = (float(x[i]) for x in (POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED))
+    c, r, rc, rr = (
+        float(x[i]) for x in (POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED)
+    )
     nc, nr = int(TOKENS["chosen_tokens"][i]), int(TOKENS["rejected_tokens"][i])
     h = (c - rc) - (r - rr)
     log_sigmoid = lambda z: -math.log1p(math.exp(-z)) if z > 0 else z - math.log1p(math.exp(z))  # noqa: E731
@@ -60,12 +71,19 @@ def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
     from trl import DPOTrainer
 
     trainer = fake_trainer(
-        loss_types=[variant], loss_weights=[1.0], beta=0.3, label_smoothing=SMOOTHING.get(variant, 0.0),
-        f_divergence_type="reverse_kl", precompute_ref_logps=True, ld_alpha=None, use_weighting=False,
-    )  # fmt: skip
+        loss_types=[variant],
+        loss_weights=[1.0],
+        beta=0.3,
+        label_smoothing=SMOOTHING.get(variant, 0.0),
+        f_divergence_type="reverse_kl",
+        precompute_ref_logps=True,
+        ld_alpha=None,
+        use_weighting=False,
+    )
     batch = one_token_answers(2 * PAIRS) | {
-        "ref_chosen_logps": REFERENCE_CHOSEN, "ref_rejected_logps": REFERENCE_REJECTED,
-    }  # fmt: skip
+        "ref_chosen_logps": REFERENCE_CHOSEN,
+        "ref_rejected_logps": REFERENCE_REJECTED,
+    }
     return DPOTrainer._compute_loss(trainer, answering(torch.cat([chosen, rejected])), batch, False)
 
 
@@ -86,12 +104,18 @@ def test_equals_trl_in_value_and_gradient(variant: str) -> None:
 def test_a_table_that_can_be_checked_by_hand() -> None:
     zero = torch.zeros(1)
     for variant, wanted in (
-        ("sigmoid", math.log(2)), ("conservative", math.log(2)), ("robust", math.log(2)), ("ipo", 25.0), ("hinge", 1.0),
+        ("sigmoid", math.log(2)),
+        ("conservative", math.log(2)),
+        ("robust", math.log(2)),
+        ("ipo", 25.0),
+        ("hinge", 1.0),
         ("simpo", math.log(1 + math.exp(0.5))),
-    ):  # fmt: skip
+    ):
         refs = (None, None) if variant == "simpo" else (zero, zero)
         ones = {"chosen_tokens": torch.ones(1), "rejected_tokens": torch.ones(1)}
-        assert dpo_loss(zero, zero, *refs, beta=0.1, variant=variant, **ones).losses.item() == pytest.approx(wanted)
+        assert dpo_loss(zero, zero, *refs, beta=0.1, variant=variant, **ones).losses.item() == pytest.approx(
+            wanted
+        )
 
 
 def test_without_smoothing_conservative_and_robust_are_the_original() -> None:

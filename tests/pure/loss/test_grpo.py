@@ -27,7 +27,13 @@ ANSWERED = torch.where(LENGTHS > 0, ADVANTAGES, 0.0)
 
 
 def loss(variant: str, **changes: Any) -> Any:
-    options = {"variant": variant, "beta": 0.1, "max_length": TOKENS, "clip_low": 0.2, "clip_high": 0.3} | changes
+    options = {
+        "variant": variant,
+        "beta": 0.1,
+        "max_length": TOKENS,
+        "clip_low": 0.2,
+        "clip_high": 0.3,
+    } | changes
     return grpo_loss(LOGPS, OLD, REFERENCE, ADVANTAGES, MASK, **options)
 
 
@@ -53,7 +59,9 @@ def naive(variant: str, dual: float | None = None, beta: float = 0.1) -> tuple[f
             answer = sum(part + beta * k for part, k in zip(parts, kls, strict=True))
             total += answer / max(length, 1) if variant in ("grpo", "gspo") else answer
         tokens += length
-    count = {"grpo": ANSWERS, "gspo": ANSWERS, "rloo": ANSWERS, "dr_grpo": ANSWERS * TOKENS}.get(variant, tokens)
+    count = {"grpo": ANSWERS, "gspo": ANSWERS, "rloo": ANSWERS, "dr_grpo": ANSWERS * TOKENS}.get(
+        variant, tokens
+    )
     return total, count
 
 
@@ -78,18 +86,31 @@ def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
 
     high = 1.3 if loss_type == "cispo" else 0.3  # TRL's bound for CISPO is the ratio itself
     fake = fake_trainer(
-        loss_type=loss_type, importance_sampling_level=level, beta=0.1, epsilon_low=0.2, epsilon_high=high,
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, max_completion_length=TOKENS,
+        loss_type=loss_type,
+        importance_sampling_level=level,
+        beta=0.1,
+        epsilon_low=0.2,
+        epsilon_high=high,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        use_vllm=False,
+        max_completion_length=TOKENS,
         _entropy_bonus_enabled=False,
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
         _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros_like(logps), None),
-    )  # fmt: skip
+    )
     ids = torch.zeros(ANSWERS, TOKENS, dtype=torch.int64)
     inputs = {
-        "prompt_ids": ids, "prompt_mask": ids, "completion_ids": ids, "completion_mask": MASK.long(),
-        "advantages": ANSWERED, "old_per_token_logps": OLD, "ref_per_token_logps": REFERENCE,
-        "old_logps": (OLD * MASK).sum(1), "num_items_in_batch": MASK.sum(),
-    }  # fmt: skip
+        "prompt_ids": ids,
+        "prompt_mask": ids,
+        "completion_ids": ids,
+        "completion_mask": MASK.long(),
+        "advantages": ANSWERED,
+        "old_per_token_logps": OLD,
+        "ref_per_token_logps": REFERENCE,
+        "old_logps": (OLD * MASK).sum(1),
+        "num_items_in_batch": MASK.sum(),
+    }
     return getattr(library, trainer)._compute_loss(fake, None, inputs)
 
 
@@ -112,7 +133,9 @@ def test_equals_trl_in_value_and_gradient(variant: str, trainer: str, loss_type:
         return total / count
 
     theirs = partial(trl, trainer, loss_type, level)
-    torch.testing.assert_close(value_and_grad(ours)(LOGPS), value_and_grad(theirs)(LOGPS), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        value_and_grad(ours)(LOGPS), value_and_grad(theirs)(LOGPS), rtol=1e-4, atol=1e-6
+    )
 
 
 def gradient(variant: str, function: Callable[[Tensor], Tensor] = lambda x: x, **changes: Any) -> Tensor:
@@ -188,5 +211,7 @@ def test_metrics_count_what_was_clipped() -> None:
 @pytest.mark.parametrize("variant", CLIPS)
 def test_without_an_advantage_the_gradient_is_exactly_zero(variant: str) -> None:
     nothing = torch.zeros(ANSWERS)
-    gradient = value_and_grad(lambda x: grpo_loss(x, OLD, None, nothing, MASK, variant=variant, max_length=9).sum)
+    gradient = value_and_grad(
+        lambda x: grpo_loss(x, OLD, None, nothing, MASK, variant=variant, max_length=9).sum
+    )
     assert (gradient(LOGPS)[1] == 0).all()

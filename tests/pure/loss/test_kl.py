@@ -37,7 +37,8 @@ def exact(logits: Tensor) -> Tensor:
 
 
 def sampled(estimator: str) -> Tensor:
-    """The mean gradient of the estimator over tokens drawn from the policy, which themselves have no gradient."""
+    """The mean gradient of the estimator over tokens drawn from the policy, which themselves have no
+    gradient."""
 
     def mean(logits: Tensor) -> Tensor:
         return (POLICY.exp() * kl(logits.log_softmax(0), REFERENCE, estimator)).sum()
@@ -73,5 +74,7 @@ def test_another_estimator_is_refused() -> None:
      (6.6, 0.1 * (1 + 0.1 * 64 / 10000)), (math.nan, 0.1)],
 )  # fmt: skip
 def test_the_coefficient_follows_the_divergence(divergence: float, wanted: float) -> None:
-    found = adaptive_coefficient(torch.tensor(0.1), torch.tensor(divergence), target=6.0, horizon=10000, steps=64)
+    found = adaptive_coefficient(
+        torch.tensor(0.1), torch.tensor(divergence), target=6.0, horizon=10000, steps=64
+    )
     assert found.item() == pytest.approx(wanted, rel=1e-6)

@@ -36,12 +36,16 @@ def test_equals_trl_in_value_and_gradient() -> None:
         return kto_loss(policy, REFERENCE, GOOD, DIVERGENCE, beta=0.2, **WEIGHTS).losses.mean()
 
     def theirs(policy: Tensor) -> Tensor:
-        trainer = fake_trainer(loss_type="kto", beta=0.2, precompute_ref_logps=True, calculate_KL=True, **WEIGHTS)
+        trainer = fake_trainer(
+            loss_type="kto", beta=0.2, precompute_ref_logps=True, calculate_KL=True, **WEIGHTS
+        )
         trainer._compute_kl_logps = lambda model, batch: DIVERGENCE + torch.zeros(7)
         batch = one_token_answers(7) | {"label": GOOD, "ref_logps": REFERENCE, "ref_KL_logps": torch.zeros(7)}
         return KTOTrainer._compute_loss(trainer, answering(policy), batch, False)
 
-    torch.testing.assert_close(value_and_grad(ours)(POLICY), value_and_grad(theirs)(POLICY), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        value_and_grad(ours)(POLICY), value_and_grad(theirs)(POLICY), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_point_of_reference_is_never_below_zero_and_has_no_gradient() -> None:
@@ -54,7 +58,9 @@ def test_the_point_of_reference_is_never_below_zero_and_has_no_gradient() -> Non
 def test_far_answers_saturate() -> None:
     far = torch.tensor([1e8, -1e8])
     value, grad = value_and_grad(
-        lambda x: kto_loss(x, torch.zeros(2), torch.tensor([True, True]), torch.tensor(0.0), beta=0.1).losses.sum()
+        lambda x: kto_loss(
+            x, torch.zeros(2), torch.tensor([True, True]), torch.tensor(0.0), beta=0.1
+        ).losses.sum()
     )(far)
     assert value.item() == pytest.approx(1.0)
     assert (grad == 0).all()

@@ -19,7 +19,9 @@ def head(params: Tensor, hidden: Tensor) -> Tensor:
 
 
 def inputs() -> tuple[Tensor, Tensor]:
-    return random.normal(random.key(1), (VOCABULARY, WIDTH)), random.normal(random.key(2), (*LABELS.shape, WIDTH))
+    return random.normal(random.key(1), (VOCABULARY, WIDTH)), random.normal(
+        random.key(2), (*LABELS.shape, WIDTH)
+    )
 
 
 def test_it_is_the_log_softmax_at_the_label() -> None:

@@ -14,7 +14,10 @@ from pure.loss.orpo import orpo_loss
 from pure.transform.grad import value_and_grad
 
 CHOSEN, REJECTED = (-0.1 - 4 * random.uniform(random.key(i), (6,)) for i in (1, 2))
-TOKENS = {"chosen_tokens": torch.tensor([3, 5, 1, 9, 2, 4]), "rejected_tokens": torch.tensor([4, 2, 2, 8, 3, 1])}
+TOKENS = {
+    "chosen_tokens": torch.tensor([3, 5, 1, 9, 2, 4]),
+    "rejected_tokens": torch.tensor([4, 2, 2, 8, 3, 1]),
+}
 
 
 def test_equals_a_loop_in_float64() -> None:
@@ -42,12 +45,16 @@ def test_the_odds_part_equals_trl_in_value_and_gradient() -> None:
     def theirs(both: tuple[Tensor, Tensor]) -> Tensor:
         return -ORPOTrainer.odds_ratio_loss(fake, *both)[0].sum()
 
-    torch.testing.assert_close(value_and_grad(ours)(means), value_and_grad(theirs)(means), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        value_and_grad(ours)(means), value_and_grad(theirs)(means), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_certain_and_empty_answers_stay_finite() -> None:
     certain = torch.tensor([0.0, -1e8])
     none = {name: torch.zeros(2) for name in TOKENS}
-    value, grad = value_and_grad(lambda x: orpo_loss(x, certain.flip(0), beta=0.1, **none).losses.sum())(certain)
+    value, grad = value_and_grad(lambda x: orpo_loss(x, certain.flip(0), beta=0.1, **none).losses.sum())(
+        certain
+    )
     assert value.isfinite()
     assert grad.isfinite().all()

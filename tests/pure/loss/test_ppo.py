@@ -1,4 +1,5 @@
-"""PPO: generalized advantages against the recursion, the two clipped losses against loops, whitening against torch."""
+"""PPO: generalized advantages against the recursion, the two clipped losses against loops, whitening against
+torch."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def recursion(mask: torch.Tensor, gamma: float, lam: float) -> torch.Tensor:
     return out
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 1.0), (0.9, 0.5), (1.0, 0.0), (0.0, 0.9), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("gamma", "lam"), [(1.0, 0.95), (0.9, 1.0), (0.9, 0.5), (1.0, 0.0), (0.0, 0.9), (1.0, 1.0)]
+)
 @pytest.mark.parametrize("holes", [False, True])
 def test_advantages_equal_the_recursion(gamma: float, lam: float, holes: bool) -> None:
     mask = MASK & (torch.arange(TOKENS) % 3 != 1) if holes else MASK
@@ -42,7 +45,11 @@ def test_advantages_equal_the_recursion(gamma: float, lam: float, holes: bool) -
 
 def test_advantages_by_hand() -> None:
     """λ = 0: one step ahead. λ = 1, γ = 1: all that is still to come, minus the value."""
-    rewards, values, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 0.5, 0.5]]), torch.ones(1, 3).bool()
+    rewards, values, mask = (
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        torch.tensor([[0.5, 0.5, 0.5]]),
+        torch.ones(1, 3).bool(),
+    )
     torch.testing.assert_close(
         gae(rewards, values, mask, gamma=1.0, lam=0.0).advantages, torch.tensor([[1.0, 2.0, 2.5]])
     )
@@ -53,7 +60,9 @@ def test_advantages_by_hand() -> None:
 
 def test_masked_positions_may_hold_anything() -> None:
     wild = torch.where(MASK, REWARDS, math.nan)
-    torch.testing.assert_close(gae(wild, torch.where(MASK, VALUES, math.inf), MASK), gae(REWARDS, VALUES, MASK))
+    torch.testing.assert_close(
+        gae(wild, torch.where(MASK, VALUES, math.inf), MASK), gae(REWARDS, VALUES, MASK)
+    )
 
 
 def test_whitening_equals_torch() -> None:
@@ -61,10 +70,14 @@ def test_whitening_equals_torch() -> None:
     found = whiten(REWARDS, MASK)
     torch.testing.assert_close(found[MASK].double(), (kept - kept.mean()) / kept.std(), rtol=1e-5, atol=1e-5)
     assert (found[~MASK] == 0).all()
-    torch.testing.assert_close(whiten(REWARDS, MASK, keep_mean=True)[MASK], found[MASK] + REWARDS[MASK].mean())
+    torch.testing.assert_close(
+        whiten(REWARDS, MASK, keep_mean=True)[MASK], found[MASK] + REWARDS[MASK].mean()
+    )
 
 
-@pytest.mark.parametrize("mask", [torch.zeros(2, 3).bool(), torch.tensor([[True, False, False], [False] * 3])])
+@pytest.mark.parametrize(
+    "mask", [torch.zeros(2, 3).bool(), torch.tensor([[True, False, False], [False] * 3])]
+)
 def test_whitening_nothing_or_one_value_gives_zero(mask: torch.Tensor) -> None:
     assert (whiten(torch.full((2, 3), 7.0), mask) == 0).all()
 

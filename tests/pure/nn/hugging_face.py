@@ -20,9 +20,19 @@ FEEDFORWARD = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 
 def peer(config: ModelConfig, family: str) -> nn.Module:
     """The model of that family ("Llama", "Qwen2", "Qwen3") with this configuration, randomly initialised."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-             "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
-             "hidden_act")  # fmt: skip
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "hidden_act",
+    )
     fields: dict[str, Any] = {name: getattr(config, name) for name in names}
     fields |= {"rope_parameters": rope_parameters(config), "attn_implementation": "eager"}
     if family != "Qwen2":
@@ -49,7 +59,9 @@ def rope_parameters(config: ModelConfig) -> dict[str, Any]:
         if scaling.rope_type == "llama3":
             chosen |= {name: getattr(scaling, name) for name in ("low_freq_factor", "high_freq_factor")}
         if scaling.rope_type == "yarn":
-            chosen |= {name: getattr(scaling, name) for name in ("beta_fast", "beta_slow", "attention_factor")}
+            chosen |= {
+                name: getattr(scaling, name) for name in ("beta_fast", "beta_slow", "attention_factor")
+            }
     return chosen
 
 
@@ -79,23 +91,36 @@ def names(config: ModelConfig) -> Iterator[tuple[str, str]]:
 def gpt2(config: ModelConfig) -> nn.Module:
     """A GPT-2 whose learned positions are our sinusoidal ones."""
     made = transformers.GPT2Config(
-        vocab_size=config.vocab_size, n_positions=config.max_position_embeddings, n_embd=config.hidden_size,
-        n_layer=config.num_hidden_layers, n_head=config.num_attention_heads, n_inner=config.intermediate_size,
-        activation_function="gelu_new", layer_norm_epsilon=config.rms_norm_eps, resid_pdrop=0.0, embd_pdrop=0.0,
-        attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, attn_implementation="eager",
-    )  # fmt: skip
+        vocab_size=config.vocab_size,
+        n_positions=config.max_position_embeddings,
+        n_embd=config.hidden_size,
+        n_layer=config.num_hidden_layers,
+        n_head=config.num_attention_heads,
+        n_inner=config.intermediate_size,
+        activation_function="gelu_new",
+        layer_norm_epsilon=config.rms_norm_eps,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+        attn_implementation="eager",
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.GPT2LMHeadModel(made)
         for parameter in model.parameters():
             nn.init.normal_(parameter, float(parameter.ndim == 1), 0.1)
     with torch.no_grad():
-        model.transformer.wpe.weight.copy_(sinusoidal(torch.arange(config.max_position_embeddings), config.hidden_size))
+        model.transformer.wpe.weight.copy_(
+            sinusoidal(torch.arange(config.max_position_embeddings), config.hidden_size)
+        )
     return model
 
 
 def gpt2_leaves(of: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """{our path: tensor} from GPT-2's named parameters or gradients, whose matrices are [in, out], and q, k, v one."""
+    """{our path: tensor} from GPT-2's named parameters or gradients, whose matrices are [in, out], and q, k,
+    v one."""
     found = {
         "embedding": of["transformer.wte.weight"],
         "norm/scale": of["transformer.ln_f.weight"],

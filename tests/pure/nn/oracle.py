@@ -52,8 +52,13 @@ CASES = (
 def problem(case: Case, seed: int = 0, rows: int = 3) -> Problem:
     """Draws the tensors of a case; q, k and v want gradients."""
     keys = random.split(random.key(seed), 7)
-    shapes = [(rows, case.length, case.heads, case.width), *[(rows, case.keys, case.key_heads, case.width)] * 2]
-    q, k, v = (random.normal(key, shape).requires_grad_() for key, shape in zip(keys[:3], shapes, strict=True))
+    shapes = [
+        (rows, case.length, case.heads, case.width),
+        *[(rows, case.keys, case.key_heads, case.width)] * 2,
+    ]
+    q, k, v = (
+        random.normal(key, shape).requires_grad_() for key, shape in zip(keys[:3], shapes, strict=True)
+    )
     extras = {}
     if case.start:
         extras["start"] = random.randint(keys[3], (rows,), 0, case.keys - case.length + 1).long()

@@ -31,7 +31,10 @@ def formula(params: Tree, x: Tensor, config: ModelConfig, **extras: Any) -> Tens
     q, k, v = (torch.einsum("btd,od->bto", x, p[n]) + p.get(f"{n}_bias", 0) for n in "qkv")
     q, k, v = (y.unflatten(-1, (-1, 4)) for y in (q, k, v))
     if config.qk_norm:
-        q, k = (y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * p[n] for y, n in ((q, "q_norm"), (k, "k_norm")))
+        q, k = (
+            y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * p[n]
+            for y, n in ((q, "q_norm"), (k, "k_norm"))
+        )
     angles = rotation(torch.arange(x.shape[1])[None], config=config)
     y = oracle.attention(rotate(q, angles), rotate(k, angles), v, **extras)
     return torch.einsum("bto,do->btd", y.flatten(2), p["o"]) + p.get("o_bias", 0)
@@ -63,7 +66,12 @@ def test_grouped_heads_are_repeated_heads() -> None:
 @pytest.mark.parametrize(("bias", "names"), [(False, ""), (True, "qkvo"), ("qkv", "qkv")])
 def test_the_specification_follows_the_switches(bias: bool | str, names: str) -> None:
     spec = attention_spec(ModelConfig(**SIZES, attention_bias=bias, qk_norm=True))
-    assert {name: spec[name].shape for name in "qkvo"} == {"q": (16, 24), "k": (8, 24), "v": (8, 24), "o": (24, 16)}
+    assert {name: spec[name].shape for name in "qkvo"} == {
+        "q": (16, 24),
+        "k": (8, 24),
+        "v": (8, 24),
+        "o": (24, 16),
+    }
     assert {name for name in spec if name.endswith("bias")} == {f"{name}_bias" for name in names}
     assert spec["q_norm"].shape == spec["k_norm"].shape == (4,)
     assert all(spec[f"{name}_bias"].init == "zeros" for name in names)

@@ -125,7 +125,9 @@ def test_works_compiled(name: str) -> None:
         close(a, c)
         close(b, c)
     if name != "sdpa":
-        under = compiled(torch.func.vmap(gradient(way)))(*(torch.stack([x, x]) for x in (q, k, v, up, segments)))
+        under = compiled(torch.func.vmap(gradient(way)))(
+            *(torch.stack([x, x]) for x in (q, k, v, up, segments))
+        )
         for a, b in zip(under, wanted, strict=True):
             close(a[1], b)
 

@@ -18,8 +18,12 @@ CONFIG = ModelConfig(hidden_size=16, intermediate_size=24, num_attention_heads=4
 def test_norms_stand_before_and_the_stream_runs_past() -> None:
     params, x = init(random.key(0), spec=block_spec(CONFIG)), random.normal(random.key(1), (2, 5, 16))
     first, second = (random.bernoulli(random.key(i), 0.5, x.shape) * 2.0 for i in (2, 3))
-    ours, cache = block(params, x, None, None, Keep(None, first, second), None, None, config=CONFIG, backend="auto")
-    attended, _ = attention(params["attention"], norm(params["attention_norm"], x, config=CONFIG), None, config=CONFIG)
+    ours, cache = block(
+        params, x, None, None, Keep(None, first, second), None, None, config=CONFIG, backend="auto"
+    )
+    attended, _ = attention(
+        params["attention"], norm(params["attention_norm"], x, config=CONFIG), None, config=CONFIG
+    )
     middle = x + first * attended
     inner = norm(params["feedforward_norm"], middle, config=CONFIG)
     wanted = middle + second * feedforward(params["feedforward"], inner, config=CONFIG)
@@ -36,6 +40,8 @@ def test_a_layer_of_zeros_passes_the_stream_on() -> None:
 
 def test_the_two_that_write_into_the_stream_start_smaller() -> None:
     spec = block_spec(ModelConfig(num_hidden_layers=8, initializer_range=0.1))
-    found = {path: s.std for path, s in zip(tree.paths(spec), tree.leaves(spec), strict=True) if s.init == "normal"}
+    found = {
+        path: s.std for path, s in zip(tree.paths(spec), tree.leaves(spec), strict=True) if s.init == "normal"
+    }
     assert {path for path, std in found.items() if std == 0.1 / 4} == {"attention/o", "feedforward/down"}
     assert {std for path, std in found.items() if path not in ("attention/o", "feedforward/down")} == {0.1}

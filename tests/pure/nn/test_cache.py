@@ -9,7 +9,11 @@ from pure.config import ModelConfig
 from pure.nn.cache import LayerCache, append, empty_cache
 
 CONFIG = ModelConfig(
-    hidden_size=12, num_attention_heads=3, num_key_value_heads=3, num_hidden_layers=2, max_position_embeddings=9
+    hidden_size=12,
+    num_attention_heads=3,
+    num_key_value_heads=3,
+    num_hidden_layers=2,
+    max_position_embeddings=9,
 )
 
 

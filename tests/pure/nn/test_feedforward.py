@@ -40,7 +40,11 @@ def test_equals_the_formula(name: str, gated: bool, bias: bool) -> None:
     def product(matrix: str, x: Tensor) -> Tensor:
         return torch.einsum("...i,oi->...o", x, p[matrix]) + (p[f"{matrix}_bias"] if bias else 0)
 
-    inner = formula(name, product("gate", wide)) * product("up", wide) if gated else formula(name, product("up", wide))
+    inner = (
+        formula(name, product("gate", wide)) * product("up", wide)
+        if gated
+        else formula(name, product("up", wide))
+    )
     wanted = product("down", inner)
     torch.testing.assert_close(feedforward(params, x, config=config).double(), wanted, rtol=1e-5, atol=1e-5)
     names = {"up", "down", *(["gate"] if gated else [])}
@@ -50,4 +54,6 @@ def test_equals_the_formula(name: str, gated: bool, bias: bool) -> None:
 def test_activations_by_name() -> None:
     x = torch.linspace(-5, 5, 41)
     for name in ACTIVATIONS:
-        torch.testing.assert_close(activation(name)(x).double(), formula(name, x.double()), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            activation(name)(x).double(), formula(name, x.double()), rtol=1e-5, atol=1e-6
+        )

@@ -60,7 +60,9 @@ def saved(way: Callable, length: int) -> int:
 
 
 @pytest.mark.parametrize("measure", [largest, saved])
-def test_memory_grows_with_the_length_and_not_with_its_square(measure: Callable[[Callable, int], int]) -> None:
+def test_memory_grows_with_the_length_and_not_with_its_square(
+    measure: Callable[[Callable, int], int],
+) -> None:
     way = partial(flash, tile=32)
     assert measure(way, 512) <= 2.1 * measure(way, 256)
     assert measure(way, 512) <= measure(naive, 512) / 4

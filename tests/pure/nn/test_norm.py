@@ -19,7 +19,11 @@ def test_values_and_gradients_equal_torch(dtype: torch.dtype) -> None:
     )
     for ours, theirs, leaves in (
         (rms_norm(x, scale, eps=1e-2), F.rms_norm(x, (8,), scale, eps=1e-2), (x, scale)),
-        (layer_norm(x, scale, bias, eps=1e-2), F.layer_norm(x, (8,), scale, bias, eps=1e-2), (x, scale, bias)),
+        (
+            layer_norm(x, scale, bias, eps=1e-2),
+            F.layer_norm(x, (8,), scale, bias, eps=1e-2),
+            (x, scale, bias),
+        ),
     ):
         torch.testing.assert_close(ours, theirs)
         for a, b in zip(*(torch.autograd.grad(y, leaves, up) for y in (ours, theirs)), strict=True):

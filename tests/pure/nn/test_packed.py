@@ -50,7 +50,8 @@ def test_packed_products_compile() -> None:
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.ones(4, 8), torch.ones(8, dtype=torch.bfloat16), torch.ones(2, 4, 8, dtype=torch.bfloat16)]
+    "weight",
+    [torch.ones(4, 8), torch.ones(8, dtype=torch.bfloat16), torch.ones(2, 4, 8, dtype=torch.bfloat16)],
 )
 def test_what_is_no_bfloat16_matrix_stays_as_it_is(weight: Tensor) -> None:
     assert pack(weight) is weight

@@ -1,4 +1,5 @@
-"""Rotary frequencies beside transformers', rotation beside complex numbers, sinusoids beside their formula."""
+"""Rotary frequencies beside transformers', rotation beside complex numbers, sinusoids beside their
+formula."""
 
 from __future__ import annotations
 
@@ -35,9 +36,15 @@ CASES = (
     config(64, 1e4, factor=1.0, **YARN),  # nothing to stretch, nothing to sharpen
     config(64, 1e4, factor=4.0, attention_factor=0.7, **YARN),
     config(4, 1e4, factor=4.0, **YARN),  # the ramp is wider than the head
-    config(64, 1e4, factor=4.0, rope_type="yarn", original_max_position_embeddings=16),  # it begins before pair 0
-    config(2, 1e6, factor=4.0, rope_type="yarn", original_max_position_embeddings=7),  # low = high: a step, not a ramp
-    config(64, 100.0, factor=4.0, rope_type="yarn", original_max_position_embeddings=65536),  # it ends behind the last
+    config(
+        64, 1e4, factor=4.0, rope_type="yarn", original_max_position_embeddings=16
+    ),  # it begins before pair 0
+    config(
+        2, 1e6, factor=4.0, rope_type="yarn", original_max_position_embeddings=7
+    ),  # low = high: a step, not a ramp
+    config(
+        64, 100.0, factor=4.0, rope_type="yarn", original_max_position_embeddings=65536
+    ),  # it ends behind the last
 )
 
 
@@ -48,7 +55,10 @@ def test_frequencies_equal_transformers(given: ModelConfig) -> None:
     assert given.rope_scaling is not None
     parameters = rope_parameters(given)
     peer = transformers.LlamaConfig(
-        hidden_size=given.hidden_size, num_attention_heads=2, head_dim=given.head_dim, rope_parameters=parameters
+        hidden_size=given.hidden_size,
+        num_attention_heads=2,
+        head_dim=given.head_dim,
+        rope_parameters=parameters,
     )
     frequencies, factor = ROPE_INIT_FUNCTIONS[given.rope_scaling.rope_type](peer, torch.device("cpu"))
     torch.testing.assert_close(rope_frequencies(given), frequencies, rtol=2e-6, atol=0)
@@ -63,14 +73,17 @@ def test_plain_frequencies_are_the_formula() -> None:
 
 
 def test_yarn_is_the_papers_ramp_where_transformers_is_not() -> None:
-    """A context shorter than the fastest wavelength: no pair turns once, all are stretched (equation 18 with r < 1)."""
+    """A context shorter than the fastest wavelength: no pair turns once, all are stretched (equation 18 with
+    r < 1)."""
     given = config(8, 1e4, factor=4.0, rope_type="yarn", original_max_position_embeddings=4)
     plain = rope_frequencies(config(8, 1e4))
     torch.testing.assert_close(rope_frequencies(given)[1:], plain[1:] / 4)
 
 
 def test_rotation_multiplies_complex_numbers() -> None:
-    given = config(8, 100.0, factor=2.0, attention_factor=1.5, rope_type="yarn", original_max_position_embeddings=16)
+    given = config(
+        8, 100.0, factor=2.0, attention_factor=1.5, rope_type="yarn", original_max_position_embeddings=16
+    )
     positions = torch.tensor([[0, 3, 7], [1, 1, 900]])
     x = random.normal(random.key(0), (2, 3, 5, 8))
     angles = positions[..., None].double() * rope_frequencies(given).double()
@@ -79,7 +92,9 @@ def test_rotation_multiplies_complex_numbers() -> None:
         * torch.polar(torch.tensor(1.5).double(), angles)[..., None, :]
     )
     wanted = torch.cat([turned.real, turned.imag], -1)
-    torch.testing.assert_close(rotate(x, rotation(positions, config=given)).double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        rotate(x, rotation(positions, config=given)).double(), wanted, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_scores_depend_on_distance_alone() -> None:
@@ -87,7 +102,8 @@ def test_scores_depend_on_distance_alone() -> None:
     q, k = (random.normal(random.key(i), (1, 1, 16)) for i in range(2))
     scores = [
         (
-            rotate(q, rotation(torch.tensor([a]), config=given)) * rotate(k, rotation(torch.tensor([b]), config=given))
+            rotate(q, rotation(torch.tensor([a]), config=given))
+            * rotate(k, rotation(torch.tensor([b]), config=given))
         ).sum()
         for a, b in ((5, 2), (105, 102), (1003, 1000))
     ]

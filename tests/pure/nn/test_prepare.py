@@ -23,7 +23,9 @@ VARIANTS = {
     "untied": replace(CONFIG, tie_word_embeddings=False),
     "biases": replace(CONFIG, attention_bias="qkv", mlp_bias=True),
     "qwen3": replace(CONFIG, qk_norm=True, head_dim=8),
-    "gpt2": replace(CONFIG, use_swiglu=False, use_rms_norm=False, use_rope=False, hidden_act="gelu", mlp_bias=True),
+    "gpt2": replace(
+        CONFIG, use_swiglu=False, use_rms_norm=False, use_rope=False, hidden_act="gelu", mlp_bias=True
+    ),
 }
 TOKENS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
@@ -40,7 +42,9 @@ def test_decode_reads_the_same_from_prepared_params(name: str) -> None:
     params = tree.map(lambda x: x + 0.05, model.init(random.key(0)))
     prepared = model.prepare(params)
     assert "head" in prepared
-    assert all("q_k_v" in layer["attention"] and "q" not in layer["attention"] for layer in prepared["layers"])
+    assert all(
+        "q_k_v" in layer["attention"] and "q" not in layer["attention"] for layer in prepared["layers"]
+    )
     torch.testing.assert_close(decoded(model, prepared, torch.float32), decoded(model, params, torch.float32))
 
 

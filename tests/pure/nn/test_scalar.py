@@ -1,4 +1,5 @@
-"""The scalar head: a number for each token, from the hidden states, with a model whose own head is left out."""
+"""The scalar head: a number for each token, from the hidden states, with a model whose own head is left
+out."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from pure.nn.sdpa import sdpa
 
 def test_refuses_dropout_factors() -> None:
     one = torch.ones(1, 2, 1, 1)
-    with pytest.raises(ValueError, match="sdpa: its kernels take no dropout factors; use backend='naive' or 'flash'"):
+    with pytest.raises(
+        ValueError, match="sdpa: its kernels take no dropout factors; use backend='naive' or 'flash'"
+    ):
         sdpa(one, one, one, keep=torch.ones(1, 1, 2, 2))
 
 

@@ -11,10 +11,14 @@ from pure.nn.naive import naive
 from pure.nn.single import single
 
 
-def case(heads: int, key_heads: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def case(
+    heads: int, key_heads: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """q [5, 1, N, 6], k and v [5, 9, K, 6], and where the query of each row stands."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(5, t, n, 6, generator=generator) for t, n in ((1, heads), (9, key_heads), (9, key_heads)))
+    q, k, v = (
+        torch.randn(5, t, n, 6, generator=generator) for t, n in ((1, heads), (9, key_heads), (9, key_heads))
+    )
     return q.to(dtype), k.to(dtype), v.to(dtype), torch.tensor([0, 8, 3, 3, 5])
 
 
@@ -45,7 +49,9 @@ def test_what_lies_behind_the_query_is_never_seen() -> None:
 def test_it_vmaps_and_compiles() -> None:
     q, k, v, start = case(4, 2)
     expected = single(q, k, v, start=start)
-    mapped = torch.func.vmap(lambda q, k, v, s: single(q[None], k[None], v[None], start=s[None])[0])(q, k, v, start)
+    mapped = torch.func.vmap(lambda q, k, v, s: single(q[None], k[None], v[None], start=s[None])[0])(
+        q, k, v, start
+    )
     torch.testing.assert_close(mapped, expected)
     compiled = torch.compile(single, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(q, k, v, start=start), expected)

@@ -20,8 +20,15 @@ from pure.transform.grad import value_and_grad
 from pure.transform.remat import remat
 from tests.pure.nn import hugging_face
 
-SMALL = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+SMALL = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 LLAMA3 = RopeScaling(rope_type="llama3", factor=8.0, original_max_position_embeddings=16)
 YARN = RopeScaling(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
 SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,8 +47,16 @@ SWITCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {"qk_norm": True, "head_dim": 16, "rope_theta": 1e6}),
     "qwen3 with biases": ("Qwen3", {"qk_norm": True, "attention_bias": True, "tie_word_embeddings": False}),
 }
-GPT2 = {"use_rms_norm": False, "use_rope": False, "use_swiglu": False, "attention_bias": True, "mlp_bias": True,
-        "hidden_act": "gelu_tanh", "num_key_value_heads": 4, "rms_norm_eps": 1e-5}  # fmt: skip
+GPT2 = {
+    "use_rms_norm": False,
+    "use_rope": False,
+    "use_swiglu": False,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "hidden_act": "gelu_tanh",
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-5,
+}
 EVERY = {**{name: fields for name, (_, fields) in SWITCHES.items()}, "gpt2": GPT2}
 
 
@@ -66,7 +81,9 @@ def test_equals_transformers(name: str) -> None:
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
-    same(grads, hugging_face.fill(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}), 1e-4)
+    same(
+        grads, hugging_face.fill(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}), 1e-4
+    )
 
 
 def test_equals_gpt2() -> None:
@@ -216,7 +233,8 @@ def test_dropout_does_not_see_how_a_batch_is_cut(rates: dict[str, float]) -> Non
 
 
 def test_dropout_keeps_the_expectation() -> None:
-    """One layer, no feed-forward: the logits before the last norm are linear in the factors on the attention output."""
+    """One layer, no feed-forward: the logits before the last norm are linear in the factors on the attention
+    output."""
     from pure.nn.transformer import _keep
 
     config = ModelConfig(**SMALL, hidden_dropout=0.25, attention_dropout=0.4)
@@ -277,7 +295,9 @@ def test_leaves_draw_from_keys_of_their_own() -> None:
     one, two = (transformer(ModelConfig(**fields)).init(random.key(7)) for fields in (small, more))
     assert torch.equal(one["layers"][1]["attention"]["v"], two["layers"][1]["attention"]["v"])
     assert not torch.equal(one["layers"][0]["attention"]["v"], one["layers"][1]["attention"]["v"])
-    assert not torch.equal(one["embedding"], transformer(ModelConfig(**SMALL)).init(random.key(8))["embedding"])
+    assert not torch.equal(
+        one["embedding"], transformer(ModelConfig(**SMALL)).init(random.key(8))["embedding"]
+    )
 
 
 # Refusals.
@@ -287,17 +307,28 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"tokens": BATCH[0]}, r"tokens must be \[B, T\], got \(5,\); add a batch axis with \[None\]"),
     ({"tokens": BATCH.float()}, "tokens must be int64 or int32, got torch.float32"),
     ({"tokens": BATCH.to(torch.uint8)}, "tokens must be int64 or int32, got torch.uint8"),
-    ({"tokens": torch.zeros(1, 65, dtype=torch.int64)}, "65 tokens exceed max_position_embeddings 64; shorten"),
-    ({"positions": torch.arange(5)}, r"positions must be \[B, T\] or \[1, T\] like tokens \(2, 5\), got \(5,\)"),
+    (
+        {"tokens": torch.zeros(1, 65, dtype=torch.int64)},
+        "65 tokens exceed max_position_embeddings 64; shorten",
+    ),
+    (
+        {"positions": torch.arange(5)},
+        r"positions must be \[B, T\] or \[1, T\] like tokens \(2, 5\), got \(5,\)",
+    ),
     ({"positions": torch.zeros(2, 4, dtype=torch.int64)}, r"positions must be .* got \(2, 4\)"),
     ({"positions": torch.zeros(2, 5)}, "positions must be integers, got torch.float32"),
     ({"segment_ids": torch.zeros(2, 1, dtype=torch.int64)}, r"segment_ids must be .* got \(2, 1\)"),
     ({"segment_ids": torch.zeros(3, 5, dtype=torch.int64)}, r"segment_ids must be .* got \(3, 5\)"),
-    ({"key": torch.zeros(3, 2, dtype=torch.uint32)}, r"key must be \[2\] or \[B, 2\] with B = 2, got \(3, 2\)"),
+    (
+        {"key": torch.zeros(3, 2, dtype=torch.uint32)},
+        r"key must be \[2\] or \[B, 2\] with B = 2, got \(3, 2\)",
+    ),
 )
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("arguments", "message"), REFUSED, ids=lambda x: next(iter(x)) if isinstance(x, dict) else ""
+)
 def test_refuses_shapes_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
     config = ModelConfig(**SMALL, hidden_dropout=0.1)
     model = transformer(config)

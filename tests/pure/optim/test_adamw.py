@@ -54,7 +54,8 @@ def test_a_rate_may_be_a_tensor_or_a_schedule() -> None:
 
 
 def test_mixed_dtypes() -> None:
-    """A float32 mean of bfloat16 gradients gives float32 updates, as in optax; what is stored keeps its dtype."""
+    """A float32 mean of bfloat16 gradients gives float32 updates, as in optax; what is stored keeps its
+    dtype."""
     opt = optim.scale_by_adam(mu_dtype=torch.float32)
     p = torch.zeros(3, dtype=torch.bfloat16)
     updates, state = opt.update(torch.ones_like(p), opt.init(p))
@@ -74,7 +75,9 @@ def test_gradients_pass_through_an_update() -> None:
 
 @pytest.mark.parametrize("builder", [optim.adam, optim.adamw])
 def test_bad_arguments(builder: object) -> None:
-    with pytest.raises(ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the minus sign"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the minus sign"
+    ):
         builder(-0.1)
     with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got 1.0"):
         builder(0.1, b1=1.0)

@@ -53,7 +53,10 @@ def test_bias_correction(decay: float) -> None:
         assert base.bias_correction(decay, count).item() == pytest.approx(
             1 - torch.tensor(decay).item() ** t, abs=2**-23
         )
-        assert base.bias_correction(torch.tensor(decay), count).item() == base.bias_correction(decay, count).item()
+        assert (
+            base.bias_correction(torch.tensor(decay), count).item()
+            == base.bias_correction(decay, count).item()
+        )
 
 
 def test_apply_updates_keeps_the_dtype() -> None:

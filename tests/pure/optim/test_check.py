@@ -1,4 +1,5 @@
-"""What hyperparameters may be: numbers of Python or NumPy in range, [] tensors, schedules where one is meant."""
+"""What hyperparameters may be: numbers of Python or NumPy in range, [] tensors, schedules where one is
+meant."""
 
 from __future__ import annotations
 
@@ -61,8 +62,8 @@ BAD = ("0.1", [0.1], 1j, True, torch.ones(1), float("nan"))
 @pytest.mark.parametrize(("name", "make"), MADE)
 @pytest.mark.parametrize("value", BAD)
 def test_every_optimizer_refuses_by_name_what_is_no_number(name: str, make: Callable, value: Any) -> None:
-    """At the call, where the mistake is, and not at the first update, in words of torch. (Under the tests the types
-    of parameters are checked before.)"""
+    """At the call, where the mistake is, and not at the first update, in words of torch. (Under the tests the
+    types of parameters are checked before.)"""
     with pytest.raises((TypeError, ValueError), match=rf"^\w+: {name} must be|typechecking parameter '\w+'"):
         make(value)
 

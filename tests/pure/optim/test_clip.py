@@ -22,7 +22,9 @@ def test_a_gradient_below_the_bound_is_not_touched() -> None:
 
 
 def test_a_norm_that_is_given_is_taken() -> None:
-    part, _ = optim.clip_by_global_norm(1.0).update({"a": GRADS["a"]}, optim.EmptyState(), grad_norm=torch.tensor(5.0))
+    part, _ = optim.clip_by_global_norm(1.0).update(
+        {"a": GRADS["a"]}, optim.EmptyState(), grad_norm=torch.tensor(5.0)
+    )
     torch.testing.assert_close(part["a"], torch.tensor([0.6, 0.0]))
 
 

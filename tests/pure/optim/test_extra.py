@@ -16,6 +16,8 @@ def test_an_optimizer_of_optaxs_base_protocol_is_called_without_extra() -> None:
 
     plain = GradientTransformation(lambda params: (), halve)
     both = chain(plain, plain)
-    updates, _ = both.update({"w": torch.tensor(4.0)}, both.init({"w": torch.tensor(0.0)}), grad_norm=torch.tensor(4.0))
+    updates, _ = both.update(
+        {"w": torch.tensor(4.0)}, both.init({"w": torch.tensor(0.0)}), grad_norm=torch.tensor(4.0)
+    )
     assert updates["w"] == 1
     assert with_extra(both) is both

@@ -24,7 +24,8 @@ def test_what_becomes_a_hyperparameter() -> None:
 
 
 def test_equal_to_the_plain_builder() -> None:
-    """But for 1 - b2, which is rounded before the subtraction here and after it there: 2.4e-5 after the root."""
+    """But for 1 - b2, which is rounded before the subtraction here and after it there: 2.4e-5 after the
+    root."""
     plain = optim.adamw(0.1, weight_decay=0.5, mask=optim.decay_mask)
     inside = optim.inject_hyperparams(optim.adamw)(0.1, weight_decay=0.5, mask=optim.decay_mask)
     a, b = (opt.update(GRADS, opt.init(PARAMS), PARAMS)[0] for opt in (plain, inside))
@@ -58,7 +59,9 @@ def test_static_arguments() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="static_args beta are no arguments of the builder; it has learning_rate, b1"):
+    with pytest.raises(
+        ValueError, match="static_args beta are no arguments of the builder; it has learning_rate, b1"
+    ):
         optim.inject_hyperparams(optim.adam, static_args="beta")
     with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0"):
         optim.inject_hyperparams(optim.adam)(-1.0)

@@ -14,7 +14,10 @@ from pure import optim, tree
 from pure.config import preset
 from pure.nn.transformer import transformer
 
-PARAMS = {"embedding": torch.ones(2), "layers": [{"norm": torch.ones(2), "q": torch.ones(2)} for _ in range(11)]}
+PARAMS = {
+    "embedding": torch.ones(2),
+    "layers": [{"norm": torch.ones(2), "q": torch.ones(2)} for _ in range(11)],
+}
 
 
 def test_what_decays_in_our_own_model() -> None:
@@ -52,7 +55,9 @@ def test_masks_inside_masks_have_optax_structure() -> None:
     outer, inner = {"a": False, "b": True}, {"a": True, "b": {"c": True, "d": False}}
 
     def build(library: object) -> tuple:
-        within = library.masked(library.adam(0.1), inner if library is optim else {"a": False, "b": inner["b"]})
+        within = library.masked(
+            library.adam(0.1), inner if library is optim else {"a": False, "b": inner["b"]}
+        )
         return library.masked(within, outer)
 
     ours, theirs = build(optim), build(optax)
@@ -60,7 +65,9 @@ def test_masks_inside_masks_have_optax_structure() -> None:
     jax_params = tree.map(jnp.asarray, params)
     _, state = ours.update(tensors, ours.init(tensors), tensors)
     _, peer_state = theirs.update(jax_params, theirs.init(jax_params), jax_params)
-    mine, peers = (flax.serialization.to_state_dict(s)["inner_state"]["inner_state"]["0"] for s in (state, peer_state))
+    mine, peers = (
+        flax.serialization.to_state_dict(s)["inner_state"]["inner_state"]["0"] for s in (state, peer_state)
+    )
     assert list(mine) == list(peers)
     assert mine["mu"]["b"]["c"].item() == pytest.approx(peers["mu"]["b"]["c"].item())
     assert mine["mu"]["b"]["d"] == peers["mu"]["b"]["d"] == {}
@@ -81,11 +88,23 @@ def test_namedtuples_and_tuples_are_trees_too() -> None:
             ValueError,
             "does not fit the tree at the root: the mask has embedding, the tree embedding",
         ),
-        ({"embedding": True, "layer": True}, ValueError, "the mask has embedding, layer, the tree embedding, layers"),
-        ({"embedding": True, "layers": [True]}, ValueError, "at layers: the mask has 0, the tree 0, 1, 10, 2"),
+        (
+            {"embedding": True, "layer": True},
+            ValueError,
+            "the mask has embedding, layer, the tree embedding, layers",
+        ),
+        (
+            {"embedding": True, "layers": [True]},
+            ValueError,
+            "at layers: the mask has 0, the tree 0, 1, 10, 2",
+        ),
         ({"embedding": 1, "layers": True}, TypeError, "the mask must hold bools, got 1 at embedding"),
         ({"embedding": True, "layers": "all"}, TypeError, "the mask must hold bools, got 'all' at layers"),
-        (optim.path_mask("/attention/"), ValueError, "'/attention/' occurs in no path; the paths are /embedding/"),
+        (
+            optim.path_mask("/attention/"),
+            ValueError,
+            "'/attention/' occurs in no path; the paths are /embedding/",
+        ),
         (optim.path_mask(exclude=("bias",)), ValueError, "'bias' occurs in no path"),
     ],
 )

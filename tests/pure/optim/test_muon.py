@@ -11,7 +11,8 @@ from pure import optim, tree
 
 
 def test_formula() -> None:
-    """The mean, its corrections and Nesterov's look ahead, with the orthogonal factor of an SVD to compare with."""
+    """The mean, its corrections and Nesterov's look ahead, with the orthogonal factor of an SVD to compare
+    with."""
     rng, beta, rate = np.random.default_rng(0), 0.9, 0.1
     opt = optim.muon(rate, beta=beta, ns_steps=5)
     params = {"w": torch.zeros(6, 4, dtype=torch.float64)}
@@ -37,7 +38,9 @@ def test_adaptive_steps_grow_with_the_gradient() -> None:
 
 def test_others_go_to_adam() -> None:
     params = {"embedding": torch.ones(3, 2), "layers": [{"norm": torch.ones(2), "q": torch.ones(2, 2)}]}
-    opt = optim.muon(0.1, nesterov=False, adam_learning_rate=0.01, muon_weight_dimension_numbers=optim.hidden_matrices)
+    opt = optim.muon(
+        0.1, nesterov=False, adam_learning_rate=0.01, muon_weight_dimension_numbers=optim.hidden_matrices
+    )
     updates, state = opt.update(params, opt.init(params), params)
     torch.testing.assert_close(updates["embedding"], torch.full((3, 2), -0.01))
     torch.testing.assert_close(updates["layers"][0]["norm"], torch.full((2,), -0.01))
@@ -56,7 +59,9 @@ def test_the_default_axes_are_the_transpose_of_those_of_optax() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="preconditioning must be one of frobenius, spectral, aol, schatten, got 'l2'"):
+    with pytest.raises(
+        ValueError, match="preconditioning must be one of frobenius, spectral, aol, schatten, got 'l2'"
+    ):
         optim.muon(0.1, preconditioning="l2")
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\)"):
         optim.muon(0.1, beta=1.0)

@@ -20,7 +20,8 @@ def singular(x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("rows", [(STANDARD,) * 5, DION])
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "schatten"])
 def test_a_polynomial_of_the_singular_values(shape: tuple, rows: tuple, preconditioning: str) -> None:
-    """U p(S) Vᵀ: the vectors stay, each value goes through the odd polynomial a s + b s³ + c s⁵ five times."""
+    """U p(S) Vᵀ: the vectors stay, each value goes through the odd polynomial a s + b s³ + c s⁵ five
+    times."""
     x = torch.tensor(np.random.default_rng(0).normal(size=shape))
     u, s, vt = np.linalg.svd(x.numpy(), full_matrices=False)
     by = {

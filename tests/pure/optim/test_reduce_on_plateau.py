@@ -30,7 +30,9 @@ def test_every_field_goes_as_in_optax(arguments: dict) -> None:
         peer_updates, peer_state = peer_update(jnp.ones(2), peer_state, value=jnp.asarray(loss))
         np.testing.assert_allclose(updates.numpy(), peer_updates, rtol=1e-6)
         for name in state._fields:
-            np.testing.assert_allclose(getattr(state, name).numpy(), getattr(peer_state, name), rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(state, name).numpy(), getattr(peer_state, name), rtol=1e-5, err_msg=name
+            )
     assert state.scale < 1
 
 

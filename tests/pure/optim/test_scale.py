@@ -36,7 +36,11 @@ def test_a_schedule_sees_the_number_of_updates_before() -> None:
 
 def test_narrow_leaves_stay_narrow_and_round_once() -> None:
     g = torch.tensor([3.0], dtype=torch.bfloat16)
-    for opt in (optim.scale(1e-3), optim.scale(torch.tensor(1e-3)), optim.scale_by_schedule(lambda count: 1e-3)):
+    for opt in (
+        optim.scale(1e-3),
+        optim.scale(torch.tensor(1e-3)),
+        optim.scale_by_schedule(lambda count: 1e-3),
+    ):
         updates, _ = opt.update(g, opt.init(g))
         assert updates.item() == torch.tensor(3e-3, dtype=torch.bfloat16).item()
 

@@ -10,7 +10,13 @@ from pure import optim
 
 @pytest.mark.parametrize(
     ("shape", "rms", "factor"),
-    [((9, 1), None, 3.0), ((1, 9), None, 1.0), ((4, 9), 0.2, 0.6), ((9, 4), 0.2, 0.6), ((2, 16, 4), None, 2.0)],
+    [
+        ((9, 1), None, 3.0),
+        ((1, 9), None, 1.0),
+        ((4, 9), 0.2, 0.6),
+        ((9, 4), 0.2, 0.6),
+        ((2, 16, 4), None, 2.0),
+    ],
 )
 def test_factor(shape: tuple[int, ...], rms: float | None, factor: float) -> None:
     numbers = optim.MuonDimensionNumbers(reduction_axis=-1, output_axis=-2)

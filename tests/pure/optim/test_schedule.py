@@ -25,7 +25,8 @@ TABLE: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda o: o.cosine_decay_schedule(0.3, 90),
     "cosine alpha": lambda o: o.cosine_decay_schedule(0.3, 90, 0.1, 1.5),
     "join": lambda o: o.join_schedules(
-        [o.linear_schedule(0.0, 1.0, 10), o.linear_schedule(1.0, 2.0, 5), o.cosine_decay_schedule(3.0, 40)], [10, 25]
+        [o.linear_schedule(0.0, 1.0, 10), o.linear_schedule(1.0, 2.0, 5), o.cosine_decay_schedule(3.0, 40)],
+        [10, 25],
     ),
 }
 
@@ -66,9 +67,15 @@ def test_numbers_may_be_tensors() -> None:
     [
         (lambda: optim.linear_schedule(1.0, 0.0, 0), "transition_steps must be an int > 0 .*got 0"),
         (lambda: optim.linear_schedule(1.0, 0.0, 5, -1), "transition_begin must be an int >= 0"),
-        (lambda: optim.cosine_decay_schedule(1.0, -3), "cosine_decay_schedule: decay_steps must be an int > 0"),
+        (
+            lambda: optim.cosine_decay_schedule(1.0, -3),
+            "cosine_decay_schedule: decay_steps must be an int > 0",
+        ),
         (lambda: inspect.unwrap(optim.cosine_decay_schedule)(1.0, True), "decay_steps must be an int > 0"),
-        (lambda: optim.join_schedules([optim.constant_schedule(1.0)], [3]), "1 schedules need 0 boundaries, got 1"),
+        (
+            lambda: optim.join_schedules([optim.constant_schedule(1.0)], [3]),
+            "1 schedules need 0 boundaries, got 1",
+        ),
         (lambda: optim.join_schedules([], []), "0 schedules need"),
         (
             lambda: optim.join_schedules([optim.constant_schedule(1.0)] * 3, [5, 3]),

@@ -43,7 +43,8 @@ def test_linear() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "f"), [("linear", lambda x: x), ("cosine", lambda x: (1 - np.cos(np.pi * x)) / 2), ("sqrt", np.sqrt)]
+    ("shape", "f"),
+    [("linear", lambda x: x), ("cosine", lambda x: (1 - np.cos(np.pi * x)) / 2), ("sqrt", np.sqrt)],
 )
 def test_wsd(shape: str, f: Callable) -> None:
     c = COUNTS.astype(float)
@@ -70,7 +71,10 @@ def test_wsd(shape: str, f: Callable) -> None:
         ),
         (lambda: optim.wsd_schedule(0.0, 1.0, 1, 1, 0), "wsd_schedule: decay_steps must be an int > 0"),
         (lambda: optim.wsd_schedule(0.0, 1.0, 1, -1, 5), "stable_steps must be an int >= 0"),
-        (lambda: optim.wsd_schedule(0.0, 1.0, 1, 1, 5, shape="exp"), "shape must be one of linear, cosine, sqrt"),
+        (
+            lambda: optim.wsd_schedule(0.0, 1.0, 1, 1, 5, shape="exp"),
+            "shape must be one of linear, cosine, sqrt",
+        ),
         (lambda: optim.sgdr_schedule([]), "at least one cycle"),
     ],
 )

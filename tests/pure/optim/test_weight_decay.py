@@ -36,7 +36,9 @@ def test_dtype_is_the_wider_of_the_two() -> None:
 
 def test_params_are_needed() -> None:
     opt = optim.adamw(0.1)
-    with pytest.raises(ValueError, match=r"params is needed for weight decay: call update\(grads, state, params\)"):
+    with pytest.raises(
+        ValueError, match=r"params is needed for weight decay: call update\(grads, state, params\)"
+    ):
         opt.update(torch.ones(1), opt.init(torch.ones(1)))
     with pytest.raises(ValueError, match=r"weight_decay must be a finite number >= 0, got -0\.1"):
         optim.adamw(0.1, weight_decay=-0.1)

@@ -12,7 +12,8 @@ from pure.random.erf_inv import erf, erf_inv
 
 EPSILON = torch.finfo(torch.float32).eps
 EVERY_FIFTH = torch.arange(0, 1 << 23, 5).to(torch.float32) * (2 * EPSILON) - (1 - EPSILON / 2)
-"""Of the 2²³ arguments that a normal number in float32 can come from. (All have been tried: the same bounds hold.)"""
+"""Of the 2²³ arguments that a normal number in float32 can come from. (All have been tried: the same bounds
+hold.)"""
 
 
 def ulps(a: Tensor, b: Tensor) -> Tensor:
@@ -38,7 +39,9 @@ def test_erf_bit_for_bit() -> None:
 def test_narrow(dtype: torch.dtype) -> None:
     x = torch.linspace(-1, 1, 1001).to(dtype)
     assert torch.equal(erf(x), torch.erf(x.float()).to(dtype))
-    torch.testing.assert_close(erf_inv(x), torch.erfinv(x.double()).to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(
+        erf_inv(x), torch.erfinv(x.double()).to(dtype), rtol=torch.finfo(dtype).eps, atol=0
+    )
 
 
 def test_one_undoes_the_other() -> None:

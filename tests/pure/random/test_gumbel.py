@@ -27,7 +27,9 @@ def test_gumbel(mode: str) -> None:
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_narrow_gumbels_are_equal(name: str, mode: str) -> None:
     ours = gumbel(OURS, (MILLION,), getattr(torch, name), mode)
-    assert np.array_equal(ours.double(), np.asarray(jax.random.gumbel(THEIRS, (MILLION,), name, mode), np.float64))
+    assert np.array_equal(
+        ours.double(), np.asarray(jax.random.gumbel(THEIRS, (MILLION,), name, mode), np.float64)
+    )
 
 
 def test_the_largest_is_chosen_with_its_softmax_probability() -> None:
@@ -51,7 +53,9 @@ def test_axes_and_shapes(axis: int, shape: tuple[int, ...] | None) -> None:
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape))
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(0, (64, 9)), (1, (3, 64)), (-1, (3, 3, 64)), (0, (0, 9)), (0, (9,))])
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(0, (64, 9)), (1, (3, 64)), (-1, (3, 3, 64)), (0, (0, 9)), (0, (9,))]
+)
 def test_without_replacement(axis: int, shape: tuple[int, ...]) -> None:
     ours = categorical(OURS, torch.from_numpy(LOGITS), axis, shape, replace=False)
     assert np.array_equal(ours, jax.random.categorical(THEIRS, LOGITS, axis, shape, replace=False))

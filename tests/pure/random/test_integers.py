@@ -79,7 +79,8 @@ def test_randint_of_odd_ranges(name: str, low: int, high: int) -> None:
 
 
 def test_randint_of_all_there_are() -> None:
-    """A maxval one above the largest value: the range of 2³² values, which JAX writes as an array of uint32."""
+    """A maxval one above the largest value: the range of 2³² values, which JAX writes as an array of
+    uint32."""
     ours = randint(OURS, (MILLION,), 0, 1 << 32, torch.uint32).numpy()
     higher, lower = (np.asarray(jax.random.bits(k, (MILLION,))) for k in jax.random.split(THEIRS))
     assert np.array_equal(ours, lower)

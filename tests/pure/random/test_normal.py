@@ -51,7 +51,9 @@ def test_moments() -> None:
         assert abs((x**power).mean().item() - expected) < 0.005 * power**2
 
 
-@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (-1.0, 3.0), (2.0, 2.5), (-9.0, 9.0), (1.0, 1.0), (1.0, -1.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-2.0, 2.0), (-1.0, 3.0), (2.0, 2.5), (-9.0, 9.0), (1.0, 1.0), (1.0, -1.0)]
+)
 def test_truncated_normal(low: float, high: float) -> None:
     ours = truncated_normal(OURS, low, high, (MILLION,))
     theirs = torch.from_numpy(np.array(jax.random.truncated_normal(THEIRS, low, high, (MILLION,))))
@@ -73,7 +75,10 @@ def test_narrow_truncated_normals_are_equal(name: str, low: float, high: float) 
 
 @pytest.mark.parametrize("name", ["float32", *NARROW])
 def test_truncated_between_tensors(name: str) -> None:
-    low, high = np.linspace(-3, 2, 1024, dtype=np.float32)[:, None], np.linspace(2.5, 3, 1024, dtype=np.float32)
+    low, high = (
+        np.linspace(-3, 2, 1024, dtype=np.float32)[:, None],
+        np.linspace(2.5, 3, 1024, dtype=np.float32),
+    )
     ours = truncated_normal(OURS, torch.from_numpy(low), torch.from_numpy(high), dtype=getattr(torch, name))
     theirs = jax.random.truncated_normal(THEIRS, jnp.asarray(low, name), jnp.asarray(high, name), dtype=name)
     if name == "float32":

@@ -43,7 +43,9 @@ def unsigned(xs: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", VECTORS)
 def test_known_answers(name: str) -> None:
     counter, key, expected = VECTORS[name]
-    assert unsigned(threefry2x32(*map(int32, key), *map(int32, counter))) == [expected] == [naive(key, counter)]
+    assert (
+        unsigned(threefry2x32(*map(int32, key), *map(int32, counter))) == [expected] == [naive(key, counter)]
+    )
 
 
 @pytest.mark.parametrize("start", [0, 1, (1 << 31) - 2, (1 << 32) - 2, 1 << 32, 5 << 40])
@@ -60,7 +62,8 @@ def test_no_words() -> None:
 
 
 def test_every_bit_of_the_counter_turns_half_of_the_result() -> None:
-    """The avalanche that makes counters fit for random numbers: over 1,000 counters, 16 of 32 bits, give or take 1."""
+    """The avalanche that makes counters fit for random numbers: over 1,000 counters, 16 of 32 bits, give or
+    take 1."""
     counter = torch.arange(1000, dtype=torch.int32)
     base = threefry2x32(int32(1), int32(2), 0, counter)
     for bit in range(32):

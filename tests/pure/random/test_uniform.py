@@ -22,7 +22,8 @@ def exact(x: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [*((name, (MILLION,)) for name in DTYPES), *(("float32", s) for s in [(3, 0, 2), (), (2, 3, 5)])]
+    ("name", "shape"),
+    [*((name, (MILLION,)) for name in DTYPES), *(("float32", s) for s in [(3, 0, 2), (), (2, 3, 5)])],
 )
 def test_uniform(name: str, shape: tuple[int, ...]) -> None:
     ours = uniform(OURS, shape, getattr(torch, name))

@@ -77,7 +77,12 @@ def test_parts_that_do_not_divide_are_refused() -> None:
 def test_dropout_does_not_see_the_cut(parts: int) -> None:
     """1e-6 of the largest gradient, with the masks of each example drawn from its row."""
     sizes = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_dropout": 0.2, "attention_dropout": 0.1}
+    heads = {
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "hidden_dropout": 0.2,
+        "attention_dropout": 0.1,
+    }
     model = transformer(ModelConfig(**sizes, **heads))
     params, tokens = model.init(random.key(0)), random.randint(random.key(1), (8, 12), 0, 31).long()
 
@@ -91,5 +96,7 @@ def test_dropout_does_not_see_the_cut(parts: int) -> None:
     torch.testing.assert_close(cut.sum, whole.sum, rtol=1e-6, atol=0)
     assert accumulate(dropped)(params, batch, random.key(6)).sum != whole.sum
     largest = max(g.abs().max() for g in tree.leaves(whole.grads))
-    for path, a, b in zip(tree.paths(cut.grads), tree.leaves(cut.grads), tree.leaves(whole.grads), strict=True):
+    for path, a, b in zip(
+        tree.paths(cut.grads), tree.leaves(cut.grads), tree.leaves(whole.grads), strict=True
+    ):
         assert (a - b).abs().max() <= 1e-6 * largest, path

@@ -12,12 +12,22 @@ from pure.types import Tree
 
 
 def params(layers: int = 3) -> Tree:
-    one = [{"q": random.normal(random.key(i), (2, 2)), "norm": {"scale": torch.ones(2) * i}} for i in range(layers)]
-    return {"embedding": random.normal(random.key(9), (4, 2)), "layers": one, "norm": {"scale": torch.ones(2)}}
+    one = [
+        {"q": random.normal(random.key(i), (2, 2)), "norm": {"scale": torch.ones(2) * i}}
+        for i in range(layers)
+    ]
+    return {
+        "embedding": random.normal(random.key(9), (4, 2)),
+        "layers": one,
+        "norm": {"scale": torch.ones(2)},
+    }
 
 
 def moving(layers: int = 3) -> Tree:
-    return {"params": params(layers), "opt": ({"count": torch.tensor(3)}, {"mu": tree.zeros_like(params(layers))})}
+    return {
+        "params": params(layers),
+        "opt": ({"count": torch.tensor(3)}, {"mu": tree.zeros_like(params(layers))}),
+    }
 
 
 def update(state: Tree, grads: Tree, rate: Tensor) -> Tree:

@@ -49,7 +49,9 @@ def test_the_two_engines_agree() -> None:
 
 def test_aux_passes_and_nothing_carries_a_graph() -> None:
     params, x = make()
-    (value, aux), grads = value_and_grad(lambda p, x: (loss(p, x), {"w": p["w"] * 2, "n": 3}), has_aux=True)(params, x)
+    (value, aux), grads = value_and_grad(lambda p, x: (loss(p, x), {"w": p["w"] * 2, "n": 3}), has_aux=True)(
+        params, x
+    )
     assert aux["n"] == 3
     torch.testing.assert_close(aux["w"], params["w"] * 2)
     assert not any(t.requires_grad for t in [value, aux["w"], *tree.leaves(grads), *tree.leaves(params)])

@@ -79,7 +79,9 @@ def test_without_donation_nothing_is_written(regions: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(state), tree.leaves(before), strict=True))
 
 
-@pytest.mark.parametrize(("regions", "backend"), [(False, "aot_eager"), (True, "aot_eager"), (True, "inductor")])
+@pytest.mark.parametrize(
+    ("regions", "backend"), [(False, "aot_eager"), (True, "aot_eager"), (True, "inductor")]
+)
 def test_donated_writes_the_same_bits_into_the_old_storage(regions: bool, backend: str) -> None:
     plain, donating = (jit(step, regions=regions, donate=d, backend=backend) for d in (False, True))
     state, given = start(), start()
@@ -110,12 +112,15 @@ def spread(s: dict) -> dict:
     return {"a": s["b"], "b": twice, "c": twice}
 
 
-TRADES = [(function, regions, "aot_eager") for function in (swap, rotate, turn, spread) for regions in (False, True)]
+TRADES = [
+    (function, regions, "aot_eager") for function in (swap, rotate, turn, spread) for regions in (False, True)
+]
 
 
 @pytest.mark.parametrize(("function", "regions", "backend"), [*TRADES, (swap, False, "inductor")])
 def test_leaves_may_trade_places(function: Callable, regions: bool, backend: str) -> None:
-    """Inductor drops the clone that a swap needs, so trades are made outside the graph. (Here leaves are views.)"""
+    """Inductor drops the clone that a swap needs, so trades are made outside the graph. (Here leaves are
+    views.)"""
     state = {name: torch.arange(18.0).add(i)[:9].view(3, 3) for i, name in enumerate("abc")}
     wanted = tree.clone(function(tree.clone(state)))
     donating = jit(function, donate=True, regions=regions, backend=backend)

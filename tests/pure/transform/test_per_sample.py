@@ -99,7 +99,8 @@ def test_equals_opacus() -> None:
 
 
 def test_a_fold_sees_each_gradient_in_order() -> None:
-    """The whole, and differential privacy's sum of clipped gradients, beside the gradients held all at once."""
+    """The whole, and differential privacy's sum of clipped gradients, beside the gradients held all at
+    once."""
     found = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
     same(tree.stack(found), loop())
     norms = torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(loop())]).sum(0).sqrt()
@@ -117,11 +118,15 @@ def test_a_fold_sees_each_gradient_in_order() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="per_sample_grad: chunk counts examples and must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="per_sample_grad: chunk counts examples and must be at least 1, got 0"
+    ):
         per_sample_grad(loss, chunk=0)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_grad(loss)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY)
-    with pytest.raises(ValueError, match="per_sample_grad: the leaves of a batch must have the same number of rows"):
+    with pytest.raises(
+        ValueError, match="per_sample_grad: the leaves of a batch must have the same number of rows"
+    ):
         per_sample_grad(loss)(PARAMS, {**BATCH, "more": torch.zeros(2)}, KEY)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_fold(loss, lambda carry, g: carry)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY, None)

@@ -13,7 +13,9 @@ def test_params_are_narrow_inside_and_gradients_wide_outside() -> None:
     params = {"w": torch.full((3,), 1.001), "ids": torch.tensor([1, 2])}
     seen = mixed(lambda p: (p["w"].dtype, p["ids"].dtype), torch.bfloat16)(params)
     assert seen == (torch.bfloat16, torch.int64)
-    _, grads = value_and_grad(mixed(lambda p: (p["w"] * p["w"]).sum().float(), torch.bfloat16))({"w": params["w"]})
+    _, grads = value_and_grad(mixed(lambda p: (p["w"] * p["w"]).sum().float(), torch.bfloat16))(
+        {"w": params["w"]}
+    )
     assert grads["w"].dtype == torch.float32
     torch.testing.assert_close(grads["w"], torch.full((3,), 2.0))  # 1.001 is 1 in bfloat16
 

@@ -1,4 +1,5 @@
-"""A conversation at the command line: deterministic, turn by turn, shown while it is written, and never too long."""
+"""A conversation at the command line: deterministic, turn by turn, shown while it is written, and never too
+long."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from data_pipes.messages import Message
+from data_pipes.chat.messages import Message
 from stages.cli import chat
 from stages.cli.chat import ChatOptions, answering, remembered, talk
 from stages.cli.main import main
-from stages.run import pretrained
+from stages.models import pretrained
 from tests.outside import written
 from tests.outside.special_tokens import CHATML
 from tests.stages.rungs import write_model
@@ -82,8 +83,9 @@ def test_ctrl_c_stops_an_answer_and_what_was_shown_of_it_stays(
     assert capsys.readouterr().err.count("stopped; Ctrl-C again or Ctrl-D ends the session") == 2
 
 
-def test_a_turn_that_is_too_long_does_not_end_the_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_turn_that_is_too_long_does_not_end_the_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = pretrained.load(write_model(tmp_path))
     options = ChatOptions(model_path="", max_new_tokens=5)
     _typing(monkeypatch, "word " * 200, "Hi", EOFError)
@@ -121,10 +123,14 @@ def test_what_is_forgotten_is_said(tmp_path: Path) -> None:
 
 
 def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
-    """Bytes at random: the pieces, joined, are the decoded whole, and only the last may end in half a character."""
+    """Bytes at random: the pieces, joined, are the decoded whole, and only the last may end in half a
+    character."""
     options = ChatOptions(model_path="", max_new_tokens=60, temperature=1.0, top_p=None)
     folder = written.model(
-        tmp_path, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), chat_template=CHATML, eos_token="<|endoftext|>"
+        tmp_path,
+        ("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+        chat_template=CHATML,
+        eos_token="<|endoftext|>",
     )
     base = pretrained.load(folder)
     pieces: list[str] = []

@@ -10,9 +10,9 @@ import transformers
 
 from pure import tree
 from stages.cli.main import main
-from stages.run import pretrained
-from tests.stages.run.gguf_writer import write
-from tests.stages.run.test_gguf_file import small, tokenizer
+from stages.models import pretrained
+from tests.stages.models.gguf_writer import write
+from tests.stages.models.test_gguf import small, tokenizer
 from tests.stages.rungs import run, write_model
 
 
@@ -21,13 +21,23 @@ def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pyte
     file = write(tmp_path / "model.gguf", config, params, tokenizer())
     assert main(["import", "--model_path", str(file), "--output_dir", str(tmp_path / "in")]) == 0
     assert f"{tree.count(params):,} parameters in float32" in capsys.readouterr().out
-    out = ["export", "--model_path", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out"), "--dtype", "bfloat16"]
+    out = [
+        "export",
+        "--model_path",
+        str(tmp_path / "in"),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--dtype",
+        "bfloat16",
+    ]
     assert main(out) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
     ours = pretrained.load(tmp_path / "out")
     tokens = torch.arange(3, 15)[None]
-    torch.testing.assert_close(ours.model.forward(ours.params, tokens), theirs(tokens).logits, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(
+        ours.model.forward(ours.params, tokens), theirs(tokens).logits, rtol=0.1, atol=0.1
+    )
 
 
 def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -47,6 +57,11 @@ def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 
 def test_a_whole_model_has_nothing_to_merge(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_model(tmp_path)
-    assert main(["merge", "--model_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]) == 2
-    assert "holds no adapters (adapter_config.json); a whole model has nothing to merge" in capsys.readouterr().err
+    assert (
+        main(["merge", "--model_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]) == 2
+    )
+    assert (
+        "holds no adapters (adapter_config.json); a whole model has nothing to merge"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()

@@ -21,11 +21,22 @@ def flags(folder: Path, steps: int = 4) -> list[str]:
         text = folder / "text"
         text.mkdir()
         for i in range(8):
-            (text / f"{i}.py").write_text(f'def f{i}(x):\n    """Return the {i}th."""\n    return x + {i}\n' * 30)
+            (text / f"{i}.py").write_text(
+                f'def f{i}(x):\n    """Return the {i}th."""\n    return x + {i}\n' * 30
+            )
     return [
-        "--output_dir", str(folder / "run"), "--config", str(folder / "small.json"), "--data_path",
-        str(folder / "text"), "--max_steps", str(steps), "--no-compile", "--ladder_scale", "0.02",
-    ]  # fmt: skip
+        "--output_dir",
+        str(folder / "run"),
+        "--config",
+        str(folder / "small.json"),
+        "--data_path",
+        str(folder / "text"),
+        "--max_steps",
+        str(steps),
+        "--no-compile",
+        "--ladder_scale",
+        "0.02",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +50,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, "\n".join(lines)
 
 
-def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(shown: tuple[Path, str]) -> None:
+def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
+    shown: tuple[Path, str],
+) -> None:
     folder, text = shown
     before, after, table = (text.index(words) for words in ("--- before", "--- after", "bits per byte"))
     assert before < after < table
@@ -55,7 +68,9 @@ def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
     assert f"intro2llm generate --model_path {folder / 'run'}" in text
 
 
-def test_run_again_it_says_that_it_is_done(shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_again_it_says_that_it_is_done(
+    shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, text = shown
     assert main(["demo", *flags(folder)]) == 0
     again = capsys.readouterr().out
@@ -83,5 +98,10 @@ def test_interrupted_it_goes_on_to_the_same_results(
 
 def test_the_demo_is_a_pretraining_on_the_embedded_corpus() -> None:
     options = demo.pretrain_options(demo.DemoOptions(seed=7, max_steps=3))
-    assert (options.data_path, options.config, options.seed, options.max_steps) == ("embedded", "tiny_config", 7, 3)
+    assert (options.data_path, options.config, options.seed, options.max_steps) == (
+        "embedded",
+        "tiny_config",
+        7,
+        3,
+    )
     assert f"{options.batch_size * options.max_length:,} tokens each" in inspect.getsource(demo.DemoOptions)

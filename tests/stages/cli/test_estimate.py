@@ -10,12 +10,21 @@ from stages.cli.main import main
 def test_a_table_by_parts(capsys: pytest.CaptureFixture) -> None:
     assert main(["estimate", "--config", "tiny_config", "--batch_size", "2", "--max_length", "32"]) == 0
     shown = capsys.readouterr().out
-    for part in ("parameters", "of which are trained", "FLOPs a token", "weights", "optimizer's state", "together"):
+    for part in (
+        "parameters",
+        "of which are trained",
+        "FLOPs a token",
+        "weights",
+        "optimizer's state",
+        "together",
+    ):
         assert f"\n{part}" in f"\n{shown}"
 
 
 def test_adapters_in_four_bits(capsys: pytest.CaptureFixture) -> None:
-    assert main(["estimate", "--qlora", "--batch_size", "1", "--max_length", "16", "--dtype", "bfloat16"]) == 0
+    assert (
+        main(["estimate", "--qlora", "--batch_size", "1", "--max_length", "16", "--dtype", "bfloat16"]) == 0
+    )
     assert "%" in capsys.readouterr().out
 
 

@@ -1,4 +1,5 @@
-"""`intro2llm evaluate` and `compare` as a person types them, from options to `stages.evaluate.build` to results."""
+"""`intro2llm evaluate` and `compare` as a person types them, from options to `stages.evaluate.build` to
+results."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import pytest
 from data_pipes.choices import Question, Questions
 from data_pipes.source.multiple_choice import write_csv
 from stages.cli.main import main
-from stages.evaluate import sandbox
-from stages.run import pretrained
+from stages.models import pretrained
+from stages.sandbox import sandbox
 from tests.stages.evaluate.small_model import small
 
 
@@ -25,16 +26,23 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / "text" / f"{name}.txt").write_text(f"def {name}(a, b): return a + b\n" * 9)
     rows = [Question(f"{i} + 1?", (str(i), str(i + 1), "x", "y"), 1, "sums", f"r:{i}") for i in range(12)]
     write_csv(tmp_path / "mmlu", Questions(rows, {"sums": rows[:5]}, "dev"))
-    problem = {"task_id": "T/0", "prompt": "def double(x):\n", "entry_point": "double",
-               "test": "def check(f):\n    assert f(2) == 4\n"}  # fmt: skip
+    problem = {
+        "task_id": "T/0",
+        "prompt": "def double(x):\n",
+        "entry_point": "double",
+        "test": "def check(f):\n    assert f(2) == 4\n",
+    }
     (tmp_path / "problems.jsonl").write_text(json.dumps(problem) + "\n")
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n"
-                                                 for i in range(3)))  # fmt: skip
+    (tmp_path / "sums.jsonl").write_text(
+        "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(3))
+    )
     return tmp_path
 
 
 def evaluate(folder: Path, *flags: str, model: int = 0, out: str = "out") -> int:
-    return main(["evaluate", "--model_path", str(folder / f"model{model}"), "--output_dir", str(folder / out), *flags])
+    return main(
+        ["evaluate", "--model_path", str(folder / f"model{model}"), "--output_dir", str(folder / out), *flags]
+    )
 
 
 def test_the_older_projects_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -45,9 +53,21 @@ def test_the_older_projects_command(folder: Path, capsys: pytest.CaptureFixture)
     assert results["options"]["task"] == ["perplexity"]
 
 
-def test_several_tasks_then_another_model_then_the_difference(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    flags = ["--task", "mmlu", "exact_match", "--data_path", str(folder / "mmlu"), str(folder / "sums.jsonl"),
-             "--limit", "8", "--max_new_tokens", "4"]  # fmt: skip
+def test_several_tasks_then_another_model_then_the_difference(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [
+        "--task",
+        "mmlu",
+        "exact_match",
+        "--data_path",
+        str(folder / "mmlu"),
+        str(folder / "sums.jsonl"),
+        "--limit",
+        "8",
+        "--max_new_tokens",
+        "4",
+    ]
     for model in (0, 1):
         assert evaluate(folder, *flags, model=model, out=f"out{model}") == 0
     capsys.readouterr()
@@ -88,7 +108,8 @@ def test_where_no_jail_can_be_made_one_line_says_so(
 
 
 def test_what_the_answers_do_not_depend_on_may_change(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    """More items, another name of the same model and data; but another model, tokenizer or option is refused."""
+    """More items, another name of the same model and data; but another model, tokenizer or option is
+    refused."""
     flags = ["--task", "mmlu", "--data_path", str(folder / "mmlu"), "--shots", "1"]
     assert evaluate(folder, *flags, "--limit", "4") == 0
     assert evaluate(folder, *flags, "--limit", "6", "--batch_tokens", "64") == 0

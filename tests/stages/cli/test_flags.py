@@ -1,4 +1,5 @@
-"""Every flag has its meaning, its unit and its default in --help, which answers at once and imports no torch."""
+"""Every flag has its meaning, its unit and its default in --help, which answers at once and imports no
+torch."""
 
 from __future__ import annotations
 
@@ -15,19 +16,25 @@ import pytest
 from stages.cli.flags import mistake, parse
 from stages.cli.main import SUBCOMMANDS, main
 from stages.cli.replay import ReplayOptions
-from stages.options import PretrainOptions
-from stages.tuning_options import GRPOOptions, SFTOptions
+from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.tuning import GRPOOptions, SFTOptions
 
 
 def options_of(name: str) -> type:
     """The dataclass of a subcommand's flags."""
     module = import_module(f"stages.cli.{name}")
-    found = [value for key, value in vars(module).items() if key.endswith("Options") and key.lower().startswith(name)]
+    found = [
+        value
+        for key, value in vars(module).items()
+        if key.endswith("Options") and key.lower().startswith(name)
+    ]
     return found[0]
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_help_lists_every_flag_with_its_meaning_and_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_flag_with_its_meaning_and_default(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -45,17 +52,41 @@ def test_help_lists_every_flag_with_its_meaning_and_default(name: str, capsys: p
 def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
     """A number's help names what it is a number of."""
     units = (
-        "steps", "rows", "row", "tokens", "ids", "times", "share", "rate", "norm", "pieces", "decay", "weight", "seed",
-        "validations", "checkpoints", "occurrences", "sharpness", "number", "factor",
-        "items", "examples", "programs", "seconds", "k", "id",
-    )  # fmt: skip
+        "steps",
+        "rows",
+        "row",
+        "tokens",
+        "ids",
+        "times",
+        "share",
+        "rate",
+        "norm",
+        "pieces",
+        "decay",
+        "weight",
+        "seed",
+        "validations",
+        "checkpoints",
+        "occurrences",
+        "sharpness",
+        "number",
+        "factor",
+        "items",
+        "examples",
+        "programs",
+        "seconds",
+        "k",
+        "id",
+    )
     kind = options_of(name)
     source = "".join(inspect.getsource(base) for base in kind.__mro__ if dataclasses.is_dataclass(base))
     for field in dataclasses.fields(kind):
         words = re.search(rf'    {field.name}: [^\n]*\n    """(.*?)"""', source, re.DOTALL)
         assert words, field.name
         if re.match(r"(int|float)\b", str(field.type)):
-            assert any(re.search(rf"\b{unit}", words[1].lower()) for unit in units), f"{field.name}: {words[1]}"
+            assert any(re.search(rf"\b{unit}", words[1].lower()) for unit in units), (
+                f"{field.name}: {words[1]}"
+            )
 
 
 PROGRAM = """
@@ -69,7 +100,8 @@ except SystemExit:
 
 
 def seconds(name: str) -> float:
-    """How long a core works for --help of a subcommand, in a process of its own; others may work beside it."""
+    """How long a core works for --help of a subcommand, in a process of its own; others may work beside
+    it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", PROGRAM, name], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -118,7 +150,9 @@ def test_a_wrong_flag_ends_with_2_and_names_the_right_one_in_one_line(
     assert line.endswith("intro2llm pretrain --help lists the flags")
 
 
-def test_what_is_required_is_named_and_places_are_left_to_the_parser(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_required_is_named_and_places_are_left_to_the_parser(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"
     assert mistake(SFTOptions, ["--model_path", "m", "--lora_targets", "q", "v", "--ema", "None"]) == ""
     assert mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "-2.5"]) == ""

@@ -11,9 +11,9 @@ from pure import random, tree
 from pure.nn.transformer import transformer
 from stages.cli.generate import GenerateOptions, continuations
 from stages.cli.main import main
-from stages.run import pretrained
-from stages.run.pretrained import Pretrained
-from tests.stages.run.test_pretrained import make
+from stages.models import pretrained
+from stages.models.pretrained import Pretrained
+from tests.stages.models.test_pretrained import make
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,9 @@ def generate(model: Path, *arguments: str) -> int:
     return main(["generate", "--model_path", str(model), "--max_new_tokens", "6", *arguments])
 
 
-def test_every_prompt_is_continued_and_the_seed_decides(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_prompt_is_continued_and_the_seed_decides(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shown = []
     for seed in ("0", "0", "1"):
         assert generate(model, "--prompt", "def add", "--prompt", "return", "--seed", seed) == 0

@@ -63,19 +63,39 @@ class InductorError(RuntimeError):
     [
         (ValueError("--seed: too\n  large"), 2, "--seed: too large"),
         (FileNotFoundError(2, "No such file or directory", "a.txt"), 2, "a.txt: No such file or directory"),
-        (OSError(28, "No space left on device"), 1, "No space left on device; look at the disk of --output_dir, and"),
-        (OSError(28, "cannot write a.txt: No space left on device"), 1, "cannot write a.txt: No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "No space left on device; look at the disk of --output_dir, and",
+        ),
+        (
+            OSError(28, "cannot write a.txt: No space left on device"),
+            1,
+            "cannot write a.txt: No space left on device",
+        ),
         (PermissionError(13, "Permission denied", "b"), 1, "b: Permission denied"),
         (ImportError("wandb is not installed; pip install it"), 1, "wandb is not installed; pip install it"),
         (FloatingPointError("logits were NaN"), 1, "logits were NaN"),
         (MemoryError(), 1, "out of memory; cut the batch by --gradient_accumulation"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "out of memory; cut the batch"),
-        (InductorError("CppCompileError: C++ compile error\nmuch more"), 1, "could not be compiled (CppCompileError:"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            1,
+            "out of memory; cut the batch",
+        ),
+        (
+            InductorError("CppCompileError: C++ compile error\nmuch more"),
+            1,
+            "could not be compiled (CppCompileError:",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_a_person_can_mend_is_one_line(
-    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert fail(error, monkeypatch) == code
     (line,) = capsys.readouterr().err.splitlines()
@@ -88,7 +108,8 @@ def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
     place = ("--output_dir", str(tmp_path))
     assert told("generate") == "interrupted"
     assert (
-        told("sft", *place) == f"interrupted before the first checkpoint in {tmp_path}; the same command begins again"
+        told("sft", *place)
+        == f"interrupted before the first checkpoint in {tmp_path}; the same command begins again"
     )
     assert told("evaluate", *place) == "interrupted; the same command begins again"
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
@@ -103,7 +124,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"intro2llm {version('intro2llm')}\n"
 
 
-@pytest.mark.parametrize("error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()])
+@pytest.mark.parametrize(
+    "error", [IndexError("list index out of range"), RuntimeError("shape mismatch"), TypeError()]
+)
 def test_a_bug_shows_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(type(error)):
         fail(error, monkeypatch)

@@ -1,4 +1,5 @@
-"""From text to a model in one command: interrupted anywhere it comes to the same bits, and bad input is one line."""
+"""From text to a model in one command: interrupted anywhere it comes to the same bits, and bad input is one
+line."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ import torch
 
 from data_pipes import tokenizer as tokenizers
 from pure.config import preset
+from stages.checkpoint import checkpoint, state_file
 from stages.cli.main import main
-from stages.run import checkpoint, compiler, log, state_file
+from stages.run import compiler, log
 from tests.stages.children import child, limit_files, slow_saves, wait_for
 from tests.stages.small import final_weights, flags, last_state, rows, same_run, write_config, write_text
 
@@ -64,11 +66,17 @@ def test_what_a_run_leaves(whole: Path) -> None:
     assert {"loss", "grad_norm", "learning_rate", "tokens", "tok_per_sec", "tflops"} <= set(line)
     assert line["tokens"] == 4 * 16
     assert rows(run)[-1]["loss"] < rows(run)[0]["loss"]
-    assert {"config.json", "metrics.jsonl", "checkpoints", "final_model", "tokenizer.json"} <= set(os.listdir(run))
+    assert {"config.json", "metrics.jsonl", "checkpoints", "final_model", "tokenizer.json"} <= set(
+        os.listdir(run)
+    )
 
 
 def test_run_again_it_is_done(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (done / "run" / "metrics.jsonl").read_bytes(), last_state(done / "run"), final_weights(done / "run")
+    before = (
+        (done / "run" / "metrics.jsonl").read_bytes(),
+        last_state(done / "run"),
+        final_weights(done / "run"),
+    )
     assert main(["pretrain", *flags(done)]) == 0
     assert "all 12 steps were taken before" in capsys.readouterr().out
     assert before == (
@@ -137,19 +145,26 @@ def test_sigterm_saves_and_ends_with_143_and_a_second_one_is_safe(place: Path, w
     assert len(rows(place / "run")) == checkpoint.step_of(saved)
     assert not (place / "run" / "final_model").exists()
     assert main(["pretrain", *flags(place, save_every=0)]) == 0
-    assert (last_state(place / "run"), rows(place / "run")) == (last_state(whole / "run"), rows(whole / "run"))
+    assert (last_state(place / "run"), rows(place / "run")) == (
+        last_state(whole / "run"),
+        rows(whole / "run"),
+    )
 
 
-def test_stopped_early_the_best_weights_are_the_final_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stopped_early_the_best_weights_are_the_final_ones(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A learning rate that ruins the model: the first validation stays the best."""
-    arguments = flags(place, learning_rate=30.0, eval_every=1, patience=3, max_steps=40, warmup=4, save_every=0)
+    arguments = flags(
+        place, learning_rate=30.0, eval_every=1, patience=3, max_steps=40, warmup=4, save_every=0
+    )
     assert main(["pretrain", *arguments]) == 0
     told = capsys.readouterr().out
     values = {row["step"]: row["val_loss"] for row in rows(place / "run")}
     best = min(values, key=lambda step: values[step])
     assert max(values) == best + 3
     assert f"(step {best}, the best; validation stopped improving, and the run ended at {best + 3})" in told
-    from stages.run import pretrained
+    from stages.models import pretrained
 
     loaded = checkpoint.best(place / "run")
     assert loaded is not None
@@ -158,7 +173,9 @@ def test_stopped_early_the_best_weights_are_the_final_ones(place: Path, capsys: 
 
 
 def test_from_a_model_it_goes_on_with_its_weights_and_tokenizer(done: Path) -> None:
-    arguments = flags(done, config=None, model_path=done / "run", output_dir=done / "more", learning_rate=1e-9)
+    arguments = flags(
+        done, config=None, model_path=done / "run", output_dir=done / "more", learning_rate=1e-9
+    )
     assert main(["pretrain", *arguments]) == 0
     assert (done / "more" / "tokenizer.json").read_bytes() == (done / "run" / "tokenizer.json").read_bytes()
     before, after = (rows(done / name)[-1]["val_loss"] for name in ("run", "more"))
@@ -198,7 +215,10 @@ def test_wandb_gets_every_step_and_the_configuration(place: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"config": "configs/tiny_config.py"}, "Python files are not run as configuration; type --config tiny_config$"),
+        (
+            {"config": "configs/tiny_config.py"},
+            "Python files are not run as configuration; type --config tiny_config$",
+        ),
         ({"data_path": "nowhere/at/all.txt"}, "there is no file or folder nowhere/at/all.txt"),
         ({"max_length": 100}, "--max_length 100 exceeds the model's max_position_embeddings 64"),
         ({"gradient_accumulation": 3}, "--gradient_accumulation 3 does not divide --batch_size 4"),
@@ -236,7 +256,11 @@ def test_a_bad_configuration_is_one_line(
         ("a.txt", b"\0\1\2" * 99, "a binary file, with a zero byte"),
         ("a.txt", b"caf\xe9" * 99, "0xe9 at offset 3 is not utf-8; convert it first"),
         ("a.jsonl", b'{"body": "x"}\n', "a.jsonl:1: expected a text in 'text'"),
-        ("a.txt", b"short", "the training part has . tokens, but one row of --max_length 16 takes 17; give more text"),
+        (
+            "a.txt",
+            b"short",
+            "the training part has . tokens, but one row of --max_length 16 takes 17; give more text",
+        ),
     ],
 )
 def test_bad_text_is_one_line(
@@ -251,7 +275,10 @@ def test_bad_text_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"learning_rate": 0.5}, r"--learning_rate was 0\.01, is 0\.5\. Set these back to go on with it, or choose"),
+        (
+            {"learning_rate": 0.5},
+            r"--learning_rate was 0\.01, is 0\.5\. Set these back to go on with it, or choose",
+        ),
         ({"seed": 3, "batch_size": 2}, "--batch_size was 4, is 2; --seed was 0, is 3"),
         ({"max_steps": 24}, "--max_steps was 12, is 24"),
         ({"resume": False}, "holds checkpoints of an earlier run"),
@@ -269,14 +296,22 @@ def test_resuming_with_other_text_another_tokenizer_or_model_is_refused_by_name(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_text(done / "other", documents=3)
-    refused(capsys, flags(done, data_path=done / "other"), r"--data_path was .*text \(6 files.*other \(3 files")
+    refused(
+        capsys, flags(done, data_path=done / "other"), r"--data_path was .*text \(6 files.*other \(3 files"
+    )
     given = tokenizers.save(tokenizers.train(["low"], 262), done / "given.json")
-    refused(capsys, flags(done, tokenizer_path=given), "--tokenizer_path was one trained here, of 280 ids, is .*given")
+    refused(
+        capsys,
+        flags(done, tokenizer_path=given),
+        "--tokenizer_path was one trained here, of 280 ids, is .*given",
+    )
     write_config(done / "small.json", hidden_size=32)
     refused(capsys, flags(done), "--config: hidden_size was 16, is 32")
 
 
-def test_a_checkpoint_of_another_model_is_refused_by_name(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_of_another_model_is_refused_by_name(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Even if config.json was changed by hand to agree."""
     write_config(done / "small.json", intermediate_size=40)
     path = done / "run" / "config.json"
@@ -306,16 +341,24 @@ def test_a_folder_that_is_not_a_runs_is_left_alone(place: Path, capsys: pytest.C
 
 def test_an_unwritable_folder_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "file").write_text("")
-    refused(capsys, flags(place, output_dir=place / "file"), "cannot write into .*file.*; choose another --output_dir")
     refused(
-        capsys, flags(place, output_dir=place / "file" / "run"), "cannot write into .*; choose another --output_dir"
+        capsys,
+        flags(place, output_dir=place / "file"),
+        "cannot write into .*file.*; choose another --output_dir",
+    )
+    refused(
+        capsys,
+        flags(place, output_dir=place / "file" / "run"),
+        "cannot write into .*; choose another --output_dir",
     )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "closed").mkdir(mode=0o500)
-    refused(capsys, flags(place, output_dir=place / "closed" / "run"), "Permission denied; choose another", code=1)
+    refused(
+        capsys, flags(place, output_dir=place / "closed" / "run"), "Permission denied; choose another", code=1
+    )
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
@@ -339,7 +382,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 
 
 def test_a_disk_that_fills_while_text_is_written_is_no_harm(place: Path, whole: Path) -> None:
-    """As the system does it: no file of the process may grow beyond 4 KB. Then, with room, all is as it should be."""
+    """As the system does it: no file of the process may grow beyond 4 KB. Then, with room, all is as it
+    should be."""
     process = child(flags(place), partial(limit_files, 4096))
     process.join()
     assert process.exitcode == 1
@@ -351,9 +395,10 @@ def test_the_state_is_the_fold_of_what_the_folder_says(whole: Path) -> None:
     """From config.json and the data alone, by the definition of a run."""
     import functools
 
-    from pure.serial import to_bytes
-    from stages.options import PretrainOptions
-    from stages.run import config_file, corpus, pretraining
+    from pure.serial.serial import to_bytes
+    from stages.run import config_file, pretraining
+    from stages.run.data import corpus
+    from stages.run.options.pretrain import PretrainOptions
 
     options = config_file.read(whole / "run", PretrainOptions)
     made = pretraining.build(options, corpus.reopen(whole / "run"))

@@ -1,4 +1,5 @@
-"""Folders like those of Llama 3 and Qwen3, written by transformers, through sft, grpo, chat, evaluate and export."""
+"""Folders like those of Llama 3 and Qwen3, written by transformers, through sft, grpo, chat, evaluate and
+export."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from data_pipes.chat import encode_chat
-from data_pipes.messages import Message
+from data_pipes.chat.chat import encode_chat
+from data_pipes.chat.messages import Message
 from stages.cli.generate import GenerateOptions, continuations
 from stages.cli.main import main
-from stages.run import pretrained
-from stages.run.chat_template import ends, template_of
+from stages.models import pretrained
+from stages.models.chat_template import ends, template_of
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.rungs import flags, write_rows
@@ -31,8 +32,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 ENDS = {"llama3": {1, 3, 4}, "qwen3": {0, 2}}
-SAID = [{"role": "user", "content": "12 + 34?"}, {"role": "assistant", "content": "46."},
-        {"role": "user", "content": "What is it?"}]  # fmt: skip
+SAID = [
+    {"role": "user", "content": "12 + 34?"},
+    {"role": "assistant", "content": "46."},
+    {"role": "user", "content": "What is it?"},
+]
 
 
 def _same(folder: Path, name: str) -> None:
@@ -44,7 +48,9 @@ def _same(folder: Path, name: str) -> None:
     assert ours == theirs.apply_chat_template(SAID, add_generation_prompt=True, return_dict=False)
     assert ours.count(0) == (1 if name == "llama3" else 0)
     assert set(ends(base, template)) == ENDS[name]
-    options = GenerateOptions(model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None)
+    options = GenerateOptions(
+        model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None
+    )
     special = [token.content for token in base.tokenizer.spec.added_tokens]
     text = continuations(base, options)[0]
     for token in special:
@@ -68,10 +74,22 @@ def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     quick = ["--device", "cpu", "--max_new_tokens", "8"]
     assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *quick]) == 0
-    assert not any(token.content in capsys.readouterr().out
-                   for token in pretrained.load(grpo).tokenizer.spec.added_tokens)  # fmt: skip
-    evaluate = ["evaluate", "--model_path", str(grpo), "--task", "exact_match", "--limit", "4", "--no_compile",
-                "--output_dir", str(tmp_path / "eval")]  # fmt: skip
+    assert not any(
+        token.content in capsys.readouterr().out
+        for token in pretrained.load(grpo).tokenizer.spec.added_tokens
+    )
+    evaluate = [
+        "evaluate",
+        "--model_path",
+        str(grpo),
+        "--task",
+        "exact_match",
+        "--limit",
+        "4",
+        "--no_compile",
+        "--output_dir",
+        str(tmp_path / "eval"),
+    ]
     assert main([*evaluate, *quick]) == 0
     assert main(["export", "--model_path", str(grpo), "--output_dir", str(tmp_path / "out")]) == 0
     _same(tmp_path / "out", name)

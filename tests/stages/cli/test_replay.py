@@ -46,7 +46,8 @@ def test_equal_bits_are_found(step: int, begin: int, run: Path, capsys: pytest.C
 def test_equal_bits_of_a_compiled_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By regions and donated, as always; the quick backend, as Inductor takes a minute (the benchmark uses that)."""
+    """By regions and donated, as always; the quick backend, as Inductor takes a minute (the benchmark uses
+    that)."""
     quick = partial(jit, backend="aot_eager")
     monkeypatch.setattr(loop, "jit", quick)
     monkeypatch.setattr(import_module("pure.transform.jit"), "jit", quick)
@@ -66,9 +67,16 @@ def test_equal_bits_of_a_compiled_run(
     ],
 )
 def test_a_compilation_on_the_way_is_named(
-    logged: dict, flag: bool, told: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    logged: dict,
+    flag: bool,
+    told: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(import_module("stages.run.compiler"), "missing", lambda: "no compiler")  # replays eagerly
+    monkeypatch.setattr(
+        import_module("stages.run.compiler"), "missing", lambda: "no compiler"
+    )  # replays eagerly
     config = json.loads((run / "config.json").read_text())
     config["options"]["compile"] = flag
     (run / "config.json").write_text(json.dumps(config))
@@ -95,13 +103,17 @@ def test_a_log_that_was_changed_is_found(run: Path, capsys: pytest.CaptureFixtur
     assert "grad_norm: nothing in the log, " in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_not_of_these_steps_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_is_not_of_these_steps_is_found(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A sound checkpoint of step 12 that another computation left: one leaf differs."""
     import torch
 
-    from stages.options import PretrainOptions
-    from stages.run import checkpoint, config_file, corpus, pretraining
-    from stages.run.fingerprint import fingerprint
+    from stages.checkpoint import checkpoint
+    from stages.checkpoint.fingerprint import fingerprint
+    from stages.run import config_file, pretraining
+    from stages.run.data import corpus
+    from stages.run.options.pretrain import PretrainOptions
 
     data = corpus.reopen(run)
     made = pretraining.build(config_file.read(run, PretrainOptions), data)

@@ -44,7 +44,9 @@ def test_bad_flags_are_one_line(
     arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = write_text(tmp_path / "text")
-    assert main(["tokenizer", "--data_path", str(text), "--output_dir", str(tmp_path / "out"), *arguments]) in (1, 2)
+    assert main(
+        ["tokenizer", "--data_path", str(text), "--output_dir", str(tmp_path / "out"), *arguments]
+    ) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
     assert not (tmp_path / "out" / "tokenizer.json").exists()

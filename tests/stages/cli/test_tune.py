@@ -1,4 +1,5 @@
-"""Every rung at the command line: it trains, its `reward_scorer` scores, it resumes exactly; errors are one line."""
+"""Every rung at the command line: it trains, its `reward_scorer` scores, it resumes exactly; errors are one
+line."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.checkpoint import checkpoint
 from stages.cli.main import main
-from stages.run import checkpoint, pretrained, reward_model
-from tests.stages.run.test_pretrained import make
+from stages.models import pretrained, reward_model
+from tests.stages.models.test_pretrained import make
 from tests.stages.rungs import RUNGS, flags, run, write_model, write_rows
 from tests.stages.small import rows, same_run
 
@@ -100,7 +102,9 @@ def test_flags_of_the_older_project(tmp_path: Path) -> None:
     )
 
 
-def test_answers_are_written_down_with_their_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_are_written_down_with_their_rewards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "grpo") == 0
     lines = [json.loads(line) for line in (tmp_path / "grpo" / "completions.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 7))
@@ -111,7 +115,8 @@ def test_answers_are_written_down_with_their_rewards(tmp_path: Path, capsys: pyt
 
 
 def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its file, or a column of the rows that it may read: a resumed run would come to other bits without a word."""
+    """Its file, or a column of the rows that it may read: a resumed run would come to other bits without a
+    word."""
     changes = {"max_steps": 2, "reward_weights": 2.0, "top_p": 0.9, "top_k": 50, "mask_truncated": True}
     assert run(tmp_path, "grpo", **changes) == 0
     arguments = flags(tmp_path, "grpo", **changes)
@@ -133,7 +138,8 @@ def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest
 def test_the_same_model_by_another_path_goes_on_and_another_model_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run's folder, its final_model, a relative path, a link and a copy are the same; other weights are not."""
+    """A run's folder, its final_model, a relative path, a link and a copy are the same; other weights are
+    not."""
     base, link, copy = tmp_path / "run", tmp_path / "link", tmp_path / "copy"
     write_model(base)
     (base / "model").rename(base / "final_model")
@@ -258,7 +264,7 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from data_pipes import tokenizer as tokenizers
-    from tests.stages.run.test_pretrained import TEXT, make
+    from tests.stages.models.test_pretrained import TEXT, make
 
     plain = make(max_position_embeddings=128)._replace(
         tokenizer=tokenizers.train(TEXT, 280, special_tokens=["<|endoftext|>"])
@@ -268,7 +274,9 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     assert "its tokenizer has not the tokens of ChatML" in capsys.readouterr().err
 
 
-def test_another_rung_s_folder_and_other_flags_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_rung_s_folder_and_other_flags_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path, "sft", max_steps=2) == 0
     assert run(tmp_path, "sft", max_steps=2, learning_rate=0.5) == 2
     assert "--learning_rate was 0.003, is 0.5" in capsys.readouterr().err

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.evaluate import sandbox
-from stages.evaluate.sandbox import Isolation
+from stages.sandbox import sandbox
+from stages.sandbox.sandbox import Isolation
 
 
 @pytest.fixture(scope="session")

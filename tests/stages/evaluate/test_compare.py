@@ -12,8 +12,12 @@ from stages.evaluate.compare import compare, mcnemar, table
 
 def _samples(scores: list[float], task: str = "t", **more: list) -> dict[str, list[dict]]:
     """One sample a score."""
-    return {task: [{"id": f"i{i}", "prompt": f"p{i}", "score": s, **{k: v[i] for k, v in more.items()}}
-                   for i, s in enumerate(scores)]}  # fmt: skip
+    return {
+        task: [
+            {"id": f"i{i}", "prompt": f"p{i}", "score": s, **{k: v[i] for k, v in more.items()}}
+            for i, s in enumerate(scores)
+        ]
+    }
 
 
 def test_by_hand() -> None:
@@ -75,7 +79,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_programs_for_one_problem_are_one_question() -> None:
-    """Twenty problems of fifty programs; the second is right on all of two: two questions differ, not a hundred."""
+    """Twenty problems of fifty programs; the second is right on all of two: two questions differ, not a
+    hundred."""
     problems = [f"p{i // 50}" for i in range(1000)]
     first, second = [0.0] * 1000, [float(i < 100) for i in range(1000)]
     (found,) = compare(_samples(first, problem=problems), _samples(second, problem=problems))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipes.answers import QuestionAnswer
+from data_pipes.answers.match import QuestionAnswer
 from stages.evaluate.completion import Sampling
 from stages.evaluate.exact_match import JUDGES, exact_match, summary
 from tests.stages.evaluate.small_model import small
@@ -32,15 +32,25 @@ def test_examples_stand_before_the_question() -> None:
 
 def test_a_form_of_ones_own() -> None:
     loaded = small()[:3]
-    found = exact_match(*loaded, ROWS, sampling=GREEDY, judges=JUDGES["number"],
-                        encode=lambda question: loaded[2].encode(f"<{question}>"))  # fmt: skip
+    found = exact_match(
+        *loaded,
+        ROWS,
+        sampling=GREEDY,
+        judges=JUDGES["number"],
+        encode=lambda question: loaded[2].encode(f"<{question}>"),
+    )
     assert [s["prompt"] for s in found.samples] == ["<1 + 1?>", "<1 + 2?>"]
     assert [s["question"] for s in found.samples] == ["1 + 1?", "1 + 2?"]
     with pytest.raises(ValueError, match="examples are only shown in the plain form"):
-        exact_match(*loaded, ROWS, sampling=GREEDY, judges=JUDGES["text"], examples=ROWS, encode=loaded[2].encode)
+        exact_match(
+            *loaded, ROWS, sampling=GREEDY, judges=JUDGES["text"], examples=ROWS, encode=loaded[2].encode
+        )
 
 
 def test_the_share_by_each_judge() -> None:
-    samples = [{"verdicts": {"strict": False, "flexible": True}}, {"verdicts": {"strict": True, "flexible": True}}]
+    samples = [
+        {"verdicts": {"strict": False, "flexible": True}},
+        {"verdicts": {"strict": True, "flexible": True}},
+    ]
     found = summary(samples, judges=("strict", "flexible"))
     assert (found["exact_match/strict"].value, found["exact_match/flexible"].value) == (0.5, 1.0)

@@ -1,4 +1,5 @@
-"""Our figures beside lm-evaluation-harness with transformers: the same model, the same data, to the letter."""
+"""Our figures beside lm-evaluation-harness with transformers: the same model, the same data, to the
+letter."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from data_pipes import answers
-from data_pipes.answers import QuestionAnswer
+from data_pipes.answers import match
+from data_pipes.answers.match import QuestionAnswer
 from data_pipes.choices import Question, Questions
 from data_pipes.tokenizer import special_id, vocabulary_size
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Sampling
 from stages.evaluate.harness import _loaded, _sampling, harness
-from stages.run import pretrained
-from stages.run.text_prompt import first
+from stages.models import pretrained
+from stages.models.text_prompt import first
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.evaluate.small_model import small
@@ -30,11 +31,14 @@ def _questions() -> list[Question]:
     """24 questions of two subjects, with choices of different lengths."""
     return [
         Question(
-            f"What is {i} + {i % 5}? ", (str(i), f"{i + i % 5} it is", f"the number {i + 1}", "nobody knows"), i % 4,
-            "high_school_sums" if i % 3 else "words", f"test:{i}",
+            f"What is {i} + {i % 5}? ",
+            (str(i), f"{i + i % 5} it is", f"the number {i + 1}", "nobody knows"),
+            i % 4,
+            "high_school_sums" if i % 3 else "words",
+            f"test:{i}",
         )
         for i in range(24)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +60,10 @@ def _theirs(folder: Path) -> Any:
         transformers.utils.logging.disable_progress_bar()
         return HFLM(
             pretrained=transformers.AutoModelForCausalLM.from_pretrained(folder),
-            tokenizer=transformers.AutoTokenizer.from_pretrained(folder), batch_size=4, device="cpu",
-        )  # fmt: skip
+            tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+            batch_size=4,
+            device="cpu",
+        )
 
 
 def _write(path: Path, rows: list[dict]) -> str:
@@ -73,11 +79,19 @@ def _run(model: Any, config: dict[str, Any]) -> dict[str, Any]:
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 
-        found = simple_evaluate(model=model, tasks=[config], bootstrap_iters=0, log_samples=True, verbosity="ERROR",
-                                task_manager=TaskManager(include_defaults=False))  # fmt: skip
+        found = simple_evaluate(
+            model=model,
+            tasks=[config],
+            bootstrap_iters=0,
+            log_samples=True,
+            verbosity="ERROR",
+            task_manager=TaskManager(include_defaults=False),
+        )
     name = config["task"]
-    return {"figures": found["results"][name],
-            "samples": sorted(found["samples"][name], key=lambda sample: sample["doc_id"])}  # fmt: skip
+    return {
+        "figures": found["results"][name],
+        "samples": sorted(found["samples"][name], key=lambda sample: sample["doc_id"]),
+    }
 
 
 def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
@@ -95,15 +109,22 @@ def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
         "answer": {"doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_choice": "{{choices}}"},
     }[style]
     test, dev = (
-        _write(folder / f"{subject}_{part}.jsonl", part_rows) for part, part_rows in (("test", rows), ("dev", rows[:3]))
+        _write(folder / f"{subject}_{part}.jsonl", part_rows)
+        for part, part_rows in (("test", rows), ("dev", rows[:3]))
     )
     return {
-        "task": f"{style}_{subject}", "dataset_path": "json",
+        "task": f"{style}_{subject}",
+        "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": test, "dev": dev}},
-        "output_type": "multiple_choice", "test_split": "test", "fewshot_split": "dev", "num_fewshot": 3,
-        "fewshot_config": {"sampler": "first_n"}, "doc_to_target": "answer",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], **kind,
-    }  # fmt: skip
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "fewshot_split": "dev",
+        "num_fewshot": 3,
+        "fewshot_config": {"sampler": "first_n"},
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        **kind,
+    }
 
 
 @pytest.mark.parametrize("style", ["letter", "answer"])
@@ -127,11 +148,21 @@ def test_every_likelihood_and_every_choice_of_mmlu_is_lm_evals(peers: Any, style
 def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
     ours, theirs, folder = peers
     config = {
-        "task": "texts", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood_rolling",
-        "dataset_kwargs": {"data_files": {"test": _write(folder / "texts.jsonl", [{"text": t} for t in TEXTS])}},
-        "doc_to_target": "{{text}}", "doc_to_text": "",
-        "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}, {"metric": "bits_per_byte"}],
-    }  # fmt: skip
+        "task": "texts",
+        "dataset_path": "json",
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "dataset_kwargs": {
+            "data_files": {"test": _write(folder / "texts.jsonl", [{"text": t} for t in TEXTS])}
+        },
+        "doc_to_target": "{{text}}",
+        "doc_to_text": "",
+        "metric_list": [
+            {"metric": "word_perplexity"},
+            {"metric": "byte_perplexity"},
+            {"metric": "bits_per_byte"},
+        ],
+    }
     theirs._max_length = 64
     wanted = _run(theirs, config)
     theirs._max_length = None
@@ -157,27 +188,43 @@ def test_lm_eval_drives_our_model_to_the_numbers_of_theirs(peers: Any) -> None:
 def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
     """Greedy completions of a random model, cut at the same strings, judged by both."""
     ours, theirs, folder = peers
-    rows = [{"question": f"How many are {i} and {i}?", "answer": f"They are many.\n#### {2 * i}"} for i in range(6)]
+    rows = [
+        {"question": f"How many are {i} and {i}?", "answer": f"They are many.\n#### {2 * i}"}
+        for i in range(6)
+    ]
     config = {
-        "task": "sums", "dataset_path": "json", "test_split": "test", "output_type": "generate_until",
-        "dataset_kwargs": {"data_files": {"test": _write(folder / "sums.jsonl", rows)}}, "num_fewshot": 0,
-        "doc_to_text": "Question: {{question}}\nAnswer:", "doc_to_target": "{{answer}}",
+        "task": "sums",
+        "dataset_path": "json",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "dataset_kwargs": {"data_files": {"test": _write(folder / "sums.jsonl", rows)}},
+        "num_fewshot": 0,
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_target": "{{answer}}",
         "generation_kwargs": {"until": ["Question:", "</s>", "e"], "do_sample": False, "max_gen_toks": 24},
         "metric_list": [{"metric": "exact_match", "regexes_to_ignore": [",", "\\$", "(?s).*#### ", "\\.$"]}],
-        "filter_list": [{"name": "flexible", "filter": [
-            {"function": "regex", "group_select": -1, "regex_pattern": "(-?[$0-9.,]{2,})|(-?[0-9]+)"},
-            {"function": "take_first"}]}],
-    }  # fmt: skip
+        "filter_list": [
+            {
+                "name": "flexible",
+                "filter": [
+                    {"function": "regex", "group_select": -1, "regex_pattern": "(-?[$0-9.,]{2,})|(-?[0-9]+)"},
+                    {"function": "take_first"},
+                ],
+            }
+        ],
+    }
     wanted = _run(theirs, config)
     mine = exact_match.exact_match(
-        *ours[:3], [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
-        sampling=Sampling(max_new_tokens=24, stop=("Question:", "</s>", "e")), judges=exact_match.JUDGES["gsm8k"],
-    )  # fmt: skip
+        *ours[:3],
+        [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
+        sampling=Sampling(max_new_tokens=24, stop=("Question:", "</s>", "e")),
+        judges=exact_match.JUDGES["gsm8k"],
+    )
     driven = _run(harness(ours), config)
     for sample, other, through in zip(mine.samples, wanted["samples"], driven["samples"], strict=True):
         assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
         assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
-    assert answers.exact_match("#### 4", rows[2]["answer"])
+    assert match.exact_match("#### 4", rows[2]["answer"])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +238,10 @@ def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, 
 
     ours, theirs, _ = peers
     asked = [Instance("loglikelihood", {}, (context, ending), 0)]
-    ((mine, greedy),), ((wanted, best),) = harness(ours).loglikelihood(asked), theirs.loglikelihood(asked, True)
+    ((mine, greedy),), ((wanted, best),) = (
+        harness(ours).loglikelihood(asked),
+        theirs.loglikelihood(asked, True),
+    )
     assert mine == pytest.approx(wanted, abs=1e-4)
     assert greedy == best
 
@@ -225,8 +275,14 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     assert asked == theirs.apply_chat_template(chat)
     begun = [*chat, {"role": "assistant", "content": "It is"}]
     assert ours.apply_chat_template(begun, False) == theirs.apply_chat_template(begun, False)
-    pairs = [("What is", " it?"), ("", "It is"), ("", f"{BEGIN}It"), (f"{BEGIN}What is ", "it"), (asked, "It is"),
-             ("What is it?\n", "46")]  # fmt: skip
+    pairs = [
+        ("What is", " it?"),
+        ("", "It is"),
+        ("", f"{BEGIN}It"),
+        (f"{BEGIN}What is ", "it"),
+        (asked, "It is"),
+        ("What is it?\n", "46"),
+    ]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     wanted = theirs.loglikelihood(requests, True)
     found = ours.loglikelihood(requests)
@@ -239,7 +295,9 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     mine = perplexity.perplexity(*loaded[:3], texts[:1], prefix=first(loaded))
     assert -mine.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 12}
-    prompts = [Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(["What is", asked])]
+    prompts = [
+        Instance("generate_until", {}, (text, dict(options)), i) for i, text in enumerate(["What is", asked])
+    ]
     assert ours.generate_until(prompts) == [theirs.generate_until([one], True)[0] for one in prompts]
 
 
@@ -303,7 +361,9 @@ def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:
 
     ours, _, folder = peers
     register()
-    made = get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},max_length=64", {"device": "cpu"})
+    made = get_model("intro2llm").create_from_arg_string(
+        f"path={folder / 'model'},max_length=64", {"device": "cpu"}
+    )
     request = SimpleNamespace(args=("def add", "(a, b)"))
     assert made.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
     with pytest.raises(ValueError, match="--model_args: add_bos_token not understood"):

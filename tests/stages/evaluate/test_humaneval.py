@@ -9,11 +9,12 @@ import pytest
 
 from data_pipes.source import path as source
 from data_pipes.types import Row
-from stages.evaluate import humaneval, sandbox
+from stages.evaluate import humaneval
 from stages.evaluate.completion import Completion, Sampling
 from stages.evaluate.humaneval import Problem, check, pass_at_k, problems
 from stages.evaluate.programs import asked
-from stages.evaluate.sandbox import Isolation, SandboxMissingError
+from stages.sandbox import sandbox
+from stages.sandbox.sandbox import Isolation, SandboxMissingError
 from tests.stages.evaluate.small_model import small
 
 DOUBLE = Problem("T/0", "def double(x):\n", "double", "def check(f):\n    assert f(2) == 4\n")
@@ -55,7 +56,13 @@ def test_a_problem_without_tests_is_named() -> None:
 def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> None:
     found = {
         text: check(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=WALLS)
-        for text in ("    return x + x", "    return x", "    while True: pass", "    return 1 / 0", "    return (")
+        for text in (
+            "    return x + x",
+            "    return x",
+            "    while True: pass",
+            "    return 1 / 0",
+            "    return (",
+        )
     }
     assert [outcome.status for outcome in found.values()] == ["ok", "wrong", "timeout", "error", "syntax"]
     assert "ZeroDivisionError" in found["    return 1 / 0"].reason
@@ -66,9 +73,19 @@ def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> No
 def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four samples one is right: pass@1 is 1/4, pass@4 is 1."""
 
-    def written(model: object, params: object, tokenizer: object, prompts: list, numbers: list, sampling: object,
-                **rest: object) -> list[Completion]:  # fmt: skip
-        return [Completion("    return x * 2" if sample == 2 else "    return 0", 0, True) for _, sample in numbers]
+    def written(
+        model: object,
+        params: object,
+        tokenizer: object,
+        prompts: list,
+        numbers: list,
+        sampling: object,
+        **rest: object,
+    ) -> list[Completion]:
+        return [
+            Completion("    return x * 2" if sample == 2 else "    return 0", 0, True)
+            for _, sample in numbers
+        ]
 
     monkeypatch.setattr(humaneval, "complete", written)
     report = humaneval.humaneval(*small()[:3], [DOUBLE, DOUBLE._replace(name="T/1")], samples=4, ks=(1, 2, 4))
@@ -84,7 +101,9 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @walled
 def test_a_real_model_writes_something_and_is_judged() -> None:
-    report = humaneval.humaneval(*small()[:3], [DOUBLE], sampling=Sampling(max_new_tokens=8, stop=humaneval.STOPS))
+    report = humaneval.humaneval(
+        *small()[:3], [DOUBLE], sampling=Sampling(max_new_tokens=8, stop=humaneval.STOPS)
+    )
     assert report.figures["pass@1"].value == 0.0
     assert report.samples[0]["status"] != "ok"
 
@@ -117,9 +136,15 @@ def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch
 @walled
 def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of `programs.asked`: the question is the chat's, and the program what the answer has."""
-    said = ["Sure:\n```python\ndef double(x):\n    return 2 * x\n```", "<think>x * 2</think>    return x * 2", "No."]
+    said = [
+        "Sure:\n```python\ndef double(x):\n    return 2 * x\n```",
+        "<think>x * 2</think>    return x * 2",
+        "No.",
+    ]
     monkeypatch.setattr(
-        humaneval, "complete", lambda *given, **_: [Completion(said[sample], 0, True) for _, sample in given[4]]
+        humaneval,
+        "complete",
+        lambda *given, **_: [Completion(said[sample], 0, True) for _, sample in given[4]],
     )
     heard: list[str] = []
     way = asked(lambda text: heard.append(text) or [1], form="template")

@@ -51,14 +51,17 @@ def test_shared_or_whole_the_numbers_are_those_of_a_loop(parts: list, tokens: in
 
 
 def test_what_is_shared_is_read_once() -> None:
-    """Four questions of 30 tokens behind 30 that they share, four endings each: 30 + 4 x 30 tokens, not 16 x 60."""
+    """Four questions of 30 tokens behind 30 that they share, four endings each: 30 + 4 x 30 tokens, not 16 x
+    60."""
     read = []
 
     def decode(params: object, tokens: torch.Tensor, *rest: object, **options: object) -> object:
         read.append(tokens.numel())
         return MODEL.decode(params, tokens, *rest, **options)
 
-    requests = [Request((*range(30), 30 + i, *range(29)), (ending,)) for i in range(4) for ending in (1, 2, 3, 4)]
+    requests = [
+        Request((*range(30), 30 + i, *range(29)), (ending,)) for i in range(4) for ending in (1, 2, 3, 4)
+    ]
     log_likelihoods(MODEL._replace(decode=decode), PARAMS, requests)
     assert read == [30, 4 * 30]
 
@@ -93,7 +96,9 @@ def test_a_model_without_a_cache_is_read_whole() -> None:
     model = from_module(Bigram(), vocab_size=4, max_length=8)
     found = log_likelihoods(model, model.init(None), [Request((1,), (2, 3))], share=False)
     assert found[0].logp == pytest.approx(2 * math.log(1 / 4))
-    assert log_likelihoods(model, model.init(None), [Request((1,), (2, 3))])[0].logp == pytest.approx(found[0].logp)
+    assert log_likelihoods(model, model.init(None), [Request((1,), (2, 3))])[0].logp == pytest.approx(
+        found[0].logp
+    )
 
 
 def test_windows_in_bfloat16_stay_near() -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.evaluate import sandbox
-from stages.evaluate.sandbox import Isolation, Outcome
-from tests.stages.evaluate import malice
-from tests.stages.evaluate.forging_candidates import CANDIDATES, TESTS
-from tests.stages.evaluate.malicious_programs import PROGRAMS
+from stages.sandbox import sandbox
+from stages.sandbox.sandbox import Isolation, Outcome
+from tests.stages.sandbox import malice
+from tests.stages.sandbox.forging_candidates import CANDIDATES, TESTS
+from tests.stages.sandbox.malicious_programs import PROGRAMS
 
 ALL = os.environ.get("INTRO2LLM_ALL_MALICE") == "1"
 """Run all programs, for each user; otherwise a third of them."""
@@ -46,7 +46,11 @@ def folder() -> Iterator[Path]:
 def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
     if user == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
-    names = tuple(PROGRAMS) if ALL else (*EXPECTED, *(name for name in list(PROGRAMS)[::3] if name not in EXPECTED))
+    names = (
+        tuple(PROGRAMS)
+        if ALL
+        else (*EXPECTED, *(name for name in list(PROGRAMS)[::3] if name not in EXPECTED))
+    )
     found = malice.run(folder, as_nobody=user != "root" and os.geteuid() == 0, names=names)
     if not found["complete"]:
         pytest.skip(found["isolation"])
@@ -55,9 +59,15 @@ def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
     assert len(PROGRAMS) >= 120
     assert len(names) >= 60
     assert found["effects"] == []
-    assert [f"{name}: {outcome.stdout}" for name, outcome in outcomes.items() if "GOT" in outcome.stdout] == []
-    assert {name: outcome.status for name, outcome in outcomes.items() if outcome.status not in STATUSES} == {}
-    assert {name: outcome.seconds for name, outcome in outcomes.items() if outcome.seconds > malice.TIMEOUT + 5} == {}
+    assert [
+        f"{name}: {outcome.stdout}" for name, outcome in outcomes.items() if "GOT" in outcome.stdout
+    ] == []
+    assert {
+        name: outcome.status for name, outcome in outcomes.items() if outcome.status not in STATUSES
+    } == {}
+    assert {
+        name: outcome.seconds for name, outcome in outcomes.items() if outcome.seconds > malice.TIMEOUT + 5
+    } == {}
     assert {name: outcomes[name].status for name in EXPECTED} == EXPECTED
 
 
@@ -76,8 +86,15 @@ def test_what_one_takes_its_neighbour_does_not_lack(folder: Path, user: str) -> 
 
 def test_without_walls_the_same_look_sees_harm(folder: Path) -> None:
     """Some of the milder programs, so that it is known that a hole would be seen."""
-    names = ("read a secret file", "write into a folder outside", "connect by TCP", "send by UDP", "environment",
-             "connect to a local socket", "connect to an abstract socket")  # fmt: skip
+    names = (
+        "read a secret file",
+        "write into a folder outside",
+        "connect by TCP",
+        "send by UDP",
+        "environment",
+        "connect to a local socket",
+        "connect to an abstract socket",
+    )
     found = malice.run(folder, unsafe=True, names=names)
     effects = "\n".join(found["effects"])
     assert "folder: ['secret', 'secret_module.py', 'socket'] became" in effects
@@ -110,9 +127,13 @@ def test_no_isolation_no_run(tmp_path: Path) -> None:
     missing = Isolation(False, "sandbox: missing: unshare: Operation not permitted")
     mark = tmp_path / "mark"
     program = f"open({str(mark)!r}, 'w')"
-    with pytest.raises(sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation") as refused:
+    with pytest.raises(
+        sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation"
+    ) as refused:
         sandbox.run(program, isolation=missing)
     assert "unshare: Operation not permitted" in str(refused.value)
     with pytest.raises(sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation"):
-        sandbox.examine(f"{program}\ndef square(x): return x * x", TESTS, entry_point="square", isolation=missing)
+        sandbox.examine(
+            f"{program}\ndef square(x): return x * x", TESTS, entry_point="square", isolation=missing
+        )
     assert not mark.exists()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from data_pipes.types import Row
-from stages.evaluate import humaneval, mbpp, sandbox
+from stages.evaluate import humaneval, mbpp
 from stages.evaluate.programs import asked, question
+from stages.sandbox import sandbox
 
 FULL = {
     "task_id": 11, "text": "Write a python function to remove first occurrence of a character.",
@@ -36,7 +37,9 @@ def test_the_reference_passes_and_nothing_fails(row: dict) -> None:
 def test_a_row_is_asked_for_in_the_papers_words() -> None:
     (problem,) = mbpp.problems([Row(FULL, "m:1")])
     assert (problem.name, problem.entry_point) == ("MBPP/11", "remove")
-    assert question(problem).startswith("You are an expert Python programmer, and here is your task: Write a python")
+    assert question(problem).startswith(
+        "You are an expert Python programmer, and here is your task: Write a python"
+    )
     assert FULL["test_list"][1] in question(problem)
 
 

@@ -1,4 +1,5 @@
-"""Multiple choice: prompts to the letter, averages by hand. Its likelihoods: tests/stages/evaluate/test_harness.py."""
+"""Multiple choice: prompts to the letter, averages by hand. Its likelihoods:
+tests/stages/evaluate/test_harness.py."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ SUM = Question("1 + 1? ", ("1", "2", "3", "4"), 1, "high_school_sums", "a:1")
 
 def test_the_prompt_of_mmlu() -> None:
     style = STYLES["letter"]
-    found = preamble(Questions([SUM], {"high_school_sums": [SUM]}, "dev"), "high_school_sums", 1, style) + style.text(
-        SUM
-    )
+    found = preamble(
+        Questions([SUM], {"high_school_sums": [SUM]}, "dev"), "high_school_sums", 1, style
+    ) + style.text(SUM)
     asked = "1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
     title = "The following are multiple choice questions (with answers) about high school sums.\n\n"
     assert found == f"{title}{asked} B\n\n{asked}"
@@ -51,12 +52,15 @@ def test_the_subjects_are_mmlus_57() -> None:
 
 def test_shared_reading_changes_nothing_but_rounding() -> None:
     questions = [
-        Question(f"What is {i}?", ("one", "two", "three", "four"), i % 4, "xy"[i % 2], f"t:{i}") for i in range(9)
+        Question(f"What is {i}?", ("one", "two", "three", "four"), i % 4, "xy"[i % 2], f"t:{i}")
+        for i in range(9)
     ]
     dev = {"x": questions[:3], "y": questions[:3]}
     for style in STYLES:
-        both = [mmlu(*small(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share)
-                for share in (True, False)]  # fmt: skip
+        both = [
+            mmlu(*small(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share)
+            for share in (True, False)
+        ]
         for one, two in zip(both[0].samples, both[1].samples, strict=True):
             assert one["logps"] == pytest.approx(two["logps"], abs=1e-4)
             assert one["output"] == two["output"]
@@ -70,7 +74,9 @@ def test_too_long_a_prompt_is_cut_on_its_left_and_counted() -> None:
 
 def test_what_cannot_be_asked_is_refused() -> None:
     loaded = small()[:3]
-    with pytest.raises(ValueError, match="expected 5 examples of the subject 'high_school_sums', got 0 from dev/x"):
+    with pytest.raises(
+        ValueError, match="expected 5 examples of the subject 'high_school_sums', got 0 from dev/x"
+    ):
         mmlu(*loaded, Questions([SUM], {}, "dev/x"))
     with pytest.raises(ValueError, match="style must be one of letter, answer, continue, got 'b'"):
         mmlu(*loaded, Questions([SUM], {}, "dev"), shots=0, style="b")

@@ -21,7 +21,8 @@ TEXTS = ["def add(a, b): return a + b", "Question: what is it?", "x y z " * 40]
 def test_each_token_is_scored_once_with_the_context_that_it_can_have(
     count: int, length: int, data: st.DataObject
 ) -> None:
-    """Behind a prefix, in order, never more than L tokens to read, later ones with at least L - S + 1 before them."""
+    """Behind a prefix, in order, never more than L tokens to read, later ones with at least L - S + 1 before
+    them."""
     stride = data.draw(st.integers(1, length))
     made = windows(range(100, 100 + count), length=length, stride=stride, prefix=9)
     assert [i for w in made for i in w.tokens[-w.scored :]] == list(range(100, 100 + count))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipes.chat import Encoded
+from data_pipes.chat.chat import Encoded
 from data_pipes.preference import Pair, preference_pipe, with_reference
 from pure import optim, random, tree
 from stages.dpo import dpo
@@ -32,7 +32,9 @@ def _pairs(count: int = 12) -> list[Pair]:
 
 def test_the_figures_are_those_of_the_dpo_stage() -> None:
     pairs = _pairs()
-    pipe = with_reference(preference_pipe(pairs, batch_size=4, length=16, key=None, shuffle=False), MODEL, PARAMS)
+    pipe = with_reference(
+        preference_pipe(pairs, batch_size=4, length=16, key=None, shuffle=False), MODEL, PARAMS
+    )
     stage = dpo(MODEL, optim.sgd(0.1), beta=0.5)
     wanted = mean_loss(loss_of(stage), pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
     found = preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS).figures

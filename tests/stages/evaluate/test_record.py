@@ -41,7 +41,11 @@ def test_everything_is_written_down(tmp_path: Path) -> None:
     reports = record.evaluate([_task([]), _task([], name="u")], tmp_path, about=ABOUT, quiet=True)
     results = json.loads((tmp_path / record.RESULTS).read_text())
     assert results["samples_read"] == {"t": 6, "u": 6}
-    assert results["results"]["t"]["acc"] == {"value": 2.5, "stderr": reports["t"].figures["acc"].stderr, "count": 6}
+    assert results["results"]["t"]["acc"] == {
+        "value": 2.5,
+        "stderr": reports["t"].figures["acc"].stderr,
+        "count": 6,
+    }
     assert results["cut_on_the_left"] == {"t": 3, "u": 3}
     assert results["model_sha256"] == "abc"
     assert results["environment"]["torch"]
@@ -119,11 +123,12 @@ def test_answers_to_other_questions_are_asked_again(tmp_path: Path) -> None:
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from stages.run.lock import alone\n"
+        "import sys; from pathlib import Path; from stages.checkpoint.lock import alone\n"
         "with alone(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as other:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(ValueError, match="in use by another process"):

@@ -34,7 +34,9 @@ def test_each_context_is_in_one_batch_with_its_endings(found: list[tuple[int, ..
         for batch in made:
             assert batch.places <= 50
             assert batch.places >= max(map(len, batch.contexts)) + 1
-            pairs = [(batch.contexts[row], ending) for row, ending in zip(batch.row_of, batch.endings, strict=True)]
+            pairs = [
+                (batch.contexts[row], ending) for row, ending in zip(batch.row_of, batch.endings, strict=True)
+            ]
             assert pairs == [(context, ending) for context in batch.contexts for ending in endings[context]]
 
 

@@ -20,7 +20,9 @@ def _task(asked: list[int], count: int = 5, **about: object) -> Task:
     def summary(found: list[dict]) -> dict[str, Figure]:
         return {"score": mean([sample["score"] for sample in found])}
 
-    return Task("t", [f"i{i}" for i in range(count)], answer, summary, about, 2, [f"d{i}" for i in range(count)])
+    return Task(
+        "t", [f"i{i}" for i in range(count)], answer, summary, about, 2, [f"d{i}" for i in range(count)]
+    )
 
 
 def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
@@ -30,9 +32,16 @@ def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
     assert asked == [0, 1, 2, 3, 4]
     assert [len(part) for part in kept] == [2, 2, 1]
     assert report.figures["score"].value == 2.0
-    assert report.samples[3] == {"task": "t", "id": "i3", "prompt": "p3", "output": "3", "score": 3.0,
-                                 "item": "d3", "template": template_hash(_task([])),
-                                 "protocol": protocol_hash(_task([]))}  # fmt: skip
+    assert report.samples[3] == {
+        "task": "t",
+        "id": "i3",
+        "prompt": "p3",
+        "output": "3",
+        "score": 3.0,
+        "item": "d3",
+        "template": template_hash(_task([])),
+        "protocol": protocol_hash(_task([])),
+    }
 
 
 def test_what_is_known_is_not_asked_again() -> None:
@@ -63,7 +72,11 @@ def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
 
 
 def test_the_hash_is_that_of_what_decided_the_prompts() -> None:
-    assert template_hash(_task([], shots=5)) == template_hash(_task([], shots=5)) != template_hash(_task([], shots=4))
+    assert (
+        template_hash(_task([], shots=5))
+        == template_hash(_task([], shots=5))
+        != template_hash(_task([], shots=4))
+    )
 
 
 def test_mean_and_its_standard_error() -> None:

@@ -14,10 +14,12 @@ import transformers
 from safetensors.torch import load_file
 
 from pure import tree
+from stages.checkpoint import checkpoint
 from stages.cli.flags import parse
 from stages.cli.main import main
-from stages.run import adapter, adapter_folder, checkpoint, pretrained, reward_model, tuning
-from stages.tuning_options import DPOOptions, SFTOptions
+from stages.models import adapter_folder, pretrained, reward_model
+from stages.run import adapter, tuning
+from stages.run.options.tuning import DPOOptions, SFTOptions
 from tests.stages.rungs import RUNGS, flags, run, write_model
 
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
@@ -46,7 +48,9 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
         if checkpoint.step_of(path) > 4:
             shutil.rmtree(path)
     assert run(tmp_path, "sft", **changes) == 0
-    one, other = (load_file(str(tmp_path / x / "final_model" / adapter_folder.WEIGHTS)) for x in ("sft", "whole"))
+    one, other = (
+        load_file(str(tmp_path / x / "final_model" / adapter_folder.WEIGHTS)) for x in ("sft", "whole")
+    )
     assert one.keys() == other.keys()
     assert all(torch.equal(x, other[name]) for name, x in one.items())
 
@@ -91,14 +95,20 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
     fields = json.loads((folder / adapter_folder.CONFIG).read_text())
     assert fields["base_model_name_or_path"] == str(tmp_path / "model")
     start, end = pretrained.load(tmp_path / "sft"), pretrained.load(folder)
-    assert any(not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True))
+    assert any(
+        not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True)
+    )
     # what is read is what the run had at its end
     built = tuning.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
-    state = checkpoint.load(checkpoint.saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params))[0]
+    state = checkpoint.load(
+        checkpoint.saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params)
+    )[0]
     tokens = torch.arange(3, 15)[None]
     logits = end.model.forward(end.params, tokens)
     torch.testing.assert_close(logits, built.base.model.forward(state.params, tokens), rtol=1e-4, atol=1e-4)
-    if not (first.get("qlora") or second.get("qlora")):  # PEFT would load the base as it was before it was quantised
+    if not (
+        first.get("qlora") or second.get("qlora")
+    ):  # PEFT would load the base as it was before it was quantised
         base = transformers.AutoModelForCausalLM.from_pretrained(fields["base_model_name_or_path"])
         theirs = peft.PeftModel.from_pretrained(base, folder).eval()
         with torch.no_grad():
@@ -142,7 +152,10 @@ def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **few) == 0
     assert run(tmp_path, "dpo", **few | {"model_path": tmp_path / "sft", "lora_targets": "up"}) == 0
     shutil.copytree(tmp_path / "dpo", tmp_path / "second")
-    assert run(tmp_path, "dpo", **few | {"model_path": tmp_path / "second", "output_dir": tmp_path / "third"}) == 0
+    assert (
+        run(tmp_path, "dpo", **few | {"model_path": tmp_path / "second", "output_dir": tmp_path / "third"})
+        == 0
+    )
     fields = json.loads((tmp_path / "third" / "final_model" / adapter_folder.CONFIG).read_text())
     assert (fields["r"], set(fields["rank_pattern"].values())) == (4, {2})
     assert pretrained.load(tmp_path / "third")
@@ -156,7 +169,9 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(
     assert run(tmp_path, "dpo", model_path=tmp_path / "sft", **SMALL | second) == 2
     told = capsys.readouterr().err
     assert f"run intro2llm merge --model_path {tmp_path / 'sft'} --output_dir MERGED" in told
-    assert main(["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]) == 0
+    assert (
+        main(["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]) == 0
+    )
     assert run(tmp_path, "dpo", model_path=tmp_path / "whole", **SMALL | second, max_steps=1) == 0
 
 
@@ -179,7 +194,11 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
     ("field", "value", "told"),
     [
         ("bias", "some", "adapter_config.json: bias: expected 'none', 'all' or 'lora_only', got 'some'"),
-        ("modules_to_save", ["lm_head"], r"the adapter lacks base_model.model.lm_head.weight, which its fields"),
+        (
+            "modules_to_save",
+            ["lm_head"],
+            r"the adapter lacks base_model.model.lm_head.weight, which its fields",
+        ),
         ("r", 3, "expected shape"),
         ("target_modules", ["q_proj"], "the adapter does not fit the base: not understood"),
         ("target_modules", ["query"], "target_modules .* fits no matrix of the base"),

@@ -26,7 +26,9 @@ print(first, kept, faults())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
 def test_freed_memory_is_used_again() -> None:
-    answer = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout.split()
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    ).stdout.split()
     first, kept, after = int(answer[0]), answer[1] == "True", int(answer[2])
     if kept:
         assert after < first / 20

@@ -40,6 +40,8 @@ def test_one_that_does_not_work_is_none(tmp_path: Path, monkeypatch: pytest.Monk
     assert "c++broken" in (compiler.missing() or "")
 
 
-def test_python_without_its_headers_cannot_compile_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_without_its_headers_cannot_compile_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
     assert "Python.h" in (compiler.missing() or "")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from stages.options import PretrainOptions
 from stages.run import config_file
-from stages.tuning_options import GRPOOptions, SFTOptions
+from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.tuning import GRPOOptions, SFTOptions
 
 
 def begun(folder: Path, *, saved: bool = True, **changes: Any) -> Path:
@@ -34,7 +34,9 @@ def test_flags_read_back_as_they_were(tmp_path: Path) -> None:
 
 def test_other_flags_are_named(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"--learning_rate was 0\.001, is 0\.002; --seed was 0, is 1\. Set these back"):
+    with pytest.raises(
+        ValueError, match=r"--learning_rate was 0\.001, is 0\.002; --seed was 0, is 1\. Set these back"
+    ):
         config_file.refuse_other_flags(folder, PretrainOptions(learning_rate=0.002, seed=1))
 
 
@@ -45,7 +47,9 @@ def test_a_run_of_an_earlier_version_is_named_as_one(tmp_path: Path) -> None:
     for name in ("seed", "batch_size", "eval_every"):
         del fields["options"][name]
     (folder / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(ValueError, match="run of an earlier version, which had no --batch_size, no --seed; it cannot"):
+    with pytest.raises(
+        ValueError, match="run of an earlier version, which had no --batch_size, no --seed; it cannot"
+    ):
         config_file.refuse_other_flags(folder, PretrainOptions())
 
 

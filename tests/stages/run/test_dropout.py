@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from stages.run import dropout
-from stages.tuning_options import RUNGS, DPOOptions, GRPOOptions, RewardOptions, SFTOptions, TuningOptions
+from stages.run.options.tuning import RUNGS, DPOOptions, GRPOOptions, RewardOptions, SFTOptions, TuningOptions
 
 
 def test_only_sft_drops_out_unless_a_flag_asks_for_it() -> None:
     assert [kind for kind in RUNGS if dropout.used(kind(model_path="m"))] == [SFTOptions]
-    assert all(dropout.used(kind(model_path="m", disable_dropout=False)) for kind in (RewardOptions, DPOOptions))
+    assert all(
+        dropout.used(kind(model_path="m", disable_dropout=False)) for kind in (RewardOptions, DPOOptions)
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RUNGS if kind is not SFTOptions])
@@ -23,6 +25,8 @@ def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) 
 
 
 def test_a_preset_whose_dropout_has_no_effect_is_said() -> None:
-    assert dropout.told(GRPOOptions(model_path="m"), 0.05).endswith("without dropout, so theirs, 0.05, has no effect")
+    assert dropout.told(GRPOOptions(model_path="m"), 0.05).endswith(
+        "without dropout, so theirs, 0.05, has no effect"
+    )
     assert dropout.told(SFTOptions(model_path="m"), 0.05) == ""
     assert dropout.told(GRPOOptions(model_path="m"), 0.0) == ""

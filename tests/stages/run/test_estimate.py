@@ -19,7 +19,9 @@ from pure.nn.transformer import transformer
 from stages.run.estimate import estimate, peak
 from stages.sft import sft
 
-CONFIG = ModelConfig(vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+CONFIG = ModelConfig(
+    vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+)
 KINDS: dict[str, dict[str, Any]] = {
     "whole": {},
     "in pieces": {"accumulation": 2},
@@ -39,8 +41,11 @@ def test_fake_and_real_steps_hold_the_same(name: str) -> None:
         model = lora(model, base, **vars(config))
         params = model.init(random.key(1))
     made = sft(model, optim.adamw(1e-3), accumulation=options.get("accumulation", 1))
-    batch = {"tokens": torch.ones(4, 32, dtype=torch.int64), "labels": torch.ones(4, 32, dtype=torch.int64),
-             "row": torch.arange(4)}  # fmt: skip
+    batch = {
+        "tokens": torch.ones(4, 32, dtype=torch.int64),
+        "labels": torch.ones(4, 32, dtype=torch.int64),
+        "row": torch.arange(4),
+    }
     measured = peak(made.step, made.init(random.key(0), params), batch)
     assert abs(found.rest - measured) < 0.01 * measured
 
@@ -72,7 +77,8 @@ print(held("VmHWM") - before, told.rest)
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="asks Linux for the most held")
 def test_within_a_tenth_of_what_the_process_takes() -> None:
-    """With the allocator told to hand every freed block back, so that what lies between the blocks is not counted."""
+    """With the allocator told to hand every freed block back, so that what lies between the blocks is not
+    counted."""
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     answer = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, env=environment

@@ -59,7 +59,9 @@ def test_a_last_line_without_its_end_counts_as_cut_short(tmp_path: Path) -> None
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n\0\0\0\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: expected a JSON object with a step.*delete the line"):
+    with pytest.raises(
+        ValueError, match=r"metrics\.jsonl:2: expected a JSON object with a step.*delete the line"
+    ):
         lines(path)
     assert lines(tmp_path / "none.jsonl") == []
 
@@ -69,7 +71,9 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     writer = log.json_lines(tmp_path / "metrics.jsonl")
     file = writer.write.args[0]  # type: ignore[attr-defined]
     os.dup2(os.open("/dev/full", os.O_WRONLY), file.fileno())
-    with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room there"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; make room there"
+    ):
         writer.write(1, {"loss": 1.0})
     writer.close()
 
@@ -77,7 +81,9 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
 def test_wandb_goes_on_with_the_run_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[dict[str, Any]] = []
     logged: list[tuple[dict[str, float], int]] = []
-    run = SimpleNamespace(log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append(({}, 0)))
+    run = SimpleNamespace(
+        log=lambda values, step: logged.append((values, step)), finish=lambda: logged.append(({}, 0))
+    )
 
     def init(**options: Any) -> Any:
         begun.append(options)
@@ -121,7 +127,12 @@ def test_tensorboard_holds_the_numbers_and_hides_what_is_computed_again(tmp_path
         writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 1.0), (3, 3.5), (4, 4.0)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (1, 0.5),
+        (2, 1.0),
+        (3, 3.5),
+        (4, 4.0),
+    ]
 
 
 @pytest.mark.parametrize("make", [lambda folder: log.wandb(folder, {}, project="p"), log.tensorboard])
@@ -147,7 +158,8 @@ def test_every_line_is_json_that_other_programs_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [b'{"step": 3, "lo', b"\xff\xfe\x00", b'{"step": 3, "loss": \x9a}\n', b'{"step": 3, "loss": [1]}\n']
+    "end",
+    [b'{"step": 3, "lo', b"\xff\xfe\x00", b'{"step": 3, "loss": \x9a}\n', b'{"step": 3, "loss": [1]}\n'],
 )
 def test_a_torn_end_is_taken_out_and_said(end: bytes, tmp_path: Path) -> None:
     path, told = tmp_path / "metrics.jsonl", []

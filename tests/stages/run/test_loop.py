@@ -1,4 +1,5 @@
-"""A run is the fold, bit for bit, however often it is interrupted; and it stops, keeps and says what it should."""
+"""A run is the fold, bit for bit, however often it is interrupted; and it stops, keeps and says what it
+should."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
 from pure.types import Tree
+from stages.checkpoint import checkpoint, state_file
 from stages.population import population
 from stages.pretrain import pretrain
-from stages.run import RunOptions, checkpoint, loop, run, state_file
+from stages.run import loop
+from stages.run.loop import RunOptions, run
 from stages.stage import Stage, stage
 from stages.state import TrainState
 from tests.stages.small import last_state, rows
@@ -35,9 +38,17 @@ EAGER = RunOptions(compile=False, save_every=1, quiet=True)
 def language(steps: int = 6, **options: Any) -> tuple[Stage, list[Tree]]:
     """A small language model with dropout, and its batches."""
     model = transformer(
-        ModelConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
-                    num_key_value_heads=1, max_position_embeddings=8, hidden_dropout=0.1)
-    )  # fmt: skip
+        ModelConfig(
+            vocab_size=11,
+            hidden_size=8,
+            intermediate_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=8,
+            hidden_dropout=0.1,
+        )
+    )
     drawn = [random.randint(random.key(100 + i), (4, 7), 0, 11).long() for i in range(steps)]
     batches = [{"tokens": x[:, :-1], "labels": x[:, 1:]} for x in drawn]
     return pretrain(model, optim.adamw(0.01), ema=0.9, **options), batches
@@ -159,8 +170,12 @@ def test_validation_stands_in_the_line_of_its_step(tmp_path: Path) -> None:
     options = RunOptions(compile=False, eval_every=2, quiet=True)
     run(made, ones(5), tmp_path, key=KEY, validate=validate, options=options)
     assert [(row["step"], row.get("val_loss")) for row in rows(tmp_path)] == [
-        (1, None), (2, 8.0), (3, None), (4, 6.0), (5, 5.0)
-    ]  # fmt: skip
+        (1, None),
+        (2, 8.0),
+        (3, None),
+        (4, 6.0),
+        (5, 5.0),
+    ]
 
 
 def test_validation_sees_the_average_where_there_is_one(tmp_path: Path) -> None:
@@ -227,7 +242,9 @@ def test_a_second_signal_during_the_save_is_safe(tmp_path: Path, monkeypatch: py
         return written(path, state)
 
     monkeypatch.setattr(state_file, "write", slow)
-    outcome = run(made, Signalling(batches, 1), tmp_path, key=KEY, options=RunOptions(compile=False, quiet=True))
+    outcome = run(
+        made, Signalling(batches, 1), tmp_path, key=KEY, options=RunOptions(compile=False, quiet=True)
+    )
     assert sent == [signal.SIGTERM, signal.SIGINT]
     assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGTERM)
     assert checkpoint.load(tmp_path, outcome.state).step == 2
@@ -286,7 +303,9 @@ def test_an_error_in_a_step_leaves_what_was_saved(tmp_path: Path) -> None:
 def test_resume_false_refuses_a_folder_with_checkpoints(tmp_path: Path) -> None:
     made, _ = counting()
     run(made, ones(1), tmp_path, key=KEY, options=EAGER)
-    with pytest.raises(ValueError, match="holds checkpoints of an earlier run; resume it, or choose another folder"):
+    with pytest.raises(
+        ValueError, match="holds checkpoints of an earlier run; resume it, or choose another folder"
+    ):
         run(made, ones(1), tmp_path, key=KEY, options=RunOptions(compile=False, resume=False, quiet=True))
 
 
@@ -345,7 +364,9 @@ def test_what_is_observed_and_other_writers_get_every_step(tmp_path: Path) -> No
 
     def writer(step: int) -> Writer:
         begun.append(step)
-        return Writer(lambda step, values: seen.append((step, values["twice"])), lambda: None, lambda: begun.append(-1))
+        return Writer(
+            lambda step, values: seen.append((step, values["twice"])), lambda: None, lambda: begun.append(-1)
+        )
 
     def observe(state: TrainState) -> Mapping[str, Tensor]:
         return {"twice": 2 * state.params["n"]}

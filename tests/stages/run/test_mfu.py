@@ -16,10 +16,18 @@ from stages.run import mfu
 def test_the_formula_counts_the_products_that_are_made(tied: bool) -> None:
     """Forward and backward of naive attention, which computes all T² scores, as the formula says."""
     model = transformer(
-        ModelConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                    num_key_value_heads=2, max_position_embeddings=8, tie_word_embeddings=tied),
+        ModelConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=8,
+            tie_word_embeddings=tied,
+        ),
         backend="naive",
-    )  # fmt: skip
+    )
     params = tree.map(lambda x: x.requires_grad_(), model.init(random.key(0)))
     tokens = torch.zeros(3, 8, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
@@ -44,7 +52,9 @@ def test_the_peak_is_the_makers_or_there_is_none(name: str, tflops: float | None
 
 
 def test_without_a_peak_there_are_operations_and_no_share() -> None:
-    model = transformer(ModelConfig(vocab_size=32, hidden_size=16, num_attention_heads=2, num_key_value_heads=2))
+    model = transformer(
+        ModelConfig(vocab_size=32, hidden_size=16, num_attention_heads=2, num_key_value_heads=2)
+    )
     found = mfu.work(model, 8, torch.bfloat16, torch.device("cpu"))
     assert found == mfu.Work(mfu.flops_per_token(model, 8), None)
     assert mfu.speed(found, 1000.0) == {"tflops": pytest.approx(found.flops * 1e-9)}

@@ -12,10 +12,10 @@ import torch
 from data_pipes import tokenizer as tokenizers
 from data_pipes.tokens import memory_store
 from pure import tree
-from stages.options import PretrainOptions
+from stages.checkpoint.fingerprint import fingerprint
 from stages.run import pretraining
-from stages.run.corpus import Corpus
-from stages.run.fingerprint import fingerprint
+from stages.run.data.corpus import Corpus
+from stages.run.options.pretrain import PretrainOptions
 from stages.run.pretraining import build, check, learning_rate, make_optimizer, make_pipe, make_schedule
 from tests.stages.small import write_config
 
@@ -88,12 +88,16 @@ def test_steps_and_epochs(base: PretrainOptions, corpus: Corpus) -> None:
     assert len(make_pipe(with_(base, num_epochs=3), corpus)) == 75
     assert len(make_pipe(with_(base, max_steps=7), corpus)) == 7
     assert len(make_pipe(with_(base, max_steps=60), corpus)) == 60  # more than one epoch has
-    assert torch.equal(make_pipe(with_(base, max_steps=60), corpus)[0]["tokens"], make_pipe(base, corpus)[0]["tokens"])
+    assert torch.equal(
+        make_pipe(with_(base, max_steps=60), corpus)[0]["tokens"], make_pipe(base, corpus)[0]["tokens"]
+    )
 
 
 def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, corpus: Corpus) -> None:
     short = corpus._replace(train=memory_store([[1, 2, 3, 4]], vocab_size=264))
-    with pytest.raises(ValueError, match=r"--data_path embedded: the training part has 4 tokens.*or --max_length 3$"):
+    with pytest.raises(
+        ValueError, match=r"--data_path embedded: the training part has 4 tokens.*or --max_length 3$"
+    ):
         build(base, short)
     assert len(make_pipe(with_(base, max_length=3), short)) == 1
 
@@ -108,7 +112,10 @@ def test_a_corpus_too_short_for_one_row_says_what_fits(base: PretrainOptions, co
         ({"keep_last": 0}, "--keep_last: expected at least 1"),
         ({"gradient_accumulation": 3}, "--gradient_accumulation 3 does not divide --batch_size 4"),
         ({"ema": 1.0}, r"--ema: expected a decay in \(0, 1\)"),
-        ({"max_length": 65}, "--max_length 65 exceeds the model's max_position_embeddings 64; shorten the rows"),
+        (
+            {"max_length": 65},
+            "--max_length 65 exceeds the model's max_position_embeddings 64; shorten the rows",
+        ),
         ({"device": "tpu"}, "--device tpu: expected auto, cpu or cuda"),
         ({"config": "configs/tiny_config.py"}, "type --config tiny_config"),
     ],
@@ -120,10 +127,14 @@ def test_flags_that_cannot_work_are_named_before_any_work(
         check(with_(base, **changes))
 
 
-def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(base: PretrainOptions, tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(
+    base: PretrainOptions, tmp_path: Path
+) -> None:
     config = write_config(tmp_path / "narrow.json", vocab_size=262)
     given = tokenizers.save(tokenizers.train(["low lower lowest"], 264), tmp_path / "given.json")
-    with pytest.raises(ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json only vocab_size 262"):
+    with pytest.raises(
+        ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json only vocab_size 262"
+    ):
         check(with_(base, config=str(config), tokenizer_path=str(given)))
     check(with_(base, tokenizer_path=str(given)))
 
@@ -157,7 +168,9 @@ def test_schedules_by_hand(schedule: Any, rates: dict[int, float], base: Pretrai
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
 @pytest.mark.parametrize(("warmup", "first"), [(0, 1.0), (1, 0.0), (4.0, 0.0), (500, 0.0)])
-def test_warm_up_in_steps_or_not_at_all(schedule: Any, warmup: float, first: float, base: PretrainOptions) -> None:
+def test_warm_up_in_steps_or_not_at_all(
+    schedule: Any, warmup: float, first: float, base: PretrainOptions
+) -> None:
     made = make_schedule(with_(base, schedule=schedule, learning_rate=1.0, warmup=warmup), 20)
     assert float(made(torch.tensor(0))) == first
     if warmup == 4.0:

@@ -10,8 +10,9 @@ import pytest
 from data_pipes import tokenizer as tokenizers
 from pure.config import preset
 from pure.interop import hf
-from stages.run import pretrained, shape
-from tests.stages.run.test_pretrained import make
+from stages.models import pretrained
+from stages.run import shape
+from tests.stages.models.test_pretrained import make
 from tests.stages.small import SHAPE, write_config
 
 

@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipes.templates import NAMED
+from data_pipes.chat.presets import NAMED
 from pure import random, tree
-from stages import tuning_options as flags
-from stages.run import pretrained, tuning
-from stages.run.fingerprint import fingerprint
-from tests.stages.run.test_pretrained import make
+from stages.checkpoint.fingerprint import fingerprint
+from stages.models import pretrained
+from stages.run import tuning
+from stages.run.options import tuning as flags
+from tests.stages.models.test_pretrained import make
 from tests.stages.rungs import write_model, write_rows
 
-KINDS = {"sft": flags.SFTOptions, "reward": flags.RewardOptions, "dpo": flags.DPOOptions, "grpo": flags.GRPOOptions,
-         "ppo": flags.PPOOptions}  # fmt: skip
+KINDS = {
+    "sft": flags.SFTOptions,
+    "reward": flags.RewardOptions,
+    "dpo": flags.DPOOptions,
+    "grpo": flags.GRPOOptions,
+    "ppo": flags.PPOOptions,
+}
 
 
 def build(folder: Path, name: str, **changes: Any) -> tuning.Tuning:
@@ -25,8 +31,15 @@ def build(folder: Path, name: str, **changes: Any) -> tuning.Tuning:
         write_model(folder)
         write_rows(folder)
     online = {"max_new_tokens": 5, "max_length": 32} if name in ("grpo", "ppo") else {"max_length": 64}
-    options = {"model_path": str(folder / "model"), "data_path": str(folder / f"{name}.jsonl"), "batch_size": 4,
-               "compile": False, "held_out": 4, "output_dir": str(folder / "run"), **online} | changes  # fmt: skip
+    options = {
+        "model_path": str(folder / "model"),
+        "data_path": str(folder / f"{name}.jsonl"),
+        "batch_size": 4,
+        "compile": False,
+        "held_out": 4,
+        "output_dir": str(folder / "run"),
+        **online,
+    } | changes
     return tuning.build(KINDS[name](**options), say=lambda text: None)
 
 
@@ -59,8 +72,10 @@ def test_the_schedule_counts_updates_not_steps(tmp_path: Path) -> None:
 
 
 def test_a_model_keeps_its_template(tmp_path: Path) -> None:
-    source = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}" \
-        "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"  # fmt: skip
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+    )
     pretrained.save(tmp_path / "model", make(max_position_embeddings=128)._replace(chat_template=source))
     write_rows(tmp_path)
     made = build(tmp_path, "sft")

@@ -37,7 +37,9 @@ def test_batches_of_any_size_give_the_same() -> None:
     store = memory_store([[i % 9 for i in range(50)]], vocab_size=9)
     params = MODEL.init(random.key(0))
     found = [
-        bits_per_byte(MODEL, windows(store, batch_size=size, length=8, stride=4), 50, dtype=torch.float32)(params)
+        bits_per_byte(MODEL, windows(store, batch_size=size, length=8, stride=4), 50, dtype=torch.float32)(
+            params
+        )
         for size in (1, 3, 64)
     ]
     for other in found[1:]:

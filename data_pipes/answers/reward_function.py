@@ -1,0 +1,266 @@
+"""Call a reward function of whatever form on a batch of answers.
+
+Two forms are known. One answer at a time: `(prompt, completion, row) -> float`. A whole batch, as TRL calls
+it: `(prompts, completions, **columns) -> list of float`, recognised by its parameters' names. Either may be a
+coroutine, a lambda, a partial, or an object with `__call__`.
+
+Shape letters: B answers.
+
+Source: TRL's GRPOTrainer, whose reward functions run here unchanged.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+Gather = Callable[[Sequence[Awaitable]], list]
+"""Awaitables -> their results in order, an exception in the place of one that raised:
+`stages.run.rewards.coroutines`."""
+
+BATCHED = ("prompts", "completions", "completion_ids")
+"""Parameters of which one is enough to make a function one of a whole batch."""
+
+OWN = ("prompt", "completion", "completion_ids")
+"""Columns that are not handed to a batched function under their names."""
+
+TRAINER = ("trainer_state", "log_extra", "log_metric", "environments")
+"""What TRL hands to a batched function besides, and nobody does here."""
+
+SHOWN = 200
+"""Characters of a text that a message quotes."""
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+class Answers(NamedTuple):
+    """A batch of answers as reward functions see it, B of each.
+
+    Fields:
+        prompts: texts.
+        completions: texts.
+        ids: tokens of each completion.
+        rows: the row of data that each prompt came from.
+    """
+
+    prompts: list[str]
+    completions: list[str]
+    ids: list[list[int]]
+    rows: list[Mapping[str, Any]]
+
+
+def rewards_of(
+    name: str,
+    function: Callable,
+    answers: Answers,
+    *,
+    on_bad: Callable[[str], Any],
+    gather: Gather | None = None,
+) -> list[float]:
+    """Computes one function's rewards for a batch of answers.
+
+    Args:
+        name: of the function, for messages.
+        function: of one of the two forms; see the module.
+        answers: B of them.
+        on_bad: takes a sentence for each answer whose reward could not be computed: the function raised, or
+            gave no number that is finite in float32.
+        gather: runs coroutines; None refuses them.
+
+    Returns:
+        B numbers; NaN where the function gave None (this reward says nothing of that answer), or after
+        on_bad.
+
+    Edge cases: where a row's `prompt` (or `messages`) is a list of messages, a batched function gets that
+    list, and the completion as a list of one message, as in TRL; otherwise texts. Numbers may be of Python,
+    NumPy or torch, or truth values.
+
+    Raises:
+        ValueError: if a batched function gives another number of rewards than there are answers; for a
+            coroutine without `gather`.
+
+    Example:
+        >>> answers = Answers(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
+        >>> rewards_of("short", lambda completions, **_: [-len(c) for c in completions], answers, on_bad=print)
+        [-1.0, -2.0]
+        >>> rewards_of("some", lambda prompt, completion, row: True if prompt == "a" else None, answers, on_bad=print)
+        [1.0, nan]
+    """
+    if takes_batch(function):
+        results = _batch(name, function, answers, on_bad, gather)
+    else:
+        each = zip(answers.prompts, answers.completions, answers.rows, strict=True)
+        results = _settle(name, [_call(function, *one) for one in each], gather)
+    return [
+        _number(result, lambda what, i=i: on_bad(f"the reward {name!r} {what}{_quote(answers, i)}"))  # type: ignore[misc]
+        for i, result in enumerate(results)
+    ]
+
+
+def takes_batch(function: Callable) -> bool:
+    """Tells whether a function takes a whole batch, as TRL's do.
+
+    Example:
+        >>> takes_batch(lambda completions, answer, **kwargs: 0), takes_batch(lambda prompt, completion, row: 0)
+        (True, False)
+    """
+    parameters = _parameters(function)
+    if any(name in BATCHED for name in parameters):
+        return True
+    return bool(parameters) and all(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def refuse_unfit(name: str, function: Callable, columns: Sequence[str]) -> None:
+    """Checks before the first answer that a function can be called with what there is.
+
+    Args:
+        name: of the function.
+        function: of one of the two forms.
+        columns: of the rows.
+
+    Raises:
+        ValueError: naming the parameter for which there is no column, or the forms that are known.
+    """
+    parameters = _parameters(function)
+    if takes_batch(function):
+        for parameter in parameters.values():
+            needed = parameter.default is parameter.empty and parameter.kind not in (2, 4)
+            if needed and parameter.name not in (*BATCHED, *columns):
+                why = (
+                    "TRL's trainer gives it, and there is none here: give it a default"
+                    if parameter.name in TRAINER
+                    else f"the rows have no such column; they have {', '.join(map(str, columns)) or 'none'}"
+                )
+                raise ValueError(f"the reward {name!r} takes {parameter.name!r}, and {why}")
+        return
+    try:
+        inspect.signature(function).bind("", "", {})
+    except TypeError:
+        raise ValueError(
+            f"the reward {name!r} takes ({', '.join(parameters)}); expected (prompt, completion, row), or a "
+            "whole batch as in TRL, (prompts, completions, **columns)"
+        ) from None
+    except ValueError:  # a function of C without a signature
+        return
+
+
+def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """By name; none of a function of C that does not tell them."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _call(function: Callable, *arguments: Any, **named: Any) -> Any:
+    """What it gives, or the exception that it raises."""
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        return error
+
+
+def _settle(name: str, results: list, gather: Gather | None) -> list:
+    """Awaitables among the results replaced by what they come to."""
+    waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
+    if not waiting:
+        return results
+    if gather is None:
+        for i in waiting:
+            getattr(results[i], "close", lambda: None)()
+        raise ValueError(
+            f"the reward {name!r} is a coroutine; give gather=stages.run.rewards.coroutines.gather()"
+        )
+    done = dict(zip(waiting, gather([results[i] for i in waiting]), strict=True))
+    return [done.get(i, result) for i, result in enumerate(results)]
+
+
+def _batch(name: str, function: Callable, answers: Answers, on_bad: Callable, gather: Gather | None) -> list:
+    """B results of a batched function."""
+    result = _settle(name, [_call(function, **_keywords(function, answers))], gather)[0]
+    count = len(answers.completions)
+    if isinstance(result, Exception):
+        on_bad(
+            f"the reward {name!r} {_raised(result)}, for a batch of {count} answers, the first{_quote(answers, 0)[1:]}"
+        )
+        return [None] * count
+    try:
+        found = list(result) if not isinstance(result, str | bytes | Mapping) else None
+    except TypeError:
+        found = None
+    if found is None or len(found) != count:
+        got = f"a {type(result).__name__}" if found is None else str(len(found))
+        raise ValueError(
+            f"the reward {name!r} gave {got}, expected a list of {count} rewards, one for each answer"
+        )
+    return found
+
+
+def _keywords(function: Callable, answers: Answers) -> dict[str, Any]:
+    """What a batched function is called with: all it names, or all there is where it takes **kwargs."""
+    names = dict.fromkeys(key for row in answers.rows for key in row if key not in OWN)
+    talks = [_messages(row) for row in answers.rows]
+    given: dict[str, Any] = {key: [row.get(key) for row in answers.rows] for key in names} | {
+        "prompts": [talk or text for talk, text in zip(talks, answers.prompts, strict=True)],
+        "completions": [
+            [{"role": "assistant", "content": text}] if talk else text
+            for talk, text in zip(talks, answers.completions, strict=True)
+        ],
+        "completion_ids": answers.ids,
+    }
+    parameters = _parameters(function)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return given
+    return {key: value for key, value in given.items() if key in parameters}
+
+
+def _messages(row: Mapping[str, Any]) -> list | None:
+    """The prompt of a row as messages, if that is what the row has."""
+    found = row.get("prompt") if row.get("prompt") is not None else row.get("messages")
+    talk = isinstance(found, list | tuple) and all(
+        isinstance(turn, Mapping) and "role" in turn for turn in found
+    )
+    return list(found) if talk and found else None
+
+
+def _number(value: Any, bad: Callable[[str], Any]) -> float:
+    """One reward; NaN for None, and after `bad` was told."""
+    if value is None:
+        return math.nan
+    if isinstance(value, Exception):
+        bad(_raised(value))
+        return math.nan
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except Exception:
+        number = math.nan
+    if not abs(number) <= LARGEST:
+        bad(
+            f"gave {_shown(value)}; expected a number that is finite in float32, or None where it does not apply"
+        )
+        return math.nan
+    return number
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, float | int):
+        return str(value)[:40]
+    text = repr(value)
+    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
+
+
+def _raised(error: Exception) -> str:
+    """An exception in words."""
+    return f"raised {type(error).__name__}: {error}"
+
+
+def _quote(answers: Answers, i: int) -> str:
+    """Which answer it is about."""
+    return (
+        f", for the prompt {answers.prompts[i][-SHOWN:]!r} and the answer {answers.completions[i][:SHOWN]!r}"
+    )

@@ -1,0 +1,1 @@
+"""Chat: messages, templates, and the tokens that are trained on."""

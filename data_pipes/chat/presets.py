@@ -1,0 +1,151 @@
+"""Chat templates by name, for training: {% generation %} blocks mark what is learned; no turn changes earlier
+ones.
+
+Each writes the tokens that the model of that name was trained on. Where the model's own template leaves out
+the thoughts of earlier turns (Qwen3, DeepSeek-R1), the one here keeps them: every turn is learned as it was
+generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""How messages become text: <|im_start|>role, a new line, the content, <|im_end|>, a new line."""
+
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] | trim + '<|eot_id|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+"""Llama 3: a header, a blank line, the content without white space around it, <|eot_id|>."""
+
+_TOOLS = r"""{{- '# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' }}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' }}
+{%- for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}
+{{- '\n</tools>\n\nFor each function call, return a json object with function name and arguments within ' }}
+{{- '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n' }}
+{{- '</tool_call>' }}
+"""
+"""How Qwen is told of its tools."""
+
+_CALLS = r"""{%- for call in message.tool_calls or [] %}
+    {%- set function = call.function if call.function is defined else call %}
+    {{- '\n' if message.content or not loop.first else '' }}
+    {{- '<tool_call>\n{"name": "' + function.name + '", "arguments": ' }}
+    {{- ARGUMENTS + '}\n</tool_call>' }}
+{%- endfor %}
+"""
+"""How Qwen calls them."""
+
+_RESULT = r"""{{- '' if loop.previtem is defined and loop.previtem.role == 'tool' else '<|im_start|>user' }}
+        {{- '\n<tool_response>\n' + (message.content or '') + '\n</tool_response>' }}
+        {{- '' if loop.nextitem is defined and loop.nextitem.role == 'tool' else '<|im_end|>\n' }}
+"""
+"""How Qwen sees what they returned: results in a row share a turn of the user."""
+
+_REST = r"""{{- '<|im_end|>' }}
+        {%- endgeneration %}
+        {{- '\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+"""
+"""The end of Qwen's loop over turns: the assistant's turn is closed, and every other role is written as it
+is."""
+
+QWEN2_5 = (
+    r"""{%- set given = messages[0].role == 'system' %}
+{{- '<|im_start|>system\n' }}
+{{- messages[0].content if given else 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}
+{%- if tools %}
+{{- '\n\n' }}
+"""
+    + _TOOLS
+    + r"""{%- endif %}
+{{- '<|im_end|>\n' }}
+{%- for message in (messages[1:] if given else messages) %}
+    {%- if message.role == 'tool' %}
+        """
+    + _RESULT
+    + r"""    {%- elif message.role == 'assistant' %}
+        {{- '<|im_start|>assistant\n' }}
+        {%- generation %}
+        {{- message.content or '' }}
+        """
+    + _CALLS.replace("ARGUMENTS", "function.arguments | tojson")
+    + _REST
+    + r"""{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
+)
+"""Qwen2.5: ChatML with a system message in any case, tools in it, calls and their results."""
+
+QWEN3 = (
+    r"""{%- set given = messages[0].role == 'system' %}
+{%- set silent = enable_thinking is defined and enable_thinking is false %}
+{%- if tools %}
+{{- '<|im_start|>system\n' + (messages[0].content + '\n\n' if given else '') }}
+"""
+    + _TOOLS
+    + r"""{{- '<|im_end|>\n' }}
+{%- elif given %}
+{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in (messages[1:] if given else messages) %}
+    {%- if message.role == 'tool' %}
+        """
+    + _RESULT
+    + r"""    {%- elif message.role == 'assistant' %}
+        {%- set ns = namespace(said=message.content or '', thoughts=message.reasoning_content or '') %}
+        {%- if message.reasoning_content is not string and '</think>' in ns.said %}
+            {%- set ns.thoughts = ns.said.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set ns.said = ns.said.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- set block = '<think>\n' + ns.thoughts.strip('\n') + '\n</think>\n\n' %}
+        {%- set given_block = silent and not ns.thoughts.strip('\n') %}
+        {{- '<|im_start|>assistant\n' + (block if given_block else '') }}
+        {%- generation %}
+        {{- ('' if given_block else block) + ns.said.lstrip('\n') }}
+        """
+    + _CALLS.replace("message.content", "ns.said").replace(
+        "ARGUMENTS",
+        "(function.arguments if function.arguments is string else function.arguments | tojson)",
+    )
+    + _REST
+    + r"""{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' + ('<think>\n\n</think>\n\n' if silent else '') }}
+{%- endif %}"""
+)
+"""Qwen3: as Qwen2.5, and every answer begins with its thoughts, which enable_thinking=false leaves empty."""
+
+DEEPSEEK_R1 = r"""{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {%- if not loop.first %}{{ raise_exception('the system message must be the first') }}{% endif %}
+        {{- message.content }}
+    {%- elif message.role == 'user' %}
+        {{- '<｜User｜>' + message.content }}
+    {%- elif message.role == 'assistant' %}
+        {{- '<｜Assistant｜>' }}
+        {%- generation %}
+        {%- if message.reasoning_content %}
+            {{- '<think>\n' + message.reasoning_content.strip('\n') + '\n</think>\n\n' }}
+        {%- endif %}
+        {{- message.content + eos_token }}
+        {%- endgeneration %}
+    {%- endif %}
+{%- endfor %}
+{{- '<｜Assistant｜><think>\n' if add_generation_prompt else '' }}"""
+"""DeepSeek-R1 and what was distilled from it: thoughts are kept, and an answer is begun with <think>."""
+
+NAMED: Mapping[str, str] = MappingProxyType(
+    {"chatml": CHATML, "deepseek-r1": DEEPSEEK_R1, "llama3": LLAMA3, "qwen2.5": QWEN2_5, "qwen3": QWEN3}
+)
+"""Name, as `--chat_template` takes it -> template."""

@@ -1,0 +1,58 @@
+"""Where generated text ends: strings that stop a completion, as generation asks for them and as they are cut
+off.
+
+Shape letters: B rows, M new tokens at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from data_pipes.tokenizer.spec import Tokenizer
+
+
+def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Makes the function that `pure.generation.generate.generate` asks which rows have ended (its argument
+    `stop`).
+
+    A string of n bytes spans n tokens at most, so only the last n tokens of a row are looked at.
+
+    Args:
+        tokenizer: of the model.
+        strings: any of them ends a row; none may be empty.
+
+    Returns:
+        (tokens [B, M] int64, lengths [B] int64) -> [B] bool.
+
+    Raises:
+        ValueError: if a string is empty, which every text would contain.
+    """
+    if "" in strings:
+        raise ValueError(
+            "stop_at: a stop string is empty, which ends every text before it begins; leave it out"
+        )
+    reach = max((len(text.encode()) for text in strings), default=0)
+    return partial(_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
+
+
+def cut(text: str, strings: Sequence[str]) -> str:
+    """Takes what stands before the first of the strings.
+
+    Example:
+        >>> cut("    return 1\\n\\ndef other(): pass", ["\\nclass", "\\ndef"])
+        '    return 1\\n'
+    """
+    return text[: min((place for place in map(text.find, strings) if place >= 0), default=len(text))]
+
+
+def _stop(
+    tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int
+) -> Tensor:
+    """Looks at the end of every row."""
+    rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
+    tails = [tokenizer.decode(row[max(0, n - reach) : n]) for row, n in rows]
+    return torch.tensor([any(text in tail for text in strings) for tail in tails], device=tokens.device)

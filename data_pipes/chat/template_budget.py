@@ -1,0 +1,222 @@
+"""A bound on the work and the memory of a stranger's template, counted in units of about ten nanoseconds or
+bytes.
+
+Nobody can tell from a program whether it will end, so every operation that can take long is charged before it
+is done: a round of a loop by what is in it, a filter, a test, a call, a comparison or a sum by the size of
+what it works on, and again by the size of what it makes. What a template may spend grows with what it is
+given, so that a long conversation costs an honest template nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import pass_context
+
+from data_pipes.chat.template_costs import (
+    CALL,
+    ELEMENT,
+    FREE_TESTS,
+    NODE,
+    SandboxError,
+    charge,
+    deep,
+    made,
+    refuse_large,
+    refuse_power,
+    size,
+)
+
+WORK = 1 << 24
+"""Units that a template may spend whatever it is given."""
+
+SHARE = 512
+"""Units that it may spend for each unit of what it is given."""
+
+ROUNDS = 100_000
+"""Rounds of all loops, macros and blocks together."""
+
+COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "gteq": operator.ge, "lt": operator.lt,
+    "lteq": operator.le, "in": lambda a, b: a in b, "notin": lambda a, b: a not in b,
+}  # fmt: skip
+"""Jinja's names of comparisons."""
+
+
+class Meter(NamedTuple):
+    """What one run may call; all of it draws on one budget.
+
+    Fields:
+        spend: (units) -> None; raises when there are none left.
+        round: (units of a round) -> "".
+        shown: (values) -> what is written of them.
+        compare: (name, a, b) -> a compared with b.
+        paid: value -> the value, charged by its size.
+        range: Python's range, whose numbers are counted.
+    """
+
+    spend: Callable[[int], None]
+    round: partial
+    shown: partial
+    compare: partial
+    paid: partial
+    range: Callable[..., range]
+
+
+def meter(given: Any) -> Meter:
+    """Makes the meter of one run, with its budget.
+
+    Args:
+        given: what the template is given; the larger, the more it may spend.
+
+    Returns:
+        Meter.
+
+    Example:
+        >>> meter({"messages": []}).compare("in", "a", "b" * 20_000_000)
+        Traceback (most recent call last):
+        ...
+        data_pipes.chat.template_costs.SandboxError: it takes too long or too much memory for what it is
+            given; does it loop
+        for ever?
+    """
+    left, rounds, numbers = [WORK], [ROUNDS], [ROUNDS]
+    extended: list[int] = []
+
+    def spend(units: float) -> None:
+        left[0] -= int(units)
+        if left[0] < 0 and not extended:  # measured once, and only where it matters
+            extended.append(SHARE * int(deep(given, 1 << 32)))
+            left[0] += extended[0]
+        if left[0] < 0:
+            raise SandboxError(
+                "it takes too long or too much memory for what it is given; does it loop for ever?"
+            )
+
+    def count(budget: list[int], many: int, what: str) -> None:
+        budget[0] -= many
+        if budget[0] < 0:
+            raise SandboxError(f"it took more than {ROUNDS:,} {what}; does it loop for ever?")
+
+    def bounded(*ends: int) -> range:
+        count(numbers, len(range(*ends)), "numbers of range")
+        return range(*ends)
+
+    def one_round(units: int) -> str:
+        count(rounds, 1, "rounds of its loops")
+        spend(units)
+        return ""
+
+    return Meter(
+        spend,
+        partial(one_round),
+        partial(_shown, spend),
+        partial(_compared, spend),
+        partial(_paid, spend),
+        bounded,
+    )
+
+
+class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
+    """Charges calls, filters, tests and operators to the budget of the run, whose name is `budget`."""
+
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+    budget = ""
+
+    def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function or a method, within bounds."""
+        if type(__function) is partial:  # the meter's own, which needs no variables of loops
+            return __function(*args)
+        name = getattr(__function, "__name__", "")
+        owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", None)
+        spend = __context.parent[__self.budget]
+        charge(spend, name, (owner, *args) if isinstance(owner, str | list | tuple) else args, kwargs)
+        return made(spend, super().call(__context, __function, *args, **kwargs))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Computes `left operator right`, within bounds."""
+        if type(left) is int and type(right) is int and operator in ("+", "-"):
+            return super().call_binop(context, operator, left, right)
+        spend = context.parent[self.budget]
+        if operator == "**":
+            refuse_power(left, right)
+        if operator == "*" or (operator == "%" and isinstance(left, str)):
+            refuse_large("format" if operator == "%" else "", left, right)
+        spend(NODE + size(left) + size(right))
+        return made(spend, super().call_binop(context, operator, left, right))
+
+
+def metered_filter(name: str, function: Callable, budget: str) -> Callable:
+    """Returns a filter that is charged to the budget of the run."""
+    if name == "random":
+        return _no_chance
+    return _metered(function, budget, partial(charge, name=name))
+
+
+def metered_test(name: str, function: Callable, budget: str) -> Callable:
+    """Returns a test that is charged to the budget of the run."""
+    if name in FREE_TESTS:
+        return function
+    return _metered(function, budget, _charge_comparison)
+
+
+def _metered(function: Callable, budget: str, charge: Callable) -> Callable:
+    """A filter or test whose arguments and result are charged."""
+    kind = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
+
+    @pass_context
+    @functools.wraps(function)
+    def call(context: Any, *args: Any, **kwargs: Any) -> Any:
+        spend = context.parent[budget]
+        charge(spend, args=args, kwargs=kwargs)
+        first = {
+            "context": (context,),
+            "eval_context": (context.eval_ctx,),
+            "environment": (context.environment,),
+        }
+        return made(spend, function(*first.get(kind, ()), *args, **kwargs))
+
+    return call
+
+
+def _charge_comparison(spend: Callable, args: Any, kwargs: Any) -> None:
+    """Charges a test."""
+    spend(CALL + sum(size(value) for value in (*args, *kwargs.values())))
+
+
+def _shown(spend: Callable, *values: Any) -> Any:
+    """What is written: one value as it is, several joined."""
+    for value in values:
+        spend(CALL + (len(value) if isinstance(value, str) else ELEMENT * deep(value)))
+    return values[0] if len(values) == 1 else "".join([str(value) for value in values])
+
+
+def _compared(spend: Callable, name: str, left: Any, right: Any) -> Any:
+    """A comparison, charged by the smaller side, or by what something is looked for in."""
+    if name in ("in", "notin"):
+        spend(CALL + (0 if isinstance(right, dict) else deep(right)))
+    else:
+        spend(CALL + min(size(left), size(right)))
+    return COMPARE[name](left, right)
+
+
+def _paid(spend: Callable, value: Any) -> Any:
+    """A value that is copied or looked up, charged by its size."""
+    spend(
+        CALL
+        + (len(value) if isinstance(value, str) else ELEMENT * len(value) if isinstance(value, list) else 0)
+    )
+    return value
+
+
+@pass_context
+def _no_chance(context: Any, *args: Any, **kwargs: Any) -> Any:
+    """The filter `random`."""
+    raise SandboxError(
+        "a text that is another each time cannot be trained on; take `random` out of the template"
+    )

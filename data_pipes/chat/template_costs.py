@@ -1,0 +1,194 @@
+"""What the operations of a template cost, in units of about ten nanoseconds or bytes, and which are refused
+at once.
+
+An operation costs by the size of what it works on, and again by the size of what it makes. One that can make
+far more than it is given (a width, a repetition, a text put in for every letter) is refused by what it would
+make.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+
+CALL = 128
+"""Units of a filter, a test or a call, whatever it is given."""
+
+NODE = 4
+"""Units of an expression."""
+
+LOOKUP = 256
+"""Units of an attribute or an item that is looked up."""
+
+ELEMENT = 16
+"""Units of an element of a list: a pointer, and mostly an object that it points to."""
+
+PRODUCT = 1 << 24
+"""Largest product of the sizes of two things that may be multiplied, as a text and what is put in for each
+letter."""
+
+TOO_LARGE = "it makes a text or a number too large for a template"
+
+GROWING = frozenset((
+    "batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace", "rjust", "slice",
+    "tojson", "translate", "truncate", "wordwrap", "zfill",
+))  # fmt: skip
+"""Methods and filters that can write far more than they read."""
+
+FREE = frozenset((
+    "attr", "count", "d", "default", "first", "get", "items", "keys", "last", "length", "safe", "values",
+))  # fmt: skip
+"""Methods and filters that take as long whatever they are given."""
+
+FACTORS: tuple[tuple[int, frozenset[str]], ...] = (
+    (8, frozenset(("list", "partition", "rpartition", "rsplit", "split", "splitlines", "tojson", "string"))),
+    (32, frozenset(("dictsort", "escape", "forceescape", "groupby", "max", "min", "pprint", "sort", "striptags",
+                    "title", "unique", "urlencode", "wordcount", "wordwrap", "xmlattr"))),
+    (256, frozenset(("urlize",))),
+)  # fmt: skip
+"""(how many units each unit of an argument costs, of which methods and filters); others cost one."""
+
+FREE_TESTS = frozenset((
+    "boolean", "callable", "defined", "even", "false", "filter", "float", "integer", "iterable", "mapping", "none",
+    "number", "odd", "sameas", "sequence", "string", "test", "true", "undefined",
+))  # fmt: skip
+"""Tests that take as long whatever they are given."""
+
+MOST = 100_000
+"""Pieces that a list may be cut into."""
+
+
+class SandboxError(jinja2.TemplateError):
+    """What a template asked to raise, or may not do."""
+
+
+def deep(value: Any, limit: float = PRODUCT) -> float:
+    """Returns the units of a value and all that is in it, or a number above `limit` if it has more.
+
+    Example:
+        >>> deep(["ab", {"c": 1}]), deep(5), deep("abc")
+        (52, 1, 3)
+    """
+    total, waiting = 0, [value]
+    while waiting and total <= limit:
+        found = waiting.pop()
+        kind = type(found)
+        if kind is list or kind is tuple:
+            total += ELEMENT * len(found)
+            waiting += found
+        elif isinstance(found, str):
+            total += len(found)
+        elif isinstance(found, dict):
+            total += ELEMENT * len(found)
+            waiting += found.keys()
+            waiting += found.values()
+        else:
+            total += 1
+    return total
+
+
+def charge(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
+    """Charges a filter or a method before it is called.
+
+    Args:
+        spend: (units) -> None, which raises when there are none left.
+        name: of the filter or the method.
+        args: positional arguments; what the filter or method is applied to comes first.
+        kwargs: named arguments.
+
+    Raises:
+        SandboxError: if it would make something too large, or there are not enough units left.
+    """
+    spend(CALL)
+    if name in FREE:
+        return
+    values = (*args, *kwargs.values())
+    if name in GROWING:
+        refuse_large(name, *values)
+    factor = next((factor for factor, names in FACTORS if name in names), 1)
+    spend(factor * sum(size(value) for value in values))
+    if name in ("wordwrap", "indent", "tojson", "batch", "slice"):
+        _refuse_wide(name, values)
+    if name == "sum" and any(isinstance(value, list | tuple) for value in values[1:]):
+        raise SandboxError("sum with a start takes too long where it joins lists; use a loop")
+
+
+def made(spend: Callable, value: Any) -> Any:
+    """Returns a result, charged by its size.
+
+    Args:
+        spend: as in `charge`.
+        value: the result.
+
+    Returns:
+        The value.
+    """
+    if isinstance(value, str):
+        spend(len(value))
+    elif isinstance(value, list | tuple):
+        spend(ELEMENT * len(value))
+    return value
+
+
+def refuse_large(operation: str, *values: Any) -> None:
+    """Refuses values of which one may be repeated as often as another is long, and a format with a huge
+    width.
+
+    Args:
+        operation: its name; "format" and "format_map" take the format first.
+        values: what it works on.
+
+    Raises:
+        SandboxError: if what it makes may be larger than PRODUCT.
+    """
+    sizes = sorted((1, 1, *(max(size(value), _number(value)) for value in values)), reverse=True)
+    if operation.startswith("format"):
+        text = values[0] if isinstance(values[0], str) else ""
+        widths = sum(map(int, re.findall(r"\d{1,6}", text))) if len(text) < PRODUCT else PRODUCT
+        nested = sum(map(_number, values)) if re.search(r"%[-+ #0]*\*|:[^{}]*\{", text) else 0
+        if re.search(r"\d{6}", text) or widths + nested * text.count("{") > PRODUCT or nested > 1 << 16:
+            raise SandboxError(TOO_LARGE)
+    if sizes[0] * sizes[1] > PRODUCT:
+        raise SandboxError(TOO_LARGE)
+
+
+def refuse_power(base: Any, exponent: Any) -> None:
+    """Refuses a power of very many digits.
+
+    Args:
+        base, exponent: of the power.
+
+    Raises:
+        SandboxError: if there are more than about 1,500 binary digits.
+    """
+    if _number(base) > PRODUCT or _number(exponent) > 64:
+        raise SandboxError(TOO_LARGE)
+
+
+def _refuse_wide(name: str, values: tuple) -> None:
+    """Refuses an indent, a number of pieces or a line that multiplies what is written or done."""
+    widest = max((_number(value) for value in values[1:]), default=0)
+    if name in ("tojson", "indent") and widest > 1 << 8:
+        raise SandboxError(TOO_LARGE)
+    if name in ("batch", "slice") and widest > MOST:
+        raise SandboxError(TOO_LARGE)
+    if name == "wordwrap" and isinstance(values[0], str):
+        width = next((int(_number(value)) for value in values[1:] if _number(value)), 79)
+        longest = max(map(len, values[0].split()), default=0)
+        if longest * longest > PRODUCT * max(width, 1):
+            raise SandboxError(TOO_LARGE)
+
+
+def _number(value: Any) -> float:
+    """The size of a number, 0 of anything else."""
+    return abs(value) if isinstance(value, int | float) else 0
+
+
+def size(value: Any) -> float:
+    """Units of a value that an operation works on."""
+    if isinstance(value, str):
+        return len(value)
+    return deep(value) if isinstance(value, dict | list | tuple) else 1

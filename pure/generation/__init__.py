@@ -1,0 +1,1 @@
+"""Generation: prompts in, sampled tokens out, by a model's KV cache."""

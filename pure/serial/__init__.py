@@ -1,0 +1,1 @@
+"""Serialization: pytrees to Flax's msgpack bytes, and back."""

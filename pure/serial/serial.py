@@ -1,0 +1,267 @@
+"""Trees to bytes and back: exactly the bytes of `flax.serialization`, so that a state goes on in JAX, and
+returns.
+
+A tree becomes a *state dict*, nested `dict[str, ...]` (lists and tuples by index, NamedTuples by field),
+which becomes msgpack. Nothing about types is stored, so reading takes a `target`: a tree of the same
+structure, whose values are not used. Pickle is neither written nor read. The bytes themselves are made in
+`pure/serial/writer.py` and read in `pure/serial/reader.py`.
+
+Source: Flax, `flax/serialization.py`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.serial.reader import MAX_NODES, Stream, read
+from pure.serial.writer import CHUNK_BYTES, SerialError, name_of, pieces
+from pure.types import Tree
+
+__all__ = ["SerialError", "from_bytes", "from_state_dict", "from_stream", "to_bytes", "to_state_dict"]
+
+
+def to_bytes(tree: Tree, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
+    """Writes a tree as bytes, the same that `flax.serialization.to_bytes` gives for the same arrays.
+
+    Args:
+        tree: nested dict, list, tuple, NamedTuple and None; leaves are tensors of any device and strides
+            (gradients are cut off), bool, int, float, complex or str. uint32, bfloat16, 0-d and empty tensors
+            are fine.
+        chunk_bytes: tensors of more bytes are cut in chunks; another value than Flax's 2^30 is for tests.
+
+    Returns:
+        The bytes; about as many as the tensors have, and about 40 for each leaf.
+
+    Edge cases: `{}`, `()` and `[]` are all the one byte 0x80, None is 0xc0: the target tells them apart.
+
+    Raises:
+        SerialError: naming the leaf, if a leaf or a key has a type that the format does not know, or two keys
+            of a dict have the same `str`.
+
+    Example:
+        A map of one entry (81), a string of one letter (a1 77), an extension of 22 bytes (c7 16 01):
+
+        >>> to_bytes({"w": torch.tensor([[1.0, 2.0]])}).hex(" ", 1)
+        '81 a1 77 c7 16 01 93 92 01 02 a7 66 6c 6f 61 74 33 32 c4 08 00 00 80 3f 00 00 00 40'
+
+    Source: Flax, `to_bytes`.
+    """
+    return b"".join(piece.data for piece in pieces(to_state_dict(tree), chunk_bytes=chunk_bytes))
+
+
+def from_bytes(
+    target: Tree, data: bytes | bytearray | memoryview, *, subset: bool = False, max_nodes: int | None = None
+) -> Tree:
+    """Reads a tree that `to_bytes`, or Flax, wrote.
+
+    The bytes may come from anyone. They are checked before anything is allocated for them, and every shape
+    and dtype is checked against the target, which Flax does not do: a checkpoint of another model is an error
+    here, not a surprise in the first matrix product.
+
+    Args:
+        target: a tree of the structure to read, with leaves that have the right `shape` and `dtype` (tensors,
+            also on the meta device, or ParamSpecs) or are Python values of the right type. None reads without
+            a target and returns the state dict.
+        data: the bytes.
+        subset: True takes what the target asks for and ignores other keys of the data's dicts, as Flax does.
+        max_nodes: entries of dicts to accept; by default 32,768, or four times those of a larger target.
+
+    Returns:
+        A tree like the target. Every tensor owns its storage, and lies on the device of the target's leaf.
+
+    How: `msgpack_reader.read` makes a state dict (only known extensions and dtypes, every length exact, no
+    key twice), and `from_state_dict` puts the target's containers around it, checking keys, shapes and
+    dtypes.
+
+    Raises:
+        SerialError: names the leaf, what was expected and what was found. Nothing else is raised for any
+            bytes.
+
+    Example:
+        >>> from_bytes({"w": torch.zeros(2)}, to_bytes({"w": torch.tensor([1.0, 2.0])}))
+        {'w': tensor([1., 2.])}
+        >>> from_bytes({"w": torch.zeros(3)}, to_bytes({"w": torch.tensor([1.0, 2.0])}))
+        Traceback (most recent call last):
+        pure.serial.writer.SerialError: w: expected float32[3], got float32[2]; was it saved with another
+            config?
+
+    Source: Flax, `from_bytes`. Differs from it: shapes and dtypes are checked, unknown keys are an error, and
+    tensors are never read-only views of the data.
+    """
+    return from_stream(target, io.BytesIO(data), len(data), subset=subset, max_nodes=max_nodes)
+
+
+def from_stream(
+    target: Tree, stream: Stream, size: int, *, subset: bool = False, max_nodes: int | None = None
+) -> Tree:
+    """Reads as `from_bytes` does, but from an open binary file, straight into new tensors.
+
+    Args: as in `from_bytes`, and
+        stream: an open binary file, or what has its `read` and `readinto`.
+        size: bytes to read from where the stream is.
+
+    Returns:
+        A tree like the target.
+
+    Raises:
+        SerialError: as `from_bytes`.
+    """
+    limit = max(MAX_NODES, 4 * _entries(target)) if max_nodes is None else max_nodes
+    state = read(stream, size, max_nodes=limit)
+    return state if target is None else from_state_dict(target, state, subset=subset)
+
+
+def to_state_dict(tree: Tree) -> Any:
+    """Turns a tree into nested dicts with string keys: what the bytes hold, as Python sees it.
+
+    Args:
+        tree: as for `to_bytes`.
+
+    Returns:
+        For a list or tuple {"0": ..., "1": ...}; for a NamedTuple its fields in order; for a dict its keys as
+        `str`, in insertion order; a leaf or None is returned as it is (tensors are not copied).
+
+    Raises:
+        SerialError: if two keys of a dict have the same `str`, or a node is of another type.
+
+    Example:
+        >>> to_state_dict({"a": (1, [2]), 3: None})
+        {'a': {'0': 1, '1': {'0': 2}}, '3': None}
+    """
+    return _to(tree, "")
+
+
+def from_state_dict(target: Tree, state: Any, *, subset: bool = False) -> Tree:
+    """Puts the values of a state dict into the containers of a target; undoes `to_state_dict`.
+
+    Args:
+        target: as for `from_bytes`; a None in it stands for None.
+        state: nested dicts with string keys.
+        subset: whether dicts of the state may have keys which the target has not.
+
+    Returns:
+        A tree like the target. Tensors are those of `state` (moved if the target's leaf is on another
+        device).
+
+    Raises:
+        SerialError: names the path at which the two do not fit.
+
+    Example:
+        >>> from_state_dict({"a": (0, [0])}, {"a": {"0": 1, "1": {"0": 2}}})
+        {'a': (1, [2])}
+    """
+    return _from(target, state, "", subset)
+
+
+def _to(node: Any, path: str) -> Any:
+    """`to_state_dict`, knowing where it is."""
+    if _is_leaf(node) or node is None:
+        return node
+    named = _children(node, path)
+    return {key: _to(child, _join(path, key)) for key, child in named.items()}
+
+
+def _from(node: Any, state: Any, path: str, subset: bool) -> Any:
+    """`from_state_dict`, knowing where it is."""
+    if node is None:
+        if state is not None:
+            raise SerialError(
+                f"{path or 'root'}: expected None, got {_kind(state)}; give the target this leaf"
+            )
+        return None
+    if _is_leaf(node) or hasattr(node, "dtype"):
+        return _leaf(node, state, path)
+    children = _children(node, path)
+    _check_keys(node, children, state, path, subset)
+    values = [_from(child, state[key], _join(path, key), subset) for key, child in children.items()]
+    if isinstance(node, dict):
+        return type(node)(zip(node, values, strict=True))
+    return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
+
+
+def _leaf(node: Any, state: Any, path: str) -> Any:
+    """One leaf, checked against the target's."""
+    if not hasattr(node, "dtype"):
+        if type(state) is not type(node):
+            raise SerialError(
+                f"{path or 'root'}: expected a Python {type(node).__name__}, got {_kind(state)}"
+            )
+        return state
+    wanted = f"{name_of(node.dtype)}{list(node.shape)}"
+    if not isinstance(state, Tensor):
+        raise SerialError(
+            f"{path or 'root'}: expected {wanted}, got {_kind(state)}; put its like in the target"
+        )
+    if tuple(state.shape) != tuple(node.shape) or state.dtype != node.dtype:
+        raise SerialError(
+            f"{path or 'root'}: expected {wanted}, got {_kind(state)}; was it saved with another config?"
+        )
+    device = node.device if isinstance(node, Tensor) and node.device.type != "meta" else torch.device("cpu")
+    return state.to(device)
+
+
+def _check_keys(node: Any, children: dict, state: Any, path: str, subset: bool) -> None:
+    """Raises if a state does not have the keys of the target (and no others, unless a subset of a dict will
+    do)."""
+    if not isinstance(state, dict):
+        raise SerialError(f"{path or 'root'}: expected a {type(node).__name__}, got {_kind(state)}")
+    missing = [key for key in children if key not in state]
+    extra = [key for key in state if key not in children] if not (subset and isinstance(node, dict)) else []
+    if missing or extra:
+        told = [f"the target has {_some(missing)}, which the data has not"] if missing else []
+        told += [f"the data has {_some(extra)}, which the target has not"] if extra else []
+        raise SerialError(
+            f"{path or 'root'}: {'; '.join(told)}; was it saved from another model or configuration?"
+        )
+
+
+def _children(node: Any, path: str) -> dict[str, Any]:
+    """A container -> {key: child}."""
+    if hasattr(node, "_fields"):
+        return dict(zip(node._fields, node, strict=True))
+    if type(node) in (list, tuple):
+        return {str(i): child for i, child in enumerate(node)}
+    if type(node) not in (dict, OrderedDict):
+        raise SerialError(
+            f"{path or 'root'}: expected a tensor, a number, str, None, dict, list, tuple or NamedTuple, "
+            f"got {type(node).__name__}; convert it first"
+        )
+    named = {str(key): child for key, child in node.items()}
+    if len(named) != len(node):
+        raise SerialError(f"{path or 'root'}: two keys of this dict have the same str(key); rename one")
+    return named
+
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, Tensor) or type(node) in (bool, int, float, complex, str)
+
+
+def _entries(node: Any) -> int:
+    """How many map entries a tree takes."""
+    if node is None or _is_leaf(node) or hasattr(node, "dtype"):
+        return 1
+    return 1 + sum(_entries(child) for child in _children(node, "").values())
+
+
+def _kind(state: Any) -> str:
+    """A value in an error message."""
+    if isinstance(state, Tensor):
+        return f"{name_of(state.dtype)}{list(state.shape)}"
+    if isinstance(state, dict):
+        return f"a dict with {_some(list(state))}"
+    return "None" if state is None else f"a Python {type(state).__name__}"
+
+
+def _some(keys: list[str]) -> str:
+    """The first few keys."""
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    return (", ".join(repr(key[:80]) for key in keys[:4]) or "no keys") + more
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}/{key}" if path else key

@@ -1,0 +1,249 @@
+"""Flax's dialect of msgpack, written as a stream that copies no tensor. (Read by `pure/serial/reader.py`.)
+
+A state dict (nested `dict[str, ...]` whose leaves are tensors, Python numbers, strings or None) is written as
+msgpack maps. A tensor is an extension of type 1, whose payload is again msgpack: `[shape, dtype's name, raw
+bytes]`, row-major and little-endian. A tensor of more than 2^30 bytes is a map of flat chunks, as msgpack has
+no room for it in one piece. Most users want `pure/serial/serial.py`, which turns trees into state dicts and
+bytes; a checkpoint wants the stream.
+
+Formats: msgpack's specification (with its ext and bin types); Flax, `flax/serialization.py`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgpack
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**30
+"""Flax's limit: a tensor of more bytes than this is written in chunks."""
+MAX_DEPTH = 64
+"""Maps within maps, and axes of a tensor."""
+MAX_KEY = 4096
+MAX_STRING = 2**20
+"""Bytes of one key and of one string, so that whatever is written can be read again."""
+MARKER = "__msgpack_chunked_array__"
+"""The first key of a map that stands for one large tensor."""
+NDARRAY, COMPLEX, SCALAR = 1, 2, 3
+"""msgpack extension types that Flax uses."""
+DTYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+)
+"""The dtypes that torch shares with numpy (and ml_dtypes), by the name that both give them."""
+
+
+class SerialError(ValueError):
+    """The bytes, or the tree, are not what the format allows. The message names the leaf."""
+
+
+class Leaf(NamedTuple):
+    """What the stream says about one leaf before its data."""
+
+    path: str  # "params/layers/0/attention/q"; "" for the structure after the last leaf
+    dtype: str  # "float32", or "int", "float", "complex", "bool", "str", or "end" after the last leaf
+    shape: tuple[int, ...]
+    nbytes: int  # of its payload
+
+
+class Piece(NamedTuple):
+    """A run of bytes of the file: a leaf's own (`payload`), or the structure and header before them."""
+
+    leaf: Leaf
+    payload: bool
+    data: bytes | memoryview
+
+
+def pieces(state: Any, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Piece]:
+    """Yields the bytes of a state dict in order, the tensors' own memory among them, so that nothing is held
+    twice.
+
+    `b"".join(piece.data for piece in pieces(state))` is what `flax.serialization.to_bytes` gives. Every piece
+    names the leaf to which it belongs, so that whoever writes a file can keep a checksum and a place for each
+    leaf.
+
+    Args:
+        state: from `serial.to_state_dict`. Tensors of any device, strides and dtype of numpy or ml_dtypes;
+            they must not change while the pieces are in use.
+        chunk_bytes: tensors of more bytes than this are cut into flat chunks of int(chunk_bytes / itemsize)
+            elements (at least one). Flax's is 2^30; smaller ones are for tests.
+
+    Returns:
+        Pieces. Structure and header of a leaf come first (`payload` False), then its data; chunks alternate.
+
+    Steps:
+        1. Walk the dict in insertion order; map headers and keys gather until a leaf comes.
+        2. A number, string: its msgpack is the payload. A tensor: `header` then a view of its memory.
+        3. What remains after the last leaf (empty dicts, None) is given to a leaf with path "" and dtype
+           "end".
+
+    Edge cases: a tensor with no elements yields a header and an empty payload; an empty dict is one byte,
+    0x80.
+
+    Raises:
+        SerialError: at a dtype, type, key, depth or layout that the format (or `read`) does not take.
+
+    Example:
+        >>> [bytes(p.data).hex() for p in pieces({"w": torch.tensor([1.0], dtype=torch.bfloat16)})]
+        ['81a177d801939101a862666c6f61743136c402', '803f']
+
+    Source: Flax, `flax/serialization.py`, `msgpack_serialize`.
+    """
+    if not 0 < chunk_bytes <= CHUNK_BYTES:
+        raise SerialError(f"pieces: chunk_bytes must be from 1 to 2^30, got {chunk_bytes}")
+    pending = b""
+    # 1. In insertion order.
+    for path, item in _walk(state, [], 0):
+        if path is None:
+            pending += item
+            continue
+        # 2. A leaf ends what was gathered.
+        leaf = _describe(path, item)
+        for head, data in _encode(item, chunk_bytes):
+            yield Piece(leaf, False, pending + head)
+            yield Piece(leaf, True, data)
+            pending = b""
+    # 3. The tail.
+    if pending:
+        yield Piece(Leaf("", "end", (), 0), False, pending)
+
+
+def header(shape: tuple[int, ...], dtype: str, nbytes: int) -> bytes:
+    """Packs all of a tensor but its data: the smallest ext header that fits, then shape, dtype's name, bin
+    header.
+
+    Example:
+        >>> header((1, 2), "float32", 8).hex()
+        'c7160193920102a7666c6f61743332c408'
+    """
+    inside = b"\x93" + msgpack.packb(list(shape)) + msgpack.packb(dtype) + _sized(nbytes, 0xC4)
+    length = len(inside) + nbytes
+    fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(length)
+    return (bytes([fixed]) if fixed else _sized(length, 0xC7)) + bytes([NDARRAY]) + inside
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Names a dtype as numpy and Flax do: torch.float32 -> "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def memory(tensor: Tensor) -> memoryview:
+    """Views a contiguous CPU tensor as its raw bytes, no copy: writing there writes the tensor."""
+    flat = tensor.as_strided(
+        (tensor.numel(),), (1,)
+    )  # a single element may have any stride, which `view` refuses
+    return flat.view(torch.uint8).numpy().data
+
+
+def _walk(node: Any, trail: list[str], depth: int) -> Iterator[tuple[Any, Any]]:
+    """Yields (None, structure bytes) and (path, leaf) in insertion order."""
+    if node is None:
+        yield None, b"\xc0"
+    elif isinstance(node, dict):
+        if depth >= MAX_DEPTH:
+            raise SerialError(f"{'/'.join(trail)[:200]}: nested deeper than {MAX_DEPTH}; flatten the tree")
+        yield None, _map_header(len(node))
+        for key, child in node.items():
+            yield None, _key(key, trail)
+            yield from _walk(child, [*trail, key], depth + 1)
+    else:
+        yield "/".join(trail), node
+
+
+def _key(key: Any, trail: list[str]) -> bytes:
+    """A dict's key as msgpack."""
+    where = "/".join([*trail, str(key)])[:200]
+    if not isinstance(key, str):
+        raise SerialError(
+            f"{where}: keys of a state dict are str, got {type(key).__name__}; see to_state_dict"
+        )
+    if key == MARKER:
+        raise SerialError(f"{where}: this key marks chunked arrays in Flax's format; rename it")
+    try:
+        if len(key.encode()) <= MAX_KEY:
+            return msgpack.packb(key)
+    except UnicodeEncodeError:
+        raise SerialError(f"{where!r}: the key is not valid Unicode; rename it") from None
+    raise SerialError(f"{where}...: keys have at most {MAX_KEY} bytes, got {len(key.encode())}; shorten it")
+
+
+def _describe(path: str, item: Any) -> Leaf:
+    """A leaf's description, or the reason why it cannot be written."""
+    if isinstance(item, Tensor):
+        dtype = name_of(item.dtype)
+        if dtype not in DTYPES or item.layout != torch.strided or item.device.type == "meta":
+            raise SerialError(
+                f"{path}: cannot write a {item.device.type} tensor of {item.dtype}, {item.layout}; expected data in "
+                f"dense memory and one of {', '.join(DTYPES)}; convert it first"
+            )
+        return Leaf(path, dtype, tuple(item.shape), item.numel() * item.element_size())
+    if type(item) not in (bool, int, float, complex, str):
+        raise SerialError(
+            f"{path}: expected a tensor, bool, int, float, complex, str or None, got {type(item).__name__}; convert it "
+            "(numpy and JAX arrays with torch.from_dlpack)"
+        )
+    try:
+        nbytes = sum(len(data) for _, data in _encode(item, CHUNK_BYTES))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise SerialError(f"{path}: msgpack cannot hold {str(item)[:40]!r}: {error}") from None
+    if nbytes > MAX_STRING:
+        raise SerialError(
+            f"{path}: a string may have {MAX_STRING} bytes, got {nbytes}; keep it in a file of its own"
+        )
+    return Leaf(path, type(item).__name__, (), nbytes)
+
+
+def _encode(item: Any, chunk_bytes: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
+    """Yields (header, data) of a leaf: one pair, or one for each chunk."""
+    if isinstance(item, complex):
+        yield (
+            b"",
+            b"\xc7\x13\x02\x92\xcb" + struct.pack(">d", item.real) + b"\xcb" + struct.pack(">d", item.imag),
+        )
+    elif not isinstance(item, Tensor):
+        yield b"", msgpack.packb(item)
+    else:
+        plain = item.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        data, dtype = memory(plain), name_of(plain.dtype)
+        if len(data) <= chunk_bytes:
+            yield header(tuple(plain.shape), dtype, len(data)), data
+        else:
+            yield from _chunks(data, tuple(plain.shape), dtype, plain.element_size(), chunk_bytes)
+
+
+def _chunks(
+    data: memoryview, shape: tuple, dtype: str, itemsize: int, limit: int
+) -> Iterator[tuple[bytes, memoryview]]:
+    """A large tensor as Flax cuts it: {marker: true, "shape": {"0": ...}, "chunks": {"0": flat tensor,
+    ...}}."""
+    step = max(1, limit // itemsize) * itemsize
+    starts = range(0, len(data), step)
+    sizes = {str(i): size for i, size in enumerate(shape)}
+    head = b"\x83" + msgpack.packb(MARKER) + b"\xc3" + msgpack.packb("shape") + msgpack.packb(sizes)
+    head += msgpack.packb("chunks") + _map_header(len(starts))
+    for i, start in enumerate(starts):
+        part = data[start : start + step]
+        yield head + msgpack.packb(str(i)) + header((len(part) // itemsize,), dtype, len(part)), part
+        head = b""
+
+
+def _sized(size: int, kind: int) -> bytes:
+    """The shortest header for a size: bin (kind 0xC4) or ext (0xC7, whose type follows)."""
+    for wide in range(3):
+        if size < 256 ** (1 << wide):
+            return bytes([kind + wide]) + size.to_bytes(1 << wide, "big")
+    raise SerialError(
+        f"msgpack holds less than 2^32 bytes in one piece, got {size}; use a smaller chunk_bytes"
+    )
+
+
+def _map_header(size: int) -> bytes:
+    """The shortest header of a map with `size` entries."""
+    if size < 16:
+        return bytes([0x80 | size])
+    return b"\xde" + size.to_bytes(2, "big") if size < 2**16 else b"\xdf" + size.to_bytes(4, "big")

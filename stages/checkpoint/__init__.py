@@ -1,0 +1,1 @@
+"""Checkpoints: a training state on disk."""

@@ -1,0 +1,317 @@
+"""What a run *is*, as a flat dict of names and literals: two runs with equal fingerprints take the same
+steps.
+
+A stage is functions with everything they use bound into them, so what it computes can be read off it: the
+functions' names, and whatever `functools.partial`, closures, NamedTuples and dataclasses hold, down to
+numbers and tensors. A checkpoint keeps this dict, and going on with another learning rate, model, tokenizer
+or corpus is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import inspect
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pure.serial.writer import memory, name_of
+
+MANY = 32
+"""A dict, list or tuple with more entries than this (a vocabulary, a frozen model's weights) is one
+digest."""
+_SHORT = 80  # letters of a literal
+_WHOLE, _SAMPLES, _SAMPLE = (
+    1 << 30,
+    1024,
+    1 << 16,
+)  # bytes of a file map hashed whole; else so many blocks of so many
+_LITERALS = (bool, int, float, complex, str, bytes, type(None), type(...), range, slice)
+_NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, np.generic, os.PathLike)
+
+Flat = dict[str, str]
+Seen = dict[int, tuple[Any, Flat | None]]
+
+
+def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, str]:
+    """Describes a run by everything that its stage, pipe and tokenizer are made of.
+
+    Resuming with one number changed gives a run that is neither the old one nor the new one, and nobody
+    notices. With this dict in the checkpoint it is noticed, and the number has a name.
+
+    Args:
+        stage: a Stage, or any function, partial, NamedTuple or dataclass.
+        pipe: its data; entries are named "pipe. ...".
+        tokenizer: entries are named "tokenizer. ..."; of a Tokenizer only the spec counts.
+
+    Returns:
+        {path: literal or digest}, the same in every process that builds the same run (never an address or a
+        hash seed). Paths are the names of fields, arguments and closure variables:
+        "optimizer.transforms.2.learning_rate".
+
+    How, for each kind of thing:
+        number, str, dtype, ...: its `repr`, or a digest if that is long. A tensor or array: dtype, shape and
+            sha256; up to four numbers are written out.
+        module-level function or class: its qualified name. Another function: its name, a lambda's code, and
+            the variables in its closure. A partial: the function and its arguments, by parameter names.
+        NamedTuple, dataclass: type and fields. Fields that are functions (a pair such as init and update)
+            share one name space, so that what both bind is told once; where they differ, under the field's
+            own name.
+        dict, list, tuple, set: entries, or the `repr` of a short list of literals; more than 32 make one
+            digest.
+        what has a str field `digest` (a token store): that. What has a method `fingerprint`: its result.
+        any other object: its class and attributes.
+        An entry that repeats a shorter one (same end of the path, same value) is left out.
+
+    Edge cases: a map of a file larger than 1 GiB is sampled (1,024 blocks); the literal says so.
+
+    Raises:
+        TypeError: for something that cannot be looked into; the message names its path and what to do.
+
+    Example:
+        >>> from functools import partial
+        >>> fingerprint(partial(max, key=abs), pipe=[1, 2])
+        {'': 'builtins.max', 'key': 'builtins.abs', 'pipe': '[1, 2]'}
+    """
+    seen: Seen = {}
+    parts = {"": stage, "pipe": pipe, "tokenizer": getattr(tokenizer, "spec", tokenizer)}
+    flat: Flat = {}
+    for name, part in parts.items():
+        if name == "" or part is not None:
+            flat |= _under(name, _walk(part, name or type(stage).__name__, seen))
+    ends = {path: [path[i + 1 :] for i, letter in enumerate(path) if letter == "."] for path in flat}
+    return {path: told for path, told in flat.items() if all(flat.get(end) != told for end in ends[path])}
+
+
+def _walk(thing: Any, path: str, seen: Seen) -> Flat:
+    """Entries of one thing, relative to it ("" is the thing itself); `path` is for messages."""
+    if id(thing) in seen:
+        return seen[id(thing)][1] or {"": "itself"}
+    seen[id(thing)] = (thing, None)  # kept alive, so that the id stays its own
+    flat = _look(thing, functools.partial(_child, path, seen), path)
+    seen[id(thing)] = (thing, flat)
+    return flat
+
+
+def _child(path: str, seen: Seen, name: str, thing: Any) -> Flat:
+    """Entries of a part, under its name."""
+    return _under(name, _walk(thing, f"{path}.{name}", seen))
+
+
+def _look(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
+    """Entries of a thing by its kind."""
+    if (literal := _literal(thing)) is not None:
+        return {"": literal}
+    if callable(getattr(thing, "fingerprint", None)) and not isinstance(thing, type):
+        return {"": f"{_name(type(thing))} {thing.fingerprint()}"}
+    if isinstance(thing, functools.partial):
+        return _partial(thing, child, path)
+    if callable(thing) and (found := _function(thing, child)) is not None:
+        return found
+    if isinstance(thing, Mapping | list | tuple | set | frozenset) and not hasattr(thing, "_fields"):
+        return _container(thing, child)
+    return _record(thing, child, path)
+
+
+def _literal(thing: Any) -> str | None:
+    """What can be written in one line."""
+    if isinstance(thing, Tensor):
+        return _numbers(name_of(thing.dtype), thing.shape, lambda: thing.tolist(), lambda: _bytes(thing))
+    if isinstance(thing, np.ndarray):
+        return _numbers(str(thing.dtype), thing.shape, thing.tolist, lambda: _array(thing))
+    if isinstance(thing, enum.Enum):
+        return f"{_name(type(thing))}.{thing.name}"
+    if isinstance(thing, _LITERALS):
+        told = repr(thing)
+        return (
+            told
+            if len(told) <= _SHORT
+            else f"{type(thing).__name__} of {len(told)} letters, {_digest(told.encode())}"
+        )
+    if isinstance(thing, _NAMED):
+        return str(thing)
+    if hasattr(thing, "pattern") and hasattr(thing, "flags"):  # a compiled regular expression
+        return f"{thing.pattern!r} flags {int(thing.flags)}"
+    return None
+
+
+def _numbers(dtype: str, shape: Any, values: Callable[[], Any], data: Callable[[], str]) -> str:
+    """A tensor or array in one line."""
+    size = int(np.prod(shape, dtype=object))
+    return f"{values()} {dtype}" if size <= 4 else f"{dtype}{list(shape)} {data()}"
+
+
+def _bytes(tensor: Tensor) -> str:
+    return _digest(memory(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()))
+
+
+def _array(array: np.ndarray) -> str:
+    """Digest of an array; a large map of a file is sampled, as reading it would hold up the run's start for
+    minutes."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    if not isinstance(array, np.memmap) or len(data) <= _WHOLE:
+        return _digest(data.data)
+    starts = np.linspace(0, len(data) - _SAMPLE, _SAMPLES).astype(np.int64)
+    return _digest(b"".join(data[start : start + _SAMPLE].tobytes() for start in starts)) + " (sampled)"
+
+
+def _partial(thing: functools.partial, child: Callable[[str, Any], Flat], path: str) -> Flat:
+    """A partial: its function, and its arguments by name."""
+    try:
+        names = [
+            p.name for p in inspect.signature(thing.func).parameters.values() if p.kind < p.VAR_POSITIONAL
+        ]
+    except (TypeError, ValueError):
+        names = []
+    names += [f"argument{i}" for i in range(len(names), len(thing.args))]
+    bound = {**dict(zip(names, thing.args, strict=False)), **thing.keywords}
+    flat = child("", thing.func)
+    for name, value in bound.items():
+        flat = {k: v for k, v in flat.items() if k.split(".")[0] != name} | child(name, value)
+    return flat
+
+
+def _function(thing: Any, child: Callable[[str, Any], Flat]) -> Flat | None:
+    """A function or class: by name alone if that finds it; else with what its closure holds."""
+    inner = getattr(thing, "_torchdynamo_orig_callable", None) or getattr(thing, "_orig_mod", None)
+    if inner is not None:  # torch.compile's wrapper: the same meaning
+        return child("", inner)
+    if _named_globally(thing):
+        return {"": _name(thing)}
+    if isinstance(thing, types.MethodType):
+        return {"": _name(thing.__func__)} | child("self", thing.__self__)
+    if isinstance(thing, types.FunctionType):
+        code = f" {_code(thing.__code__)}" if thing.__name__ == "<lambda>" else ""
+        flat = {"": _name(thing) + code}
+        for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+            flat |= child(name, _contents(cell))
+        return flat
+    if isinstance(thing, types.BuiltinFunctionType):
+        owner = thing.__self__
+        return {"": _name(thing)} | ({} if owner is None or inspect.ismodule(owner) else child("self", owner))
+    if wrapped := getattr(thing, "__wrapped__", None):
+        return child("", wrapped)
+    return None
+
+
+def _container(thing: Any, child: Callable[[str, Any], Flat]) -> Flat:
+    """A dict, list, tuple or set; if it has many entries, one digest of them."""
+    if isinstance(thing, Mapping):
+        entries = [(str(key), value) for key, value in thing.items()]
+    elif isinstance(thing, set | frozenset):
+        told = sorted(repr(sorted(child("", value).items())) for value in thing)
+        entries = [(str(i), value) for i, value in enumerate(told)]
+    else:
+        entries = [(str(i), value) for i, value in enumerate(thing)]
+    kind = type(thing).__name__
+    if _plain(thing):
+        if isinstance(thing, list | tuple) and len(text := repr(thing)) <= _SHORT:
+            return {"": text}
+        if len(entries) > MANY:
+            return {"": f"{kind} of {len(entries)}, {_digest(repr(entries).encode())}"}
+    flat = {"": kind}
+    for name, value in entries:
+        flat |= child(name, value)
+    if len(flat) - 1 <= MANY:
+        return flat
+    return {"": f"{kind} of {len(entries)}, {_digest(repr(sorted(flat.items())).encode())}"}
+
+
+def _plain(thing: Any, depth: int = 3) -> bool:
+    """Whether a container holds only literals (and tuples of them), so that its `repr` says it all."""
+    values = thing.values() if isinstance(thing, Mapping) else thing
+    kinds = set(map(type, values))
+    rest = kinds - {bool, int, float, complex, str, bytes, type(None)}
+    return not rest or (
+        rest == {tuple} and depth > 0 and all(_plain(v, depth - 1) for v in values if type(v) is tuple)
+    )
+
+
+def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
+    """A NamedTuple, dataclass, module or other object: its type and its parts."""
+    if isinstance(thing, torch.nn.Module):
+        parts = {"modules": re.sub(r" at 0x[0-9a-f]+", "", repr(thing)), **thing.state_dict()}
+    elif hasattr(thing, "_fields"):
+        parts = thing._asdict()
+    elif dataclasses.is_dataclass(thing):
+        parts = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    elif hasattr(thing, "__dict__") and not inspect.ismodule(thing):
+        parts = vars(thing)
+    else:
+        raise TypeError(
+            f"fingerprint: cannot look into {path}, of type {_name(type(thing))}; bind a NamedTuple or a frozen "
+            "dataclass instead, or give it a method fingerprint() -> str"
+        )
+    if isinstance(digest := parts.get("digest"), str) and digest:
+        return {"": f"{_name(type(thing))} {digest}"}
+    if {"spec", "encode", "decode"} <= set(parts):  # a tokenizer: its functions hold caches
+        return child("", parts["spec"])
+    return _merge(thing, {name: child(name, part) for name, part in parts.items()}, parts)
+
+
+def _merge(thing: Any, entries: dict[str, Flat], parts: Mapping[str, Any]) -> Flat:
+    """Fields side by side; what functions among them bind goes up into one name space, unless they
+    disagree."""
+    flat = {"": _name(type(thing))}
+    for name, found in entries.items():
+        flat |= found if not callable(parts[name]) else {name: found[name]}
+    for name, found in entries.items():
+        for path, told in found.items() if callable(parts[name]) else ():
+            short = path.removeprefix(f"{name}.")
+            flat[short if flat.get(short, told) == told else path] = told
+    return flat
+
+
+def _contents(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has not been set yet
+        return None
+
+
+def _named_globally(thing: Any) -> bool:
+    """Whether a qualified name finds this very function or class."""
+    node: Any = sys.modules.get(getattr(thing, "__module__", None) or "")
+    for part in getattr(thing, "__qualname__", "<none>").split("."):
+        node = getattr(node, part, None)
+    return node is thing
+
+
+def _code(code: types.CodeType) -> str:
+    """Digest of what a lambda does."""
+    constants = [_constant(c) for c in code.co_consts]
+    return _digest(repr((code.co_code.hex(), code.co_names, code.co_varnames, constants)).encode())
+
+
+def _constant(thing: Any) -> str:
+    """A constant of a function's code; sets, whose order changes with each process, are sorted."""
+    if isinstance(thing, types.CodeType):
+        return _code(thing)
+    if isinstance(thing, tuple | frozenset):
+        parts = [_constant(part) for part in thing]
+        return f"{type(thing).__name__}{sorted(parts) if isinstance(thing, frozenset) else parts}"
+    return repr(thing)
+
+
+def _name(thing: Any) -> str:
+    module = getattr(thing, "__module__", None) or "builtins"
+    return f"{module}.{getattr(thing, '__qualname__', None) or thing}"
+
+
+def _under(name: str, flat: Flat) -> Flat:
+    """Entries of a part, renamed as entries of the whole."""
+    return {f"{name}.{path}" if name and path else name or path: told for path, told in flat.items()}
+
+
+def _digest(data: Any) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()[:32]}"

@@ -1,0 +1,43 @@
+"""One process at a time works in a run's folder."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NAME = ".lock"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder, and holds it for this process while the block runs.
+
+    Two processes that train in the same folder would write over each other. The lock goes with the process,
+    however it ends, so there is never one to remove by hand.
+
+    Raises:
+        OSError: if the folder cannot be made or written.
+        ValueError: if another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / NAME).open("a", encoding="utf-8")
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise OSError(
+            error.errno, f"cannot write into {folder}: {reason}; choose another --output_dir"
+        ) from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not POSIX
+            pass
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # anything else: the file system has no locks
+                told = f"{folder} is in use by another process; wait for it, or choose another folder"
+                raise ValueError(told) from None
+        yield

@@ -1,0 +1,288 @@
+"""The state's file, written and read as fast as the disk goes: hashing happens beside it, and nothing is
+copied.
+
+One thread moves bytes between the tensors' memory and the file; others take sha256 of the same memory
+meanwhile, as hashlib lets go of Python's lock. The bytes are those of `pure.serial.serial.to_bytes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pure.serial import serial
+from pure.serial.writer import Leaf, Piece, pieces
+from pure.types import Tree
+from stages.checkpoint import manifest
+from stages.checkpoint.manifest import LeafRecord
+
+_BLOCK = 1 << 23  # bytes moved at a time
+_EARLY = 1 << 25  # bytes after which the system is asked to begin moving them to the disk
+_BUFFERS = 512  # buffers in one call of writev; Linux takes 1024
+_AHEAD = 8  # blocks that a hashing thread may lag behind
+_NOTHING = (hashlib.sha256().hexdigest(),) * 2
+
+Part = tuple[int, bool, memoryview]  # index of the leaf, whether data or header, bytes
+Hashing = Callable[[list[Part]], None]
+
+
+class Written(NamedTuple):
+    """What was written."""
+
+    bytes: int
+    leaves: tuple[LeafRecord, ...]
+
+
+class Beside(NamedTuple):
+    """A function at work in another thread: `put` gives it one more item; `result` ends the items and
+    waits."""
+
+    put: Callable[[Any], None]
+    result: Callable[[], Any]
+
+
+class _Tee(NamedTuple):
+    """A stream that also shows what was read to someone else."""
+
+    read: Callable[[int], bytes]
+    readinto: Callable[[memoryview], int]
+
+
+def write(path: Path, tree: Tree) -> Written:
+    """Writes a tree as Flax's msgpack, waits until it is on the disk, and returns the checksums of each leaf.
+
+    Args:
+        path: a file that does not exist yet.
+        tree: as for `serial.to_bytes`; tensors on a GPU are copied one at a time.
+
+    Returns:
+        Written(bytes, a record for each leaf in the order of the file).
+
+    Steps:
+        1. Cut the stream of pieces into blocks of 8 MiB, views of the tensors' memory.
+        2. Give each block to the hashing threads, and write it.
+        3. Every 32 MiB ask the system to begin moving them to the disk, so that the fsync has little left to
+           do.
+        4. fsync, while the hashing threads finish.
+
+    Raises:
+        OSError: if the disk refuses; the file is then incomplete.
+        SerialError: if a leaf cannot be written; named.
+    """
+    found: list[tuple[Leaf, list[list[int]]]] = []
+    with hashing() as digests:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            # 1. Blocks.
+            begun = 0
+            for block in _blocks(_parts(pieces(serial.to_state_dict(tree)), found)):
+                # 2. Hash and write.
+                digests.put(block)
+                _write_all(descriptor, [data for _, _, data in block])
+                # 3. Begin early.
+                begun = _begin_sync(descriptor, begun)
+            # 4. To the disk.
+            size = os.lseek(descriptor, 0, os.SEEK_CUR)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sums = digests.result()
+    records = []
+    for (leaf, spans), (_, (data, header)) in zip(found, sorted(sums.items()), strict=True):
+        records.append(LeafRecord(leaf.path, leaf.dtype, list(leaf.shape), leaf.nbytes, data, header, spans))
+    return Written(size, tuple(records))
+
+
+def read(
+    path: Path, target: Tree, leaves: Sequence[LeafRecord], size: int, *, subset: bool = False
+) -> tuple[Tree, tuple[str, ...]]:
+    """Reads a tree straight into new tensors, and verifies each leaf beside it.
+
+    Args:
+        path: a file of `size` bytes.
+        target: as for `serial.from_bytes`.
+        leaves: what the file should hold; together they cover it.
+        size: bytes of the file.
+        subset: as for `serial.from_bytes`.
+
+    Returns:
+        (the tree, paths of damaged leaves): the tree is worth nothing unless there are none.
+
+    Raises:
+        OSError: if the disk refuses.
+        SerialError: if the bytes are not a state dict, or it does not fit the target: of both, damage is one
+            cause.
+    """
+    cut = _cutter(leaves, size)
+    with io.BufferedReader(io.FileIO(path), 1 << 16) as file, hashing() as digests:
+        small: list[bytes] = []
+
+        def take(count: int) -> bytes:
+            small.append(file.read(count))
+            return small[-1]
+
+        def fill(buffer: memoryview) -> int:
+            count = file.readinto(part := buffer[:_BLOCK])
+            digests.put([*cut(b"".join(small)), *cut(part[:count])])
+            small.clear()
+            return count
+
+        tree = serial.from_stream(target, _Tee(take, fill), size, subset=subset)
+        digests.put(cut(b"".join(small)))
+        sums = digests.result()
+    wrong = [
+        x.path or "the end"
+        for i, x in enumerate(leaves)
+        if sums.get(i, _NOTHING) != (x.sha256, x.header_sha256)
+    ]
+    return tree, tuple(wrong)
+
+
+@contextmanager
+def hashing() -> Iterator[Beside]:
+    """Starts threads which hash the parts that are put, each of them some of the leaves.
+
+    Yields:
+        Beside: `put` takes a list of parts, in order; `result` is {index of a leaf: (sha256 of data, of
+            headers)}.
+    """
+    count = max(1, min(4, (os.cpu_count() or 1) - 1))  # one core is busy moving the bytes
+    with ExitStack() as stack:
+        workers = [stack.enter_context(beside(_digest)) for _ in range(count)]
+
+        def put(parts: list[Part]) -> None:
+            for i, worker in enumerate(workers):
+                worker.put([part for part in parts if part[0] % count == i])
+
+        def result() -> dict[int, tuple[str, str]]:
+            return {index: sums for worker in workers for index, sums in worker.result().items()}
+
+        yield Beside(put, result)
+
+
+@contextmanager
+def beside(function: Callable[[Iterable[Any]], Any]) -> Iterator[Beside]:
+    """Runs `function(items)` in a thread of its own, on the items that are put while the block runs.
+
+    Args:
+        function: consumes an iterable, returns anything.
+
+    Yields:
+        Beside. `result` raises what the function raised. However the block ends, the thread has ended too.
+    """
+    items: queue.Queue = queue.Queue(_AHEAD)
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((function(iter(items.get, None)), None))
+        except BaseException as error:
+            outcome.append((None, error))
+            for _ in iter(items.get, None):
+                pass  # so that nobody waits for room in the queue
+
+    thread = threading.Thread(target=run, name="checkpoint hash", daemon=True)
+
+    def finish() -> None:
+        if thread.is_alive():
+            items.put(None)
+            thread.join()
+
+    def result() -> Any:
+        finish()
+        value, error = outcome[0]
+        if error is not None:
+            raise error
+        return value
+
+    thread.start()
+    try:
+        yield Beside(items.put, result)
+    finally:
+        finish()
+
+
+def _digest(blocks: Iterable[list[Part]]) -> dict[int, tuple[str, str]]:
+    """Parts -> {index of a leaf: (sha256 of its data, of its headers)}."""
+    hashes: dict[int, tuple] = {}
+    for index, payload, data in (part for block in blocks for part in block):
+        if index not in hashes:
+            hashes[index] = (hashlib.sha256(), hashlib.sha256())
+        hashes[index][0 if payload else 1].update(data)
+    return {index: (data.hexdigest(), header.hexdigest()) for index, (data, header) in hashes.items()}
+
+
+def _parts(stream: Iterable[Piece], found: list[tuple[Leaf, list[list[int]]]]) -> Iterator[Part]:
+    """Pieces as parts; adds each leaf to `found`, with where its data lies."""
+    offset = 0
+    for leaf, payload, data in stream:
+        if not found or found[-1][0] is not leaf:
+            found.append((leaf, []))
+        if payload:
+            found[-1][1].append([offset, len(data)])
+        offset += len(data)
+        yield len(found) - 1, payload, memoryview(data)
+
+
+def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Part]]:
+    """A function that cuts a file, given to it run by run from the beginning, into parts."""
+    edges = [edge for edge in manifest.edges(leaves, size) if edge[0] > 0]
+    position = place = 0
+
+    def cut(run: Any) -> list[Part]:
+        nonlocal position, place
+        parts, left = [], memoryview(run)
+        while left:
+            while edges[place][0] <= position:
+                place += 1
+            end, index, payload = edges[place]
+            parts.append((index, payload, left[: end - position]))
+            left = left[end - position :]
+            position += len(parts[-1][2])
+        return parts
+
+    return cut
+
+
+def _blocks(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Cuts and gathers parts so that each block has at most 8 MiB and 512 buffers."""
+    block: list[Part] = []
+    size = 0
+    for index, payload, whole in parts:
+        for start in range(0, max(len(whole), 1), _BLOCK):
+            data = whole[start : start + _BLOCK]
+            if block and (size + len(data) > _BLOCK or len(block) == _BUFFERS):
+                yield block
+                block, size = [], 0
+            block.append((index, payload, data))
+            size += len(data)
+    if block:
+        yield block
+
+
+def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
+    """Writes buffers one after another; the system may take less than it was given."""
+    while buffers:
+        count = os.writev(descriptor, buffers)
+        while buffers and count >= len(buffers[0]):
+            count -= len(buffers.pop(0))
+        if count:
+            buffers[0] = buffers[0][count:]
+
+
+def _begin_sync(descriptor: int, begun: int) -> int:
+    """Asks the system (Linux) to move what was written since `begun` to the disk, without waiting -> up to
+    where."""
+    end = os.lseek(descriptor, 0, os.SEEK_CUR)
+    if end - begun < _EARLY or not hasattr(os, "posix_fadvise"):
+        return begun
+    with suppress(OSError):  # it is only advice; the fsync at the end is what counts
+        os.posix_fadvise(descriptor, begun, end - begun, os.POSIX_FADV_DONTNEED)
+    return end

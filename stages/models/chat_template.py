@@ -1,0 +1,200 @@
+"""The chat template of a model, and the tokens that end its answers.
+
+An answer ends with any of: the ids of `eos_token_id` in config.json and in generation_config.json, the
+tokenizer's eos_token, and the token with which the template ends a turn of the assistant. Whatever generates
+asks `ends`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from data_pipes.chat.chat import CHATML, ChatTemplate, chat_template, render
+from data_pipes.chat.messages import Message
+from data_pipes.chat.presets import NAMED
+from data_pipes.tokenizer.spec import special_tokens as control_tokens
+from stages.models import special_tokens
+from stages.models.pretrained import Pretrained, has_chatml, named_tokens
+from stages.models.template_kwargs import check_variables, template_variables
+
+ANSWER = "qwxz"
+"""What the assistant says in the conversation in which the end of its turn is looked up."""
+
+LOOKS_LIKE_CONTROL = re.compile(r"\s*(<[|｜][^<>\s]+[|｜]>)")
+
+
+def template_of(path: str | None, base: Pretrained, template_kwargs: str | None = None) -> ChatTemplate:
+    """Finds the chat template: that of a file, of the model, or ChatML where the tokenizer has its tokens.
+
+    Args:
+        path: of a jinja2 file, a name of `data_pipes.chat.presets.NAMED`, or None (--chat_template).
+        base: a model; its special tokens are what the template calls bos_token, eos_token and so on.
+        template_kwargs: further variables of the template, a JSON object (--template_kwargs).
+
+    Returns:
+        ChatTemplate.
+
+    Raises:
+        ValueError: if there is none, it does not compile, it has no variable of such a name, or nothing would
+            end an answer.
+        FileNotFoundError: if there is no such file.
+    """
+    source = source_of(path) if path else base.chat_template
+    if source is None:
+        source = _chatml(base)
+    variables = template_variables(template_kwargs)
+    found = _compiled(
+        source, base, variables, tool_use=None if path else dict(base.other_templates).get("tool_use")
+    )
+    check_variables(variables, found.program.names)
+    try:
+        if not ends(base, found):
+            raise ValueError(
+                "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>, or the "
+                "model must have an eos_token; name one in tokenizer_config.json, or give a --chat_template that uses "
+                "the tokens there are"
+            )
+    except ValueError as error:
+        raise ValueError(f"{path or 'the chat template'} does not fit the tokenizer: {error}") from None
+    return found
+
+
+def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
+    """Finds the token that ends a turn of the assistant.
+
+    Args:
+        template: is rendered with one question and one answer.
+        base: whose tokenizer knows the control tokens.
+
+    Returns:
+        The id of the first control token after the answer, or of the added token that stands right after it,
+        which some tokenizers do not call special; where neither follows, of the control token with which the
+        next turn begins; None if the turn ends with plain text.
+
+    Raises:
+        ValueError: if the template refuses the two turns, leaves the answer out, or ends it with what looks
+            like a control token and is none of the tokenizer's.
+    """
+    chat = [Message("user", "a"), Message("assistant", ANSWER)]
+    text = render(template, chat)
+    if ANSWER not in text:
+        raise ValueError("the template leaves out what the assistant says; give another --chat_template")
+    rest = text[text.rindex(ANSWER) + len(ANSWER) :]
+    known = dict(control_tokens(base.tokenizer))
+    eos = named_tokens(base).get("eos_token")
+    if (number := special_tokens.id_of(base.tokenizer, eos)) is not None:
+        known[str(eos)] = number
+    for token in base.tokenizer.spec.added_tokens:
+        if token.content.strip() and rest.lstrip().startswith(token.content):
+            known[token.content] = token.id
+    pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)"
+    if found := re.search(pattern, rest) or re.match(pattern, _next_turn(template, chat, text)):
+        return known[found[0]]
+    if unknown := LOOKS_LIKE_CONTROL.match(rest):
+        raise ValueError(
+            f"a turn ends with {unknown[1]}, which is no token of the tokenizer; add it to the tokenizer, or give a "
+            "--chat_template that uses the tokens there are"
+        )
+    return None
+
+
+def _next_turn(template: ChatTemplate, chat: list[Message], text: str) -> str:
+    """What a further turn of the user adds to a text; "" if the template refuses it, or changes what stands
+    there."""
+    try:
+        more = render(template, [*chat, chat[0]])
+    except ValueError:
+        return ""
+    return more[len(text) :] if more.startswith(text) else ""
+
+
+def ends(base: Pretrained, template: ChatTemplate | None = None) -> tuple[int, ...]:
+    """Returns every id that ends an answer.
+
+    Args:
+        base: a model.
+        template: with which it is asked; None takes the model's own, if it has one that fits.
+
+    Returns:
+        Ids, each once: those of config.json, of generation_config.json, of the tokenizer's eos_token, and of
+            the
+        template's turn end. Empty if nothing ends an answer.
+
+    Raises:
+        ValueError: as in `turn_end`, for a template that is given.
+    """
+    special, config = base.special, base.model.config
+    own = config.eos_token_id
+    eos = special_tokens.id_of(base.tokenizer, named_tokens(base).get("eos_token"))
+    turn = turn_end(template, base) if template is not None else _own_turn_end(base)
+    known = [own, *special.config_ends, *special_tokens.generation_ends(special), eos, turn]
+    return tuple(dict.fromkeys(i for i in known if i is not None))
+
+
+def trained_with(base: Pretrained, template: ChatTemplate) -> Pretrained:
+    """Returns the model as one that was trained with a template: the template, and the token that ends its
+    turns, are saved with it."""
+    turn = turn_end(template, base)
+    special = base.special
+    if turn is not None and turn not in special_tokens.generation_ends(special):
+        special = special._replace(turn_ends=(*special.turn_ends, turn))
+    same = template.source == base.chat_template
+    return base._replace(
+        chat_template=template.source, special=special, other_templates=base.other_templates if same else ()
+    )
+
+
+def _compiled(
+    source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = (), tool_use: str | None = None
+) -> ChatTemplate:
+    """A template with the special tokens that the model's files name."""
+    return chat_template(source, special_tokens=named_tokens(base), variables=variables, tool_use=tool_use)
+
+
+def source_of(path: str) -> str:
+    """Reads the template of --chat_template: one of ours by name, or a file.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+    """
+    if path in NAMED:
+        return NAMED[path]
+    if not Path(path).is_file():
+        names = ", ".join(NAMED)
+        raise FileNotFoundError(
+            f"--chat_template {path}: expected a file of a jinja2 template, or one of {names}"
+        )
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _own_turn_end(base: Pretrained) -> int | None:
+    """The turn end of the model's own template; None where there is none, or it does not fit."""
+    if base.chat_template is None and not has_chatml(base):
+        return None
+    try:
+        return turn_end(_compiled(base.chat_template or CHATML, base), base)
+    except ValueError:
+        return None
+
+
+def _chatml(base: Pretrained) -> str:
+    """ChatML, where it fits.
+
+    Raises:
+        ValueError: if the model has named templates only, or the tokenizer lacks ChatML's tokens.
+    """
+    if base.other_templates:
+        names = ", ".join(name for name, _ in base.other_templates)
+        raise ValueError(
+            f"the model has the chat templates {names}, and none called default; write the one that is meant into a "
+            "file, and name it by --chat_template"
+        )
+    if not has_chatml(base):
+        raise ValueError(
+            "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> and "
+            "<|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole model), or "
+            "give a --chat_template that uses the tokens there are"
+        )
+    return CHATML

@@ -1,0 +1,195 @@
+"""A GGUF file in: configuration, dequantised weights, tokenizer and fields.
+
+The `gguf` package undoes the quantisation; what the numbers mean is `pure.interop.gguf`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipes.tokenizer.gguf_vocabulary import from_gguf
+from data_pipes.tokenizer.spec import Tokenizer
+from pure import tree
+from pure.config import ModelConfig
+from pure.interop import gguf as names
+from pure.interop import hf
+from pure.interop.gguf_header import MAGIC, Entry, parse
+from pure.nn.transformer import transformer
+from stages.models.folder import clear
+
+
+class _File(NamedTuple):
+    """The mapped bytes, the fields, and the weights by name."""
+
+    data: np.ndarray
+    fields: dict[str, Any]
+    entries: dict[str, Entry]
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Tells whether it is a file that begins like one, or is called so."""
+    path = Path(path)
+    if not path.is_file():
+        return path.suffix == ".gguf"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
+
+
+def read(
+    path: str | Path, dtype: torch.dtype
+) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer, dict[str, Any]]:
+    """Reads a file.
+
+    Args:
+        path: of the file.
+        dtype: of the weights.
+
+    Returns:
+        (configuration, weights by Hugging Face's names, tokenizer, all fields by name).
+
+    Steps:
+        1. Open it.
+        2. The fields: configuration and tokenizer.
+        3. The weights, one after the other, so that only one is ever held in float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or something in it is not understood.
+    """
+    # 1. Open.
+    file = _open(Path(path))
+    try:
+        # 2. Fields.
+        config, tokenizer = _config(file), from_gguf(file.fields)
+        if not isinstance(template := file.fields.get("tokenizer.chat_template"), str | None):
+            raise ValueError(f"tokenizer.chat_template: expected a text, got {str(template)[:60]}")
+        # 3. Weights.
+        return config, dict(_weights(file, config, dtype)), tokenizer, _fields(file)
+    except (ValueError, TypeError) as error:
+        raise clear(path, error) from None
+
+
+def read_config(path: str | Path) -> ModelConfig:
+    """Reads the configuration alone.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or not understood.
+    """
+    file = _open(Path(path))
+    try:
+        return _config(file)
+    except (ValueError, TypeError) as error:
+        raise clear(path, error) from None
+
+
+def _open(path: Path) -> _File:
+    """The mapped file and its head."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; expected a GGUF file")
+    data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+    try:
+        fields, entries = parse(data.data)
+    except ValueError as error:
+        raise clear(path, ValueError(f"{error}; copy it again from its source")) from None
+    return _File(data, fields, {entry.name: entry for entry in entries})
+
+
+def _config(file: _File) -> ModelConfig:
+    """The configuration."""
+    parts = file.fields.get("split.count", 1)
+    if parts != 1:
+        raise ValueError(
+            f"one of {parts} files of a model (split.count); join them first: llama-gguf-split --merge"
+        )
+    if "token_embd.weight" not in file.entries:
+        raise ValueError("token_embd.weight is missing; this is not a language model's file")
+    shape, factors = file.entries["token_embd.weight"].shape, file.entries.get("rope_freqs.weight")
+    if len(shape) != 2:
+        raise ValueError(f"token_embd.weight: expected two axes, got {len(shape)}")
+    config = names.from_gguf_config(
+        file.fields,
+        vocabulary=shape[0],
+        tied="output.weight" not in file.entries,
+        biased="blk.0.attn_output.bias" in file.entries,
+        rope_factors=None if factors is None else _numbers(file, factors),
+    )
+    blocks = {
+        int(part[1]) for name in file.entries if len(part := name.split(".")) == 4 and part[1].isdecimal()
+    }
+    if config.num_hidden_layers != (count := max(blocks, default=-1) + 1):
+        raise ValueError(f"block_count is {config.num_hidden_layers}, but the weights have {count} blocks")
+    return config
+
+
+def _fields(file: _File) -> dict[str, Any]:
+    """The fields by name, without ids that stand for no token."""
+    none = (-1, names.NO_TOKEN)
+    return {name: x for name, x in file.fields.items() if not (name.endswith("_token_id") and x in none)}
+
+
+def _check_shapes(file: _File, config: ModelConfig) -> None:
+    """Refuses a weight of another shape than the fields ask for, before any is read."""
+    spec = transformer(config).spec
+    weights = hf.weight_names(spec)
+    shapes = {
+        weights[path]: tuple(part.shape)
+        for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True)
+    }
+    for entry in file.entries.values():
+        if entry.name == "rope_freqs.weight":
+            continue
+        wanted = shapes.get(names.weight_name(entry.name), entry.shape)
+        if entry.shape != wanted:
+            raise ValueError(f"{entry.name}: expected shape {wanted} by the file's fields, got {entry.shape}")
+
+
+def _weights(file: _File, config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face's name, tensor) of every weight."""
+    _check_shapes(file, config)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    permuted = file.fields["general.architecture"] == "llama"
+    for entry in file.entries.values():
+        if entry.name == "rope_freqs.weight":
+            continue
+        name, part = names.weight_name(entry.name), entry.name.split(".")[-2]
+        numbers = _numbers(file, entry)
+        if permuted and part in heads:
+            numbers = names.unpermuted(numbers, heads[part])
+        yield name, numbers.to(dtype)
+
+
+def _numbers(file: _File, entry: Entry) -> Tensor:
+    """One weight in float32, on storage of its own.
+
+    Raises:
+        ValueError: if the quantisation is unknown, or the file ends before the weight does.
+    """
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    try:
+        kind = GGMLQuantizationType(entry.kind)
+        block, size = GGML_QUANT_SIZES[kind]
+    except (ValueError, KeyError):
+        raise ValueError(f"{entry.name}: quantisation {entry.kind} is unknown to the gguf package") from None
+    count = math.prod(entry.shape)
+    if not entry.shape or entry.shape[-1] % block or entry.start + count // block * size > len(file.data):
+        raise ValueError(f"{entry.name}: {entry.shape} numbers do not fit the file of {len(file.data)} bytes")
+    stored = np.array(file.data[entry.start : entry.start + count // block * size])
+    plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}.get(kind)
+    rows = stored.view(plain) if plain else stored.reshape(*entry.shape[:-1], entry.shape[-1] // block * size)
+    try:
+        numbers = rows if plain else dequantize(rows, kind)
+    except NotImplementedError:
+        raise ValueError(
+            f"{entry.name}: quantisation {kind.name} is not read, as the gguf package cannot undo it"
+        ) from None
+    return torch.from_numpy(np.asarray(numbers, np.float32)).reshape(entry.shape)

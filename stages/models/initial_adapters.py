@@ -1,0 +1,49 @@
+"""Adapters that a run starts from, apart from the whole model below them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pure.interop.peft_weights import Adapters
+from pure.types import Tree
+from stages.models import adapter_folder, pretrained
+
+
+class InitialAdapters(NamedTuple):
+    """Adapters that a run starts from.
+
+    Fields:
+        path: their folder, as it was given.
+        root: path or name of the whole model below them.
+        params: the root's.
+        adapters: what they change in it.
+        base: how the root was stored when they were trained.
+    """
+
+    path: str
+    root: str
+    params: Tree
+    adapters: Adapters
+    base: adapter_folder.Base
+
+
+def read(path: str) -> InitialAdapters | None:
+    """Reads the adapters at a path; None for a whole model.
+
+    Raises:
+        ValueError: if they stand over adapters that are not joined with them, or as `pretrained.load`.
+        FileNotFoundError: as `pretrained.load`.
+    """
+    folder = adapter_folder.found(path)
+    if folder is None:
+        return None
+    root, folders = adapter_folder.chain(folder)
+    if len(folders) > 1:
+        raise ValueError(
+            f"{folder}: adapters over adapters that are not joined yet; run intro2llm merge --model_path {path} "
+            "--output_dir MERGED, and take --model_path MERGED"
+        )
+    below = pretrained.load(root).params
+    return InitialAdapters(
+        path, root, below, adapter_folder.read(folder, below, root), adapter_folder.of(folder)
+    )

@@ -1,0 +1,130 @@
+"""New control tokens for a model: in its tokenizer, and as rows of its embedding.
+
+A base model that never saw a chat lacks the tokens of chat templates ("<|im_start|>"). They need ids, and
+rows that can be learned.
+
+Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021: rows at the mean of
+all rows keep the distribution over the old words nearly as it was, since the partition function grows by the
+mean's share only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from data_pipes.tokenizer.added_tokens_decoder import as_special
+from data_pipes.tokenizer.spec import vocabulary_size
+from pure.nn.transformer import transformer
+from stages.models.pretrained import Pretrained
+from stages.models.special_tokens import id_of, with_tokens
+
+TABLES = ("embedding", "head")
+"""Leaves with a row for each id; a tied model has the first only."""
+
+
+def add_tokens(pretrained: Pretrained, tokens: Sequence[str], *, multiple: int = 1) -> Pretrained:
+    """Adds control tokens to a model.
+
+    A token that the vocabulary has keeps its id and its row, and becomes special. Another one gets the next
+    id; its row is the mean of the rows of all ids that the tokenizer had, in the embedding and, where it is
+    not tied, in the head.
+
+    Args:
+        pretrained: the model; its params stay as they are.
+        tokens: texts such as "<|im_start|>"; not empty, each once.
+        multiple: the embedding is padded to a multiple of this many rows, >= 1, with rows of the mean.
+
+    Returns:
+        Pretrained. Rows that padded the embedding before are used first, so that the model grows only where
+        it must.
+
+    Edge cases: without tokens only the padding is made. The draw of transformers' `resize_token_embeddings`
+    (a normal distribution around the mean, of 1e-9 of the rows' covariance) is left out: rows need no noise
+    to be told apart, since each has a gradient of its own.
+
+    Raises:
+        ValueError: if a token is empty or given twice, or `multiple` is below 1.
+
+    Example:
+        >>> from data_pipes.tokenizer import train
+        >>> from pure import random
+        >>> from pure.config import ModelConfig
+        >>> tokenizer = train(["a"], 260)
+        >>> config = ModelConfig(vocab_size=260, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> model = transformer(config)
+        >>> more = add_tokens(Pretrained(model, model.init(random.key(0)), tokenizer), ["<|tool|>"], multiple=64)
+        >>> more.model.config.vocab_size, id_of(more.tokenizer, "<|tool|>")
+        (320, 260)
+    """
+    if multiple < 1 or "" in tokens or len({*tokens}) < len(tokens):
+        raise ValueError(
+            "add_tokens: expected tokens that are not empty, each once, and a multiple of at least 1; "
+            f"got {list(tokens)} and {multiple}"
+        )
+    known = vocabulary_size(pretrained.tokenizer)
+    tokenizer = as_special(with_tokens(pretrained.tokenizer, tokens), {*tokens})
+    size, rows = vocabulary_size(tokenizer), pretrained.model.config.vocab_size
+    wanted = max(rows, -(-size // multiple) * multiple, -(-rows // multiple) * multiple)
+    params = {
+        name: _extended(leaf, known, size, wanted) if name in TABLES else leaf
+        for name, leaf in pretrained.params.items()
+    }
+    config = dataclasses.replace(pretrained.model.config, vocab_size=wanted)
+    return pretrained._replace(model=transformer(config), params=params, tokenizer=tokenizer)
+
+
+def added(options: Any, pretrained: Pretrained, say: Callable[[str], object]) -> Pretrained:
+    """Adds the tokens of --add_tokens, and says so.
+
+    Args:
+        options: flags with `add_tokens` and `vocabulary_multiple`.
+        pretrained: the model.
+        say: is given one line.
+
+    Returns:
+        The model with them; the same one without the flag.
+    """
+    if not options.add_tokens:
+        return pretrained
+    more = add_tokens(pretrained, options.add_tokens, multiple=options.vocabulary_multiple)
+    say(told(pretrained, more, options.add_tokens))
+    return more
+
+
+def refuse(options: Any) -> None:
+    """Refuses flags that cannot work with --add_tokens.
+
+    Raises:
+        ValueError: with adapters, which leave the embedding as it is; or for a multiple without tokens.
+    """
+    flags = vars(options)
+    if options.add_tokens and (flags.get("lora") or flags.get("qlora")):
+        raise ValueError(
+            "--add_tokens with adapters: the rows of new tokens would never be trained; train the whole model (leave "
+            "--lora and --qlora out), then put adapters on the result"
+        )
+    if options.vocabulary_multiple < 1 or (options.vocabulary_multiple > 1 and not options.add_tokens):
+        raise ValueError(
+            f"--vocabulary_multiple {options.vocabulary_multiple}: expected at least 1, and tokens (--add_tokens)"
+        )
+
+
+def told(before: Pretrained, after: Pretrained, tokens: Sequence[str]) -> str:
+    """Says which ids the tokens have, and how many rows there are now."""
+    ids = ", ".join(f"{token} = {id_of(after.tokenizer, token)}" for token in tokens)
+    rows, now = before.model.config.vocab_size, after.model.config.vocab_size
+    grown = f"{rows:,} rows as before" if rows == now else f"{rows:,} rows became {now:,}"
+    return f"new tokens: {ids}; {grown}, those of new ids begin at the mean of the others"
+
+
+def _extended(table: torch.Tensor, known: int, size: int, rows: int) -> torch.Tensor:
+    """[V, D] -> [rows, D]: rows of new ids, and those that are added, at the mean of the `known` first
+    ones."""
+    mean = table[:known].float().mean(0).to(table.dtype)
+    place = torch.arange(rows, device=table.device)[:, None]
+    longer = torch.cat([table, mean.expand(rows - len(table), -1)])
+    return torch.where((place >= known) & ((place < size) | (place >= len(table))), mean, longer)

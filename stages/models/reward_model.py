@@ -1,0 +1,88 @@
+"""A reward model on disk: a language model's folder, with a head of one number in the place of the
+vocabulary's.
+
+The layout is that of transformers' classes for sequence classification with one label, which load it as it
+is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from pure import tree
+from pure.interop import hf
+from pure.nn.scalar import scalar_model, without_head
+from pure.nn.transformer import transformer
+from stages.models import folder as model_folder
+from stages.models import pretrained, tokenizer_folder
+from stages.models.pretrained import CONFIG, Pretrained
+
+SCORE = "score.weight"
+
+
+def save(folder: str | Path, scored: Pretrained) -> Path:
+    """Writes the folder, whole or not at all.
+
+    Args:
+        folder: is made or replaced.
+        scored: its params are the scalar model's, {"model", "score"}.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: if the disk refuses; an older folder stays.
+    """
+    files = pretrained.texts(scored)
+    fields = json.loads(files[CONFIG])
+    names = [
+        name.replace("ForCausalLM", "ForSequenceClassification") for name in fields.get("architectures", [])
+    ]
+    fields |= {"architectures": names, "id2label": {"0": "score"}, "label2id": {"score": 0}}
+    files[CONFIG] = json.dumps(fields, indent=2) + "\n"
+    weights = {**hf.to_weights(scored.params["model"]), SCORE: scored.params["score"]}
+    return model_folder.write(folder, files, weights, scored.tokenizer)
+
+
+def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
+    """Reads such a folder, or a run's that has it as its final_model.
+
+    Args:
+        path: folder.
+        dtype: of the params; None keeps that of the file.
+
+    Returns:
+        Pretrained, with the scalar model's params.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if it is no reward model, or the weights do not fit.
+    """
+    config = pretrained.read_config(path)
+    folder, weights = pretrained.weights_of(path)
+    if SCORE not in weights:
+        raise ValueError(
+            f"{folder}: a language model, expected a reward model, which has {SCORE}; make one by intro2llm reward"
+        )
+    try:
+        hf.check_sizes(config, weights)
+    except ValueError as error:
+        raise model_folder.clear(folder, error) from None
+    model = transformer(config)
+    spec = scalar_model(model).spec
+    score = weights.pop(SCORE)
+    if tuple(score.shape) != spec["score"].shape:
+        raise ValueError(
+            f"{folder}: {SCORE} must be {list(spec['score'].shape)}, got {list(score.shape)}: one number "
+            "for each token"
+        )
+    try:
+        params = {"model": hf.from_weights(without_head(model.spec), weights), "score": score}
+    except ValueError as error:
+        raise model_folder.clear(folder, error) from None
+    params = tree.cast(params, dtype) if dtype else params
+    tokenizer, special, templates = tokenizer_folder.read(folder, config)
+    return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

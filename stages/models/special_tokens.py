@@ -1,0 +1,272 @@
+"""Special tokens of a model, read and written back: their names (bos_token, ...), and the ids that end an
+answer.
+
+Four files name them. config.json and generation_config.json hold ids, `eos_token_id` one or several;
+tokenizer_config.json holds texts by name; special_tokens_map.json is its older form.
+
+Source: transformers 5.23, `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipes import files
+from data_pipes.tokenizer.encoder import from_spec
+from data_pipes.tokenizer.spec import AddedToken, Tokenizer, token_ids, vocabulary_size
+from stages.models import tokenizer_config
+from stages.models.tokenizer_config import text_of
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+TOKENIZER, LEGACY = "tokenizer_config.json", "special_tokens_map.json"
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Names that every tokenizer may give to a token; another one that ends in "_token" is a model's own."""
+
+LISTS = ("extra_special_tokens", "additional_special_tokens")
+"""Fields of further tokens: a list, or (the first, in transformers 5) a table of names."""
+
+
+class SpecialTokens(NamedTuple):
+    """What a model's files say about special tokens.
+
+    Fields:
+        named: (name, text) pairs, such as ("bos_token", "<s>"); None where no file names any.
+        config_ends: all ids of config.json's eos_token_id.
+        generation: fields of generation_config.json, or None.
+        tokenizer: fields of tokenizer_config.json without the chat template, or None.
+        turn_ends: ids with which a template ends a turn that the model was trained on since.
+    """
+
+    named: tuple[tuple[str, str], ...] | None = None
+    config_ends: tuple[int, ...] = ()
+    generation: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | None = None
+    turn_ends: tuple[int, ...] = ()
+
+
+NONE = SpecialTokens()
+"""Of a model that was made here, and never read from a folder."""
+
+
+def read(
+    folder: Path, tokenizer: Tokenizer, rows: int, *, base: SpecialTokens = NONE
+) -> tuple[SpecialTokens, Tokenizer]:
+    """Reads the files of a folder.
+
+    Args:
+        folder: of a model, or of adapters.
+        tokenizer: that was read from it.
+        rows: of the embedding.
+        base: what counts where a file is missing: that of the adapters' base.
+
+    Returns:
+        (SpecialTokens, the tokenizer with every token that a file names). A named token that the tokenizer
+        lacks gets the next id, as in transformers.
+
+    Raises:
+        ValueError: for a file that is no JSON object, an id or a token of another type, an id that lies
+            beyond the embedding, or a token that has no row there; it names the file and the field.
+    """
+    config, generation = (_fields(folder / name) for name in (CONFIG, GENERATION))
+    fields = _fields(folder / TOKENIZER)
+    legacy = _fields(folder / LEGACY)
+    if legacy is not None and "added_tokens_decoder" not in (fields or {}):
+        fields = {**(fields or {}), **legacy}
+    found = base
+    if config is not None:
+        found = found._replace(config_ends=end_ids(config.get("eos_token_id"), rows, folder / CONFIG))
+    if generation is not None:
+        end_ids(generation.get("eos_token_id"), rows, folder / GENERATION)
+        found = found._replace(generation=generation)
+    if fields is None:
+        return found, tokenizer
+    named, others = _named(fields, folder / TOKENIZER)
+    kept = {name: value for name, value in fields.items() if name != "chat_template"}
+    tokenizer_config.check_calls(fields, tokenizer, folder / TOKENIZER)
+    listed = tokenizer_config.with_decoder(fields, tokenizer, named, folder / TOKENIZER)
+    extended = with_tokens(listed, [*named.values(), *others])
+    if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
+        new = [token.content for token in extended.spec.added_tokens if token.id >= rows]
+        raise ValueError(
+            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json has not, and the embedding "
+            f"of {rows} rows has no room for; name a token that there is, or remove the field"
+        )
+    return found._replace(named=tuple(named.items()), tokenizer=kept), extended
+
+
+def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
+    """Reads `eos_token_id`.
+
+    Args:
+        value: an id, a list of ids, or None; -1 is none.
+        rows: of the embedding.
+        where: it stands, for the message.
+
+    Returns:
+        The ids, each once.
+
+    Raises:
+        ValueError: for anything else, and for an id that lies beyond the embedding.
+
+    Example:
+        >>> end_ids([7, 5, 7], 9, "config.json"), end_ids(5, 9, ""), end_ids(None, 9, ""), end_ids(-1, 9, "")
+        ((7, 5), (5,), (), ())
+    """
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for i in ids:
+        if type(i) is not int or not -1 <= i < rows:
+            raise ValueError(
+                f"{where}: eos_token_id must be an id below {rows}, the rows of the embedding, a list of such ids, or "
+                f"null; got {value!r}"
+            )
+    return tuple(dict.fromkeys(i for i in ids if i >= 0))
+
+
+def with_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
+    """Makes each of these texts a special token.
+
+    Args:
+        tokenizer: with ids of its own.
+        tokens: texts; one that is an added token already stays as it is, one of the vocabulary keeps its id,
+            and another one gets the next id.
+
+    Returns:
+        The tokenizer, or another one with more added tokens.
+    """
+    spec = tokenizer.spec
+    known = {token.content for token in spec.added_tokens}
+    ids = {token: i for i, token in enumerate(spec.vocab)}
+    free, new = vocabulary_size(tokenizer), []
+    for text in dict.fromkeys(tokens):
+        if text not in known:
+            new.append(AddedToken(text, ids.get(text, free)))
+            free += text not in ids
+    if not new:
+        return tokenizer
+    return from_spec(
+        replace(spec, added_tokens=tuple(sorted([*spec.added_tokens, *new], key=lambda t: t.id)))
+    )
+
+
+def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int | None]) -> dict[str, str]:
+    """Returns {name: text} of the special tokens.
+
+    Args:
+        special: what the files say.
+        tokenizer: of the model.
+        ids: {"bos_token": id, ...} of the configuration, which count where no file names tokens.
+    """
+    if special.named is not None:
+        return dict(special.named)
+    texts = texts_of(tokenizer)
+    return {name: texts[i] for name, i in ids.items() if i is not None and i in texts}
+
+
+def texts_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """Returns {id: text} of every token, added ones as they look in a text."""
+    return dict(enumerate(tokenizer.spec.vocab)) | {
+        token.id: token.content for token in tokenizer.spec.added_tokens
+    }
+
+
+def id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
+    """Returns the id of a token's text, or None if there is none."""
+    if text is None:
+        return None
+    added = {token.content: token.id for token in tokenizer.spec.added_tokens}
+    return added[text] if text in added else token_ids(tokenizer.spec).get(text)
+
+
+def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
+    """Returns the ids at which transformers stops: generation_config.json's, or config.json's if there is no
+    such file, and those that the model was trained to stop with since."""
+    own = special.config_ends
+    if special.generation is not None:
+        value = special.generation.get("eos_token_id")
+        own = tuple(i for i in (value if isinstance(value, list) else [value]) if i is not None and i >= 0)
+    return tuple(dict.fromkeys([*own, *special.turn_ends]))
+
+
+def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
+    """Returns the fields of tokenizer_config.json, names of tokens apart.
+
+    Args:
+        special: of a model; what was read is kept, except a reference to code that is not written along.
+        length: most tokens of a text, of a model that was made here.
+    """
+    if special.tokenizer is None:
+        return {"model_max_length": length, "clean_up_tokenization_spaces": False}
+    fields = {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
+    new, old = LISTS
+    if isinstance(fields.get(new), list) and not fields.get(old):
+        fields[old] = fields.pop(
+            new
+        )  # transformers 4 takes no list by the new name, transformers 5 takes both
+    return fields
+
+
+def generation_fields(
+    special: SpecialTokens, ids: Mapping[str, int | None], turn: int | None
+) -> dict[str, Any]:
+    """Returns the fields of generation_config.json.
+
+    A model that was made here stops at its eos token and at ChatML's turn end; one that was read stops where
+    it did, and at the turn ends that it was trained with since.
+
+    Args:
+        special: of a model.
+        ids: {"bos_token": id, ...} of its configuration.
+        turn: the id of ChatML's turn end, if its tokenizer has one.
+    """
+    fields: Mapping[str, Any] = {f"{name}_id": i for name, i in ids.items() if i is not None}
+    ends = generation_ends(special)
+    if special == NONE._replace(turn_ends=special.turn_ends):
+        ends = tuple(dict.fromkeys(i for i in (ids["eos_token"], turn, *special.turn_ends) if i is not None))
+    elif special.generation is not None:
+        fields = special.generation
+    return {**fields, **({"eos_token_id": one_or_many(ends)} if ends else {})}
+
+
+def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
+    """Writes ids as `eos_token_id` has them.
+
+    Example:
+        >>> one_or_many([]), one_or_many([3]), one_or_many([3, 5])
+        (None, 3, [3, 5])
+    """
+    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+
+
+def _fields(path: Path) -> dict[str, Any] | None:
+    """A small file, if it is there."""
+    return files.read_json(path) if path.is_file() else None
+
+
+def _named(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:
+    """({name: text}, further texts)."""
+    own = [
+        name for name, value in fields.items() if name.endswith("_token") and isinstance(value, str | Mapping)
+    ]
+    named = {
+        name: text_of(fields[name], where, name)
+        for name in dict.fromkeys([*NAMES, *own])
+        if fields.get(name) not in (None, "")
+    }
+    others: list[str] = []
+    for field in LISTS:
+        value = fields.get(field) or []
+        if isinstance(value, Mapping):
+            named |= {name: text_of(x, where, f"{field}.{name}") for name, x in value.items()}
+        elif isinstance(value, list):
+            others += [text_of(x, where, field) for x in value]
+        else:
+            raise ValueError(
+                f"{where}: {field} must be a list of tokens or a table of names, got {value!r:.100}"
+            )
+        if value:
+            break  # transformers reads the older name only where the newer one is missing or empty
+    return named, others

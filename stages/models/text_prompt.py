@@ -1,0 +1,35 @@
+"""Plain texts as prompts: with what the tokenizer puts before a text, and never with two beginnings."""
+
+from __future__ import annotations
+
+from stages.models import special_tokens
+from stages.models.pretrained import Pretrained, named_tokens
+
+
+def encode(base: Pretrained, text: str, *, special: str = "none") -> list[int]:
+    """Encodes a text to be continued, as transformers' `tokenizer(text)` does.
+
+    Args:
+        base: a model.
+        text: any.
+        special: as in the tokenizer's encode: with "all", a control token that the text spells is that token;
+            a text that begins with the bos token then gets no second one.
+
+    Returns:
+        Ids: what the post_processor of tokenizer.json puts before and after a text is there.
+    """
+    ids = base.tokenizer.encode(text, special=special)
+    before, after = base.tokenizer.spec.prefix, base.tokenizer.spec.suffix
+    begun = bool(before) and tuple(ids[: len(before)]) == before
+    return [*(() if begun else before), *ids, *after]
+
+
+def first(base: Pretrained) -> int | None:
+    """Returns the id from which the first token of a document is predicted.
+
+    As in lm-evaluation-harness it is the tokenizer's bos_token, or else its eos_token; where no file names
+    one, the configuration's bos or eos; None if there is none.
+    """
+    named, config = named_tokens(base), base.model.config
+    found = [special_tokens.id_of(base.tokenizer, named.get(name)) for name in ("bos_token", "eos_token")]
+    return next((i for i in (*found, config.bos_token_id, config.eos_token_id) if i is not None), None)

@@ -1,0 +1,1 @@
+"""Data of a run: documents and rows read, held out, encoded, and written down."""

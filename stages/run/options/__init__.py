@@ -1,0 +1,1 @@
+"""Options: what a run is made from; their fields are the flags of the command line."""

@@ -1,0 +1,40 @@
+"""Check all flags of a run after pretraining before any work: numbers, names, files, and the model's
+context."""
+
+from __future__ import annotations
+
+from stages.models import chat_template, hardware, new_tokens, pretrained
+from stages.models.template_kwargs import template_variables
+from stages.run import adapter, dropout
+from stages.run.options import ranges
+from stages.run.options.tuning import OnlineOptions, TuningOptions
+from stages.run.rewards import functions
+
+
+def check(options: TuningOptions) -> None:
+    """Refuses flags that cannot work, before the model is loaded.
+
+    Args:
+        options: the flags.
+
+    Raises:
+        ValueError: naming the flag, its value and what to type instead.
+        FileNotFoundError: for a file that a flag names and that is not there.
+    """
+    ranges.refuse(options)
+    dropout.refuse(options)
+    new_tokens.refuse(options)
+    adapter.asked(options)
+    hardware.pick_device(options.device)
+    if options.chat_template:
+        chat_template.source_of(options.chat_template)
+    template_variables(options.template_kwargs)
+    new, what = 0, f"--max_length {options.max_length}"
+    if isinstance(options, OnlineOptions):
+        functions.refuse_names(options.reward)
+        new, what = options.max_new_tokens, f"{what} and --max_new_tokens {options.max_new_tokens}"
+    most = pretrained.read_config(options.model_path).max_position_embeddings
+    if options.max_length + new > most:
+        raise ValueError(
+            f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take fewer"
+        )

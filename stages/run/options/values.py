@@ -1,0 +1,78 @@
+"""Make a dataclass of flags from values that were read from a file, each checked against its field's type."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Options = TypeVar("Options")
+
+
+def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options:
+    """Makes the dataclass.
+
+    Args:
+        kind: a dataclass whose fields are bool, int, float, str, Literal, a tuple of these, or one of them or
+            None.
+        values: field -> value, as JSON gives them; a list stands for a tuple; fields with defaults may be
+            missing.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: naming the file and the field that is unknown, missing or of another type.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Flags:
+        ...     names: tuple[str, ...]
+        ...     rate: float = 0.1
+        >>> build(Flags, {"names": ["a"], "rate": 1}, "config.json")
+        Flags(names=('a',), rate=1)
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
+        raise ValueError(
+            f"{where}: unknown flags {', '.join(unknown)}; the run was made by another version or stage"
+        )
+    missing = [
+        name for name, field in fields.items() if name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: the flags {', '.join(missing)} are missing; the file is damaged")
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{where}: {name} is {json.dumps(value)[:60]}, expected {_words(hints[name])}")
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of the type."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if origin is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    """A type as a person writes it."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(choice) for choice in inside)
+    if origin is Literal:
+        return f"one of {', '.join(inside)}"
+    if origin is tuple:
+        return f"a list of {_words(inside[0])}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))

@@ -1,0 +1,1 @@
+"""Rewards of a run: functions by name, how they are called, and what identifies them."""

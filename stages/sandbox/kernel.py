@@ -1,0 +1,54 @@
+"""Calls of libc that Python has no function for. (Inside a jail: imports nothing but the standard
+library.)"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 39, 47, 4
+MOUNT_SETATTR, LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 442, 444, 445, 446
+"""Numbers of system calls; new enough to be the same on every architecture."""
+
+
+def call(name: str, *arguments: object) -> int:
+    """Calls a function of libc.
+
+    Integers go as C longs, because ctypes would cut them to 32 bits; bytes as a C string; None as a null
+    pointer.
+
+    Args:
+        name: such as "unshare".
+        arguments: what it takes; ctypes objects go as they are.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        OSError: if that is -1; its text begins with the name.
+    """
+    ctypes.set_errno(0)
+    result = getattr(LIBC, name)(*(ctypes.c_long(x) if isinstance(x, int) else x for x in arguments))
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def system_call(what: str, number: int, *arguments: object) -> int:
+    """Makes a system call that libc has no function for; `what` is its name, for the error.
+
+    Raises:
+        OSError: as `call`.
+    """
+    try:
+        return call("syscall", number, *arguments)
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}") from None
+
+
+def prctl(option: int, *arguments: int) -> int:
+    """Calls prctl(2) with its arguments filled up to five, since some options insist on zeros."""
+    return call("prctl", option, *arguments, *[0] * (4 - len(arguments)))

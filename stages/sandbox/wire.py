@@ -1,0 +1,245 @@
+"""Plain values between two jails: one line of JSON a message. (Runs inside a jail.)
+
+None, bool, int, float, str and list are JSON's own; what JSON lacks stands in an object with one key that
+says what it is: {"tuple": [1, 2]}, {"float": "nan"}. Only plain values can be said, so that nothing of what a
+candidate made (an object that equals everything, an int that compares as it likes) reaches the tests. Reading
+never evaluates anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LONGEST = 4 * 2**20  # bytes of a message
+DEEPEST = 100  # containers inside each other
+SMALL = 2**63  # integers below it are written in decimal; Python bounds how long decimal ones may be
+
+
+def encode(value: Any) -> bytes:
+    """Writes a value as a line.
+
+    Subclasses are written as the plain value that they hold (a Counter as a dict, a named tuple as a tuple),
+    without calling any method which they define.
+
+    Args:
+        value: of None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict and range,
+            inside each other at will.
+
+    Returns:
+        ASCII, with a newline at the end and none before.
+
+    Raises:
+        ValueError: if something in it is of another kind, or it is too deep (perhaps it contains itself) or
+            too large.
+
+    Example:
+        >>> encode({1: (2.0, {3})})
+        b'{"dict":[[1,{"tuple":[2.0,{"set":[3]}]}]]}\\n'
+        >>> encode(iter("ab"))
+        Traceback (most recent call last):
+        ValueError: a str_ascii_iterator, which is no plain value
+    """
+    left = [LONGEST]
+    line = json.dumps(_plain(value, DEEPEST, left), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    if len(line) > LONGEST:
+        raise ValueError(f"a value of {len(line)} bytes, and {LONGEST} may be sent")
+    return line
+
+
+def decode(line: bytes) -> Any:
+    """Reads a value from a line, whoever wrote it.
+
+    Raises:
+        ValueError: if it says anything but a plain value. (It may say it otherwise than `encode` does: with
+            other white space, or an element of a set twice.)
+
+    Example:
+        >>> decode(b'[1,{"set":["a"]},{"float":"inf"}]')
+        [1, {'a'}, inf]
+        >>> decode(b'{"print":[1]}')
+        Traceback (most recent call last):
+        ValueError: no plain value: print
+    """
+    try:
+        return json.loads(
+            line.decode("ascii"),
+            object_pairs_hook=_made,
+            parse_int=_small,
+            parse_float=_finite,
+            parse_constant=_refuse,
+        )
+    except (TypeError, RecursionError) as error:  # what cannot be hashed; what is too deep
+        raise ValueError(f"no plain value: {error}") from None
+
+
+def send(pipe: int, line: bytes) -> None:
+    """Writes a whole line to a pipe; raises BrokenPipeError if nobody reads."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
+
+
+def receive(pipe: int, pending: bytearray) -> bytes | None:
+    """Reads a line from a pipe.
+
+    Args:
+        pipe: to read from.
+        pending: what was read beyond the line before; changed.
+
+    Returns:
+        The line, or None if the pipe ended without one.
+
+    Raises:
+        ValueError: if the line is too long.
+    """
+    searched = 0
+    while (end := pending.find(b"\n", searched)) < 0:
+        searched = len(pending)
+        if searched > LONGEST:
+            raise ValueError(f"an answer of more than {LONGEST} bytes")
+        chunk = os.read(pipe, 2**16)
+        if not chunk:
+            return None
+        pending += chunk
+    line = bytes(pending[:end])
+    del pending[: end + 1]
+    return line
+
+
+def _plain(value: Any, depth: int, left: list[int]) -> Any:
+    """What json writes for a value; `left` is the room that is left, which shared parts would overrun."""
+    left[0] -= 4
+    if left[0] < 0 or depth < 0:
+        raise ValueError("a value that is too " + ("deep, or contains itself" if depth < 0 else "large"))
+    if value is None or value is True or value is False:
+        return value
+    for kind, write in WRITERS:
+        if issubclass(type(value), kind):  # isinstance would ask the value
+            return write(value, lambda item: _plain(item, depth - 1, left), left)
+    raise ValueError(f"a {type(value).__name__}, which is no plain value")
+
+
+def _write_int(value: int, each: Callable, left: list[int]) -> Any:
+    value = int.__pos__(value)
+    left[0] -= value.bit_length() // 4
+    return value if -SMALL < value < SMALL else {"int": hex(value)}
+
+
+def _write_float(value: float, each: Callable, left: list[int]) -> Any:
+    value = float.__pos__(value)
+    return value if math.isfinite(value) else {"float": repr(value)}
+
+
+def _write_str(value: str, each: Callable, left: list[int]) -> str:
+    left[0] -= str.__len__(value)
+    return str.__str__(value) if left[0] >= 0 else each(None)  # too large: refused there
+
+
+def _write_bytes(value: bytes, each: Callable, left: list[int]) -> Any:
+    left[0] -= 2 * bytes.__len__(value)
+    return {"bytes": bytes.hex(value)} if left[0] >= 0 else each(None)
+
+
+def _write_complex(value: complex, each: Callable, left: list[int]) -> Any:
+    return {
+        "complex": [each(float(part)) for part in (complex.real.__get__(value), complex.imag.__get__(value))]
+    }
+
+
+def _write_list(value: list, each: Callable, left: list[int]) -> Any:
+    return [each(item) for item in list.__iter__(value)]
+
+
+def _write_tuple(value: tuple, each: Callable, left: list[int]) -> Any:
+    return {"tuple": [each(item) for item in tuple.__iter__(value)]}
+
+
+def _write_set(value: set, each: Callable, left: list[int]) -> Any:
+    return {"set": [each(item) for item in set.__iter__(value)]}
+
+
+def _write_frozenset(value: frozenset, each: Callable, left: list[int]) -> Any:
+    return {"frozenset": [each(item) for item in frozenset.__iter__(value)]}
+
+
+def _write_dict(value: dict, each: Callable, left: list[int]) -> Any:
+    return {"dict": [[each(key), each(item)] for key, item in dict.items(value)]}
+
+
+def _write_range(value: range, each: Callable, left: list[int]) -> Any:
+    return {"range": [each(value.start), each(value.stop), each(value.step)]}
+
+
+WRITERS: tuple[tuple[type, Callable[[Any, Callable, list[int]], Any]], ...] = (
+    (str, _write_str),
+    (int, _write_int),
+    (float, _write_float),
+    (list, _write_list),
+    (tuple, _write_tuple),
+    (dict, _write_dict),
+    (set, _write_set),
+    (frozenset, _write_frozenset),
+    (bytes, _write_bytes),
+    (complex, _write_complex),
+    (range, _write_range),
+)
+
+
+def _read_int(inner: Any) -> int:
+    value = int(inner, 16)
+    if not isinstance(inner, str) or hex(value) != inner or -SMALL < value < SMALL:
+        _refuse(repr(inner))
+    return value
+
+
+def _read_float(inner: Any) -> float:
+    return float(inner) if inner in ("nan", "inf", "-inf") else _refuse(repr(inner))
+
+
+def _read_complex(inner: Any) -> complex:
+    real, imaginary = inner
+    return complex(real, imaginary) if type(real) is type(imaginary) is float else _refuse("complex")
+
+
+def _read_range(inner: Any) -> range:
+    return range(*inner) if isinstance(inner, list) and len(inner) == 3 else _refuse("range")
+
+
+def _read_items(inner: Any) -> list:
+    return inner if isinstance(inner, list) else _refuse(type(inner).__name__)
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "tuple": lambda inner: tuple(_read_items(inner)),
+    "set": lambda inner: set(_read_items(inner)),
+    "frozenset": lambda inner: frozenset(_read_items(inner)),
+    "dict": lambda inner: dict(map(_read_items, _read_items(inner))),
+    "bytes": lambda inner: bytes.fromhex(inner),
+    "complex": _read_complex,
+    "range": _read_range,
+    "int": _read_int,
+    "float": _read_float,
+}
+
+
+def _made(pairs: list[tuple[str, Any]]) -> Any:
+    """The value of an object with one key."""
+    if len(pairs) != 1 or pairs[0][0] not in READERS:
+        _refuse(", ".join(key for key, _ in pairs[:3]))
+    return READERS[pairs[0][0]](pairs[0][1])
+
+
+def _small(text: str) -> int:
+    return int(text) if len(text) <= 20 else _refuse("a long integer")
+
+
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refuse(text)
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"no plain value: {text[:100]}")

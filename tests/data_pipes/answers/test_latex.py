@@ -1,0 +1,54 @@
+"""Numbers in LaTeX have the value that they are printed with."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from data_pipes.answers.latex import boxed, plain
+from data_pipes.answers.match import exact_match, extract_number
+
+WANTED = (
+    (r"$1{,}234$", "1234"), (r"1\,234", "1234"), (r"12\,345\,678 people", "12345678"), (r"\$1,234.50", "1234.50"),
+    (r"x = \boxed{42} after 3 steps", "42"), (r"\boxed{\text{42 apples}}", "42"), (r"\boxed{\$1{,}200}", "1200"),
+    (r"\frac{1}{2}", "1/2"), (r"\dfrac{3}{4}", "3/4"), (r"-\frac12", "-1/2"), (r"\frac{-3}{4}", "-3/4"),
+    (r"1\frac{1}{2}", "3/2"), (r"50\%", "50"), (r"\boxed{-7}", "-7"), (r"\boxed{1} no, \boxed{\frac{7}{8}}", "7/8"),
+    ("1\u202f234\u202f567", "1234567"), (r"a \boxed{x} of 3", None), (r"12\text{ km}", "12"), (r"1\, 2", "2"),
+    (r"\boxed{3} #### 4", "4"), ("x{2}", "2"), (r"\mathbf{9}", "9"), (r"90^\circ", "90"), (r"\boxed{12", "12"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "number"), WANTED)
+def test_each_is_read(text: str, number: str | None) -> None:
+    assert extract_number(text) == number
+
+
+def test_the_modes_of_the_harness_are_untouched() -> None:
+    """lm-eval knows no LaTeX: "strict" and "flexible" read what they read before."""
+    assert not exact_match(r"#### 1{,}234", "#### 1234", mode="strict")
+    assert not exact_match(r"1\,234", "#### 1234", mode="flexible")
+    assert exact_match(r"so \boxed{1{,}234}", "#### 1,234", mode="number")
+
+
+def test_plain_text_is_left_alone() -> None:
+    for text in ("", "1,234 and 5", "a b", "def f(): return {1, 2}"):
+        assert plain(text) == text
+        assert boxed(text) is None
+
+
+def test_fractions_may_touch() -> None:
+    assert plain(r"\frac12\frac34") == "1/23/4"
+
+
+def test_the_last_closed_box_counts() -> None:
+    assert boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
+    assert boxed(r"\boxed{a \boxed{b} c}") == "b"
+    assert boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
+
+
+def test_boxes_that_never_close_take_linear_time() -> None:
+    """As of a model that repeats itself; quadratic time would be a quarter of an hour."""
+    began = time.perf_counter()
+    assert boxed(20_000 * r"\boxed{") is None
+    assert time.perf_counter() - began < 2

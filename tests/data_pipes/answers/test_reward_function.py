@@ -1,0 +1,139 @@
+"""Reward functions in every form that people write, each with the numbers that it means."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipes.answers.reward_function import Answers, refuse_unfit, rewards_of, takes_batch
+from stages.run.rewards.coroutines import gather
+
+ROWS = [{"prompt": "a", "answer": "xx"}, {"prompt": "b", "answer": "y", "level": 3}]
+ANSWERS = Answers(["a", "b"], ["xx", "z"], [[1, 1], [2]], ROWS)
+
+
+class Length:
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def __call__(self, prompt: str, completion: str, row: dict) -> float:
+        return self.scale * len(completion)
+
+
+class Batched:
+    async def __call__(self, completions: list[str], **columns: object) -> list[int]:
+        return [len(text) for text in completions]
+
+
+async def later(prompt: str, completion: str, row: dict) -> int:
+    return len(completion)
+
+
+def with_answers(completions: list[str], answer: list[str], **_: object) -> list[bool]:
+    return [a == c for a, c in zip(answer, completions, strict=True)]
+
+
+def scaled(prompt: str, completion: str, row: dict, *, scale: float) -> float:
+    return scale * len(completion)
+
+
+FORMS: tuple[tuple[str, Callable, list[float]], ...] = (
+    ("lambda", lambda p, c, r: len(c), [2, 1]),
+    ("partial", functools.partial(scaled, scale=0.5), [1, 0.5]),
+    ("object", Length(2.0), [4, 2]),
+    ("method", Length(3.0).__call__, [6, 3]),
+    ("coroutine", later, [2, 1]),
+    ("object of coroutines, a batch", Batched(), [2, 1]),
+    ("truth values", lambda p, c, r: c == r["answer"], [1, 0]),
+    ("numpy scalars", lambda p, c, r: np.float32(0.5), [0.5, 0.5]),
+    ("torch scalars", lambda p, c, r: torch.tensor(0.25), [0.25, 0.25]),
+    ("none", lambda p, c, r: None if p == "a" else 1, [math.nan, 1]),
+    ("batch with a column", with_answers, [1, 0]),
+    ("batch, numpy array", lambda prompts, completions: np.arange(2), [0, 1]),
+    ("batch, torch tensor", lambda completions: torch.ones(2), [1, 1]),
+    ("batch, tuple with none", lambda completions, **_: (None, 2), [math.nan, 2]),
+    ("batch, ids", lambda completion_ids: [sum(ids) for ids in completion_ids], [2, 2]),
+    ("batch, a column that not all rows have", lambda completions, level: [x or 0 for x in level], [0, 3]),
+    ("batch, keywords only", lambda **given: [len(c) for c in given["completions"]], [2, 1]),
+)
+
+
+@pytest.mark.parametrize(("name", "function", "wanted"), FORMS, ids=[form[0] for form in FORMS])
+def test_each_form_gives_its_numbers(name: str, function: Callable, wanted: list[float]) -> None:
+    def stop(text: str) -> None:
+        raise AssertionError(text)
+
+    refuse_unfit(name, function, ("prompt", "answer", "level"))
+    found = rewards_of(name, function, ANSWERS, on_bad=stop, gather=gather())
+    assert takes_batch(function) == ("batch" in name)
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_messages_where_the_rows_have_messages() -> None:
+    seen: dict = {}
+
+    def keep(prompts: list, completions: list, **_: object) -> list[float]:
+        seen.update(prompts=prompts, completions=completions)
+        return [0.0]
+
+    talk = [{"role": "user", "content": "a"}]
+    rewards_of("keep", keep, Answers(["a"], ["x"], [[1]], [{"prompt": talk}]), on_bad=print)
+    assert seen == {"prompts": [talk], "completions": [[{"role": "assistant", "content": "x"}]]}
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda completions: [1.0], "gave 1, expected a list of 2 rewards"),
+        (lambda completions: 1.0, "gave a float, expected a list of 2"),
+        (lambda completions: None, "gave a NoneType, expected a list of 2"),
+        (lambda completions: {"a": 1, "b": 2}, "gave a dict, expected a list of 2"),
+    ],
+)
+def test_a_batch_of_another_length_is_refused_by_name(function: Callable, words: str) -> None:
+    with pytest.raises(ValueError, match=f"the reward 'mine' {words}"):
+        rewards_of("mine", function, ANSWERS, on_bad=print)
+
+
+def test_one_bad_number_is_told_and_the_others_stay() -> None:
+    told: list[str] = []
+    found = rewards_of("mine", lambda completions: [1e39, 1.0], ANSWERS, on_bad=told.append)
+    assert found[1] == 1
+    assert math.isnan(found[0])
+    assert told[0].startswith("the reward 'mine' gave 1e+39; expected a number that is finite in float32")
+    assert all(map(math.isnan, rewards_of("mine", lambda completions: 1 / 0, ANSWERS, on_bad=told.append)))
+    assert "raised ZeroDivisionError: division by zero, for a batch of 2 answers" in told[1]
+
+
+def test_one_coroutine_that_raises_leaves_the_others() -> None:
+    async def some(prompt: str, completion: str, row: dict) -> float:
+        return 1 / (len(completion) - 1)
+
+    told: list[str] = []
+    found = rewards_of("some", some, ANSWERS, on_bad=told.append, gather=gather())
+    assert found[0] == 1
+    assert math.isnan(found[1])
+    assert len(told) == 1
+    with pytest.raises(ValueError, match=r"'later' is a coroutine; give gather="):
+        rewards_of("later", later, ANSWERS, on_bad=print)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (
+            lambda completions, solution: 0,
+            "takes 'solution', and the rows have no such column; they have answer",
+        ),
+        (lambda completions, trainer_state: 0, "takes 'trainer_state', and TRL's trainer gives it"),
+        (lambda completion: 0, r"takes \(completion\); expected \(prompt, completion, row\)"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_the_first_answer(function: Callable, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        refuse_unfit("mine", function, ["answer"])

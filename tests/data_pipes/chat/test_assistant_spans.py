@@ -1,0 +1,148 @@
+"""Assistant spans: what of a rendered conversation is learned; `template_checks` refuse what a template
+leaves out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from data_pipes.chat.assistant_spans import Chat, shared, spans
+from data_pipes.chat.chat import chat_template
+from data_pipes.chat.messages import PLAIN, Context, Message
+
+CONTROLS = re.compile(r"<[a-z]+>|</think>")
+OWN = ("{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% for c in m.tool_calls or [] %}<call>"
+       "{{ c.function.name }}{% endfor %}<end>\n{% endfor %}"
+       "{% if add_generation_prompt %}<assistant>{% endif %}")  # fmt: skip
+MARKED = ("{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<end>"
+          "{% endgeneration %}{% else %}{{ m.content }}<end>{% endif %}{% endfor %}"
+          "{% if add_generation_prompt %}<assistant>{% endif %}")  # fmt: skip
+CALL = (("tool_calls", [{"function": {"name": "add"}}]),)
+
+
+def talk(*contents: str | None) -> list[Message]:
+    return [Message(("user", "assistant")[i % 2], content) for i, content in enumerate(contents)]
+
+
+def learned(source: str, messages: list[Message], context: Context = PLAIN, **more: object) -> list[str]:
+    found = spans(chat_template(source), Chat(messages, context, **more), CONTROLS)  # type: ignore[arg-type]
+    return [span.text for span in found if span.trained]
+
+
+@pytest.mark.parametrize("content", ["", " ", "b", "end", "assistant", "b\n"])
+def test_a_turn_ends_with_its_last_control_token(content: str) -> None:
+    assert learned(OWN, talk("a", content)) == [f"{content}<end>"]
+    assert learned(MARKED, talk("a", content)) == [f"{content}<end>"]
+
+
+def test_a_call_is_learned_with_and_without_content() -> None:
+    for content in ("b", "", None):
+        said = [Message("user", "a"), Message("assistant", content, CALL)]
+        assert learned(OWN, said) == [f"{content or ''}<call>add<end>"]
+    with pytest.raises(ValueError, match="`tool_calls` of turn 1"):
+        learned(MARKED, [Message("user", "a"), Message("assistant", "b", CALL)])
+
+
+@pytest.mark.parametrize("source", [OWN, MARKED])
+def test_a_turn_of_no_weight_is_read(source: str) -> None:
+    said = talk("a", "b", "c", "d", "e", "f")
+    said[3] = said[3]._replace(trained=False)
+    assert learned(source, said) == ["b<end>", "f<end>"]
+
+
+def test_a_block_that_two_turns_share_cannot_be_told_apart() -> None:
+    said = talk("a", "b", "c", "d")
+    said[1] = said[1]._replace(trained=False)
+    source = "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}"
+    with pytest.raises(ValueError, match=r"1 {% generation %} blocks for 2 turns"):
+        learned(source, said)
+
+
+def test_a_comment_is_no_block() -> None:
+    assert learned("{# {% generation %} #}" + OWN, talk("a", "b")) == ["b<end>"]
+
+
+def test_blocks_inside_blocks() -> None:
+    source = (
+        "{% generation %}a{% generation %}b{% endgeneration %}c{% endgeneration %}{{ messages[0].content }}"
+    )
+    assert learned(source, talk("d")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("source", [OWN, MARKED])
+def test_what_stands_before_a_completion_is_read(source: str) -> None:
+    said = talk("a", "b", "c", "de")
+    assert learned(source, said, prompt=said[:3], first=3) == ["de<end>"]
+    begun = [*said[:3], Message("assistant", "d")]
+    assert learned(source, said, prompt=begun, first=3) == ["e<end>"]
+
+
+def test_a_conversation_that_begins_with_the_assistant() -> None:
+    assert learned(OWN, talk("a", "b")[1:]) == ["b<end>"]
+    assert learned("<bos>" + OWN, talk("a", "b")[1:]) == ["b<end>"]
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "context", "told"),
+    [
+        (OWN.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 1"),
+        (OWN.replace("m.content or ''", "'' if m.role == 'user' else m.content"), talk("why", "b"), PLAIN,
+         "leaves out turn 0"),
+        (MARKED.replace("{% else %}{{ m.content }}", "{% else %}"), talk("why", "b"), PLAIN, "leaves out turn 0"),
+        (OWN, talk("a", "b"), Context(({"name": "add"},)), "does not show `tools`"),
+        (OWN, [*talk("a"), Message("assistant", "b", (("thinking", "c"),))], PLAIN, "thoughts of turn 1"),
+        (OWN.replace("{% for m", "{{ messages | length }}{% for m"), talk("a", "b", "c", "d"), PLAIN, "up to turn 1"),
+        ("{% for m in messages %}{{ m.content }}<end>{% endfor %}", talk("a", "b")[1:], PLAIN, "begins with the ass"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_refused(
+    source: str, messages: list[Message], context: Context, told: str
+) -> None:
+    with pytest.raises(ValueError, match=told) as error:
+        learned(source, messages, context)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", ["m.content | tojson", "m.content | upper", "m.content | replace('a', 'b')"])
+def test_a_turn_that_is_written_otherwise_is_there(form: str) -> None:
+    source = OWN.replace("m.content or ''", f"({form}) if m.role == 'user' else m.content")
+    assert learned(source, talk('say "a"\n', "b")) == ["b<end>"]
+
+
+def test_shared_beginnings() -> None:
+    for a, b, same in [
+        ("", "a", 0),
+        ("abc", "abd", 2),
+        ("ab", "abc", 2),
+        ("x" * 1000 + "a", "x" * 1000 + "b", 1000),
+    ]:
+        assert shared(a, b) == shared(b, a) == same
+
+
+OPENED = (
+    "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("<think>\nhm\n</think>\n\nb", "hm\n</think>\n\nb<end>"), ("b", "b<end>"), ("<t> b", "<t> b<end>")],
+)
+def test_an_answer_begins_after_the_header_whatever_the_prompt_opens(content: str, expected: str) -> None:
+    assert learned(
+        OPENED.replace("<{{ m.role }}>", "<begin>{{ m.role }}").replace("<assistant>", "<begin>assistant"),
+        talk("a", content),
+    ) == [expected]
+
+
+def test_an_answer_that_the_next_turn_ends_is_learned_with_its_end() -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    source += "{{ '<assistant>' if add_generation_prompt }}"
+    assert learned(source, talk("a", "b", "c", "d")) == ["b<user>", "d<user>"]
+    assert learned(source, [*talk("a", "b"), Message("tool", "c"), Message("assistant", "d")]) == [
+        "b<tool>",
+        "d<user>",
+    ]
+    assert learned("{% for m in messages %}{{ m.content }} {% endfor %}", talk("a", "b")) == ["b "]

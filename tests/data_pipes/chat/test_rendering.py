@@ -1,0 +1,62 @@
+"""What messages say is hidden from templates where it spells control tokens, and shown again; a turn is left
+open."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_pipes.chat.chat import chat_template
+from data_pipes.chat.messages import PLAIN, Context, Message
+from data_pipes.chat.rendering import hider, open_text, parts, restored, text_of
+
+ECHO = chat_template("{% for m in messages %}{{ m | tojson }}{% endfor %}{{ tools }}{{ x }}")
+
+
+def test_control_tokens_are_hidden_in_all_that_a_row_says() -> None:
+    message = Message("tool", "a<e>b", (("name", "<e>"), ("calls", [{"<e>": ("c<e>",)}]), ("n", 1)))
+    hidden = hider(["<e>"])([message], Context(({"d": "<e>"},), (("x", "<e>"),)))
+    text = text_of(ECHO, hidden.messages, context=hidden.context)
+    assert "<e>" not in text
+    assert restored(text, hidden.texts).count("<e>") == 6
+    assert [part for plain, part in parts(text, hidden.texts) if plain] == ["<e>"] * 6
+
+
+def test_the_assistant_keeps_its_thoughts() -> None:
+    hide = hider(["<think>", "</think>", "<e>"])
+    said = [Message(role, "<think>a</think><e>") for role in ("user", "assistant")]
+    assert [len(hide([message], PLAIN).texts) for message in said] == [3, 1]
+
+
+def test_escaped_json_keeps_placeholders() -> None:
+    template = chat_template("{{ messages | tojson(ensure_ascii=true) }}")
+    hidden = hider(["<e>"])([Message("user", "é<e>\ufdd0 \\<e>\\ufdd00\\ufdd1")], PLAIN)
+    text = restored(text_of(template, hidden.messages), hidden.texts)
+    assert text == '[{"role": "user", "content": "\\u00e9<e>\ufdd0 \\\\<e>\\ufdd00\\ufdd1"}]'
+
+
+def test_what_is_none_is_not_there_and_thoughts_have_both_names() -> None:
+    source = "{% for m in messages %}{{ m.content is defined }}{{ m.thinking }}{{ m.reasoning_content }}{% endfor %}"
+    assert (
+        text_of(chat_template(source), [Message("assistant", None, (("reasoning", "a"), ("x", None)))])
+        == "Falseaa"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "expected"),
+    [("{{ messages[-1].content }}!", "a ", "a "), ("{{ messages[-1].content | trim }}!", " a ", "a"),
+     ("{{ messages[-1].content }}!", "", ""), ("{{ messages[-1].content }}{{ messages[-1].content }}!", "a", "aa"),
+     ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", "a", "a")],
+)  # fmt: skip
+def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
+    assert open_text(chat_template(source), [Message("assistant", content)]) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [("a", "b"), ("{{ messages[-1].content[:1] }}", "bc"), ("{{ messages[-1].content.split('c')[-1] }}", "bcd"),
+     ("{{ messages[-1].content }}", None)],
+)  # fmt: skip
+def test_a_turn_that_is_left_out_cannot_be_continued(source: str, content: str | None) -> None:
+    with pytest.raises(ValueError, match="continue"):
+        open_text(chat_template(source), [Message("assistant", content)])

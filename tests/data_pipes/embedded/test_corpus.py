@@ -1,0 +1,143 @@
+"""The embedded corpus."""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from data_pipes.duplicates import near_duplicates
+from data_pipes.embedded import corpus as module
+from data_pipes.embedded.corpus import TOPICS, embedded, is_held_out
+from data_pipes.types import Document
+
+
+def size(documents: list[Document]) -> int:
+    return sum(len(document.text.encode()) for document in documents)
+
+
+@pytest.fixture(scope="module", name="parts")
+def read_parts() -> dict[str, list[Document]]:
+    return {part: list(embedded(part)) for part in ("train", "held_out", "all")}  # type: ignore[arg-type]
+
+
+def test_it_is_about_twelve_megabytes_of_code_and_english(parts: dict[str, list[Document]]) -> None:
+    assert 8_000_000 < size(parts["all"]) < 16_000_000
+    names = {document.name for document in parts["all"]}
+    assert {"enum.py", "asyncio/tasks.py", "json/__init__.py", f"{TOPICS}#for"} <= names
+    assert len(names) == len(parts["all"])
+    assert not [
+        n for n in names if n.startswith(("test/", "encodings/", "_sysconfigdata")) or "site-packages" in n
+    ]
+
+
+def test_the_order_is_that_of_the_names_and_always_the_same(parts: dict[str, list[Document]]) -> None:
+    assert list(embedded()) == parts["all"]
+    names = [document.name for document in parts["all"] if "#" not in document.name]
+    assert names == sorted(names)
+
+
+def test_the_parts_have_no_file_in_common_and_nothing_is_lost(parts: dict[str, list[Document]]) -> None:
+    train, held_out = (
+        {document.name.split("#")[0] for document in parts[part]} for part in ("train", "held_out")
+    )
+    assert not train & held_out
+    assert sorted(parts["train"] + parts["held_out"]) == sorted(parts["all"])
+    assert 0.04 < size(parts["held_out"]) / size(parts["all"]) < 0.15
+    assert TOPICS in train
+
+
+def test_nothing_held_out_has_a_near_copy_in_training(parts: dict[str, list[Document]]) -> None:
+    """Of more than a licence line or an empty file."""
+    fold = near_duplicates(0.6, bands=16, rows=2)
+    memory = fold.init()
+    for document in parts["train"]:
+        fold.step(memory, document)
+    found = [fold.step(memory, document) for document in parts["held_out"] if len(document.text) > 200]
+    assert [reason for reason in found if reason] == []
+
+
+def test_a_file_is_held_out_by_its_name_alone() -> None:
+    for name in ("enum.py", "asyncio/tasks.py", "os.py"):
+        fraction = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
+        assert is_held_out(name, fraction + 1e-9)
+        assert not is_held_out(name, fraction)
+    assert not is_held_out(TOPICS, 1.0)
+    assert list(embedded("held_out", held_out=0.0)) == []
+
+
+def test_topics_are_texts_not_source(parts: dict[str, list[Document]]) -> None:
+    topics = {d.name.split("#")[1]: d.text for d in parts["all"] if d.name.startswith(TOPICS)}
+    assert len(topics) > 50
+    assert '"for" statement' in topics["for"]
+    assert "\\n" not in topics["for"]
+    assert topics["for"].count("\n") > 10
+
+
+def library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'text of a'}") -> Path:
+    """A small library of another Python."""
+    files = {
+        "zebra.py": b"z = 1\r\n",
+        "latin.py": "# -*- coding: latin-1 -*-\ns = 'ü'\n".encode("latin-1"),
+        "pack/inner.py": "ü = 2\n".encode(),
+        "test/test_x.py": b"bad",
+        "encodings/cp1.py": b"bad",
+        "lib2to3/tests/data/py2.py": b"\xff",
+        "lib2to3/tests/support.py": b"good",
+        "pack/site-packages/x.py": b"bad",
+        "site-packages/y.py": b"bad",
+        "config-3.99-x/z.py": b"bad",
+        "_sysconfigdata_x.py": b"bad",
+        TOPICS: topics.encode(),
+    }
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALLEST", 10)
+    assert list(embedded(library=library(tmp_path))) == [
+        Document("# -*- coding: latin-1 -*-\ns = 'ü'\n", "latin.py"),
+        Document("good", "lib2to3/tests/support.py"),
+        Document("ü = 2\n", "pack/inner.py"),
+        Document("text of a", f"{TOPICS}#a"),
+        Document("text of b", f"{TOPICS}#b"),
+        Document("z = 1\n", "zebra.py"),
+    ]
+
+
+def test_a_stripped_library_says_what_is_missing(tmp_path: Path) -> None:
+    library(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"lacks the source of the modules \(found 5 files with \d+ bytes\); this"
+    ):
+        embedded(library=tmp_path)
+    (tmp_path / TOPICS).unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"the source of the modules .* and pydoc_data/topics\.py; .*libpython3"
+    ):
+        embedded(library=tmp_path)
+    with pytest.raises(FileNotFoundError, match="found 0 files with 0 bytes"):
+        embedded(library=tmp_path / "python39.zip")
+
+
+def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SMALLEST", 10)
+    with pytest.raises(ValueError, match="has no dictionary of topics"):
+        list(embedded(library=library(tmp_path / "a", topics="x = 1")))
+    (library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"zebra\.py is not in the encoding that it declares"):
+        list(embedded(library=tmp_path / "b"))
+
+
+@pytest.mark.parametrize("options", [{"part": "test"}, {"held_out": 1.5}])
+def test_what_cannot_be_is_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match="part must be 'train', 'held_out' or 'all', and held_out in"):
+        embedded(**options)
+
+
+def test_it_is_this_python_that_is_read(parts: dict[str, list[Document]]) -> None:
+    path = Path(sysconfig.get_path("stdlib")) / "enum.py"
+    assert Document(path.read_text(encoding="utf8"), "enum.py") in parts["all"]

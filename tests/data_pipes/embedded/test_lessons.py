@@ -1,0 +1,78 @@
+"""Embedded lessons: rows that the readers of data sets read, whose parts share no question."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from data_pipes.embedded import lessons, tasks
+from data_pipes.rows.forms import conversations, preferences, prompts
+
+SUMMARIES, WORDS = lessons.summaries, cache(tasks.vocabulary)
+ALL = cache(lambda part: list(SUMMARIES(part)))
+"""The library is read once for all tests."""
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lessons, "summaries", lambda part="train": ALL(part))
+    monkeypatch.setattr(tasks, "vocabulary", lambda: WORDS())
+
+
+MAKERS = {"instructions": conversations, "preferences": preferences, "questions": prompts}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_rows_are_read_as_any_data_set(name: str) -> None:
+    rows = getattr(lessons, name)(60, key=0)
+    assert len(rows) == 60
+    assert len(list(MAKERS[name](rows))) == 60
+    assert rows == getattr(lessons, name)(60, key=0)
+    assert rows != getattr(lessons, name)(60, key=1)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_no_question_is_in_both_parts(name: str) -> None:
+    parts = [
+        {row.values["prompt"] for row in getattr(lessons, name)(150, key=key, part=part)}
+        for key, part in ((0, "train"), (1, "held_out"))
+    ]
+    assert not parts[0] & parts[1]
+
+
+def test_a_fifth_is_about_documentation() -> None:
+    rows = lessons.instructions(100, key=0)
+    assert sum(row.values["family"] == "documentation" for row in rows) == 20
+    questions = [row.values for row in rows if row.values["family"] == "documentation"]
+    known = {found.name: found.text for found in ALL("train")}
+    for row in questions:
+        if row["prompt"].startswith("What does "):
+            assert known[row["prompt"].removeprefix("What does ").removesuffix(" do?")] == row["completion"]
+        else:
+            assert row["completion"] in known
+
+
+def test_open_questions_are_shown_in_both_forms_and_rewarded_in_one() -> None:
+    rows = [row.values for row in lessons.instructions(300, key=0) if row.values["family"] == "join"]
+    forms = [" and " in row["completion"] for row in rows]
+    assert 0.3 < sum(forms) / len(forms) < 0.7
+    asked = [row.values for row in lessons.questions(50, key=0, families=["join"])]
+    assert all(" and " in row["answer"] for row in asked)
+
+
+def test_pairs_prefer_the_right_answer() -> None:
+    rows = lessons.preferences(80, key=0, documentation=0.5)
+    assert sum(row.values["family"] == "documentation" for row in rows) == 40
+    for row in rows:
+        assert row.values["chosen"] != row.values["rejected"]
+
+
+def test_nothing_asked_nothing_made() -> None:
+    assert lessons.instructions(0, key=0) == []
+    assert lessons.questions(0, key=0) == []
+
+
+def test_another_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="'train' or 'held_out'"):
+        lessons.questions(1, key=0, part="test")

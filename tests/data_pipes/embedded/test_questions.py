@@ -1,0 +1,252 @@
+"""The embedded quiz: one right choice each, which nothing but knowing gives away."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sysconfig
+from collections import Counter
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from data_pipes.choices import Question, Questions
+from data_pipes.embedded import questions as module
+from data_pipes.embedded.corpus import is_held_out
+from data_pipes.embedded.lessons import Summary
+from data_pipes.embedded.questions import DEV, SUBJECTS, TEST, Fact, Library, quiz
+
+MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", "difflib", "email", "fnmatch", "heapq",
+           "html", "http", "inspect", "json", "logging", "operator", "os", "pickle", "plistlib", "posixpath", "random",
+           "shutil", "smtplib", "stat", "statistics", "string", "tarfile", "tempfile", "textwrap", "threading",
+           "tokenize", "traceback", "typing", "unittest", "urllib", "uuid", "warnings", "xml", "zipfile")  # fmt: skip
+"""Parts of the library that can be imported anywhere, without effects."""
+
+
+@pytest.fixture(scope="module", name="found")
+def read_once() -> tuple[Questions, Library]:
+    """All questions there are, and what they were made of: the library is read once for all tests."""
+    library = module._read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_read", lambda: library)
+        return quiz(10_000, key=0), library
+
+
+@pytest.fixture(name="read")
+def _read_no_more(found: tuple[Questions, Library], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_read", lambda: found[1])
+
+
+def of(asked: list[Question], subject: str) -> list[Question]:
+    return [question for question in asked if question.subject == subject]
+
+
+def share(asked: list[Question], pick: Callable[[Question], int]) -> float:
+    """How often a rule picks the right choice."""
+    return sum(pick(question) == question.answer for question in asked) / len(asked)
+
+
+@pytest.mark.usefixtures("read")
+def test_it_has_mmlus_form() -> None:
+    found = quiz(key=0)
+    assert Counter(question.subject for question in found.test) == dict.fromkeys(SUBJECTS, TEST)
+    assert {subject: len(asked) for subject, asked in found.dev.items()} == dict.fromkeys(SUBJECTS, DEV)
+    for question in [*found.test, *(q for asked in found.dev.values() for q in asked)]:
+        assert len(set(question.choices)) == 4
+        assert question.question.endswith(("?", "."))
+    assert found.test[0].name == "quiz/test/function_summaries:1"
+    assert found.dev["base_classes"][4].name == "quiz/dev/base_classes:5"
+    names = [question.name for question in found.test]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.usefixtures("read")
+def test_the_key_decides() -> None:
+    assert quiz(8, key=0) == quiz(8, key=0)
+    assert quiz(8, key=0) != quiz(8, key=1)
+    assert quiz(0, key=0).test == []
+    assert len(quiz(6, key=0).test) == 6 * len(SUBJECTS)
+    with pytest.raises(ValueError, match="count must be 0 or more, got -1"):
+        quiz(-1, key=0)
+
+
+def test_no_question_is_an_example_as_well(found: tuple[Questions, Library]) -> None:
+    for subject, examples in found[0].dev.items():
+        test = of(found[0].test, subject)
+        questions = [question.question for question in [*test, *examples]]
+        assert len(set(questions)) == len(questions)
+        if subject in ("function_summaries", "function_names"):  # whose answers are all different
+            assert not {c for question in test for c in question.choices} & {
+                c for q in examples for c in q.choices
+            }
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_whoever_looks_only_at_the_choices_knows_nothing(
+    found: tuple[Questions, Library], subject: str
+) -> None:
+    """Each set of choices is asked four times, and each of them is right once; so is each letter."""
+    asked = of(found[0].test, subject)
+    sets: dict[frozenset[str], list[Question]] = {}
+    for question in asked:
+        sets.setdefault(frozenset(question.choices), []).append(question)
+    for choices, group in sets.items():
+        assert {question.choices[question.answer] for question in group} == choices
+        assert {question.answer for question in group} == {0, 1, 2, 3}
+    error = (0.25 * 0.75 / len(asked)) ** 0.5
+    for size in (max, min):
+        picked = share(asked, lambda q, size=size: size(range(4), key=lambda i: len(q.choices[i])))
+        assert abs(picked - 0.25) < 3 * error
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_letters_of_a_question_hardly_tell_its_answer(
+    found: tuple[Questions, Library], subject: str
+) -> None:
+    """The choice most of whose runs of three letters are in the question: a quarter if they told nothing."""
+
+    def runs(text: str) -> set[str]:
+        return {text[i : i + 3].lower() for i in range(len(text) - 2)}
+
+    def overlap(question: Question) -> int:
+        return max(
+            range(4),
+            key=lambda i: (
+                len(runs(question.choices[i]) & runs(question.question))
+                / max(1, len(runs(question.choices[i])))
+            ),
+        )
+
+    assert share(of(found[0].test, subject), overlap) < 0.5
+    assert share(found[0].test, overlap) < 0.35
+
+
+def test_right_choices_are_right_and_wrong_ones_wrong(found: tuple[Questions, Library]) -> None:
+    """By Python itself, which knows signatures, bases and what a module has."""
+    checked: Counter[str] = Counter()
+    for question in found[0].test:
+        words = question.question.rstrip("?").split()
+        if question.subject == "function_modules":
+            known = [c for c in question.choices if c.split(".")[0] in MODULES]
+            right = [c for c in known if hasattr(importlib.import_module(c), words[-1])]
+            if question.choices[question.answer] not in known:
+                assert right == []
+                continue
+        elif question.subject == "function_parameters" and words[-1].split(".")[0] in MODULES:
+            module_name, _, name = words[-1].rpartition(".")
+            function = getattr(importlib.import_module(module_name), name)
+            if inspect.isbuiltin(function):
+                continue
+            right = [c for c in question.choices if c in inspect.signature(function).parameters]
+        elif question.subject == "base_classes" and words[3].split(".")[0] in MODULES:
+            module_name, _, name = words[3].rpartition(".")
+            bases = {base.__name__ for base in getattr(importlib.import_module(module_name), name).__bases__}
+            right = [c for c in question.choices if c in bases]
+        else:
+            continue
+        checked[question.subject] += 1
+        assert right == [question.choices[question.answer]], question
+    assert min(checked.values()) > 25
+    assert len(checked) == 3
+
+
+def test_summaries_and_names_are_those_of_the_lessons(found: tuple[Questions, Library]) -> None:
+    texts = {summary.name: summary.text for summary in found[1].functions}
+    for question in of(found[0].test, "function_summaries"):
+        name = question.question.removeprefix("What does the function ").removesuffix(" do?")
+        assert question.choices[question.answer] == texts[name]
+    for question in of(found[0].test, "function_names"):
+        text = question.question.removeprefix("Which function does this? ")
+        assert [name for name in question.choices if texts[name] == text] == [
+            question.choices[question.answer]
+        ]
+
+
+def test_it_asks_for_what_a_model_reads_in_training(found: tuple[Questions, Library]) -> None:
+    top = Path(sysconfig.get_path("stdlib"))
+    modules = {summary.name.rpartition(".")[0] for summary in found[1].functions} | {
+        name for name, *_ in found[1].classes
+    }
+    for name in modules:
+        path = name.replace(".", "/")
+        file = f"{path}.py" if (top / f"{path}.py").is_file() else f"{path}/__init__.py"
+        assert not is_held_out(file)
+
+
+LIKE = Library(
+    [Summary("m.aaaa", "Walk trees upwards."), Summary("m.bbbb", "Walk trees downwards and upwards."),
+     Summary("m.cccc", "Same as p += q."), Summary("m.dddd", "Same as p -= q."), Summary("m.eeee", "Same as p *= q."),
+     Summary("m.walks", "Walks slowly.")],
+    {}, {}, [],
+)  # fmt: skip
+
+
+def test_functions_that_do_nearly_the_same_are_no_choices_of_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FREQUENT", 0.4)  # "same" stands in half of them
+    facts = {fact.answer: fact for fact in SUBJECTS["function_names"](LIKE)}
+    assert list(facts) == ["m.aaaa", "m.bbbb", "m.cccc", "m.dddd", "m.eeee"]  # "walks" is in its summary
+    assert facts["m.aaaa"].also == {"m.aaaa", "m.bbbb"}
+    assert facts["m.cccc"].also == {"m.cccc"}
+
+
+def test_what_is_no_wrong_choice() -> None:
+    """A module that has the name, another parameter, a name that its class gives away."""
+    library = Library(
+        [
+            Summary("one.walk", "x"),
+            Summary("two.find", "x"),
+            Summary("walker.walked", "x"),
+            Summary("star.other", "x"),
+        ],
+        {"one.walk": ["top", "of", "down"], "two.find": ["find_all"]},
+        {"one": frozenset(["walk", "find"]), "two": frozenset(["find"]), "walker": frozenset(["walked"])},
+        [
+            ("m", "Leaf", "Node"),
+            ("m", "NodeList", "Node"),
+            ("m", "BadLeafError", "LeafError"),
+            ("m", "Bad", "OSError"),
+        ],
+    )
+    modules = list(SUBJECTS["function_modules"](library))
+    assert [(fact.answer, set(fact.also)) for fact in modules] == [("one", {"one"}), ("two", {"one", "two"})]
+    (fact,) = SUBJECTS["function_parameters"](library)
+    assert fact == Fact(
+        "Which of these is a parameter of the function one.walk?",
+        "down",
+        frozenset(["top", "of", "down"]),
+        "one",
+    )
+    bases = [(fact.question.split()[3], fact.near) for fact in SUBJECTS["base_classes"](library)]
+    assert bases == [("m.Leaf", "m"), ("m.Bad", "")]
+
+
+def test_the_source_is_read_as_it_is_written() -> None:
+    body = module.ast.parse(
+        "def f(a, /, b, *c, d=1): ...\ndef g(a, **b): ...\ndef h(self): ...\n"
+        "class A(dict): ...\nclass B(x.Base): ...\nclass C(IOError): ...\nclass D(A, B): ...\nclass E(make()): ...\n"
+        "class _F(Base): ...\nclass G(error): ...\nclass H(object): ...\nclass I(Base, metaclass=M): ...\n"
+    ).body
+    assert list(module._parameters("m", body)) == [("m.f", ["a", "b", "d"]), ("m.h", [])]
+    assert list(module._classes("m", body)) == [("m", "A", "dict"), ("m", "B", "Base"), ("m", "I", "Base")]
+
+
+def test_facts_are_dealt_to_the_oldest_set_that_they_fit() -> None:
+    facts = [
+        Fact(word, answer, frozenset(also), "")
+        for word, answer, also in [
+            ("1", "a", ""),
+            ("2", "a", ""),
+            ("3", "b", ""),
+            ("4", "c", "d"),
+            ("5", "d", ""),
+            ("6", "e", ""),
+            ("7", "b", ""),
+        ]
+    ]
+    assert [[fact.question for fact in group] for group in module._deal(facts)] == [["1", "3", "4", "6"]]
+    for one, other in product(facts, facts):
+        assert module._apart(one, other) == module._apart(other, one)

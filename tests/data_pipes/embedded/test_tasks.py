@@ -1,0 +1,86 @@
+"""Embedded tasks: right answers, wrong ones, and a split that no key can cross."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from data_pipes.embedded.tasks import FAMILIES, correct, is_held_out, tasks, vocabulary
+
+WORDS = ["alpha", "beta", "gamma", "delta", "eta", "zeta", "iota", "kappa"]
+
+
+def check(family: str, prompt: str, answer: str) -> bool:
+    """Works the answer out again from the question."""
+    said = answer.split(": ", 1)[-1]
+    words = re.sub(r"^[A-Z][a-z]+ (the words|which word is \w+ in)? ?", "", prompt).split()
+    if family == "sum":
+        return eval(answer.replace("=", "=="))
+    if family == "sort":
+        return said.split() == sorted(words)
+    if family == "reverse":
+        return said.split() == words[::-1]
+    if family == "count":
+        return answer == f"There are {len(words)}"
+    if family == "letters":
+        letter, word = re.match(r"How many letters (\w) are in (\w+)\?", prompt).groups()
+        return answer == f"There are {word.count(letter)}"
+    if family == "last":
+        which, *given = re.match(r"Which word is (\w+) in (\w+) (\w+) (\w+) (\w+)", prompt).groups()
+        return answer == f"It is {given[('first', 'second', 'third', 'last').index(which)]}"
+    if family == "join":
+        return said.split(" and ") == words
+    kind, a, b = re.match(r"Write a (\w+) of (\w+) and (\w+)", prompt).groups()
+    forms = {
+        "tuple": f"( {a}, {b} )",
+        "list": f"[ {a}, {b} ]",
+        "call": f"def {a}( {b} )",
+        "sum": f"= {a} + {b}",
+        "pair": f"- {a} - {b}",
+    }
+    return said == forms[kind]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_right_and_wrong_ones_wrong(family: str) -> None:
+    for task in tasks([family], 60, key=3, words=WORDS):
+        assert check(family, task.prompt, task.answer), task
+        assert task.wrong != task.answer
+        assert correct(task.prompt, f" {task.answer}\n", task._asdict()) == 1
+        assert correct(task.prompt, task.wrong, task._asdict()) == 0
+
+
+def test_the_same_key_gives_the_same_tasks_and_another_does_not() -> None:
+    names = list(FAMILIES)
+    assert tasks(names, 30, key=0, words=WORDS) == tasks(names, 30, key=0, words=WORDS)
+    assert tasks(names, 30, key=0, words=WORDS) != tasks(names, 30, key=1, words=WORDS)
+    assert [task.family for task in tasks(names, 9, key=0, words=WORDS)] == (names * 2)[:9]
+
+
+def test_no_question_is_in_both_parts_whatever_the_key() -> None:
+    train = {task.prompt for key in range(5) for task in tasks(["sort", "sum"], 100, key=key, words=WORDS)}
+    held_out = [task.prompt for task in tasks(["sort", "sum"], 40, key=7, part="held_out", words=WORDS)]
+    assert not train & set(held_out)
+    assert len(set(held_out)) == len(held_out)
+    assert all(is_held_out(prompt) for prompt in held_out)
+
+
+def test_words_are_pythons_own() -> None:
+    words = vocabulary()
+    assert len(words) == 200
+    assert words == sorted(words)
+    assert {"class", "object", "type"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((["sums"], 1), "must be among sum"), (([], 1), "a family named"),
+        ((["sum"], 60, "held_out"), "too few questions"),
+        ((["sum"], 1, "test"), "'train' or 'held_out'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(arguments: tuple, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        tasks(*arguments[:2], key=0, part=(*arguments, "train")[2], words=WORDS)

@@ -1,0 +1,80 @@
+"""What a row says besides its turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_pipes.chat.messages import PLAIN, Context, Message
+from data_pipes.rows.context import present, read_context, read_history, with_system
+from data_pipes.rows.turns import RowError
+
+F = {"name": "f", "parameters": {"a": None, "b": 1}}
+WRAPPED = {"type": "function", "function": {"name": "f", "parameters": {"b": 1}}}
+U, S = Message("user", "Hi"), Message("system", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("row", "context"),
+    [
+        ({"tools": []}, PLAIN),
+        ({"tools": ""}, PLAIN),
+        ({"tools": "null"}, PLAIN),
+        ({"tools": WRAPPED}, Context((WRAPPED,))),
+        ({"tools": '[{"type": "x"}]'}, Context(({"type": "x"},))),
+        ({"functions": [F]}, Context((WRAPPED,))),
+        ({"functions": [WRAPPED]}, Context((WRAPPED,))),
+        ({"chat_template_kwargs": {"a": 1, "b": None}}, Context((), (("a", 1),))),
+        ({"chat_template_kwargs": '{"a": 1}'}, Context((), (("a", 1),))),
+        ({"images": [], "image": "", "id": 7, "score": 0.5, "source": "x"}, PLAIN),
+    ],
+)
+def test_contexts(row: dict[str, Any], context: Context) -> None:
+    assert read_context(row) == context
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"tools": [3]}, "tools must be JSON schemas of functions, got 3"),
+        ({"tools": ["search"]}, "tools must be JSON, got 'search'"),
+        ({"tools": [WRAPPED], "functions": [F]}, "the row has tools and functions"),
+        ({"chat_template_kwargs": [1]}, "chat_template_kwargs must be a mapping, got a list"),
+        ({"chat_template_kwargs": "{"}, "chat_template_kwargs must be JSON"),
+        ({"tools": [{"name": "\ud800"}]}, "half a surrogate pair"),
+        ({"audio": b"RIFF"}, "the column audio holds what is no text"),
+    ],
+)
+def test_bad_contexts(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        read_context(row)
+
+
+def test_a_system_prompt_comes_first_and_once() -> None:
+    for column in ("system", "system_prompt", "system_message"):
+        assert with_system({column: "Be brief."}, (U,)) == (S, U)
+        assert with_system({column: " Be brief.\n"}, (S, U)) == (S, U)
+    assert with_system({"system": "  "}, (U,)) == (U,)
+    assert with_system({"system": "Be brief.", "system_prompt": "Be brief."}, (U,)) == (S, U)
+    for row in ({"system": "Other"}, {"system": ["x"]}, {"system": "Be brief.", "system_prompt": "Other"}):
+        with pytest.raises(RowError):
+            with_system(row, (S, U))
+
+
+def test_history() -> None:
+    said = Message("assistant", "Hello")
+    for history in (
+        [["Hi", "Hello"]],
+        '[["Hi", "Hello"]]',
+        [{"role": "user", "content": "Hi"}, {"from": "gpt", "value": "Hello"}],
+    ):
+        assert read_history({"history": history}) == (U, said)
+    assert read_history({}) == read_history({"history": []}) == ()
+    for history in ([["Hi"]], [3], 3, [["Hi", 3]]):
+        with pytest.raises(RowError):
+            read_history({"history": history})
+
+
+def test_columns_of_nothing() -> None:
+    assert present({"a": float("nan"), "b": 0, "c": [None], "d": None}) == {"b": 0, "c": [None]}

@@ -1,0 +1,269 @@
+"""Rows of every form become one schema; what cannot be read is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipes.chat.messages import Conversation, Message, Preference, Prompt, Unpaired
+from data_pipes.rows.forms import conversations, preferences, prompts, unpaired
+from data_pipes.types import BadRow, Row
+
+ASKED, SAID = Message("user", "1 + 1?"), Message("assistant", "2")
+TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"messages": TURNS},
+        {"conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]},
+        {"conversations": TURNS},
+        {"instruction": "1 + 1?", "output": "2"},
+        {"instruction": "1 + 1?", "input": "", "output": "2", "text": "all of it"},
+        {"instruction": "1 + 1?", "input": None, "output": "2"},
+        {"prompt": "1 + 1?", "completion": "2"},
+        {"prompt": TURNS[:1], "completion": TURNS[1:]},
+        {"question": "1 + 1?", "answer": "2", "id": 7},
+        {"messages": None, "prompt": "1 + 1?", "completion": "2"},
+    ],
+)
+def test_forms_of_a_conversation(values: dict[str, Any]) -> None:
+    assert list(conversations([Row(values, "a:1")])) == [Conversation((ASKED, SAID), "a:1")]
+
+
+def test_alpaca_joins_instruction_and_input() -> None:
+    (found,) = conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")])
+    assert found.messages == (Message("user", "Add.\n\n1 1"), SAID)
+
+
+def test_system_and_tool_turns_are_kept() -> None:
+    roles = ["system", "user", "assistant", "tool", "assistant"]
+    (found,) = conversations([Row({"messages": [{"role": r, "content": r} for r in roles]}, "a:1")])
+    assert [m.role for m in found.messages] == roles
+    named = [{"from": r, "value": r} for r in ("system", "human", "gpt", "observation", "gpt")]
+    (found,) = conversations([Row({"conversations": named}, "a:1")])
+    assert [m.role for m in found.messages] == roles
+
+
+OTHER = {"role": "assistant", "content": "3"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "1 + 1?", "chosen": "2", "rejected": "3"},
+        {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [OTHER]},
+        {"chosen": TURNS, "rejected": [TURNS[0], OTHER]},
+        {"prompt": "1 + 1?", "chosen": TURNS, "rejected": [TURNS[0], OTHER]},
+    ],
+)
+def test_forms_of_a_preference(values: dict[str, Any]) -> None:
+    expected = Preference((ASKED,), (SAID,), (Message("assistant", "3"),), "a:1")
+    assert list(preferences([Row(values, "a:1")])) == [expected]
+
+
+def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> None:
+    more = [*TURNS, {"role": "user", "content": "And 2 + 2?"}]
+    sides = {"chosen": [*more, {"role": "assistant", "content": "4"}], "rejected": [*more, OTHER]}
+    (found,) = preferences([Row(sides, "a:1")])
+    assert found.prompt == (ASKED, SAID, Message("user", "And 2 + 2?"))
+    longer = {"chosen": TURNS, "rejected": [*TURNS, *more[2:], OTHER]}
+    (found,) = preferences([Row(longer, "a:1")])
+    assert found.prompt == (ASKED,)
+    assert found.chosen == (SAID,)
+
+
+@pytest.mark.parametrize("label", [True, False, 1, 0])
+def test_unpaired(label: Any) -> None:
+    row = Row({"prompt": "1 + 1?", "completion": "2", "label": label}, "a:1")
+    assert list(unpaired([row])) == [Unpaired((ASKED,), (SAID,), bool(label), "a:1")]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prompt": "1 + 1?", "answer": "2"},
+        {"prompt": TURNS[:1]},
+        {"messages": TURNS[:1]},
+        {"messages": TURNS},
+        {"question": "1 + 1?", "answer": "2"},
+    ],
+)
+def test_prompts_keep_the_row(values: dict[str, Any]) -> None:
+    assert list(prompts([Row(values, "a:1")])) == [Prompt((ASKED,), values, "a:1")]
+
+
+NOBODY = [{"role": "bot", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("read", "values", "words"),
+    [
+        (conversations, {"text": "a", "url": "b"}, "expected the columns messages; .* got text, url"),
+        (conversations, {}, r"got \(none\)"),
+        (
+            conversations,
+            {"messages": NOBODY},
+            "turn 1: unknown role 'bot'; the roles are system, developer, user, ass",
+        ),
+        (conversations, {"messages": TURNS[:1]}, "no turn of the assistant"),
+        (conversations, {"messages": []}, "no turn of the assistant"),
+        (
+            conversations,
+            {"messages": "Hi"},
+            "expected a list of messages, or a text that is one in JSON, got 'Hi'",
+        ),
+        (conversations, {"messages": 3}, "expected a list of messages, got a int"),
+        (conversations, {"messages": ["Hi"]}, "expected a message with role and content, got a str"),
+        (conversations, {"messages": [{"role": "user"}]}, r"\(or from and value\), got role"),
+        (
+            conversations,
+            {"messages": [{"role": "user", "content": 3}]},
+            "the user's turn must be a text, got a int",
+        ),
+        (conversations, {"instruction": "a", "output": None}, r"got instruction, output \(null\)"),
+        (conversations, {"question": "a", "answer": "\ud800"}, "half a surrogate pair"),
+        (preferences, {"chosen": "a"}, "expected the columns chosen and rejected.* got chosen"),
+        (preferences, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
+        (preferences, {"prompt": "", "chosen": "b", "rejected": "c"}, "the prompt is empty"),
+        (preferences, {"chosen": "b", "rejected": "c"}, "the prompt is empty"),
+        (
+            preferences,
+            {"prompt": "a", "chosen": TURNS[:1], "rejected": "c"},
+            "chosen must end with a turn of the ass",
+        ),
+        (
+            preferences,
+            {"prompt": "a", "chosen": "b", "rejected": []},
+            "rejected must end with a turn of the assist",
+        ),
+        (
+            unpaired,
+            {"prompt": "a", "completion": "b"},
+            "columns prompt, completion and label; got prompt, completion",
+        ),
+        (unpaired, {"prompt": "a", "completion": "b", "label": "good"}, r"true or false .* got 'good'"),
+        (unpaired, {"prompt": "a", "completion": TURNS[:1], "label": 1}, "completion must end with a turn"),
+        (unpaired, {"prompt": "", "completion": "b", "label": 1}, "the prompt is empty"),
+        (prompts, {"text": "a"}, "columns messages or prompt, instruction, .* got text"),
+        (prompts, {"prompt": ""}, "the prompt is empty"),
+        (prompts, {"messages": TURNS[1:]}, "the prompt is empty"),
+    ],
+)
+def test_bad_rows_are_named_and_passed_over(read: Callable, values: dict[str, Any], words: str) -> None:
+    good = {"prompt": "1 + 1?", "completion": "2", "chosen": "2", "rejected": "3", "label": True}
+    rows = [Row(values, "a:1"), Row(good, "a:2")]
+    with pytest.raises(ValueError, match=f"a:1: .*{words}.*on_bad"):
+        next(read(rows))
+    bad: list[BadRow] = []
+    assert [found.name for found in read(rows, on_bad=bad.append)] == ["a:2"]
+    assert [row.name for row in bad] == ["a:1"]
+
+
+COLUMNS = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "label",
+    "instruction",
+    "input",
+    "output",
+    "question",
+    "answer",
+    "system",
+    "history",
+    "tools",
+    "functions",
+    "chat_template_kwargs",
+    "text",
+    "context",
+    "preferred_output",
+    "non_preferred_output",
+)
+KEYS = (
+    "role",
+    "content",
+    "from",
+    "value",
+    "weight",
+    "tool_calls",
+    "function_call",
+    "function",
+    "name",
+    "arguments",
+    "type",
+    "text",
+)
+WORDS = (
+    "user",
+    "assistant",
+    "gpt",
+    "system",
+    "tool",
+    "function_call",
+    "text",
+    "x",
+    "",
+    "{}",
+    "[]",
+    "Human: a\n\nAssistant: b",
+    "\ud800",
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 2)
+    | st.floats()
+    | st.sampled_from(SAID)
+    | st.binary(max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from([conversations, preferences, unpaired, prompts]),
+    st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=5),
+)
+def test_whatever_a_row_holds_it_is_read_or_refused_in_one_line(
+    read: Callable, values: dict[str, Any]
+) -> None:
+    bad: list[BadRow] = []
+    found = list(read([Row(values, "a:1")], on_bad=bad.append))
+    assert len(found) + len(bad) == 1
+    assert all("\n" not in row.reason for row in bad)
+
+
+def test_rows_are_read_one_by_one() -> None:
+    def endless() -> Any:
+        while True:
+            yield Row({"question": "1 + 1?", "answer": "2"}, "a:1")
+
+    assert next(conversations(endless())).messages == (ASKED, SAID)
+
+
+def test_a_prompt_beside_its_completion_is_only_read() -> None:
+    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+    row = Row(
+        {"system": "Be brief.", "prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}, "n"
+    )
+    found = next(conversations([row]))
+    assert (found.prompt, len(found.messages)) == (3, 4)
+    assert next(conversations([Row({"messages": asked}, "n")])).prompt == 0
+
+
+def test_a_refusal_is_rendered_by_no_template() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "refusal": "No."}]
+    with pytest.raises(ValueError, match="refusal is shown by no chat template"):
+        next(conversations([Row({"messages": turns}, "a:1")]))
+    turns[1] |= {"content": "Hello", "refusal": None}
+    assert next(conversations([Row({"messages": turns}, "a:1")])).messages[1].content == "Hello"

@@ -1,0 +1,107 @@
+"""Turns in every way in which data sets write them (`tests/outside/rows.py` has the published forms)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data_pipes.chat.messages import Message
+from data_pipes.rows.turns import ROLE_NAMES, RowError, check_text, read_turns, text_turn, without_nulls
+
+
+@pytest.mark.parametrize(("name", "role"), [*ROLE_NAMES.items(), ("Human", "user"), (" GPT ", "assistant")])
+def test_roles(name: str, role: str) -> None:
+    assert read_turns([{"role": name, "content": "x"}]) == (Message(role, "x"),)
+    assert read_turns([{"from": name, "value": "x"}]) == (Message(role, "x"),)
+
+
+def test_what_a_turn_holds_besides_is_kept_in_order() -> None:
+    turn = {
+        "role": "tool",
+        "content": "2",
+        "tool_call_id": "c",
+        "name": "add",
+        "extra": {"a": [1]},
+        "empty": "",
+    }
+    assert read_turns(turn)[0].fields == (("tool_call_id", "c"), ("name", "add"), ("extra", {"a": [1]}))
+
+
+def test_nulls_are_keys_that_are_not_there() -> None:
+    turn = {"role": "user", "content": "x", "from": None, "value": None, "tool_calls": None, "weight": None}
+    assert read_turns([turn]) == (Message("user", "x"),)
+    assert without_nulls((1, {"a": None})) == [1, {}]
+
+
+def test_both_names_may_say_the_same() -> None:
+    turn = {"role": "user", "from": "human", "content": "x", "value": "x", "text": "y"}
+    assert read_turns([turn]) == (Message("user", "x", (("text", "y"),)),)
+    assert read_turns([{"role": "prompter", "text": "x"}]) == (Message("user", "x"),)
+
+
+CALL = {"name": "f", "arguments": {"a": None, "b": 1}}
+
+
+@pytest.mark.parametrize(
+    ("calls", "arguments"),
+    [
+        ([CALL], {"b": 1}),
+        (CALL, {"b": 1}),
+        ('[{"name": "f", "arguments": {}}]', {}),
+        (['{"name": "f"}'], {}),
+        ([{"function": {"name": "f", "arguments": '{"a": null}'}}], {"a": None}),
+        ([{"function": {"name": "f", "arguments": " "}}], {}),
+    ],
+)
+def test_calls(calls: Any, arguments: dict) -> None:
+    (message,) = read_turns([{"role": "assistant", "content": "", "tool_calls": calls}])
+    (call,) = dict(message.fields)["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": arguments}
+    assert message.content == ""
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "training", "loss"])
+@pytest.mark.parametrize(("value", "trained"), [(0, False), (1.0, True), (False, False), (True, True)])
+def test_weights(key: str, value: float, trained: bool) -> None:
+    assert read_turns([{"role": "assistant", "content": "x", key: value}]) == (
+        Message("assistant", "x", (), trained),
+    )
+
+
+BAD = {
+    "no mapping": ("Hi", "expected a message with role and content, got a str"),
+    "no role": ({"content": "x"}, r"expected a message with role and content \(or from and value\), got content"),
+    "no content": ({"role": "user", "content": None, "name": "x"}, r"got role, content \(null\), name"),
+    "a number": ({"role": "user", "content": 3}, "the content of the user's turn must be a text, got a int"),
+    "two roles": ({"role": "user", "from": "gpt", "content": "x"}, "role is 'user' and from is 'gpt'"),
+    "roles that are lists": ({"role": [], "from": [], "content": "x"}, r"unknown role '\[\]'"),
+    "two contents": ({"role": "user", "content": "x", "value": "y"}, "content is 'x' and value is 'y'"),
+    "a part without text": ({"role": "user", "content": [{"type": "text"}]}, "has a part of type 'text'"),
+    "an image": ({"role": "user", "content": [{"type": "image_url"}]}, "has a part of type 'image_url'"),
+    "half a pair": ({"role": "user", "content": "\ud800"}, "half a surrogate pair"),
+    "half a pair inside": ({"role": "user", "content": "x", "a": [{"\udfff": 1}]}, "half a surrogate pair"),
+    "a weight": ({"role": "assistant", "content": "x", "weight": 0.5}, "weight must be 0 or 1 .* got 0.5"),
+    "a weight as text": ({"role": "assistant", "content": "x", "train": "no"}, "train must be 0 or 1 .* got 'no'"),
+    "two weights": ({"role": "assistant", "content": "x", "weight": 1, "masked": True}, "weight and masked contradict"),
+    "parts of a turn": ({"role": "assistant", "content": "x", "train_detail": [{}]}, "train_detail is not supported"),
+    "a user that is learned": ({"role": "user", "content": "x", "loss": True}, "loss asks to learn a turn of the user"),
+    "a call without a name": ({"role": "assistant", "tool_calls": [{}]}, "a call of a function with name and arg"),
+    "a call that is a number": ({"role": "assistant", "tool_calls": 3}, "a call of a function with name and arg"),
+    "arguments as a list": ({"role": "assistant", "tool_calls": [{"name": "f", "arguments": []}]}, "must be a mapping"),
+    "calls of two kinds": ({"role": "assistant", "tool_calls": [CALL], "function_call": CALL}, "leave one of them out"),
+    "a call that is no JSON": ({"from": "function_call", "value": "add(1)"}, "expected tool_calls as a list"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("turn", "words"), BAD.values(), ids=BAD)
+def test_bad_turns_are_named(turn: Any, words: str) -> None:
+    good = {"role": "user", "content": "x"}
+    with pytest.raises(RowError, match=f"^turn 2: .*{words}"):
+        read_turns([good, turn])
+
+
+def test_texts() -> None:
+    assert text_turn("user", "a", [{"type": "text", "text": "b"}]) == (Message("user", "a\n\nb"),)
+    with pytest.raises(RowError, match="x has half a surrogate pair"):
+        check_text({"a": ["\ud800"]}, "x")

@@ -1,0 +1,59 @@
+"""Small files are there whole, or as they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from data_pipes import files
+from data_pipes.files import writing
+
+
+def test_it_reads_what_it_wrote(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"x": [1, None, "é"]})
+    assert files.read_json(tmp_path / "a.json") == {"x": [1, None, "é"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_json(tmp_path / "a.json", {"x": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*a\.json: No space left on device; make room there"):
+        files.write_json(tmp_path / "a.json", {"x": 2})
+    assert files.read_json(tmp_path / "a.json") == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [(b"{", "not valid JSON, line 1"), (b"\xff{}", "not valid JSON"), (b"[1]", "expected a JSON object, got a list"),
+     (b"[" * 100_000, "not valid JSON")],
+)  # fmt: skip
+def test_what_is_no_object_is_named(data: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"a\.json: {told}"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_a_full_disk_is_told_with_the_file() -> None:
+    with pytest.raises(
+        OSError, match=r"cannot write a\.txt: No space left on device; make room there"
+    ) as caught:
+        _write(Path("a.txt"), Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(KeyError), writing(Path("a.txt")):
+        raise KeyError("a")
+
+
+def _write(named: Path, path: Path) -> None:
+    with writing(named), path.open("w") as file:
+        file.write("x")

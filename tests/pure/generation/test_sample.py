@@ -1,0 +1,184 @@
+"""Sampling against oracles written for reading, in numpy and float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pure.generation import sample
+
+NEVER = -math.inf
+numbers = st.integers(-12, 12).map(lambda n: n / 4)  # ties are frequent
+rows = st.lists(numbers, min_size=1, max_size=12)
+temperatures = st.sampled_from([0.0, 0.3, 1.0, 2.5])
+
+
+def softmax(logits: list[float]) -> np.ndarray:
+    weights = np.exp(np.array(logits) - max(logits))
+    return weights / weights.sum()
+
+
+def naive_top_k(logits: list[float], k: int) -> list[float]:
+    kth = sorted(logits, reverse=True)[min(k, len(logits)) - 1]
+    return [l if l >= kth else NEVER for l in logits]  # noqa: E741
+
+
+def naive_top_p(logits: list[float], p: float) -> list[float]:
+    probabilities = softmax(logits)
+    before = [sum(q for q, m in zip(probabilities, logits, strict=True) if m > l) for l in logits]  # noqa: E741
+    return [l if b < p else NEVER for l, b in zip(logits, before, strict=True)]  # noqa: E741
+
+
+def naive_min_p(logits: list[float], p: float) -> list[float]:
+    probabilities = softmax(logits)
+    return [l if q >= p * max(probabilities) else NEVER for l, q in zip(logits, probabilities, strict=True)]  # noqa: E741
+
+
+@given(rows, st.integers(1, 15))
+def test_top_k_is_the_naive_one(logits: list[float], k: int) -> None:
+    expected = torch.tensor(naive_top_k(logits, k))
+    assert torch.equal(sample.top_k(torch.tensor(logits), k), expected)
+    assert torch.equal(sample.top_k(torch.tensor(logits), torch.tensor(k)), expected)
+
+
+@given(rows, st.floats(0.05, 0.999))
+def test_top_p_is_the_naive_one(logits: list[float], p: float) -> None:
+    probabilities = softmax(logits)
+    sums = [sum(q for q, m in zip(probabilities, logits, strict=True) if m > l) for l in logits]  # noqa: E741
+    if min(abs(s - p) for s in sums) > 1e-5:  # else rounding decides
+        assert torch.equal(sample.top_p(torch.tensor(logits), p), torch.tensor(naive_top_p(logits, p)))
+
+
+@given(rows, st.floats(0.0, 1.0))
+def test_min_p_is_the_naive_one(logits: list[float], p: float) -> None:
+    probabilities = softmax(logits)
+    if min(abs(q - p * max(probabilities)) for q in probabilities) > 1e-6:
+        assert torch.equal(sample.min_p(torch.tensor(logits), p), torch.tensor(naive_min_p(logits, p)))
+
+
+@given(rows, st.data())
+def test_repetition_penalty_is_the_naive_one(logits: list[float], data: st.DataObject) -> None:
+    seen = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)))
+    rate = data.draw(st.sampled_from([0.5, 1.0, 1.25, 2.0]))
+    naive = [(l / rate if l > 0 else l * rate) if s else l for l, s in zip(logits, seen, strict=True)]  # noqa: E741
+    found = sample.repetition_penalty(torch.tensor(logits), torch.tensor(seen), rate)
+    torch.testing.assert_close(found, torch.tensor(naive))
+
+
+@given(rows, temperatures)
+def test_temperature_is_the_naive_one(logits: list[float], heat: float) -> None:
+    cold = [l if l == max(logits) else NEVER for l in logits]  # noqa: E741
+    naive = [l / heat for l in logits] if heat else cold  # noqa: E741
+    torch.testing.assert_close(sample.temperature(torch.tensor(logits), heat), torch.tensor(naive))
+
+
+@given(rows, st.integers(0, 2**23 - 1))
+def test_sample_inverts_the_distribution_function(logits: list[float], n: int) -> None:
+    uniform = n / 2**23
+    sums = np.cumsum(softmax(logits))
+    if min(abs(sums - uniform)) > 1e-6:
+        expected = next(i for i, s in enumerate(sums) if s > uniform)
+        assert sample.sample(torch.tensor(logits), torch.tensor(uniform)).item() == expected
+
+
+@given(rows, st.data())
+def test_sample_never_draws_what_is_dropped(logits: list[float], data: st.DataObject) -> None:
+    """Not even at the ends of the unit interval, wherever the dropped words stand."""
+    kept = data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits)).filter(any))
+    masked = torch.where(torch.tensor(kept), torch.tensor(logits), NEVER)
+    for uniform in (0.0, 2.0**-23, 0.5, 1 - 2.0**-23):
+        assert kept[int(sample.sample(masked, torch.tensor(uniform)))]
+
+
+def test_sample_draws_each_word_as_often_as_it_should() -> None:
+    """Over an even grid of uniforms the counts are the probabilities, to one grid point a word."""
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 2
+    points = 100_000
+    uniform = (torch.arange(points) + 0.5) / points
+    counts = sample.sample(logits.expand(points, -1), uniform).bincount(minlength=50)
+    assert (counts - logits.double().softmax(-1) * points).abs().max() <= 1.5
+
+
+def test_sample_over_a_large_vocabulary_reaches_its_last_word() -> None:
+    """Float32 sums over a whole vocabulary still end where they should."""
+    logits = torch.zeros(2, 151_936)
+    assert sample.sample(logits, torch.tensor([0.0, 1 - 2.0**-23])).tolist() == [0, 151_935]
+
+
+@given(rows, st.data())
+def test_log_probability_is_the_naive_one(logits: list[float], data: st.DataObject) -> None:
+    word = data.draw(st.integers(0, len(logits) - 1))
+    found = sample.log_probability(torch.tensor(logits), torch.tensor(word))
+    assert found.item() == pytest.approx(math.log(softmax(logits)[word]), abs=1e-5)
+
+
+def test_a_row_of_nan_is_seen_in_its_log_probability() -> None:
+    logits = torch.tensor([[0.0, math.nan], [0.0, 1.0]])
+    ids = sample.sample(logits, torch.tensor([0.5, 0.5]))
+    assert sample.log_probability(logits, ids).isnan().tolist() == [True, False]
+
+
+SEEN = torch.arange(40).reshape(4, 10) % 3 == 0
+PARAMETERS: dict[str, tuple[Callable, list]] = {
+    "temperature": (sample.temperature, [0.0, 0.5, 1.0, 2.0]),
+    "top_k": (sample.top_k, [1, 3, 9, 100]),
+    "top_p": (sample.top_p, [0.1, 0.5, 0.9, 1.0]),
+    "min_p": (sample.min_p, [0.0, 0.1, 0.5, 1.0]),
+    "repetition_penalty": (
+        lambda x, r: sample.repetition_penalty(x, SEEN[: len(x)], r),
+        [0.5, 1.0, 1.5, 2.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_one_parameter_per_row_is_one_call_per_row(name: str) -> None:
+    function, values = PARAMETERS[name]
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(1)) * 2
+    single = torch.stack([function(logits, value)[i] for i, value in enumerate(values)])
+    assert torch.equal(function(logits, torch.tensor(values)), single)
+
+
+def pipeline(
+    logits: Tensor, seen: Tensor, uniform: Tensor, heat: Tensor, k: Tensor, p: Tensor, least: Tensor
+) -> Tensor:
+    free = sample.temperature(sample.repetition_penalty(logits, seen, 1.3), heat)
+    return sample.sample(sample.min_p(sample.top_p(sample.top_k(free, k), p), least), uniform)
+
+
+def arguments() -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    per_row = [torch.tensor(PARAMETERS[name][1]) for name in ("temperature", "top_k", "top_p", "min_p")]
+    return (torch.randn(4, 10, generator=generator), SEEN, torch.rand(4, generator=generator), *per_row)
+
+
+def test_the_functions_vmap() -> None:
+    assert torch.equal(torch.func.vmap(pipeline)(*arguments()), pipeline(*arguments()))
+
+
+def test_the_functions_compile() -> None:
+    compiled = torch.compile(pipeline, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(*arguments()), pipeline(*arguments()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_functions_keep_the_dtype(dtype: torch.dtype) -> None:
+    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(3)).to(dtype)
+    for function, values in PARAMETERS.values():
+        assert function(logits, torch.tensor(values)).dtype == dtype
+
+
+def test_a_nucleus_of_nothing_is_the_likeliest_word() -> None:
+    assert sample.top_p(torch.tensor([1.0, 3.0, 2.0]), 0.0).isfinite().tolist() == [False, True, False]
+
+
+def test_what_is_almost_frozen_is_frozen() -> None:
+    for heat in (1e-7, 1e-45):
+        assert sample.temperature(torch.tensor([2.0, 4.0]), heat).tolist() == [-torch.inf, 4.0]

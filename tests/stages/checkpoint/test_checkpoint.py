@@ -1,0 +1,502 @@
+"""A checkpoint is whole or not there, is believed only if every byte is right, and nothing that was saved is
+lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import numpy as np
+import pytest
+import torch
+
+from pure import tree
+from pure.serial.serial import SerialError, to_bytes
+from stages.checkpoint import checkpoint, state_file
+from stages.checkpoint.checkpoint import best, latest, load, save, saved, step_of
+from stages.state import TrainState
+
+ROOT = Path(__file__).parents[3]
+_SPEC = importlib.util.spec_from_file_location(
+    "corrupt_checkpoint", ROOT / "benchmarks" / "corrupt_checkpoint.py"
+)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+corrupt_checkpoint = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(corrupt_checkpoint)
+
+
+def example(step: int, width: int = 4) -> TrainState:
+    """A state whose every number depends on the step."""
+    params = {
+        "layers": [{"w": torch.full((3, width), step + 0.5)}, {"w": torch.full((3, width), step + 0.25)}]
+    }
+    return TrainState(
+        step=torch.tensor(step, dtype=torch.int32),
+        key=torch.tensor([step, 42], dtype=torch.uint32),
+        params=params,
+        opt_state=(
+            (torch.tensor(step, dtype=torch.int32), tree.map(lambda x: x.bfloat16(), params)),
+            None,
+            (),
+        ),
+        extra={},
+        metrics={"loss": torch.tensor(torch.nan)},
+    )
+
+
+def same(a: Any, b: Any) -> bool:
+    return tree.structure(a) == tree.structure(b) and to_bytes(a) == to_bytes(b)
+
+
+def steps(run: Path) -> list[int]:
+    return [step_of(path) for path in saved(run)]
+
+
+def quiet(message: str) -> None:
+    raise AssertionError(message)
+
+
+# --- what is saved
+
+
+def test_a_state_comes_back_bit_for_bit_with_all_that_was_told(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "new" / "run", example(7), score=0.5, metadata={"a": [1]}, fingerprint={"lr": "0.1"}
+    )
+    assert path == tmp_path / "new" / "run" / "checkpoints" / "step-00000007"
+    assert sorted(os.listdir(path)) == ["manifest.json", "state.msgpack"]
+    found = load(tmp_path / "new" / "run", tree.zeros_like(example(0)), fingerprint={"lr": "0.1"}, warn=quiet)
+    assert same(found.state, example(7))
+    assert (found.step, found.path, found.refused) == (7, path, ())
+    assert (found.manifest.score, found.manifest.metadata) == (0.5, {"a": [1]})
+
+
+def test_the_files_can_be_checked_and_read_without_us(tmp_path: Path) -> None:
+    path = save(tmp_path, example(7))
+    data = (path / "state.msgpack").read_bytes()
+    told = json.loads((path / "manifest.json").read_text())
+    assert told["files"]["state.msgpack"]["bytes"] == len(data)
+    leaf = next(leaf for leaf in told["leaves"] if leaf["path"] == "params/layers/0/w")
+    assert leaf["sha256"] == hashlib.sha256(example(7).params["layers"][0]["w"].numpy().tobytes()).hexdigest()
+    assert (leaf["shape"], leaf["dtype"], leaf["bytes"]) == ([3, 4], "float32", 48)
+    assert data == to_bytes(example(7))
+    theirs = flax.serialization.msgpack_restore(data)
+    assert np.array_equal(theirs["params"]["layers"]["1"]["w"], np.full((3, 4), 7.25, np.float32))
+
+
+def test_any_tree_is_saved_if_the_step_is_given(tmp_path: Path) -> None:
+    save(tmp_path, [torch.ones(2)], step=3)
+    assert load(tmp_path, [torch.zeros(2)], warn=quiet).state[0].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"expected one state.step, got 0; pass step=..."):
+        save(tmp_path, [torch.ones(2)])
+
+
+def test_a_population_s_members_share_their_step(tmp_path: Path) -> None:
+    stacked = tree.stack([example(5), example(5)])
+    assert step_of(save(tmp_path, stacked)) == 5
+    assert same(load(tmp_path, tree.zeros_like(stacked), warn=quiet).state, stacked)
+    with pytest.raises(ValueError, match="got 2"):
+        save(tmp_path, tree.stack([example(5), example(6)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"step": -1}, ValueError, "step >= 0"),
+        ({"keep_last": 0}, ValueError, "keep_last >= 1"),
+        ({"metadata": {"x": torch.ones(1)}}, TypeError, "metadata must be JSON"),
+        ({"state": {"w": object()}, "step": 1}, SerialError, "w: expected a tensor"),
+    ],
+)
+def test_bad_arguments_leave_nothing_behind(tmp_path: Path, options: dict, error: type, message: str) -> None:
+    save(tmp_path, example(1))
+    with pytest.raises(error, match=message):
+        save(tmp_path, **{"state": example(2), **options})
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
+
+
+# --- which are kept
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    scores = {1: 3.0, 2: 1.0, 3: float("nan"), 4: 2.0, 5: None, 6: 4.0}
+    for step, score in scores.items():
+        save(tmp_path, example(step), score=score, keep_last=2, keep_best=2)
+    assert steps(tmp_path) == [2, 4, 5, 6]
+    assert best(tmp_path) == tmp_path / "checkpoints" / "step-00000002"
+    assert latest(tmp_path) == tmp_path / "checkpoints" / "step-00000006"
+    save(tmp_path, example(7), keep_last=1)
+    assert steps(tmp_path) == [7]
+    assert best(tmp_path) is None
+
+
+def test_all_are_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    for step in range(4):
+        save(tmp_path, example(step), keep_best=1)
+    assert steps(tmp_path) == [0, 1, 2, 3]
+
+
+def test_the_one_just_saved_is_kept_though_others_are_newer(tmp_path: Path) -> None:
+    for step in (8, 9, 3):
+        save(tmp_path, example(step), keep_last=1)
+    assert steps(tmp_path) == [3, 9]
+
+
+def test_one_that_cannot_be_deleted_is_told_and_the_save_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, example(1))
+    rename = os.rename
+
+    def refuse(old: Path, new: Path) -> None:
+        if str(new).endswith(".del"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    heard: list[str] = []
+    save(tmp_path, example(2), keep_last=1, warn=heard.append)
+    assert len(heard) == 1
+    assert "could not delete older ones: Permission denied" in heard[0]
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, example(1), metadata={"take": 1})
+    save(tmp_path, example(1)._replace(extra={"x": torch.ones(1)}), metadata={"take": 2})
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
+    assert load(tmp_path, example(1)._replace(extra={"x": torch.zeros(1)}), warn=quiet).manifest.metadata == {
+        "take": 2
+    }
+
+
+# --- which is loaded
+
+
+def test_the_newest_or_the_one_asked_for(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, example(step))
+    target = tree.zeros_like(example(0))
+    assert load(tmp_path, target, warn=quiet).step == 3
+    assert same(load(tmp_path, target, step=2, warn=quiet).state, example(2))
+    assert same(load(tmp_path / "checkpoints" / "step-00000001", target, warn=quiet).state, example(1))
+    shutil.copytree(tmp_path / "checkpoints" / "step-00000001", tmp_path / "copy")
+    assert same(load(tmp_path / "copy", target, warn=quiet).state, example(1))
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 9 in"):
+        load(tmp_path, target, step=9)
+
+
+def test_where_there_is_none(tmp_path: Path) -> None:
+    for run in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+            load(run, example(0))
+        assert latest(run) is best(run) is None
+        assert saved(run) == []
+
+
+def test_a_state_of_another_model_is_an_error_at_once_that_names_the_leaf(tmp_path: Path) -> None:
+    save(tmp_path, example(1))
+    save(tmp_path, example(2))
+    with pytest.raises(
+        SerialError, match=r"step-00000002 does not fit .* params/layers/0/w: .* float32\[3, 5\], got .*4\]"
+    ):
+        load(tmp_path, example(0, width=5))
+    with pytest.raises(SerialError, match="root: the data has 'step', 'key'"):
+        load(tmp_path, {})
+    with pytest.raises(SerialError, match="extra: the target has 'ema', which the data has not"):
+        load(tmp_path, example(0)._replace(extra={"ema": torch.zeros(1)}))
+
+
+def test_a_part_can_be_loaded(tmp_path: Path) -> None:
+    save(tmp_path, example(4)._asdict(), step=4)
+    found = load(tmp_path, {"params": tree.zeros_like(example(0).params)}, subset=True, warn=quiet)
+    assert same(found.state["params"], example(4).params)
+
+
+def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
+    was = {
+        "optimizer.learning_rate": "0.001",
+        "pipe.store": "x",
+        "gone": "1",
+        "step.optimizer.learning_rate": "0.001",
+    }
+    now = {
+        "optimizer.learning_rate": "0.01",
+        "pipe.store": "x",
+        "ema": "0.9",
+        "step.optimizer.learning_rate": "0.01",
+    }
+    save(tmp_path, example(1), fingerprint=was)
+    load(tmp_path, example(0), fingerprint=was, warn=quiet)
+    load(tmp_path, example(0), warn=quiet)
+    with pytest.raises(ValueError, match="saved by another run") as caught:
+        load(tmp_path, example(0), fingerprint=now)
+    assert "optimizer.learning_rate was 0.001, is 0.01" in str(caught.value)
+    assert "gone was 1, is not there" in str(caught.value)
+    assert "ema was not there, is 0.9" in str(caught.value)
+    assert "pipe.store" not in str(caught.value)
+    assert "step.optimizer.learning_rate" not in str(caught.value)
+    save(tmp_path, example(2))
+    with pytest.raises(ValueError, match=r"has no fingerprint.*fingerprint=None"):
+        load(tmp_path, example(0), fingerprint=now)
+
+
+def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, example(1))
+    there = checkpoint.manifest.environment() | {"threads": 99, "python": "2.7"}
+    monkeypatch.setattr(checkpoint.manifest, "environment", lambda: there)
+    heard: list[str] = []
+    assert load(tmp_path, example(0), warn=heard.append).step == 1
+    told = f"threads was {torch.get_num_threads()}, is 99; the run may not go on bit for bit"
+    assert heard == [f"checkpoint.load: step-00000001: {told}"]
+    with pytest.warns(UserWarning, match="threads was"):
+        load(tmp_path, example(0))
+
+
+# --- damage
+
+
+@pytest.fixture(scope="module")
+def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    corrupt_checkpoint.make(run)
+    return run
+
+
+@pytest.mark.parametrize("kind", corrupt_checkpoint.KINDS)
+def test_damage_is_noticed_named_and_survived(kind: str, damaged_run: Path) -> None:
+    for i in range(17):  # of each of twelve kinds
+        assert corrupt_checkpoint.trial(damaged_run, kind, random.Random(f"suite {i}")) == [
+            "noticed",
+            "named",
+            "loaded",
+        ]
+
+
+def test_every_bit_of_a_small_checkpoint(tmp_path: Path) -> None:
+    value = {"w": torch.ones(2)}
+    save(tmp_path, value, step=1)
+    path = save(tmp_path, value, step=2) / "state.msgpack"
+    data = path.read_bytes()
+    for i in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[i // 8] ^= 1 << i % 8
+        path.write_bytes(bad)
+        found = load(tmp_path, value, warn=lambda told: None)
+        assert (found.step, found.refused[0].leaves) == (1, ("w",))
+
+
+def test_when_all_are_damaged_each_is_told(tmp_path: Path) -> None:
+    for step in (1, 2):
+        os.truncate(save(tmp_path, example(step)) / "state.msgpack", 100)
+    heard: list[str] = []
+    with pytest.raises(
+        ValueError, match=r"no good checkpoint: .*step-00000002.*cut off.*step-00000001.*cut off"
+    ):
+        load(tmp_path, example(0), warn=heard.append)
+    assert len(heard) == 2
+    with pytest.warns(UserWarning, match="passed over a damaged checkpoint"), pytest.raises(ValueError):
+        load(tmp_path, example(0), step=2)
+
+
+def test_a_disk_that_cannot_read_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, example(1))
+    save(tmp_path, example(2))
+    original = state_file.read
+
+    def read(path: Path, *args: Any, **options: Any) -> Any:
+        if "step-00000002" in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(state_file, "read", read)
+    heard: list[str] = []
+    found = load(tmp_path, example(0), warn=heard.append)
+    assert found.step == 1
+    assert found.refused[0].file == "state.msgpack"
+    assert "Input/output error" in heard[0]
+
+
+def test_one_that_was_stepping_aside_is_still_there(tmp_path: Path) -> None:
+    path = save(tmp_path, example(1))
+    path.rename(path.with_name("step-00000001.old0"))
+    found = load(tmp_path, example(0), warn=quiet)
+    assert same(found.state, example(1))
+    save(tmp_path, example(1))
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
+
+
+# --- a disk that fails
+
+CALLS = (
+    "open",
+    "write",
+    "writev",
+    "fsync",
+    "close",
+    "mkdir",
+    "rename",
+    "listdir",
+    "unlink",
+    "rmdir",
+    "lseek",
+    "stat",
+)
+
+
+class Dead(BaseException):
+    """The process is gone: nothing that comes after works either, not even tidying up."""
+
+
+@contextmanager
+def failing(
+    name: str, number: int, error: Callable[[], BaseException], for_ever: bool
+) -> Iterator[list[str]]:
+    """Makes the n-th call of an `os` function fail (and, if for ever, all calls of all functions after
+    it)."""
+    originals = {call: getattr(os, call) for call in CALLS}
+    calls: list[str] = []
+    failed: list[str] = []
+    here = threading.get_ident()
+
+    def wrap(call: str) -> Callable:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            if threading.get_ident() != here:
+                return originals[call](*args, **options)
+            calls.append(call)
+            if (failed and for_ever) or (call == name and calls.count(name) == number and not failed):
+                failed.append(call)
+                raise error()
+            return originals[call](*args, **options)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for call in CALLS:
+            patch.setattr(os, call, wrap(call))
+        yield failed
+
+
+FAULTS: dict[str, tuple[Callable[[], BaseException], bool]] = {
+    "ENOSPC": (lambda: OSError(errno.ENOSPC, "No space left on device"), False),
+    "EIO for ever": (lambda: OSError(errno.EIO, "Input/output error"), True),
+    "killed": (Dead, True),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("again", [False, True], ids=["a new step", "the same step"])
+def test_whatever_call_fails_an_older_checkpoint_loads(
+    fault: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nobody pulls the plug here, and it takes time
+    error, for_ever = FAULTS[fault]
+    hit = 0
+    for name in CALLS:
+        for number in range(1, 100):
+            run = tmp_path / f"{name} {number}"
+            save(run, example(2))
+            new = example(2 if again else 3)._replace(key=torch.tensor([9, 9], dtype=torch.uint32))
+            raised = None
+            with failing(name, number, error, for_ever) as failed:
+                try:
+                    save(run, new, keep_last=1, warn=lambda told: None)
+                except (OSError, Dead) as problem:
+                    raised = problem
+            if not failed:
+                break
+            hit += 1
+            found = load(run, tree.zeros_like(example(0)), warn=quiet)
+            assert same(found.state, new) or (same(found.state, example(2)) and raised is not None)
+            if isinstance(raised, OSError):
+                assert "What was saved before is untouched" in str(raised)
+                assert raised.errno in (errno.ENOSPC, errno.EIO)
+            save(run, example(4), keep_last=1)  # and the next one goes well, and tidies up
+            assert os.listdir(run / "checkpoints") == ["step-00000004"]
+            shutil.rmtree(run)
+    assert hit > 20
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """A real refusal of the system: a limit on the size of files."""
+    save(tmp_path, example(1))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(
+            OSError, match=r"could not save .*step-00000002: File too large; make room there, and save"
+        ):
+            save(tmp_path, example(2, width=5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
+    assert load(tmp_path, example(0), warn=quiet).step == 1
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="make the folder writable, or choose another"):
+        save(tmp_path / "file", example(1))
+
+    def refuse(*args: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(
+        PermissionError, match=r"could not save .*: Permission denied; make the folder writable"
+    ):
+        save(tmp_path / "run", example(1))
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(descriptor: int) -> None:
+        done.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def note_rename(old: Path, new: Path) -> None:
+        done.append(f"rename {Path(old).name} {Path(new).name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    save(tmp_path / "run", example(1))
+    assert done == [
+        f"fsync {tmp_path.name}",
+        "fsync run",
+        "fsync state.msgpack",
+        "fsync manifest.json",
+        "fsync step-00000001.tmp",
+        "rename step-00000001.tmp step-00000001",
+        "fsync checkpoints",
+    ]
+
+
+@pytest.mark.parametrize("how", [[], ["--background"]], ids=["in the foreground", "in the background"])
+def test_kill_9_at_random_moments_loses_nothing(how: list[str]) -> None:
+    program = [sys.executable, str(ROOT / "benchmarks" / "kill_checkpoint.py"), "--kills", "20", *how]
+    done = subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kills 20, " in done.stdout
+    assert done.stdout.endswith("lost 0\n")

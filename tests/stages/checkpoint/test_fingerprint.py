@@ -1,0 +1,262 @@
+"""Whatever changes what a run computes changes its fingerprint, by name; nothing else does."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from pure.types import GradientTransformation
+from stages.checkpoint import checkpoint
+from stages.checkpoint.fingerprint import fingerprint
+from stages.checkpoint.manifest import differences
+from stages.stage import Stage
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    width: int = 8
+    dtype: torch.dtype = torch.float32
+
+
+class Tokenizer(NamedTuple):
+    spec: dict[str, Any]
+    encode: Callable
+    decode: Callable
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+class Pipe:
+    """A plain class, as a user may write one."""
+
+    def __init__(self, batches: list, seed: int) -> None:
+        self.batches, self.seed = batches, seed
+
+
+def begin(key: Any, *, optimizer: Any, config: Any) -> None: ...
+
+
+def step(state: Any, batch: Any, *, loss: Any, optimizer: Any) -> None: ...
+
+
+def loss(params: Any, batch: Any, *, config: Any, reference: Any, beta: float) -> None: ...
+
+
+def update(updates: Any, state: Any, *, learning_rate: Any) -> None: ...
+
+
+def closed(updates: Any, rate: float) -> Callable:
+    def inner(state: Any) -> Any:
+        return updates, rate, state, inner
+
+    return inner
+
+
+def make(
+    learning_rate: Any = 0.001,
+    config: Config | None = None,
+    beta: float = 0.1,
+    reference: Any = None,
+    pipe: Any = (1, 2),
+    spec: Any = None,
+) -> dict[str, str]:
+    """The fingerprint of a small run."""
+    config = config or Config()
+    reference = {"w": torch.arange(6.0)} if reference is None else reference
+    optimizer = GradientTransformation(partial(max), partial(update, learning_rate=learning_rate))
+    stage = Stage(
+        partial(begin, optimizer=optimizer, config=config),
+        partial(step, loss=partial(loss, config=config, reference=reference, beta=beta), optimizer=optimizer),
+    )
+    cache: dict = {}
+    tokenizer = Tokenizer(
+        spec or {"merges": [("a", "b")] * 100}, partial(cache.get, 1), partial(cache.get, 2)
+    )
+    return fingerprint(stage, pipe, tokenizer)
+
+
+def test_it_is_flat_readable_and_tells_each_thing_once() -> None:
+    found = make()
+    assert found["optimizer.learning_rate"] == "0.001"
+    assert found["config.width"] == "8"
+    assert found["config.dtype"] == "torch.float32"
+    assert found["loss.beta"] == "0.1"
+    assert found["step"].endswith("test_fingerprint.step")
+    assert re.fullmatch(r"float32\[6\] sha256:[0-9a-f]{32}", found["loss.reference.w"])
+    assert found["pipe"] == "(1, 2)"
+    assert found["tokenizer.merges"].startswith("list of 100, sha256:")
+    assert "loss.config.width" not in found
+    assert all(type(key) is type(value) is str for key, value in found.items())
+    assert make() == found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"learning_rate": 0.01}, ["optimizer.learning_rate was 0.001, is 0.01"]),
+        ({"learning_rate": torch.tensor(0.5)}, ["optimizer.learning_rate was 0.001, is 0.5 float32"]),
+        ({"config": Config(width=16)}, ["config.width was 8, is 16"]),
+        ({"beta": 0.2}, ["loss.beta was 0.1, is 0.2"]),
+        ({"pipe": (1, 3)}, ["pipe was (1, 2), is (1, 3)"]),
+        ({"reference": {"w": torch.arange(6.0) + 1e-7}}, ["loss.reference.w has other contents"]),
+        (
+            {"reference": {"w": torch.arange(6.0).double()}},
+            ["loss.reference.w has other contents, float64[6] instead of float32[6]"],
+        ),
+        ({"spec": {"merges": [("a", "c")] * 100}}, ["tokenizer.merges has other contents"]),
+    ],
+)
+def test_a_change_has_a_name(change: dict, told: list[str]) -> None:
+    found = differences(make(), make(**change))
+    assert len(found) == len(told)
+    assert all(line.startswith(start) for line, start in zip(found, told, strict=True))
+
+
+def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
+    state = {"w": torch.zeros(1)}
+    checkpoint.save(tmp_path, state, step=1, fingerprint=make())
+    checkpoint.load(tmp_path, state, fingerprint=make())
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate was 0.001, is 0.01. Set these back"):
+        checkpoint.load(tmp_path, state, fingerprint=make(learning_rate=0.01))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda x: x + 1, lambda x: x + 2),
+        (lambda x: (x, lambda y: y + 1), lambda x: (x, lambda y: y + 2)),
+        (closed(1, 0.5), closed(1, 0.6)),
+        (partial(step, 1), partial(step, 2)),
+        (partial(step, 1, 2), partial(step, 1)),
+        (begin, step),
+        (torch.zeros(3), torch.zeros(3, dtype=torch.bfloat16)),
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.zeros(100), torch.zeros(100).index_fill(0, torch.tensor(99), 1)),
+        (torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)),
+        (np.arange(5), np.arange(6)),
+        (np.arange(9), np.arange(9).astype("int32")),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": 1}, {"b": 1}),
+        ([1, 2], (1, 2)),
+        (list(range(100)), [*range(99), 0]),
+        (
+            {str(i): torch.ones(9) * i for i in range(50)},
+            {str(i): torch.ones(9) * max(i, 1) for i in range(50)},
+        ),
+        ({1, 2}, {1, 3}),
+        ("x" * 1000, "x" * 999 + "y"),
+        (Config(), replace(Config(), dtype=torch.float64)),
+        (Color.RED, 1),
+        (Pipe([1], 0), Pipe([1], 1)),
+        (Pipe([1], 0).__init__, Pipe([1], 1).__init__),
+        (re.compile("a"), re.compile("a", re.IGNORECASE)),
+        (range(3), range(4)),
+        (torch.float32, torch.float64),
+        (functools.lru_cache(closed(1, 2)), functools.lru_cache(closed(1, 3))),
+        (Config, Pipe),
+        (None, False),
+        (float("nan"), float("inf")),
+    ],
+)
+def test_different_things_differ_and_equal_things_do_not(one: Any, other: Any) -> None:
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one) == fingerprint(one)
+    assert fingerprint(partial(step, loss=one)) != fingerprint(partial(step, loss=other))
+
+
+def test_what_a_compiler_wraps_is_what_it_was() -> None:
+    inner = closed(1, 2.5)
+    assert fingerprint(torch.compile(inner)) == fingerprint(inner)
+
+
+def test_functions_that_refer_to_themselves() -> None:
+    found = fingerprint(closed(1, 2.5))
+    assert found["rate"] == "2.5"
+    assert found["inner"] == "itself"
+
+
+def test_fields_of_a_pair_that_disagree_are_told_apart() -> None:
+    pair = GradientTransformation(partial(update, learning_rate=1), partial(update, learning_rate=2))
+    found = fingerprint(pair)
+    assert found["learning_rate"] == "1"
+    assert found["update.learning_rate"] == "2"
+
+
+def test_a_digest_or_a_method_stands_for_all_the_rest() -> None:
+    class Store(NamedTuple):
+        tokens: Any
+        digest: str
+
+    class Own:
+        __slots__ = ()
+
+        def fingerprint(self) -> str:
+            return "mine"
+
+    assert fingerprint(Store(object(), "abc"))[""].endswith("Store abc")
+    assert fingerprint(Own())[""].endswith("Own mine")
+
+
+def test_what_cannot_be_looked_into_is_named() -> None:
+    with pytest.raises(
+        TypeError, match=r"cannot look into partial\.loss\.generator, of type torch\..*Generator; bind a"
+    ):
+        fingerprint(partial(step, loss={"generator": torch.Generator()}))
+
+
+def test_a_large_map_of_a_file_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.checkpoint.fingerprint._WHOLE", 1000)
+    monkeypatch.setattr("stages.checkpoint.fingerprint._SAMPLES", 10)
+    monkeypatch.setattr("stages.checkpoint.fingerprint._SAMPLE", 16)
+    np.arange(5000, dtype=np.uint16).tofile(tmp_path / "tokens")
+    mapped = np.memmap(tmp_path / "tokens", np.uint16, "r")
+    found = fingerprint(mapped)
+    assert found[""].startswith("uint16[5000] sha256:")
+    assert found[""].endswith(" (sampled)")
+    np.arange(1, 5001, dtype=np.uint16).tofile(tmp_path / "tokens")
+    assert fingerprint(np.memmap(tmp_path / "tokens", np.uint16, "r")) != found
+
+
+PROGRAM = """
+import sys
+from functools import partial
+import torch
+from pure.types import GradientTransformation
+from stages.checkpoint.fingerprint import fingerprint
+
+def outer(names):
+    return lambda x: (x, names, "literal" in {"a", "b"})
+
+thing = partial(max, key=outer({"one", "two", "three"}), tree={"w": torch.arange(9), "f": torch.relu, "o": object})
+for item in sorted(fingerprint(thing, {"x": frozenset("abcdef"), "y": {max, min, abs}}, len).items()):
+    print(item)
+"""
+
+
+def test_it_is_the_same_in_every_process() -> None:
+    seen = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, check=True
+        )
+        seen.add(done.stdout)
+    assert len(seen) == 1
+    assert b"0x" not in seen.pop()

@@ -1,0 +1,124 @@
+"""A manifest is read as it was written, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.checkpoint import manifest
+from stages.checkpoint.manifest import LeafRecord, Manifest
+
+
+def example() -> Manifest:
+    leaf = LeafRecord("params/w", "float32", [2], 8, "ab" * 32, "cd" * 32, [[12, 8]])
+    about = manifest.about(
+        3, 0.5, {"note": "ärger", "list": [1, {"a": None}]}, {"optimizer.learning_rate": "0.1"}
+    )
+    return about._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
+
+
+def test_it_comes_back_and_is_json_that_others_can_read() -> None:
+    data = manifest.encode(example())
+    assert manifest.decode(data) == example()
+    body = json.loads(data)
+    digest = hashlib.sha256(b"cd" * 32 + b"ab" * 32 + b"cd" * 32 + b"ab" * 32).hexdigest()
+    assert body["files"] == {"state.msgpack": {"bytes": 23, "sha256_of_leaves": digest}}
+    assert body["leaves"][0]["path"] == "params/w"
+    assert body["environment"]["torch"]
+    assert manifest.read(io.BytesIO(data)) == example()
+
+
+def test_metadata_becomes_json_when_it_is_given_not_when_it_is_read() -> None:
+    told = manifest.about(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
+    back = manifest.decode(manifest.encode(told))
+    assert back.metadata == {"2": [1, 2], "10": math.inf, "x": 0.1}
+    assert back.score is not None
+    assert math.isnan(back.score)
+    with pytest.raises(TypeError, match="metadata must be JSON: Object of type set is not JSON serializable"):
+        manifest.about(0, None, {"x": {1}}, None)
+
+
+def test_every_flipped_bit_is_noticed() -> None:
+    data = manifest.encode(example())
+    for i in range(8 * len(data)):
+        bad = bytearray(data)
+        bad[i // 8] ^= 1 << i % 8
+        with pytest.raises(ValueError):
+            manifest.decode(bytes(bad))
+
+
+def test_every_truncation_is_noticed() -> None:
+    data = manifest.encode(example())
+    for n in range(len(data)):
+        with pytest.raises(ValueError):
+            manifest.decode(data[:n])
+
+
+LEAF: Mapping[str, object] = example().leaves[0]._asdict()
+
+
+def signed(**changes: object) -> bytes:
+    """A manifest with other fields and the right checksum: damage that its author meant."""
+    body = json.loads(manifest.encode(example())) | changes
+    body["sha256"] = manifest._digest(body)
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format 2; this program reads format 1"),
+        ({"step": -1}, "whole and not negative"),
+        ({"step": True}, "whole and not negative"),
+        ({"files": {}}, "not a manifest"),
+        ({"files": {"state.msgpack": {"bytes": 1.5}}}, "whole and not negative"),
+        ({"files": {"state.msgpack": {"bytes": 7}}}, "do not cover the file"),
+        ({"files": {"state.msgpack": {"bytes": 23}}}, "not written as manifests are"),
+        ({"leaves": [LEAF | {"spans": [[15, 8]]}]}, "not written as manifests are"),
+        ({"leaves": [LEAF | {"spans": [[15, 9]]}]}, "do not cover the file"),
+        ({"leaves": [LEAF | {"spans": [[15, 8], [3, 8]]}]}, "do not cover the file"),
+        ({"leaves": [LEAF | {"spans": [[15]]}]}, "spans must be pairs"),
+        ({"leaves": [LEAF | {"spans": [[15, "8"]]}]}, "whole and not negative"),
+        ({"leaves": [LEAF | {"shape": None}]}, "not a manifest"),
+        ({"leaves": [LEAF | {"sha256": 3, "spans": [[15, 8]]}]}, "wrong type"),
+        ({"leaves": [{"path": "x"}]}, "not a manifest"),
+        ({"leaves": 3}, "not a manifest"),
+        ({"score": "low"}, "wrong type"),
+        ({"metadata": []}, "metadata and environment must be objects"),
+        ({"fingerprint": 1}, "fingerprint must be an object or null"),
+        ({}, "it is not written as manifests are"),
+    ],
+)
+def test_fields_are_checked_even_if_the_checksum_is_right(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        manifest.decode(signed(**changes))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[]", b"[" * 100_000, b"\xff", b'{"sha256": 1}', b"1" * 5000]
+)
+def test_what_is_no_manifest_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        manifest.decode(data)
+
+
+@given(st.binary(max_size=100), st.integers(0, 2000), st.integers(0, 20))
+def test_random_changes_raise_only_value_errors(new: bytes, place: int, length: int) -> None:
+    data = manifest.encode(example())
+    bad = data[:place] + new + data[place + length :]
+    if bad != data:
+        with pytest.raises(ValueError):
+            manifest.decode(bad)
+
+
+def test_one_longer_than_any_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_LARGEST", 100)
+    with pytest.raises(ValueError, match="at most 100 bytes"):
+        manifest.read(io.BytesIO(manifest.encode(example())))

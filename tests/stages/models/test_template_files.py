@@ -1,0 +1,66 @@
+"""Chat templates in all the places where a folder may have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.models import template_files
+from stages.models.template_files import Templates
+
+
+def test_one_template_is_a_file_and_several_are_a_field() -> None:
+    assert template_files.written(Templates("a")) == ({"chat_template.jinja": "a"}, {})
+    assert template_files.written(Templates()) == ({}, {})
+    files, field = template_files.written(Templates("a", (("rag", "b"),)))
+    assert files == {}
+    assert field == {
+        "chat_template": [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}]
+    }
+
+
+@pytest.mark.parametrize("templates", [Templates(), Templates("a"), Templates("a", (("b", "c"),)),
+                                       Templates(None, (("b", "c"), ("d", "e")))])  # fmt: skip
+def test_what_is_written_is_read(templates: Templates, tmp_path: Path) -> None:
+    files, field = template_files.written(templates)
+    for name, text in {**files, "tokenizer_config.json": json.dumps(field)}.items():
+        (tmp_path / name).write_text(text)
+    assert template_files.read(tmp_path) == templates
+
+
+def test_files_of_their_own_replace_the_field(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "old"}')
+    assert template_files.read(tmp_path) == Templates("old")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("r")
+    assert template_files.read(tmp_path) == Templates(None, (("rag", "r"),))
+    (tmp_path / "chat_template.jinja").write_text("new")
+    assert template_files.read(tmp_path) == Templates("new", (("rag", "r"),))
+
+
+def test_a_processors_file_counts_alone_and_must_not_contradict(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.json").write_text('{"chat_template": "a"}')
+    assert template_files.read(tmp_path) == Templates("a")
+    (tmp_path / "chat_template.jinja").write_text("a")
+    assert template_files.read(tmp_path) == Templates("a")
+    (tmp_path / "chat_template.jinja").write_text("b")
+    with pytest.raises(ValueError, match=r"chat_template\.json: its template is not the tokenizer's"):
+        template_files.read(tmp_path)
+
+
+@pytest.mark.parametrize("value", [5, ["a"], [{"name": "a"}], {"a": 5}])
+def test_another_type_is_refused(value: object, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template must be a text, or a list"):
+        template_files.read(tmp_path)
+
+
+def test_templates_of_a_gguf_file() -> None:
+    fields = {
+        "tokenizer.chat_template": "a",
+        "tokenizer.chat_template.rag": "b",
+        "tokenizer.chat_templates": ["rag"],
+    }
+    assert template_files.from_gguf(fields) == Templates("a", (("rag", "b"),))

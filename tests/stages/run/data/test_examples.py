@@ -1,0 +1,149 @@
+"""Rows from files or made here, split so that nothing is in both parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipes.chat.chat import ChatTemplate, chat_template
+from stages.run.data import examples
+from stages.run.options.tuning import SFTOptions
+from tests.data_pipes.chats import tokenizer
+
+WORDS, TEMPLATE = tokenizer(), chat_template()
+
+
+def read(tmp_path: Path, rows: list[dict], kind: str = "conversations", **options: object) -> examples.Data:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = {
+        "model_path": "",
+        "data_path": str(tmp_path / "rows.jsonl"),
+        "output_dir": str(tmp_path / "run"),
+    } | options
+    return getattr(examples, kind)(SFTOptions(**chosen), WORDS, TEMPLATE, say=lambda text: None)
+
+
+def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path) -> None:
+    rows = [{"prompt": f"a {i}", "completion": f"b {i}"} for i in range(50)]
+    for wanted, count in ((4, 4), (100, 10), (0, 0)):
+        found = read(tmp_path, rows, held_out=wanted)
+        assert (len(found.train), len(found.held_out)) == (50 - count, count)
+        parts = [{WORDS.decode(x.tokens) for x in part} for part in found]
+        assert not parts[0] & parts[1]
+        assert len(parts[0] | parts[1]) == 50
+
+
+def test_prompts_keep_text_and_row(tmp_path: Path) -> None:
+    found = read(
+        tmp_path, [{"question": f"q {i}", "answer": str(i)} for i in range(10)], "questions", held_out=0
+    )
+    assert found.train[3].text == "q 3"
+    assert found.train[3].row["answer"] == "3"
+    assert WORDS.decode(found.train[3].tokens).endswith("<|im_start|>assistant\n")
+
+
+def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: chosen.*--on_bad skip"):
+        read(tmp_path, rows, "pairs")
+    assert len(read(tmp_path, rows, "pairs", on_bad="skip").train) == 1
+    assert "rows.jsonl:1" in (tmp_path / "run" / examples.BAD).read_text()
+    read(tmp_path, rows, "pairs", on_bad="skip")
+    assert len((tmp_path / "run" / examples.BAD).read_text().splitlines()) == 1
+    with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were passed over, see"):
+        read(tmp_path, rows[:1], "pairs", on_bad="skip")
+
+
+MARKED = chat_template(
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
+    "{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+    "{% endfor %}"
+)
+PLAIN = chat_template(
+    MARKED.source.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
+@pytest.mark.parametrize("kind", ["conversations", "pairs"])
+def test_weights_tools_and_calls_reach_the_template_and_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: ChatTemplate, kind: str
+) -> None:
+    monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", template)
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "wrong", "weight": 0},
+        {"role": "user", "content": "no"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "weight": 1},
+    ]
+    other = [*turns[:3], {"role": "assistant", "content": "bad"}]
+    row = {"messages": turns, "chosen": turns, "rejected": other, "tools": [{"name": "add"}]}
+    (found,) = read(tmp_path, [row], kind, held_out=0).train
+    encoded = found.chosen if kind == "pairs" else found
+    text = WORDS.decode(encoded.tokens)
+    assert text.startswith('[{"name": "add"}]<|im_start|>user')
+    assert "wrong<|im_end|>" in text
+    learned = WORDS.decode(encoded.tokens[encoded.trained])
+    assert learned == '[{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]<|im_end|>'
+
+
+PICKY = chat_template(
+    "{% for m in messages %}{% if 'refuse' in m.content %}{{ raise_exception('no such words,\nplease') }}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", ["conversations", "pairs", "questions"])
+def test_a_row_that_the_template_refuses_is_a_bad_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(examples, "BATCH", 2)
+    rows = [
+        {
+            "prompt": f"refuse {i}" if i in (1, 4) else f"a {i}",
+            "chosen": "b",
+            "rejected": "c",
+            "completion": "d",
+        }
+        for i in range(7)
+    ]
+    monkeypatch.setattr("tests.stages.run.data.test_examples.TEMPLATE", PICKY)
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:2: the chat template failed: no such words, please; or .*skip"
+    ):
+        read(tmp_path, rows, kind)
+    found = read(tmp_path, rows, kind, on_bad="skip", held_out=0)
+    assert len(found.train) == 5
+    noted = [json.loads(line) for line in (tmp_path / "run" / examples.BAD).read_text().splitlines()]
+    assert [bad["name"] for bad in noted] == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (2, 5)]
+    if kind == "questions":
+        assert [asked.text for asked in found.train] == [f"a {i}" for i in (0, 2, 3, 5, 6)]
+
+
+def test_no_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no row is left"):
+        read(tmp_path, [])
+
+
+def test_embedded_rows_need_no_file() -> None:
+    options = SFTOptions(model_path="", examples=30, held_out=10)
+    found = examples.conversations(options, WORDS, TEMPLATE, say=lambda text: None)
+    assert (len(found.train), len(found.held_out)) == (30, 10)
+
+
+def test_an_answer_continues_the_turn_that_its_prompt_ends_with(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "It is"}]
+    found = read(
+        tmp_path, [{"prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}], held_out=0
+    )
+    example = found.train[0]
+    assert WORDS.decode(example.tokens).endswith("<|im_start|>assistant\nIt is 2.<|im_end|>\n")
+    assert WORDS.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
+    prompt = read(tmp_path, [{"prompt": asked}], "questions", held_out=0).train[0].tokens
+    assert example.tokens[: len(prompt)].tolist() == prompt.tolist()

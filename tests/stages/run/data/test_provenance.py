@@ -1,0 +1,103 @@
+"""Data is used again only for what it was made from; a folder that moved is still the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipes import tokenizer as tokenizers
+from stages.run.data import provenance
+from stages.run.options.pretrain import PretrainOptions
+from tests.stages.small import write_text
+
+
+def options(**changes: Any) -> PretrainOptions:
+    return PretrainOptions(**changes)
+
+
+def told(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (300, 300)) -> str:
+    """What is refused, or ""."""
+    try:
+        provenance.refuse_another(Path("run"), provenance.of(was, sizes[0]), provenance.of(now, sizes[1]))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_the_same_flags_are_the_same(tmp_path: Path) -> None:
+    text = str(write_text(tmp_path / "text"))
+    assert told(options(data_path=text), options(data_path=text)) == ""
+    assert told(options(), options()) == ""
+
+
+def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "text")
+    monkeypatch.chdir(tmp_path)
+    was = options(data_path=str(tmp_path / "text"))
+    assert told(was, options(data_path="text")) == ""
+    shutil.copytree(tmp_path / "text", tmp_path / "copy")
+    assert told(was, options(data_path="copy")) == ""
+
+
+def test_a_source_that_is_not_here_any_more_is_believed(tmp_path: Path) -> None:
+    text = str(write_text(tmp_path / "text"))
+    before = provenance.of(options(data_path=text), 300)
+    shutil.rmtree(text)
+    provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=text), 300))
+    with pytest.raises(ValueError, match="--data_path was"):
+        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path="elsewhere"), 300))
+
+
+def test_text_that_changed_is_refused(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "text", documents=2)
+    before = provenance.of(options(data_path=str(text)), 300)
+    (text / "2.txt").write_text("more")
+    with pytest.raises(
+        ValueError, match=r"--data_path was .*text \(2 files, .* bytes\), is .*text \(3 files"
+    ):
+        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=str(text)), 300))
+    (text / "2.txt").unlink()
+    os.rename(text / "1.txt", text / "9.txt")
+    with pytest.raises(ValueError, match="--data_path was"):
+        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=str(text)), 300))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"held_out": 0.2}, "--held_out was 0.05, is 0.2"),
+        ({"filter": True}, "--filter was False, is True"),
+        ({"field": "body"}, "--field was text, is body"),
+        ({"encoding": "latin-1"}, "--encoding was utf-8, is latin-1"),
+        ({"data_path": "owner/name"}, "--data_path was embedded, is owner/name"),
+    ],
+)
+def test_other_flags_are_named(changes: dict[str, Any], words: str) -> None:
+    message = told(options(), options(**changes))
+    assert words in message
+    assert "Set these back, or choose another --output_dir" in message
+
+
+def test_tokenizers_are_compared_by_what_they_do(tmp_path: Path) -> None:
+    one = tokenizers.save(tokenizers.train(["low lower"], 262), tmp_path / "one.json")
+    two = tokenizers.save(tokenizers.train(["wide wider"], 262), tmp_path / "two.json")
+    copy = shutil.copy(one, tmp_path / "copy.json")
+    given = options(tokenizer_path=str(one))
+    assert told(given, options(tokenizer_path=str(copy))) == ""
+    assert "--tokenizer_path was" in told(given, options(tokenizer_path=str(two)))
+    assert "is one trained here, of 300 ids" in told(given, options())
+    assert "of 300 ids, is one trained here, of 400 ids" in told(options(), options(), (300, 400))
+
+
+def test_the_tokenizer_of_a_model_is_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "run" / "final_model").mkdir(parents=True)
+    found = provenance.tokenizer_path(options(model_path=str(tmp_path / "run")))
+    assert found == str(tmp_path / "run" / "final_model" / "tokenizer.json")
+    assert provenance.tokenizer_path(options(model_path="m", tokenizer_path="t.json")) == "t.json"
+    assert provenance.tokenizer_path(options()) is None

@@ -1,0 +1,93 @@
+"""Numbers that cannot work are refused by the name of their flag, before any work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stages.run.options import ranges
+from stages.run.options import tuning as flags
+from stages.run.options.pretrain import PretrainOptions
+
+GOOD = (
+    PretrainOptions(),
+    flags.SFTOptions(model_path=""),
+    flags.GRPOOptions(model_path=""),
+    flags.PPOOptions(model_path=""),
+)
+
+
+@pytest.mark.parametrize("options", GOOD, ids=lambda options: type(options).__name__)
+def test_the_defaults_are_fine(options: object) -> None:
+    ranges.refuse(options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("warmup", math.nan),
+        ("final_learning_rate", -2.0), ("weight_decay", -0.1), ("max_grad_norm", -1.0), ("z_loss", math.inf),
+        ("label_smoothing", 1.0), ("label_smoothing", math.nan), ("seed", 2**32), ("seed", -1), ("max_steps", 0),
+        ("max_steps", 99999999999), ("save_every", -3), ("eval_every", -1), ("patience", -1), ("batch_size", 0),
+        ("gradient_accumulation", 3), ("ema", 1.5), ("ema", math.nan),
+    ],
+)  # fmt: skip
+def test_each_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^--{name}"):
+        ranges.refuse(replace(PretrainOptions(), **{name: value}))
+
+
+def test_patience_without_validations_never_acts() -> None:
+    with pytest.raises(ValueError, match="--eval_every 0 makes none"):
+        ranges.refuse(replace(PretrainOptions(), patience=2, eval_every=0))
+
+
+GRPO, PPO = flags.GRPOOptions(model_path=""), flags.PPOOptions(model_path="")
+DPO, SFT = flags.DPOOptions(model_path=""), flags.SFTOptions(model_path="")
+REFUSED = (
+    (GRPO, {"samples": 0}, "^--samples: expected at least 1"), (GRPO, {"samples": 1}, "^--samples 1: a group of one"),
+    (GRPO, {"temperature": 0.0}, "^--temperature: expected a finite number above 0"), (GRPO, {"beta": -0.1}, "^--beta"),
+    (GRPO, {"temperature": math.inf}, "^--temperature"), (GRPO, {"max_new_tokens": 0}, "^--max_new_tokens"),
+    (GRPO, {"top_p": 0.0}, r"^--top_p: expected a probability in \(0, 1\]"), (PPO, {"top_p": 1.5}, "^--top_p"),
+    (GRPO, {"top_k": 0}, "^--top_k"), (GRPO, {"iterations": 0}, "^--iterations"), (SFT, {"ema": 1.0}, "^--ema"),
+    (SFT, {"examples": 0}, "^--examples"), (SFT, {"held_out": -1}, "^--held_out"),
+    (SFT, {"lora_rank": 0}, "^--lora_rank"),
+    (SFT, {"examples": 5, "data_path": "a.jsonl"}, "^--examples 5 counts embedded rows, and --data_path a.jsonl"),
+    (SFT, {"split": "test"}, "^--split test: the embedded data is one"), (GRPO, {"subset": "x"}, "^--subset x"),
+    (PretrainOptions(), {"subset": "x"}, "^--subset x: the embedded data is one data set"),
+    (SFT, {"lora_dropout": 1.0}, "^--lora_dropout"), (SFT, {"label_smoothing": 1.0}, "^--label_smoothing"),
+    (SFT, {"patience": 2, "eval_every": 5, "held_out": 0}, "^--patience 2 needs rows .*--held_out 0 leaves none"),
+    (SFT, {"eval_every": 5, "held_out": 0}, "^--eval_every 5 needs rows to validate on"),
+    (SFT, {"batch_size": 12, "gradient_accumulation": 8}, "does not divide --batch_size 12.*accumulation 6 would"),
+    (PPO, {"batch_size": 12, "minibatches": 5}, "^--minibatches 5 does not divide --batch_size 12"),
+    (PPO, {"batch_size": 12, "minibatches": 4, "gradient_accumulation": 2}, r"a minibatch \(--batch_size 12 / --minib"),
+    (PPO, {"target_kl": 0.1, "beta": 0.0}, "^--target_kl steers --beta"), (PPO, {"epochs": 0}, "^--epochs"),
+    (DPO, {"label_smoothing": 0.1}, "has no effect on --variant sigmoid"),
+    (DPO, {"beta": 0.0}, "^--beta 0 makes the loss"),
+    (DPO, {"label_smoothing": 0.5, "variant": "robust"}, r"share in \[0, 0.5\) for --variant robust"),
+    (GRPO, {"reward_weights": (1.0, 2.0)}, r"^--reward_weights has 2 numbers for 1 rewards \(correct\)"),
+    (GRPO, {"reward_weights": (math.nan,)}, "finite numbers"), (GRPO, {"reward_weights": (0.0,)}, "not all of them 0"),
+    (PretrainOptions(), {"held_out": 0.0}, "^--held_out: expected a share"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "changes", "words"), REFUSED, ids=str)
+def test_those_of_later_rungs_and_what_contradicts_itself(options: Any, changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        ranges.refuse(replace(options, **changes))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_fits_together_is_accepted() -> None:
+    for options in (
+        replace(PPO, batch_size=12, minibatches=3, gradient_accumulation=2),
+        replace(GRPO, reward_weights=(-1.0,)),
+        replace(DPO, variant="robust", label_smoothing=0.1),
+        replace(DPO, variant="orpo", beta=0.0),
+        replace(SFT, held_out=0),
+        replace(GRPO, top_p=1.0, top_k=1, beta=0.0),
+    ):
+        ranges.refuse(options)

@@ -1,0 +1,36 @@
+"""What rewards are made of: their files, weights and columns, each under a name of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.models import reward_model
+from stages.run.rewards.identity import identity
+from tests.stages.models.test_reward_model import scored
+
+ROWS = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": "y", "hint": None}]
+
+
+def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
+    file, folder = tmp_path / "mine.py", tmp_path / "model"
+    file.write_text("def f(p, c, r): return 1\n")
+    reward_model.save(folder, scored())
+    named = ("correct", f"{file}:f", str(folder))
+    before = identity(named, ROWS)
+    assert list(before) == [
+        "reward f's file mine.py",
+        "reward model's weights",
+        "the rows' column prompt",
+        "the rows' column answer",
+        "the rows' column hint",
+    ]
+    assert identity(named, [dict(row) for row in ROWS]) == before
+    file.write_text("def f(p, c, r): return 2\n")
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    after = identity(named, [ROWS[0], {**ROWS[1], "answer": "z"}])
+    assert [name for name in before if before[name] != after[name]] == [
+        "reward f's file mine.py",
+        "reward model's weights",
+        "the rows' column answer",
+    ]

@@ -1,0 +1,46 @@
+"""Calls of libc."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+import pytest
+
+from stages.sandbox.kernel import call, prctl, system_call
+from tests.stages.sandbox.apart import apart
+
+PR_GET_NAME = 16
+
+
+def test_a_call_returns_what_it_returns() -> None:
+    assert call("getpid") == os.getpid()
+
+
+def test_bytes_and_none_are_pointers_and_integers_are_long() -> None:
+    assert call("strlen", b"four") == 4
+    assert call("access", b"/", 0) == 0
+    with pytest.raises(OSError) as raised:
+        call("lseek", 10**9, 2**40, 0)
+    assert raised.value.errno == errno.EBADF
+
+
+def test_an_error_names_the_call() -> None:
+    with pytest.raises(OSError, match="chdir: No such file") as raised:
+        call("chdir", b"/no/such/folder")
+    assert raised.value.errno == errno.ENOENT
+
+
+def test_a_system_call_is_named_by_the_caller() -> None:
+    with pytest.raises(OSError, match="landlock_add_rule: "):
+        system_call("landlock_add_rule", 445, -1, 1, None, 0)
+
+
+def test_prctl() -> None:
+    name = ctypes.create_string_buffer(16)
+    assert prctl(PR_GET_NAME, ctypes.addressof(name)) == 0
+    assert name.value
+    assert (
+        apart("from stages.sandbox.kernel import *; prctl(PR_SET_NO_NEW_PRIVS, 1); print(prctl(39))") == "1"
+    )

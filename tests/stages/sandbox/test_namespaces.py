@@ -1,0 +1,72 @@
+"""Namespaces and rights."""
+
+from __future__ import annotations
+
+import ast
+import os
+
+from stages.sandbox import namespaces, sandbox
+from stages.sandbox.namespaces import NOBODY
+from stages.sandbox.sandbox import Isolation
+from tests.stages.sandbox.apart import apart
+
+ENTER = """
+import os
+from stages.sandbox import namespaces
+before = {name: os.readlink(f"/proc/self/ns/{link}") for name, link, _ in namespaces.KINDS if name != "pid"}
+names = namespaces.enter()
+changed = [name for name, link, _ in namespaces.KINDS if name != "pid"
+           and os.readlink(f"/proc/self/ns/{link}") != before[name]]
+child = os.fork()
+if child == 0:
+    print("child", os.getpid(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print(names, changed, os.getuid())
+"""
+
+
+def test_they_are_new(isolation: Isolation) -> None:
+    child, line = apart(ENTER).splitlines()
+    names, changed, user = ast.literal_eval("[" + line.replace(") [", "), [").replace("] ", "], ") + "]")
+    assert child == "child 1"
+    assert names[:6] == ("mount", "pid", "net", "ipc", "uts", "cgroup")
+    assert changed == ["mount", "net", "ipc", "uts", "cgroup"]
+    assert ("user" in names) == (user == NOBODY)
+    assert all(name in isolation.line for name in names)
+
+
+def test_every_right_is_given_up(isolation: Isolation) -> None:
+    out = apart("""
+import os
+from stages.sandbox import namespaces
+spaces = namespaces.enter()
+print(namespaces.dropped())
+namespaces.drop(mapped="user" in spaces)
+print(namespaces.dropped(), os.getresuid(), os.getresgid(), os.uname().nodename)
+for action in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroups([0])):
+    try: action()
+    except OSError: print("refused")
+""")
+    nobody = (NOBODY,) * 3
+    assert out.splitlines() == ["False", f"True {nobody} {nobody} jail", *["refused"] * 3]
+
+
+def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
+    program = "import os; print(os.getpid(), os.getppid(), os.getgid(), os.uname().nodename, os.getuid())"
+    *rest, user = sandbox.run(program, timeout=20).stdout.split()
+    assert rest == ["1", "0", str(NOBODY), "jail"]
+    assert int(user) >= NOBODY
+    assert os.uname().nodename != "jail"
+
+
+def test_each_jail_is_a_user_of_its_own() -> None:
+    """Or nobody, in a user namespace of its own."""
+    users = {namespaces.own_user(number) for number in range(100, 120)}
+    assert 0 not in users
+    assert os.getuid() not in users
+    assert len(users) == 20 or users == {NOBODY}
+
+
+def test_kinds_are_the_kernels() -> None:
+    assert sum(flag for _, _, flag in namespaces.KINDS) == 0x6E020000
