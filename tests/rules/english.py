@@ -37,10 +37,11 @@ WORDS: Mapping[str, str] = {
 """Pattern of a phrase that makes an engineer stop -> what to write."""
 
 TELLS_NOTHING = frozenset((
-    "told", "tell", "asked", "whole", "beside", "known", "placed", "taken", "noted", "alone", "closed", "made", "without",
-    "added", "up", "on", "both", "each", "many", "machine", "form", "of", "at", "over", "under", "apart", "there", "left",
-    "shown", "given", "found", "wanted", "meant", "due", "thing", "things", "words", "look", "measure", "draw", "learn",
-    "keep", "heat", "same", "one", "all", "any", "some", "rest", "other", "others", "back", "here", "up_to", "in_words",
+    "told", "tell", "asked", "whole", "beside", "known", "placed", "taken", "noted", "alone", "closed",
+    "made", "without", "added", "up", "on", "both", "each", "many", "machine", "form", "of", "at", "over",
+    "under", "apart", "there", "left", "shown", "given", "found", "wanted", "meant", "due", "thing",
+    "things", "words", "look", "measure", "draw", "learn", "keep", "heat", "same", "one", "all", "any",
+    "some", "rest", "other", "others", "back", "here", "up_to", "in_words",
 ))  # fmt: skip
 """Names of functions that are a participle or a particle, or avoid the field's word."""
 
@@ -93,7 +94,9 @@ def nested_expressions(module: Module) -> Iterator[str]:
     """No conditional expression in another, no comprehension with three loops, none in a comprehension's element."""
     comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.IfExp) and any(isinstance(n, ast.IfExp) for n in ast.walk(node) if n is not node):
+        if isinstance(node, ast.IfExp) and any(
+            isinstance(n, ast.IfExp) for n in ast.walk(node) if n is not node
+        ):
             yield f"{module.path}:{node.lineno}: a conditional expression in another: write if statements"
         if isinstance(node, comprehension) and len(node.generators) > 2:
             yield f"{module.path}:{node.lineno}: a comprehension with {len(node.generators)} loops: write the loops"
