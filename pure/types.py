@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ Tree = Any
 
 Schedule = Callable[[Tensor], Tensor]
 """A number that changes during a run: count [] int32 of optimizer updates so far -> value [] float32."""
+
+
+@runtime_checkable
+class Logits(Protocol):
+    """A score for each word, such as `model.logits`: (params, hidden [..., D]) -> [..., V]."""
+
+    def __call__(self, params: Tree, hidden: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +70,7 @@ class Model(NamedTuple):
     spec: Tree
     init: Callable[..., Tree]
     hidden: Callable[..., Tensor]
-    logits: Callable[..., Tensor]
+    logits: Logits
     forward: Callable[..., Tensor]
     cache: Callable[..., Tree]
     decode: Callable[..., tuple[Tensor, Tree]]

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from pure.loss.check import expect, labels_in_range, number, positions, weighs
 from pure.transform.remat import remat
-from pure.types import Tree
+from pure.types import Logits, Tree
 
 IGNORE = -100
 """The label of a position that is not trained on, as in torch and Hugging Face."""
@@ -33,6 +33,16 @@ class CrossEntropy(NamedTuple):
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]
+
+
+@runtime_checkable
+class CrossEntropyHead(Protocol):
+    """Cross-entropy from hidden states: (params, hidden [B, T, D], labels [B, T]) -> CrossEntropy.
+
+    `linear_cross_entropy` with its keyword arguments bound is one.
+    """
+
+    def __call__(self, params: Tree, hidden: Tensor, labels: Tensor, /) -> CrossEntropy: ...
 
 
 def cross_entropy(
@@ -111,7 +121,7 @@ def linear_cross_entropy(
     hidden: Tensor,
     labels: Tensor,
     *,
-    logits: Callable[[Tree, Tensor], Tensor],
+    logits: Logits,
     chunk: int | None = None,
     part: Callable[..., CrossEntropy] | None = None,
     **options: Any,
@@ -155,7 +165,7 @@ def linear_cross_entropy(
 
 
 def chunk_cross_entropy(
-    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Callable, options: dict[str, Any]
+    inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Logits, options: dict[str, Any]
 ) -> CrossEntropy:
     """The cross-entropy of one chunk, what `linear_cross_entropy` computes again in its backward pass.
 

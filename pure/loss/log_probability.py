@@ -5,9 +5,8 @@ Shape letters: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,11 +14,11 @@ from torch import Tensor
 from pure.loss.check import expect, labels_in_range, number, positions
 from pure.loss.cross_entropy import IGNORE, chosen_logit
 from pure.transform.remat import remat
-from pure.types import Tree
+from pure.types import Logits, Tree
 
 
 class LogProbabilities(NamedTuple):
-    """What the model thought of each token that was written.
+    """Log-probability of each label, and the entropy of the distribution that it was taken from.
 
     Fields:
         logps: [..., T] float32, nats, of the label; 0 where there is none.
@@ -28,6 +27,23 @@ class LogProbabilities(NamedTuple):
 
     logps: Tensor
     entropy: Tensor
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Log-probabilities from hidden states: (params, hidden [B, T, D], labels [B, T]) -> LogProbabilities.
+
+    `linear_log_probabilities` with its keyword arguments bound is one.
+    """
+
+    def __call__(self, params: Tree, hidden: Tensor, labels: Tensor, /) -> LogProbabilities: ...
+
+
+@runtime_checkable
+class LogProbs(Protocol):
+    """Log-probabilities of a batch's own tokens under some params: (params, batch) -> LogProbabilities."""
+
+    def __call__(self, params: Tree, batch: Any, /) -> LogProbabilities: ...
 
 
 def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
@@ -64,7 +80,7 @@ def linear_log_probabilities(
     hidden: Tensor,
     labels: Tensor,
     *,
-    logits: Callable[[Tree, Tensor], Tensor],
+    logits: Logits,
     temperature: float | Tensor = 1.0,
     entropy: bool = False,
     chunk: int | None = None,
@@ -116,7 +132,7 @@ def _from_hidden(
     inputs: tuple[Tree, Tensor],
     labels: Tensor,
     *,
-    logits: Callable,
+    logits: Logits,
     temperature: float | Tensor,
     entropy: bool,
 ) -> LogProbabilities:
