@@ -103,10 +103,33 @@ def preferences(
     return _rows(found, key, part)
 
 
-def questions(
+def unpaired(
+    count: int, *, key: Any, part: str = "train", families: Sequence[str] = PREFERENCE_FAMILIES
+) -> list[Row]:
+    """Generates single answers with a label: the two of each preference row, one desirable, one not.
+
+    Args:
+        count, key, part, families: as in `instructions`.
+
+    Returns:
+        Rows {"prompt", "completion", "label", "family"}, half of them True.
+
+    Raises:
+        ValueError: as `data_pipes.embedded.tasks.tasks`.
+    """
+    pairs = preferences((count + 1) // 2, key=key, part=part, families=families)
+    rows = [
+        {"prompt": pair["prompt"], "completion": pair[side], "label": label, "family": pair["family"]}
+        for pair in (row.values for row in pairs)
+        for side, label in (("chosen", True), ("rejected", False))
+    ]
+    return _rows(rows[:count], key, part)
+
+
+def prompts(
     count: int, *, key: Any, part: str = "train", families: Sequence[str] = PROMPT_FAMILIES
 ) -> list[Row]:
-    """Makes prompt rows whose answers can be checked.
+    """Generates prompts whose answers can be checked.
 
     Args:
         count, key, part, families: as in `instructions`.

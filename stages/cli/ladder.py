@@ -188,7 +188,7 @@ def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) 
     Returns:
         Task; the reward of an answer is whether it is right.
     """
-    rows = lessons.questions(count, key=1, part="held_out")
+    rows = lessons.prompts(count, key=1, part="held_out")
     asked = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
     return _asked(built, params, asked, max_new_tokens=16, temperature=1.0)
 

@@ -90,19 +90,22 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
 
     base = pretrained.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
-    read = {"sft": examples.conversations, "dpo": examples.pairs, "grpo": examples.questions}[options.stage]
+    kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
     with tempfile.TemporaryDirectory() as folder:  # notes of bad rows stay out of every run's folder
-        flags = SFTOptions(
-            model_path=options.model_path,
-            data_path=options.data_path,
+        source = examples.Source(
+            options.data_path,
+            folder,
+            held_out=SFTOptions.held_out,
+            examples=64 * options.rows,
+            seed=options.seed,
             subset=options.subset,
             split=options.split,
             on_bad=options.on_bad,
-            examples=64 * options.rows,
-            seed=options.seed,
-            output_dir=folder,
         )
-        data = read(flags, base.tokenizer, template, lambda text: print(text.partition(", see ")[0])).train
+        kind = kinds[options.stage]
+        data = examples.read(
+            kind, source, base.tokenizer, template, lambda text: print(text.partition(", see ")[0])
+        ).train
     common: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
     pipe: Any
     if options.stage == "sft":
@@ -110,7 +113,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     elif options.stage == "dpo":
         pipe = preference_pipe(data, **common)
     else:
-        pipe = prompt_pipe([asked.tokens for asked in data], truncate="left", **common)
+        pipe = prompt_pipe([prompt.tokens for prompt in data], truncate="left", **common)
     told(pipe, print)
     if not 0 <= options.batch < len(pipe):
         raise ValueError(f"--batch {options.batch}: there are {len(pipe)}, from 0 on")

@@ -281,7 +281,7 @@ def _rows(path: str, options: EvaluateOptions) -> Iterator[Row]:
 def exam(count: int = EXAM) -> list[QuestionAnswer]:
     """The demo's held-out questions: those of every family that has one right answer."""
     families = [family for family in lessons.SFT_FAMILIES if family not in OPEN]
-    rows = lessons.questions(count, key=0, part="held_out", families=families)
+    rows = lessons.prompts(count, key=0, part="held_out", families=families)
     return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
 
 

@@ -35,7 +35,7 @@ from stages.reward import reward
 from stages.run import adapter, dropout, pretraining, validation
 from stages.run.adapter import Adapter
 from stages.run.data import examples
-from stages.run.options import checks
+from stages.run.options import checks, ranges
 from stages.run.options import tuning as flags
 from stages.run.rewards.scorer import scorer
 from stages.sft import sft
@@ -125,7 +125,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
 
 def _sft(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
     """Supervised fine-tuning."""
-    data = examples.conversations(options, base.tokenizer, template, say)
+    data = _read(examples.CONVERSATIONS, options, base, template, say)
     pipe = partial(
         sft_pipe, batch_size=options.batch_size, length=options.max_length, packing=options.packing
     )
@@ -204,7 +204,7 @@ def _online(
     options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable
 ) -> Tuning:
     """GRPO and PPO: prompts, rewards, and a recorder that writes the answers down."""
-    data = examples.questions(options, base.tokenizer, template, say)
+    data = _read(examples.PROMPTS, options, base, template, say)
     every = [*data.train, *data.held_out]
     length = min(_up(max(len(asked.tokens) for asked in every)), options.max_length)
     ask = partial(prompt_pipe, length=length, truncate="left")
@@ -299,9 +299,33 @@ def _rung(options: Any) -> Callable[..., Stage]:
     )
 
 
+def _read(
+    kind: examples.Kind,
+    options: flags.TuningOptions,
+    base: Pretrained,
+    template: ChatTemplate,
+    say: Callable[[str], None],
+) -> examples.Data:
+    """Examples of the rows that the flags name."""
+    source = examples.Source(
+        options.data_path,
+        options.output_dir,
+        options.held_out,
+        options.examples,
+        seed=options.seed,
+        subset=options.subset,
+        split=options.split,
+        on_bad=options.on_bad,
+    )
+    data = examples.read(kind, source, base.tokenizer, template, say)
+    if not data.held_out:
+        ranges.refuse_no_held_out(options, len(data.train))
+    return data
+
+
 def _pairs(options: Any, base: Pretrained, template: ChatTemplate, say: Callable) -> tuple[Any, Any]:
     """The pipes of preference pairs, rows as long as the longest answer needs."""
-    data = examples.pairs(options, base.tokenizer, template, say)
+    data = _read(examples.PREFERENCES, options, base, template, say)
     longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
     length = min(_up(longest - 1), options.max_length)
     pipe = partial(preference_pipe, batch_size=options.batch_size, length=length)

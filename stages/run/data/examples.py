@@ -1,7 +1,7 @@
-"""The data of a run after pretraining: rows read, rendered by the chat template, encoded, split.
+"""Read the rows of a run after pretraining: parsed, rendered by the chat template, encoded, split.
 
-Nothing is kept on disk: rows are few, and are read again when a run goes on. The pipe's digest is in the
-run's fingerprint, so a run never goes on with other data.
+Nothing is kept on disk: rows are few, and are read again when a run resumes. The pipe's digest is in the
+run's fingerprint, so a run never resumes with other data.
 """
 
 from __future__ import annotations
@@ -10,37 +10,56 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
-from data_pipes.chat.messages import Conversation, Preference, Prompt
+from data_pipes.chat.messages import Conversation, Preference, Prompt, Unpaired
 from data_pipes.embedded import lessons
-from data_pipes.preference import Pair, encode_preferences
+from data_pipes.preference import encode_preferences, encode_unpaired
 from data_pipes.prompts import encode_prompts
 from data_pipes.rows import forms
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
 from stages.run.data.documents import on_bad_row
-from stages.run.options import ranges
-from stages.run.options.tuning import TuningOptions
 
+Record = Conversation | Preference | Unpaired | Prompt
 Example = TypeVar("Example")
-Named = TypeVar("Named", Conversation, Preference, Prompt)
-Say = Callable[[str], None]
 
 BAD = "bad_rows.jsonl"
-"""Where skipped rows are noted, in the run's folder."""
-
+"""File of the run's folder that lists the skipped rows."""
 
 BATCH = 1024
 """Rows that are rendered and encoded at a time."""
 
 
-class Asked(NamedTuple):
-    """A prompt for reinforcement learning: its tokens, its text, and the row that it came from."""
+class Source(NamedTuple):
+    """Where rows come from, and how they are split.
+
+    Fields:
+        data_path: a file, a folder, a data set's name, or "embedded" for generated rows.
+        output_dir: the run's folder, where skipped rows are listed.
+        held_out: validation rows, at most a fifth of those in a file.
+        examples: generated training rows.
+        seed: of generated rows.
+        subset, split: of a data set, as in `data_pipes.source.path.rows`.
+        on_bad: "stop" or "skip", as in `stages.run.data.documents.on_bad_row`.
+    """
+
+    data_path: str
+    output_dir: str
+    held_out: int
+    examples: int
+    seed: int = 0
+    subset: str | None = None
+    split: str = "train"
+    on_bad: Literal["stop", "skip"] = "stop"
+
+
+class EncodedPrompt(NamedTuple):
+    """A prompt for reinforcement learning: its token ids, its text, and the row that it came from."""
 
     tokens: np.ndarray
     text: str
@@ -48,146 +67,162 @@ class Asked(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Encoded examples, and those of them that are held out."""
+    """Encoded examples for training, and the held-out ones."""
 
     train: Sequence[Any]
     held_out: Sequence[Any]
 
 
-def conversations(
-    options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print
+class Generate(Protocol):
+    """Generates rows, as the functions of `data_pipes.embedded.lessons`."""
+
+    def __call__(self, count: int, *, key: Any, part: str = "train") -> list[Row]: ...
+
+
+class Encode(Protocol):
+    """Encodes parsed rows; those that the template refuses are left out and given to `on_error`."""
+
+    def __call__(
+        self, template: ChatTemplate, tokenizer: Tokenizer, records: Any, /, *, on_error: OnError
+    ) -> list[Any]: ...
+
+
+class Kind(NamedTuple):
+    """A form of rows.
+
+    Fields:
+        generate: the rows of --data_path embedded.
+        parse: (rows, on_bad=) -> records, of `data_pipes.rows.forms`.
+        encode: records -> examples for the pipe.
+    """
+
+    generate: Generate
+    parse: Callable[..., Iterator[Any]]
+    encode: Encode
+
+
+def read(
+    kind: Kind,
+    source: Source,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    say: Callable[[str], Any] = print,
 ) -> Data:
-    """Reads conversations to learn from, as `data_pipes.chat.chat.Encoded`.
+    """Reads, encodes and splits the rows of a run.
 
     Args:
-        options: the flags.
+        kind: CONVERSATIONS, PREFERENCES, UNPAIRED or PROMPTS.
+        source: where rows come from.
         tokenizer, template: of the model.
-        say: takes a line for the person who waits.
+        say: takes a line for the user.
 
     Returns:
-        Data.
+        Data of `data_pipes.chat.chat.Encoded`, `data_pipes.preference.Pair`, `data_pipes.preference.Answer`
+        or EncodedPrompt.
+
+    Steps:
+        1. Delete the list of bad rows of an earlier start.
+        2. Parse and encode the rows of each part.
+        3. Rows of a file: hold out rows at even spacing. Generated rows are split already.
 
     Raises:
-        ValueError: for a row that cannot be read (unless --on_bad skip), or if there are none.
+        ValueError: for a row that cannot be read (unless on_bad is "skip"), or if there are none.
         FileNotFoundError: if there is no such file.
     """
-    made = _both(options, lessons.instructions)
-    return _each(options, made, partial(_encoded, tokenizer=tokenizer, template=template), say)
-
-
-def pairs(options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print) -> Data:
-    """Reads preference pairs, as `data_pipes.preference.Pair`: otherwise as `conversations`.
-
-    Args:
-        options, tokenizer, template, say: as in `conversations`.
-
-    Returns:
-        Data.
-    """
-    made = _both(options, lessons.preferences)
-    return _each(options, made, partial(_compared, tokenizer=tokenizer, template=template), say)
-
-
-def questions(options: TuningOptions, tokenizer: Tokenizer, template: ChatTemplate, say: Say = print) -> Data:
-    """Reads prompts to answer, as Asked: otherwise as `conversations`.
-
-    Args:
-        options, tokenizer, template, say: as in `conversations`.
-
-    Returns:
-        Data.
-    """
-    made = _both(options, lessons.questions)
-    return _each(options, made, partial(_asked, tokenizer=tokenizer, template=template), say)
-
-
-def _both(options: TuningOptions, make: Callable[..., list[Row]]) -> Callable[[], tuple[Iterable[Row], ...]]:
-    """Returns a loader: of generated rows, already split, or of the rows of a file."""
-    if options.data_path == "embedded":
-        return lambda: (
-            make(options.examples, key=options.seed),
-            make(options.held_out, key=options.seed + 1, part="held_out"),
-        )
-    return lambda: (
-        source_rows(options.data_path, subset=options.subset, split=options.split, on_bad=_bad(options)),
-    )
-
-
-def _each(
-    options: TuningOptions,
-    made: Callable[[], tuple[Iterable[Row], ...]],
-    encode: Callable[..., list[Example]],
-    say: Say,
-) -> Data:
-    """Encodes the rows, and splits off those that are held out."""
-    bad = Path(options.output_dir) / BAD
-    bad.unlink(missing_ok=True)  # of an earlier start of the same run
-    parts = [encode(part, on_bad=_bad(options)) for part in made()]
-    passed = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
-    told = f"; {passed:,} rows were passed over, see {bad}" if passed else ""
+    # 1. An earlier start.
+    bad = Path(source.output_dir) / BAD
+    bad.unlink(missing_ok=True)
+    # 2. Examples.
+    on_bad = on_bad_row(source.on_bad, bad)
+    encode = partial(_encode, kind, on_bad=on_bad, tokenizer=tokenizer, template=template)
+    parts = [encode(rows) for rows in _load(kind.generate, source, on_bad)]
+    skipped = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
+    note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
     if not parts[0]:
-        raise ValueError(f"--data_path {options.data_path}: no row is left to learn from{told}")
-    if len(parts) == 1:
-        count = min(options.held_out, len(parts[0]) // 5)
-        every = len(parts[0]) // count if count else 0
-        apart = set(range(0, every * count, every)) if count else set()
-        parts = [[x for i, x in enumerate(parts[0]) if i not in apart], [parts[0][i] for i in sorted(apart)]]
-    if not parts[1]:
-        ranges.refuse_no_held_out(options, len(parts[0]))
-    say(f"data: {len(parts[0]):,} rows to learn from, {len(parts[1]):,} held out{told}")
-    return Data(*parts)
+        raise ValueError(f"--data_path {source.data_path}: no row is left to learn from{note}")
+    # 3. Split.
+    data = Data(*parts) if len(parts) == 2 else hold_out(parts[0], source.held_out)
+    say(f"data: {len(data.train):,} rows to learn from, {len(data.held_out):,} held out{note}")
+    return data
 
 
-def _encoded(
-    rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate
+def hold_out(examples: Sequence[Example], count: int) -> Data:
+    """Splits off validation examples at even spacing, at most a fifth of all.
+
+    Example:
+        >>> hold_out(range(10), 2)
+        Data(train=[1, 2, 3, 4, 6, 7, 8, 9], held_out=[0, 5])
+    """
+    count = min(count, len(examples) // 5)
+    if not count:
+        return Data(list(examples), [])
+    spacing = len(examples) // count
+    chosen = range(0, spacing * count, spacing)
+    train = [example for place, example in enumerate(examples) if place not in chosen]
+    return Data(train, [examples[place] for place in chosen])
+
+
+def _load(generate: Generate, source: Source, on_bad: OnBad) -> Iterator[Iterable[Row]]:
+    """Yields the rows of a file, or generated training rows and then the held-out ones."""
+    if source.data_path == "embedded":
+        yield generate(source.examples, key=source.seed)
+        yield generate(source.held_out, key=source.seed + 1, part="held_out")
+    else:
+        yield source_rows(source.data_path, subset=source.subset, split=source.split, on_bad=on_bad)
+
+
+def _encode(
+    kind: Kind, rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate
+) -> list[Any]:
+    """Rows -> examples; a row that the template refuses is a bad row like any other."""
+    examples: list[Any] = []
+    records = kind.parse(rows, on_bad=on_bad)
+    while batch := list(islice(records, BATCH)):
+        on_error = partial(_report_refused, batch, on_bad)
+        examples += kind.encode(template, tokenizer, batch, on_error=on_error)
+    return examples
+
+
+def _report_refused(batch: Sequence[Record], on_bad: OnBad, number: int, error: ValueError) -> None:
+    """Reports a record that the template refuses."""
+    on_bad(BadRow(batch[number].name, " ".join(str(error).split())))
+
+
+def _encode_conversations(
+    template: ChatTemplate, tokenizer: Tokenizer, records: Sequence[Conversation], *, on_error: OnError
 ) -> list[Encoded]:
-    """Rows -> Encoded."""
-    found: list[Encoded] = []
-    for some, on_error, _ in _batches(forms.conversations(rows, on_bad=on_bad), on_bad):
-        pairs = [(record.messages[: record.prompt], record.messages[record.prompt :]) for record in some]
-        contexts = [record.context for record in some]
-        found += encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=on_error)
-    return found
+    """Conversations -> Encoded."""
+    pairs = [(record.messages[: record.prompt], record.messages[record.prompt :]) for record in records]
+    contexts = [record.context for record in records]
+    return encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=on_error)
 
 
-def _compared(
-    rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate
-) -> list[Pair]:
-    """Rows -> Pair."""
-    found: list[Pair] = []
-    for some, on_error, _ in _batches(forms.preferences(rows, on_bad=on_bad), on_bad):
-        found += encode_preferences(template, tokenizer, some, on_error=on_error)
-    return found
+def _encode_prompts(
+    template: ChatTemplate, tokenizer: Tokenizer, records: Sequence[Prompt], *, on_error: OnError
+) -> list[EncodedPrompt]:
+    """Prompts -> EncodedPrompt, whose text is that of the last message."""
+    refused: set[int] = set()
+
+    def note(number: int, error: ValueError) -> None:
+        refused.add(number)
+        on_error(number, error)
+
+    tokens = encode_prompts(template, tokenizer, records, on_error=note)
+    kept = [record for number, record in enumerate(records) if number not in refused]
+    return [
+        EncodedPrompt(ids, record.messages[-1].content or "", dict(record.row))
+        for ids, record in zip(tokens, kept, strict=True)
+    ]
 
 
-def _asked(
-    rows: Iterable[Row], *, on_bad: OnBad, tokenizer: Tokenizer, template: ChatTemplate
-) -> list[Asked]:
-    """Rows -> Asked; the text is that of the last message, which is what a person would call the prompt."""
-    found: list[Asked] = []
-    for some, on_error, refused in _batches(forms.prompts(rows, on_bad=on_bad), on_bad):
-        tokens = encode_prompts(template, tokenizer, some, on_error=on_error)
-        kept = [record for number, record in enumerate(some) if number not in refused]
-        found += [
-            Asked(ids, p.messages[-1].content or "", dict(p.row)) for ids, p in zip(tokens, kept, strict=True)
-        ]
-    return found
+CONVERSATIONS = Kind(lessons.instructions, forms.conversations, _encode_conversations)
+"""Conversations to imitate, for supervised fine-tuning."""
 
+PREFERENCES = Kind(lessons.preferences, forms.preferences, encode_preferences)
+"""Pairs of a chosen and a rejected answer, for DPO and reward models."""
 
-def _batches(records: Iterable[Named], on_bad: OnBad) -> Iterator[tuple[list[Named], OnError, set[int]]]:
-    """Records in batches, what makes a bad row of one that the template refuses, and the numbers of these."""
-    records = iter(records)
-    while some := list(islice(records, BATCH)):
-        refused: set[int] = set()
-        yield some, partial(_refused, some, refused, on_bad), refused
+UNPAIRED = Kind(lessons.unpaired, forms.unpaired, encode_unpaired)
+"""Single answers marked desirable or not, for KTO."""
 
-
-def _refused(some: Sequence[Named], refused: set[int], on_bad: OnBad, number: int, error: ValueError) -> None:
-    """A record that the template refuses is a bad row like any other."""
-    refused.add(number)
-    on_bad(BadRow(some[number].name, " ".join(str(error).split())))
-
-
-def _bad(options: TuningOptions) -> Callable[[BadRow], Any]:
-    """Stops at a bad row, or notes it and goes on."""
-    return on_bad_row(options.on_bad, Path(options.output_dir) / BAD)
+PROMPTS = Kind(lessons.prompts, forms.prompts, _encode_prompts)
+"""Prompts to answer, for GRPO and PPO."""

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from data_pipes.embedded import lessons, tasks
-from data_pipes.rows.forms import conversations, preferences, prompts
+from data_pipes.rows.forms import conversations, preferences, prompts, unpaired
 
 SUMMARIES, WORDS = lessons.summaries, cache(tasks.vocabulary)
 ALL = cache(lambda part: list(SUMMARIES(part)))
@@ -20,7 +20,12 @@ def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "vocabulary", lambda: WORDS())
 
 
-MAKERS = {"instructions": conversations, "preferences": preferences, "questions": prompts}
+MAKERS = {
+    "instructions": conversations,
+    "preferences": preferences,
+    "unpaired": unpaired,
+    "prompts": prompts,
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -30,6 +35,16 @@ def test_rows_are_read_as_any_data_set(name: str) -> None:
     assert len(list(MAKERS[name](rows))) == 60
     assert rows == getattr(lessons, name)(60, key=0)
     assert rows != getattr(lessons, name)(60, key=1)
+
+
+def test_unpaired_rows_are_the_two_answers_of_preferences() -> None:
+    pairs = [row.values for row in lessons.preferences(20, key=0)]
+    rows = [row.values for row in lessons.unpaired(40, key=0)]
+    for label, side in ((True, "chosen"), (False, "rejected")):
+        found = {(row["prompt"], row["completion"]) for row in rows if row["label"] is label}
+        assert found == {(pair["prompt"], pair[side]) for pair in pairs}
+    assert len(lessons.unpaired(7, key=0)) == 7
+    assert lessons.unpaired(0, key=0) == []
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -57,7 +72,7 @@ def test_open_questions_are_shown_in_both_forms_and_rewarded_in_one() -> None:
     rows = [row.values for row in lessons.instructions(300, key=0) if row.values["family"] == "join"]
     forms = [" and " in row["completion"] for row in rows]
     assert 0.3 < sum(forms) / len(forms) < 0.7
-    asked = [row.values for row in lessons.questions(50, key=0, families=["join"])]
+    asked = [row.values for row in lessons.prompts(50, key=0, families=["join"])]
     assert all(" and " in row["answer"] for row in asked)
 
 
@@ -70,9 +85,9 @@ def test_pairs_prefer_the_right_answer() -> None:
 
 def test_nothing_asked_nothing_made() -> None:
     assert lessons.instructions(0, key=0) == []
-    assert lessons.questions(0, key=0) == []
+    assert lessons.prompts(0, key=0) == []
 
 
 def test_another_part_is_refused() -> None:
     with pytest.raises(ValueError, match="'train' or 'held_out'"):
-        lessons.questions(1, key=0, part="test")
+        lessons.prompts(1, key=0, part="test")

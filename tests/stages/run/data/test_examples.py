@@ -9,20 +9,16 @@ import pytest
 
 from data_pipes.chat.chat import ChatTemplate, chat_template
 from stages.run.data import examples
-from stages.run.options.tuning import SFTOptions
 from tests.data_pipes.chats import tokenizer
 
 WORDS, TEMPLATE = tokenizer(), chat_template()
 
 
-def read(tmp_path: Path, rows: list[dict], kind: str = "conversations", **options: object) -> examples.Data:
+def read(tmp_path: Path, rows: list[dict], kind: str = "CONVERSATIONS", **options: object) -> examples.Data:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chosen = {
-        "model_path": "",
-        "data_path": str(tmp_path / "rows.jsonl"),
-        "output_dir": str(tmp_path / "run"),
-    } | options
-    return getattr(examples, kind)(SFTOptions(**chosen), WORDS, TEMPLATE, say=lambda text: None)
+    given = {"held_out": 128, "examples": 0} | options
+    source = examples.Source(str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), **given)
+    return examples.read(getattr(examples, kind), source, WORDS, TEMPLATE, say=lambda text: None)
 
 
 def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path) -> None:
@@ -37,7 +33,7 @@ def test_a_file_is_split_evenly_and_at_most_a_fifth_is_kept_apart(tmp_path: Path
 
 def test_prompts_keep_text_and_row(tmp_path: Path) -> None:
     found = read(
-        tmp_path, [{"question": f"q {i}", "answer": str(i)} for i in range(10)], "questions", held_out=0
+        tmp_path, [{"question": f"q {i}", "answer": str(i)} for i in range(10)], "PROMPTS", held_out=0
     )
     assert found.train[3].text == "q 3"
     assert found.train[3].row["answer"] == "3"
@@ -47,13 +43,13 @@ def test_prompts_keep_text_and_row(tmp_path: Path) -> None:
 def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
     with pytest.raises(ValueError, match=r"rows.jsonl:1: chosen.*--on_bad skip"):
-        read(tmp_path, rows, "pairs")
-    assert len(read(tmp_path, rows, "pairs", on_bad="skip").train) == 1
+        read(tmp_path, rows, "PREFERENCES")
+    assert len(read(tmp_path, rows, "PREFERENCES", on_bad="skip").train) == 1
     assert "rows.jsonl:1" in (tmp_path / "run" / examples.BAD).read_text()
-    read(tmp_path, rows, "pairs", on_bad="skip")
+    read(tmp_path, rows, "PREFERENCES", on_bad="skip")
     assert len((tmp_path / "run" / examples.BAD).read_text().splitlines()) == 1
-    with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were passed over, see"):
-        read(tmp_path, rows[:1], "pairs", on_bad="skip")
+    with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were skipped, see"):
+        read(tmp_path, rows[:1], "PREFERENCES", on_bad="skip")
 
 
 MARKED = chat_template(
@@ -69,7 +65,7 @@ PLAIN = chat_template(
 
 
 @pytest.mark.parametrize("template", [MARKED, PLAIN], ids=["marked", "plain"])
-@pytest.mark.parametrize("kind", ["conversations", "pairs"])
+@pytest.mark.parametrize("kind", ["CONVERSATIONS", "PREFERENCES"])
 def test_weights_tools_and_calls_reach_the_template_and_the_mask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: ChatTemplate, kind: str
 ) -> None:
@@ -84,7 +80,7 @@ def test_weights_tools_and_calls_reach_the_template_and_the_mask(
     other = [*turns[:3], {"role": "assistant", "content": "bad"}]
     row = {"messages": turns, "chosen": turns, "rejected": other, "tools": [{"name": "add"}]}
     (found,) = read(tmp_path, [row], kind, held_out=0).train
-    encoded = found.chosen if kind == "pairs" else found
+    encoded = found.chosen if kind == "PREFERENCES" else found
     text = WORDS.decode(encoded.tokens)
     assert text.startswith('[{"name": "add"}]<|im_start|>user')
     assert "wrong<|im_end|>" in text
@@ -99,7 +95,7 @@ PICKY = chat_template(
 )
 
 
-@pytest.mark.parametrize("kind", ["conversations", "pairs", "questions"])
+@pytest.mark.parametrize("kind", ["CONVERSATIONS", "PREFERENCES", "PROMPTS"])
 def test_a_row_that_the_template_refuses_is_a_bad_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -122,7 +118,7 @@ def test_a_row_that_the_template_refuses_is_a_bad_row(
     assert len(found.train) == 5
     noted = [json.loads(line) for line in (tmp_path / "run" / examples.BAD).read_text().splitlines()]
     assert [bad["name"] for bad in noted] == [f"{tmp_path / 'rows.jsonl'}:{line}" for line in (2, 5)]
-    if kind == "questions":
+    if kind == "PROMPTS":
         assert [asked.text for asked in found.train] == [f"a {i}" for i in (0, 2, 3, 5, 6)]
 
 
@@ -131,9 +127,12 @@ def test_no_rows_are_an_error(tmp_path: Path) -> None:
         read(tmp_path, [])
 
 
-def test_embedded_rows_need_no_file() -> None:
-    options = SFTOptions(model_path="", examples=30, held_out=10)
-    found = examples.conversations(options, WORDS, TEMPLATE, say=lambda text: None)
+@pytest.mark.parametrize(
+    "kind", [examples.CONVERSATIONS, examples.PREFERENCES, examples.UNPAIRED, examples.PROMPTS]
+)
+def test_embedded_rows_need_no_file(tmp_path: Path, kind: examples.Kind) -> None:
+    source = examples.Source("embedded", str(tmp_path), held_out=10, examples=30)
+    found = examples.read(kind, source, WORDS, TEMPLATE, say=lambda text: None)
     assert (len(found.train), len(found.held_out)) == (30, 10)
 
 
@@ -145,5 +144,5 @@ def test_an_answer_continues_the_turn_that_its_prompt_ends_with(tmp_path: Path) 
     example = found.train[0]
     assert WORDS.decode(example.tokens).endswith("<|im_start|>assistant\nIt is 2.<|im_end|>\n")
     assert WORDS.decode(example.tokens[example.trained]) == " 2.<|im_end|>"
-    prompt = read(tmp_path, [{"prompt": asked}], "questions", held_out=0).train[0].tokens
+    prompt = read(tmp_path, [{"prompt": asked}], "PROMPTS", held_out=0).train[0].tokens
     assert example.tokens[: len(prompt)].tolist() == prompt.tolist()
