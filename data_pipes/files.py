@@ -1,47 +1,87 @@
-"""Write files whole or not at all, wait until they are on the disk, and name the file in errors."""
+"""Write files and folders whole or not at all, wait until the disk has them, and name the file in errors.
+
+Everything that is saved goes through here: `write_atomically` replaces a small file, `publish_folder` gives a
+finished folder its name, `sync_file` and `sync_folder` wait for the disk.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+BLOCK = 1 << 22
+"""Bytes that are read at once."""
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Writes an object; a crash leaves the old file or the new one.
+    """Writes a JSON object; a crash leaves the old file or the new one.
 
     Raises:
         OSError: if the disk refuses; the message has the path.
     """
-    unfinished = path.with_name(f".{path.name}.partial")
     with writing(path, "make room there, or choose another folder"):
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(fields, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads an object; a byte-order mark before it is allowed.
+    """Reads a JSON object; a byte-order mark before it is allowed.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a JSON object in UTF-8; the message has the path, and the line if that can be
-            told.
+        ValueError: if it is not a JSON object in UTF-8; the message has the path, and the line where the
+            JSON breaks off.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        fields = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, or too deep
         raise ValueError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected a JSON object, got a {type(found).__name__}")
-    return found
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: expected a JSON object, got a {type(fields).__name__}")
+    return fields
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Reads a file of any size in blocks of 4 MiB."""
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a crash leaves the old one or the new one, never a part.
+
+    The data goes into a hidden file of this process in the same folder. Once it is on the disk, a rename puts
+    it in the place of the old file.
+
+    Raises:
+        OSError: if the disk refuses; the old file stays, and the hidden one is removed.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            sync_file(file)
+        os.replace(unfinished, path)
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Writes a file that must not exist yet, and wait until it is on the disk.
+
+    Raises:
+        OSError: if it exists, or the disk refuses.
+    """
+    with path.open("xb") as file:
+        file.write(data)
+        sync_file(file)
 
 
 def make_folder(folder: Path) -> None:
@@ -50,6 +90,29 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         os.mkdir(folder)
         sync_folder(folder.parent)
+
+
+def publish_folder(unfinished: Path, final: Path, *, aside: Path | None = None) -> None:
+    """Renames a complete folder to its final name.
+
+    Args:
+        unfinished: the folder, in the same parent; its files are on the disk already (`sync_contents`).
+        final: its new name.
+        aside: the name that an older folder called `final` takes first; None if there must be none.
+
+    Raises:
+        OSError: if the file system refuses, or `final` exists and there is no `aside`.
+    """
+    if aside is not None and final.exists():
+        os.rename(final, aside)
+    os.rename(unfinished, final)
+    sync_folder(final.parent)
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Waits until an open file's bytes are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,13 +125,21 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync_contents(folder: Path) -> None:
+    """Waits until every file of a folder is on the disk, and then their names."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+
+
 @contextmanager
 def writing(path: Path, then: str = "make room there, and run the same command again") -> Iterator[None]:
     """Gives errors of the body the file's name.
 
     Args:
         path: what the body writes.
-        then: what a person can do.
+        then: what the user can do.
 
     Raises:
         OSError: with the same number, the path and `then`.

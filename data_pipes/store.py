@@ -26,16 +26,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from data_pipes.tokens import (
-    FILES,
-    FORMAT,
-    TokenStore,
-    checked_ids,
-    digest_of,
-    id_dtype,
-    manifest_of,
-    no_token,
-)
+from data_pipes.digest import hash_blocks, hash_json
+from data_pipes.files import publish_folder, read_blocks, sync_file, sync_folder, write_new
+from data_pipes.tokens import FILES, FORMAT, TokenStore, checked_ids, id_dtype, manifest_of, no_token
 
 Location = str | os.PathLike[str]
 
@@ -85,13 +78,11 @@ def write_store(
         # 2. Tokens and ends.
         counted = _write_arrays(folder, file, checked_ids(documents, vocab_size))
         # 3. The manifest.
-        with open(folder / "manifest.json", "xb") as out:
-            out.write(json.dumps(manifest_of(vocab_size, tokenizer, *counted), indent=1).encode())
-            _sync(out)
-        _sync_folder(folder)
+        manifest = manifest_of(vocab_size, tokenizer, *counted)
+        write_new(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+        sync_folder(folder)
         # 4. The name.
-        os.rename(folder, target)
-        _sync_folder(target.parent)
+        publish_folder(folder, target)
     return open_store(target, verify=False)
 
 
@@ -159,10 +150,10 @@ def _write_arrays(
                 ):
                     out.write(array.data)
                     known.update(array.data)
-        _sync(ends)
+        sync_file(ends)
     if not tokens:
         raise ValueError(no_token("write_store"))
-    _sync(file)
+    sync_file(file)
     return tokens, count, hashes
 
 
@@ -229,7 +220,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}"
         )
-    if manifest.get("digest") != digest_of(facts):
+    if manifest.get("digest") != hash_json(facts):
         raise ValueError(_damaged(path, "its digest does not match its contents"))
     if wrong := _wrong_field(facts):
         raise ValueError(_damaged(path, wrong))
@@ -262,32 +253,11 @@ def _check_file(path: Path, size: int, sha256: str | None) -> None:
     if (actual := path.stat().st_size) != size:
         raise ValueError(_damaged(path, f"it should have {size} bytes and has {actual}"))
     if sha256 is not None:
-        known = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                known.update(block)
-        if known.hexdigest() != sha256:
-            raise ValueError(
-                _damaged(path, f"sha256 {known.hexdigest()[:12]}..., the manifest has {sha256[:12]}...")
-            )
+        digest = hash_blocks(read_blocks(path))
+        if digest != sha256:
+            raise ValueError(_damaged(path, f"sha256 {digest[:12]}..., the manifest has {sha256[:12]}..."))
 
 
 def _damaged(path: Path, what: str) -> str:
     """Words the error of a damaged file."""
     return f"open_store: {path} is damaged: {what}; write the store again from its source"
-
-
-def _sync(file: BinaryIO) -> None:
-    """Waits until the file's bytes are on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Waits until the folder's names are on the disk (a folder can be opened on POSIX systems only)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

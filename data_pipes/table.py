@@ -9,7 +9,6 @@ examples.
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.chat.chat import Encoded
+from data_pipes.digest import hash_blocks
 from data_pipes.pretrain import IGNORE
 from data_pipes.shuffle import fold_in, key_words, named, shuffled
 
@@ -284,16 +284,15 @@ def put(examples: Ragged, example: int, tokens: np.ndarray, labels: np.ndarray) 
 
 def _digest(table: Any) -> str:
     """sha256 over all arrays of a table, their dtypes and their shapes."""
-    found = hashlib.sha256()
+    return hash_blocks(_blocks(table))
 
-    def add(part: Any) -> None:
-        if isinstance(part, tuple):
-            found.update(f"({len(part)}".encode())
-            for inner in part:
-                add(inner)
-        elif part is not None:
-            found.update(f"{part.dtype.str}{part.shape}".encode())
-            found.update(np.ascontiguousarray(part).data)
 
-    add(table)
-    return found.hexdigest()
+def _blocks(part: Any) -> Iterator[bytes | memoryview]:
+    """The bytes of an array, or of every part of a tuple, each after a line that describes it."""
+    if isinstance(part, tuple):
+        yield f"({len(part)}".encode()
+        for inner in part:
+            yield from _blocks(inner)
+    elif part is not None:
+        yield f"{part.dtype.str}{part.shape}".encode()
+        yield np.ascontiguousarray(part).data

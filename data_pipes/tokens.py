@@ -9,12 +9,13 @@ Shape letters: N tokens, D documents.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from data_pipes.digest import hash_json
 
 FORMAT = "intro2llm token store 1"
 FILES = ("tokens.bin", "documents.bin")
@@ -132,12 +133,7 @@ def manifest_of(
         "documents": documents,
         "sha256": {name: value.hexdigest() for name, value in zip(FILES, hashes, strict=True)},
     }
-    return {**facts, "digest": digest_of(facts)}
-
-
-def digest_of(facts: dict[str, Any]) -> str:
-    """Hashes facts (plain JSON) whatever the order of their keys: sha256, hexadecimal."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return {**facts, "digest": hash_json(facts)}
 
 
 def no_token(who: str) -> str:

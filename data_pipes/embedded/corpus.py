@@ -9,7 +9,6 @@ files that it never saw.
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import sysconfig
 import tokenize
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from data_pipes.digest import hash_fraction
 from data_pipes.types import Document
 
 TOPICS = "pydoc_data/topics.py"
@@ -92,9 +92,7 @@ def is_held_out(name: str, share: float = HELD_OUT) -> bool:
         >>> is_held_out("enum.py", 0.1), is_held_out("enum.py", 0.05)
         (True, False)
     """
-    return (
-        name != TOPICS and int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") < share * 2**32
-    )
+    return name != TOPICS and hash_fraction(name) < share
 
 
 def _belongs(name: str) -> bool:

@@ -8,13 +8,13 @@ answer.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from data_pipes.digest import hash_fraction
 from data_pipes.embedded.corpus import TOPICS, embedded
 from data_pipes.shuffle import fold_in, key_words, named, threefry2x32
 
@@ -124,7 +124,7 @@ def is_held_out(prompt: str) -> bool:
         >>> sum(is_held_out(f"What is {i} + 1?") for i in range(1000)) in range(60, 140)
         True
     """
-    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") < HELD_OUT * 2**32
+    return hash_fraction(prompt) < HELD_OUT
 
 
 def vocabulary(count: int = WORDS) -> list[str]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
+from data_pipes.files import write_atomically
 from data_pipes.tokenizer.json_reader import from_json
 from data_pipes.tokenizer.json_writer import to_json
 from data_pipes.tokenizer.spec import Tokenizer
@@ -31,10 +31,6 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> Path:
     Returns:
         The path of the file.
 
-    Steps:
-        1. Write a new file beside the target, and wait until the disk has it.
-        2. Rename it over the target, so that a crash leaves the old file or the new one.
-
     Raises:
         OSError: if the folder cannot be written or the disk is full; an older file stays as it was.
 
@@ -48,23 +44,13 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> Path:
     """
     target = _file(path)
     text = to_json(tokenizer)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # 1. A new file.
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # 2. In the place of the old one.
-        os.replace(partial, target)
+        write_atomically(target, text.encode())
     except OSError as error:
         raise type(error)(
             error.errno, f"save: cannot write the tokenizer ({error.strerror})", str(target)
         ) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return target
 
 

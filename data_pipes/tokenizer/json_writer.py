@@ -8,12 +8,12 @@ Source: the format as read by Hugging Face tokenizers 0.23.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from data_pipes.digest import hash_bytes
 from data_pipes.tokenizer.decoder import BYTE_LEVEL as BYTES_JOINED
 from data_pipes.tokenizer.decoder import SPACED
 from data_pipes.tokenizer.json_steps import write_step, write_steps
@@ -80,7 +80,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
         >>> fingerprint(from_spec(spec)) == fingerprint(from_spec(spec)), len(fingerprint(from_spec(spec)))
         (True, 64)
     """
-    return hashlib.sha256(to_json(tokenizer).encode()).hexdigest()
+    return hash_bytes(to_json(tokenizer).encode())
 
 
 def _added(token: AddedToken) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data_pipes.files import sync_folder
+from data_pipes.files import sync_folder, write_new
 from pure.serial.writer import SerialError
 from pure.types import Tree
 from stages.checkpoint import directories, manifest, state_file
@@ -120,7 +120,7 @@ def save(
             # 2. The state.
             written = state_file.write(temporary / STATE, state)
             # 3. The manifest.
-            directories.write(temporary / MANIFEST, manifest.encode(told._replace(**written._asdict())))
+            write_new(temporary / MANIFEST, manifest.encode(told._replace(**written._asdict())))
             sync_folder(temporary)
             # 4. The name.
             directories.publish(temporary, final)

@@ -16,7 +16,7 @@ import re
 import shutil
 from pathlib import Path
 
-from data_pipes.files import make_folder, sync_folder
+from data_pipes.files import make_folder, publish_folder
 from stages.checkpoint import manifest
 from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
 
@@ -104,11 +104,8 @@ def publish(temporary: Path, final: Path) -> None:
         OSError: if the file system refuses; every complete checkpoint then still has a name that `complete`
             lists.
     """
-    if final.exists():
-        aside = (final.with_name(f"{final.name}.old{i}") for i in range(100))
-        os.rename(final, next(path for path in aside if not path.exists()))
-    os.rename(temporary, final)
-    sync_folder(final.parent)
+    names = (final.with_name(f"{final.name}.old{i}") for i in range(100))
+    publish_folder(temporary, final, aside=next(path for path in names if not path.exists()))
 
 
 def delete(path: Path) -> None:
@@ -122,18 +119,3 @@ def delete(path: Path) -> None:
     shutil.rmtree(condemned, ignore_errors=True)
     os.rename(path, condemned)
     shutil.rmtree(condemned)
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a small new file, and waits until it is on the disk.
-
-    Raises:
-        OSError: if the disk refuses.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-import hashlib
 import inspect
 import os
 import re
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipes.digest import hash_bytes, label
 from pure.serial.writer import memory, name_of
 
 MANY = 32
@@ -314,4 +314,4 @@ def _under(name: str, flat: Flat) -> Flat:
 
 
 def _digest(data: Any) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()[:32]}"
+    return label(hash_bytes(data))

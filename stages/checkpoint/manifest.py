@@ -23,6 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from data_pipes.digest import hash_bytes, hash_json
+
 FORMAT = 1
 STATE, MANIFEST = "state.msgpack", "manifest.json"
 _ABOUT = ("step", "score", "metadata", "fingerprint", "environment")
@@ -153,7 +155,7 @@ def decode(data: bytes) -> Manifest:
 
 def root(leaves: Iterable[LeafRecord]) -> str:
     """The digest of a whole file: sha256 over header_sha256 and sha256 (as hex) of each leaf in turn."""
-    return hashlib.sha256("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode()).hexdigest()
+    return hash_bytes("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode())
 
 
 def edges(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
@@ -271,7 +273,7 @@ def _feed(digest: Any, file: BinaryIO, length: int) -> None:
 def _digest(body: Mapping[str, Any]) -> str:
     """sha256 of the JSON of a manifest without its checksum."""
     rest = {key: value for key, value in body.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return hash_json(rest)
 
 
 def _lines(value: Any) -> str:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipes.files import sync_file
 from pure.serial import serial
 from pure.serial.writer import Leaf, Piece, pieces
 from pure.types import Tree
@@ -78,21 +79,18 @@ def write(path: Path, tree: Tree) -> Written:
     """
     found: list[tuple[Leaf, list[list[int]]]] = []
     with hashing() as digests:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
+        with open(path, "xb", buffering=0) as file:
             # 1. Blocks.
             begun = 0
             for block in _blocks(_parts(pieces(serial.to_state_dict(tree)), found)):
                 # 2. Hash and write.
                 digests.put(block)
-                _write_all(descriptor, [data for _, _, data in block])
+                _write_all(file.fileno(), [data for _, _, data in block])
                 # 3. Begin early.
-                begun = _begin_sync(descriptor, begun)
+                begun = _begin_sync(file.fileno(), begun)
             # 4. To the disk.
-            size = os.lseek(descriptor, 0, os.SEEK_CUR)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            size = file.tell()
+            sync_file(file)
         sums = digests.result()
     records = []
     for (leaf, spans), (_, (data, header)) in zip(found, sorted(sums.items()), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from data_pipes.answers.match import QuestionAnswer
 from data_pipes.chat.chat import ChatTemplate, encode_chat
 from data_pipes.chat.messages import Message
 from data_pipes.choices import by_subject
+from data_pipes.digest import hash_json
 from data_pipes.embedded import lessons
 from data_pipes.embedded.corpus import embedded
 from data_pipes.embedded.tasks import OPEN
@@ -178,8 +178,7 @@ def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
 
 def digest(params: Tree) -> str:
     """A hash of the weights: equal for equal weights, whatever file they came from."""
-    words = json.dumps(fingerprint(params), sort_keys=True)
-    return hashlib.sha256(words.encode()).hexdigest()
+    return hash_json(fingerprint(params))
 
 
 def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:

@@ -8,7 +8,6 @@ samples
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipes import files
+from data_pipes.digest import hash_bytes
 from data_pipes.files import writing
 from stages.checkpoint.lock import alone
 from stages.checkpoint.manifest import environment
@@ -118,8 +118,7 @@ def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Rep
         nonlocal count
         with writing(Path(file.name)):
             file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-            file.flush()
-            os.fsync(file.fileno())
+            files.sync_file(file)
         count += len(samples)
         screen.show(count, {})
 
@@ -204,6 +203,6 @@ def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[
         "about": {task.name: dict(task.about) for task in tasks},
         **about,
         "environment": {"intro2llm": version("intro2llm"), **environment()},
-        "samples_sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "samples_sha256": hash_bytes("\n".join(lines).encode()),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -7,7 +7,6 @@ stored, and a digest, so that adapters are never put upon another base unnoticed
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from data_pipes import files
+from data_pipes.digest import hash_blocks
 from pure import tree
 from pure.adapt.attach import whole
 from pure.adapt.qlora import quantize_layers
@@ -225,18 +225,14 @@ def digest(params: Tree) -> str:
     """
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         parts = list(pool.map(_hashed, tree.leaves(params)))
-    found = hashlib.sha256()
-    for path, x, part in zip(tree.paths(params), tree.leaves(params), parts, strict=True):
-        found.update(f"{path} {tuple(x.shape)} {part}".encode())
-    return f"float32:{found.hexdigest()}"
+    leaves = zip(tree.paths(params), tree.leaves(params), parts, strict=True)
+    digest = hash_blocks(f"{path} {tuple(x.shape)} {part}".encode() for path, x, part in leaves)
+    return f"float32:{digest}"
 
 
 def _hashed(x: torch.Tensor) -> str:
     """A sha256 of the numbers' bits in float32, made block by block."""
-    found = hashlib.sha256()
-    for block in x.detach().flatten().split(BLOCK):
-        found.update(memory(block.float().cpu()))
-    return found.hexdigest()
+    return hash_blocks(memory(block.float().cpu()) for block in x.detach().flatten().split(BLOCK))
 
 
 def _same(known: str, base: Tree) -> bool:
@@ -247,11 +243,12 @@ def _same(known: str, base: Tree) -> bool:
 
 def _sampled(params: Tree) -> str:
     """The digest that earlier versions wrote: of the shape, and of a few numbers, of every weight."""
-    found = hashlib.sha256()
-    for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
-        flat = x.detach().flatten()
-        few = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].float().cpu()
-        found.update(
-            f"{path} {tuple(x.shape)} {[round(float(v), 5) for v in few.to(torch.bfloat16)]}".encode()
-        )
-    return found.hexdigest()
+    leaves = zip(tree.paths(params), tree.leaves(params), strict=True)
+    return hash_blocks(f"{path} {tuple(x.shape)} {_few_numbers(x)}".encode() for path, x in leaves)
+
+
+def _few_numbers(x: torch.Tensor) -> list[float]:
+    """Up to 65 numbers of a weight at even spacing, in bfloat16 and rounded to five decimals."""
+    flat = x.detach().flatten()
+    few = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].float().cpu()
+    return [round(float(v), 5) for v in few.to(torch.bfloat16)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +44,7 @@ def clear(path: str | Path, error: Exception) -> ValueError:
 
 def write(
     folder: str | Path,
-    files: Mapping[str, str],
+    texts: Mapping[str, str],
     weights: Mapping[str, torch.Tensor],
     tokenizer: tokenizers.Tokenizer,
     *,
@@ -56,7 +55,7 @@ def write(
 
     Args:
         folder: is made or replaced.
-        files: texts by name.
+        texts: of the small files, by name.
         weights: tensors by Hugging Face's names.
         tokenizer: written as tokenizer.json.
         name: of the file of weights.
@@ -73,12 +72,15 @@ def write(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for file, text in files.items():
+        for file, text in texts.items():
             (partial / file).write_text(text, encoding="utf-8")
         _write_weights(partial, weights, name, shard_bytes)
         tokenizers.save(tokenizer, partial)
-        _sync(partial)
-        _replace(partial, folder)
+        files.sync_contents(partial)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        files.publish_folder(partial, folder, aside=old)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
@@ -173,21 +175,3 @@ def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype |
         return mapped
     with safe_open(str(path), framework="pt") as file:
         return file.get_tensor(name).to(dtype)
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the disk has every file of a folder."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    files.sync_folder(folder)
-
-
-def _replace(new: Path, target: Path) -> None:
-    """Moves a finished folder into place; the old one goes last."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from data_pipes.files import writing
+from data_pipes.files import sync_file, write_atomically, writing
 
 CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
 """Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or
@@ -60,11 +59,8 @@ def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> 
         say(f"{path}:{len(rows) + 1}: the last line is cut off ({len(torn[0])} bytes) and was taken out")
     kept = "".join(_line(row) for row in rows if row["step"] <= step)
     if not path.exists() or path.read_bytes() != kept.encode():
-        unfinished = path.with_suffix(".partial")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(kept)
-            _sync(file, path)
-        os.replace(unfinished, path)
+        with writing(path, AGAIN):
+            write_atomically(path, kept.encode())
     file = path.open("a", encoding="utf-8")
     return Writer(partial(_append, file, path), partial(_sync, file, path), partial(_close, file))
 
@@ -162,8 +158,7 @@ def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) ->
 def _sync(file: TextIO, path: Path) -> None:
     """Waits until the disk has it."""
     with writing(path, AGAIN):
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
 
 
 def _close(file: TextIO) -> None:

@@ -28,6 +28,50 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match=r"cannot write .*a\.json: No space left on device; make room there"):
         files.write_json(tmp_path / "a.json", {"x": 2})
     assert files.read_json(tmp_path / "a.json") == {"x": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_new_file_replaces_none(tmp_path: Path) -> None:
+    files.write_new(tmp_path / "a", b"one")
+    with pytest.raises(FileExistsError):
+        files.write_new(tmp_path / "a", b"two")
+    files.write_atomically(tmp_path / "a", b"three")
+    assert b"".join(files.read_blocks(tmp_path / "a")) == b"three"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("new", "final"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_fsync(descriptor: int) -> None:
+        calls.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def note_rename(old: Path, new: Path) -> None:
+        calls.append(f"rename {old.name} {new.name}")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    files.sync_contents(tmp_path / "new")
+    with pytest.raises(OSError, match="not empty"):
+        files.publish_folder(tmp_path / "new", tmp_path / "final")
+    files.publish_folder(tmp_path / "new", tmp_path / "final", aside=tmp_path / "old")
+    assert calls == [
+        "fsync file",
+        "fsync new",
+        "rename new final",
+        "rename final old",
+        "rename new final",
+        f"fsync {tmp_path.name}",
+    ]
+    assert [(tmp_path / name / "file").read_text() for name in ("final", "old")] == ["new", "final"]
 
 
 @pytest.mark.parametrize(

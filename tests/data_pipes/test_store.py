@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipes.digest import hash_json
 from data_pipes.store import open_store, write_store
-from data_pipes.tokens import digest_of, memory_store
+from data_pipes.tokens import memory_store
 
 DOCUMENTS = [[1, 2, 3], [], [4], [5, 6, 300]]
 
@@ -259,14 +260,13 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_manifest_with_a_right_digest_and_wrong_facts_is_refused(tmp_path: Path) -> None:
-    from data_pipes.tokens import digest_of
 
     write(tmp_path / "s")
     file = tmp_path / "s" / "manifest.json"
     good = {k: v for k, v in json.loads(file.read_text()).items() if k != "digest"}
     for change in ({"tokens": -1}, {"tokens": "7"}, {"documents": 0}, {"vocab_size": True}, {"tokens": 6}):
         facts = {**good, **change}
-        file.write_text(json.dumps({**facts, "digest": digest_of(facts)}))
+        file.write_text(json.dumps({**facts, "digest": hash_json(facts)}))
         with pytest.raises(ValueError, match="is damaged"):
             open_store(tmp_path / "s")
 
@@ -296,7 +296,7 @@ def test_a_manifest_whose_digest_fits_and_whose_fields_do_not_is_refused(
     path = tmp_path / "s" / "manifest.json"
     facts = {**json.loads(path.read_text()), **change}
     facts = {name: value for name, value in facts.items() if name != "digest" and value is not ...}
-    path.write_text(json.dumps({**facts, "digest": digest_of(facts)}))
+    path.write_text(json.dumps({**facts, "digest": hash_json(facts)}))
     with pytest.raises(ValueError, match=words) as caught:
         open_store(tmp_path / "s")
     assert "manifest.json" in str(caught.value)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_pipes.digest import hash_json
 from data_pipes.store import open_store, write_store
-from data_pipes.tokens import digest_of
 from stages.run import config_file, log
 from stages.run.options.tuning import SFTOptions
 from tests.outside.form import Form
@@ -25,7 +25,7 @@ def _manifest(change: Callable[[dict], Any]) -> Callable[[Path], None]:
         path = folder / "s" / "manifest.json"
         facts = {name: value for name, value in json.loads(path.read_text()).items() if name != "digest"}
         change(facts)
-        path.write_text(json.dumps({**facts, "digest": digest_of(facts)}))
+        path.write_text(json.dumps({**facts, "digest": hash_json(facts)}))
 
     return write
 

@@ -4,14 +4,13 @@ then."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from data_pipes.files import writing
+from data_pipes.files import write_atomically, writing
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.rewards.functions import reader
@@ -162,10 +161,8 @@ def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
     line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
     if path.exists() and _last(path) >= step:
         kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
-        unfinished = path.with_suffix(".partial")
-        with writing(unfinished):
-            unfinished.write_bytes(b"".join(kept))
-        os.replace(unfinished, path)
+        with writing(path):
+            write_atomically(path, b"".join(kept))
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line)

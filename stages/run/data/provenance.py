@@ -3,13 +3,12 @@ from."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_pipes import tokenizer as tokenizers
+from data_pipes.digest import hash_json
 from data_pipes.source.text import files
 from stages.models import folder as model_folder
 from stages.run.options.pretrain import PretrainOptions
@@ -75,7 +74,7 @@ def _text(data_path: str) -> dict[str, Any]:
     if data_path == "embedded" or not top.exists():
         return {"path": data_path}
     found = [(path.relative_to(top).as_posix(), path.stat().st_size) for path in files(top)]
-    names = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    names = hash_json(found)[:16]
     return {"path": data_path, "files": len(found), "bytes": sum(size for _, size in found), "names": names}
 
 

@@ -6,12 +6,13 @@ name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipes.digest import hash_blocks, hash_bytes, label
+from data_pipes.files import read_blocks
 from stages.models import pretrained
 from stages.run.rewards.functions import BUILT_IN, file_of, names
 
@@ -46,14 +47,10 @@ def identity(rewards: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[
 
 def _files(folder: Path) -> str:
     """Digest of a model's configuration and weights."""
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()[:32]}"
+    paths = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    blocks = (block for path in paths for block in (path.name.encode(), *read_blocks(path)))
+    return label(hash_blocks(blocks))
 
 
 def _digest(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()[:32]}"
+    return label(hash_bytes(data))

@@ -1,0 +1,31 @@
+"""Digests are sha256 of what they say; their values stand in saved files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from data_pipes.digest import hash_blocks, hash_bytes, hash_fraction, hash_json, label
+
+
+def test_blocks_are_hashed_as_one() -> None:
+    whole = hashlib.sha256(b"one two").hexdigest()
+    assert hash_blocks([b"one", memoryview(b" two"), b""]) == hash_bytes(b"one two") == whole
+
+
+def test_json_is_hashed_whatever_the_order_of_its_keys() -> None:
+    assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1}) != hash_json({"a": 2, "b": 1})
+    value = {"b": [1.5, None, "é"], "a": {}}
+    text = json.dumps(value, sort_keys=True)
+    assert text == '{"a": {}, "b": [1.5, null, "\\u00e9"]}'
+    assert hash_json(value) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_fraction_is_the_first_four_bytes() -> None:
+    for text in ("enum.py", "", "é"):
+        first = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        assert hash_fraction(text) * 2**32 == first
+
+
+def test_a_label_is_short() -> None:
+    assert label("ab" * 32) == "sha256:" + "ab" * 16
