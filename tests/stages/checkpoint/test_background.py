@@ -93,7 +93,7 @@ def test_wait_without_a_save_has_nothing_to_say(tmp_path: Path) -> None:
 def test_a_process_that_ends_finishes_its_save(tmp_path: Path) -> None:
     program = (
         "import sys, torch\n"
-        "from stages.run import background\n"
+        "from stages.checkpoint import background\n"
         "background.saver(sys.argv[1]).save({'w': torch.zeros(5_000_000)}, step=4)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
