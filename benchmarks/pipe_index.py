@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from _timing import header, paired, parser, row
 
-from data_pipes.pretrain import PretrainPipe, pretrain_pipe
+from data_pipes.pretrain import pretrain_pipe
 from data_pipes.store import write_store
+from data_pipes.table import TablePipe
 
 B, T, VOCABULARY = 8, 256, 4096
 TOKENS, DOCUMENT = 50_000_000, 1_000
@@ -34,7 +35,7 @@ def documents() -> Iterator[np.ndarray]:
         yield np.arange(start, start + DOCUMENT) * 7919 % VOCABULARY
 
 
-def next_batch(pipe: PretrainPipe) -> Callable[[], object]:
+def next_batch(pipe: TablePipe) -> Callable[[], object]:
     """Asks for another batch each time, far from the last: with shuffling every batch is everywhere in the
     file."""
     numbers = itertools.cycle(range(len(pipe)))

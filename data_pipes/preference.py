@@ -18,7 +18,8 @@ import torch
 
 from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
 from data_pipes.chat.messages import Context, Messages, Preference, Unpaired
-from data_pipes.table import Ragged, TablePipe, padded, ragged, table_pipe
+from data_pipes.ragged import Ragged, concatenate, pad_rows
+from data_pipes.table import TablePipe, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
 from pure.loss.log_probability import log_probabilities
@@ -236,7 +237,7 @@ def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ..
     batch = {"index": np.where(real, table.numbers[rows], -1)}
     for i, name in enumerate(names):
         before, after = (f"{name}_", f"_{name}") if name else ("", "")
-        batch[f"{before}tokens"], batch[f"{before}labels"] = padded(table.sides[i], rows, length)
+        batch[f"{before}tokens"], batch[f"{before}labels"] = pad_rows(table.sides[i], rows, length)
         if table.references:
             batch[f"reference{after}"] = np.where(real, table.references[i][rows], np.float32(0))
     if len(table.desirable):
@@ -258,7 +259,7 @@ def _pipe(
         i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row) and _differ(row)
     ]
     table = Compared(
-        tuple(ragged([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
+        tuple(concatenate([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
         np.array(kept, np.int64),
         np.array([] if marks is None else [marks[i] for i in kept], bool),
     )
@@ -323,6 +324,6 @@ def _thought(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.nd
         for first in range(0, examples, batch_size):
             rows = np.arange(first, first + batch_size)
             rows[rows >= examples] = -1  # one shape for all, so that it is compiled once
-            tokens, labels = (torch.from_numpy(x).to(device) for x in padded(side, rows, width))
+            tokens, labels = (torch.from_numpy(x).to(device) for x in pad_rows(side, rows, width))
             found.append(log_probabilities(model.forward(params, tokens), labels).sum(1).cpu().numpy())
     return np.concatenate(found)[:examples].astype(np.float32)

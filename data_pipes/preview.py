@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from data_pipes.pretrain import IGNORE
+from pure.loss.cross_entropy import IGNORE
 
 KINDS = ("trained", "read", "padding")
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_prompt_chats
 from data_pipes.chat.messages import Prompt
-from data_pipes.table import Ragged, TablePipe, ragged, table_pipe
+from data_pipes.ragged import Ragged, concatenate
+from data_pipes.table import TablePipe, table_pipe
 from data_pipes.tokenizer.spec import Tokenizer
 
 
@@ -104,7 +105,7 @@ def prompt_pipe(
                 "or truncate='left' to keep the end of those that are longer"
             )
     given = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
-    table = ragged([Encoded(prompt, np.zeros(len(prompt), bool)) for prompt in given], "prompt_pipe")
+    table = concatenate([Encoded(prompt, np.zeros(len(prompt), bool)) for prompt in given], "prompt_pipe")
     return table_pipe(
         table,
         partial(take, length=length),

@@ -15,8 +15,9 @@ import numpy as np
 
 from data_pipes.chat.chat import Encoded
 from data_pipes.pack import best_fit_decreasing
-from data_pipes.pretrain import IGNORE
-from data_pipes.table import Ragged, TablePipe, put, ragged, table_pipe
+from data_pipes.ragged import Ragged, concatenate, write_example
+from data_pipes.table import TablePipe, table_pipe
+from pure.loss.cross_entropy import IGNORE
 
 
 class Packed(NamedTuple):
@@ -91,7 +92,7 @@ def sft_pipe(
     )
     kept = [example for example in cut if example.trained[1:].any()]
     truncated = sum(len(example.tokens) > length + 1 for example in examples)
-    stored = ragged(kept, "sft_pipe")
+    stored = concatenate(kept, "sft_pipe")
     # 2. Pack.
     places = np.diff(stored.starts) - 1
     bins = (
@@ -140,7 +141,7 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
         members = table.order[first : table.ends[row]].tolist() if row >= 0 else []
         place = 0
         for segment, example in enumerate(members):
-            end = place + put(table.examples, example, tokens[out, place:], labels[out, place:])
+            end = place + write_example(table.examples, example, tokens[out, place:], labels[out, place:])
             segment_ids[out, place:end] = segment
             positions[out, place:end] = np.arange(end - place)
             place = end

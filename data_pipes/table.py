@@ -1,59 +1,45 @@
-"""A table of rows as a pipe: what the pipes after pretraining have in common.
+"""A table of rows as a sequence of batches, each a pure function of its index.
 
-Fine-tuning, preferences and prompts differ in what a row is. How rows are shuffled, put into batches, cut
-into slices and found again after a stop is the same: batch i is a function of (table, key, i).
+All pipes are table pipes: pretraining, fine-tuning, preferences and prompts differ in the contents of a row.
+Shuffling, batches, slices and epochs are the same. Nothing is iterated and nothing is remembered: batch i is
+computed from (table, key, i). So a run resumes exactly where it stopped with `pipe[int(state.step):]`, on any
+machine, with any number of loader processes.
 
-Shape letters: B rows in a batch, R rows of the table, T places in a row, N tokens of all examples, E
-examples.
+Shape letters: B rows in a batch, R rows of the table.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipes.chat.chat import Encoded
 from data_pipes.digest import hash_blocks
-from data_pipes.pretrain import IGNORE
 from data_pipes.shuffle import fold_in, key_words, named, shuffled
-
-
-class Ragged(NamedTuple):
-    """Examples of different lengths in three arrays, five bytes a token.
-
-    Fields:
-        tokens: [N] int32, one example behind the other.
-        trained: [N] bool, which of them are learned.
-        starts: [E + 1] int64: example e is tokens starts[e] to starts[e + 1].
-    """
-
-    tokens: np.ndarray
-    trained: np.ndarray
-    starts: np.ndarray
+from data_pipes.tokens import TokenStore
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TablePipe:
-    """Batches of a table; a list to all who use it (index, slice, len, iterate).
+    """Batches of a table, used like a list (index, slice, len, iterate).
 
     Args:
-        table: arrays, NamedTuples or tuples of arrays; read-only.
+        table: a token store, or arrays, NamedTuples or tuples of arrays; read-only.
         take: (table, rows [B] int64, -1 for padding) -> {name: [B, ...] array of its own}.
         rows: R.
         batch_size: B.
-        epochs: times that the table is seen.
+        epochs: passes over the table.
         key: two words; None reads the rows in order.
         wrap: fill the last batch with the beginning of a further epoch, instead of padding.
         about: what else decides the batches, in plain JSON.
         truncated: examples that were shortened.
         dropped: examples that were left out, as nothing in them is learned.
-        window: which batches of the whole run this pipe shows; slicing narrows it.
+        window: the batches of the whole run that this pipe shows; slicing narrows it.
     """
 
     table: Any
@@ -112,34 +98,34 @@ def table_pipe(
         batch_size: B >= 1.
         key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None
             only with shuffle=False.
-        epochs: how often the table is seen.
+        epochs: passes over the table.
         shuffle: False keeps the rows in order.
-        about: what else decides the batches; "pipe" names the function that messages speak of, "length" is
-            checked.
+        about: what else decides the batches; error messages begin with its "pipe", "length" is checked.
         wrap: see TablePipe.
         truncated: see TablePipe.
         dropped: see TablePipe.
 
     Returns:
-        A TablePipe of ceil(epochs R / B) batches. Epochs follow each other without a gap.
+        A TablePipe of ceil(epochs R / B) batches. Epochs follow each other without a gap, so one batch may
+        end an epoch and begin the next; only the very last can lack rows.
 
     Raises:
         ValueError: if a size is below 1, or the table is empty.
         TypeError: if the key is missing.
 
     Example:
-        >>> pipe = table_pipe((), lambda table, rows: {"index": rows}, rows=3, batch_size=2, key=None, epochs=1,
-        ...                   shuffle=False, about={"pipe": "numbers", "length": 1})
+        >>> pipe = table_pipe((), lambda table, rows: {"index": rows}, rows=3, batch_size=2, key=None,
+        ...                   epochs=1, shuffle=False, about={"pipe": "numbers", "length": 1})
         >>> [batch["index"].tolist() for batch in pipe]
         [[0, 1], [2, -1]]
     """
-    name = about["pipe"]
-    for what, value in (("batch_size", batch_size), ("length", about["length"]), ("epochs", epochs)):
+    name, length = about["pipe"], about["length"]
+    for argument, value in (("batch_size", batch_size), ("length", length), ("epochs", epochs)):
         if value < 1:
-            raise ValueError(f"{name}: {what} must be at least 1, got {value}")
+            raise ValueError(f"{name}: {argument} must be at least 1, got {value}")
     if rows < 1:
-        why = f", as none of the {dropped} given has a token to learn within length {about['length']}" * (
-            dropped > 0
+        why = (
+            f", as none of the {dropped} given has a token to learn within length {length}" if dropped else ""
         )
         raise ValueError(
             f"{name}: expected at least one example, got none{why}; give more data, or a greater length"
@@ -164,32 +150,40 @@ def table_pipe(
 
 
 def batch_at(pipe: TablePipe, number: int) -> dict[str, Tensor]:
-    """Computes batch `number` of the whole run.
+    """Computes batch `number` of the whole run, in time that does not depend on R.
 
     Args:
-        pipe: its window is not looked at.
+        pipe: its window does not matter.
         number: in [0, number of batches).
 
     Returns:
-        What the pipe's `take` says, as tensors [B, ...]. All are the caller's own.
+        The arrays of the pipe's `take`, as tensors [B, ...]. All are the caller's own: writing to them
+        changes nothing in the pipe.
+
+    Steps:
+        1. The places number B to number B + B - 1 of the run, each a row of an epoch.
+        2. Shuffle the rows of each epoch under the epoch's key.
+        3. Take the rows; those after the last epoch are padding.
     """
+    # 1. Places.
     places = np.arange(number * pipe.batch_size, (number + 1) * pipe.batch_size)
     epochs, rows = np.divmod(places, pipe.rows)
+    # 2. Shuffle.
     if pipe.key is not None:
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            rows[here] = shuffled(rows[here], pipe.rows, fold_in(pipe.key, epoch))
+            in_epoch = epochs == epoch
+            rows[in_epoch] = shuffled(rows[in_epoch], pipe.rows, fold_in(pipe.key, epoch))
+    # 3. Take.
     if not pipe.wrap:
         rows[epochs >= pipe.epochs] = -1
-    return {name: torch.from_numpy(value) for name, value in pipe.take(pipe.table, rows).items()}
+    return {name: torch.from_numpy(array) for name, array in pipe.take(pipe.table, rows).items()}
 
 
 def describe(pipe: TablePipe) -> dict[str, Any]:
-    """Says in plain JSON what decides the batches, for a run's manifest: pipes that agree here give equal
-    batches.
+    """Describes in plain JSON what decides the batches: pipes that agree here give equal batches.
 
     Args:
-        pipe: its window is not looked at.
+        pipe: its window does not matter.
 
     Returns:
         {"pipe", "length", ..., "data" (sha256 over the table), "batch_size", "epochs", "key"}.
@@ -203,88 +197,9 @@ def describe(pipe: TablePipe) -> dict[str, Any]:
     }
 
 
-def ragged(examples: Sequence[Encoded], name: str) -> Ragged:
-    """Puts examples one behind the other.
-
-    Args:
-        examples: E of them.
-        name: of the function that messages speak of.
-
-    Returns:
-        Ragged.
-
-    Raises:
-        ValueError: if an example's two arrays differ in length, or a token is no id.
-
-    Example:
-        >>> ragged([Encoded(np.array([5, 6]), np.array([False, True])), Encoded(np.array([7]), np.array([True]))], "f")
-        Ragged(tokens=array([5, 6, 7], dtype=int32), trained=array([False,  True,  True]), starts=array([0, 2,
-        3]))
-    """
-    for number, example in enumerate(examples):
-        if len(example.tokens) != len(example.trained):
-            raise ValueError(
-                f"{name}: tokens and trained of an example must be of one length, got {len(example.tokens)} and "
-                f"{len(example.trained)} in example {number}; use those of data_pipes.chat.chat.encode_chat"
-            )
-    tokens = np.concatenate(
-        [np.zeros(0, np.int32), *(x.tokens for x in examples)], dtype=np.int32, casting="same_kind"
-    )
-    if tokens.size and tokens.min() < 0:
-        raise ValueError(f"{name}: tokens must be ids in [0, 2**31), got {tokens.min()}")
-    trained = np.concatenate(
-        [np.zeros(0, bool), *(x.trained for x in examples)], dtype=bool, casting="unsafe"
-    )
-    sizes = np.fromiter((len(x.tokens) for x in examples), np.int64, len(examples))
-    return Ragged(tokens, trained, np.concatenate([[0], sizes.cumsum()]))
-
-
-def padded(examples: Ragged, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lays one example into each row: inputs, and the token that follows each of them where it is learned.
-
-    Args:
-        examples: of at most length + 1 tokens each.
-        rows: [B] integers, numbers of examples; -1 is a row of padding.
-        length: T.
-
-    Returns:
-        (tokens [B, T] int64, 0 behind the example; labels [B, T] int64, -100 where nothing is learned).
-
-    Example:
-        >>> one = ragged([Encoded(np.array([5, 6, 7]), np.array([False, False, True]))], "f")
-        >>> [x.tolist() for x in padded(one, np.array([0, -1]), 3)]
-        [[[5, 6, 0], [0, 0, 0]], [[-100, 7, -100], [-100, -100, -100]]]
-    """
-    tokens = np.zeros((len(rows), length), np.int64)
-    labels = np.full((len(rows), length), IGNORE, np.int64)
-    for out, row in enumerate(rows.tolist()):
-        if row >= 0:
-            put(examples, row, tokens[out], labels[out])
-    return tokens, labels
-
-
-def put(examples: Ragged, example: int, tokens: np.ndarray, labels: np.ndarray) -> int:
-    """Writes one example to the beginning of a row.
-
-    Args:
-        examples: all.
-        example: which.
-        tokens: [T] int64, written to.
-        labels: [T] int64, written to.
-
-    Returns:
-        How many places it takes: one less than it has tokens.
-    """
-    start, end = examples.starts[example : example + 2].tolist()
-    places = max(end - start - 1, 0)
-    tokens[:places] = examples.tokens[start : end - 1]
-    labels[:places] = np.where(examples.trained[start + 1 : end], examples.tokens[start + 1 : end], IGNORE)
-    return places
-
-
 def _digest(table: Any) -> str:
-    """sha256 over all arrays of a table, their dtypes and their shapes."""
-    return hash_blocks(_blocks(table))
+    """sha256 over all arrays of a table, their dtypes and their shapes; a token store's own."""
+    return table.digest if isinstance(table, TokenStore) else hash_blocks(_blocks(table))
 
 
 def _blocks(part: Any) -> Iterator[bytes | memoryview]:

@@ -1,65 +1,27 @@
-"""Overlapping windows: every token is predicted once, with T - stride tokens before it but for the first
-window's.
+"""Overlapping windows over a token store, for evaluation: each token is predicted once, with context.
 
-Shape letters: B batch, T tokens.
+Shape letters: B windows in a batch, T tokens in a window, N tokens of the store.
 """
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data_pipes.pack import segments
+from data_pipes.pretrain import Boundaries
+from data_pipes.table import TablePipe, table_pipe
 from data_pipes.tokens import TokenStore
 from pure.loss.cross_entropy import IGNORE
 
 
-@dataclass(frozen=True, kw_only=True)
-class Windows:
-    """The batches of a store in order, for evaluation; see `windows`."""
-
-    store: TokenStore
-    batch_size: int
-    length: int
-    stride: int
-    boundaries: Literal["ignore", "mask"]
-
-    def __len__(self) -> int:
-        return -(-self.rows // self.batch_size)
-
-    @property
-    def rows(self) -> int:
-        """Windows that it takes to predict every token but the first."""
-        return 1 + max(0, -(-(len(self.store.tokens) - 1 - self.length) // self.stride))
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        number = operator.index(index)
-        if not 0 <= number < len(self):
-            raise IndexError(f"windows[{number}]: there are {len(self)} batches")
-        first = number * self.batch_size
-        rows = [_row(self, row) for row in range(first, first + self.batch_size)]
-        columns = [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
-        names = ("tokens", "labels", "segment_ids", "positions")[: len(columns)]
-        return dict(zip(names, columns, strict=True))
-
-
 def windows(
-    store: TokenStore,
-    *,
-    batch_size: int,
-    length: int,
-    stride: int,
-    boundaries: Literal["ignore", "mask"] = "ignore",
-) -> Windows:
-    """Cuts a store into windows of `length` that begin `stride` apart, each predicting only what is new in
-    it.
+    store: TokenStore, *, batch_size: int, length: int, stride: int, boundaries: Boundaries = "ignore"
+) -> TablePipe:
+    """Cuts a store into windows of `length` that begin `stride` apart, each predicting only its new tokens.
 
-    A model judged on rows that follow each other without overlap predicts the first words of each with no
+    A model evaluated on rows that follow each other without overlap predicts the first words of each with no
     context, and looks worse than it is.
 
     Args:
@@ -67,12 +29,13 @@ def windows(
         batch_size: B windows a batch.
         length: T tokens.
         stride: tokens between starts, from 1 to `length`; `length` gives rows without overlap.
-        boundaries: as the model was trained: "mask" keeps documents apart, and predicts none's first token.
+        boundaries: as the model was trained: "mask" separates documents, and predicts none's first token.
 
     Returns:
-        A sequence of {"tokens" [B, T], "labels" [B, T]}, int64, with "mask" also "segment_ids" and
-        "positions"; each token of the store but the first is the label of exactly one place (with "mask" none
-        that begins a document), all others are -100; missing rows of the last batch are padding.
+        A sequence of ceil(rows / B) batches, rows = 1 + ceil((N - 1 - T) / stride) or 1, see `take`. Each
+        token of the store but the first is the label of exactly one place (with "mask" none that begins a
+        document), with at least T - stride tokens before it except in the first window. Missing rows of the
+        last batch are padding.
 
     Raises:
         ValueError: if a size is out of range.
@@ -85,22 +48,50 @@ def windows(
     """
     if not 1 <= stride <= length or batch_size < 1:
         raise ValueError(
-            f"windows: expected 1 <= stride <= length and batch_size >= 1, got stride {stride}, length {length}, "
-            f"batch_size {batch_size}"
+            f"windows: expected 1 <= stride <= length and batch_size >= 1, got stride {stride}, "
+            f"length {length}, batch_size {batch_size}"
         )
-    return Windows(store=store, batch_size=batch_size, length=length, stride=stride, boundaries=boundaries)
+    return table_pipe(
+        store,
+        partial(take, length=length, stride=stride, boundaries=boundaries),
+        rows=1 + max(0, -(-(len(store.tokens) - 1 - length) // stride)),
+        batch_size=batch_size,
+        key=None,
+        epochs=1,
+        shuffle=False,
+        about={"pipe": "windows", "length": length, "stride": stride, "boundaries": boundaries},
+    )
 
 
-def _row(pipe: Windows, row: int) -> tuple[np.ndarray, ...]:
-    """One window: tokens and labels, and where boundaries count segments and positions; each [T]."""
-    tokens, labels = np.zeros(pipe.length, np.int64), np.full(pipe.length, IGNORE, np.int64)
-    start = row * pipe.stride
-    piece = pipe.store.tokens[start : start + pipe.length + 1].astype(np.int64)
-    if row < pipe.rows and len(piece) > 1:
-        tokens[: len(piece) - 1], labels[: len(piece) - 1] = piece[:-1], piece[1:]
-        labels[: 0 if row == 0 else pipe.length - pipe.stride] = IGNORE
-    if pipe.boundaries == "ignore":
-        return tokens, labels
-    ids, positions = (x[0] for x in segments(pipe.store.ends - start, np.zeros(1, np.int64), pipe.length))
-    labels[ids[1:] != ids[:-1]] = IGNORE
-    return tokens, labels, ids[:-1], positions[:-1]
+def take(
+    store: TokenStore, rows: np.ndarray, *, length: int, stride: int, boundaries: Boundaries
+) -> dict[str, np.ndarray]:
+    """Cuts windows out of a store.
+
+    Args:
+        store: tokens.
+        rows: [B] int64, numbers of windows, -1 for a row of padding.
+        length: T.
+        stride: tokens between starts.
+        boundaries: see `windows`.
+
+    Returns:
+        "tokens" [B, T] and "labels" [B, T], int64, -100 where a place predicts nothing new; with
+        boundaries="mask" also "segment_ids" and "positions" [B, T], int64.
+    """
+    tokens, labels = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), IGNORE, np.int64)
+    segment_ids, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    for batch_position, row in enumerate(rows.tolist()):
+        start = max(row, 0) * stride
+        if row >= 0:
+            window = store.tokens[start : start + length + 1]
+            predicted = max(len(window) - 1, 0)
+            first_new = 0 if row == 0 else length - stride
+            tokens[batch_position, :predicted] = window[:predicted]
+            labels[batch_position, first_new:predicted] = window[first_new + 1 : predicted + 1]
+        if boundaries == "mask":
+            (ids,), (places,) = segments(store.ends - start, np.minimum([row], 0), length)
+            labels[batch_position, ids[1:] != ids[:-1]] = IGNORE
+            segment_ids[batch_position], positions[batch_position] = ids[:-1], places[:-1]
+    batch = {"tokens": tokens, "labels": labels}
+    return batch | {"segment_ids": segment_ids, "positions": positions} if boundaries == "mask" else batch

@@ -16,7 +16,8 @@ import torch
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.pack import row_count
-from data_pipes.pretrain import PretrainPipe, pretrain_pipe
+from data_pipes.pretrain import pretrain_pipe
+from data_pipes.table import TablePipe
 from data_pipes.windows import windows
 from pure import optim, random, tree
 from pure.config import ModelConfig
@@ -39,7 +40,7 @@ class Experiment(NamedTuple):
     config: ModelConfig
     model: Model
     stage: Stage
-    pipe: PretrainPipe
+    pipe: TablePipe
     validate: Callable[[Tree], dict[str, float]]
     schedule: Schedule
     key: torch.Tensor
@@ -121,7 +122,7 @@ def _told(options: PretrainOptions) -> str:
     return f"--model_path {given}" if given else f"--config {options.config or shape.DEFAULT}"
 
 
-def make_pipe(options: PretrainOptions, corpus: Corpus) -> PretrainPipe:
+def make_pipe(options: PretrainOptions, corpus: Corpus) -> TablePipe:
     """The batches: of all epochs, or of as many as max_steps takes.
 
     Raises:

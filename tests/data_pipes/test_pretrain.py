@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipes.pretrain import PretrainPipe, batch_at, describe, pretrain_pipe
+from data_pipes.pretrain import pretrain_pipe
+from data_pipes.table import TablePipe, batch_at, describe
 from data_pipes.tokens import TokenStore, memory_store
 
 DOCUMENTS = [[10, 11, 12, 0], [20, 21, 0], [30, 31, 32, 33, 34, 35, 0], [40, 0]]
@@ -16,7 +17,7 @@ def store(documents: list[list[int]] = DOCUMENTS) -> TokenStore:
     return memory_store(documents, vocab_size=100)
 
 
-def pipe(**options: object) -> PretrainPipe:
+def pipe(**options: object) -> TablePipe:
     return pretrain_pipe(store(), **{"batch_size": 2, "length": 5, "key": 0, **options})  # type: ignore[arg-type]
 
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipes.chat.chat import Encoded
-from data_pipes.table import TablePipe, batch_at, describe, padded, ragged, table_pipe
-
-EXAMPLES = [
-    Encoded(np.array([1, 2, 3]), np.array([False, True, False])),
-    Encoded(np.array([4]), np.array([True])),
-    Encoded(np.array([5, 6]), np.array([False, True])),
-]
+from data_pipes.table import TablePipe, batch_at, describe, table_pipe
 
 
 def make(rows: int = 7, **options: object) -> TablePipe:
@@ -64,19 +57,3 @@ def test_what_cannot_be_a_pipe_is_refused(options: dict, error: type, words: str
 def test_described_alike_only_if_the_batches_are_alike() -> None:
     assert describe(make()[1:]) == describe(make())
     assert describe(make()) != describe(make(8))
-
-
-def test_end_to_end_and_laid_out_again() -> None:
-    made = ragged(EXAMPLES, "mine")
-    assert made.tokens.tolist() == [1, 2, 3, 4, 5, 6]
-    tokens, labels = padded(made, np.array([2, 0, -1, 1]), 2)
-    assert tokens.tolist() == [[5, 0], [1, 2], [0, 0], [0, 0]]
-    assert labels.tolist() == [[6, -100], [2, -100], [-100, -100], [-100, -100]]
-    assert ragged([], "mine").starts.tolist() == [0]
-
-
-def test_examples_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="of one length, got 2 and 1 in example 0"):
-        ragged([Encoded(np.array([1, 2]), np.array([True]))], "mine")
-    with pytest.raises(ValueError, match="must be ids"):
-        ragged([Encoded(np.array([-1]), np.array([True]))], "mine")

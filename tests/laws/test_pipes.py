@@ -22,6 +22,7 @@ from data_pipes.prompts import prompt_pipe
 from data_pipes.sft import sft_pipe
 from data_pipes.store import write_store
 from data_pipes.tokens import TokenStore, memory_store
+from data_pipes.windows import windows
 
 Batch = dict[str, torch.Tensor]
 
@@ -42,6 +43,10 @@ def in_memory(folder: Path) -> TokenStore:
 
 def pretraining(make: Callable[[Path], TokenStore], folder: Path, **options: Any) -> Any:
     return pretrain_pipe(make(folder), **{"batch_size": 4, "length": 8, "key": 0, **options})
+
+
+def sliding(boundaries: Any, folder: Path) -> Any:
+    return windows(in_memory(folder), batch_size=4, length=16, stride=5, boundaries=boundaries)
 
 
 def encoded(lengths: Sequence[int]) -> list[Encoded]:
@@ -76,6 +81,8 @@ PIPES: dict[str, Callable[[Path], Any]] = {
     "pretrain mapped": functools.partial(pretraining, mapped, epochs=2),
     "pretrain masked": functools.partial(pretraining, mapped, boundaries="mask"),
     "pretrain in order": functools.partial(pretraining, in_memory, shuffle=False, key=None),
+    "windows": functools.partial(sliding, "ignore"),
+    "windows masked": functools.partial(sliding, "mask"),
     "sft packed": functools.partial(tuning, epochs=2),
     "sft not packed": functools.partial(tuning, packing=False),
     "preferences": functools.partial(preferring, epochs=2),

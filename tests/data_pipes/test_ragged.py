@@ -1,0 +1,31 @@
+"""Examples of different lengths: joined into one array, and padded into rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipes.chat.chat import Encoded
+from data_pipes.ragged import concatenate, pad_rows
+
+EXAMPLES = [
+    Encoded(np.array([1, 2, 3]), np.array([False, True, False])),
+    Encoded(np.array([4]), np.array([True])),
+    Encoded(np.array([5, 6]), np.array([False, True])),
+]
+
+
+def test_examples_are_joined_and_padded_again() -> None:
+    made = concatenate(EXAMPLES, "mine")
+    assert made.tokens.tolist() == [1, 2, 3, 4, 5, 6]
+    tokens, labels = pad_rows(made, np.array([2, 0, -1, 1]), 2)
+    assert tokens.tolist() == [[5, 0], [1, 2], [0, 0], [0, 0]]
+    assert labels.tolist() == [[6, -100], [2, -100], [-100, -100], [-100, -100]]
+    assert concatenate([], "mine").starts.tolist() == [0]
+
+
+def test_examples_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="of one length, got 2 and 1 in example 0"):
+        concatenate([Encoded(np.array([1, 2]), np.array([True]))], "mine")
+    with pytest.raises(ValueError, match="must be ids"):
+        concatenate([Encoded(np.array([-1]), np.array([True]))], "mine")
