@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stages.cli.flags import parse
+from stages.run.options.groups import ChatModelFlags, DeviceFlags, SamplingFlags, defaults
+from stages.run.options.ranges import AtLeast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,35 +24,21 @@ Show = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptions:
-    """A conversation with a model. Ctrl-C stops an answer; at the prompt Ctrl-C or Ctrl-D ends the
-    session."""
+@defaults(temperature=0.7, top_p=0.95)
+class ChatOptions(DeviceFlags, SamplingFlags, ChatModelFlags):
+    """Chat with a fine-tuned model.
 
-    model_path: str
-    """A run's folder, its final_model, or any folder in Hugging Face's layout."""
+    Ctrl-C stops an answer; at the prompt, Ctrl-C or Ctrl-D ends the session.
+    """
+
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What to say, in the place of the keyboard; give the flag again for the next turn."""
+    """User message, in place of the keyboard; repeat the flag for further turns."""
     system: str | None = None
-    """A message of the system that begins the conversation."""
-    chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
-    the model's own, or ChatML."""
-    template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
-    date."""
-    max_new_tokens: int = 200
-    """Tokens of an answer at most."""
-    temperature: float = 0.7
-    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's
-    distribution."""
-    top_p: float | None = 0.95
-    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
+    """System message at the start of the conversation."""
+    max_new_tokens: Annotated[int, AtLeast(1)] = 200
+    """Maximum tokens of an answer."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
-    device: str = "auto"
-    """"cpu", "cuda", or "auto": a GPU where there is one."""
-    seed: int = 0
-    """Seed of everything random; the same gives the same conversation."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,9 +54,6 @@ def main(arguments: Sequence[str]) -> int:
 
     from stages.models import pretrained
     from stages.models.hardware import pick_device
-    from stages.run.options import ranges
-
-    ranges.refuse_seed(options.seed)
 
     base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = pretrained.placed(base, pick_device(options.device))

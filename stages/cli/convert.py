@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from stages.cli.flags import parse
+from stages.run.options.groups import ModelFlags, NewTokensFlags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertOptions:
-    """What to read, and what to write."""
+class ConvertOptions(NewTokensFlags, ModelFlags):
+    """Flags of the subcommands that read a model and write it in Hugging Face's layout."""
 
-    model_path: str
-    """What to read: a run's folder, its final_model, adapters, any folder in Hugging Face's layout, a name at
-    huggingface.co, or a GGUF file."""
     output_dir: str
     """Folder to write; it must not exist yet."""
     dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"
-    """Type of the weights: "keep" writes them as they are (those of a GGUF file in float32)."""
-    add_tokens: tuple[str, ...] = ()
-    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>"; their rows begin
-    at the mean of all others, and learn nothing before the model is trained as a whole."""
-    vocabulary_multiple: int = 1
-    """The embedding is padded to a multiple of this many rows, where tokens are added."""
+    """Data type of the weights; keep writes them as they are (those of a GGUF file in float32)."""
 
 
 def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, adapters: bool = False) -> int:

@@ -10,10 +10,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from stages.cli.flags import parse
 from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.ranges import Above, AtLeast, Seed
 
 if TYPE_CHECKING:
     from stages.run.data.corpus import Corpus
@@ -25,25 +26,24 @@ TOKENS_SHOWN = 48
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Trains a byte-level BPE and the tiny model on Python's own library, teaches it to answer, and shows
-    what came of every rung."""
+    """Train a small model on Python's own source: tokenizer, pretraining, SFT, DPO, GRPO and PPO, each
+    evaluated."""
 
     output_dir: str = "runs/demo"
-    """Folder of the run. Run again, the demo goes on from there, or says that it is done."""
-    max_steps: int = 600
-    """Steps of pretraining, 4,096 tokens each: the budget is counted in tokens, so that every machine
-    computes the same."""
+    """Folder of the run; run again, the demo resumes there."""
+    max_steps: Annotated[int, AtLeast(1)] = 600
+    """Pretraining steps of 4,096 tokens each; a budget in tokens, so that every machine computes the same."""
     ladder: bool = True
-    """Go on with sft, dpo, grpo and ppo; otherwise stop after pretraining."""
-    ladder_scale: float = 1.0
-    """Share of the ladder's steps to take."""
+    """Run the stages after pretraining as well: sft, dpo, grpo and ppo."""
+    ladder_scale: Annotated[float, Above(0)] = 1.0
+    """Share of those stages' steps to take."""
     config: str = "tiny_config"
-    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    """Model configuration: a preset's name, or a JSON file of ModelConfig's fields."""
     data_path: str = "embedded"
-    """Text to train on: a file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own
-    source."""
-    seed: int = 0
-    """Seed of everything random."""
+    """Text for pretraining: a file, a folder, JSONL, Parquet, or a data set's name; "embedded" is Python's
+    own source."""
+    seed: Seed = 0
+    """Random seed; the same seed gives the same numbers."""
     compile: bool = True
     """Compile the step, if there is a C++ compiler."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from stages.cli.flags import parse
+from stages.run.options.ranges import AtLeast
 
 if TYPE_CHECKING:
     from stages.run.estimate import Estimate
@@ -14,27 +15,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions:
-    """Says what one step of supervised learning takes: parameters, FLOPs a token, and memory by part,
-    eager."""
+    """Estimate parameters, FLOPs and memory of one eager training step."""
 
     config: str = "tiny_config"
-    """The model's shape: a preset's name, or a JSON file of ModelConfig's fields."""
+    """Model configuration: a preset's name, or a JSON file of ModelConfig's fields."""
     model_path: str | None = None
-    """A model whose shape is taken instead: a folder, a name at huggingface.co, a GGUF file."""
-    batch_size: int = 16
-    """Rows a step."""
-    max_length: int = 256
-    """Tokens a row."""
-    gradient_accumulation: int = 1
-    """Pieces that a batch is cut into."""
+    """Model whose configuration is taken instead: a folder, a name at huggingface.co, or a GGUF file."""
+    batch_size: Annotated[int, AtLeast(1)] = 16
+    """Rows per step."""
+    max_length: Annotated[int, AtLeast(1)] = 256
+    """Tokens per row."""
+    gradient_accumulation: Annotated[int, AtLeast(1)] = 1
+    """Number of micro-batches per step; must divide --batch_size."""
     optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
-    """Whose state is counted."""
+    """Optimizer whose state is counted."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the products."""
+    """Precision of matrix products."""
     lora: Literal["conservative", "balanced", "aggressive"] | None = None
-    """Train adapters of this size."""
+    """Train LoRA adapters of this size; None trains every parameter."""
     qlora: bool = False
-    """Adapters over a model in four bits."""
+    """Train LoRA adapters on a base model quantized to four bits (NF4)."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -5,14 +5,19 @@ Mistakes are found here, before tyro parses, so that each is one line with the f
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
+import itertools
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+
+from stages.run.options.ranges import check_ranges
 
 Options = TypeVar("Options")
 
@@ -34,12 +39,55 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
     Raises:
         SystemExit: with 0 after --help, with 2 (and one line on stderr) for a flag that is unknown, missing,
             or has a wrong value.
+        ValueError: for a number out of the range beside its type.
     """
     told = mistake(kind, arguments)
     if told:
         print(f"intro2llm {name}: {told}; intro2llm {name} --help lists the flags", file=sys.stderr)
         raise SystemExit(2)
-    return tyro.cli(kind, prog=f"intro2llm {name}", args=list(arguments), use_underscores=True)
+    parsed = tyro.cli(
+        _with_help(kind),
+        prog=f"intro2llm {name}",
+        description=inspect.getdoc(kind),
+        args=list(arguments),
+        use_underscores=True,
+    )
+    options = kind(**vars(parsed))
+    check_ranges(options)
+    return options
+
+
+def help_texts(kind: type) -> dict[str, str]:
+    """Reads the help of every flag, the text below its field, as one paragraph.
+
+    Args:
+        kind: a dataclass; a field without a text has that of its base.
+    """
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(base):
+            (definition,) = ast.parse(inspect.getsource(base)).body
+            for field, text in itertools.pairwise(definition.body):  # type: ignore[attr-defined]
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    texts[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
+    return texts
+
+
+def _with_help(kind: type) -> type:
+    """Returns a dataclass of the same fields that hands tyro their help as one paragraph each.
+
+    tyro reads the text below a field by itself, but keeps its line breaks.
+    """
+    hints, texts = get_type_hints(kind, include_extras=True), help_texts(kind)
+    fields = [
+        (
+            field.name,
+            Annotated[hints[field.name], tyro.conf.arg(help=texts[field.name])],
+            dataclasses.field(default=field.default),
+        )
+        for field in dataclasses.fields(kind)
+    ]
+    return dataclasses.make_dataclass(kind.__name__, fields, kw_only=True)
 
 
 def mistake(kind: type, arguments: Sequence[str]) -> str:

@@ -10,41 +10,32 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from stages.cli.flags import parse
+from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, defaults
+from stages.run.options.ranges import Above, AtLeast, Probability
 
 if TYPE_CHECKING:
     from stages.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateOptions:
-    """Sampling from a model."""
+@defaults(temperature=0.8, top_p=0.95)
+class GenerateOptions(DeviceFlags, SamplingFlags, ModelFlags):
+    """Continue texts with a trained model."""
 
-    model_path: str
-    """A run's folder, its final_model, or any folder in Hugging Face's layout."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Text to continue; give the flag again for more. What the tokenizer puts before a text (bos) is put
-    there."""
+    """Text to continue; repeat the flag for several texts. A bos token is added if the tokenizer adds one."""
     special_tokens: bool = False
-    """Read control tokens such as <|im_end|> in --prompt as tokens; without it they are plain text."""
-    max_new_tokens: int = 100
-    """Tokens to add to each at most."""
-    temperature: float = 0.8
-    """Sampling temperature, a factor: 0 always takes the likeliest token, 1 samples from the model's
-    distribution."""
-    top_k: int | None = None
-    """Sample among this many likeliest tokens; None among all."""
-    top_p: float | None = 0.95
-    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
-    min_p: float | None = None
-    """Share of the likeliest token's probability: less likely ones are dropped; None drops none."""
-    repetition_penalty: float | None = None
-    """Factor; above 1 makes tokens that already stand in the text less likely."""
+    """Parse control tokens such as <|im_end|> in --prompt; by default they are plain text."""
+    max_new_tokens: Annotated[int, AtLeast(1)] = 100
+    """Maximum tokens to generate per prompt."""
+    top_k: Annotated[int | None, AtLeast(1)] = None
+    """Sample from this many most likely tokens; None samples from all."""
+    min_p: Probability = None
+    """Drop tokens whose probability is below this share of the most likely token's; None drops none."""
+    repetition_penalty: Annotated[float | None, Above(0)] = None
+    """Repetition penalty, a factor; above 1 makes tokens less likely that are already in the text."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
-    device: str = "auto"
-    """"cpu", "cuda", or "auto": a GPU where there is one."""
-    seed: int = 0
-    """Seed of everything random; the same gives the same text."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,9 +55,6 @@ def main(arguments: Sequence[str]) -> int:
 
     from stages.models import pretrained
     from stages.models.hardware import pick_device
-    from stages.run.options import ranges
-
-    ranges.refuse_seed(options.seed)
 
     device = pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))

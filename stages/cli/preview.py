@@ -4,48 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from stages.cli.flags import parse
+from stages.run.options.groups import ChatModelFlags, RowFlags
+from stages.run.options.ranges import AtLeast, Seed
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreviewOptions:
-    """Shows the rows that a rung would train on: green is learned, grey is only read."""
+class PreviewOptions(RowFlags, ChatModelFlags):
+    """Print one training batch in colour: trained tokens are green, context is grey."""
 
-    model_path: str
-    """The model whose tokenizer and chat template are used."""
     stage: Literal["sft", "dpo", "grpo"] = "sft"
-    """Whose rows: conversations, preference pairs, or prompts."""
+    """Stage whose rows are shown: conversations, preference pairs or prompts."""
     data_path: str = "embedded"
-    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded"
-    needs no download."""
-    chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
-    the model's own, or ChatML."""
-    template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
-    date."""
-    max_length: int = 256
-    """Tokens a row."""
-    subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
-    it."""
-    split: str = "train"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
-    test.jsonl."""
-    on_bad: Literal["stop", "skip"] = "stop"
-    """At a row that cannot be read: stop, or pass over it."""
-    rows: int = 3
-    """Rows to show."""
+    """Training data: JSONL, JSON, CSV, Parquet or Arrow files, a folder of them, or a data set's name;
+    "embedded" needs no download."""
+    max_length: Annotated[int, AtLeast(1)] = 256
+    """Tokens per row."""
+    rows: Annotated[int, AtLeast(1)] = 3
+    """Number of rows to show."""
     packing: bool = True
-    """Put several conversations side by side in a row, as sft does."""
-    batch: int = 0
+    """Pack several conversations into a row, as sft does."""
+    batch: Annotated[int, AtLeast(0)] = 0
     """Number of the batch to show, from 0."""
-    seed: int = 0
-    """Seed of the order."""
+    seed: Seed = 0
+    """Random seed of the order."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayOptions:
-    """Repeating a step of a past run."""
+    """Compute one step of a past run again, and compare every bit."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     step: int
-    """Number of the step to compute again, from 1."""
+    """Number of the step to recompute, from 1."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -129,14 +129,13 @@ def _tuned(folder: Path, name: str) -> _Past:
     """Builds a run after pretraining."""
     from stages.cli.tune import identity
     from stages.run import config_file, tuning
-    from stages.run.options.tuning import RUNGS
+    from stages.run.options.tuning import STAGES
 
-    kinds = {kind.__name__.removesuffix("Options").lower(): kind for kind in RUNGS}
-    if name not in kinds:
+    if name not in STAGES:
         raise ValueError(
             f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version"
         )
-    options = dataclasses.replace(config_file.read(folder, kinds[name]), output_dir=str(folder))
+    options = dataclasses.replace(config_file.read(folder, STAGES[name]), output_dir=str(folder))
     made = tuning.build(options, say=lambda text: None)
     return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, identity(made), options.compile)
 

@@ -5,36 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from stages.cli.flags import parse
+from stages.run.options.groups import DatasetFlags, TextFlags
+from stages.run.options.ranges import AtLeast
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerOptions:
-    """Training a byte-level BPE tokenizer."""
+class TokenizerOptions(TextFlags, DatasetFlags):
+    """Train a byte-level BPE tokenizer."""
 
     data_path: str = "embedded"
-    """A text file, a folder, JSONL, Parquet, a data set's name; "embedded" is Python's own source and
+    """Text: a file, a folder, JSONL, Parquet, or a data set's name; "embedded" is Python's own source and
     documentation."""
-    subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
-    it."""
-    split: str = "train"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
-    test.jsonl."""
-    field: str = "text"
-    """Column that holds the text, where the data has rows."""
-    encoding: str = "utf-8"
-    """Of text files."""
     output_dir: str = "runs/tokenizer"
-    """Folder that tokenizer.json is written to; Hugging Face's tokenizers loads it."""
-    vocab_size: int = 4096
-    """Ids, special tokens and the 256 bytes among them."""
+    """Folder for tokenizer.json, which Hugging Face's tokenizers loads."""
+    vocab_size: Annotated[int, AtLeast(1)] = 4096
+    """Number of token ids, including special tokens and the 256 bytes."""
     pattern: Literal["qwen2", "llama3", "gpt2"] = "qwen2"
-    """How text is cut into words before pairs are merged; qwen2 keeps digits apart."""
-    min_frequency: int = 2
-    """Occurrences; pairs seen less often are not merged."""
+    """Pre-tokenization pattern that splits text into words before pairs are merged; qwen2 splits off each
+    digit."""
+    min_frequency: Annotated[int, AtLeast(1)] = 2
+    """Minimum number of occurrences of a pair to be merged."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.cli.flags import parse
 from stages.cli.pretrain import INTERRUPTED
-from stages.run.options.tuning import RewardOptions, TuningOptions
+from stages.run.options.tuning import RewardOptions, TuningOptions, stage_name
 
 if TYPE_CHECKING:
     from stages.run.loop import Outcome
@@ -82,7 +82,7 @@ def resolved(options: TuningOptions, built: Tuning) -> dict[str, Any]:
     import torch
 
     return {
-        "stage": type(options).__name__.removesuffix("Options").lower(),
+        "stage": stage_name(options),
         "options": dataclasses.asdict(options),
         "model": dataclasses.asdict(built.base.model.config),
         "torch": torch.__version__,

@@ -35,7 +35,7 @@ from stages.models.chat_template import ends, template_of
 from stages.models.pretrained import Pretrained
 from stages.models.text_prompt import first
 from stages.run.data.documents import on_bad_row
-from stages.run.options import ranges
+from stages.run.options.ranges import check_ranges
 
 EXAM = 126
 """The demo's held-out questions that are asked."""
@@ -72,7 +72,7 @@ def load(options: EvaluateOptions) -> Pretrained:
         ValueError: for a seed out of range, or a model that is not understood.
         FileNotFoundError: if there is none.
     """
-    ranges.refuse_seed(options.seed)
+    check_ranges(options)
     device = hardware.pick_device(options.device)
     loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
     return pretrained.placed(loaded, device)
@@ -113,26 +113,8 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
 
 
 def _check(options: EvaluateOptions) -> None:
-    """Refuses numbers that cannot be, before any work."""
-    least = {
-        "limit": 1,
-        "max_new_tokens": 1,
-        "max_length": 2,
-        "stride": 1,
-        "shots": 0,
-        "samples": 1,
-        "workers": 1,
-        "batch_tokens": 1,
-        "prefix": 0,
-    }
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ValueError(f"--{name} must be at least {bound}, got {value}")
-    if not options.timeout > 0 or not options.temperature >= 0:
-        raise ValueError(
-            f"--timeout must be above 0 and --temperature at least 0, got {options.timeout} and {options.temperature}"
-        )
+    """Checks the numbers before any work."""
+    check_ranges(options)
     if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
         raise ValueError(
             f"--temperature 0 always writes the same: --samples {options.samples} and --top_p {options.top_p} need one "

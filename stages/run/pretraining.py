@@ -27,8 +27,7 @@ from stages.models import hardware
 from stages.pretrain import pretrain
 from stages.run import shape
 from stages.run.data.corpus import Corpus
-from stages.run.options import ranges
-from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.pretrain import PretrainOptions, check_pretrain_flags
 from stages.run.validation import bits_per_byte
 from stages.stage import Stage
 from stages.state import TrainState
@@ -99,7 +98,7 @@ def check(options: PretrainOptions) -> ModelConfig:
     Raises:
         ValueError: for a value out of range or two that contradict each other; it names the flags.
     """
-    ranges.refuse(options)
+    check_pretrain_flags(options)
     if not options.data_path:
         raise ValueError(
             '--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"'

@@ -35,7 +35,7 @@ from stages.reward import reward
 from stages.run import adapter, dropout, pretraining, validation
 from stages.run.adapter import Adapter
 from stages.run.data import examples
-from stages.run.options import checks, ranges
+from stages.run.options import checks
 from stages.run.options import tuning as flags
 from stages.run.rewards.scorer import scorer
 from stages.sft import sft
@@ -226,7 +226,7 @@ def _online(
         device=key.device,
         say=say,
     )
-    schedule, optimizer = _descent(options, len(train) * flags.updates_of(options))
+    schedule, optimizer = _descent(options, len(train) * flags.updates_per_step(options))
     drawing = {
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,
@@ -319,7 +319,7 @@ def _read(
     )
     data = examples.read(kind, source, base.tokenizer, template, say)
     if not data.held_out:
-        ranges.refuse_no_held_out(options, len(data.train))
+        flags.check_held_out(options, len(data.train))
     return data
 
 

@@ -1,4 +1,4 @@
-"""Check all flags of a run after pretraining before any work: numbers, names, files, and the model's
+"""Check all flags of a run after pretraining before any work: numbers, names, files and the model's
 context."""
 
 from __future__ import annotations
@@ -6,13 +6,12 @@ from __future__ import annotations
 from stages.models import chat_template, hardware, new_tokens, pretrained
 from stages.models.template_kwargs import template_variables
 from stages.run import adapter, dropout
-from stages.run.options import ranges
-from stages.run.options.tuning import OnlineOptions, TuningOptions
+from stages.run.options.tuning import OnlineOptions, TuningOptions, check_tuning_flags
 from stages.run.rewards import functions
 
 
 def check(options: TuningOptions) -> None:
-    """Refuses flags that cannot work, before the model is loaded.
+    """Checks the flags, before the model is loaded.
 
     Args:
         options: the flags.
@@ -21,7 +20,7 @@ def check(options: TuningOptions) -> None:
         ValueError: naming the flag, its value and what to type instead.
         FileNotFoundError: for a file that a flag names and that is not there.
     """
-    ranges.refuse(options)
+    check_tuning_flags(options)
     dropout.refuse(options)
     new_tokens.refuse(options)
     adapter.asked(options)
@@ -36,5 +35,6 @@ def check(options: TuningOptions) -> None:
     most = pretrained.read_config(options.model_path).max_position_embeddings
     if options.max_length + new > most:
         raise ValueError(
-            f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take fewer"
+            f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take "
+            "fewer"
         )

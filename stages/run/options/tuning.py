@@ -1,249 +1,295 @@
-"""What runs after pretraining are made from: frozen dataclasses whose fields are the flags of the command
-line.
+"""Flags of the stages after pretraining: plain values, written to `config.json` and read back.
 
-Plain values only, so that they are written to `config.json` and read back, and import nothing heavy.
+A new stage is a dataclass and a row in STAGES.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from stages.run.options.base import CrossEntropyFlags, TrainOptions, check_micro_batches, check_training_flags
+from stages.run.options.groups import ChatModelFlags, NewTokensFlags, SamplingFlags, defaults
+from stages.run.options.ranges import Above, AtLeast, Within, check_ranges
+
+EXAMPLES = 8000
+"""Rows that are generated unless --examples says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningOptions:
-    """What all rungs after pretraining have in common."""
+class AdapterFlags:
+    """Adapters: LoRA, QLoRA, DoRA."""
 
-    model_path: str
-    """The model to start from: a run's folder, its final_model, any folder in Hugging Face's layout, a name
-    at huggingface.co, or a GGUF file."""
-    data_path: str = "embedded"
-    """Rows to learn from: JSONL, JSON, CSV, Parquet, Arrow, a folder of them, a data set's name; "embedded"
-    needs no download."""
-    subset: str | None = None
-    """Configuration of a data set that has several; of a folder one that its README.md lists, or a folder in
-    it."""
-    split: str = "train"
-    """Part of a data set, or of a folder in one of the hub's layouts, such as train.jsonl beside
-    test.jsonl."""
-    examples: int = 8000
-    """Number of generated rows (only with --data_path embedded)."""
-    output_dir: str = "runs/tuned"
-    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
-    chat_template: str | None = None
-    """File of a jinja2 chat template, or one of ours: qwen2.5, qwen3, llama3, deepseek-r1, chatml; None takes
-    the model's own, or ChatML."""
-    template_kwargs: str | None = None
-    """Variables of the chat template, as a JSON object: '{"enable_thinking": false}'; strftime_now is a
-    date."""
-    add_tokens: tuple[str, ...] = ()
-    """Control tokens to add to tokenizer and embedding, such as "<|im_start|>" "<|im_end|>" for a base model;
-    their rows begin at the mean of all others. Not with adapters, which would not train them."""
-    vocabulary_multiple: int = 1
-    """The embedding is padded to a multiple of this many rows, where tokens are added."""
-    batch_size: int = 16
-    """Rows, pairs or prompts a step."""
-    num_epochs: int = 1
-    """Times that the data is seen."""
-    max_steps: int | None = None
-    """Steps to take, whatever the epochs."""
-    max_length: int = 256
-    """Tokens a row; of prompts for reinforcement learning, tokens of the prompt."""
-    learning_rate: float = 3e-4
-    """Peak learning rate, per update."""
-    warmup: float = 0.05
-    """Warm-up: below 1 a share of all updates, else a number of them."""
-    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
-    """Shape of the learning rate after the warm-up."""
-    final_learning_rate: float = 0.1
-    """Where the schedule ends, as a share of the peak."""
-    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
-    """Muon moves the matrices of the layers and leaves the rest to AdamW."""
-    weight_decay: float = 0.0
-    """Decay of matrices, per unit of learning rate (of sgd: added to the gradient); norms, biases and
-    embeddings have none."""
-    max_grad_norm: float = 1.0
-    """Norm that longer gradients are shortened to; 0 leaves them."""
-    gradient_accumulation: int = 1
-    """Pieces that a batch is cut into, to save memory; must divide batch_size."""
-    ema: float | None = None
-    """Decay of an average of the weights, such as 0.999; the final model is then the average."""
     lora: Literal["conservative", "balanced", "aggressive"] | None = None
-    """Train adapters of this size, and leave the model as it is; final_model then holds adapters in PEFT's
+    """Train LoRA adapters of this size and freeze the model; final_model then holds the adapters in PEFT's
     format, joined with those at --model_path, if there are any."""
     qlora: bool = False
-    """Adapters over a model whose matrices are stored in four bits a number."""
-    lora_rank: int | None = None
-    """Rank of the adapters, the number of rows of A; None takes the preset's, like the next three."""
-    lora_alpha: float | None = None
-    """Numerator of their scale, a factor: alpha / rank."""
+    """Train LoRA adapters on a base model quantized to four bits (NF4)."""
+    lora_rank: Annotated[int | None, AtLeast(1)] = None
+    """LoRA rank, the number of rows of A; None takes the preset's, as for the next three flags."""
+    lora_alpha: Annotated[float | None, Above(0)] = None
+    """LoRA alpha; the factor alpha / rank scales the adapters."""
     lora_targets: tuple[str, ...] = ()
-    """Matrices that get one, such as q v, patterns of paths, or PEFT's names: q_proj, lm_head, all-linear."""
-    lora_dropout: float | None = None
-    """Share of their inputs that is dropped."""
+    """Matrices with adapters: names such as q v, patterns of paths, or PEFT's names, such as q_proj, lm_head
+    or all-linear."""
+    lora_dropout: Annotated[float | None, Within("[0, 1)", "a share")] = None
+    """Dropout rate of the adapters' inputs."""
     use_rslora: bool = False
-    """Scale by alpha / √rank."""
+    """Scale adapters by alpha / √rank (rsLoRA)."""
     use_dora: bool = False
-    """Learn the length of each row apart from its direction."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the products; the weights stay in float32. "auto": bfloat16 where the processor multiplies
-    in it."""
-    device: str = "auto"
-    """"cpu", "cuda", or "auto": a GPU where there is one."""
-    compile: bool = True
-    """Compile the step; needs a C++ compiler, takes 1 to 3 minutes the first time."""
-    seed: int = 0
-    """Seed of everything random."""
-    held_out: int = 128
-    """Validation rows, taken at even spacing; at most a fifth of all."""
-    on_bad: Literal["stop", "skip"] = "stop"
-    """At a row that cannot be read: stop, or note it in bad_rows.jsonl and go on."""
-    save_every: int = 100
-    """Steps between checkpoints; 0 saves only the end."""
-    keep_last: int = 2
-    """Checkpoints to keep, besides the best."""
-    eval_every: int = 0
-    """Steps between validations; 0 validates only the end."""
-    patience: int = 0
-    """Validations without improvement before the run stops; 0 never stops it."""
-    resume: bool = True
-    """Go on from the newest good checkpoint in output_dir; otherwise a folder with checkpoints is refused."""
-    wandb: str | None = None
-    """Project name in Weights & Biases; WANDB_MODE=offline needs no network."""
-    tensorboard: bool = False
-    """Write event files too."""
+    """Train the magnitude of each row separately from its direction (DoRA)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTOptions(TuningOptions):
-    """Supervised fine-tuning on conversations, of which only the assistant's turns are learned."""
+@defaults(output_dir="runs/tuned")
+class TuningOptions(AdapterFlags, NewTokensFlags, TrainOptions, ChatModelFlags):
+    """Flags of every stage after pretraining."""
 
-    output_dir: str = "runs/sft"
-    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
+    examples: Annotated[int, AtLeast(1)] = EXAMPLES
+    """Number of generated rows (only with --data_path embedded)."""
+    held_out: Annotated[int, AtLeast(0)] = 128
+    """Number of validation rows, taken at even spacing; at most a fifth of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@defaults(output_dir="runs/sft")
+class SFTOptions(CrossEntropyFlags, TuningOptions):
+    """Fine-tune a model on conversations (SFT).
+
+    Only the assistant's turns are trained.
+    """
+
     packing: bool = True
-    """Put several conversations side by side in a row, none of them cut that would fit, none seeing
-    another."""
-    label_smoothing: float = 0.0
-    """Share of each target that is spread over the vocabulary."""
+    """Pack several conversations into a row, each attending to itself only; one that fits into a row is never
+    cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardOptions(TuningOptions):
-    """A reward model, from pairs of answers of which one was preferred."""
+class PreferenceOptions(TuningOptions):
+    """Flags of stages that train on preference pairs."""
 
-    output_dir: str = "runs/reward"
-    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
-    center: float = 0.01
-    """Weight of the pull of scores towards 0."""
     disable_dropout: bool = True
-    """Leave out the dropout of the model and of adapters while learning."""
+    """Disable dropout in the model and in adapters; a reference model never uses it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOOptions(TuningOptions):
-    """Direct preference optimization, from pairs of answers of which one was preferred."""
+@defaults(output_dir="runs/reward")
+class RewardOptions(PreferenceOptions):
+    """Train a reward model on preference pairs."""
 
-    output_dir: str = "runs/dpo"
-    """Folder of the run: checkpoints, metrics.jsonl, final_model."""
-    learning_rate: float = 1e-4
-    """Peak learning rate, per update."""
-    beta: float = 0.1
-    """Weight of the pull to the model that training starts from; 2 is usual for simpo."""
+    center: Annotated[float, AtLeast(0)] = 0.01
+    """Weight of the penalty that keeps the mean reward near 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@defaults(output_dir="runs/dpo", learning_rate=1e-4)
+class DPOOptions(PreferenceOptions):
+    """Train a model on preference pairs directly (DPO)."""
+
+    beta: Annotated[float, AtLeast(0)] = 0.1
+    """Weight of the KL penalty against the starting model; for simpo 2 is usual."""
     variant: Literal["sigmoid", "conservative", "robust", "ipo", "hinge", "simpo", "orpo"] = "sigmoid"
-    """Which loss; see pure/loss/dpo.py and pure/loss/orpo.py."""
-    label_smoothing: float = 0.0
-    """Share of pairs whose label is taken to be wrong; for conservative and robust."""
-    disable_dropout: bool = True
-    """Leave out the dropout of the model and of adapters while learning; the reference never drops out."""
+    """Loss; see pure/loss/dpo.py and pure/loss/orpo.py."""
+    label_smoothing: Annotated[float, Within("[0, 1)", "a share")] = 0.0
+    """Share of pairs whose label is assumed to be wrong (only with --variant conservative or robust)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineOptions(TuningOptions):
-    """What learning from one's own answers has in common."""
+@defaults(learning_rate=1e-4)
+class OnlineOptions(SamplingFlags, TuningOptions):
+    """Flags of stages that train on the model's own completions."""
 
-    max_length: int = 64
-    """Tokens of a prompt at most; longer ones are shortened from the left."""
-    learning_rate: float = 1e-4
-    """Peak learning rate, per update."""
+    max_length: Annotated[int, AtLeast(1)] = 64
+    """Maximum tokens of a prompt; longer ones are truncated from the left."""
     reward: tuple[str, ...] = ("correct",)
-    """Reward functions, added up: `correct` (the answer is the row's column "answer"), FILE.py:FUNCTION with
-    a function (prompt, completion, row) -> float of your own or one of TRL's form, (prompts, completions,
-    **columns) -> list, or the folder of a reward model."""
+    """Reward functions, whose weighted sum is the reward: "correct" (the completion is the row's column
+    "answer"), FILE.py:FUNCTION with a function (prompt, completion, row) -> float or one of TRL's form,
+    (prompts, completions, **columns) -> list, or the folder of a reward model."""
     reward_weights: tuple[float, ...] = ()
-    """What each reward counts in the sum, one number a reward; none given: each counts 1."""
+    """Weight of each reward in the sum, one number per reward; by default all are 1."""
     on_bad_reward: Literal["stop", "skip"] = "stop"
-    """At a reward function that raises or gives no finite number: stop, or leave that reward out. None is no
-    error: that reward does not apply, and the others count."""
-    max_new_tokens: int = 64
-    """Tokens of an answer at most."""
-    temperature: float = 1.0
-    """Sampling temperature, a factor: logits are divided by it."""
-    top_k: int | None = None
-    """Sample among this many likeliest tokens; None among all."""
-    top_p: float | None = None
-    """Sample among the likeliest tokens that have this probability together, in (0, 1]; None among all."""
+    """On a reward function that raises or returns no finite number: stop, or leave that reward out. None is
+    no error: that reward does not apply, and the others count."""
+    max_new_tokens: Annotated[int, AtLeast(1)] = 64
+    """Maximum tokens of a completion."""
+    temperature: Annotated[float, Above(0, "completions are to differ")] = 1.0
+    """Sampling temperature, a factor that divides the logits."""
+    top_k: Annotated[int | None, AtLeast(1)] = None
+    """Sample from this many most likely tokens; None samples from all."""
+    beta: Annotated[float, AtLeast(0)] = 0.02
+    """KL coefficient: weight of the KL divergence from the starting model; 0 loads no reference model."""
     mask_truncated: bool = False
-    """Leave answers that were cut off at --max_new_tokens out of the loss; their rewards still count in the
+    """Leave completions that reach --max_new_tokens out of the loss; their rewards still count in the
     group."""
-    table_every: int = 10
-    """Steps between tables of answers with their rewards, on the screen and in completions.jsonl; 0 shows
-    none."""
+    table_every: Annotated[int, AtLeast(0)] = 10
+    """Steps between tables of completions with their rewards, printed and written to completions.jsonl; 0
+    disables the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
+@defaults(output_dir="runs/grpo")
 class GRPOOptions(OnlineOptions):
-    """Group relative policy optimization: several answers to each prompt, compared with each other."""
+    """Train a model on groups of its own completions and a reward (GRPO)."""
 
-    output_dir: str = "runs/grpo"
-    """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
-    samples: int = 8
-    """Number of answers to each prompt."""
-    beta: float = 0.02
-    """Weight of the divergence from the model that training starts from; 0 needs no second model."""
+    samples: Annotated[int, AtLeast(1)] = 8
+    """Number of completions per prompt (group size)."""
     kl: Literal["k1", "k2", "k3", "k3+"] = "k3+"
-    """Estimator of the divergence; see pure/loss/kl.py."""
+    """Estimator of the KL divergence; see pure/loss/kl.py."""
     variant: Literal["grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"] = "dapo"
-    """Which loss; see pure/loss/grpo.py."""
+    """Loss; see pure/loss/grpo.py."""
     scale: Literal["group", "batch", "none", "leave_one_out"] = "group"
-    """What advantages are divided by."""
-    iterations: int = 1
-    """Number of updates from the same answers."""
+    """Divide advantages by the standard deviation of the rewards in the group, in the batch, or not;
+    leave_one_out takes the other completions' mean as the baseline."""
+    iterations: Annotated[int, AtLeast(1)] = 1
+    """Number of updates per batch of completions."""
 
 
 @dataclass(frozen=True, kw_only=True)
+@defaults(output_dir="runs/ppo", batch_size=128)
 class PPOOptions(OnlineOptions):
-    """Proximal policy optimization: a value function judges every token."""
+    """Train a model on its own completions, a reward and a value function (PPO)."""
 
-    output_dir: str = "runs/ppo"
-    """Folder of the run: checkpoints, metrics.jsonl, completions.jsonl, final_model."""
-    batch_size: int = 128
-    """Number of prompts a step, each answered once."""
-    beta: float = 0.02
-    """Weight of the divergence from the model that training starts from, to begin with."""
-    target_kl: float | None = None
-    """Divergence, nats an answer, that the weight is steered to; None keeps the weight."""
-    epochs: int = 2
-    """Times that a round's answers are used."""
-    minibatches: int = 1
-    """Number of pieces into which they are cut."""
-    value_weight: float = 0.5
-    """Weight of the value function's loss."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy, a reward for staying undecided."""
+    target_kl: Annotated[float | None, Above(0)] = None
+    """Target KL divergence, a number of nats per completion: --beta adapts to it; None keeps --beta fixed."""
+    epochs: Annotated[int, AtLeast(1)] = 2
+    """Number of times that each batch of completions is used."""
+    minibatches: Annotated[int, AtLeast(1)] = 1
+    """Number of minibatches per batch of completions."""
+    value_weight: Annotated[float, AtLeast(0)] = 0.5
+    """Weight of the value loss."""
+    entropy_weight: Annotated[float, AtLeast(0)] = 0.0
+    """Weight of the entropy bonus."""
 
 
-def samples_of(options: OnlineOptions) -> int:
-    """Answers to each prompt."""
+STAGES: Mapping[str, type[TuningOptions]] = MappingProxyType(
+    {
+        "sft": SFTOptions,
+        "reward": RewardOptions,
+        "dpo": DPOOptions,
+        "grpo": GRPOOptions,
+        "ppo": PPOOptions,
+    }
+)
+"""Name of a stage -> its flags. The subcommands and config.json use these names."""
+
+
+def stage_name(options: TuningOptions) -> str:
+    """Returns the name under which STAGES has the class of some flags.
+
+    Example:
+        >>> stage_name(SFTOptions(model_path="m"))
+        'sft'
+    """
+    return next(name for name, kind in STAGES.items() if kind is type(options))
+
+
+def group_size(options: OnlineOptions) -> int:
+    """Returns the number of completions per prompt."""
     return options.samples if isinstance(options, GRPOOptions) else 1
 
 
-def updates_of(options: OnlineOptions) -> int:
-    """Optimizer updates a step."""
+def updates_per_step(options: OnlineOptions) -> int:
+    """Returns the number of optimizer updates per step."""
     if isinstance(options, PPOOptions):
         return options.epochs * options.minibatches
     return options.iterations if isinstance(options, GRPOOptions) else 1
 
 
-RUNGS: Sequence[type[TuningOptions]] = (SFTOptions, RewardOptions, DPOOptions, GRPOOptions, PPOOptions)
-"""The options of every rung."""
+def check_tuning_flags(options: TuningOptions) -> None:
+    """Checks every flag of a stage after pretraining by itself, and those that depend on each other.
+
+    Raises:
+        ValueError: for a number out of range, two flags that contradict each other, or one without effect; it
+            names the flags and the fix.
+    """
+    check_ranges(options)
+    check_training_flags(options)
+    for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
+        if value and not options.held_out:
+            raise ValueError(
+                f"--{name} {value} needs rows to validate on, and --held_out 0 leaves none: raise one, or "
+                f"--{name} 0"
+            )
+    if options.data_path != "embedded" and options.examples != EXAMPLES:
+        raise ValueError(
+            f"--examples {options.examples} counts embedded rows, and --data_path {options.data_path} is read; "
+            "leave it out, or take --max_steps"
+        )
+    if isinstance(options, DPOOptions):
+        _check_preference_loss(options)
+    if isinstance(options, OnlineOptions):
+        _check_rewards(options)
+    if isinstance(options, GRPOOptions) and options.samples < 2:
+        raise ValueError(
+            "--samples 1: a group of one answer has nothing to be compared with, so that nothing is learned; "
+            "take at least 2"
+        )
+    if isinstance(options, PPOOptions):
+        _check_minibatches(options)
+
+
+def check_held_out(options: TuningOptions, rows: int) -> None:
+    """Checks that validation needs no rows. Called for data of which none can be held out.
+
+    Args:
+        options: the flags.
+        rows: of the data, for the message.
+
+    Raises:
+        ValueError: if --patience or --eval_every asks for validation.
+    """
+    for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
+        if value:
+            raise ValueError(
+                f"--{name} {value} needs held-out rows, and of {rows} rows none can be held out (a fifth at "
+                f"most): give more rows, or --{name} 0"
+            )
+
+
+def _check_preference_loss(options: DPOOptions) -> None:
+    """Checks the label smoothing and the β of a preference loss."""
+    smoothing, variant = options.label_smoothing, options.variant
+    if smoothing and variant not in ("conservative", "robust"):
+        raise ValueError(
+            f"--label_smoothing {smoothing} has no effect on --variant {variant}; it is for conservative and "
+            "robust"
+        )
+    if not smoothing < 0.5:
+        raise ValueError(
+            f"--label_smoothing: expected a share in [0, 0.5) for --variant {variant}, got {smoothing}"
+        )
+    if not options.beta and variant != "orpo":
+        raise ValueError(
+            f"--beta 0 makes the loss of --variant {variant} constant, so that nothing is learned; 0.1 is "
+            "usual"
+        )
+
+
+def _check_rewards(options: OnlineOptions) -> None:
+    """Checks the weights of the rewards."""
+    weights, rewards = options.reward_weights, options.reward
+    if weights and len(weights) != len(rewards):
+        raise ValueError(
+            f"--reward_weights has {len(weights)} numbers for {len(rewards)} rewards ({' '.join(rewards)}); "
+            "give one for each"
+        )
+    if weights and not (all(map(math.isfinite, weights)) and any(weights)):
+        raise ValueError(
+            f"--reward_weights {' '.join(map(str, weights))}: expected finite numbers, not all of them 0"
+        )
+
+
+def _check_minibatches(options: PPOOptions) -> None:
+    """Checks that minibatches have one size, and that β can adapt: 0 times a factor stays 0."""
+    rows, count = options.batch_size, options.minibatches
+    if rows % count:
+        raise ValueError(f"--minibatches {count} does not divide --batch_size {rows}: they are of equal size")
+    minibatch = f"a minibatch (--batch_size {rows} / --minibatches {count}) of"
+    check_micro_batches(rows // count, minibatch, options.gradient_accumulation)
+    if options.target_kl and not options.beta:
+        raise ValueError(
+            "--target_kl adapts --beta by factors, and 0 stays 0; begin with --beta 0.02, for instance"
+        )

@@ -12,7 +12,7 @@ Options = TypeVar("Options")
 
 
 def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options:
-    """Makes the dataclass.
+    """Builds the dataclass.
 
     Args:
         kind: a dataclass whose fields are bool, int, float, str, Literal, a tuple of these, or one of them or
@@ -45,14 +45,16 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
     hints = get_type_hints(kind)
     for name, value in values.items():
         if not _fits(value, hints[name]):
-            raise ValueError(f"{where}: {name} is {json.dumps(value)[:60]}, expected {_words(hints[name])}")
+            raise ValueError(
+                f"{where}: {name} is {json.dumps(value)[:60]}, expected {_describe(hints[name])}"
+            )
     return kind(
         **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     )
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of the type."""
+    """Tells if a JSON value is of the type."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
@@ -65,14 +67,14 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _words(hint: Any) -> str:
-    """A type as a person writes it."""
+def _describe(hint: Any) -> str:
+    """Describes a type."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_words(choice) for choice in inside)
+        return " or ".join(_describe(choice) for choice in inside)
     if origin is Literal:
         return f"one of {', '.join(inside)}"
     if origin is tuple:
-        return f"a list of {_words(inside[0])}"
+        return f"a list of {_describe(inside[0])}"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint))

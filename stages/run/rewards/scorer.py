@@ -78,6 +78,6 @@ def scorer(
         weights=weights,
         say=say,
         table_every=options.table_every,
-        samples=flags.samples_of(options),
+        samples=flags.group_size(options),
     )
     return Scorer(names, weights, score, recorder, identity.identity(options.reward, rows))

@@ -4,16 +4,16 @@ torch."""
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import resource
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
-from stages.cli.flags import mistake, parse
+from stages.cli.flags import help_texts, mistake, parse
 from stages.cli.main import SUBCOMMANDS, main
 from stages.cli.replay import ReplayOptions
 from stages.run.options.pretrain import PretrainOptions
@@ -41,6 +41,7 @@ def test_help_lists_every_flag_with_its_meaning_and_default(
     shown = " ".join(re.sub(r"[│╭╰╮╯─]", " ", capsys.readouterr().out).split())
     for field in dataclasses.fields(options_of(name)):
         flag = field.name.upper() if "Positional" in str(field.type) else f"--{field.name}"
+        assert " ".join(help_texts(options_of(name))[field.name].split()) in shown
         assert re.search(rf"{flag}\b", shown), flag
         if field.default not in (dataclasses.MISSING, ()):
             default = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
@@ -79,14 +80,12 @@ def test_every_flag_has_words_that_say_in_what_it_counts(name: str) -> None:
         "id",
     )
     kind = options_of(name)
-    source = "".join(inspect.getsource(base) for base in kind.__mro__ if dataclasses.is_dataclass(base))
+    texts, hints = help_texts(kind), get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        words = re.search(rf'    {field.name}: [^\n]*\n    """(.*?)"""', source, re.DOTALL)
-        assert words, field.name
-        if re.match(r"(int|float)\b", str(field.type)):
-            assert any(re.search(rf"\b{unit}", words[1].lower()) for unit in units), (
-                f"{field.name}: {words[1]}"
-            )
+        assert texts[field.name], field.name
+        if hints[field.name] in (int, float, int | None, float | None):
+            text = texts[field.name]
+            assert any(re.search(rf"\b{unit}", text.lower()) for unit in units), f"{field.name}: {text}"
 
 
 PROGRAM = """

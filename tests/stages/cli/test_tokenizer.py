@@ -31,7 +31,7 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
     ("arguments", "told"),
     [
         (["--vocab_size", "100"], "vocab_size is 100, but the alphabet"),
-        (["--min_frequency", "0"], "min_frequency must be at least 1"),
+        (["--min_frequency", "0"], "--min_frequency: expected at least 1, got 0"),
         (["--data_path", "none.txt"], "there is no file or folder none.txt"),
         (["--data_path", ""], "the path is empty; name a file, a folder"),
         (["--data_path", "/dev/null"], "/dev/null must be a regular file or a folder"),

@@ -5,17 +5,24 @@ from __future__ import annotations
 import pytest
 
 from stages.run import dropout
-from stages.run.options.tuning import RUNGS, DPOOptions, GRPOOptions, RewardOptions, SFTOptions, TuningOptions
+from stages.run.options.tuning import (
+    STAGES,
+    DPOOptions,
+    GRPOOptions,
+    RewardOptions,
+    SFTOptions,
+    TuningOptions,
+)
 
 
 def test_only_sft_drops_out_unless_a_flag_asks_for_it() -> None:
-    assert [kind for kind in RUNGS if dropout.used(kind(model_path="m"))] == [SFTOptions]
+    assert [kind for kind in STAGES.values() if dropout.used(kind(model_path="m"))] == [SFTOptions]
     assert all(
         dropout.used(kind(model_path="m", disable_dropout=False)) for kind in (RewardOptions, DPOOptions)
     )
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RUNGS if kind is not SFTOptions])
+@pytest.mark.parametrize("kind", [kind for kind in STAGES.values() if kind is not SFTOptions])
 def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) -> None:
     with pytest.raises(ValueError, match=r"--lora_dropout 0.1: this stage learns without dropout"):
         dropout.refuse(kind(model_path="m", lora_dropout=0.1))

@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from stages.run.options import ranges
 from stages.run.options import tuning as flags
-from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.pretrain import PretrainOptions, check_pretrain_flags
+
+
+def check(options: Any) -> None:
+    """Checks the flags of any training stage."""
+    if isinstance(options, PretrainOptions):
+        check_pretrain_flags(options)
+    else:
+        flags.check_tuning_flags(options)
+
 
 GOOD = (
     PretrainOptions(),
@@ -22,7 +30,7 @@ GOOD = (
 
 @pytest.mark.parametrize("options", GOOD, ids=lambda options: type(options).__name__)
 def test_the_defaults_are_fine(options: object) -> None:
-    ranges.refuse(options)
+    check(options)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +45,12 @@ def test_the_defaults_are_fine(options: object) -> None:
 )  # fmt: skip
 def test_each_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^--{name}"):
-        ranges.refuse(replace(PretrainOptions(), **{name: value}))
+        check(replace(PretrainOptions(), **{name: value}))
 
 
 def test_patience_without_validations_never_acts() -> None:
     with pytest.raises(ValueError, match="--eval_every 0 makes none"):
-        ranges.refuse(replace(PretrainOptions(), patience=2, eval_every=0))
+        check(replace(PretrainOptions(), patience=2, eval_every=0))
 
 
 GRPO, PPO = flags.GRPOOptions(model_path=""), flags.PPOOptions(model_path="")
@@ -64,7 +72,7 @@ REFUSED = (
     (SFT, {"batch_size": 12, "gradient_accumulation": 8}, "does not divide --batch_size 12.*accumulation 6 would"),
     (PPO, {"batch_size": 12, "minibatches": 5}, "^--minibatches 5 does not divide --batch_size 12"),
     (PPO, {"batch_size": 12, "minibatches": 4, "gradient_accumulation": 2}, r"a minibatch \(--batch_size 12 / --minib"),
-    (PPO, {"target_kl": 0.1, "beta": 0.0}, "^--target_kl steers --beta"), (PPO, {"epochs": 0}, "^--epochs"),
+    (PPO, {"target_kl": 0.1, "beta": 0.0}, "^--target_kl adapts --beta"), (PPO, {"epochs": 0}, "^--epochs"),
     (DPO, {"label_smoothing": 0.1}, "has no effect on --variant sigmoid"),
     (DPO, {"beta": 0.0}, "^--beta 0 makes the loss"),
     (DPO, {"label_smoothing": 0.5, "variant": "robust"}, r"share in \[0, 0.5\) for --variant robust"),
@@ -77,7 +85,7 @@ REFUSED = (
 @pytest.mark.parametrize(("options", "changes", "words"), REFUSED, ids=str)
 def test_those_of_later_rungs_and_what_contradicts_itself(options: Any, changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
-        ranges.refuse(replace(options, **changes))
+        check(replace(options, **changes))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -90,4 +98,4 @@ def test_what_fits_together_is_accepted() -> None:
         replace(SFT, held_out=0),
         replace(GRPO, top_p=1.0, top_k=1, beta=0.0),
     ):
-        ranges.refuse(options)
+        check(options)

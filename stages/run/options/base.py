@@ -1,0 +1,139 @@
+"""Flags of every training stage, each defined once, with its range beside its type and its help below.
+
+Plain values only, so that they are written to `config.json` and read back. A flag of the last base class
+comes first in --help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from stages.run.options.groups import DeviceFlags, RowFlags
+from stages.run.options.ranges import AtLeast, Decay, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchFlags:
+    """Size and number of batches."""
+
+    batch_size: Annotated[int, AtLeast(1)] = 16
+    """Rows, pairs or prompts per step."""
+    num_epochs: Annotated[int, AtLeast(1)] = 1
+    """Number of epochs, times that the data is seen."""
+    max_steps: Annotated[int | None, AtLeast(1, "leave it out for --num_epochs")] = None
+    """Number of steps, in place of --num_epochs."""
+    max_length: Annotated[int, AtLeast(1)] = 256
+    """Tokens per row; longer rows are cut into several or truncated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerFlags:
+    """Optimizer and learning rate."""
+
+    learning_rate: Annotated[float, AtLeast(0)] = 3e-4
+    """Peak learning rate."""
+    warmup: Annotated[float, AtLeast(0)] = 0.05
+    """Warm-up steps; below 1, a share of all optimizer updates."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "linear"
+    """Learning rate schedule after the warm-up."""
+    final_learning_rate: Annotated[float, AtLeast(0)] = 0.1
+    """Learning rate at the end of the schedule, as a share of the peak."""
+    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    """Optimizer; muon updates the matrices of the layers, and AdamW all other parameters."""
+    weight_decay: Annotated[float, AtLeast(0)] = 0.0
+    """Weight decay of matrices, scaled by the learning rate (sgd: added to the gradient); none for norms,
+    biases and embeddings."""
+    max_grad_norm: Annotated[float, AtLeast(0)] = 1.0
+    """Clip gradients to this global norm; 0 disables clipping."""
+    gradient_accumulation: Annotated[int, AtLeast(1)] = 1
+    """Number of micro-batches per step, to save memory; must divide --batch_size."""
+    ema: Decay = None
+    """Decay of an exponential moving average of the weights, such as 0.999; final_model is then the
+    average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags(DeviceFlags):
+    """Device, validation, checkpoints and logs."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of matrix products; weights stay in float32. auto: bfloat16 where the processor supports
+    it."""
+    compile: bool = True
+    """Compile the step; on a CPU this needs a C++ compiler, and takes 1 to 3 minutes the first time."""
+    save_every: Annotated[int, AtLeast(0)] = 100
+    """Steps between checkpoints; 0 saves only at the end."""
+    keep_last: Annotated[int, AtLeast(1)] = 2
+    """Number of checkpoints to keep, besides the best."""
+    eval_every: Annotated[int, AtLeast(0)] = 0
+    """Steps between validations; 0 validates only at the end."""
+    patience: Annotated[int, AtLeast(0)] = 0
+    """Stop early after this many validations without improvement; 0 disables early stopping."""
+    resume: bool = True
+    """Resume from the newest valid checkpoint in --output_dir; --no_resume refuses a folder with
+    checkpoints."""
+    wandb: str | None = None
+    """Weights & Biases project to log to; WANDB_MODE=offline needs no network."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathFlags:
+    """Data in, folder out."""
+
+    data_path: str = "embedded"
+    """Training data: JSONL, JSON, CSV, Parquet or Arrow files, a folder of them, or a data set's name; for
+    pretraining also plain text. "embedded" needs no download."""
+    output_dir: str = "runs/train"
+    """Folder of the run: config.json, metrics.jsonl, checkpoints, final_model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunFlags, OptimizerFlags, BatchFlags, RowFlags, PathFlags):
+    """Flags of every training stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyFlags:
+    """Flags of stages that train on the next token."""
+
+    label_smoothing: Share = 0.0
+    """Label smoothing: share of each target that is spread over the vocabulary."""
+
+
+def check_training_flags(options: TrainOptions) -> None:
+    """Checks flags that depend on each other, of any training stage.
+
+    Raises:
+        ValueError: if the batch is not cut into equal micro-batches, --patience has no validations to count, or
+            the embedded data is to be read in part; it names the flags and the fix.
+    """
+    check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
+    if options.patience and not options.eval_every:
+        raise ValueError(
+            "--patience counts validations, and --eval_every 0 makes none before the end; set both"
+        )
+    for name, value, usual in (("split", options.split, "train"), ("subset", options.subset, None)):
+        if options.data_path == "embedded" and value != usual:
+            raise ValueError(f"--{name} {value}: the embedded data is one data set; leave --{name} out")
+
+
+def check_micro_batches(rows: int, name: str, count: int) -> None:
+    """Checks that a batch is cut into equal micro-batches.
+
+    Args:
+        rows: of the batch.
+        name: of the batch, for the message.
+        count: --gradient_accumulation.
+
+    Raises:
+        ValueError: if it is not; the message has the nearest number that would.
+    """
+    if rows % count:
+        near = max(n for n in range(1, count + 1) if rows % n == 0)
+        raise ValueError(
+            f"--gradient_accumulation {count} does not divide {name} {rows}: it cuts a batch into equal "
+            f"pieces; --gradient_accumulation {near} would"
+        )
