@@ -45,7 +45,7 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
     if told:
         print(f"intro2llm {name}: {told}; intro2llm {name} --help lists the flags", file=sys.stderr)
         raise SystemExit(2)
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         _with_help(kind),
         prog=f"intro2llm {name}",
         description=inspect.getdoc(kind),
