@@ -91,7 +91,7 @@ def test_a_model_without_an_end_writes_on() -> None:
     [
         ([], "there is nothing to continue; give --prompt TEXT"),
         (["--prompt", ""], "--prompt is empty; give some text to continue"),
-        (["--prompt", "a", "--seed", "-1"], "--seed: expected 0 to 4294967295, got -1"),
+        (["--prompt", "a", "--seed", "-1"], "--seed: expected a number in [0, 4294967295], got -1"),
         (["--prompt", "a" * 500], "exceed max_position_embeddings 32"),
         (["--prompt", "a", "--max_new_tokens", "0"], "--max_new_tokens: expected at least 1, got 0"),
         (["--prompt", "a", "--top_p", "0"], "top_p"),
