@@ -24,7 +24,7 @@ def seconds(repeats: int) -> list[float]:
     found = []
     for _ in range(repeats):
         begun = time.perf_counter()
-        assert sandbox.run("pass").status == "ok"
+        assert sandbox.run_program("pass").status == "ok"
         found.append(time.perf_counter() - begun)
     return sorted(found)
 
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = _timing.parser(__doc__, pairs=20).parse_args()
     isolation = sandbox.probe()
     print(isolation.line)
-    sandbox.require(isolation, unsafe=False)
+    sandbox.require_isolation(isolation, unsafe=False)
     found = seconds(arguments.pairs)
     print(
         f"a jail, start to end: median {found[len(found) // 2]:.3f} s, slowest of {len(found)} {found[-1]:.3f} s"

@@ -141,7 +141,7 @@ def judge(problem: Problem, program: str, **options: Any) -> Outcome:
         Outcome, as `check`.
     """
     prelude = f"{problem.setup}\n{closed(problem.prompt)}" if problem.setup else closed(problem.prompt)
-    return sandbox.examine(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
+    return sandbox.run_tests(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
 
 
 def humaneval(
@@ -208,7 +208,7 @@ def task(
     for k in ks:
         pass_at_k(samples, 0, k)
     isolation = sandbox.probe()
-    sandbox.require(isolation, unsafe=unsafe)
+    sandbox.require_isolation(isolation, unsafe=unsafe)
     drawn = sampling or Sampling(max_new_tokens=512, stop=STOPS)
     way = way or continued(tokenizer, prefix=beginning(model))
     asking = partial(

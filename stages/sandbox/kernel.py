@@ -1,5 +1,4 @@
-"""Calls of libc that Python has no function for. (Inside a jail: imports nothing but the standard
-library.)"""
+"""Calls of libc that Python has no function for. (Runs inside a jail.)"""
 
 from __future__ import annotations
 
@@ -14,17 +13,17 @@ MOUNT_SETATTR, LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SEL
 
 
 def call(name: str, *arguments: object) -> int:
-    """Calls a function of libc.
+    """Call a function of libc.
 
-    Integers go as C longs, because ctypes would cut them to 32 bits; bytes as a C string; None as a null
-    pointer.
+    Integers are passed as C longs, because ctypes would truncate them to 32 bits; bytes as a C string; None
+    as a null pointer.
 
     Args:
         name: such as "unshare".
-        arguments: what it takes; ctypes objects go as they are.
+        arguments: of the function; ctypes objects are passed unchanged.
 
     Returns:
-        What it returns.
+        Its result.
 
     Raises:
         OSError: if that is -1; its text begins with the name.
@@ -37,8 +36,8 @@ def call(name: str, *arguments: object) -> int:
     return result
 
 
-def system_call(what: str, number: int, *arguments: object) -> int:
-    """Makes a system call that libc has no function for; `what` is its name, for the error.
+def system_call(name: str, number: int, *arguments: object) -> int:
+    """Make a system call that libc has no function for; the name is for the error.
 
     Raises:
         OSError: as `call`.
@@ -46,9 +45,9 @@ def system_call(what: str, number: int, *arguments: object) -> int:
     try:
         return call("syscall", number, *arguments)
     except OSError as error:
-        raise OSError(error.errno, f"{what}: {os.strerror(error.errno or 0)}") from None
+        raise OSError(error.errno, f"{name}: {os.strerror(error.errno or 0)}") from None
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Calls prctl(2) with its arguments filled up to five, since some options insist on zeros."""
+    """Call prctl(2), its arguments padded to five with the zeros that some options require."""
     return call("prctl", option, *arguments, *[0] * (4 - len(arguments)))

@@ -1,7 +1,6 @@
-"""Landlock: a second wall around files, which stands even if something was mounted wrongly. (Runs inside a
-jail.)
+"""Landlock: a second restriction of file access, which holds even if a mount is wrong. (Runs inside a jail.)
 
-A kernel without it (before 5.13, or where it is switched off) has the other walls.
+On a kernel without it (before 5.13, or disabled) the other layers remain.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from stages.sandbox.kernel import (
 EXECUTE, WRITE, READ, LIST, REMOVE_FOLDER, REMOVE_FILE = (1 << i for i in range(6))
 MAKE_FOLDER, MAKE_FILE, MAKE_LINK, REFER, TRUNCATE = 1 << 7, 1 << 8, 1 << 12, 1 << 13, 1 << 14
 RIGHTS = (0, 13, 14, 15, 15, 16, 16, 16)
-"""How many kinds of access to files the kernel knows, by the version of its interface."""
+"""Number of the kinds of file access that the kernel distinguishes, by the version of its interface."""
 CONNECT = 0b11  # to bind and to connect TCP, from version 4
 SCOPES = 0b11  # abstract sockets and signals, from version 6
 SCRATCH = (
@@ -31,7 +30,7 @@ VERSION_FLAG, PATH_BENEATH = 1, 1
 
 
 def version() -> int:
-    """Asks the kernel which version of the interface it has; 0 without Landlock."""
+    """Return the version of the kernel's interface; 0 without Landlock."""
     try:
         return system_call("landlock_create_ruleset", LANDLOCK_CREATE_RULESET, None, 0, VERSION_FLAG)
     except OSError:
@@ -39,46 +38,44 @@ def version() -> int:
 
 
 def restrict(folders: Sequence[str], devices: Sequence[str], scratch: str) -> int:
-    """Allows this process to read in some folders, to use some devices, to read and write in one; nothing
-    else.
+    """Restrict this process to read some folders, use some devices, and read and write one folder.
 
     Args:
-        folders: of libraries.
-        devices: files.
-        scratch: a folder for files of its own; not for sockets, pipes and devices, nor for programs to
-            execute.
+        folders: library folders, to read.
+        devices: device files.
+        scratch: folder to read and write; not for sockets, pipes and devices, nor for programs to execute.
 
     Returns:
-        The version that the kernel has; 0 if it has no Landlock, and nothing was done.
+        Version of the kernel's interface; 0 if it has no Landlock, and nothing is restricted.
 
     Raises:
-        OSError: if it has, and refuses.
+        OSError: if the kernel has Landlock and refuses.
     """
-    known = version()
-    if not known:
+    supported = version()
+    if not supported:
         return 0
-    every = (1 << RIGHTS[min(known, len(RIGHTS) - 1)]) - 1
-    attributes = [every, CONNECT, SCOPES][: 1 + (known >= 4) + (known >= 6)]
+    every = (1 << RIGHTS[min(supported, len(RIGHTS) - 1)]) - 1
+    attributes = [every, CONNECT, SCOPES][: 1 + (supported >= 4) + (supported >= 6)]
     handled = (ctypes.c_uint64 * len(attributes))(*attributes)
     rules = system_call(
         "landlock_create_ruleset", LANDLOCK_CREATE_RULESET, handled, ctypes.sizeof(handled), 0
     )
     try:
         for path in folders:
-            _allow(rules, path, READ | (LIST if os.path.isdir(path) else 0))
+            _allow_path(rules, path, READ | (LIST if os.path.isdir(path) else 0))
         for path in devices:
-            _allow(rules, path, READ | WRITE)
-        _allow(rules, scratch, SCRATCH & every)
+            _allow_path(rules, path, READ | WRITE)
+        _allow_path(rules, scratch, SCRATCH & every)
         system_call("landlock_restrict_self", LANDLOCK_RESTRICT_SELF, rules, 0)
     finally:
         os.close(rules)
-    return known
+    return supported
 
 
-def _allow(rules: int, path: str, rights: int) -> None:
+def _allow_path(rules: int, path: str, rights: int) -> None:
     folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = struct.pack("=Qi", rights, folder)  # what is allowed, and below which open folder
+        rule = struct.pack("=Qi", rights, folder)  # allowed access, open folder
         system_call("landlock_add_rule", LANDLOCK_ADD_RULE, rules, PATH_BENEATH, rule, 0)
     finally:
         os.close(folder)

@@ -1,9 +1,10 @@
-"""Namespaces: a jail has its own mounts, processes, network, IPC, host name and control groups. (Runs inside
-a jail.)
+"""Namespaces of a jail. (Runs inside a jail.)
 
-With the right to (root outside a container) they are made directly; without, in a user namespace of one's
-own, which most kernels let everybody make. What follows needs the rights which that gives; `drop` then gives
-them all up.
+It has its own mounts, processes, network, IPC, host name and control groups.
+
+With CAP_SYS_ADMIN (root outside a container) they are made directly; else in a new user namespace, which most
+kernels let every user make. The later steps need the capabilities that this gives; `drop_privileges` then
+drops them all.
 """
 
 from __future__ import annotations
@@ -39,65 +40,65 @@ KINDS = (
 CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two 32-bit words for each set
 
 
-def enter() -> tuple[str, ...]:
-    """Moves this process into new namespaces, and its future children into a new process namespace.
+def enter_namespaces() -> tuple[str, ...]:
+    """Move this process into new namespaces, and its future children into a new process namespace.
 
     Returns:
-        The names of those that are new, "user" among them if one was needed.
+        Names of the new namespaces, "user" among them if one was needed.
 
     Raises:
-        OSError: if the kernel refuses, or says yes and does nothing.
+        OSError: if the kernel refuses, or reports success without an effect.
     """
     flags = sum(flag for _, _, flag in KINDS)
     user, group = os.geteuid(), os.getegid()
-    before = _links()
+    before = _namespace_ids()
     try:
         call("unshare", flags)
     except OSError as error:
         if error.errno != errno.EPERM:
             raise
         call("unshare", flags | NEW_USER)
-        _map(user, group)
-    changed = tuple(name for name, now in _links().items() if now != before[name])
+        _map_user(user, group)
+    changed = tuple(name for name, now in _namespace_ids().items() if now != before[name])
     if missing := [name for name, _, _ in KINDS if name not in changed]:
         raise OSError(errno.ENOSYS, f"unshare: the namespaces {', '.join(missing)} did not change")
     return changed
 
 
-def own_user(number: int) -> int:
-    """Chooses the user that a jail runs as, of which no other process is.
+def choose_user(number: int) -> int:
+    """Choose the user id that a jail runs as, which no other process has.
 
-    The kernel counts processes, threads and pending signals for each user (and user namespace): were all
-    jails one user, the threads of one would leave none to its neighbours. In a user namespace of its own a
-    jail is `NOBODY`, whom the kernel counts apart (Linux 5.14).
+    The kernel counts processes, threads and pending signals per user (and user namespace): if all jails ran
+    as one user, the threads of one jail would use up the limit of the others. In its own user namespace a
+    jail is `NOBODY`, counted per namespace (Linux 5.14).
 
     Args:
-        number: that no other living jail of this machine has, such as a process's.
+        number: that no other running jail of this machine has, such as a process id.
 
     Returns:
-        A user above those that systems give out, as far as this user namespace has such; else from the end of
-        its largest range; else `NOBODY`.
+        A user id above those that systems assign, if this user namespace has one; else from the end of its
+        largest range; else `NOBODY`.
     """
     with open("/proc/self/uid_map") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
-    space = os.stat("/proc/self/ns/pid").st_ino % 2**8  # numbers are those of a process namespace
+    space = os.stat("/proc/self/ns/pid").st_ino % 2**8  # process ids are unique per process namespace
     wanted = 2**30 + space * 2**22 + number % 2**22
     if any(first <= wanted < first + count for first, _, count in ranges):
         return wanted
-    first, _, count = max(ranges, key=lambda found: found[2])
+    first, _, count = max(ranges, key=lambda row: row[2])
     return first + count - 1 - number % (count // 2) if count >= 2**10 else NOBODY
 
 
-def drop(*, mapped: bool, user: int = NOBODY) -> None:
-    """Gives up every right, for good: user and group, capabilities, and what an execve could bring back.
+def drop_privileges(*, mapped: bool, user: int = NOBODY) -> None:
+    """Drop every privilege irrevocably: user and group, capabilities, and what an execve could restore.
 
     Args:
-        mapped: in a user namespace of its own, where user and group are `NOBODY` already, and other groups
-            cannot be given up (they open nothing: no file of theirs is in sight).
-        user: to become, from `own_user`, if not mapped.
+        mapped: in its own user namespace, where user and group are `NOBODY` already, and other groups cannot
+            be dropped (they give access to nothing: no file of theirs is visible).
+        user: id to become, from `choose_user`, if not mapped.
 
     Raises:
-        OSError: if something of it cannot be done.
+        OSError: if a step fails.
     """
     call("sethostname", b"jail", 4)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
@@ -105,7 +106,7 @@ def drop(*, mapped: bool, user: int = NOBODY) -> None:
         try:
             prctl(PR_CAPBSET_DROP, capability)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: the kernel has no more of them
+            if error.errno != errno.EINVAL:  # EINVAL: the kernel has no further capability
                 raise
             break
     if not mapped:
@@ -113,28 +114,27 @@ def drop(*, mapped: bool, user: int = NOBODY) -> None:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     user = NOBODY if mapped else user
     os.setresuid(user, user, user)
-    call("capset", _words(CAPABILITY_VERSION, 0), _words(*[0] * 6))
+    call("capset", _uint32_array(CAPABILITY_VERSION, 0), _uint32_array(*[0] * 6))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
     die_with_parent()  # again: a change of the user clears it
 
 
 def die_with_parent() -> None:
-    """Lets the kernel kill this process when the thread that started it ends."""
+    """Have the kernel kill this process when the thread that started it ends."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def dropped() -> bool:
-    """Tells whether nothing is left of what `drop` gives up."""
-    sets = _words(*[0] * 6)
-    call("capget", _words(CAPABILITY_VERSION, 0), sets)
+def has_no_privileges() -> bool:
+    """Test that every privilege that `drop_privileges` drops is gone."""
+    sets = _uint32_array(*[0] * 6)
+    call("capget", _uint32_array(CAPABILITY_VERSION, 0), sets)
     powerless = 0 not in os.getresuid() and len({*os.getresuid()}) == 1 and {*os.getresgid()} == {NOBODY}
     return not any(sets) and powerless and prctl(PR_GET_NO_NEW_PRIVS) == 1
 
 
-def _links() -> dict[str, str]:
-    """Which namespace of each kind this process, or its next child, is in; "" if the kernel has made none
-    yet."""
+def _namespace_ids() -> dict[str, str]:
+    """Namespace of each kind of this process, or of its next child; "" if the kernel has made none yet."""
 
     def read(link: str) -> str:
         try:
@@ -145,8 +145,8 @@ def _links() -> dict[str, str]:
     return {name: read(link) for name, link, _ in (*KINDS, ("user", "user", NEW_USER))}
 
 
-def _map(user: int, group: int) -> None:
-    """Makes the user of before the only user of the new namespace, where it is called `NOBODY`."""
+def _map_user(user: int, group: int) -> None:
+    """Map the outer user to the only user of the new namespace, `NOBODY`."""
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{NOBODY} {user} 1"),
@@ -159,5 +159,5 @@ def _map(user: int, group: int) -> None:
             raise OSError(error.errno, f"{name}: {error.strerror}") from None
 
 
-def _words(*values: int) -> ctypes.Array:
+def _uint32_array(*values: int) -> ctypes.Array:
     return (ctypes.c_uint32 * len(values))(*values)

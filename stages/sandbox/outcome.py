@@ -1,4 +1,4 @@
-"""What became of a program in a jail, in words that tell one end from another."""
+"""Outcome of a program in a jail: its status, and one line that gives the reason."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ LINE = 300  # characters of a reason
 
 
 class Outcome(NamedTuple):
-    """How a program ended.
+    """Status, exit code and output of a program that has ended.
 
     Fields:
         status: "ok"; "error" (it raised, or ended with another exit code than 0); "timeout"; "memory";
-            "output" (it said more than it may); "crash" (it ended by a signal); "killed" (somebody else ended
-            it, such as the kernel for want of memory). Of `examine` also "wrong" (an answer), "syntax" (it
-            does not compile), "refused" (an answer that is no plain value), "broken" (the tests themselves do
-            not run).
+            "output" (it exceeded the limit); "crash" (it ended by a signal); "killed" (ended from outside,
+            such as by the kernel when out of memory). Of `run_tests` also "wrong" (an answer), "syntax" (it
+            does not compile), "refused" (an answer that is no plain value), "broken" (the tests themselves
+            fail to run).
         code: its exit code, -N for signal N; None if it was stopped.
-        stdout, stderr: what it said, up to the bound.
-        seconds: how long it ran, the start of the jail not counted.
-        reason: the status in words, one line, printable.
+        stdout, stderr: its output, up to the limit.
+        seconds: that it ran, without the start of the jail.
+        reason: the status explained, one line, printable.
     """
 
     status: str
@@ -35,88 +35,91 @@ class Outcome(NamedTuple):
     reason: str
 
 
-def of_program(jail: Jail, code: int, ending: Ending, limits: Limits) -> Outcome:
-    """Says what became of a program.
+def program_outcome(jail: Jail, code: int, ending: Ending, limits: Limits) -> Outcome:
+    """Return the outcome of a program.
 
     Args:
         jail: that it ran in, and that has ended.
-        code: of the jail's first process.
-        ending: why attending ended.
+        code: exit code of the jail's first process.
+        ending: result of `supervisor.supervise`.
         limits: of the jail.
 
     Returns:
         Outcome.
     """
-    stdout, stderr = (bytes(jail.heard[name]).decode(errors="replace") for name in ("stdout", "stderr"))
-    code = _code(jail, code)
-    if ending.why in ("timeout", "output"):
-        status, reason = _stopped(ending.why, limits)
+    stdout, stderr = (bytes(jail.captured[name]).decode(errors="replace") for name in ("stdout", "stderr"))
+    code = _exit_code(jail, code)
+    if ending.cause in ("timeout", "output"):
+        status, reason = _describe_stop(ending.cause, limits)
         return Outcome(status, None, stdout, stderr, ending.seconds, reason)
-    status, reason = _by_code(jail, code, limits)
+    status, reason = _describe_code(jail, code, limits)
     if status == "error":
         lines = stderr.strip().splitlines()
         last = lines[-1][:LINE] if lines and code == 1 else ""
         raised = last.split(":")[0].replace(".", "").isidentifier()
         reason = f"raised {last}" if raised else reason
         status = "memory" if raised and last.startswith("MemoryError") else status
-    return Outcome(status, code, stdout, stderr, ending.seconds, _line(reason))
+    return Outcome(status, code, stdout, stderr, ending.seconds, _printable(reason))
 
 
-def of_tests(judge: Jail, judged: Jail, codes: tuple[int, int], ending: Ending, limits: Limits) -> Outcome:
-    """Says what became of a candidate, by the verdict of the tests, if there is one.
+def tests_outcome(
+    judge: Jail, judged: Jail, codes: tuple[int, int], ending: Ending, limits: Limits
+) -> Outcome:
+    """Return the outcome of a candidate, by the verdict of the tests if there is one.
 
     Args:
         judge: the jail of the tests.
         judged: the jail of the candidate.
-        codes: of their first processes.
-        ending: why attending ended.
+        codes: exit codes of their first processes.
+        ending: result of `supervisor.supervise`.
         limits: of both jails.
 
     Returns:
         Outcome, without outputs.
     """
-    lines = bytes(judge.heard["verdict"]).split(b"\n")
+    lines = bytes(judge.captured["verdict"]).split(b"\n")
     status, reason = json.loads(lines[0]) if len(lines) > 1 else ("none", "")
     code = None
     if status == "lost":
-        code = _code(judged, codes[1])
-        status, reason = _by_code(judged, code, limits)
+        code = _exit_code(judged, codes[1])
+        status, reason = _describe_code(judged, code, limits)
         if status in ("ok", "error"):
             status, reason = "error", f"{reason} before the verdict"
-        elif status == "killed":  # or stopped with the rest, since it lived on without its pipes
+        elif status == "killed":  # or stopped at the end, if it ran on without its pipes
             reason = "was killed, or closed its pipes, before the verdict"
-    elif status == "none" and ending.why == "timeout":
-        status, reason = _stopped("timeout", limits)
+    elif status == "none" and ending.cause == "timeout":
+        status, reason = _describe_stop("timeout", limits)
     elif status == "none":
-        ended, words = _by_code(judge, _code(judge, codes[0]), limits)
-        status, reason = "broken" if ended == "ok" else ended, f"the tests ended without a verdict: {words}"
-    return Outcome(status, code, "", "", ending.seconds, _line(reason))
+        ended, cause = _describe_code(judge, _exit_code(judge, codes[0]), limits)
+        status = "broken" if ended == "ok" else ended
+        reason = f"the tests ended without a verdict: {cause}"
+    return Outcome(status, code, "", "", ending.seconds, _printable(reason))
 
 
-def _code(jail: Jail, code: int) -> int:
-    """The exit code of what ran inside."""
-    return supervisor.told(jail).get("end", code)
+def _exit_code(jail: Jail, code: int) -> int:
+    """Exit code of what ran inside, or the first process's own."""
+    return supervisor.read_control(jail).get("end", code)
 
 
-def _stopped(why: str, limits: Limits) -> tuple[str, str]:
-    """Status and reason of what was stopped."""
-    if why == "output":
-        return why, f"said more than {limits.output} bytes"
-    return why, f"endless: not done after {limits.timeout:g} s"
+def _describe_stop(cause: str, limits: Limits) -> tuple[str, str]:
+    """Status and reason of a program that was stopped."""
+    if cause == "output":
+        return cause, f"printed more than {limits.output} bytes"
+    return cause, f"not done after {limits.timeout:g} s"
 
 
-def _by_code(jail: Jail, code: int, limits: Limits) -> tuple[str, str]:
-    """Status and reason of what ended by itself or by a signal."""
+def _describe_code(jail: Jail, code: int, limits: Limits) -> tuple[str, str]:
+    """Status and reason of a program that ended by itself or by a signal."""
     if code >= 0:
-        return ("error", f"ended with exit code {code}") if code else ("ok", "ended with exit code 0")
-    if code == -signal.SIGKILL and supervisor.told(jail).get("cpu", 0.0) >= limits.timeout:
-        return _stopped("timeout", limits)
+        return "error" if code else "ok", f"ended with exit code {code}"
+    if code == -signal.SIGKILL and supervisor.read_control(jail).get("cpu", 0.0) >= limits.timeout:
+        return _describe_stop("timeout", limits)
     if code == -signal.SIGKILL:
-        return "killed", "killed from outside, perhaps by the kernel for want of memory"
+        return "killed", "killed from outside, perhaps by the kernel when out of memory"
     names = {number.value: number.name for number in signal.Signals}
     return "crash", f"crashed: {names.get(-code, f'signal {-code}')}"
 
 
-def _line(text: str) -> str:
-    """A line that can be shown on a terminal: programs chose some of its words."""
+def _printable(text: str) -> str:
+    """Replace what a terminal would interpret: programs chose parts of the text."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

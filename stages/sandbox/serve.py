@@ -1,8 +1,8 @@
-"""Two jails that ask each other: one has the candidate's function, the other the tests. (Runs inside a jail.)
+"""Calls between two jails, of a candidate's function and its tests. (Runs inside a jail.)
 
-In one process a candidate can reach what judges it: walk the frames to the list of results, replace
-`assert`'s error, print what the judge prints. Here it can only answer calls, with plain values; the verdict
-is written by the other jail, to a pipe that the candidate's has not.
+In a shared process a candidate can reach its tests: walk the frames to the list of results, replace
+AssertionError, print what the tests print. Here it can only answer calls, with plain values; the verdict
+is written by the other jail, to a pipe that the candidate's jail does not have.
 
     tests:      ["call", arguments, keyword arguments]
     candidate:  ["ready"], then for each call ["value", x] or ["raised", type, text] or ["refused", why];
@@ -22,222 +22,226 @@ from stages.sandbox import wire
 
 TEXT = 300  # characters of an error's text
 ENDINGS = (StopIteration, StopAsyncIteration)
-SHAPES: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
-"""How many items each message of the candidate's has; all but the value are texts."""
+LENGTHS: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
+"""Length of each message of the candidate; all items but the value are texts."""
 CANDIDATE = "candidate"
-"""Name of a candidate's module: it is imported, so its `if __name__ == "__main__":` does not run."""
+"""Name of a candidate's module: not `__main__`, so that its main program does not run."""
 
 
-def candidate(setup: Mapping[str, Any]) -> NoReturn:
-    """Executes a candidate, then answers calls of its function until nobody asks any more. Does not return.
+def serve_candidate(setup: Mapping[str, Any]) -> NoReturn:
+    """Execute a candidate, then answer calls of its function until the pipe closes. Does not return.
 
     Args:
         setup: "candidate", its source; "entry_point", the function's name; "requests" and "answers", pipes.
     """
-    answers, pending, loaded = setup["answers"], bytearray(), _load(setup)
+    answers, pending, loaded = setup["answers"], bytearray(), _load_candidate(setup)
     wire.send(answers, wire.encode(loaded))
     if loaded != ["ready"]:
         os._exit(1)
     function = sys.modules[CANDIDATE].__dict__[setup["entry_point"]]
     while (line := wire.receive(setup["requests"], pending)) is not None:
         _, arguments, named = wire.decode(line)
-        wire.send(answers, _answer(function, arguments, named))
+        wire.send(answers, _call_candidate(function, arguments, named))
     os._exit(0)
 
 
-def tests(setup: Mapping[str, Any]) -> NoReturn:
-    """Executes tests, which call the function in the other jail, and writes the verdict. Does not return.
+def run_tests(setup: Mapping[str, Any]) -> NoReturn:
+    """Execute tests, which call the function in the other jail, and write the verdict. Does not return.
 
     Args:
-        setup: "prelude", what the tests may need beside the function; "tests", which define
+        setup: "prelude", source that the tests may also need; "tests", which define
             `check(candidate)`; "entry_point"; "requests", "answers" and "verdict", pipes.
     """
-    status, reason = _judge(setup)
-    end(setup["verdict"], status, reason)
+    status, reason = _reach_verdict(setup)
+    send_verdict(setup["verdict"], status, reason)
 
 
-def end(pipe: int, status: str, reason: str) -> NoReturn:
-    """Writes the verdict and ends the process, so that nothing comes after it."""
+def send_verdict(pipe: int, status: str, reason: str) -> NoReturn:
+    """Write the verdict and end the process, so that nothing follows it."""
     wire.send(pipe, json.dumps([status, reason[: 4 * TEXT]]).encode() + b"\n")
     os._exit(0)
 
 
-def fresh_main(name: str = "__main__") -> dict[str, Any]:
-    """Makes a new, empty module, `__main__` or of another name; returns its names."""
+def new_module(name: str = "__main__") -> dict[str, Any]:
+    """Make a new, empty module and return its namespace."""
     module = type(sys)(name)
     sys.modules[name] = module
     module.__dict__["__builtins__"] = builtins
     return module.__dict__
 
 
-def _load(setup: Mapping[str, Any]) -> list:
-    """Executes the candidate; what to tell of it."""
-    space = fresh_main(CANDIDATE)
+def _load_candidate(setup: Mapping[str, Any]) -> list:
+    """Execute the candidate's source; return the first message."""
+    space = new_module(CANDIDATE)
     try:
         exec(compile(setup["candidate"], "<candidate>", "exec", dont_inherit=True), space)
     except BaseException as error:
-        return ["failed", *_told(error), _line(error, "<candidate>")]
+        return ["failed", *_describe_error(error), _last_line(error, "<candidate>")]
     return ["ready"] if callable(space.get(setup["entry_point"])) else ["missing"]
 
 
-def _answer(function: Callable, arguments: list, named: dict) -> bytes:
-    """Calls the candidate's function; the message with what came of it."""
+def _call_candidate(function: Callable[..., Any], arguments: list, named: dict) -> bytes:
+    """Call the candidate's function; return the message with its value or error."""
     try:
         value = function(*arguments, **named)
     except BaseException as error:
-        return wire.encode(["raised", *_told(error)])
+        return wire.encode(["raised", *_describe_error(error)])
     try:
         return wire.encode(["value", value])
     except ValueError as error:
-        return wire.encode(["refused", _told(error)[1]])
+        return wire.encode(["refused", _describe_error(error)[1]])
     except BaseException as error:
         return wire.encode(["refused", f"a value that cannot be sent ({type(error).__name__})"])
 
 
-def _told(error: BaseException) -> list[str]:
-    """Type and text of an error. Instead of a type that Python does not have, the one that it derives
-    from."""
+def _describe_error(error: BaseException) -> list[str]:
+    """Type and text of an error; a type of the candidate is replaced by its first built-in base."""
     try:
         text = str.__str__(error.msg if isinstance(error, SyntaxError) else str(error))[:TEXT]
     except BaseException:
         text = ""
     own = type(error).__name__
-    kind = next(
-        base.__name__ for base in type(error).__mro__ if getattr(builtins, base.__name__, None) is base
-    )
-    return [kind, text] if kind == own else [kind, f"{own}: {text}" if text else own]
+    bases = (base for base in type(error).__mro__ if getattr(builtins, base.__name__, None) is base)
+    kind = next(bases).__name__
+    if kind == own:
+        return [kind, text]
+    return [kind, f"{own}: {text}" if text else own]
 
 
-def _judge(setup: Mapping[str, Any]) -> tuple[str, str]:
-    """Executes the tests; status and reason."""
-    space, entry_point = fresh_main(), setup["entry_point"]
+def _reach_verdict(setup: Mapping[str, Any]) -> tuple[str, str]:
+    """Execute the tests; return status and reason."""
+    space, entry_point = new_module(), setup["entry_point"]
     raised: list[BaseException] = []
-    ask = _asking(setup)
-    if (loaded := ask(None))[0] != "ready":
-        return _failed(loaded, entry_point)
+    request = _request_fn(setup)
+    if (loaded := request(None))[0] != "ready":
+        return _load_verdict(loaded, entry_point)
     try:
         exec(compile(setup["prelude"], "<prelude>", "exec", dont_inherit=True), space)
         code = compile(setup["tests"], "<tests>", "exec", dont_inherit=True)
     except BaseException as error:
-        return "broken", f"the tests are broken: {': '.join(_told(error))}"
-    space[entry_point] = _proxy(ask, raised, setup["verdict"], entry_point)
+        return "broken", f"the tests are broken: {': '.join(_describe_error(error))}"
+    space[entry_point] = _make_proxy(request, raised, setup["verdict"], entry_point)
     try:
         exec(code, space)
         check = space.get("check")
         if not callable(check):
             return "broken", "the tests are broken: they define no function check"
-        left = check(space[entry_point])
+        returned = check(space[entry_point])
     except BaseException as error:
-        return _blame(error, raised, setup["tests"])
-    if type(left).__name__ in ("generator", "coroutine", "async_generator"):
+        return _error_verdict(error, raised, setup["tests"])
+    if type(returned).__name__ in ("generator", "coroutine", "async_generator"):
         return "broken", "the tests are broken: check is a generator or a coroutine, and tested nothing"
     return "ok", "all tests passed"
 
 
-def _asking(setup: Mapping[str, Any]) -> Callable[[bytes | None], list]:
-    """A function that sends a message, if any, and returns the answer. If none comes the verdict is given at
-    once, by ending the process, so that no `except` of the tests can take it for something that the candidate
-    raised."""
+def _request_fn(setup: Mapping[str, Any]) -> Callable[[bytes | None], list]:
+    """Return a function that sends a message, if any, and returns the candidate's answer.
+
+    Without a valid answer it writes the verdict and ends the process, so that no `except` of the tests can
+    mistake that for an error of the candidate.
+    """
     pending = bytearray()
 
-    def ask(line: bytes | None) -> list:
+    def request(line: bytes | None) -> list:
         try:
             if line is not None:
                 wire.send(setup["requests"], line)
             answer = wire.receive(setup["answers"], pending)
-            told = None if answer is None else wire.decode(answer)
+            message = None if answer is None else wire.decode(answer)
         except OSError:
-            told = None
+            message = None
         except ValueError as error:
-            end(setup["verdict"], "refused", f"the candidate's answer cannot be read: {error}")
+            send_verdict(setup["verdict"], "refused", f"the candidate's answer cannot be read: {error}")
         except MemoryError:
-            end(setup["verdict"], "memory", "the candidate's answer does not fit into memory")
-        if told is None:
-            end(setup["verdict"], "lost", "the candidate ended before the verdict")
-        if not _shaped(told):
-            end(setup["verdict"], "refused", "the candidate's answer is none")
-        return told
+            send_verdict(setup["verdict"], "memory", "the candidate's answer does not fit into memory")
+        if message is None:
+            send_verdict(setup["verdict"], "lost", "the candidate ended before the verdict")
+        if not _is_message(message):
+            send_verdict(
+                setup["verdict"], "refused", "the candidate's answer is not a message of the protocol"
+            )
+        return message
 
-    return ask
+    return request
 
 
-def _shaped(told: Any) -> bool:
-    """Tells whether it is one of the messages that a candidate may send."""
-    if not isinstance(told, list) or not told or not isinstance(told[0], str):
+def _is_message(value: Any) -> bool:
+    """Test whether a value is one of the messages that a candidate may send."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], str):
         return False
-    return len(told) == SHAPES.get(told[0]) and (
-        told[0] == "value" or all(isinstance(word, str) for word in told)
-    )
+    if len(value) != LENGTHS.get(value[0]):
+        return False
+    return value[0] == "value" or all(isinstance(item, str) for item in value)
 
 
-def _proxy(ask: Callable[[bytes], list], raised: list[BaseException], verdict: int, name: str) -> Callable:
-    """Stands for the candidate's function; notes in `raised` what that raises."""
+def _make_proxy(
+    request: Callable[[bytes], list], raised: list[BaseException], verdict: int, name: str
+) -> Callable[..., Any]:
+    """Return a proxy of the candidate's function; it appends to `raised` each error that it raises."""
 
     def proxy(*arguments: Any, **named: Any) -> Any:
         try:
             line = wire.encode(["call", list(arguments), named])
         except ValueError as error:
-            end(verdict, "refused", f"the tests call {name} with {error}")
-        answer = ask(line)
+            send_verdict(verdict, "refused", f"the tests call {name} with {error}")
+        answer = request(line)
         if answer[0] == "value":
             return answer[1]
         if answer[0] == "raised":
-            raised.append(_error(answer[1], answer[2]))
+            raised.append(_rebuild_error(answer[1], answer[2]))
             raise raised[-1]
-        why = answer[1] if answer[0] == "refused" else "an answer that is none"
-        end(verdict, "refused", f"returned {why}"[: 2 * TEXT])
+        refusal = answer[1] if answer[0] == "refused" else "an answer that is not a message of the protocol"
+        send_verdict(verdict, "refused", f"returned {refusal}"[: 2 * TEXT])
 
     proxy.__name__ = name
     return proxy
 
 
-def _error(kind: str, text: str) -> Exception:
-    """An error of the same type if that is an Exception and takes a text, else a RuntimeError.
+def _rebuild_error(kind: str, text: str) -> Exception:
+    """Return an error of the same type if that is an Exception and takes a text, else a RuntimeError.
 
-    What ends a loop must not come through: `all(x == y for x, y in zip(map(f, a), b))` would then be true of
-    nothing.
+    StopIteration is replaced: it would end the loop in `all(x == y for x, y in zip(map(f, a), b))`, which is
+    true of an empty sequence.
     """
-    known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception) and known not in (Exception, *ENDINGS):
+    builtin = getattr(builtins, kind, None)
+    if isinstance(builtin, type) and issubclass(builtin, Exception) and builtin not in (Exception, *ENDINGS):
         try:
-            return known(text)
+            return builtin(text)
         except TypeError:  # UnicodeDecodeError
             pass
     return RuntimeError(text if kind == "Exception" else ": ".join(filter(None, (kind, text))))
 
 
-def _failed(told: list, entry_point: str) -> tuple[str, str]:
-    """The verdict on a candidate that could not be loaded."""
-    if told[0] != "failed":
+def _load_verdict(message: list, entry_point: str) -> tuple[str, str]:
+    """Verdict on a candidate that could not be loaded."""
+    if message[0] != "failed":
         return "error", f"does not define a function {entry_point}"
-    _, kind, text, line = told
+    _, kind, text, line = message
     where = f" (line {line})" if line != "0" else ""
     if kind in ("SyntaxError", "IndentationError", "TabError"):
         return "syntax", f"does not compile: {kind}: {text}{where}"
-    return "memory" if kind == "MemoryError" else "error", f"raised {kind}: {text}, when it was loaded{where}"
+    status = "memory" if kind == "MemoryError" else "error"
+    return status, f"raised {kind}: {text}, when it was loaded{where}"
 
 
-def _blame(error: BaseException, raised: list[BaseException], source: str) -> tuple[str, str]:
-    """The verdict when the tests ended with an error: what the candidate raised, or what they say of its
-    values."""
-    kind, text = _told(error)
+def _error_verdict(error: BaseException, raised: list[BaseException], source: str) -> tuple[str, str]:
+    """Verdict on tests that ended with an error, which the candidate or the tests raised."""
+    kind, text = _describe_error(error)
     if any(error is other for other in raised):
-        return (
-            "memory" if kind == "MemoryError" else "error",
-            f"raised {kind}: {text}" if text else f"raised {kind}",
-        )
-    line = int(_line(error, "<tests>"))
-    lines = source.splitlines()
-    shown = f": line {line} of the tests: {lines[line - 1].strip()[:TEXT]}" if 0 < line <= len(lines) else ""
-    said = text if isinstance(error, AssertionError) else f"{kind}: {text}"
-    return "wrong", f"wrong answer{shown}" + (f" ({said})" if said else "")
+        status = "memory" if kind == "MemoryError" else "error"
+        return status, f"raised {kind}: {text}" if text else f"raised {kind}"
+    line, lines = int(_last_line(error, "<tests>")), source.splitlines()
+    reason = "wrong answer"
+    if 0 < line <= len(lines):
+        reason += f": line {line} of the tests: {lines[line - 1].strip()[:TEXT]}"
+    if not isinstance(error, AssertionError):
+        text = f"{kind}: {text}"
+    return "wrong", f"{reason} ({text})" if text else reason
 
 
-def _line(error: BaseException, name: str) -> str:
-    """The last line of a source that an error came through, or that does not compile; "0" if none."""
-    line = (
-        getattr(error, "lineno", None) if isinstance(error, SyntaxError) and error.filename == name else None
-    )
+def _last_line(error: BaseException, name: str) -> str:
+    """Number of the last line of a source in an error's traceback, or that does not compile; "0" if none."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == name else None
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == name:

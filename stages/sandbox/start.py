@@ -1,11 +1,11 @@
-"""A jail from the inside: the walls in their order, and then what is to be run. (Runs inside a jail.)
+"""Build a jail from the inside, layer by layer, then run its role. (Runs inside a jail.)
 
-Two processes of one interpreter, without an exec between: the warden makes the namespaces and the file
-system, and waits; the inmate, its child and the first process of the new process namespace, gives up all
-rights, closes itself in, tries the walls, and only then runs what it was given. When the inmate ends, the
-kernel ends all else in its namespace.
+Two processes of one interpreter, without an exec between them: the parent makes the namespaces and the file
+system, and waits; the child, which is the first process of the new process namespace, drops all privileges,
+restricts itself, tests its own isolation, and only then runs its role. When the child ends, the kernel kills
+every other process of its namespace.
 
-What goes wrong before that is told, and nothing is run.
+If a step fails, the jail reports the failure and runs nothing.
 """
 
 from __future__ import annotations
@@ -27,43 +27,42 @@ from stages.sandbox.kernel import LIBC, call
 
 FILES, THREADS, STACK = 64, 256, 2**25
 OUTSIDE = ("/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/tty")
-ARENAS = -8  # M_ARENA_MAX of mallopt: else every thread reserves 64 MiB of what the program may have
+ARENAS = -8  # M_ARENA_MAX of mallopt: else every thread reserves 64 MiB of the program's address space
 BLOCK = 2**20
 
 
 def main() -> None:
-    """Reads from standard input what to do, builds the walls, and does it.
+    """Read the setup from standard input, build the jail, and run the role.
 
-    The input is JSON: "role" ("program", "candidate" or "tests") and what that needs; "walls", whether to
-    build them; "supervisor", the process that started this one; "control", a pipe to it, that no role gets to
-    see; "pipes", those which the role does; "memory", "seconds", "disk", the limits.
+    The setup is JSON: "role" ("program", "candidate" or "tests") and its own values; "isolated", whether to
+    isolate the process; "supervisor", the process that started this one; "control", a pipe to it that no role
+    can reach; "pipes", those that the role uses; "memory", "seconds", "disk", the limits.
 
-    On "control" go lines of JSON: {"ready": [walls]} or {"missing": why}, then {"end": exit code, "cpu":
-    seconds}.
+    Lines of JSON are written to "control": {"ready": [layers]} or {"missing": reason}, then
+    {"end": exit code, "cpu": seconds}.
     """
-    setup = json.loads(_input())
+    setup = json.loads(_read_input())
     try:
         namespaces.die_with_parent()
         if os.getppid() != setup["supervisor"]:
             os._exit(1)
-        walls = _build(setup) if setup["walls"] else _limit(setup)
+        layers = _isolate(setup) if setup["isolated"] else _set_limits(setup)
     except Exception as error:
-        tell(setup["control"], {"missing": str(getattr(error, "strerror", None) or error)})
+        send_report(setup["control"], {"missing": str(getattr(error, "strerror", None) or error)})
         os._exit(1)
-    tell(setup["control"], {"ready": walls})
+    send_report(setup["control"], {"ready": layers})
     os.close(setup["control"])
-    _forget()
+    _reset_interpreter()
     ROLES[setup["role"]](setup)
 
 
-def program(setup: Mapping[str, Any]) -> None:
-    """Runs setup["program"] as the main program; an exception is printed as Python prints it, and the exit
-    code is 1.
+def run_program(setup: Mapping[str, Any]) -> None:
+    """Run setup["program"] as the main program; an exception is printed as Python prints it (exit code 1).
 
     Raises:
         SystemExit: if it raised.
     """
-    space = serve.fresh_main()
+    space = serve.new_module()
     try:
         exec(compile(setup["program"], "<program>", "exec", dont_inherit=True), space)
     except SystemExit:
@@ -74,16 +73,16 @@ def program(setup: Mapping[str, Any]) -> None:
         raise SystemExit(1) from None
 
 
-def tell(pipe: int, what: Mapping[str, Any]) -> None:
-    """Writes a line to the supervisor; nobody may be there any more."""
+def send_report(pipe: int, report: Mapping[str, Any]) -> None:
+    """Write a line of JSON to the supervisor, which may have ended."""
     try:
-        os.write(pipe, json.dumps(what).encode() + b"\n")
+        os.write(pipe, json.dumps(report).encode() + b"\n")
     except OSError:
         return
 
 
-def _input() -> bytes:
-    """Everything on standard input, which then becomes empty."""
+def _read_input() -> bytes:
+    """Read all of standard input, and replace it by an empty one."""
     chunks = []
     while chunk := os.read(0, BLOCK):
         chunks.append(chunk)
@@ -93,64 +92,65 @@ def _input() -> bytes:
     return b"".join(chunks)
 
 
-def _build(setup: Mapping[str, Any]) -> list[str]:
-    """Builds the walls; returns in the inmate only, with their names."""
+def _isolate(setup: Mapping[str, Any]) -> list[str]:
+    """Build every isolation layer; returns their names, in the child process only."""
     sys.dont_write_bytecode = True
-    os.umask(0o022)  # folders of the new root are for everybody
-    user = namespaces.own_user(os.getpid())  # asked while /proc is in sight
-    spaces = namespaces.enter()
-    folders = mounts.build(setup["disk"])
-    alive, life = os.pipe()
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the warden knows whom to end
-    inmate = os.fork()
-    if inmate:
-        _watch(inmate, setup["control"], life)
+    os.umask(0o022)  # folders of the new root can be read by every user
+    user = namespaces.choose_user(os.getpid())  # while /proc is still mounted
+    spaces = namespaces.enter_namespaces()
+    folders = mounts.build_root(setup["disk"])
+    parent_alive, parent_end = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the parent knows its child
+    child = os.fork()
+    if child:
+        _wait_for_child(child, setup["control"], parent_end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    os.close(life)
+    os.close(parent_end)
     os.setsid()
-    namespaces.drop(mapped="user" in spaces, user=user)
-    if select.select([alive], [], [], 0)[
-        0
-    ]:  # the warden's end is closed: it died before this one would die with it
+    namespaces.drop_privileges(mapped="user" in spaces, user=user)
+    # Readable means closed: the parent ended before this process was set to end with it.
+    if select.select([parent_alive], [], [], 0)[0]:
         os._exit(1)
-    if closed := [folder for folder in folders if not os.access(folder, os.R_OK)]:
+    if unreadable := [folder for folder in folders if not os.access(folder, os.R_OK)]:
         raise OSError(
-            errno.EACCES, f"{closed[0]} has Python's library, and other users cannot read it (chmod -R o+rX)"
+            errno.EACCES,
+            f"other users cannot read Python's library in {unreadable[0]}; chmod -R o+rX {unreadable[0]}",
         )
     _keep_open({0, 1, 2, setup["control"], *setup["pipes"]})
-    limits = _limit(setup)
+    limits = _set_limits(setup)
     version = landlock.restrict(folders, mounts.DEVICES, mounts.SCRATCH)
-    dropped = namespaces.dropped()  # asked before the filter, which refuses the question
-    seccomp.install()
-    if holes := [*([] if dropped else ["rights"]), *(name for name, wall in WALLS if not wall())]:
-        raise OSError(errno.EPERM, f"the walls let through: {', '.join(holes)}")
+    unprivileged = namespaces.has_no_privileges()  # before the filter, which refuses capget
+    seccomp.install_filter()
+    failed = [name for name, is_isolated in SELF_TESTS if not is_isolated()]
+    if failed or not unprivileged:
+        failed = failed if unprivileged else ["privileges", *failed]
+        raise OSError(errno.EPERM, f"a jail reaches: {', '.join(failed)}")
     files = [f"Landlock ABI {version}"] if version else []
     return [f"{', '.join(spaces)} namespaces", "seccomp", *files, *limits]
 
 
-def _watch(inmate: int, control: int, life: int) -> NoReturn:
-    """The warden's part: waits for the inmate, ends it when it is told to (SIGTERM), and tells how it
-    ended."""
-    _keep_open({control, life})
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(inmate, signal.SIGKILL))
+def _wait_for_child(child: int, control: int, parent_end: int) -> NoReturn:
+    """Wait, in the parent process, until the child ends (SIGTERM kills it), and report its exit code."""
+    _keep_open({control, parent_end})
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    os.waitid(os.P_PID, inmate, os.WEXITED | os.WNOWAIT)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the number may become another process's
-    status = os.waitpid(inmate, 0)[1]
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on the pid may become another process's
+    status = os.waitpid(child, 0)[1]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tell(control, {"end": os.waitstatus_to_exitcode(status), "cpu": used.ru_utime + used.ru_stime})
+    send_report(control, {"end": os.waitstatus_to_exitcode(status), "cpu": used.ru_utime + used.ru_stime})
     os._exit(0)
 
 
 def _keep_open(kept: set[int]) -> None:
-    """Closes every other file descriptor."""
+    """Close every other file descriptor."""
     for low, high in itertools.pairwise([-1, *sorted(kept), 2**20]):
         if low + 1 < high:  # closerange(0, 0) closes everything
             os.closerange(low + 1, high)
 
 
-def _limit(setup: Mapping[str, Any]) -> list[str]:
-    """Sets the limits that the kernel keeps for a process."""
+def _set_limits(setup: Mapping[str, Any]) -> list[str]:
+    """Set the resource limits of this process."""
     limits = (
         (resource.RLIMIT_AS, setup["memory"]),
         (resource.RLIMIT_CPU, setup["seconds"]),
@@ -171,9 +171,12 @@ def _limit(setup: Mapping[str, Any]) -> list[str]:
     return ["rlimits"]
 
 
-def _forget() -> None:
-    """Leaves a program an interpreter as it would find it: without our modules, arguments and environment,
-    and with `exit`, `quit` and `help`, which a start without installed packages (-S) leaves out."""
+def _reset_interpreter() -> None:
+    """Reset the interpreter to the state that a program expects.
+
+    It is left without our modules, arguments and environment, and with `exit`, `quit` and `help`, which a start
+    without installed packages (-S) omits.
+    """
     site.setquit()
     site.sethelper()
     for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
@@ -182,8 +185,8 @@ def _forget() -> None:
     os.environ.clear()
 
 
-def _refused(action: Callable[[], Any], *expected: int) -> bool:
-    """Tells whether it fails, and in the way that it should."""
+def _fails_with(action: Callable[[], Any], *expected: int) -> bool:
+    """Test that an action fails with one of the expected error numbers."""
     try:
         action()
     except OSError as error:
@@ -191,45 +194,44 @@ def _refused(action: Callable[[], Any], *expected: int) -> bool:
     return False
 
 
-def _outside_is_gone() -> bool:
-    """Nothing of the old root is in sight that every root has. (Folders may be there, on the way to
-    libraries.)"""
+def _hides_outside_files() -> bool:
+    """Test that no file of the old root is visible (folders may be, as parents of the library folders)."""
     return not any(os.path.lexists(path) for path in OUTSIDE)
 
 
-def _root_is_closed() -> bool:
-    return _refused(lambda: os.mkdir("/new"), errno.EROFS, errno.EACCES)
+def _refuses_writing() -> bool:
+    return _fails_with(lambda: os.mkdir("/new"), errno.EROFS, errno.EACCES)
 
 
-def _no_process() -> bool:
-    """A call of fork fails; were it not to, the child must end at once."""
+def _refuses_fork() -> bool:
+    """Test that fork fails; if it succeeds, the child must end at once."""
 
     def fork() -> None:
         if os.fork() == 0:
             os._exit(0)
 
-    return _refused(fork, errno.EPERM)
+    return _fails_with(fork, errno.EPERM)
 
 
-def _no_socket() -> bool:
-    """A socket cannot be made. (Called by libc's name: the socket module takes long to import.)"""
-    return _refused(lambda: call("socket", 1, 1, 0), errno.EPERM)
+def _refuses_sockets() -> bool:
+    """Test that a socket cannot be made (by libc: the socket module is slow to import)."""
+    return _fails_with(lambda: call("socket", 1, 1, 0), errno.EPERM)
 
 
-def _alone() -> bool:
+def _is_first_process() -> bool:
     return os.getpid() == 1 and os.getppid() == 0
 
 
-WALLS: Sequence[tuple[str, Callable[[], bool]]] = (
-    ("files outside", _outside_is_gone),
-    ("writing outside", _root_is_closed),
-    ("processes", _no_process),
-    ("sockets", _no_socket),
-    ("process ids", _alone),
+SELF_TESTS: Sequence[tuple[str, Callable[[], bool]]] = (
+    ("files outside", _hides_outside_files),
+    ("writing outside", _refuses_writing),
+    ("processes", _refuses_fork),
+    ("sockets", _refuses_sockets),
+    ("process ids", _is_first_process),
 )
-"""What is tried from inside before anything is run."""
+"""Tests from inside the jail before the role runs: name of what must be out of reach, test."""
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "program": program,
-    "candidate": serve.candidate,
-    "tests": serve.tests,
+    "program": run_program,
+    "candidate": serve.serve_candidate,
+    "tests": serve.run_tests,
 }

@@ -1,7 +1,7 @@
-"""Starts jails, hears what comes out of them, and ends them: whatever they do, in bounded time and memory.
+"""Start jails, capture their output, and end them, in bounded time and memory whatever they do.
 
-A jail is a fresh Python process that runs `start.main`. What it is to do goes in through a file; what it says
-comes out through pipes, each read up to a bound. Several threads may have jails of their own at once.
+A jail is a fresh Python process that runs `start.main`. Its role goes in through a file; its output comes out
+through pipes, each read up to a limit. Thread-safe: several threads may run jails at once.
 """
 
 from __future__ import annotations
@@ -30,23 +30,20 @@ from stages.sandbox import start
 start.main()
 """
 FOLDER = str(Path(__file__).resolve().parent)
-NEEDED = (
-    "LD_LIBRARY_PATH",
-    "PYTHONHOME",
-)  # an interpreter may not start without; taken away before the program starts
+# Variables without which an interpreter may not start; removed before the program starts.
+NEEDED = ("LD_LIBRARY_PATH", "PYTHONHOME")
 SLOWEST_START = 60.0  # seconds
-PATIENCE = 2.0  # seconds for a jail to let go when it is told to; then it is killed from outside
-GLANCE = 0.1  # seconds between looks at what no pipe tells
+GRACE = 2.0  # seconds for a jail to end after SIGTERM; then it is killed
+POLL = 0.1  # seconds between checks of what no pipe signals
 CHUNK = 2**16
 
 
 class SandboxMissingError(OSError):
-    """Code that nobody has read was to be run, and the walls to run it behind do not stand here."""
+    """Raised when untrusted code was to be run and this machine cannot isolate it."""
 
 
 class Limits(NamedTuple):
-    """What a jail may use: bytes of memory, bytes of each output, bytes on its disk (which is memory too),
-    seconds."""
+    """Limits of a jail: bytes of memory, of each output, and on disk (a file system in memory); seconds."""
 
     memory: int
     output: int
@@ -58,59 +55,58 @@ class Jail(NamedTuple):
     """A jail that was started.
 
     Fields:
-        process: its first process; the others die with it.
-        walls: False if it has none, and is a plain process with limits.
-        pipes: what is to be heard, by the names "control", "stdout", "stderr", "verdict"; "end" is no pipe,
+        process: its first process; the kernel kills the others with it.
+        isolated: False for a plain process with limits only.
+        pipes: descriptors to read, by the names "control", "stdout", "stderr", "verdict"; "end" is no pipe,
             but becomes readable like one when the first process ends.
-        heard: what was heard, by the same names.
+        captured: what was read, by the same names.
     """
 
     process: subprocess.Popen[bytes]
-    walls: bool
+    isolated: bool
     pipes: Mapping[str, int]
-    heard: Mapping[str, bytearray]
+    captured: Mapping[str, bytearray]
 
 
 class Ending(NamedTuple):
-    """How it went: why attending ended ("ended", "enough", "timeout", "output" or "start"), and how long it
-    ran."""
+    """Cause of the end ("ended", "enough", "timeout", "output" or "start"), and seconds that it ran."""
 
-    why: str
+    cause: str
     seconds: float
 
 
-def start(
+def start_jail(
     role: Mapping[str, Any],
     limits: Limits,
     *,
-    walls: bool,
-    given: Sequence[int] = (),
-    hears: Mapping[str, int] = MappingProxyType({}),
-    outputs: bool = False,
+    isolated: bool,
+    inherited: Sequence[int] = (),
+    extra_pipes: Mapping[str, int] = MappingProxyType({}),
+    capture: bool = False,
     folder: str = "/",
 ) -> Jail:
-    """Starts a jail.
+    """Start a jail.
 
     Args:
-        role: what to do, as `start.main` takes it.
+        role: what the jail runs, as `start.main` takes it.
         limits: of the jail.
-        walls: False starts a plain process, with the limits only.
-        given: descriptors of pipes which the role uses.
-        hears: descriptors of pipes to be heard, by name; the jail's own from now on.
-        outputs: True hears standard output and error; else they go nowhere.
-        folder: the current folder of a jail without walls.
+        isolated: False starts a plain process, with the limits only.
+        inherited: descriptors of pipes that the role uses.
+        extra_pipes: descriptors of further pipes to read, by name; the jail closes them from now on.
+        capture: True captures standard output and error; else they are discarded.
+        folder: the current folder of a jail that is not isolated.
 
     Returns:
-        A Jail, to be attended to and ended.
+        A Jail, for `supervise` and `end_jail`.
 
     Raises:
         SandboxMissingError: where there is no Linux, not even the limits.
     """
     if sys.platform != "linux":
         raise SandboxMissingError(f"sandbox: missing: Linux; this is {sys.platform}")
-    names = ("control", *(("stdout", "stderr") if outputs else ()))
+    names = ("control", "stdout", "stderr") if capture else ("control",)
     with ExitStack() as undo, ExitStack() as done, tempfile.TemporaryFile() as file:
-        for pipe in hears.values():
+        for pipe in extra_pipes.values():
             undo.callback(os.close, pipe)
         ends = {name: os.pipe() for name in names}
         for read, write in ends.values():
@@ -118,10 +114,10 @@ def start(
             done.callback(os.close, write)
         setup = {
             **role,
-            "walls": walls,
+            "isolated": isolated,
             "supervisor": os.getpid(),
             "control": ends["control"][1],
-            "pipes": list(given),
+            "pipes": list(inherited),
             "memory": limits.memory,
             "disk": limits.disk,
             "seconds": int(limits.timeout) + 2,
@@ -131,88 +127,85 @@ def start(
         process = subprocess.Popen(
             [sys.executable, "-s", "-S", "-X", "utf8", "-c", START, FOLDER],
             stdin=file,
-            stdout=ends["stdout"][1] if outputs else subprocess.DEVNULL,
-            stderr=ends["stderr"][1] if outputs else subprocess.DEVNULL,
+            stdout=ends["stdout"][1] if capture else subprocess.DEVNULL,
+            stderr=ends["stderr"][1] if capture else subprocess.DEVNULL,
             env={"PYTHONHASHSEED": "0", **{name: os.environ[name] for name in NEEDED if name in os.environ}},
-            cwd="/" if walls else folder,
-            pass_fds=(ends["control"][1], *given),
+            cwd="/" if isolated else folder,
+            pass_fds=(ends["control"][1], *inherited),
             start_new_session=True,
         )
         undo.callback(process.wait)
         undo.callback(process.kill)
-        pipes = {name: read for name, (read, _) in ends.items()} | {
-            **hears,
-            "end": os.pidfd_open(process.pid),
-        }
+        pipes = {name: read for name, (read, _) in ends.items()}
+        pipes |= {**extra_pipes, "end": os.pidfd_open(process.pid)}
         undo.pop_all()
-    return Jail(process, walls, pipes, {name: bytearray() for name in pipes})
+    return Jail(process, isolated, pipes, {name: bytearray() for name in pipes})
 
 
-def attend(jails: Sequence[Jail], limits: Limits, enough: Callable[[], bool] = lambda: False) -> Ending:
-    """Hears jails until they have ended or must end, and tells them to.
+def supervise(jails: Sequence[Jail], limits: Limits, enough: Callable[[], bool] = lambda: False) -> Ending:
+    """Read the output of jails until they have ended or must end, and end them.
 
     Args:
         jails: that belong together.
-        limits: the clock starts when all of them are ready.
-        enough: asked again and again; True ends it.
+        limits: the clock starts when all jails are ready.
+        enough: polled; True ends the jails.
 
     Returns:
-        Ending(why, seconds). What was heard is in the jails.
+        Ending(cause, seconds). The output is in the jails' `captured`.
 
     Steps:
-        1. Hear them until all have ended, one says too much, it is enough, or the time is up.
-        2. Tell them to end.
-        3. Hear what is left. A jail that does not let go is left to `end`, which kills it.
+        1. Read until all jails have ended, one exceeds its output, `enough` is true, or the time is up.
+        2. Send SIGTERM.
+        3. Read what is left. A jail that does not end is left to `end_jail`, which kills it.
     """
     with selectors.DefaultSelector() as selector:
         for jail in jails:
             for name, pipe in jail.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, (jail, name))
-        # 1. Hear.
-        why, begun, due = "", 0.0, time.monotonic() + SLOWEST_START
-        while not why:
-            over = _hear(selector, limits.output, due)
+        # 1. Read.
+        cause, begun, due = "", 0.0, time.monotonic() + SLOWEST_START
+        while not cause:
+            over = _read_ready(selector, limits.output, due)
             now = time.monotonic()
-            if not begun and all(b"\n" in jail.heard["control"] for jail in jails):
+            if not begun and all(b"\n" in jail.captured["control"] for jail in jails):
                 begun, due = now, now + limits.timeout
             if over:
-                why = "output"
+                cause = "output"
             elif enough():
-                why = "enough"
-            elif all(ended(jail) for jail in jails):
-                why = "ended"
+                cause = "enough"
+            elif all(has_ended(jail) for jail in jails):
+                cause = "ended"
             elif now >= due:
-                why = "timeout" if begun else "start"
-        # 2. Tell.
+                cause = "timeout" if begun else "start"
+        # 2. Send SIGTERM.
         for jail in jails:
             _stop(jail)
-        # 3. Hear the rest.
-        due = now + PATIENCE
+        # 3. Read the rest.
+        due = now + GRACE
         while selector.get_map() and time.monotonic() < due:
-            _hear(selector, limits.output, due)
-    return Ending(why, now - begun if begun else 0.0)
+            _read_ready(selector, limits.output, due)
+    return Ending(cause, now - begun if begun else 0.0)
 
 
-def told(jail: Jail) -> dict[str, Any]:
-    """Everything that the jail's own code has told: "ready" or "missing", "end" and "cpu"."""
-    lines = bytes(jail.heard["control"]).split(b"\n")[:-1]
+def read_control(jail: Jail) -> dict[str, Any]:
+    """Parse the messages of the jail's own code: "ready" or "missing", then "end" and "cpu"."""
+    lines = bytes(jail.captured["control"]).split(b"\n")[:-1]
     return {key: value for line in lines for key, value in json.loads(line).items()}
 
 
-def ended(jail: Jail) -> bool:
-    """Tells whether the first process has ended. (It stays a zombie until `end`, so that its number stays its
-    own.)"""
+def has_ended(jail: Jail) -> bool:
+    """Test whether the first process has ended (it stays a zombie until `end_jail`, which keeps its pid)."""
     process = jail.process
     done = process.returncode is not None
     return done or os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def end(jail: Jail) -> int:
-    """Makes sure that nothing is left of a jail, and returns its first process's exit code."""
+def end_jail(jail: Jail) -> int:
+    """End every process of a jail, close its pipes, and return its first process's exit code."""
     if jail.process.returncode is None:
-        if not jail.walls:
+        if not jail.isolated:
             _stop(jail)
-        elif not ended(jail):
+        elif not has_ended(jail):
             jail.process.kill()  # and the kernel kills the others
         jail.process.wait()
         for pipe in jail.pipes.values():
@@ -221,25 +214,24 @@ def end(jail: Jail) -> int:
 
 
 def _stop(jail: Jail) -> None:
-    """Ends what is inside. A jail's first process does it when it is asked; without walls the whole group is
-    killed."""
-    if not jail.walls:
+    """Send SIGTERM to the first process, which kills its child; without isolation kill the process group."""
+    if not jail.isolated:
         os.killpg(jail.process.pid, signal.SIGKILL)
-    elif not ended(jail):
+    elif not has_ended(jail):
         jail.process.terminate()
 
 
-def _hear(selector: selectors.BaseSelector, bound: int, due: float) -> bool:
-    """Waits a moment for something to hear, and hears it; True if somebody said more than the bound."""
+def _read_ready(selector: selectors.BaseSelector, limit: int, due: float) -> bool:
+    """Wait at most POLL seconds for output and read it; True if an output exceeds its limit."""
     over = False
-    for key, _ in selector.select(max(0.0, min(GLANCE, due - time.monotonic()))):
+    for key, _ in selector.select(max(0.0, min(POLL, due - time.monotonic()))):
         jail, name = key.data
         chunk = b"" if name == "end" else os.read(key.fd, CHUNK)
         if not chunk:
             selector.unregister(key.fd)
             continue
-        most = bound if name in ("stdout", "stderr") else CHUNK
-        room = most - len(jail.heard[name])
-        jail.heard[name].extend(chunk[:room])
+        most = limit if name in ("stdout", "stderr") else CHUNK
+        room = most - len(jail.captured[name])
+        jail.captured[name].extend(chunk[:room])
         over = over or len(chunk) > room
     return over

@@ -1,9 +1,9 @@
-"""Plain values between two jails: one line of JSON a message. (Runs inside a jail.)
+"""Wire format between two jails: plain values, one line of JSON a message. (Runs inside a jail.)
 
-None, bool, int, float, str and list are JSON's own; what JSON lacks stands in an object with one key that
-says what it is: {"tuple": [1, 2]}, {"float": "nan"}. Only plain values can be said, so that nothing of what a
-candidate made (an object that equals everything, an int that compares as it likes) reaches the tests. Reading
-never evaluates anything.
+None, bool, int, float, str and list are JSON's own; a type that JSON lacks is an object whose one key names
+the type: {"tuple": [1, 2]}, {"float": "nan"}. Only plain values can be sent, so that no object of a candidate
+(one that equals everything, an int with its own comparison) reaches the tests. Decoding never evaluates
+code.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LONGEST = 4 * 2**20  # bytes of a message
-DEEPEST = 100  # containers inside each other
-SMALL = 2**63  # integers below it are written in decimal; Python bounds how long decimal ones may be
+DEEPEST = 100  # nested containers
+SMALL = 2**63  # integers below it are decimal; Python limits the length of decimal integers
 
 
 def encode(value: Any) -> bytes:
-    """Writes a value as a line.
+    """Encode a value as a line.
 
-    Subclasses are written as the plain value that they hold (a Counter as a dict, a named tuple as a tuple),
-    without calling any method which they define.
+    Subclasses are encoded as the plain value that they hold (a Counter as a dict, a named tuple as a tuple),
+    without calling any method that they define.
 
     Args:
-        value: of None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict and range,
-            inside each other at will.
+        value: None, bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict and range,
+            nested in any way.
 
     Returns:
-        ASCII, with a newline at the end and none before.
+        ASCII, with one newline, at the end.
 
     Raises:
-        ValueError: if something in it is of another kind, or it is too deep (perhaps it contains itself) or
-            too large.
+        ValueError: if a part is of another type, or the value is too deep (perhaps it contains itself) or too
+            large.
 
     Example:
         >>> encode({1: (2.0, {3})})
@@ -43,19 +43,21 @@ def encode(value: Any) -> bytes:
         Traceback (most recent call last):
         ValueError: a str_ascii_iterator, which is no plain value
     """
-    left = [LONGEST]
-    line = json.dumps(_plain(value, DEEPEST, left), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    budget = [LONGEST]
+    line = (
+        json.dumps(_to_json(value, DEEPEST, budget), allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    )
     if len(line) > LONGEST:
         raise ValueError(f"a value of {len(line)} bytes, and {LONGEST} may be sent")
     return line
 
 
 def decode(line: bytes) -> Any:
-    """Reads a value from a line, whoever wrote it.
+    """Decode a value from an untrusted line.
 
     Raises:
-        ValueError: if it says anything but a plain value. (It may say it otherwise than `encode` does: with
-            other white space, or an element of a set twice.)
+        ValueError: if the line is not a plain value. (It may differ from what `encode` writes: other white
+            space, or an element of a set twice.)
 
     Example:
         >>> decode(b'[1,{"set":["a"]},{"float":"inf"}]')
@@ -67,9 +69,9 @@ def decode(line: bytes) -> Any:
     try:
         return json.loads(
             line.decode("ascii"),
-            object_pairs_hook=_made,
-            parse_int=_small,
-            parse_float=_finite,
+            object_pairs_hook=_read_object,
+            parse_int=_parse_int,
+            parse_float=_parse_float,
             parse_constant=_refuse,
         )
     except (TypeError, RecursionError) as error:  # what cannot be hashed; what is too deep
@@ -77,18 +79,18 @@ def decode(line: bytes) -> Any:
 
 
 def send(pipe: int, line: bytes) -> None:
-    """Writes a whole line to a pipe; raises BrokenPipeError if nobody reads."""
+    """Write a line to a pipe; raises BrokenPipeError if its other end is closed."""
     rest = memoryview(line)
     while rest:
         rest = rest[os.write(pipe, rest) :]
 
 
 def receive(pipe: int, pending: bytearray) -> bytes | None:
-    """Reads a line from a pipe.
+    """Read a line from a pipe.
 
     Args:
         pipe: to read from.
-        pending: what was read beyond the line before; changed.
+        pending: bytes read after the previous line; modified.
 
     Returns:
         The line, or None if the pipe ended without one.
@@ -110,71 +112,72 @@ def receive(pipe: int, pending: bytearray) -> bytes | None:
     return line
 
 
-def _plain(value: Any, depth: int, left: list[int]) -> Any:
-    """What json writes for a value; `left` is the room that is left, which shared parts would overrun."""
-    left[0] -= 4
-    if left[0] < 0 or depth < 0:
+def _to_json(value: Any, depth: int, budget: list[int]) -> Any:
+    """Convert a value for json; `budget` is the remaining size, so that shared parts cannot grow without "
+    "end."""
+    budget[0] -= 4
+    if budget[0] < 0 or depth < 0:
         raise ValueError("a value that is too " + ("deep, or contains itself" if depth < 0 else "large"))
     if value is None or value is True or value is False:
         return value
     for kind, write in WRITERS:
-        if issubclass(type(value), kind):  # isinstance would ask the value
-            return write(value, lambda item: _plain(item, depth - 1, left), left)
+        if issubclass(type(value), kind):  # isinstance would read the value's own __class__
+            return write(value, lambda item: _to_json(item, depth - 1, budget), budget)
     raise ValueError(f"a {type(value).__name__}, which is no plain value")
 
 
-def _write_int(value: int, each: Callable, left: list[int]) -> Any:
+def _write_int(value: int, each: Callable[[Any], Any], budget: list[int]) -> Any:
     value = int.__pos__(value)
-    left[0] -= value.bit_length() // 4
+    budget[0] -= value.bit_length() // 4
     return value if -SMALL < value < SMALL else {"int": hex(value)}
 
 
-def _write_float(value: float, each: Callable, left: list[int]) -> Any:
+def _write_float(value: float, each: Callable[[Any], Any], budget: list[int]) -> Any:
     value = float.__pos__(value)
     return value if math.isfinite(value) else {"float": repr(value)}
 
 
-def _write_str(value: str, each: Callable, left: list[int]) -> str:
-    left[0] -= str.__len__(value)
-    return str.__str__(value) if left[0] >= 0 else each(None)  # too large: refused there
+def _write_str(value: str, each: Callable[[Any], Any], budget: list[int]) -> str:
+    budget[0] -= str.__len__(value)
+    return str.__str__(value) if budget[0] >= 0 else each(None)  # raises: too large
 
 
-def _write_bytes(value: bytes, each: Callable, left: list[int]) -> Any:
-    left[0] -= 2 * bytes.__len__(value)
-    return {"bytes": bytes.hex(value)} if left[0] >= 0 else each(None)
+def _write_bytes(value: bytes, each: Callable[[Any], Any], budget: list[int]) -> Any:
+    budget[0] -= 2 * bytes.__len__(value)
+    return {"bytes": bytes.hex(value)} if budget[0] >= 0 else each(None)
 
 
-def _write_complex(value: complex, each: Callable, left: list[int]) -> Any:
+def _write_complex(value: complex, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {
         "complex": [each(float(part)) for part in (complex.real.__get__(value), complex.imag.__get__(value))]
     }
 
 
-def _write_list(value: list, each: Callable, left: list[int]) -> Any:
+def _write_list(value: list, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return [each(item) for item in list.__iter__(value)]
 
 
-def _write_tuple(value: tuple, each: Callable, left: list[int]) -> Any:
+def _write_tuple(value: tuple, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {"tuple": [each(item) for item in tuple.__iter__(value)]}
 
 
-def _write_set(value: set, each: Callable, left: list[int]) -> Any:
+def _write_set(value: set, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {"set": [each(item) for item in set.__iter__(value)]}
 
 
-def _write_frozenset(value: frozenset, each: Callable, left: list[int]) -> Any:
+def _write_frozenset(value: frozenset, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {"frozenset": [each(item) for item in frozenset.__iter__(value)]}
 
 
-def _write_dict(value: dict, each: Callable, left: list[int]) -> Any:
+def _write_dict(value: dict, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {"dict": [[each(key), each(item)] for key, item in dict.items(value)]}
 
 
-def _write_range(value: range, each: Callable, left: list[int]) -> Any:
+def _write_range(value: range, each: Callable[[Any], Any], budget: list[int]) -> Any:
     return {"range": [each(value.start), each(value.stop), each(value.step)]}
 
 
-WRITERS: tuple[tuple[type, Callable[[Any, Callable, list[int]], Any]], ...] = (
+WRITERS: tuple[tuple[type, Callable[[Any, Callable[[Any], Any], list[int]], Any]], ...] = (
     (str, _write_str),
     (int, _write_int),
     (float, _write_float),
@@ -226,18 +229,18 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def _made(pairs: list[tuple[str, Any]]) -> Any:
-    """The value of an object with one key."""
+def _read_object(pairs: list[tuple[str, Any]]) -> Any:
+    """Read the value of an object with one key."""
     if len(pairs) != 1 or pairs[0][0] not in READERS:
         _refuse(", ".join(key for key, _ in pairs[:3]))
     return READERS[pairs[0][0]](pairs[0][1])
 
 
-def _small(text: str) -> int:
+def _parse_int(text: str) -> int:
     return int(text) if len(text) <= 20 else _refuse("a long integer")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     return value if math.isfinite(value := float(text)) else _refuse(text)
 
 

@@ -1,10 +1,9 @@
-"""Runs the malicious programs, in a process of its own, as root or as another user, and looks what they
-changed.
+"""Run the malicious programs in a child process, as root or as another user, and report their effects.
 
     python -S -c "...; malice.main(...)" FOLDER UNSAFE NAMES...
 
-FOLDER has a copy of the sandbox's source, by whose path its processes are known; it is readable for
-everybody. What was found is printed as JSON: {"isolation": line, "complete": bool, "effects": [...],
+FOLDER has a copy of the sandbox's source, by whose path its processes are recognised; every user can read
+it. The result is printed as JSON: {"isolation": line, "complete": bool, "effects": [...],
 "outcomes": {name: [...]}}.
 """
 
@@ -72,38 +71,30 @@ print("fine")
 
 
 class Bait(NamedTuple):
-    """What there is outside, to be reached."""
+    """Targets outside the jail that a program may try to reach."""
 
-    token: str  # in the names of all that is made
+    token: str  # in the name of each target
     secret: str
     folder: Path
     servers: tuple[socket.socket, ...]  # TCP, UDP, local, abstract
     inherited: int  # a descriptor of the secret's file, which children inherit
 
 
-def copy(folder: Path) -> None:
-    """Copies what is needed to a folder, compiled, so that every user can read it."""
-    for source in ("stages/sandbox", "tests/stages/evaluate"):
+def copy_sources(folder: Path) -> None:
+    """Copy the sandbox and this module to a folder, compiled, so that every user can read them."""
+    for source in ("stages/sandbox", "tests/stages/sandbox"):
         (folder / source).mkdir(parents=True)
         for path in (ROOT / source).glob("*.py"):
-            if path.name.split("_")[0] in (
-                "jail",
-                "sandbox.py",
-                "supervisor.py",
-                "outcome.py",
-                "malice.py",
-                "malicious",
-            ):
-                shutil.copy(path, folder / source)
+            shutil.copy(path, folder / source)
     subprocess.run([sys.executable, "-m", "compileall", "-q", folder], check=True)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755)
 
 
-def run(
+def run_programs(
     folder: Path, *, as_nobody: bool = False, unsafe: bool = False, names: Sequence[str] = tuple(PROGRAMS)
 ) -> dict[str, Any]:
-    """Starts it in a process of its own; returns what that found. With `unsafe` there are no walls."""
+    """Run `main` in a child process; return its result. With `unsafe` programs are not isolated."""
     environment = {**os.environ, "SECRET": "secret of the environment", **({DROP: "1"} if as_nobody else {})}
     answer = subprocess.run(
         [sys.executable, "-s", "-S", "-c", START, str(folder), "unsafe" if unsafe else "safe", *names],
@@ -118,10 +109,10 @@ def run(
     return {**found, "outcomes": {name: Outcome(*outcome) for name, outcome in found["outcomes"].items()}}
 
 
-def neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
-    """Runs one program that takes all threads it can beside an honest one with threads; what both came to."""
+def run_neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
+    """Run a program that takes every thread it can beside an honest one with threads; return both outcomes."""
     environment = {**os.environ, **({DROP: "1"} if as_nobody else {})}
-    start = START.replace('malice.main(folder, sys.argv[2] == "unsafe", sys.argv[3:])', "malice.beside()")
+    start = START.replace('malice.main(folder, sys.argv[2] == "unsafe", sys.argv[3:])', "malice.run_both()")
     answer = subprocess.run(
         [sys.executable, "-s", "-S", "-c", start, str(folder)],
         capture_output=True,
@@ -134,8 +125,8 @@ def neighbours(folder: Path, *, as_nobody: bool = False) -> dict[str, Any]:
     return json.loads(answer.stdout)
 
 
-def beside() -> None:
-    """The process of `neighbours`."""
+def run_both() -> None:
+    """Child process of `run_neighbours`."""
     if os.environ.pop(DROP, ""):
         _drop()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -143,15 +134,15 @@ def beside() -> None:
     found: dict[str, Any] = {"isolation": isolation.line, "complete": isolation.complete}
     if isolation.complete:
         with ThreadPoolExecutor(2) as pool:
-            greedy = pool.submit(sandbox.run, GREEDY, timeout=4.0, memory=2**34, isolation=isolation)
+            greedy = pool.submit(sandbox.run_program, GREEDY, timeout=4.0, memory=2**34, isolation=isolation)
             time.sleep(1.5)
-            honest = pool.submit(sandbox.run, THREADED, timeout=4.0, isolation=isolation)
+            honest = pool.submit(sandbox.run_program, THREADED, timeout=4.0, isolation=isolation)
             found |= {"honest": honest.result(), "greedy": greedy.result()}
     print(json.dumps(found))
 
 
 def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
-    """The process; told to, it first becomes another user's, and begins anew."""
+    """Child process of `run_programs`; with DROP set it first becomes another user and starts again."""
     if os.environ.pop(DROP, ""):
         _drop()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -162,7 +153,7 @@ def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
             before = _state(bait)
             with ThreadPoolExecutor(2) as pool:
                 found = pool.map(
-                    lambda name: sandbox.run(
+                    lambda name: sandbox.run_program(
                         _program(name, bait),
                         timeout=TIMEOUT,
                         memory=MEMORY,
@@ -179,7 +170,7 @@ def main(folder: str, unsafe: bool, names: Sequence[str]) -> None:
                 for name in before
                 if before[name] != after[name]
             ]
-            effects += [f"it is left: {process}" for process in _left(folder)]
+            effects += [f"still running: {process}" for process in _running(folder)]
             effects += [
                 f"{name} told a secret"
                 for name, outcome in outcomes.items()
@@ -212,7 +203,7 @@ def _program(name: str, bait: Bait) -> str:
 
 @contextmanager
 def _bait() -> Iterator[Bait]:
-    """Lays it out, and takes it away."""
+    """Create the targets, and remove them at the end."""
     token = f"bait-{os.getpid()}"
     folder = Path("/tmp", token)
     folder.mkdir()
@@ -269,7 +260,7 @@ def _state(bait: Bait) -> dict[str, Any]:
 
 
 def _called(server: socket.socket) -> bool:
-    """Tells whether somebody has come."""
+    """Test whether a connection or a message has arrived."""
     try:
         server.recv(1) if server.type == socket.SOCK_DGRAM else server.accept()
     except BlockingIOError:
@@ -278,12 +269,12 @@ def _called(server: socket.socket) -> bool:
 
 
 def _started() -> float:
-    """When this machine's monotonic clock was 0, by its wall clock's word when this process began to look."""
+    """Wall-clock time at which the monotonic clock was 0, as first read by this process."""
     return float(os.environ.setdefault("CLOCK", repr(time.time() - time.monotonic())))
 
 
 def _children() -> list[str]:
-    """Processes that this one has started, zombies among them."""
+    """Child processes of this one, zombies among them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -295,8 +286,8 @@ def _children() -> list[str]:
     return found
 
 
-def _left(folder: str) -> list[str]:
-    """Processes of a jail that are still there; the kernel is given a moment."""
+def _running(folder: str) -> list[str]:
+    """Processes of a jail that still run after a short wait."""
     for _ in range(50):
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -313,9 +304,11 @@ def _left(folder: str) -> list[str]:
 
 
 def _drop() -> None:
-    """Becomes a user without rights, who can still reach the interpreter: folders of others on the way to it
-    are replaced by empty ones, in a namespace of mounts of its own, with the interpreter's folder bound into
-    them."""
+    """Become a user without privileges, who can still reach the interpreter.
+
+    In a new mount namespace, parent folders that other users cannot enter are replaced by empty ones, with
+    the interpreter's folder bound into them.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(name: str, *arguments: Any) -> None:

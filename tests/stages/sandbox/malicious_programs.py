@@ -1,7 +1,7 @@
-"""Programs that try to get out of a jail, to harm what is outside, or to use up what there is.
+"""Programs that try to escape from a jail, to change things outside, or to exhaust resources.
 
-Each prints "GOT ..." if it reached something that it should not. They begin with `PREAMBLE`, which is filled
-in with what there is outside to be reached: a secret, a folder, servers, a process.
+Each prints "GOT ..." if it reached something that it should not. They begin with `PREAMBLE`, formatted with
+the targets outside: a secret, a folder, servers, a process.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ attempt(os.listdir, "/")
 ### list homes
 for path in ("/home", "/root", os.path.expanduser("~"), "/var", "/etc", "/mnt", "/srv", "/boot", "/opt"):
     attempt(os.listdir, path)
-### climb out by dots
+### escape out by dots
 attempt(read, "/tmp/" + "../" * 30 + "etc/passwd")
 attempt(read, "../" * 30 + SECRET)
 ### environment

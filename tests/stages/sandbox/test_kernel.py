@@ -9,7 +9,7 @@ import os
 import pytest
 
 from stages.sandbox.kernel import call, prctl, system_call
-from tests.stages.sandbox.apart import apart
+from tests.stages.sandbox.child_process import run_in_child
 
 PR_GET_NAME = 16
 
@@ -42,5 +42,6 @@ def test_prctl() -> None:
     assert prctl(PR_GET_NAME, ctypes.addressof(name)) == 0
     assert name.value
     assert (
-        apart("from stages.sandbox.kernel import *; prctl(PR_SET_NO_NEW_PRIVS, 1); print(prctl(39))") == "1"
+        run_in_child("from stages.sandbox.kernel import *; prctl(PR_SET_NO_NEW_PRIVS, 1); print(prctl(39))")
+        == "1"
     )

@@ -1,4 +1,4 @@
-"""Landlock alone, without the other walls."""
+"""Landlock alone, without the other layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.sandbox import landlock
-from tests.stages.sandbox.apart import apart
+from tests.stages.sandbox.child_process import run_in_child
 
 CODE = """
 import os, sys
@@ -38,7 +38,7 @@ def test_it_allows_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     for folder in folders:
         Path(folder).mkdir()
         Path(folder, "file").write_text("text")
-    lines = apart(CODE.format(folders=folders)).splitlines()
+    lines = run_in_child(CODE.format(folders=folders)).splitlines()
     no = "PermissionError"
     assert lines[0] == str(landlock.version())
     assert lines[1:] == [f"done done {no}", f"{no} {no} {no}", "done done done", f"{no} {no} done", no]

@@ -14,11 +14,11 @@ import pytest
 
 from stages.sandbox import mounts, sandbox
 from stages.sandbox.sandbox import Isolation
-from tests.stages.sandbox.apart import apart
+from tests.stages.sandbox.child_process import run_in_child
 
 
 def test_libraries_are_pythons_and_the_linkers() -> None:
-    found = mounts.libraries()
+    found = mounts.library_folders()
     assert str(Path(os.__file__).parent) in [os.path.normpath(path) for path in found]
     assert all(os.path.exists(path) for path in found)
 
@@ -27,7 +27,7 @@ def test_modules_that_need_libraries_can_be_imported(isolation: Isolation) -> No
     names = ("ssl", "sqlite3", "zlib", "bz2", "lzma", "hashlib", "decimal", "ctypes", "unicodedata")
     present = [name for name in names if importlib.util.find_spec(name)]
     program = f"for name in {present}: __import__(name)\nprint('all')"
-    assert sandbox.run(program, timeout=20).stdout == "all\n"
+    assert sandbox.run_program(program, timeout=20).stdout == "all\n"
 
 
 def test_there_is_nothing_else(isolation: Isolation) -> None:
@@ -39,7 +39,7 @@ packages = [os.path.join(library, name) for name in ("site-packages", "dist-pack
 print(json.dumps([[p for p in paths if os.path.exists(p)], [os.listdir(p) for p in packages if os.path.isdir(p)],
                   os.getcwd(), os.listdir(), sorted(os.listdir("/tmp"))]))
 """
-    outside, packages, current, inside, scratch = json.loads(sandbox.run(program, timeout=20).stdout)
+    outside, packages, current, inside, scratch = json.loads(sandbox.run_program(program, timeout=20).stdout)
     assert outside == []
     assert all(folder == [] for folder in packages)
     assert (current, inside, scratch) == ("/tmp", [], [])
@@ -54,7 +54,7 @@ try:
 except OSError as error:
     print(errno.errorcode[error.errno], sum(os.path.getsize(name) for name in os.listdir()) <= 2**20)
 """
-    assert sandbox.run(program, disk=2**20, timeout=20).stdout == "ENOSPC True\n"
+    assert sandbox.run_program(program, disk=2**20, timeout=20).stdout == "ENOSPC True\n"
 
 
 def test_devices(isolation: Isolation) -> None:
@@ -63,10 +63,10 @@ print(open("/dev/zero", "rb").read(3), len(open("/dev/urandom", "rb").read(5)), 
 import os
 print(os.path.exists("/dev/random"), os.stat("/dev/null").st_rdev == os.makedev(1, 3))
 """
-    assert sandbox.run(program, timeout=20).stdout == "b'\\x00\\x00\\x00' 5 1\nFalse True\n"
+    assert sandbox.run_program(program, timeout=20).stdout == "b'\\x00\\x00\\x00' 5 1\nFalse True\n"
 
 
-def test_libraries_may_lie_below_the_scratch_folder_and_behind_links(isolation: Isolation) -> None:
+def test_libraries_may_lie_below_the_scratch_folder_and_be_linked(isolation: Isolation) -> None:
     """As those of an interpreter that was unpacked in /tmp."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
@@ -74,12 +74,12 @@ def test_libraries_may_lie_below_the_scratch_folder_and_behind_links(isolation: 
         (folder / "real" / "found.py").write_text("print('found')")
         (folder / "real" / "site-packages" / "hidden.py").write_text("")
         (folder / "link").symlink_to("real")
-        out = apart(f"""
+        out = run_in_child(f"""
 import os, sys
 sys.path.append({str(folder / "link")!r})
 from stages.sandbox import mounts, namespaces
-namespaces.enter()
-mounts.build(2**20)
+namespaces.enter_namespaces()
+mounts.build_root(2**20)
 import found
 print(os.listdir({str(folder / "real" / "site-packages")!r}), os.path.islink({str(folder / "link")!r}))
 open("/tmp/mine", "w").close()
@@ -95,5 +95,5 @@ except OSError as error: print(error.strerror)
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 def test_the_host_keeps_its_mounts(isolation: Isolation) -> None:
     before = Path("/proc/self/mountinfo").read_text()
-    assert sandbox.run("print(1)", timeout=20).status == "ok"
+    assert sandbox.run_program("print(1)", timeout=20).status == "ok"
     assert Path("/proc/self/mountinfo").read_text() == before

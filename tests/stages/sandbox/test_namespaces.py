@@ -8,13 +8,13 @@ import os
 from stages.sandbox import namespaces, sandbox
 from stages.sandbox.namespaces import NOBODY
 from stages.sandbox.sandbox import Isolation
-from tests.stages.sandbox.apart import apart
+from tests.stages.sandbox.child_process import run_in_child
 
 ENTER = """
 import os
 from stages.sandbox import namespaces
 before = {name: os.readlink(f"/proc/self/ns/{link}") for name, link, _ in namespaces.KINDS if name != "pid"}
-names = namespaces.enter()
+names = namespaces.enter_namespaces()
 changed = [name for name, link, _ in namespaces.KINDS if name != "pid"
            and os.readlink(f"/proc/self/ns/{link}") != before[name]]
 child = os.fork()
@@ -27,7 +27,7 @@ print(names, changed, os.getuid())
 
 
 def test_they_are_new(isolation: Isolation) -> None:
-    child, line = apart(ENTER).splitlines()
+    child, line = run_in_child(ENTER).splitlines()
     names, changed, user = ast.literal_eval("[" + line.replace(") [", "), [").replace("] ", "], ") + "]")
     assert child == "child 1"
     assert names[:6] == ("mount", "pid", "net", "ipc", "uts", "cgroup")
@@ -36,14 +36,14 @@ def test_they_are_new(isolation: Isolation) -> None:
     assert all(name in isolation.line for name in names)
 
 
-def test_every_right_is_given_up(isolation: Isolation) -> None:
-    out = apart("""
+def test_every_privilege_is_dropped(isolation: Isolation) -> None:
+    out = run_in_child("""
 import os
 from stages.sandbox import namespaces
-spaces = namespaces.enter()
-print(namespaces.dropped())
-namespaces.drop(mapped="user" in spaces)
-print(namespaces.dropped(), os.getresuid(), os.getresgid(), os.uname().nodename)
+spaces = namespaces.enter_namespaces()
+print(namespaces.has_no_privileges())
+namespaces.drop_privileges(mapped="user" in spaces)
+print(namespaces.has_no_privileges(), os.getresuid(), os.getresgid(), os.uname().nodename)
 for action in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroups([0])):
     try: action()
     except OSError: print("refused")
@@ -54,7 +54,7 @@ for action in (lambda: os.setuid(0), lambda: os.chroot("/"), lambda: os.setgroup
 
 def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
     program = "import os; print(os.getpid(), os.getppid(), os.getgid(), os.uname().nodename, os.getuid())"
-    *rest, user = sandbox.run(program, timeout=20).stdout.split()
+    *rest, user = sandbox.run_program(program, timeout=20).stdout.split()
     assert rest == ["1", "0", str(NOBODY), "jail"]
     assert int(user) >= NOBODY
     assert os.uname().nodename != "jail"
@@ -62,7 +62,7 @@ def test_inside_it_is_nobody_and_alone(isolation: Isolation) -> None:
 
 def test_each_jail_is_a_user_of_its_own() -> None:
     """Or nobody, in a user namespace of its own."""
-    users = {namespaces.own_user(number) for number in range(100, 120)}
+    users = {namespaces.choose_user(number) for number in range(100, 120)}
     assert 0 not in users
     assert os.getuid() not in users
     assert len(users) == 20 or users == {NOBODY}

@@ -14,8 +14,17 @@ from pathlib import Path
 import pytest
 
 from stages.sandbox import sandbox, supervisor
-from stages.sandbox.sandbox import FLAG, MIB, Isolation, Outcome, SandboxMissingError, examine, probe, run
-from tests.stages.sandbox.apart import BEGIN
+from stages.sandbox.sandbox import (
+    FLAG,
+    MIB,
+    Isolation,
+    Outcome,
+    SandboxMissingError,
+    probe,
+    run_program,
+    run_tests,
+)
+from tests.stages.sandbox.child_process import BEGIN
 
 WORKS = {
     "arithmetic": "print(sum(x * x for x in range(10)))",
@@ -67,12 +76,12 @@ print(depth(5000))
 
 @pytest.mark.parametrize("name", WORKS)
 def test_ordinary_programs_work(isolation: Isolation, name: str) -> None:
-    found = run(WORKS[name], timeout=20)
+    found = run_program(WORKS[name], timeout=20)
     assert (found.status, found.code, found.stderr) == ("ok", 0, "")
     assert "False" not in found.stdout
 
 
-def test_the_probe_names_the_walls() -> None:
+def test_the_probe_names_the_layers() -> None:
     found = probe()
     assert found.line.startswith("sandbox: ")
     assert "\n" not in found.line
@@ -83,7 +92,7 @@ def test_the_probe_names_the_walls() -> None:
 
 def test_statuses(isolation: Isolation) -> None:
     def status(program: str) -> tuple[str, int | None]:
-        return run(program, timeout=1.5, memory=128 * MIB, output=1000, isolation=isolation)[:2]
+        return run_program(program, timeout=1.5, memory=128 * MIB, output=1000, isolation=isolation)[:2]
 
     assert status("") == ("ok", 0)
     assert status("1 / 0") == ("error", 1)
@@ -94,10 +103,10 @@ def test_statuses(isolation: Isolation) -> None:
 
 
 def test_text_that_is_none_is_replaced(isolation: Isolation) -> None:
-    assert run(r"import os; os.write(1, b'a\xffb')", timeout=20).stdout == "a\ufffdb"
-    assert run("print('\u00e9\U0001f600')", timeout=20).stdout == "\u00e9\U0001f600\n"
-    assert run("print('\ud800')", timeout=20).status == "error"
-    assert run("x = '\0'", timeout=20).status == "error"
+    assert run_program(r"import os; os.write(1, b'a\xffb')", timeout=20).stdout == "a\ufffdb"
+    assert run_program("print('\u00e9\U0001f600')", timeout=20).stdout == "\u00e9\U0001f600\n"
+    assert run_program("print('\ud800')", timeout=20).status == "error"
+    assert run_program("x = '\0'", timeout=20).status == "error"
 
 
 @pytest.mark.parametrize(
@@ -113,28 +122,28 @@ def test_text_that_is_none_is_replaced(isolation: Isolation) -> None:
 )
 def test_a_limit_that_is_none_is_refused(limits: dict) -> None:
     with pytest.raises(ValueError, match="expected memory of at least"):
-        run("", **limits)
+        run_program("", **limits)
 
 
-def test_missing_walls_are_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_missing_isolation_is_refused_before_anything_runs(tmp_path: Path) -> None:
     missing = Isolation(False, "sandbox: missing: seccomp")
     program = f"open({str(tmp_path / 'mark')!r}, 'w')"
     for action in (
-        lambda: run(program, isolation=missing),
-        lambda: examine(program, program, entry_point="f", isolation=missing),
-        lambda: sandbox.require(missing, unsafe=False),
+        lambda: run_program(program, isolation=missing),
+        lambda: run_tests(program, program, entry_point="f", isolation=missing),
+        lambda: sandbox.require_isolation(missing, unsafe=False),
     ):
         with pytest.raises(SandboxMissingError, match="sandbox: missing: seccomp") as raised:
             action()
         assert FLAG in str(raised.value)
-    sandbox.require(missing, unsafe=True)
-    sandbox.require(None, unsafe=False)
+    sandbox.require_isolation(missing, unsafe=True)
+    sandbox.require_isolation(None, unsafe=False)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("call", ["unshare", "mount", "mount_setattr", "pivot_root"])
-def test_a_kernel_that_refuses_a_wall_runs_nothing(tmp_path: Path, call: str) -> None:
-    """The supervisor itself runs behind a filter which refuses the call, as containers do."""
+def test_a_kernel_that_refuses_a_layer_runs_nothing(tmp_path: Path, call: str) -> None:
+    """The supervisor itself runs under a filter that refuses the call, as in a container."""
     number = {"unshare": 272, "mount": 165, "mount_setattr": 442, "pivot_root": 155}[call]
     if os.uname().machine != "x86_64":
         pytest.skip("the numbers are x86_64's")
@@ -148,7 +157,7 @@ kernel.prctl(38, 1)
 kernel.prctl(22, 2, ctypes.addressof(place))
 print(sandbox.probe())
 program = "open({str(tmp_path / "mark")!r}, 'w')"
-for action in (lambda: sandbox.run(program), lambda: sandbox.examine(program, program, entry_point="f")):
+for action in (lambda: sandbox.run_program(program), lambda: sandbox.run_tests(program, program, entry_point="f")):
     try: action()
     except sandbox.SandboxMissingError as error: print(error)
 """
@@ -162,11 +171,11 @@ for action in (lambda: sandbox.run(program), lambda: sandbox.examine(program, pr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_walls_there_are_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_isolation_there_are_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "secret")
 
     def unsafe(program: str, **limits: float) -> Outcome:
-        return run(program, unsafe=True, **{"timeout": 20, "memory": 128 * MIB, **limits})
+        return run_program(program, unsafe=True, **{"timeout": 20, "memory": 128 * MIB, **limits})
 
     assert unsafe(f"open({str(tmp_path / 'mark')!r}, 'w').write('x')").status == "ok"
     assert (tmp_path / "mark").read_text() == "x"
@@ -180,14 +189,14 @@ def test_without_walls_there_are_limits(tmp_path: Path, monkeypatch: pytest.Monk
     assert not os.path.exists(folder)
 
 
-def test_without_walls_tests_still_have_a_process_of_their_own() -> None:
+def test_without_isolation_tests_still_have_their_own_process() -> None:
     tests = "def check(f):\n    assert f(2) == 4"
     for candidate, status in (
         ("def f(x): return 2 * x", "ok"),
         ("def f(x): return x", "wrong"),
         ("import os\ndef f(x): os._exit(0)", "error"),
     ):
-        assert examine(candidate, tests, entry_point="f", timeout=20, unsafe=True).status == status
+        assert run_tests(candidate, tests, entry_point="f", timeout=20, unsafe=True).status == status
 
 
 def test_humanevals_own_solutions_pass(isolation: Isolation) -> None:
@@ -199,7 +208,7 @@ def test_humanevals_own_solutions_pass(isolation: Isolation) -> None:
         tasks = [json.loads(line) for line in file]
 
     def judge(task: dict) -> Outcome:
-        return examine(
+        return run_tests(
             task["prompt"] + task["canonical_solution"],
             task["test"],
             prelude=task["prompt"],
@@ -223,4 +232,4 @@ def test_a_candidate_s_own_main_program_does_not_run(isolation: Isolation) -> No
         "if __name__ == '__main__':\n    print(double(int(input())))\n    raise SystemExit(double(3))\n"
     )
     tests = "def check(f):\n    assert f(2) == 4"
-    assert sandbox.examine(candidate, tests, entry_point="double", timeout=20).status == "ok"
+    assert sandbox.run_tests(candidate, tests, entry_point="double", timeout=20).status == "ok"

@@ -9,20 +9,20 @@ import struct
 import pytest
 
 from stages.sandbox import syscalls
-from stages.sandbox.seccomp import ALLOW, ERROR, KILL, filter_program
-from tests.stages.sandbox.apart import apart
+from stages.sandbox.seccomp import ALLOW, ERROR, KILL, build_filter
+from tests.stages.sandbox.child_process import run_in_child
 
 DENY, ABSENT = ERROR | errno.EPERM, ERROR | errno.ENOSYS
 MACHINES = syscalls.MACHINES
 
 
 def decide(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
-    """What the filter answers to a system call."""
-    architecture = syscalls.audit(machine) if architecture is None else architecture
+    """Run the filter on a system call; return its answer."""
+    architecture = syscalls.audit_architecture(machine) if architecture is None else architecture
     data = struct.pack(
         "=IIQ6Q", number & 0xFFFFFFFF, architecture, 0, *arguments, *[0] * (6 - len(arguments))
     )
-    program = list(struct.iter_unpack("=HBBI", filter_program(machine)))
+    program = list(struct.iter_unpack("=HBBI", build_filter(machine)))
     place = word = 0
     while True:
         code, yes, no, value = program[place]
@@ -32,7 +32,8 @@ def decide(machine: str, number: int, *arguments: int, architecture: int | None 
         elif code == 0x54:
             word &= value
         elif code in (0x15, 0x35):
-            place += yes if (word == value if code == 0x15 else word >= value) else no
+            holds = word == value if code == 0x15 else word >= value
+            place += yes if holds else no
         else:
             assert code == 0x06
             return value
@@ -94,9 +95,9 @@ def test_some_requests_only(machine: str) -> None:
 
 
 def test_it_is_short_enough_for_the_kernel() -> None:
-    assert all(len(filter_program(machine)) // 8 <= 4096 for machine in MACHINES)
+    assert all(len(build_filter(machine)) // 8 <= 4096 for machine in MACHINES)
     with pytest.raises(OSError, match="s390x"):
-        filter_program("s390x")
+        build_filter("s390x")
 
 
 def test_the_kernel_takes_it() -> None:
@@ -105,7 +106,7 @@ import os
 from stages.sandbox import seccomp
 from stages.sandbox.kernel import PR_SET_NO_NEW_PRIVS, prctl
 prctl(PR_SET_NO_NEW_PRIVS, 1)
-seccomp.install()
+seccomp.install_filter()
 try:
     os.fork()
 except PermissionError:
@@ -113,4 +114,4 @@ except PermissionError:
 """
     if os.uname().machine not in MACHINES:
         pytest.skip("there is no table for this machine")
-    assert apart(code) == "refused True"
+    assert run_in_child(code) == "refused True"

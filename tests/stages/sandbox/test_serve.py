@@ -8,9 +8,9 @@ from stages.sandbox import sandbox, serve
 from stages.sandbox.sandbox import MIB, Isolation, Outcome
 
 
-def examine(candidate: str, check: str, prelude: str = "") -> Outcome:
+def judge(candidate: str, check: str, prelude: str = "") -> Outcome:
     body = "\n".join("    " + line for line in check.splitlines())
-    return sandbox.examine(
+    return sandbox.run_tests(
         candidate, f"def check(f):\n{body}", prelude=prelude, entry_point="f", timeout=20, memory=128 * MIB
     )
 
@@ -24,19 +24,19 @@ for x in [*values, values, [(1, {"a": {2}})]]:
 assert f(x=3) == 3 and math.isnan(f(float("nan")))
 assert f.__name__ == "f"
 """
-    assert examine("def f(x): return x", check).reason == "all tests passed"
+    assert judge("def f(x): return x", check).reason == "all tests passed"
 
 
 def test_the_candidate_keeps_its_state(isolation: Isolation) -> None:
     candidate = "calls = []\ndef f(x):\n    calls.append(x)\n    return calls"
-    assert examine(candidate, "f(1)\nassert f(2) == [1, 2]").status == "ok"
+    assert judge(candidate, "f(1)\nassert f(2) == [1, 2]").status == "ok"
 
 
-def test_the_tests_find_the_prelude_and_the_stand_in(isolation: Isolation) -> None:
+def test_the_tests_find_the_prelude_and_the_proxy(isolation: Isolation) -> None:
     prelude = "def double(x): return 2 * x\ndef f(x):\n    '''Doubles x.'''\n"
     candidate = "def f(x): return x + x"
     tests = "def check(candidate):\n    assert candidate(3) == double(3) == f(3)\n"
-    found = sandbox.examine(candidate, tests, prelude=prelude, entry_point="f", timeout=20)
+    found = sandbox.run_tests(candidate, tests, prelude=prelude, entry_point="f", timeout=20)
     assert found.status == "ok", found
 
 
@@ -61,7 +61,7 @@ def test_errors_arrive(isolation: Isolation, body: str, kind: str, text: str) ->
     )
     if "decode('utf8'" in body:
         check = "try: f('strict')\nexcept RuntimeError as error: assert 'UnicodeDecodeError' in str(error)"
-    found = examine(f"def f(x):\n    {body}", check)
+    found = judge(f"def f(x):\n    {body}", check)
     assert found.status == "ok", found
 
 
@@ -99,41 +99,38 @@ def test_errors_arrive(isolation: Isolation, body: str, kind: str, text: str) ->
     ],
 )
 def test_reasons_tell_failures_apart(isolation: Isolation, candidate: str, status: str, reason: str) -> None:
-    found = examine(candidate, "assert f(1) == 2, 'not 2'")
+    found = judge(candidate, "assert f(1) == 2, 'not 2'")
     assert (found.status, found.reason[: len(reason)]) == (status, reason)
 
 
 def test_an_error_of_the_comparison_is_a_wrong_answer(isolation: Isolation) -> None:
-    found = examine("def f(x): return None", "assert f(1) < 2")
+    found = judge("def f(x): return None", "assert f(1) < 2")
     assert found.status == "wrong"
     assert "assert f(1) < 2 (TypeError: " in found.reason
 
 
 def test_tests_that_swallow_errors_do_not_swallow_an_end(isolation: Isolation) -> None:
     swallow = "for _ in range(3):\n    try: f(1)\n    except BaseException: pass"
-    assert examine("def f(x): raise ValueError", swallow).status == "ok"
-    assert examine("import os\ndef f(x): os._exit(0)", swallow).status == "error"
-    assert examine("def f(x): return object()", swallow).status == "refused"
+    assert judge("def f(x): raise ValueError", swallow).status == "ok"
+    assert judge("import os\ndef f(x): os._exit(0)", swallow).status == "error"
+    assert judge("def f(x): return object()", swallow).status == "refused"
 
 
 @pytest.mark.parametrize("check", ["f(lambda: 1)", "f(object())"])
 def test_what_the_tests_cannot_send_is_said(isolation: Isolation, check: str) -> None:
-    found = examine("def f(x): return x", check)
+    found = judge("def f(x): return x", check)
     assert found.status == "refused"
     assert found.reason.startswith("the tests call f with a ")
 
 
 def test_broken_tests_are_not_the_candidates_fault(isolation: Isolation) -> None:
-    assert examine("def f(x): return x", "pass", prelude="1 / 0").status == "broken"
-    found = sandbox.examine("def f(x): return x", "def check(f) pass", entry_point="f", timeout=20)
+    assert judge("def f(x): return x", "pass", prelude="1 / 0").status == "broken"
+    found = sandbox.run_tests("def f(x): return x", "def check(f) pass", entry_point="f", timeout=20)
     assert (found.status, found.reason[:23]) == ("broken", "the tests are broken: S")
 
 
 def test_a_message_that_is_none_is_seen() -> None:
-    shaped = serve._shaped
-    assert all(
-        shaped(told) for told in (["ready"], ["value", []], ["raised", "E", ""], ["failed", "E", "", "1"])
-    )
-    assert not any(
-        shaped(told) for told in (1, [], [[]], ["value"], ["ready", 1], ["raised", "E", 1], ["call", 1, 2])
-    )
+    messages = (["ready"], ["value", []], ["raised", "E", ""], ["failed", "E", "", "1"])
+    others = (1, [], [[]], ["value"], ["ready", 1], ["raised", "E", 1], ["call", 1, 2])
+    assert all(serve._is_message(message) for message in messages)
+    assert not any(serve._is_message(other) for other in others)

@@ -19,7 +19,7 @@ from tests.rules.source import ROOT
 
 
 def run(program: str, memory: int = 128 * MIB) -> Outcome:
-    return sandbox.run(program, timeout=20, memory=memory)
+    return sandbox.run_program(program, timeout=20, memory=memory)
 
 
 def test_a_program_finds_a_fresh_interpreter(isolation: Isolation) -> None:
@@ -78,10 +78,10 @@ def test_descriptors_are_the_three(isolation: Isolation) -> None:
     assert run(program).stdout.split() == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "warden"])
+@pytest.mark.parametrize("victim", ["supervisor", "parent"])
 def test_nothing_outlives_who_started_it(isolation: Isolation, victim: str) -> None:
     """A killed supervisor, or a killed first process, takes the program along."""
-    code = "from stages.sandbox import sandbox; sandbox.run('while True: pass', timeout=60)"
+    code = "from stages.sandbox import sandbox; sandbox.run_program('while True: pass', timeout=60)"
     supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
         jail = _wait_for(supervisor.pid, 2)

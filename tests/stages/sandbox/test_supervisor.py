@@ -1,4 +1,4 @@
-"""Jails are heard and ended, whatever they do."""
+"""Jails are supervised and ended, whatever they do."""
 
 from __future__ import annotations
 
@@ -22,77 +22,81 @@ LIMITS = Limits(128 * MIB, 1000, MIB, 20.0)
 
 
 @contextmanager
-def started(program: str, limits: Limits = LIMITS, walls: bool = True) -> Iterator[Jail]:
-    jail = supervisor.start({"role": "program", "program": program}, limits, walls=walls, outputs=True)
+def started(program: str, limits: Limits = LIMITS, isolated: bool = True) -> Iterator[Jail]:
+    jail = supervisor.start_jail(
+        {"role": "program", "program": program}, limits, isolated=isolated, capture=True
+    )
     try:
         yield jail
     finally:
-        supervisor.end(jail)
+        supervisor.end_jail(jail)
 
 
-def test_it_hears_both_outputs_and_the_end(isolation: Isolation) -> None:
+def test_it_captures_both_outputs_and_the_exit_code(isolation: Isolation) -> None:
     with started("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)") as jail:
-        ending = supervisor.attend([jail], LIMITS)
-        assert ending.why == "ended"
+        ending = supervisor.supervise([jail], LIMITS)
+        assert ending.cause == "ended"
         assert 0 < ending.seconds < 20
-        assert supervisor.end(jail) == 0
-        assert (jail.heard["stdout"], jail.heard["stderr"]) == (b"out\n", b"err\n")
-        assert supervisor.told(jail)["end"] == 3
-        assert "seccomp" in supervisor.told(jail)["ready"]
+        assert supervisor.end_jail(jail) == 0
+        assert (jail.captured["stdout"], jail.captured["stderr"]) == (b"out\n", b"err\n")
+        assert supervisor.read_control(jail)["end"] == 3
+        assert "seccomp" in supervisor.read_control(jail)["ready"]
 
 
-@pytest.mark.parametrize("walls", [True, False])
-def test_the_time_is_bounded(isolation: Isolation, walls: bool) -> None:
+@pytest.mark.parametrize("isolated", [True, False])
+def test_the_time_is_bounded(isolation: Isolation, isolated: bool) -> None:
     limits = LIMITS._replace(timeout=0.3)
     begun = time.monotonic()
     with started(
-        "import signal\nfor n in (1, 2, 15): signal.signal(n, lambda *_: 0)\nwhile True: pass", limits, walls
+        "import signal\nfor n in (1, 2, 15): signal.signal(n, lambda *_: 0)\nwhile True: pass",
+        limits,
+        isolated,
     ) as jail:
-        ending = supervisor.attend([jail], limits)
-        assert ending.why == "timeout"
+        ending = supervisor.supervise([jail], limits)
+        assert ending.cause == "timeout"
         assert 0.3 <= ending.seconds < 5
-        supervisor.end(jail)
+        supervisor.end_jail(jail)
     assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("stream", ["1", "2"])
-@pytest.mark.parametrize("walls", [True, False])
-def test_the_output_is_bounded(isolation: Isolation, walls: bool, stream: str) -> None:
-    with started(f"import os\nwhile True: os.write({stream}, b'x' * 999)", walls=walls) as jail:
-        assert supervisor.attend([jail], LIMITS).why == "output"
+@pytest.mark.parametrize("isolated", [True, False])
+def test_the_output_is_bounded(isolation: Isolation, isolated: bool, stream: str) -> None:
+    with started(f"import os\nwhile True: os.write({stream}, b'x' * 999)", isolated=isolated) as jail:
+        assert supervisor.supervise([jail], LIMITS).cause == "output"
         name = {"1": "stdout", "2": "stderr"}[stream]
-        assert jail.heard[name] == b"x" * LIMITS.output
+        assert jail.captured[name] == b"x" * LIMITS.output
 
 
 def test_exactly_the_bound_is_not_too_much(isolation: Isolation) -> None:
     with started(f"print('x' * {LIMITS.output}, end='')") as jail:
-        assert supervisor.attend([jail], LIMITS).why == "ended"
-        assert len(jail.heard["stdout"]) == LIMITS.output
+        assert supervisor.supervise([jail], LIMITS).cause == "ended"
+        assert len(jail.captured["stdout"]) == LIMITS.output
 
 
 def test_enough_ends_it(isolation: Isolation) -> None:
     with started("print('x', flush=True)\nwhile True: pass") as jail:
-        assert supervisor.attend([jail], LIMITS, lambda: bool(jail.heard["stdout"])).why == "enough"
-        supervisor.end(jail)
-        assert supervisor.told(jail)["end"] == -signal.SIGKILL
+        assert supervisor.supervise([jail], LIMITS, lambda: bool(jail.captured["stdout"])).cause == "enough"
+        supervisor.end_jail(jail)
+        assert supervisor.read_control(jail)["end"] == -signal.SIGKILL
 
 
 def test_an_end_in_the_middle_of_it_leaves_nothing(isolation: Isolation) -> None:
     """As when the user interrupts."""
     with started("while True: pass") as jail:
-        while b"\n" not in jail.heard["control"]:
-            jail.heard["control"].extend(os.read(jail.pipes["control"], 1000))
+        while b"\n" not in jail.captured["control"]:
+            jail.captured["control"].extend(os.read(jail.pipes["control"], 1000))
     assert jail.process.returncode == -signal.SIGKILL
-    assert supervisor.ended(jail)
-    supervisor.end(jail)
+    assert supervisor.has_ended(jail)
+    supervisor.end_jail(jail)
 
 
-def test_without_walls_children_die_too() -> None:
+def test_without_isolation_children_die_too() -> None:
     program = "import subprocess, sys\n"
     program += "print(subprocess.Popen([sys.executable, '-c', 'while True: pass']).pid, flush=True)"
-    with started(program, walls=False) as jail:
-        supervisor.attend([jail], LIMITS)
-        child = int(jail.heard["stdout"])
+    with started(program, isolated=False) as jail:
+        supervisor.supervise([jail], LIMITS)
+        child = int(jail.captured["stdout"])
     end = time.monotonic() + 10
     while (state := _state(child)) not in ("", "Z") and time.monotonic() < end:
         time.sleep(0.01)
@@ -112,7 +116,7 @@ def test_nothing_is_leaked_when_it_cannot_start(monkeypatch: pytest.MonkeyPatch)
     read, write = os.pipe()
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(FileNotFoundError):
-        supervisor.start({}, LIMITS, walls=True, outputs=True, hears={"verdict": read})
+        supervisor.start_jail({}, LIMITS, isolated=True, capture=True, extra_pipes={"verdict": read})
     os.close(write)
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -121,10 +125,10 @@ def test_a_jail_that_cannot_be_made_says_why_and_runs_nothing() -> None:
     """The setup asks for what setrlimit refuses."""
     limits = LIMITS._replace(memory=-(2**70))
     with started("print('run')", limits) as jail:
-        assert supervisor.attend([jail], LIMITS).why == "ended"
-        assert "ready" not in supervisor.told(jail)
-        assert supervisor.told(jail)["missing"]
-        assert jail.heard["stdout"] == b""
+        assert supervisor.supervise([jail], LIMITS).cause == "ended"
+        assert "ready" not in supervisor.read_control(jail)
+        assert supervisor.read_control(jail)["missing"]
+        assert jail.captured["stdout"] == b""
 
 
 def test_threads_have_jails_of_their_own(isolation: Isolation) -> None:
@@ -132,8 +136,8 @@ def test_threads_have_jails_of_their_own(isolation: Isolation) -> None:
 
     def run(number: int) -> bytes:
         with started(f"print({number})") as jail:
-            supervisor.attend([jail], LIMITS)
-            return bytes(jail.heard["stdout"])
+            supervisor.supervise([jail], LIMITS)
+            return bytes(jail.captured["stdout"])
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(run, range(12))) == [f"{i}\n".encode() for i in range(12)]
@@ -144,7 +148,7 @@ def test_threads_have_jails_of_their_own(isolation: Isolation) -> None:
 def test_another_system_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxMissingError, match="Linux; this is darwin"):
-        supervisor.start({}, LIMITS, walls=False)
+        supervisor.start_jail({}, LIMITS, isolated=False)
 
 
 def test_the_error_is_a_runtime_error() -> None:

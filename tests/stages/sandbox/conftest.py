@@ -1,4 +1,4 @@
-"""What the tests of the sandbox share."""
+"""Fixtures of the sandbox's tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.sandbox.sandbox import Isolation
 
 @pytest.fixture(scope="session")
 def isolation() -> Isolation:
-    """That jails can be made here; the test is skipped if they cannot."""
+    """Result of the probe; the test is skipped if no jail can be made here."""
     found = sandbox.probe()
     if not found.complete:
         pytest.skip(found.line)

@@ -38,7 +38,7 @@ EXPECTED = {
 def folder() -> Iterator[Path]:
     """A folder that everybody can read, with a copy of the sandbox."""
     with tempfile.TemporaryDirectory() as path:
-        malice.copy(Path(path))
+        malice.copy_sources(Path(path))
         yield Path(path)
 
 
@@ -51,7 +51,7 @@ def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
         if ALL
         else (*EXPECTED, *(name for name in list(PROGRAMS)[::3] if name not in EXPECTED))
     )
-    found = malice.run(folder, as_nobody=user != "root" and os.geteuid() == 0, names=names)
+    found = malice.run_programs(folder, as_nobody=user != "root" and os.geteuid() == 0, names=names)
     if not found["complete"]:
         pytest.skip(found["isolation"])
     outcomes = found["outcomes"]
@@ -72,11 +72,11 @@ def test_programs_that_mean_harm_do_none(folder: Path, user: str) -> None:
 
 
 @pytest.mark.parametrize("user", ["root", "another user"])
-def test_what_one_takes_its_neighbour_does_not_lack(folder: Path, user: str) -> None:
+def test_threads_of_one_jail_leave_those_of_another(folder: Path, user: str) -> None:
     """Threads are counted for each jail, not for all of them."""
     if user == "root" and os.geteuid() != 0:
         pytest.skip("the tests do not run as root")
-    found = malice.neighbours(folder, as_nobody=user != "root" and os.geteuid() == 0)
+    found = malice.run_neighbours(folder, as_nobody=user != "root" and os.geteuid() == 0)
     if not found["complete"]:
         pytest.skip(found["isolation"])
     greedy, honest = Outcome(*found["greedy"]), Outcome(*found["honest"])
@@ -84,8 +84,8 @@ def test_what_one_takes_its_neighbour_does_not_lack(folder: Path, user: str) -> 
     assert (honest.status, honest.stdout) == ("ok", "fine\n")
 
 
-def test_without_walls_the_same_look_sees_harm(folder: Path) -> None:
-    """Some of the milder programs, so that it is known that a hole would be seen."""
+def test_without_isolation_the_same_check_finds_harm(folder: Path) -> None:
+    """Some of the milder programs: proof that the check would find a hole."""
     names = (
         "read a secret file",
         "write into a folder outside",
@@ -95,7 +95,7 @@ def test_without_walls_the_same_look_sees_harm(folder: Path) -> None:
         "connect to a local socket",
         "connect to an abstract socket",
     )
-    found = malice.run(folder, unsafe=True, names=names)
+    found = malice.run_programs(folder, unsafe=True, names=names)
     effects = "\n".join(found["effects"])
     assert "folder: ['secret', 'secret_module.py', 'socket'] became" in effects
     assert "servers: [False, False, False, False] became [True, True, True, True]" in effects
@@ -110,7 +110,7 @@ def test_forged_verdicts_are_failures() -> None:
         pytest.skip(isolation.line)
 
     def judge(name: str) -> Outcome:
-        return sandbox.examine(
+        return sandbox.run_tests(
             CANDIDATES[name], TESTS, entry_point="square", timeout=0.7, memory=2**28, isolation=isolation
         )
 
@@ -130,10 +130,10 @@ def test_no_isolation_no_run(tmp_path: Path) -> None:
     with pytest.raises(
         sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation"
     ) as refused:
-        sandbox.run(program, isolation=missing)
+        sandbox.run_program(program, isolation=missing)
     assert "unshare: Operation not permitted" in str(refused.value)
     with pytest.raises(sandbox.SandboxMissingError, match="--run_untrusted_code_without_isolation"):
-        sandbox.examine(
+        sandbox.run_tests(
             f"{program}\ndef square(x): return x * x", TESTS, entry_point="square", isolation=missing
         )
     assert not mark.exists()

@@ -1,4 +1,4 @@
-"""Code that changes its process for good, run in one of its own, as a jail's first process is started."""
+"""Run code that changes its process irrevocably in a child process, started as a jail's first process is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from stages.sandbox import supervisor
 BEGIN = supervisor.START.rpartition("from stages")[0]
 
 
-def apart(code: str) -> str:
-    """Runs code that may import the modules of the inside; what it printed. An error in it fails the test."""
+def run_in_child(code: str) -> str:
+    """Run code that may import the modules that run inside a jail; return its output. An error fails the test."""
     answer = subprocess.run(
         [sys.executable, "-s", "-S", "-c", BEGIN + code, supervisor.FOLDER],
         capture_output=True,
