@@ -141,7 +141,9 @@ def judge(problem: Problem, program: str, **options: Any) -> Outcome:
         Outcome, as `check`.
     """
     prelude = f"{problem.setup}\n{closed(problem.prompt)}" if problem.setup else closed(problem.prompt)
-    return sandbox.run_tests(program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options)
+    return sandbox.run_tests(
+        program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options
+    )
 
 
 def humaneval(
