@@ -21,6 +21,7 @@ from torch import Tensor
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.nn.transformer import transformer
 
@@ -46,14 +47,13 @@ def prompts() -> Tensor:
     return random.randint(random.key(1), (ROWS, PROMPT), 0, 4096).long().to(DEVICE)
 
 
-def our_side(compiled: bool, **options: Any) -> Callable[[], Tensor]:
+def our_side(compiled: bool, top_k: int | None = None) -> Callable[[], Tensor]:
     """A function that continues the prompts."""
     model, tokens, key = transformer(config()), prompts(), random.key(2, device=DEVICE)
     params = tree.cast(model.init(random.key(0, device=DEVICE)), torch.bfloat16)
-    machine = stepper(model, compile=compiled)
-    return lambda: (
-        generate(model, params, tokens, key=key, max_new_tokens=NEW, compile=machine, **options).tokens
-    )
+    compiled_step = stepper(model, compile=compiled)
+    sampling = Sampling(max_new_tokens=NEW, top_k=top_k)
+    return lambda: generate(model, params, tokens, sampling, key=key, compile=compiled_step).tokens
 
 
 def peer_side(**options: Any) -> Callable[[], Tensor]:

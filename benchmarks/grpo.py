@@ -18,6 +18,7 @@ import torch
 
 from data_pipes.tokenizer.spec import vocabulary_size
 from pure import optim, random, tree
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.transform.jit import jit
 from stages.grpo import grpo
@@ -52,7 +53,7 @@ def our_side(keep: bool = True) -> Callable[[], object]:
         optimizer,
         score=score,
         samples=SAMPLES,
-        max_new_tokens=NEW,
+        sampling=Sampling(max_new_tokens=NEW),
         reference=params,
         beta=0.04,
         compute=torch.bfloat16,

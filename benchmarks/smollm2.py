@@ -24,6 +24,7 @@ import torch
 
 from pure import random, tree
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from stages.models import hardware, pretrained
 
@@ -64,9 +65,8 @@ def our_side(ours: pretrained.Pretrained, machine: Any, asked: list[list[int]]) 
             ours.model,
             ours.params,
             asked,
+            Sampling(max_new_tokens=NEW, temperature=0.0),
             key=random.key(0),
-            max_new_tokens=NEW,
-            temperature=0.0,
             compile=machine,
             shape=shape,
         ).tokens

@@ -21,6 +21,7 @@ from data_pipes.tokenize import tokenize
 from pure import optim, random
 from pure.config import ModelConfig
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from stages.checkpoint.fingerprint import fingerprint
 from stages.pretrain import pretrain
@@ -57,9 +58,8 @@ def main(folder: str | None = None, steps: int = 150, output: str = "runs/exampl
     what = fingerprint(stage, pipe, tokenizer)  # so that another stage or text is refused, not gone on with
     options = RunOptions(compile=False, save_every=50)
     outcome = run(stage, pipe, place, key=random.key(0), fingerprint=what, options=options)
-    found = generate(
-        model, outcome.state.params, [tokenizer.encode("def ")], key=random.key(1), max_new_tokens=40
-    )
+    prompt = tokenizer.encode("def ")
+    found = generate(model, outcome.state.params, [prompt], Sampling(max_new_tokens=40), key=random.key(1))
     print("def " + tokenizer.decode(found.tokens[0, : found.lengths[0]].tolist()))
     print(f"metrics and checkpoints are in {place}")
     return float(outcome.state.metrics["loss"])

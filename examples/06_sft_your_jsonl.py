@@ -21,6 +21,7 @@ from data_pipes.tokenizer.trainer import train
 from pure import optim, random
 from pure.config import ModelConfig
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from stages.sft import sft
 
@@ -59,15 +60,8 @@ def main(path: str = "", steps: int = 150) -> float:
     question = chats[0].messages[:1]
     ids = encode_chat(template, tokenizer, question, add_generation_prompt=True).tokens
     end = tokenizer.encode("<|im_end|>", special="all")
-    found = generate(
-        model,
-        state.params,
-        [ids.tolist()],
-        key=random.key(1),
-        max_new_tokens=8,
-        temperature=0.0,
-        stop_tokens=end,
-    )
+    greedy = Sampling(max_new_tokens=8, temperature=0.0, stop_tokens=tuple(end))
+    found = generate(model, state.params, [ids.tolist()], greedy, key=random.key(1))
     print(f"{question[0].content} -> {tokenizer.decode(found.tokens[0], skip_special=True)}")
     return float(state.metrics["loss"])
 

@@ -12,6 +12,7 @@ from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.tokenizer.trainer import train
 from pure import optim, random
 from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from stages.grpo import grpo
 from stages.score import text_score
@@ -36,7 +37,8 @@ def main(steps: int = 40) -> tuple[float, float]:
             vocab_size=vocabulary_size(tokenizer), num_hidden_layers=2, max_position_embeddings=64, **config
         )
     )
-    stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, max_new_tokens=8)
+    sampling = Sampling(max_new_tokens=8)
+    stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, sampling=sampling)
     state = stage.init(random.key(0))
     rewards = []
     for batch in pipe:

@@ -12,6 +12,7 @@ import torch
 from data_pipes.prompts import prompt_pipe
 from pure import optim, random
 from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from stages.online import draw_and_score, parts
 from stages.ppo import ppo
@@ -39,7 +40,7 @@ def main(steps: int = 30) -> tuple[float, float]:
         optim.adamw(3e-3),
         score=climbing,
         samples=8,
-        max_new_tokens=NEW,
+        sampling=Sampling(max_new_tokens=NEW),
         epochs=3,
         minibatches=2,
         beta=0.0,

@@ -12,6 +12,7 @@ import torch
 
 from pure import optim, random, tree
 from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.loss.advantages import group_advantages
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
@@ -33,7 +34,8 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     sum."""
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(ModelConfig(vocab_size=32, num_hidden_layers=2, max_position_embeddings=64, **config))
-    stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, max_new_tokens=NEW)
+    sampling = Sampling(max_new_tokens=NEW)
+    stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, sampling=sampling)
     state = stage.init(random.key(0))
     batch = {"prompts": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3]), "index": torch.tensor([0])}
     for _ in range(steps):

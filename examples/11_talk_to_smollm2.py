@@ -15,6 +15,7 @@ from data_pipes.chat.messages import Message
 from data_pipes.tokenizer import vocabulary_size
 from pure import random
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from stages.models import pretrained
 from stages.models.chat_template import ends, template_of
 
@@ -31,21 +32,17 @@ def main(*questions: str) -> list[str]:
     """Asks one question after the other, each with all that was said before; returns the answers."""
     base = pretrained.load(path(), dtype=torch.float32)
     template = template_of(None, base)  # the model's own, with its special tokens
-    stops = ends(base, template)
+    greedy = Sampling(
+        max_new_tokens=60,
+        temperature=0.0,
+        vocabulary=vocabulary_size(base.tokenizer),
+        stop_tokens=ends(base, template),
+    )
     said: list[Message] = []
     for question in questions or ("What is the capital of France?", "Name one thing to see there."):
         said.append(Message("user", question))
         ids = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens
-        found = generate(
-            base.model,
-            base.params,
-            [ids.tolist()],
-            key=random.key(0),
-            max_new_tokens=60,
-            temperature=0.0,
-            vocabulary=vocabulary_size(base.tokenizer),
-            stop_tokens=stops,
-        )
+        found = generate(base.model, base.params, [ids.tolist()], greedy, key=random.key(0))
         answer = base.tokenizer.decode(
             found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True
         ).strip()

@@ -13,6 +13,7 @@ from data_pipes.prompts import prompt_pipe
 from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.tokenizer.trainer import train
 from pure import optim, random
+from pure.generation.sampling import Sampling
 from pure.interop.module import from_module, hugging_face
 from stages.grpo import grpo
 from stages.score import text_score
@@ -45,7 +46,7 @@ def main(steps: int = 30) -> tuple[float, float]:
         [np.array(tokenizer.encode(text)) for text in prompts], batch_size=3, length=16, key=0, epochs=steps
     )
     score = text_score({"vowels": reward}, decode=tokenizer.decode, prompts=prompts, rows=[{}] * len(prompts))
-    stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, max_new_tokens=8)
+    stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, sampling=Sampling(8))
     state = stage.init(random.key(0))  # the module's own first weights
     rewards = []
     for batch in pipe:

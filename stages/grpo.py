@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.grpo import clips, grpo_loss, policy_metrics
@@ -42,15 +43,10 @@ def grpo(
     optimizer: GradientTransformation,
     *,
     score: Score | None,
+    sampling: Sampling,
     rewards: tuple[str, ...] = ("reward",),
     weights: tuple[float, ...] | None = None,
     samples: int = 8,
-    max_new_tokens: int = 64,
-    stop_tokens: tuple[int, ...] = (),
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    vocabulary: int | None = None,
     reference: Tree | None = None,
     beta: float = 0.0,
     kl: str = "k3",
@@ -73,12 +69,11 @@ def grpo(
         optimizer: optax's pair; it is called `iterations` times a step.
         score: Rollouts -> rewards [B, K], NaN where one is missing (`stages.score`, or a reward model);
             or None for batches that are ready-made groups: the fields of Rollouts, and "rewards" [B, K].
+        sampling: of the answers; the loss reads its temperature and, as the length that dr_grpo divides by,
+            max_new_tokens.
         rewards: names of the K rewards, for the metrics.
         weights: of the K rewards in their sum; None weighs each with 1.
         samples: G, answers a prompt.
-        max_new_tokens: M.
-        stop_tokens: ids that end an answer.
-        temperature, top_k, top_p, vocabulary: of the drawing; losses see the temperature.
         reference: params of the frozen policy; needed where beta is not 0.
         beta: weight of the divergence from the reference, >= 0.
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
@@ -115,7 +110,11 @@ def grpo(
             f"{None if reference is None else 'params'}"
         )
     measure = partial(
-        linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True, chunk=chunk
+        linear_log_probabilities,
+        logits=model.logits,
+        temperature=sampling.temperature,
+        entropy=True,
+        chunk=chunk,
     )
     look = partial(completion_log_probabilities, model=model, head=region(measure))
     group = partial(
@@ -125,7 +124,7 @@ def grpo(
         clip_high=clip_high,
         beta=beta,
         kl=kl,
-        max_length=max_new_tokens,
+        max_length=sampling.max_new_tokens,
         dual_clip=dual_clip,
     )
     loss = partial(groups_loss, look=look, group=group)
@@ -134,12 +133,7 @@ def grpo(
         rollout,
         model,
         samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        vocabulary=vocabulary,
-        stop_tokens=stop_tokens,
+        sampling=sampling,
         dtype=compute,
         compile=compile,
     )

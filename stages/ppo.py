@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.grpo import policy_metrics
 from pure.loss.kl import adaptive_coefficient
@@ -57,15 +58,10 @@ def ppo(
     optimizer: GradientTransformation,
     *,
     score: Score | None,
+    sampling: Sampling,
     rewards: tuple[str, ...] = ("reward",),
     weights: tuple[float, ...] | None = None,
     samples: int = 1,
-    max_new_tokens: int = 64,
-    stop_tokens: tuple[int, ...] = (),
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    vocabulary: int | None = None,
     reference: Tree | None = None,
     beta: float = 0.05,
     target_kl: float | None = None,
@@ -92,10 +88,9 @@ def ppo(
         model: the policy's; the value function is another copy of it with a scalar head.
         optimizer: optax's pair; it is called epochs · minibatches times a step.
         score: Rollouts -> rewards [B, K], or None for ready-made groups, as in `stages.grpo.grpo`.
+        sampling: of the answers; the loss reads its temperature.
         rewards, weights: names of the K rewards, and what each counts in their sum.
         samples: G, answers a prompt.
-        max_new_tokens, stop_tokens, temperature, top_k, top_p, vocabulary: of the drawing, as in
-            `stages.grpo.grpo`.
         reference: params of the frozen policy; None penalises no distance.
         beta: β >= 0, weight of the distance, to begin with.
         target_kl: divergence, nats an answer, that β is steered to; None keeps β.
@@ -127,7 +122,7 @@ def ppo(
             f"ppo: epochs, minibatches and samples must be at least 1, got {epochs, minibatches, samples}"
         )
     head = region(
-        partial(linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True)
+        partial(linear_log_probabilities, logits=model.logits, temperature=sampling.temperature, entropy=True)
     )
     look = partial(completion_log_probabilities, model=model, head=head)
     critic = scalar_model(model)
@@ -147,12 +142,7 @@ def ppo(
         rollout,
         model,
         samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        vocabulary=vocabulary,
-        stop_tokens=stop_tokens,
+        sampling=sampling,
         dtype=compute,
         compile=compile,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.log_probability import LogProbabilities
@@ -48,12 +49,7 @@ def rollout(
     key: Tensor,
     *,
     samples: int,
-    max_new_tokens: int,
-    temperature: float | Tensor = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    vocabulary: int | None = None,
-    stop_tokens: tuple[int, ...] = (),
+    sampling: Sampling,
     dtype: torch.dtype | None = None,
     compile: bool | Stepper = False,
 ) -> Rollouts:
@@ -70,11 +66,8 @@ def rollout(
             `data_pipes.prompts`.
         key: [2] uint32, of this step.
         samples: G >= 1.
-        max_new_tokens: M >= 1.
-        temperature, top_k, top_p, vocabulary: as in `pure.generation.generate.generate`. Losses compare
-            log-probabilities at the same temperature; a truncation (top_k, top_p, vocabulary) is not seen by
-            them.
-        stop_tokens: ids that end a completion, and belong to it.
+        sampling: of each completion. Losses compare log-probabilities at its temperature; they do not see its
+            truncation.
         dtype: to draw in; None takes that of the params.
         compile: as in `pure.generation.generate.generate`.
 
@@ -94,19 +87,15 @@ def rollout(
         model,
         params if dtype is None else tree.cast(params, dtype),
         prompts,
+        sampling,
         lengths=lengths,
         key=keys,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        vocabulary=vocabulary,
-        stop_tokens=stop_tokens,
         shape=prompts.shape,
         compact=False,
         compile=compile,
     )
-    return arrange(prompts, lengths, written.tokens, written.lengths, written.logprobs, index, stop_tokens)
+    completions = (written.tokens, written.lengths, written.logprobs)
+    return arrange(prompts, lengths, *completions, index, sampling.stop_tokens)
 
 
 def arrange(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pure import random
 from pure.generation import sample
+from pure.generation.sampling import Sampling
 
 
 class Controls(NamedTuple):
@@ -48,24 +49,14 @@ LIMITS: Mapping[str, tuple[Callable[[Tensor], Tensor], str]] = MappingProxyType(
 """What each number must fulfil, and how that is said."""
 
 
-def controls(
-    key: Tensor,
-    count: int,
-    new: int,
-    *,
-    rows: int,
-    vocabulary: int | None = None,
-    **numbers: float | Tensor | None,
-) -> Controls:
-    """Checks the numbers, draws the randomness of all rows and places, and pads both to R rows.
+def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Controls:
+    """Checks the sampling parameters, draws the randomness of all rows and steps, and pads both to R rows.
 
     Args:
         key: [2] or [B, 2] uint32, for the whole batch or one per row.
         count: B, rows.
-        new: M, tokens.
+        sampling: its numbers are one number, [B] or None; stop_tokens are not read here.
         rows: R >= B; the rows after B are copies of the first, and nobody reads them.
-        vocabulary: ids from it on are never drawn, >= 1; None leaves all.
-        numbers: temperature, top_k, top_p, min_p, repetition_penalty: one number, [B] or None.
 
     Returns:
         Controls. A top_k given as int stays one, for which a partial sort is enough.
@@ -75,14 +66,16 @@ def controls(
             integer.
 
     Example:
-        >>> controls(random.key(0), 2, 3, rows=4, temperature=0.5, top_k=2).temperature
+        >>> controls(random.key(0), 2, Sampling(max_new_tokens=3, temperature=0.5, top_k=2), rows=4).temperature
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
+    vocabulary = sampling.vocabulary
     if vocabulary is not None and (type(vocabulary) is not int or vocabulary < 1):
         raise ValueError(
             f"generate: vocabulary must be a number of ids, at least 1, or None; got {vocabulary!r}"
         )
-    given = {name: torch.as_tensor(x, device=key.device) for name, x in numbers.items() if x is not None}
+    numbers = {name: x for name in LIMITS if (x := getattr(sampling, name)) is not None}
+    given = {name: torch.as_tensor(x, device=key.device) for name, x in numbers.items()}
     for name, x in given.items():
         holds, text = LIMITS[name]
         if x.shape not in ((), (count,)):
@@ -99,7 +92,7 @@ def controls(
     }
     if isinstance(numbers.get("top_k"), int):
         per_row["top_k"] = numbers["top_k"]
-    drawn = extend(uniforms(key, count, new), rows)
+    drawn = extend(uniforms(key, count, sampling.max_new_tokens), rows)
     heat = per_row["temperature"]
     per_row["temperature"] = torch.where(heat < sample.COLDEST, 0.0, heat)
     return Controls(

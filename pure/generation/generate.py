@@ -27,6 +27,7 @@ from torch import Tensor
 from pure import tree
 from pure.generation.controls import Controls, controls, extend
 from pure.generation.inputs import check, rows_of
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Generated, Progress, Stepper, stepper
 from pure.types import Model, Tree
 
@@ -41,16 +42,9 @@ def generate(
     model: Model,
     params: Tree,
     prompts: Sequence[Sequence[int]] | Tensor,
+    sampling: Sampling,
     *,
     key: Tensor,
-    max_new_tokens: int,
-    temperature: float | Tensor = 1.0,
-    top_k: int | Tensor | None = None,
-    top_p: float | Tensor | None = None,
-    min_p: float | Tensor | None = None,
-    repetition_penalty: float | Tensor | None = None,
-    vocabulary: int | None = None,
-    stop_tokens: Sequence[int] = (),
     stop: Callable[[Tensor, Tensor], Tensor] | None = None,
     pad: int | None = None,
     lengths: Tensor | None = None,
@@ -67,18 +61,8 @@ def generate(
         model: gives `decode`, `cache` and `config`.
         params: the model's; the cache has the dtype of the first of them.
         prompts: lists of ids, or [B, P] integers padded on the right, with `lengths`. None may be empty.
+        sampling: length, temperature, truncation and stop tokens; its numbers may be tensors [B].
         key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and place has its own number.
-        max_new_tokens: M >= 1, tokens.
-        temperature: >= 0; 0 is greedy, and so is what lies below 1e-6. This and the next four are one number,
-            or a tensor [B] with one per row.
-        top_k: >= 1, words to draw from.
-        top_p: in (0, 1], probability to draw from.
-        min_p: in [0, 1], least probability, as a share of the largest.
-        repetition_penalty: > 0, for words of prompt and completion. See `pure.generation.sample` for these;
-            None leaves one out.
-        vocabulary: ids from it on are never drawn: rows that pad an embedding beyond the tokenizer. Like a
-            truncation, it does not change log-probabilities. None leaves all.
-        stop_tokens: ids that end a row, and belong to it.
         stop: (tokens [B, M], lengths [B]) -> [B] bool, asked after every step about all rows in the order of
             the prompts; True ends a row with the token just written. (`data_pipes.chat.stop` makes one from
             strings.)
@@ -114,41 +98,31 @@ def generate(
         >>> from pure.nn.transformer import transformer
         >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
         >>> params = model.init(random.key(0))
-        >>> generate(model, params, [[1], [2, 3]], key=random.key(1), max_new_tokens=4).lengths
+        >>> generate(model, params, [[1], [2, 3]], Sampling(max_new_tokens=4), key=random.key(1)).lengths
         tensor([4, 4])
     """
     # 1. Prompts.
     device = tree.leaves(params)[0].device
     tokens, lengths = rows_of(prompts, lengths, device)
-    check(tokens, lengths, key, max_new_tokens, (*stop_tokens, *([] if pad is None else [pad])), model.config)
+    new, config = sampling.max_new_tokens, model.config
+    check(tokens, lengths, key, new, (*sampling.stop_tokens, *([] if pad is None else [pad])), config)
     if not len(tokens):
-        return _empty(0, max_new_tokens, 0, device)
-    rows, width, places = _shape(tokens, lengths, max_new_tokens, shape, model.config)
+        return _empty(0, new, 0, device)
+    rows, width, places = _shape(tokens, lengths, new, shape, config)
     # 2. Randomness and controls.
-    steered = controls(
-        key.to(device),
-        len(tokens),
-        max_new_tokens,
-        rows=rows,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        vocabulary=None if vocabulary is None or vocabulary >= model.config.vocab_size else vocabulary,
-    )
+    if sampling.vocabulary is not None and sampling.vocabulary >= config.vocab_size:
+        sampling = sampling._replace(vocabulary=None)
+    steered = controls(key.to(device), len(tokens), sampling, rows=rows)
     with torch.no_grad():
         machine = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
         params = machine.prepare(params, rows=rows)
         # 3. Read.
-        written = _empty(
-            rows, max_new_tokens, (model.config.pad_token_id or 0) if pad is None else pad, device
-        )
+        written = _empty(rows, new, (config.pad_token_id or 0) if pad is None else pad, device)
         progress = _read(machine, model, params, tokens, lengths, written, width, places)
-        if repetition_penalty is not None:
-            progress = progress._replace(seen=extend(_seen(tokens, lengths, model.config.vocab_size), rows))
+        if sampling.repetition_penalty is not None:
+            progress = progress._replace(seen=extend(_seen(tokens, lengths, config.vocab_size), rows))
         # 4. Write.
-        ends = torch.tensor(list(stop_tokens), dtype=torch.int64, device=device)
+        ends = torch.tensor(list(sampling.stop_tokens), dtype=torch.int64, device=device)
         written = _write(machine, progress, params, steered, ends, stop, len(tokens), compact)
     # 5. Finish.
     return _finite(tree.map(lambda x: x[: len(tokens)], written))

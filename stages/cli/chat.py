@@ -124,10 +124,18 @@ def answering(
     from data_pipes.tokenizer import stream, vocabulary_size
     from pure import random
     from pure.generation.generate import generate
+    from pure.generation.sampling import Sampling
     from stages.models.chat_template import ends, template_of
 
     template = template_of(options.chat_template, base, options.template_kwargs)
     stops = ends(base, template)
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        vocabulary=vocabulary_size(base.tokenizer),
+        stop_tokens=stops,
+    )
     most = base.model.config.max_position_embeddings
     room = most - options.max_new_tokens
     if room < 1:
@@ -164,12 +172,8 @@ def answering(
             base.model,
             base.params,
             [ids],
+            sampling,
             key=random.fold_in(random.key(options.seed), len(said)),
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            vocabulary=vocabulary_size(base.tokenizer),
-            stop_tokens=stops,
             stop=look,
         )
         tell(finish(state))

@@ -80,16 +80,12 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     from data_pipes.tokenizer.spec import vocabulary_size
     from pure import random
     from pure.generation.generate import generate
+    from pure.generation.sampling import Sampling
     from stages.models.chat_template import ends
     from stages.models.text_prompt import encode
 
     stops = ends(pretrained)
-    special = "all" if options.special_tokens else "none"
-    found = generate(
-        pretrained.model,
-        pretrained.params,
-        [encode(pretrained, prompt, special=special) for prompt in options.prompt],
-        key=random.key(options.seed),
+    sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_k=options.top_k,
@@ -98,6 +94,14 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
         repetition_penalty=options.repetition_penalty,
         vocabulary=vocabulary_size(pretrained.tokenizer),
         stop_tokens=stops,
+    )
+    special = "all" if options.special_tokens else "none"
+    found = generate(
+        pretrained.model,
+        pretrained.params,
+        [encode(pretrained, prompt, special=special) for prompt in options.prompt],
+        sampling,
+        key=random.key(options.seed),
     )
     rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths.tolist(), strict=True)]
     return [pretrained.tokenizer.decode([i for i in row if i not in stops]) for row in rows]

@@ -19,10 +19,11 @@ from data_pipes.embedded import lessons
 from data_pipes.preference import encode_preferences
 from data_pipes.rows import forms
 from pure import tree
+from pure.generation.sampling import Sampling
 from pure.types import Tree
 from stages.evaluate import build, exact_match, preference, record
 from stages.evaluate.compare import compare
-from stages.evaluate.completion import Sampling
+from stages.evaluate.completion import Decoding
 from stages.evaluate.task import Task
 from stages.models import hardware
 from stages.online import policy_of
@@ -174,7 +175,7 @@ def tasks_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     Returns:
         Task.
     """
-    return _asked(built, params, build.exam(count), max_new_tokens=LONGEST_ANSWER)
+    return _asked(built, params, build.exam(count), Sampling(LONGEST_ANSWER, temperature=0.0))
 
 
 def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
@@ -190,7 +191,7 @@ def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) 
     """
     rows = lessons.prompts(count, key=1, part="held_out")
     asked = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
-    return _asked(built, params, asked, max_new_tokens=16, temperature=1.0)
+    return _asked(built, params, asked, Sampling(max_new_tokens=16))
 
 
 def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
@@ -230,7 +231,7 @@ def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _asked(built: tuning.Tuning, params: Tree, rows: Sequence[QuestionAnswer], **drawing: Any) -> Task:
+def _asked(built: tuning.Tuning, params: Tree, rows: Sequence[QuestionAnswer], sampling: Sampling) -> Task:
     """Questions in the chat's form."""
     encode, form, stop_tokens = build.chat_encoder(built.base, template=built.template)
     return exact_match.task(
@@ -238,7 +239,7 @@ def _asked(built: tuning.Tuning, params: Tree, rows: Sequence[QuestionAnswer], *
         params,
         built.base.tokenizer,
         rows,
-        sampling=Sampling(stop_tokens=stop_tokens, **drawing),
+        decoding=Decoding(sampling._replace(stop_tokens=stop_tokens)),
         judges=exact_match.JUDGES["text"],
         encode=encode,
         form=form,

@@ -23,11 +23,12 @@ from data_pipes.embedded.tasks import OPEN
 from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.types import BadRow, Row
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.types import Tree
 from stages.checkpoint.fingerprint import fingerprint
 from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, programs
-from stages.evaluate.completion import Sampling
+from stages.evaluate.completion import Decoding
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
 from stages.models import hardware, pretrained
@@ -215,7 +216,7 @@ def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained
     return humaneval.task(
         *loaded[:3],
         found,
-        sampling=_sampling(options, 512, stops, stop_tokens),
+        decoding=_decoding(options, 512, stops, stop_tokens),
         samples=options.samples,
         ks=options.pass_at,
         timeout=options.timeout,
@@ -244,7 +245,7 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
     return exact_match.task(
         *loaded[:3],
         _first(rows, options),
-        sampling=_sampling(options, 24 if own else 256, stops, stop_tokens),
+        decoding=_decoding(options, 24 if own else 256, stops, stop_tokens),
         judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers],
         examples=shown,
         encode=encode,
@@ -302,18 +303,17 @@ def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
     return found[: options.shots]
 
 
-def _sampling(
+def _decoding(
     options: EvaluateOptions, most: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
-) -> Sampling:
-    """How answers are drawn."""
-    return Sampling(
+) -> Decoding:
+    """Decoding settings of the flags."""
+    sampling = Sampling(
         max_new_tokens=most if options.max_new_tokens is None else options.max_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
-        stop=stops,
         stop_tokens=stop_tokens,
-        seed=options.seed,
     )
+    return Decoding(sampling, stop=stops, seed=options.seed)
 
 
 def _machine(options: EvaluateOptions, loaded: Pretrained) -> Any:

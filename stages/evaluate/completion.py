@@ -6,7 +6,6 @@ Shape letters: B prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,38 +15,37 @@ from data_pipes.chat.stop import cut, stop_at
 from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import random, tree
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
 
+RECORDED = ("max_new_tokens", "temperature", "top_k", "top_p")
+"""Sampling parameters that every record has; the others only where they are set."""
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn.
 
-    Args:
-        max_new_tokens: >= 1, tokens of a completion at most.
-        temperature: >= 0; 0 is greedy.
-        top_k, top_p: see `pure.generation.sample`; None leaves one out.
+class Decoding(NamedTuple):
+    """Decoding settings of an evaluation: the sampling parameters, and what belongs to text and to a data set.
+
+    Fields:
+        sampling: of completions. The model's eos token ends them too, and ids beyond the tokenizer are never
+            sampled: `complete` adds both.
         stop: texts before which a completion ends.
-        stop_tokens: ids that end it; the model's eos token always does.
-        seed: of everything random. Two models asked with the same seed draw with the same numbers, so that
-            their difference varies less than either of them.
+        seed: of everything random. Two models evaluated with the same seed sample with the same numbers, so
+            that their difference varies less than either of them.
     """
 
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
+    sampling: Sampling
     stop: tuple[str, ...] = ()
-    stop_tokens: tuple[int, ...] = ()
     seed: int = 0
 
 
-def about(sampling: Sampling) -> dict[str, Any]:
-    """Returns what a task's `about` says of its sampling: {"sampling": what two models have in common,
+def about(decoding: Decoding) -> dict[str, Any]:
+    """Returns what a task's `about` says of its decoding: {"sampling": what two models have in common,
     "ends": this model's ids that end an answer}."""
-    shared = {name: value for name, value in vars(sampling).items() if name != "stop_tokens"}
-    return {"sampling": shared, "ends": sampling.stop_tokens}
+    numbers = decoding.sampling._asdict()
+    ends, _ = numbers.pop("stop_tokens"), numbers.pop("vocabulary")
+    shared = {name: x for name, x in numbers.items() if name in RECORDED or x is not None}
+    return {"sampling": {**shared, "stop": decoding.stop, "seed": decoding.seed}, "ends": ends}
 
 
 class Completion(NamedTuple):
@@ -71,7 +69,7 @@ def complete(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     numbers: Sequence[tuple[int, int]],
-    sampling: Sampling,
+    decoding: Decoding,
     *,
     max_length: int | None = None,
     compile: bool | Stepper = False,
@@ -85,7 +83,7 @@ def complete(
         prompts: B lists of ids.
         numbers: (question, sample) of each: its random numbers depend on them and on the seed, not on its
             place here.
-        sampling: see Sampling.
+        decoding: see Decoding.
         max_length: tokens of a prompt and its completion at most; None takes max_position_embeddings.
         compile: as in `pure.generation.generate.generate`.
 
@@ -95,6 +93,7 @@ def complete(
     Raises:
         ValueError: if max_new_tokens leave no room for a prompt.
     """
+    sampling = decoding.sampling
     most = model.config.max_position_embeddings if max_length is None else max_length
     room = most - sampling.max_new_tokens
     if room < 1:
@@ -110,14 +109,9 @@ def complete(
         model,
         params,
         [list(prompt)[-room:] for prompt in prompts],
-        key=_keys(sampling.seed, numbers, device),
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        vocabulary=vocabulary_size(tokenizer),
-        stop_tokens=ends,
-        stop=stop_at(tokenizer, sampling.stop) if sampling.stop else None,
+        sampling._replace(vocabulary=vocabulary_size(tokenizer), stop_tokens=ends),
+        key=_keys(decoding.seed, numbers, device),
+        stop=stop_at(tokenizer, decoding.stop) if decoding.stop else None,
         compile=compile,
     )
     found = []
@@ -125,7 +119,7 @@ def complete(
         ids = row[:length]
         text = tokenizer.decode(ids, skip_special=True)
         ended = length < sampling.max_new_tokens or ids[-1] in ends
-        found.append(Completion(cut(text, sampling.stop), max(0, len(prompt) - room), ended))
+        found.append(Completion(cut(text, decoding.stop), max(0, len(prompt) - room), ended))
     return found
 
 

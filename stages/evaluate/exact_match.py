@@ -16,8 +16,8 @@ from data_pipes.answers.match import QuestionAnswer
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
-from stages.evaluate.completion import Sampling, complete
-from stages.evaluate.completion import about as about_sampling
+from stages.evaluate.completion import Decoding, complete
+from stages.evaluate.completion import about as about_decoding
 from stages.evaluate.request import beginning, encode_text
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
 
@@ -66,7 +66,7 @@ def task(
     tokenizer: Tokenizer,
     rows: Sequence[QuestionAnswer],
     *,
-    sampling: Sampling,
+    decoding: Decoding,
     judges: Mapping[str, Judge],
     examples: Sequence[QuestionAnswer] = (),
     encode: Callable[[str], Sequence[int]] | None = None,
@@ -82,7 +82,7 @@ def task(
         params: the model's.
         tokenizer: that both were made with.
         rows: to ask.
-        sampling: how answers are drawn, and where they end.
+        decoding: how answers are drawn, and where they end.
         judges: by name; the first one's verdict is the score.
         examples: shown before each question with their answers; only in the plain form.
         encode: question -> ids of a whole prompt, such as a chat's; None writes "Question: ...\\nAnswer:".
@@ -106,7 +106,7 @@ def task(
         params=params,
         tokenizer=tokenizer,
         rows=rows,
-        sampling=sampling,
+        decoding=decoding,
         judges=judges,
         before=before,
         encode=encode,
@@ -116,7 +116,7 @@ def task(
         "task": "exact_match",
         "before": before,
         "form": form,
-        **about_sampling(sampling),
+        **about_decoding(decoding),
         "judges": sorted(judges),
     }
     items = [digest(row.question, row.answer) for row in rows]
@@ -137,7 +137,7 @@ def _answer(
     params: Tree,
     tokenizer: Tokenizer,
     rows: Sequence[QuestionAnswer],
-    sampling: Sampling,
+    decoding: Decoding,
     judges: Mapping[str, Judge],
     before: str,
     encode: Callable | None,
@@ -148,7 +148,7 @@ def _answer(
     texts = [row.question if encode else before + plain(row.question) for row in chosen]
     asked = encode or partial(encode_text, tokenizer, prefix=beginning(model))
     prompts = [asked(text) for text in texts]
-    found = complete(model, params, tokenizer, prompts, [(i, 0) for i in numbers], sampling, compile=compile)
+    found = complete(model, params, tokenizer, prompts, [(i, 0) for i in numbers], decoding, compile=compile)
     samples: list[Sample] = []
     for row, ids, written in zip(chosen, prompts, found, strict=True):
         verdicts = {name: judge(written.text, row.answer) for name, judge in judges.items()}

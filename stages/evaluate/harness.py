@@ -19,7 +19,8 @@ from typing import Any
 from data_pipes.chat.chat import ChatTemplate, render
 from data_pipes.chat.messages import Message
 from data_pipes.chat.rendering import open_text
-from stages.evaluate.completion import Sampling, complete
+from pure.generation.sampling import Sampling
+from stages.evaluate.completion import Decoding, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
 from stages.evaluate.request import encode_pairs, encode_text
@@ -115,8 +116,8 @@ def harness(
                 part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
                 numbers = [(len(found) + i, 0) for i in range(len(part))]
                 prompts = [encode(r.args[0]) for r in part]
-                drawn = _sampling(options, seed, stops)
-                texts = complete(model, params, tokenizer, prompts, numbers, drawn, max_length=most)
+                decoding = _decoding(options, seed, stops)
+                texts = complete(model, params, tokenizer, prompts, numbers, decoding, max_length=most)
                 found += [written.text for written in texts]
             return found
 
@@ -203,7 +204,7 @@ def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_p
         return write(rest)
 
 
-def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Sampling:
+def _decoding(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Decoding:
     """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models
     are."""
     if unknown := sorted(options.keys() - KNOWN):
@@ -213,15 +214,15 @@ def _sampling(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -
     until = options.get("until") or []
     warmth = float(options.get("temperature") or 0.0)
     drawn = options.get("do_sample", warmth > 0) and warmth > 0
-    return Sampling(
+    sampling = Sampling(
         max_new_tokens=int(options.get("max_gen_toks", NEW_TOKENS)),
         temperature=warmth if drawn else 0.0,
         top_k=options.get("top_k") if drawn else None,
         top_p=options.get("top_p") if drawn else None,
-        stop=tuple(text for text in ([until] if isinstance(until, str) else until) if text),
         stop_tokens=stops,
-        seed=seed,
     )
+    texts = [until] if isinstance(until, str) else until
+    return Decoding(sampling, stop=tuple(text for text in texts if text), seed=seed)
 
 
 def main() -> None:

@@ -17,10 +17,11 @@ from data_pipes.answers.code import closed
 from data_pipes.choices import each, text_of
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import OnBad, Row, stop
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
-from stages.evaluate.completion import Completion, Sampling, complete
-from stages.evaluate.completion import about as about_sampling
+from stages.evaluate.completion import Completion, Decoding, complete
+from stages.evaluate.completion import about as about_decoding
 from stages.evaluate.programs import Problem, Way, continued, question
 from stages.evaluate.request import beginning
 from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
@@ -172,7 +173,7 @@ def task(
     tokenizer: Tokenizer,
     found: Sequence[Problem],
     *,
-    sampling: Sampling | None = None,
+    decoding: Decoding | None = None,
     samples: int = 1,
     ks: Sequence[int] = (1,),
     timeout: float = TIMEOUT,
@@ -189,7 +190,7 @@ def task(
         params: the model's.
         tokenizer: that both were made with.
         found: problems.
-        sampling: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several
+        decoding: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several
             samples take a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.
         ks: for which pass@k is wanted, each at most n.
@@ -211,7 +212,7 @@ def task(
         pass_at_k(samples, 0, k)
     isolation = sandbox.probe()
     sandbox.require_isolation(isolation, unsafe=unsafe)
-    drawn = sampling or Sampling(max_new_tokens=512, stop=STOPS)
+    decoding = decoding or Decoding(Sampling(max_new_tokens=512, temperature=0.0), stop=STOPS)
     way = way or continued(tokenizer, prefix=beginning(model))
     asking = partial(
         _answer,
@@ -219,7 +220,7 @@ def task(
         params=params,
         tokenizer=tokenizer,
         found=found,
-        sampling=drawn,
+        decoding=decoding,
         samples=samples,
         timeout=timeout,
         workers=workers,
@@ -230,7 +231,7 @@ def task(
     )
     about = {
         "task": "humaneval",
-        **about_sampling(drawn),
+        **about_decoding(decoding),
         "samples": samples,
         "timeout": timeout,
         "sandbox": isolation.line if isolation.complete else "none",
@@ -264,7 +265,7 @@ def _answer(
     params: Tree,
     tokenizer: Tokenizer,
     found: Sequence[Problem],
-    sampling: Sampling,
+    decoding: Decoding,
     samples: int,
     timeout: float,
     workers: int,
@@ -277,7 +278,7 @@ def _answer(
     asked = [divmod(number, samples) for number in numbers]
     chosen = [found[problem] for problem, _ in asked]
     prompts = [way.encode(problem) for problem in chosen]
-    written = complete(model, params, tokenizer, prompts, asked, sampling, compile=compile)
+    written = complete(model, params, tokenizer, prompts, asked, decoding, compile=compile)
     sources = [way.program(problem, answer.text) for problem, answer in zip(chosen, written, strict=True)]
     run = partial(judge, timeout=timeout, isolation=isolation, unsafe=unsafe)
     with ThreadPoolExecutor(workers) as pool:

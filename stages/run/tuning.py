@@ -21,6 +21,7 @@ from data_pipes.sft import sft_pipe
 from data_pipes.tokenizer.spec import vocabulary_size
 from data_pipes.types import Pipe
 from pure import random, tree
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.nn.scalar import scalar_model
 from pure.types import GradientTransformation, Schedule, Tree
@@ -227,15 +228,15 @@ def _online(
         say=say,
     )
     schedule, optimizer = _descent(options, len(train) * flags.updates_per_step(options))
-    drawing = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "vocabulary": vocabulary_size(base.tokenizer),
-        "stop_tokens": ends(base, template),
-        "compile": stepper(base.model) if options.compile else False,
-    }
+    sampling = Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        vocabulary=vocabulary_size(base.tokenizer),
+        stop_tokens=ends(base, template),
+    )
+    compiled = stepper(base.model) if options.compile else False
     made = _rung(options)(
         base.model,
         optimizer,
@@ -245,7 +246,8 @@ def _online(
         beta=options.beta,
         mask_truncated=options.mask_truncated,
         reference=_reference(options, base),
-        **drawing,
+        sampling=sampling,
+        compile=compiled,
         **_common(options),
     )
     held_out = [asked.tokens for asked in data.held_out[:ASKED_AT_ONCE]]
@@ -258,7 +260,8 @@ def _online(
             key=random.fold_in(key, 1),
             dtype=_dtype(options),
             weights=judge.weights,
-            **drawing,
+            sampling=sampling,
+            compile=compiled,
         )
         if held_out
         else _nothing

@@ -12,12 +12,14 @@ import lzma
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from data_pipes.types import Pipe
 from pure import tree
+from pure.generation.sampling import Sampling
+from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
 from pure.transform.accumulate import Metric
 from pure.types import Model, Tree
@@ -70,11 +72,12 @@ def mean_reward(
     batches: Pipe,
     score: Callable,
     *,
+    sampling: Sampling,
     first: int,
     key: torch.Tensor,
     dtype: torch.dtype,
     weights: tuple[float, ...] | None = None,
-    **options: Any,
+    compile: bool | Stepper = False,
 ) -> Callable[[Tree], dict]:
     """Makes the function that validates a policy by what its answers are worth, drawn as in training.
 
@@ -82,17 +85,18 @@ def mean_reward(
         model: the policy's.
         batches: held-out prompts; their first batch is asked.
         score: Rollouts -> rewards [B, K].
+        sampling: of the answers, as in training.
         first: what is added to a prompt's number, for the score to find its row.
         key: the same for every validation, so that they can be compared.
         dtype: to draw in.
         weights: of the K rewards in their sum; None weighs each with 1.
-        options: of `stages.rollout.rollout`.
+        compile: as in `pure.generation.generate.generate`.
 
     Returns:
         params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is
         better.
     """
-    draw = partial(rollout, model, samples=1, dtype=dtype, **options)
+    draw = partial(rollout, model, samples=1, sampling=sampling, dtype=dtype, compile=compile)
     return partial(
         _mean_reward, draw=draw, batches=batches, score=score, first=first, key=key, weights=weights
     )

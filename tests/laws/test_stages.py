@@ -15,6 +15,7 @@ from pure import optim, random, tree
 from pure.adapt.lora import lora
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from pure.serial import serial
 from pure.transform.jit import jit
@@ -159,7 +160,7 @@ def make_adapted(
     return make
 
 
-GROUPS = {"score": None, "samples": 2, "max_new_tokens": 3, "reference": True}
+GROUPS = {"score": None, "samples": 2, "sampling": Sampling(max_new_tokens=3), "reference": True}
 STAGES = (
     Row("own", make_own, points),
     Row("pretrain", make_pretrain(), text),

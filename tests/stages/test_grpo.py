@@ -16,7 +16,7 @@ from stages.grpo import SCALES, grpo
 from stages.online import draw_and_score, parts
 from stages.rollout import Rollouts
 from tests.laws.test_stages import same_bits, small
-from tests.stages.test_online import OPTIONS, evens, make, prompts
+from tests.stages.test_online import OPTIONS, SAMPLING, evens, make, prompts
 
 
 @pytest.mark.parametrize("variant", CLIPS)
@@ -37,7 +37,7 @@ def test_on_fresh_answers_the_ratio_is_one_and_nothing_is_clipped() -> None:
 
 
 def test_ids_beyond_the_vocabulary_are_not_drawn_and_the_ratio_stays_one() -> None:
-    made = make(grpo, vocabulary=9)
+    made = make(grpo, sampling=SAMPLING._replace(vocabulary=9))
     state = made.init(random.key(0))
     drawn, _ = draw_and_score(state, prompts(0), parts=parts(made))
     assert drawn.tokens[:, -drawn.mask.shape[1] :][drawn.mask].max() < 9

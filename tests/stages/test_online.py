@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pure import optim, random, tree
+from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
 from pure.serial import serial
 from pure.transform.jit import jit
@@ -21,7 +22,8 @@ from stages.stage import Stage
 from tests.laws.test_stages import VOCABULARY, make_own, same_bits, small
 
 KINDS = pytest.mark.parametrize("kind", [grpo, ppo])
-OPTIONS = {"samples": 4, "max_new_tokens": 5, "stop_tokens": (1,)}
+SAMPLING = Sampling(max_new_tokens=5, stop_tokens=(1,))
+OPTIONS = {"samples": 4, "sampling": SAMPLING}
 
 
 def evens(rollouts: Rollouts) -> torch.Tensor:
@@ -175,8 +177,10 @@ def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
 @KINDS
 def test_truncated_sampling_leaves_the_first_ratio_at_one(kind: object) -> None:
     """Log-probabilities are those of the whole distribution at the temperature, as the loss computes them."""
-    for options in ({"top_p": 0.6}, {"top_k": 3, "temperature": 0.7}, {"top_p": 0.9, "mask_truncated": True}):
-        made = make(kind, **options, **({"epochs": 1} if kind is ppo else {}))
+    once = {"epochs": 1} if kind is ppo else {}
+    for options in ({"top_p": 0.6}, {"top_k": 3, "temperature": 0.7}, {"top_p": 0.9}, {"min_p": 0.05}):
+        sampling, mask_truncated = SAMPLING._replace(**options), options == {"top_p": 0.9}
+        made = make(kind, sampling=sampling, mask_truncated=mask_truncated, **once)
         metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
         assert metrics["approx_kl"].abs() < 1e-6
         assert metrics["clip_ratio/region_mean"] == 0

@@ -10,6 +10,7 @@ import torch
 
 from pure import random
 from pure.config import ModelConfig
+from pure.generation.sampling import Sampling
 from pure.loss.log_probability import linear_log_probabilities
 from pure.nn.transformer import transformer
 from stages.rollout import Rollouts, arrange, completion_log_probabilities, labels_of, rollout, where_to_look
@@ -22,11 +23,12 @@ PROMPTS = {
     "lengths": torch.tensor([3, 1, 4]),
     "index": torch.tensor([7, 2, 9]),
 }
-OPTIONS = {"samples": 4, "max_new_tokens": 6, "stop_tokens": (3,), "temperature": 0.7}
+SAMPLING = Sampling(max_new_tokens=6, stop_tokens=(3,), temperature=0.7)
 
 
 def draw(batch: dict = PROMPTS, seed: int = 5, **changes: object) -> Rollouts:
-    return rollout(MODEL, PARAMS, batch, random.key(seed), **(OPTIONS | changes))
+    sampling = SAMPLING._replace(**changes)
+    return rollout(MODEL, PARAMS, batch, random.key(seed), samples=4, sampling=sampling)
 
 
 def test_prompts_stand_directly_before_their_completions() -> None:
@@ -88,7 +90,7 @@ def test_a_prompt_alone_and_among_31_others() -> None:
         "lengths": 1 + torch.arange(32) % 7,
         "index": torch.arange(32),
     }
-    options = {"samples": 1, "max_new_tokens": 12}
+    options = {"samples": 1, "sampling": Sampling(max_new_tokens=12)}
     whole = rollout(model, params, many, random.key(1), **options)
     alone = rollout(model, params, {name: x[3:4] for name, x in many.items()}, random.key(1), **options)
     assert torch.equal(alone.tokens, whole.tokens[3:4])

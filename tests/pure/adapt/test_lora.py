@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from pure.adapt.lora import bind, lora, merge, unmerge
 from pure.adapt.lora_config import LoRAConfig
 from pure.adapt.qlora import quantize_layers
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.nn.linear import LoRA, linear
 from pure.transform.jit import jit
@@ -148,10 +150,9 @@ def test_generates_merged_and_unmerged_alike() -> None:
         model = small()[0]
         ours = lora(model, base, rank=2)
         adapters = moved(ours.init(random.key(1)))
-        options: dict[str, Any] = {"key": random.key(3), "max_new_tokens": 6, "temperature": 0.0}
-        plain = generate(ours, adapters, tokens(), **options).tokens
-        machine = stepper(ours, backend="aot_eager")
-        assert torch.equal(generate(ours, adapters, tokens(), compile=machine, **options).tokens, plain)
+        draw = partial(generate, ours, adapters, tokens(), Sampling(6, temperature=0.0), key=random.key(3))
+        plain = draw().tokens
+        assert torch.equal(draw(compile=stepper(ours, backend="aot_eager")).tokens, plain)
 
 
 def test_prepared_params_have_the_dtype_of_the_base() -> None:
@@ -160,17 +161,10 @@ def test_prepared_params_have_the_dtype_of_the_base() -> None:
     ours = lora(model, narrow, rank=2)
     prepared = ours.prepare(moved(ours.init(random.key(1))))
     assert {x.dtype for x in tree.leaves(prepared)} == {torch.bfloat16}
-    options: dict[str, Any] = {
-        "key": random.key(3),
-        "max_new_tokens": 3,
-        "compile": stepper(ours, backend="aot_eager"),
-    }
-    assert generate(
-        ours, tree.cast(ours.init(random.key(1)), torch.bfloat16), tokens(), **options
-    ).tokens.shape == (
-        2,
-        3,
-    )
+    adapters = tree.cast(ours.init(random.key(1)), torch.bfloat16)
+    compiled = stepper(ours, backend="aot_eager")
+    found = generate(ours, adapters, tokens(), Sampling(3), key=random.key(3), compile=compiled)
+    assert found.tokens.shape == (2, 3)
 
 
 def test_dropout_is_a_function_of_the_key_and_the_row() -> None:

@@ -11,6 +11,7 @@ import torch
 from pure import random
 from pure.generation import sample
 from pure.generation.controls import Controls, choose, controls, extend, uniforms
+from pure.generation.sampling import Sampling
 
 KEY = random.key(5)
 
@@ -33,7 +34,7 @@ def test_a_row_is_the_same_in_a_larger_batch_and_a_longer_text() -> None:
 
 
 def test_one_number_stands_for_all_rows() -> None:
-    found = controls(KEY, 2, 3, rows=4, temperature=0.5, top_k=None, top_p=torch.tensor([0.1, 0.2]))
+    found = controls(KEY, 2, Sampling(3, temperature=0.5, top_k=None, top_p=torch.tensor([0.1, 0.2])), rows=4)
     assert found.temperature.tolist() == [0.5] * 4
     assert found.top_p is not None
     assert found.top_p.tolist() == pytest.approx([0.1, 0.2, 0.1, 0.1])
@@ -42,7 +43,7 @@ def test_one_number_stands_for_all_rows() -> None:
 
 
 def test_greedy_rows_draw_the_first_of_equals() -> None:
-    found = controls(KEY, 2, 3, rows=2, temperature=torch.tensor([0.0, 1.0]))
+    found = controls(KEY, 2, Sampling(3, temperature=torch.tensor([0.0, 1.0])), rows=2)
     assert found.uniforms[0].tolist() == [0.0] * 3
     assert found.uniforms[1].min() > 0
 
@@ -64,7 +65,7 @@ def test_greedy_rows_draw_the_first_of_equals() -> None:
 )
 def test_numbers_out_of_range_are_refused(name: str, value: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*{words}"):
-        controls(KEY, 2, 3, rows=4, **{"temperature": 1.0, name: value})
+        controls(KEY, 2, Sampling(3, **{"temperature": 1.0, name: value}), rows=4)
 
 
 def test_extend_repeats_the_first_row() -> None:
@@ -99,29 +100,29 @@ def test_choose_draws_from_what_is_left() -> None:
 
 
 def test_a_temperature_next_to_nothing_is_greedy() -> None:
-    made = controls(KEY, 2, 3, rows=4, temperature=1e-7)
+    made = controls(KEY, 2, Sampling(3, temperature=1e-7), rows=4)
     assert not made.temperature.any()
     assert not made.uniforms.any()
 
 
 def test_a_fraction_counts_no_words() -> None:
     with pytest.raises(ValueError, match=r"top_k counts words and must be an integer, got 2\.5"):
-        controls(KEY, 2, 3, rows=4, temperature=1.0, top_k=2.5)
+        controls(KEY, 2, Sampling(3, temperature=1.0, top_k=2.5), rows=4)
 
 
 def test_ids_beyond_the_vocabulary_are_never_drawn() -> None:
     """And the log-probability stays the model's own, as with every truncation."""
     logits = torch.tensor([[0.0, 1.0, 9.0, 8.0]]).expand(100, -1)
     uniform = (torch.arange(100) + 0.5) / 100
-    made = controls(KEY, 100, 1, rows=100, temperature=1.0, vocabulary=2)
+    made = controls(KEY, 100, Sampling(1, temperature=1.0, vocabulary=2), rows=100)
     ids, logprobs = choose(logits, uniform, made, None)
     assert set(ids.tolist()) == {0, 1}
     torch.testing.assert_close(logprobs, sample.log_probability(logits, ids))
-    greedy = controls(KEY, 100, 1, rows=100, temperature=0.0, vocabulary=2)
+    greedy = controls(KEY, 100, Sampling(1, temperature=0.0, vocabulary=2), rows=100)
     assert set(choose(logits, uniform, greedy, None)[0].tolist()) == {1}
 
 
 @pytest.mark.parametrize("value", [0, -1, True])
 def test_a_vocabulary_is_a_number_of_ids(value: Any) -> None:
     with pytest.raises(ValueError, match=r"vocabulary must be a number of ids, at least 1, or None"):
-        controls(KEY, 2, 3, rows=4, temperature=1.0, vocabulary=value)
+        controls(KEY, 2, Sampling(3, temperature=1.0, vocabulary=value), rows=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.generation import sample
 from pure.generation.generate import Generated, generate
+from pure.generation.sampling import Sampling
 from pure.generation.stepper import step, stepper
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
@@ -35,6 +37,12 @@ CONFIGS = {
     },
     "Qwen3": {"qk_norm": True, "head_dim": 6, "tie_word_embeddings": False},
 }
+
+
+def generate_with(model: Model, params: Tree, prompts: Any, **options: Any) -> Generated:
+    """`generate`, its sampling parameters and its other options in one."""
+    sampling = Sampling(**{name: options.pop(name) for name in Sampling._fields if name in options})
+    return generate(model, params, prompts, sampling, **options)
 
 
 def make(**changes: object) -> tuple[Model, Tree]:
@@ -73,7 +81,7 @@ def same(a: Generated, b: Generated) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_takes_the_largest_logit_of_the_forward_pass(name: str) -> None:
     model, params = make(**CONFIGS[name])
-    found = generate(model, params, PROMPTS, key=KEY, max_new_tokens=10, temperature=0.0)
+    found = generate_with(model, params, PROMPTS, key=KEY, max_new_tokens=10, temperature=0.0)
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
         logits = alone(model, params, prompt, tokens)
         assert torch.equal(tokens, logits.argmax(-1))
@@ -83,17 +91,17 @@ def test_greedy_takes_the_largest_logit_of_the_forward_pass(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ragged_rows_are_each_prompt_alone(name: str) -> None:
     model, params = make(**CONFIGS[name])
-    together = generate(model, params, PROMPTS, key=KEY, max_new_tokens=12)
+    together = generate_with(model, params, PROMPTS, key=KEY, max_new_tokens=12)
     for row, prompt in enumerate(PROMPTS):
         own = random.fold_in(KEY, row)[None]
-        single = generate(model, params, [prompt], key=own, max_new_tokens=12)
+        single = generate_with(model, params, [prompt], key=own, max_new_tokens=12)
         same(single, tree.map(lambda x, row=row: x[row : row + 1], together))
 
 
 @pytest.mark.parametrize("heat", [0.7, 1.0, 1.5])
 def test_log_probabilities_are_the_forward_passes(small: tuple[Model, Tree], heat: float) -> None:
     """At the temperature, and whatever was truncated or penalised."""
-    found = generate(
+    found = generate_with(
         *small, PROMPTS, key=KEY, max_new_tokens=12, temperature=heat, top_k=5, repetition_penalty=1.2
     )
     for prompt, tokens, logprobs in zip(PROMPTS, found.tokens, found.logprobs, strict=True):
@@ -105,7 +113,9 @@ def test_log_probabilities_are_the_forward_passes(small: tuple[Model, Tree], hea
 def test_a_row_is_the_same_bit_for_bit_in_any_company(small: tuple[Model, Tree], dtype: torch.dtype) -> None:
     model, params = small[0], tree.cast(small[1], dtype)
     keys = torch.stack([random.fold_in(KEY, i) for i in range(8)])
-    alike = partial(generate, model, params, max_new_tokens=20, shape=(8, 20), compact=False, stop_tokens=[4])
+    alike = partial(
+        generate_with, model, params, max_new_tokens=20, shape=(8, 20), compact=False, stop_tokens=[4]
+    )
     every = alike([*PROMPTS, [9], [8, 7], [6] * 18], key=keys)
     for order in ([3], [1, 0], [7, 6, 5, 4, 3, 2, 1, 0]):
         prompts = [[*PROMPTS, [9], [8, 7], [6] * 18][i] for i in order]
@@ -114,7 +124,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(small: tuple[Model, Tree],
 
 
 def test_the_key_decides(small: tuple[Model, Tree]) -> None:
-    draw = partial(generate, *small, PROMPTS, max_new_tokens=12)
+    draw = partial(generate_with, *small, PROMPTS, max_new_tokens=12)
     first, again, other = draw(key=KEY), draw(key=KEY), draw(key=random.key(8))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.tokens, other.tokens)
@@ -125,10 +135,10 @@ def test_a_tensor_of_prompts_is_a_list_of_them(small: tuple[Model, Tree]) -> Non
     padded = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(p) for p in PROMPTS], batch_first=True, padding_value=30
     )
-    listed = generate(*small, PROMPTS, key=KEY, max_new_tokens=8)
-    same(generate(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
+    listed = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=8)
+    same(generate_with(*small, padded, lengths=lengths, key=KEY, max_new_tokens=8), listed)
     same(
-        generate(*small, padded[3:4], key=random.fold_in(KEY, 3)[None], max_new_tokens=8),
+        generate_with(*small, padded[3:4], key=random.fold_in(KEY, 3)[None], max_new_tokens=8),
         Generated(*(x[3:4] for x in listed)),
     )
 
@@ -144,7 +154,7 @@ def test_stop_tokens_end_a_row_and_change_no_other(
     small: tuple[Model, Tree], compact: bool, count: int
 ) -> None:
     prompts = (PROMPTS * 4)[:count]
-    draw = partial(generate, *small, prompts, key=KEY, max_new_tokens=40)
+    draw = partial(generate_with, *small, prompts, key=KEY, max_new_tokens=40)
     whole, cut = draw(), draw(stop_tokens=[4, 9], pad=36, compact=compact)
     lengths = truncated(whole, [[t in (4, 9) for t in row] for row in whole.tokens.tolist()])
     assert cut.lengths.tolist() == lengths
@@ -167,8 +177,8 @@ def test_a_stop_function_sees_all_rows_in_the_prompts_order(small: tuple[Model, 
         seen.append(int(lengths.max()))
         return lengths >= limits
 
-    found = generate(*small, prompts, key=KEY, max_new_tokens=30, stop=stop)
-    whole = generate(*small, prompts, key=KEY, max_new_tokens=30)
+    found = generate_with(*small, prompts, key=KEY, max_new_tokens=30, stop=stop)
+    whole = generate_with(*small, prompts, key=KEY, max_new_tokens=30)
     assert found.lengths.tolist() == limits.tolist()
     assert seen[:8] == list(range(1, 9))
     for row, length in enumerate(limits.tolist()):
@@ -190,7 +200,7 @@ def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
     """The number of rows halves as they finish, and generation ends with the last."""
     model, sizes = counted(small[0])
     limits = torch.tensor([2] * 16 + [10] * 8 + [20] * 7 + [30])
-    generate(
+    generate_with(
         model,
         small[1],
         [[1]] * 32,
@@ -203,14 +213,14 @@ def test_finished_rows_cost_no_time(small: tuple[Model, Tree]) -> None:
 
 def test_without_a_way_to_stop_nothing_is_looked_at(small: tuple[Model, Tree]) -> None:
     model, sizes = counted(small[0])
-    generate(model, small[1], [[1]] * 6, key=KEY, max_new_tokens=9)
+    generate_with(model, small[1], [[1]] * 6, key=KEY, max_new_tokens=9)
     assert sizes == [8] * 9
 
 
 def test_repetition_penalty_counts_prompt_and_completion(small: tuple[Model, Tree]) -> None:
     """So high a penalty, greedy: nothing is said twice while there is anything else with a positive logit."""
     model, params = small
-    found = generate(
+    found = generate_with(
         model, params, [[3, 5]], key=KEY, max_new_tokens=8, temperature=0.0, repetition_penalty=1.7
     )
     text = [3, 5]
@@ -223,11 +233,11 @@ def test_repetition_penalty_counts_prompt_and_completion(small: tuple[Model, Tre
 
 def test_each_row_has_its_own_numbers(small: tuple[Model, Tree]) -> None:
     heats, ks = torch.tensor([0.0, 0.5, 1.0, 2.0, 1.0]), torch.tensor([37, 5, 1, 10, 3])
-    together = generate(*small, PROMPTS, key=KEY, max_new_tokens=9, temperature=heats, top_k=ks)
+    together = generate_with(*small, PROMPTS, key=KEY, max_new_tokens=9, temperature=heats, top_k=ks)
     for row, prompt in enumerate(PROMPTS):
         own = {"temperature": heats[row].item(), "top_k": int(ks[row]), "key": random.fold_in(KEY, row)[None]}
         same(
-            generate(*small, [prompt], max_new_tokens=9, **own),
+            generate_with(*small, [prompt], max_new_tokens=9, **own),
             Generated(*(x[row : row + 1] for x in together)),
         )
 
@@ -236,7 +246,7 @@ def test_tokens_are_drawn_from_the_models_distribution(small: tuple[Model, Tree]
     """Chi-square over 4,000 first tokens, against the forward pass: 36 degrees of freedom, 1 in 1,000 exceed
     68."""
     model, params = small
-    found = generate(model, params, [[2, 4]] * 4000, key=KEY, max_new_tokens=1, temperature=1.5)
+    found = generate_with(model, params, [[2, 4]] * 4000, key=KEY, max_new_tokens=1, temperature=1.5)
     expected = (model.forward(params, torch.tensor([[2, 4]]))[0, -1] / 1.5).softmax(-1) * 4000
     assert expected.min() > 5
     assert ((found.tokens[:, 0].bincount(minlength=37) - expected) ** 2 / expected).sum() < 68
@@ -254,14 +264,14 @@ def test_tokens_are_drawn_from_the_models_distribution(small: tuple[Model, Tree]
 )
 def test_compiled_is_eager(small: tuple[Model, Tree], options: dict) -> None:
     compiled = stepper(small[0], backend="aot_eager")
-    draw = partial(generate, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
+    draw = partial(generate_with, *small, PROMPTS, key=KEY, max_new_tokens=12, **options)
     same(draw(compile=compiled), draw())
 
 
 @pytest.mark.slow
 def test_compiled_with_inductor_is_eager() -> None:
     draw = partial(
-        generate, *make(num_hidden_layers=1), PROMPTS[:3], key=KEY, max_new_tokens=6, temperature=0.9
+        generate_with, *make(num_hidden_layers=1), PROMPTS[:3], key=KEY, max_new_tokens=6, temperature=0.9
     )
     same(draw(compile=True), draw())
 
@@ -269,18 +279,20 @@ def test_compiled_with_inductor_is_eager() -> None:
 def test_params_and_prompts_are_left_as_they_were(small: tuple[Model, Tree]) -> None:
     model, params = small
     before, prompts = tree.clone(params), torch.tensor([[1, 2, 3]])
-    generate(model, params, prompts, key=KEY, max_new_tokens=5, compile=stepper(model, backend="aot_eager"))
+    generate_with(
+        model, params, prompts, key=KEY, max_new_tokens=5, compile=stepper(model, backend="aot_eager")
+    )
     assert all(torch.equal(a, b) for a, b in zip(tree.leaves(params), tree.leaves(before), strict=True))
     assert prompts.tolist() == [[1, 2, 3]]
 
 
 def test_no_prompts_give_no_rows(small: tuple[Model, Tree]) -> None:
-    assert generate(*small, [], key=KEY, max_new_tokens=3).tokens.shape == (0, 3)
+    assert generate_with(*small, [], key=KEY, max_new_tokens=3).tokens.shape == (0, 3)
 
 
 def test_a_text_may_fill_the_context(small: tuple[Model, Tree]) -> None:
-    assert generate(*small, [[1] * 63, [1]], key=KEY, max_new_tokens=1).lengths.tolist() == [1, 1]
-    assert generate(*small, [[1]], key=KEY, max_new_tokens=63).lengths.tolist() == [63]
+    assert generate_with(*small, [[1] * 63, [1]], key=KEY, max_new_tokens=1).lengths.tolist() == [1, 1]
+    assert generate_with(*small, [[1]], key=KEY, max_new_tokens=63).lengths.tolist() == [63]
 
 
 def test_nan_is_reported_once_at_the_end(small: tuple[Model, Tree]) -> None:
@@ -288,23 +300,23 @@ def test_nan_is_reported_once_at_the_end(small: tuple[Model, Tree]) -> None:
     broken = {**params, "embedding": params["embedding"].clone()}
     broken["embedding"][5] = math.nan
     with pytest.raises(FloatingPointError, match="logits of prompt 0 were NaN from its new token 0 on"):
-        generate(model, broken, [[1], [5]], key=KEY, max_new_tokens=3)
+        generate_with(model, broken, [[1], [5]], key=KEY, max_new_tokens=3)
 
 
 REFUSED: dict[str, tuple[Callable, str]] = {
-    "empty": (partial(generate, prompts=[[1], []]), "prompt 1 is empty"),
-    "unknown": (partial(generate, prompts=[[1], [2, 37]]), "prompt 1 has the id 37"),
-    "long": (partial(generate, prompts=[[1], [1] * 60]), "60 prompt tokens and 5 new ones exceed .* 64"),
-    "none": (partial(generate, prompts=[[1]], max_new_tokens=0), "max_new_tokens must be at least 1"),
-    "rank": (partial(generate, prompts=torch.tensor([1, 2])), r"must be \[B, P\]"),
+    "empty": (partial(generate_with, prompts=[[1], []]), "prompt 1 is empty"),
+    "unknown": (partial(generate_with, prompts=[[1], [2, 37]]), "prompt 1 has the id 37"),
+    "long": (partial(generate_with, prompts=[[1], [1] * 60]), "60 prompt tokens and 5 new ones exceed .* 64"),
+    "none": (partial(generate_with, prompts=[[1]], max_new_tokens=0), "max_new_tokens must be at least 1"),
+    "rank": (partial(generate_with, prompts=torch.tensor([1, 2])), r"must be \[B, P\]"),
     "lengths": (
-        partial(generate, prompts=torch.ones(2, 3).long(), lengths=torch.tensor([1, 4])),
+        partial(generate_with, prompts=torch.ones(2, 3).long(), lengths=torch.tensor([1, 4])),
         "at most P = 3",
     ),
-    "twice": (partial(generate, prompts=[[1]], lengths=torch.tensor([1])), "lists have their own"),
-    "shape": (partial(generate, prompts=[[1, 2, 3]], shape=(4, 2)), r"at least .* \(1, 3\)"),
-    "top_p": (partial(generate, prompts=[[1]], top_p=0.0), r"top_p must be in \(0, 1\]"),
-    "cold": (partial(generate, prompts=[[1]], temperature=-1.0), "temperature must be at least 0"),
+    "twice": (partial(generate_with, prompts=[[1]], lengths=torch.tensor([1])), "lists have their own"),
+    "shape": (partial(generate_with, prompts=[[1, 2, 3]], shape=(4, 2)), r"at least .* \(1, 3\)"),
+    "top_p": (partial(generate_with, prompts=[[1]], top_p=0.0), r"top_p must be in \(0, 1\]"),
+    "cold": (partial(generate_with, prompts=[[1]], temperature=-1.0), "temperature must be at least 0"),
 }
 
 
@@ -321,7 +333,7 @@ def test_what_is_donated_shares_no_storage(small: tuple[Model, Tree]) -> None:
     looking = jit(partial(step, model=model), donate=True, backend="aot_eager")
     limits = torch.tensor([3] * 5 + [12])
     draw = partial(
-        generate,
+        generate_with,
         model,
         params,
         [[1], [2, 3]] * 3,

@@ -11,6 +11,7 @@ from torch import nn
 
 from pure import optim, random, tree
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.interop.module import from_module, hugging_face
 from stages.dpo import dpo
 from stages.grpo import grpo
@@ -95,7 +96,7 @@ def test_generates_as_transformers() -> None:
     model = from_module(module, forward=hugging_face)
     params = model.init(random.key(0))
     prompts = [tokens(1, 5)[0].tolist(), tokens(1, 3)[0].tolist()]
-    found = generate(model, params, prompts, key=random.key(0), max_new_tokens=6, temperature=0.0)
+    found = generate(model, params, prompts, Sampling(6, temperature=0.0), key=random.key(0))
     for prompt, row in zip(prompts, found.tokens, strict=True):
         wanted = module.generate(
             torch.tensor([prompt]),
@@ -142,7 +143,7 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
     for made, batch, better in (
         (sft(model, descent), sft_batch, "loss"),
         (dpo(model, descent, reference=params), pairs, "loss"),
-        (grpo(model, descent, score=score, samples=4, max_new_tokens=5, beta=0.0), prompts, None),
+        (grpo(model, descent, score=score, samples=4, sampling=Sampling(5), beta=0.0), prompts, None),
     ):
         state = made.init(random.key(1), params)
         first = state = made.step(state, batch)

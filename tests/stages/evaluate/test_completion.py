@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from stages.evaluate.completion import Sampling, complete
+from pure.generation.sampling import Sampling
+from stages.evaluate.completion import Decoding, complete
 from tests.stages.evaluate.small_model import small
 
 LOADED = small(64)[:3]
 PROMPTS = [LOADED[2].encode(text) for text in ("def add(a", "Question: what", "x", "Answer: B C D")]
+GREEDY = Sampling(12, temperature=0.0)
 NUMBERS = [(0, 0), (1, 0), (1, 1), (7, 3)]
 
 
 def test_a_completion_is_the_same_alone_and_among_others() -> None:
-    drawn = Sampling(max_new_tokens=12, temperature=1.0, seed=3)
+    drawn = Decoding(Sampling(12), seed=3)
     together = complete(*LOADED, PROMPTS, NUMBERS, drawn)
     for prompt, number, found in zip(PROMPTS, NUMBERS, together, strict=True):
         assert complete(*LOADED, [prompt], [number], drawn) == [found]
@@ -21,23 +23,23 @@ def test_a_completion_is_the_same_alone_and_among_others() -> None:
 
 
 def test_samples_of_one_question_differ_and_seeds_do() -> None:
-    drawn = Sampling(max_new_tokens=12, temperature=1.0)
+    drawn = Decoding(Sampling(12))
     texts = [found.text for found in complete(*LOADED, [PROMPTS[0]] * 3, [(0, 0), (0, 1), (1, 0)], drawn)]
     assert len(set(texts)) == 3
-    other = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Sampling(max_new_tokens=12, temperature=1.0, seed=1))
+    other = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Decoding(Sampling(12), seed=1))
     assert other[0].text != texts[0]
 
 
 def test_stop_strings_and_long_prompts() -> None:
-    greedy = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Sampling(max_new_tokens=12))[0]
+    greedy = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Decoding(GREEDY))[0]
     middle = greedy.text[2:4]
-    cut = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Sampling(max_new_tokens=12, stop=(middle,)))[0]
+    cut = complete(*LOADED, [PROMPTS[0]], [(0, 0)], Decoding(GREEDY, stop=(middle,)))[0]
     assert cut.text == greedy.text[: greedy.text.index(middle)]
     assert (greedy.ended, cut.ended) == (False, True)
-    long = complete(*LOADED, [PROMPTS[0] * 20], [(0, 0)], Sampling(max_new_tokens=12))[0]
+    long = complete(*LOADED, [PROMPTS[0] * 20], [(0, 0)], Decoding(GREEDY))[0]
     assert long.dropped == len(PROMPTS[0]) * 20 - 52
 
 
 def test_no_room_for_a_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="max_new_tokens 64 leave no room"):
-        complete(*LOADED, PROMPTS, NUMBERS, Sampling(max_new_tokens=64))
+        complete(*LOADED, PROMPTS, NUMBERS, Decoding(Sampling(64)))

@@ -15,9 +15,10 @@ from data_pipes.answers import match
 from data_pipes.answers.match import QuestionAnswer
 from data_pipes.choices import Question, Questions
 from data_pipes.tokenizer import special_id, vocabulary_size
+from pure.generation.sampling import Sampling
 from stages.evaluate import exact_match, mmlu, perplexity
-from stages.evaluate.completion import Sampling
-from stages.evaluate.harness import _loaded, _sampling, harness
+from stages.evaluate.completion import Decoding
+from stages.evaluate.harness import _decoding, _loaded, harness
 from stages.models import pretrained
 from stages.models.text_prompt import first
 from tests.outside import written
@@ -217,7 +218,7 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
     mine = exact_match.exact_match(
         *ours[:3],
         [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
-        sampling=Sampling(max_new_tokens=24, stop=("Question:", "</s>", "e")),
+        decoding=Decoding(Sampling(24, temperature=0.0), stop=("Question:", "</s>", "e")),
         judges=exact_match.JUDGES["gsm8k"],
     )
     driven = _run(harness(ours), config)
@@ -330,9 +331,9 @@ def test_an_answer_ends_with_the_turn_of_the_template_that_is_given(
     turn, asked = special_id(loaded.tokenizer, "<|im_end|>"), list[tuple[int, ...]]()
 
     def complete(
-        model: Any, params: Any, tokenizer: Any, prompts: list, numbers: Any, drawn: Sampling, **_: Any
+        model: Any, params: Any, tokenizer: Any, prompts: list, numbers: Any, decoding: Decoding, **_: Any
     ) -> list:
-        asked.append(drawn.stop_tokens)
+        asked.append(decoding.sampling.stop_tokens)
         return [SimpleNamespace(text="")] * len(prompts)
 
     monkeypatch.setattr("stages.evaluate.harness.complete", complete)
@@ -343,15 +344,17 @@ def test_an_answer_ends_with_the_turn_of_the_template_that_is_given(
 
 def test_options_of_completions_are_understood_or_refused() -> None:
     greedy, drawn = {"do_sample": False, "temperature": 0.7}, {"do_sample": True, "temperature": 0.7}
-    assert [_sampling(options, 0).temperature for options in (greedy, drawn, {"temperature": 0.5}, {})] == [
+    assert [
+        _decoding(options, 0).sampling.temperature for options in (greedy, drawn, {"temperature": 0.5}, {})
+    ] == [
         0,
         0.7,
         0.5,
         0,
     ]
-    assert _sampling({"until": "a", "max_gen_toks": 3}, 0).stop == ("a",)
+    assert _decoding({"until": "a", "max_gen_toks": 3}, 0).stop == ("a",)
     with pytest.raises(ValueError, match="got repetition_penalty"):
-        _sampling({"repetition_penalty": 1.2}, 0)
+        _decoding({"repetition_penalty": 1.2}, 0)
 
 
 def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from data_pipes.source import path as source
 from data_pipes.types import Row
+from pure.generation.sampling import Sampling
 from stages.evaluate import humaneval
-from stages.evaluate.completion import Completion, Sampling
+from stages.evaluate.completion import Completion, Decoding
 from stages.evaluate.humaneval import Problem, check, pass_at_k, problems
 from stages.evaluate.programs import asked
 from stages.sandbox import sandbox
@@ -79,7 +80,7 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
         tokenizer: object,
         prompts: list,
         numbers: list,
-        sampling: object,
+        decoding: object,
         **rest: object,
     ) -> list[Completion]:
         return [
@@ -102,7 +103,7 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
 @walled
 def test_a_real_model_writes_something_and_is_judged() -> None:
     report = humaneval.humaneval(
-        *small()[:3], [DOUBLE], sampling=Sampling(max_new_tokens=8, stop=humaneval.STOPS)
+        *small()[:3], [DOUBLE], decoding=Decoding(Sampling(8, temperature=0.0), stop=humaneval.STOPS)
     )
     assert report.figures["pass@1"].value == 0.0
     assert report.samples[0]["status"] != "ok"

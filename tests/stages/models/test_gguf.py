@@ -15,6 +15,7 @@ from data_pipes import tokenizer as tokenizers
 from pure import random, tree
 from pure.config import ModelConfig, from_dict
 from pure.generation.generate import generate
+from pure.generation.sampling import Sampling
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from stages.models import gguf, pretrained
@@ -164,7 +165,7 @@ def test_smollm2_beside_transformers() -> None:
         assert ours.tokenizer.encode(text, special="all") == wanted, text
     turns = [f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n" for asked in ASKED]
     ours_of = [ours.tokenizer.encode(turn, special="all") for turn in turns]
-    made = generate(ours.model, ours.params, ours_of, key=random.key(0), max_new_tokens=16, temperature=0.0)
+    made = generate(ours.model, ours.params, ours_of, Sampling(16, temperature=0.0), key=random.key(0))
     for ids, row in zip(
         ours_of, made.tokens.tolist(), strict=True
     ):  # each token the likeliest behind those before it
