@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from data_pipes.chat.messages import Message
+    from pure.generation.sampling import Sampling
     from stages.models.pretrained import Pretrained
 
 Show = Callable[[str], object]
@@ -121,21 +122,13 @@ def answering(
     import torch
 
     from data_pipes.chat.chat import encode_chat
-    from data_pipes.tokenizer import stream, vocabulary_size
+    from data_pipes.tokenizer import stream
     from pure import random
     from pure.generation.generate import generate
-    from pure.generation.sampling import Sampling
     from stages.models.chat_template import ends, template_of
 
     template = template_of(options.chat_template, base, options.template_kwargs)
     stops = ends(base, template)
-    sampling = Sampling(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        vocabulary=vocabulary_size(base.tokenizer),
-        stop_tokens=stops,
-    )
     most = base.model.config.max_position_embeddings
     room = most - options.max_new_tokens
     if room < 1:
@@ -172,7 +165,7 @@ def answering(
             base.model,
             base.params,
             [ids],
-            sampling,
+            _sampling(options, base, stops),
             key=random.fold_in(random.key(options.seed), len(said)),
             stop=look,
         )
@@ -212,6 +205,20 @@ def remembered(
             )
         rest = rest[following[0] :]
     return ids, len(said) - len(head) - len(rest)
+
+
+def _sampling(options: ChatOptions, base: Pretrained, stops: tuple[int, ...]) -> Sampling:
+    """Sampling parameters of the flags, for the model."""
+    from data_pipes.tokenizer import vocabulary_size
+    from pure.generation.sampling import Sampling
+
+    return Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        vocabulary=vocabulary_size(base.tokenizer),
+        stop_tokens=stops,
+    )
 
 
 def _turns(options: ChatOptions) -> Iterator[str]:
