@@ -157,17 +157,8 @@ def _reward(
     made = reward(base.model, optimizer, center=options.center, **_common(options))
     params = scalar_model(base.model).init(key, base.params)
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
-    return Tuning(
-        base,
-        template,
-        made,
-        train,
-        params,
-        check,
-        schedule,
-        key,
-        partial(pretraining.learning_rate, schedule=schedule),
-    )
+    rate = partial(pretraining.learning_rate, schedule=schedule)
+    return Tuning(base, template, made, train, params, check, schedule, key, rate)
 
 
 def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tensor, say: Callable) -> Tuning:
@@ -188,17 +179,8 @@ def _dpo(options: Any, base: Pretrained, template: ChatTemplate, key: torch.Tens
         **_common(options),
     )
     check = _validate(made, held_out, ("rewards/accuracies", "rewards/margins"))
-    return Tuning(
-        base,
-        template,
-        made,
-        train,
-        base.params,
-        check,
-        schedule,
-        key,
-        partial(pretraining.learning_rate, schedule=schedule),
-    )
+    rate = partial(pretraining.learning_rate, schedule=schedule)
+    return Tuning(base, template, made, train, base.params, check, schedule, key, rate)
 
 
 def _online(
