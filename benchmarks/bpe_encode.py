@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 from _timing import header, paired, parser, row, seconds
 from tokenizers import Tokenizer as Peer
 
-from data_pipes.embedded.corpus import embedded
+from data_pipes.embedded import python_library
 from data_pipes.tokenizer import to_json, train
 from data_pipes.tokenizer.split import splitter, words
 
@@ -26,7 +26,7 @@ SIZE, REACH = 8192, 3.0
 def main() -> None:
     """Prints the table, and whether ids agree."""
     arguments = parser(__doc__).parse_args()
-    texts = [document.text for document in embedded()]
+    texts = [document.text for document in python_library.documents()]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     ours = train(texts, SIZE)
     peer = Peer.from_str(to_json(ours))

@@ -18,7 +18,7 @@ from _timing import header, paired, parser, row
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Peer
 
-from data_pipes.embedded.corpus import embedded
+from data_pipes.embedded import python_library
 from data_pipes.tokenizer import byte_level, train
 from data_pipes.tokenizer.split import PATTERNS
 from data_pipes.tokenizer.trainer import SPECIAL_TOKENS, count_words
@@ -52,7 +52,7 @@ def main() -> None:
         "--reader", action="store_true", help="compare with the reader's version too (a minute)"
     )
     arguments = flags.parse_args()
-    texts = [document.text for document in embedded()]
+    texts = [document.text for document in python_library.documents()]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     result = paired(
         lambda: train(texts, SIZE, pattern=PATTERN), lambda: peer(texts), arguments.pairs, warmup=1

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 
 from data_pipes import tokenizer as tokenizers
-from data_pipes.embedded.corpus import embedded
+from data_pipes.embedded import python_library
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.source.path import documents
 from data_pipes.tokenize import tokenize
@@ -30,7 +30,7 @@ from stages.run.loop import RunOptions, run
 
 def main(folder: str | None = None, steps: int = 150, output: str = "runs/example-02") -> float:
     """Trains a tokenizer and a model on the folder; returns the last loss in nats a token."""
-    texts = list(documents(folder)) if folder else list(islice(embedded("train"), 40))
+    texts = list(documents(folder)) if folder else list(islice(python_library.documents("train"), 40))
     tokenizer = tokenizers.train((document.text for document in texts), 1024)
     end = tokenizers.special_id(tokenizer, "<|endoftext|>")
     size = tokenizers.vocabulary_size(tokenizer)

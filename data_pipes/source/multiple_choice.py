@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
-from data_pipes.embedded.questions import quiz
+from data_pipes.embedded.quiz import quiz
 from data_pipes.source.arrow import is_saved
 from data_pipes.source.lines import lines
 from data_pipes.source.path import each_once, is_rows, rows, suffix
@@ -28,7 +28,7 @@ from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 EMBEDDED = "embedded"
-"""The name of the quiz about Python's own library (`data_pipes/embedded/questions.py`)."""
+"""The name of the quiz about Python's own library (`data_pipes/embedded/quiz.py`)."""
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     **WORDS,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from data_pipes import files
 from data_pipes.answers.match import QuestionAnswer
-from data_pipes.embedded import lessons
+from data_pipes.embedded import tuning_rows
 from data_pipes.preference import encode_preferences
 from data_pipes.rows import forms
 from pure import tree
@@ -189,7 +189,7 @@ def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) 
     Returns:
         Task; the reward of an answer is whether it is right.
     """
-    rows = lessons.prompts(count, key=1, part="held_out")
+    rows = tuning_rows.prompts(count, key=1, part="held_out")
     asked = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
     return _asked(built, params, asked, Sampling(max_new_tokens=16))
 
@@ -205,7 +205,7 @@ def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     Returns:
         Task.
     """
-    rows = forms.preferences(lessons.preferences(count, key=1, part="held_out"))
+    rows = forms.preferences(tuning_rows.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
     return preference.task(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)

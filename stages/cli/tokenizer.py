@@ -38,13 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = parse(TokenizerOptions, "tokenizer", arguments)
     from data_pipes import tokenizer as tokenizers
-    from data_pipes.embedded.corpus import embedded
+    from data_pipes.embedded import python_library
     from data_pipes.source.path import documents
     from stages.run.data.documents import refuse
 
     _refuse_file(Path(options.output_dir))
     if options.data_path == "embedded":
-        found = embedded("all")
+        found = python_library.documents("all")
     else:
         found = documents(
             options.data_path,

@@ -17,8 +17,7 @@ from data_pipes.chat.chat import ChatTemplate, encode_chat
 from data_pipes.chat.messages import Message
 from data_pipes.choices import by_subject
 from data_pipes.digest import hash_json
-from data_pipes.embedded import lessons
-from data_pipes.embedded.corpus import embedded
+from data_pipes.embedded import python_library, tuning_rows
 from data_pipes.embedded.tasks import OPEN
 from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
@@ -167,7 +166,7 @@ def digest(params: Tree) -> str:
 def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Text that the model has not seen."""
     found = (
-        embedded("held_out")
+        python_library.documents("held_out")
         if path == "embedded"
         else source.documents(
             path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options)
@@ -262,8 +261,8 @@ def _rows(path: str, options: EvaluateOptions) -> Iterator[Row]:
 
 def exam(count: int = EXAM) -> list[QuestionAnswer]:
     """The demo's held-out questions: those of every family that has one right answer."""
-    families = [family for family in lessons.SFT_FAMILIES if family not in OPEN]
-    rows = lessons.prompts(count, key=0, part="held_out", families=families)
+    families = [family for family in tuning_rows.SFT_FAMILIES if family not in OPEN]
+    rows = tuning_rows.prompts(count, key=0, part="held_out", families=families)
     return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
 
 

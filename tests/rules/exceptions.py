@@ -12,7 +12,7 @@ WORLD = (
     "stages.sandbox",
     "stages.cli",
     "data_pipes.source",
-    "data_pipes.embedded.corpus",
+    "data_pipes.embedded.python_library",
     "data_pipes.files",
     "data_pipes.store",
     "data_pipes.tokenizer.files",

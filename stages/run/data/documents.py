@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from data_pipes import filter as filters
 from data_pipes.duplicates import exact_duplicates, near_duplicates
-from data_pipes.embedded import corpus as python_library
+from data_pipes.embedded import python_library
 from data_pipes.files import writing
 from data_pipes.source import path as source
 from data_pipes.types import BadRow, Document
@@ -41,7 +41,7 @@ def documents(options: PretrainOptions, folder: Path | None = None) -> Iterator[
         FileNotFoundError: if there is nothing at the path.
     """
     if options.data_path == "embedded":
-        found = python_library.embedded("all")
+        found = python_library.documents("all")
     else:
         found = source.documents(
             options.data_path,

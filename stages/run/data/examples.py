@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipes.chat.chat import ChatTemplate, Encoded, OnError, encode_completions
 from data_pipes.chat.messages import Conversation, Preference, Prompt, Unpaired
-from data_pipes.embedded import lessons
+from data_pipes.embedded import tuning_rows
 from data_pipes.preference import encode_preferences, encode_unpaired
 from data_pipes.prompts import encode_prompts
 from data_pipes.rows import forms
@@ -74,7 +74,7 @@ class Data(NamedTuple):
 
 
 class Generate(Protocol):
-    """Generates rows, as the functions of `data_pipes.embedded.lessons`."""
+    """Generates rows, as the functions of `data_pipes.embedded.tuning_rows`."""
 
     def __call__(self, count: int, *, key: Any, part: str = "train") -> list[Row]: ...
 
@@ -215,14 +215,14 @@ def _encode_prompts(
     ]
 
 
-CONVERSATIONS = Kind(lessons.instructions, forms.conversations, _encode_conversations)
+CONVERSATIONS = Kind(tuning_rows.instructions, forms.conversations, _encode_conversations)
 """Conversations to imitate, for supervised fine-tuning."""
 
-PREFERENCES = Kind(lessons.preferences, forms.preferences, encode_preferences)
+PREFERENCES = Kind(tuning_rows.preferences, forms.preferences, encode_preferences)
 """Pairs of a chosen and a rejected answer, for DPO and reward models."""
 
-UNPAIRED = Kind(lessons.unpaired, forms.unpaired, encode_unpaired)
+UNPAIRED = Kind(tuning_rows.unpaired, forms.unpaired, encode_unpaired)
 """Single answers marked desirable or not, for KTO."""
 
-PROMPTS = Kind(lessons.prompts, forms.prompts, _encode_prompts)
+PROMPTS = Kind(tuning_rows.prompts, forms.prompts, _encode_prompts)
 """Prompts to answer, for GRPO and PPO."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from data_pipes.embedded.corpus import is_held_out
+from data_pipes.embedded.python_library import is_held_out
 from data_pipes.types import Document
 
 Rule = Literal["names", "ends"]

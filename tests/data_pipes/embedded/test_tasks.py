@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from data_pipes.embedded.tasks import FAMILIES, correct, is_held_out, tasks, vocabulary
+from data_pipes.embedded.tasks import FAMILIES, correct, generate_tasks, is_held_out, vocabulary
 
 WORDS = ["alpha", "beta", "gamma", "delta", "eta", "zeta", "iota", "kappa"]
 
@@ -44,7 +44,7 @@ def check(family: str, prompt: str, answer: str) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_right_and_wrong_ones_wrong(family: str) -> None:
-    for task in tasks([family], 60, key=3, words=WORDS):
+    for task in generate_tasks([family], 60, key=3, words=WORDS):
         assert check(family, task.prompt, task.answer), task
         assert task.wrong != task.answer
         assert correct(task.prompt, f" {task.answer}\n", task._asdict()) == 1
@@ -53,14 +53,18 @@ def test_answers_are_right_and_wrong_ones_wrong(family: str) -> None:
 
 def test_the_same_key_gives_the_same_tasks_and_another_does_not() -> None:
     names = list(FAMILIES)
-    assert tasks(names, 30, key=0, words=WORDS) == tasks(names, 30, key=0, words=WORDS)
-    assert tasks(names, 30, key=0, words=WORDS) != tasks(names, 30, key=1, words=WORDS)
-    assert [task.family for task in tasks(names, 9, key=0, words=WORDS)] == (names * 2)[:9]
+    assert generate_tasks(names, 30, key=0, words=WORDS) == generate_tasks(names, 30, key=0, words=WORDS)
+    assert generate_tasks(names, 30, key=0, words=WORDS) != generate_tasks(names, 30, key=1, words=WORDS)
+    assert [task.family for task in generate_tasks(names, 9, key=0, words=WORDS)] == (names * 2)[:9]
 
 
 def test_no_question_is_in_both_parts_whatever_the_key() -> None:
-    train = {task.prompt for key in range(5) for task in tasks(["sort", "sum"], 100, key=key, words=WORDS)}
-    held_out = [task.prompt for task in tasks(["sort", "sum"], 40, key=7, part="held_out", words=WORDS)]
+    train = {
+        task.prompt for key in range(5) for task in generate_tasks(["sort", "sum"], 100, key=key, words=WORDS)
+    }
+    held_out = [
+        task.prompt for task in generate_tasks(["sort", "sum"], 40, key=7, part="held_out", words=WORDS)
+    ]
     assert not train & set(held_out)
     assert len(set(held_out)) == len(held_out)
     assert all(is_held_out(prompt) for prompt in held_out)
@@ -83,4 +87,4 @@ def test_words_are_pythons_own() -> None:
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(arguments: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        tasks(*arguments[:2], key=0, part=(*arguments, "train")[2], words=WORDS)
+        generate_tasks(*arguments[:2], key=0, part=(*arguments, "train")[2], words=WORDS)

@@ -72,7 +72,7 @@ def test_the_decision_reads_no_more_than_it_needs() -> None:
 
 
 def test_if_no_name_is_chosen_each_document_gives_its_end() -> None:
-    from data_pipes.embedded.corpus import is_held_out
+    from data_pipes.embedded.python_library import is_held_out
 
     unlucky = [
         document for document in many(500) if not is_held_out(document.name.removeprefix("text/"), 0.1)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from data_pipes.choices import Question, Questions
-from data_pipes.embedded import questions as module
-from data_pipes.embedded.corpus import is_held_out
-from data_pipes.embedded.lessons import Summary
-from data_pipes.embedded.questions import DEV, SUBJECTS, TEST, Fact, Library, quiz
+from data_pipes.embedded import quiz as module
+from data_pipes.embedded.python_library import is_held_out
+from data_pipes.embedded.quiz import DEV, SUBJECTS, TEST, Fact, Library, quiz
+from data_pipes.embedded.tuning_rows import Summary
 
 MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", "difflib", "email", "fnmatch", "heapq",
            "html", "http", "inspect", "json", "logging", "operator", "os", "pickle", "plistlib", "posixpath", "random",
@@ -28,15 +28,15 @@ MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", 
 @pytest.fixture(scope="module", name="found")
 def read_once() -> tuple[Questions, Library]:
     """All questions there are, and what they were made of: the library is read once for all tests."""
-    library = module._read()
+    library = module._read_library()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_read", lambda: library)
+        patch.setattr(module, "_read_library", lambda: library)
         return quiz(10_000, key=0), library
 
 
 @pytest.fixture(name="read")
 def _read_no_more(found: tuple[Questions, Library], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_read", lambda: found[1])
+    monkeypatch.setattr(module, "_read_library", lambda: found[1])
 
 
 def of(asked: list[Question], subject: str) -> list[Question]:
@@ -152,7 +152,7 @@ def test_right_choices_are_right_and_wrong_ones_wrong(found: tuple[Questions, Li
     assert len(checked) == 3
 
 
-def test_summaries_and_names_are_those_of_the_lessons(found: tuple[Questions, Library]) -> None:
+def test_summaries_and_names_are_those_of_the_library(found: tuple[Questions, Library]) -> None:
     texts = {summary.name: summary.text for summary in found[1].functions}
     for question in of(found[0].test, "function_summaries"):
         name = question.question.removeprefix("What does the function ").removesuffix(" do?")
@@ -249,4 +249,4 @@ def test_facts_are_dealt_to_the_oldest_set_that_they_fit() -> None:
     ]
     assert [[fact.question for fact in group] for group in module._deal(facts)] == [["1", "3", "4", "6"]]
     for one, other in product(facts, facts):
-        assert module._apart(one, other) == module._apart(other, one)
+        assert module._are_distinct(one, other) == module._are_distinct(other, one)

@@ -1,4 +1,4 @@
-"""Embedded lessons: rows that the readers of data sets read, whose parts share no question."""
+"""Generated rows are read like those of any data set, and their parts share no question."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from functools import cache
 
 import pytest
 
-from data_pipes.embedded import lessons, tasks
+from data_pipes.embedded import tasks, tuning_rows
 from data_pipes.rows.forms import conversations, preferences, prompts, unpaired
 
-SUMMARIES, WORDS = lessons.summaries, cache(tasks.vocabulary)
+SUMMARIES, WORDS = tuning_rows.read_summaries, cache(tasks.vocabulary)
 ALL = cache(lambda part: list(SUMMARIES(part)))
 """The library is read once for all tests."""
 
 
 @pytest.fixture(autouse=True)
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lessons, "summaries", lambda part="train": ALL(part))
+    monkeypatch.setattr(tuning_rows, "read_summaries", lambda part="train": ALL(part))
     monkeypatch.setattr(tasks, "vocabulary", lambda: WORDS())
 
 
@@ -30,34 +30,34 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_rows_are_read_as_any_data_set(name: str) -> None:
-    rows = getattr(lessons, name)(60, key=0)
+    rows = getattr(tuning_rows, name)(60, key=0)
     assert len(rows) == 60
     assert len(list(MAKERS[name](rows))) == 60
-    assert rows == getattr(lessons, name)(60, key=0)
-    assert rows != getattr(lessons, name)(60, key=1)
+    assert rows == getattr(tuning_rows, name)(60, key=0)
+    assert rows != getattr(tuning_rows, name)(60, key=1)
 
 
 def test_unpaired_rows_are_the_two_answers_of_preferences() -> None:
-    pairs = [row.values for row in lessons.preferences(20, key=0)]
-    rows = [row.values for row in lessons.unpaired(40, key=0)]
+    pairs = [row.values for row in tuning_rows.preferences(20, key=0)]
+    rows = [row.values for row in tuning_rows.unpaired(40, key=0)]
     for label, side in ((True, "chosen"), (False, "rejected")):
         found = {(row["prompt"], row["completion"]) for row in rows if row["label"] is label}
         assert found == {(pair["prompt"], pair[side]) for pair in pairs}
-    assert len(lessons.unpaired(7, key=0)) == 7
-    assert lessons.unpaired(0, key=0) == []
+    assert len(tuning_rows.unpaired(7, key=0)) == 7
+    assert tuning_rows.unpaired(0, key=0) == []
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_no_question_is_in_both_parts(name: str) -> None:
     parts = [
-        {row.values["prompt"] for row in getattr(lessons, name)(150, key=key, part=part)}
+        {row.values["prompt"] for row in getattr(tuning_rows, name)(150, key=key, part=part)}
         for key, part in ((0, "train"), (1, "held_out"))
     ]
     assert not parts[0] & parts[1]
 
 
 def test_a_fifth_is_about_documentation() -> None:
-    rows = lessons.instructions(100, key=0)
+    rows = tuning_rows.instructions(100, key=0)
     assert sum(row.values["family"] == "documentation" for row in rows) == 20
     questions = [row.values for row in rows if row.values["family"] == "documentation"]
     known = {found.name: found.text for found in ALL("train")}
@@ -69,25 +69,25 @@ def test_a_fifth_is_about_documentation() -> None:
 
 
 def test_open_questions_are_shown_in_both_forms_and_rewarded_in_one() -> None:
-    rows = [row.values for row in lessons.instructions(300, key=0) if row.values["family"] == "join"]
+    rows = [row.values for row in tuning_rows.instructions(300, key=0) if row.values["family"] == "join"]
     forms = [" and " in row["completion"] for row in rows]
     assert 0.3 < sum(forms) / len(forms) < 0.7
-    asked = [row.values for row in lessons.prompts(50, key=0, families=["join"])]
+    asked = [row.values for row in tuning_rows.prompts(50, key=0, families=["join"])]
     assert all(" and " in row["answer"] for row in asked)
 
 
 def test_pairs_prefer_the_right_answer() -> None:
-    rows = lessons.preferences(80, key=0, documentation=0.5)
+    rows = tuning_rows.preferences(80, key=0, documentation=0.5)
     assert sum(row.values["family"] == "documentation" for row in rows) == 40
     for row in rows:
         assert row.values["chosen"] != row.values["rejected"]
 
 
 def test_nothing_asked_nothing_made() -> None:
-    assert lessons.instructions(0, key=0) == []
-    assert lessons.prompts(0, key=0) == []
+    assert tuning_rows.instructions(0, key=0) == []
+    assert tuning_rows.prompts(0, key=0) == []
 
 
 def test_another_part_is_refused() -> None:
     with pytest.raises(ValueError, match="'train' or 'held_out'"):
-        lessons.prompts(1, key=0, part="test")
+        tuning_rows.prompts(1, key=0, part="test")

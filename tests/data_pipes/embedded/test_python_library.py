@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_pipes.duplicates import near_duplicates
-from data_pipes.embedded import corpus as module
-from data_pipes.embedded.corpus import TOPICS, embedded, is_held_out
+from data_pipes.embedded import python_library as module
+from data_pipes.embedded.python_library import TOPICS, documents, is_held_out
 from data_pipes.types import Document
 
 
@@ -18,7 +18,7 @@ def size(documents: list[Document]) -> int:
 
 @pytest.fixture(scope="module", name="parts")
 def read_parts() -> dict[str, list[Document]]:
-    return {part: list(embedded(part)) for part in ("train", "held_out", "all")}  # type: ignore[arg-type]
+    return {part: list(documents(part)) for part in ("train", "held_out", "all")}  # type: ignore[arg-type]
 
 
 def test_it_is_about_twelve_megabytes_of_code_and_english(parts: dict[str, list[Document]]) -> None:
@@ -32,7 +32,7 @@ def test_it_is_about_twelve_megabytes_of_code_and_english(parts: dict[str, list[
 
 
 def test_the_order_is_that_of_the_names_and_always_the_same(parts: dict[str, list[Document]]) -> None:
-    assert list(embedded()) == parts["all"]
+    assert list(documents()) == parts["all"]
     names = [document.name for document in parts["all"] if "#" not in document.name]
     assert names == sorted(names)
 
@@ -63,7 +63,7 @@ def test_a_file_is_held_out_by_its_name_alone() -> None:
         assert is_held_out(name, fraction + 1e-9)
         assert not is_held_out(name, fraction)
     assert not is_held_out(TOPICS, 1.0)
-    assert list(embedded("held_out", held_out=0.0)) == []
+    assert list(documents("held_out", held_out=0.0)) == []
 
 
 def test_topics_are_texts_not_source(parts: dict[str, list[Document]]) -> None:
@@ -98,7 +98,7 @@ def library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'te
 
 def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SMALLEST", 10)
-    assert list(embedded(library=library(tmp_path))) == [
+    assert list(documents(library=library(tmp_path))) == [
         Document("# -*- coding: latin-1 -*-\ns = 'ü'\n", "latin.py"),
         Document("good", "lib2to3/tests/support.py"),
         Document("ü = 2\n", "pack/inner.py"),
@@ -113,29 +113,29 @@ def test_a_stripped_library_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"lacks the source of the modules \(found 5 files with \d+ bytes\); this"
     ):
-        embedded(library=tmp_path)
+        documents(library=tmp_path)
     (tmp_path / TOPICS).unlink()
     with pytest.raises(
         FileNotFoundError, match=r"the source of the modules .* and pydoc_data/topics\.py; .*libpython3"
     ):
-        embedded(library=tmp_path)
+        documents(library=tmp_path)
     with pytest.raises(FileNotFoundError, match="found 0 files with 0 bytes"):
-        embedded(library=tmp_path / "python39.zip")
+        documents(library=tmp_path / "python39.zip")
 
 
 def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SMALLEST", 10)
     with pytest.raises(ValueError, match="has no dictionary of topics"):
-        list(embedded(library=library(tmp_path / "a", topics="x = 1")))
+        list(documents(library=library(tmp_path / "a", topics="x = 1")))
     (library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"zebra\.py is not in the encoding that it declares"):
-        list(embedded(library=tmp_path / "b"))
+        list(documents(library=tmp_path / "b"))
 
 
 @pytest.mark.parametrize("options", [{"part": "test"}, {"held_out": 1.5}])
 def test_what_cannot_be_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="part must be 'train', 'held_out' or 'all', and held_out in"):
-        embedded(**options)
+        documents(**options)
 
 
 def test_it_is_this_python_that_is_read(parts: dict[str, list[Document]]) -> None:

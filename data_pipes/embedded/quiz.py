@@ -1,0 +1,306 @@
+"""Generate a quiz: multiple-choice questions about Python's library, in MMLU's layout.
+
+All answers are in the training part of the embedded corpus, so the quiz measures how much of it a model
+remembers. Every set of four choices has four questions, and each choice is the answer of one: a model that
+looks only at the choices (their length, their style) is right one time in four, by construction. No question
+shares four letters in a row with its answer, so that comparing letters helps little.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from data_pipes.choices import Question, Questions
+from data_pipes.embedded import python_library
+from data_pipes.embedded.tuning_rows import Summary, read_summaries
+from data_pipes.shuffle import fold_in, key_words, named, shuffled
+
+Item = TypeVar("Item")
+
+CHOICES = 4
+"""Choices of a question, and questions of a set of choices."""
+
+DEV = 5
+"""Examples of each subject, as in MMLU."""
+
+TEST = 100
+"""Default number of questions of each subject."""
+
+FREQUENT = 0.02
+"""A word in more than this share of the summaries does not distinguish them."""
+
+TYPES = ("dict", "list", "set", "tuple", "str", "int")
+"""Lower-case names of types that classes derive from."""
+
+ALIASES = ("IOError", "EnvironmentError", "WindowsError")
+"""Other names of OSError."""
+
+RUN = 4
+"""Length of a run of letters that a question and its answer must not share."""
+
+
+class Fact(NamedTuple):
+    """A question and its answer, before there are choices.
+
+    Fields:
+        question: the question's text.
+        answer: the right choice.
+        also: texts that are right as well, or nearly, and so unfit as wrong choices.
+        near: a word; the answers of facts with the same word are each other's most plausible wrong choices.
+    """
+
+    question: str
+    answer: str
+    also: frozenset[str]
+    near: str
+
+
+class Library(NamedTuple):
+    """The contents of Python's library that questions are made of.
+
+    Fields:
+        functions: those of `data_pipes.embedded.tuning_rows.read_summaries` whose summary and bare name are
+            unique.
+        parameters: function -> names of its parameters; only of functions without **keywords.
+        words: module -> all words of its source; only of modules that import nothing by "*".
+        classes: (module, class, its only base).
+    """
+
+    functions: list[Summary]
+    parameters: dict[str, list[str]]
+    words: dict[str, frozenset[str]]
+    classes: list[tuple[str, str, str]]
+
+
+def quiz(count: int = TEST, *, key: Any) -> Questions:
+    """Generates a quiz.
+
+    A benchmark is only as good as its wrong choices: they come from the same module or are of the same kind,
+    and none of them is right as well.
+
+    Args:
+        count: test questions of each subject, >= 0; a subject with fewer gives all of them. If it is no
+            multiple of 4, the last set is incomplete.
+        key: a seed or a key [2] uint32; the same key gives the same quiz, in the same version of Python.
+
+    Returns:
+        Questions: for each subject in SUBJECTS `count` test questions, and 5 examples from other sets. The
+        right letters of the four questions of a set are A, B, C and D, in an order that the key decides.
+
+    Steps:
+        1. Read the library, once.
+        2. Shuffle the facts of a subject, and sort them so that facts with the same `near` are neighbours.
+        3. Deal them into sets of four: each fact goes to the oldest open set where its answer is wrong for
+           all the others, and theirs for it. Incomplete sets are left out.
+        4. Shuffle the sets. One question of each of the first five is an example; the other sets make the
+           test.
+
+    Raises:
+        ValueError: if count is negative.
+    """
+    if count < 0:
+        raise ValueError(f"quiz: count must be 0 or more, got {count}")
+    # 1. The library.
+    library = _read_library()
+    root = named(key_words(key), "quiz")
+    test: list[Question] = []
+    dev: dict[str, list[Question]] = {}
+    for subject, find_facts in SUBJECTS.items():
+        subject_key = named(root, subject)
+        # 2. Order.
+        facts = _shuffle(list(find_facts(library)), named(subject_key, "facts"))
+        facts.sort(key=lambda fact: fact.near)
+        # 3. Sets of four.
+        sets = _shuffle(_deal(facts), named(subject_key, "sets"))
+        # 4. Examples, and the test.
+        questions = [_make_questions(group, fold_in(subject_key, i)) for i, group in enumerate(sets)]
+        examples = [group[0] for group in questions[:DEV]]
+        asked = [question for group in questions[DEV:] for question in group][:count]
+        dev[subject] = _number(examples, f"quiz/dev/{subject}", subject)
+        test += _number(_shuffle(asked, named(subject_key, "test")), f"quiz/test/{subject}", subject)
+    return Questions(test, dev, "the embedded quiz")
+
+
+def _read_library() -> Library:
+    """Functions with unique summaries, and parameters, classes and words of the modules with summaries."""
+    summaries = list(read_summaries("train"))
+    texts = Counter(summary.text for summary in summaries)
+    bare_names = Counter(_bare(summary.name) for summary in summaries)
+    functions = [f for f in summaries if texts[f.text] == 1 and bare_names[_bare(f.name)] == 1]
+    modules = {_module(summary.name) for summary in summaries}
+    library = Library(functions, {}, {}, [])
+    for document in python_library.documents("train"):
+        module = document.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if document.name.endswith(".py") and module in modules:
+            body = ast.parse(document.text).body
+            library.parameters.update(_parameters(module, body))
+            library.classes.extend(_classes(module, body))
+            if re.search(r"import\s*\(?\s*\*", document.text) is None:
+                library.words[module] = frozenset(re.findall(r"\w+", document.text))
+    return library
+
+
+def _parameters(module: str, body: Sequence[ast.stmt]) -> Iterator[tuple[str, list[str]]]:
+    """The parameters of functions without **keywords; none of those with a parameter `self`."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and node.args.kwarg is None:
+            names = [p.arg for p in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+            yield f"{module}.{node.name}", [] if "self" in names else names
+
+
+def _classes(module: str, body: Sequence[ast.stmt]) -> Iterator[tuple[str, str, str]]:
+    """The public classes with one base, a plain name that is no alias."""
+    for node in body:
+        if not isinstance(node, ast.ClassDef) or node.name.startswith("_") or len(node.bases) != 1:
+            continue
+        if isinstance(node.bases[0], ast.Name | ast.Attribute):
+            base = _bare(ast.unparse(node.bases[0]))
+            if (base[0].isupper() or base in TYPES) and base not in ALIASES:
+                yield module, node.name, base
+
+
+def _function_summaries(library: Library) -> Iterator[Fact]:
+    """Asks for the summary of a function; those of similar functions are no wrong choices."""
+    for function, similar in _similar_functions(library.functions):
+        also = frozenset(other.text for other in similar)
+        question = f"What does the function {function.name} do?"
+        yield Fact(question, function.text, also, _module(function.name))
+
+
+def _function_names(library: Library) -> Iterator[Fact]:
+    """Asks for the function of a summary; similar functions are no wrong choices."""
+    for function, similar in _similar_functions(library.functions):
+        also = frozenset(other.name for other in similar)
+        question = f"Which function does this? {function.text}"
+        yield Fact(question, function.name, also, _module(function.name))
+
+
+def _function_modules(library: Library) -> Iterator[Fact]:
+    """Asks for the module of a function; modules whose source contains its name are no wrong choices."""
+    for function in library.functions:
+        module, bare = _module(function.name), _bare(function.name)
+        if module in library.words and not _runs(module) & _runs(bare):
+            also = frozenset(other for other, words in library.words.items() if bare in words)
+            yield Fact(f"Which module defines the function {bare}?", module, also, str(module.count(".")))
+
+
+def _function_parameters(library: Library) -> Iterator[Fact]:
+    """Asks for a parameter of a function: the last one with three letters or more that shares no run."""
+    for function in library.functions:
+        parameters = library.parameters.get(function.name, [])
+        fit = [name for name in parameters if len(name) > 2 and not _runs(name) & _runs(function.name)]
+        if fit:
+            question = f"Which of these is a parameter of the function {function.name}?"
+            yield Fact(question, fit[-1], frozenset(parameters), _module(function.name))
+
+
+def _base_classes(library: Library) -> Iterator[Fact]:
+    """Asks for the base of a class; exceptions are grouped with exceptions."""
+    for module, name, base in library.classes:
+        stem, base_stem = _without_suffix(f"{module}.{name}"), _without_suffix(base)
+        if not _runs(stem) & _runs(base_stem):
+            question = f"Which class does {module}.{name} derive from directly?"
+            yield Fact(question, base, frozenset([name]), module if base_stem == base else "")
+
+
+def _without_suffix(name: str) -> str:
+    """The name of an exception without its common ending."""
+    return re.sub("(Error|Exception|Warning)$", "", name)
+
+
+def _runs(text: str) -> set[str]:
+    """All runs of four letters and digits in a text."""
+    words = re.findall("[a-z0-9]+", text.lower())
+    return {word[i : i + RUN] for word in words for i in range(len(word) - RUN + 1)}
+
+
+def _similar_functions(functions: Sequence[Summary]) -> Iterator[tuple[Summary, list[Summary]]]:
+    """Each function whose summary shares no run with its name, and its similar functions, itself included.
+
+    Two functions are similar if their summaries share half the rare words of the shorter: words of four
+    letters or more, or with other characters ("+="), that occur in few summaries.
+    """
+    words = [_content_words(function.text) for function in functions]
+    counts = Counter(word for summary_words in words for word in summary_words)
+    most = FREQUENT * len(functions)
+    rare = [{word for word in summary_words if counts[word] <= most} for summary_words in words]
+    for function, own in zip(functions, rare, strict=True):
+        if not _runs(_bare(function.name)) & _runs(function.text):
+            overlaps = [2 * len(own & other) >= min(len(own), len(other)) for other in rare]
+            yield function, list(compress(functions, overlaps))
+
+
+def _content_words(text: str) -> set[str]:
+    """The words of a summary with four letters or more or with other characters, without punctuation."""
+    words = (word.strip(".,;:()'\"`") for word in text.lower().split())
+    return {word for word in words if len(word) > 3 or (word and not word.isalnum())}
+
+
+def _deal(facts: Sequence[Fact]) -> list[tuple[Fact, ...]]:
+    """Sets of four facts, each of whose answers is wrong for the others."""
+    full: list[tuple[Fact, ...]] = []
+    open_sets: list[list[Fact]] = []
+    for fact in facts:
+        fits = (group for group in open_sets if all(_are_distinct(fact, other) for other in group))
+        group = next(fits, None)
+        if group is None:
+            open_sets.append([fact])
+        elif len(group) < CHOICES - 1:
+            group.append(fact)
+        else:
+            open_sets.remove(group)
+            full.append((*group, fact))
+    return full
+
+
+def _are_distinct(one: Fact, other: Fact) -> bool:
+    """True if neither answer fits the other's question."""
+    return one.answer != other.answer and one.answer not in other.also and other.answer not in one.also
+
+
+def _make_questions(facts: Sequence[Fact], key: tuple[int, int]) -> list[Question]:
+    """The four questions of a set, each with another right letter."""
+    letters = _shuffle(list(range(CHOICES)), key)
+    questions = []
+    for number, (fact, letter) in enumerate(zip(facts, letters, strict=True)):
+        choices = _shuffle([other.answer for other in facts if other is not fact], fold_in(key, number))
+        choices.insert(letter, fact.answer)
+        questions.append(Question(fact.question, tuple(choices), letter, "", ""))
+    return questions
+
+
+def _shuffle(items: Sequence[Item], key: tuple[int, int]) -> list[Item]:
+    """The items in an order that the key decides."""
+    return [items[int(i)] for i in shuffled(np.arange(len(items)), len(items), key)] if items else []
+
+
+def _number(questions: Sequence[Question], place: str, subject: str) -> list[Question]:
+    """Adds the subject, and a name with the question's number, from 1."""
+    return [q._replace(subject=subject, name=f"{place}:{number}") for number, q in enumerate(questions, 1)]
+
+
+def _module(name: str) -> str:
+    """The module of a function."""
+    return name.rpartition(".")[0]
+
+
+def _bare(name: str) -> str:
+    """A name without its module or class."""
+    return name.rpartition(".")[2]
+
+
+SUBJECTS: Mapping[str, Callable[[Library], Iterator[Fact]]] = {
+    "function_summaries": _function_summaries,
+    "function_names": _function_names,
+    "function_modules": _function_modules,
+    "function_parameters": _function_parameters,
+    "base_classes": _base_classes,
+}
+"""Subjects: Library -> the facts of the subject."""
