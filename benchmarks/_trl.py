@@ -15,8 +15,8 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from pure.types import Tree
-from stages.models import pretrained
-from stages.models.pretrained import Pretrained
+from stages.models import language_model
+from stages.models.language_model import Pretrained
 
 STEPS = 10_000
 
@@ -50,7 +50,7 @@ def folder() -> str:
     """The same model on disk, as TRL wants it."""
     place = Path(tempfile.mkdtemp()) / "model"
     model, params, tokenizer = start()
-    return str(pretrained.save(place, Pretrained(model, params, tokenizer)))
+    return str(language_model.save(place, Pretrained(model, params, tokenizer)))
 
 
 def stepping(make: Callable[[Any], Any]) -> Callable[[], None]:

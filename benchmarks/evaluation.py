@@ -24,7 +24,7 @@ from smollm2 import folder_of, path
 from data_pipes.choices import Questions
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import mmlu
-from stages.models import pretrained
+from stages.models import language_model
 
 SHOTS = 5
 
@@ -35,7 +35,7 @@ def some(found: Questions, count: int) -> Questions:
     return found._replace(test=found.test[::step][:count])
 
 
-def our_side(ours: pretrained.Pretrained, asked: Questions) -> Callable[[], Any]:
+def our_side(ours: language_model.Pretrained, asked: Questions) -> Callable[[], Any]:
     """A function that scores all questions."""
     return lambda: mmlu.mmlu(*ours[:3], asked, shots=SHOTS)
 
@@ -108,7 +108,7 @@ def main() -> None:
     disable_progress_bar()
     file = path()
     asked = some(multiple_choice("embedded"), arguments.questions)
-    ours = pretrained.load(file, dtype=torch.float32)
+    ours = language_model.load(file, dtype=torch.float32)
     folder = folder_of(ours)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     sides = our_side(ours, asked), peer_side(theirs, AutoTokenizer.from_pretrained(folder), asked)

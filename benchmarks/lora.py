@@ -24,16 +24,16 @@ from pure.adapt.lora import lora
 from pure.adapt.lora_config import MATRICES
 from pure.adapt.qlora import quantize_layers
 from pure.transform.jit import jit
-from stages.models import hardware, pretrained
+from stages.models import hardware, language_model
 from stages.run.allocator import keep_freed_memory
 from stages.sft import sft
 
 ROWS, LENGTH, RANK = 4, 256, 16
 
 
-def loaded() -> pretrained.Pretrained:
+def loaded() -> language_model.Pretrained:
     """The model, in float32."""
-    return pretrained.load(smollm2.path(), dtype=torch.float32)
+    return language_model.load(smollm2.path(), dtype=torch.float32)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,7 +26,7 @@ from pure import random, tree
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
-from stages.models import hardware, pretrained
+from stages.models import hardware, language_model
 
 NEW = 64
 QUESTIONS = (
@@ -57,7 +57,7 @@ def prompts(tokenizer: Any, count: int) -> list[list[int]]:
     return [tokenizer.encode(turn, special="all") for turn in turns]
 
 
-def our_side(ours: pretrained.Pretrained, machine: Any, asked: list[list[int]]) -> Callable[[], Any]:
+def our_side(ours: language_model.Pretrained, machine: Any, asked: list[list[int]]) -> Callable[[], Any]:
     """A function that continues the prompts."""
     shape = (len(asked), max(map(len, asked)))
     return lambda: (
@@ -82,10 +82,10 @@ def peer_side(theirs: Any, asked: list[list[int]]) -> Callable[[], Any]:
     return lambda: theirs.generate(ids, attention_mask=mask, **options)
 
 
-def folder_of(ours: pretrained.Pretrained) -> str:
+def folder_of(ours: language_model.Pretrained) -> str:
     """The model in Hugging Face's layout. (From the GGUF file transformers may keep the weights packed, whose
     kernels compute in float32, so that bfloat16 would be slower than it need be.)"""
-    return str(pretrained.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
+    return str(language_model.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
 
 
 def bandwidth() -> float:
@@ -114,10 +114,10 @@ def main() -> None:
     theirs_of = partial(AutoModelForCausalLM.from_pretrained, file.parent, gguf_file=file.name, dtype=dtype)
     _timing.header()
     loaded = _timing.paired(
-        lambda: pretrained.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1
+        lambda: language_model.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1
     )
     _timing.row("loading the file", loaded, 5)
-    ours = pretrained.load(file, dtype=dtype)
+    ours = language_model.load(file, dtype=dtype)
     theirs = AutoModelForCausalLM.from_pretrained(folder_of(ours), dtype=dtype).eval()
     machine = stepper(ours.model)
     for count, aim in ((1, 2.5), (16, 3)):

@@ -16,8 +16,8 @@ from data_pipes.tokenizer import vocabulary_size
 from pure import random
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
-from stages.models import pretrained
-from stages.models.chat_template import ends, template_of
+from stages.models import language_model
+from stages.models.chat_template import stop_ids, template_of
 
 
 def path() -> Path:
@@ -30,13 +30,13 @@ def path() -> Path:
 
 def main(*questions: str) -> list[str]:
     """Asks one question after the other, each with all that was said before; returns the answers."""
-    base = pretrained.load(path(), dtype=torch.float32)
+    base = language_model.load(path(), dtype=torch.float32)
     template = template_of(None, base)  # the model's own, with its special tokens
     greedy = Sampling(
         max_new_tokens=60,
         temperature=0.0,
         vocabulary=vocabulary_size(base.tokenizer),
-        stop_tokens=ends(base, template),
+        stop_tokens=stop_ids(base, template),
     )
     said: list[Message] = []
     for question in questions or ("What is the capital of France?", "Name one thing to see there."):

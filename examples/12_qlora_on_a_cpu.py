@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from stages.cli import tune
-from stages.models import pretrained
+from stages.models import language_model
 from stages.run.log import read_lines
 from stages.run.options.tuning import SFTOptions
 
@@ -32,7 +32,7 @@ def main(
     base, adapters = Path(folder) / "base", Path(folder) / "adapters"
     if not base.exists():
         file = next(Path(found.origin).parent.glob("*.gguf"))
-        pretrained.save(base, pretrained.load(file, dtype=torch.bfloat16))
+        language_model.save(base, language_model.load(file, dtype=torch.bfloat16))
     options = SFTOptions(
         model_path=str(base),
         output_dir=str(adapters),

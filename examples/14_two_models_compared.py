@@ -16,8 +16,8 @@ import torch
 
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import compare, mmlu, record
-from stages.models import pretrained
-from stages.models.text_prompt import first as first_token
+from stages.models import language_model
+from stages.models.text_prompt import prefix_token as first_token
 
 
 def smollm2() -> str:
@@ -37,7 +37,7 @@ def main(first: str = "", second: str = "", questions: str = "40") -> compare.Di
         models = [(first or smollm2(), torch.float32), (first or smollm2(), torch.bfloat16)]
     reports = []
     for path, dtype in models:
-        loaded = pretrained.load(path, dtype=dtype)
+        loaded = language_model.load(path, dtype=dtype)
         reports.append(mmlu.mmlu(*loaded[:3], asked, shots=2, prefix=first_token(loaded)))
     print(record.table({"first": reports[0], "second": reports[1]}) + "\n")
     (found,) = compare.compare({"mmlu": reports[0].samples}, {"mmlu": reports[1].samples})

@@ -52,7 +52,7 @@ NN, ADAMW, DPO, STAGE, LOOP = (
     "stages.dpo",
     "stages.run.loop",
 )
-JAX, MODELS, JAIL = "pure.interop.jax", "stages.models.pretrained", "stages.sandbox.start"
+JAX, MODELS, JAIL = "pure.interop.jax", "stages.models.language_model", "stages.sandbox.start"
 
 TABLE = (
     Row(arrows.arrows, ("import stages.dpo", NN), ("import pure.tree", STAGE)),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from data_pipes.chat.messages import Message
     from pure.generation.sampling import Sampling
-    from stages.models.pretrained import Pretrained
+    from stages.models.language_model import Pretrained
 
 Show = Callable[[str], object]
 """Takes the next piece of an answer."""
@@ -53,11 +53,11 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.models import pretrained
+    from stages.models import language_model
     from stages.models.hardware import pick_device
 
-    base = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
-    base = pretrained.placed(base, pick_device(options.device))
+    base = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
+    base = language_model.move_to(base, pick_device(options.device))
     talk(answering(base, options, say=_note), options)
     return 0
 
@@ -125,10 +125,10 @@ def answering(
     from data_pipes.tokenizer import stream
     from pure import random
     from pure.generation.generate import generate
-    from stages.models.chat_template import ends, template_of
+    from stages.models.chat_template import stop_ids, template_of
 
     template = template_of(options.chat_template, base, options.template_kwargs)
-    stops = ends(base, template)
+    stops = stop_ids(base, template)
     most = base.model.config.max_position_embeddings
     room = most - options.max_new_tokens
     if room < 1:

@@ -45,18 +45,21 @@ def main(kind: type[ConvertOptions], name: str, arguments: Sequence[str], *, ada
             f"--output_dir {folder} exists already; choose another, so that nothing is lost"
         )
     from pure import tree
-    from stages.models import adapter_folder, hardware, new_tokens, pretrained
+    from stages.models import adapter_folder, hardware, language_model, new_tokens
 
-    if adapters and adapter_folder.found(options.model_path) is None:
+    if adapters and adapter_folder.find_adapters(options.model_path) is None:
         raise ValueError(
             f"--model_path {options.model_path} holds no adapters (adapter_config.json); a whole model has nothing to "
             "merge: use intro2llm export"
         )
-    new_tokens.refuse(options)
+    new_tokens.check_flags(options.add_tokens, options.vocabulary_multiple)
     dtype = dict(hardware.DTYPES).get(options.dtype)
-    found = pretrained.load(options.model_path, dtype=dtype)
-    found = new_tokens.added(options, found, print)
-    path = pretrained.save(folder, found)
+    found = language_model.load(options.model_path, dtype=dtype)
+    if options.add_tokens:
+        found = new_tokens.add_tokens(
+            found, options.add_tokens, multiple=options.vocabulary_multiple, say=print
+        )
+    path = language_model.save(folder, found)
     width = str(tree.leaves(found.params)[0].dtype).removeprefix("torch.")
     print(
         f"{path}: {tree.count(found.params):,} parameters in {width}, "

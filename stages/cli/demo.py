@@ -177,7 +177,7 @@ def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, f
 def _show(title: str, params: object, experiment: Experiment, corpus: Corpus) -> None:
     """Continues the prompts."""
     from stages.cli.generate import GenerateOptions, continuations
-    from stages.models.pretrained import Pretrained
+    from stages.models.language_model import Pretrained
 
     options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
     print(f"\n--- {title}")

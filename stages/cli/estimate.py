@@ -48,14 +48,16 @@ def main(arguments: Sequence[str]) -> int:
 
     from pure import optim
     from pure.adapt.lora_config import lora_config
-    from stages.models import hardware, pretrained
+    from stages.models import hardware, language_model
     from stages.run import shape
     from stages.run.estimate import estimate
     from stages.run.options.pretrain import PretrainOptions
     from stages.run.pretraining import make_optimizer
 
     told = (
-        pretrained.read_config(options.model_path) if options.model_path else shape.read(options.config, None)
+        language_model.read_config(options.model_path)
+        if options.model_path
+        else shape.read(options.config, None)
     )
     if options.max_length > told.max_position_embeddings:
         raise ValueError(

@@ -14,7 +14,7 @@ from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, de
 from stages.run.options.ranges import Above, AtLeast, Probability
 
 if TYPE_CHECKING:
-    from stages.models.pretrained import Pretrained
+    from stages.models.language_model import Pretrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
-    from stages.models import pretrained
+    from stages.models import language_model
     from stages.models.hardware import pick_device
 
     device = pick_device(options.device)
-    loaded = pretrained.load(options.model_path, dtype=getattr(torch, options.dtype))
-    loaded = pretrained.placed(loaded, device)
+    loaded = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
+    loaded = language_model.move_to(loaded, device)
     for prompt, text in zip(options.prompt, continuations(loaded, options), strict=True):
         print(f"{prompt}{text}\n")
     return 0
@@ -81,10 +81,10 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     from pure import random
     from pure.generation.generate import generate
     from pure.generation.sampling import Sampling
-    from stages.models.chat_template import ends
-    from stages.models.text_prompt import encode
+    from stages.models.chat_template import stop_ids
+    from stages.models.text_prompt import encode_prompt
 
-    stops = ends(pretrained)
+    stops = stop_ids(pretrained)
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -99,7 +99,7 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
     found = generate(
         pretrained.model,
         pretrained.params,
-        [encode(pretrained, prompt, special=special) for prompt in options.prompt],
+        [encode_prompt(pretrained, prompt, special=special) for prompt in options.prompt],
         sampling,
         key=random.key(options.seed),
     )

@@ -94,7 +94,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         data: the corpus, whose tokenizer is part of the run's fingerprint.
     """
     from stages.checkpoint.fingerprint import fingerprint
-    from stages.models import hardware, identity
+    from stages.models import hardware, language_model
     from stages.run import compiler, loop, mfu, pretraining
 
     device = experiment.key.device
@@ -111,7 +111,7 @@ def run_experiment(options: PretrainOptions, experiment: Experiment, data: Corpu
         validate=experiment.validate,
         fingerprint={
             **fingerprint(experiment.stage, experiment.pipe, data.tokenizer),
-            **identity.at(options.model_path),
+            **language_model.describe_model_at(options.model_path),
         },
         writers=_writers(options, experiment),
         observe=partial(pretraining.learning_rate, schedule=experiment.schedule),
@@ -139,11 +139,11 @@ def starting_params(options: PretrainOptions, device: torch.device, *, always: b
 
     from pure import tree
     from stages.checkpoint import directories
-    from stages.models import pretrained
+    from stages.models import language_model
 
     if not options.model_path or (directories.complete(Path(options.output_dir)) and not always):
         return None
-    params = pretrained.load(options.model_path, dtype=torch.float32).params
+    params = language_model.load(options.model_path, dtype=torch.float32).params
     return tree.map(lambda x: x.to(device), params)
 
 
@@ -161,17 +161,17 @@ def save_final(
         options: the flags; special tokens and chat templates of --model_path are kept.
     """
     from stages.checkpoint import checkpoint
-    from stages.models import pretrained
+    from stages.models import language_model
 
     state, step = outcome.state, int(outcome.state.step)
     best = checkpoint.best(folder) if outcome.status == "early" else None
     if best is not None:
         state, step = checkpoint.load(best, state, warn=print)[:2]
     params = state.extra.get("ema", state.params)
-    final = pretrained.Pretrained(experiment.model, params, data.tokenizer)
+    final = language_model.Pretrained(experiment.model, params, data.tokenizer)
     if options.model_path:
-        final = pretrained.with_texts_of(final, pretrained.load(options.model_path))
-    path = pretrained.save(folder / "final_model", final)
+        final = language_model.with_tokenizer_of(final, language_model.load(options.model_path))
+    path = language_model.save(folder / "final_model", final)
     why = (
         f", the best; validation stopped improving, and the run ended at {int(outcome.state.step)}"
         if best

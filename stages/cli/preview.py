@@ -68,13 +68,13 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from data_pipes.preference import preference_pipe
     from data_pipes.prompts import prompt_pipe
     from data_pipes.sft import sft_pipe
-    from stages.models import pretrained
+    from stages.models import language_model
     from stages.models.chat_template import template_of
     from stages.run.data import examples
     from stages.run.options.tuning import SFTOptions
     from stages.run.tuning import told
 
-    base = pretrained.load(options.model_path, dtype=torch.float32)
+    base = language_model.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
     kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
     with tempfile.TemporaryDirectory() as folder:  # notes of bad rows stay out of every run's folder

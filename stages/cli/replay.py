@@ -113,7 +113,7 @@ def _past(folder: Path) -> _Past:
     if name is not None:
         return _tuned(folder, name)
     from stages.cli.pretrain import starting_params
-    from stages.models import identity
+    from stages.models import language_model
     from stages.run import pretraining
     from stages.run.data import corpus
 
@@ -121,7 +121,10 @@ def _past(folder: Path) -> _Past:
     data = corpus.reopen(folder)
     made = pretraining.build(options, data)
     params = partial(starting_params, options, made.key.device, always=True)
-    known = {**fingerprint(made.stage, made.pipe, data.tokenizer), **identity.at(options.model_path)}
+    known = {
+        **fingerprint(made.stage, made.pipe, data.tokenizer),
+        **language_model.describe_model_at(options.model_path),
+    }
     return _Past(made.stage, made.pipe, made.key, params, True, known, options.compile)
 
 

@@ -94,7 +94,7 @@ def save_final(folder: Path, outcome: Outcome, built: Tuning, options: TuningOpt
     """Writes final_model: of a run that stopped early the best weights, else the last; averaged where there
     are any."""
     from stages.checkpoint import checkpoint
-    from stages.models import pretrained, reward_model
+    from stages.models import language_model, reward_model
     from stages.online import policy_of
     from stages.run import adapter
 
@@ -107,11 +107,10 @@ def save_final(folder: Path, outcome: Outcome, built: Tuning, options: TuningOpt
     if isinstance(options, RewardOptions):
         path = reward_model.save(folder / "final_model", adapter.without(built.adapter, final))
     elif built.adapter is not None:
-        path = adapter.save(
-            folder / "final_model", built.adapter, params, built.base.tokenizer, pretrained.beside(final)
-        )
+        texts = language_model.tokenizer_files(final)
+        path = adapter.save(folder / "final_model", built.adapter, params, built.base.tokenizer, texts)
     else:
-        path = pretrained.save(folder / "final_model", final)
+        path = language_model.save(folder / "final_model", final)
     print(f"final model: {path} (step {step})")
 
 

@@ -30,10 +30,10 @@ from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, prog
 from stages.evaluate.completion import Decoding
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
 from stages.evaluate.task import Task
-from stages.models import hardware, pretrained
-from stages.models.chat_template import ends, template_of
-from stages.models.pretrained import Pretrained
-from stages.models.text_prompt import first
+from stages.models import hardware, language_model
+from stages.models.chat_template import stop_ids, template_of
+from stages.models.language_model import Pretrained
+from stages.models.text_prompt import prefix_token
 from stages.run.data.documents import on_bad_row
 from stages.run.options.ranges import check_ranges
 
@@ -74,8 +74,8 @@ def load(options: EvaluateOptions) -> Pretrained:
     """
     check_ranges(options)
     device = hardware.pick_device(options.device)
-    loaded = pretrained.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
-    return pretrained.placed(loaded, device)
+    loaded = language_model.load(options.model_path, dtype=hardware.pick_dtype(options.dtype, device))
+    return language_model.move_to(loaded, device)
 
 
 def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
@@ -177,7 +177,7 @@ def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrain
         _first(found, options),
         max_length=options.max_length,
         stride=options.stride,
-        prefix=first(loaded) if options.prefix is None else options.prefix,
+        prefix=prefix_token(loaded) if options.prefix is None else options.prefix,
         tokens=options.batch_tokens,
         name=name,
     )
@@ -195,7 +195,7 @@ def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained)
         shots=options.shots,
         style=options.style or STYLE_OF[name],
         tokens=options.batch_tokens,
-        prefix=first(loaded),
+        prefix=prefix_token(loaded),
         name=name,
     )
 
@@ -205,7 +205,7 @@ def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained
     rows = _rows(str(humaneval.installed()) if path == "embedded" else path, options)
     kind: Any = {"humaneval": humaneval, "mbpp": mbpp}[name]
     found = _first(kind.problems(rows, on_bad=_on_bad(options)), options)
-    way, stops, stop_tokens = None, kind.STOPS, ends(loaded)
+    way, stops, stop_tokens = None, kind.STOPS, stop_ids(loaded)
     if _chats(name, path, options):
         template = template_of(options.chat_template, loaded, options.template_kwargs)
         encode, form, stop_tokens = chat_encoder(loaded, template=template)
@@ -236,7 +236,7 @@ def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrai
     if name == "gsm8k" and options.shots and not chat:
         shown = _examples(options)
     encode: Callable | None = None
-    form, stop_tokens = "plain", ends(loaded)
+    form, stop_tokens = "plain", stop_ids(loaded)
     if chat:
         template = template_of(options.chat_template, loaded, options.template_kwargs)
         encode, form, stop_tokens = chat_encoder(loaded, template=template)
@@ -281,7 +281,7 @@ def chat_encoder(
     chosen = template or template_of(None, loaded)
     encode = partial(_chat_ids, template=chosen, tokenizer=loaded.tokenizer)
     text = chosen.source + (f"\n{chosen.variables!r}" if chosen.variables else "")
-    return encode, text, ends(loaded, chosen)
+    return encode, text, stop_ids(loaded, chosen)
 
 
 def _chat_ids(question: str, *, template: Any, tokenizer: Any) -> list[int]:

@@ -24,9 +24,9 @@ from stages.evaluate.completion import Decoding, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
 from stages.evaluate.perplexity import windows
 from stages.evaluate.request import encode_pairs, encode_text
-from stages.models.chat_template import ends, template_of
-from stages.models.pretrained import Pretrained
-from stages.models.text_prompt import first
+from stages.models.chat_template import stop_ids, template_of
+from stages.models.language_model import Pretrained
+from stages.models.text_prompt import prefix_token
 
 NEW_TOKENS = 256
 """Tokens of a completion where a task does not say."""
@@ -76,14 +76,14 @@ def harness(
 
     model, params, tokenizer = loaded[:3]
     most = max_length or model.config.max_position_embeddings
-    found = first(loaded)
+    found = prefix_token(loaded)
     if found is None:
         raise ValueError(
             "harness: the model has neither a bos nor an eos token, which lm-eval begins documents with"
         )
     prefix: int = found
     written = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
-    stops = ends(loaded, written() if chat_template else None)
+    stops = stop_ids(loaded, written() if chat_template else None)
     encode = partial(encode_text, tokenizer, prefix=prefix, special="all")
 
     class Ours(LM):
@@ -164,7 +164,7 @@ def _loaded(
     **others: Any,
 ) -> Any:
     """The model of `harness` from lm-eval's arguments; one that is not understood is refused."""
-    from stages.models import hardware, pretrained
+    from stages.models import hardware, language_model
 
     if unknown := sorted(others.keys() - PASSED):
         raise ValueError(
@@ -172,7 +172,7 @@ def _loaded(
             "chat_template, enable_thinking"
         )
     place = hardware.pick_device(device or "auto")
-    loaded = pretrained.placed(pretrained.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
+    loaded = language_model.move_to(language_model.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
     variables = None if enable_thinking is None else json.dumps({"enable_thinking": bool(enable_thinking)})
     return harness(
         loaded,

@@ -33,7 +33,7 @@ def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special:
     Args:
         tokenizer: of the model.
         text: any.
-        prefix: id of that token (`stages.models.text_prompt.first`), or None.
+        prefix: id of that token (`stages.models.text_prompt.prefix_token`), or None.
         special: as in the tokenizer's encode.
 
     Returns:

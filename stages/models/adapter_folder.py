@@ -7,32 +7,26 @@ stored, and a digest, so that adapters are never put upon another base unnoticed
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from data_pipes import files
-from data_pipes.digest import hash_blocks
 from pure import tree
 from pure.adapt.attach import whole
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.interop import hf, peft_apply, peft_config, peft_weights
 from pure.nn.transformer import transformer
-from pure.serial.writer import memory
 from pure.types import Tree
 from stages.models import folder as model_folder
 from stages.models import hub
 from stages.models.hardware import DTYPES
+from stages.models.identity import is_digest_of
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 PICKLE = "adapter_model.bin"
-SAMPLE = 64
-"""Numbers of each weight that the digest of earlier versions looks at."""
-BLOCK = 1 << 22
-"""Numbers that are hashed at once."""
 
 
 class Base(NamedTuple):
@@ -68,7 +62,7 @@ def base_path(folder: Path) -> str:
             f"{folder / CONFIG}: base_model_name_or_path is missing; write the base's path or name there"
         )
     if Path(path).exists():
-        if model_folder.final(path).resolve() == folder.resolve():
+        if model_folder.find_final_model(path).resolve() == folder.resolve():
             raise ValueError(
                 f"{folder / CONFIG}: base_model_name_or_path is this folder; write the base's path there"
             )
@@ -85,13 +79,13 @@ def base_path(folder: Path) -> str:
     return path
 
 
-def found(path: str | Path) -> Path | None:
+def find_adapters(path: str | Path) -> Path | None:
     """Returns the folder, or its final_model, if it holds adapters."""
-    folder = model_folder.final(path)
+    folder = model_folder.find_final_model(path)
     return folder if (folder / CONFIG).is_file() else None
 
 
-def chain(folder: Path) -> tuple[str, list[Path]]:
+def follow_bases(folder: Path) -> tuple[str, list[Path]]:
     """Follows the bases of adapters down to a whole model.
 
     Args:
@@ -108,7 +102,7 @@ def chain(folder: Path) -> tuple[str, list[Path]]:
     folders = [folder]
     while True:
         path = base_path(folders[0])
-        below = found(path)
+        below = find_adapters(path)
         if below is None:
             return path, folders
         if below.resolve() in {x.resolve() for x in folders}:
@@ -121,7 +115,7 @@ def chain(folder: Path) -> tuple[str, list[Path]]:
         folders.insert(0, below)
 
 
-def of(folder: Path) -> Base:
+def read_base(folder: Path) -> Base:
     """Reads base.json.
 
     Raises:
@@ -145,7 +139,7 @@ def of(folder: Path) -> Base:
     return Base(fields.get("path", ""), fields.get("digest", ""), fields.get("quantized", False), dtype)
 
 
-def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
+def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
     """Reads the adapters of a folder.
 
     Args:
@@ -160,7 +154,7 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
         FileNotFoundError: if a file is missing.
     """
-    fields, known = files.read_json(folder / CONFIG), of(folder)
+    fields, known = files.read_json(folder / CONFIG), read_base(folder)
     if not (folder / WEIGHTS).is_file() and (folder / PICKLE).is_file():
         raise ValueError(
             f"{folder / PICKLE}: pickled weights are not read, as they can run any code; load them with PEFT, and save "
@@ -170,7 +164,7 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         raise FileNotFoundError(
             f"{folder / WEIGHTS} is missing; a folder with {CONFIG} has the adapters beside it"
         )
-    if not _same(known.digest, base):
+    if known.digest and not is_digest_of(known.digest, base):
         raise ValueError(
             f"{folder}: the adapters were trained on {known.path}, and {path} has other weights now; put the "
             "base back that they belong to"
@@ -179,14 +173,14 @@ def read(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         parsed = peft_config.parse(fields)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
-    found = model_folder.weights(folder, name=WEIGHTS)
+    found = model_folder.read_weights(folder, name=WEIGHTS)
     try:
         return peft_weights.read(parsed, found, hf.to_weights(base))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
 
-def merged(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[ModelConfig, Tree]:
+def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[ModelConfig, Tree]:
     """Merges the adapters of a folder into their base: the quantised one, if they were trained on that.
 
     Args:
@@ -200,9 +194,9 @@ def merged(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[Mo
         another size, and params of the base's dtype.
 
     Raises:
-        ValueError, FileNotFoundError: as `read`.
+        ValueError, FileNotFoundError: as `read_adapters`.
     """
-    adapters, known = read(folder, base, path), of(folder)
+    adapters, known = read_adapters(folder, base, path), read_base(folder)
     dtype = tree.leaves(base)[0].dtype
     if known.quantized:
         base = tree.cast(whole(quantize_layers(tree.cast(base, known.dtype))), torch.float32)
@@ -211,44 +205,3 @@ def merged(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[Mo
     changed = dataclasses.replace(config, tie_word_embeddings=tied, vocab_size=rows)
     params = hf.from_weights(transformer(changed).spec, weights)
     return changed, tree.cast(params, dtype) if known.quantized else params
-
-
-def digest(params: Tree) -> str:
-    """Tells params apart by every number of every weight, in whatever dtype they are held.
-
-    Args:
-        params: of a model.
-
-    Returns:
-        "float32:" and a sha256 over the paths, the shapes and the numbers' bits in float32; weights are read
-        by several threads at once.
-    """
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        parts = list(pool.map(_hashed, tree.leaves(params)))
-    leaves = zip(tree.paths(params), tree.leaves(params), parts, strict=True)
-    digest = hash_blocks(f"{path} {tuple(x.shape)} {part}".encode() for path, x, part in leaves)
-    return f"float32:{digest}"
-
-
-def _hashed(x: torch.Tensor) -> str:
-    """A sha256 of the numbers' bits in float32, made block by block."""
-    return hash_blocks(memory(block.float().cpu()) for block in x.detach().flatten().split(BLOCK))
-
-
-def _same(known: str, base: Tree) -> bool:
-    """Compares a base with the digest in base.json: of this form, or of the one that earlier versions
-    wrote."""
-    return known == "" or known == (digest(base) if ":" in known else _sampled(base))
-
-
-def _sampled(params: Tree) -> str:
-    """The digest that earlier versions wrote: of the shape, and of a few numbers, of every weight."""
-    leaves = zip(tree.paths(params), tree.leaves(params), strict=True)
-    return hash_blocks(f"{path} {tuple(x.shape)} {_few_numbers(x)}".encode() for path, x in leaves)
-
-
-def _few_numbers(x: torch.Tensor) -> list[float]:
-    """Up to 65 numbers of a weight at even spacing, in bfloat16 and rounded to five decimals."""
-    flat = x.detach().flatten()
-    few = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].float().cpu()
-    return [round(float(v), 5) for v in few.to(torch.bfloat16)]

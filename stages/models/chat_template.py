@@ -2,7 +2,7 @@
 
 An answer ends with any of: the ids of `eos_token_id` in config.json and in generation_config.json, the
 tokenizer's eos_token, and the token with which the template ends a turn of the assistant. Whatever generates
-asks `ends`.
+asks `stop_ids`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data_pipes.chat.messages import Message
 from data_pipes.chat.presets import NAMED
 from data_pipes.tokenizer.spec import special_tokens as control_tokens
 from stages.models import special_tokens
-from stages.models.pretrained import Pretrained, has_chatml, named_tokens
+from stages.models.language_model import Pretrained, has_chatml, named_tokens
 from stages.models.template_kwargs import check_variables, template_variables
 
 ANSWER = "qwxz"
@@ -50,7 +50,7 @@ def template_of(path: str | None, base: Pretrained, template_kwargs: str | None 
     )
     check_variables(variables, found.program.names)
     try:
-        if not ends(base, found):
+        if not stop_ids(base, found):
             raise ValueError(
                 "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>, or the "
                 "model must have an eos_token; name one in tokenizer_config.json, or give a --chat_template that uses "
@@ -110,7 +110,7 @@ def _next_turn(template: ChatTemplate, chat: list[Message], text: str) -> str:
     return more[len(text) :] if more.startswith(text) else ""
 
 
-def ends(base: Pretrained, template: ChatTemplate | None = None) -> tuple[int, ...]:
+def stop_ids(base: Pretrained, template: ChatTemplate | None = None) -> tuple[int, ...]:
     """Returns every id that ends an answer.
 
     Args:
@@ -133,7 +133,7 @@ def ends(base: Pretrained, template: ChatTemplate | None = None) -> tuple[int, .
     return tuple(dict.fromkeys(i for i in known if i is not None))
 
 
-def trained_with(base: Pretrained, template: ChatTemplate) -> Pretrained:
+def with_template(base: Pretrained, template: ChatTemplate) -> Pretrained:
     """Returns the model as one that was trained with a template: the template, and the token that ends its
     turns, are saved with it."""
     turn = turn_end(template, base)

@@ -25,17 +25,17 @@ LONGEST = 500
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def final(path: str | Path) -> Path:
+def find_final_model(path: str | Path) -> Path:
     """Returns the folder itself, or its final_model if it is a run's."""
     folder = Path(path)
     return folder / "final_model" if (folder / "final_model").is_dir() else folder
 
 
-def clear(path: str | Path, error: Exception) -> ValueError:
+def one_line_error(path: str | Path, error: Exception) -> ValueError:
     """Makes an error of a file's content one line of moderate length that names the file.
 
     Example:
-        >>> clear("a/config.json", ValueError("fields not understood: x   y"))
+        >>> one_line_error("a/config.json", ValueError("fields not understood: x   y"))
         ValueError('a/config.json: fields not understood: x y')
     """
     text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
@@ -91,7 +91,7 @@ def write(
     return folder
 
 
-def weights(
+def read_weights(
     folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGHTS
 ) -> dict[str, torch.Tensor]:
     """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
@@ -111,14 +111,14 @@ def weights(
         FileNotFoundError: if the index names a file that is not there.
         ValueError: if a file is damaged, does not fit its index, or holds what is no floating-point weight.
     """
-    files = shards.places(folder, name)
+    files = shards.locate_tensors(folder, name)
     known = {tensor for tensors in files.values() for tensor in tensors or ()}
     found: dict[str, torch.Tensor] = {}
     places: dict[str, Path] = {}
     for path, tensors in files.items():
         try:
             with safe_open(str(path), framework="pt") as file:
-                names = shards.wanted(path, tensors, list(file.keys()), known)
+                names = shards.select_tensors(path, tensors, list(file.keys()), known)
                 weights = {tensor: _floating(path, tensor, file.get_tensor(tensor)) for tensor in names}
         except SafetensorError as error:
             raise ValueError(

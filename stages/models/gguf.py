@@ -22,7 +22,7 @@ from pure.interop import gguf as names
 from pure.interop import hf
 from pure.interop.gguf_header import MAGIC, Entry, parse
 from pure.nn.transformer import transformer
-from stages.models.folder import clear
+from stages.models.folder import one_line_error
 
 
 class _File(NamedTuple):
@@ -73,7 +73,7 @@ def read(
         # 3. Weights.
         return config, dict(_weights(file, config, dtype)), tokenizer, _fields(file)
     except (ValueError, TypeError) as error:
-        raise clear(path, error) from None
+        raise one_line_error(path, error) from None
 
 
 def read_config(path: str | Path) -> ModelConfig:
@@ -87,7 +87,7 @@ def read_config(path: str | Path) -> ModelConfig:
     try:
         return _config(file)
     except (ValueError, TypeError) as error:
-        raise clear(path, error) from None
+        raise one_line_error(path, error) from None
 
 
 def _open(path: Path) -> _File:
@@ -98,7 +98,7 @@ def _open(path: Path) -> _File:
     try:
         fields, entries = parse(data.data)
     except ValueError as error:
-        raise clear(path, ValueError(f"{error}; copy it again from its source")) from None
+        raise one_line_error(path, ValueError(f"{error}; copy it again from its source")) from None
     return _File(data, fields, {entry.name: entry for entry in entries})
 
 

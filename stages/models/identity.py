@@ -1,33 +1,76 @@
-"""What the model of --model_path is, however its path is typed: an entry of the run's fingerprint."""
+"""Digests of a model's weights, which tell one model from another however its path is typed."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from data_pipes.digest import hash_blocks
+from pure import tree
+from pure.serial.writer import memory
 from pure.types import Tree
-from stages.models import pretrained
-from stages.models.adapter_folder import digest
 
 NAME = "the model of --model_path"
+"""Entry of a run's fingerprint."""
+
+SAMPLE = 64
+"""Numbers of each weight in the digest of earlier versions."""
+
+BLOCK = 1 << 22
+"""Numbers that are hashed at once."""
 
 
-def of(params: Tree) -> dict[str, str]:
-    """Describes a model that a run begins with.
+def describe_model(params: Tree) -> dict[str, str]:
+    """Describes the model that a run starts from, for the run's fingerprint.
 
     The path of a run's folder, of its final_model, a relative path and a link are all the same model; a
     folder whose weights were replaced is another one.
 
     Args:
-        params: whole, before adapters are put on them, in whatever dtype.
+        params: of the whole model, before adapters are attached, in whatever dtype.
 
     Returns:
         {NAME: digest of every number of every weight}.
     """
-    return {NAME: f"weights, sha256:{digest(params)}"}
+    return {NAME: f"weights, sha256:{hash_weights(params)}"}
 
 
-def at(path: str | None) -> dict[str, str]:
-    """Describes the model at a path; nothing if there is none.
+def hash_weights(params: Tree) -> str:
+    """Hashes every number of every weight; equal numbers in another dtype have the same digest.
 
-    Raises:
-        FileNotFoundError, ValueError: if it cannot be read.
+    Args:
+        params: of a model.
+
+    Returns:
+        "float32:" and a sha256 over the paths, the shapes and the numbers' bits in float32; weights are read
+        by several threads at once.
     """
-    return of(pretrained.load(path).params) if path else {}
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        parts = list(pool.map(_hash_weight, tree.leaves(params)))
+    leaves = zip(tree.paths(params), tree.leaves(params), parts, strict=True)
+    digest = hash_blocks(f"{path} {tuple(x.shape)} {part}".encode() for path, x, part in leaves)
+    return f"float32:{digest}"
+
+
+def _hash_weight(x: torch.Tensor) -> str:
+    """sha256 of a weight's numbers in float32, converted block by block."""
+    return hash_blocks(memory(block.float().cpu()) for block in x.detach().flatten().split(BLOCK))
+
+
+def is_digest_of(digest: str, params: Tree) -> bool:
+    """Tells whether a digest in base.json is that of a model, in today's form or that of earlier versions."""
+    return digest == (hash_weights(params) if ":" in digest else _hash_sample(params))
+
+
+def _hash_sample(params: Tree) -> str:
+    """The digest of earlier versions: sha256 of the shape and a few numbers of every weight."""
+    leaves = zip(tree.paths(params), tree.leaves(params), strict=True)
+    return hash_blocks(f"{path} {tuple(x.shape)} {_few_numbers(x)}".encode() for path, x in leaves)
+
+
+def _few_numbers(x: torch.Tensor) -> list[float]:
+    """Up to 65 numbers of a weight at even spacing, in bfloat16 and rounded to five decimals."""
+    flat = x.detach().flatten()
+    few = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].float().cpu()
+    return [round(float(v), 5) for v in few.to(torch.bfloat16)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pure.interop.peft_weights import Adapters
 from pure.types import Tree
-from stages.models import adapter_folder, pretrained
+from stages.models import adapter_folder, language_model
 
 
 class InitialAdapters(NamedTuple):
@@ -31,19 +31,19 @@ def read(path: str) -> InitialAdapters | None:
     """Reads the adapters at a path; None for a whole model.
 
     Raises:
-        ValueError: if they stand over adapters that are not joined with them, or as `pretrained.load`.
-        FileNotFoundError: as `pretrained.load`.
+        ValueError: if they stand over adapters that are not joined with them, or as `language_model.load`.
+        FileNotFoundError: as `language_model.load`.
     """
-    folder = adapter_folder.found(path)
+    folder = adapter_folder.find_adapters(path)
     if folder is None:
         return None
-    root, folders = adapter_folder.chain(folder)
+    root, folders = adapter_folder.follow_bases(folder)
     if len(folders) > 1:
         raise ValueError(
             f"{folder}: adapters over adapters that are not joined yet; run intro2llm merge --model_path {path} "
             "--output_dir MERGED, and take --model_path MERGED"
         )
-    below = pretrained.load(root).params
+    below = language_model.load(root).params
     return InitialAdapters(
-        path, root, below, adapter_folder.read(folder, below, root), adapter_folder.of(folder)
+        path, root, below, adapter_folder.read_adapters(folder, below, root), adapter_folder.read_base(folder)
     )

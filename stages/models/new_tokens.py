@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from data_pipes.tokenizer.added_tokens_decoder import as_special
 from data_pipes.tokenizer.spec import vocabulary_size
 from pure.nn.transformer import transformer
-from stages.models.pretrained import Pretrained
+from stages.models.language_model import Pretrained
 from stages.models.special_tokens import id_of, with_tokens
 
 TABLES = ("embedding", "head")
 """Leaves with a row for each id; a tied model has the first only."""
 
 
-def add_tokens(pretrained: Pretrained, tokens: Sequence[str], *, multiple: int = 1) -> Pretrained:
+def add_tokens(
+    pretrained: Pretrained,
+    tokens: Sequence[str],
+    *,
+    multiple: int = 1,
+    say: Callable[[str], object] | None = None,
+) -> Pretrained:
     """Adds control tokens to a model.
 
     A token that the vocabulary has keeps its id and its row, and becomes special. Another one gets the next
@@ -37,6 +42,7 @@ def add_tokens(pretrained: Pretrained, tokens: Sequence[str], *, multiple: int =
         pretrained: the model; its params stay as they are.
         tokens: texts such as "<|im_start|>"; not empty, each once.
         multiple: the embedding is padded to a multiple of this many rows, >= 1, with rows of the mean.
+        say: is given one line with the ids and the number of rows; None reports nothing.
 
     Returns:
         Pretrained. Rows that padded the embedding before are used first, so that the model grows only where
@@ -70,58 +76,45 @@ def add_tokens(pretrained: Pretrained, tokens: Sequence[str], *, multiple: int =
     size, rows = vocabulary_size(tokenizer), pretrained.model.config.vocab_size
     wanted = max(rows, -(-size // multiple) * multiple, -(-rows // multiple) * multiple)
     params = {
-        name: _extended(leaf, known, size, wanted) if name in TABLES else leaf
+        name: _extend_table(leaf, known, size, wanted) if name in TABLES else leaf
         for name, leaf in pretrained.params.items()
     }
     config = dataclasses.replace(pretrained.model.config, vocab_size=wanted)
-    return pretrained._replace(model=transformer(config), params=params, tokenizer=tokenizer)
+    extended = pretrained._replace(model=transformer(config), params=params, tokenizer=tokenizer)
+    if say is not None:
+        say(_report(pretrained, extended, tokens))
+    return extended
 
 
-def added(options: Any, pretrained: Pretrained, say: Callable[[str], object]) -> Pretrained:
-    """Adds the tokens of --add_tokens, and says so.
+def check_flags(tokens: Sequence[str], multiple: int, *, adapters: bool = False) -> None:
+    """Refuses flags that cannot work with --add_tokens.
 
     Args:
-        options: flags with `add_tokens` and `vocabulary_multiple`.
-        pretrained: the model.
-        say: is given one line.
-
-    Returns:
-        The model with them; the same one without the flag.
-    """
-    if not options.add_tokens:
-        return pretrained
-    more = add_tokens(pretrained, options.add_tokens, multiple=options.vocabulary_multiple)
-    say(told(pretrained, more, options.add_tokens))
-    return more
-
-
-def refuse(options: Any) -> None:
-    """Refuses flags that cannot work with --add_tokens.
+        tokens: of --add_tokens.
+        multiple: of --vocabulary_multiple.
+        adapters: the run trains adapters (--lora or --qlora).
 
     Raises:
         ValueError: with adapters, which leave the embedding as it is; or for a multiple without tokens.
     """
-    flags = vars(options)
-    if options.add_tokens and (flags.get("lora") or flags.get("qlora")):
+    if tokens and adapters:
         raise ValueError(
-            "--add_tokens with adapters: the rows of new tokens would never be trained; train the whole model (leave "
-            "--lora and --qlora out), then put adapters on the result"
+            "--add_tokens with adapters: the rows of new tokens would never be trained; train the whole model "
+            "(leave --lora and --qlora out), then train adapters on the result"
         )
-    if options.vocabulary_multiple < 1 or (options.vocabulary_multiple > 1 and not options.add_tokens):
-        raise ValueError(
-            f"--vocabulary_multiple {options.vocabulary_multiple}: expected at least 1, and tokens (--add_tokens)"
-        )
+    if multiple < 1 or (multiple > 1 and not tokens):
+        raise ValueError(f"--vocabulary_multiple {multiple}: expected at least 1, and tokens (--add_tokens)")
 
 
-def told(before: Pretrained, after: Pretrained, tokens: Sequence[str]) -> str:
-    """Says which ids the tokens have, and how many rows there are now."""
+def _report(before: Pretrained, after: Pretrained, tokens: Sequence[str]) -> str:
+    """A line with the tokens' ids and the number of rows before and after."""
     ids = ", ".join(f"{token} = {id_of(after.tokenizer, token)}" for token in tokens)
     rows, now = before.model.config.vocab_size, after.model.config.vocab_size
     grown = f"{rows:,} rows as before" if rows == now else f"{rows:,} rows became {now:,}"
     return f"new tokens: {ids}; {grown}, those of new ids begin at the mean of the others"
 
 
-def _extended(table: torch.Tensor, known: int, size: int, rows: int) -> torch.Tensor:
+def _extend_table(table: torch.Tensor, known: int, size: int, rows: int) -> torch.Tensor:
     """[V, D] -> [rows, D]: rows of new ids, and those that are added, at the mean of the `known` first
     ones."""
     mean = table[:known].float().mean(0).to(table.dtype)

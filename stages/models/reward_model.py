@@ -17,8 +17,8 @@ from pure.interop import hf
 from pure.nn.scalar import scalar_model, without_head
 from pure.nn.transformer import transformer
 from stages.models import folder as model_folder
-from stages.models import pretrained, tokenizer_folder
-from stages.models.pretrained import CONFIG, Pretrained
+from stages.models import language_model, tokenizer_folder
+from stages.models.language_model import CONFIG, Pretrained
 
 SCORE = "score.weight"
 
@@ -36,7 +36,7 @@ def save(folder: str | Path, scored: Pretrained) -> Path:
     Raises:
         OSError: if the disk refuses; an older folder stays.
     """
-    files = pretrained.texts(scored)
+    files = language_model.small_files(scored)
     fields = json.loads(files[CONFIG])
     names = [
         name.replace("ForCausalLM", "ForSequenceClassification") for name in fields.get("architectures", [])
@@ -61,8 +61,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing.
         ValueError: if it is no reward model, or the weights do not fit.
     """
-    config = pretrained.read_config(path)
-    folder, weights = pretrained.weights_of(path)
+    config = language_model.read_config(path)
+    folder, weights = language_model.read_weights(path)
     if SCORE not in weights:
         raise ValueError(
             f"{folder}: a language model, expected a reward model, which has {SCORE}; make one by intro2llm reward"
@@ -70,7 +70,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     try:
         hf.check_sizes(config, weights)
     except ValueError as error:
-        raise model_folder.clear(folder, error) from None
+        raise model_folder.one_line_error(folder, error) from None
     model = transformer(config)
     spec = scalar_model(model).spec
     score = weights.pop(SCORE)
@@ -82,7 +82,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     try:
         params = {"model": hf.from_weights(without_head(model.spec), weights), "score": score}
     except ValueError as error:
-        raise model_folder.clear(folder, error) from None
+        raise model_folder.one_line_error(folder, error) from None
     params = tree.cast(params, dtype) if dtype else params
     tokenizer, special, templates = tokenizer_folder.read(folder, config)
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipes import files
 
 
-def places(folder: Path, name: str) -> dict[Path, list[str] | None]:
+def locate_tensors(folder: Path, name: str) -> dict[Path, list[str] | None]:
     """Finds the files of a model's weights.
 
     Args:
@@ -44,7 +44,7 @@ def places(folder: Path, name: str) -> dict[Path, list[str] | None]:
     return {folder / file: tensors for file, tensors in found.items()}
 
 
-def wanted(path: Path, tensors: list[str] | None, there: list[str], known: set[str]) -> list[str]:
+def select_tensors(path: Path, tensors: list[str] | None, there: list[str], known: set[str]) -> list[str]:
     """Chooses the tensors of one file.
 
     A copy of a tensor that the index gives to another file is left where it is.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from stages.models import special_tokens
-from stages.models.pretrained import Pretrained, named_tokens
+from stages.models.language_model import Pretrained, named_tokens
 
 
-def encode(base: Pretrained, text: str, *, special: str = "none") -> list[int]:
+def encode_prompt(base: Pretrained, text: str, *, special: str = "none") -> list[int]:
     """Encodes a text to be continued, as transformers' `tokenizer(text)` does.
 
     Args:
@@ -24,7 +24,7 @@ def encode(base: Pretrained, text: str, *, special: str = "none") -> list[int]:
     return [*(() if begun else before), *ids, *after]
 
 
-def first(base: Pretrained) -> int | None:
+def prefix_token(base: Pretrained) -> int | None:
     """Returns the id from which the first token of a document is predicted.
 
     As in lm-evaluation-harness it is the tokenizer's bos_token, or else its eos_token; where no file names

@@ -25,8 +25,9 @@ from pure.nn.linear import LoRA
 from pure.nn.nf4 import nf4_bytes
 from pure.types import Model, Tree
 from stages.models import folder as model_folder
-from stages.models.adapter_folder import BASE, CONFIG, WEIGHTS, digest
+from stages.models.adapter_folder import BASE, CONFIG, WEIGHTS
 from stages.models.gguf import is_gguf
+from stages.models.identity import hash_weights
 from stages.models.initial_adapters import InitialAdapters
 from stages.run.options.tuning import TuningOptions
 
@@ -117,7 +118,7 @@ def build(
         _whole_path(options.model_path),
         dtype,
         options.qlora,
-        digest(params),
+        hash_weights(params),
     )
 
 
@@ -137,7 +138,7 @@ def _above(
             f"adapters over adapters are saved as one, and {which} cannot be joined with others; run intro2llm merge "
             f"--model_path {earlier.path} --output_dir MERGED, and take --model_path MERGED"
         )
-    known = digest(earlier.params)
+    known = hash_weights(earlier.params)
     root = _whole_path(earlier.root)
     if not options.qlora:
         base, stored = tree.cast(params, dtype), earlier.base.dtype if earlier.base.quantized else dtype
@@ -236,7 +237,7 @@ def save(
 
 def _whole_path(path: str) -> str:
     """The base's folder as others can load it: whole, and the final_model of a run; a hub's name stays."""
-    folder = model_folder.final(path)
+    folder = model_folder.find_final_model(path)
     return str(folder.resolve()) if folder.exists() else path
 
 

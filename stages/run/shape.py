@@ -10,7 +10,7 @@ from data_pipes import files
 from data_pipes import tokenizer as tokenizers
 from pure.config import PRESETS, ModelConfig, from_dict, preset, to_dict
 from pure.interop import hf
-from stages.models import pretrained
+from stages.models import language_model
 from stages.run.data.corpus import end_of
 
 DEFAULT = "tiny_config"
@@ -35,7 +35,7 @@ def read(config: str | None, model_path: str | None) -> ModelConfig:
     """
     if model_path is None:
         return named(config or DEFAULT)
-    theirs = pretrained.read_config(model_path)
+    theirs = language_model.read_config(model_path)
     if config is None:
         return theirs
     ours, own = to_dict(named(config)), to_dict(theirs)

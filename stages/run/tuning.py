@@ -27,10 +27,10 @@ from pure.nn.scalar import scalar_model
 from pure.types import GradientTransformation, Schedule, Tree
 from stages.dpo import FREE, dpo
 from stages.grpo import grpo
-from stages.models import hardware, identity, initial_adapters, pretrained
-from stages.models.chat_template import ends, template_of, trained_with
-from stages.models.new_tokens import added as with_new_tokens
-from stages.models.pretrained import Pretrained
+from stages.models import hardware, identity, initial_adapters, language_model
+from stages.models.chat_template import stop_ids, template_of, with_template
+from stages.models.language_model import Pretrained
+from stages.models.new_tokens import add_tokens
 from stages.ppo import ppo
 from stages.reward import reward
 from stages.run import adapter, dropout, pretraining, validation
@@ -97,15 +97,16 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
     """
     checks.check(options)
     device = hardware.pick_device(options.device)
-    base = pretrained.load(options.model_path, dtype=torch.float32)
-    base = pretrained.placed(base, device)
-    base = with_new_tokens(options, base, say)
+    base = language_model.load(options.model_path, dtype=torch.float32)
+    base = language_model.move_to(base, device)
+    if options.add_tokens:
+        base = add_tokens(base, options.add_tokens, multiple=options.vocabulary_multiple, say=say)
     template = template_of(options.chat_template, base, options.template_kwargs)
     if options.chat_template and base.other_templates:
         say(
             f"--chat_template replaces the model's own templates ({', '.join(x for x, _ in base.other_templates)} too)"
         )
-    base = trained_with(base, template)
+    base = with_template(base, template)
     make = {
         flags.SFTOptions: _sft,
         flags.RewardOptions: _reward,
@@ -113,7 +114,7 @@ def build(options: flags.TuningOptions, say: Callable[[str], None] = print) -> T
         flags.GRPOOptions: _online,
         flags.PPOOptions: _online,
     }[type(options)]
-    key, made_from = random.key(options.seed, device=device), identity.of(base.params)
+    key, made_from = random.key(options.seed, device=device), identity.describe_model(base.params)
     joins = adapter.asked(options) is not None and not isinstance(options, flags.RewardOptions)
     before = initial_adapters.read(options.model_path) if joins else None
     adapted = adapter.build(options, base.model, base.params, _dtype(options), before)
@@ -216,7 +217,7 @@ def _online(
         top_k=options.top_k,
         top_p=options.top_p,
         vocabulary=vocabulary_size(base.tokenizer),
-        stop_tokens=ends(base, template),
+        stop_tokens=stop_ids(base, template),
     )
     compiled = stepper(base.model) if options.compile else False
     made = _rung(options)(

@@ -115,9 +115,9 @@ def _peft(
 
 
 def _ours(folder: Path) -> torch.Tensor:
-    from stages.models import pretrained
+    from stages.models import language_model
 
-    found = pretrained.load(folder / "adapter")
+    found = language_model.load(folder / "adapter")
     return found.model.forward(found.params, TOKENS)
 
 

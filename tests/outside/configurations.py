@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.position import attention_factor, rope_frequencies
-from stages.models import pretrained
+from stages.models import language_model
 from tests.outside import models, published
 from tests.outside.form import Form
 
@@ -107,7 +107,7 @@ def _damaged(
         (folder / "config.json").write_bytes((text or json.dumps(fields)).encode("utf-8", "surrogatepass"))
 
     return Form(
-        "configuration", name, "published", write, pretrained.load, refused=rf"config\.json.*({told})"
+        "configuration", name, "published", write, language_model.load, refused=rf"config\.json.*({told})"
     )
 
 
@@ -222,5 +222,5 @@ def _beyond(folder: Path) -> None:
 
 
 FORMS = (*PUBLISHED, *READ, *REFUSED,
-         Form("configuration", "more layers than the weights", "published", _beyond, pretrained.load,
+         Form("configuration", "more layers than the weights", "published", _beyond, language_model.load,
               refused="num_hidden_layers is 9000, but the weights have 2 layers"))  # fmt: skip

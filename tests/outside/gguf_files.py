@@ -16,7 +16,7 @@ from pure import random, tree
 from pure.config import ModelConfig, from_dict
 from pure.interop import hf
 from pure.nn.transformer import transformer
-from stages.models import pretrained
+from stages.models import language_model
 from tests.outside import models
 from tests.outside.form import Form
 from tests.stages.models import gguf_writer
@@ -127,7 +127,7 @@ def _load(folder: Path) -> torch.Tensor:
 
 def _ids(folder: Path) -> list[int]:
     """Our ids of a text, as they are where a text begins."""
-    made: Tokenizer = pretrained.load(folder / "model.gguf").tokenizer
+    made: Tokenizer = language_model.load(folder / "model.gguf").tokenizer
     return [*made.spec.prefix, *made.encode("add(left)")]
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.tokenizer import Tokenizer
-from stages.models import pretrained
+from stages.models import language_model
 
 VOCABULARY, LENGTH = 300, 128
 SMALL: Mapping[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
@@ -98,6 +98,6 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def ours(path: Path) -> torch.Tensor:
     """What we make of them."""
-    loaded = pretrained.load(path, dtype=torch.float32)
+    loaded = language_model.load(path, dtype=torch.float32)
     with torch.no_grad():
         return loaded.model.forward(loaded.params, torch.tensor(TOKENS))

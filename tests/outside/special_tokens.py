@@ -10,7 +10,7 @@ from typing import Any
 from data_pipes.chat.chat import encode_chat
 from data_pipes.chat.messages import PLAIN as PLAIN_CONTEXT
 from data_pipes.chat.messages import Context, Message
-from stages.models import chat_template, pretrained, text_prompt
+from stages.models import chat_template, language_model, text_prompt
 from tests.outside import written
 from tests.outside.form import Form
 
@@ -115,7 +115,7 @@ TURN_ENDS = {"Llama 3": "<|eot_id|>", "Gemma": "<end_of_turn>", "Mistral": "</s>
 
 def _ids(folder: Path, context: Context = PLAIN_CONTEXT) -> list[int]:
     """Our ids of the chat."""
-    base = pretrained.load(folder)
+    base = language_model.load(folder)
     said = [Message(role, content) for role, content in CHAT]
     template = chat_template.template_of(None, base)
     return encode_chat(
@@ -140,7 +140,9 @@ def _chat(name: str, **options: Any) -> Form:
     )
 
 
-def _refused(name: str, pattern: str, ours: Callable[[Path], Any] = pretrained.load, **options: Any) -> Form:
+def _refused(
+    name: str, pattern: str, ours: Callable[[Path], Any] = language_model.load, **options: Any
+) -> Form:
     """A folder that is refused."""
     return Form(
         "special tokens",
@@ -167,7 +169,7 @@ def _turn(name: str) -> Form:
         return written.tokenizer(folder).convert_tokens_to_ids(TURN_ENDS[name])
 
     def ours(folder: Path) -> int | None:
-        base = pretrained.load(folder)
+        base = language_model.load(folder)
         return chat_template.turn_end(chat_template.template_of(None, base), base)
 
     return Form("special tokens", f"the turn end of {name}", "published", theirs, ours)
@@ -181,13 +183,13 @@ def _ends(name: str, right: set[int], **options: Any) -> Form:
         name,
         "transformers",
         lambda folder: sorted(right) if written.model(folder, **options) else [],
-        lambda folder: sorted(chat_template.ends(pretrained.load(folder))),
+        lambda folder: sorted(chat_template.stop_ids(language_model.load(folder))),
     )
 
 
 def _saved(folder: Path) -> Path:
     """The folder as we write it."""
-    return pretrained.save(folder / "again", pretrained.load(folder))
+    return language_model.save(folder / "again", language_model.load(folder))
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _prompts(name: str, **options: Any) -> Form:
         name,
         "transformers",
         lambda folder: written.tokenizer(written.model(folder, **options))(texts[0]).input_ids,
-        lambda folder: text_prompt.encode(pretrained.load(folder), texts[0], special="all"),
+        lambda folder: text_prompt.encode_prompt(language_model.load(folder), texts[0], special="all"),
     )
 
 
@@ -263,18 +265,22 @@ def _their_plain_added(folder: Path) -> list[Any]:
 
 def _our_plain_added(folder: Path) -> list[Any]:
     """Ours of the three."""
-    base = pretrained.load(folder)
+    base = language_model.load(folder)
     template = chat_template.template_of(None, base)
     found = encode_chat(template, base.tokenizer, [Message(role, content) for role, content in CHAT[:2]])
     ids, learned = found.tokens.tolist(), found.trained.tolist()
-    return [ids, [i for i, counts in zip(ids, learned, strict=True) if counts], [*chat_template.ends(base)]]
+    return [
+        ids,
+        [i for i, counts in zip(ids, learned, strict=True) if counts],
+        [*chat_template.stop_ids(base)],
+    ]
 
 
 def _gguf(folder: Path, **fields: Any) -> Path:
     """The folder's model as a GGUF file, with fields of the tokenizer."""
     from tests.stages.models.gguf_writer import write
 
-    base = pretrained.load(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1]))
+    base = language_model.load(written.model(folder, chat_template=HEADER, **FAMILIES["Llama 3"][1]))
     return write(
         folder / "model.gguf",
         base.model.config,
@@ -352,7 +358,8 @@ FORMS = (
         "add_bos_token": True}}),
     Form("special tokens", "a prompt that brings its own bos token has one", "tokenizers",
          lambda folder: written.tokenizer(written.model(folder, before=("<|begin_of_text|>",)))("It is").input_ids,
-         lambda folder: text_prompt.encode(pretrained.load(folder), "<|begin_of_text|>It is", special="all")),
+         lambda folder: text_prompt.encode_prompt(
+             language_model.load(folder), "<|begin_of_text|>It is", special="all")),
     _ends("one id in config.json", {1, 4}),
     _ends("several ids in config.json", {1, 5, 4}, config={"eos_token_id": [1, 5]}),
     _ends("several ids in generation_config.json", {1, 3, 5, 4}, generation={"eos_token_id": [3, 5]}),
@@ -386,14 +393,14 @@ FORMS = (
     Form("special tokens", "add_bos_token of a GGUF file", "gguf",
          lambda folder: [0, *written.tokenizer(_gguf(folder, **{"ggml.add_bos_token": True}).parent)("It is")[
              "input_ids"]],
-         lambda folder: text_prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+         lambda folder: text_prompt.encode_prompt(language_model.load(folder / "model.gguf"), "It is")),
     Form("special tokens", "a Llama 3 GGUF file that does not say add_bos_token", "llama.cpp's rule",
          lambda folder: [0, *written.tokenizer(_gguf(folder).parent)("It is")["input_ids"]],
-         lambda folder: text_prompt.encode(pretrained.load(folder / "model.gguf"), "It is")),
+         lambda folder: text_prompt.encode_prompt(language_model.load(folder / "model.gguf"), "It is")),
     Form("ends of answers", "eos, eot and eom of a GGUF file", "gguf",
          lambda folder: [1, 3, 4] if _gguf(folder, **{"ggml.eos_token_id": 1, "ggml.eot_token_id": 4,
                                                       "ggml.eom_token_id": 3}) else [],
-         lambda folder: sorted(chat_template.ends(pretrained.load(folder / "model.gguf")))),
+         lambda folder: sorted(chat_template.stop_ids(language_model.load(folder / "model.gguf")))),
 )  # fmt: skip
 
 
@@ -402,4 +409,4 @@ def _continued(folder: Path, text: str) -> str:
     from stages.cli.generate import GenerateOptions, continuations
 
     options = GenerateOptions(model_path="", prompt=(text,), max_new_tokens=12, temperature=0.0, top_p=None)
-    return continuations(pretrained.load(folder), options)[0]
+    return continuations(language_model.load(folder), options)[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file, save_model
 
-from stages.models import pretrained
+from stages.models import language_model
 from tests.outside import models, published
 from tests.outside.form import Form
 
@@ -62,7 +62,7 @@ def _mixed(folder: Path) -> torch.Tensor:
 
 def _both(folder: Path) -> dict[str, Any]:
     """Ours without a dtype: the widest of those in the file."""
-    loaded = pretrained.load(folder)
+    loaded = language_model.load(folder)
     with torch.no_grad():
         return loaded.model.forward(loaded.params, torch.tensor(models.TOKENS))
 
@@ -143,7 +143,7 @@ def _right(name: str, theirs: Callable[[Path], Any], ours: Callable[[Path], Any]
 
 
 def _refused(name: str, told: str, theirs: Callable[[Path], Any], writer: str = "transformers") -> Form:
-    return Form("weights", name, writer, theirs, pretrained.load, refused=told)
+    return Form("weights", name, writer, theirs, language_model.load, refused=told)
 
 
 FORMS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.cli.main import main
-from stages.models import pretrained
-from tests.stages.models.test_pretrained import make
+from stages.models import language_model
+from tests.stages.models.test_language_model import make
 from tests.stages.small import _flag as flag
 
 RUNGS = ("sft", "reward", "dpo", "grpo", "ppo")
@@ -16,7 +16,7 @@ RUNGS = ("sft", "reward", "dpo", "grpo", "ppo")
 
 def write_model(folder: Path, **changes: Any) -> Path:
     """A model that was just drawn, in Hugging Face's layout."""
-    return pretrained.save(folder / "model", make(**({"max_position_embeddings": 128} | changes)))
+    return language_model.save(folder / "model", make(**({"max_position_embeddings": 128} | changes)))
 
 
 def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:

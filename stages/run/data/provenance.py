@@ -44,7 +44,7 @@ def tokenizer_path(options: PretrainOptions) -> str | None:
         return options.tokenizer_path
     if not options.model_path:
         return None
-    return str(model_folder.final(options.model_path) / tokenizers.files.NAME)
+    return str(model_folder.find_final_model(options.model_path) / tokenizers.files.NAME)
 
 
 def refuse_another(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

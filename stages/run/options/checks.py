@@ -3,7 +3,7 @@ context."""
 
 from __future__ import annotations
 
-from stages.models import chat_template, hardware, new_tokens, pretrained
+from stages.models import chat_template, hardware, language_model, new_tokens
 from stages.models.template_kwargs import template_variables
 from stages.run import adapter, dropout
 from stages.run.options.tuning import OnlineOptions, TuningOptions, check_tuning_flags
@@ -22,7 +22,9 @@ def check(options: TuningOptions) -> None:
     """
     check_tuning_flags(options)
     dropout.refuse(options)
-    new_tokens.refuse(options)
+    new_tokens.check_flags(
+        options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
+    )
     adapter.asked(options)
     hardware.pick_device(options.device)
     if options.chat_template:
@@ -32,7 +34,7 @@ def check(options: TuningOptions) -> None:
     if isinstance(options, OnlineOptions):
         functions.refuse_names(options.reward)
         new, what = options.max_new_tokens, f"{what} and --max_new_tokens {options.max_new_tokens}"
-    most = pretrained.read_config(options.model_path).max_position_embeddings
+    most = language_model.read_config(options.model_path).max_position_embeddings
     if options.max_length + new > most:
         raise ValueError(
             f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take "

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_pipes.digest import hash_blocks, hash_bytes, label
 from data_pipes.files import read_blocks
-from stages.models import pretrained
+from stages.models import language_model
 from stages.run.rewards.functions import BUILT_IN, file_of, names
 
 
@@ -35,7 +35,7 @@ def identity(rewards: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[
             continue
         path = Path(reward)
         if path.is_dir():
-            found[f"reward {name}'s weights"] = _files(pretrained.weights_of(path)[0])
+            found[f"reward {name}'s weights"] = _files(language_model.read_weights(path)[0])
         else:
             file = Path(file_of(reward))
             found[f"reward {name}'s file {file.name}"] = _digest(file.read_bytes())

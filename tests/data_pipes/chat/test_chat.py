@@ -259,6 +259,6 @@ def test_masks_are_those_of_transformers(theirs: transformers.PreTrainedTokenize
 
 
 def test_chatml_is_the_one_that_finished_models_are_saved_with() -> None:
-    from stages.models import pretrained
+    from stages.models import language_model
 
-    assert pretrained.CHATML == CHATML
+    assert language_model.CHATML == CHATML

@@ -14,7 +14,7 @@ from data_pipes.chat.messages import Message
 from stages.cli import chat
 from stages.cli.chat import ChatOptions, answering, remembered, talk
 from stages.cli.main import main
-from stages.models import pretrained
+from stages.models import language_model
 from tests.outside import written
 from tests.outside.special_tokens import CHATML
 from tests.stages.rungs import write_model
@@ -86,7 +86,7 @@ def test_ctrl_c_stops_an_answer_and_what_was_shown_of_it_stays(
 def test_a_turn_that_is_too_long_does_not_end_the_session(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = pretrained.load(write_model(tmp_path))
+    base = language_model.load(write_model(tmp_path))
     options = ChatOptions(model_path="", max_new_tokens=5)
     _typing(monkeypatch, "word " * 200, "Hi", EOFError)
     said = talk(answering(base, options), options)
@@ -113,7 +113,7 @@ def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
 
 
 def test_what_is_forgotten_is_said(tmp_path: Path) -> None:
-    base = pretrained.load(write_model(tmp_path))
+    base = language_model.load(write_model(tmp_path))
     told: list[str] = []
     answer = answering(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=told.append)
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
@@ -132,7 +132,7 @@ def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
         chat_template=CHATML,
         eos_token="<|endoftext|>",
     )
-    base = pretrained.load(folder)
+    base = language_model.load(folder)
     pieces: list[str] = []
     text = answering(base, options)([Message("user", "Hi")], pieces.append)
     assert "".join(pieces).strip() == text

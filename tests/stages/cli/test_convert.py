@@ -10,7 +10,7 @@ import transformers
 
 from pure import tree
 from stages.cli.main import main
-from stages.models import pretrained
+from stages.models import language_model
 from tests.stages.models.gguf_writer import write
 from tests.stages.models.test_gguf import small, tokenizer
 from tests.stages.rungs import run, write_model
@@ -33,7 +33,7 @@ def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pyte
     assert main(out) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == torch.bfloat16
-    ours = pretrained.load(tmp_path / "out")
+    ours = language_model.load(tmp_path / "out")
     tokens = torch.arange(3, 15)[None]
     torch.testing.assert_close(
         ours.model.forward(ours.params, tokens), theirs(tokens).logits, rtol=0.1, atol=0.1
@@ -45,7 +45,7 @@ def test_adapters_are_merged(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     merge = ["merge", "--model_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "whole")]
     assert main(merge) == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
-    ours = pretrained.load(tmp_path / "sft")
+    ours = language_model.load(tmp_path / "sft")
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
         wanted = theirs(tokens).logits

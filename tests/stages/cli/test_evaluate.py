@@ -11,7 +11,7 @@ import pytest
 from data_pipes.choices import Question, Questions
 from data_pipes.source.multiple_choice import write_csv
 from stages.cli.main import main
-from stages.models import pretrained
+from stages.models import language_model
 from stages.sandbox import sandbox
 from tests.stages.evaluate.small_model import small
 
@@ -20,7 +20,7 @@ from tests.stages.evaluate.small_model import small
 def folder(tmp_path: Path) -> Path:
     """Two models, a text, a set in MMLU's layout, problems, questions."""
     for seed in (0, 1):
-        pretrained.save(tmp_path / f"model{seed}", small(512, seed))
+        language_model.save(tmp_path / f"model{seed}", small(512, seed))
     (tmp_path / "text").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "text" / f"{name}.txt").write_text(f"def {name}(a, b): return a + b\n" * 9)

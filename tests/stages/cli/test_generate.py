@@ -11,14 +11,14 @@ from pure import random, tree
 from pure.nn.transformer import transformer
 from stages.cli.generate import GenerateOptions, continuations
 from stages.cli.main import main
-from stages.models import pretrained
-from stages.models.pretrained import Pretrained
-from tests.stages.models.test_pretrained import make
+from stages.models import language_model
+from stages.models.language_model import Pretrained
+from tests.stages.models.test_language_model import make
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrained.save(tmp_path_factory.mktemp("generate") / "final_model", make())
+    return language_model.save(tmp_path_factory.mktemp("generate") / "final_model", make())
 
 
 def generate(model: Path, *arguments: str) -> int:
@@ -47,16 +47,16 @@ def test_rows_beyond_the_tokenizer_are_never_drawn(
     head = torch.zeros_like(made.params["head"])
     head[290:] = 9 * made.params["norm"]["scale"]
     params = {**made.params, "head": head}
-    folder = pretrained.save(tmp_path / "model", made._replace(params=params))
+    folder = language_model.save(tmp_path / "model", made._replace(params=params))
     flags = ["--model_path", str(folder), "--max_new_tokens", "8", "--temperature", "0", "--prompt", "return"]
     assert main([command, *flags]) == 0
     assert "error" not in capsys.readouterr().err
-    loaded = pretrained.load(folder)
+    loaded = language_model.load(folder)
     assert loaded.tokenizer.decode([300, 5, 389]) == loaded.tokenizer.decode([5])
 
 
 def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
-    loaded = pretrained.load(model)
+    loaded = language_model.load(model)
     options = GenerateOptions(model_path="", prompt=("def add",), max_new_tokens=3, temperature=0.0)
     ids = loaded.tokenizer.encode("def add")
     for _ in range(3):

@@ -164,12 +164,12 @@ def test_stopped_early_the_best_weights_are_the_final_ones(
     best = min(values, key=lambda step: values[step])
     assert max(values) == best + 3
     assert f"(step {best}, the best; validation stopped improving, and the run ended at {best + 3})" in told
-    from stages.models import pretrained
+    from stages.models import language_model
 
     loaded = checkpoint.best(place / "run")
     assert loaded is not None
     assert checkpoint.step_of(loaded) == best
-    assert pretrained.load(place / "run").params is not None
+    assert language_model.load(place / "run").params is not None
 
 
 def test_from_a_model_it_goes_on_with_its_weights_and_tokenizer(done: Path) -> None:

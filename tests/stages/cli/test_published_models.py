@@ -13,8 +13,8 @@ from data_pipes.chat.chat import encode_chat
 from data_pipes.chat.messages import Message
 from stages.cli.generate import GenerateOptions, continuations
 from stages.cli.main import main
-from stages.models import pretrained
-from stages.models.chat_template import ends, template_of
+from stages.models import language_model
+from stages.models.chat_template import stop_ids, template_of
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.rungs import flags, write_rows
@@ -41,13 +41,13 @@ SAID = [
 
 def _same(folder: Path, name: str) -> None:
     """transformers reads what we do: ids of a chat, of a text, ends, greedy text."""
-    base, theirs = pretrained.load(folder), written.tokenizer(folder)
+    base, theirs = language_model.load(folder), written.tokenizer(folder)
     template = template_of(None, base)
     said = [Message(turn["role"], turn["content"]) for turn in SAID]
     ours = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
     assert ours == theirs.apply_chat_template(SAID, add_generation_prompt=True, return_dict=False)
     assert ours.count(0) == (1 if name == "llama3" else 0)
-    assert set(ends(base, template)) == ENDS[name]
+    assert set(stop_ids(base, template)) == ENDS[name]
     options = GenerateOptions(
         model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None
     )
@@ -76,7 +76,7 @@ def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.Capture
     assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *quick]) == 0
     assert not any(
         token.content in capsys.readouterr().out
-        for token in pretrained.load(grpo).tokenizer.spec.added_tokens
+        for token in language_model.load(grpo).tokenizer.spec.added_tokens
     )
     evaluate = [
         "evaluate",
@@ -107,6 +107,6 @@ def test_a_run_is_saved_with_the_template_it_was_trained_with(lora: dict[str, An
     folder = tmp_path / "sft" / "final_model"
     assert written.tokenizer(folder).chat_template == source
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [1, 3, 4, 5]
-    base = pretrained.load(folder)
+    base = language_model.load(folder)
     assert base.chat_template == source
-    assert set(ends(base)) == {1, 3, 4, 5}
+    assert set(stop_ids(base)) == {1, 3, 4, 5}

@@ -12,8 +12,8 @@ import torch
 
 from stages.checkpoint import checkpoint
 from stages.cli.main import main
-from stages.models import pretrained, reward_model
-from tests.stages.models.test_pretrained import make
+from stages.models import language_model, reward_model
+from tests.stages.models.test_language_model import make
 from tests.stages.rungs import RUNGS, flags, run, write_model, write_rows
 from tests.stages.small import rows, same_run
 
@@ -23,8 +23,8 @@ every_rung = pytest.mark.parametrize("name", RUNGS)
 @every_rung
 def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path) -> None:
     assert run(tmp_path, name) == 0
-    read = reward_model.load if name == "reward" else pretrained.load
-    start, end = pretrained.load(tmp_path / "model"), read(tmp_path / name)
+    read = reward_model.load if name == "reward" else language_model.load
+    start, end = language_model.load(tmp_path / "model"), read(tmp_path / name)
     assert end.model.config == start.model.config
     params = end.params["model"] if name == "reward" else end.params
     assert not torch.equal(params["embedding"], start.params["embedding"])
@@ -151,7 +151,7 @@ def test_the_same_model_by_another_path_goes_on_and_another_model_does_not(
     assert run(tmp_path, "sft", max_steps=2, model_path=base) == 0
     for same in ("run", "run/", "./run/final_model", "../" + tmp_path.name + "/run", str(link), str(copy)):
         assert run(tmp_path, "sft", max_steps=2, model_path=same) == 0, same
-    pretrained.save(copy, make(max_position_embeddings=128, initializer_range=0.5))
+    language_model.save(copy, make(max_position_embeddings=128, initializer_range=0.5))
     assert run(tmp_path, "sft", max_steps=2, model_path=copy) == 2
     error = capsys.readouterr().err
     assert "the model of --model_path has other contents" in error
@@ -264,12 +264,12 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from data_pipes import tokenizer as tokenizers
-    from tests.stages.models.test_pretrained import TEXT, make
+    from tests.stages.models.test_language_model import TEXT, make
 
     plain = make(max_position_embeddings=128)._replace(
         tokenizer=tokenizers.train(TEXT, 280, special_tokens=["<|endoftext|>"])
     )
-    pretrained.save(tmp_path / "plain", plain)
+    language_model.save(tmp_path / "plain", plain)
     assert run(tmp_path, "sft", model_path=tmp_path / "plain") == 2
     assert "its tokenizer has not the tokens of ChatML" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ from data_pipes import tokenizer as tokenizers
 from pure import random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.models.pretrained import Pretrained
+from stages.models.language_model import Pretrained
 
 TEXT = "def add(a, b):\n    return a + b\n\nQuestion: what is it?\nAnswer: A B C D\n" * 20
 

@@ -19,8 +19,8 @@ from pure.generation.sampling import Sampling
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Decoding
 from stages.evaluate.harness import _decoding, _loaded, harness
-from stages.models import pretrained
-from stages.models.text_prompt import first
+from stages.models import language_model
+from stages.models.text_prompt import prefix_token
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
 from tests.stages.evaluate.small_model import small
@@ -47,7 +47,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(ours, transformers' in lm-eval, the folder with the data)."""
     folder = tmp_path_factory.mktemp("harness")
     ours = small(512)
-    return ours, _theirs(pretrained.save(folder / "model", ours)), folder
+    return ours, _theirs(language_model.save(folder / "model", ours)), folder
 
 
 def _theirs(folder: Path) -> Any:
@@ -267,7 +267,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     from lm_eval.api.instance import Instance
 
     folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **STRANGERS[name])
-    loaded, theirs = pretrained.load(folder), _theirs(folder)
+    loaded, theirs = language_model.load(folder), _theirs(folder)
     ours = harness(loaded)
     without = range(vocabulary_size(loaded.tokenizer), loaded.model.config.vocab_size)
     theirs.model.generation_config.suppress_tokens = [*without]  # ids without a token are never drawn here
@@ -293,7 +293,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     whole = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
     rolling = theirs.loglikelihood_rolling(whole, True)
     assert ours.loglikelihood_rolling(whole) == pytest.approx(rolling, abs=1e-4)
-    mine = perplexity.perplexity(*loaded[:3], texts[:1], prefix=first(loaded))
+    mine = perplexity.perplexity(*loaded[:3], texts[:1], prefix=prefix_token(loaded))
     assert -mine.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 12}
     prompts = [
@@ -308,10 +308,10 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
     folder = written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=source)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
     with pytest.warns(UserWarning, match="without the system's message"):
-        text = harness(pretrained.load(folder)).apply_chat_template(chat)
+        text = harness(language_model.load(folder)).apply_chat_template(chat)
     assert text == _theirs(folder).apply_chat_template(chat)
     with pytest.raises(ValueError, match="no system"):
-        harness(pretrained.load(folder)).apply_chat_template([chat[0]])
+        harness(language_model.load(folder)).apply_chat_template([chat[0]])
 
 
 @pytest.mark.parametrize(("thinks", "end"), [(None, "assistant\n"), (False, "none"), (True, "assistant\n")])
@@ -327,7 +327,7 @@ def test_an_answer_ends_with_the_turn_of_the_template_that_is_given(
 ) -> None:
     own = "{% for message in messages %}{{ message.content + '<|eot|>' }}{% endfor %}"
     tokens = ("<|a|>", "<|eot|>", "<|im_start|>", "<|im_end|>")
-    loaded = pretrained.load(written.model(tmp_path, tokens, eos_token="<|eot|>", chat_template=own))
+    loaded = language_model.load(written.model(tmp_path, tokens, eos_token="<|eot|>", chat_template=own))
     turn, asked = special_id(loaded.tokenizer, "<|im_end|>"), list[tuple[int, ...]]()
 
     def complete(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pure import tree
-from stages.models import adapter_folder, initial_adapters, pretrained
+from stages.models import adapter_folder, identity, initial_adapters, language_model
 from tests.stages.rungs import run
 
 LORA = {"peft_type": "LORA", "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
@@ -87,7 +87,7 @@ def change(file: Path, fields: dict[str, Any]) -> None:
 
 def refused(folder: Path, told: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=told) as caught:
-        pretrained.load(folder)
+        language_model.load(folder)
     text = str(caught.value)
     assert "\n" not in text
     assert str(folder) in text
@@ -127,7 +127,7 @@ def test_a_relative_path_is_read_from_the_working_directory(
 ) -> None:
     change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": "model"})
     monkeypatch.chdir(trained)
-    assert pretrained.load(folder)
+    assert language_model.load(folder)
     monkeypatch.chdir(folder)
     refused(folder, "model is missing, the base of the adapters in .*; put it back, or write its new path")
 
@@ -136,10 +136,10 @@ def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(
     trained: Path, folder: Path
 ) -> None:
     change(folder / adapter_folder.CONFIG, {"base_model_name_or_path": str(trained / "sft")})
-    beside = {"digest": adapter_folder.digest(pretrained.load(trained / "sft").params)}
+    beside = {"digest": identity.hash_weights(language_model.load(trained / "sft").params)}
     change(folder / adapter_folder.BASE, beside)
-    once, twice = pretrained.load(trained / "sft"), pretrained.load(folder)
-    start = pretrained.load(trained / "model")
+    once, twice = language_model.load(trained / "sft"), language_model.load(folder)
+    start = language_model.load(trained / "model")
     q = [x.params["layers"][0]["attention"]["q"] for x in (start, once, twice)]
     torch.testing.assert_close(q[2] - q[1], q[1] - q[0], rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="not joined yet; run intro2llm merge"):
@@ -150,7 +150,7 @@ def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_adapters_know_their_base_in_every_dtype(folder: Path, dtype: torch.dtype) -> None:
-    wide, read = pretrained.load(folder), pretrained.load(folder, dtype=dtype)
+    wide, read = language_model.load(folder), language_model.load(folder, dtype=dtype)
     for x, right in zip(tree.leaves(read.params), tree.leaves(wide.params), strict=True):
         torch.testing.assert_close(x, right.to(dtype), rtol=0, atol=0)
 
@@ -166,8 +166,8 @@ def test_one_changed_number_of_the_base_is_noticed(trained: Path, folder: Path) 
 
 
 def test_the_digest_of_earlier_versions_is_read(trained: Path, folder: Path) -> None:
-    params = pretrained.load(trained / "model").params
-    change(folder / adapter_folder.BASE, {"digest": adapter_folder._sampled(params)})
-    assert pretrained.load(folder)
+    params = language_model.load(trained / "model").params
+    change(folder / adapter_folder.BASE, {"digest": identity._hash_sample(params)})
+    assert language_model.load(folder)
     change(folder / adapter_folder.BASE, {"digest": "0" * 64})
     refused(folder, "has other weights now")

@@ -8,14 +8,14 @@ import pytest
 
 from data_pipes.chat.chat import chat_template
 from data_pipes.chat.presets import NAMED
-from stages.models import pretrained
-from stages.models.chat_template import ends, template_of, trained_with, turn_end
+from stages.models import language_model
+from stages.models.chat_template import stop_ids, template_of, turn_end, with_template
 from stages.models.special_tokens import id_of
 from stages.run.options import checks
 from stages.run.options.tuning import SFTOptions
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER, PLAIN
-from tests.stages.models.test_pretrained import make
+from tests.stages.models.test_language_model import make
 
 LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
@@ -24,11 +24,15 @@ def test_chatml_where_the_tokenizer_has_its_tokens() -> None:
     made = make()
     template = template_of(None, made)
     assert turn_end(template, made) == id_of(made.tokenizer, "<|im_end|>")
-    assert ends(made) == ends(made, template) == (made.model.config.eos_token_id, turn_end(template, made))
+    assert (
+        stop_ids(made)
+        == stop_ids(made, template)
+        == (made.model.config.eos_token_id, turn_end(template, made))
+    )
 
 
 def test_a_template_of_a_file_has_the_models_tokens(tmp_path: Path) -> None:
-    base = pretrained.load(written.model(tmp_path / "m", **LLAMA))
+    base = language_model.load(written.model(tmp_path / "m", **LLAMA))
     (tmp_path / "t.jinja").write_text(
         "{{ bos_token }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
     )
@@ -38,13 +42,13 @@ def test_a_template_of_a_file_has_the_models_tokens(tmp_path: Path) -> None:
 
 
 def test_a_model_is_saved_with_the_template_it_was_trained_with(tmp_path: Path) -> None:
-    base = pretrained.load(written.model(tmp_path / "m", generation={"eos_token_id": 1}, **LLAMA))
-    trained = trained_with(base, chat_template(HEADER, bos_token=LLAMA["bos_token"]))
-    again = pretrained.load(pretrained.save(tmp_path / "again", trained))
+    base = language_model.load(written.model(tmp_path / "m", generation={"eos_token_id": 1}, **LLAMA))
+    trained = with_template(base, chat_template(HEADER, bos_token=LLAMA["bos_token"]))
+    again = language_model.load(language_model.save(tmp_path / "again", trained))
     assert again.chat_template == HEADER
     assert again.special.generation == {"eos_token_id": [1, 4]}
-    assert ends(again) == (1, 4)
-    once_more = trained_with(again, template_of(None, again))
+    assert stop_ids(again) == (1, 4)
+    once_more = with_template(again, template_of(None, again))
     assert once_more.special == again.special
 
 
@@ -55,16 +59,16 @@ def test_a_model_is_saved_with_the_template_it_was_trained_with(tmp_path: Path) 
      ("{{ raise_exception('no') }}", "no"), ("{% for %}", "line 1")],
 )  # fmt: skip
 def test_a_template_that_cannot_work_is_named(source: str, told: str, tmp_path: Path) -> None:
-    base = pretrained.load(written.model(tmp_path / "m", **LLAMA))
+    base = language_model.load(written.model(tmp_path / "m", **LLAMA))
     (tmp_path / "t.jinja").write_text(source)
     with pytest.raises(ValueError, match=told):
         template_of(str(tmp_path / "t.jinja"), base)
 
 
 def test_a_turn_that_ends_with_plain_text_needs_an_eos_token(tmp_path: Path) -> None:
-    base = pretrained.load(written.model(tmp_path / "m", chat_template=PLAIN, **LLAMA))
+    base = language_model.load(written.model(tmp_path / "m", chat_template=PLAIN, **LLAMA))
     assert turn_end(template_of(None, base), base) is None
-    assert ends(base, template_of(None, base)) == (1,)
+    assert stop_ids(base, template_of(None, base)) == (1,)
 
 
 def test_a_template_of_ours_by_its_name() -> None:
@@ -82,7 +86,7 @@ def test_a_template_of_ours_by_its_name() -> None:
 
 
 def test_a_template_of_ours_passes_the_checks_of_flags(tmp_path: Path) -> None:
-    folder = pretrained.save(tmp_path / "model", make())
+    folder = language_model.save(tmp_path / "model", make())
     for name in NAMED:
         checks.check(SFTOptions(model_path=str(folder), max_length=16, chat_template=name, device="cpu"))
     with pytest.raises(

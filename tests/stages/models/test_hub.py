@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from stages.models import hub, pretrained
+from stages.models import hub, language_model
 
 
 def test_a_folder_is_itself_and_a_path_is_no_name(tmp_path: Path) -> None:
@@ -33,4 +33,4 @@ def test_no_network_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"Someone/Model-1B: there is no such folder, and it could not be had"
     ):
-        pretrained.load("Someone/Model-1B")
+        language_model.load("Someone/Model-1B")

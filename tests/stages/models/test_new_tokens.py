@@ -15,8 +15,8 @@ from pure import random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from stages.cli.main import main
-from stages.models import new_tokens, pretrained
-from stages.models.pretrained import Pretrained
+from stages.models import language_model, new_tokens
+from stages.models.language_model import Pretrained
 from tests.stages.rungs import write_rows
 
 NEW = ("<|im_start|>", "<|im_end|>")
@@ -43,7 +43,7 @@ def base(**changes: Any) -> Pretrained:
 @pytest.mark.parametrize("multiple", [1, 64])
 def test_ids_rows_and_logits_are_those_of_transformers(tied: bool, multiple: int, tmp_path: Path) -> None:
     made = base(tie_word_embeddings=tied)
-    pretrained.save(tmp_path / "base", made)
+    language_model.save(tmp_path / "base", made)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "base")
     peer.add_special_tokens({"extra_special_tokens": list(NEW)})
@@ -60,7 +60,7 @@ def test_ids_rows_and_logits_are_those_of_transformers(tied: bool, multiple: int
 
 def test_the_folder_loads_in_transformers_with_the_same_ids(tmp_path: Path) -> None:
     more = new_tokens.add_tokens(base(), NEW, multiple=8)
-    pretrained.save(tmp_path / "more", more)
+    language_model.save(tmp_path / "more", more)
     peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "more")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "more")
     text = "x<|im_start|>user\nhello<|im_end|>\n"
@@ -95,7 +95,7 @@ def test_what_cannot_be_added_is_refused(tokens: list[str], multiple: int) -> No
 
 
 def test_a_base_model_learns_chatml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pretrained.save(tmp_path / "base", base())
+    language_model.save(tmp_path / "base", base())
     files = write_rows(tmp_path)
     flags = [
         "sft",
@@ -117,7 +117,7 @@ def test_a_base_model_learns_chatml(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*flags, "--vocabulary_multiple", "8"]) == 2
     assert main([*flags, "--add_tokens", *NEW, "--vocabulary_multiple", "32"]) == 0
     assert "new tokens: <|im_start|> = " in capsys.readouterr().out
-    trained = pretrained.load(tmp_path / "run")
+    trained = language_model.load(tmp_path / "run")
     assert trained.model.config.vocab_size % 32 == 0
     rows = [
         trained.params["embedding"][i] for i in map(tokenizers.special_tokens(trained.tokenizer).get, NEW)
@@ -130,7 +130,7 @@ def test_a_base_model_learns_chatml(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_import_adds_tokens(tmp_path: Path) -> None:
-    pretrained.save(tmp_path / "base", base())
+    language_model.save(tmp_path / "base", base())
     arguments = ["import", "--model_path", str(tmp_path / "base"), "--output_dir", str(tmp_path / "more")]
     assert main([*arguments, "--add_tokens", *NEW]) == 0
-    assert set(NEW) <= set(tokenizers.special_tokens(pretrained.load(tmp_path / "more").tokenizer))
+    assert set(NEW) <= set(tokenizers.special_tokens(language_model.load(tmp_path / "more").tokenizer))

@@ -10,9 +10,9 @@ import transformers
 
 from pure import random, tree
 from pure.nn.scalar import scalar_model
-from stages.models import pretrained, reward_model
-from stages.models.pretrained import Pretrained
-from tests.stages.models.test_pretrained import TEXT, make
+from stages.models import language_model, reward_model
+from stages.models.language_model import Pretrained
+from tests.stages.models.test_language_model import TEXT, make
 
 
 def scored(**changes: object) -> Pretrained:
@@ -43,6 +43,6 @@ def test_transformers_scores_alike(tied: bool, tmp_path: Path) -> None:
 
 
 def test_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
-    pretrained.save(tmp_path / "model", make())
+    language_model.save(tmp_path / "model", make())
     with pytest.raises(ValueError, match="expected a reward model"):
         reward_model.load(tmp_path / "model")

@@ -9,10 +9,10 @@ import pytest
 import transformers
 
 from data_pipes.tokenizer.spec import vocabulary_size
-from stages.models import pretrained, special_tokens
+from stages.models import language_model, special_tokens
 from stages.models.special_tokens import NONE, SpecialTokens
 from tests.outside import written
-from tests.stages.models.test_pretrained import make
+from tests.stages.models.test_language_model import make
 
 BEGIN, END, TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 
@@ -20,13 +20,13 @@ BEGIN, END, TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 def test_a_model_that_was_made_here_names_its_tokens_by_the_ids_of_its_configuration() -> None:
     made = make()
     assert made.special == NONE
-    assert pretrained.named_tokens(made) == {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
+    assert language_model.named_tokens(made) == {"eos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 
 
 def test_a_null_bos_token_stays_null_whatever_the_configuration_says(tmp_path: Path) -> None:
-    made = pretrained.load(written.model(tmp_path, eos_token=TURN))
+    made = language_model.load(written.model(tmp_path, eos_token=TURN))
     assert made.model.config.bos_token_id == 0
-    assert pretrained.named_tokens(made) == {"eos_token": TURN}
+    assert language_model.named_tokens(made) == {"eos_token": TURN}
 
 
 def test_every_field_is_kept_and_the_weights_alone_change(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_every_field_is_kept_and_the_weights_alone_change(tmp_path: Path) -> Non
         generation=generation,
         files={"tokenizer_config.json": fields},
     )
-    again = pretrained.save(tmp_path / "b", pretrained.load(tmp_path / "a"))
+    again = language_model.save(tmp_path / "b", language_model.load(tmp_path / "a"))
     read = {
         name: json.loads((again / name).read_text())
         for name in ("config.json", "generation_config.json", "tokenizer_config.json")
@@ -54,7 +54,7 @@ def test_every_field_is_kept_and_the_weights_alone_change(tmp_path: Path) -> Non
     assert read["config.json"]["eos_token_id"] == [1, 4]
     assert read["generation_config.json"] == generation
     assert fields.items() <= read["tokenizer_config.json"].items()
-    assert pretrained.load(again).special.config_ends == (1, 4)
+    assert language_model.load(again).special.config_ends == (1, 4)
 
 
 def test_a_new_token_gets_the_next_id_and_one_of_the_vocabulary_keeps_its_own() -> None:
@@ -97,10 +97,12 @@ def test_a_field_of_another_type_is_refused_by_name(fields: dict, told: str, tmp
 
 
 def test_a_model_that_was_trained_further_keeps_its_words(tmp_path: Path) -> None:
-    base = pretrained.load(written.model(tmp_path, bos_token=BEGIN, eos_token=TURN, chat_template="{{ 1 }}"))
-    bare = pretrained.Pretrained(base.model, base.params, base.tokenizer)
-    assert pretrained.with_texts_of(bare, base) == base
-    assert pretrained.with_texts_of(make(), base).special == NONE
+    base = language_model.load(
+        written.model(tmp_path, bos_token=BEGIN, eos_token=TURN, chat_template="{{ 1 }}")
+    )
+    bare = language_model.Pretrained(base.model, base.params, base.tokenizer)
+    assert language_model.with_tokenizer_of(bare, base) == base
+    assert language_model.with_tokenizer_of(make(), base).special == NONE
 
 
 def test_further_tokens_are_written_by_the_name_that_both_generations_of_transformers_read(
@@ -108,12 +110,12 @@ def test_further_tokens_are_written_by_the_name_that_both_generations_of_transfo
 ) -> None:
     """transformers 4 stops at a list under `extra_special_tokens`; transformers 5 takes it from the older
     name."""
-    pretrained.save(tmp_path / "plain", make())
+    language_model.save(tmp_path / "plain", make())
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "plain")
     theirs.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     theirs.save_pretrained(tmp_path / "plain")
     assert "extra_special_tokens" in json.loads((tmp_path / "plain" / "tokenizer_config.json").read_text())
-    pretrained.save(tmp_path / "again", pretrained.load(tmp_path / "plain"))
+    language_model.save(tmp_path / "again", language_model.load(tmp_path / "plain"))
     written = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
     assert written["additional_special_tokens"] == ["<|im_start|>", "<|im_end|>"]
     assert "extra_special_tokens" not in written

@@ -17,7 +17,7 @@ from pure import tree
 from stages.checkpoint import checkpoint
 from stages.cli.flags import parse
 from stages.cli.main import main
-from stages.models import adapter_folder, pretrained, reward_model
+from stages.models import adapter_folder, language_model, reward_model
 from stages.run import adapter, tuning
 from stages.run.options.tuning import DPOOptions, SFTOptions
 from tests.stages.rungs import RUNGS, flags, run, write_model
@@ -31,8 +31,8 @@ def test_every_rung_trains_adapters_and_leaves_the_model(
 ) -> None:
     assert run(tmp_path, name, **SMALL) == 0
     assert "adapters: " in capsys.readouterr().out
-    read = reward_model.load if name == "reward" else pretrained.load
-    start, end = pretrained.load(tmp_path / "model"), read(tmp_path / name)
+    read = reward_model.load if name == "reward" else language_model.load
+    start, end = language_model.load(tmp_path / "model"), read(tmp_path / name)
     params = end.params["model"] if name == "reward" else end.params
     assert torch.equal(params["embedding"], start.params["embedding"])
     assert torch.equal(params["layers"][0]["attention"]["k"], start.params["layers"][0]["attention"]["k"])
@@ -61,13 +61,13 @@ def test_peft_reads_it_and_what_peft_writes_is_read(changes: dict[str, Any], tmp
     folder = tmp_path / "sft" / "final_model"
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     theirs = peft.PeftModel.from_pretrained(base, folder).eval()
-    ours = pretrained.load(folder)
+    ours = language_model.load(folder)
     tokens = torch.arange(3, 15)[None]
     with torch.no_grad():
         wanted = theirs(tokens).logits
     torch.testing.assert_close(ours.model.forward(ours.params, tokens), wanted, rtol=1e-4, atol=1e-4)
     theirs.save_pretrained(tmp_path / "again")
-    again = pretrained.load(tmp_path / "again")
+    again = language_model.load(tmp_path / "again")
     for x, y in zip(tree.leaves(again.params), tree.leaves(ours.params), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=0)
     one, other = (load_file(str(x / adapter_folder.WEIGHTS)) for x in (folder, tmp_path / "again"))
@@ -94,7 +94,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
     folder = tmp_path / "dpo" / "final_model"
     fields = json.loads((folder / adapter_folder.CONFIG).read_text())
     assert fields["base_model_name_or_path"] == str(tmp_path / "model")
-    start, end = pretrained.load(tmp_path / "sft"), pretrained.load(folder)
+    start, end = language_model.load(tmp_path / "sft"), language_model.load(folder)
     assert any(
         not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True)
     )
@@ -126,7 +126,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
 )
 def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path: Path) -> None:
     write_model(tmp_path)
-    found = pretrained.load(tmp_path / "model")
+    found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=typed)
     built = adapter.build(options, found.model, found.params, torch.float32)
     assert built is not None
@@ -141,7 +141,7 @@ def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path:
 )  # fmt: skip
 def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: Path) -> None:
     write_model(tmp_path)
-    found = pretrained.load(tmp_path / "model")
+    found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
     with pytest.raises(ValueError, match=told):
         adapter.build(options, found.model, found.params, torch.float32)
@@ -158,7 +158,7 @@ def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:
     )
     fields = json.loads((tmp_path / "third" / "final_model" / adapter_folder.CONFIG).read_text())
     assert (fields["r"], set(fields["rank_pattern"].values())) == (4, {2})
-    assert pretrained.load(tmp_path / "third")
+    assert language_model.load(tmp_path / "third")
 
 
 @pytest.mark.parametrize(("first", "second"), [({"use_dora": True}, {}), ({}, {"use_dora": True})])
@@ -177,17 +177,17 @@ def test_what_cannot_be_joined_is_refused_with_what_to_do(
 
 def test_quantised_adapters_are_merged_into_the_base_that_they_saw(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", qlora=True) == 0
-    start, end = pretrained.load(tmp_path / "model"), pretrained.load(tmp_path / "sft")
+    start, end = language_model.load(tmp_path / "model"), language_model.load(tmp_path / "sft")
     unadapted = start.params["layers"][0]["feedforward"]["up"], end.params["layers"][0]["feedforward"]["up"]
     assert not torch.equal(*unadapted)  # in four bits it was another
 
 
 def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL) == 0
-    other = pretrained.load(tmp_path / "model")
-    pretrained.save(tmp_path / "model", other._replace(params=tree.map(lambda x: x * 1.5, other.params)))
+    other = language_model.load(tmp_path / "model")
+    language_model.save(tmp_path / "model", other._replace(params=tree.map(lambda x: x * 1.5, other.params)))
     with pytest.raises(ValueError, match=r"and \S*model has other weights now; put the base back"):
-        pretrained.load(tmp_path / "sft")
+        language_model.load(tmp_path / "sft")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_what_is_not_understood_is_refused(field: str, value: Any, told: str, tm
     file = tmp_path / "sft" / "final_model" / adapter_folder.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(ValueError, match=told):
-        pretrained.load(tmp_path / "sft")
+        language_model.load(tmp_path / "sft")
 
 
 def test_flags_of_adapters_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

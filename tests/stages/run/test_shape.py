@@ -10,9 +10,9 @@ import pytest
 from data_pipes import tokenizer as tokenizers
 from pure.config import preset
 from pure.interop import hf
-from stages.models import pretrained
+from stages.models import language_model
 from stages.run import shape
-from tests.stages.models.test_pretrained import make
+from tests.stages.models.test_language_model import make
 from tests.stages.small import SHAPE, write_config
 
 
@@ -31,7 +31,7 @@ def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
 
 def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
     made = make()
-    pretrained.save(tmp_path / "model", made)
+    language_model.save(tmp_path / "model", made)
     model, same, other = str(tmp_path / "model"), tmp_path / "same.json", tmp_path / "other.json"
     assert shape.read(None, model) == made.model.config
     fields = {name: value for name, value in vars(made.model.config).items() if value is not None}

@@ -11,10 +11,10 @@ import torch
 from data_pipes.chat.presets import NAMED
 from pure import random, tree
 from stages.checkpoint.fingerprint import fingerprint
-from stages.models import pretrained
+from stages.models import language_model
 from stages.run import tuning
 from stages.run.options import tuning as flags
-from tests.stages.models.test_pretrained import make
+from tests.stages.models.test_language_model import make
 from tests.stages.rungs import write_model, write_rows
 
 KINDS = {
@@ -76,11 +76,11 @@ def test_a_model_keeps_its_template(tmp_path: Path) -> None:
         "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
     )
-    pretrained.save(tmp_path / "model", make(max_position_embeddings=128)._replace(chat_template=source))
+    language_model.save(tmp_path / "model", make(max_position_embeddings=128)._replace(chat_template=source))
     write_rows(tmp_path)
     made = build(tmp_path, "sft")
     assert made.base.chat_template == source
-    saved = pretrained.load(pretrained.save(tmp_path / "again", made.base))
+    saved = language_model.load(language_model.save(tmp_path / "again", made.base))
     assert saved.chat_template == source
     assert tree.leaves(saved.params)[0].dtype == torch.float32
     assert random.key(0).shape == (2,)

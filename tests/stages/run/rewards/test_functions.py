@@ -10,7 +10,7 @@ import torch
 from stages.models import reward_model
 from stages.run.rewards.functions import find, names, score_of
 from tests.data_pipes.chats import tokenizer
-from tests.stages.models.test_pretrained import make
+from tests.stages.models.test_language_model import make
 from tests.stages.models.test_reward_model import scored
 from tests.stages.test_score import ROLLOUTS
 

@@ -23,6 +23,7 @@ from stages.models import adapter_folder, gguf, hub, special_tokens, template_fi
 from stages.models import folder as model_folder
 from stages.models.folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.models.gguf_special_tokens import from_gguf
+from stages.models.identity import describe_model
 from stages.models.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.models.template_files import Templates
 
@@ -70,14 +71,14 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
     """
     return model_folder.write(
         folder,
-        texts(pretrained),
+        small_files(pretrained),
         hf.to_weights(pretrained.params),
         pretrained.tokenizer,
         shard_bytes=shard_bytes,
     )
 
 
-def texts(pretrained: Pretrained) -> dict[str, str]:
+def small_files(pretrained: Pretrained) -> dict[str, str]:
     """Writes the small files of the folder.
 
     Args:
@@ -113,10 +114,10 @@ def texts(pretrained: Pretrained) -> dict[str, str]:
     return {name: json.dumps(content, indent=2) + "\n" for name, content in written.items()} | files
 
 
-def beside(pretrained: Pretrained) -> dict[str, str]:
+def tokenizer_files(pretrained: Pretrained) -> dict[str, str]:
     """The small files that stand beside adapters: those of the tokenizer, the chat template, and where
     answers end."""
-    return {name: text for name, text in texts(pretrained).items() if name != CONFIG}
+    return {name: text for name, text in small_files(pretrained).items() if name != CONFIG}
 
 
 def named_tokens(pretrained: Pretrained) -> dict[str, str]:
@@ -147,7 +148,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
-    if (found := adapter_folder.found(path)) is not None:
+    if (found := adapter_folder.find_adapters(path)) is not None:
         return _merged(found, dtype)
     if gguf.is_gguf(path):
         config, weights, tokenizer, fields = gguf.read(path, dtype or torch.float32)
@@ -155,10 +156,10 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         try:
             special, templates = from_gguf(fields, tokenizer), template_files.from_gguf(fields)
         except ValueError as error:
-            raise model_folder.clear(path, error) from None
+            raise model_folder.one_line_error(path, error) from None
     else:
         config = read_config(path)
-        folder, weights = weights_of(path, dtype)
+        folder, weights = read_weights(path, dtype)
         tokenizer, special, templates = tokenizer_folder.read(folder, config)
     try:
         check_fit(tokenizer, config)
@@ -166,11 +167,20 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         model = transformer(config)
         params = hf.from_weights(model.spec, weights)
     except ValueError as error:
-        raise model_folder.clear(folder, error) from None
+        raise model_folder.one_line_error(folder, error) from None
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
 
 
-def with_texts_of(new: Pretrained, base: Pretrained) -> Pretrained:
+def describe_model_at(path: str | None) -> dict[str, str]:
+    """Describes the model at a path for a run's fingerprint; {} without a path.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`.
+    """
+    return describe_model(load(path).params) if path else {}
+
+
+def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
     """Returns a model with the tokenizer, special tokens and chat templates of the one that it was trained
     from.
 
@@ -188,7 +198,7 @@ def with_texts_of(new: Pretrained, base: Pretrained) -> Pretrained:
     )
 
 
-def placed(pretrained: Pretrained, device: torch.device) -> Pretrained:
+def move_to(pretrained: Pretrained, device: torch.device) -> Pretrained:
     """The same with its params on a device."""
     return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
 
@@ -199,7 +209,7 @@ def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
     The sum is made in the wider of both dtypes, and rounded once. Adapters over adapters stand on the sum in
     float32.
     """
-    path, folders = adapter_folder.chain(folder)
+    path, folders = adapter_folder.follow_bases(folder)
     base = load(path)
     stored = tree.leaves(base.params)[0].dtype
     wanted = dtype or stored
@@ -214,7 +224,7 @@ def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
 
 def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
     """One folder of adapters merged into the model below it."""
-    config, params = adapter_folder.merged(folder, base.model.config, base.params, path)
+    config, params = adapter_folder.merge_adapters(folder, base.model.config, base.params, path)
     found = Templates(base.chat_template, base.other_templates)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
     if (folder / tokenizers.files.NAME).is_file():
@@ -247,8 +257,8 @@ def read_config(path: str | Path) -> ModelConfig:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
-    if (found := adapter_folder.found(path)) is not None:
-        return read_config(adapter_folder.chain(found)[0])
+    if (found := adapter_folder.find_adapters(path)) is not None:
+        return read_config(adapter_folder.follow_bases(found)[0])
     if gguf.is_gguf(path):
         return gguf.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG
@@ -256,12 +266,12 @@ def read_config(path: str | Path) -> ModelConfig:
     try:
         return hf.from_hf_config(fields)
     except (ValueError, TypeError, KeyError) as error:
-        raise model_folder.clear(file, error) from None
+        raise model_folder.one_line_error(file, error) from None
 
 
 def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     """The folder itself, or its final_model; these files must be there."""
-    folder = model_folder.final(hub.find(path))
+    folder = model_folder.find_final_model(hub.find(path))
     for name in names:
         if not (folder / name).is_file():
             told = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
@@ -278,7 +288,7 @@ def _ids(config: ModelConfig) -> dict[str, int | None]:
     return {f"{part}_token": getattr(config, f"{part}_token_id") for part in ("bos", "eos", "pad")}
 
 
-def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:
+def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:
     """The folder of a model, and all its tensors by Hugging Face's names: mapped, or, in another dtype,
     converted.
 
@@ -294,8 +304,8 @@ def weights_of(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path
             f"save_pretrained, which writes {WEIGHTS}"
         )
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
-    weights = model_folder.weights(folder, dtype)
+    weights = model_folder.read_weights(folder, dtype)
     try:
         return folder, hf.with_prefix(weights)
     except ValueError as error:
-        raise model_folder.clear(folder, error) from None
+        raise model_folder.one_line_error(folder, error) from None

@@ -20,8 +20,8 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
 from stages.models import folder as model_folder
-from stages.models import pretrained
-from stages.models.pretrained import Pretrained
+from stages.models import language_model
+from stages.models.language_model import Pretrained
 
 TEXT = ["def add(left, right): return left + right  # naïve café, 123"] * 3
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
@@ -52,7 +52,7 @@ def ids_of(made: Pretrained) -> dict[str, int]:
 @pytest.mark.parametrize("changes", [{}, {"use_rms_norm": False}, {"use_rope": False, "use_swiglu": False}])
 def test_it_loads_here_as_it_was(changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(**changes)
-    loaded = pretrained.load(pretrained.save(tmp_path / "model", made))
+    loaded = language_model.load(language_model.save(tmp_path / "model", made))
     assert loaded.model.config == made.model.config
     assert tree.paths(loaded.params) == tree.paths(made.params)
     assert all(
@@ -64,7 +64,7 @@ def test_it_loads_here_as_it_was(changes: dict[str, Any], tmp_path: Path) -> Non
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "tie_word_embeddings": False}])
 def test_transformers_loads_the_whole_folder(changes: dict[str, Any], tmp_path: Path) -> None:
     made = make(**changes)
-    pretrained.save(tmp_path / "model", made)
+    language_model.save(tmp_path / "model", made)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     ids = made.tokenizer.encode(TEXT[0])
@@ -85,7 +85,7 @@ def test_transformers_loads_the_whole_folder(changes: dict[str, Any], tmp_path: 
 
 def test_the_chat_template_is_chatml(tmp_path: Path) -> None:
     made = make()
-    pretrained.save(tmp_path / "model", made)
+    language_model.save(tmp_path / "model", made)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     assert text == (
@@ -99,25 +99,25 @@ def test_the_chat_template_is_chatml(tmp_path: Path) -> None:
 def test_a_tokenizer_without_chat_tokens_gets_no_template(tmp_path: Path) -> None:
     made = make()
     plain = tokenizers.train(TEXT, 290, special_tokens=["<|endoftext|>"])
-    pretrained.save(tmp_path / "model", made._replace(tokenizer=plain))
+    language_model.save(tmp_path / "model", made._replace(tokenizer=plain))
     assert not (tmp_path / "model" / "chat_template.jinja").exists()
 
 
 def test_narrow_weights_stay_narrow_unless_asked(tmp_path: Path) -> None:
     made = make()
     made = made._replace(params=tree.cast(made.params, torch.bfloat16))
-    folder = pretrained.save(tmp_path / "model", made)
+    folder = language_model.save(tmp_path / "model", made)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
-    assert {x.dtype for x in tree.leaves(pretrained.load(folder).params)} == {torch.bfloat16}
-    assert {x.dtype for x in tree.leaves(pretrained.load(folder, dtype=torch.float32).params)} == {
+    assert {x.dtype for x in tree.leaves(language_model.load(folder).params)} == {torch.bfloat16}
+    assert {x.dtype for x in tree.leaves(language_model.load(folder, dtype=torch.float32).params)} == {
         torch.float32
     }
 
 
 def test_the_file_is_mapped_and_never_written_to(tmp_path: Path) -> None:
-    folder = pretrained.save(tmp_path / "model", make())
+    folder = language_model.save(tmp_path / "model", make())
     before = (folder / "model.safetensors").read_bytes()
-    loaded = pretrained.load(folder)
+    loaded = language_model.load(folder)
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(folder / "model.safetensors") in maps.read_text()
@@ -128,13 +128,13 @@ def test_the_file_is_mapped_and_never_written_to(tmp_path: Path) -> None:
 LOAD = """
 import re, sys, torch
 from pure import tree
-from stages.run import pretrained
+from stages.models import language_model
 def held(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
-pretrained.load(sys.argv[2])  # what the libraries hold
+language_model.load(sys.argv[2])  # what the libraries hold
 open("/proc/self/clear_refs", "w").write("5")
 before = held("VmRSS")
-found = pretrained.load(sys.argv[1], dtype=torch.float32)
+found = language_model.load(sys.argv[1], dtype=torch.float32)
 print((held("VmHWM") - before) / tree.nbytes(found.params))
 """
 
@@ -143,7 +143,7 @@ print((held("VmHWM") - before) / tree.nbytes(found.params))
 def test_loading_holds_little_more_than_the_model(tmp_path: Path) -> None:
     wide = make(hidden_size=512, intermediate_size=2048, num_hidden_layers=6)
     narrow = wide._replace(params=tree.cast(wide.params, torch.bfloat16))
-    folders = [pretrained.save(tmp_path / name, x) for name, x in (("wide", narrow), ("small", make()))]
+    folders = [language_model.save(tmp_path / name, x) for name, x in (("wide", narrow), ("small", make()))]
     run = [sys.executable, "-c", LOAD, *map(str, folders)]
     answer = subprocess.run(run, capture_output=True, text=True, check=True)
     assert float(answer.stdout) < 1.2
@@ -151,12 +151,12 @@ def test_loading_holds_little_more_than_the_model(tmp_path: Path) -> None:
 
 def test_a_sharded_folder_loads(tmp_path: Path) -> None:
     made = make()
-    folder = pretrained.save(tmp_path / "model", made)
+    folder = language_model.save(tmp_path / "model", made)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     tokenizers.save(made.tokenizer, tmp_path / "shards")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    loaded = pretrained.load(tmp_path / "shards")
+    loaded = language_model.load(tmp_path / "shards")
     assert all(
         torch.equal(a, b) for a, b in zip(tree.leaves(loaded.params), tree.leaves(made.params), strict=True)
     )
@@ -164,12 +164,12 @@ def test_a_sharded_folder_loads(tmp_path: Path) -> None:
 
 def test_a_large_model_is_written_in_shards_that_transformers_reads(tmp_path: Path) -> None:
     made = make()
-    folder = pretrained.save(tmp_path / "model", made, shard_bytes=10_000)
+    folder = language_model.save(tmp_path / "model", made, shard_bytes=10_000)
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 2
     assert all(path.stat().st_size < 12_000 for path in shards[1:])  # the embedding alone is larger than one
     assert not (folder / "model.safetensors").exists()
-    loaded = pretrained.load(folder)
+    loaded = language_model.load(folder)
     assert all(
         torch.equal(a, b) for a, b in zip(tree.leaves(loaded.params), tree.leaves(made.params), strict=True)
     )
@@ -178,18 +178,18 @@ def test_a_large_model_is_written_in_shards_that_transformers_reads(tmp_path: Pa
     torch.testing.assert_close(
         theirs(tokens).logits, made.model.forward(made.params, tokens), rtol=1e-4, atol=1e-4
     )
-    whole = pretrained.save(folder, made)
+    whole = language_model.save(folder, made)
     assert [path.name for path in whole.glob("*.safetensors*")] == ["model.safetensors"]
 
 
 def test_a_runs_folder_stands_for_its_final_model(tmp_path: Path) -> None:
-    pretrained.save(tmp_path / "run" / "final_model", make())
-    assert pretrained.load(tmp_path / "run").model.config == make().model.config
-    assert pretrained.read_config(tmp_path / "run") == make().model.config
+    language_model.save(tmp_path / "run" / "final_model", make())
+    assert language_model.load(tmp_path / "run").model.config == make().model.config
+    assert language_model.read_config(tmp_path / "run") == make().model.config
 
 
 def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = pretrained.save(tmp_path / "model", make())
+    folder = language_model.save(tmp_path / "model", make())
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(*_: Any, **__: Any) -> None:
@@ -198,43 +198,43 @@ def test_a_folder_is_replaced_whole_or_stays(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(model_folder, "save_file", full)
         with pytest.raises(OSError, match=r"cannot write .*model: No space left on device; make room there"):
-            pretrained.save(tmp_path / "model", make(qk_norm=True))
+            language_model.save(tmp_path / "model", make(qk_norm=True))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    pretrained.save(tmp_path / "model", make(qk_norm=True))
-    assert pretrained.load(folder).model.config.qk_norm
+    language_model.save(tmp_path / "model", make(qk_norm=True))
+    assert language_model.load(folder).model.config.qk_norm
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing; expected a run's folder"):
-        pretrained.load(tmp_path)
-    folder = pretrained.save(tmp_path / "model", make())
+        language_model.load(tmp_path)
+    folder = language_model.save(tmp_path / "model", make())
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match=r"model\.safetensors: not a sound safetensors file"):
-        pretrained.load(folder)
+        language_model.load(folder)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
-        pretrained.load(folder)
+        language_model.load(folder)
     weights.write_bytes(whole)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: not valid JSON, line 1"):
-        pretrained.load(folder)
+        language_model.load(folder)
 
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(tmp_path: Path) -> None:
     larger = tokenizers.train([*TEXT, "another text altogether"], 300)
-    pretrained.save(tmp_path / "model", make()._replace(tokenizer=larger))
+    language_model.save(tmp_path / "model", make()._replace(tokenizer=larger))
     with pytest.raises(ValueError, match=r"model: the tokenizer has 295 ids, the embedding 290 rows"):
-        pretrained.load(tmp_path / "model")
+        language_model.load(tmp_path / "model")
 
 
 def test_weights_of_another_shape_are_refused_with_the_folder(tmp_path: Path) -> None:
     one, other = (
-        pretrained.save(tmp_path / name, make(hidden_size=size)) for name, size in (("a", 16), ("b", 32))
+        language_model.save(tmp_path / name, make(hidden_size=size)) for name, size in (("a", 16), ("b", 32))
     )
     (one / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=r"a: model\.\S+: expected shape .* got .*another configuration"):
-        pretrained.load(one)
+        language_model.load(one)
