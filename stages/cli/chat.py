@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from stages.cli.flags import parse
 from stages.run.options.groups import ChatModelFlags, DeviceFlags, SamplingFlags, defaults
 from stages.run.options.ranges import AtLeast
 
@@ -42,13 +41,12 @@ class ChatOptions(DeviceFlags, SamplingFlags, ChatModelFlags):
     """Precision of the weights."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, loads, talks.
+def run(options: ChatOptions) -> int:
+    """Loads, talks.
 
     Returns:
         The exit code.
     """
-    options = parse(ChatOptions, "chat", arguments)
     if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from stages.cli.flags import parse
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
 
@@ -48,9 +47,8 @@ class DemoOptions:
     """Compile the step, if there is a C++ compiler."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, runs what is left to run, shows the results."""
-    options = parse(DemoOptions, "demo", arguments)
+def run(options: DemoOptions) -> int:
+    """Runs what is left to run, shows the results."""
     folder = Path(options.output_dir)
     code = _pretrained(options, folder)
     return code if code or not options.ladder else _climb(options, folder)

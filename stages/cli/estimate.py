@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from stages.cli.flags import parse
 from stages.run.options.ranges import AtLeast
 
 if TYPE_CHECKING:
@@ -37,13 +35,12 @@ class EstimateOptions:
     """Train LoRA adapters on a base model quantized to four bits (NF4)."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, and prints the table.
+def run(options: EstimateOptions) -> int:
+    """And prints the table.
 
     Raises:
         ValueError: if a row is longer than the model's context, or the pieces do not divide the batch.
     """
-    options = parse(EstimateOptions, "estimate", arguments)
     import torch
 
     from pure import optim

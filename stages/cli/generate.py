@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from stages.cli.flags import parse
 from stages.run.options.groups import DeviceFlags, ModelFlags, SamplingFlags, defaults
 from stages.run.options.ranges import Above, AtLeast, Probability
 
@@ -38,13 +36,12 @@ class GenerateOptions(DeviceFlags, SamplingFlags, ModelFlags):
     """Precision of the weights."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, loads, prints each prompt with its continuation.
+def run(options: GenerateOptions) -> int:
+    """Loads, prints each prompt with its continuation.
 
     Raises:
         ValueError: without a prompt, or for a seed out of range.
     """
-    options = parse(GenerateOptions, "generate", arguments)
     if not options.prompt:
         raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
     if "" in options.prompt:

@@ -1,78 +1,47 @@
-"""The command line: `intro2llm SUBCOMMAND --flags`. One file a subcommand, imported only when it runs.
+"""The command line, `intro2llm SUBCOMMAND --flags`, and its errors in one line.
 
-torch alone takes seconds to import, so this file imports nothing but the standard library, and `--help`
-answers at once. A subcommand is a module of this package with `main(arguments: Sequence[str]) -> int`, the
-exit code, and a line in SUBCOMMANDS.
+A subcommand is a row in `subcommands.SUBCOMMANDS`. torch alone takes seconds to import, so a subcommand's modules are
+imported when it runs, and `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-import itertools
 import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
-SUBCOMMANDS: Mapping[str, str] = {
-    "demo": "train a small model on Python's own documentation and source, and show what it writes",
-    "tokenizer": "train a byte-pair encoding on your text",
-    "pretrain": "train a language model on your text",
-    "sft": "fine-tune a model on conversations",
-    "reward": "train a reward model on preference pairs",
-    "dpo": "train a model on preference pairs directly",
-    "grpo": "let a model learn from groups of its own answers and a reward",
-    "ppo": "let a model learn from its own answers, a reward and a value function",
-    "chat": "talk with a fine-tuned model",
-    "preview": "show one batch in colour: what is learned, what is masked",
-    "generate": "continue a text with a trained model",
-    "evaluate": "measure a model: perplexity, multiple choice, programs, answers",
-    "compare": "say what changed from one evaluation to another",
-    "import": "bring a published model in: GGUF, a hub's name, a folder",
-    "export": "write a model in Hugging Face's layout, in another type of weights",
-    "merge": "work adapters into their base",
-    "estimate": "say what a training step will take, before anything is allocated",
-    "replay": "compute one step of a past run again and compare every bit",
-}
-
-WITHOUT = (
-    "tokenizer",
-    "generate",
-    "chat",
-    "preview",
-    "replay",
-    "import",
-    "export",
-    "merge",
-    "estimate",
-    "compare",
-)
-"""Subcommands that keep no checkpoints."""
+from stages.cli.subcommands import CHECKPOINTS, SUBCOMMANDS, resolve
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk that takes no more."""
+"""Errors of a full disk."""
+
+USAGE_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+"""Errors of the arguments or of what they name."""
+
+COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError")
+"""Names of the errors of torch.compile and the C++ compiler."""
 
 TRACEBACK = "INTRO2LLM_TRACEBACK"
 """Environment variable: set to 1, an error shows where it was raised."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the subcommand that the first argument names, and gives it the others.
+    """Runs the subcommand that the first argument names with the flags that follow.
 
-    An error that a person can fix is one line on stderr; anything else is a bug, and shows its traceback.
+    An error that the user can fix is one line on stderr; any other is a bug, and shows its traceback.
 
     Args:
         arguments: what follows `intro2llm`; None takes them from the process.
 
     Returns:
         The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 the machine refused (disk,
-            memory,
-        a missing package); 128 and the signal's number when interrupted; otherwise the subcommand's own.
+        memory, a missing package); 128 and the signal's number when interrupted; otherwise the subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -86,20 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
         print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
         return 2
+    options: Any = None
     try:
-        return import_module(f"stages.cli.{name}").main(rest)
+        from stages.cli.flags import parse  # tyro takes a moment to import
+
+        options = parse(resolve(SUBCOMMANDS[name].options), name, rest)
+        return resolve(SUBCOMMANDS[name].run)(options)
     except (Exception, KeyboardInterrupt) as error:
-        found = explain(error, name, rest)
-        if found is None or os.environ.get(TRACEBACK) == "1":
+        explained = explain(error, name, options)
+        if explained is None or os.environ.get(TRACEBACK) == "1":
             raise
-        code, text = found
+        code, text = explained
         print(f"intro2llm {name}: {' '.join(text.split())}", file=sys.stderr)
         return code
 
 
 def overview() -> str:
-    """Lists the subcommands, a line each."""
-    lines = [f"  {name:<12} {what}" for name, what in SUBCOMMANDS.items()]
+    """Lists the subcommands, one per line."""
+    lines = [f"  {name:<12} {subcommand.help}" for name, subcommand in SUBCOMMANDS.items()]
     return "\n".join(
         [
             "usage: intro2llm SUBCOMMAND [--flags]",
@@ -111,13 +84,13 @@ def overview() -> str:
     )
 
 
-def explain(error: BaseException, name: str = "", arguments: Sequence[str] = ()) -> tuple[int, str] | None:
-    """Puts an error that a person can fix into words.
+def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[int, str] | None:
+    """Describes an error that the user can fix.
 
     Args:
         error: what was raised.
         name: of the subcommand.
-        arguments: that it was given.
+        options: its flags; None if they were not parsed.
 
     Returns:
         (exit code, text), or None for an error that only a programmer can fix.
@@ -129,64 +102,54 @@ def explain(error: BaseException, name: str = "", arguments: Sequence[str] = ())
         True
     """
     if isinstance(error, KeyboardInterrupt):
-        return 130, _interrupted(name, arguments)
+        return 130, _describe_interruption(name, options)
     if isinstance(error, BrokenPipeError):
-        return _quiet_end()
-    path = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
-    if path or isinstance(error, ValueError) or type(error) is LookupError:  # the last is an unknown encoding
-        return 2, _words(error)
+        return _end_quietly()
+    if isinstance(error, USAGE_ERRORS) or type(error) is LookupError:  # the last is an unknown encoding
+        return 2, _describe(error)
     if isinstance(error, OSError | ImportError | FloatingPointError):
-        return 1, _words(error)
-    if (
-        isinstance(error, MemoryError)
-        or "OutOfMemory" in type(error).__name__
-        or "can't allocate" in str(error)
-    ):
-        smaller = "a smaller --batch_tokens" if name == "evaluate" else "a smaller --batch_size"
-        cut = "" if name == "evaluate" else "cut the batch by --gradient_accumulation, or "
-        return 1, f"out of memory; {cut}take {smaller}"
-    if type(error).__name__ in (
-        "InductorError",
-        "BackendCompilerFailed",
-        "InvalidCxxCompiler",
-        "CppCompileError",
-    ):
-        first = str(error).strip().splitlines()[:1]
-        return 1, f"the step could not be compiled ({''.join(first)[:200]}); run with --no-compile"
+        return 1, _describe(error)
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or "OutOfMemory" in kind or "can't allocate" in str(error):
+        if name == "evaluate":
+            return 1, "out of memory; use a smaller --batch_tokens"
+        return 1, "out of memory; cut the batch by --gradient_accumulation, or use a smaller --batch_size"
+    if kind in COMPILER_ERRORS:
+        first = str(error).strip().partition("\n")[0]
+        return 1, f"the step could not be compiled ({first[:200]}); run with --no_compile"
     return None
 
 
-def _words(error: BaseException) -> str:
-    """The message; of the system's errors without the number."""
+def _describe(error: BaseException) -> str:
+    """Returns the message; of the system's errors the file and the reason."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if error.errno is not None and error.strerror == os.strerror(error.errno):  # nobody named the file
-        places = f"the disk of --output_dir, and that of {gettempdir()}"
-        return f"{error.strerror}; look at {places}" if error.errno in FULL else error.strerror
-    return error.strerror
+    named = error.errno is None or error.strerror != os.strerror(error.errno)
+    if named or error.errno not in FULL:
+        return error.strerror
+    return f"{error.strerror}; check the disk of --output_dir, and that of {gettempdir()}"
 
 
-def _interrupted(name: str, arguments: Sequence[str]) -> str:
-    """What an interrupted command left, and how to go on."""
-    if name in WITHOUT:
+def _describe_interruption(name: str, options: Any) -> str:
+    """Says what an interrupted subcommand keeps, and how to resume."""
+    keeps = SUBCOMMANDS[name].keeps
+    if not keeps or options is None:
         return "interrupted"
-    flags = dict(itertools.pairwise(arguments))
-    typed = next((word.partition("=")[2] for word in arguments if re.match("--output[-_]dir=", word)), None)
-    folder = Path(typed or flags.get("--output_dir") or flags.get("--output-dir") or f"runs/{name}")
-    if name == "evaluate":
-        left = (folder / "samples.jsonl").exists()
+    folder = Path(options.output_dir)
+    kept = next(folder.glob(keeps), None) is not None
+    if keeps != CHECKPOINTS:
         return (
-            f"interrupted; the same command {'keeps the answers that are there' if left else 'begins again'}"
+            f"interrupted; the same command {'keeps the answers that are there' if kept else 'starts again'}"
         )
-    if next(folder.glob("**/checkpoints/step-*"), None):
+    if kept:
         return "interrupted; the same command resumes from the newest checkpoint"
-    return f"interrupted before the first checkpoint in {folder}; the same command begins again"
+    return f"interrupted before the first checkpoint in {folder}; the same command starts again"
 
 
-def _quiet_end() -> tuple[int, str]:
-    """Who read our output has gone (`| head`): Python must not say so once more when it closes it."""
+def _end_quietly() -> tuple[int, str]:
+    """The reader of the output is gone (`| head`): keeps Python from failing again when it closes the output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141, "nobody reads the output any more"
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.cli.flags import parse
 from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
@@ -22,13 +21,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 128
 """Exit code of an interrupted run, plus the signal's number, as shells count: 143 after SIGTERM. The state is
 saved."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags and trains."""
-    options = parse(PretrainOptions, "pretrain", arguments)
-    outcome = train(options)[0]
-    return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
 def train(

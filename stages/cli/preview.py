@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from stages.cli.flags import parse
 from stages.run.options.groups import ChatModelFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Seed
 
@@ -34,9 +33,8 @@ class PreviewOptions(RowFlags, ChatModelFlags):
     """Random seed of the order."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, builds the pipe, prints a batch of it."""
-    options = parse(PreviewOptions, "preview", arguments)
+def run(options: PreviewOptions) -> int:
+    """Builds the pipe, prints a batch of it."""
     from rich.console import Console
     from rich.text import Text
 

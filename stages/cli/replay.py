@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from stages.cli.flags import parse
 from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class ReplayOptions:
     """Number of the step to recompute, from 1."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(options: ReplayOptions) -> int:
     """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal,
     else 1.
 
@@ -36,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: if the run has no such step, or its checkpoint is of another run than its config.json
             says.
     """
-    options = parse(ReplayOptions, "replay", arguments)
     from stages.run.log import read_lines
 
     folder = Path(options.run)

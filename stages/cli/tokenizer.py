@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from stages.cli.flags import parse
 from stages.run.options.groups import DatasetFlags, TextFlags
 from stages.run.options.ranges import AtLeast
 
@@ -30,13 +28,12 @@ class TokenizerOptions(TextFlags, DatasetFlags):
     """Minimum number of occurrences of a pair to be merged."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Parses the flags, trains, saves, and shows how text is cut.
+def run(options: TokenizerOptions) -> int:
+    """Trains, saves, and shows how text is cut.
 
     Raises:
         ValueError: if there is no text, or no folder to write to.
     """
-    options = parse(TokenizerOptions, "tokenizer", arguments)
     from data_pipes import tokenizer as tokenizers
     from data_pipes.embedded import python_library
     from data_pipes.source.path import documents

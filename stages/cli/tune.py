@@ -4,33 +4,16 @@ model."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.cli.flags import parse
-from stages.cli.pretrain import INTERRUPTED
 from stages.run.options.tuning import RewardOptions, TuningOptions, stage_name
 
 if TYPE_CHECKING:
     from stages.run.loop import Outcome
     from stages.run.tuning import Tuning
-
-
-def main(kind: type[TuningOptions], name: str, arguments: Sequence[str]) -> int:
-    """Parses the flags of one rung and runs it.
-
-    Args:
-        kind: its options.
-        name: of the subcommand.
-        arguments: what follows it.
-
-    Returns:
-        The exit code.
-    """
-    outcome = run(parse(kind, name, arguments))[0]
-    return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
 def run(

@@ -8,27 +8,21 @@ import re
 import resource
 import subprocess
 import sys
-from importlib import import_module
 from typing import get_type_hints
 
 import pytest
 
 from stages.cli.flags import help_texts, mistake, parse
-from stages.cli.main import SUBCOMMANDS, main
+from stages.cli.main import main
 from stages.cli.replay import ReplayOptions
+from stages.cli.subcommands import SUBCOMMANDS, resolve
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import GRPOOptions, SFTOptions
 
 
 def options_of(name: str) -> type:
     """The dataclass of a subcommand's flags."""
-    module = import_module(f"stages.cli.{name}")
-    found = [
-        value
-        for key, value in vars(module).items()
-        if key.endswith("Options") and key.lower().startswith(name)
-    ]
-    return found[0]
+    return resolve(SUBCOMMANDS[name].options)
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

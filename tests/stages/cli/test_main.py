@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import is_dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from stages.cli.main import SUBCOMMANDS, explain, main
+from stages.cli.main import explain, main
+from stages.cli.subcommands import SUBCOMMANDS, resolve
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
@@ -21,8 +24,10 @@ def test_help_lists_every_subcommand(arguments: list[str], capsys: pytest.Captur
     assert [name for name in SUBCOMMANDS if f"\n  {name} " not in shown] == []
 
 
-def test_every_subcommand_is_a_module() -> None:
-    assert [name for name in SUBCOMMANDS if find_spec(f"stages.cli.{name}") is None] == []
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_row_names_flags_and_a_function(name: str) -> None:
+    assert is_dataclass(resolve(SUBCOMMANDS[name].options))
+    assert callable(resolve(SUBCOMMANDS[name].run))
 
 
 def test_an_unknown_subcommand_is_named_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,10 +52,10 @@ def test_help_answers_in_under_0_7_seconds() -> None:
 def fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     """Runs a subcommand that raises an error."""
 
-    def broken(arguments: list[str]) -> int:
+    def broken(options: Any) -> int:
         raise error
 
-    monkeypatch.setattr("stages.cli.tokenizer.main", broken)
+    monkeypatch.setattr("stages.cli.tokenizer.run", broken)
     return main(["tokenizer"])
 
 
@@ -66,7 +71,7 @@ class InductorError(RuntimeError):
         (
             OSError(28, "No space left on device"),
             1,
-            "No space left on device; look at the disk of --output_dir, and",
+            "No space left on device; check the disk of --output_dir, and",
         ),
         (
             OSError(28, "cannot write a.txt: No space left on device"),
@@ -104,18 +109,18 @@ def test_what_a_person_can_mend_is_one_line(
 
 
 def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
-    told = lambda name, *arguments: explain(KeyboardInterrupt(), name, arguments)[1]  # noqa: E731
-    place = ("--output_dir", str(tmp_path))
-    assert told("generate") == "interrupted"
+    told = lambda name, *options: explain(KeyboardInterrupt(), name, *options)[1]  # noqa: E731
+    place = [SimpleNamespace(output_dir=str(tmp_path))]
+    assert told("generate", *place) == told("sft") == "interrupted"
     assert (
         told("sft", *place)
-        == f"interrupted before the first checkpoint in {tmp_path}; the same command begins again"
+        == f"interrupted before the first checkpoint in {tmp_path}; the same command starts again"
     )
-    assert told("evaluate", *place) == "interrupted; the same command begins again"
+    assert told("evaluate", *place) == "interrupted; the same command starts again"
     (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
     (tmp_path / "samples.jsonl").touch()
     assert told("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
-    assert told("demo", f"--output-dir={tmp_path}") == told("sft", *place)
+    assert told("demo", *place) == told("sft", *place)
     assert told("evaluate", *place) == "interrupted; the same command keeps the answers that are there"
 
 

@@ -1,0 +1,123 @@
+"""Table of the subcommands: name, flags, function, help.
+
+Rows name modules that are imported when the subcommand runs, so that the overview answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from stages.run.options.base import TrainOptions
+from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.tuning import STAGES
+
+
+class Subcommand(NamedTuple):
+    """A row of the table.
+
+    Fields:
+        options: "module:class" of its flags.
+        run: "module:function" that takes them and returns the exit code.
+        help: its line in the overview.
+        keeps: pattern of what an interrupted run keeps in --output_dir; "" for nothing.
+    """
+
+    options: str
+    run: str
+    help: str
+    keeps: str = ""
+
+
+CHECKPOINTS = "**/checkpoints/step-*"
+"""Pattern of a training run's checkpoints."""
+
+SAMPLES = "samples.jsonl"
+"""The completions of an evaluation."""
+
+
+def training(options: type[TrainOptions]) -> Subcommand:
+    """Makes the row of a training stage; its help is the first line of the flags' docstring."""
+    first = (inspect.getdoc(options) or "").splitlines()[0].rstrip(".")
+    address = f"{options.__module__}:{options.__name__}"
+    return Subcommand(address, "stages.cli.train:run", first[0].lower() + first[1:], CHECKPOINTS)
+
+
+SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
+    {
+        "demo": Subcommand(
+            "stages.cli.demo:DemoOptions",
+            "stages.cli.demo:run",
+            "train a small model on Python's own source through every stage, and evaluate each",
+            CHECKPOINTS,
+        ),
+        "tokenizer": Subcommand(
+            "stages.cli.tokenizer:TokenizerOptions",
+            "stages.cli.tokenizer:run",
+            "train a byte-level BPE tokenizer on text",
+        ),
+        "pretrain": training(PretrainOptions),
+        **{name: training(options) for name, options in STAGES.items()},
+        "chat": Subcommand(
+            "stages.cli.chat:ChatOptions",
+            "stages.cli.chat:run",
+            "chat with a fine-tuned model",
+        ),
+        "preview": Subcommand(
+            "stages.cli.preview:PreviewOptions",
+            "stages.cli.preview:run",
+            "print one training batch in colour: trained tokens, context, padding",
+        ),
+        "generate": Subcommand(
+            "stages.cli.generate:GenerateOptions",
+            "stages.cli.generate:run",
+            "continue texts with a trained model",
+        ),
+        "evaluate": Subcommand(
+            "stages.evaluate.options:EvaluateOptions",
+            "stages.cli.evaluate:evaluate",
+            "evaluate a model: perplexity, multiple choice, programs, answers",
+            SAMPLES,
+        ),
+        "compare": Subcommand(
+            "stages.cli.evaluate:CompareOptions",
+            "stages.cli.evaluate:compare",
+            "compare two evaluations question by question",
+        ),
+        "import": Subcommand(
+            "stages.cli.convert:ImportOptions",
+            "stages.cli.convert:run",
+            "convert a published model (GGUF, a name at huggingface.co, a folder) to Hugging Face's layout",
+        ),
+        "export": Subcommand(
+            "stages.cli.convert:ExportOptions",
+            "stages.cli.convert:run",
+            "write a model in Hugging Face's layout, with another data type if need be",
+        ),
+        "merge": Subcommand(
+            "stages.cli.convert:MergeOptions",
+            "stages.cli.convert:run",
+            "merge adapters into their base model",
+        ),
+        "estimate": Subcommand(
+            "stages.cli.estimate:EstimateOptions",
+            "stages.cli.estimate:run",
+            "estimate parameters, FLOPs and memory of a training step",
+        ),
+        "replay": Subcommand(
+            "stages.cli.replay:ReplayOptions",
+            "stages.cli.replay:run",
+            "recompute one step of a past run and compare every bit",
+        ),
+    }
+)
+"""Name -> row, in the order of the overview."""
+
+
+def resolve(address: str) -> Any:
+    """Imports what "module:name" names."""
+    module, _, name = address.partition(":")
+    return getattr(import_module(module), name)
