@@ -138,7 +138,7 @@ def test_bad_rows_stop_or_are_noted(folder: Path, capsys: pytest.CaptureFixture)
         (["--limit", "0"], "--limit: expected at least 1, got 0"),
         (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
         (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
-        (["--workers", "0"], "--workers must be"),
+        (["--workers", "0"], "--workers: expected at least 1, got 0"),
         (["--stride", "0"], "--stride: expected at least 1, got 0"),
         (["--timeout", "-1"], "--timeout: expected a finite number above 0, got -1.0"),
         (["--shots", "-2"], "--shots: expected at least 0, got -2"),
