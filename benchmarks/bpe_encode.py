@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Peer
 
 from data_pipes.embedded import python_library
 from data_pipes.tokenizer import to_json, train
-from data_pipes.tokenizer.split import splitter, words
+from data_pipes.tokenizer.split import split_words, splitter
 
 SIZE, REACH = 8192, 3.0
 
@@ -40,7 +40,7 @@ def main() -> None:
     header()
     row(f"BPE encoding, {megabytes:.1f} MB, {SIZE} tokens", result, REACH, items=megabytes, unit="MB")
     cutter = splitter("qwen2")
-    alone = min(seconds(lambda: [words(cutter, text) for text in texts]) for _ in range(5))
+    alone = min(seconds(lambda: [split_words(cutter, text) for text in texts]) for _ in range(5))
     print(f"the split pattern alone: {alone * 1e3:.0f} ms, {megabytes / alone:.0f} MB/s")
     theirs = peer.encode_batch(texts, add_special_tokens=False)
     same = all(row.tolist() == other.ids for row, other in zip(ours.encode_batch(texts), theirs, strict=True))

@@ -4,7 +4,7 @@ tokenizers.
     python benchmarks/bpe_train.py [--pairs N] [--reader]
 
 Both cut text with Qwen 2's pattern and merge what occurs at least twice. Theirs uses every core, ours one.
-Their merges are compared with ours each time; `--reader` also trains `bpe.learn`, which recounts, on a part
+Their merges are compared with ours each time; `--reader` also trains `bpe.learn_merges`, which recounts, on a part
 of the corpus.
 """
 
@@ -66,7 +66,7 @@ def main() -> None:
     )
     if arguments.reader:
         part = texts[:60]
-        slow = byte_level.learn(count_words(part, PATTERN), 1000, special_tokens=SPECIAL_TOKENS)
+        slow = byte_level.learn_merges(count_words(part, PATTERN), 1000, special_tokens=SPECIAL_TOKENS)
         fast = train(part, 1000, pattern=PATTERN).spec
         same = slow == (list(fast.vocab), list(fast.merges))
         print(

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from data_pipes.chat.chat import chat_template, encode_chat, encode_completions
-from data_pipes.rows.forms import conversations
+from data_pipes.rows.records import read_conversations
 from data_pipes.sft import fullness, sft_pipe
 from data_pipes.source.path import rows
 from data_pipes.tokenizer.trainer import train
@@ -41,7 +41,7 @@ def sums(folder: str) -> Path:
 def main(path: str = "", steps: int = 150) -> float:
     """Trains, answers the first question, returns the last loss (nats a token of the assistant's)."""
     with tempfile.TemporaryDirectory() as folder:
-        chats = list(conversations(rows(path or sums(folder))))
+        chats = list(read_conversations(rows(path or sums(folder))))
     tokenizer = train((m.content for chat in chats for m in chat.messages), 300, special_tokens=CONTROLS)
     template = chat_template()
     pairs = [(chat.messages[: chat.prompt], chat.messages[chat.prompt :]) for chat in chats]

@@ -11,7 +11,7 @@ import sys
 
 from data_pipes.chat.chat import chat_template
 from data_pipes.preference import encode_preferences, preference_pipe, with_reference
-from data_pipes.rows.forms import preferences
+from data_pipes.rows.records import read_preferences
 from data_pipes.tokenizer.trainer import train
 from data_pipes.types import Row
 from pure import optim, random
@@ -30,7 +30,7 @@ def main(steps: int = 40) -> tuple[float, float]:
     ]
     texts = [f"Say {word} {word.upper()}" for word in WORDS]
     tokenizer = train(texts, 264, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    pairs = encode_preferences(chat_template(), tokenizer, preferences(table))
+    pairs = encode_preferences(chat_template(), tokenizer, read_preferences(table))
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(
         ModelConfig(vocab_size=280, num_hidden_layers=2, max_position_embeddings=64, **config)

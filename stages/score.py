@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from data_pipes.answers.reward_function import Answers, Gather, rewards_of
+from data_pipes.answers.reward_function import Completions, Gather, compute_rewards
 from pure.types import Tree
 from stages.reward import answer_scores
 from stages.rollout import Rollouts
@@ -99,8 +99,12 @@ def _text_score(
 ) -> Tensor:
     """[B, K]."""
     index, ids = rollouts.index.tolist(), completion_ids(rollouts)
-    answers = Answers([prompts[i] for i in index], [decode(x) for x in ids], ids, [rows[i] for i in index])
-    columns = [rewards_of(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()]
+    answers = Completions(
+        [prompts[i] for i in index], [decode(x) for x in ids], ids, [rows[i] for i in index]
+    )
+    columns = [
+        compute_rewards(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()
+    ]
     return torch.tensor(columns, dtype=torch.float32, device=rollouts.tokens.device).T.contiguous()
 
 

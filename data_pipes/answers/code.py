@@ -22,7 +22,7 @@ _BEGINS = re.compile(r"(?:import|from|def|class|async def)\s|@\w|[A-Za-z_]\w*\s*
 _FUTURE = re.compile(r"^from __future__ import [^\n]*\n?", re.MULTILINE)
 
 
-def program(answer: str, *, entry_point: str, prompt: str = "") -> str:
+def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
     """Makes the program to be tested of a chat model's answer.
 
     Args:
@@ -45,11 +45,11 @@ def program(answer: str, *, entry_point: str, prompt: str = "") -> str:
 
     Example:
         >>> prompt = "def double(x):\\n    'Twice x.'\\n"
-        >>> print(program("Sure:\\n```python\\nreturn 2 * x\\n```", entry_point="double", prompt=prompt))
+        >>> print(extract_program("Sure:\\n```python\\nreturn 2 * x\\n```", entry_point="double", prompt=prompt))
         def double(x):
             'Twice x.'
             return 2 * x
-        >>> print(program("<think>...</think>def double(x):\\n    return x + x\\nDone.", entry_point="double"))
+        >>> print(extract_program("<think>...</think>def double(x):\\n    return x + x\\nDone.", entry_point="double"))
         def double(x):
             return x + x
     """
@@ -57,12 +57,12 @@ def program(answer: str, *, entry_point: str, prompt: str = "") -> str:
     said = answer.rpartition("</think>")[2] if "</think>" in answer else answer.partition("<think>")[0]
     # 2. Blocks.
     fenced = [
-        textwrap.dedent(found[3]) if _indented(found[3]) else found[3]
+        textwrap.dedent(found[3]) if _is_indented(found[3]) else found[3]
         for found in _FENCE.finditer(said)
         if found[2].lower() in _PYTHON
     ]
     bare = not fenced
-    blocks = fenced or list(_code_lines(said, entry_point))
+    blocks = fenced or list(_find_code(said, entry_point))
     # 3. The function.
     defining = [i for i, block in enumerate(blocks) if _defines(block, entry_point)]
     if defining:
@@ -70,13 +70,13 @@ def program(answer: str, *, entry_point: str, prompt: str = "") -> str:
         earlier = [
             block for i, block in enumerate(blocks[:last]) if i not in defining and _only_defines(block)
         ]
-        return _joined(_before(prompt), *earlier, blocks[last])
+        return _join_sources(_as_preamble(prompt), *earlier, blocks[last])
     # 4. The body.
     body = said if bare else max(blocks, key=len)
-    return _with_body(prompt, body)
+    return _append_body(prompt, body)
 
 
-def closed(prompt: str) -> str:
+def complete_prompt(prompt: str) -> str:
     """Makes a prompt, which ends where the function's body is to begin or after its docstring, a program of
     its own.
 
@@ -89,7 +89,7 @@ def closed(prompt: str) -> str:
         The source with a body for its last function; the prompt as it is, if that does not compile.
 
     Example:
-        >>> closed("def f(x):\\n") + closed('def f(x):\\n  "What it is."\\n')
+        >>> complete_prompt("def f(x):\\n") + complete_prompt('def f(x):\\n  "What it is."\\n')
         'def f(x):\\n    pass\\ndef f(x):\\n  "What it is."\\n  pass\\n'
     """
     last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
@@ -126,7 +126,7 @@ def _only_defines(source: str) -> bool:
     return tree is not None and all(isinstance(node, kinds) for node in tree.body)
 
 
-def _code_lines(text: str, name: str) -> Iterator[str]:
+def _find_code(text: str, name: str) -> Iterator[str]:
     """The longest run of lines that compiles and defines the name."""
     lines = text.splitlines(keepends=True)
     starts = [i for i, line in enumerate(lines) if _BEGINS.match(line)]
@@ -144,7 +144,7 @@ def _code_lines(text: str, name: str) -> Iterator[str]:
         yield from itertools.islice((source for source in sources if _defines(source, name)), 1)
 
 
-def _with_body(prompt: str, body: str) -> str:
+def _append_body(prompt: str, body: str) -> str:
     """The prompt with a body, as far as that compiles: as it is, indented, or without lines of prose around
     it."""
     tries = [body, textwrap.indent(textwrap.dedent(body), "    ")]
@@ -158,22 +158,22 @@ def _with_body(prompt: str, body: str) -> str:
     return prompt + body
 
 
-def _before(prompt: str) -> str:
+def _as_preamble(prompt: str) -> str:
     """The prompt as what stands before a whole function: as it is, or closed; nothing if neither compiles."""
     if not prompt.strip() or _parse(prompt) is not None:
         return prompt
-    made = closed(prompt)
+    made = complete_prompt(prompt)
     return made if _parse(made) is not None else ""
 
 
-def _joined(*parts: str) -> str:
+def _join_sources(*parts: str) -> str:
     """One source; what must stand first does."""
     text = "\n".join(part.rstrip("\n") for part in parts if part.strip())
     futures = "".join(dict.fromkeys(line.strip() + "\n" for line in _FUTURE.findall(text)))
     return futures + _FUTURE.sub("", text)
 
 
-def _indented(block: str) -> bool:
+def _is_indented(block: str) -> bool:
     """Whether all of a block is indented, as in a list."""
     return all(line[:1] in (" ", "\t") for line in block.splitlines() if line.strip())
 

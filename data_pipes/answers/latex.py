@@ -16,24 +16,24 @@ _FRACTION = re.compile(
 _BRACE = re.compile(r"(\\(?:boxed|fbox)\s*)?\{|\}")
 
 
-def plain(text: str) -> str:
+def rewrite_numbers(text: str) -> str:
     r"""Rewrites LaTeX's numbers as plain ones.
 
     Example:
-        >>> plain(r"\$1{,}234.50, 1\,000, 50\%, -\frac{1}{2}, 1\frac{1}{2}, \text{12 cm}")
+        >>> rewrite_numbers(r"\$1{,}234.50, 1\,000, 50\%, -\frac{1}{2}, 1\frac{1}{2}, \text{12 cm}")
         '$1,234.50, 1000, 50%, -1/2, 3/2, 12 cm'
     """
     if "\\" not in text and "{" not in text and not _SPACES.search(text):
         return text
     text = _TEXTS.sub(r"\1", text.replace("{,}", ",").replace(r"\$", "$").replace(r"\%", "%"))
-    return _FRACTION.sub(_fraction, _SPACES.sub("", text))
+    return _FRACTION.sub(_rewrite_fraction, _SPACES.sub("", text))
 
 
-def boxed(text: str) -> str | None:
+def extract_boxed(text: str) -> str | None:
     r"""Finds what the last `\boxed{...}` holds, or None.
 
     Example:
-        >>> boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}.")
+        >>> extract_boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}.")
         '\\frac{1}{2}'
     """
     found: str | None = None
@@ -46,7 +46,7 @@ def boxed(text: str) -> str | None:
     return found
 
 
-def _fraction(match: re.Match) -> str:
+def _rewrite_fraction(match: re.Match) -> str:
     """One fraction; a whole number before it belongs to it."""
     whole, above, above_digit, below, below_digit = match.groups()
     top, bottom = int(above or above_digit), int(below or below_digit)

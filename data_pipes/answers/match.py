@@ -42,7 +42,7 @@ class QuestionAnswer(NamedTuple):
     name: str
 
 
-def question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[QuestionAnswer]:
+def read_question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[QuestionAnswer]:
     """Reads rows of questions that are answered in words or numbers.
 
     Args:
@@ -54,10 +54,10 @@ def question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Q
         An iterator over QuestionAnswers; texts are left as they are.
 
     Example:
-        >>> next(question_answers([Row({"problem": "1 + 1?", "solution": "It is 2.", "answer": 2}, "a:1")]))
+        >>> next(read_question_answers([Row({"problem": "1 + 1?", "solution": "It is 2.", "answer": 2}, "a:1")]))
         QuestionAnswer(question='1 + 1?', answer='2', name='a:1')
     """
-    return each(rows, _question_answer, on_bad)
+    return each(rows, _read_row, on_bad)
 
 
 def exact_match(
@@ -74,7 +74,7 @@ def exact_match(
         output: what the model wrote, cut where it went on to the next question.
         answer: the right answer; of GSM8K the whole solution or only its number.
         mode: "strict": the first number after "#### " in the output, a minus, digits, dots and commas, is the
-            answer (both as `normalise` makes them). "flexible": the same with the last number in the output,
+            answer (both as `normalise_answer` makes them). "flexible": the same with the last number in the output,
             wherever it stands, dollar signs allowed. "number": both have the same value as `extract_number`
             reads them. "text": the whole texts are the same, white space at the ends aside.
         ignore_case: (only for "text") compares in small letters.
@@ -109,19 +109,19 @@ def exact_match(
             f"exact_match: ignore_case and ignore_punctuation need mode='text', got {mode!r}; drop them"
         )
     if mode == "text":
-        texts = [_plain(text, ignore_case, ignore_punctuation) for text in (output, answer)]
+        texts = [_normalise_text(text, ignore_case, ignore_punctuation) for text in (output, answer)]
         return texts[0] == texts[1]
     if mode == "number":
         numbers = [extract_number(text) for text in (output, answer)]
-        return None not in numbers and _value(numbers[0]) == _value(numbers[1])
+        return None not in numbers and _number_value(numbers[0]) == _number_value(numbers[1])
     if mode == "strict":
         found = [match[1] for match in [_STRICT.search(output)] if match]
     else:
         found = [match[0] for match in _FLEXIBLE.finditer(output)]
-    return bool(found) and normalise(found[-1]) == normalise(answer)
+    return bool(found) and normalise_answer(found[-1]) == normalise_answer(answer)
 
 
-def normalise(answer: str) -> str:
+def normalise_answer(answer: str) -> str:
     """Reduces an answer of GSM8K to what is compared.
 
     Args:
@@ -132,7 +132,7 @@ def normalise(answer: str) -> str:
         dot at its end (or before a line end there), (4) in small letters.
 
     Example:
-        >>> normalise("She pays 2 * $617. #### $1,234.")
+        >>> normalise_answer("She pays 2 * $617. #### $1,234.")
         '1234'
 
     Source: regexes_to_ignore and ignore_case in lm-evaluation-harness's gsm8k.yaml, in their order.
@@ -164,10 +164,14 @@ def extract_number(text: str) -> str | None:
         '1234'
     """
     text = text.replace("\N{MINUS SIGN}", "-")
-    _, mark, said = latex.plain(text).rpartition("####")
+    _, mark, said = latex.rewrite_numbers(text).rpartition("####")
     found = _NUMBER.search(said) if mark else None
     for last in (
-        [] if found else _NUMBER.finditer(latex.plain(text if (box := latex.boxed(text)) is None else box))
+        []
+        if found
+        else _NUMBER.finditer(
+            latex.rewrite_numbers(text if (box := latex.extract_boxed(text)) is None else box)
+        )
     ):
         found = last
     if found is None:
@@ -176,7 +180,7 @@ def extract_number(text: str) -> str | None:
     return ("-" if minus else "") + number.replace(",", "") + (below or "")
 
 
-def _question_answer(row: Mapping[str, Any], name: str) -> QuestionAnswer:
+def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
     """One row."""
     columns = [
         next((c for c in names if row.get(c) is not None), "") for names in (QUESTION_COLUMNS, ANSWER_COLUMNS)
@@ -196,14 +200,14 @@ def _question_answer(row: Mapping[str, Any], name: str) -> QuestionAnswer:
     return QuestionAnswer(*texts, name)
 
 
-def _plain(text: str, ignore_case: bool, ignore_punctuation: bool) -> str:
+def _normalise_text(text: str, ignore_case: bool, ignore_punctuation: bool) -> str:
     """A whole text as it is compared."""
     text = text.strip()
     text = text.lower() if ignore_case else text
     return text.translate(str.maketrans("", "", string.punctuation)) if ignore_punctuation else text
 
 
-def _value(number: str | None) -> Fraction | str | None:
+def _number_value(number: str | None) -> Fraction | str | None:
     """The value of a number; one that has none (1/0, or thousands of digits) is the same only as itself."""
     try:
         return Fraction(number or "")

@@ -37,7 +37,7 @@ SHOWN = 200
 LARGEST = torch.finfo(torch.float32).max
 
 
-class Answers(NamedTuple):
+class Completions(NamedTuple):
     """A batch of answers as reward functions see it, B of each.
 
     Fields:
@@ -53,10 +53,10 @@ class Answers(NamedTuple):
     rows: list[Mapping[str, Any]]
 
 
-def rewards_of(
+def compute_rewards(
     name: str,
     function: Callable,
-    answers: Answers,
+    answers: Completions,
     *,
     on_bad: Callable[[str], Any],
     gather: Gather | None = None,
@@ -84,21 +84,26 @@ def rewards_of(
             coroutine without `gather`.
 
     Example:
-        >>> answers = Answers(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
-        >>> rewards_of("short", lambda completions, **_: [-len(c) for c in completions], answers, on_bad=print)
+        >>> answers = Completions(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
+        >>> short = lambda completions, **_: [-len(text) for text in completions]
+        >>> compute_rewards("short", short, answers, on_bad=print)
         [-1.0, -2.0]
-        >>> rewards_of("some", lambda prompt, completion, row: True if prompt == "a" else None, answers, on_bad=print)
+        >>> some = lambda prompt, completion, row: True if prompt == "a" else None
+        >>> compute_rewards("some", some, answers, on_bad=print)
         [1.0, nan]
     """
     if takes_batch(function):
-        results = _batch(name, function, answers, on_bad, gather)
+        results = _call_batched(name, function, answers, on_bad, gather)
     else:
         each = zip(answers.prompts, answers.completions, answers.rows, strict=True)
-        results = _settle(name, [_call(function, *one) for one in each], gather)
-    return [
-        _number(result, lambda what, i=i: on_bad(f"the reward {name!r} {what}{_quote(answers, i)}"))  # type: ignore[misc]
-        for i, result in enumerate(results)
-    ]
+        results = _await_results(name, [_call(function, *one) for one in each], gather)
+    rewards = []
+    for i, result in enumerate(results):
+        number, fault = _reward_number(result)
+        if fault:
+            on_bad(f"the reward {name!r} {fault}{_quote_completion(answers, i)}")
+        rewards.append(number)
+    return rewards
 
 
 def takes_batch(function: Callable) -> bool:
@@ -114,7 +119,7 @@ def takes_batch(function: Callable) -> bool:
     return bool(parameters) and all(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def refuse_unfit(name: str, function: Callable, columns: Sequence[str]) -> None:
+def check_reward_function(name: str, function: Callable, columns: Sequence[str]) -> None:
     """Checks before the first answer that a function can be called with what there is.
 
     Args:
@@ -164,7 +169,7 @@ def _call(function: Callable, *arguments: Any, **named: Any) -> Any:
         return error
 
 
-def _settle(name: str, results: list, gather: Gather | None) -> list:
+def _await_results(name: str, results: list, gather: Gather | None) -> list:
     """Awaitables among the results replaced by what they come to."""
     waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
     if not waiting:
@@ -179,13 +184,16 @@ def _settle(name: str, results: list, gather: Gather | None) -> list:
     return [done.get(i, result) for i, result in enumerate(results)]
 
 
-def _batch(name: str, function: Callable, answers: Answers, on_bad: Callable, gather: Gather | None) -> list:
+def _call_batched(
+    name: str, function: Callable, answers: Completions, on_bad: Callable, gather: Gather | None
+) -> list:
     """B results of a batched function."""
-    result = _settle(name, [_call(function, **_keywords(function, answers))], gather)[0]
+    result = _await_results(name, [_call(function, **_batch_arguments(function, answers))], gather)[0]
     count = len(answers.completions)
     if isinstance(result, Exception):
         on_bad(
-            f"the reward {name!r} {_raised(result)}, for a batch of {count} answers, the first{_quote(answers, 0)[1:]}"
+            f"the reward {name!r} {_describe_exception(result)}, for a batch of {count} answers, the first"
+            f"{_quote_completion(answers, 0)[1:]}"
         )
         return [None] * count
     try:
@@ -200,10 +208,10 @@ def _batch(name: str, function: Callable, answers: Answers, on_bad: Callable, ga
     return found
 
 
-def _keywords(function: Callable, answers: Answers) -> dict[str, Any]:
+def _batch_arguments(function: Callable, answers: Completions) -> dict[str, Any]:
     """What a batched function is called with: all it names, or all there is where it takes **kwargs."""
     names = dict.fromkeys(key for row in answers.rows for key in row if key not in OWN)
-    talks = [_messages(row) for row in answers.rows]
+    talks = [_prompt_messages(row) for row in answers.rows]
     given: dict[str, Any] = {key: [row.get(key) for row in answers.rows] for key in names} | {
         "prompts": [talk or text for talk, text in zip(talks, answers.prompts, strict=True)],
         "completions": [
@@ -218,7 +226,7 @@ def _keywords(function: Callable, answers: Answers) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key in parameters}
 
 
-def _messages(row: Mapping[str, Any]) -> list | None:
+def _prompt_messages(row: Mapping[str, Any]) -> list | None:
     """The prompt of a row as messages, if that is what the row has."""
     found = row.get("prompt") if row.get("prompt") is not None else row.get("messages")
     talk = isinstance(found, list | tuple) and all(
@@ -227,26 +235,23 @@ def _messages(row: Mapping[str, Any]) -> list | None:
     return list(found) if talk and found else None
 
 
-def _number(value: Any, bad: Callable[[str], Any]) -> float:
-    """One reward; NaN for None, and after `bad` was told."""
+def _reward_number(value: Any) -> tuple[float, str]:
+    """One reward, NaN for None, and "" or why there is none."""
     if value is None:
-        return math.nan
+        return math.nan, ""
     if isinstance(value, Exception):
-        bad(_raised(value))
-        return math.nan
+        return math.nan, _describe_exception(value)
     try:
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except Exception:
         number = math.nan
-    if not abs(number) <= LARGEST:
-        bad(
-            f"gave {_shown(value)}; expected a number that is finite in float32, or None where it does not apply"
-        )
-        return math.nan
-    return number
+    if abs(number) <= LARGEST:
+        return number, ""
+    expected = "expected a number that is finite in float32, or None where it does not apply"
+    return math.nan, f"gave {_short_repr(value)}; {expected}"
 
 
-def _shown(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     """A value as a message shows it."""
     if isinstance(value, float | int):
         return str(value)[:40]
@@ -254,12 +259,12 @@ def _shown(value: Any) -> str:
     return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
 
 
-def _raised(error: Exception) -> str:
+def _describe_exception(error: Exception) -> str:
     """An exception in words."""
     return f"raised {type(error).__name__}: {error}"
 
 
-def _quote(answers: Answers, i: int) -> str:
+def _quote_completion(answers: Completions, i: int) -> str:
     """Which answer it is about."""
     return (
         f", for the prompt {answers.prompts[i][-SHOWN:]!r} and the answer {answers.completions[i][:SHOWN]!r}"

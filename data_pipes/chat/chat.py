@@ -16,11 +16,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.chat.encoding import Cut, Job, OnError, cut_answers, cut_begun, cut_prompt, encode_jobs
+from data_pipes.chat.batch_encoding import (
+    Cut,
+    OnError,
+    PromptCompletion,
+    cut_completion,
+    cut_prompt,
+    cut_with_generation_prompt,
+    encode_conversations,
+)
 from data_pipes.chat.messages import PLAIN, Context, Message
 from data_pipes.chat.presets import CHATML
-from data_pipes.chat.rendering import ChatTemplate, bare, for_context, hider, restored, text_of
-from data_pipes.chat.template import compiled
+from data_pipes.chat.rendering import (
+    ChatTemplate,
+    control_hider,
+    render_marked,
+    restore_controls,
+    select_template,
+    strip_marks,
+)
+from data_pipes.chat.template import compile_template
 from data_pipes.tokenizer.spec import Tokenizer
 
 
@@ -81,8 +96,8 @@ def chat_template(
                 f"chat_template: a template can name no variable {name!r}; use letters, digits and _"
             )
     given = tuple(sorted(tokens.items())), tuple(sorted(named.items()))
-    other = None if tool_use is None else ChatTemplate(tool_use, compiled(tool_use), *given)
-    return ChatTemplate(source, compiled(source), *given, other)
+    other = None if tool_use is None else ChatTemplate(tool_use, compile_template(tool_use), *given)
+    return ChatTemplate(source, compile_template(source), *given, other)
 
 
 def render(
@@ -110,9 +125,11 @@ def render(
         >>> render(chat_template(), [Message("user", "Hi")], add_generation_prompt=True)
         '<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n'
     """
-    guarded, context, hidden = hider(())(messages, context)
-    template = for_context(template, context)
-    return restored(bare(text_of(template, guarded, prompt=add_generation_prompt, context=context)), hidden)
+    guarded, context, hidden = control_hider(())(messages, context)
+    template = select_template(template, context)
+    return restore_controls(
+        strip_marks(render_marked(template, guarded, prompt=add_generation_prompt, context=context)), hidden
+    )
 
 
 def encode_chat(
@@ -199,9 +216,15 @@ def encode_chats(
         'b<|im_end|>'
     """
     pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (Job((), messages, context) for messages, context in pairs)
+    jobs = (PromptCompletion((), messages, context) for messages, context in pairs)
     # 1., 2. and 3. One function for all.
-    return _encoded(template, tokenizer, jobs, cut_prompt if add_generation_prompt else cut_answers, on_error)
+    return _encode(
+        template,
+        tokenizer,
+        jobs,
+        cut_with_generation_prompt if add_generation_prompt else cut_completion,
+        on_error,
+    )
 
 
 def encode_prompt_chats(
@@ -238,8 +261,8 @@ def encode_prompt_chats(
         'assistant\\nb'
     """
     pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (Job(messages, (), context) for messages, context in pairs)
-    return _encoded(template, tokenizer, jobs, cut_begun, on_error)
+    jobs = (PromptCompletion(messages, (), context) for messages, context in pairs)
+    return _encode(template, tokenizer, jobs, cut_prompt, on_error)
 
 
 def encode_completions(
@@ -270,12 +293,16 @@ def encode_completions(
         ValueError: as there.
     """
     rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
-    jobs = (Job(prompt, said, context) for (prompt, said), context in rows)
-    return _encoded(template, tokenizer, jobs, cut_answers, on_error)
+    jobs = (PromptCompletion(prompt, said, context) for (prompt, said), context in rows)
+    return _encode(template, tokenizer, jobs, cut_completion, on_error)
 
 
-def _encoded(
-    template: ChatTemplate, tokenizer: Tokenizer, jobs: Iterable[Job], cut: Cut, on_error: OnError | None
+def _encode(
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    jobs: Iterable[PromptCompletion],
+    cut: Cut,
+    on_error: OnError | None,
 ) -> list[Encoded]:
     """Encodes jobs."""
-    return [Encoded(*row) for row in encode_jobs(template, tokenizer, jobs, cut, on_error)]
+    return [Encoded(*row) for row in encode_conversations(template, tokenizer, jobs, cut, on_error)]

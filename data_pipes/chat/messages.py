@@ -1,6 +1,6 @@
 """One schema for conversations, preferences, unpaired answers and prompts.
 
-Every data set of fine-tuning says the same things under other names; `data_pipes.rows.forms` turns each row
+Every data set of fine-tuning says the same things under other names; `data_pipes.rows.records` turns each row
 into one of these four records.
 """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from data_pipes.chat.messages import PLAIN, Context, Message
-from data_pipes.chat.template import BEGIN, CLOSE, END, HERE, OPEN, Program, compiled, run
+from data_pipes.chat.template import BEGIN, CLOSE, END, HERE, OPEN, Program, compile_template, run_template
 
 RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}{HERE}]"
 """Characters that no message may bring into a template, as a pattern."""
@@ -25,11 +25,11 @@ PLACEHOLDER = re.compile(rf"(?:{OPEN}|\\ufdd0)([0-9]+)(?:{CLOSE}|\\ufdd1)")
 """What stands for a text that the template shall not see; escaped where a template printed a list, or escaped
 JSON."""
 
-THOUGHTS = ("<think>", "</think>")
+REASONING_TAGS = ("<think>", "</think>")
 """Control tokens that the assistant itself writes around its thoughts: templates look for them in its
 turns."""
 
-REASONING = ("reasoning_content", "thinking", "reasoning")
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names under which rows keep the assistant's thoughts; a template sees the first two, as in transformers."""
 
 
@@ -54,7 +54,7 @@ class ChatTemplate:
 
     def __reduce__(self) -> Any:
         """Pickles as its source, and compiles again."""
-        return _made, (self.source, self.special_tokens, self.variables, self.tool_use)
+        return _unpickle, (self.source, self.special_tokens, self.variables, self.tool_use)
 
 
 class Hidden(NamedTuple):
@@ -65,7 +65,7 @@ class Hidden(NamedTuple):
     texts: list[str]
 
 
-def hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Context], Hidden]:
+def control_hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Context], Hidden]:
     """Returns a function that puts placeholders in the place of control tokens' texts.
 
     The assistant's own turns keep THOUGHTS, which its template looks for.
@@ -77,24 +77,28 @@ def hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Context], Hid
         (messages, context) -> Hidden.
 
     Example:
-        >>> hider(["<|end|>"])([Message("user", "a<|end|>")], PLAIN).texts
+        >>> control_hider(["<|end|>"])([Message("user", "a<|end|>")], PLAIN).texts
         ['<|end|>']
     """
-    every, own = _pattern(controls), _pattern([text for text in controls if text not in THOUGHTS])
+    every, own = (
+        _control_pattern(controls),
+        _control_pattern([text for text in controls if text not in REASONING_TAGS]),
+    )
 
     def hide(messages: Sequence[Message], context: Context) -> Hidden:
         texts: list[str] = []
         kept = [
-            _hidden(message, own if message.role == "assistant" else every, texts) for message in messages
+            _hide_message(message, own if message.role == "assistant" else every, texts)
+            for message in messages
         ]
-        tools = tuple(_replaced(tool, every, texts) for tool in context.tools)
-        variables = tuple((name, _replaced(value, every, texts)) for name, value in context.variables)
+        tools = tuple(_hide_texts(tool, every, texts) for tool in context.tools)
+        variables = tuple((name, _hide_texts(value, every, texts)) for name, value in context.variables)
         return Hidden(kept, Context(tools, variables), texts)
 
     return hide
 
 
-def parts(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, str]]:
+def split_placeholders(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, str]]:
     """Cuts a rendered text at its placeholders.
 
     Args:
@@ -110,23 +114,23 @@ def parts(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, str]]:
             yield i % 2 == 1, found
 
 
-def restored(text: str, texts: Sequence[str]) -> str:
+def restore_controls(text: str, texts: Sequence[str]) -> str:
     """Returns a rendered text with what the placeholders stand for."""
-    return "".join(part for _, part in parts(text, texts))
+    return "".join(part for _, part in split_placeholders(text, texts))
 
 
-def bare(text: str) -> str:
+def strip_marks(text: str) -> str:
     """Returns a rendered text without the marks of {% generation %} blocks."""
     return re.sub(f"[{BEGIN}{END}]", "", text)
 
 
-def for_context(template: ChatTemplate, context: Context) -> ChatTemplate:
+def select_template(template: ChatTemplate, context: Context) -> ChatTemplate:
     """Returns the template that renders a conversation: the one for tools where it has tools, as in
     transformers."""
     return template.tool_use if context.tools and template.tool_use is not None else template
 
 
-def text_of(
+def render_marked(
     template: ChatTemplate, messages: Sequence[Message], *, prompt: bool = False, context: Context = PLAIN
 ) -> str:
     """Renders messages; BEGIN and END of {% generation %} blocks are left in.
@@ -145,15 +149,17 @@ def text_of(
     """
     given = (*template.special_tokens, *template.variables, *context.variables)
     variables = {
-        "messages": [_fields(message) for message in messages],
+        "messages": [_message_fields(message) for message in messages],
         "add_generation_prompt": prompt,
         "tools": list(context.tools) or None,
         "documents": None,
     }
-    return run(template.program, **{**variables, **dict(given)})
+    return run_template(template.program, **{**variables, **dict(given)})
 
 
-def open_text(template: ChatTemplate, messages: Sequence[Message], *, context: Context = PLAIN) -> str:
+def render_continuation(
+    template: ChatTemplate, messages: Sequence[Message], *, context: Context = PLAIN
+) -> str:
     """Renders messages up to the end of what the last one says, so that a model continues it.
 
     As transformers' `continue_final_message`: where the template strips the content, the end is stripped too.
@@ -168,20 +174,20 @@ def open_text(template: ChatTemplate, messages: Sequence[Message], *, context: C
 
     Raises:
         ValueError: if the last message has no content, or the template leaves (part of) it out; or as in
-            `text_of`.
+            `render_marked`.
 
     Example:
-        >>> from data_pipes.chat.template import compiled
-        >>> template = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", compiled(
+        >>> from data_pipes.chat.template import compile_template
+        >>> template = ChatTemplate("{% for m in messages %}<{{ m.content }}>{% endfor %}", compile_template(
         ...     "{% for m in messages %}<{{ m.content }}>{% endfor %}"))
-        >>> open_text(template, [Message("user", "a"), Message("assistant", "b")])
+        >>> render_continuation(template, [Message("user", "a"), Message("assistant", "b")])
         '<a><b'
     """
     last = messages[-1]
     if last.content is None:
         raise ValueError("the prompt ends with a turn of the assistant that has no content to continue")
     marked = last._replace(content=f"{last.content}{HERE} ")
-    text = bare(text_of(template, [*messages[:-1], marked], context=context))
+    text = strip_marks(render_marked(template, [*messages[:-1], marked], context=context))
     place = text.rfind(HERE)
     if place < 0 or last.content.strip() not in text:
         raise ValueError(
@@ -192,25 +198,25 @@ def open_text(template: ChatTemplate, messages: Sequence[Message], *, context: C
     return begun if text.startswith(f"{HERE} ", place) else begun.rstrip()
 
 
-def _made(
+def _unpickle(
     source: str, special_tokens: tuple, variables: tuple, tool_use: ChatTemplate | None
 ) -> ChatTemplate:
     """A template that was pickled."""
-    return ChatTemplate(source, compiled(source), special_tokens, variables, tool_use)
+    return ChatTemplate(source, compile_template(source), special_tokens, variables, tool_use)
 
 
-def _pattern(controls: Sequence[str]) -> re.Pattern:
+def _control_pattern(controls: Sequence[str]) -> re.Pattern:
     """RESERVED characters and control tokens, the longest first."""
     return re.compile("|".join([RESERVED, ESCAPED, *map(re.escape, sorted(controls, key=len, reverse=True))]))
 
 
-def _hidden(message: Message, pattern: re.Pattern, texts: list[str]) -> Message:
+def _hide_message(message: Message, pattern: re.Pattern, texts: list[str]) -> Message:
     """A message with placeholders."""
-    fields = tuple((name, _replaced(value, pattern, texts)) for name, value in message.fields)
-    return message._replace(content=_replaced(message.content, pattern, texts), fields=fields)
+    fields = tuple((name, _hide_texts(value, pattern, texts)) for name, value in message.fields)
+    return message._replace(content=_hide_texts(message.content, pattern, texts), fields=fields)
 
 
-def _replaced(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
+def _hide_texts(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
     """A value with placeholders in all of its texts; what they stand for is appended to `texts`."""
 
     def hide(match: re.Match) -> str:
@@ -220,13 +226,15 @@ def _replaced(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
     if isinstance(value, str):
         return pattern.sub(hide, value)
     if isinstance(value, Mapping):
-        return {_replaced(name, pattern, texts): _replaced(x, pattern, texts) for name, x in value.items()}
-    return [_replaced(x, pattern, texts) for x in value] if isinstance(value, list | tuple) else value
+        return {
+            _hide_texts(name, pattern, texts): _hide_texts(x, pattern, texts) for name, x in value.items()
+        }
+    return [_hide_texts(x, pattern, texts) for x in value] if isinstance(value, list | tuple) else value
 
 
-def _fields(message: Message) -> dict[str, Any]:
+def _message_fields(message: Message) -> dict[str, Any]:
     """A message as the template sees it: without what is None, and thoughts under both of their names."""
     given = {"role": message.role, "content": message.content, **dict(message.fields)}
     found = {name: value for name, value in given.items() if value is not None}
-    thoughts = next((found[name] for name in REASONING if name in found), None)
+    thoughts = next((found[name] for name in REASONING_FIELDS if name in found), None)
     return found if thoughts is None else {"thinking": thoughts, **found, "reasoning_content": thoughts}

@@ -36,20 +36,20 @@ def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, T
             "stop_at: a stop string is empty, which ends every text before it begins; leave it out"
         )
     reach = max((len(text.encode()) for text in strings), default=0)
-    return partial(_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
+    return partial(_has_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
 
 
-def cut(text: str, strings: Sequence[str]) -> str:
+def truncate_at_stop(text: str, strings: Sequence[str]) -> str:
     """Takes what stands before the first of the strings.
 
     Example:
-        >>> cut("    return 1\\n\\ndef other(): pass", ["\\nclass", "\\ndef"])
+        >>> truncate_at_stop("    return 1\\n\\ndef other(): pass", ["\\nclass", "\\ndef"])
         '    return 1\\n'
     """
     return text[: min((place for place in map(text.find, strings) if place >= 0), default=len(text))]
 
 
-def _stop(
+def _has_stop(
     tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int
 ) -> Tensor:
     """Looks at the end of every row."""

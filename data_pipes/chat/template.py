@@ -16,7 +16,7 @@ from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.utils import Namespace
 
-from data_pipes.chat.template_budget import Sandbox, meter, metered_filter, metered_test
+from data_pipes.chat.template_budget import Sandbox, make_meter, metered_filter, metered_test
 from data_pipes.chat.template_costs import CALL, LOOKUP, NODE, SandboxError
 
 SOURCE = 1 << 18
@@ -44,7 +44,7 @@ class Program(NamedTuple):
     marked: bool
 
 
-def compiled(source: str) -> Program:
+def compile_template(source: str) -> Program:
     """Compiles a template in which everything that takes time or memory is charged.
 
     Its syntax tree is changed: loops, macros and blocks, what is written or joined, comparisons, slices and
@@ -60,7 +60,7 @@ def compiled(source: str) -> Program:
         ValueError: if it does not compile, with the line, or has more than 262,144 characters.
 
     Example:
-        >>> compiled("Hello{{ name")
+        >>> compile_template("Hello{{ name")
         Traceback (most recent call last):
         ...
         ValueError: the chat template does not compile: line 1: unexpected end of template, expected 'end of
@@ -69,14 +69,14 @@ def compiled(source: str) -> Program:
     """
     if len(source) > SOURCE:
         raise ValueError(f"the chat template has {len(source):,} characters; expected at most {SOURCE:,}")
-    meter = _unused("_meter", source)
-    environment = _environment(meter)
+    meter = _unused_name("_meter", source)
+    environment = _make_environment(meter)
     try:
         tree = environment.parse(source)
         _check_names(node.attr for node in tree.find_all(nodes.NSRef))
         names = frozenset(meta.find_undeclared_variables(tree))
         marked = any(data.data == BEGIN for data in tree.find_all(nodes.TemplateData))
-        _charge(tree, meter)
+        _insert_meter(tree, meter)
         tree.set_environment(environment)
         code = environment.compile(tree, "template", "template")
     except (jinja2.TemplateError, RecursionError, SyntaxError, UnicodeError, MemoryError) as error:
@@ -87,11 +87,11 @@ def compiled(source: str) -> Program:
     return Program(made, meter, names, marked)
 
 
-def run(program: Program, **variables: Any) -> str:
+def run_template(program: Program, **variables: Any) -> str:
     """Runs a template.
 
     Args:
-        program: from `compiled`.
+        program: from `compile_template`.
         variables: what it may name: `messages`, `add_generation_prompt`, ...; plain values only.
 
     Returns:
@@ -102,19 +102,20 @@ def run(program: Program, **variables: Any) -> str:
             what it is given.
 
     Example:
-        >>> run(compiled("{% for m in messages %}{{ m.content }}!{% endfor %}"), messages=[{"content": "Hi"}])
+        >>> program = compile_template("{% for m in messages %}{{ m.content }}!{% endfor %}")
+        >>> run_template(program, messages=[{"content": "Hi"}])
         'Hi!'
     """
-    made = meter(variables)
+    made = make_meter(variables)
     named = {f"{program.meter}_{name}": getattr(made, name) for name in made._fields}
     try:
         return "".join(
-            _within(program.run.generate(**{**variables, **named, "range": made.range}), made.spend)
+            _charge_pieces(program.run.generate(**{**variables, **named, "range": made.range}), made.spend)
         )
     except RecursionError:
         raise ValueError("the chat template failed: it calls itself without end") from None
     except Exception as error:  # whatever a stranger's program may raise
-        raise ValueError(f"the chat template failed: {_words(error)}") from None
+        raise ValueError(f"the chat template failed: {_describe_error(error)}") from None
 
 
 class _Generation(Extension):
@@ -130,7 +131,7 @@ class _Generation(Extension):
         return [begin, nodes.Scope(body).set_lineno(line), end]
 
 
-def _environment(meter: str) -> Sandbox:
+def _make_environment(meter: str) -> Sandbox:
     """What templates expect to find, without a clock or filler text."""
     made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     made.budget = f"{meter}_spend"
@@ -140,13 +141,13 @@ def _environment(meter: str) -> Sandbox:
     }
     tests: dict[str, Any] = {**made.tests}
     made.tests = {name: metered_test(name, function, made.budget) for name, function in tests.items()}
-    made.globals["raise_exception"] = _raise
+    made.globals["raise_exception"] = _raise_exception
     made.globals["namespace"] = _namespace
     del made.globals["lipsum"]
     return made
 
 
-def _charge(tree: nodes.Template, meter: str) -> None:
+def _insert_meter(tree: nodes.Template, meter: str) -> None:
     """Puts the meter into every loop, macro and block, and around what is written, joined, compared, cut or
     looked up.
 
@@ -173,7 +174,7 @@ def _charge(tree: nodes.Template, meter: str) -> None:
             node.body = [nodes.Output([call("round", [units], line)]).set_lineno(line), *node.body]
             if isinstance(node, nodes.For) and node.test is not None:
                 node.test = nodes.Or(call("round", [units], line), node.test).set_lineno(line)
-        elif isinstance(node, nodes.Compare) and not _quick(node):
+        elif isinstance(node, nodes.Compare) and not _is_cheap(node):
             if len(node.ops) == 1:
                 name = nodes.Const(node.ops[0].op)
                 node.expr, node.ops = call("compare", [name, node.expr, node.ops[0].expr], line), []
@@ -197,7 +198,7 @@ def _weight(node: nodes.Expr) -> int:
     return LOOKUP if isinstance(node, nodes.Getattr | nodes.Getitem | nodes.NSRef) else NODE
 
 
-def _quick(node: nodes.Compare) -> bool:
+def _is_cheap(node: nodes.Compare) -> bool:
     """Whether a comparison has one operator, and is as quick as a constant in the template is short."""
     if len(node.ops) != 1:
         return False
@@ -213,14 +214,14 @@ def _quick(node: nodes.Compare) -> bool:
     )
 
 
-def _within(pieces: Iterable[str], spend: Callable[[int], None]) -> Iterator[str]:
+def _charge_pieces(pieces: Iterable[str], spend: Callable[[int], None]) -> Iterator[str]:
     """The pieces of a text, each charged."""
     for piece in pieces:
         spend(len(piece))
         yield piece
 
 
-def _unused(name: str, source: str) -> str:
+def _unused_name(name: str, source: str) -> str:
     """A name that the source does not have, so that it cannot put something else in its place."""
     while name in source:
         name += "_"
@@ -246,12 +247,12 @@ def _check_names(names: Iterable[Any]) -> None:
             raise SandboxError(f"a namespace cannot hold {name!r}: no name may begin with an underscore")
 
 
-def _raise(message: str) -> NoReturn:
+def _raise_exception(message: str) -> NoReturn:
     """What templates call on messages that they do not take."""
     raise SandboxError(message)
 
 
-def _words(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """An error in words, and what to do about a template that asks for the date."""
     text = str(error) or type(error).__name__
     if isinstance(error, jinja2.UndefinedError) and "strftime_now" in text:

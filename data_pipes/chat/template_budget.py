@@ -24,12 +24,12 @@ from data_pipes.chat.template_costs import (
     FREE_TESTS,
     NODE,
     SandboxError,
-    charge,
-    deep,
-    made,
+    charge_call,
+    charge_result,
     refuse_large,
     refuse_power,
     size,
+    total_size,
 )
 
 WORK = 1 << 24
@@ -68,7 +68,7 @@ class Meter(NamedTuple):
     range: Callable[..., range]
 
 
-def meter(given: Any) -> Meter:
+def make_meter(given: Any) -> Meter:
     """Makes the meter of one run, with its budget.
 
     Args:
@@ -78,7 +78,7 @@ def meter(given: Any) -> Meter:
         Meter.
 
     Example:
-        >>> meter({"messages": []}).compare("in", "a", "b" * 20_000_000)
+        >>> make_meter({"messages": []}).compare("in", "a", "b" * 20_000_000)
         Traceback (most recent call last):
         ...
         data_pipes.chat.template_costs.SandboxError: it takes too long or too much memory for what it is
@@ -91,7 +91,7 @@ def meter(given: Any) -> Meter:
     def spend(units: float) -> None:
         left[0] -= int(units)
         if left[0] < 0 and not extended:  # measured once, and only where it matters
-            extended.append(SHARE * int(deep(given, 1 << 32)))
+            extended.append(SHARE * int(total_size(given, 1 << 32)))
             left[0] += extended[0]
         if left[0] < 0:
             raise SandboxError(
@@ -115,9 +115,9 @@ def meter(given: Any) -> Meter:
     return Meter(
         spend,
         partial(one_round),
-        partial(_shown, spend),
-        partial(_compared, spend),
-        partial(_paid, spend),
+        partial(_charge_output, spend),
+        partial(_charge_compare, spend),
+        partial(_charge_value, spend),
         bounded,
     )
 
@@ -135,8 +135,8 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         name = getattr(__function, "__name__", "")
         owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", None)
         spend = __context.parent[__self.budget]
-        charge(spend, name, (owner, *args) if isinstance(owner, str | list | tuple) else args, kwargs)
-        return made(spend, super().call(__context, __function, *args, **kwargs))
+        charge_call(spend, name, (owner, *args) if isinstance(owner, str | list | tuple) else args, kwargs)
+        return charge_result(spend, super().call(__context, __function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Computes `left operator right`, within bounds."""
@@ -148,24 +148,24 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         if operator == "*" or (operator == "%" and isinstance(left, str)):
             refuse_large("format" if operator == "%" else "", left, right)
         spend(NODE + size(left) + size(right))
-        return made(spend, super().call_binop(context, operator, left, right))
+        return charge_result(spend, super().call_binop(context, operator, left, right))
 
 
 def metered_filter(name: str, function: Callable, budget: str) -> Callable:
     """Returns a filter that is charged to the budget of the run."""
     if name == "random":
-        return _no_chance
-    return _metered(function, budget, partial(charge, name=name))
+        return _refuse_random
+    return _meter_callable(function, budget, partial(charge_call, name=name))
 
 
 def metered_test(name: str, function: Callable, budget: str) -> Callable:
     """Returns a test that is charged to the budget of the run."""
     if name in FREE_TESTS:
         return function
-    return _metered(function, budget, _charge_comparison)
+    return _meter_callable(function, budget, _charge_test)
 
 
-def _metered(function: Callable, budget: str, charge: Callable) -> Callable:
+def _meter_callable(function: Callable, budget: str, charge: Callable) -> Callable:
     """A filter or test whose arguments and result are charged."""
     kind = getattr(getattr(function, "jinja_pass_arg", None), "name", "")
 
@@ -179,33 +179,33 @@ def _metered(function: Callable, budget: str, charge: Callable) -> Callable:
             "eval_context": (context.eval_ctx,),
             "environment": (context.environment,),
         }
-        return made(spend, function(*first.get(kind, ()), *args, **kwargs))
+        return charge_result(spend, function(*first.get(kind, ()), *args, **kwargs))
 
     return call
 
 
-def _charge_comparison(spend: Callable, args: Any, kwargs: Any) -> None:
+def _charge_test(spend: Callable, args: Any, kwargs: Any) -> None:
     """Charges a test."""
     spend(CALL + sum(size(value) for value in (*args, *kwargs.values())))
 
 
-def _shown(spend: Callable, *values: Any) -> Any:
+def _charge_output(spend: Callable, *values: Any) -> Any:
     """What is written: one value as it is, several joined."""
     for value in values:
-        spend(CALL + (len(value) if isinstance(value, str) else ELEMENT * deep(value)))
+        spend(CALL + (len(value) if isinstance(value, str) else ELEMENT * total_size(value)))
     return values[0] if len(values) == 1 else "".join([str(value) for value in values])
 
 
-def _compared(spend: Callable, name: str, left: Any, right: Any) -> Any:
+def _charge_compare(spend: Callable, name: str, left: Any, right: Any) -> Any:
     """A comparison, charged by the smaller side, or by what something is looked for in."""
     if name in ("in", "notin"):
-        spend(CALL + (0 if isinstance(right, dict) else deep(right)))
+        spend(CALL + (0 if isinstance(right, dict) else total_size(right)))
     else:
         spend(CALL + min(size(left), size(right)))
     return COMPARE[name](left, right)
 
 
-def _paid(spend: Callable, value: Any) -> Any:
+def _charge_value(spend: Callable, value: Any) -> Any:
     """A value that is copied or looked up, charged by its size."""
     spend(
         CALL
@@ -215,7 +215,7 @@ def _paid(spend: Callable, value: Any) -> Any:
 
 
 @pass_context
-def _no_chance(context: Any, *args: Any, **kwargs: Any) -> Any:
+def _refuse_random(context: Any, *args: Any, **kwargs: Any) -> Any:
     """The filter `random`."""
     raise SandboxError(
         "a text that is another each time cannot be trained on; take `random` out of the template"

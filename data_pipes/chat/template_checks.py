@@ -12,7 +12,7 @@ from typing import Any
 
 from data_pipes.chat.messages import Context, Message
 from data_pipes.chat.presets import NAMED
-from data_pipes.chat.rendering import REASONING, ChatTemplate, text_of
+from data_pipes.chat.rendering import REASONING_FIELDS, ChatTemplate, render_marked
 from data_pipes.chat.template import HERE
 
 FITTING = (
@@ -24,7 +24,7 @@ FITTING = (
 """(a text in a template's source, the template of `data_pipes.chat.presets` that fits it)."""
 
 
-def check_shown(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
+def check_rendered(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
     """Refuses a rendering in which something is missing that the messages say.
 
     Args:
@@ -46,8 +46,10 @@ def check_shown(template: ChatTemplate, messages: Sequence[Message], context: Co
                     f"the chat template does not show `{name}` of turn {i}; give a --chat_template that does"
                 )
         said = (message.content or "").strip()
-        if said and message.role != "assistant" and not _within(said, text):
-            if json.dumps(said, ensure_ascii=False)[1:-1] in text or _shows(template, messages, i, context):
+        if said and message.role != "assistant" and not _contains(said, text):
+            if json.dumps(said, ensure_ascii=False)[1:-1] in text or _is_rendered(
+                template, messages, i, context
+            ):
                 continue
             raise ValueError(
                 f"the chat template leaves out turn {i}, of the {message.role}; drop that turn, or give a "
@@ -55,7 +57,7 @@ def check_shown(template: ChatTemplate, messages: Sequence[Message], context: Co
             )
 
 
-def check_learned(
+def check_trained(
     template: ChatTemplate, messages: Sequence[Message], learned: Sequence[int], text: str
 ) -> None:
     """Refuses a conversation whose last answer, or the thoughts of any, cannot be seen in the text.
@@ -71,16 +73,16 @@ def check_learned(
     """
     for i in learned:
         message = messages[i]
-        if _thoughts(message) and not any(name in template.source for name in REASONING[:2]):
+        if _reasoning_of(message) and not any(name in template.source for name in REASONING_FIELDS[:2]):
             raise ValueError(
                 f"the chat template does not show `reasoning_content`, the thoughts of turn {i}, which are to be "
                 "learned; drop them, or give a --chat_template that shows them, such as qwen3 for Qwen3"
             )
         if i == learned[-1]:
-            check_said(template, message, i, text)
+            check_turn(template, message, i, text)
 
 
-def check_said(
+def check_turn(
     template: ChatTemplate, message: Message, i: int, turn: str, opened: Callable[[], str] = lambda: ""
 ) -> None:
     """Refuses a turn in which something is missing that the assistant says.
@@ -96,16 +98,19 @@ def check_said(
     Raises:
         ValueError: naming the turn, and a template that shows all of it.
     """
-    said = [("content", message.content), *(("tool call", name) for name in _calls(dict(message.fields)))]
-    for what, value in [*said, ("thoughts", _thoughts(message))]:
-        if isinstance(value, str) and not _within(value, turn) and not _within(value, opened() + turn):
+    said = [
+        ("content", message.content),
+        *(("tool call", name) for name in _called_functions(dict(message.fields))),
+    ]
+    for what, value in [*said, ("thoughts", _reasoning_of(message))]:
+        if isinstance(value, str) and not _contains(value, turn) and not _contains(value, opened() + turn):
             raise ValueError(
                 f"the chat template leaves out or changes (a part of) the {what} of turn {i}, which is to be learned; "
-                f"{advice(template)}"
+                f"{suggest_template(template)}"
             )
 
 
-def advice(template: ChatTemplate) -> str:
+def suggest_template(template: ChatTemplate) -> str:
     """Returns what to do about a template that cannot be learned from."""
     fitting = next((name for text, name in FITTING if text in template.source), None)
     name = f"give --chat_template {fitting}, or " if fitting and template.source != NAMED[fitting] else ""
@@ -114,27 +119,27 @@ def advice(template: ChatTemplate) -> str:
     return f"{name}put {{% generation %}} and {{% endgeneration %}} around what the assistant says in the template"
 
 
-def _within(said: str, text: str) -> bool:
+def _contains(said: str, text: str) -> bool:
     """Whether a text is in another, whatever the white space."""
     return said.strip() in text or "".join(said.split()) in "".join(text.split())
 
 
-def _shows(template: ChatTemplate, messages: Sequence[Message], i: int, context: Context) -> bool:
+def _is_rendered(template: ChatTemplate, messages: Sequence[Message], i: int, context: Context) -> bool:
     """Whether what turn i says reaches the text, however changed."""
     marked = [*messages[:i], messages[i]._replace(content=f"{messages[i].content}{HERE}"), *messages[i + 1 :]]
     try:
-        return HERE in text_of(template, marked, context=context)
+        return HERE in render_marked(template, marked, context=context)
     except ValueError:
         return False
 
 
-def _thoughts(message: Message) -> Any:
+def _reasoning_of(message: Message) -> Any:
     """What the assistant thinks before it answers, None where it has no field of its own."""
     fields = dict(message.fields)
-    return next((fields[name] for name in REASONING if fields.get(name) is not None), None)
+    return next((fields[name] for name in REASONING_FIELDS if fields.get(name) is not None), None)
 
 
-def _calls(fields: dict[str, Any]) -> Iterator[Any]:
+def _called_functions(fields: dict[str, Any]) -> Iterator[Any]:
     """Names of the functions that a turn calls."""
     calls = fields.get("tool_calls")
     for call in [*(calls if isinstance(calls, list | tuple) else ()), fields.get("function_call")]:

@@ -57,7 +57,7 @@ FREE_TESTS = frozenset((
 ))  # fmt: skip
 """Tests that take as long whatever they are given."""
 
-MOST = 100_000
+MAX_PIECES = 100_000
 """Pieces that a list may be cut into."""
 
 
@@ -65,11 +65,11 @@ class SandboxError(jinja2.TemplateError):
     """What a template asked to raise, or may not do."""
 
 
-def deep(value: Any, limit: float = PRODUCT) -> float:
+def total_size(value: Any, limit: float = PRODUCT) -> float:
     """Returns the units of a value and all that is in it, or a number above `limit` if it has more.
 
     Example:
-        >>> deep(["ab", {"c": 1}]), deep(5), deep("abc")
+        >>> total_size(["ab", {"c": 1}]), total_size(5), total_size("abc")
         (52, 1, 3)
     """
     total, waiting = 0, [value]
@@ -90,7 +90,7 @@ def deep(value: Any, limit: float = PRODUCT) -> float:
     return total
 
 
-def charge(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
+def charge_call(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
     """Charges a filter or a method before it is called.
 
     Args:
@@ -116,11 +116,11 @@ def charge(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
         raise SandboxError("sum with a start takes too long where it joins lists; use a loop")
 
 
-def made(spend: Callable, value: Any) -> Any:
+def charge_result(spend: Callable, value: Any) -> Any:
     """Returns a result, charged by its size.
 
     Args:
-        spend: as in `charge`.
+        spend: as in `charge_call`.
         value: the result.
 
     Returns:
@@ -144,11 +144,11 @@ def refuse_large(operation: str, *values: Any) -> None:
     Raises:
         SandboxError: if what it makes may be larger than PRODUCT.
     """
-    sizes = sorted((1, 1, *(max(size(value), _number(value)) for value in values)), reverse=True)
+    sizes = sorted((1, 1, *(max(size(value), _magnitude(value)) for value in values)), reverse=True)
     if operation.startswith("format"):
         text = values[0] if isinstance(values[0], str) else ""
         widths = sum(map(int, re.findall(r"\d{1,6}", text))) if len(text) < PRODUCT else PRODUCT
-        nested = sum(map(_number, values)) if re.search(r"%[-+ #0]*\*|:[^{}]*\{", text) else 0
+        nested = sum(map(_magnitude, values)) if re.search(r"%[-+ #0]*\*|:[^{}]*\{", text) else 0
         if re.search(r"\d{6}", text) or widths + nested * text.count("{") > PRODUCT or nested > 1 << 16:
             raise SandboxError(TOO_LARGE)
     if sizes[0] * sizes[1] > PRODUCT:
@@ -164,25 +164,25 @@ def refuse_power(base: Any, exponent: Any) -> None:
     Raises:
         SandboxError: if there are more than about 1,500 binary digits.
     """
-    if _number(base) > PRODUCT or _number(exponent) > 64:
+    if _magnitude(base) > PRODUCT or _magnitude(exponent) > 64:
         raise SandboxError(TOO_LARGE)
 
 
 def _refuse_wide(name: str, values: tuple) -> None:
     """Refuses an indent, a number of pieces or a line that multiplies what is written or done."""
-    widest = max((_number(value) for value in values[1:]), default=0)
+    widest = max((_magnitude(value) for value in values[1:]), default=0)
     if name in ("tojson", "indent") and widest > 1 << 8:
         raise SandboxError(TOO_LARGE)
-    if name in ("batch", "slice") and widest > MOST:
+    if name in ("batch", "slice") and widest > MAX_PIECES:
         raise SandboxError(TOO_LARGE)
     if name == "wordwrap" and isinstance(values[0], str):
-        width = next((int(_number(value)) for value in values[1:] if _number(value)), 79)
+        width = next((int(_magnitude(value)) for value in values[1:] if _magnitude(value)), 79)
         longest = max(map(len, values[0].split()), default=0)
         if longest * longest > PRODUCT * max(width, 1):
             raise SandboxError(TOO_LARGE)
 
 
-def _number(value: Any) -> float:
+def _magnitude(value: Any) -> float:
     """The size of a number, 0 of anything else."""
     return abs(value) if isinstance(value, int | float) else 0
 
@@ -191,4 +191,4 @@ def size(value: Any) -> float:
     """Units of a value that an operation works on."""
     if isinstance(value, str):
         return len(value)
-    return deep(value) if isinstance(value, dict | list | tuple) else 1
+    return total_size(value) if isinstance(value, dict | list | tuple) else 1

@@ -11,25 +11,25 @@ from typing import Any
 
 from data_pipes.chat.messages import Messages
 from data_pipes.rows.context import read_history
-from data_pipes.rows.dialogue import read_prompt
-from data_pipes.rows.turns import RowError, read_turns, text_turn
+from data_pipes.rows.dialogue import read_dialogue_prompt
+from data_pipes.rows.turns import RowError, make_turn, read_turns
 
-TURNS = ("messages", "conversations", "conversation")
+MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 """Columns of turns."""
 
-QUESTIONS = ("prompt", "instruction", "query", "question", "problem", "input")
+PROMPT_COLUMNS = ("prompt", "instruction", "query", "question", "problem", "input")
 """Columns of what is asked; `input` and `context` beside `instruction` belong to it."""
 
-ANSWERS = ("completion", "output", "response", "solution", "answer")
+COMPLETION_COLUMNS = ("completion", "output", "response", "solution", "answer")
 """Columns of what is answered."""
 
-THOUGHTS = ("reasoning_content", "thinking")
+REASONING_COLUMNS = ("reasoning_content", "thinking")
 """Columns of what the assistant thought before it answered."""
 
 SYSTEM_ROLES = ("system", "developer")
 
 
-def read_turn_columns(columns: Mapping[str, Any]) -> Messages | None:
+def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
     """Reads the columns of TURNS, which must be equal if there are several.
 
     Args:
@@ -41,13 +41,13 @@ def read_turn_columns(columns: Mapping[str, Any]) -> Messages | None:
     Raises:
         RowError: if they differ, or as `read_turns`.
     """
-    found = [(column, read_turns(columns[column])) for column in TURNS if column in columns]
+    found = [(column, read_turns(columns[column])) for column in MESSAGE_COLUMNS if column in columns]
     for column, other in found[1:]:
         refuse_difference(column, other, found[0][0], found[0][1])
     return found[0][1] if found else None
 
 
-def read_question(columns: Mapping[str, Any]) -> Messages:
+def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
     """Reads what is asked: one of QUESTIONS, after the earlier exchanges of `history`.
 
     Args:
@@ -62,11 +62,11 @@ def read_question(columns: Mapping[str, Any]) -> Messages:
             `instruction`.
 
     Example:
-        >>> read_question({"instruction": "Add.", "input": "1 1", "history": [["Hi", "Hello"]]})[-1].content
+        >>> read_prompt_columns({"instruction": "Add.", "input": "1 1", "history": [["Hi", "Hello"]]})[-1].content
         'Add.\\n\\n1 1'
     """
     added = ("input", "context") if "instruction" in columns else ()
-    named = [column for column in QUESTIONS if column in columns and column not in added]
+    named = [column for column in PROMPT_COLUMNS if column in columns and column not in added]
     full = [column for column in named if columns[column] not in ("", [])] or named
     value = columns[full[0]]
     if other := [column for column in full[1:] if columns[column] != value]:
@@ -76,13 +76,13 @@ def read_question(columns: Mapping[str, Any]) -> Messages:
         raise RowError(f"where context belongs in {full[0]} is not defined; write it into {full[0]}")
     more = [columns[column] for column in added if columns.get(column)]
     if isinstance(value, str):
-        asked = (() if more else read_prompt(value)) or text_turn("user", value, *more)
+        asked = (() if more else read_dialogue_prompt(value)) or make_turn("user", value, *more)
     else:
-        asked = read_turns(value) + (text_turn("user", *more) if more else ())
+        asked = read_turns(value) + (make_turn("user", *more) if more else ())
     return read_history(columns) + asked
 
 
-def read_answer(columns: Mapping[str, Any]) -> Messages:
+def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
     """Reads what is answered: one of ANSWERS, with its thoughts.
 
     Args:
@@ -96,15 +96,15 @@ def read_answer(columns: Mapping[str, Any]) -> Messages:
             several turns.
 
     Example:
-        >>> read_answer({"solution": "1 + 1 = 2", "answer": "2"})[0].content
+        >>> read_completion_columns({"solution": "1 + 1 = 2", "answer": "2"})[0].content
         '1 + 1 = 2'
     """
-    named = [column for column in ANSWERS if column in columns]
+    named = [column for column in COMPLETION_COLUMNS if column in columns]
     full = [column for column in named if column != "answer"] or named
     if other := [column for column in full[1:] if columns[column] != columns[full[0]]]:
         raise RowError(f"{full[0]} and {other[0]} are different answers; leave one of the columns out")
-    said = as_turns(columns[full[0]], "assistant")
-    thoughts = {column: columns[column] for column in THOUGHTS if columns.get(column)}
+    said = read_text_or_turns(columns[full[0]], "assistant")
+    thoughts = {column: columns[column] for column in REASONING_COLUMNS if columns.get(column)}
     if not thoughts:
         return said
     if len(set(map(repr, thoughts.values()))) > 1:
@@ -117,21 +117,21 @@ def read_answer(columns: Mapping[str, Any]) -> Messages:
     return (said[0]._replace(fields=(*said[0].fields, ("reasoning_content", text))),)
 
 
-def as_turns(found: Any, role: str) -> Messages:
+def read_text_or_turns(found: Any, role: str) -> Messages:
     """Reads a text as one turn of `role`, or turns.
 
     Raises:
         RowError: as `read_turns`.
     """
-    return text_turn(role, found) if isinstance(found, str) else read_turns(found)
+    return make_turn(role, found) if isinstance(found, str) else read_turns(found)
 
 
-def contents(messages: Messages) -> list[tuple[str, str]]:
+def turn_texts(messages: Messages) -> list[tuple[str, str]]:
     """Returns roles and texts, white space around them left off, by which turns are compared."""
     return [(message.role, (message.content or "").strip()) for message in messages]
 
 
-def without_system(messages: Messages) -> Messages:
+def drop_system(messages: Messages) -> Messages:
     """Returns the turns without a system turn at the beginning."""
     return messages[1:] if messages and messages[0].role in SYSTEM_ROLES else messages
 
@@ -142,5 +142,5 @@ def refuse_difference(column: str, found: Messages, other: str, wanted: Messages
     Raises:
         RowError: if roles or texts differ.
     """
-    if contents(found) != contents(wanted):
+    if turn_texts(found) != turn_texts(wanted):
         raise RowError(f"{column} and {other} say different things; leave one of them out")

@@ -48,7 +48,7 @@ def read_dialogue(text: str) -> Messages:
     return turns[:-1] if turns[-1] == Message("assistant", "") else turns
 
 
-def read_prompt(text: str) -> Messages:
+def read_dialogue_prompt(text: str) -> Messages:
     """Reads a prompt that ends where the assistant is to speak: "\\n\\nHuman: Hi\\n\\nAssistant:".
 
     Args:
@@ -58,7 +58,7 @@ def read_prompt(text: str) -> Messages:
         The turns before that; () for a text of another form.
 
     Example:
-        >>> read_prompt("Human: Hi\\n\\nAssistant:")[0].content, read_prompt("Who said: Human: Hi?")
+        >>> read_dialogue_prompt("Human: Hi\\n\\nAssistant:")[0].content, read_dialogue_prompt("Who said: Human: Hi?")
         ('Hi', ())
     """
     return read_dialogue(text) if re.search(r"(?:\n|###\s*)(?:Assistant|ASSISTANT):\s*\Z", text) else ()

@@ -80,12 +80,12 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
         place.setdefault(content, token if token.content in names or not token.special else None)
     refused = ours if special == "error" else ()
     raw_pattern, normal_pattern = (
-        _any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal)
+        any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal)
     )
-    return Finder(raw_pattern, normal_pattern, _any_of(refused), raw, normal, normalise)
+    return Finder(raw_pattern, normal_pattern, any_of(refused), raw, normal, normalise)
 
 
-def stretches(find: Finder, text: str) -> Iterator[str | int]:
+def split_added(find: Finder, text: str) -> Iterator[str | int]:
     """Cuts text at the added tokens in it: plain text (normalised) as strings, tokens as ids.
 
     Raises:
@@ -95,9 +95,9 @@ def stretches(find: Finder, text: str) -> Iterator[str | int]:
         >>> from data_pipes.tokenizer.spec import AddedToken
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2",
         ...                      added_tokens=(AddedToken("<|end|>", 1),))
-        >>> list(stretches(finder(spec, "all"), "a<|end|>aa"))
+        >>> list(split_added(finder(spec, "all"), "a<|end|>aa"))
         ['a', 1, 'aa']
-        >>> list(stretches(finder(spec, "none"), "a<|end|>aa"))
+        >>> list(split_added(finder(spec, "none"), "a<|end|>aa"))
         ['a<|end|>aa']
     """
     if find.refused and (match := find.refused.search(text)):
@@ -105,14 +105,16 @@ def stretches(find: Finder, text: str) -> Iterator[str | int]:
             f"text has the special token {match.group()!r} at {match.start()}; "
             'pass special="all" to make it a token, or special="none" to take it as text'
         )
-    for stretch in _cut(find.raw, find.raw_tokens, text):
+    for stretch in _split_at(find.raw, find.raw_tokens, text):
         if isinstance(stretch, int):
             yield stretch
         else:
-            yield from _cut(find.normal, find.normal_tokens, find.normalise(stretch))
+            yield from _split_at(find.normal, find.normal_tokens, find.normalise(stretch))
 
 
-def _cut(pattern: re.Pattern | None, tokens: dict[str, AddedToken | None], text: str) -> Iterator[str | int]:
+def _split_at(
+    pattern: re.Pattern | None, tokens: dict[str, AddedToken | None], text: str
+) -> Iterator[str | int]:
     """Text -> what lies between tokens, and their ids; no empty strings."""
     end = 0
     for match in pattern.finditer(text) if pattern else ():
@@ -137,7 +139,7 @@ def _touches_word(text: str, start: int, stop: int) -> bool:
     return bool(IN_WORD.match(text[start - 1 : start]) or IN_WORD.match(text[stop : stop + 1]))
 
 
-def _any_of(contents: Iterable[str]) -> re.Pattern | None:
+def any_of(contents: Iterable[str]) -> re.Pattern | None:
     """A pattern for the leftmost of these strings, of several there the longest."""
     longest_first = sorted(contents, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, token_ids, vocabulary_size
-from data_pipes.tokenizer.step import values
+from data_pipes.tokenizer.step import step_options
 
 
-def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokenizer:
+def add_token_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokenizer:
     """Adds the tokens of a table, and takes its flags for those that there are.
 
     Args:
@@ -32,7 +32,7 @@ def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokeniz
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
-        >>> with_table(from_spec(spec), {1: AddedToken("<b>", 1, rstrip=True)}).encode("<b> a", special="all")
+        >>> add_token_table(from_spec(spec), {1: AddedToken("<b>", 1, rstrip=True)}).encode("<b> a", special="all")
         [1, 0]
     """
     spec, size = tokenizer.spec, vocabulary_size(tokenizer)
@@ -56,19 +56,19 @@ def with_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokeniz
         added[token.content] = token._replace(
             id=i, special=token.special or (old is not None and old.special)
         )
-    return _with_added(tokenizer, added)
+    return _replace_added(tokenizer, added)
 
 
-def as_special(tokenizer: Tokenizer, contents: Collection[str]) -> Tokenizer:
+def mark_special(tokenizer: Tokenizer, contents: Collection[str]) -> Tokenizer:
     """Makes these added tokens special, whatever they were; others stay."""
     added = {token.content: token for token in tokenizer.spec.added_tokens}
     special = {text: token._replace(special=True) for text, token in added.items() if text in contents}
-    return _with_added(tokenizer, added | special)
+    return _replace_added(tokenizer, added | special)
 
 
-def puts_space_first(spec: TokenizerSpec) -> bool:
+def prepends_space(spec: TokenizerSpec) -> bool:
     """Tells whether a text gets a space, or the mark of one, in front."""
-    steps = [values(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
+    steps = [step_options(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
     return spec.prefix_space or any(
         options.get("add_prefix_space")
         or options.get("prepend_scheme") in ("always", "first")
@@ -77,7 +77,7 @@ def puts_space_first(spec: TokenizerSpec) -> bool:
     )
 
 
-def _with_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokenizer:
+def _replace_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokenizer:
     """The same tokenizer with these added tokens."""
     tokens = tuple(sorted(added.values(), key=lambda token: token.id))
     return (

@@ -2,7 +2,7 @@
 
 Start from single characters. Again and again, find the pair of neighbours that occurs most often in the text
 and make one token of it; the list of these merges, in order, is the tokenizer. To encode, do the same merges
-in the same order. `byte_level` puts bytes in the place of characters; `trainer` and `merge` compute the same
+in the same order. `byte_level` puts bytes in the place of characters; `trainer` and `merge_pair` compute the same
 quickly, and are tested against this file.
 
 Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1.
@@ -18,7 +18,7 @@ from itertools import pairwise
 Pair = tuple[str, str]
 
 
-def learn(
+def learn_merges(
     word_counts: Mapping[str, int],
     vocab: Sequence[str],
     vocab_size: int,
@@ -61,7 +61,7 @@ def learn(
     Example:
         Three times "ab" beats twice "bc":
 
-        >>> learn({"abc": 2, "ab": 1}, ["a", "b", "c"], 5)
+        >>> learn_merges({"abc": 2, "ab": 1}, ["a", "b", "c"], 5)
         (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
 
     Source: Sennrich et al. 2016, algorithm 1. Differs from it: the rule for ties, which is Hugging Face
@@ -81,7 +81,7 @@ def learn(
         if best is None or counts[best] < min_frequency:
             break
         # 4. Merge.
-        words = {word: merge(symbols, best) for word, symbols in words.items()}
+        words = {word: merge_pair(symbols, best) for word, symbols in words.items()}
         merges.append(best)
         done.add(best)
         token = best[0] + best[1]
@@ -106,11 +106,11 @@ def count_pairs(words: Mapping[str, tuple[str, ...]], word_counts: Mapping[str, 
     return counts
 
 
-def merge(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
+def merge_pair(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
     """Joins every occurrence of `pair`, from left to right.
 
     Example:
-        >>> merge(("a", "a", "a", "b"), ("a", "a"))
+        >>> merge_pair(("a", "a", "a", "b"), ("a", "a"))
         ('aa', 'a', 'b')
     """
     result: list[str] = []
@@ -125,12 +125,12 @@ def merge(symbols: tuple[str, ...], pair: Pair) -> tuple[str, ...]:
     return tuple(result)
 
 
-def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
+def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     """Encodes one word: merges the neighbours of lowest rank until no pair of neighbours is a merge.
 
     Args:
         word: one word of the split pattern.
-        ranks: pair -> its place in the list of merges, from `rank(merges)`.
+        ranks: pair -> its place in the list of merges, from `rank_merges(merges)`.
 
     Returns:
         The word's tokens; joined, they are the word.
@@ -143,7 +143,7 @@ def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     Example:
         "b"+"c" was learned first, so "abc" becomes a|bc, and a|bc is no merge:
 
-        >>> apply("abcab", rank([("b", "c"), ("a", "b")]))
+        >>> apply_merges("abcab", rank_merges([("b", "c"), ("a", "b")]))
         ('a', 'bc', 'ab')
 
     Source: Sennrich et al. 2016, section 3.2.
@@ -160,7 +160,7 @@ def apply(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
         symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
 
 
-def rank(merges: Sequence[Pair]) -> dict[Pair, int]:
+def rank_merges(merges: Sequence[Pair]) -> dict[Pair, int]:
     """Numbers merges in order, from 0; of a pair that is given twice the last place counts, as in Hugging
     Face's."""
     return {pair: i for i, pair in enumerate(merges)}

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from data_pipes.tokenizer import bpe
-from data_pipes.tokenizer.split import Splitter, words
+from data_pipes.tokenizer.split import Splitter, split_words
 
 PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1))
-OTHERS = tuple(byte for byte in range(256) if byte not in PRINTABLE)
+UNPRINTABLE = tuple(byte for byte in range(256) if byte not in PRINTABLE)
 CHARACTERS: Mapping[int, str] = MappingProxyType(
-    {**{byte: chr(byte) for byte in PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(OTHERS)}}
+    {**{byte: chr(byte) for byte in PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(UNPRINTABLE)}}
 )
 """byte -> its character: itself where that is printable Latin-1, else the next free one from U+0100 on."""
 
@@ -70,32 +70,32 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def learn(
+def learn_merges(
     word_counts: Mapping[str, int],
     vocab_size: int,
     *,
     special_tokens: Sequence[str] = (),
     min_frequency: int = 2,
 ) -> tuple[list[str], list[bpe.Pair]]:
-    """Learns byte-level merges: `bpe.learn` on words written in the byte alphabet.
+    """Learns byte-level merges: `bpe.learn_merges` on words written in the byte alphabet.
 
     Args:
         word_counts: word of plain text -> how often it occurs.
         vocab_size: special tokens, 256 bytes and merged tokens together.
         special_tokens: they get the first ids; no merge spells one of them.
-        min_frequency: as in `bpe.learn`.
+        min_frequency: as in `bpe.learn_merges`.
 
     Returns:
         (vocab, merges) in the byte alphabet.
 
     Example:
-        >>> vocab, merges = learn({" a": 2}, 258, special_tokens=["<|end|>"])
+        >>> vocab, merges = learn_merges({" a": 2}, 258, special_tokens=["<|end|>"])
         >>> vocab[0], vocab[1], vocab[257], merges
         ('<|end|>', '!', 'Ġa', [('Ġ', 'a')])
     """
     written = {to_characters(word): count for word, count in word_counts.items()}
     first = [*special_tokens, *ALPHABET]
-    return bpe.learn(written, first, vocab_size, min_frequency=min_frequency, forbidden=special_tokens)
+    return bpe.learn_merges(written, first, vocab_size, min_frequency=min_frequency, forbidden=special_tokens)
 
 
 def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapping[str, int]) -> list[int]:
@@ -104,7 +104,7 @@ def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapp
     Args:
         text: any string.
         cutter: from `split.splitter(pattern)`.
-        ranks: from `bpe.rank(merges)`.
+        ranks: from `bpe.rank_merges(merges)`.
         ids: token -> id.
 
     Returns:
@@ -123,11 +123,11 @@ def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapp
     """
     row = []
     # 1. Words.
-    for word in words(cutter, text):
+    for word in split_words(cutter, text):
         # 2. Bytes.
         characters = to_characters(word)
         # 3. Merges.
-        tokens = bpe.apply(characters, ranks)
+        tokens = bpe.apply_merges(characters, ranks)
         # 4. Ids.
         row += [ids[token] for token in tokens]
     return row

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from data_pipes.tokenizer.byte_level import to_bytes
-from data_pipes.tokenizer.pieces import finder_of
-from data_pipes.tokenizer.step import Step, step, values
+from data_pipes.tokenizer.pieces import compile_pattern
+from data_pipes.tokenizer.step import Step, step, step_options
 
 State = Any
 Pieces = tuple[str, ...]
@@ -27,8 +27,8 @@ JOINED = (step("Fuse"),)
 SPACED = (step("Spaces"),)
 """What tokenizer.json writes as null: tokens with a space between them."""
 
-ESCAPED = "\ufffd"
-CLEANED = (
+REPLACEMENT = "\ufffd"
+CLEANUPS = (
     (" .", "."),
     (" ?", "?"),
     (" !", "!"),
@@ -43,7 +43,7 @@ CLEANED = (
 )
 
 
-class Machine(NamedTuple):
+class Decoder(NamedTuple):
     """A decoder, or one step of it.
 
     Fields:
@@ -57,7 +57,7 @@ class Machine(NamedTuple):
     finish: Callable[[State], Pieces]
 
 
-def machine(steps: Sequence[Step], errors: str = "replace") -> Machine:
+def make_decoder(steps: Sequence[Step], errors: str = "replace") -> Decoder:
     """Joins the steps of a decoder into one machine.
 
     After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that must see a token
@@ -68,19 +68,22 @@ def machine(steps: Sequence[Step], errors: str = "replace") -> Machine:
         errors: what becomes of bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
 
     Example:
-        >>> run(machine((step("Replace", pattern=("String", "▁"), content=" "), step("Fuse"))), ["▁a", "b"])
+        >>> steps = (step("Replace", pattern=("String", "▁"), content=" "), step("Fuse"))
+        >>> run_decoder(make_decoder(steps), ["▁a", "b"])
         ' ab'
     """
     parts, fused = [], False
     for each in steps:
-        parts.append(_part(each, fused, errors))
+        parts.append(_step_decoder(each, fused, errors))
         fused = fused or each.type in ("Fuse", "ByteLevel")
-    return Machine(
-        tuple(part.init for part in parts), partial(_feed, tuple(parts)), partial(_finish, tuple(parts))
+    return Decoder(
+        tuple(part.init for part in parts),
+        partial(_feed_steps, tuple(parts)),
+        partial(_finish_steps, tuple(parts)),
     )
 
 
-def run(decoder: Machine, tokens: Iterable[str]) -> str:
+def run_decoder(decoder: Decoder, tokens: Iterable[str]) -> str:
     """Decodes all tokens at once."""
     state, text = decoder.init, list[str]()
     for token in tokens:
@@ -102,8 +105,8 @@ def byte_of(token: str) -> int | None:
     return int(digits, 16) if digits and all(c in "0123456789abcdefABCDEF" for c in digits) else None
 
 
-def _feed(
-    parts: tuple[Machine, ...], states: tuple[State, ...], token: str
+def _feed_steps(
+    parts: tuple[Decoder, ...], states: tuple[State, ...], token: str
 ) -> tuple[tuple[State, ...], Pieces]:
     """Feeds a token to the first step, what it hands on to the next, and so on."""
     pieces: Pieces = (token,)
@@ -118,7 +121,7 @@ def _feed(
     return tuple(after), pieces
 
 
-def _finish(parts: tuple[Machine, ...], states: tuple[State, ...]) -> Pieces:
+def _finish_steps(parts: tuple[Decoder, ...], states: tuple[State, ...]) -> Pieces:
     """Ends every step, the first one first."""
     pieces: Pieces = ()
     for part, state in zip(parts, states, strict=True):
@@ -130,47 +133,47 @@ def _finish(parts: tuple[Machine, ...], states: tuple[State, ...]) -> Pieces:
     return pieces
 
 
-def _part(given: Step, fused: bool, errors: str) -> Machine:
+def _step_decoder(given: Step, fused: bool, errors: str) -> Decoder:
     """The machine of one step."""
-    options = values(given)
-    if fused and not _takes_pieces(given):
-        return Machine((), _hold, partial(_whole, _part(given, False, errors)))
+    options = step_options(given)
+    if fused and not _accepts_pieces(given):
+        return Decoder((), _hold_piece, partial(_decode_held, _step_decoder(given, False, errors)))
     if given.type == "Strip" and fused:
         return _strip_fused(options["content"], options["start"], options["stop"])
-    return PARTS[given.type](options, errors)
+    return STEPS[given.type](options, errors)
 
 
-def _takes_pieces(given: Step) -> bool:
+def _accepts_pieces(given: Step) -> bool:
     """Whether a step gives the same text for a token that arrives in pieces."""
-    options = values(given)
+    options = step_options(given)
     one = given.type == "Replace" and options["pattern"][0] == "String" and len(options["pattern"][1]) == 1
     return one or given.type in ("Fuse", "Strip")
 
 
-def _map(change: Callable[[str], str]) -> Machine:
+def _per_token(change: Callable[[str], str]) -> Decoder:
     """A step that changes each token by itself."""
-    return Machine((), lambda state, token: (state, (change(token),)), lambda state: ())
+    return Decoder((), lambda state, token: (state, (change(token),)), lambda state: ())
 
 
-def _numbered(change: Callable[[bool, str], str]) -> Machine:
+def _first_differs(change: Callable[[bool, str], str]) -> Decoder:
     """A step that treats the first token differently."""
-    return Machine(True, lambda first, token: (False, (change(first, token),)), lambda first: ())
+    return Decoder(True, lambda first, token: (False, (change(first, token),)), lambda first: ())
 
 
-def _fuse(options: Mapping[str, Any], errors: str) -> Machine:
-    return _map(str)
+def _fuse(options: Mapping[str, Any], errors: str) -> Decoder:
+    return _per_token(str)
 
 
-def _replace(options: Mapping[str, Any], errors: str) -> Machine:
+def _replace(options: Mapping[str, Any], errors: str) -> Decoder:
     """Every match becomes `content`, as it is written."""
     kind, pattern = options["pattern"]
     if kind == "String":
-        return _map(lambda token: token.replace(pattern, options["content"]))
-    find = finder_of(options["pattern"])
-    return _map(lambda token: find.sub(lambda match: options["content"], token))
+        return _per_token(lambda token: token.replace(pattern, options["content"]))
+    find = compile_pattern(options["pattern"])
+    return _per_token(lambda token: find.sub(lambda match: options["content"], token))
 
 
-def _strip(options: Mapping[str, Any], errors: str) -> Machine:
+def _strip(options: Mapping[str, Any], errors: str) -> Decoder:
     """At most `start` and `stop` times the character `content` is cut from the ends of each token."""
 
     def change(token: str) -> str:
@@ -180,10 +183,10 @@ def _strip(options: Mapping[str, Any], errors: str) -> Machine:
         stop = min(options["stop"], len(token) - len(token.rstrip(content)))
         return token[: len(token) - stop]
 
-    return _map(change)
+    return _per_token(change)
 
 
-def _strip_fused(content: str, start: int, stop: int) -> Machine:
+def _strip_fused(content: str, start: int, stop: int) -> Decoder:
     """The same where the token arrives in pieces; the state is (left to cut in front, characters held at the
     end)."""
 
@@ -196,44 +199,44 @@ def _strip_fused(content: str, start: int, stop: int) -> Machine:
         tail = len(text) - min(stop, len(text) - len(text.rstrip(content)))
         return (left, text[tail:]), (text[:tail],)
 
-    return Machine((start, ""), feed, lambda state: ())
+    return Decoder((start, ""), feed, lambda state: ())
 
 
-def _metaspace(options: Mapping[str, Any], errors: str) -> Machine:
+def _metaspace(options: Mapping[str, Any], errors: str) -> Decoder:
     """The mark is a space; in the first token it is nothing, if text was given one in front."""
     mark, prepends = options["replacement"], options["prepend_scheme"] != "never"
-    return _numbered(lambda first, token: token.replace(mark, "" if first and prepends else " "))
+    return _first_differs(lambda first, token: token.replace(mark, "" if first and prepends else " "))
 
 
-def _spaces(options: Mapping[str, Any], errors: str) -> Machine:
-    return _numbered(lambda first, token: token if first else " " + token)
+def _spaces(options: Mapping[str, Any], errors: str) -> Decoder:
+    return _first_differs(lambda first, token: token if first else " " + token)
 
 
-def _word_piece(options: Mapping[str, Any], errors: str) -> Machine:
+def _word_piece(options: Mapping[str, Any], errors: str) -> Decoder:
     """A token without the prefix begins a word."""
 
     def change(first: bool, token: str) -> str:
         if not first:
             prefix = options["prefix"]
             token = token.removeprefix(prefix) if token.startswith(prefix) else " " + token
-        for old, new in CLEANED if options["cleanup"] else ():
+        for old, new in CLEANUPS if options["cleanup"] else ():
             token = token.replace(old, new)
         return token
 
-    return _numbered(change)
+    return _first_differs(change)
 
 
-def _bpe(options: Mapping[str, Any], errors: str) -> Machine:
+def _bpe(options: Mapping[str, Any], errors: str) -> Decoder:
     """The suffix is a space, in the last token nothing; the state is the last token, or None."""
     suffix = options["suffix"]
 
     def feed(last: str | None, token: str) -> tuple[str, Pieces]:
         return token, () if last is None else (last.replace(suffix, " "),)
 
-    return Machine(None, feed, lambda last: () if last is None else (last.replace(suffix, ""),))
+    return Decoder(None, feed, lambda last: () if last is None else (last.replace(suffix, ""),))
 
 
-def _byte_level(options: Mapping[str, Any], errors: str) -> Machine:
+def _byte_level(options: Mapping[str, Any], errors: str) -> Decoder:
     """The state is the first bytes of a character."""
 
     def feed(held: bytes, token: str) -> tuple[bytes, Pieces]:
@@ -241,10 +244,10 @@ def _byte_level(options: Mapping[str, Any], errors: str) -> Machine:
         text, used = codecs.utf_8_decode(data, errors, False)
         return data[used:], (text,)
 
-    return Machine(b"", feed, lambda held: (held.decode(errors=errors),))
+    return Decoder(b"", feed, lambda held: (held.decode(errors=errors),))
 
 
-def _byte_fallback(options: Mapping[str, Any], errors: str) -> Machine:
+def _byte_fallback(options: Mapping[str, Any], errors: str) -> Decoder:
     """The state is a run of byte tokens; it is text as a whole, or each byte is U+FFFD."""
 
     def text(held: bytes) -> Pieces:
@@ -253,25 +256,25 @@ def _byte_fallback(options: Mapping[str, Any], errors: str) -> Machine:
         except UnicodeDecodeError:
             if errors == "strict":
                 raise
-            return (ESCAPED,) * len(held) if errors == "replace" else ()
+            return (REPLACEMENT,) * len(held) if errors == "replace" else ()
 
     def feed(held: bytes, token: str) -> tuple[bytes, Pieces]:
         byte = byte_of(token)
         return (b"", (*text(held), token)) if byte is None else (held + bytes([byte]), ())
 
-    return Machine(b"", feed, text)
+    return Decoder(b"", feed, text)
 
 
-def _hold(held: Pieces, piece: str) -> tuple[Pieces, Pieces]:
+def _hold_piece(held: Pieces, piece: str) -> tuple[Pieces, Pieces]:
     return (*held, piece), ()
 
 
-def _whole(inner: Machine, held: Pieces) -> Pieces:
+def _decode_held(inner: Decoder, held: Pieces) -> Pieces:
     """All pieces as the one token that they are."""
-    return (run(inner, ["".join(held)]),) if held else ()
+    return (run_decoder(inner, ["".join(held)]),) if held else ()
 
 
-PARTS: Mapping[str, Callable[[Mapping[str, Any], str], Machine]] = {
+STEPS: Mapping[str, Callable[[Mapping[str, Any], str], Decoder]] = {
     "ByteLevel": _byte_level,
     "ByteFallback": _byte_fallback,
     "Fuse": _fuse,

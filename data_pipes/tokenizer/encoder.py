@@ -1,4 +1,4 @@
-"""Encoding and decoding quickly: the ids of `bpe.apply` and `byte_level.encode`, with each distinct word
+"""Encoding and decoding quickly: the ids of `bpe.apply_merges` and `byte_level.encode`, with each distinct word
 merged once.
 
 Text repeats its words, so a word's ids are kept as bytes, and a text's ids are those bytes joined; what
@@ -19,19 +19,19 @@ from operator import index
 
 import numpy as np
 
-from data_pipes.tokenizer.added import Finder, finder, stretches
+from data_pipes.tokenizer.added import Finder, finder, split_added
 from data_pipes.tokenizer.byte_level import utf8
-from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, machine, run
-from data_pipes.tokenizer.merge import NOTHING, merge, merge_many
-from data_pipes.tokenizer.pre_tokenizer import with_space
+from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, make_decoder, run_decoder
+from data_pipes.tokenizer.merge import NOTHING, merge_word, merge_words
+from data_pipes.tokenizer.pre_tokenizer import prepend_space
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, decoder_steps, vocabulary_size
-from data_pipes.tokenizer.split import chunker, words
-from data_pipes.tokenizer.tables import Tables, has_options, symbol_ids, tables_of, units
+from data_pipes.tokenizer.split import chunker, split_words
+from data_pipes.tokenizer.tables import Tables, base_units, depends_on_position, make_tables, symbol_ids
 
-GROUP = 1 << 19  # words that are cut before the new ones among them are merged together
-REMEMBERED = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
-IDS = 1 << 32
-FEW = 200  # new words; fewer are quicker merged one by one
+WORDS_PER_ROUND = 1 << 19  # words that are cut before the new ones among them are merged together
+MAX_CACHED_WORDS = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
+MAX_ID = 1 << 32
+MIN_BATCH = 200  # new words; fewer are quicker merged one by one
 WIDTHS = (
     4,
     8,
@@ -51,7 +51,7 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
         >>> tokenizer.encode("aab"), tokenizer.decode([0, 2])
         ([0, 2], 'aab')
     """
-    tables = tables_of(spec)
+    tables = make_tables(spec)
     return Tokenizer(spec, partial(encode, tables), partial(decode, tables), partial(encode_batch, tables))
 
 
@@ -138,7 +138,7 @@ def encode_batch(
         raise TypeError("encode_batch: texts must be several strings, got one; use encode, or write [text]")
     find = tables.finders.get(special) if isinstance(special, str) else None
     find = find or finder(tables.spec, special)
-    before, after = (_packed(side if template else ()) for side in (tables.spec.prefix, tables.spec.suffix))
+    before, after = (_pack(side if template else ()) for side in (tables.spec.prefix, tables.spec.suffix))
     buffers: list[bytearray] = []
     waiting: list[tuple[bytearray, bytes | list[str]]] = []
     memory: dict[str, bytes] = {}
@@ -148,17 +148,17 @@ def encode_batch(
         try:
             # 1. Added tokens, and
             # 2. words.
-            for part in _parts(tables, find, text):
+            for part in _split_text(tables, find, text):
                 waiting.append((buffers[-1], part))
                 count += len(part)
                 # 3. Ids of new words.
-                if count > GROUP:
-                    _write(tables, memory, waiting)
+                if count > WORDS_PER_ROUND:
+                    _append_ids(tables, memory, waiting)
                     waiting, count = [], 0
         except (TypeError, ValueError) as error:
             raise type(error)(f"encode: {error} (text {i})") from None
         waiting.append((buffers[-1], after))
-    _write(tables, memory, waiting)
+    _append_ids(tables, memory, waiting)
     # 4. Bytes as int32.
     return [np.frombuffer(buffer, np.int32) if buffer else np.empty(0, np.int32) for buffer in buffers]
 
@@ -192,20 +192,20 @@ def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, er
     if skip_special:
         row = [i for i in row if i not in tables.hidden]
     try:
-        return _text(tables, row, errors)
+        return _join_tokens(tables, row, errors)
     except (KeyError, TypeError):
-        return _text(tables, _known(tables, row), errors)
+        return _join_tokens(tables, _valid_ids(tables, row), errors)
 
 
-def _text(tables: Tables, row: Sequence[int], errors: str) -> str:
+def _join_tokens(tables: Tables, row: Sequence[int], errors: str) -> str:
     """Ids that all have tokens -> text."""
     steps = decoder_steps(tables.spec)
     if steps in (BYTE_LEVEL, JOINED):
         return b"".join(map(tables.contents.__getitem__, row)).decode(errors=errors)
-    return run(machine(steps, errors), map(tables.texts.__getitem__, row))
+    return run_decoder(make_decoder(steps, errors), map(tables.texts.__getitem__, row))
 
 
-def _known(tables: Tables, row: Sequence[int]) -> list[int]:
+def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
     """The ids that have tokens; refuses what is no id."""
     found = []
     for place, i in enumerate(row):
@@ -215,36 +215,38 @@ def _known(tables: Tables, row: Sequence[int]) -> list[int]:
             raise ValueError(
                 f"decode: ids must be one row of integers, got {i!r} at {place}; decode rows one by one"
             ) from None
-        if not 0 <= number < IDS:
+        if not 0 <= number < MAX_ID:
             raise ValueError(f"decode: {i} (at {place}) is no id; ids are integers from 0 on")
         found += [number] if number in tables.texts else []
     return found
 
 
-def _parts(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
+def _split_text(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
     """Text -> its added tokens as int32 bytes, and lists of words, in order."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
         utf8(text)  # refuses broken text, and says where it is broken
-    for place, stretch in enumerate(stretches(find, text)):
+    for place, stretch in enumerate(split_added(find, text)):
         if isinstance(stretch, int):
-            yield _packed([stretch])
+            yield _pack([stretch])
         else:
-            yield from _words(tables, stretch, not place)
+            yield from _split_words(tables, stretch, not place)
 
 
-def _words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
+def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
     """Plain text -> its words, in lists; `first` if it begins the whole text."""
     spec, cutter, borders = tables.spec, tables.cutter, tables.borders
     pieces = tables.pieces(text, first) if spec.pre_tokenizer else [text]
-    pieces = list(map(with_space, pieces)) if spec.prefix_space else pieces
+    pieces = list(map(prepend_space, pieces)) if spec.prefix_space else pieces
     for piece in pieces:
         _check_symbols(tables, piece)
     parts = chunker(cutter)(pieces[0]) if len(pieces) == 1 else iter([""])
     for part in parts:
         found = (
-            words(cutter, part) if len(pieces) == 1 else [w for piece in pieces for w in words(cutter, piece)]
+            split_words(cutter, part)
+            if len(pieces) == 1
+            else [w for piece in pieces for w in split_words(cutter, piece)]
         )
         yield found if borders is None else [w for word in found for w in borders.split(word)]
 
@@ -252,9 +254,13 @@ def _words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
 def _check_symbols(tables: Tables, text: str) -> None:
     """Refuses text with bytes or characters that the vocabulary lacks, if it may lack any."""
     byte_level = tables.spec.kind == "byte_level"
-    if tables.unknown is not None or has_options(tables.spec) or (byte_level and len(tables.symbols) == 256):
+    if (
+        tables.unknown is not None
+        or depends_on_position(tables.spec)
+        or (byte_level and len(tables.symbols) == 256)
+    ):
         return
-    missing = [unit for unit in dict.fromkeys(units(tables, text)) if unit not in tables.symbols]
+    missing = [unit for unit in dict.fromkeys(base_units(tables, text)) if unit not in tables.symbols]
     if missing:
         name = f"byte 0x{missing[0]:02x}" if byte_level else f"character {chr(missing[0])!r}"
         raise ValueError(
@@ -262,42 +268,46 @@ def _check_symbols(tables: Tables, text: str) -> None:
         )
 
 
-def _write(
+def _append_ids(
     tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]
 ) -> None:
     """Appends the ids of what is waiting to its buffers, after finding those of words that are not in the
     memory."""
-    if len(memory) > REMEMBERED:
+    if len(memory) > MAX_CACHED_WORDS:
         memory.clear()
     new = set().union(*(part for _, part in waiting if isinstance(part, list))) - memory.keys()
-    memory.update(_word_bytes(tables, list(new)))
+    memory.update(_encode_words(tables, list(new)))
     look_up = memory.__getitem__
     for buffer, part in waiting:
         buffer += b"".join(map(look_up, part)) if isinstance(part, list) else part
 
 
-def _word_bytes(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
+def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
     """Words -> {word: its ids as int32 bytes}."""
-    result = {word: _packed([tables.whole[word]]) for word in new if word in tables.whole}
+    result = {word: _pack([tables.whole[word]]) for word in new if word in tables.whole}
     rest = [word for word in new if word not in tables.whole]
-    symbols, sizes = _symbols(tables, rest)
-    widest = WIDTHS[-1] if len(rest) >= FEW else 0
+    symbols, sizes = _symbol_rows(tables, rest)
+    widest = WIDTHS[-1] if len(rest) >= MIN_BATCH else 0
     ends = sizes.cumsum()
     for i in np.flatnonzero(sizes > widest):
-        result[rest[i]] = _packed(merge(symbols[ends[i] - sizes[i] : ends[i]].tolist(), tables.merges))
+        result[rest[i]] = _pack(merge_word(symbols[ends[i] - sizes[i] : ends[i]].tolist(), tables.merges))
     for low, high in pairwise((0, *WIDTHS)) if widest else ():
         chosen = (low < sizes) & (sizes <= high)
         picked = np.flatnonzero(chosen)
         rows = np.full((len(picked), high), NOTHING, np.int64)
         rows[np.arange(high) < sizes[picked, None]] = symbols[np.repeat(chosen, sizes)]
-        for places, tokens in merge_many(rows, tables.merges):
-            result.update(zip([rest[i] for i in picked[places]], _rows_packed(tokens), strict=True))
+        for places, tokens in merge_words(rows, tables.merges):
+            result.update(zip([rest[i] for i in picked[places]], _pack_rows(tokens), strict=True))
     return result
 
 
-def _symbols(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _symbol_rows(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Words -> (`symbol_ids` of all of them, one after the other, int64; how many each word has, int64)."""
-    if tables.spec.kind == "byte_level" and len(tables.symbols) == 256 and not has_options(tables.spec):
+    if (
+        tables.spec.kind == "byte_level"
+        and len(tables.symbols) == 256
+        and not depends_on_position(tables.spec)
+    ):
         pieces: list = [word.encode() for word in words]
         table = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
         return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(
@@ -308,13 +318,13 @@ def _symbols(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarr
     return np.fromiter(chain.from_iterable(pieces), np.int64, int(sizes.sum())), sizes
 
 
-def _rows_packed(tokens: np.ndarray) -> Iterator[bytes]:
+def _pack_rows(tokens: np.ndarray) -> Iterator[bytes]:
     """[w, l] ids -> each row's as int32 bytes, without NOTHING at its end."""
     data, width = tokens.astype(np.int32).tobytes(), 4 * tokens.shape[1]
     for i, size in enumerate((4 * (tokens != NOTHING).sum(1)).tolist()):
         yield data[i * width : i * width + size]
 
 
-def _packed(ids: Sequence[int]) -> bytes:
+def _pack(ids: Sequence[int]) -> bytes:
     """Ids as the bytes of int32."""
     return array("i", ids).tobytes()

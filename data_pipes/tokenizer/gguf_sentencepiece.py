@@ -70,7 +70,7 @@ def from_pieces(
         TokenizerSpec(
             kind="character",
             vocab=tuple(tokens),
-            merges=tuple(merges_of(tokens, scores, kinds)),
+            merges=tuple(recover_merges(tokens, scores, kinds)),
             pattern=ANY_TEXT,
             added_tokens=added,
             normalizer=(*before, MARKED),
@@ -83,13 +83,13 @@ def from_pieces(
     )
 
 
-def merges_of(tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]) -> list[Pair]:
+def recover_merges(tokens: Sequence[str], scores: Sequence[float], kinds: Sequence[int]) -> list[Pair]:
     """Recovers the merges: the best score first, then longer parts, then smaller ids.
 
     No merge spells a token that is not NORMAL, so that plain text never becomes a control token.
 
     Example:
-        >>> merges_of(["a", "b", "c", "ab", "bc", "abc"], [-9, -9, -9, -2, -1, -3], [1] * 6)
+        >>> recover_merges(["a", "b", "c", "ab", "bc", "abc"], [-9, -9, -9, -2, -1, -3], [1] * 6)
         [('b', 'c'), ('a', 'b'), ('ab', 'c'), ('a', 'bc')]
     """
     ids = {token: i for i, token in enumerate(tokens)}

@@ -44,16 +44,18 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     """
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind == "llama":
-        return _sentencepiece(fields)
+        return _from_sentencepiece(fields)
     if kind != "gpt2":
         raise ValueError(
             f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)"
         )
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
-    tokens = _list(fields, "tokens", str)
-    kinds = _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
-    merges = [tuple(merge.split(" ")) for merge in _list(fields, "merges", str)]
+    tokens = _read_list(fields, "tokens", str)
+    kinds = (
+        _read_list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
+    )
+    merges = [tuple(merge.split(" ")) for merge in _read_list(fields, "merges", str)]
     if len(kinds) != len(tokens) or any(len(merge) != 2 for merge in merges):
         raise ValueError(
             f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two tokens"
@@ -72,26 +74,28 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
         added_tokens=added,
         normalizer=NFC if nfc else (),
         ignore_merges=whole,
-        prefix=_prefix(fields),
+        prefix=_bos_prefix(fields),
     )
     return from_spec(spec)
 
 
-def _sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
+def _from_sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
     """Pieces and scores; llama.cpp puts a BOS and a space in front where the file does not say otherwise."""
-    tokens, scores = _list(fields, "tokens", str), _list(fields, "scores", float)
+    tokens, scores = _read_list(fields, "tokens", str), _read_list(fields, "scores", float)
     kinds = (
-        _list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [NORMAL] * len(tokens)
+        _read_list(fields, "token_type", int)
+        if "tokenizer.ggml.token_type" in fields
+        else [NORMAL] * len(tokens)
     )
     if "tokenizer.ggml.merges" in fields or fields.get("tokenizer.ggml.precompiled_charsmap"):
         raise ValueError("tokenizer.ggml.model 'llama' with merges or precompiled_charsmap is not supported")
     if not all(map(math.isfinite, scores)):
         raise ValueError("tokenizer.ggml.scores must be finite numbers")
     space = fields.get("tokenizer.ggml.add_space_prefix", True)
-    return from_pieces(tokens, scores, kinds, space_first=bool(space), prefix=_prefix(fields))
+    return from_pieces(tokens, scores, kinds, space_first=bool(space), prefix=_bos_prefix(fields))
 
 
-def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
+def _read_list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
     """One of the lists, all of whose entries are of a kind."""
     found = fields.get(f"tokenizer.ggml.{name}")
     if not isinstance(found, list) or not found:
@@ -103,7 +107,7 @@ def _list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
     return found
 
 
-def _prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
+def _bos_prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
     """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told
     otherwise."""
     pre = fields.get("tokenizer.ggml.pre")

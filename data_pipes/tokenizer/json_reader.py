@@ -18,10 +18,10 @@ from typing import Any
 
 from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, SPACED
 from data_pipes.tokenizer.encoder import from_spec
-from data_pipes.tokenizer.json_steps import read_steps, short
+from data_pipes.tokenizer.json_steps import read_steps, sequence_items, shorten
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
 from data_pipes.tokenizer.split import ANY_TEXT, PATTERNS
-from data_pipes.tokenizer.step import Step, step, values
+from data_pipes.tokenizer.step import Step, step, step_options
 
 
 def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
@@ -56,7 +56,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
         True
     """
     # 1. JSON.
-    content = _parse(text)
+    content = _parse_json(text)
     # 2. Fields.
     parts = (
         "added_tokens",
@@ -68,11 +68,11 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
         "truncation",
         "padding",
     )
-    _check(content, "tokenizer.json", {"version": ("1.0",)}, parts)
+    _check_fields(content, "tokenizer.json", {"version": ("1.0",)}, parts)
     for field in ("truncation", "padding"):
         if not isinstance(content.get(field), dict | None):
             raise ValueError(
-                f"tokenizer.json: {field} must be null or an object, got {short(content[field])}"
+                f"tokenizer.json: {field} must be null or an object, got {shorten(content[field])}"
             )
     # 3. Parts.
     model = _read_model(content.get("model"))
@@ -93,7 +93,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
     return from_spec(spec)
 
 
-def _parse(text: str) -> dict[str, Any]:
+def _parse_json(text: str) -> dict[str, Any]:
     """Text -> the object in it."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _read_model(node: Any) -> dict[str, Any]:
     """model -> the fields of TokenizerSpec that it decides."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
         raise ValueError(
-            f'tokenizer.json: model.type is {short(node["type"])}; only "BPE" is understood here'
+            f'tokenizer.json: model.type is {shorten(node["type"])}; only "BPE" is understood here'
         )
     fixed = {
         "type": ("BPE",),
@@ -134,10 +134,10 @@ def _read_model(node: Any) -> dict[str, Any]:
         "ignore_merges": (False, True),
     }
     ends = ("continuing_subword_prefix", "end_of_word_suffix")
-    _check(node, "model", fixed, ("vocab", "merges", "unk_token", *ends))
+    _check_fields(node, "model", fixed, ("vocab", "merges", "unk_token", *ends))
     for end in ends:
         if not isinstance(node.get(end), str | None):
-            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {short(node[end])}")
+            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {shorten(node[end])}")
     return {
         "vocab": _read_vocab(node.get("vocab")),
         "merges": tuple(_read_merges(node.get("merges"))),
@@ -166,14 +166,14 @@ def _read_vocab(node: Any) -> tuple[str, ...]:
 def _read_merges(node: Any) -> list[tuple[str, str]]:
     """["a b", ...] or [["a", "b"], ...] -> pairs. Of a pair that is given twice the last place counts."""
     if not isinstance(node, list):
-        raise ValueError(f"tokenizer.json: model.merges must be a list, got {short(node)}")
+        raise ValueError(f"tokenizer.json: model.merges must be a list, got {shorten(node)}")
     merges = []
     for rank, item in enumerate(node):
         pair = item.split(" ") if isinstance(item, str) else item
         if isinstance(item, str) and item.startswith("#version"):
             continue
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise ValueError(f'tokenizer.json: merge {rank} must be "a b" or ["a", "b"], got {short(item)}')
+            raise ValueError(f'tokenizer.json: merge {rank} must be "a b" or ["a", "b"], got {shorten(item)}')
         merges.append((pair[0], pair[1]))
     return merges
 
@@ -186,22 +186,22 @@ def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
     """
     steps = read_steps(node, "pre_tokenizer", any_pattern)
     byte_level = bool(steps) and steps[-1].type == "ByteLevel"
-    last = values(steps[-1]) if byte_level else {"add_prefix_space": False, "use_regex": False}
+    last = step_options(steps[-1]) if byte_level else {"add_prefix_space": False, "use_regex": False}
     rest = steps[:-1] if byte_level else steps
     pattern, prefix_space = "gpt2" if last["use_regex"] else ANY_TEXT, last["add_prefix_space"]
     if rest and not prefix_space:
         if byte_level and last["use_regex"] and rest[-1] == step("Digits", individual_digits=True):
             rest, pattern = rest[:-1], "smollm2"
-        elif not last["use_regex"] and (found := _pattern_of(rest[-1], any_pattern)):
+        elif not last["use_regex"] and (found := _pattern_name(rest[-1], any_pattern)):
             rest, pattern = rest[:-1], found
     kind = "byte_level" if byte_level else "character"
     return {"kind": kind, "pattern": pattern, "prefix_space": prefix_space, "pre_tokenizer": rest}
 
 
-def _pattern_of(given: Step, any_pattern: bool) -> str | None:
+def _pattern_name(given: Step, any_pattern: bool) -> str | None:
     """Split -> the name of its pattern, or with `any_pattern` the expression itself; None if it stays a
     step."""
-    options = values(given)
+    options = step_options(given)
     if given.type != "Split" or options["behavior"] != "Isolated" or options["invert"]:
         return None
     kind, text = options["pattern"]
@@ -218,25 +218,15 @@ def _read_decoder(node: Any, kind: str) -> tuple[Step, ...] | None:
     return None if steps == (BYTE_LEVEL if kind == "byte_level" else JOINED) else steps
 
 
-def _steps(node: Any, where: str, field: str) -> list[Any]:
-    """A part of the pipeline -> its steps: none for null, those of a Sequence, else the part itself."""
-    if not isinstance(node, dict) or node.get("type") != "Sequence":
-        return [] if node is None else [node]
-    _check(node, where, {"type": ("Sequence",)}, (field,))
-    if not isinstance(node.get(field), list):
-        raise ValueError(f"tokenizer.json: {where}.{field} must be a list, got {short(node.get(field))}")
-    return node[field]
-
-
 def _read_post_processor(node: Any) -> dict[str, Any]:
     """post_processor -> prefix, suffix and pair. The byte-level one moves offsets, never ids."""
-    steps = _steps(node, "post_processor", "processors")
+    steps = sequence_items(node, "post_processor", "processors")
     steps = [step for step in steps if not (isinstance(step, dict) and step.get("type") == "ByteLevel")]
     if not steps:
         return {}
     if len(steps) > 1:
-        raise ValueError(f"tokenizer.json: post_processor {short(node)} has more than one template")
-    _check(
+        raise ValueError(f"tokenizer.json: post_processor {shorten(node)} has more than one template")
+    _check_fields(
         steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens")
     )
     single = _read_template(steps[0], "single", "A")
@@ -260,7 +250,7 @@ def _read_template(node: Mapping[str, Any], name: str, texts: str) -> tuple[Any,
         found = []
     if sorted(x for x in found if isinstance(x, str)) != list(texts):
         raise ValueError(
-            f"tokenizer.json: post_processor.{name} {short(node.get(name))} is not special tokens around "
+            f"tokenizer.json: post_processor.{name} {shorten(node.get(name))} is not special tokens around "
             f"{' and '.join(texts)}"
         )
     return tuple(found)
@@ -270,17 +260,17 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
     """added_tokens -> AddedToken's, by ascending id."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), (False, True))
     if not isinstance(node, list | None):
-        raise ValueError(f"tokenizer.json: added_tokens must be a list, got {short(node)}")
+        raise ValueError(f"tokenizer.json: added_tokens must be a list, got {shorten(node)}")
     tokens = []
     for item in node or []:
-        _check(
+        _check_fields(
             item,
             "added_tokens",
             {**flags, "normalized": (True, False), "special": (False, True)},
             ("id", "content"),
         )
         if type(item.get("id")) is not int:
-            raise ValueError(f"tokenizer.json: an added token needs an integer id, got {short(item)}")
+            raise ValueError(f"tokenizer.json: an added token needs an integer id, got {shorten(item)}")
         normalized, special = item.get("normalized", True), item.get("special", False)
         ends = {flag: item.get(flag, False) for flag in flags}
         tokens.append(
@@ -289,13 +279,13 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
     return tuple(sorted(tokens, key=lambda token: token.id))
 
 
-def _check(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str, ...] = ()) -> None:
+def _check_fields(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str, ...] = ()) -> None:
     """Refuses a node that is no object, has a field of another name, or a fixed field of another value.
 
     A fixed field that is missing counts as its first allowed value.
     """
     if not isinstance(node, dict):
-        raise ValueError(f"tokenizer.json: {where} must be an object, got {short(node)}")
+        raise ValueError(f"tokenizer.json: {where} must be an object, got {shorten(node)}")
     if unknown := [key for key in node if key not in fixed and key not in others]:
         raise ValueError(
             f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not understood here"
@@ -305,5 +295,5 @@ def _check(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str,
         if not any(type(value) is type(a) and value == a for a in allowed):
             can = " or ".join(json.dumps(a) for a in allowed)
             raise ValueError(
-                f"tokenizer.json: {where}.{key} is {short(value)}; only {can} is understood here"
+                f"tokenizer.json: {where}.{key} is {shorten(value)}; only {can} is understood here"
             )

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import regex
 
 from data_pipes.tokenizer.pieces import BEHAVIORS, check_expression
-from data_pipes.tokenizer.step import Step, step, values
+from data_pipes.tokenizer.step import Step, step, step_options
 
-MOST_STEPS = 32
-MOST_GROWTH = 256  # times that replacements may lengthen a text
+MAX_STEPS = 32
+MAX_GROWTH = 256  # times that replacements may lengthen a text
 
 
 class Option(NamedTuple):
@@ -36,7 +36,7 @@ class Option(NamedTuple):
     kept: bool = True
 
 
-def _flag(default: Any = "required", kept: bool = True) -> Option:
+def _bool_option(default: Any = "required", kept: bool = True) -> Option:
     return Option(lambda value: type(value) is bool, "true or false", default, kept)
 
 
@@ -58,7 +58,7 @@ def _is_pattern(value: Any) -> bool:
     )
 
 
-def _one_of(names: tuple[str, ...], default: Any = "required") -> Option:
+def _choice_option(names: tuple[str, ...], default: Any = "required") -> Option:
     return Option(lambda value: isinstance(value, str) and value in names, " or ".join(names), default)
 
 
@@ -66,17 +66,17 @@ TEXT = Option(_is_text, "text")
 CHARACTER = Option(lambda value: _is_text(value) and len(value) == 1, "one character")
 PATTERN = Option(_is_pattern, '{"String": text} or {"Regex": expression}, not empty')
 COUNT = Option(lambda value: type(value) is int and 0 <= value < 1000, "a number from 0 to 999")
-UNUSED = _flag(True, kept=False)
+UNUSED = _bool_option(True, kept=False)
 
 BYTES: Mapping[str, Option] = {
-    "add_prefix_space": _flag(False),
+    "add_prefix_space": _bool_option(False),
     "trim_offsets": UNUSED,
-    "use_regex": _flag(True),
+    "use_regex": _bool_option(True),
 }
 MARKS: Mapping[str, Option] = {
     "replacement": CHARACTER,
-    "prepend_scheme": _one_of(("always", "first", "never"), "always"),
-    "split": _flag(True),
+    "prepend_scheme": _choice_option(("always", "first", "never"), "always"),
+    "split": _bool_option(True),
     "add_prefix_space": Option(
         lambda value: value is None or type(value) is bool, "true or false", None, False
     ),
@@ -87,13 +87,13 @@ NORMALIZERS: Mapping[str, Mapping[str, Option]] = {
     **{name: {} for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "ByteLevel")},
     "Prepend": {"prepend": TEXT},
     "Replace": {"pattern": PATTERN, "content": TEXT},
-    "Strip": {"strip_left": _flag(), "strip_right": _flag()},
+    "Strip": {"strip_left": _bool_option(), "strip_right": _bool_option()},
 }
 PRE_TOKENIZERS: Mapping[str, Mapping[str, Option]] = {
     "ByteLevel": BYTES,
-    "Split": {"pattern": PATTERN, "behavior": _one_of(BEHAVIORS), "invert": _flag(False)},
-    "Digits": {"individual_digits": _flag(False)},
-    "Punctuation": {"behavior": _one_of(BEHAVIORS, "Isolated")},
+    "Split": {"pattern": PATTERN, "behavior": _choice_option(BEHAVIORS), "invert": _bool_option(False)},
+    "Digits": {"individual_digits": _bool_option(False)},
+    "Punctuation": {"behavior": _choice_option(BEHAVIORS, "Isolated")},
     "Whitespace": {},
     "WhitespaceSplit": {},
     "CharDelimiterSplit": {"delimiter": CHARACTER},
@@ -107,7 +107,7 @@ DECODERS: Mapping[str, Mapping[str, Option]] = {
     "Strip": {"content": CHARACTER, "start": COUNT, "stop": COUNT},
     "Metaspace": MARKS,
     "BPEDecoder": {"suffix": TEXT},
-    "WordPiece": {"prefix": TEXT, "cleanup": _flag()},
+    "WordPiece": {"prefix": TEXT, "cleanup": _bool_option()},
 }
 FIELDS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Option]]]] = {
     "normalizer": ("normalizers", NORMALIZERS),
@@ -135,14 +135,14 @@ def read_steps(node: Any, part: str, any_pattern: bool = False) -> tuple[Step, .
         >>> read_steps({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, "normalizer")
         (Step(type='NFC', options=()),)
     """
-    steps = tuple(_step(item, part, any_pattern) for item in _flat(node, part))
-    if len(steps) > MOST_STEPS:
-        raise ValueError(f"tokenizer.json: {part} has {len(steps)} steps; at most {MOST_STEPS} are read")
+    steps = tuple(_read_step(item, part, any_pattern) for item in _flatten(node, part))
+    if len(steps) > MAX_STEPS:
+        raise ValueError(f"tokenizer.json: {part} has {len(steps)} steps; at most {MAX_STEPS} are read")
     growth = 1
-    for options in (values(each) for each in steps if each.type == "Replace"):
+    for options in (step_options(each) for each in steps if each.type == "Replace"):
         kind, pattern = options["pattern"]
         growth *= max(1, -(-len(options["content"]) // (len(pattern) if kind == "String" else 1)))
-    if growth > MOST_GROWTH:
+    if growth > MAX_GROWTH:
         raise ValueError(
             f"tokenizer.json: {part} makes a text {growth} times longer; no tokenizer needs that"
         )
@@ -170,39 +170,61 @@ def write_step(given: Step, part: str) -> dict[str, Any]:
         for name, option in known.items()
         if not option.kept and option.default is not None
     }
-    options = unused | values(given)
+    options = unused | step_options(given)
     if "pattern" in options:
         options["pattern"] = dict([options["pattern"]])
     return {"type": given.type, **options}
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """Writes a value for a message, cut to a readable length."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _flat(node: Any, part: str) -> list[Any]:
-    """Null, a step or a Sequence -> the steps, those of inner Sequences in a row."""
+def sequence_items(node: Any, part: str, field: str) -> list[Any]:
+    """Lists the items of a part: none for null, those of a Sequence, else the part itself.
+
+    Args:
+        node: of the file.
+        part: its name, for messages.
+        field: of a Sequence that lists its items.
+
+    Returns:
+        The items, unchecked.
+
+    Raises:
+        ValueError: if a Sequence has another field, or its items are no list.
+    """
     if not isinstance(node, dict) or node.get("type") != "Sequence":
         return [] if node is None else [node]
-    field = FIELDS[part][0]
     if unknown := [key for key in node if key not in ("type", field)]:
         raise ValueError(f"tokenizer.json: {part} has the field {unknown[0]!r}, which is not understood here")
     if not isinstance(node.get(field), list):
-        raise ValueError(f"tokenizer.json: {part}.{field} must be a list, got {short(node.get(field))}")
-    return [step for item in node[field] for step in _flat(item if item is not None else False, part)]
+        raise ValueError(f"tokenizer.json: {part}.{field} must be a list, got {shorten(node.get(field))}")
+    return node[field]
 
 
-def _step(node: Any, part: str, any_pattern: bool) -> Step:
+def _flatten(node: Any, part: str) -> list[Any]:
+    """The steps of a part, with those of inner Sequences in their place."""
+    steps: list[Any] = []
+    for item in sequence_items(node, part, FIELDS[part][0]):
+        if isinstance(item, dict) and item.get("type") == "Sequence":
+            steps += _flatten(item, part)
+        else:
+            steps.append(False if item is None else item)  # a null step is refused
+    return steps
+
+
+def _read_step(node: Any, part: str, any_pattern: bool) -> Step:
     """One step, checked."""
     types = FIELDS[part][1]
     if not isinstance(node, dict):
-        raise ValueError(f"tokenizer.json: {part} must be an object, got {short(node)}")
+        raise ValueError(f"tokenizer.json: {part} must be an object, got {shorten(node)}")
     name = node.get("type")
     if not isinstance(name, str) or name not in types:
         raise ValueError(
-            f"tokenizer.json: {part}.type is {short(name)}; understood here are {', '.join(types)}"
+            f"tokenizer.json: {part}.type is {shorten(name)}; understood here are {', '.join(types)}"
         )
     if unknown := [key for key in node if key != "type" and key not in types[name]]:
         raise ValueError(
@@ -212,7 +234,7 @@ def _step(node: Any, part: str, any_pattern: bool) -> Step:
     for key, option in types[name].items():
         value = node.get(key, option.default)
         if (key not in node and option.default == "required") or (key in node and not option.allows(value)):
-            found = short(node[key]) if key in node else "missing"
+            found = shorten(node[key]) if key in node else "missing"
             raise ValueError(
                 f"tokenizer.json: {part} {name}.{key} is {found}; understood here is {option.expected}"
             )
@@ -223,7 +245,7 @@ def _step(node: Any, part: str, any_pattern: bool) -> Step:
     if name == "Metaspace" and node.get("add_prefix_space") is False and kept["prepend_scheme"] != "never":
         raise ValueError(
             f"tokenizer.json: {part} Metaspace.add_prefix_space is false, but prepend_scheme is "
-            f'{short(kept["prepend_scheme"])}; write "never"'
+            f'{shorten(kept["prepend_scheme"])}; write "never"'
         )
     return step(name, **kept)
 

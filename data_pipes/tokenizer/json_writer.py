@@ -50,11 +50,13 @@ def to_json(tokenizer: Tokenizer) -> str:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(token) for token in sorted(spec.added_tokens, key=lambda token: token.id)],
+        "added_tokens": [
+            _write_added(token) for token in sorted(spec.added_tokens, key=lambda token: token.id)
+        ],
         "normalizer": write_steps(spec.normalizer, "normalizer"),
-        "pre_tokenizer": _pre_tokenizer(spec),
-        "post_processor": _post_processor(tokenizer),
-        "decoder": _decoder(spec),
+        "pre_tokenizer": _write_pre_tokenizer(spec),
+        "post_processor": _write_post_processor(tokenizer),
+        "decoder": _write_decoder(spec),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -83,7 +85,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hash_bytes(to_json(tokenizer).encode())
 
 
-def _added(token: AddedToken) -> dict[str, Any]:
+def _write_added(token: AddedToken) -> dict[str, Any]:
     """An added token as the format has it."""
     ends = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
     return {
@@ -95,15 +97,15 @@ def _added(token: AddedToken) -> dict[str, Any]:
     }
 
 
-def _pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
+def _write_pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
     """How text is cut: the steps, then the pattern in the form in which its own model writes it."""
-    written = [write_step(each, "pre_tokenizer") for each in spec.pre_tokenizer] + _pattern(spec)
+    written = [write_step(each, "pre_tokenizer") for each in spec.pre_tokenizer] + _write_pattern(spec)
     if len(written) < 2:
         return written[0] if written else None
     return {"type": "Sequence", "pretokenizers": written}
 
 
-def _pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
+def _write_pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
     """The pattern and, for a byte-level tokenizer, the step to bytes."""
     bytes_only = {**BYTE_LEVEL, "add_prefix_space": spec.prefix_space, "use_regex": spec.pattern == "gpt2"}
     to_bytes = [bytes_only] if spec.kind == "byte_level" else []
@@ -118,7 +120,7 @@ def _pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
     ]
 
 
-def _decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
+def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
     """What turns tokens into text; null where spaces stand between them."""
     steps = decoder_steps(spec)
     if steps == BYTES_JOINED:
@@ -126,7 +128,7 @@ def _decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
     return None if steps == SPACED else write_steps(steps, "decoder")
 
 
-def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
+def _write_post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
     """The template of what stands around a text, and the part of byte-level tokenizers that changes no id."""
     spec = tokenizer.spec
     byte_level = dict(BYTE_LEVEL) if spec.kind == "byte_level" else None

@@ -1,4 +1,4 @@
-"""Words to ids, quickly: the merges of `bpe.apply` on numbers, for one word and for many at once.
+"""Words to ids, quickly: the merges of `bpe.apply_merges` on numbers, for one word and for many at once.
 
 One word goes through a heap, so that time grows as n log n with its length (a page of dashes, text without
 blanks). Many words are the rows of a matrix that loses one column a round, as every row that is not finished
@@ -6,7 +6,7 @@ merges one pair.
 
 Shape letters: W words, L symbols of the longest, M merges.
 
-Sennrich et al. 2016, section 3.2. The tests compare both with `bpe.apply`.
+Sennrich et al. 2016, section 3.2. The tests compare both with `bpe.apply_merges`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Merges(NamedTuple):
     key_ranks: np.ndarray
 
 
-def merges_of(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges:
+def index_merges(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges:
     """Makes the look-up tables of merges that are given in order.
 
     Example:
-        >>> merges_of([(1, 2), (0, 1)], [3, 4]).ranks
+        >>> index_merges([(1, 2), (0, 1)], [3, 4]).ranks
         {(1, 2): 0, (0, 1): 1}
     """
     ranks = {pair: rank for rank, pair in enumerate(pairs)}
@@ -52,12 +52,12 @@ def merges_of(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges
     return Merges(ranks, np.array(merged, np.int64), keys[order], key_ranks[order])
 
 
-def merge(ids: Iterable[int], merges: Merges) -> list[int]:
+def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
     """Merges the pair of lowest rank, the leftmost on a tie, until no neighbours are a merge.
 
     Args:
         ids: [n] ids of a word's characters or bytes.
-        merges: from `merges_of`.
+        merges: from `index_merges`.
 
     Returns:
         [m] ids of the word's tokens, m <= n.
@@ -69,7 +69,7 @@ def merge(ids: Iterable[int], merges: Merges) -> list[int]:
         4. Put the pairs with the new neighbours on the heap, and go on at 2.
 
     Example:
-        >>> merge([0, 1, 2, 0, 1], merges_of([(1, 2), (0, 1)], [3, 4]))
+        >>> merge_word([0, 1, 2, 0, 1], index_merges([(1, 2), (0, 1)], [3, 4]))
         [0, 3, 4]
     """
     row, ranks, merged = list(ids), merges.ranks, merges.merged
@@ -95,12 +95,12 @@ def merge(ids: Iterable[int], merges: Merges) -> list[int]:
     return [i for i in row if i != NOTHING]
 
 
-def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`merge` for many words at once.
+def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`merge_word` for many words at once.
 
     Args:
         rows: [W, L] int64 ids; NOTHING fills a row after its word's end.
-        merges: from `merges_of`.
+        merges: from `index_merges`.
 
     Returns:
         Groups (places [w], tokens [w, l]): the words at these places of `rows` are these tokens, NOTHING
@@ -113,12 +113,12 @@ def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.nd
         4. Find the ranks of the two pairs around the token; repeat from 2.
 
     Example:
-        >>> merge_many(np.array([[0, 1], [1, 1]]), merges_of([(0, 1)], [2]))
+        >>> merge_words(np.array([[0, 1], [1, 1]]), index_merges([(0, 1)], [2]))
         [(array([1]), array([[1, 1]])), (array([0]), array([[2]]))]
     """
     result, places, rows = [], np.arange(len(rows)), rows.copy()
     # 1. Ranks.
-    ranks = _ranks(merges, rows[:, :-1], rows[:, 1:])
+    ranks = _lookup_ranks(merges, rows[:, :-1], rows[:, 1:])
     while rows.shape[1] > 1:
         # 2. The lowest; finished rows.
         i = ranks.argmin(1)
@@ -139,11 +139,11 @@ def merge_many(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.nd
         for left in (i - 1, i):
             inside = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))
             at = left[inside]
-            ranks[inside, at] = _ranks(merges, rows[inside, at], rows[inside, at + 1])
+            ranks[inside, at] = _lookup_ranks(merges, rows[inside, at], rows[inside, at + 1])
     return [*result, (places, rows)]
 
 
-def _ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _lookup_ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Ids of neighbours -> ranks of their merges, same shape. A pair with NOTHING is negative, so never
     found."""
     keys = first << 32 | second

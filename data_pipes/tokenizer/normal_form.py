@@ -17,10 +17,10 @@ import regex
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
-LONG = 16
+LONG_RUN = 16
 """Marks in a row from which on they are ordered here."""
 
-RUN = regex.compile(rf"[\p{{M}}\uff9e\uff9f]{{{LONG},}}")
+RUN = regex.compile(rf"[\p{{M}}\uff9e\uff9f]{{{LONG_RUN},}}")
 """Marks, and the letters that are marks once they are decomposed for compatibility."""
 
 
@@ -49,12 +49,12 @@ def normal_form(form: Form, text: str) -> str:
         return text
     # 2. Order.
     decomposed: Form = "NFKD" if "K" in form else "NFD"
-    ordered = RUN.sub(lambda match: "".join(_ordered(decomposed, match[0])), text)
+    ordered = RUN.sub(lambda match: "".join(_order_marks(decomposed, match[0])), text)
     # 3. Normalise.
     return unicodedata.normalize(form, ordered)
 
 
-def _ordered(decomposed: Form, run: str) -> Iterator[str]:
+def _order_marks(decomposed: Form, run: str) -> Iterator[str]:
     """The characters of a run, decomposed, in canonical order."""
     marks: list[str] = []
     for character in "".join(unicodedata.normalize(decomposed, c) for c in run):

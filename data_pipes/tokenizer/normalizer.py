@@ -13,8 +13,8 @@ from typing import Any
 
 from data_pipes.tokenizer.byte_level import to_characters
 from data_pipes.tokenizer.normal_form import normal_form
-from data_pipes.tokenizer.pieces import finder_of
-from data_pipes.tokenizer.step import Step, values
+from data_pipes.tokenizer.pieces import compile_pattern
+from data_pipes.tokenizer.step import Step, step_options
 
 BLANK = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
@@ -32,10 +32,10 @@ def normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
         >>> normalizer((step("Prepend", prepend="▁"), mark))("a b")
         '▁a▁b'
     """
-    return partial(_run, tuple((STEPS[each.type], values(each)) for each in steps))
+    return partial(_run_steps, tuple((STEPS[each.type], step_options(each)) for each in steps))
 
 
-def _run(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
+def _run_steps(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
     """One step after the other."""
     for change, options in steps:
         text = change(text, **options)
@@ -49,7 +49,7 @@ def _prepend(text: str, prepend: str) -> str:
 def _replace(text: str, pattern: tuple[str, str], content: str) -> str:
     if pattern[0] == "String":
         return text.replace(pattern[1], content)
-    return finder_of(pattern).sub(lambda match: content, text)
+    return compile_pattern(pattern).sub(lambda match: content, text)
 
 
 def _strip(text: str, strip_left: bool, strip_right: bool) -> str:

@@ -41,7 +41,7 @@ ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\
 BOUNDED = r"(?:\?|\{\d{1,2}(?:,\d{1,2})?\})?(?![?*+{])"
 ALTERNATIVE = rf"(?:{ATOM}{BOUNDED})*+(?:{ATOM}(?:[*+]|\{{\d{{1,2}},\}})(?![?*+{{]))?"
 SIMPLE = regex.compile(rf"{ALTERNATIVE}(?:\|{ALTERNATIVE})*+")
-LONGEST = 1000  # characters of an expression
+MAX_LENGTH = 1000  # characters of an expression
 
 WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
 """`\\w` in Rust; Python's lacks combining marks."""
@@ -49,11 +49,11 @@ WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
 BEHAVIORS = ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous")
 
 
-def finder_of(pattern: tuple[str, str]) -> regex.Pattern:
+def compile_pattern(pattern: tuple[str, str]) -> regex.Pattern:
     """Compiles ("String", text) or ("Regex", expression).
 
     Example:
-        >>> finder_of(("String", "a.")).findall("aba.")
+        >>> compile_pattern(("String", "a.")).findall("aba.")
         ['a.']
     """
     kind, text = pattern
@@ -68,7 +68,7 @@ def check_expression(expression: str) -> None:
     """
     if expression in PUBLISHED or any(known.unicode == expression for known in PATTERNS.values()):
         return
-    if len(expression) > LONGEST or not SIMPLE.fullmatch(expression):
+    if len(expression) > MAX_LENGTH or not SIMPLE.fullmatch(expression):
         raise ValueError(
             f"the expression {expression!r:.300} is none of the published ones, and not simple enough to be sure that "
             "it means the same here: single characters and classes, where only the last of an alternative repeats "
@@ -82,7 +82,7 @@ def check_expression(expression: str) -> None:
         raise ValueError(f"the expression {expression!r:.300} matches the empty text, which cuts nothing")
 
 
-def pieces(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[tuple[int, int]]:
+def split_at_matches(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[tuple[int, int]]:
     """Cuts a text at the matches of a pattern.
 
     Args:
@@ -96,29 +96,31 @@ def pieces(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[
         (start, end) of the pieces, none of them empty, in order.
 
     Example:
-        >>> find = finder_of(("String", "-"))
-        >>> cut = lambda behavior: ["ab--c"[start:end] for start, end in pieces(find, behavior, False, "ab--c")]
+        >>> find = compile_pattern(("String", "-"))
+        >>> def cut(behavior):
+        ...     return ["ab--c"[start:end] for start, end in split_at_matches(find, behavior, False, "ab--c")]
         >>> cut("Isolated"), cut("Removed"), cut("Contiguous")
         (['ab', '-', '-', 'c'], ['ab', 'c'], ['ab', '--', 'c'])
         >>> cut("MergedWithPrevious"), cut("MergedWithNext")
         (['ab-', '-', 'c'], ['ab', '-', '-c'])
     """
-    found = [(span, matched != invert) for span, matched in _spans(find, text)]
+    found = [(span, matched != invert) for span, matched in _match_spans(find, text)]
     if behavior == "Removed":
         return [span for span, matched in found if not matched]
     if behavior == "Contiguous":
-        return list(_joined(found, lambda matched, before: matched == before))
+        return list(_join_spans(found, lambda matched, before: matched == before))
     if behavior == "MergedWithPrevious":
-        return list(_joined(found, lambda matched, before: matched and not before))
+        return list(_join_spans(found, lambda matched, before: matched and not before))
     if behavior == "MergedWithNext":
         turned = [((-end, -start), matched) for (start, end), matched in reversed(found)]
         return [
-            (-end, -start) for start, end in _joined(turned, lambda matched, before: matched and not before)
+            (-end, -start)
+            for start, end in _join_spans(turned, lambda matched, before: matched and not before)
         ][::-1]
     return [span for span, _ in found]
 
 
-def _spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
+def _match_spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
     """Matches and what lies between them, none empty."""
     end = 0
     for match in find.finditer(text):
@@ -131,7 +133,7 @@ def _spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bo
         yield (end, len(text)), False
 
 
-def _joined(
+def _join_spans(
     found: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
 ) -> Iterator[tuple[int, int]]:
     """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing

@@ -12,9 +12,9 @@ from functools import partial
 import regex
 
 from data_pipes.tokenizer.byte_level import to_characters
-from data_pipes.tokenizer.pieces import WORD, finder_of, pieces
+from data_pipes.tokenizer.pieces import WORD, compile_pattern, split_at_matches
 from data_pipes.tokenizer.split import PATTERNS
-from data_pipes.tokenizer.step import Step, values
+from data_pipes.tokenizer.step import Step, step_options
 
 Piece = tuple[str, bool]
 """A piece, and whether it stands at the very beginning of the whole text."""
@@ -41,10 +41,10 @@ def pre_tokenizer(steps: Sequence[Step]) -> Callable[[str, bool], list[str]]:
         >>> cut("Hey you", True)
         ['▁Hey', '▁you']
     """
-    return partial(_run, tuple(STEPS[each.type](**values(each)) for each in steps))
+    return partial(_run_steps, tuple(STEPS[each.type](**step_options(each)) for each in steps))
 
 
-def _run(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str, first: bool) -> list[str]:
+def _run_steps(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str, first: bool) -> list[str]:
     """One step after the other, each on the pieces of the step before it."""
     found = [(text, first)]
     for cut in steps:
@@ -52,62 +52,67 @@ def _run(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str, first
     return [piece for piece, _ in found]
 
 
-def _cut(find: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
+def _cut_pieces(find: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
     """Pieces of one text."""
-    return [(text[start:end], first and not start) for start, end in pieces(find, behavior, invert, text)]
+    return [
+        (text[start:end], first and not start)
+        for start, end in split_at_matches(find, behavior, invert, text)
+    ]
 
 
 def _split(pattern: tuple[str, str], behavior: str, invert: bool) -> Callable[[str, bool], list[Piece]]:
-    return partial(_cut, finder_of(pattern), behavior, invert)
+    return partial(_cut_pieces, compile_pattern(pattern), behavior, invert)
 
 
 def _digits(individual_digits: bool) -> Callable[[str, bool], list[Piece]]:
-    return partial(_cut, regex.compile(r"\p{N}"), "Isolated" if individual_digits else "Contiguous", False)
+    return partial(
+        _cut_pieces, regex.compile(r"\p{N}"), "Isolated" if individual_digits else "Contiguous", False
+    )
 
 
 def _punctuation(behavior: str) -> Callable[[str, bool], list[Piece]]:
-    return partial(_cut, regex.compile(PUNCTUATION), behavior, False)
+    return partial(_cut_pieces, regex.compile(PUNCTUATION), behavior, False)
 
 
 def _whitespace() -> Callable[[str, bool], list[Piece]]:
     """Words and runs of other characters that are no blanks."""
-    return partial(_cut, regex.compile(rf"{WORD}+|[^\p{{White_Space}}{WORD[1:-1]}]+"), "Removed", True)
+    return partial(_cut_pieces, regex.compile(rf"{WORD}+|[^\p{{White_Space}}{WORD[1:-1]}]+"), "Removed", True)
 
 
 def _whitespace_split() -> Callable[[str, bool], list[Piece]]:
-    return partial(_cut, regex.compile(r"\p{White_Space}"), "Removed", False)
+    return partial(_cut_pieces, regex.compile(r"\p{White_Space}"), "Removed", False)
 
 
 def _delimiter(delimiter: str) -> Callable[[str, bool], list[Piece]]:
-    return partial(_cut, finder_of(("String", delimiter)), "Removed", False)
+    return partial(_cut_pieces, compile_pattern(("String", delimiter)), "Removed", False)
 
 
 def _metaspace(replacement: str, prepend_scheme: str, split: bool) -> Callable[[str, bool], list[Piece]]:
-    find = finder_of(("String", replacement)) if split else None
-    return partial(_marked, replacement, prepend_scheme, find)
+    find = compile_pattern(("String", replacement)) if split else None
+    return partial(_mark_spaces, replacement, prepend_scheme, find)
 
 
-def _marked(mark: str, scheme: str, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
+def _mark_spaces(mark: str, scheme: str, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
     """Spaces become the mark; one stands in front; with `find` a piece begins at each mark."""
     text = text.replace(" ", mark)
     if (scheme == "always" or (scheme == "first" and first)) and not text.startswith(mark):
         text = mark + text
-    return _cut(find, "MergedWithNext", False, text, first) if find else [(text, first)]
+    return _cut_pieces(find, "MergedWithNext", False, text, first) if find else [(text, first)]
 
 
 def _bytes(add_prefix_space: bool, use_regex: bool) -> Callable[[str, bool], list[Piece]]:
     find = regex.compile(PATTERNS["gpt2"].unicode) if use_regex else None
-    return partial(_in_characters, add_prefix_space, find)
+    return partial(_to_byte_pieces, add_prefix_space, find)
 
 
-def _in_characters(prefix_space: bool, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
+def _to_byte_pieces(prefix_space: bool, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
     """Pieces written in the byte alphabet."""
-    text = with_space(text) if prefix_space else text
-    found = _cut(find, "Isolated", False, text, first) if find else [(text, first)]
+    text = prepend_space(text) if prefix_space else text
+    found = _cut_pieces(find, "Isolated", False, text, first) if find else [(text, first)]
     return [(to_characters(piece), start) for piece, start in found]
 
 
-def with_space(text: str) -> str:
+def prepend_space(text: str) -> str:
     """Puts a space before a text that has none there."""
     return text if text.startswith(" ") else " " + text
 

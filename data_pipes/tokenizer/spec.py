@@ -159,13 +159,15 @@ def token_ids(spec: TokenizerSpec) -> dict[str, int]:
 def token_texts(spec: TokenizerSpec) -> dict[int, str]:
     """Returns {id: the token that decoding starts from}: added tokens included, as normalisation leaves
     them."""
-    return dict(enumerate(spec.vocab)) | {token.id: _shown(spec, token) for token in spec.added_tokens}
+    return dict(enumerate(spec.vocab)) | {
+        token.id: _decoded_content(spec, token) for token in spec.added_tokens
+    }
 
 
 def hidden_ids(spec: TokenizerSpec) -> frozenset[int]:
     """Returns the ids that `skip_special` leaves out: of special tokens, except those that normalisation
     changes."""
-    return frozenset(t.id for t in spec.added_tokens if t.special and _shown(spec, t) == t.content)
+    return frozenset(t.id for t in spec.added_tokens if t.special and _decoded_content(spec, t) == t.content)
 
 
 def decoder_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
@@ -214,7 +216,7 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     return known[token]
 
 
-def _shown(spec: TokenizerSpec, token: AddedToken) -> str:
+def _decoded_content(spec: TokenizerSpec, token: AddedToken) -> str:
     """An added token as it is decoded."""
     return normalizer(spec.normalizer)(token.content) if token.normalized else token.content
 

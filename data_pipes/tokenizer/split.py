@@ -62,7 +62,7 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 class Splitter(NamedTuple):
-    """A compiled pattern; `words(splitter, text)` uses it.
+    """A compiled pattern; `split_words(splitter, text)` uses it.
 
     Fields:
         unicode: cuts any text.
@@ -89,7 +89,7 @@ def splitter(pattern: str) -> Splitter:
     return Splitter(regex.compile(both.unicode), re.compile(both.ascii, re.ASCII), True)
 
 
-def words(cutter: Splitter, text: str) -> list[str]:
+def split_words(cutter: Splitter, text: str) -> list[str]:
     """Cuts text into words; joined, they are the text.
 
     Args:
@@ -101,11 +101,11 @@ def words(cutter: Splitter, text: str) -> list[str]:
         gap.
 
     Example:
-        >>> words(splitter("gpt2"), "I've 12  apples")
+        >>> split_words(splitter("gpt2"), "I've 12  apples")
         ['I', "'ve", ' 12', ' ', ' apples']
-        >>> words(splitter("qwen2"), "I've 12  apples")
+        >>> split_words(splitter("qwen2"), "I've 12  apples")
         ['I', "'ve", ' ', '1', '2', ' ', ' apples']
-        >>> words(splitter("[a-z]+"), "ab1cd")
+        >>> split_words(splitter("[a-z]+"), "ab1cd")
         ['ab', '1', 'cd']
     """
     if cutter.ascii is not None and text.isascii():
@@ -117,7 +117,7 @@ def words(cutter: Splitter, text: str) -> list[str]:
     return _words_and_gaps(cutter.unicode, text)
 
 
-def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
+def split_chunks(text: str, size: int = CHUNK) -> Iterator[str]:
     """Cuts a long text into parts of about `size` characters that can be cut into words one by one.
 
     None of the PATTERNS has a word that goes on from a character to a blank after it (unless that character
@@ -132,7 +132,7 @@ def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
         Parts in order; joined, they are the text.
 
     Example:
-        >>> list(chunks("one two  three", 4))
+        >>> list(split_chunks("one two  three", 4))
         ['one two', '  three']
     """
     start, end = 0, len(text)
@@ -148,8 +148,8 @@ def chunks(text: str, size: int = CHUNK) -> Iterator[str]:
 
 
 def chunker(cutter: Splitter) -> Callable[[str], Iterator[str]]:
-    """Returns `chunks` where it is safe (the known patterns), else a function that leaves the text whole."""
-    return chunks if cutter.covers else _whole
+    """Returns `split_chunks` where it is safe (the known patterns), else a function that leaves the text whole."""
+    return split_chunks if cutter.covers else _single_chunk
 
 
 def check_pattern(pattern: str) -> None:
@@ -186,5 +186,5 @@ def _words_and_gaps(pattern: regex.Pattern, text: str) -> list[str]:
     return [word for word in [*result, text[end:]] if word]
 
 
-def _whole(text: str) -> Iterator[str]:
+def _single_chunk(text: str) -> Iterator[str]:
     yield text

@@ -33,7 +33,7 @@ def step(name: str, **options: Hashable) -> Step:
     return Step(name, tuple(options.items()))
 
 
-def values(given: Step) -> dict[str, Any]:
+def step_options(given: Step) -> dict[str, Any]:
     """Returns the options of a step by name."""
     return dict(given.options)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from data_pipes.tokenizer.decoder import Machine, machine
+from data_pipes.tokenizer.decoder import Decoder, make_decoder
 from data_pipes.tokenizer.spec import Tokenizer, decoder_steps, hidden_ids, token_texts
 
 
@@ -53,11 +53,11 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
     spec = tokenizer.spec
     hidden = hidden_ids(spec) if skip_special else frozenset()
     texts = {i: text for i, text in token_texts(spec).items() if i not in hidden}
-    decoder = machine(decoder_steps(spec), errors)
-    return Stream(decoder.init, partial(_step, decoder, texts), partial(_finish, decoder))
+    decoder = make_decoder(decoder_steps(spec), errors)
+    return Stream(decoder.init, partial(_feed_id, decoder, texts), partial(_finish_text, decoder))
 
 
-def _step(decoder: Machine, texts: dict[int, str], state: Any, token: int) -> tuple[Any, str]:
+def _feed_id(decoder: Decoder, texts: dict[int, str], state: Any, token: int) -> tuple[Any, str]:
     """One id."""
     if int(token) not in texts:
         return state, ""
@@ -65,6 +65,6 @@ def _step(decoder: Machine, texts: dict[int, str], state: Any, token: int) -> tu
     return state, "".join(pieces)
 
 
-def _finish(decoder: Machine, state: Any) -> str:
+def _finish_text(decoder: Decoder, state: Any) -> str:
     """What is left."""
     return "".join(decoder.finish(state))

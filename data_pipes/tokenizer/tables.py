@@ -9,7 +9,7 @@ from typing import NamedTuple
 from data_pipes.tokenizer.added import CHOICES, Finder, finder
 from data_pipes.tokenizer.byte_level import BYTES, to_bytes, to_characters
 from data_pipes.tokenizer.decoder import BYTE_LEVEL
-from data_pipes.tokenizer.merge import Merges, merges_of
+from data_pipes.tokenizer.merge import Merges, index_merges
 from data_pipes.tokenizer.pre_tokenizer import pre_tokenizer
 from data_pipes.tokenizer.spec import TokenizerSpec, decoder_steps, hidden_ids, token_ids, token_texts
 from data_pipes.tokenizer.split import Splitter, splitter
@@ -53,7 +53,7 @@ class Tables(NamedTuple):
     hidden: frozenset[int]
 
 
-def tables_of(spec: TokenizerSpec) -> Tables:
+def make_tables(spec: TokenizerSpec) -> Tables:
     """Makes the look-up tables of a spec."""
     ids, byte_level, cut = token_ids(spec), spec.kind == "byte_level", len(spec.continuing_subword_prefix)
     texts, content = token_texts(spec), to_bytes if decoder_steps(spec) == BYTE_LEVEL else str.encode
@@ -63,15 +63,15 @@ def tables_of(spec: TokenizerSpec) -> Tables:
         spec=spec,
         pieces=pre_tokenizer(spec.pre_tokenizer),
         cutter=splitter(spec.pattern),
-        borders=_borders(spec, ids),
+        borders=_word_borders(spec, ids),
         finders={choice: finder(spec, choice) for choice in CHOICES},
         symbols=symbols,
         ids=ids,
-        merges=merges_of(
+        merges=index_merges(
             [(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]
         ),
         unknown=ids.get(spec.unk_token) if spec.unk_token else None,
-        whole=_whole_words(ids, byte_level) if spec.ignore_merges else {},
+        whole=_token_words(ids, byte_level) if spec.ignore_merges else {},
         contents={i: content(text) for i, text in texts.items()},
         texts=texts,
         hidden=hidden_ids(spec),
@@ -84,12 +84,12 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("?", "a"), merges=(), pattern="gpt2", unk_token="?")
-        >>> symbol_ids(tables_of(spec), "axxa")
+        >>> symbol_ids(make_tables(spec), "axxa")
         [1, 0, 0, 1]
     """
-    if has_options(tables.spec):
-        return _symbols_with_options(tables, word)
-    ids: list = list(map(tables.symbols.get, units(tables, word)))
+    if depends_on_position(tables.spec):
+        return _positional_symbols(tables, word)
+    ids: list = list(map(tables.symbols.get, base_units(tables, word)))
     if None in ids and tables.spec.fuse_unk:
         ids = [i for i, before in zip(ids, [0, *ids], strict=False) if not (i is None and before is None)]
     if None in ids:
@@ -97,17 +97,17 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
     return ids
 
 
-def has_options(spec: TokenizerSpec) -> bool:
+def depends_on_position(spec: TokenizerSpec) -> bool:
     """Whether a character's id depends on more than the character."""
     return spec.byte_fallback or bool(spec.continuing_subword_prefix or spec.end_of_word_suffix)
 
 
-def units(tables: Tables, text: str) -> Iterable[int]:
+def base_units(tables: Tables, text: str) -> Iterable[int]:
     """What BPE starts from: bytes, or code points of characters."""
     return text.encode() if tables.spec.kind == "byte_level" else map(ord, text)
 
 
-def _symbols_with_options(tables: Tables, word: str) -> list[int]:
+def _positional_symbols(tables: Tables, word: str) -> list[int]:
     """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so
     that several can be fused, and bytes pass it by."""
     spec, ids, waiting = tables.spec, tables.ids, 0
@@ -132,7 +132,7 @@ def _symbols_with_options(tables: Tables, word: str) -> list[int]:
     return [i for i in [*found, *[tables.unknown] * waiting] if i is not None]
 
 
-def _borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
+def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
     """The place before a MARK, except after characters that some merge joins with it."""
     odd = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
     joined = spec.kind == "character" and MARK in ids and not spec.ignore_merges
@@ -145,7 +145,7 @@ def _borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
     return re.compile(f"(?<=[^{re.escape(''.join(sorted({MARK, *before})))}])(?={MARK})")
 
 
-def _whole_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
+def _token_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
     """Words that are tokens -> id. A token of half a character is no word."""
     if not byte_level:
         return dict(ids)

@@ -53,28 +53,28 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
         ['<|unused_3|>', '<|end|>']
     """
     # 1. Tokens.
-    tokens = _tokens(text)
+    tokens = _read_tokens(text)
     # 2. Merges.
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
     for token in tokens:
         cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
         pairs = [(ranks[a], ranks[b]) for a, b in cuts if a in ranks and b in ranks]
-        merges += [(_written(tokens[a]), _written(tokens[b])) for a, b in sorted(pairs)]
+        merges += [(_to_byte_alphabet(tokens[a]), _to_byte_alphabet(tokens[b])) for a, b in sorted(pairs)]
     # 3. Special tokens.
     return from_spec(
         TokenizerSpec(
             kind="byte_level",
-            vocab=tuple(map(_written, tokens)),
+            vocab=tuple(map(_to_byte_alphabet, tokens)),
             merges=tuple(merges),
             pattern=pattern,
-            added_tokens=_added(special_tokens, len(tokens)),
+            added_tokens=_number_special_tokens(special_tokens, len(tokens)),
             ignore_merges=True,
         )
     )
 
 
-def _tokens(text: str) -> list[bytes]:
+def _read_tokens(text: str) -> list[bytes]:
     """Lines -> tokens by rank."""
     found: dict[int, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -95,7 +95,7 @@ def _tokens(text: str) -> list[bytes]:
     return [found[i] for i in range(len(found))]
 
 
-def _added(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, ...]:
+def _number_special_tokens(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, ...]:
     """Special tokens by id from `first` on, gaps filled."""
     by_id = {i: token for token, i in special_tokens.items()}
     low, last = min(by_id, default=first), max(by_id, default=first - 1)
@@ -106,6 +106,6 @@ def _added(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, .
     return tuple(AddedToken(by_id.get(i, f"<|unused_{i}|>"), i) for i in range(first, last + 1))
 
 
-def _written(token: bytes) -> str:
+def _to_byte_alphabet(token: bytes) -> str:
     """Bytes in the byte alphabet."""
     return "".join(CHARACTERS[byte] for byte in token)

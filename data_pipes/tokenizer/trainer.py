@@ -1,11 +1,11 @@
-"""Training a tokenizer quickly: the merges of `bpe.learn`, without recounting.
+"""Training a tokenizer quickly: the merges of `bpe.learn_merges`, without recounting.
 
 Four ideas make it fast. Words are counted once and each is kept once. A merge changes only the pairs around
 it, so counts are corrected, not recounted. An index gives the places of each pair. A heap gives the most
 frequent pair; its stale entries are noticed when they come up, and put back with the right count.
 
 Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The tests compare each merge with
-`bpe.learn`.
+`bpe.learn_merges`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_pipes.tokenizer.byte_level import ALPHABET, BYTES, utf8
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.normalizer import normalizer
 from data_pipes.tokenizer.spec import KINDS, AddedToken, Tokenizer, TokenizerSpec
-from data_pipes.tokenizer.split import chunker, splitter, words
+from data_pipes.tokenizer.split import chunker, split_words, splitter
 from data_pipes.tokenizer.step import NFC
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
@@ -109,7 +109,7 @@ def train(
         raise ValueError("train: there is no text to train on; give at least one string that is not empty")
     alphabet = ALPHABET if kind == "byte_level" else tuple(sorted(set().union(*word_counts)))
     _check_sizes(vocab_size, alphabet, special_tokens)
-    vocab, merges = learn(
+    vocab, merges = learn_merges(
         word_counts,
         [*special_tokens, *alphabet],
         vocab_size,
@@ -157,11 +157,11 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
         except ValueError as error:
             raise ValueError(f"train: {error} (text {i})") from None
         for part in parts(normalise(text)):
-            counts.update(words(cutter, part))
+            counts.update(split_words(cutter, part))
     return counts
 
 
-def learn(
+def learn_merges(
     word_counts: Mapping[str, int],
     vocab: Sequence[str],
     vocab_size: int,
@@ -170,18 +170,18 @@ def learn(
     min_frequency: int = 2,
     forbidden: Collection[str] = (),
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Learns the merges of `bpe.learn`, quickly.
+    """Learns the merges of `bpe.learn_merges`, quickly.
 
     Args:
         word_counts: word of plain text -> how often it occurs.
         vocab: the first tokens: special tokens and the alphabet (`byte_level.ALPHABET` for byte-level).
         vocab_size: stop at this many tokens.
         kind: "byte_level" or "character".
-        min_frequency: as in `bpe.learn`.
-        forbidden: as in `bpe.learn`.
+        min_frequency: as in `bpe.learn_merges`.
+        forbidden: as in `bpe.learn_merges`.
 
     Returns:
-        (vocab, merges), as `bpe.learn` gives them (for byte-level, `byte_level.learn`).
+        (vocab, merges), as `bpe.learn_merges` gives them (for byte-level, `byte_level.learn_merges`).
 
     Steps:
         1. Put the distinct words in one row of ids; count pairs and index their places.
@@ -193,7 +193,7 @@ def learn(
     Edge cases: a pair that was merged once is not taken again, even if a later merge brings it back.
 
     Example:
-        >>> learn({"abc": 2, "ab": 1}, ["a", "b", "c"], 5, kind="character")
+        >>> learn_merges({"abc": 2, "ab": 1}, ["a", "b", "c"], 5, kind="character")
         (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
     """
     vocab, merges = list(vocab), []
@@ -201,11 +201,11 @@ def learn(
     ids = {token: i for i, token in enumerate(vocab)}
     lengths = [1] * len(vocab)
     # 1. The row and its index.
-    symbols = _row(word_counts, ids, kind)
-    pairs = _index(symbols)
+    symbols = _symbol_row(word_counts, ids, kind)
+    pairs = _index_pairs(symbols)
     while len(vocab) < vocab_size:
         # 2. The best pair.
-        key = _pop(pairs, done, min_frequency)
+        key = _pop_pair(pairs, done, min_frequency)
         if key is None:
             break
         a, b = key >> 32, key & MASK
@@ -220,11 +220,11 @@ def learn(
             lengths.append(lengths[a] + lengths[b])
         merges.append((vocab[a], vocab[b]))
         # 4. and 5. The text and what is known of it.
-        _merge(symbols, pairs, (a, b, new), lengths)
+        _merge_places(symbols, pairs, (a, b, new), lengths)
     return vocab, merges
 
 
-def _row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:
+def _symbol_row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:
     """Words -> one row of ids; each word is preceded, and the last one followed, by NOTHING."""
     if kind == "byte_level":
         coded = [utf8(word) for word in word_counts]
@@ -241,7 +241,7 @@ def _row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> S
     return Symbols(row.tolist(), row.tolist(), [0, *weight.tolist()])
 
 
-def _index(symbols: Symbols) -> Pairs:
+def _index_pairs(symbols: Symbols) -> Pairs:
     """Counts every pair of neighbours and lists its places, ascending."""
     row, weight = np.array(symbols.first, np.int64), np.array(symbols.weight, np.int64)
     places = np.flatnonzero((row[:-1] >= 0) & (row[1:] >= 0))
@@ -259,7 +259,7 @@ def _index(symbols: Symbols) -> Pairs:
     return Pairs(counts, groups, heap)
 
 
-def _pop(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
+def _pop_pair(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
     """Takes the most frequent pair that was not taken before; None if no pair occurs often enough."""
     while pairs.heap:
         count, key = heapq.heappop(pairs.heap)
@@ -272,7 +272,9 @@ def _pop(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
     return None
 
 
-def _merge(symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths: Sequence[int]) -> None:
+def _merge_places(
+    symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths: Sequence[int]
+) -> None:
     """Merges (a, b) into `new` at every place of the pair, and corrects counts, places and heap of the pairs
     around."""
     first, last, weight = symbols

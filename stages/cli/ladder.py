@@ -17,7 +17,7 @@ from data_pipes import files
 from data_pipes.answers.match import QuestionAnswer
 from data_pipes.embedded import tuning_rows
 from data_pipes.preference import encode_preferences
-from data_pipes.rows import forms
+from data_pipes.rows import records
 from pure import tree
 from pure.generation.sampling import Sampling
 from pure.types import Tree
@@ -205,7 +205,7 @@ def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     Returns:
         Task.
     """
-    rows = forms.preferences(tuning_rows.preferences(count, key=1, part="held_out"))
+    rows = records.read_preferences(tuning_rows.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
     return preference.task(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)

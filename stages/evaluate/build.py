@@ -230,7 +230,7 @@ def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained
 def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
     own = path == "embedded"
-    rows = exam() if own else list(match.question_answers(_rows(path, options), on_bad=_on_bad(options)))
+    rows = exam() if own else list(match.read_question_answers(_rows(path, options), on_bad=_on_bad(options)))
     chat = _chats(name, path, options)
     shown: Sequence[QuestionAnswer] = ()
     if name == "gsm8k" and options.shots and not chat:
@@ -296,7 +296,7 @@ def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
         raise ValueError(
             f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0"
         )
-    found = list(match.question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
+    found = list(match.read_question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
     if len(found) < options.shots:
         raise ValueError(f"--shots {options.shots}: {options.dev_path} has {len(found)} rows")
     return found[: options.shots]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipes.chat.stop import cut, stop_at
+from data_pipes.chat.stop import stop_at, truncate_at_stop
 from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import random, tree
 from pure.generation.generate import generate
@@ -119,7 +119,7 @@ def complete(
         ids = row[:length]
         text = tokenizer.decode(ids, skip_special=True)
         ended = length < sampling.max_new_tokens or ids[-1] in ends
-        found.append(Completion(cut(text, decoding.stop), max(0, len(prompt) - room), ended))
+        found.append(Completion(truncate_at_stop(text, decoding.stop), max(0, len(prompt) - room), ended))
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from data_pipes.chat.chat import ChatTemplate, render
 from data_pipes.chat.messages import Message
-from data_pipes.chat.rendering import open_text
+from data_pipes.chat.rendering import render_continuation
 from pure.generation.sampling import Sampling
 from stages.evaluate.completion import Decoding, complete
 from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
@@ -189,7 +189,7 @@ def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_p
     write = (
         partial(render, template, add_generation_prompt=True)
         if add_generation_prompt
-        else partial(open_text, template)
+        else partial(render_continuation, template)
     )
     try:
         return write(said)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_pipes.answers.code import closed
+from data_pipes.answers.code import complete_prompt
 from data_pipes.choices import each, text_of
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import OnBad, Row, stop
@@ -141,7 +141,11 @@ def judge(problem: Problem, program: str, **options: Any) -> Outcome:
     Returns:
         Outcome, as `check`.
     """
-    prelude = f"{problem.setup}\n{closed(problem.prompt)}" if problem.setup else closed(problem.prompt)
+    prelude = (
+        f"{problem.setup}\n{complete_prompt(problem.prompt)}"
+        if problem.setup
+        else complete_prompt(problem.prompt)
+    )
     return sandbox.run_tests(
         program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options
     )

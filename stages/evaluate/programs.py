@@ -103,5 +103,5 @@ def _ask(problem: Problem, *, encode: Callable[[str], Sequence[int]]) -> Sequenc
 
 def _find(problem: Problem, output: str) -> str:
     """The program in an answer, after what it needs."""
-    found = code.program(output, entry_point=problem.entry_point, prompt=problem.prompt)
+    found = code.extract_program(output, entry_point=problem.entry_point, prompt=problem.prompt)
     return f"{problem.setup}\n{found}" if problem.setup else found

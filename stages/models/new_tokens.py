@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from data_pipes.tokenizer.added_tokens_decoder import as_special
+from data_pipes.tokenizer.added_tokens_decoder import mark_special
 from data_pipes.tokenizer.spec import vocabulary_size
 from pure.nn.transformer import transformer
 from stages.models.language_model import Pretrained
@@ -72,7 +72,7 @@ def add_tokens(
             f"got {list(tokens)} and {multiple}"
         )
     known = vocabulary_size(pretrained.tokenizer)
-    tokenizer = as_special(with_tokens(pretrained.tokenizer, tokens), {*tokens})
+    tokenizer = mark_special(with_tokens(pretrained.tokenizer, tokens), {*tokens})
     size, rows = vocabulary_size(tokenizer), pretrained.model.config.vocab_size
     wanted = max(rows, -(-size // multiple) * multiple, -(-rows // multiple) * multiple)
     params = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipes.tokenizer.added_tokens_decoder import as_special, puts_space_first, with_table
+from data_pipes.tokenizer.added_tokens_decoder import add_token_table, mark_special, prepends_space
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer
 
 
@@ -34,11 +34,11 @@ def with_decoder(
     """
     table = _decoder(fields, where)
     try:
-        made = with_table(tokenizer, table)
+        made = add_token_table(tokenizer, table)
     except ValueError as error:
         raise ValueError(f"{where}: added_tokens_decoder.{error}") from None
     listed = table.values() if "added_tokens_decoder" in fields else tokenizer.spec.added_tokens
-    return as_special(made, {token.content for token in listed} & {*named.values()})
+    return mark_special(made, {token.content for token in listed} & {*named.values()})
 
 
 def _decoder(fields: Mapping[str, Any], where: Path) -> dict[int, AddedToken]:
@@ -81,7 +81,7 @@ def check_calls(fields: Mapping[str, Any], tokenizer: Tokenizer, where: Path) ->
         ValueError: naming the field.
     """
     space = fields.get("add_prefix_space")
-    if isinstance(space, bool) and space != puts_space_first(tokenizer.spec):
+    if isinstance(space, bool) and space != prepends_space(tokenizer.spec):
         raise ValueError(
             f"{where}: add_prefix_space is {str(space).lower()}, but tokenizer.json says the opposite; "
             "make both the same"

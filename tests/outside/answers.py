@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data_pipes.answers.code import program
+from data_pipes.answers.code import extract_program
 from data_pipes.answers.match import extract_number
 from data_pipes.source import path as source
 from stages.evaluate import humaneval
@@ -66,7 +66,9 @@ def _found(folder: Path, wrap: Callable[[str, str], str]) -> list:
     found = []
     for row in _solutions():
         answer = wrap(row["prompt"], row["canonical_solution"])
-        found.append(_defined(row, program(answer, entry_point=row["entry_point"], prompt=row["prompt"])))
+        found.append(
+            _defined(row, extract_program(answer, entry_point=row["entry_point"], prompt=row["prompt"]))
+        )
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from data_pipes.answers.reward_function import Answers, refuse_unfit, rewards_of
+from data_pipes.answers.reward_function import Completions, check_reward_function, compute_rewards
 from stages.online import weighted_sum
 from stages.run.rewards.coroutines import gather
 from stages.run.rewards.functions import find
@@ -102,11 +102,11 @@ def _ours(folder: Path, count: int, rows: list[dict], weights: tuple[float, ...]
     texts = [
         row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"] for row in rows
     ]
-    answers, columns = Answers(texts, TEXTS, IDS, rows), []
+    answers, columns = Completions(texts, TEXTS, IDS, rows), []
     for i in range(count):
         function = find(f"{folder / f'r{i}.py'}:f")
-        refuse_unfit("f", function, list(rows[0]))
-        columns.append(rewards_of("f", function, answers, on_bad=_stop, gather=gather()))
+        check_reward_function("f", function, list(rows[0]))
+        columns.append(compute_rewards("f", function, answers, on_bad=_stop, gather=gather()))
     found = torch.tensor(columns).T
     return [found.nan_to_num(-99.0), weighted_sum(found, weights).nan_to_num(-99.0)]
 

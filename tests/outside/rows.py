@@ -18,7 +18,7 @@ from trl.data_utils import extract_prompt, maybe_convert_to_chatml
 from trl.trainer.utils import remove_none_values
 
 from data_pipes.chat.messages import Context, Messages
-from data_pipes.rows.forms import conversations, preferences, prompts
+from data_pipes.rows.records import read_conversations, read_preferences, read_prompts
 from data_pipes.source.path import rows
 from tests.outside.form import Form
 
@@ -84,18 +84,18 @@ def _context(context: Context) -> dict[str, Any]:
 
 
 def _sft(folder: Path) -> Any:
-    found = _of(conversations, folder)
+    found = _of(read_conversations, folder)
     return {"messages": _plain(found.messages), **_context(found.context)}
 
 
 def _dpo(folder: Path) -> Any:
-    found = _of(preferences, folder)
+    found = _of(read_preferences, folder)
     sides = {name: _plain(getattr(found, name)) for name in ("prompt", "chosen", "rejected")}
     return sides | _context(found.context)
 
 
 def _asked(folder: Path) -> Any:
-    found = _of(prompts, folder)
+    found = _of(read_prompts, folder)
     return {"messages": _plain(found.messages), **_context(found.context)}
 
 

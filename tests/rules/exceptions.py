@@ -55,10 +55,10 @@ CLASSES: Mapping[str, str] = {
 """module.Class -> why it is neither a NamedTuple, a frozen dataclass nor a Protocol."""
 
 TESTED_ELSEWHERE: Mapping[str, str] = {
-    "data_pipes/chat/encoding.py": "tests/data_pipes/chat/test_chat.py",
+    "data_pipes/chat/batch_encoding.py": "tests/data_pipes/chat/test_chat.py",
     "data_pipes/chat/template_costs.py": "tests/data_pipes/chat/test_template_budget.py",
     "data_pipes/chat/template_checks.py": "tests/data_pipes/chat/test_assistant_spans.py",
-    "data_pipes/chat/messages.py": "tests/data_pipes/rows/test_forms.py",
+    "data_pipes/chat/messages.py": "tests/data_pipes/rows/test_records.py",
     "data_pipes/tokenizer/gguf_sentencepiece.py": "tests/outside/gguf_tokenizers.py",
     "data_pipes/tokenizer/added_tokens_decoder.py": "tests/outside/tokenizer_folders.py",
     "stages/models/tokenizer_config.py": "tests/outside/tokenizer_folders.py",

@@ -19,7 +19,7 @@ from data_pipes.chat.messages import Conversation, Preference, Prompt, Unpaired
 from data_pipes.embedded import tuning_rows
 from data_pipes.preference import encode_preferences, encode_unpaired
 from data_pipes.prompts import encode_prompts
-from data_pipes.rows import forms
+from data_pipes.rows import records
 from data_pipes.source.path import rows as source_rows
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
@@ -92,7 +92,7 @@ class Kind(NamedTuple):
 
     Fields:
         generate: the rows of --data_path embedded.
-        parse: (rows, on_bad=) -> records, of `data_pipes.rows.forms`.
+        parse: (rows, on_bad=) -> records, of `data_pipes.rows.records`.
         encode: records -> examples for the pipe.
     """
 
@@ -215,14 +215,14 @@ def _encode_prompts(
     ]
 
 
-CONVERSATIONS = Kind(tuning_rows.instructions, forms.conversations, _encode_conversations)
+CONVERSATIONS = Kind(tuning_rows.instructions, records.read_conversations, _encode_conversations)
 """Conversations to imitate, for supervised fine-tuning."""
 
-PREFERENCES = Kind(tuning_rows.preferences, forms.preferences, encode_preferences)
+PREFERENCES = Kind(tuning_rows.preferences, records.read_preferences, encode_preferences)
 """Pairs of a chosen and a rejected answer, for DPO and reward models."""
 
-UNPAIRED = Kind(tuning_rows.unpaired, forms.unpaired, encode_unpaired)
+UNPAIRED = Kind(tuning_rows.unpaired, records.read_unpaired, encode_unpaired)
 """Single answers marked desirable or not, for KTO."""
 
-PROMPTS = Kind(tuning_rows.prompts, forms.prompts, _encode_prompts)
+PROMPTS = Kind(tuning_rows.prompts, records.read_prompts, _encode_prompts)
 """Prompts to answer, for GRPO and PPO."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipes.answers.reward_function import refuse_unfit
+from data_pipes.answers.reward_function import check_reward_function
 from data_pipes.embedded.tasks import correct
 from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
@@ -150,7 +150,7 @@ def file_of(reward: str) -> str:
 def _fitting(reward: str, name: str, columns: Sequence[str]) -> Reward:
     """A reward function that can be called with these columns."""
     found = find(reward)
-    refuse_unfit(name, found, columns)
+    check_reward_function(name, found, columns)
     return found
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from data_pipes.answers.code import closed, program
+from data_pipes.answers.code import complete_prompt, extract_program
 
 PROMPT = "import math\n\n\ndef area(r):\n    '''Area of a circle.\n\n    >>> area(0)\n    0.0\n    '''\n"
 BODY = "    square = r * r\n\n    return math.pi * square\n"
@@ -42,7 +42,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_gives_the_program(form: str) -> None:
     space: dict = {}
-    exec(program(FORMS[form], entry_point="area", prompt=PROMPT), space)
+    exec(extract_program(FORMS[form], entry_point="area", prompt=PROMPT), space)
     assert round(space["area"](2), 4) == 12.5664
 
 
@@ -57,14 +57,14 @@ def test_each_form_gives_the_program(form: str) -> None:
     ],
 )
 def test_an_answer_without_it_is_left_as_it_is_and_fails(answer: str) -> None:
-    found = program(answer, entry_point="area", prompt=PROMPT)
+    found = extract_program(answer, entry_point="area", prompt=PROMPT)
     assert "return" not in found
     assert found.startswith(PROMPT)
 
 
 def test_without_a_prompt_the_block_is_the_program() -> None:
     assert (
-        program("```python\ndef f(x):\n    return '\\d'\n```", entry_point="f")
+        extract_program("```python\ndef f(x):\n    return '\\d'\n```", entry_point="f")
         == "def f(x):\n    return '\\d'"
     )
 
@@ -76,13 +76,13 @@ def test_a_prompt_is_closed_wherever_it_ends() -> None:
         'def f(x):\n\t"""What."""\n',
         "import os\n\ndef f(x): # a:\n",
     ):
-        ast.parse(closed(prompt))
-    assert closed("def f(:") == "def f(:"
+        ast.parse(complete_prompt(prompt))
+    assert complete_prompt("def f(:") == "def f(:"
 
 
 def test_prose_that_looks_like_code_costs_little_time() -> None:
     before, after = ("".join(f"x{i} = {word} prose {i}\n" for i in range(500)) for word in ("some", "more"))
     start = time.process_time()
-    found = program(f"{before}def f(x):\n    return x\n{after}", entry_point="f")
+    found = extract_program(f"{before}def f(x):\n    return x\n{after}", entry_point="f")
     assert found.strip() == "def f(x):\n    return x"
     assert time.process_time() - start < 3

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_pipes.answers.latex import boxed, plain
+from data_pipes.answers.latex import extract_boxed, rewrite_numbers
 from data_pipes.answers.match import exact_match, extract_number
 
 WANTED = (
@@ -33,22 +33,22 @@ def test_the_modes_of_the_harness_are_untouched() -> None:
 
 def test_plain_text_is_left_alone() -> None:
     for text in ("", "1,234 and 5", "a b", "def f(): return {1, 2}"):
-        assert plain(text) == text
-        assert boxed(text) is None
+        assert rewrite_numbers(text) == text
+        assert extract_boxed(text) is None
 
 
 def test_fractions_may_touch() -> None:
-    assert plain(r"\frac12\frac34") == "1/23/4"
+    assert rewrite_numbers(r"\frac12\frac34") == "1/23/4"
 
 
 def test_the_last_closed_box_counts() -> None:
-    assert boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
-    assert boxed(r"\boxed{a \boxed{b} c}") == "b"
-    assert boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
+    assert extract_boxed(r"\boxed{1} \fbox {2} \boxed{3") == "2"
+    assert extract_boxed(r"\boxed{a \boxed{b} c}") == "b"
+    assert extract_boxed(r"} \boxed{\frac{1}{2}} }") == r"\frac{1}{2}"
 
 
 def test_boxes_that_never_close_take_linear_time() -> None:
     """As of a model that repeats itself; quadratic time would be a quarter of an hour."""
     began = time.perf_counter()
-    assert boxed(20_000 * r"\boxed{") is None
+    assert extract_boxed(20_000 * r"\boxed{") is None
     assert time.perf_counter() - began < 2

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipes.answers.match import QuestionAnswer, exact_match, extract_number, normalise, question_answers
+from data_pipes.answers.match import (
+    QuestionAnswer,
+    exact_match,
+    extract_number,
+    normalise_answer,
+    read_question_answers,
+)
 from data_pipes.types import BadRow, Row
 
 IGNORED = (",", "\\$", "(?s).*#### ", "\\.$")
@@ -67,7 +73,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 @settings(max_examples=500)
 @given(TEXTS, TEXTS, st.sampled_from(sorted(FILTERS)))
 def test_verdicts_are_lm_evals(output: str, answer: str, mode: str) -> None:
-    assert normalise(answer) == naive(answer)
+    assert normalise_answer(answer) == naive(answer)
     assert exact_match(output, answer, mode=mode) == naive_match(output, answer, mode)
     # Right answers, which two random texts seldom are.
     said = re.findall(FILTERS[mode][0], output)
@@ -213,11 +219,11 @@ ADDED = QuestionAnswer("1 + 1?", "2", "a:1")
     ],
 )
 def test_columns(values: dict[str, Any]) -> None:
-    assert list(question_answers([Row(values, "a:1")])) == [ADDED]
+    assert list(read_question_answers([Row(values, "a:1")])) == [ADDED]
 
 
 def test_a_decimal_answer_and_texts_left_as_they_are() -> None:
-    (found,) = question_answers([Row({"question": " Half?\n", "answer": 0.5}, "a:1")])
+    (found,) = read_question_answers([Row({"question": " Half?\n", "answer": 0.5}, "a:1")])
     assert found == QuestionAnswer(" Half?\n", "0.5", "a:1")
 
 
@@ -239,8 +245,8 @@ BAD = {
 @pytest.mark.parametrize(("values", "words"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_named_and_the_others_go_on(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="^a:2: .*" + words):
-        list(question_answers([Row(values, "a:2")]))
+        list(read_question_answers([Row(values, "a:2")]))
     bad: list[BadRow] = []
     good = Row({"question": "1 + 1?", "answer": "2"}, "a:1")
-    assert list(question_answers([good, Row(values, "a:2"), good], on_bad=bad.append)) == [ADDED, ADDED]
+    assert list(read_question_answers([good, Row(values, "a:2"), good], on_bad=bad.append)) == [ADDED, ADDED]
     assert [row.name for row in bad] == ["a:2"]

@@ -10,11 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipes.answers.reward_function import Answers, refuse_unfit, rewards_of, takes_batch
+from data_pipes.answers.reward_function import (
+    Completions,
+    check_reward_function,
+    compute_rewards,
+    takes_batch,
+)
 from stages.run.rewards.coroutines import gather
 
 ROWS = [{"prompt": "a", "answer": "xx"}, {"prompt": "b", "answer": "y", "level": 3}]
-ANSWERS = Answers(["a", "b"], ["xx", "z"], [[1, 1], [2]], ROWS)
+ANSWERS = Completions(["a", "b"], ["xx", "z"], [[1, 1], [2]], ROWS)
 
 
 class Length:
@@ -68,8 +73,8 @@ def test_each_form_gives_its_numbers(name: str, function: Callable, wanted: list
     def stop(text: str) -> None:
         raise AssertionError(text)
 
-    refuse_unfit(name, function, ("prompt", "answer", "level"))
-    found = rewards_of(name, function, ANSWERS, on_bad=stop, gather=gather())
+    check_reward_function(name, function, ("prompt", "answer", "level"))
+    found = compute_rewards(name, function, ANSWERS, on_bad=stop, gather=gather())
     assert takes_batch(function) == ("batch" in name)
     np.testing.assert_array_equal(found, wanted)
 
@@ -82,7 +87,7 @@ def test_messages_where_the_rows_have_messages() -> None:
         return [0.0]
 
     talk = [{"role": "user", "content": "a"}]
-    rewards_of("keep", keep, Answers(["a"], ["x"], [[1]], [{"prompt": talk}]), on_bad=print)
+    compute_rewards("keep", keep, Completions(["a"], ["x"], [[1]], [{"prompt": talk}]), on_bad=print)
     assert seen == {"prompts": [talk], "completions": [[{"role": "assistant", "content": "x"}]]}
 
 
@@ -97,16 +102,18 @@ def test_messages_where_the_rows_have_messages() -> None:
 )
 def test_a_batch_of_another_length_is_refused_by_name(function: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=f"the reward 'mine' {words}"):
-        rewards_of("mine", function, ANSWERS, on_bad=print)
+        compute_rewards("mine", function, ANSWERS, on_bad=print)
 
 
 def test_one_bad_number_is_told_and_the_others_stay() -> None:
     told: list[str] = []
-    found = rewards_of("mine", lambda completions: [1e39, 1.0], ANSWERS, on_bad=told.append)
+    found = compute_rewards("mine", lambda completions: [1e39, 1.0], ANSWERS, on_bad=told.append)
     assert found[1] == 1
     assert math.isnan(found[0])
     assert told[0].startswith("the reward 'mine' gave 1e+39; expected a number that is finite in float32")
-    assert all(map(math.isnan, rewards_of("mine", lambda completions: 1 / 0, ANSWERS, on_bad=told.append)))
+    assert all(
+        map(math.isnan, compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=told.append))
+    )
     assert "raised ZeroDivisionError: division by zero, for a batch of 2 answers" in told[1]
 
 
@@ -115,12 +122,12 @@ def test_one_coroutine_that_raises_leaves_the_others() -> None:
         return 1 / (len(completion) - 1)
 
     told: list[str] = []
-    found = rewards_of("some", some, ANSWERS, on_bad=told.append, gather=gather())
+    found = compute_rewards("some", some, ANSWERS, on_bad=told.append, gather=gather())
     assert found[0] == 1
     assert math.isnan(found[1])
     assert len(told) == 1
     with pytest.raises(ValueError, match=r"'later' is a coroutine; give gather="):
-        rewards_of("later", later, ANSWERS, on_bad=print)
+        compute_rewards("later", later, ANSWERS, on_bad=print)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +143,4 @@ def test_one_coroutine_that_raises_leaves_the_others() -> None:
 )
 def test_what_cannot_be_called_is_refused_before_the_first_answer(function: Callable, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        refuse_unfit("mine", function, ["answer"])
+        check_reward_function("mine", function, ["answer"])

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from data_pipes.chat.assistant_spans import Chat, shared, spans
+from data_pipes.chat.assistant_spans import Chat, common_prefix_length, find_spans
 from data_pipes.chat.chat import chat_template
 from data_pipes.chat.messages import PLAIN, Context, Message
 
@@ -26,7 +26,7 @@ def talk(*contents: str | None) -> list[Message]:
 
 
 def learned(source: str, messages: list[Message], context: Context = PLAIN, **more: object) -> list[str]:
-    found = spans(chat_template(source), Chat(messages, context, **more), CONTROLS)  # type: ignore[arg-type]
+    found = find_spans(chat_template(source), Chat(messages, context, **more), CONTROLS)  # type: ignore[arg-type]
     return [span.text for span in found if span.trained]
 
 
@@ -117,7 +117,7 @@ def test_shared_beginnings() -> None:
         ("ab", "abc", 2),
         ("x" * 1000 + "a", "x" * 1000 + "b", 1000),
     ]:
-        assert shared(a, b) == shared(b, a) == same
+        assert common_prefix_length(a, b) == common_prefix_length(b, a) == same
 
 
 OPENED = (

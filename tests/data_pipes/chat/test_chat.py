@@ -1,5 +1,4 @@
-"""Messages become text as in transformers, and tokens of which the assistant's alone are trained
-(`chat_encoding`)."""
+"""Render messages as transformers does; encode them and mark the assistant tokens (`chat`, `batch_encoding`)."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from data_pipes.chat.chat import CHATML, Encoded, chat_template, encode_chat, encode_chats, render
 from data_pipes.chat.messages import Context, Message
 from data_pipes.chat.presets import LLAMA3
-from data_pipes.chat.rendering import THOUGHTS
+from data_pipes.chat.rendering import REASONING_TAGS
 from data_pipes.tokenizer import save, special_id, train
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
@@ -94,7 +93,7 @@ def test_nobody_smuggles_a_control_token(name: str, messages: list[Message]) -> 
     aside."""
     template, _ = TEMPLATES[name]
     silent = [message._replace(content="") for message in messages]
-    control = [special_id(TOKENIZER, token) for token in CONTROLS if token not in THOUGHTS]
+    control = [special_id(TOKENIZER, token) for token in CONTROLS if token not in REASONING_TAGS]
     found, expected = (encode_chat(template, TOKENIZER, chat).tokens for chat in (messages, silent))
     assert found[np.isin(found, control)].tolist() == expected[np.isin(expected, control)].tolist()
 

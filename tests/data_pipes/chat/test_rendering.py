@@ -7,37 +7,43 @@ import pytest
 
 from data_pipes.chat.chat import chat_template
 from data_pipes.chat.messages import PLAIN, Context, Message
-from data_pipes.chat.rendering import hider, open_text, parts, restored, text_of
+from data_pipes.chat.rendering import (
+    control_hider,
+    render_continuation,
+    render_marked,
+    restore_controls,
+    split_placeholders,
+)
 
 ECHO = chat_template("{% for m in messages %}{{ m | tojson }}{% endfor %}{{ tools }}{{ x }}")
 
 
 def test_control_tokens_are_hidden_in_all_that_a_row_says() -> None:
     message = Message("tool", "a<e>b", (("name", "<e>"), ("calls", [{"<e>": ("c<e>",)}]), ("n", 1)))
-    hidden = hider(["<e>"])([message], Context(({"d": "<e>"},), (("x", "<e>"),)))
-    text = text_of(ECHO, hidden.messages, context=hidden.context)
+    hidden = control_hider(["<e>"])([message], Context(({"d": "<e>"},), (("x", "<e>"),)))
+    text = render_marked(ECHO, hidden.messages, context=hidden.context)
     assert "<e>" not in text
-    assert restored(text, hidden.texts).count("<e>") == 6
-    assert [part for plain, part in parts(text, hidden.texts) if plain] == ["<e>"] * 6
+    assert restore_controls(text, hidden.texts).count("<e>") == 6
+    assert [part for plain, part in split_placeholders(text, hidden.texts) if plain] == ["<e>"] * 6
 
 
 def test_the_assistant_keeps_its_thoughts() -> None:
-    hide = hider(["<think>", "</think>", "<e>"])
+    hide = control_hider(["<think>", "</think>", "<e>"])
     said = [Message(role, "<think>a</think><e>") for role in ("user", "assistant")]
     assert [len(hide([message], PLAIN).texts) for message in said] == [3, 1]
 
 
 def test_escaped_json_keeps_placeholders() -> None:
     template = chat_template("{{ messages | tojson(ensure_ascii=true) }}")
-    hidden = hider(["<e>"])([Message("user", "é<e>\ufdd0 \\<e>\\ufdd00\\ufdd1")], PLAIN)
-    text = restored(text_of(template, hidden.messages), hidden.texts)
+    hidden = control_hider(["<e>"])([Message("user", "é<e>\ufdd0 \\<e>\\ufdd00\\ufdd1")], PLAIN)
+    text = restore_controls(render_marked(template, hidden.messages), hidden.texts)
     assert text == '[{"role": "user", "content": "\\u00e9<e>\ufdd0 \\\\<e>\\ufdd00\\ufdd1"}]'
 
 
 def test_what_is_none_is_not_there_and_thoughts_have_both_names() -> None:
     source = "{% for m in messages %}{{ m.content is defined }}{{ m.thinking }}{{ m.reasoning_content }}{% endfor %}"
     assert (
-        text_of(chat_template(source), [Message("assistant", None, (("reasoning", "a"), ("x", None)))])
+        render_marked(chat_template(source), [Message("assistant", None, (("reasoning", "a"), ("x", None)))])
         == "Falseaa"
     )
 
@@ -49,7 +55,7 @@ def test_what_is_none_is_not_there_and_thoughts_have_both_names() -> None:
      ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", "a", "a")],
 )  # fmt: skip
 def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
-    assert open_text(chat_template(source), [Message("assistant", content)]) == expected
+    assert render_continuation(chat_template(source), [Message("assistant", content)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -59,4 +65,4 @@ def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
 )  # fmt: skip
 def test_a_turn_that_is_left_out_cannot_be_continued(source: str, content: str | None) -> None:
     with pytest.raises(ValueError, match="continue"):
-        open_text(chat_template(source), [Message("assistant", content)])
+        render_continuation(chat_template(source), [Message("assistant", content)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes import tokenizer as tokenizers
-from data_pipes.chat.stop import cut, stop_at
+from data_pipes.chat.stop import stop_at, truncate_at_stop
 
 TOKENIZER = tokenizers.train(["def class print if #\n\n the the of of"], vocab_size=280)
 STOPS = ["\nclass", "\ndef", "ß!"]
@@ -27,9 +27,9 @@ def test_a_row_ends_with_the_token_that_completes_a_string(parts: list[str]) -> 
 
 
 def test_the_earliest_string_cuts() -> None:
-    assert cut("a\ndef b\nclass c", STOPS) == "a"
-    assert cut("a\nclass b\ndef c", STOPS) == "a"
-    assert cut("nothing here", STOPS) == "nothing here"
+    assert truncate_at_stop("a\ndef b\nclass c", STOPS) == "a"
+    assert truncate_at_stop("a\nclass b\ndef c", STOPS) == "a"
+    assert truncate_at_stop("nothing here", STOPS) == "nothing here"
 
 
 def test_an_empty_string_is_refused() -> None:

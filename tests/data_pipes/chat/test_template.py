@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from data_pipes.chat.template import BEGIN, END, compiled, run
+from data_pipes.chat.template import BEGIN, END, compile_template, run_template
 
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
 TWICE = "{% set ns = namespace(x='abcd') %}{% for i in range(99) %}{% set ns.x = "
 
 
 def text(source: str, **variables: Any) -> str:
-    return run(compiled(source), messages=CHAT, **variables)
+    return run_template(compile_template(source), messages=CHAT, **variables)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_what_they_cannot(source: str, words: str) -> None:
 )
 def test_what_does_not_compile(source: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"the chat template does not compile: .*({words})"):
-        compiled(source)
+        compile_template(source)
 
 
 def test_a_template_does_not_change_what_it_is_given() -> None:
     with pytest.raises(ValueError, match="the chat template failed"):
-        run(compiled("{{ messages.pop() }}"), messages=CHAT)
+        run_template(compile_template("{{ messages.pop() }}"), messages=CHAT)
     assert len(CHAT) == 2
 
 
 def test_runs_do_not_share_their_budget() -> None:
-    program = compiled("{% for i in range(60000) %}{% endfor %}")
-    assert [run(program) for _ in range(3)] == ["", "", ""]
+    program = compile_template("{% for i in range(60000) %}{% endfor %}")
+    assert [run_template(program) for _ in range(3)] == ["", "", ""]

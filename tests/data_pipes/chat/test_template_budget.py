@@ -11,8 +11,8 @@ import pytest
 from data_pipes.chat.chat import chat_template, render
 from data_pipes.chat.messages import Message
 from data_pipes.chat.presets import NAMED
-from data_pipes.chat.template import compiled, run
-from data_pipes.chat.template_costs import deep
+from data_pipes.chat.template import compile_template, run_template
+from data_pipes.chat.template_costs import total_size
 
 LONG = "{% set ns = namespace(s='x' * 8000000, l=[0] * 90000, n=0) %}"
 LOOP = "{% for i in range(100000) %}"
@@ -71,12 +71,12 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_refused_soon(name: str) -> None:
-    program = compiled(HOSTILE[name])
+    program = compile_template(HOSTILE[name])
     start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(
         ValueError, match=r"the chat template failed: .*(too l|without end|more than 100,000|random)"
     ) as error:
-        run(program, messages=[{"role": "user", "content": "Hi"}])
+        run_template(program, messages=[{"role": "user", "content": "Hi"}])
     assert len(str(error.value).splitlines()) == 1
     assert time.process_time() - start < 3  # a second on a machine of its own
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
@@ -84,7 +84,7 @@ def test_a_hostile_template_is_refused_soon(name: str) -> None:
 
 def test_a_long_template_is_refused() -> None:
     with pytest.raises(ValueError, match="has 300,000 characters; expected at most 262,144"):
-        compiled("a" * 300_000)
+        compile_template("a" * 300_000)
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen3"])
@@ -100,5 +100,5 @@ def test_sizes() -> None:
     shared = ["a"]
     for _ in range(200):
         shared = [shared, shared]
-    assert deep(shared, limit=1000) > 1000
-    assert deep({"a": ("b", None, 1.5)}) == deep({"a": ["b", None, 1.5]}) == 16 + 1 + 48 + 3
+    assert total_size(shared, limit=1000) > 1000
+    assert total_size({"a": ("b", None, 1.5)}) == total_size({"a": ["b", None, 1.5]}) == 16 + 1 + 48 + 3

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from data_pipes.embedded import tasks, tuning_rows
-from data_pipes.rows.forms import conversations, preferences, prompts, unpaired
+from data_pipes.rows.records import read_conversations, read_preferences, read_prompts, read_unpaired
 
 SUMMARIES, WORDS = tuning_rows.read_summaries, cache(tasks.vocabulary)
 ALL = cache(lambda part: list(SUMMARIES(part)))
@@ -21,10 +21,10 @@ def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MAKERS = {
-    "instructions": conversations,
-    "preferences": preferences,
-    "unpaired": unpaired,
-    "prompts": prompts,
+    "instructions": read_conversations,
+    "preferences": read_preferences,
+    "unpaired": read_unpaired,
+    "prompts": read_prompts,
 }
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from data_pipes.chat.messages import Message
 from data_pipes.rows.columns import (
-    as_turns,
-    contents,
-    read_answer,
-    read_question,
-    read_turn_columns,
-    without_system,
+    drop_system,
+    read_completion_columns,
+    read_message_columns,
+    read_prompt_columns,
+    read_text_or_turns,
+    turn_texts,
 )
 from data_pipes.rows.turns import RowError
 
@@ -27,35 +27,47 @@ TURN = {"role": "user", "content": "Hi"}
      {"prompt": "Hi", "question": "Hi"}, {"prompt": "", "question": "Hi"}, {"prompt": "Hi", "context": "metadata"}],
 )  # fmt: skip
 def test_questions(row: dict[str, Any]) -> None:
-    assert read_question(row) == (U,)
+    assert read_prompt_columns(row) == (U,)
 
 
 def test_a_question_has_its_input_and_what_was_said_before() -> None:
-    assert read_question({"instruction": "Add", "input": "1", "context": "2"}) == (
+    assert read_prompt_columns({"instruction": "Add", "input": "1", "context": "2"}) == (
         Message("user", "Add\n\n1\n\n2"),
     )
-    assert read_question({"prompt": "And?", "history": [["Hi", "Hello"]]}) == (U, A, Message("user", "And?"))
-    assert read_question({"prompt": "Human: Hi\n\nAssistant:"}) == (U,)
+    assert read_prompt_columns({"prompt": "And?", "history": [["Hi", "Hello"]]}) == (
+        U,
+        A,
+        Message("user", "And?"),
+    )
+    assert read_prompt_columns({"prompt": "Human: Hi\n\nAssistant:"}) == (U,)
 
 
 def test_answers() -> None:
-    assert read_answer({"answer": "Hello"}) == read_answer({"answer": "4", "output": "Hello"}) == (A,)
-    assert read_answer({"output": "Hello", "response": "Hello"}) == (A,)
+    assert (
+        read_completion_columns({"answer": "Hello"})
+        == read_completion_columns({"answer": "4", "output": "Hello"})
+        == (A,)
+    )
+    assert read_completion_columns({"output": "Hello", "response": "Hello"}) == (A,)
 
 
 @pytest.mark.parametrize(
     ("read", "row", "words"),
     [
-        (read_question, {"prompt": "Hi", "query": "Ho"}, "prompt and query ask different things"),
+        (read_prompt_columns, {"prompt": "Hi", "query": "Ho"}, "prompt and query ask different things"),
         (
-            read_question,
+            read_prompt_columns,
             {"question": "Hi", "context": "Numbers"},
             "where context belongs in question is not defined",
         ),
-        (read_question, {"prompt": 3}, "expected a list of messages, got a int"),
-        (read_answer, {"output": "a", "completion": "b"}, "completion and output are different answers"),
+        (read_prompt_columns, {"prompt": 3}, "expected a list of messages, got a int"),
         (
-            read_turn_columns,
+            read_completion_columns,
+            {"output": "a", "completion": "b"},
+            "completion and output are different answers",
+        ),
+        (
+            read_message_columns,
             {"messages": [TURN], "conversations": []},
             "conversations and messages say different",
         ),
@@ -67,16 +79,18 @@ def test_what_contradicts_itself_is_refused(read: Any, row: dict[str, Any], word
 
 
 def test_turns() -> None:
-    assert read_turn_columns({}) is None
-    assert read_turn_columns({"conversation": TURN}) == as_turns([TURN], "assistant") == (U,)
-    assert as_turns("Hello", "assistant") == (A,)
-    assert contents((Message("user", None), Message("user", " x "))) == [("user", ""), ("user", "x")]
-    assert without_system((S, U)) == without_system((U,)) == (U,)
-    assert without_system(()) == ()
+    assert read_message_columns({}) is None
+    assert read_message_columns({"conversation": TURN}) == read_text_or_turns([TURN], "assistant") == (U,)
+    assert read_text_or_turns("Hello", "assistant") == (A,)
+    assert turn_texts((Message("user", None), Message("user", " x "))) == [("user", ""), ("user", "x")]
+    assert drop_system((S, U)) == drop_system((U,)) == (U,)
+    assert drop_system(()) == ()
 
 
 def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
-    assert read_answer({"answer": "2", "thinking": "1 + 1"})[0].fields == (("reasoning_content", "1 + 1"),)
+    assert read_completion_columns({"answer": "2", "thinking": "1 + 1"})[0].fields == (
+        ("reasoning_content", "1 + 1"),
+    )
     for columns, message in (
         ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "different thoughts"),
         ({"answer": "2", "thinking": ["a"]}, "thinking must be a text"),
@@ -86,4 +100,4 @@ def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
         ),
     ):
         with pytest.raises(RowError, match=message):
-            read_answer(columns)
+            read_completion_columns(columns)

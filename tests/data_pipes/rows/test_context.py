@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipes.chat.messages import PLAIN, Context, Message
-from data_pipes.rows.context import present, read_context, read_history, with_system
+from data_pipes.rows.context import drop_nulls, prepend_system, read_context, read_history
 from data_pipes.rows.turns import RowError
 
 F = {"name": "f", "parameters": {"a": None, "b": 1}}
@@ -53,13 +53,13 @@ def test_bad_contexts(row: dict[str, Any], words: str) -> None:
 
 def test_a_system_prompt_comes_first_and_once() -> None:
     for column in ("system", "system_prompt", "system_message"):
-        assert with_system({column: "Be brief."}, (U,)) == (S, U)
-        assert with_system({column: " Be brief.\n"}, (S, U)) == (S, U)
-    assert with_system({"system": "  "}, (U,)) == (U,)
-    assert with_system({"system": "Be brief.", "system_prompt": "Be brief."}, (U,)) == (S, U)
+        assert prepend_system({column: "Be brief."}, (U,)) == (S, U)
+        assert prepend_system({column: " Be brief.\n"}, (S, U)) == (S, U)
+    assert prepend_system({"system": "  "}, (U,)) == (U,)
+    assert prepend_system({"system": "Be brief.", "system_prompt": "Be brief."}, (U,)) == (S, U)
     for row in ({"system": "Other"}, {"system": ["x"]}, {"system": "Be brief.", "system_prompt": "Other"}):
         with pytest.raises(RowError):
-            with_system(row, (S, U))
+            prepend_system(row, (S, U))
 
 
 def test_history() -> None:
@@ -77,4 +77,4 @@ def test_history() -> None:
 
 
 def test_columns_of_nothing() -> None:
-    assert present({"a": float("nan"), "b": 0, "c": [None], "d": None}) == {"b": 0, "c": [None]}
+    assert drop_nulls({"a": float("nan"), "b": 0, "c": [None], "d": None}) == {"b": 0, "c": [None]}

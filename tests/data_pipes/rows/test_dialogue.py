@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes.chat.messages import Message
-from data_pipes.rows.dialogue import read_dialogue, read_prompt
+from data_pipes.rows.dialogue import read_dialogue, read_dialogue_prompt
 
 LINES = st.text("ab \n", max_size=6).map(str.strip)
 
@@ -32,7 +32,7 @@ def test_forms(text: str) -> None:
     "text", ["", "Human", "Human: Hi", "He said:\n\nHuman: a\n\nAssistant: b", "User:x", "### A"]
 )
 def test_other_texts_are_left_alone(text: str) -> None:
-    assert read_dialogue(text) == () == read_prompt(text)
+    assert read_dialogue(text) == () == read_dialogue_prompt(text)
 
 
 def test_a_speaker_inside_of_a_turn_is_text() -> None:
@@ -42,8 +42,8 @@ def test_a_speaker_inside_of_a_turn_is_text() -> None:
 
 
 def test_a_prompt_ends_where_the_assistant_is_to_speak() -> None:
-    assert read_prompt("\n\nHuman: Hi\n\nAssistant:") == (Message("user", "Hi"),)
-    assert read_prompt("Human: Hi\n\nAssistant: Hello") == ()
+    assert read_dialogue_prompt("\n\nHuman: Hi\n\nAssistant:") == (Message("user", "Hi"),)
+    assert read_dialogue_prompt("Human: Hi\n\nAssistant: Hello") == ()
 
 
 @pytest.mark.parametrize("blank", ["\n", " ", "\n ", "\r\n"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipes.chat.messages import Message
-from data_pipes.rows.shared_prompt import after, separate
+from data_pipes.rows.shared_prompt import drop_prompt, separate_prompt
 from data_pipes.rows.turns import RowError
 
 U, A, B, S = (
@@ -36,14 +36,14 @@ def turns(*messages: Message) -> list[dict[str, Any]]:
     ],
 )
 def test_the_prompt_comes_once(prompt: Any, chosen: Any, rejected: Any, wanted: Any) -> None:
-    assert separate(prompt, chosen, rejected) == (wanted, (A,), (B,))
+    assert separate_prompt(prompt, chosen, rejected) == (wanted, (A,), (B,))
 
 
 @pytest.mark.parametrize(
     ("chosen", "rejected"), [("Hi there", "Hi you"), ("Hi\nHello", "No"), ("Hi", "Hi\nx"), ("His", "Hit")]
 )
 def test_an_answer_that_begins_like_the_prompt_stays_whole(chosen: str, rejected: str) -> None:
-    found = separate((U,), chosen, rejected)
+    found = separate_prompt((U,), chosen, rejected)
     assert [side[0].content for side in found] == ["Hi", chosen, rejected]
 
 
@@ -60,25 +60,25 @@ def test_a_text_is_taken_off_where_it_cannot_be_meant(
     prompt: str, chosen: str, rejected: str, expected: list[str]
 ) -> None:
     asked = (Message("user", prompt),)
-    assert [side[0].content for side in separate(asked, chosen, rejected)[1:]] == expected
+    assert [side[0].content for side in separate_prompt(asked, chosen, rejected)[1:]] == expected
     said = [turns(Message("assistant", text)) for text in (chosen, rejected)]
-    assert [side[0].content for side in separate(asked, *said)[1:]] == [chosen, rejected]
+    assert [side[0].content for side in separate_prompt(asked, *said)[1:]] == [chosen, rejected]
 
 
 @pytest.mark.parametrize("prompt", ["What is one and one?", "Go on: once upon a time"])
 def test_answers_that_may_restate_the_prompt_are_refused(prompt: str) -> None:
     with pytest.raises(RowError, match="may repeat it or take it up"):
-        separate((Message("user", prompt),), f"{prompt} It is 2.", f"{prompt} It is 3.")
+        separate_prompt((Message("user", prompt),), f"{prompt} It is 2.", f"{prompt} It is 3.")
 
 
 def test_another_prompt_is_refused() -> None:
     for prompt in ((MORE,), (Message("system", "Long."), U)):
         with pytest.raises(RowError):
-            separate(prompt, turns(S, U, A), turns(S, U, B))
+            separate_prompt(prompt, turns(S, U, A), turns(S, U, B))
     with pytest.raises(RowError, match="begin with other turns than the prompt"):
-        separate((), turns(U, A), turns(U, B))
+        separate_prompt((), turns(U, A), turns(U, B))
 
 
 def test_after() -> None:
-    assert after((S, U), (S, U, A)) == after((S, U), (U, A)) == after((), (A,)) == (A,)
-    assert after((U,), (MORE, A)) == (MORE, A)
+    assert drop_prompt((S, U), (S, U, A)) == drop_prompt((S, U), (U, A)) == drop_prompt((), (A,)) == (A,)
+    assert drop_prompt((U,), (MORE, A)) == (MORE, A)

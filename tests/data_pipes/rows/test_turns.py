@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipes.chat.messages import Message
-from data_pipes.rows.turns import ROLE_NAMES, RowError, check_text, read_turns, text_turn, without_nulls
+from data_pipes.rows.turns import ROLE_NAMES, RowError, check_text, drop_null_entries, make_turn, read_turns
 
 
 @pytest.mark.parametrize(("name", "role"), [*ROLE_NAMES.items(), ("Human", "user"), (" GPT ", "assistant")])
@@ -31,7 +31,7 @@ def test_what_a_turn_holds_besides_is_kept_in_order() -> None:
 def test_nulls_are_keys_that_are_not_there() -> None:
     turn = {"role": "user", "content": "x", "from": None, "value": None, "tool_calls": None, "weight": None}
     assert read_turns([turn]) == (Message("user", "x"),)
-    assert without_nulls((1, {"a": None})) == [1, {}]
+    assert drop_null_entries((1, {"a": None})) == [1, {}]
 
 
 def test_both_names_may_say_the_same() -> None:
@@ -102,6 +102,6 @@ def test_bad_turns_are_named(turn: Any, words: str) -> None:
 
 
 def test_texts() -> None:
-    assert text_turn("user", "a", [{"type": "text", "text": "b"}]) == (Message("user", "a\n\nb"),)
+    assert make_turn("user", "a", [{"type": "text", "text": "b"}]) == (Message("user", "a\n\nb"),)
     with pytest.raises(RowError, match="x has half a surrogate pair"):
         check_text({"a": ["\ud800"]}, "x")

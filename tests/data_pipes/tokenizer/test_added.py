@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipes.tokenizer.added import finder, stretches
+from data_pipes.tokenizer.added import finder, split_added
 from data_pipes.tokenizer.spec import AddedToken, TokenizerSpec
 from data_pipes.tokenizer.step import NFC
 
@@ -23,7 +23,7 @@ SPEC = TokenizerSpec(
 
 
 def cut(text: str, special: str | list[str]) -> list[str | int]:
-    return list(stretches(finder(SPEC, special), text))
+    return list(split_added(finder(SPEC, special), text))
 
 
 def test_plain_text_is_plain() -> None:

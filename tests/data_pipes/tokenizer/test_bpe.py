@@ -17,7 +17,7 @@ def test_the_example_of_the_paper() -> None:
     """Sennrich et al. 2016, section 3.2; est·, lo and low as there. Ties go another way: t·, es t· for es t,
     est ·."""
     alphabet = sorted(set("".join(PAPER)))
-    vocab, merges = bpe.learn(PAPER, alphabet, len(alphabet) + 5)
+    vocab, merges = bpe.learn_merges(PAPER, alphabet, len(alphabet) + 5)
     assert merges == [("e", "s"), ("t", "·"), ("es", "t·"), ("l", "o"), ("lo", "w")]
     assert vocab == [*alphabet, "es", "t·", "est·", "lo", "low"]
 
@@ -25,30 +25,30 @@ def test_the_example_of_the_paper() -> None:
 @given(words=WORDS)
 def test_the_first_merge_is_the_most_frequent_pair(words: dict[str, int]) -> None:
     counts = Counter(pair for word, n in words.items() for pair in pairwise(word) for _ in range(n))
-    _, merges = bpe.learn(words, "abc", 4, min_frequency=1)
+    _, merges = bpe.learn_merges(words, "abc", 4, min_frequency=1)
     best = max(counts.values(), default=0)
     assert merges == ([min(pair for pair, n in counts.items() if n == best)] if counts else [])
 
 
 def test_ties_go_to_smaller_ids_not_to_the_alphabet() -> None:
-    assert bpe.learn({"ab": 1, "cd": 1}, "abcd", 5, min_frequency=1)[1] == [("a", "b")]
-    assert bpe.learn({"ab": 1, "cd": 1}, "dcba", 5, min_frequency=1)[1] == [("c", "d")]
+    assert bpe.learn_merges({"ab": 1, "cd": 1}, "abcd", 5, min_frequency=1)[1] == [("a", "b")]
+    assert bpe.learn_merges({"ab": 1, "cd": 1}, "dcba", 5, min_frequency=1)[1] == [("c", "d")]
 
 
 def test_min_frequency_and_a_full_vocabulary_end_training() -> None:
-    assert bpe.learn({"ab": 2, "cd": 1}, "abcd", 99, min_frequency=2)[1] == [("a", "b")]
-    assert bpe.learn({"ab": 2, "cd": 1}, "abcd", 4)[1] == []
+    assert bpe.learn_merges({"ab": 2, "cd": 1}, "abcd", 99, min_frequency=2)[1] == [("a", "b")]
+    assert bpe.learn_merges({"ab": 2, "cd": 1}, "abcd", 4)[1] == []
 
 
 def test_two_merges_may_spell_one_token() -> None:
-    vocab, merges = bpe.learn({"abd": 9, "abc": 3, "bc": 20, "xbc": 3}, "abcdx", 99, min_frequency=1)
+    vocab, merges = bpe.learn_merges({"abd": 9, "abc": 3, "bc": 20, "xbc": 3}, "abcdx", 99, min_frequency=1)
     assert len({a + b for a, b in merges}) == len(vocab) - 5
-    vocab, merges = bpe.learn({"aaa": 3, "aaaa": 2, "aaaaaaa": 1}, "a", 6, min_frequency=1)
+    vocab, merges = bpe.learn_merges({"aaa": 3, "aaaa": 2, "aaaaaaa": 1}, "a", 6, min_frequency=1)
     assert vocab == ["a", "aa", "aaa", "aaaa", "aaaaaaa"]
 
 
 def test_forbidden_spellings_are_never_learned() -> None:
-    vocab, merges = bpe.learn({"abc": 9}, "abc", 9, forbidden=["ab"])
+    vocab, merges = bpe.learn_merges({"abc": 9}, "abc", 9, forbidden=["ab"])
     assert "ab" not in vocab
     assert merges == [("b", "c"), ("a", "bc")]
 
@@ -57,18 +57,18 @@ def test_forbidden_spellings_are_never_learned() -> None:
     ("word", "tokens"), [("", ()), ("a", ("a",)), ("aaaaa", ("aa", "aa", "a")), ("baab", ("b", "aa", "b"))]
 )
 def test_apply_goes_from_left_to_right(word: str, tokens: tuple[str, ...]) -> None:
-    assert bpe.apply(word, bpe.rank([("a", "a")])) == tokens
+    assert bpe.apply_merges(word, bpe.rank_merges([("a", "a")])) == tokens
 
 
 @given(words=WORDS)
 def test_encoding_a_training_word_repeats_its_merges(words: dict[str, int]) -> None:
     """The words that training ends with are those that encoding gives, if no token was learned twice."""
-    vocab, merges = bpe.learn(words, "abc", 10, min_frequency=1)
+    vocab, merges = bpe.learn_merges(words, "abc", 10, min_frequency=1)
     if len(vocab) - 3 != len(merges):
         return
     for word in words:
         symbols = tuple(word)
         for pair in merges:
-            symbols = bpe.merge(symbols, pair)
-        assert bpe.apply(word, bpe.rank(merges)) == symbols
+            symbols = bpe.merge_pair(symbols, pair)
+        assert bpe.apply_merges(word, bpe.rank_merges(merges)) == symbols
         assert "".join(symbols) == word

@@ -29,14 +29,14 @@ def test_the_alphabet_writes_every_text(text: str) -> None:
 
 def test_encode_and_decode(trained: Tokenizer) -> None:
     spec = trained.spec
-    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank_merges(spec.merges), token_ids(spec)
     for text in SAMPLES:
         row = byte_level.encode(text[:200], cutter, ranks, ids)
         assert byte_level.decode([spec.vocab[i] for i in row]) == text[:200]
 
 
 def test_learn_is_bpe_on_bytes() -> None:
-    vocab, merges = byte_level.learn({" é": 3, "é": 1}, 259, special_tokens=["<|end|>"])
+    vocab, merges = byte_level.learn_merges({" é": 3, "é": 1}, 259, special_tokens=["<|end|>"])
     assert merges == [("Ã", "©"), ("Ġ", "Ã©")]
     assert vocab[0] == "<|end|>"
     assert vocab[1:257] == list(byte_level.ALPHABET)

@@ -45,7 +45,7 @@ def test_decode_undoes_encode(name: str, text: str) -> None:
 def test_ids_are_those_of_the_readers_version(batch: list[str]) -> None:
     tokenizer = KINDS["qwen2"]
     spec = tokenizer.spec
-    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank_merges(spec.merges), token_ids(spec)
     expected = [byte_level.encode(text, cutter, ranks, ids) for text in batch]
     assert [row.tolist() for row in tokenizer.encode_batch(batch)] == expected
     assert [tokenizer.encode(text) for text in batch] == expected
@@ -58,9 +58,9 @@ def test_the_size_of_groups_changes_no_id(
 ) -> None:
     batch = [library[-1][:3000], *SAMPLES]
     expected = [trained.encode(text) for text in batch]
-    monkeypatch.setattr(module, "FEW", few)
-    monkeypatch.setattr(module, "GROUP", group)
-    monkeypatch.setattr(module, "REMEMBERED", 100)
+    monkeypatch.setattr(module, "MIN_BATCH", few)
+    monkeypatch.setattr(module, "WORDS_PER_ROUND", group)
+    monkeypatch.setattr(module, "MAX_CACHED_WORDS", 100)
     assert [row.tolist() for row in trained.encode_batch(batch)] == expected
 
 
@@ -68,9 +68,11 @@ def test_a_long_text_is_encoded_in_parts(trained: Tokenizer, library: list[str])
     text = "".join(library)
     lines = trained.encode_batch([text])[0]
     spec = trained.spec
-    cutter, ranks, ids = splitter(spec.pattern), bpe.rank(spec.merges), token_ids(spec)
+    cutter, ranks, ids = splitter(spec.pattern), bpe.rank_merges(spec.merges), token_ids(spec)
     words = cutter.unicode.findall(text)
-    known = {word: [ids[t] for t in bpe.apply(byte_level.to_characters(word), ranks)] for word in set(words)}
+    known = {
+        word: [ids[t] for t in bpe.apply_merges(byte_level.to_characters(word), ranks)] for word in set(words)
+    }
     assert lines.tolist() == [i for word in words for i in known[word]]
     assert trained.decode(lines) == text
 

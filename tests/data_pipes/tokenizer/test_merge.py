@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes.tokenizer import bpe
-from data_pipes.tokenizer.merge import NOTHING, merge, merge_many, merges_of
+from data_pipes.tokenizer.merge import NOTHING, index_merges, merge_word, merge_words
 
 LETTERS = "abc"
 
@@ -24,7 +24,7 @@ def tokenizers(draw: st.DrawFn) -> tuple[list[str], list[bpe.Pair]]:
 
 
 def naive(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
-    return [vocab.index(token) for token in bpe.apply(word, bpe.rank(merges))]
+    return [vocab.index(token) for token in bpe.apply_merges(word, bpe.rank_merges(merges))]
 
 
 @given(
@@ -32,7 +32,7 @@ def naive(word: str, vocab: list[str], merges: list[bpe.Pair]) -> list[int]:
 )
 def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: list[str]) -> None:
     vocab, merges = tokenizer
-    table = merges_of(
+    table = index_merges(
         [(vocab.index(a), vocab.index(b)) for a, b in merges], [vocab.index(a + b) for a, b in merges]
     )
     expected = [naive(word, vocab, merges) for word in words]
@@ -40,8 +40,8 @@ def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: li
     for row, word in zip(rows, words, strict=True):
         row[: len(word)] = [vocab.index(letter) for letter in word]
     before = rows.copy()
-    assert [merge([vocab.index(letter) for letter in word], table) for word in words] == expected
-    groups = merge_many(rows, table)
+    assert [merge_word([vocab.index(letter) for letter in word], table) for word in words] == expected
+    groups = merge_words(rows, table)
     found = {
         int(i): tokens[tokens >= 0].tolist()
         for places, group in groups
@@ -52,19 +52,19 @@ def test_both_give_the_tokens_of_the_readers_version(tokenizer: tuple, words: li
 
 
 def test_no_merges_and_no_words() -> None:
-    none = merges_of([], [])
-    assert merge([1, 2, 3], none) == [1, 2, 3]
-    assert merge([], none) == []
-    ((places, tokens),) = merge_many(np.array([[1, 2]]), none)
+    none = index_merges([], [])
+    assert merge_word([1, 2, 3], none) == [1, 2, 3]
+    assert merge_word([], none) == []
+    ((places, tokens),) = merge_words(np.array([[1, 2]]), none)
     assert (places.tolist(), tokens.tolist()) == ([0], [[1, 2]])
-    assert sum(len(places) for places, _ in merge_many(np.empty((0, 3), np.int64), none)) == 0
+    assert sum(len(places) for places, _ in merge_words(np.empty((0, 3), np.int64), none)) == 0
 
 
 def test_of_a_pair_given_twice_the_last_place_counts() -> None:
     pairs, merged = [(0, 1), (1, 2), (0, 1)], [3, 4, 3]
-    assert merge([0, 1, 2], merges_of(pairs, merged)) == [0, 4]
+    assert merge_word([0, 1, 2], index_merges(pairs, merged)) == [0, 4]
 
 
 def test_a_long_word_takes_n_log_n() -> None:
-    doubling = merges_of([(i, i) for i in range(17)], list(range(1, 18)))
-    assert merge([0] * (1 << 17), doubling) == [17]
+    doubling = index_merges([(i, i) for i in range(17)], list(range(1, 18)))
+    assert merge_word([0] * (1 << 17), doubling) == [17]

@@ -28,10 +28,12 @@ TEXTS = st.lists(CHARACTERS, max_size=60).map("".join)
 
 
 @settings(max_examples=500)
-@given(st.sampled_from(FORMS), TEXTS, st.sampled_from([1, 2, module.LONG]))
+@given(st.sampled_from(FORMS), TEXTS, st.sampled_from([1, 2, module.LONG_RUN]))
 def test_equal_to_pythons(form: Form, text: str, long: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "RUN", regex.compile(module.RUN.pattern.replace(f"{module.LONG},", f"{long},")))
+        patch.setattr(
+            module, "RUN", regex.compile(module.RUN.pattern.replace(f"{module.LONG_RUN},", f"{long},"))
+        )
         assert normal_form(form, text) == unicodedata.normalize(form, text)
 
 
@@ -48,7 +50,7 @@ def test_equal_on_runs_of_marks(marks: str, letter: str) -> None:
 def test_whatever_becomes_marks_alone_belongs_to_a_run() -> None:
     """All others have a character of class 0, before which Python's insertion ends."""
     alone = [c for c in EVERY if all(map(unicodedata.combining, unicodedata.normalize("NFKD", c)))]
-    assert [c for c in alone if not module.RUN.fullmatch(c * module.LONG)] == []
+    assert [c for c in alone if not module.RUN.fullmatch(c * module.LONG_RUN)] == []
 
 
 @pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0f73", "\u0f75\u0301"])

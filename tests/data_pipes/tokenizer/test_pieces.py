@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from data_pipes.tokenizer.pieces import BEHAVIORS, PUBLISHED, check_expression, finder_of, pieces
+from data_pipes.tokenizer.pieces import (
+    BEHAVIORS,
+    PUBLISHED,
+    check_expression,
+    compile_pattern,
+    split_at_matches,
+)
 from data_pipes.tokenizer.split import PATTERNS
 
 SIMPLE = (
@@ -68,12 +74,14 @@ def test_what_may_mean_something_else_is_refused(expression: str) -> None:
 def test_a_simple_expression_takes_linear_time(expression: str) -> None:
     for letter in ("a", " ", "1", "b"):
         begin = time.perf_counter()
-        finder_of(("Regex", expression)).findall(letter * 200_000)
+        compile_pattern(("Regex", expression)).findall(letter * 200_000)
         assert time.perf_counter() - begin < 5
 
 
 @given(st.text(alphabet="ab1 é\n-.一́"), st.sampled_from(SIMPLE), st.sampled_from(BEHAVIORS), st.booleans())
 def test_pieces_are_hugging_faces(text: str, expression: str, behavior: str, invert: bool) -> None:
     peer = pre_tokenizers.Split(Regex(expression), NAMES[behavior], invert)
-    found = [text[start:end] for start, end in pieces(regex.compile(expression), behavior, invert, text)]
+    found = [
+        text[start:end] for start, end in split_at_matches(regex.compile(expression), behavior, invert, text)
+    ]
     assert found == [piece for piece, _ in peer.pre_tokenize_str(text) if piece]

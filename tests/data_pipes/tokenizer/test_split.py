@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from data_pipes.tokenizer.split import PATTERNS, chunker, chunks, splitter, words
+from data_pipes.tokenizer.split import PATTERNS, chunker, split_chunks, split_words, splitter
 from tests.data_pipes.tokenizer.samples import SAMPLES, texts
 
 NAMES = tuple(PATTERNS)
@@ -27,13 +27,13 @@ def cut(cutter: pre_tokenizers.PreTokenizer, text: str) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_words_are_hugging_faces(name: str) -> None:
     for text in SAMPLES:
-        assert words(splitter(name), text) == cut(peer(name), text)
+        assert split_words(splitter(name), text) == cut(peer(name), text)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(text=texts(old=True))
 def test_words_are_hugging_faces_on_any_text(name: str, text: str) -> None:
-    assert words(splitter(name), text) == cut(peer(name), text)
+    assert split_words(splitter(name), text) == cut(peer(name), text)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +51,7 @@ def test_both_forms_of_a_pattern_agree_on_ascii(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", [*NAMES, r"\w+", "b*"])
 @given(text=texts())
 def test_words_joined_are_the_text(name: str, text: str) -> None:
-    found = words(splitter(name), text)
+    found = split_words(splitter(name), text)
     assert "".join(found) == text
     assert "" not in found
 
@@ -60,18 +60,20 @@ def test_words_joined_are_the_text(name: str, text: str) -> None:
 @given(text=texts(), size=st.integers(1, 6))
 def test_words_of_chunks_are_the_words(name: str, text: str, size: int) -> None:
     cutter = splitter(name)
-    assert "".join(chunks(text, size)) == text
-    assert [word for part in chunks(text, size) for word in words(cutter, part)] == words(cutter, text)
+    assert "".join(split_chunks(text, size)) == text
+    assert [word for part in split_chunks(text, size) for word in split_words(cutter, part)] == split_words(
+        cutter, text
+    )
 
 
 def test_chunks_are_cut_only_before_a_blank_that_follows_something() -> None:
-    assert list(chunks("ab   cd ef\n gh", 2)) == ["ab", "   cd", " ef\n gh"]
-    assert list(chunks(" " * 10, 2)) == [" " * 10]
+    assert list(split_chunks("ab   cd ef\n gh", 2)) == ["ab", "   cd", " ef\n gh"]
+    assert list(split_chunks(" " * 10, 2)) == [" " * 10]
     assert list(chunker(splitter(r"\w+"))("ab cd")) == ["ab cd"]
 
 
 def test_digits() -> None:
-    cuts = {name: words(splitter(name), "a 12345") for name in NAMES}
+    cuts = {name: split_words(splitter(name), "a 12345") for name in NAMES}
     assert cuts["gpt2"] == ["a", " 12345"]
     assert cuts["llama3"] == ["a", " ", "123", "45"]
     assert cuts["qwen2"] == ["a", " ", "1", "2", "3", "4", "5"]
@@ -81,7 +83,7 @@ def test_digits() -> None:
 def test_a_long_run_takes_no_longer_than_its_length() -> None:
     for character in " \n-a1'":
         text = character * 200_000
-        assert all("".join(words(splitter(name), text)) == text for name in NAMES)
+        assert all("".join(split_words(splitter(name), text)) == text for name in NAMES)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from data_pipes.tokenizer import TokenizerSpec
-from data_pipes.tokenizer.tables import symbol_ids, tables_of
+from data_pipes.tokenizer.tables import make_tables, symbol_ids
 
 CHARACTERS = TokenizerSpec(kind="character", vocab=("?", "a", "é"), merges=(), pattern="gpt2", unk_token="?")
 
@@ -11,8 +11,8 @@ CHARACTERS = TokenizerSpec(kind="character", vocab=("?", "a", "é"), merges=(), 
 @pytest.mark.parametrize(("fuse", "ids"), [(False, [0, 0, 1, 0, 2]), (True, [0, 1, 0, 2])])
 def test_unknown_characters(fuse: bool, ids: list[int]) -> None:
     spec = TokenizerSpec(**{**CHARACTERS.__dict__, "fuse_unk": fuse})
-    assert symbol_ids(tables_of(spec), "xyazé") == ids
-    assert symbol_ids(tables_of(spec), "") == []
+    assert symbol_ids(make_tables(spec), "xyazé") == ids
+    assert symbol_ids(make_tables(spec), "") == []
 
 
 def test_bytes() -> None:
@@ -23,7 +23,7 @@ def test_bytes() -> None:
         pattern="gpt2",
         ignore_merges=True,
     )
-    tables = tables_of(spec)
+    tables = make_tables(spec)
     assert symbol_ids(tables, "é") == [0, 1]
     assert tables.contents == {0: b"\xc3", 1: b"\xa9", 2: "é".encode(), 3: b"<pad>"}
     assert tables.whole == {"é": 2, "<pad>": 3}  # half a character is no word

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Peer
 from data_pipes.tokenizer import Tokenizer, bpe, byte_level, special_tokens, train, vocabulary_size
 from data_pipes.tokenizer.spec import token_ids
 from data_pipes.tokenizer.split import PATTERNS
-from data_pipes.tokenizer.trainer import SPECIAL_TOKENS, count_words, learn
+from data_pipes.tokenizer.trainer import SPECIAL_TOKENS, count_words, learn_merges
 from tests.data_pipes.tokenizer.samples import SAMPLES
 
 WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), min_size=1, max_size=12)
@@ -21,8 +21,8 @@ WORDS = st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 
 def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: int, least: int) -> None:
     """With three letters, tokens are often spelt by two merges, and pairs come back after they were
     merged."""
-    fast = learn(words, "abc", size, kind="character", min_frequency=least, forbidden=["ab", "ccc"])
-    assert fast == bpe.learn(words, "abc", size, min_frequency=least, forbidden=["ab", "ccc"])
+    fast = learn_merges(words, "abc", size, kind="character", min_frequency=least, forbidden=["ab", "ccc"])
+    assert fast == bpe.learn_merges(words, "abc", size, min_frequency=least, forbidden=["ab", "ccc"])
 
 
 @given(
@@ -32,14 +32,14 @@ def test_merges_are_those_of_the_readers_version(words: dict[str, int], size: in
 )
 def test_merges_of_bytes_are_those_of_the_readers_version(words: dict[str, int]) -> None:
     first = ["<|end|>", *byte_level.ALPHABET]
-    fast = learn(words, first, 280, kind="byte_level", min_frequency=1, forbidden=["<|end|>"])
-    assert fast == byte_level.learn(words, 280, special_tokens=["<|end|>"], min_frequency=1)
+    fast = learn_merges(words, first, 280, kind="byte_level", min_frequency=1, forbidden=["<|end|>"])
+    assert fast == byte_level.learn_merges(words, 280, special_tokens=["<|end|>"], min_frequency=1)
 
 
 @pytest.mark.parametrize("pattern", ["qwen2", "gpt2"])
 def test_a_real_corpus_gives_the_merges_of_the_readers_version(library: list[str], pattern: str) -> None:
     texts = [library[-1], *SAMPLES]
-    slow = byte_level.learn(count_words(texts, pattern), 600, special_tokens=SPECIAL_TOKENS)
+    slow = byte_level.learn_merges(count_words(texts, pattern), 600, special_tokens=SPECIAL_TOKENS)
     fast = train(texts, 600, pattern=pattern).spec
     assert (list(fast.vocab), list(fast.merges)) == slow
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipes.chat.assistant_spans import Span
-from data_pipes.chat.rendering import parts
+from data_pipes.chat.rendering import split_placeholders
 from data_pipes.tokenizer.spec import Tokenizer
 
 
@@ -61,20 +61,20 @@ def encode_spans(
     Raises:
         ValueError: as the tokenizer's `encode`.
     """
-    stretches = [_stretches(spans, texts, controls) for spans, texts in rows]
+    stretches = [_split_stretches(spans, texts, controls) for spans, texts in rows]
     wanted: dict[_Part, np.ndarray] = {}
     for row in stretches:
         for stretch in row:
             for place in (len(stretch.text), *(place for place, _ in stretch.cuts)):
                 wanted.update(dict.fromkeys(_parts(stretch.text[:place], stretch.texts), _NONE))
-    _encode(tokenizer, wanted)
-    return [_row(tokenizer, wanted, row) for row in stretches]
+    _encode_parts(tokenizer, wanted)
+    return [_encode_row(tokenizer, wanted, row) for row in stretches]
 
 
 _NONE = np.zeros(0, np.int64)
 
 
-def _stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.Pattern) -> list[_Stretch]:
+def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.Pattern) -> list[_Stretch]:
     """Cuts a text at the last control token before each border of two spans."""
     text = "".join(span.text for span in spans)
     borders: list[tuple[int, bool]] = []
@@ -104,10 +104,10 @@ def _stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.Pattern
 
 def _parts(text: str, texts: Sequence[str]) -> list[_Part]:
     """A text with placeholders as texts to encode."""
-    return [_Part(plain, i > 0, part) for i, (plain, part) in enumerate(parts(text, texts))]
+    return [_Part(plain, i > 0, part) for i, (plain, part) in enumerate(split_placeholders(text, texts))]
 
 
-def _encode(tokenizer: Tokenizer, wanted: dict[_Part, np.ndarray]) -> None:
+def _encode_parts(tokenizer: Tokenizer, wanted: dict[_Part, np.ndarray]) -> None:
     """Fills in the ids.
 
     A tokenizer whose first piece is special ("▁" in SentencePiece's manner) reads a later part after a new
@@ -129,13 +129,13 @@ def _encode(tokenizer: Tokenizer, wanted: dict[_Part, np.ndarray]) -> None:
                 wanted[part] = taken.astype(np.int64)
 
 
-def _row(
+def _encode_row(
     tokenizer: Tokenizer, known: dict[_Part, np.ndarray], row: Sequence[_Stretch]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids and marks of one text."""
     ids, marks = [_NONE], [np.zeros(0, bool)]
     for stretch in row:
-        done, place, found = _NONE, 0, _ids(tokenizer, known, stretch.text, stretch.texts)
+        done, place, found = _NONE, 0, _stretch_ids(tokenizer, known, stretch.text, stretch.texts)
         found = found[: len(found) - stretch.drop]
         taken = 0
         for i, (cut, mark) in enumerate(stretch.cuts):
@@ -144,10 +144,10 @@ def _row(
                 count = len(found)
             else:
                 head = np.concatenate(
-                    [done, _ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)]
+                    [done, _stretch_ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)]
                 )
                 if found[: len(head)].tolist() != head.tolist():  # a token lies on both sides
-                    tail = _ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
+                    tail = _stretch_ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
                     found = np.concatenate([head, tail[: len(tail) - stretch.drop]])
                     done, place = head, cut
                 count = len(head)
@@ -157,13 +157,13 @@ def _row(
     return np.concatenate(ids), np.concatenate(marks)
 
 
-def _ids(
+def _stretch_ids(
     tokenizer: Tokenizer, known: dict[_Part, np.ndarray], text: str, texts: Sequence[str], later: bool = False
 ) -> np.ndarray:
     """Ids of a text with placeholders."""
     wanted = [part._replace(later=part.later or later) for part in _parts(text, texts)]
     missing = {part: _NONE for part in wanted if part not in known}
     if missing:
-        _encode(tokenizer, missing)
+        _encode_parts(tokenizer, missing)
         known.update(missing)
     return np.concatenate([_NONE, *(known[part] for part in wanted)])

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data_pipes.chat.messages import Context, Message
-from data_pipes.chat.rendering import THOUGHTS, ChatTemplate, bare, text_of
+from data_pipes.chat.rendering import REASONING_TAGS, ChatTemplate, render_marked, strip_marks
 
-OPEN, CLOSE = THOUGHTS
+OPEN, CLOSE = REASONING_TAGS
 
 
-def reopened(
+def restore_opening_tag(
     template: ChatTemplate, messages: Sequence[Message], first: int, context: Context
 ) -> list[Message]:
     """Puts the opening back before answers that only close their thoughts, if the prompt opens them.
@@ -29,13 +29,13 @@ def reopened(
         The messages; answers that have no thoughts, or open them, are as they were.
 
     Raises:
-        ValueError: as in `text_of`.
+        ValueError: as in `render_marked`.
 
     Example:
         >>> from data_pipes.chat.chat import chat_template
         >>> template = chat_template("{{ messages[0].content }}{{ 'A: <think>' if add_generation_prompt }}")
         >>> chat = [Message("user", "2?"), Message("assistant", "One. </think> No.")]
-        >>> reopened(template, chat, 0, Context())[1].content
+        >>> restore_opening_tag(template, chat, 0, Context())[1].content
         '<think>One. </think> No.'
     """
     made = list(messages)
@@ -43,7 +43,7 @@ def reopened(
         said = message.content or ""
         if i < max(first, 1) or message.role != "assistant" or CLOSE not in said or OPEN in said:
             continue
-        before = bare(text_of(template, made[:i], prompt=True, context=context))
+        before = strip_marks(render_marked(template, made[:i], prompt=True, context=context))
         if before.rstrip().endswith(OPEN):
             made[i] = message._replace(content=before[before.rindex(OPEN) :] + said)
     return made

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.chat.messages import Conversation, Message, Preference, Prompt, Unpaired
-from data_pipes.rows.forms import conversations, preferences, prompts, unpaired
+from data_pipes.rows.records import read_conversations, read_preferences, read_prompts, read_unpaired
 from data_pipes.types import BadRow, Row
 
 ASKED, SAID = Message("user", "1 + 1?"), Message("assistant", "2")
@@ -33,20 +33,20 @@ TURNS = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content":
     ],
 )
 def test_forms_of_a_conversation(values: dict[str, Any]) -> None:
-    assert list(conversations([Row(values, "a:1")])) == [Conversation((ASKED, SAID), "a:1")]
+    assert list(read_conversations([Row(values, "a:1")])) == [Conversation((ASKED, SAID), "a:1")]
 
 
 def test_alpaca_joins_instruction_and_input() -> None:
-    (found,) = conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")])
+    (found,) = read_conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")])
     assert found.messages == (Message("user", "Add.\n\n1 1"), SAID)
 
 
 def test_system_and_tool_turns_are_kept() -> None:
     roles = ["system", "user", "assistant", "tool", "assistant"]
-    (found,) = conversations([Row({"messages": [{"role": r, "content": r} for r in roles]}, "a:1")])
+    (found,) = read_conversations([Row({"messages": [{"role": r, "content": r} for r in roles]}, "a:1")])
     assert [m.role for m in found.messages] == roles
     named = [{"from": r, "value": r} for r in ("system", "human", "gpt", "observation", "gpt")]
-    (found,) = conversations([Row({"conversations": named}, "a:1")])
+    (found,) = read_conversations([Row({"conversations": named}, "a:1")])
     assert [m.role for m in found.messages] == roles
 
 
@@ -64,16 +64,16 @@ OTHER = {"role": "assistant", "content": "3"}
 )
 def test_forms_of_a_preference(values: dict[str, Any]) -> None:
     expected = Preference((ASKED,), (SAID,), (Message("assistant", "3"),), "a:1")
-    assert list(preferences([Row(values, "a:1")])) == [expected]
+    assert list(read_preferences([Row(values, "a:1")])) == [expected]
 
 
 def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> None:
     more = [*TURNS, {"role": "user", "content": "And 2 + 2?"}]
     sides = {"chosen": [*more, {"role": "assistant", "content": "4"}], "rejected": [*more, OTHER]}
-    (found,) = preferences([Row(sides, "a:1")])
+    (found,) = read_preferences([Row(sides, "a:1")])
     assert found.prompt == (ASKED, SAID, Message("user", "And 2 + 2?"))
     longer = {"chosen": TURNS, "rejected": [*TURNS, *more[2:], OTHER]}
-    (found,) = preferences([Row(longer, "a:1")])
+    (found,) = read_preferences([Row(longer, "a:1")])
     assert found.prompt == (ASKED,)
     assert found.chosen == (SAID,)
 
@@ -81,7 +81,7 @@ def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> No
 @pytest.mark.parametrize("label", [True, False, 1, 0])
 def test_unpaired(label: Any) -> None:
     row = Row({"prompt": "1 + 1?", "completion": "2", "label": label}, "a:1")
-    assert list(unpaired([row])) == [Unpaired((ASKED,), (SAID,), bool(label), "a:1")]
+    assert list(read_unpaired([row])) == [Unpaired((ASKED,), (SAID,), bool(label), "a:1")]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_unpaired(label: Any) -> None:
     ],
 )
 def test_prompts_keep_the_row(values: dict[str, Any]) -> None:
-    assert list(prompts([Row(values, "a:1")])) == [Prompt((ASKED,), values, "a:1")]
+    assert list(read_prompts([Row(values, "a:1")])) == [Prompt((ASKED,), values, "a:1")]
 
 
 NOBODY = [{"role": "bot", "content": "Hi"}]
@@ -104,55 +104,59 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
 @pytest.mark.parametrize(
     ("read", "values", "words"),
     [
-        (conversations, {"text": "a", "url": "b"}, "expected the columns messages; .* got text, url"),
-        (conversations, {}, r"got \(none\)"),
+        (read_conversations, {"text": "a", "url": "b"}, "expected the columns messages; .* got text, url"),
+        (read_conversations, {}, r"got \(none\)"),
         (
-            conversations,
+            read_conversations,
             {"messages": NOBODY},
             "turn 1: unknown role 'bot'; the roles are system, developer, user, ass",
         ),
-        (conversations, {"messages": TURNS[:1]}, "no turn of the assistant"),
-        (conversations, {"messages": []}, "no turn of the assistant"),
+        (read_conversations, {"messages": TURNS[:1]}, "no turn of the assistant"),
+        (read_conversations, {"messages": []}, "no turn of the assistant"),
         (
-            conversations,
+            read_conversations,
             {"messages": "Hi"},
             "expected a list of messages, or a text that is one in JSON, got 'Hi'",
         ),
-        (conversations, {"messages": 3}, "expected a list of messages, got a int"),
-        (conversations, {"messages": ["Hi"]}, "expected a message with role and content, got a str"),
-        (conversations, {"messages": [{"role": "user"}]}, r"\(or from and value\), got role"),
+        (read_conversations, {"messages": 3}, "expected a list of messages, got a int"),
+        (read_conversations, {"messages": ["Hi"]}, "expected a message with role and content, got a str"),
+        (read_conversations, {"messages": [{"role": "user"}]}, r"\(or from and value\), got role"),
         (
-            conversations,
+            read_conversations,
             {"messages": [{"role": "user", "content": 3}]},
             "the user's turn must be a text, got a int",
         ),
-        (conversations, {"instruction": "a", "output": None}, r"got instruction, output \(null\)"),
-        (conversations, {"question": "a", "answer": "\ud800"}, "half a surrogate pair"),
-        (preferences, {"chosen": "a"}, "expected the columns chosen and rejected.* got chosen"),
-        (preferences, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
-        (preferences, {"prompt": "", "chosen": "b", "rejected": "c"}, "the prompt is empty"),
-        (preferences, {"chosen": "b", "rejected": "c"}, "the prompt is empty"),
+        (read_conversations, {"instruction": "a", "output": None}, r"got instruction, output \(null\)"),
+        (read_conversations, {"question": "a", "answer": "\ud800"}, "half a surrogate pair"),
+        (read_preferences, {"chosen": "a"}, "expected the columns chosen and rejected.* got chosen"),
+        (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
+        (read_preferences, {"prompt": "", "chosen": "b", "rejected": "c"}, "the prompt is empty"),
+        (read_preferences, {"chosen": "b", "rejected": "c"}, "the prompt is empty"),
         (
-            preferences,
+            read_preferences,
             {"prompt": "a", "chosen": TURNS[:1], "rejected": "c"},
             "chosen must end with a turn of the ass",
         ),
         (
-            preferences,
+            read_preferences,
             {"prompt": "a", "chosen": "b", "rejected": []},
             "rejected must end with a turn of the assist",
         ),
         (
-            unpaired,
+            read_unpaired,
             {"prompt": "a", "completion": "b"},
             "columns prompt, completion and label; got prompt, completion",
         ),
-        (unpaired, {"prompt": "a", "completion": "b", "label": "good"}, r"true or false .* got 'good'"),
-        (unpaired, {"prompt": "a", "completion": TURNS[:1], "label": 1}, "completion must end with a turn"),
-        (unpaired, {"prompt": "", "completion": "b", "label": 1}, "the prompt is empty"),
-        (prompts, {"text": "a"}, "columns messages or prompt, instruction, .* got text"),
-        (prompts, {"prompt": ""}, "the prompt is empty"),
-        (prompts, {"messages": TURNS[1:]}, "the prompt is empty"),
+        (read_unpaired, {"prompt": "a", "completion": "b", "label": "good"}, r"true or false .* got 'good'"),
+        (
+            read_unpaired,
+            {"prompt": "a", "completion": TURNS[:1], "label": 1},
+            "completion must end with a turn",
+        ),
+        (read_unpaired, {"prompt": "", "completion": "b", "label": 1}, "the prompt is empty"),
+        (read_prompts, {"text": "a"}, "columns messages or prompt, instruction, .* got text"),
+        (read_prompts, {"prompt": ""}, "the prompt is empty"),
+        (read_prompts, {"messages": TURNS[1:]}, "the prompt is empty"),
     ],
 )
 def test_bad_rows_are_named_and_passed_over(read: Callable, values: dict[str, Any], words: str) -> None:
@@ -231,7 +235,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=400)
 @given(
-    st.sampled_from([conversations, preferences, unpaired, prompts]),
+    st.sampled_from([read_conversations, read_preferences, read_unpaired, read_prompts]),
     st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=5),
 )
 def test_whatever_a_row_holds_it_is_read_or_refused_in_one_line(
@@ -248,7 +252,7 @@ def test_rows_are_read_one_by_one() -> None:
         while True:
             yield Row({"question": "1 + 1?", "answer": "2"}, "a:1")
 
-    assert next(conversations(endless())).messages == (ASKED, SAID)
+    assert next(read_conversations(endless())).messages == (ASKED, SAID)
 
 
 def test_a_prompt_beside_its_completion_is_only_read() -> None:
@@ -256,14 +260,14 @@ def test_a_prompt_beside_its_completion_is_only_read() -> None:
     row = Row(
         {"system": "Be brief.", "prompt": asked, "completion": [{"role": "assistant", "content": " 2."}]}, "n"
     )
-    found = next(conversations([row]))
+    found = next(read_conversations([row]))
     assert (found.prompt, len(found.messages)) == (3, 4)
-    assert next(conversations([Row({"messages": asked}, "n")])).prompt == 0
+    assert next(read_conversations([Row({"messages": asked}, "n")])).prompt == 0
 
 
 def test_a_refusal_is_rendered_by_no_template() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "refusal": "No."}]
     with pytest.raises(ValueError, match="refusal is shown by no chat template"):
-        next(conversations([Row({"messages": turns}, "a:1")]))
+        next(read_conversations([Row({"messages": turns}, "a:1")]))
     turns[1] |= {"content": "Hello", "refusal": None}
-    assert next(conversations([Row({"messages": turns}, "a:1")])).messages[1].content == "Hello"
+    assert next(read_conversations([Row({"messages": turns}, "a:1")])).messages[1].content == "Hello"

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipes.chat.chat import chat_template
 from data_pipes.chat.messages import PLAIN, Message
-from data_pipes.chat.thoughts import reopened
+from data_pipes.chat.reasoning import restore_opening_tag
 
 SOURCE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -36,7 +36,7 @@ def test_the_opening_is_put_back_where_the_prompt_has_it(
         Message("user", "c"),
         Message("assistant", "d"),
     ]
-    found = reopened(template, chat, 0, PLAIN)
+    found = restore_opening_tag(template, chat, 0, PLAIN)
     assert found[1].content == expected
     assert [found[0], *found[2:]] == [chat[0], *chat[2:]]
-    assert reopened(template, chat, 2, PLAIN) == chat
+    assert restore_opening_tag(template, chat, 2, PLAIN) == chat

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipes.chat.assistant_spans import Span
+from data_pipes.chat.span_encoding import encode_spans
 from data_pipes.chat.template import CLOSE, OPEN
-from data_pipes.chat.tokens import encode_spans
 from data_pipes.tokenizer.trainer import train
 
 WORDS = train(["the cat sat on the mat\n\n and  the dog"] * 3, 300, special_tokens=["<a>", "<b>"])

@@ -17,27 +17,27 @@ from typing import Any, TypeVar
 
 from data_pipes.chat.messages import Conversation, Messages, Preference, Prompt, Unpaired
 from data_pipes.rows.columns import (
-    ANSWERS,
-    QUESTIONS,
+    COMPLETION_COLUMNS,
+    MESSAGE_COLUMNS,
+    PROMPT_COLUMNS,
     SYSTEM_ROLES,
-    TURNS,
-    as_turns,
-    read_answer,
-    read_question,
-    read_turn_columns,
+    drop_system,
+    read_completion_columns,
+    read_message_columns,
+    read_prompt_columns,
+    read_text_or_turns,
     refuse_difference,
-    without_system,
 )
-from data_pipes.rows.context import present, read_context, with_system
+from data_pipes.rows.context import drop_nulls, prepend_system, read_context
 from data_pipes.rows.dialogue import read_dialogue
-from data_pipes.rows.shared_prompt import after, separate
+from data_pipes.rows.shared_prompt import drop_prompt, separate_prompt
 from data_pipes.rows.turns import RowError
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 Record = TypeVar("Record")
 
 
-def conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Conversation]:
+def read_conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Conversation]:
     """Reads rows to learn from.
 
     Args:
@@ -51,14 +51,14 @@ def conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Conv
         An iterator over Conversations.
 
     Example:
-        >>> found = next(conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")]))
+        >>> found = next(read_conversations([Row({"instruction": "Add.", "input": "1 1", "output": "2"}, "a:1")]))
         >>> [message[:2] for message in found.messages]
         [('user', 'Add.\\n\\n1 1'), ('assistant', '2')]
     """
-    return _each(rows, _conversation, on_bad)
+    return _read_rows(rows, _read_conversation, on_bad)
 
 
-def preferences(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Preference]:
+def read_preferences(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Preference]:
     """Reads pairs of answers.
 
     Args:
@@ -73,13 +73,13 @@ def preferences(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Prefer
         An iterator over Preferences.
 
     Example:
-        >>> next(preferences([Row({"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}, "a:1")])).chosen[0].content
+        >>> next(read_preferences([Row({"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}, "a:1")])).chosen[0].content
         '2'
     """
-    return _each(rows, _preference, on_bad)
+    return _read_rows(rows, _read_preference, on_bad)
 
 
-def unpaired(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Unpaired]:
+def read_unpaired(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Unpaired]:
     """Reads single answers with a label.
 
     Args:
@@ -91,13 +91,13 @@ def unpaired(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Unpaired]
         An iterator over Unpaired.
 
     Example:
-        >>> next(unpaired([Row({"prompt": "1 + 1?", "completion": "3", "label": 0}, "a:1")])).desirable
+        >>> next(read_unpaired([Row({"prompt": "1 + 1?", "completion": "3", "label": 0}, "a:1")])).desirable
         False
     """
-    return _each(rows, _unpaired, on_bad)
+    return _read_rows(rows, _read_unpaired, on_bad)
 
 
-def prompts(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Prompt]:
+def read_prompts(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Prompt]:
     """Reads prompts to answer.
 
     Args:
@@ -109,13 +109,15 @@ def prompts(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Prompt]:
         An iterator over Prompts, each with all columns of its row.
 
     Example:
-        >>> next(prompts([Row({"question": "1 + 1?", "answer": "2"}, "a:1")])).row["answer"]
+        >>> next(read_prompts([Row({"question": "1 + 1?", "answer": "2"}, "a:1")])).row["answer"]
         '2'
     """
-    return _each(rows, _prompt, on_bad)
+    return _read_rows(rows, _read_prompt, on_bad)
 
 
-def _each(rows: Iterable[Row], read: Callable[[Mapping, str], Record], on_bad: OnBad) -> Iterator[Record]:
+def _read_rows(
+    rows: Iterable[Row], read: Callable[[Mapping, str], Record], on_bad: OnBad
+) -> Iterator[Record]:
     """Reads row by row."""
     for row in rows:
         try:
@@ -124,23 +126,24 @@ def _each(rows: Iterable[Row], read: Callable[[Mapping, str], Record], on_bad: O
             on_bad(BadRow(row.name, str(error)))
 
 
-def _conversation(row: Mapping[str, Any], name: str) -> Conversation:
+def _read_conversation(row: Mapping[str, Any], name: str) -> Conversation:
     """One row of any of the three forms."""
-    columns = present(row)
-    found = read_turn_columns(columns)
+    columns = drop_nulls(row)
+    found = read_message_columns(columns)
     answer: Messages | None = None
     if found is not None and "prompt" in columns and "completion" in columns:
-        other = read_question(columns) + read_answer(columns)
-        refuse_difference("prompt with completion", without_system(other), "messages", without_system(found))
-    elif found is None and _any(QUESTIONS, columns) and _any(ANSWERS, columns):
-        question = read_question(columns)
-        answer = after(question, read_answer(columns))
+        other = read_prompt_columns(columns) + read_completion_columns(columns)
+        refuse_difference("prompt with completion", drop_system(other), "messages", drop_system(found))
+    elif found is None and _has_column(PROMPT_COLUMNS, columns) and _has_column(COMPLETION_COLUMNS, columns):
+        question = read_prompt_columns(columns)
+        answer = drop_prompt(question, read_completion_columns(columns))
         found = question + answer
     elif found is None and isinstance(columns.get("text"), str):
         found = read_dialogue(columns["text"]) or None
     if found is None:
-        raise _unknown(row, f"{TURNS[0]}; {_or(QUESTIONS)} with {_or(ANSWERS)}; or text with speakers")
-    found = with_system(columns, found)
+        pair = f"{_join_or(PROMPT_COLUMNS)} with {_join_or(COMPLETION_COLUMNS)}"
+        raise _unknown_columns(row, f"{MESSAGE_COLUMNS[0]}; {pair}; or text with speakers")
+    found = prepend_system(columns, found)
     if not (said := [message for message in found if message.role == "assistant"]):
         raise RowError("the conversation has no turn of the assistant, so there is nothing to learn from it")
     if not any(message.trained for message in said):
@@ -152,66 +155,72 @@ def _conversation(row: Mapping[str, Any], name: str) -> Conversation:
     return Conversation(found, name, read_context(columns), given if spoken else 0)
 
 
-def _preference(row: Mapping[str, Any], name: str) -> Preference:
+def _read_preference(row: Mapping[str, Any], name: str) -> Preference:
     """One row with chosen and rejected."""
-    columns = _renamed(present(row))
+    columns = _rename_openai(drop_nulls(row))
     if "chosen" not in columns or "rejected" not in columns:
-        raise _unknown(row, "chosen and rejected, with prompt or with the prompt in both")
-    prompt, chosen, rejected = separate(_given(columns), columns["chosen"], columns["rejected"])
+        raise _unknown_columns(row, "chosen and rejected, with prompt or with the prompt in both")
+    prompt, chosen, rejected = separate_prompt(
+        _preference_prompt(columns), columns["chosen"], columns["rejected"]
+    )
     if chosen == rejected:
         raise RowError("chosen and rejected are equal, so there is nothing to prefer; drop the row")
-    prompt = _need(
-        with_system(columns, prompt), "`prompt`, or as the turns with which chosen and rejected begin"
+    prompt = _check_prompt(
+        prepend_system(columns, prompt), "`prompt`, or as the turns with which chosen and rejected begin"
     )
     context = read_context(columns)
-    return Preference(prompt, _ended(chosen, "chosen"), _ended(rejected, "rejected"), name, context)
+    return Preference(
+        prompt, _check_completion(chosen, "chosen"), _check_completion(rejected, "rejected"), name, context
+    )
 
 
-def _unpaired(row: Mapping[str, Any], name: str) -> Unpaired:
+def _read_unpaired(row: Mapping[str, Any], name: str) -> Unpaired:
     """One row with prompt, completion and label."""
-    columns = present(row)
+    columns = drop_nulls(row)
     if not {"prompt", "completion", "label"} <= columns.keys():
-        raise _unknown(row, "prompt, completion and label")
+        raise _unknown_columns(row, "prompt, completion and label")
     if columns["label"] not in (True, False, 0, 1):
         raise RowError(f"label must be true or false (or 1 or 0), got {columns['label']!r}")
-    question = read_question(columns)
-    completion = _ended(after(question, as_turns(columns["completion"], "assistant")), "completion")
-    prompt = _need(with_system(columns, question), "`prompt`")
+    question = read_prompt_columns(columns)
+    completion = _check_completion(
+        drop_prompt(question, read_text_or_turns(columns["completion"], "assistant")), "completion"
+    )
+    prompt = _check_prompt(prepend_system(columns, question), "`prompt`")
     return Unpaired(prompt, completion, bool(columns["label"]), name, read_context(columns))
 
 
-def _prompt(row: Mapping[str, Any], name: str) -> Prompt:
+def _read_prompt(row: Mapping[str, Any], name: str) -> Prompt:
     """One row with prompt, turns or a question."""
-    columns = present(row)
-    found = None if "prompt" in columns else read_turn_columns(columns)
+    columns = drop_nulls(row)
+    found = None if "prompt" in columns else read_message_columns(columns)
     if found is not None:
         found = found[:-1] if found and found[-1].role == "assistant" else found
-    elif _any(QUESTIONS, columns):
-        found = read_question(columns)
+    elif _has_column(PROMPT_COLUMNS, columns):
+        found = read_prompt_columns(columns)
     else:
-        raise _unknown(row, f"messages or {_or(QUESTIONS)}")
+        raise _unknown_columns(row, f"messages or {_join_or(PROMPT_COLUMNS)}")
     return Prompt(
-        _need(with_system(columns, found), "`prompt`, `messages` or `question`"),
+        _check_prompt(prepend_system(columns, found), "`prompt`, `messages` or `question`"),
         row,
         name,
         read_context(columns),
     )
 
 
-def _given(columns: Mapping[str, Any]) -> Messages | None:
+def _preference_prompt(columns: Mapping[str, Any]) -> Messages | None:
     """The prompt of a preference, if a column has it: a question, or turns beside single answers."""
-    if _any(QUESTIONS, columns):
-        return read_question(columns)
+    if _has_column(PROMPT_COLUMNS, columns):
+        return read_prompt_columns(columns)
     whole = [
         side
         for side in (columns["chosen"], columns["rejected"])
         if isinstance(side, list | tuple) and side[1:]
     ]
-    turns = None if whole else read_turn_columns(columns)
+    turns = None if whole else read_message_columns(columns)
     return turns if turns and turns[-1].role != "assistant" else None
 
 
-def _renamed(columns: dict[str, Any]) -> dict[str, Any]:
+def _rename_openai(columns: dict[str, Any]) -> dict[str, Any]:
     """OpenAI's columns of a preference (`input`, `preferred_output`, `non_preferred_output`) under our
     names."""
     if "preferred_output" not in columns or "non_preferred_output" not in columns:
@@ -219,25 +228,25 @@ def _renamed(columns: dict[str, Any]) -> dict[str, Any]:
     asked = columns.get("input")
     if not isinstance(asked, Mapping) or asked.get("messages") is None:
         raise RowError("expected messages in input, beside preferred_output and non_preferred_output")
-    rest = {name: x for name, x in present(asked).items() if name != "messages"}
+    rest = {name: x for name, x in drop_nulls(asked).items() if name != "messages"}
     kept = {name: x for name, x in columns.items() if name != "input"}
     chosen, rejected = columns["preferred_output"], columns["non_preferred_output"]
     return {**kept, **rest, "prompt": asked["messages"], "chosen": chosen, "rejected": rejected}
 
 
-def _any(names: tuple[str, ...], columns: Mapping[str, Any]) -> bool:
+def _has_column(names: tuple[str, ...], columns: Mapping[str, Any]) -> bool:
     """True if there is one of these columns."""
     return any(name in columns for name in names)
 
 
-def _need(found: Messages, where: str) -> Messages:
+def _check_prompt(found: Messages, where: str) -> Messages:
     """The prompt, if there is one."""
     if not any(message.content for message in found if message.role not in SYSTEM_ROLES):
         raise RowError(f"the prompt is empty; give it in {where}")
     return found
 
 
-def _ended(found: Messages, side: str) -> Messages:
+def _check_completion(found: Messages, side: str) -> Messages:
     """An answer, if it ends as one."""
     if not found or found[-1].role != "assistant":
         raise RowError(f"{side} must end with a turn of the assistant; leave off what follows it")
@@ -246,12 +255,12 @@ def _ended(found: Messages, side: str) -> Messages:
     return found
 
 
-def _unknown(row: Mapping[str, Any], wanted: str) -> RowError:
+def _unknown_columns(row: Mapping[str, Any], wanted: str) -> RowError:
     """No form that is known."""
     got = ", ".join(f"{name} (null)" if value is None else str(name) for name, value in row.items())
     return RowError(f"expected the columns {wanted}; got {got or '(none)'}")
 
 
-def _or(names: tuple[str, ...]) -> str:
+def _join_or(names: tuple[str, ...]) -> str:
     """Names as a choice."""
     return f"{', '.join(names[:-1])} or {names[-1]}"
