@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rules.source import ROOT
+from tests.rules.source import PACKAGES, ROOT
 
 PAGES = [
     path
@@ -99,3 +99,20 @@ def test_every_algorithm_has_a_row() -> None:
     named = {path for row in rows() for path in re.findall(r"`([\w/.]+)`", " ".join(row))}
     assert sorted(files - named - INFRASTRUCTURE.keys()) == []
     assert sorted(INFRASTRUCTURE.keys() - files) == []
+
+
+def test_the_map_of_the_house_shows_every_folder() -> None:
+    tree = re.search(r"^```\n(examples/ .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert tree
+    top, shown = "", set()
+    for line in tree[1].splitlines():
+        names = re.findall(r"(?<![\w/])(\w+)/", line.split("   ")[0] if not line.startswith(" ") else line)
+        if not line.startswith(" "):
+            top = names[0]
+        shown |= {(top, name) for name in names if name != top}
+    packages = {
+        (path.parts[0], path.parts[-2])
+        for package in PACKAGES
+        for path in (init.relative_to(ROOT) for init in (ROOT / package).glob("*/**/__init__.py"))
+    }
+    assert sorted(packages - shown) == []

@@ -175,6 +175,22 @@ def test_programs_keep(rule: Callable[[Module], Iterator[str]]) -> None:
     assert not broken, f"{rule.__doc__}\n" + "\n".join(broken)
 
 
+def test_no_import_leads_back() -> None:
+    """Imports have no cycle, those inside functions among them; imports for type checkers alone are free."""
+    graph = {module.name: arrows.imported(module) for module in HOUSE}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
 def test_each_name_is_exported_once() -> None:
     """A public name has one short address and one long one, not three."""
     places: dict[tuple[str, str], list[str]] = {}

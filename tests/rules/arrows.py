@@ -72,6 +72,18 @@ def arrows_inside_stages(module: Module) -> Iterator[str]:
             yield f"{module.path}:{found.line}: {module.name} imports {found.module}"
 
 
+def imported(module: Module) -> set[str]:
+    """Modules of the project that a module imports when it runs: not those under `if TYPE_CHECKING`."""
+    for_checkers = {
+        line
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    every = {found.module for found in imports(module) if found.line not in for_checkers}
+    return {name for name in every if _top(name) in PACKAGES and name != module.name}
+
+
 def own_init(module: Module) -> Iterator[str]:
     """Code inside a package never goes through that package's own __init__, which exports to others."""
     home = module.name if module.package else module.name.rpartition(".")[0]
