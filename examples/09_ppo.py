@@ -14,7 +14,7 @@ from pure import optim, random
 from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
-from stages.online import draw_and_score, parts
+from stages.online import draw_and_score
 from stages.ppo import ppo
 from stages.rollout import Rollouts
 
@@ -48,8 +48,8 @@ def main(steps: int = 30) -> tuple[float, float]:
     state = stage.init(random.key(0), model.init(random.key(1)))
     rewards = []
     for number, batch in enumerate(pipe):
-        rollouts, scores = draw_and_score(state, batch, parts=parts(stage))
-        state = parts(stage).update(state, rollouts, scores)
+        rollouts, scores = draw_and_score(state, batch, parts=stage.parts)
+        state = stage.parts.update(state, rollouts, scores)
         rewards.append(float(state.metrics["reward"]))
         if number % 5 == 0:
             names = ("reward", "values/mean", "value_loss", "entropy", "clip_ratio/region_mean")

@@ -17,9 +17,8 @@ from pure.loss.advantages import group_advantages
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import grpo
-from stages.online import draw_and_score, parts
+from stages.online import draw_and_score
 from stages.rollout import Rollouts
-from stages.stage import loss_of
 
 GROUP, NEW = 8, 12
 
@@ -41,11 +40,10 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     for _ in range(steps):
         state = stage.step(state, batch)
 
-    rollouts, rewards = draw_and_score(state, batch, parts=parts(stage))
+    rollouts, rewards = draw_and_score(state, batch, parts=stage.parts)
     advantages = group_advantages(rewards.T)[0]
     ones = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})  # groups of one
-    loss = loss_of(parts(stage).update.keywords["inner"])
-    grads = per_sample_grad(loss)(state.params, ones, state.key)
+    grads = per_sample_grad(stage.loss)(state.params, ones, state.key)
     flat = torch.cat([g.flatten(1) for g in tree.leaves(grads)], 1)
     cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     for i, row in enumerate(cosine.tolist()):

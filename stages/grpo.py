@@ -89,9 +89,8 @@ def grpo(
         options: `accumulation` (of groups), `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its parts
-        are
-        `parts(stage)`: rollout, score and update; update is pure and obeys every law of a stage.
+        Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its
+        `parts` are rollout, score and update; update is pure and obeys every law of a stage.
 
     Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers.
     Groups of equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a
@@ -151,7 +150,7 @@ def grpo(
         given=score is None,
         mask_truncated=mask_truncated,
     )
-    return online(Online(inner.init, draw, score, learn), rewards)
+    return online(Online(inner.init, draw, score, learn), rewards, loss=inner.loss)
 
 
 def update(

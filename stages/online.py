@@ -9,9 +9,8 @@ Shape letters: B rows, K reward functions, N prompts, G samples of each, M new t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 import torch
@@ -22,11 +21,8 @@ from pure.loss.advantages import equal_rewards
 from pure.transform.jit import outside
 from pure.types import Tree
 from stages.rollout import Rollouts
-from stages.stage import Stage
+from stages.stage import Init, Loss, Stage
 from stages.state import TrainState
-
-Score = Callable[[Rollouts], Tensor]
-"""Rollouts -> rewards [B, K] float32, NaN where an answer could not be judged."""
 
 ROLLOUT_KEY = crc32(b"rollout")
 """What the key of a step's rollouts is folded from."""
@@ -40,6 +36,24 @@ equal, from which nothing can be learned; the share of answers without a reward;
 were cut off."""
 
 
+class Rollout(Protocol):
+    """Sampled completions of a batch of prompts: (params, batch, key [2]) -> Rollouts."""
+
+    def __call__(self, params: Tree, batch: Tree, key: Tensor, /) -> Rollouts: ...
+
+
+class Score(Protocol):
+    """Rewards of completions: Rollouts -> rewards [B, K] float32, NaN where a completion could not be scored."""
+
+    def __call__(self, rollouts: Rollouts, /) -> Tensor: ...
+
+
+class Update(Protocol):
+    """Learning from completions and their rewards [B, K]: (state, rollouts, rewards) -> TrainState. Pure."""
+
+    def __call__(self, state: TrainState, rollouts: Rollouts, rewards: Tensor, /) -> TrainState: ...
+
+
 class Online(NamedTuple):
     """The three parts of a step, and the first state.
 
@@ -50,36 +64,25 @@ class Online(NamedTuple):
         update: (state, rollouts, rewards) -> TrainState.
     """
 
-    init: Callable[..., TrainState]
-    rollout: Callable[[Tree, Tree, Tensor], Rollouts]
+    init: Init
+    rollout: Rollout
     score: Score | None
-    update: Callable[[TrainState, Rollouts, Tensor], TrainState]
+    update: Update
 
 
-def online(parts: Online, rewards: tuple[str, ...]) -> Stage:
+def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:
     """Composes the parts to a stage; without a score, a stage for ready-made groups.
 
     Args:
         parts: see Online.
         rewards: names of the K rewards.
+        loss: what the parts' update differentiates.
 
     Returns:
-        Stage(init, step); `step.keywords["parts"]` are the parts again.
+        Stage(init, step, loss, parts).
     """
     take = step if parts.score is not None else offline_step
-    return Stage(partial(init, parts=parts, rewards=rewards), partial(take, parts=parts))
-
-
-def parts(stage: Stage) -> Online:
-    """Takes a stage that was made by `online` apart.
-
-    Raises:
-        ValueError: if it was not.
-    """
-    found = getattr(stage.step, "keywords", {}).get("parts")
-    if not isinstance(found, Online):
-        raise ValueError("online.parts: expected a stage made by grpo or ppo; others have no parts")
-    return found
+    return Stage(partial(init, parts=parts, rewards=rewards), partial(take, parts=parts), loss, parts)
 
 
 def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tuple[str, ...]) -> TrainState:
@@ -108,23 +111,28 @@ def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
     Returns:
         The next state, `step` one higher.
     """
-    assert parts.score is not None
     rollouts, rewards = draw_and_score(state, batch, parts=parts)
     return parts.update(state, rollouts, rewards)
 
 
-def draw_and_score(state: TrainState, batch: Tree, *, parts: Online) -> tuple[Rollouts, Tensor]:
+def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> tuple[Rollouts, Tensor]:
     """The first two parts of a step: what it would learn from; equal whenever it is asked for.
 
     Args:
         state: its params and key, and the number of its step.
         batch: prompts.
-        parts: of the stage.
+        parts: of the stage, `stage.parts`.
 
     Returns:
         (Rollouts, rewards [B, K]).
+
+    Raises:
+        ValueError: if the stage has no parts or no score.
     """
-    assert parts.score is not None
+    if parts is None or parts.score is None:
+        raise ValueError(
+            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages have none"
+        )
     key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
     with torch.no_grad():
         rollouts = outside(parts.rollout, policy_of(state.params), batch, key)

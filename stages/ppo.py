@@ -107,7 +107,7 @@ def ppo(
         options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step); params are {"policy": the model's, "value": the scalar model's}, and `init(key,
+        Stage(init, step, loss, parts); params are {"policy": the model's, "value": the scalar model's}, and `init(key,
         params)` takes either that or a policy alone, of which the value function then begins as a copy. The
         weight β is in `extra["kl_coefficient"]`.
 
@@ -136,8 +136,8 @@ def ppo(
         value_weight=value_weight,
         entropy_weight=entropy_weight,
     )
-    start = partial(_draw, model=model, critic=critic)
-    inner = stage(loss, optimizer, init=start, metrics=METRICS, compute=compute, **options)
+    draw_params = partial(_draw, model=model, critic=critic)
+    inner = stage(loss, optimizer, init=draw_params, metrics=METRICS, compute=compute, **options)
     draw = partial(
         rollout,
         model,
@@ -169,7 +169,11 @@ def ppo(
         minibatches=minibatches,
         mask_truncated=mask_truncated,
     )
-    return online(Online(partial(_init, inner=inner, critic=critic, beta=beta), draw, score, learn), rewards)
+    return online(
+        Online(partial(_init, inner=inner, critic=critic, beta=beta), draw, score, learn),
+        rewards,
+        loss=inner.loss,
+    )
 
 
 def update(

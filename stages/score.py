@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data_pipes.answers.reward_function import Completions, Gather, compute_rewards
 from pure.types import Tree
+from stages.online import Score
 from stages.reward import answer_scores
 from stages.rollout import Rollouts
 
@@ -31,7 +32,7 @@ def text_score(
     rows: Sequence[Mapping[str, Any]],
     on_bad: Callable[[str], Any] | None = None,
     gather: Gather | None = None,
-) -> Callable[[Rollouts], Tensor]:
+) -> Score:
     """Makes a score of functions of text.
 
     Args:
@@ -61,7 +62,7 @@ def text_score(
     )
 
 
-def model_score(params: Tree, score: Callable) -> Callable[[Rollouts], Tensor]:
+def model_score(params: Tree, score: Callable) -> Score:
     """Makes a score of a reward model.
 
     Args:

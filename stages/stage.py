@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from zlib import crc32
 
 import torch
@@ -26,6 +26,9 @@ from pure.transform.by_layer import leaf_norms, leafwise, whole
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
+if TYPE_CHECKING:
+    from stages.online import Online
+
 ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
 """Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped: -1, it
 was taken; i, the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite; L + 1:
@@ -36,20 +39,50 @@ LOSS_KEY = crc32(b"loss")
 """What the loss's key of a step is folded from: `named(key, "loss")`, which a compiler cannot trace."""
 
 
+class Loss(Protocol):
+    """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
+
+    The batch has "row" [B], each example's index in it, for randomness that must not depend on how the batch
+    was cut. Metrics are {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens
+    of the batch. The key None drops nothing out: so a loss is validated.
+    """
+
+    def __call__(
+        self, params: Tree, batch: Tree, key: Tensor | None, /
+    ) -> tuple[Tensor, Tensor, dict[str, Metric]]: ...
+
+
+class Init(Protocol):
+    """First state: (key [2] uint32, params=None) -> TrainState; params default to new ones."""
+
+    def __call__(self, key: Tensor, params: Tree | None = None) -> TrainState: ...
+
+
 class Stage(NamedTuple):
-    """Training as two pure functions.
+    """Training as two pure functions, and what they are made of.
 
     Fields:
         init: (key [2] uint32, params=None) -> TrainState; params default to the model's own initial ones.
         step: (state, batch) -> TrainState.
+        loss: what `step` differentiates, in its precision. For validation, and for each example's own gradient
+            (`pure.transform.per_sample`). Its batches are those of `step`; of an online stage, those that its
+            update makes of rollouts and rewards. None for a population, whose params have a leading axis.
+        parts: rollout, score and update of an online stage; None for all others.
+
+    Example:
+        >>> from pure import optim
+        >>> stage(max, optim.sgd(0.1)).loss is max
+        True
     """
 
-    init: Callable[..., TrainState]
+    init: Init
     step: Callable[[TrainState, Tree], TrainState]
+    loss: Loss | None = None
+    parts: Online | None = None
 
 
 def stage(
-    loss: Callable,
+    loss: Loss,
     optimizer: GradientTransformation,
     *,
     init: Callable[[Tensor], Tree] | None = None,
@@ -62,11 +95,7 @@ def stage(
     """Makes a stage of a loss and an optimizer.
 
     Args:
-        loss: (params, batch, key) -> (sum [], count [], metrics), in float32. The batch has "row" [B], each
-            example's index in it, for randomness that must not depend on how the batch was cut. Metrics are
-            {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the
-            batch. Who validates with the loss (`stages.run.validation.mean_loss`) gives None for the key:
-            nothing is then dropped out.
+        loss: (params, batch, key) -> (sum [], count [], metrics), in float32; see Loss.
         optimizer: optax's pair.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names that the loss reports, besides "loss".
@@ -106,6 +135,7 @@ def stage(
             names=metrics,
             update=leafwise(bound) if is_leafwise(optimizer) else whole(bound),
         ),
+        loss=loss,
     )
 
 
@@ -243,29 +273,6 @@ def update(
         rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
     new = {"params": params, "opt_state": opt_state, "extra": rest}
     return tree.where(extra["finite"], new, moving)
-
-
-def loss_of(stage: Stage) -> Callable:
-    """The loss that a stage was made of, bound and in its precision: (params, batch, key) -> (sum, count,
-    metrics).
-
-    Whoever validates, or looks at each example's own gradient (`pure.transform.per_sample`), takes it from
-    here.
-
-    Raises:
-        ValueError: if the stage was not made by `stage`.
-
-    Example:
-        >>> from pure import optim
-        >>> loss_of(stage(max, optim.sgd(0.1))) is max
-        True
-    """
-    gradient = getattr(stage.step, "keywords", {}).get("gradient")
-    if gradient is None:
-        raise ValueError(
-            "loss_of: expected a stage made by stages.stage.stage; of grpo and ppo take parts(stage)"
-        )
-    return gradient.args[0]
 
 
 def named(key: Tensor, name: str) -> Tensor:

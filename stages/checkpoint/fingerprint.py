@@ -26,10 +26,14 @@ from torch import Tensor
 
 from data_pipes.digest import hash_bytes, label
 from pure.serial.writer import memory, name_of
+from stages.stage import Stage
 
 MANY = 32
 """A dict, list or tuple with more entries than this (a vocabulary, a frozen model's weights) is one
 digest."""
+COMPILE = "compile"
+"""Name of the argument that says how a function is run, and nothing about what it computes."""
+
 _SHORT = 80  # letters of a literal
 _WHOLE, _SAMPLES, _SAMPLE = (
     1 << 30,
@@ -64,9 +68,10 @@ def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str
             sha256; up to four numbers are written out.
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
-        NamedTuple, dataclass: type and fields. Fields that are functions (a pair such as init and update)
-            share one name space, so that what both bind is told once; where they differ, under the field's
-            own name.
+            An argument named `compile` is left out: compiled or not, the run is the same.
+        NamedTuple, dataclass: type and fields; of a Stage only init and step, as the rest is made of the same.
+            Fields that are functions (a pair such as init and update) share one name space, so that an argument
+            of both is listed once; where they differ, under the field's own name.
         dict, list, tuple, set: entries, or the `repr` of a short list of literals; more than 32 make one
             digest.
         what has a str field `digest` (a token store): that. What has a method `fingerprint`: its result.
@@ -175,6 +180,7 @@ def _partial(thing: functools.partial, child: Callable[[str, Any], Flat], path: 
         names = []
     names += [f"argument{i}" for i in range(len(names), len(thing.args))]
     bound = {**dict(zip(names, thing.args, strict=False)), **thing.keywords}
+    bound.pop(COMPILE, None)
     flat = child("", thing.func)
     for name, value in bound.items():
         flat = {k: v for k, v in flat.items() if k.split(".")[0] != name} | child(name, value)
@@ -241,6 +247,8 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
     """A NamedTuple, dataclass, module or other object: its type and its parts."""
     if isinstance(thing, torch.nn.Module):
         parts = {"modules": re.sub(r" at 0x[0-9a-f]+", "", repr(thing)), **thing.state_dict()}
+    elif isinstance(thing, Stage):  # its other fields are made of the same
+        parts = {"init": thing.init, "step": thing.step}
     elif hasattr(thing, "_fields"):
         parts = thing._asdict()
     elif dataclasses.is_dataclass(thing):

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stages.run.options.tuning import RewardOptions, TuningOptions, stage_name
 
 if TYPE_CHECKING:
+    from stages.online import Rollout, Update
     from stages.run.loop import Outcome
     from stages.run.tuning import Tuning
+    from stages.stage import Stage
 
 
 def run(
@@ -143,15 +145,10 @@ class Known(NamedTuple):
     """The parts of an online stage that its fingerprint names one by one; of the rewards `Tuning.judged_by`
     tells."""
 
-    rollout: Callable
-    update: Callable
+    rollout: Rollout
+    update: Update
 
 
-def known(stage: Any) -> Any:
-    """Returns the stage as its fingerprint sees it: without compiled code and Python functions that judge
-    text."""
-    parts = stage.step.keywords.get("parts")
-    if parts is None:
-        return stage
-    plain = partial(parts.rollout.func, *parts.rollout.args, **{**parts.rollout.keywords, "compile": None})
-    return Known(plain, parts.update)
+def known(stage: Stage) -> Any:
+    """Returns the stage as its fingerprint sees it: without the Python functions that score text."""
+    return stage if stage.parts is None else Known(stage.parts.rollout, stage.parts.update)

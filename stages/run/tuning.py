@@ -40,7 +40,7 @@ from stages.run.options import checks
 from stages.run.options import tuning as flags
 from stages.run.rewards.scorer import scorer
 from stages.sft import sft
-from stages.stage import Stage, loss_of
+from stages.stage import Stage
 from stages.state import TrainState
 
 MULTIPLE = 8
@@ -372,7 +372,7 @@ def told(pipe: Any, say: Callable[[str], None]) -> None:
 
 def _validate(made: Stage, pipe: Any, names: tuple[str, ...]) -> Callable[[Tree], Mapping[str, float]]:
     """The mean loss of what is held out, if there is any."""
-    return _nothing if pipe is None else validation.mean_loss(loss_of(made), pipe, names)
+    return _nothing if pipe is None else validation.mean_loss(made, pipe, names)
 
 
 def _nothing(params: Tree) -> dict[str, float]:

@@ -23,8 +23,9 @@ from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import cross_entropy
 from pure.transform.accumulate import Metric
 from pure.types import Model, Tree
-from stages.online import policy_of, weighted_sum
+from stages.online import Rollout, Score, policy_of, weighted_sum
 from stages.rollout import rollout
+from stages.stage import Loss, Stage
 
 
 class Compressors(NamedTuple):
@@ -52,25 +53,32 @@ def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtyp
     return partial(_bits_per_byte, model=model, batches=batches, nbytes=nbytes, dtype=dtype)
 
 
-def mean_loss(loss: Callable, batches: Pipe, names: tuple[str, ...] = ()) -> Callable[[Tree], dict]:
+def mean_loss(stage: Stage, batches: Pipe, names: tuple[str, ...] = ()) -> Callable[[Tree], dict]:
     """Makes the function that validates with a stage's own loss.
 
     Args:
-        loss: (params, batch, key) -> (sum, count, metrics), see `stages.stage.loss_of`. It is given None for
-            the key, by which every loss here drops nothing out, in the model or in adapters.
+        stage: whose loss is taken. It is given None for the key, by which every loss here drops nothing out,
+            in the model or in adapters.
         batches: held out.
         names: metrics of the loss that are wanted too.
 
     Returns:
         params -> {"val_loss", "val_NAME", ...}, the same bits whenever it is asked.
+
+    Raises:
+        ValueError: for a stage whose loss does not take the pipe's batches.
     """
-    return partial(_mean_loss, loss=loss, batches=batches, names=names)
+    if stage.loss is None or stage.parts is not None:
+        raise ValueError(
+            "mean_loss: expected a stage whose loss takes the pipe's batches; validate grpo and ppo with mean_reward"
+        )
+    return partial(_mean_loss, loss=stage.loss, batches=batches, names=names)
 
 
 def mean_reward(
     model: Model,
     batches: Pipe,
-    score: Callable,
+    score: Score,
     *,
     sampling: Sampling,
     first: int,
@@ -113,7 +121,7 @@ def compressors(text: bytes) -> Compressors:
     return Compressors(*(8 * len(data) / len(text) for data in packed))
 
 
-def _mean_loss(params: Tree, *, loss: Callable, batches: Pipe, names: tuple[str, ...]) -> dict[str, float]:
+def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...]) -> dict[str, float]:
     """One pass over the batches."""
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2 + 2 * len(names), dtype=torch.float64, device=device)
@@ -135,9 +143,9 @@ def _pair(found: Metric) -> tuple[torch.Tensor, torch.Tensor]:
 def _mean_reward(
     params: Tree,
     *,
-    draw: Callable,
+    draw: Rollout,
     batches: Pipe,
-    score: Callable,
+    score: Score,
     first: int,
     key: torch.Tensor,
     weights: tuple[float, ...] | None,

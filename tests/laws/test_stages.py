@@ -30,7 +30,7 @@ from stages.reward import reward
 from stages.rollout import arrange
 from stages.run.validation import mean_loss
 from stages.sft import sft
-from stages.stage import Stage, loss_of, stage
+from stages.stage import Stage, stage
 
 ROWS, LENGTH, VOCABULARY = 8, 6, 17
 
@@ -331,9 +331,7 @@ def test_a_loss_is_validated_without_dropout(name: str) -> None:
     state = plain.step(plain.init(random.key(0)), batch(0))  # adapters begin as the identity, dropped or not
     stepped = [made.step(state, batch(1)).metrics["loss"] for made in (dropping, plain)]
     assert stepped[0] != stepped[1]
-    asked = [
-        mean_loss(loss_of(made), [batch(0), batch(1)])(state.params) for made in (dropping, dropping, plain)
-    ]
+    asked = [mean_loss(made, [batch(0), batch(1)])(state.params) for made in (dropping, dropping, plain)]
     assert asked[0] == asked[1] == asked[2]
 
 

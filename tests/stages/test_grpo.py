@@ -13,10 +13,10 @@ from pure.loss.grpo import CLIPS
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import SCALES, grpo
-from stages.online import draw_and_score, parts
+from stages.online import draw_and_score
 from stages.rollout import Rollouts
 from tests.laws.test_stages import same_bits, small
-from tests.stages.test_online import OPTIONS, SAMPLING, evens, make, prompts
+from tests.stages.test_online import OPTIONS, SAMPLING, evens, make, policy_logps, prompts
 
 
 @pytest.mark.parametrize("variant", CLIPS)
@@ -39,7 +39,7 @@ def test_on_fresh_answers_the_ratio_is_one_and_nothing_is_clipped() -> None:
 def test_ids_beyond_the_vocabulary_are_not_drawn_and_the_ratio_stays_one() -> None:
     made = make(grpo, sampling=SAMPLING._replace(vocabulary=9))
     state = made.init(random.key(0))
-    drawn, _ = draw_and_score(state, prompts(0), parts=parts(made))
+    drawn, _ = draw_and_score(state, prompts(0), parts=made.parts)
     assert drawn.tokens[:, -drawn.mask.shape[1] :][drawn.mask].max() < 9
     metrics = made.step(state, prompts(0)).metrics
     assert metrics["clip_ratio/region_mean"] == 0
@@ -67,7 +67,7 @@ def test_ready_made_groups_are_learned_from_as_fresh_ones() -> None:
     """Drawn here, handed over as a batch: the same gradient but for the sampler's rounding."""
     online = make(grpo)
     state = online.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(online))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=online.parts)
     offline = make(grpo, score=None)
     after = offline.step(state, {**rollouts._asdict(), "rewards": rewards})
     torch.testing.assert_close(
@@ -78,15 +78,13 @@ def test_ready_made_groups_are_learned_from_as_fresh_ones() -> None:
 def test_the_gradient_of_each_completion_adds_up_to_that_of_all() -> None:
     """The microscope: groups of one, whose advantages were computed in their groups before."""
     made = make(grpo)
-    inner = parts(made).update.keywords["inner"]
-    loss = inner.step.keywords["gradient"].args[0]
     state = made.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(made))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=made.parts)
     advantages = group_advantages(rewards[:, 0].unflatten(0, (-1, 4))).flatten()
     batch = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})
-    single = per_sample_grad(loss)(state.params, batch, state.key)
+    single = per_sample_grad(made.loss)(state.params, batch, state.key)
     whole = tree.map(lambda x: x.unflatten(0, (-1, 4)), {**rollouts._asdict(), "advantages": advantages})
-    grads = torch.func.grad(_sum)(state.params, loss, whole, state.key)
+    grads = torch.func.grad(_sum)(state.params, made.loss, whole, state.key)
     for one, all_ in zip(tree.leaves(single), tree.leaves(grads), strict=True):
         torch.testing.assert_close(one.sum(0), all_, rtol=1e-4, atol=1e-5)
 
@@ -136,9 +134,9 @@ def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
     for options in ({"iterations": 1}, {"score": None}):
         drawn = make(grpo)
         state = drawn.init(random.key(0))
-        rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(drawn))
-        look = parts(drawn).update.keywords["look"]
-        batch = {**rollouts._replace(logps=look(state.params, rollouts).logps)._asdict(), "rewards": rewards}
+        rollouts, rewards = draw_and_score(state, prompts(0), parts=drawn.parts)
+        logps = policy_logps(state.params, rollouts)
+        batch = {**rollouts._replace(logps=logps)._asdict(), "rewards": rewards}
         made = make(grpo, **options)
         metrics = made.step(state, batch if "score" in options else prompts(0)).metrics
         assert (metrics["approx_kl"], metrics["clip_ratio/region_mean"]) == (0, 0)
@@ -156,7 +154,7 @@ def test_a_round_that_nobody_could_judge_is_skipped_and_named(iterations: int) -
         iterations=iterations,
         **OPTIONS,
     )
-    state = parts(made).init(random.key(0))
+    state = made.parts.init(random.key(0))
     after = made.step(state, prompts(0))
     assert same_bits((after.params, after.opt_state), (state.params, state.opt_state))
     assert after.metrics["nonfinite_leaf"] == len(tree.leaves(state.params)) + 1

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import functools
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from pure import optim, random, tree
 from pure.generation.sampling import Sampling
+from pure.loss.log_probability import linear_log_probabilities
 from pure.nn.transformer import transformer
 from pure.serial import serial
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages.grpo import grpo
-from stages.online import Online, draw_and_score, parts, policy_of, reward_metrics, weighted_sum
+from stages.online import Online, draw_and_score, policy_of, reward_metrics, weighted_sum
 from stages.ppo import ppo
-from stages.rollout import Rollouts
+from stages.rollout import Rollouts, completion_log_probabilities
 from stages.stage import Stage
 from tests.laws.test_stages import VOCABULARY, make_own, same_bits, small
 
 KINDS = pytest.mark.parametrize("kind", [grpo, ppo])
+MODEL = transformer(small(max_position_embeddings=32))
 SAMPLING = Sampling(max_new_tokens=5, stop_tokens=(1,))
 OPTIONS = {"samples": 4, "sampling": SAMPLING}
+
+
+LOGPS_FN = partial(
+    completion_log_probabilities,
+    model=MODEL,
+    head=partial(linear_log_probabilities, logits=MODEL.logits, entropy=True),
+)
+
+
+def policy_logps(params: Tree, rollouts: Rollouts) -> torch.Tensor:
+    """Log-probabilities [B, M] under some params, as the stages compute them."""
+    return LOGPS_FN(params, rollouts).logps
 
 
 def evens(rollouts: Rollouts) -> torch.Tensor:
@@ -33,8 +48,7 @@ def evens(rollouts: Rollouts) -> torch.Tensor:
 
 
 def make(kind: object, score: object = evens, **changes: object) -> Stage:
-    model = transformer(small(max_position_embeddings=32))
-    return kind(model, optim.adam(1e-2), score=score, **(OPTIONS | changes))
+    return kind(MODEL, optim.adam(1e-2), score=score, **(OPTIONS | changes))
 
 
 def prompts(number: int) -> Tree:
@@ -46,7 +60,7 @@ def prompts(number: int) -> Tree:
 def test_a_step_is_its_three_parts(kind: object) -> None:
     made = make(kind)
     state = made.init(random.key(0))
-    apart = parts(made)
+    apart = made.parts
     assert isinstance(apart, Online)
     rollouts, rewards = draw_and_score(state, prompts(0), parts=apart)
     assert same_bits(apart.update(state, rollouts, rewards), made.step(state, prompts(0)))
@@ -159,19 +173,17 @@ def test_a_reward_that_is_missing_counts_nothing_and_the_others_count(kind: obje
 def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
     plain, masked = make(kind), make(kind, mask_truncated=True)
     state = plain.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=parts(plain))
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=plain.parts)
     assert 0 < rollouts.ended.sum() < len(rollouts.ended)
-    before, after = (parts(made).update(state, rollouts, rewards) for made in (plain, masked))
+    before, after = (made.parts.update(state, rollouts, rewards) for made in (plain, masked))
     for name in ("reward", "completions/mean_length", "completions/clipped_ratio", "frac_unjudged"):
         assert before.metrics[name] == after.metrics[name]
     assert not same_bits(before.params, after.params)
     other = rewards.clone() if kind is grpo else torch.where(rollouts.ended[:, None], rewards, 9.0)
     tokens = torch.where(rollouts.ended[:, None], rollouts.tokens, rollouts.tokens.roll(1, 1))
-    assert same_bits(
-        after.params, parts(masked).update(state, rollouts._replace(tokens=tokens), other).params
-    )
+    assert same_bits(after.params, masked.parts.update(state, rollouts._replace(tokens=tokens), other).params)
     cut = rollouts._replace(ended=torch.zeros_like(rollouts.ended))
-    assert same_bits(parts(masked).update(state, cut, rewards).params, state.params)
+    assert same_bits(masked.parts.update(state, cut, rewards).params, state.params)
 
 
 @KINDS
@@ -226,8 +238,10 @@ def test_metrics_of_large_rewards_do_not_overflow() -> None:
 
 
 def test_other_stages_have_no_parts() -> None:
+    made = make_own()
+    assert made.parts is None
     with pytest.raises(ValueError, match="made by grpo or ppo"):
-        parts(make_own())
+        draw_and_score(made.init(random.key(0)), prompts(0), parts=made.parts)
 
 
 def test_rewards_are_added_by_weight_over_those_that_there_are() -> None:

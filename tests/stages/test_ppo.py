@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+from functools import partial
 
 import pytest
 import torch
 
 from pure import optim, random, tree
+from pure.nn.scalar import scalar_model
 from pure.nn.transformer import transformer
-from stages.online import draw_and_score, parts
-from stages.ppo import ppo
+from stages.online import draw_and_score
+from stages.ppo import experience, ppo
+from stages.rollout import completion_states
 from tests.laws.test_stages import same_bits, small
-from tests.stages.test_online import OPTIONS, evens, make, prompts
+from tests.stages.test_online import LOGPS_FN, OPTIONS, evens, make, policy_logps, prompts
 
 MODEL = transformer(small(max_position_embeddings=32))
 
@@ -32,12 +35,21 @@ def test_the_reward_stands_at_the_last_token_and_the_divergence_at_each() -> Non
     made = ppo(MODEL, optim.sgd(0.0), score=evens, reference=reference, beta=0.3, lam=1.0, **OPTIONS)
     state = made.init(random.key(0))
     state.params["value"]["score"].zero_()
-    apart = parts(made)
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=apart)
-    judge = apart.update.keywords["judge"]
-    batch, metrics = judge(state.params, rollouts, rewards[:, 0], state.extra["kl_coefficient"])
-    look = judge.keywords["look"]
-    distance = look(state.params["policy"], rollouts).logps - look(reference, rollouts).logps
+    rollouts, rewards = draw_and_score(state, prompts(0), parts=made.parts)
+    batch, metrics = experience(
+        state.params,
+        rollouts,
+        rewards[:, 0],
+        state.extra["kl_coefficient"],
+        look=LOGPS_FN,
+        values=partial(completion_states, scalar_model(MODEL).score),
+        gamma=1.0,
+        lam=1.0,
+        reference=reference,
+        compute=torch.float32,
+        given=False,
+    )
+    distance = policy_logps(state.params["policy"], rollouts) - policy_logps(reference, rollouts)
     ahead = torch.where(rollouts.mask, distance, 0.0).flip(1).cumsum(1).flip(1)
     wanted = torch.where(rollouts.mask, rewards - 0.3 * ahead, 0.0)
     torch.testing.assert_close(batch["returns"], wanted, rtol=1e-4, atol=1e-5)

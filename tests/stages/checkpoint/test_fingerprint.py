@@ -234,6 +234,16 @@ def test_a_large_map_of_a_file_is_sampled(tmp_path: Path, monkeypatch: pytest.Mo
     assert fingerprint(np.memmap(tmp_path / "tokens", np.uint16, "r")) != found
 
 
+def test_of_a_stage_init_and_step_are_listed_and_nothing_twice() -> None:
+    """Its loss and parts are what the two are made of."""
+    made = Stage(partial(begin, config=Config()), partial(step, loss=partial(loss, beta=0.1)))
+    assert fingerprint(made._replace(loss=partial(loss, beta=0.1))) == fingerprint(made)
+
+
+def test_compiled_or_not_it_is_the_same_run() -> None:
+    assert fingerprint(partial(max, key=abs, compile=True)) == fingerprint(partial(max, key=abs))
+
+
 PROGRAM = """
 import sys
 from functools import partial

@@ -12,7 +12,6 @@ from pure import optim, random, tree
 from stages.dpo import dpo
 from stages.evaluate.preference import preference
 from stages.run.validation import mean_loss
-from stages.stage import loss_of
 from tests.stages.evaluate.small_model import small
 
 MODEL, PARAMS, TOKENIZER = small(64)[:3]
@@ -36,7 +35,7 @@ def test_the_figures_are_those_of_the_dpo_stage() -> None:
         preference_pipe(pairs, batch_size=4, length=16, key=None, shuffle=False), MODEL, PARAMS
     )
     stage = dpo(MODEL, optim.sgd(0.1), beta=0.5)
-    wanted = mean_loss(loss_of(stage), pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
+    wanted = mean_loss(stage, pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
     found = preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS).figures
     assert found["accuracy"].value == pytest.approx(wanted["val_rewards/accuracies"])
     assert 0.5 * found["margin"].value == pytest.approx(wanted["val_rewards/margins"], rel=1e-4)
