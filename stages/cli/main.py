@@ -1,7 +1,7 @@
 """The command line, `intro2llm SUBCOMMAND --flags`, and its errors in one line.
 
-A subcommand is a row in `subcommands.SUBCOMMANDS`. torch alone takes seconds to import, so a subcommand's modules are
-imported when it runs, and `--help` answers at once.
+A subcommand is a row in `subcommands.SUBCOMMANDS`. torch alone takes seconds to import, so a subcommand's
+modules are imported when it runs, and `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `intro2llm`; None takes them from the process.
 
     Returns:
-        The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 the machine refused (disk,
-        memory, a missing package); 128 and the signal's number when interrupted; otherwise the subcommand's own.
+        The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 an error of the machine
+        (disk, memory, a missing package); 128 and the signal's number when interrupted; otherwise the
+        subcommand's own.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -149,9 +150,9 @@ def _describe_interruption(name: str, options: Any) -> str:
 
 
 def _end_quietly() -> tuple[int, str]:
-    """The reader of the output is gone (`| head`): keeps Python from failing again when it closes the output."""
+    """Handles a closed pipe (`| head`): Python must not fail again when it closes the output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141, "nobody reads the output any more"
+    return 141, "the reader of the output is gone"
 
 
 if __name__ == "__main__":

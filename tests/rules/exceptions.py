@@ -68,6 +68,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/tokenizer/decoder.py": "tests/outside/tokenizers.py",
     "data_pipes/tokenizer/json_steps.py": "tests/data_pipes/tokenizer/test_json_reader.py",
     "stages/cli/subcommands.py": "tests/stages/cli/test_main.py",
+    "stages/cli/mistakes.py": "tests/stages/cli/test_flags.py",
     "stages/cli/train.py": "tests/stages/cli/test_tune.py",
     "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",

@@ -12,8 +12,9 @@ from typing import get_type_hints
 
 import pytest
 
-from stages.cli.flags import help_texts, mistake, parse
+from stages.cli.flags import help_texts, parse
 from stages.cli.main import main
+from stages.cli.mistakes import find_mistake
 from stages.cli.replay import ReplayOptions
 from stages.cli.subcommands import SUBCOMMANDS, resolve
 from stages.run.options.pretrain import PretrainOptions
@@ -146,9 +147,9 @@ def test_a_wrong_flag_ends_with_2_and_names_the_right_one_in_one_line(
 def test_what_is_required_is_named_and_places_are_left_to_the_parser(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"
-    assert mistake(SFTOptions, ["--model_path", "m", "--lora_targets", "q", "v", "--ema", "None"]) == ""
-    assert mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "-2.5"]) == ""
-    assert mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "b"]).endswith("got 'b'")
-    assert mistake(ReplayOptions, ["runs/a", "--step", "3"]) == ""
-    assert mistake(ReplayOptions, ["--step", "3", "runs/a"]) == ""
+    assert find_mistake(SFTOptions, ["--batch_size", "4"]) == "--model_path is required"
+    assert find_mistake(SFTOptions, ["--model_path", "m", "--lora_targets", "q", "v", "--ema", "None"]) == ""
+    assert find_mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "-2.5"]) == ""
+    assert find_mistake(GRPOOptions, ["--model_path=m", "--reward_weights", "1", "b"]).endswith("got 'b'")
+    assert find_mistake(ReplayOptions, ["runs/a", "--step", "3"]) == ""
+    assert find_mistake(ReplayOptions, ["--step", "3", "runs/a"]) == ""
