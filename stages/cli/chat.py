@@ -1,4 +1,4 @@
-"""`intro2llm chat`: talks with a model that was fine-tuned on conversations."""
+"""`intro2llm chat`: a conversation with a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from stages.models.language_model import Pretrained
 
 Show = Callable[[str], object]
-"""Takes the next piece of an answer."""
+"""Prints the next piece of an answer."""
+
+Answer = Callable[["Sequence[Message]", Show], str]
+"""Answers a conversation: (messages, show) -> the assistant's next turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +45,12 @@ class ChatOptions(DeviceFlags, SamplingFlags, ChatModelFlags):
 
 
 def run(options: ChatOptions) -> int:
-    """Loads, talks.
+    """Loads the model, and runs a session.
 
     Returns:
         The exit code.
     """
-    if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
+    if sys.stderr.isatty():  # the user waits; torch takes seconds to load
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
@@ -56,65 +59,65 @@ def run(options: ChatOptions) -> int:
 
     base = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
     base = language_model.move_to(base, pick_device(options.device))
-    talk(answering(base, options, say=_note), options)
+    run_session(answer_fn(base, options, say=_print_note), options)
     return 0
 
 
-def talk(answer: Callable[[Sequence[Message], Show], str], options: ChatOptions) -> list[Message]:
-    """Goes through the turns of a session.
+def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
+    """Alternates between the user's turns and answers to them.
 
     Args:
-        answer: see `answering`.
-        options: what is said, or None for the keyboard.
+        answer: see `answer_fn`.
+        options: --system, and --prompt, or else the turns come from the keyboard.
 
     Returns:
         The conversation.
 
     Raises:
-        ValueError: if a turn of --prompt is too long; one from the keyboard is left out, and said so.
+        ValueError: if a turn of --prompt is too long; one from the keyboard is skipped with a message.
     """
     from data_pipes.chat.messages import Message
 
-    said = [Message("system", options.system)] if options.system else []
-    for text in _turns(options):
-        shown: list[str] = []
+    messages = [Message("system", options.system)] if options.system else []
+    for text in _user_turns(options):
+        pieces: list[str] = []
 
-        def show(piece: str, shown: list[str] = shown) -> None:
-            shown.append(piece)
+        def show(piece: str, pieces: list[str] = pieces) -> None:
+            pieces.append(piece)
             print(piece, end="", flush=True)
 
         try:
-            answer([*said, Message("user", text)], show)
+            answer([*messages, Message("user", text)], show)
         except ValueError as error:
             if options.prompt:
                 raise
-            _note(f"{error}; this turn is left out")
+            _print_note(f"{error}; this turn is left out")
             continue
         except KeyboardInterrupt:
-            _note("\nstopped; Ctrl-C again or Ctrl-D ends the session")
-            if not "".join(shown).strip():
+            _print_note("\nstopped; Ctrl-C again or Ctrl-D ends the session")
+            if not "".join(pieces).strip():
                 continue
         print("\n", flush=True)
-        said += [Message("user", text), Message("assistant", "".join(shown).strip())]
-    return said
+        messages += [Message("user", text), Message("assistant", "".join(pieces).strip())]
+    return messages
 
 
-def answering(
+def answer_fn(
     base: Pretrained, options: ChatOptions, say: Callable[[str], object] = lambda line: None
-) -> Callable[[Sequence[Message], Show], str]:
-    """Makes the function that answers a conversation.
+) -> Answer:
+    """Returns the function that answers a conversation.
 
     Args:
         base: model, params, tokenizer, chat template.
-        options: how to sample.
-        say: is told what is forgotten.
+        options: sampling, chat template and seed.
+        say: takes a line about messages that no longer fit into the context.
 
     Returns:
-        (messages, show) -> the next turn of the assistant, without white space around it; `show` gets each
-        piece as soon as no later token can change it.
+        (messages, show) -> the assistant's next turn, without surrounding white space; `show` gets each piece
+        as soon as no later token can change it.
 
     Raises:
-        ValueError: if --max_new_tokens leave no room for a question; by the result, if the system's message
+        ValueError: if --max_new_tokens leaves no room for a question; by the result, if the system message
             and the last turn alone are too long.
     """
     import torch
@@ -127,36 +130,36 @@ def answering(
 
     template = template_of(options.chat_template, base, options.template_kwargs)
     stops = stop_ids(base, template)
-    most = base.model.config.max_position_embeddings
-    room = most - options.max_new_tokens
+    context = base.model.config.max_position_embeddings
+    room = context - options.max_new_tokens
     if room < 1:
         raise ValueError(
-            f"--max_new_tokens {options.max_new_tokens} leave no room for a question in the model's context of {most} "
-            "tokens; ask for fewer"
+            f"--max_new_tokens {options.max_new_tokens} leaves no room for a question in the model's context "
+            f"of {context} tokens; use a smaller one"
         )
 
-    def encode(said: Sequence[Message]) -> list[int]:
-        return encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens.tolist()
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return encode_chat(template, base.tokenizer, messages, add_generation_prompt=True).tokens.tolist()
 
-    def answer(said: Sequence[Message], show: Show = lambda piece: None) -> str:
-        ids, forgotten = remembered(said, encode, room)
-        if forgotten:
-            say(f"the context is full: the oldest {forgotten} messages are forgotten")
+    def answer(messages: Sequence[Message], show: Show = lambda piece: None) -> str:
+        ids, dropped = fit_to_context(messages, encode, room)
+        if dropped:
+            say(f"the context is full: the oldest {dropped} messages are forgotten")
         state, step, finish = stream(base.tokenizer, skip_special=True)
         pieces: list[str] = []
 
-        def tell(piece: str) -> None:
+        def add(piece: str) -> None:
             piece = piece if pieces else piece.lstrip()
             if piece:
                 pieces.append(piece)
                 show(piece)
 
-        def look(tokens: Tensor, lengths: Tensor) -> Tensor:
+        def add_last_token(tokens: Tensor, lengths: Tensor) -> Tensor:
             nonlocal state
             last = int(tokens[0, int(lengths[0]) - 1])
             if last not in stops:
                 state, piece = step(state, last)
-                tell(piece)
+                add(piece)
             return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
         generate(
@@ -164,49 +167,49 @@ def answering(
             base.params,
             [ids],
             _sampling(options, base, stops),
-            key=random.fold_in(random.key(options.seed), len(said)),
-            stop=look,
+            key=random.fold_in(random.key(options.seed), len(messages)),
+            stop=add_last_token,
         )
-        tell(finish(state))
+        add(finish(state))
         return "".join(pieces).strip()
 
     return answer
 
 
-def remembered(
-    said: Sequence[Message], encode: Callable[[Sequence[Message]], list[int]], room: int
+def fit_to_context(
+    messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[int]], room: int
 ) -> tuple[list[int], int]:
-    """Encodes a conversation, without its oldest exchanges where it is too long.
+    """Encodes a conversation, and drops its oldest exchanges while it is too long.
 
-    An exchange is a turn of the user and all that follows it up to the next one. The system's message stays.
+    An exchange is a turn of the user and all that follows it up to the next one. The system message stays.
 
     Args:
-        said: messages, the user's last.
+        messages: the last is the user's.
         encode: messages -> ids.
-        room: tokens at most.
+        room: maximum number of tokens.
 
     Returns:
-        (ids, number of messages that are left out).
+        (ids, number of dropped messages).
 
     Raises:
-        ValueError: if what must stay is too long.
+        ValueError: if the system message and the last exchange alone are too long.
     """
-    first = next((i for i, message in enumerate(said) if message.role == "user"), len(said))
-    head, rest = list(said[:first]), list(said[first:])
+    starts = [i for i, message in enumerate(messages) if message.role == "user"]
+    first, *later = starts or [len(messages)]
+    head, rest = messages[:first], messages[first:]
     while len(ids := encode([*head, *rest])) > room:
-        following = [i for i, message in enumerate(rest) if message.role == "user"][1:]
-        if not following:
-            beside = "the system's message and the last turn have" if head else "the last turn has"
+        if not later:
+            parts = "the system's message and the last turn have" if head else "the last turn has"
             raise ValueError(
-                f"{beside} {len(ids)} tokens, and the model has room for {room} besides --max_new_tokens; say it in "
-                "fewer words"
+                f"{parts} {len(ids)} tokens, and the model has room for {room} besides --max_new_tokens; "
+                "say it in fewer words"
             )
-        rest = rest[following[0] :]
-    return ids, len(said) - len(head) - len(rest)
+        rest = messages[later.pop(0) :]
+    return ids, len(messages) - len(head) - len(rest)
 
 
 def _sampling(options: ChatOptions, base: Pretrained, stops: tuple[int, ...]) -> Sampling:
-    """Sampling parameters of the flags, for the model."""
+    """Returns the sampling parameters of the flags."""
     from data_pipes.tokenizer import vocabulary_size
     from pure.generation.sampling import Sampling
 
@@ -219,8 +222,8 @@ def _sampling(options: ChatOptions, base: Pretrained, stops: tuple[int, ...]) ->
     )
 
 
-def _turns(options: ChatOptions) -> Iterator[str]:
-    """What the person says: from the flags, or line by line, with a line editor and the session's history."""
+def _user_turns(options: ChatOptions) -> Iterator[str]:
+    """Yields the user's turns: from --prompt, or from the keyboard, with a line editor and a history."""
     if options.prompt:
         for text in options.prompt:
             print(f"> {text}")
@@ -238,6 +241,6 @@ def _turns(options: ChatOptions) -> Iterator[str]:
             yield line
 
 
-def _note(line: str) -> None:
-    """A line that is no part of the conversation."""
+def _print_note(line: str) -> None:
+    """Prints a line that is no part of the conversation, to stderr."""
     print(line, file=sys.stderr, flush=True)

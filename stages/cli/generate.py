@@ -1,4 +1,4 @@
-"""`intro2llm generate`: continues a text with a trained model."""
+"""`intro2llm generate`: continuations of texts by a trained model."""
 
 from __future__ import annotations
 
@@ -37,16 +37,19 @@ class GenerateOptions(DeviceFlags, SamplingFlags, ModelFlags):
 
 
 def run(options: GenerateOptions) -> int:
-    """Loads, prints each prompt with its continuation.
+    """Loads the model, and prints each prompt with its continuation.
+
+    Returns:
+        The exit code.
 
     Raises:
-        ValueError: without a prompt, or for a seed out of range.
+        ValueError: without a prompt, or for an empty one.
     """
     if not options.prompt:
         raise ValueError("there is nothing to continue; give --prompt TEXT, several times for several texts")
     if "" in options.prompt:
-        raise ValueError("--prompt is empty; give some text to continue, were it a single letter")
-    if sys.stderr.isatty():  # somebody waits; torch takes seconds to load
+        raise ValueError("--prompt is empty; give some text to continue, at least one letter")
+    if sys.stderr.isatty():  # the user waits; torch takes seconds to load
         print(f"loading {options.model_path}", file=sys.stderr, flush=True)
     import torch
 
@@ -62,17 +65,17 @@ def run(options: GenerateOptions) -> int:
 
 
 def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
-    """Continues every prompt; a token that ends an answer ends a text, and is not shown.
+    """Continues every prompt, up to a token that ends an answer, which is not part of the text.
 
     Args:
         pretrained: a model.
-        options: prompts, and how to sample.
+        options: prompts, sampling and seed.
 
     Returns:
-        What comes after each prompt.
+        The continuation of each prompt.
 
     Raises:
-        ValueError: for an empty prompt, or one that is too long for the model with what is to be added.
+        ValueError: for an empty prompt, or one that does not fit into the context with --max_new_tokens.
     """
     from data_pipes.tokenizer.spec import vocabulary_size
     from pure import random
@@ -93,12 +96,15 @@ def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]
         stop_tokens=stops,
     )
     special = "all" if options.special_tokens else "none"
-    found = generate(
+    generated = generate(
         pretrained.model,
         pretrained.params,
         [encode_prompt(pretrained, prompt, special=special) for prompt in options.prompt],
         sampling,
         key=random.key(options.seed),
     )
-    rows = [row[:length] for row, length in zip(found.tokens.tolist(), found.lengths.tolist(), strict=True)]
-    return [pretrained.tokenizer.decode([i for i in row if i not in stops]) for row in rows]
+    texts = []
+    for row, length in zip(generated.tokens.tolist(), generated.lengths.tolist(), strict=True):
+        ids = [token for token in row[:length] if token not in stops]
+        texts.append(pretrained.tokenizer.decode(ids))
+    return texts

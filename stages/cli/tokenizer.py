@@ -1,13 +1,20 @@
-"""`intro2llm tokenizer`: trains a byte-level BPE on any text."""
+"""`intro2llm tokenizer`: a byte-level BPE trained on text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from stages.run.options.groups import DatasetFlags, TextFlags
 from stages.run.options.ranges import AtLeast
+
+if TYPE_CHECKING:
+    from data_pipes.types import Document
+
+SAMPLE = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
+"""Text whose tokens are printed after training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,50 +36,54 @@ class TokenizerOptions(TextFlags, DatasetFlags):
 
 
 def run(options: TokenizerOptions) -> int:
-    """Trains, saves, and shows how text is cut.
+    """Trains and saves a tokenizer, and prints its tokens of a sample.
+
+    Returns:
+        The exit code.
 
     Raises:
         ValueError: if there is no text, or no folder to write to.
     """
     from data_pipes import tokenizer as tokenizers
-    from data_pipes.embedded import python_library
-    from data_pipes.source.path import documents
-    from stages.run.data.documents import refuse
 
-    _refuse_file(Path(options.output_dir))
-    if options.data_path == "embedded":
-        found = python_library.documents("all")
-    else:
-        found = documents(
-            options.data_path,
-            field=options.field,
-            encoding=options.encoding,
-            subset=options.subset,
-            split=options.split,
-            on_bad=refuse,
-        )
+    _check_output(Path(options.output_dir))
     tokenizer = tokenizers.train(
-        (document.text for document in found),
+        (document.text for document in _documents(options)),
         options.vocab_size,
         pattern=options.pattern,
         min_frequency=options.min_frequency,
     )
     path = tokenizers.save(tokenizer, options.output_dir)
-    sample = "def fibonacci(n): return n if n < 2 else fibonacci(n - 1)"
-    ids = tokenizer.encode(sample)
-    print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} ids")
-    print(
-        f"{len(sample.encode()) / len(ids):.2f} bytes a token: "
-        + "|".join(tokenizer.decode([i]) for i in ids)
-    )
+    ids = tokenizer.encode(SAMPLE)
+    tokens = "|".join(tokenizer.decode([i]) for i in ids)
+    print(f"{path}: {tokenizers.vocabulary_size(tokenizer):,} token ids")
+    print(f"{len(SAMPLE.encode()) / len(ids):.2f} bytes per token: {tokens}")
     return 0
 
 
-def _refuse_file(target: Path) -> None:
-    """What is written to must be a folder, or a file in one that ends in .json."""
+def _documents(options: TokenizerOptions) -> Iterable[Document]:
+    """Returns the text to train on."""
+    from data_pipes.embedded import python_library
+    from data_pipes.source.path import documents
+    from stages.run.data.documents import refuse
+
+    if options.data_path == "embedded":
+        return python_library.documents("all")
+    return documents(
+        options.data_path,
+        field=options.field,
+        encoding=options.encoding,
+        subset=options.subset,
+        split=options.split,
+        on_bad=refuse,
+    )
+
+
+def _check_output(target: Path) -> None:
+    """Checks that the target can be written: a folder, or a .json file in one."""
     folder = target.parent if target.suffix == ".json" else target
-    found = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    if found is not None and not found.is_dir():
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if existing is not None and not existing.is_dir():
         raise ValueError(
-            f"--output_dir {target}: {found} is a file; name a folder, which is made if it is missing"
+            f"--output_dir {target}: {existing} is a file; name a folder, which is created if it is missing"
         )

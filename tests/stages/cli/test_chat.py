@@ -12,7 +12,7 @@ import pytest
 
 from data_pipes.chat.messages import Message
 from stages.cli import chat
-from stages.cli.chat import ChatOptions, answering, remembered, talk
+from stages.cli.chat import ChatOptions, answer_fn, fit_to_context, run_session
 from stages.cli.main import main
 from stages.models import language_model
 from tests.outside import written
@@ -77,7 +77,7 @@ def test_ctrl_c_stops_an_answer_and_what_was_shown_of_it_stays(
         return "whole"
 
     _typing(monkeypatch, "first", "second", "third", KeyboardInterrupt, "never")
-    said = talk(answer, ChatOptions(model_path="", system="s"))
+    said = run_session(answer, ChatOptions(model_path="", system="s"))
     assert [message.content for message in said] == ["s", "first", "half an", "third", "whole"]
     assert asked[-1] == ["s", "first", "half an", "third"]
     assert capsys.readouterr().err.count("stopped; Ctrl-C again or Ctrl-D ends the session") == 2
@@ -89,13 +89,13 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(
     base = language_model.load(write_model(tmp_path))
     options = ChatOptions(model_path="", max_new_tokens=5)
     _typing(monkeypatch, "word " * 200, "Hi", EOFError)
-    said = talk(answering(base, options), options)
+    said = run_session(answer_fn(base, options), options)
     assert [message.role for message in said] == ["user", "assistant"]
     assert "say it in fewer words; this turn is left out" in capsys.readouterr().err
     with pytest.raises(ValueError, match="room for 123"):
-        talk(answering(base, options), ChatOptions(model_path="", prompt=("word " * 200,)))
-    with pytest.raises(ValueError, match="--max_new_tokens 128 leave no room"):
-        answering(base, ChatOptions(model_path="", max_new_tokens=128))
+        run_session(answer_fn(base, options), ChatOptions(model_path="", prompt=("word " * 200,)))
+    with pytest.raises(ValueError, match="--max_new_tokens 128 leaves no room"):
+        answer_fn(base, ChatOptions(model_path="", max_new_tokens=128))
 
 
 def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
@@ -105,17 +105,17 @@ def test_whole_oldest_exchanges_are_forgotten_and_the_system_stays() -> None:
     def encode(messages: Sequence[Message]) -> list[int]:
         return [ord((message.content or "?")[0]) for message in messages]
 
-    left = {room: "".join(map(chr, remembered(said, encode, room)[0])) for room in (8, 7, 4, 3, 2)}
+    left = {room: "".join(map(chr, fit_to_context(said, encode, room)[0])) for room in (8, 7, 4, 3, 2)}
     assert left == {8: "sac7bcde", 7: "scde", 4: "scde", 3: "se", 2: "se"}
-    assert remembered(said, encode, 3)[1] == 6
+    assert fit_to_context(said, encode, 3)[1] == 6
     with pytest.raises(ValueError, match=r"the system's message and the last turn have 2 tokens.*room for 1"):
-        remembered(said, encode, 1)
+        fit_to_context(said, encode, 1)
 
 
 def test_what_is_forgotten_is_said(tmp_path: Path) -> None:
     base = language_model.load(write_model(tmp_path))
     told: list[str] = []
-    answer = answering(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=told.append)
+    answer = answer_fn(base, ChatOptions(model_path="", max_new_tokens=5, temperature=0.0), say=told.append)
     long = [Message(("user", "assistant")[i % 2], "word " * 8) for i in range(19)]
     answer(long, lambda piece: None)
     assert len(told) == 1
@@ -134,7 +134,7 @@ def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
     )
     base = language_model.load(folder)
     pieces: list[str] = []
-    text = answering(base, options)([Message("user", "Hi")], pieces.append)
+    text = answer_fn(base, options)([Message("user", "Hi")], pieces.append)
     assert "".join(pieces).strip() == text
     assert len(pieces) > 5
     assert not {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} & {piece.strip() for piece in pieces}
@@ -143,7 +143,7 @@ def test_pieces_are_the_text_and_never_half_a_character(tmp_path: Path) -> None:
 def test_the_keyboard_edits_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
     _typing(monkeypatch, "a", "  ", EOFError)
-    assert list(chat._turns(ChatOptions(model_path=""))) == ["a"]
+    assert list(chat._user_turns(ChatOptions(model_path=""))) == ["a"]
     import sys
 
     assert "readline" in sys.modules

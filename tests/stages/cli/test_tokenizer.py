@@ -17,8 +17,8 @@ def test_it_trains_saves_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["--data_path", str(text), "--output_dir", str(tmp_path / "out"), "--vocab_size", "280"]
     assert main(["tokenizer", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert "280 ids" in shown
-    assert "bytes a token: " in shown
+    assert "280 token ids" in shown
+    assert "bytes per token: " in shown
     ours = tokenizers.load(tmp_path / "out")
     theirs = huggingface.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     sample = "def add_3_1(left, right): 4711"
