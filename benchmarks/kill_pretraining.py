@@ -156,7 +156,7 @@ def outcome(folder: Path) -> tuple[bytes, bytes, list[str]]:
 def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
     """Begins or resumes a run in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stages.cli.pretrain", "stages.run.pretraining", "stages.run.loop"])
+    context.set_forkserver_preload(["stages.run.build", "stages.run.loop"])
     arguments = {
         "config": work / "shape.json",
         "data_path": work / "text",

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stages.cli import ladder, tune
+from stages.cli import ladder
+from stages.run.train import train
 
 AIMS: Mapping[str, tuple[str, float]] = {
     "sft": ("after", 0.6),
@@ -34,7 +35,7 @@ def climb(model: str, seed: int) -> dict[str, dict[str, float]]:
         if rung.name == "sft":
             rung = rung._replace(options=replace(rung.options, model_path=model))
         begun = time.monotonic()
-        result = ladder.climb(rung, tune.run, folder / "ladder.json")
+        result = ladder.climb(rung, train, folder / "ladder.json")
         assert result is not None
         found[rung.name] = {**result, "seconds": time.monotonic() - begun}
     return found

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from stages.cli import tune
 from stages.models import language_model
 from stages.run.log import read_lines
 from stages.run.options.tuning import SFTOptions
+from stages.run.train import train
 
 
 def main(
@@ -46,7 +46,7 @@ def main(
         held_out=rows,
         compile=steps > 20,
     )
-    tune.run(options)
+    train(options)
     losses = [float(row["loss"]) for row in read_lines(adapters / "metrics.jsonl")]
     print(
         f"loss {losses[0]:.3f} -> {losses[-1]:.3f} after {steps} steps; adapters: {adapters / 'final_model'}"

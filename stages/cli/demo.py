@@ -16,8 +16,7 @@ from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
 
 if TYPE_CHECKING:
-    from stages.run.data.corpus import Corpus
-    from stages.run.pretraining import Experiment
+    from stages.run.experiment import Experiment
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
 TOKENS_SHOWN = 48
@@ -75,16 +74,17 @@ def _pretrained(options: DemoOptions, folder: Path) -> int:
 
 def _climb(options: DemoOptions, folder: Path) -> int:
     """The other rungs, one after the other, and a table of what each did."""
-    from stages.cli import ladder, tune
-    from stages.cli.pretrain import INTERRUPTED
+    from stages.cli import ladder
+    from stages.cli.train import INTERRUPTED
     from stages.run import plot
+    from stages.run.train import train
 
     begun = time.monotonic()
     results = []
     every = ladder.rungs(folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale)
     for rung in every:
         print(f"\n=== {rung.name}")
-        found = ladder.climb(rung, tune.run, folder / "ladder.json")
+        found = ladder.climb(rung, train, folder / "ladder.json")
         if found is None:
             return INTERRUPTED + 15
         results.append((rung, found))
@@ -139,17 +139,18 @@ def table(results: Mapping[str, float]) -> str:
 def _run(options: PretrainOptions, folder: Path) -> int:
     """Trains, measures, and shows samples before and after."""
     from data_pipes import files
-    from stages.cli import pretrain
+    from stages.cli.train import INTERRUPTED
     from stages.run import plot, validation
+    from stages.run.train import train
 
     begun = time.monotonic()
     untrained: dict[str, float] = {}
-    outcome, experiment, corpus = pretrain.train(
-        options, before=lambda experiment, corpus: untrained.update(_before(experiment, corpus, folder))
+    outcome = train(
+        options, before_first_step=lambda experiment: untrained.update(_before(experiment, folder))
     )
     if outcome.signal:
-        return pretrain.INTERRUPTED + outcome.signal
-    _show("after training", outcome.state.params, experiment, corpus)
+        return INTERRUPTED + outcome.signal
+    _show("after training", outcome.state.params, outcome.experiment)
     print("compressing the held-out text with gzip and xz")
     packed = validation.compressors((folder / "data" / "held_out.txt").read_bytes())
     results = {"model": _last(folder, "val_bpb"), **packed._asdict(), **untrained}
@@ -161,25 +162,26 @@ def _run(options: PretrainOptions, folder: Path) -> int:
     return 0
 
 
-def _before(experiment: Experiment, corpus: Corpus, folder: Path) -> dict[str, float]:
+def _before(experiment: Experiment, folder: Path) -> dict[str, float]:
     """What the model writes, and how well it predicts, before it has learned anything."""
     from stages.checkpoint import directories
+    from stages.run.data import corpus
     from stages.stage import named
 
+    model, data = experiment.base.model, corpus.reopen(folder)
     if not directories.complete(folder):
-        _show("before training", experiment.model.init(named(experiment.key, "init")), experiment, corpus)
-    tokens = len(corpus.held_out.tokens) - 1
-    return {"guess": tokens * math.log2(experiment.config.vocab_size) / corpus.held_out_bytes}
+        _show("before training", model.init(named(experiment.key, "init")), experiment)
+    tokens = len(data.held_out.tokens) - 1
+    return {"guess": tokens * math.log2(model.config.vocab_size) / data.held_out_bytes}
 
 
-def _show(title: str, params: object, experiment: Experiment, corpus: Corpus) -> None:
+def _show(title: str, params: object, experiment: Experiment) -> None:
     """Continues the prompts."""
     from stages.cli.generate import GenerateOptions, continuations
-    from stages.models.language_model import Pretrained
 
     options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
     print(f"\n--- {title}")
-    texts = continuations(Pretrained(experiment.model, params, corpus.tokenizer), options)
+    texts = continuations(experiment.base._replace(params=params), options)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         print(f"> {prompt}{text}\n")
 

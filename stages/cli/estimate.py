@@ -48,8 +48,7 @@ def run(options: EstimateOptions) -> int:
     from stages.models import hardware, language_model
     from stages.run import shape
     from stages.run.estimate import estimate
-    from stages.run.options.pretrain import PretrainOptions
-    from stages.run.pretraining import make_optimizer
+    from stages.run.optimizer import make_optimizer
 
     told = (
         language_model.read_config(options.model_path)
@@ -65,14 +64,16 @@ def run(options: EstimateOptions) -> int:
         raise ValueError(
             f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size {options.batch_size}"
         )
-    run = PretrainOptions(optimizer=options.optimizer, dtype=options.dtype)
+    dtype = hardware.pick_dtype(options.dtype, torch.device("cpu"))
     name = options.lora or ("balanced" if options.qlora else None)
     found = estimate(
         told,
-        make_optimizer(run, optim.constant_schedule(1e-3)),
+        make_optimizer(
+            options.optimizer, optim.constant_schedule(1e-3), weight_decay=0.1, max_grad_norm=1.0, dtype=dtype
+        ),
         rows=options.batch_size,
         length=options.max_length,
-        dtype=hardware.pick_dtype(options.dtype, torch.device("cpu")),
+        dtype=dtype,
         accumulation=options.gradient_accumulation,
         adapters=lora_config(name) if name else None,
         quantized=options.qlora,

@@ -27,7 +27,7 @@ from stages.evaluate.completion import Decoding
 from stages.evaluate.task import Task
 from stages.models import hardware
 from stages.online import policy_of
-from stages.run import tuning
+from stages.run.experiment import Experiment
 from stages.run.log import read_lines
 from stages.run.options import tuning as flags
 
@@ -57,7 +57,7 @@ class Rung(NamedTuple):
     name: str
     options: flags.TuningOptions
     measure: str
-    exam: Callable[[tuning.Tuning, Tree], Task]
+    exam: Callable[[Experiment, Tree], Task]
 
 
 def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list[Rung]:
@@ -125,7 +125,7 @@ def climb(rung: Rung, run: Callable[..., Any], results: Path) -> dict[str, float
 
     Args:
         rung: see Rung.
-        run: (options, before=...) -> (outcome, Tuning), `stages.cli.tune.run`.
+        run: (options, before_first_step=...) -> Outcome: `stages.run.train.train`.
         results: file of results of the ladder, which gets this one's.
 
     Returns:
@@ -136,10 +136,10 @@ def climb(rung: Rung, run: Callable[..., Any], results: Path) -> dict[str, float
     if rung.name in known:
         return known[rung.name]
     begin, end = (Path(rung.options.output_dir) / "evaluation" / name for name in ("before", "after"))
-    outcome, built = run(rung.options, before=lambda built: examine(rung, built, built.params, begin))
+    outcome = run(rung.options, before_first_step=lambda built: examine(rung, built, built.params, begin))
     if outcome.status == "interrupted":
         return None
-    examine(rung, built, outcome.state.params, end)
+    examine(rung, outcome.experiment, outcome.state.params, end)
     (change,) = compare(record.read(begin), record.read(end))
     found = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}
     log = list(read_lines(Path(rung.options.output_dir) / "metrics.jsonl"))
@@ -149,7 +149,7 @@ def climb(rung: Rung, run: Callable[..., Any], results: Path) -> dict[str, float
     return found
 
 
-def examine(rung: Rung, built: tuning.Tuning, params: Tree, folder: Path) -> None:
+def examine(rung: Rung, built: Experiment, params: Tree, folder: Path) -> None:
     """Examines the policy, and writes all answers down.
 
     Args:
@@ -164,7 +164,7 @@ def examine(rung: Rung, built: tuning.Tuning, params: Tree, folder: Path) -> Non
     record.evaluate([task], folder, about=about, quiet=True)
 
 
-def tasks_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
+def tasks_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
     """The held-out tasks of every family with one right answer; the likeliest answer counts.
 
     Args:
@@ -178,7 +178,7 @@ def tasks_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     return _asked(built, params, build.exam(count), Sampling(LONGEST_ANSWER, temperature=0.0))
 
 
-def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
+def prompts_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
     """The held-out prompts of reinforcement learning, answered once each at its temperature.
 
     Args:
@@ -194,7 +194,7 @@ def prompts_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) 
     return _asked(built, params, asked, Sampling(max_new_tokens=16))
 
 
-def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) -> Task:
+def pairs_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
     """Held-out preference pairs, against the model that the rung started from.
 
     Args:
@@ -205,6 +205,7 @@ def pairs_exam(built: tuning.Tuning, params: Tree, *, count: int = QUESTIONS) ->
     Returns:
         Task.
     """
+    assert built.template is not None  # pretraining alone has none
     rows = records.read_preferences(tuning_rows.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
@@ -231,7 +232,7 @@ def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _asked(built: tuning.Tuning, params: Tree, rows: Sequence[QuestionAnswer], sampling: Sampling) -> Task:
+def _asked(built: Experiment, params: Tree, rows: Sequence[QuestionAnswer], sampling: Sampling) -> Task:
     """Questions in the chat's form."""
     encode, form, stop_tokens = build.chat_encoder(built.base, template=built.template)
     return exact_match.task(

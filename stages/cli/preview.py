@@ -70,7 +70,6 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     from stages.models.chat_template import template_of
     from stages.run.data import examples
     from stages.run.options.tuning import SFTOptions
-    from stages.run.tuning import told
 
     base = language_model.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
@@ -98,7 +97,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
         pipe = preference_pipe(data, **common)
     else:
         pipe = prompt_pipe([prompt.tokens for prompt in data], truncate="left", **common)
-    told(pipe, print)
+    examples.report_lost_rows(pipe, print)
     if not 0 <= options.batch < len(pipe):
         raise ValueError(f"--batch {options.batch}: there are {len(pipe)}, from 0 on")
     return pipe[options.batch], base.tokenizer.decode

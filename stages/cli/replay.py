@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-
-from stages.run.options.pretrain import PretrainOptions
 
 if TYPE_CHECKING:
     from stages.state import TrainState
@@ -71,74 +67,25 @@ def recompute(folder: Path, step: int) -> TrainState:
     from pure import tree
     from pure.transform.jit import jit
     from stages.checkpoint import checkpoint
-    from stages.run import compiler
+    from stages.run import build, compiler
+    from stages.run.experiment import fingerprint_of
 
-    past = _past(folder)
-    if not 1 <= step <= len(past.pipe):
-        raise ValueError(f"--step {step}: the run has steps 1 to {len(past.pipe)}")
-    before = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
-    device = past.key.device
-    state = past.stage.init(past.key, None if before and past.draws else past.params())
-    if before:
-        state = checkpoint.load(before[-1], state, fingerprint=past.fingerprint, warn=print).state
+    options, experiment = build.rebuild(folder)
+    if not 1 <= step <= len(experiment.pipe):
+        raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
+    earlier = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
+    device = experiment.key.device
+    state = experiment.stage.init(experiment.key, experiment.params)
+    if earlier:
+        fingerprint = fingerprint_of(experiment)
+        state = checkpoint.load(earlier[-1], state, fingerprint=fingerprint, warn=print).state
     first = int(state.step)
     print(f"computing steps {first + 1} to {step} again")
-    compiled = past.compile and (device.type != "cpu" or compiler.missing() is None)
-    advance = jit(past.stage.step, donate=True, regions=True) if compiled else past.stage.step
-    for batch in past.pipe[first:step]:
+    compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
+    advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
+    for batch in experiment.pipe[first:step]:
         state = advance(state, tree.map(lambda x: x.to(device), batch))
     return state
-
-
-class _Past(NamedTuple):
-    """A run, built again from its config.json. `draws`: its stage can draw params of its own."""
-
-    stage: Any
-    pipe: Any
-    key: Any
-    params: Callable[[], Any]
-    draws: bool
-    fingerprint: Mapping[str, str]
-    compile: bool
-
-
-def _past(folder: Path) -> _Past:
-    """Builds the run of a folder: pretraining, or one of the rungs after it."""
-    from stages.checkpoint.fingerprint import fingerprint
-    from stages.run import config_file
-
-    name = config_file.stage(folder)
-    if name is not None:
-        return _tuned(folder, name)
-    from stages.cli.pretrain import starting_params
-    from stages.models import language_model
-    from stages.run import pretraining
-    from stages.run.data import corpus
-
-    options = dataclasses.replace(config_file.read(folder, PretrainOptions), output_dir=str(folder))
-    data = corpus.reopen(folder)
-    made = pretraining.build(options, data)
-    params = partial(starting_params, options, made.key.device, always=True)
-    known = {
-        **fingerprint(made.stage, made.pipe, data.tokenizer),
-        **language_model.describe_model_at(options.model_path),
-    }
-    return _Past(made.stage, made.pipe, made.key, params, True, known, options.compile)
-
-
-def _tuned(folder: Path, name: str) -> _Past:
-    """Builds a run after pretraining."""
-    from stages.cli.tune import identity
-    from stages.run import config_file, tuning
-    from stages.run.options.tuning import STAGES
-
-    if name not in STAGES:
-        raise ValueError(
-            f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version"
-        )
-    options = dataclasses.replace(config_file.read(folder, STAGES[name]), output_dir=str(folder))
-    made = tuning.build(options, say=lambda text: None)
-    return _Past(made.stage, made.pipe, made.key, lambda: made.params, False, identity(made), options.compile)
 
 
 def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import TuningOptions
+from stages.run.train import train
 
 INTERRUPTED = 128
 """Exit code of an interrupted run, plus the signal's number, as in shells: 143 after SIGTERM."""
@@ -15,7 +16,5 @@ def run(options: PretrainOptions | TuningOptions) -> int:
     Returns:
         The exit code: 0, or of an interrupted run, whose state is saved, 128 and the signal's number.
     """
-    from stages.cli import pretrain, tune
-
-    outcome = pretrain.train(options)[0] if isinstance(options, PretrainOptions) else tune.run(options)[0]
+    outcome = train(options)
     return INTERRUPTED + outcome.signal if outcome.signal else 0

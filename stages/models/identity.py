@@ -21,19 +21,19 @@ BLOCK = 1 << 22
 """Numbers that are hashed at once."""
 
 
-def describe_model(params: Tree) -> dict[str, str]:
+def describe_model(digest: str) -> dict[str, str]:
     """Describes the model that a run starts from, for the run's fingerprint.
 
     The path of a run's folder, of its final_model, a relative path and a link are all the same model; a
     folder whose weights were replaced is another one.
 
     Args:
-        params: of the whole model, before adapters are attached, in whatever dtype.
+        digest: `hash_weights` of the whole model, before adapters are attached.
 
     Returns:
-        {NAME: digest of every number of every weight}.
+        {NAME: the digest}.
     """
-    return {NAME: f"weights, sha256:{hash_weights(params)}"}
+    return {NAME: f"weights, sha256:{digest}"}
 
 
 def hash_weights(params: Tree) -> str:

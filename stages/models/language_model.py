@@ -23,7 +23,6 @@ from stages.models import adapter_folder, gguf, hub, special_tokens, template_fi
 from stages.models import folder as model_folder
 from stages.models.folder import INDEX, SHARD_BYTES, WEIGHTS
 from stages.models.gguf_special_tokens import from_gguf
-from stages.models.identity import describe_model
 from stages.models.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.models.template_files import Templates
 
@@ -169,15 +168,6 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise model_folder.one_line_error(folder, error) from None
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)
-
-
-def describe_model_at(path: str | None) -> dict[str, str]:
-    """Describes the model at a path for a run's fingerprint; {} without a path.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load`.
-    """
-    return describe_model(load(path).params) if path else {}
 
 
 def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:

@@ -86,6 +86,7 @@ def build(
     model: Model,
     params: Tree,
     dtype: torch.dtype,
+    params_digest: str,
     earlier: InitialAdapters | None = None,
 ) -> Adapter | None:
     """Makes the adapted model that the flags ask for.
@@ -95,6 +96,7 @@ def build(
         model: the base's.
         params: the base's, float32; adapters that the run starts from are merged into them.
         dtype: of the products, and so of the frozen base.
+        params_digest: `stages.models.identity.hash_weights` of the params.
         earlier: those adapters, if the run's own are to be joined with them.
 
     Returns:
@@ -118,7 +120,7 @@ def build(
         _whole_path(options.model_path),
         dtype,
         options.qlora,
-        hash_weights(params),
+        params_digest,
     )
 
 

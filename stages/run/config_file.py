@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from data_pipes import files
+from pure.config import ModelConfig
 from stages.checkpoint import directories
 from stages.run.options import values
 
@@ -86,12 +89,32 @@ def flags(folder: Path) -> dict[str, Any]:
     return _fields(folder / NAME)["options"]
 
 
+def resolved(options: Any, model: ModelConfig, stage: str | None) -> dict[str, Any]:
+    """Returns what config.json holds.
+
+    Args:
+        options: a dataclass of flags.
+        model: its configuration.
+        stage: name of the stage; None is pretraining.
+
+    Returns:
+        {"stage", "options", "model", "torch", "threads"}: every flag, the model, the version and the threads of torch.
+    """
+    return {
+        **({"stage": stage} if stage else {}),
+        "options": dataclasses.asdict(options),
+        "model": dataclasses.asdict(model),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
 def write(folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes config.json.
 
     Args:
         folder: of the run.
-        fields: "options", the flags; "model", its configuration; and whatever else is worth knowing.
+        fields: from `resolved`.
     """
     files.write_json(folder / NAME, fields)
 
@@ -138,6 +161,10 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
 
 def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
     """Compares the model's configuration with the one that a run with checkpoints began with.
+
+    Args:
+        folder: of the run, which need not exist.
+        model: the fields of its configuration now.
 
     Raises:
         ValueError: if a field differs, by name.

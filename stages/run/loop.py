@@ -25,13 +25,12 @@ from stages.run.allocator import keep_freed_memory
 from stages.run.early_stopping import Patience
 from stages.run.metrics import Observe, Readings, readings
 from stages.run.progress import Progress, progress
+from stages.run.validation import Validate
 from stages.stage import Stage
 from stages.state import TrainState
 
 READ_EVERY = 16
 """Steps whose metrics are read at a time on a GPU."""
-
-Validate = Callable[[Tree], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,8 @@ class RunOptions:
     label: str = "step"
 
 
-class Outcome(NamedTuple):
-    """What a run came to.
+class Result(NamedTuple):
+    """The end of a run.
 
     Fields:
         state: the last state.
@@ -93,7 +92,7 @@ def run(
     observe: Observe | None = None,
     work: mfu.Work | None = None,
     options: RunOptions | None = None,
-) -> Outcome:
+) -> Result:
     """Folds `stage.step` over `pipe`, from the start or from the newest good checkpoint of the folder.
 
     Stopped by a signal, killed, or run twice, it comes to the same bits as a run that was never interrupted.
@@ -114,7 +113,7 @@ def run(
         options: see RunOptions.
 
     Returns:
-        Outcome.
+        Result.
 
     Steps:
         1. The state, and what earlier validations said: from a checkpoint, or new.
@@ -163,7 +162,7 @@ def run(
     # 3. and 4. The fold; waiting and closing are `_closing`'s.
     with signals.noted() as caught, _closing(outputs, screen, saver):
         state, status, best = _fold(parts, state, first, best, caught)
-    return Outcome(state, status, best, taken(state) - first, caught[0] if status == "interrupted" else None)
+    return Result(state, status, best, taken(state) - first, caught[0] if status == "interrupted" else None)
 
 
 def taken(state: TrainState) -> int:

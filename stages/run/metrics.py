@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ SECONDS = 2.0
 PATIENCE = 50
 """Steps in a row whose gradient is not finite, after which a run stops."""
 
-Observe = Callable[[TrainState], Mapping[str, Tensor]]
+
+class Observe(Protocol):
+    """Derives further numbers for the log from a state, as tensors on its device."""
+
+    def __call__(self, state: TrainState, /) -> Mapping[str, Tensor]: ...
 
 
 class Readings(NamedTuple):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -28,6 +28,12 @@ from stages.rollout import rollout
 from stages.stage import Loss, Stage
 
 
+class Validate(Protocol):
+    """Measures params on held-out data; lower "val_loss" is better."""
+
+    def __call__(self, params: Tree, /) -> Mapping[str, float]: ...
+
+
 class Compressors(NamedTuple):
     """Bits per byte of the usual compressors on the same text, each file set as one stream."""
 
@@ -35,7 +41,7 @@ class Compressors(NamedTuple):
     xz: float
 
 
-def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtype) -> Callable[[Tree], dict]:
+def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtype) -> Validate:
     """Makes the function that a run validates with.
 
         val_loss = Σ nll / tokens          nats a token
@@ -53,13 +59,19 @@ def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtyp
     return partial(_bits_per_byte, model=model, batches=batches, nbytes=nbytes, dtype=dtype)
 
 
-def mean_loss(stage: Stage, batches: Pipe, names: tuple[str, ...] = ()) -> Callable[[Tree], dict]:
+def nothing(params: Tree, /) -> dict[str, float]:
+    """Validates without held-out data: there are no figures."""
+    del params
+    return {}
+
+
+def mean_loss(stage: Stage, batches: Pipe | None, names: tuple[str, ...] = ()) -> Validate:
     """Makes the function that validates with a stage's own loss.
 
     Args:
         stage: whose loss is taken. It is given None for the key, by which every loss here drops nothing out,
             in the model or in adapters.
-        batches: held out.
+        batches: held out; None gives no figures.
         names: metrics of the loss that are wanted too.
 
     Returns:
@@ -68,6 +80,8 @@ def mean_loss(stage: Stage, batches: Pipe, names: tuple[str, ...] = ()) -> Calla
     Raises:
         ValueError: for a stage whose loss does not take the pipe's batches.
     """
+    if batches is None:
+        return nothing
     if stage.loss is None or stage.parts is not None:
         raise ValueError(
             "mean_loss: expected a stage whose loss takes the pipe's batches; validate grpo and ppo with mean_reward"
@@ -86,7 +100,7 @@ def mean_reward(
     dtype: torch.dtype,
     weights: tuple[float, ...] | None = None,
     compile: bool | Stepper = False,
-) -> Callable[[Tree], dict]:
+) -> Validate:
     """Makes the function that validates a policy by what its answers are worth, drawn as in training.
 
     Args:

@@ -6,6 +6,7 @@ run's fingerprint, so a run never resumes with other data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -21,15 +22,20 @@ from data_pipes.preference import encode_preferences, encode_unpaired
 from data_pipes.prompts import encode_prompts
 from data_pipes.rows import records
 from data_pipes.source.path import rows as source_rows
+from data_pipes.table import TablePipe
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
 from stages.run.data.documents import on_bad_row
+from stages.run.options.base import BatchFlags
 
 Record = Conversation | Preference | Unpaired | Prompt
 Example = TypeVar("Example")
 
 BAD = "bad_rows.jsonl"
 """File of the run's folder that lists the skipped rows."""
+
+LENGTH_MULTIPLE = 8
+"""Tokens of a row are a multiple of this."""
 
 BATCH = 1024
 """Rows that are rendered and encoded at a time."""
@@ -85,6 +91,14 @@ class Encode(Protocol):
     def __call__(
         self, template: ChatTemplate, tokenizer: Tokenizer, records: Any, /, *, on_error: OnError
     ) -> list[Any]: ...
+
+
+class MakePipe(Protocol):
+    """Makes a pipe of encoded examples, such as `data_pipes.sft.sft_pipe` with its length bound."""
+
+    def __call__(
+        self, examples: Any, /, *, batch_size: int, key: Any, epochs: int = 1, shuffle: bool = True
+    ) -> TablePipe: ...
 
 
 class Kind(NamedTuple):
@@ -160,6 +174,56 @@ def hold_out(examples: Sequence[Example], count: int) -> Data:
     chosen = range(0, spacing * count, spacing)
     train = [example for place, example in enumerate(examples) if place not in chosen]
     return Data(train, [examples[place] for place in chosen])
+
+
+def training_pipe(
+    make: MakePipe, examples: Sequence[Any], flags: BatchFlags, *, seed: int, say: Callable[[str], Any]
+) -> TablePipe:
+    """Makes the pipe of the training examples, and reports what it truncated and dropped.
+
+    Args:
+        make: such as `data_pipes.sft.sft_pipe` with its length bound.
+        examples: encoded.
+        flags: batch_size; num_epochs, or max_steps batches in their place.
+        seed: of the order.
+        say: takes a line for the user.
+
+    Returns:
+        The pipe.
+    """
+    epochs = max(flags.max_steps * flags.batch_size, 1) if flags.max_steps else flags.num_epochs
+    pipe = make(examples, batch_size=flags.batch_size, key=seed, epochs=epochs)[: flags.max_steps]
+    report_lost_rows(pipe, say)
+    return pipe
+
+
+def held_out_pipe(make: MakePipe, examples: Sequence[Any], *, batch_size: int) -> TablePipe | None:
+    """Makes the pipe of the held-out examples, in their order; None without examples."""
+    return make(examples, batch_size=batch_size, key=None, shuffle=False) if examples else None
+
+
+def row_length(longest: int, max_length: int) -> int:
+    """Returns the tokens of a row: those of the longest example, rounded up to a multiple, at most max_length.
+
+    Example:
+        >>> row_length(21, 256), row_length(300, 256)
+        (24, 256)
+    """
+    return min(math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length)
+
+
+def report_lost_rows(pipe: TablePipe, say: Callable[[str], Any]) -> None:
+    """Says how many rows a pipe truncated and dropped, if any.
+
+    Args:
+        pipe: of examples.
+        say: takes a line for the user.
+    """
+    if pipe.truncated or pipe.dropped:
+        say(
+            f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
+            "--max_length sets the limit"
+        )
 
 
 def _load(generate: Generate, source: Source, on_bad: OnBad) -> Iterator[Iterable[Row]]:

@@ -15,7 +15,7 @@ from stages.cli import ladder
 from stages.evaluate import record
 from stages.evaluate.task import Task, mean
 from stages.run import log
-from tests.stages.run.test_tuning import build
+from tests.stages.run.test_build import build
 
 NAMES = ("sft", "dpo", "grpo", "ppo")
 
@@ -55,14 +55,15 @@ def rung(tmp_path: Path, asked: list[str]) -> ladder.Rung:
 def climb(tmp_path: Path, asked: list[str], status: str = "complete") -> dict | None:
     made = rung(tmp_path, asked)
 
-    def run(options: Any, before: Any) -> Any:
+    def run(options: Any, before_first_step: Any) -> Any:
         built = SimpleNamespace(params={"w": torch.tensor(1.0)}, key=torch.zeros(2))
-        before(built)
+        before_first_step(built)
         writer = log.json_lines(Path(options.output_dir) / "metrics.jsonl")
         for step, kl in ((1, 0.1), (2, 0.4), (3, 0.2)):
             writer.write(step, {"kl/log_ratio": kl})
         writer.close()
-        return SimpleNamespace(status=status, state=SimpleNamespace(params={"w": torch.tensor(3.0)})), built
+        state = SimpleNamespace(params={"w": torch.tensor(3.0)})
+        return SimpleNamespace(status=status, state=state, experiment=built)
 
     (tmp_path / "grpo").mkdir(exist_ok=True)
     return ladder.climb(made, run, tmp_path / "ladder.json")

@@ -396,12 +396,12 @@ def test_the_state_is_the_fold_of_what_the_folder_says(whole: Path) -> None:
     import functools
 
     from pure.serial.serial import to_bytes
-    from stages.run import config_file, pretraining
+    from stages.run import build_pretrain, config_file
     from stages.run.data import corpus
     from stages.run.options.pretrain import PretrainOptions
 
     options = config_file.read(whole / "run", PretrainOptions)
-    made = pretraining.build(options, corpus.reopen(whole / "run"))
+    made = build_pretrain.build(options, corpus.reopen(whole / "run"))
     state = functools.reduce(made.stage.step, made.pipe, made.stage.init(made.key))
     assert to_bytes(state) == last_state(whole / "run")
     assert torch.is_tensor(state.step)

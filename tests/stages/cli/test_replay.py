@@ -111,12 +111,12 @@ def test_a_checkpoint_that_is_not_of_these_steps_is_found(
 
     from stages.checkpoint import checkpoint
     from stages.checkpoint.fingerprint import fingerprint
-    from stages.run import config_file, pretraining
+    from stages.run import build_pretrain, config_file
     from stages.run.data import corpus
     from stages.run.options.pretrain import PretrainOptions
 
     data = corpus.reopen(run)
-    made = pretraining.build(config_file.read(run, PretrainOptions), data)
+    made = build_pretrain.build(config_file.read(run, PretrainOptions), data)
     state = checkpoint.load(run, made.stage.init(made.key)).state
     with torch.no_grad():
         state.params["norm"]["scale"][0] += 1e-3

@@ -18,7 +18,7 @@ from stages.checkpoint import checkpoint
 from stages.cli.flags import parse
 from stages.cli.main import main
 from stages.models import adapter_folder, language_model, reward_model
-from stages.run import adapter, tuning
+from stages.run import adapter, build
 from stages.run.options.tuning import DPOOptions, SFTOptions
 from tests.stages.rungs import RUNGS, flags, run, write_model
 
@@ -99,7 +99,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
         not torch.equal(x, y) for x, y in zip(tree.leaves(start.params), tree.leaves(end.params), strict=True)
     )
     # what is read is what the run had at its end
-    built = tuning.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
+    built = build.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
     state = checkpoint.load(
         checkpoint.saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params)
     )[0]
@@ -128,7 +128,7 @@ def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path:
     write_model(tmp_path)
     found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=typed)
-    built = adapter.build(options, found.model, found.params, torch.float32)
+    built = adapter.build(options, found.model, found.params, torch.float32, "")
     assert built is not None
     assert {path.rsplit("/", 2)[1] for path in tree.paths(built.model.spec)} == set(matrices)
 
@@ -144,7 +144,7 @@ def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: 
     found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
     with pytest.raises(ValueError, match=told):
-        adapter.build(options, found.model, found.params, torch.float32)
+        adapter.build(options, found.model, found.params, torch.float32, "")
 
 
 def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From flags to what a run after pretraining needs. (That it runs is tested at the command line.)"""
+"""From flags to an experiment: `build_sft`, `build_preferences`, `build_online`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from data_pipes.chat.presets import NAMED
 from pure import random, tree
 from stages.checkpoint.fingerprint import fingerprint
 from stages.models import language_model
-from stages.run import tuning
+from stages.run import build as builders
+from stages.run.experiment import Experiment
 from stages.run.options import tuning as flags
 from tests.stages.models.test_language_model import make
 from tests.stages.rungs import write_model, write_rows
@@ -26,7 +27,7 @@ KINDS = {
 }
 
 
-def build(folder: Path, name: str, **changes: Any) -> tuning.Tuning:
+def build(folder: Path, name: str, **changes: Any) -> Experiment:
     if not (folder / "model").exists():
         write_model(folder)
         write_rows(folder)
@@ -40,7 +41,9 @@ def build(folder: Path, name: str, **changes: Any) -> tuning.Tuning:
         "output_dir": str(folder / "run"),
         **online,
     } | changes
-    return tuning.build(KINDS[name](**options), say=lambda text: None)
+    flags_of = KINDS[name](**options)
+    builders.check(flags_of)
+    return builders.build(flags_of, say=lambda text: None)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -13,10 +13,11 @@ from data_pipes import tokenizer as tokenizers
 from data_pipes.tokens import memory_store
 from pure import tree
 from stages.checkpoint.fingerprint import fingerprint
-from stages.run import pretraining
+from stages.run import config_file
+from stages.run.build_pretrain import build, check
 from stages.run.data.corpus import Corpus
+from stages.run.optimizer import learning_rate
 from stages.run.options.pretrain import PretrainOptions
-from stages.run.pretraining import build, check, learning_rate, make_optimizer, make_pipe, make_schedule
 from tests.stages.small import write_config
 
 
@@ -37,6 +38,10 @@ def with_(options: PretrainOptions, **changes: Any) -> PretrainOptions:
     return dataclasses.replace(options, **changes)
 
 
+def make_pipe(options: PretrainOptions, corpus: Corpus) -> Any:
+    return build(options, corpus).pipe
+
+
 MORE = {"ema": 0.9, "gradient_accumulation": 2, "boundaries": "mask", "z_loss": 1e-4}
 
 
@@ -53,16 +58,6 @@ def test_built_twice_it_is_the_same_run(
     states = [made.stage.step(made.stage.init(made.key), made.pipe[0]) for made in (one, two)]
     pairs = zip(*map(tree.leaves, states), strict=True)
     assert all(torch.equal(a, b) or (a != a).all() for a, b in pairs)
-
-
-def test_decay_acts_whatever_the_optimizer(base: PretrainOptions) -> None:
-    params = {"layers": [{"w": torch.ones(2, 2)}], "norm": {"scale": torch.ones(2)}}
-    none = tree.map(torch.zeros_like, params)
-    for name in ("adamw", "lion", "muon", "sgd"):
-        made = make_optimizer(with_(base, optimizer=name, weight_decay=0.5), lambda count: torch.tensor(0.1))
-        updates, _ = made.update(none, made.init(params), params)
-        assert (updates["layers"][0]["w"] < 0).all()
-        assert not updates["norm"]["scale"].any()
 
 
 @pytest.mark.parametrize(
@@ -150,35 +145,6 @@ def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
         check(with_(base, device="cuda"))
 
 
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ("constant", {0: 0.0, 5: 0.5, 10: 1.0, 100: 1.0}),
-        ("linear", {0: 0.0, 10: 1.0, 55: 0.55, 100: 0.1}),
-        ("cosine", {0: 0.0, 10: 1.0, 55: 0.55, 100: 0.1}),
-        ("wsd", {0: 0.0, 10: 1.0, 79: 1.0, 90: 0.55, 100: 0.1}),
-    ],
-)
-def test_schedules_by_hand(schedule: Any, rates: dict[int, float], base: PretrainOptions) -> None:
-    """100 steps, a tenth of them warm-up, down to a tenth of the peak."""
-    made = make_schedule(with_(base, schedule=schedule, learning_rate=1.0, warmup=0.1), 100)
-    for step, rate in rates.items():
-        assert float(made(torch.tensor(step))) == pytest.approx(rate, abs=1e-6)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "wsd"])
-@pytest.mark.parametrize(("warmup", "first"), [(0, 1.0), (1, 0.0), (4.0, 0.0), (500, 0.0)])
-def test_warm_up_in_steps_or_not_at_all(
-    schedule: Any, warmup: float, first: float, base: PretrainOptions
-) -> None:
-    made = make_schedule(with_(base, schedule=schedule, learning_rate=1.0, warmup=warmup), 20)
-    assert float(made(torch.tensor(0))) == first
-    if warmup == 4.0:
-        assert float(made(torch.tensor(2))) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="--warmup: expected a share or a number of steps"):
-        make_schedule(with_(base, warmup=-1), 20)
-
-
 def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions, corpus: Corpus) -> None:
     """A step that is passed over does not advance it."""
     options = with_(base, learning_rate=1.0, warmup=10, schedule="constant")
@@ -194,20 +160,11 @@ def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions,
     assert rates == [0.0, 0.1, 0.2, 0.3]
 
 
-def test_without_a_norm_gradients_are_left_as_they_are(base: PretrainOptions) -> None:
-    free = make_optimizer(
-        with_(base, max_grad_norm=0.0, optimizer="sgd", weight_decay=0.0), lambda count: torch.tensor(1.0)
-    )
-    grads = {"w": torch.tensor([30.0, 40.0])}
-    updates, _ = free.update(grads, free.init(grads), grads)
-    assert updates["w"].norm() == pytest.approx(95.0, rel=1e-5)  # Nesterov: 1.9 times 50
-
-
 def test_the_resolved_configuration_is_plain(base: PretrainOptions, corpus: Corpus) -> None:
     import json
 
     made = build(base, corpus)
-    told = json.loads(json.dumps(pretraining.resolved(base, made.config)))
+    told = json.loads(json.dumps(config_file.resolved(base, made.base.model.config, None)))
     assert told["options"]["batch_size"] == 4
     assert told["model"]["hidden_size"] == 16
     assert told["torch"] == torch.__version__

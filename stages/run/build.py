@@ -1,0 +1,192 @@
+"""From flags to an Experiment: one table, options class -> builder.
+
+Everything here is a function of the flags and of the files that they name, so that a run is built again in the same
+way when it is resumed or replayed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+
+from pure import random
+from stages.models import hardware, identity, initial_adapters, language_model, new_tokens
+from stages.models.chat_template import template_of, with_template
+from stages.models.identity import hash_weights
+from stages.run import adapter, build_pretrain, config_file, dropout, final_model
+from stages.run.build_online import build_grpo, build_ppo
+from stages.run.build_preferences import build_dpo, build_reward
+from stages.run.build_sft import build_sft
+from stages.run.data import corpus, examples
+from stages.run.experiment import Experiment, Say, Start
+from stages.run.options import checks
+from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.tuning import (
+    STAGES,
+    DPOOptions,
+    GRPOOptions,
+    PPOOptions,
+    RewardOptions,
+    SFTOptions,
+    TuningOptions,
+    check_held_out,
+)
+
+Options: TypeAlias = PretrainOptions | TuningOptions
+
+
+class Recipe(NamedTuple):
+    """How a stage after pretraining is built.
+
+    Fields:
+        rows: the form of its rows.
+        builder: (options, the model to start from, the rows, say) -> Experiment.
+    """
+
+    rows: examples.Kind
+    builder: Callable[[Any, Start, examples.Data, Say], Experiment]
+
+
+RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
+    {
+        SFTOptions: Recipe(examples.CONVERSATIONS, build_sft),
+        RewardOptions: Recipe(examples.PREFERENCES, build_reward),
+        DPOOptions: Recipe(examples.PREFERENCES, build_dpo),
+        GRPOOptions: Recipe(examples.PROMPTS, build_grpo),
+        PPOOptions: Recipe(examples.PROMPTS, build_ppo),
+    }
+)
+"""Options class of a stage after pretraining -> what builds it."""
+
+
+def check(options: Options) -> None:
+    """Refuses flags that cannot work, before any work.
+
+    Args:
+        options: of any stage.
+
+    Raises:
+        ValueError: naming the flag, its value and what to type instead.
+        FileNotFoundError: for a file that a flag names and that is not there.
+    """
+    if isinstance(options, PretrainOptions):
+        build_pretrain.check(options)
+    else:
+        checks.check(options)
+
+
+def build(options: Options, say: Say = print) -> Experiment:
+    """Builds a run.
+
+    Args:
+        options: of any stage, checked.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+
+    Raises:
+        ValueError: for data or a model that cannot be read, or that do not fit each other.
+        FileNotFoundError: if there is no model or no data at a path.
+    """
+    if isinstance(options, PretrainOptions):
+        data = corpus.prepare(options, build_pretrain.vocabulary_size(options), say)
+        return build_pretrain.build(options, data, say)
+    recipe = RECIPES[type(options)]
+    start = load_start(options, say)
+    return recipe.builder(options, start, _read_rows(recipe.rows, options, start, say), say)
+
+
+def rebuild(folder: Path) -> tuple[Options, Experiment]:
+    """Builds the run of a folder again, from its config.json and the data in it.
+
+    Args:
+        folder: of a run.
+
+    Returns:
+        Its options and the Experiment.
+
+    Raises:
+        ValueError: if the folder has no config.json of a run, or that of another version.
+    """
+    kind = _options_class(folder)
+    options = dataclasses.replace(config_file.read(folder, kind), output_dir=str(folder))
+    if isinstance(options, PretrainOptions):
+        return options, build_pretrain.build(options, corpus.reopen(folder), _say_nothing)
+    return options, build(options, _say_nothing)
+
+
+def load_start(options: TuningOptions, say: Say) -> Start:
+    """Loads the model at --model_path, with new tokens and adapters as the flags say.
+
+    Args:
+        options: of a stage after pretraining.
+        say: takes lines for the user.
+
+    Returns:
+        Start.
+
+    Raises:
+        ValueError, FileNotFoundError: if the model, the template or the adapters cannot be used.
+    """
+    device = hardware.pick_device(options.device)
+    dtype = hardware.pick_dtype(options.dtype, device)
+    base = language_model.move_to(language_model.load(options.model_path, dtype=torch.float32), device)
+    if options.add_tokens:
+        base = new_tokens.add_tokens(base, options.add_tokens, multiple=options.vocabulary_multiple, say=say)
+    template = template_of(options.chat_template, base, options.template_kwargs)
+    if options.chat_template and base.other_templates:
+        others = ", ".join(name for name, _ in base.other_templates)
+        say(f"--chat_template replaces the model's own templates ({others} too)")
+    base = with_template(base, template)
+    key, base_digest = random.key(options.seed, device=device), hash_weights(base.params)
+    joined = adapter.asked(options) is not None and not isinstance(options, RewardOptions)
+    earlier = initial_adapters.read(options.model_path) if joined else None
+    adapted = adapter.build(options, base.model, base.params, dtype, base_digest, earlier)
+    save_model = partial(final_model.save_whole, base=base)
+    if adapted is not None:
+        params = adapted.model.init(random.fold_in(key, 2))
+        say(adapter.told(adapted, params) + dropout.told(options, adapted.config.dropout))
+        base = base._replace(model=adapted.model, params=params)
+        save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
+    return Start(base, template, adapted, dtype, key, identity.describe_model(base_digest), save_model)
+
+
+def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: Say) -> examples.Data:
+    """Reads the rows at --data_path."""
+    source = examples.Source(
+        options.data_path,
+        options.output_dir,
+        options.held_out,
+        options.examples,
+        seed=options.seed,
+        subset=options.subset,
+        split=options.split,
+        on_bad=options.on_bad,
+    )
+    data = examples.read(kind, source, start.base.tokenizer, start.template, say)
+    if not data.held_out:
+        check_held_out(options, len(data.train))
+    return data
+
+
+def _options_class(folder: Path) -> type[Options]:
+    """The options class of a run's folder."""
+    name = config_file.stage(folder)
+    if name is None:
+        return PretrainOptions
+    if name not in STAGES:
+        raise ValueError(
+            f"{folder / config_file.NAME}: unknown stage {name!r}; the run was made by another version"
+        )
+    return STAGES[name]
+
+
+def _say_nothing(line: str) -> None:
+    """Drops a line."""

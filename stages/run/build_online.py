@@ -1,0 +1,200 @@
+"""Builds the runs that learn from the policy's own completions: GRPO and PPO."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from data_pipes.prompts import prompt_pipe
+from data_pipes.table import TablePipe
+from data_pipes.tokenizer.spec import vocabulary_size
+from pure import random
+from pure.generation.sampling import Sampling
+from pure.generation.stepper import Stepper, stepper
+from pure.types import Tree
+from stages.grpo import grpo
+from stages.models.chat_template import stop_ids
+from stages.ppo import ppo
+from stages.run import optimizer
+from stages.run.data import examples
+from stages.run.data.completions_log import Recorder
+from stages.run.data.examples import Data
+from stages.run.experiment import Experiment, Say, Start, from_start
+from stages.run.metrics import Observe
+from stages.run.optimizer import Descent
+from stages.run.options.tuning import GRPOOptions, OnlineOptions, PPOOptions, updates_per_step
+from stages.run.rewards.scorer import Scorer, scorer
+from stages.run.validation import Validate, mean_reward, nothing
+from stages.stage import Stage
+from stages.state import TrainState
+
+VALIDATION_PROMPTS = 128
+"""Held-out prompts that are answered in a validation."""
+
+
+def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run of GRPO.
+
+    Args:
+        options: the flags, checked.
+        start: the policy to start from, which is also the reference.
+        data: prompts.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    parts = _parts(options, start, data, say)
+    descent = optimizer.build(options, len(parts.pipe) * updates_per_step(options), start.dtype)
+    stage = grpo(
+        start.base.model,
+        descent.optimizer,
+        samples=options.samples,
+        beta=options.beta,
+        kl=options.kl,
+        variant=options.variant,
+        scale=options.scale,
+        iterations=options.iterations,
+        reference=_reference(start, options.beta),
+        **_arguments(options, start, parts),
+    )
+    return _experiment(start, stage, descent, parts)
+
+
+def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run of PPO.
+
+    Args:
+        options: the flags, checked.
+        start: the policy to start from, which is also the reference.
+        data: prompts.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    parts = _parts(options, start, data, say)
+    updates = len(parts.pipe) * updates_per_step(options)
+    descent = optimizer.build(options, updates, start.dtype)
+    stage = ppo(
+        start.base.model,
+        descent.optimizer,
+        beta=options.beta,
+        target_kl=options.target_kl,
+        epochs=options.epochs,
+        minibatches=options.minibatches,
+        value_weight=options.value_weight,
+        entropy_weight=options.entropy_weight,
+        reference=_reference(start, options.beta),
+        **_arguments(options, start, parts),
+    )
+    return _experiment(start, stage, descent, parts)
+
+
+class _Parts(NamedTuple):
+    """The parts that both stages have.
+
+    Fields:
+        pipe: batches of the training prompts.
+        held_out: one batch of held-out prompts, or None.
+        offset: the number of the first held-out prompt, by which the scorer finds its row.
+        scorer: rewards, and the recorder of the completions.
+        sampling: of the completions.
+        compile: the compiled step of generation, or False.
+    """
+
+    pipe: TablePipe
+    held_out: TablePipe | None
+    offset: int
+    scorer: Scorer
+    sampling: Sampling
+    compile: bool | Stepper
+
+
+def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts:
+    """Makes the pipes of the prompts, loads the rewards."""
+    prompts = [*data.train, *data.held_out]
+    length = examples.row_length(max(len(prompt.tokens) for prompt in prompts), options.max_length)
+    make = partial(prompt_pipe, length=length, truncate="left")
+    tokens = [prompt.tokens for prompt in data.train]
+    held_out = [prompt.tokens for prompt in data.held_out[:VALIDATION_PROMPTS]]
+    return _Parts(
+        pipe=examples.training_pipe(make, tokens, options, seed=options.seed, say=say),
+        held_out=examples.held_out_pipe(make, held_out, batch_size=len(held_out)),
+        offset=len(data.train),
+        scorer=scorer(
+            options,
+            prompts=[prompt.text for prompt in prompts],
+            rows=[prompt.row for prompt in prompts],
+            tokenizer=start.base.tokenizer,
+            device=start.key.device,
+            say=say,
+        ),
+        sampling=_sampling(options, start),
+        compile=stepper(start.base.model) if options.compile else False,
+    )
+
+
+def _sampling(options: OnlineOptions, start: Start) -> Sampling:
+    """The sampling of completions, in training and in validation."""
+    return Sampling(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        vocabulary=vocabulary_size(start.base.tokenizer),
+        stop_tokens=stop_ids(start.base, start.template),
+    )
+
+
+def _validate(start: Start, parts: _Parts) -> Validate:
+    """The mean reward of held-out prompts."""
+    if parts.held_out is None:
+        return nothing
+    return mean_reward(
+        start.base.model,
+        parts.held_out,
+        parts.scorer.score,
+        first=parts.offset,
+        key=random.fold_in(start.key, 1),
+        dtype=start.dtype,
+        weights=parts.scorer.weights,
+        sampling=parts.sampling,
+        compile=parts.compile,
+    )
+
+
+def _arguments(options: OnlineOptions, start: Start, parts: _Parts) -> dict[str, Any]:
+    """The arguments that both stages take."""
+    return {
+        "score": parts.scorer.recorder.score,
+        "rewards": parts.scorer.names,
+        "weights": parts.scorer.weights,
+        "mask_truncated": options.mask_truncated,
+        "compute": start.dtype,
+        "accumulation": options.gradient_accumulation,
+        "ema": options.ema,
+        "sampling": parts.sampling,
+        "compile": parts.compile,
+    }
+
+
+def _reference(start: Start, beta: float) -> Tree | None:
+    """Params of the frozen policy: none without a divergence, {} for the base without its adapters."""
+    if not beta:
+        return None
+    return {} if start.adapter else start.base.params
+
+
+def _experiment(start: Start, stage: Stage, descent: Descent, parts: _Parts) -> Experiment:
+    """The Experiment, which also records the completions."""
+    made = from_start(start, stage, parts.pipe, descent, validate=_validate(start, parts))
+    observe = partial(_observe, learning_rate=made.observe, recorder=parts.scorer.recorder)
+    return made._replace(observe=observe, identity={**parts.scorer.made_of, **made.identity})
+
+
+def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:
+    """The learning rate; the completions of the step are written into their log."""
+    return {**learning_rate(state), **recorder.observe(state)}

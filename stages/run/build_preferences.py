@@ -1,0 +1,92 @@
+"""Builds the runs that learn from preference pairs: reward models and DPO."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from data_pipes.preference import preference_pipe, with_reference
+from data_pipes.table import TablePipe
+from pure import tree
+from pure.nn.scalar import scalar_model
+from stages.dpo import FREE, dpo
+from stages.reward import reward
+from stages.run import final_model, optimizer
+from stages.run.data import examples
+from stages.run.data.examples import Data
+from stages.run.experiment import Experiment, Say, Start, from_start
+from stages.run.options.tuning import DPOOptions, PreferenceOptions, RewardOptions
+from stages.run.validation import mean_loss
+
+METRICS = ("rewards/accuracies", "rewards/margins")
+"""Metrics of the loss that validation reports too."""
+
+
+def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run that trains a reward model.
+
+    Args:
+        options: the flags, checked.
+        start: the model to start from, which gets a scalar head.
+        data: preference pairs.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    pipe, held_out = _pipes(options, data, say)
+    descent = optimizer.build(options, len(pipe), start.dtype)
+    stage = reward(
+        start.base.model,
+        descent.optimizer,
+        center=options.center,
+        disable_dropout=options.disable_dropout,
+        compute=start.dtype,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
+    )
+    validate = mean_loss(stage, held_out, METRICS)
+    return from_start(start, stage, pipe, descent, validate=validate)._replace(
+        params=scalar_model(start.base.model).init(start.key, start.base.params),
+        save_model=partial(final_model.save_reward_model, base=start.base, adapted=start.adapter),
+    )
+
+
+def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run of DPO; the reference's log-probabilities are computed once, before the first step.
+
+    Args:
+        options: the flags, checked.
+        start: the model to start from, which is also the reference.
+        data: preference pairs.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    pipe, held_out = _pipes(options, data, say)
+    if options.variant not in FREE:
+        say("computing the reference's log-probabilities")
+        reference = tree.cast(start.base.params, start.dtype)  # new adapters change nothing yet
+        pipe = with_reference(pipe, start.base.model, reference)
+        held_out = held_out and with_reference(held_out, start.base.model, reference)
+    descent = optimizer.build(options, len(pipe), start.dtype)
+    stage = dpo(
+        start.base.model,
+        descent.optimizer,
+        beta=options.beta,
+        variant=options.variant,
+        label_smoothing=options.label_smoothing,
+        disable_dropout=options.disable_dropout,
+        compute=start.dtype,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
+    )
+    return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out, METRICS))
+
+
+def _pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
+    """The pipes of training and held-out pairs; rows are as long as the longest answer needs."""
+    longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
+    make = partial(preference_pipe, length=examples.row_length(longest - 1, options.max_length))
+    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
+    return pipe, examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)

@@ -1,0 +1,191 @@
+"""Builds a run of pretraining: model, optimizer, stage, pipe and validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from data_pipes import tokenizer as tokenizers
+from data_pipes.pack import row_count
+from data_pipes.pretrain import pretrain_pipe
+from data_pipes.table import TablePipe
+from data_pipes.tokens import TokenStore
+from data_pipes.windows import windows
+from pure import random
+from pure.config import ModelConfig
+from pure.nn.transformer import transformer
+from stages.models import hardware, identity, language_model
+from stages.models.identity import hash_weights
+from stages.models.language_model import Pretrained
+from stages.pretrain import pretrain
+from stages.run import config_file, final_model, mfu, optimizer, shape
+from stages.run.data.corpus import Corpus
+from stages.run.experiment import Experiment, Say
+from stages.run.options.base import BatchFlags
+from stages.run.options.pretrain import PretrainOptions, check_pretrain_flags
+from stages.run.validation import bits_per_byte
+
+
+def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experiment:
+    """Builds a run of pretraining.
+
+    Args:
+        options: the flags, checked.
+        corpus: the data.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+
+    Raises:
+        ValueError: if flags and corpus do not fit, or the folder holds checkpoints of another model.
+    """
+    device = hardware.pick_device(options.device)
+    dtype = hardware.pick_dtype(options.dtype, device)
+    config = _model_config(options, corpus, say)
+    model = transformer(config)
+    pipe = make_pipe(
+        corpus.train,
+        options,
+        seed=options.seed,
+        boundaries=options.boundaries,
+        data_path=options.data_path,
+    )
+    descent = optimizer.build(options, len(pipe), dtype)
+    stage = pretrain(
+        model,
+        descent.optimizer,
+        compute=dtype,
+        label_smoothing=options.label_smoothing,
+        z_loss=options.z_loss,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
+    )
+    held_out = windows(
+        corpus.held_out,
+        batch_size=options.batch_size,
+        length=options.max_length,
+        stride=(options.max_length + 1) // 2,
+        boundaries=options.boundaries,
+    )
+    base = Pretrained(model, {}, corpus.tokenizer)
+    origin: dict[str, str] = {}
+    if options.model_path:
+        base, origin = _continued(base, options.model_path, device)
+    return Experiment(
+        base=base,
+        template=None,
+        stage=stage,
+        pipe=pipe,
+        params=base.params if options.model_path else None,
+        key=random.key(options.seed, device=device),
+        validate=bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype),
+        observe=optimizer.observe(descent.schedule),
+        schedule=descent.schedule,
+        identity=origin,
+        save_model=partial(final_model.save_whole, base=base),
+        work=mfu.work(model, options.max_length, dtype, device),
+    )
+
+
+def check(options: PretrainOptions) -> None:
+    """Checks flags against each other before any work.
+
+    Args:
+        options: the flags.
+
+    Raises:
+        ValueError: for a value out of range or two that contradict each other; it names the flags.
+    """
+    check_pretrain_flags(options)
+    if not options.data_path:
+        raise ValueError(
+            '--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"'
+        )
+    config = shape.read(options.config, options.model_path)
+    if options.tokenizer_path and Path(options.tokenizer_path).exists():
+        shape.with_ids(config, tokenizers.load(options.tokenizer_path), told=_shape_name(options))
+    if options.max_length > config.max_position_embeddings:
+        raise ValueError(
+            f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
+            f"{config.max_position_embeddings}; shorten the rows, or raise it in a JSON file for --config"
+        )
+    hardware.pick_device(options.device)
+
+
+def vocabulary_size(options: PretrainOptions) -> int:
+    """Returns the ids of a tokenizer that is trained for the run: as many as the model's shape has rows."""
+    return shape.read(options.config, options.model_path).vocab_size
+
+
+def make_pipe(
+    store: TokenStore,
+    flags: BatchFlags,
+    *,
+    seed: int,
+    boundaries: Literal["ignore", "mask"],
+    data_path: str,
+) -> TablePipe:
+    """Makes the batches of all epochs, or of as many as max_steps takes.
+
+    Args:
+        store: the training part.
+        flags: size and number of the batches.
+        seed: of the order.
+        boundaries: see `data_pipes.pretrain.pretrain_pipe`.
+        data_path: for the message.
+
+    Returns:
+        A pipe.
+
+    Raises:
+        ValueError: if the text is too short for one row.
+    """
+    tokens, length, max_steps = len(store.tokens), flags.max_length, flags.max_steps
+    if tokens <= length:
+        raise ValueError(
+            f"--data_path {data_path}: the training part has {tokens} tokens, but one row of --max_length "
+            f"{length} takes {length + 1}; give more text, or --max_length {max(tokens - 1, 1)}"
+        )
+    needed = math.ceil((max_steps or 0) * flags.batch_size / row_count(tokens, length))
+    pipe = pretrain_pipe(
+        store,
+        batch_size=flags.batch_size,
+        length=length,
+        key=seed,
+        epochs=max(needed, 1) if max_steps else flags.num_epochs,
+        boundaries=boundaries,
+    )
+    return pipe[:max_steps]
+
+
+def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
+    """The model's configuration, with the ids of the tokenizer; that of checkpoints in the folder, if there are any."""
+    name = _shape_name(options)
+    read = shape.read(options.config, options.model_path)
+    follow = shape.follows(options.config, options.model_path)
+    config = shape.with_ids(read, corpus.tokenizer, told=name, follow=follow)
+    if line := shape.rows_told(read, config, corpus.tokenizer, told=name):
+        say(line)
+    config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
+    return config
+
+
+def _continued(new: Pretrained, model_path: str, device: torch.device) -> tuple[Pretrained, dict[str, str]]:
+    """The model with weights, special tokens and chat template of the one at --model_path, and its identity."""
+    given = language_model.load(model_path, dtype=torch.float32)
+    origin = identity.describe_model(hash_weights(given.params))
+    given = language_model.move_to(given, device)
+    return language_model.with_tokenizer_of(new._replace(params=given.params), given), origin
+
+
+def _shape_name(options: PretrainOptions) -> str:
+    """The flag that gives the model's shape, for messages."""
+    if options.model_path:
+        return f"--model_path {options.model_path}"
+    return f"--config {options.config or shape.DEFAULT}"

@@ -1,0 +1,41 @@
+"""Builds a run of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from data_pipes.sft import sft_pipe
+from stages.run import optimizer
+from stages.run.data import examples
+from stages.run.data.examples import Data
+from stages.run.experiment import Experiment, Say, Start, from_start
+from stages.run.options.tuning import SFTOptions
+from stages.run.validation import mean_loss
+from stages.sft import sft
+
+
+def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run of supervised fine-tuning.
+
+    Args:
+        options: the flags, checked.
+        start: the model to start from.
+        data: conversations.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    make = partial(sft_pipe, length=options.max_length, packing=options.packing)
+    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
+    held_out = examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
+    descent = optimizer.build(options, len(pipe), start.dtype)
+    stage = sft(
+        start.base.model,
+        descent.optimizer,
+        label_smoothing=options.label_smoothing,
+        compute=start.dtype,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
+    )
+    return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out))

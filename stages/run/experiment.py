@@ -1,0 +1,138 @@
+"""The parts of a run: what its flags and the files that they name are built into, the same for every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from data_pipes.chat.chat import ChatTemplate
+from data_pipes.types import Pipe
+from pure.types import Schedule, Tree
+from stages.checkpoint.fingerprint import fingerprint
+from stages.models.language_model import Pretrained
+from stages.online import Rollout, Update
+from stages.run import optimizer
+from stages.run.adapter import Adapter
+from stages.run.metrics import Observe
+from stages.run.mfu import Work
+from stages.run.optimizer import Descent
+from stages.run.validation import Validate
+from stages.stage import Stage
+
+Say = Callable[[str], None]
+"""Takes a line for the user."""
+
+
+class SaveModel(Protocol):
+    """Writes the trained model into a folder."""
+
+    def __call__(self, folder: Path, params: Tree) -> Path: ...
+
+
+class Start(NamedTuple):
+    """The model at --model_path, ready to be trained.
+
+    Fields:
+        base: model, params in float32, tokenizer and chat template; with adapters the model and the params are theirs.
+        template: the chat template, compiled.
+        adapter: the frozen base of the adapters; None trains the whole model.
+        dtype: of the products.
+        key: [2] uint32, the root of the run's randomness.
+        identity: entries of the run's fingerprint: the weights at --model_path.
+        save_model: writes a language model, or its adapters.
+    """
+
+    base: Pretrained
+    template: ChatTemplate
+    adapter: Adapter | None
+    dtype: torch.dtype
+    key: torch.Tensor
+    identity: Mapping[str, str]
+    save_model: SaveModel
+
+
+class Experiment(NamedTuple):
+    """A run before its first step; a function of the flags and of the files that they name.
+
+    Fields:
+        base: model and tokenizer, with the params to start from; {} where the stage draws them.
+        template: the chat template, compiled; None in pretraining.
+        stage: its step is folded over the pipe.
+        pipe: the batches, those of all epochs.
+        params: initial params of the stage; None lets it draw them.
+        key: [2] uint32, the root of the run's randomness.
+        validate: params -> {name: number}; lower "val_loss" is better.
+        observe: state -> further numbers for the log.
+        schedule: of the learning rate.
+        identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
+        save_model: writes final_model.
+        work: what a token takes and what the device could do, for the log; None logs neither.
+    """
+
+    base: Pretrained
+    template: ChatTemplate | None
+    stage: Stage
+    pipe: Pipe
+    params: Tree | None
+    key: torch.Tensor
+    validate: Validate
+    observe: Observe
+    schedule: Schedule
+    identity: Mapping[str, str]
+    save_model: SaveModel
+    work: Work | None = None
+
+
+def from_start(start: Start, stage: Stage, pipe: Pipe, descent: Descent, *, validate: Validate) -> Experiment:
+    """Makes the Experiment of a stage that trains the model at --model_path.
+
+    Args:
+        start: the model, whose params the stage begins with.
+        stage, pipe: of the run.
+        descent: optimizer and schedule of the stage.
+        validate: params -> {name: number}.
+
+    Returns:
+        Experiment.
+    """
+    return Experiment(
+        base=start.base,
+        template=start.template,
+        stage=stage,
+        pipe=pipe,
+        params=start.base.params,
+        key=start.key,
+        validate=validate,
+        observe=optimizer.observe(descent.schedule),
+        schedule=descent.schedule,
+        identity=start.identity,
+        save_model=start.save_model,
+    )
+
+
+class _Parts(NamedTuple):
+    """The parts of an online stage that a fingerprint can describe: without the Python functions that score text."""
+
+    rollout: Rollout
+    update: Update
+
+
+def fingerprint_of(experiment: Experiment) -> dict[str, str]:
+    """Describes a run by everything that decides its numbers: another one is refused when resuming.
+
+    Args:
+        experiment: the run.
+
+    Returns:
+        {path: literal or digest} of stage, pipe, tokenizer, initial weights and rewards.
+    """
+    described = _described(experiment.stage)
+    return {**fingerprint(described, experiment.pipe, experiment.base.tokenizer), **experiment.identity}
+
+
+def _described(stage: Stage) -> Any:
+    """The stage without the Python functions that score text; the experiment's identity has their digests."""
+    return stage if stage.parts is None else _Parts(stage.parts.rollout, stage.parts.update)

@@ -1,0 +1,84 @@
+"""Writes the final_model of a run: the whole model, its adapters, or a reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pure.types import Tree
+from stages.checkpoint import checkpoint
+from stages.models import language_model, reward_model
+from stages.models.language_model import Pretrained
+from stages.online import policy_of
+from stages.run import adapter
+from stages.run.adapter import Adapter
+from stages.run.experiment import SaveModel, Say
+from stages.run.loop import Result
+
+FOLDER = "final_model"
+
+
+def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path:
+    """Writes final_model: the best weights of a run that stopped early, else the last; their average if one was kept.
+
+    Args:
+        folder: of the run.
+        result: of the loop.
+        save_model: of the experiment.
+        say: takes a line for the user.
+
+    Returns:
+        The folder of the model.
+    """
+    state, step, reason = result.state, int(result.state.step), ""
+    best = checkpoint.best(folder) if result.status == "early" else None
+    if best is not None:
+        reason = f", the best; validation stopped improving, and the run ended at {step}"
+        state, step = checkpoint.load(best, state, warn=print)[:2]
+    path = save_model(folder / FOLDER, policy_of(state.extra.get("ema", state.params)))
+    say(f"final model: {path} (step {step}{reason})")
+    return path
+
+
+def save_whole(folder: Path, params: Tree, *, base: Pretrained) -> Path:
+    """Writes a whole language model.
+
+    Args:
+        folder: is made or replaced.
+        params: trained.
+        base: model, tokenizer and chat template.
+
+    Returns:
+        The folder.
+    """
+    return language_model.save(folder, base._replace(params=params))
+
+
+def save_adapters(folder: Path, params: Tree, *, base: Pretrained, adapted: Adapter) -> Path:
+    """Writes adapters.
+
+    Args:
+        folder: is made or replaced.
+        params: trained.
+        base: tokenizer and chat template.
+        adapted: the frozen base.
+
+    Returns:
+        The folder.
+    """
+    texts = language_model.tokenizer_files(base._replace(params=params))
+    return adapter.save(folder, adapted, params, base.tokenizer, texts)
+
+
+def save_reward_model(folder: Path, params: Tree, *, base: Pretrained, adapted: Adapter | None) -> Path:
+    """Writes a reward model, adapters merged.
+
+    Args:
+        folder: is made or replaced.
+        params: trained, {"model", "score"}.
+        base: model, tokenizer and chat template.
+        adapted: the frozen base of adapters, or None.
+
+    Returns:
+        The folder.
+    """
+    return reward_model.save(folder, adapter.without(adapted, base._replace(params=params)))

@@ -1,0 +1,150 @@
+"""The optimizer of a run and the schedule of its learning rate, from the flags' values."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+
+from pure import optim, tree
+from pure.types import GradientTransformation, Schedule
+from stages.run.metrics import Observe
+from stages.run.options.base import OptimizerFlags
+from stages.state import TrainState
+
+
+class Descent(NamedTuple):
+    """An optimizer and the schedule that it follows."""
+
+    optimizer: GradientTransformation
+    schedule: Schedule
+
+
+def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Descent:
+    """Builds optimizer and schedule of a run.
+
+    Args:
+        flags: those of the command line.
+        updates: optimizer updates of the whole run.
+        dtype: of the products.
+
+    Returns:
+        Descent.
+
+    Raises:
+        ValueError: for a negative warm-up.
+    """
+    schedule = make_schedule(
+        flags.schedule,
+        updates,
+        peak=flags.learning_rate,
+        end=flags.learning_rate * flags.final_learning_rate,
+        warmup=flags.warmup,
+    )
+    optimizer = make_optimizer(
+        flags.optimizer,
+        schedule,
+        weight_decay=flags.weight_decay,
+        max_grad_norm=flags.max_grad_norm,
+        dtype=dtype,
+    )
+    return Descent(optimizer, schedule)
+
+
+def make_schedule(name: str, updates: int, *, peak: float, end: float, warmup: float) -> Schedule:
+    """Makes the schedule of the learning rate.
+
+    Args:
+        name: "cosine", "linear", "wsd" or "constant": the decay after the warm-up.
+        updates: optimizer updates of the whole run.
+        peak: learning rate after the warm-up.
+        end: learning rate at the end; not used by "constant".
+        warmup: linear warm-up, below 1 a share of all updates, else a number of them.
+
+    Returns:
+        A function from the number of the update to its learning rate.
+
+    Raises:
+        ValueError: for a negative warm-up.
+    """
+    if warmup < 0:
+        raise ValueError(f"--warmup: expected a share or a number of steps, at least 0, got {warmup}")
+    steps = int(warmup * updates if warmup < 1 else warmup)
+    begin, steps = (0.0, steps) if steps else (peak, 1)
+    updates = max(updates, steps + 1)
+    if name == "constant":
+        return optim.warmup_constant_schedule(begin, peak, steps)
+    if name == "linear":
+        return optim.warmup_linear_decay_schedule(begin, peak, steps, updates, end)
+    if name == "wsd":
+        decay = max(1, updates // 5)
+        return optim.wsd_schedule(begin, peak, steps, max(updates - steps - decay, 1), decay, end_value=end)
+    return optim.warmup_cosine_decay_schedule(begin, peak, steps, updates, end)
+
+
+def make_optimizer(
+    name: str,
+    schedule: Schedule,
+    *,
+    weight_decay: float,
+    max_grad_norm: float,
+    dtype: torch.dtype,
+) -> GradientTransformation:
+    """Makes an optimizer, after clipping by the global norm.
+
+    Args:
+        name: "adamw", "lion", "muon" or "sgd" (with Nesterov momentum 0.9).
+        schedule: of the learning rate.
+        weight_decay: of matrices; norms, biases and embeddings have none.
+        max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
+        dtype: of the run's products; Muon's Newton-Schulz iterations are in float32 if it is, else in bfloat16.
+
+    Returns:
+        GradientTransformation.
+    """
+    optimizer = _unclipped(name, schedule, weight_decay, dtype)
+    if not max_grad_norm:
+        return optimizer
+    return optim.chain(optim.clip_by_global_norm(max_grad_norm), optimizer)
+
+
+def learning_rate(state: TrainState, *, schedule: Schedule) -> dict[str, torch.Tensor]:
+    """Returns the rate of the last update, by the optimizer's own count, which a skipped step does not advance.
+
+    Args:
+        state: after a step.
+        schedule: of the run.
+
+    Returns:
+        {"learning_rate": []}; {} for an optimizer without a count.
+    """
+    named = zip(tree.paths(state.opt_state), tree.leaves(state.opt_state), strict=True)
+    counts = [leaf for path, leaf in named if path.endswith("count")]
+    return {"learning_rate": schedule((counts[0] - 1).clamp(min=0))} if counts else {}
+
+
+def observe(schedule: Schedule) -> Observe:
+    """Makes the function that logs the learning rate."""
+    return partial(learning_rate, schedule=schedule)
+
+
+def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) -> GradientTransformation:
+    """The optimizer alone."""
+    mask = optim.decay_mask
+    if name == "adamw":
+        return optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
+    if name == "lion":
+        return optim.lion(schedule, weight_decay=decay, mask=mask)
+    if name == "muon":
+        return optim.muon(
+            schedule,
+            adam_b2=0.95,
+            weight_decay=decay,
+            consistent_rms=0.2,  # so that a rate means the same as AdamW's
+            muon_weight_dimension_numbers=optim.hidden_matrices,
+            ns_dtype=torch.float32 if dtype == torch.float32 else torch.bfloat16,
+        )
+    return optim.chain(
+        optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
+    )

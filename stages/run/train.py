@@ -1,0 +1,148 @@
+"""A full run from options: `train(options)` for pretraining and every stage after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.run.options.pretrain import PretrainOptions
+from stages.run.options.tuning import TuningOptions, stage_name
+
+if TYPE_CHECKING:
+    from stages.run.experiment import Experiment, Say
+    from stages.run.log import Writer
+    from stages.run.loop import Result
+    from stages.state import TrainState
+
+
+class Outcome(NamedTuple):
+    """A run after its last step.
+
+    Fields:
+        experiment: what the flags were built into.
+        state: the last state.
+        status: "complete", "early" (validation stopped improving) or "interrupted" (a signal; the state is saved).
+        signal: the number of the signal that interrupted it, or None.
+        final_model: folder of the trained model; None of an interrupted run.
+    """
+
+    experiment: Experiment
+    state: TrainState
+    status: str
+    signal: int | None
+    final_model: Path | None
+
+
+def train(
+    options: PretrainOptions | TuningOptions,
+    *,
+    before_first_step: Callable[[Experiment], object] | None = None,
+    say: Say = print,
+) -> Outcome:
+    """Builds a run, takes its steps or resumes it, and writes final_model once it is complete.
+
+    Args:
+        options: the flags of any stage, such as `SFTOptions(model_path="runs/pretrain")`.
+        before_first_step: is given the Experiment once all is built.
+        say: takes lines for the user.
+
+    Returns:
+        Outcome.
+
+    Steps:
+        1. Refuse flags that cannot work, before anything is written; another run's folder, and one in use.
+        2. Build the data and everything on it.
+        3. Write config.json, from which the run can be resumed and replayed.
+        4. Take the steps.
+        5. Write final_model.
+
+    Raises:
+        ValueError, FileNotFoundError: for flags and files that cannot work, naming them.
+        FloatingPointError, OSError: as `stages.run.loop.run`.
+    """
+    say(_first_line(options))
+    sys.stdout.flush()  # torch is imported now, which takes seconds
+    from stages.checkpoint import lock
+    from stages.run import build, config_file, final_model
+
+    folder = Path(options.output_dir)
+    # 1. Refuse.
+    build.check(options)
+    with lock.alone(folder):
+        for line in config_file.refuse_other_flags(folder, options):
+            say(line)
+        # 2. Build.
+        experiment = build.build(options, say)
+        # 3. config.json.
+        stage = None if isinstance(options, PretrainOptions) else stage_name(options)
+        config = config_file.resolved(options, experiment.base.model.config, stage)
+        config_file.write(folder, config)
+        if before_first_step:
+            before_first_step(experiment)
+        # 4. Steps.
+        result = _run(options, experiment, config, say)
+        # 5. final_model.
+        if result.status == "interrupted":
+            say(f"saved at step {int(result.state.step)}; the same command goes on from there")
+            return Outcome(experiment, result.state, result.status, result.signal, None)
+        path = final_model.write(folder, result, experiment.save_model, say)
+    return Outcome(experiment, result.state, result.status, result.signal, path)
+
+
+def _first_line(options: PretrainOptions | TuningOptions) -> str:
+    """The line that is shown while torch is imported."""
+    if isinstance(options, PretrainOptions):
+        return f"preparing {options.data_path} in {options.output_dir}"
+    return f"loading {options.model_path}"
+
+
+def _run(
+    options: PretrainOptions | TuningOptions, experiment: Experiment, config: dict[str, Any], say: Say
+) -> Result:
+    """Runs the loop; without a C++ compiler eagerly."""
+    from stages.run import compiler, loop
+    from stages.run.experiment import fingerprint_of
+
+    device = experiment.key.device
+    lacking = compiler.missing() if options.compile and device.type == "cpu" else None
+    if lacking:
+        say(lacking)
+    return loop.run(
+        experiment.stage,
+        experiment.pipe,
+        options.output_dir,
+        key=experiment.key,
+        params=experiment.params,
+        validate=experiment.validate,
+        fingerprint=fingerprint_of(experiment),
+        writers=_writers(options, config),
+        observe=experiment.observe,
+        work=experiment.work,
+        options=loop.RunOptions(
+            compile=options.compile and not lacking,
+            save_every=options.save_every,
+            keep_last=options.keep_last,
+            eval_every=options.eval_every,
+            patience=options.patience,
+            resume=options.resume,
+        ),
+    )
+
+
+def _writers(
+    options: PretrainOptions | TuningOptions, config: dict[str, Any]
+) -> list[Callable[[int], Writer]]:
+    """Weights & Biases and TensorBoard, if asked for."""
+    from stages.run import log
+
+    folder = Path(options.output_dir)
+    writers: list[Callable[[int], Writer]] = []
+    if options.wandb:
+        project = options.wandb
+        writers.append(lambda step: log.wandb(folder, config, project=project))
+    if options.tensorboard:
+        writers.append(partial(log.tensorboard, folder))
+    return writers
