@@ -63,7 +63,7 @@ def our_side(keep: bool = True) -> Callable[[], object]:
     batch = {
         "prompts": prompts,
         "lengths": torch.full((PROMPTS,), WIDTH, device=DEVICE),
-        "index": torch.arange(PROMPTS, device=DEVICE),
+        "row": torch.arange(PROMPTS, device=DEVICE),
     }
     step, box = jit(stage.step, donate=True, regions=True), [stage.init(random.key(0, device=DEVICE), params)]
 

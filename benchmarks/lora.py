@@ -56,7 +56,7 @@ def our_side(name: str, quantized: bool = False, keep: bool = True) -> Callable[
     tokens, labels = batch()
 
     def take() -> Any:
-        box[0] = step(box[0], {"tokens": tokens, "labels": labels, "row": torch.arange(ROWS)})
+        box[0] = step(box[0], {"tokens": tokens, "labels": labels, "batch_position": torch.arange(ROWS)})
         return box[0].metrics["loss"]
 
     return take

@@ -141,8 +141,8 @@ def preference_pipe(
     Returns:
         A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
         "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside
-        the answer; "index" [B] int64, the pair's number in `pairs`. The last batch may end with padding,
-        index -1. `truncated` counts the pairs that were shortened, `dropped` those with an answer of no
+        the answer; "row" [B] int64, the pair's number in `pairs`. The last batch may end with padding,
+        row -1. `truncated` counts the pairs that were shortened, `dropped` those with an answer of no
         token, or with equal answers, as two long ones may be once they are cut.
 
     Raises:
@@ -180,7 +180,7 @@ def unpaired_pipe(
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "tokens" and "labels" [B, T] int64, as in `preference_pipe`;
-        "desirable" [B] bool, False for padding; "index" [B] int64, the answer's number in `answers`, -1 for
+        "desirable" [B] bool, False for padding; "row" [B] int64, the answer's number in `answers`, -1 for
         padding.
 
     Raises:
@@ -234,7 +234,7 @@ def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ..
         {name: [B, ...]}, see `preference_pipe` and `unpaired_pipe`.
     """
     real = rows >= 0
-    batch = {"index": np.where(real, table.numbers[rows], -1)}
+    batch = {"row": np.where(real, table.numbers[rows], -1)}
     for i, name in enumerate(names):
         before, after = (f"{name}_", f"_{name}") if name else ("", "")
         batch[f"{before}tokens"], batch[f"{before}labels"] = pad_rows(table.sides[i], rows, length)

@@ -97,11 +97,11 @@ def take(
 
     Returns:
         "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where none is predicted;
-        "index" [B] int64, the number of the row in the store, -1 for padding. With boundaries="mask" also
+        "row" [B] int64, the number of the row in the store, -1 for padding. With boundaries="mask" also
         "segment_ids" [B, T] and "positions" [B, T], int64.
     """
     tokens, labels = cut(store.tokens, rows, length, ignore=IGNORE)
-    batch = {"tokens": tokens, "labels": labels, "index": rows}
+    batch = {"tokens": tokens, "labels": labels, "row": rows}
     if boundaries == "mask":
         ids, positions = segments(store.ends, rows, length)
         labels[ids[:, 1:] != ids[:, :-1]] = IGNORE

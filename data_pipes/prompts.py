@@ -79,7 +79,7 @@ def prompt_pipe(
     Returns:
         A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0;
             "lengths" [B]
-        int64; "index" [B] int64, the prompt's number in `prompts`. `truncated` counts those that were cut.
+        int64; "row" [B] int64, the prompt's number in `prompts`. `truncated` counts those that were cut.
 
     Raises:
         ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is
@@ -88,7 +88,7 @@ def prompt_pipe(
 
     Example:
         >>> pipe = prompt_pipe([np.array([5, 6]), np.array([7])], batch_size=3, length=2, key=None, shuffle=False)
-        >>> pipe[0]["prompts"].tolist(), pipe[0]["lengths"].tolist(), pipe[0]["index"].tolist()
+        >>> pipe[0]["prompts"].tolist(), pipe[0]["lengths"].tolist(), pipe[0]["row"].tolist()
         ([[5, 6], [7, 0], [5, 6]], [2, 1, 2], [0, 1, 0])
     """
     if truncate not in (None, "left"):
@@ -129,10 +129,10 @@ def take(table: Ragged, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
         length: P.
 
     Returns:
-        "prompts" [B, P] int64, "lengths" [B] int64, "index" [B] int64.
+        "prompts" [B, P] int64, "lengths" [B] int64, "row" [B] int64.
     """
     lengths = np.diff(table.starts)[rows]
     prompts = np.zeros((len(rows), length), np.int64)
     for out, (row, size) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
         prompts[out, :size] = table.tokens[table.starts[row] : table.starts[row] + size]
-    return {"prompts": prompts, "lengths": lengths, "index": rows.copy()}
+    return {"prompts": prompts, "lengths": lengths, "row": rows.copy()}

@@ -130,7 +130,7 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
     Returns:
         "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained;
         "segment_ids" [B, T] int64, examples numbered from 0 in each row, and padding one higher; "positions"
-        [B, T] int64, from 0 in each segment; "index" [B] int64, the row's number, -1 for padding. Padding has
+        [B, T] int64, from 0 in each segment; "row" [B] int64, the row's number, -1 for padding. Padding has
         token 0 and label -100.
     """
     shape = (len(rows), length)
@@ -152,7 +152,7 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
         "labels": labels,
         "segment_ids": segment_ids,
         "positions": positions,
-        "index": rows.copy(),
+        "row": rows.copy(),
     }
 
 

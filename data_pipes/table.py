@@ -114,9 +114,9 @@ def table_pipe(
         TypeError: if the key is missing.
 
     Example:
-        >>> pipe = table_pipe((), lambda table, rows: {"index": rows}, rows=3, batch_size=2, key=None,
+        >>> pipe = table_pipe((), lambda table, rows: {"row": rows}, rows=3, batch_size=2, key=None,
         ...                   epochs=1, shuffle=False, about={"pipe": "numbers", "length": 1})
-        >>> [batch["index"].tolist() for batch in pipe]
+        >>> [batch["row"].tolist() for batch in pipe]
         [[0, 1], [2, -1]]
     """
     name, length = about["pipe"], about["length"]

@@ -39,7 +39,7 @@ def main(steps: int = 60) -> float:
     counting = (torch.arange(17) + torch.arange(4)[:, None]) % 16
     noise = random.randint(random.key(1), (4, 17), 0, 16).long()
     rows = torch.cat([counting, noise])
-    batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:], "row": torch.arange(len(rows))}
+    batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:], "batch_position": torch.arange(len(rows))}
     stage = pretrain(model, optim.adamw(3e-3))
     state = stage.init(random.key(0))
     for _ in range(steps):

@@ -36,7 +36,7 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     sampling = Sampling(max_new_tokens=NEW)
     stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, sampling=sampling)
     state = stage.init(random.key(0))
-    batch = {"prompts": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3]), "index": torch.tensor([0])}
+    batch = {"prompts": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3]), "row": torch.tensor([0])}
     for _ in range(steps):
         state = stage.step(state, batch)
 

@@ -113,9 +113,9 @@ def pair_loss(
 
     Args:
         params: the policy's.
-        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B];
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
             reference_chosen, reference_rejected [B] by choice. A pair without labels is padding.
-        key: [2]; dropout folds in each pair's row and side. None drops nothing: so a loss is validated.
+        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing: so a loss is validated.
         answers, compare, reference, variant, dropout: bound by `dpo`.
 
     Returns:
@@ -133,7 +133,7 @@ def pair_loss(
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     # 1. Policy.
-    keys = sides(key, batch["row"]) if dropout else None
+    keys = sides(key, batch["batch_position"]) if dropout else None
     chosen, rejected = answers(params, tokens, labels, key=keys).chunk(2)
     lengths = (labels != IGNORE).sum(1).chunk(2)
     counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}

@@ -89,7 +89,7 @@ def grpo(
         options: `accumulation` (of groups), `ema`, `loss_scale` of `stages.stage.stage`.
 
     Returns:
-        Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "index" [N]}. Its
+        Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "row" [N]}. Its
         `parts` are rollout, score and update; update is pure and obeys every law of a stage.
 
     Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers.
@@ -230,7 +230,7 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
 
     Args:
         params: the policy's.
-        batch: the fields of Rollouts [N, G, ...], advantages [N, G], row [N]; reference_logps and old_logps
+        batch: the fields of Rollouts [N, G, ...], advantages [N, G], batch_position [N]; reference_logps and old_logps
             [N, G, M] by choice (without the latter the policy is the one that drew); judged [N, G] by choice,
             False everywhere if no answer of the round could be judged: then nothing counts, and the step is
             skipped.

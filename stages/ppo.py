@@ -320,7 +320,7 @@ def answers_loss(
 
     Args:
         params: {"policy", "value"}.
-        batch: what `experience` gave, row [B].
+        batch: what `experience` gave, batch_position [B].
         key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first
             update.
         look, values: see `experience`.

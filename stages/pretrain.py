@@ -58,15 +58,15 @@ def next_token_loss(
 
     Args:
         params: the model's.
-        batch: tokens [B, T], labels [B, T] (-100 is not trained on), row [B]; positions, segment_ids [B, T]
+        batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; positions, segment_ids [B, T]
             by choice.
-        key: [2]; dropout folds in each example's row. None drops nothing: so a loss is validated.
+        key: [2]; dropout folds in each example's batch_position. None drops nothing: so a loss is validated.
         model, head: bound by `pretrain`.
 
     Returns:
         (sum [], count [] tokens, metrics).
     """
-    keys = None if key is None else torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+    keys = None if key is None else torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
     where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
     hidden = model.hidden(params, batch["tokens"], key=keys, **where)
     total, count = head(params, hidden, batch["labels"])

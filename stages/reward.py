@@ -72,8 +72,8 @@ def pair_loss(
 
     Args:
         params: the scalar model's.
-        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], row [B].
-        key: [2]; dropout folds in each pair's row and side. None drops nothing: so a loss is validated.
+        batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B].
+        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing: so a loss is validated.
         score, margin, center, dropout: bound by `reward`.
 
     Returns:
@@ -82,7 +82,7 @@ def pair_loss(
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     scores = answer_scores(
-        params, tokens, labels, score=score, key=sides(key, batch["row"]) if dropout else None
+        params, tokens, labels, score=score, key=sides(key, batch["batch_position"]) if dropout else None
     )
     chosen, rejected = scores.chunk(2)
     real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
@@ -120,9 +120,9 @@ def answer_scores(
     return score(params, whole, key=key).gather(1, last)[:, 0]
 
 
-def sides(key: Tensor | None, row: Tensor) -> Tensor | None:
-    """Keys for both answers of every pair: key [2], row [B] -> [2 B, 2]; None stays None."""
+def sides(key: Tensor | None, batch_position: Tensor) -> Tensor | None:
+    """Keys for both answers of every pair: key [2], batch_position [B] -> [2 B, 2]; None stays None."""
     if key is None:
         return None
     fold = torch.func.vmap(random.fold_in, (None, 0))
-    return torch.cat([fold(random.fold_in(key, side), row) for side in (0, 1)])
+    return torch.cat([fold(random.fold_in(key, side), batch_position) for side in (0, 1)])

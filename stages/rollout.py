@@ -31,7 +31,7 @@ class Rollouts(NamedTuple):
         mask: [B, M] bool, True on the completion's tokens, the stop token among them.
         logps: [B, M] float32, nats, of each token as the sampler saw it, at the temperature; 0 where masked.
         ended: [B] bool, whether the policy ended it; False: it was cut off at M tokens.
-        index: [B] int64, the prompt's number in the pipe, by which its row of text is found.
+        row: [B] int64, the prompt's row in the data set, by which its text is found.
     """
 
     tokens: Tensor
@@ -39,7 +39,7 @@ class Rollouts(NamedTuple):
     mask: Tensor
     logps: Tensor
     ended: Tensor
-    index: Tensor  # type: ignore[assignment]
+    row: Tensor
 
 
 def rollout(
@@ -62,7 +62,7 @@ def rollout(
     Args:
         model: gives `decode`, `cache` and `config`.
         params: the policy's.
-        batch: "prompts" [N, P] int64, padded on the right; "lengths" [N]; "index" [N], from
+        batch: "prompts" [N, P] int64, padded on the right; "lengths" [N]; "row" [N], from
             `data_pipes.prompts`.
         key: [2] uint32, of this step.
         samples: G >= 1.
@@ -77,12 +77,12 @@ def rollout(
     Raises:
         ValueError: as `generate`, for a prompt that is too long.
     """
-    prompts, lengths, index = (
-        batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "index")
+    prompts, lengths, row = (
+        batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "row")
     )
-    number = torch.arange(samples, device=key.device).repeat(len(batch["index"]))
+    number = torch.arange(samples, device=key.device).repeat(len(batch["row"]))
     fold = torch.func.vmap(random.fold_in)
-    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, index), number)
+    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, row), number)
     written = generate(
         model,
         params if dtype is None else tree.cast(params, dtype),
@@ -95,7 +95,7 @@ def rollout(
         compile=compile,
     )
     completions = (written.tokens, written.lengths, written.logprobs)
-    return arrange(prompts, lengths, *completions, index, sampling.stop_tokens)
+    return arrange(prompts, lengths, *completions, row, sampling.stop_tokens)
 
 
 def arrange(
@@ -104,7 +104,7 @@ def arrange(
     completions: Tensor,
     written: Tensor,
     logps: Tensor,
-    index: Tensor,
+    row: Tensor,
     stop_tokens: tuple[int, ...],
 ) -> Rollouts:
     """Puts prompts and completions side by side; also for completions that were drawn elsewhere.
@@ -115,7 +115,7 @@ def arrange(
         completions: [B, M] integers, padded on the right.
         written: [B] integers, the completions' tokens.
         logps: [B, M] float, nats, of whoever drew them.
-        index: [B] integers, the prompts' numbers.
+        row: [B] integers, the prompts' rows in the data set.
         stop_tokens: ids that end a completion.
 
     Returns:
@@ -137,7 +137,7 @@ def arrange(
     last = completions.gather(1, (written - 1).clamp(min=0)[:, None])
     ended = (last == stops).any(1) & (written > 0)
     tokens = torch.cat([left, torch.where(mask, completions, 0)], 1)
-    return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, index)
+    return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, row)
 
 
 def without_truncated(rollouts: Rollouts) -> Rollouts:

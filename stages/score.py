@@ -38,7 +38,7 @@ def text_score(
     Args:
         functions: name -> function, see `Reward`; called once for each answer, in order, or once for all.
         decode: ids -> text, control tokens left out.
-        prompts: text of each prompt, as the functions shall see it; found by the rollouts' index.
+        prompts: text of each prompt, as the functions shall see it; found by the rollouts' row.
         rows: the data each prompt came from.
         on_bad: is told of a function that raised or gave no number that is finite in float32, in a sentence
             with the function and the text; that reward is then NaN. None raises it as an error.
@@ -99,9 +99,9 @@ def _text_score(
     gather: Gather | None,
 ) -> Tensor:
     """[B, K]."""
-    index, ids = rollouts.index.tolist(), completion_ids(rollouts)
+    numbers, ids = rollouts.row.tolist(), completion_ids(rollouts)
     answers = Completions(
-        [prompts[i] for i in index], [decode(x) for x in ids], ids, [rows[i] for i in index]
+        [prompts[i] for i in numbers], [decode(x) for x in ids], ids, [rows[i] for i in numbers]
     )
     columns = [
         compute_rewards(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()

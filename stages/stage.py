@@ -42,9 +42,10 @@ LOSS_KEY = crc32(b"loss")
 class Loss(Protocol):
     """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
 
-    The batch has "row" [B], each example's index in it, for randomness that must not depend on how the batch
-    was cut. Metrics are {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens
-    of the batch. The key None drops nothing out: so a loss is validated.
+    The batch has "batch_position" [B], each example's place in it, for randomness that must not depend on how
+    the batch was cut. (Its "row" [B] is the data set's; "positions" [B, T] are those of tokens.) Metrics are
+    {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. The key
+    None drops nothing out: so a loss is validated.
     """
 
     def __call__(
@@ -202,7 +203,7 @@ def step(
         `nonfinite_leaf` says.
 
     Steps:
-        1. The step's own key; each example's row.
+        1. The step's own key; each example's place in the batch.
         2. Gradient of the summed loss.
         3. Norm of each leaf, not finite where the leaf is not; their norm is the global one.
         4. Update, whole or layer by layer, and keep it only if finite.
@@ -212,9 +213,9 @@ def step(
         ValueError: if the loss reports other metrics than were declared, or the batch has no rows or leaves
             that differ in them.
     """
-    # 1. Key and rows.
+    # 1. Key and places.
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
-    batch = {"row": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
+    batch = {"batch_position": torch.arange(row_count("stage", batch), device=state.key.device), **batch}
     # 2. Gradient.
     scaling = state.extra.get("loss_scale")
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)

@@ -57,7 +57,7 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
         differentiated, for float16, and is divided out again: a sum over thousands of tokens, scaled, would
             overflow.
         The key is the same in every part: what differs from example to example
-        must come from the batch itself (`batch["row"]`), so that cutting it changes nothing.
+        must come from the batch itself (`batch["batch_position"]`), so that cutting it changes nothing.
 
     Raises:
         ValueError: if `parts` < 1 (at once), or B does not divide by `parts` (on the call).

@@ -35,8 +35,8 @@ def per_sample_grad(loss: Callable, *, chunk: int | None = None) -> Callable[...
 
     Returns:
         (params, batch, key) -> grads: a tree like the params, each leaf with a leading [B] axis, B x params
-        bytes. The batch is a dict of tensors [B, ...]; "row" (each example's index) is added where it is
-        missing, so that dropout masks are those of the whole batch.
+        bytes. The batch is a dict of tensors [B, ...]; "batch_position" (each example's
+        place in it) is added where it is missing, so that dropout masks are those of the whole batch.
 
     Edge cases: a last chunk may be shorter.
 
@@ -100,7 +100,7 @@ def _per_sample_fold(
 ) -> Any:
     """Computes what `per_sample_fold` promises."""
     batch, carry = _numbered(batch), start
-    for i in range(len(batch["row"])):
+    for i in range(len(batch["batch_position"])):
         carry = function(carry, grad(partial(_summed, loss))(params, _cut(batch, i, 1), key))
     return carry
 
@@ -117,7 +117,7 @@ def _per_sample_grad(
     """
     # 1. Rows.
     batch = _numbered(batch)
-    rows = len(batch["row"])
+    rows = len(batch["batch_position"])
     # 2. Chunks.
     size = chunk or rows
     together = _one if size == 1 else _several
@@ -135,9 +135,9 @@ def _per_sample_grad(
 
 
 def _numbered(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch with each example's index in it."""
+    """The batch with each example's place in it."""
     rows = row_count("per_sample_grad", batch)
-    return {"row": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
+    return {"batch_position": torch.arange(rows, device=tree.leaves(batch)[0].device), **batch}
 
 
 def _cut(rows: Tree, start: int, size: int) -> Tree:

@@ -94,7 +94,7 @@ def estimate(
         batch = {
             "tokens": torch.zeros(rows, length, dtype=torch.int64),
             "labels": torch.zeros(rows, length, dtype=torch.int64),
-            "row": torch.arange(rows),
+            "batch_position": torch.arange(rows),
         }
         made = sft(model, optimizer, compute=dtype, accumulation=accumulation)
         state = made.init(key, params)

@@ -143,7 +143,7 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
         for number in range(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
-            total, count, metrics = loss(params, {"row": rows, **batch}, None)
+            total, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
             sums += torch.stack([total, count, *(x.double() for name in names for x in _pair(metrics[name]))])
     total, *rest = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
     return {"val_loss": total, **{f"val_{name}": value for name, value in zip(names, rest, strict=True)}}
@@ -169,9 +169,7 @@ def _mean_reward(
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
         found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        total = float(
-            weighted_sum(score(found._replace(index=found.index + first)), weights).double().nanmean()
-        )
+        total = float(weighted_sum(score(found._replace(row=found.row + first)), weights).double().nanmean())
     return {"val_reward": total, "val_loss": 0.0 - total}
 
 

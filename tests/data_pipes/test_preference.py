@@ -43,7 +43,7 @@ def test_labels_are_shifted_and_padded() -> None:
     assert batch["chosen_tokens"].tolist() == [[1, 2, 3, 4, 0, 0], [0] * 6]
     assert batch["chosen_labels"].tolist() == [[-100, 3, 4, 5, -100, -100], [-100] * 6]
     assert batch["rejected_labels"].tolist() == [[-100, 3, -100, -100, -100, -100], [-100] * 6]
-    assert batch["index"].tolist() == [0, -1]
+    assert batch["row"].tolist() == [0, -1]
 
 
 def test_the_prompt_is_shortened_from_the_left_before_an_answer_is_cut() -> None:
@@ -70,10 +70,10 @@ def test_pairs_that_are_equal_once_they_are_cut_are_dropped_and_counted() -> Non
         [Pair(a, b), Pair(a, answer(2, 3))], batch_size=2, length=5, key=None, shuffle=False
     )
     assert (pipe.dropped, pipe.truncated) == (1, 2)
-    assert pipe[0]["index"].tolist() == [1, -1]
+    assert pipe[0]["row"].tolist() == [1, -1]
     whole = preference_pipe([Pair(a, b), Pair(a, a)], batch_size=2, length=12, key=None, shuffle=False)
     assert whole.dropped == 1
-    assert whole[0]["index"].tolist() == [0, -1]
+    assert whole[0]["row"].tolist() == [0, -1]
 
 
 def test_the_reference_beside_the_batch_is_the_one_computed_in_the_step() -> None:
@@ -88,7 +88,7 @@ def test_the_reference_beside_the_batch_is_the_one_computed_in_the_step() -> Non
     state = dpo(model, optim.sgd(0.1)).init(random.key(0))
     for number in range(len(pipe)):
         before, after = pipe[number], given[number]
-        assert (after["reference_chosen"][after["index"] < 0] == 0).all()
+        assert (after["reference_chosen"][after["row"] < 0] == 0).all()
         inside = dpo(model, optim.sgd(0.1), reference=reference).step(state, before)
         outside = dpo(model, optim.sgd(0.1)).step(state, after)
         torch.testing.assert_close(outside.metrics, inside.metrics, rtol=1e-5, atol=1e-6)

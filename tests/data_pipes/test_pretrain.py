@@ -25,8 +25,8 @@ def test_a_batch_by_hand() -> None:
     batch = pipe(shuffle=False, key=None)[0]
     assert batch["tokens"].tolist() == [[10, 11, 12, 0, 20], [21, 0, 30, 31, 32]]
     assert batch["labels"].tolist() == [[11, 12, 0, 20, 21], [0, 30, 31, 32, 33]]
-    assert batch["index"].tolist() == [0, 1]
-    assert set(batch) == {"tokens", "labels", "index"}
+    assert batch["row"].tolist() == [0, 1]
+    assert set(batch) == {"tokens", "labels", "row"}
     assert {x.dtype for x in batch.values()} == {torch.int64}
 
 
@@ -42,7 +42,7 @@ def test_a_masked_batch_by_hand() -> None:
 def test_the_last_row_and_the_last_batch_are_padded() -> None:
     """16 tokens make rows of 5, 5 and 5 predictions; two batches of two rows."""
     last = pipe(shuffle=False, key=None)[1]
-    assert last["index"].tolist() == [2, -1]
+    assert last["row"].tolist() == [2, -1]
     assert last["tokens"].tolist() == [[33, 34, 35, 0, 40], [0] * 5]
     assert last["labels"].tolist() == [[34, 35, 0, 40, 0], [-100] * 5]
     short = pipe(shuffle=False, key=None, length=4)[1]
@@ -78,7 +78,7 @@ def test_another_epoch_and_another_key_are_another_order() -> None:
     options = {"batch_size": 10, "length": 3}
 
     def order(key: int, epochs: int = 1) -> list[int]:
-        return torch.cat([b["index"] for b in pretrain_pipe(big, key=key, epochs=epochs, **options)]).tolist()  # type: ignore[arg-type]
+        return torch.cat([b["row"] for b in pretrain_pipe(big, key=key, epochs=epochs, **options)]).tolist()  # type: ignore[arg-type]
 
     two = order(0, epochs=2)
     assert two[:200] == order(0)
@@ -88,7 +88,7 @@ def test_another_epoch_and_another_key_are_another_order() -> None:
 
 def test_the_key_may_be_a_tensor() -> None:
     key = torch.tensor([0, 5], dtype=torch.uint32)
-    assert torch.equal(pipe(key=key)[0]["index"], pipe(key=5)[0]["index"])
+    assert torch.equal(pipe(key=key)[0]["row"], pipe(key=5)[0]["row"])
 
 
 def test_batch_at_does_not_look_at_the_window() -> None:

@@ -21,12 +21,12 @@ def test_prompts_end_where_the_assistant_begins() -> None:
 
 def test_every_batch_is_full_and_each_prompt_comes_once_an_epoch() -> None:
     pipe = prompt_pipe(PROMPTS, batch_size=3, length=5, key=0, epochs=2)
-    index = np.concatenate([batch["index"].numpy() for batch in pipe])
+    index = np.concatenate([batch["row"].numpy() for batch in pipe])
     assert len(pipe) == 3
     assert (index >= 0).all()
     assert sorted(index[:4]) == sorted(index[4:8]) == [0, 1, 2, 3]
     for batch in pipe:
-        for row, length, number in zip(batch["prompts"], batch["lengths"], batch["index"], strict=True):
+        for row, length, number in zip(batch["prompts"], batch["lengths"], batch["row"], strict=True):
             assert row[:length].tolist() == PROMPTS[number].tolist()
             assert (row[length:] == 0).all()
 

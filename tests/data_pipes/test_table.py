@@ -16,14 +16,14 @@ def make(rows: int = 7, **options: object) -> TablePipe:
         "shuffle": True,
         "about": {"pipe": "mine", "length": 1},
     } | options
-    return table_pipe(np.arange(rows), lambda table, r: {"index": r}, rows=rows, **given)
+    return table_pipe(np.arange(rows), lambda table, r: {"row": r}, rows=rows, **given)
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
 @pytest.mark.parametrize("wrap", [False, True])
 def test_each_row_comes_once_an_epoch(epochs: int, wrap: bool) -> None:
     pipe = make(epochs=epochs, wrap=wrap)
-    found = np.concatenate([batch["index"].numpy() for batch in pipe])
+    found = np.concatenate([batch["row"].numpy() for batch in pipe])
     for epoch in range(epochs):
         assert sorted(found[7 * epoch : 7 * epoch + 7]) == list(range(7))
     rest = found[7 * epochs :]
@@ -31,13 +31,13 @@ def test_each_row_comes_once_an_epoch(epochs: int, wrap: bool) -> None:
 
 
 def test_epochs_differ_and_keys_differ() -> None:
-    found = np.concatenate([batch["index"].numpy() for batch in make(epochs=2)])
+    found = np.concatenate([batch["row"].numpy() for batch in make(epochs=2)])
     assert found[:7].tolist() != found[7:14].tolist()
-    assert batch_at(make(100), 0)["index"].tolist() != batch_at(make(100, key=2), 0)["index"].tolist()
+    assert batch_at(make(100), 0)["row"].tolist() != batch_at(make(100, key=2), 0)["row"].tolist()
 
 
 def test_in_order() -> None:
-    assert make(key=None, shuffle=False)[0]["index"].tolist() == [0, 1, 2]
+    assert make(key=None, shuffle=False)[0]["row"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def points(number: int) -> Tree:
 
 def regression(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
     """A researcher's own loss: noisy linear regression, whose noise belongs to the row."""
-    noise = torch.func.vmap(lambda row: random.normal(random.fold_in(key, row)))(batch["row"])
+    noise = torch.func.vmap(lambda row: random.normal(random.fold_in(key, row)))(batch["batch_position"])
     error = batch["x"] @ params["w"] + 0.01 * noise - batch["y"]
     count = torch.tensor(float(len(error)))
     return error.square().sum(), count, {"error": (error.abs().sum(), count)}

@@ -90,7 +90,7 @@ def test_the_gradient_of_each_completion_adds_up_to_that_of_all() -> None:
 
 
 def _sum(params: object, loss: object, batch: object, key: torch.Tensor) -> torch.Tensor:
-    return loss(params, {"row": torch.arange(len(batch["index"])), **batch}, key)[0]
+    return loss(params, {"batch_position": torch.arange(len(batch["row"])), **batch}, key)[0]
 
 
 def test_leave_one_out_is_accepted_as_a_scale() -> None:

@@ -53,7 +53,7 @@ def make(kind: object, score: object = evens, **changes: object) -> Stage:
 
 def prompts(number: int) -> Tree:
     drawn = random.randint(random.key(500 + number), (6, 3), 2, VOCABULARY).long()
-    return {"prompts": drawn, "lengths": 1 + torch.arange(6) % 3, "index": torch.arange(6) + 6 * number}
+    return {"prompts": drawn, "lengths": 1 + torch.arange(6) % 3, "row": torch.arange(6) + 6 * number}
 
 
 @KINDS
@@ -117,7 +117,7 @@ def test_it_learns_what_is_rewarded(kind: object) -> None:
 
 @KINDS
 def test_equal_rewards_teach_nothing_and_say_so(kind: object) -> None:
-    made = make(kind, score=lambda rollouts: torch.ones(len(rollouts.index), 1))
+    made = make(kind, score=lambda rollouts: torch.ones(len(rollouts.row), 1))
     state = made.init(random.key(0))
     after = made.step(state, prompts(0))
     assert after.metrics["frac_reward_zero_std"] == 1
@@ -137,7 +137,7 @@ def test_answers_that_could_not_be_judged_are_left_out(kind: object) -> None:
     after = made.step(made.init(random.key(0)), prompts(0))
     assert after.metrics["frac_unjudged"] == 0.5
     assert all(x.isfinite().all() for x in tree.leaves(after.params))
-    nothing = make(kind, score=lambda rollouts: torch.full((len(rollouts.index), 1), math.nan))
+    nothing = make(kind, score=lambda rollouts: torch.full((len(rollouts.row), 1), math.nan))
     after = nothing.step(nothing.init(random.key(0)), prompts(0))
     assert all(x.isfinite().all() for x in tree.leaves(after.params))
     assert after.metrics["loss"] == 0
@@ -146,7 +146,7 @@ def test_answers_that_could_not_be_judged_are_left_out(kind: object) -> None:
 @KINDS
 def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
     def two(rollouts: Rollouts) -> torch.Tensor:
-        return torch.cat([evens(rollouts), torch.ones(len(rollouts.index), 1)], 1)
+        return torch.cat([evens(rollouts), torch.ones(len(rollouts.row), 1)], 1)
 
     made = make(kind, score=two, rewards=("even", "one"), weights=(1.0, 0.5))
     metrics = made.step(made.init(random.key(0)), prompts(0)).metrics
@@ -157,7 +157,7 @@ def test_several_rewards_are_weighed_and_told_apart(kind: object) -> None:
 @KINDS
 def test_a_reward_that_is_missing_counts_nothing_and_the_others_count(kind: object) -> None:
     def two(rollouts: Rollouts) -> torch.Tensor:
-        second = torch.ones(len(rollouts.index), 1)
+        second = torch.ones(len(rollouts.row), 1)
         second[::4] = math.nan
         return torch.cat([evens(rollouts), second], 1)
 

@@ -21,7 +21,7 @@ PARAMS = MODEL.init(random.key(0))
 PROMPTS = {
     "prompts": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 7, 8]]),
     "lengths": torch.tensor([3, 1, 4]),
-    "index": torch.tensor([7, 2, 9]),
+    "row": torch.tensor([7, 2, 9]),
 }
 SAMPLING = Sampling(max_new_tokens=6, stop_tokens=(3,), temperature=0.7)
 
@@ -34,12 +34,12 @@ def draw(batch: dict = PROMPTS, seed: int = 5, **changes: object) -> Rollouts:
 def test_prompts_stand_directly_before_their_completions() -> None:
     found = draw()
     assert found.tokens.shape == (12, 10)
-    for row, index in enumerate(found.index.tolist()):
-        prompt = PROMPTS["index"].tolist().index(index)
+    for row, index in enumerate(found.row.tolist()):
+        prompt = PROMPTS["row"].tolist().index(index)
         length = int(PROMPTS["lengths"][prompt])
         assert found.tokens[row, 4 - length : 4].tolist() == PROMPTS["prompts"][prompt, :length].tolist()
         assert int(found.starts[row]) == 4 - length
-    assert found.index.tolist() == [7] * 4 + [2] * 4 + [9] * 4
+    assert found.row.tolist() == [7] * 4 + [2] * 4 + [9] * 4
 
 
 def test_masks_end_with_the_stop_token_and_cut_ones_are_told() -> None:
@@ -88,7 +88,7 @@ def test_a_prompt_alone_and_among_31_others() -> None:
     many = {
         "prompts": random.randint(random.key(4), (32, 7), 0, 50).long(),
         "lengths": 1 + torch.arange(32) % 7,
-        "index": torch.arange(32),
+        "row": torch.arange(32),
     }
     options = {"samples": 1, "sampling": Sampling(max_new_tokens=12)}
     whole = rollout(model, params, many, random.key(1), **options)

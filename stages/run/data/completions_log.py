@@ -98,7 +98,7 @@ def rows_of(
         rollouts: B of them.
         rewards: [B, K] float.
         names: of the K rewards.
-        prompts: text of each prompt, by the rollouts' index.
+        prompts: text of each prompt, by the rollouts' row.
         decode: ids -> text.
 
     Returns:
@@ -106,9 +106,9 @@ def rows_of(
     """
     found = []
     texts = completions(rollouts, decode)
-    for index, text, values in zip(rollouts.index.tolist(), texts, rewards.tolist(), strict=True):
+    for row, text, values in zip(rollouts.row.tolist(), texts, rewards.tolist(), strict=True):
         judged = {name: value if value == value else None for name, value in zip(names, values, strict=True)}
-        found.append({"index": index, "prompt": prompts[index], "completion": text, "rewards": judged})
+        found.append({"index": row, "prompt": prompts[row], "completion": text, "rewards": judged})
     return found
 
 

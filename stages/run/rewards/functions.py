@@ -59,7 +59,7 @@ def score_of(
     Args:
         rewards: `correct`, FILE.py:FUNCTION, or the folder of a reward model.
         tokenizer: decodes the answers, control tokens left out.
-        prompts, rows: text and row of each prompt, by the rollouts' index.
+        prompts, rows: text and row of each prompt, by the rollouts' row.
         on_bad: see `stages.score.text_score`.
         device: of reward models.
 

@@ -49,7 +49,7 @@ def scorer(
 
     Args:
         options: the flags.
-        prompts, rows: text and row of each prompt, by the rollouts' index.
+        prompts, rows: text and row of each prompt, by the rollouts' row.
         tokenizer: of the policy.
         device: of reward models.
         say: takes lines for the person who watches.

@@ -126,15 +126,15 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
     model = from_module(llama(), forward=hugging_face)
     params = model.init(random.key(0))
     rows, labels, places = tokens(4), tokens(4), torch.arange(4)
-    sft_batch = {"tokens": rows, "labels": labels, "row": places}
+    sft_batch = {"tokens": rows, "labels": labels, "batch_position": places}
     pairs = {
         "chosen_tokens": rows,
         "chosen_labels": labels,
         "rejected_tokens": rows,
         "rejected_labels": rows.flip(1),
-        "row": places,
+        "batch_position": places,
     }
-    prompts = {"prompts": rows[:2, :5], "lengths": torch.full((2,), 5), "index": torch.arange(2)}
+    prompts = {"prompts": rows[:2, :5], "lengths": torch.full((2,), 5), "row": torch.arange(2)}
 
     def score(rollouts: Any) -> torch.Tensor:
         return (rollouts.tokens % 2 == 0).float().mean(-1)[:, None]

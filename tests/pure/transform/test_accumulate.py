@@ -87,11 +87,11 @@ def test_dropout_does_not_see_the_cut(parts: int) -> None:
     params, tokens = model.init(random.key(0)), random.randint(random.key(1), (8, 12), 0, 31).long()
 
     def dropped(params: Tree, batch: Tree, key: Tensor) -> tuple[Tensor, Tensor, dict]:
-        keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+        keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
         logits = model.forward(params, batch["tokens"], key=keys)
         return (*cross_entropy(logits[:, :-1], batch["tokens"][:, 1:]), {})
 
-    batch = {"tokens": tokens, "row": torch.arange(8)}
+    batch = {"tokens": tokens, "batch_position": torch.arange(8)}
     whole, cut = (accumulate(dropped, n)(params, batch, random.key(5)) for n in (1, parts))
     torch.testing.assert_close(cut.sum, whole.sum, rtol=1e-6, atol=0)
     assert accumulate(dropped)(params, batch, random.key(6)).sum != whole.sum

@@ -29,7 +29,7 @@ BATCH = {"tokens": TOKENS[:, :-1].contiguous(), "labels": TOKENS[:, 1:].contiguo
 
 def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
     """With dropout, whose masks come from the example's row."""
-    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["row"])
+    keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
     return (*cross_entropy(MODEL.forward(params, batch["tokens"], key=keys), batch["labels"]), {})
 
 
@@ -42,7 +42,10 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 def loop() -> Any:
-    rows = [{**tree.map(lambda x, i=i: x[i : i + 1], BATCH), "row": torch.tensor([i])} for i in range(5)]
+    rows = [
+        {**tree.map(lambda x, i=i: x[i : i + 1], BATCH), "batch_position": torch.tensor([i])}
+        for i in range(5)
+    ]
     return tree.stack([grad(lambda p, r=row: loss(p, r, KEY)[0])(PARAMS) for row in rows])
 
 
@@ -52,13 +55,17 @@ def test_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
 
 
 def test_adds_up_to_the_gradient_of_the_batch() -> None:
-    whole = accumulate(loss)(PARAMS, {**BATCH, "row": torch.arange(5)}, KEY).grads
+    whole = accumulate(loss)(PARAMS, {**BATCH, "batch_position": torch.arange(5)}, KEY).grads
     same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), whole)
 
 
 def test_rows_that_are_given_choose_the_masks() -> None:
     """Two examples taken out of a batch of five have the gradients that they had there."""
-    some = {"tokens": BATCH["tokens"][[1, 3]], "labels": BATCH["labels"][[1, 3]], "row": torch.tensor([1, 3])}
+    some = {
+        "tokens": BATCH["tokens"][[1, 3]],
+        "labels": BATCH["labels"][[1, 3]],
+        "batch_position": torch.tensor([1, 3]),
+    }
     same(per_sample_grad(loss)(PARAMS, some, KEY), tree.map(lambda g: g[[1, 3]], loop()))
 
 

@@ -44,7 +44,7 @@ def test_fake_and_real_steps_hold_the_same(name: str) -> None:
     batch = {
         "tokens": torch.ones(4, 32, dtype=torch.int64),
         "labels": torch.ones(4, 32, dtype=torch.int64),
-        "row": torch.arange(4),
+        "batch_position": torch.arange(4),
     }
     measured = peak(made.step, made.init(random.key(0), params), batch)
     assert abs(found.rest - measured) < 0.01 * measured
@@ -63,7 +63,7 @@ def held(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def batch(rows):
     return {"tokens": torch.ones(rows, 256, dtype=torch.int64), "labels": torch.ones(rows, 256, dtype=torch.int64),
-            "row": torch.arange(rows)}
+            "batch_position": torch.arange(rows)}
 made = sft(transformer(config), optim.adamw(1e-3))
 state = made.init(random.key(0))
 made.step(state, batch(1))  # what torch itself holds
