@@ -1,1 +1,10 @@
-"""Checkpoints: a training state on disk."""
+"""A training state on disk, whole or not at all, and verified on load. Read in this order:
+
+- `checkpoint`: save, load, and list a run's checkpoints;
+- `directories`: their folders' names, and how a folder gets and loses one;
+- `manifest`: the record of every leaf's checksum, and of the run that wrote it;
+- `state_file`: the bytes of the state, hashed while they move;
+- `fingerprint`: the description of a run, by which another run's checkpoint is refused;
+- `background`: saving in another thread;
+- `lock`: one process at a time in a run's folder.
+"""

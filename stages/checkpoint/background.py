@@ -1,5 +1,4 @@
-"""Saving beside the training: the state is copied, the step goes on, and a thread brings the copy to the
-disk."""
+"""Save in the background: the state is copied, and a thread writes the copy while the training continues."""
 
 from __future__ import annotations
 
@@ -22,12 +21,12 @@ class Saver(NamedTuple):
     """Saves in the background, one save at a time.
 
     Fields:
-        save: (state, **options) -> None. Waits for the save before, copies the state, starts saving the copy;
-            `options` are those of `checkpoint.save`, over those that the saver was made with. If the save
-            before failed, its error is raised here, *after* the new one has begun, so that this state is not
+        save: (state, **options) -> None. Waits for the previous save, copies the state, starts saving the
+            copy; `options` are those of `checkpoint.save`, and override those of `saver`. If the previous
+            save failed, its error is raised here, *after* the new save has begun, so that this state is not
             lost as well.
-        wait: () -> Path | None. Waits for the save in flight, raises its error; returns where the last one
-            went.
+        wait: () -> Path | None. Waits for the running save and raises its error; returns the folder of the
+            last save that succeeded.
     """
 
     save: Callable[..., None]
@@ -46,9 +45,8 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
         options: for every `checkpoint.save`, such as keep_last and fingerprint.
 
     Returns:
-        Saver(save, wait). Call `wait` at the end: an error of the last save shows there. (A process that ends
-            without
-        it still finishes the save, unless it is killed.)
+        Saver(save, wait). Call `wait` at the end, which raises an error of the last save. (A process that
+        ends without it still finishes the save, unless it is killed.)
 
     Edge cases: memory holds one copy of the state from `save` until the disk has it; a tensor on a GPU is
     copied to the host.
@@ -61,27 +59,27 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
         ...     print(background.wait().name)
         step-00000001
     """
-    flying: list[Future] = []  # at most one
-    done: list[Path] = []  # the last that succeeded
+    running: list[Future] = []  # at most one
+    last: list[Path] = []  # the last that succeeded
 
-    def land() -> BaseException | None:
-        """Waits for the save in flight; returns its error."""
-        error = flying[0].exception() if flying else None
-        if flying and error is None:
-            done[:] = [flying[0].result()]
-        flying.clear()
+    def finish() -> BaseException | None:
+        """Waits for the running save; returns its error."""
+        error = running[0].exception() if running else None
+        if running and error is None:
+            last[:] = [running[0].result()]
+        running.clear()
         return error
 
     def save(state: Tree, **more: Any) -> None:
-        error = land()
-        flying.append(_start(partial(checkpoint.save, folder, snapshot(state), **{**options, **more})))
+        error = finish()
+        running.append(_start(partial(checkpoint.save, folder, snapshot(state), **{**options, **more})))
         if error is not None:
             raise error
 
     def wait() -> Path | None:
-        if (error := land()) is not None:
+        if (error := finish()) is not None:
             raise error
-        return done[0] if done else None
+        return last[0] if last else None
 
     return Saver(save, wait)
 
@@ -92,7 +90,7 @@ def snapshot(state: Tree) -> Tree:
 
 
 def _start(function: Callable[[], Any]) -> Future:
-    """Runs a function in a thread of its own, for which the process waits before it ends."""
+    """Runs a function in a new thread; the process waits for it before it ends."""
     future: Future = Future()
 
     def run() -> None:

@@ -1,10 +1,10 @@
-"""Checkpoints: a state on the disk, whole or not at all, and verified before it is believed.
+"""Save and load checkpoints: a state is on the disk whole or not at all, and verified on load.
 
     RUN/checkpoints/step-00000100/{state.msgpack, manifest.json}
 
-`state.msgpack` is in Flax's format, so that a run can go on in JAX; the manifest has a checksum of every
-leaf, and says what run it was. One process at a time saves into a run's folder. To save beside the training:
-`background.saver`.
+`state.msgpack` is in Flax's format, so that a run can continue in JAX. The manifest has a checksum of every
+leaf and describes the run. One process at a time saves into a run's folder (`lock`); `background.saver` saves
+while the training continues.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ from pure.serial.writer import SerialError
 from pure.types import Tree
 from stages.checkpoint import directories, manifest, state_file
 from stages.checkpoint.directories import step_of
+from stages.checkpoint.fingerprint import NAMES
 from stages.checkpoint.manifest import MANIFEST, STATE, Damage, Manifest
 
 Warn = Callable[[str], Any]
 
 
 class Refused(NamedTuple):
-    """A checkpoint that could not be believed."""
+    """A damaged checkpoint."""
 
     path: Path
     file: str  # "state.msgpack" or "manifest.json"
-    leaves: tuple[str, ...]  # paths of the damaged leaves; () if that cannot be told
+    leaves: tuple[str, ...]  # paths of the damaged leaves; () if unknown
     reason: str
 
 
 class Loaded(NamedTuple):
-    """What `load` found.
+    """Result of `load`.
 
     Fields:
         state: a tree like the target.
         step: of the checkpoint.
         path: its folder.
-        manifest: all that it says of itself (metadata, score, fingerprint, ...).
-        refused: newer checkpoints that were damaged, the newest first; () if all is well.
+        manifest: its metadata, score, fingerprint, ...
+        refused: newer checkpoints that are damaged, the newest first.
     """
 
     state: Tree
@@ -69,39 +70,37 @@ def save(
     keep_best: int = 0,
     warn: Warn = warnings.warn,
 ) -> Path:
-    """Saves a state, so that it is on the disk when this returns, and whatever was saved before stays until
-    then.
+    """Saves a state; when this returns it is on the disk, and older checkpoints stay until then.
 
-    A checkpoint matters on the day when something goes wrong: the power, the disk, the process in the middle
-    of this function. At every moment of it there is a complete checkpoint under a final name, if there ever
-    was one.
+    A checkpoint matters when something goes wrong: the power, the disk, the process in the middle of this
+    function. At every moment there is a complete checkpoint under a final name, if there ever was one.
 
     Args:
         folder: of the run; made if it is not there. The checkpoint goes to folder/checkpoints/step-NNNNNNNN.
         state: any tree that `pure.serial.serial.to_bytes` takes, such as a TrainState.
-        step: which step it is, >= 0; by default `int(state.step)`.
-        score: what `keep_best` and `best` go by, lower is better (negate an accuracy); None or NaN is never
+        step: >= 0; by default `int(state.step)`.
+        score: decides `keep_best` and `best`, lower is better (negate an accuracy); None or NaN is never
             best.
-        metadata: JSON that `load` gives back.
-        fingerprint: from `fingerprint.fingerprint(stage, ...)`; `load` refuses to go on with another.
-        keep_last: how many checkpoints to keep, the newest; None keeps all.
-        keep_best: how many to keep besides these, those with the lowest score.
-        warn: told when an old checkpoint could not be deleted; the save has then succeeded all the same.
+        metadata: JSON that `load` returns.
+        fingerprint: from `fingerprint.fingerprint(stage, ...)`; `load` refuses another one.
+        keep_last: number of newest checkpoints to keep; None keeps all.
+        keep_best: number of further checkpoints to keep, those with the lowest score.
+        warn: is given a line if an old checkpoint could not be deleted; the save has succeeded all the same.
 
     Returns:
         The folder of the checkpoint.
 
     Steps:
-        1. A temporary folder beside the others, hence on the same file system; what killed saves left is
-           removed.
-        2. The state: written, hashed and fsynced.
-        3. The manifest, with sha256 and length of the file and of each leaf: fsynced, and the folder too.
-        4. The final name, by a rename; fsync of the parent. A checkpoint of the same step steps aside until
-           then.
-        5. Only now the deletion of old ones, and of one that was replaced.
+        1. Make a temporary folder in the same parent, hence on the same file system; remove what killed saves
+           left.
+        2. Write, hash and fsync the state.
+        3. Write the manifest, with sha256 and length of the file and of each leaf; fsync it and the folder.
+        4. Rename the folder to its final name; fsync the parent. An older checkpoint of the same step is
+           renamed first.
+        5. Only now delete old checkpoints and the replaced one.
 
     Raises:
-        OSError: if the disk is full, or refuses in another way; nothing that was saved is lost.
+        OSError: if the disk is full or refuses otherwise; nothing that was saved is lost.
         ValueError: if the step is unknown or negative, or keep_last is below 1.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
@@ -111,24 +110,24 @@ def save(
         raise ValueError(
             f"checkpoint.save: needs step >= 0, keep_last >= 1, got {step=}, {keep_last=}, {keep_best=}"
         )
-    told = manifest.about(step, score, metadata, fingerprint)
+    record = manifest.begin(step, score, metadata, fingerprint)
     final = directories.folder_of(Path(folder).absolute(), step)
-    with _explained(final):
-        # 1. A place.
-        temporary = directories.prepare(final)
+    with _explain_errors(final):
+        # 1. Temporary folder.
+        temporary = directories.make_temporary(final)
         try:
-            # 2. The state.
+            # 2. State.
             written = state_file.write(temporary / STATE, state)
-            # 3. The manifest.
-            write_new(temporary / MANIFEST, manifest.encode(told._replace(**written._asdict())))
+            # 3. Manifest.
+            write_new(temporary / MANIFEST, manifest.encode(record._replace(**written._asdict())))
             sync_folder(temporary)
-            # 4. The name.
+            # 4. Final name.
             directories.publish(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    # 5. Room.
-    _retire(final, keep_last, keep_best, warn)
+    # 5. Old checkpoints.
+    _delete_old(final, keep_last, keep_best, warn)
     return final
 
 
@@ -141,128 +140,138 @@ def load(
     subset: bool = False,
     warn: Warn = warnings.warn,
 ) -> Loaded:
-    """Loads the newest good checkpoint of a run; every byte is verified before the state is returned.
+    """Loads the newest undamaged checkpoint of a run; every byte is verified before the state is returned.
 
     Args:
-        folder: of the run; or of one checkpoint, wherever it was copied to (then that one, and no other).
+        folder: of the run; or of one checkpoint, wherever it was copied to (then only that one).
         target: a tree of the structure, shapes and dtypes to load, such as `stage.init(key)`; its values are
             not used.
-        step: which step; None takes the newest that is good.
-        fingerprint: of the run that goes on; another one than was saved is refused. None does not compare.
-        subset: True lets dicts of the checkpoint have keys which the target has not.
-        warn: told of each damaged checkpoint that was passed over, and of another torch, machine or number of
-            threads (the run goes on, though perhaps not bit for bit).
+        step: of the checkpoint; None takes the newest undamaged one.
+        fingerprint: of the run that resumes; a checkpoint with another one is refused. None does not compare.
+        subset: True lets dicts of the checkpoint have keys that the target lacks.
+        warn: is given a line for each damaged checkpoint that is skipped, and for another torch, machine or
+            number of threads (the run resumes, though perhaps not bit for bit).
 
     Returns:
         Loaded(state, step, path, manifest, refused).
 
     Steps:
         1. List the checkpoints, the newest first.
-        2. Believe no manifest whose checksum is wrong. A fingerprint that differs ends it here: older ones
-           differ too.
-        3. Read, and hash each leaf. If one is damaged go back to the next older checkpoint.
+        2. Verify the manifest's own checksum. Another fingerprint is an error at once: older checkpoints have
+           it too.
+        3. Read and hash each leaf. If one is damaged, take the next older checkpoint.
 
-    Edge cases: an unreadable file is damage like any other. If no byte is wrong, and the state does not fit
-    the target, the target is wrong: this is an error at once, not a reason to take an older one.
+    Edge cases: an unreadable file is damage like any other. If no byte is wrong and the state does not fit
+    the target, the target is wrong: this is an error at once, not a reason to take an older checkpoint.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
-        ValueError: if all are damaged (the message says how), or the fingerprint differs (it says in what).
+        ValueError: if all are damaged (the message has the damage), or the fingerprint differs (it has the
+            differences), or was written by a version that names functions otherwise.
         SerialError: if the state does not fit the target; it names the leaf.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as run:
         ...     path = save(run, {"w": torch.ones(2)}, step=7)
-        ...     found = load(run, {"w": torch.zeros(2)})
-        >>> found.step, found.state
+        ...     loaded = load(run, {"w": torch.zeros(2)})
+        >>> loaded.step, loaded.state
         (7, {'w': tensor([1., 1.])})
     """
     # 1. The newest first.
-    found = directories.complete(Path(folder), step)
-    if not found:
-        raise FileNotFoundError(
-            f"checkpoint.load: no checkpoint{'' if step is None else f' of step {step}'} in {folder}"
-        )
+    paths = directories.list_complete(Path(folder), step)
+    if not paths:
+        of_step = "" if step is None else f" of step {step}"
+        raise FileNotFoundError(f"checkpoint.load: no checkpoint{of_step} in {folder}")
     refused: list[Refused] = []
-    for path in found:
+    for path in paths:
         # 2. and 3. Manifest and state.
-        result = _load(path, target, fingerprint, subset)
+        result = _load_one(path, target, fingerprint, subset)
         if isinstance(result, Loaded):
             for difference in manifest.differences(result.manifest.environment, manifest.environment()):
                 if not difference.startswith("python "):
                     warn(f"checkpoint.load: {path.name}: {difference}; the run may not go on bit for bit")
             return result._replace(refused=tuple(refused))
         refused.append(Refused(path, *result))
-        warn(f"checkpoint.load: passed over a damaged checkpoint: {_told(refused[-1])}")
-    raise ValueError("checkpoint.load: no good checkpoint: " + "; ".join(_told(bad) for bad in refused))
+        warn(f"checkpoint.load: skipped a damaged checkpoint: {_describe(refused[-1])}")
+    raise ValueError("checkpoint.load: no good checkpoint: " + "; ".join(map(_describe, refused)))
 
 
-def saved(folder: str | os.PathLike[str]) -> list[Path]:
+def list_saved(folder: str | os.PathLike[str]) -> list[Path]:
     """Lists the checkpoints of a run, the oldest first; `step_of(path)` is a checkpoint's step."""
-    return [path for path in reversed(directories.complete(Path(folder))) if not path.suffix]
+    return [path for path in reversed(directories.list_complete(Path(folder))) if not path.suffix]
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """Finds the newest checkpoint of a run that looks whole (a quick look: `load` verifies), or None."""
-    return next((path for path in directories.complete(Path(folder)) if directories.glance(path)), None)
+    """Finds the newest checkpoint of a run with a valid manifest, or None; only `load` verifies the state."""
+    paths = directories.list_complete(Path(folder))
+    return next((path for path in paths if directories.read_manifest(path)), None)
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
     """Finds the checkpoint with the lowest score (the newest of equals), or None if none has a score."""
-    return next(iter(directories.by_score(directories.complete(Path(folder)))), None)
+    return next(iter(directories.sort_by_score(directories.list_complete(Path(folder)))), None)
 
 
-def _load(path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool) -> Loaded | Damage:
-    """One checkpoint, or what is wrong with it."""
+def _load_one(
+    path: Path, target: Tree, fingerprint: Mapping[str, str] | None, subset: bool
+) -> Loaded | Damage:
+    """One checkpoint's state, or its damage."""
     try:
         with open(path / MANIFEST, "rb") as file:
-            told = manifest.read(file)
+            record = manifest.read(file)
     except (OSError, ValueError) as error:
         return Damage(MANIFEST, (), _reason(error))
-    if told.step != step_of(path) >= 0:
-        return Damage(MANIFEST, (), f"it is the manifest of step {told.step}")
-    _compare(path, told, fingerprint)
+    if record.step != step_of(path) >= 0:
+        return Damage(MANIFEST, (), f"it is the manifest of step {record.step}")
+    _check_fingerprint(path, record, fingerprint)
     try:
-        if (size := (path / STATE).stat().st_size) == told.bytes:
-            state, bad = state_file.read(path / STATE, target, told.leaves, size, subset=subset)
-            return manifest.changed(bad) if bad else Loaded(state, told.step, path, told, ())
+        if (size := (path / STATE).stat().st_size) == record.bytes:
+            state, bad = state_file.read(path / STATE, target, record.leaves, size, subset=subset)
+            return manifest.damage_of_leaves(bad) if bad else Loaded(state, record.step, path, record, ())
     except OSError as error:
-        return _unreadable(told, error)
+        return _damage_of_file(record, error)
     except SerialError as error:
-        if (damage := _examine(path / STATE, told)) is None:
+        if (damage := _find_damage(path / STATE, record)) is None:
             raise SerialError(f"checkpoint.load: {path} does not fit the target: {error}") from None
         return damage
-    return _examine(path / STATE, told) or Damage(STATE, (), "its length changes while it is read")
+    return _find_damage(path / STATE, record) or Damage(STATE, (), "its length changes while it is read")
 
 
-def _examine(path: Path, told: Manifest) -> Damage | None:
-    """Which leaves are damaged, or None."""
+def _find_damage(path: Path, record: Manifest) -> Damage | None:
+    """The damaged leaves of a state's file, or None."""
     try:
         with open(path, "rb") as file:
-            return manifest.damages(file, os.fstat(file.fileno()).st_size, told)
+            return manifest.find_damage(file, os.fstat(file.fileno()).st_size, record)
     except OSError as error:
-        return _unreadable(told, error)
+        return _damage_of_file(record, error)
 
 
-def _unreadable(told: Manifest, error: OSError) -> Damage:
-    """The state's file is not there, or the disk cannot read it: no leaf can be trusted."""
-    return Damage(STATE, tuple(leaf.path for leaf in told.leaves), _reason(error))
+def _damage_of_file(record: Manifest, error: OSError) -> Damage:
+    """The damage of a state's file that is missing or unreadable: no leaf can be trusted."""
+    return Damage(STATE, tuple(leaf.path for leaf in record.leaves), _reason(error))
 
 
-def _compare(path: Path, told: Manifest, fingerprint: Mapping[str, str] | None) -> None:
-    """Raises if a checkpoint belongs to another run."""
+def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:
+    """Raises if a checkpoint belongs to another run, or was written with other names of functions."""
     if fingerprint is None:
         return
-    if told.fingerprint is None:
+    if record.fingerprint is None:
         raise ValueError(
             f"checkpoint.load: {path} has no fingerprint; in Python, fingerprint=None loads it unchecked"
         )
-    if lines := manifest.differences(told.fingerprint, fingerprint):
+    if record.fingerprint.get(NAMES) != fingerprint.get(NAMES):
+        raise ValueError(
+            f"checkpoint.load: {path} was written by another version, in which a run's functions have other names. "
+            "Nothing in it is lost: that version finishes the run, and --model_path takes a final_model of any "
+            "version (in Python, fingerprint=None loads the state). To train with this version, choose another "
+            "--output_dir"
+        )
+    if lines := manifest.differences(record.fingerprint, fingerprint):
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
         raise ValueError(
-            f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these back, or "
-            "choose another folder"
+            f"checkpoint.load: {path} was saved by another run: {'; '.join(lines[:8])}{more}. Set these "
+            "back, or choose another folder"
         )
 
 
@@ -274,42 +283,47 @@ def _state_step(state: Tree) -> int:
     return int(steps)
 
 
-def _told(bad: Refused) -> str:
-    leaves = ", ".join(bad.leaves[:4]) + (f" and {len(bad.leaves) - 4} more" if len(bad.leaves) > 4 else "")
-    return f"{bad.path / bad.file}: {bad.reason}" + (f"; leaves {leaves}" if leaves else "")
+def _describe(bad: Refused) -> str:
+    """A damaged checkpoint in one line: file, reason, and up to four leaves."""
+    text = f"{bad.path / bad.file}: {bad.reason}"
+    if bad.leaves:
+        text += f"; leaves {', '.join(bad.leaves[:4])}"
+    return f"{text} and {len(bad.leaves) - 4} more" if len(bad.leaves) > 4 else text
 
 
 def _reason(error: Exception) -> str:
+    """An error's text, without its number."""
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _retire(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
-    """Deletes all but the newest, the best and the one just saved; and whatever that one replaced."""
+def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) -> None:
+    """Deletes the checkpoint that `final` replaced, and all but the newest, the best and `final` itself."""
     run = final.parent.parent
     try:
-        going = [path for path in directories.complete(run, step_of(final)) if path != final]
+        old = [path for path in directories.list_complete(run, step_of(final)) if path != final]
         if keep_last is not None:
-            paths = [path for path in directories.complete(run) if path not in going]
-            kept = {final, *paths[:keep_last], *directories.by_score(paths)[:keep_best]}
-            going += [path for path in paths if path not in kept]
-        for path in going:
+            paths = [path for path in directories.list_complete(run) if path not in old]
+            kept = {final, *paths[:keep_last], *directories.sort_by_score(paths)[:keep_best]}
+            old += [path for path in paths if path not in kept]
+        for path in old:
             directories.delete(path)
     except OSError as error:
         warn(
-            f"checkpoint.save: saved {final}, but could not delete older ones: {_reason(error)}; delete them by hand"
+            f"checkpoint.save: saved {final}, but could not delete older ones: {_reason(error)}; delete them "
+            "by hand"
         )
 
 
 @contextmanager
-def _explained(final: Path) -> Iterator[None]:
-    """Says of an error of the disk what was being done, that nothing is lost, and what to do."""
+def _explain_errors(final: Path) -> Iterator[None]:
+    """Adds to a disk's error the checkpoint that was being saved, that nothing is lost, and the fix."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        mend = "make room there" if full else "make the folder writable, or choose another output folder"
+        fix = "make room there" if full else "make the folder writable, or choose another output folder"
         raise OSError(
             error.errno,
-            f"checkpoint.save: could not save {final}: {error.strerror}; {mend}, and save again. What was saved before "
-            "is untouched",
+            f"checkpoint.save: could not save {final}: {error.strerror}; {fix}, and save again. What was "
+            "saved before is untouched",
         ) from error

@@ -1,10 +1,12 @@
-"""What a run *is*, as a flat dict of names and literals: two runs with equal fingerprints take the same
-steps.
+"""Describe a run as a flat dict of names and literals: runs with equal fingerprints take the same steps.
 
-A stage is functions with everything they use bound into them, so what it computes can be read off it: the
-functions' names, and whatever `functools.partial`, closures, NamedTuples and dataclasses hold, down to
-numbers and tensors. A checkpoint keeps this dict, and going on with another learning rate, model, tokenizer
+A stage is functions with everything they use bound into them, so its computation can be read off it: the
+functions' names, and the contents of every `functools.partial`, closure, NamedTuple and dataclass, down to
+numbers and tensors. A checkpoint keeps this dict, and resuming with another learning rate, model, tokenizer
 or corpus is refused by name.
+
+The names are those of functions and modules. When some of them change, `NAMES_VERSION` changes with them, and
+checkpoints of earlier versions are refused as a whole instead of by a list of names.
 """
 
 from __future__ import annotations
@@ -28,18 +30,18 @@ from data_pipes.digest import hash_bytes, label
 from pure.serial.writer import memory, name_of
 from stages.stage import Stage
 
+NAMES, NAMES_VERSION = "version of the names", "2"
+"""Entry of a run's fingerprint: the version of the names of functions and fields in all other entries."""
+
 MANY = 32
 """A dict, list or tuple with more entries than this (a vocabulary, a frozen model's weights) is one
 digest."""
 COMPILE = "compile"
 """Name of the argument that says how a function is run, and nothing about what it computes."""
 
-_SHORT = 80  # letters of a literal
-_WHOLE, _SAMPLES, _SAMPLE = (
-    1 << 30,
-    1024,
-    1 << 16,
-)  # bytes of a file map hashed whole; else so many blocks of so many
+_SHORT = 80  # letters of a literal that is written out
+_WHOLE = 1 << 30  # bytes of a file map that is hashed whole
+_SAMPLES, _SAMPLE = 1024, 1 << 16  # of a larger one: number of blocks, and bytes of each
 _LITERALS = (bool, int, float, complex, str, bytes, type(None), type(...), range, slice)
 _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, np.generic, os.PathLike)
 
@@ -48,10 +50,22 @@ Seen = dict[int, tuple[Any, Flat | None]]
 
 
 def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, str]:
-    """Describes a run by everything that its stage, pipe and tokenizer are made of.
+    """Describes a run for its checkpoints.
 
     Resuming with one number changed gives a run that is neither the old one nor the new one, and nobody
     notices. With this dict in the checkpoint it is noticed, and the number has a name.
+
+    Args:
+        stage, pipe, tokenizer: as in `describe`.
+
+    Returns:
+        The entries of `describe`, and the version of their names.
+    """
+    return {NAMES: NAMES_VERSION, **describe(stage, pipe, tokenizer)}
+
+
+def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, str]:
+    """Describes a run by everything that its stage, pipe and tokenizer are made of.
 
     Args:
         stage: a Stage, or any function, partial, NamedTuple or dataclass.
@@ -63,7 +77,7 @@ def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str
         hash seed). Paths are the names of fields, arguments and closure variables:
         "optimizer.transforms.2.learning_rate".
 
-    How, for each kind of thing:
+    Entries of each kind of object:
         number, str, dtype, ...: its `repr`, or a digest if that is long. A tensor or array: dtype, shape and
             sha256; up to four numbers are written out.
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
@@ -71,21 +85,22 @@ def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str
             An argument named `compile` is left out: compiled or not, the run is the same.
         NamedTuple, dataclass: type and fields; of a Stage only init and step, as the rest is made of the same.
             Fields that are functions (a pair such as init and update) share one name space, so that an argument
-            of both is listed once; where they differ, under the field's own name.
+            of both is one entry; where they differ, each has an entry under its field's name.
         dict, list, tuple, set: entries, or the `repr` of a short list of literals; more than 32 make one
             digest.
-        what has a str field `digest` (a token store): that. What has a method `fingerprint`: its result.
+        object with a str field `digest` (a token store): the digest. Object with a method `fingerprint`: its
+            result.
         any other object: its class and attributes.
         An entry that repeats a shorter one (same end of the path, same value) is left out.
 
     Edge cases: a map of a file larger than 1 GiB is sampled (1,024 blocks); the literal says so.
 
     Raises:
-        TypeError: for something that cannot be looked into; the message names its path and what to do.
+        TypeError: for an object whose parts cannot be seen; the message has its path and the fix.
 
     Example:
         >>> from functools import partial
-        >>> fingerprint(partial(max, key=abs), pipe=[1, 2])
+        >>> describe(partial(max, key=abs), pipe=[1, 2])
         {'': 'builtins.max', 'key': 'builtins.abs', 'pipe': '[1, 2]'}
     """
     seen: Seen = {}
@@ -93,43 +108,47 @@ def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str
     flat: Flat = {}
     for name, part in parts.items():
         if name == "" or part is not None:
-            flat |= _under(name, _walk(part, name or type(stage).__name__, seen))
-    ends = {path: [path[i + 1 :] for i, letter in enumerate(path) if letter == "."] for path in flat}
-    return {path: told for path, told in flat.items() if all(flat.get(end) != told for end in ends[path])}
+            flat |= _prefix(name, _visit(part, name or type(stage).__name__, seen))
+    return {path: text for path, text in flat.items() if all(flat.get(end) != text for end in _ends(path))}
 
 
-def _walk(thing: Any, path: str, seen: Seen) -> Flat:
-    """Entries of one thing, relative to it ("" is the thing itself); `path` is for messages."""
+def _ends(path: str) -> list[str]:
+    """The shorter paths at the end of a path: "a.b.c" -> ["b.c", "c"]."""
+    return [path[i + 1 :] for i, letter in enumerate(path) if letter == "."]
+
+
+def _visit(thing: Any, path: str, seen: Seen) -> Flat:
+    """Entries of one object, relative to it ("" is the object itself); `path` is for messages."""
     if id(thing) in seen:
         return seen[id(thing)][1] or {"": "itself"}
     seen[id(thing)] = (thing, None)  # kept alive, so that the id stays its own
-    flat = _look(thing, functools.partial(_child, path, seen), path)
+    flat = _entries(thing, functools.partial(_child, path, seen), path)
     seen[id(thing)] = (thing, flat)
     return flat
 
 
 def _child(path: str, seen: Seen, name: str, thing: Any) -> Flat:
     """Entries of a part, under its name."""
-    return _under(name, _walk(thing, f"{path}.{name}", seen))
+    return _prefix(name, _visit(thing, f"{path}.{name}", seen))
 
 
-def _look(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
-    """Entries of a thing by its kind."""
+def _entries(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
+    """Entries of an object by its kind."""
     if (literal := _literal(thing)) is not None:
         return {"": literal}
     if callable(getattr(thing, "fingerprint", None)) and not isinstance(thing, type):
         return {"": f"{_name(type(thing))} {thing.fingerprint()}"}
     if isinstance(thing, functools.partial):
         return _partial(thing, child, path)
-    if callable(thing) and (found := _function(thing, child)) is not None:
-        return found
+    if callable(thing) and (entries := _function(thing, child)) is not None:
+        return entries
     if isinstance(thing, Mapping | list | tuple | set | frozenset) and not hasattr(thing, "_fields"):
         return _container(thing, child)
     return _record(thing, child, path)
 
 
 def _literal(thing: Any) -> str | None:
-    """What can be written in one line."""
+    """An object in one line; None if its parts need entries of their own."""
     if isinstance(thing, Tensor):
         return _numbers(name_of(thing.dtype), thing.shape, lambda: thing.tolist(), lambda: _bytes(thing))
     if isinstance(thing, np.ndarray):
@@ -137,12 +156,10 @@ def _literal(thing: Any) -> str | None:
     if isinstance(thing, enum.Enum):
         return f"{_name(type(thing))}.{thing.name}"
     if isinstance(thing, _LITERALS):
-        told = repr(thing)
-        return (
-            told
-            if len(told) <= _SHORT
-            else f"{type(thing).__name__} of {len(told)} letters, {_digest(told.encode())}"
-        )
+        text = repr(thing)
+        if len(text) <= _SHORT:
+            return text
+        return f"{type(thing).__name__} of {len(text)} letters, {_digest(text.encode())}"
     if isinstance(thing, _NAMED):
         return str(thing)
     if hasattr(thing, "pattern") and hasattr(thing, "flags"):  # a compiled regular expression
@@ -157,6 +174,7 @@ def _numbers(dtype: str, shape: Any, values: Callable[[], Any], data: Callable[[
 
 
 def _bytes(tensor: Tensor) -> str:
+    """Digest of a tensor's bytes."""
     return _digest(memory(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()))
 
 
@@ -215,8 +233,8 @@ def _container(thing: Any, child: Callable[[str, Any], Flat]) -> Flat:
     if isinstance(thing, Mapping):
         entries = [(str(key), value) for key, value in thing.items()]
     elif isinstance(thing, set | frozenset):
-        told = sorted(repr(sorted(child("", value).items())) for value in thing)
-        entries = [(str(i), value) for i, value in enumerate(told)]
+        texts = sorted(repr(sorted(child("", value).items())) for value in thing)
+        entries = [(str(i), value) for i, value in enumerate(texts)]
     else:
         entries = [(str(i), value) for i, value in enumerate(thing)]
     kind = type(thing).__name__
@@ -234,13 +252,12 @@ def _container(thing: Any, child: Callable[[str, Any], Flat]) -> Flat:
 
 
 def _plain(thing: Any, depth: int = 3) -> bool:
-    """Whether a container holds only literals (and tuples of them), so that its `repr` says it all."""
+    """Tells whether a container holds only literals (and tuples of them), so that its `repr` is complete."""
     values = thing.values() if isinstance(thing, Mapping) else thing
-    kinds = set(map(type, values))
-    rest = kinds - {bool, int, float, complex, str, bytes, type(None)}
-    return not rest or (
-        rest == {tuple} and depth > 0 and all(_plain(v, depth - 1) for v in values if type(v) is tuple)
-    )
+    others = set(map(type, values)) - {bool, int, float, complex, str, bytes, type(None)}
+    if not others:
+        return True
+    return others == {tuple} and depth > 0 and all(_plain(v, depth - 1) for v in values if type(v) is tuple)
 
 
 def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
@@ -257,8 +274,8 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
         parts = vars(thing)
     else:
         raise TypeError(
-            f"fingerprint: cannot look into {path}, of type {_name(type(thing))}; bind a NamedTuple or a frozen "
-            "dataclass instead, or give it a method fingerprint() -> str"
+            f"fingerprint: cannot look into {path}, of type {_name(type(thing))}; bind a NamedTuple or a "
+            "frozen dataclass instead, or give it a method fingerprint() -> str"
         )
     if isinstance(digest := parts.get("digest"), str) and digest:
         return {"": f"{_name(type(thing))} {digest}"}
@@ -268,19 +285,20 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
 
 
 def _merge(thing: Any, entries: dict[str, Flat], parts: Mapping[str, Any]) -> Flat:
-    """Fields side by side; what functions among them bind goes up into one name space, unless they
-    disagree."""
+    """Entries of all fields; those of functions share one name space, except where they differ."""
     flat = {"": _name(type(thing))}
-    for name, found in entries.items():
-        flat |= found if not callable(parts[name]) else {name: found[name]}
-    for name, found in entries.items():
-        for path, told in found.items() if callable(parts[name]) else ():
+    functions = [name for name in entries if callable(parts[name])]
+    for name, own in entries.items():
+        flat |= {name: own[name]} if name in functions else own
+    for name in functions:
+        for path, text in entries[name].items():
             short = path.removeprefix(f"{name}.")
-            flat[short if flat.get(short, told) == told else path] = told
+            flat[short if flat.get(short, text) == text else path] = text
     return flat
 
 
 def _contents(cell: Any) -> Any:
+    """Value of a closure's variable."""
     try:
         return cell.cell_contents
     except ValueError:  # a variable that has not been set yet
@@ -288,7 +306,7 @@ def _contents(cell: Any) -> Any:
 
 
 def _named_globally(thing: Any) -> bool:
-    """Whether a qualified name finds this very function or class."""
+    """Tells whether its qualified name leads to this very function or class."""
     node: Any = sys.modules.get(getattr(thing, "__module__", None) or "")
     for part in getattr(thing, "__qualname__", "<none>").split("."):
         node = getattr(node, part, None)
@@ -296,7 +314,7 @@ def _named_globally(thing: Any) -> bool:
 
 
 def _code(code: types.CodeType) -> str:
-    """Digest of what a lambda does."""
+    """Digest of a lambda's code."""
     constants = [_constant(c) for c in code.co_consts]
     return _digest(repr((code.co_code.hex(), code.co_names, code.co_varnames, constants)).encode())
 
@@ -312,14 +330,16 @@ def _constant(thing: Any) -> str:
 
 
 def _name(thing: Any) -> str:
+    """Qualified name."""
     module = getattr(thing, "__module__", None) or "builtins"
     return f"{module}.{getattr(thing, '__qualname__', None) or thing}"
 
 
-def _under(name: str, flat: Flat) -> Flat:
-    """Entries of a part, renamed as entries of the whole."""
-    return {f"{name}.{path}" if name and path else name or path: told for path, told in flat.items()}
+def _prefix(name: str, flat: Flat) -> Flat:
+    """Entries of a part, with its name before theirs."""
+    return {f"{name}.{path}" if name and path else name or path: text for path, text in flat.items()}
 
 
 def _digest(data: Any) -> str:
+    """Digest of bytes, short."""
     return label(hash_bytes(data))

@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder."""
+"""Lock a run's folder for one process at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NAME = ".lock"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Makes the folder, and holds it for this process while the block runs.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Makes the folder, and locks it for this process while the block runs.
 
-    Two processes that train in the same folder would write over each other. The lock goes with the process,
-    however it ends, so there is never one to remove by hand.
+    Two processes that train in the same folder would overwrite each other's files. The lock ends with the
+    process, however it ends, so there is never one to remove by hand.
 
     Raises:
         OSError: if the folder cannot be made or written.
@@ -38,6 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
             pass
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # anything else: the file system has no locks
-                told = f"{folder} is in use by another process; wait for it, or choose another folder"
-                raise ValueError(told) from None
+                raise ValueError(
+                    f"{folder} is in use by another process; wait for it, or choose another folder"
+                ) from None
         yield

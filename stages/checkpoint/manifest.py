@@ -1,14 +1,15 @@
-"""A checkpoint's manifest: what the state's file must hold, leaf by leaf, and what the run was that wrote it.
+"""A checkpoint's manifest: checksums of the state's file, leaf by leaf, and a description of the run.
 
 Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256:
 so damage has a name, and several threads can hash. The file's digest is that of its leaves' digests, and the
-manifest carries one of itself. It is read like anything that strangers wrote: every field is checked, and no
-name in it becomes a path.
+manifest has one of itself. It is read like any file from third parties: every field is checked, and no name
+in it becomes a path.
 
     {"format": 1, "step": 100, "score": 2.71, "metadata": {...},
-     "fingerprint": {"optimizer.learning_rate": "0.001", ...}, "environment": {"torch": "2.13.0", "threads":
-     2, ...}, "files": {"state.msgpack": {"bytes": ..., "sha256_of_leaves": ...}}, "leaves": [{"path":
-     "params/w", "dtype": "float32", "shape": [2, 3], "bytes": 24, "sha256": ...,
+     "fingerprint": {"optimizer.learning_rate": "0.001", ...},
+     "environment": {"torch": "2.13.0", "threads": 2, ...},
+     "files": {"state.msgpack": {"bytes": ..., "sha256_of_leaves": ...}},
+     "leaves": [{"path": "params/w", "dtype": "float32", "shape": [2, 3], "bytes": 24, "sha256": ...,
                  "header_sha256": ..., "spans": [[offset, length], ...]}, ...],
      "sha256": of the JSON of all the rest, keys sorted}
 """
@@ -16,9 +17,10 @@ name in it becomes a path.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -27,12 +29,12 @@ from data_pipes.digest import hash_bytes, hash_json
 
 FORMAT = 1
 STATE, MANIFEST = "state.msgpack", "manifest.json"
-_ABOUT = ("step", "score", "metadata", "fingerprint", "environment")
+_FIELDS = ("step", "score", "metadata", "fingerprint", "environment")
 _LARGEST = 2**28  # bytes of a manifest; 300,000 leaves
 
 
 class LeafRecord(NamedTuple):
-    """Where a leaf lies in the state's file, and its checksums.
+    """A leaf's place in the state's file, and its checksums.
 
     Fields:
         path: "params/layers/0/attention/q"; "" for the structure after the last leaf.
@@ -40,8 +42,7 @@ class LeafRecord(NamedTuple):
         shape: its sizes.
         bytes: length of its data.
         sha256: of its data alone, so that equal leaves in different checkpoints have equal digests.
-        header_sha256: of the bytes before and (if it is in chunks) between its data: all of a file belongs to
-            a leaf.
+        header_sha256: of the bytes before and (if it is in chunks) between its data.
         spans: (offset, length) of each run of its data in the file.
     """
 
@@ -55,12 +56,12 @@ class LeafRecord(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a checkpoint says of itself.
+    """A checkpoint's description.
 
     Fields:
         step: items of the pipe consumed.
-        score: what decides which checkpoint is best, lower is better; None if it was not measured.
-        metadata: whatever the caller gave, JSON.
+        score: decides the best checkpoint, lower is better; None if it was not measured.
+        metadata: JSON of the caller.
         fingerprint: of the run; None if the caller gave none.
         environment: versions and machine, on which equality bit for bit depends.
         bytes: length of the state's file.
@@ -77,23 +78,23 @@ class Manifest(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What is wrong with a checkpoint."""
+    """Damage of a checkpoint."""
 
     file: str  # "state.msgpack" or "manifest.json"
-    leaves: tuple[str, ...]  # paths of what cannot be trusted; () if that cannot be told
+    leaves: tuple[str, ...]  # paths of the leaves that cannot be trusted; () if unknown
     reason: str
 
 
-def about(
+def begin(
     step: int, score: float | None, metadata: Mapping[str, Any] | None, fingerprint: Mapping[str, str] | None
 ) -> Manifest:
-    """Begins a manifest with what is known before the state is written.
+    """Makes the manifest of a state that is not written yet.
 
     Args:
         step, score, metadata, fingerprint: as in `checkpoint.save`.
 
     Returns:
-        A Manifest of an empty file.
+        A Manifest without leaves.
 
     Raises:
         TypeError: if the metadata is not JSON.
@@ -104,12 +105,12 @@ def about(
         raise TypeError(
             f"checkpoint.save: metadata must be JSON: {error}; convert tensors with .item()"
         ) from None
-    told = None if fingerprint is None else {str(key): str(value) for key, value in fingerprint.items()}
-    return Manifest(step, None if score is None else float(score), plain, told, environment(), 0, ())
+    texts = None if fingerprint is None else {str(key): str(value) for key, value in fingerprint.items()}
+    return Manifest(step, None if score is None else float(score), plain, texts, environment(), 0, ())
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Writes a manifest as JSON with its own checksum.
+    """Encodes a manifest as JSON with its own checksum.
 
     Args:
         manifest: `metadata` must be JSON (NaN and infinity are written as Python's json writes them).
@@ -119,20 +120,20 @@ def encode(manifest: Manifest) -> bytes:
     """
     body: dict[str, Any] = {
         "format": FORMAT,
-        **{name: getattr(manifest, name) for name in _ABOUT},
-        "files": {STATE: {"bytes": manifest.bytes, "sha256_of_leaves": root(manifest.leaves)}},
+        **{name: getattr(manifest, name) for name in _FIELDS},
+        "files": {STATE: {"bytes": manifest.bytes, "sha256_of_leaves": hash_leaves(manifest.leaves)}},
         "leaves": [leaf._asdict() for leaf in manifest.leaves],
     }
     body["sha256"] = _digest(body)
-    lines = [f"{json.dumps(key)}: {_lines(value)}" for key, value in body.items()]
+    lines = [f"{json.dumps(key)}: {_encode_lines(value)}" for key, value in body.items()]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def decode(data: bytes) -> Manifest:
-    """Reads a manifest, and believes nothing of it before its checksum and every field are right.
+    """Decodes a manifest; its checksum and every field are verified.
 
     Raises:
-        ValueError: if it is not a manifest of this format, or is damaged; the message says how.
+        ValueError: if it is not a manifest of this format, or is damaged; the message has the reason.
     """
     try:
         body = json.loads(data)
@@ -143,8 +144,8 @@ def decode(data: bytes) -> Manifest:
                 f"format {body['format']!r}; this program reads format {FORMAT}: use a matching version"
             )
         leaves = tuple(LeafRecord(**leaf) for leaf in body["leaves"])
-        about = {name: body[name] for name in _ABOUT}
-        manifest = Manifest(**about, bytes=body["files"][STATE]["bytes"], leaves=leaves)
+        fields = {name: body[name] for name in _FIELDS}
+        manifest = Manifest(**fields, bytes=body["files"][STATE]["bytes"], leaves=leaves)
         _check(manifest)
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it is not a manifest ({type(error).__name__}: {str(error)[:100]})") from None
@@ -153,24 +154,26 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-def root(leaves: Iterable[LeafRecord]) -> str:
-    """The digest of a whole file: sha256 over header_sha256 and sha256 (as hex) of each leaf in turn."""
+def hash_leaves(leaves: Iterable[LeafRecord]) -> str:
+    """Hashes header_sha256 and sha256 (as hex) of each leaf in turn: the digest of the whole file."""
     return hash_bytes("".join(leaf.header_sha256 + leaf.sha256 for leaf in leaves).encode())
 
 
 def edges(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]]:
-    """Where each run of header or data ends: [(offset, index of the leaf, whether data)], ascending.
+    """Lists the ends of each run of header or data: [(offset, index of the leaf, is data)], ascending.
 
     Example:
         >>> one = LeafRecord("w", "int8", [2], 2, "", "", [[5, 2]])
         >>> edges([one, one._replace(path="", spans=[])], 8)
         [(5, 0, False), (7, 0, True), (8, 1, False)]
     """
-    found = []
+    ends = []
     for i, leaf in enumerate(leaves):
-        for offset, length in leaf.spans or [[size, 0]]:
-            found += [(offset, i, False), (offset + length, i, True)] if leaf.spans else [(size, i, False)]
-    return found
+        for offset, length in leaf.spans:
+            ends += [(offset, i, False), (offset + length, i, True)]
+        if not leaf.spans:
+            ends.append((size, i, False))
+    return ends
 
 
 def read(file: BinaryIO) -> Manifest:
@@ -186,8 +189,7 @@ def read(file: BinaryIO) -> Manifest:
 
 
 def environment() -> dict[str, Any]:
-    """Describes what equality bit for bit depends on besides the run itself: versions, machine and
-    threads."""
+    """Describes versions, machine and threads, on which equality bit for bit depends besides the run."""
     cuda = torch.cuda.is_available()
     return {
         "torch": str(torch.__version__),
@@ -200,13 +202,14 @@ def environment() -> dict[str, Any]:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Says what differs between two flat dicts, by name.
+    """Lists the differences of two flat dicts, by name.
 
-    A number that is bound in several places ("optimizer.learning_rate", "update.learning_rate") is told once,
-    where its name is shortest.
+    A number that is bound in several places ("optimizer.learning_rate", "update.learning_rate") is listed
+    once, with its shortest name.
 
     Example:
-        >>> differences({"a.lr": "0.1", "seed": "0", "b.c.lr": "0.1"}, {"a.lr": "0.2", "seed": "0", "b.c.lr": "0.2"})
+        >>> differences({"a.lr": "0.1", "seed": "0", "b.c.lr": "0.1"},
+        ...             {"a.lr": "0.2", "seed": "0", "b.c.lr": "0.2"})
         ['a.lr was 0.1, is 0.2']
         >>> differences({}, {"ema": "0.9"})
         ['ema was not there, is 0.9']
@@ -214,57 +217,61 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         ['pipe has other contents, list of 8 instead of list of 9']
     """
     absent = "not there"
-    told: dict[tuple, str] = {}
+    lines: dict[tuple, str] = {}
     for name in sorted(dict.fromkeys((*was, *now)), key=len):
-        change = (was.get(name, absent), now.get(name, absent))
-        if change[0] != change[1]:
-            words = f"was {change[0]}, is {change[1]}"
-            if all("sha256:" in str(text) for text in change):
-                kinds = [str(text).partition("sha256:")[0].strip(", ") for text in change]
-                words = "has other contents" + (
-                    f", {kinds[1]} instead of {kinds[0]}" if kinds[0] != kinds[1] else ""
-                )
-            told.setdefault((name.split(".")[-1], *change), f"{name} {words}")
-    return list(told.values())
+        old, new = was.get(name, absent), now.get(name, absent)
+        if old != new:
+            lines.setdefault(
+                (name.split(".")[-1], old, new), f"{name} {_describe_change(str(old), str(new))}"
+            )
+    return list(lines.values())
 
 
-def damages(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:
-    """Compares a state's file with its manifest leaf by leaf, and names the leaves that cannot be trusted.
+def _describe_change(old: str, new: str) -> str:
+    """One difference; of digests only what is before them."""
+    if "sha256:" not in old or "sha256:" not in new:
+        return f"was {old}, is {new}"
+    old_kind, new_kind = (text.partition("sha256:")[0].strip(", ") for text in (old, new))
+    return "has other contents" + (f", {new_kind} instead of {old_kind}" if old_kind != new_kind else "")
+
+
+def find_damage(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:
+    """Compares a state's file with its manifest leaf by leaf, and names the damaged leaves.
 
     Args:
         file: open at its beginning.
-        size: bytes that it has.
-        manifest: what it should hold.
+        size: its bytes.
+        manifest: of the file.
 
     Returns:
-        None if every byte is as it was written.
+        Damage; None if every byte is as it was written.
     """
-    bad = [leaf.path or "the end" for leaf in manifest.leaves if not _intact(file, leaf, size)]
+    bad = [leaf.path or "the end" for leaf in manifest.leaves if not _is_intact(file, leaf, size)]
     if size != manifest.bytes:
         how = "is cut off" if size < manifest.bytes else "goes on after its end"
-        last = [manifest.leaves[-1].path] if manifest.leaves else []
+        last = [leaf.path for leaf in manifest.leaves[-1:]]
         return Damage(
             STATE, tuple(bad or last), f"it {how}: {manifest.bytes} bytes were written, {size} are there"
         )
-    return changed(bad) if bad else None
+    return damage_of_leaves(bad) if bad else None
 
 
-def changed(leaves: Iterable[str]) -> Damage:
-    """The damage of leaves whose sha256 is wrong."""
+def damage_of_leaves(leaves: Iterable[str]) -> Damage:
+    """Describes the damage of leaves whose sha256 is wrong."""
     return Damage(STATE, tuple(leaves), "bytes have changed since it was written (sha256)")
 
 
-def _intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
-    """Whether a leaf's data and the bytes before it are as they were written; `file` stands at its header."""
+def _is_intact(file: BinaryIO, leaf: LeafRecord, size: int) -> bool:
+    """Verifies a leaf's data and the bytes before it; `file` is positioned at its header."""
     header, data = hashlib.sha256(), hashlib.sha256()
     for offset, length in leaf.spans or [[size, 0]]:
-        _feed(header, file, offset - file.tell())
-        _feed(data, file, length)
+        _hash_next(header, file, offset - file.tell())
+        _hash_next(data, file, length)
     return data.hexdigest() == leaf.sha256 and header.hexdigest() == leaf.header_sha256
 
 
-def _feed(digest: Any, file: BinaryIO, length: int) -> None:
-    """Hashes the next `length` bytes, or as many as there are."""
+def _hash_next(digest: Any, file: BinaryIO, length: int) -> None:
+    """Hashes the next `length` bytes of a file, or as many as there are."""
     while length > 0 and (block := file.read(min(length, 1 << 20))):
         digest.update(block)
         length -= len(block)
@@ -276,7 +283,7 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hash_json(rest)
 
 
-def _lines(value: Any) -> str:
+def _encode_lines(value: Any) -> str:
     """JSON with one line for each entry of the outermost dict or list."""
     if isinstance(value, dict) and value:
         entries = [f"{json.dumps(str(key))}: {json.dumps(item)}" for key, item in value.items()]
@@ -288,12 +295,10 @@ def _lines(value: Any) -> str:
 
 def _check(manifest: Manifest) -> None:
     """Raises if a field is not what it should be."""
-    natural = (
-        manifest.step,
-        manifest.bytes,
-        *(number for leaf in manifest.leaves for number in _numbers(leaf)),
-    )
-    if not all(type(n) is int and n >= 0 for n in natural):
+    numbers = [manifest.step, manifest.bytes]
+    for leaf in manifest.leaves:
+        numbers += _numbers(leaf)
+    if not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("its numbers must be whole and not negative")
     ends = [0, *(end for end, _, _ in edges(manifest.leaves, manifest.bytes))]
     if ends != sorted(ends) or ends[-1] != manifest.bytes:
@@ -307,10 +312,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("the fingerprint must be an object or null")
 
 
-def _numbers(leaf: LeafRecord) -> Iterator[int]:
-    yield leaf.bytes
-    yield from leaf.shape
-    for span in leaf.spans:
-        if len(span) != 2:
-            raise ValueError("spans must be pairs of offset and length")
-        yield from span
+def _numbers(leaf: LeafRecord) -> list[int]:
+    """Every number of a leaf's record."""
+    if any(len(span) != 2 for span in leaf.spans):
+        raise ValueError("spans must be pairs of offset and length")
+    return [leaf.bytes, *leaf.shape, *itertools.chain(*leaf.spans)]

@@ -1,14 +1,14 @@
-"""The state's file, written and read as fast as the disk goes: hashing happens beside it, and nothing is
-copied.
+"""Write and read the state's file at the speed of the disk, hashing in other threads and copying nothing.
 
-One thread moves bytes between the tensors' memory and the file; others take sha256 of the same memory
-meanwhile, as hashlib lets go of Python's lock. The bytes are those of `pure.serial.serial.to_bytes`.
+One thread moves bytes between the tensors' memory and the file; others hash the same memory meanwhile, as
+hashlib releases Python's lock. The bytes are those of `pure.serial.serial.to_bytes`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import queue
 import threading
@@ -25,24 +25,24 @@ from stages.checkpoint import manifest
 from stages.checkpoint.manifest import LeafRecord
 
 _BLOCK = 1 << 23  # bytes moved at a time
-_EARLY = 1 << 25  # bytes after which the system is asked to begin moving them to the disk
+_EARLY = 1 << 25  # bytes after which the system is asked to start writing them to the disk
 _BUFFERS = 512  # buffers in one call of writev; Linux takes 1024
-_AHEAD = 8  # blocks that a hashing thread may lag behind
+_AHEAD = 8  # blocks that wait for a hashing thread at most
 _NOTHING = (hashlib.sha256().hexdigest(),) * 2
 
-Part = tuple[int, bool, memoryview]  # index of the leaf, whether data or header, bytes
+Part = tuple[int, bool, memoryview]  # index of the leaf, is data (else header), bytes
 Hashing = Callable[[list[Part]], None]
 
 
 class Written(NamedTuple):
-    """What was written."""
+    """Length of a written file, and the checksums of its leaves."""
 
     bytes: int
     leaves: tuple[LeafRecord, ...]
 
 
-class Beside(NamedTuple):
-    """A function at work in another thread: `put` gives it one more item; `result` ends the items and
+class Worker(NamedTuple):
+    """A function that runs in another thread: `put` gives it one more item; `result` ends the items and
     waits."""
 
     put: Callable[[Any], None]
@@ -50,7 +50,7 @@ class Beside(NamedTuple):
 
 
 class _Tee(NamedTuple):
-    """A stream that also shows what was read to someone else."""
+    """A stream that also passes what is read to the hashing threads."""
 
     read: Callable[[int], bytes]
     readinto: Callable[[memoryview], int]
@@ -69,20 +69,19 @@ def write(path: Path, tree: Tree) -> Written:
     Steps:
         1. Cut the stream of pieces into blocks of 8 MiB, views of the tensors' memory.
         2. Give each block to the hashing threads, and write it.
-        3. Every 32 MiB ask the system to begin moving them to the disk, so that the fsync has little left to
-           do.
+        3. Every 32 MiB ask the system to start writing them to the disk, so that little is left for fsync.
         4. fsync, while the hashing threads finish.
 
     Raises:
         OSError: if the disk refuses; the file is then incomplete.
         SerialError: if a leaf cannot be written; named.
     """
-    found: list[tuple[Leaf, list[list[int]]]] = []
-    with hashing() as digests:
+    leaves: list[tuple[Leaf, list[list[int]]]] = []
+    with hash_in_threads() as digests:
         with open(path, "xb", buffering=0) as file:
             # 1. Blocks.
             begun = 0
-            for block in _blocks(_parts(pieces(serial.to_state_dict(tree)), found)):
+            for block in _blocks(_parts(pieces(serial.to_state_dict(tree)), leaves)):
                 # 2. Hash and write.
                 digests.put(block)
                 _write_all(file.fileno(), [data for _, _, data in block])
@@ -93,7 +92,7 @@ def write(path: Path, tree: Tree) -> Written:
             sync_file(file)
         sums = digests.result()
     records = []
-    for (leaf, spans), (_, (data, header)) in zip(found, sorted(sums.items()), strict=True):
+    for (leaf, spans), (_, (data, header)) in zip(leaves, sorted(sums.items()), strict=True):
         records.append(LeafRecord(leaf.path, leaf.dtype, list(leaf.shape), leaf.nbytes, data, header, spans))
     return Written(size, tuple(records))
 
@@ -101,25 +100,25 @@ def write(path: Path, tree: Tree) -> Written:
 def read(
     path: Path, target: Tree, leaves: Sequence[LeafRecord], size: int, *, subset: bool = False
 ) -> tuple[Tree, tuple[str, ...]]:
-    """Reads a tree straight into new tensors, and verifies each leaf beside it.
+    """Reads a tree straight into new tensors, and verifies each leaf in other threads.
 
     Args:
         path: a file of `size` bytes.
         target: as for `serial.from_bytes`.
-        leaves: what the file should hold; together they cover it.
+        leaves: records of the file's leaves; together they cover it.
         size: bytes of the file.
         subset: as for `serial.from_bytes`.
 
     Returns:
-        (the tree, paths of damaged leaves): the tree is worth nothing unless there are none.
+        (the tree, paths of damaged leaves): use the tree only if there are none.
 
     Raises:
         OSError: if the disk refuses.
-        SerialError: if the bytes are not a state dict, or it does not fit the target: of both, damage is one
-            cause.
+        SerialError: if the bytes are not a state dict, or it does not fit the target; either may come from
+            damage.
     """
     cut = _cutter(leaves, size)
-    with io.BufferedReader(io.FileIO(path), 1 << 16) as file, hashing() as digests:
+    with io.BufferedReader(io.FileIO(path), 1 << 16) as file, hash_in_threads() as digests:
         small: list[bytes] = []
 
         def take(count: int) -> bytes:
@@ -135,25 +134,24 @@ def read(
         tree = serial.from_stream(target, _Tee(take, fill), size, subset=subset)
         digests.put(cut(b"".join(small)))
         sums = digests.result()
-    wrong = [
-        x.path or "the end"
-        for i, x in enumerate(leaves)
-        if sums.get(i, _NOTHING) != (x.sha256, x.header_sha256)
-    ]
-    return tree, tuple(wrong)
+    bad = []
+    for i, leaf in enumerate(leaves):
+        if sums.get(i, _NOTHING) != (leaf.sha256, leaf.header_sha256):
+            bad.append(leaf.path or "the end")
+    return tree, tuple(bad)
 
 
 @contextmanager
-def hashing() -> Iterator[Beside]:
-    """Starts threads which hash the parts that are put, each of them some of the leaves.
+def hash_in_threads() -> Iterator[Worker]:
+    """Starts threads that hash parts; each thread has its share of the leaves.
 
     Yields:
-        Beside: `put` takes a list of parts, in order; `result` is {index of a leaf: (sha256 of data, of
+        Worker: `put` takes a list of parts, in order; `result` is {index of a leaf: (sha256 of data, of
             headers)}.
     """
     count = max(1, min(4, (os.cpu_count() or 1) - 1))  # one core is busy moving the bytes
     with ExitStack() as stack:
-        workers = [stack.enter_context(beside(_digest)) for _ in range(count)]
+        workers = [stack.enter_context(run_in_thread(_hash_parts)) for _ in range(count)]
 
         def put(parts: list[Part]) -> None:
             for i, worker in enumerate(workers):
@@ -162,18 +160,18 @@ def hashing() -> Iterator[Beside]:
         def result() -> dict[int, tuple[str, str]]:
             return {index: sums for worker in workers for index, sums in worker.result().items()}
 
-        yield Beside(put, result)
+        yield Worker(put, result)
 
 
 @contextmanager
-def beside(function: Callable[[Iterable[Any]], Any]) -> Iterator[Beside]:
-    """Runs `function(items)` in a thread of its own, on the items that are put while the block runs.
+def run_in_thread(function: Callable[[Iterable[Any]], Any]) -> Iterator[Worker]:
+    """Runs `function(items)` in a new thread, on the items that are put while the block runs.
 
     Args:
         function: consumes an iterable, returns anything.
 
     Yields:
-        Beside. `result` raises what the function raised. However the block ends, the thread has ended too.
+        Worker. `result` raises what the function raised. However the block ends, the thread has ended too.
     """
     items: queue.Queue = queue.Queue(_AHEAD)
     outcome: list[Any] = []
@@ -184,7 +182,7 @@ def beside(function: Callable[[Iterable[Any]], Any]) -> Iterator[Beside]:
         except BaseException as error:
             outcome.append((None, error))
             for _ in iter(items.get, None):
-                pass  # so that nobody waits for room in the queue
+                pass  # so that `put` never waits for room in the queue
 
     thread = threading.Thread(target=run, name="checkpoint hash", daemon=True)
 
@@ -202,35 +200,35 @@ def beside(function: Callable[[Iterable[Any]], Any]) -> Iterator[Beside]:
 
     thread.start()
     try:
-        yield Beside(items.put, result)
+        yield Worker(items.put, result)
     finally:
         finish()
 
 
-def _digest(blocks: Iterable[list[Part]]) -> dict[int, tuple[str, str]]:
+def _hash_parts(blocks: Iterable[list[Part]]) -> dict[int, tuple[str, str]]:
     """Parts -> {index of a leaf: (sha256 of its data, of its headers)}."""
     hashes: dict[int, tuple] = {}
-    for index, payload, data in (part for block in blocks for part in block):
+    for index, payload, data in itertools.chain.from_iterable(blocks):
         if index not in hashes:
             hashes[index] = (hashlib.sha256(), hashlib.sha256())
         hashes[index][0 if payload else 1].update(data)
     return {index: (data.hexdigest(), header.hexdigest()) for index, (data, header) in hashes.items()}
 
 
-def _parts(stream: Iterable[Piece], found: list[tuple[Leaf, list[list[int]]]]) -> Iterator[Part]:
-    """Pieces as parts; adds each leaf to `found`, with where its data lies."""
+def _parts(stream: Iterable[Piece], leaves: list[tuple[Leaf, list[list[int]]]]) -> Iterator[Part]:
+    """Pieces as parts; appends each leaf to `leaves`, with the spans of its data."""
     offset = 0
     for leaf, payload, data in stream:
-        if not found or found[-1][0] is not leaf:
-            found.append((leaf, []))
+        if not leaves or leaves[-1][0] is not leaf:
+            leaves.append((leaf, []))
         if payload:
-            found[-1][1].append([offset, len(data)])
+            leaves[-1][1].append([offset, len(data)])
         offset += len(data)
-        yield len(found) - 1, payload, memoryview(data)
+        yield len(leaves) - 1, payload, memoryview(data)
 
 
 def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Part]]:
-    """A function that cuts a file, given to it run by run from the beginning, into parts."""
+    """A function that cuts a file into parts; it is given the file's bytes in order, any number at a time."""
     edges = [edge for edge in manifest.edges(leaves, size) if edge[0] > 0]
     position = place = 0
 
@@ -250,7 +248,7 @@ def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Par
 
 
 def _blocks(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Cuts and gathers parts so that each block has at most 8 MiB and 512 buffers."""
+    """Cuts parts and joins them to blocks of at most 8 MiB and 512 buffers."""
     block: list[Part] = []
     size = 0
     for index, payload, whole in parts:
@@ -276,8 +274,7 @@ def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
 
 
 def _begin_sync(descriptor: int, begun: int) -> int:
-    """Asks the system (Linux) to move what was written since `begun` to the disk, without waiting -> up to
-    where."""
+    """Asks the system (Linux) to write the bytes from `begun` on to the disk, and returns their end."""
     end = os.lseek(descriptor, 0, os.SEEK_CUR)
     if end - begun < _EARLY or not hasattr(os, "posix_fadvise"):
         return begun

@@ -25,7 +25,7 @@ from data_pipes.types import BadRow, Row
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import stepper
 from pure.types import Tree
-from stages.checkpoint.fingerprint import fingerprint
+from stages.checkpoint.fingerprint import describe
 from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, programs
 from stages.evaluate.completion import Decoding
 from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
@@ -160,7 +160,7 @@ def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
 
 def digest(params: Tree) -> str:
     """A hash of the weights: equal for equal weights, whatever file they came from."""
-    return hash_json(fingerprint(params))
+    return hash_json(describe(params))
 
 
 def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:

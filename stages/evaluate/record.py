@@ -20,7 +20,7 @@ from typing import Any
 from data_pipes import files
 from data_pipes.digest import hash_bytes
 from data_pipes.files import writing
-from stages.checkpoint.lock import alone
+from stages.checkpoint.lock import lock_folder
 from stages.checkpoint.manifest import environment
 from stages.evaluate.task import Report, Sample, Task, answered, finish, template_hash
 from stages.run.progress import Progress, progress
@@ -58,7 +58,7 @@ def evaluate(
     place = Path(folder)
     told = json.loads(json.dumps({**about, "templates": {task.name: template_hash(task) for task in tasks}}))
     found: dict[str, Report] = {}
-    with alone(place):
+    with lock_folder(place):
         known = _known(place, told)
         with (place / SAMPLES).open("a", encoding="utf-8") as file:
             for task in tasks:

@@ -144,7 +144,7 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
         for name, value in now.items()
         if not _same(name, was.get(name), value)
     }
-    if not directories.complete(folder):
+    if not directories.list_complete(folder):
         return []
     _refuse_earlier(
         folder,
@@ -169,7 +169,7 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if a field differs, by name.
     """
-    if (folder / NAME).exists() and directories.complete(folder):
+    if (folder / NAME).exists() and directories.list_complete(folder):
         was = _fields(folder / NAME).get("model", {})
         if not isinstance(was, Mapping):
             raise ValueError(

@@ -192,7 +192,7 @@ def _begin(
 ) -> tuple[TrainState, Patience]:
     """The newest good checkpoint, or a new state."""
     state = stage.init(key, params)
-    if not directories.complete(folder):
+    if not directories.list_complete(folder):
         return state, Patience()
     if not options.resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")

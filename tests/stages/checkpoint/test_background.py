@@ -59,7 +59,7 @@ def test_one_save_is_in_flight_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert saver.wait() == checkpoint.latest(tmp_path)
     assert most == [1] * 10
     assert checkpoint.load(tmp_path, state(0.0)).step == 9
-    assert len(checkpoint.saved(tmp_path)) == 1
+    assert len(checkpoint.list_saved(tmp_path)) == 1
 
 
 def test_an_error_shows_at_the_next_save_which_is_made_all_the_same(
@@ -83,7 +83,7 @@ def test_an_error_shows_at_the_next_save_which_is_made_all_the_same(
     saver.save(state(2), step=2)
     with pytest.raises(OSError, match="No space left"):
         saver.wait()
-    assert [checkpoint.step_of(path) for path in checkpoint.saved(tmp_path)] == [1, 3]
+    assert [checkpoint.step_of(path) for path in checkpoint.list_saved(tmp_path)] == [1, 3]
 
 
 def test_wait_without_a_save_has_nothing_to_say(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ import torch
 from pure import tree
 from pure.serial.serial import SerialError, to_bytes
 from stages.checkpoint import checkpoint, state_file
-from stages.checkpoint.checkpoint import best, latest, load, save, saved, step_of
+from stages.checkpoint.checkpoint import best, latest, list_saved, load, save, step_of
+from stages.checkpoint.fingerprint import NAMES, NAMES_VERSION
 from stages.state import TrainState
 
 ROOT = Path(__file__).parents[3]
@@ -64,7 +65,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def steps(run: Path) -> list[int]:
-    return [step_of(path) for path in saved(run)]
+    return [step_of(path) for path in list_saved(run)]
 
 
 def quiet(message: str) -> None:
@@ -206,7 +207,7 @@ def test_where_there_is_none(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="no checkpoint in"):
             load(run, example(0))
         assert latest(run) is best(run) is None
-        assert saved(run) == []
+        assert list_saved(run) == []
 
 
 def test_a_state_of_another_model_is_an_error_at_once_that_names_the_leaf(tmp_path: Path) -> None:
@@ -254,6 +255,21 @@ def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path, example(2))
     with pytest.raises(ValueError, match=r"has no fingerprint.*fingerprint=None"):
         load(tmp_path, example(0), fingerprint=now)
+
+
+def test_a_run_with_other_names_of_functions_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A manifest of an earlier version names no version of its names; only its state can be loaded."""
+    earlier = {"": "stages.dpo.step", "loss": "pure.loss.dpo.dpo", "optimizer.learning_rate": "0.001"}
+    now = {NAMES: NAMES_VERSION, "": "stages.dpo.update", "loss": "pure.loss.dpo.dpo_loss"}
+    save(tmp_path, example(1), fingerprint=earlier)
+    with pytest.raises(ValueError, match="Nothing in it is lost: that version finishes the run") as caught:
+        load(tmp_path, example(0), fingerprint=now)
+    assert "\n" not in str(caught.value)
+    assert "stages.dpo" not in str(caught.value)
+    state = load(tmp_path, example(0), warn=quiet).state
+    assert torch.equal(state.params["layers"][0]["w"], example(1).params["layers"][0]["w"])
+    save(tmp_path, example(2), fingerprint=now)
+    assert load(tmp_path, example(0), fingerprint=now, warn=quiet).step == 2
 
 
 def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +326,7 @@ def test_when_all_are_damaged_each_is_told(tmp_path: Path) -> None:
     ):
         load(tmp_path, example(0), warn=heard.append)
     assert len(heard) == 2
-    with pytest.warns(UserWarning, match="passed over a damaged checkpoint"), pytest.raises(ValueError):
+    with pytest.warns(UserWarning, match="skipped a damaged checkpoint"), pytest.raises(ValueError):
         load(tmp_path, example(0), step=2)
 
 

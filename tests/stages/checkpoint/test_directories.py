@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.checkpoint.directories import complete, delete, folder_of, prepare, publish
+from stages.checkpoint.directories import delete, folder_of, list_complete, make_temporary, publish
 
 
 def put(run: Path, *names: str) -> None:
@@ -19,7 +19,7 @@ def names(paths: list[Path]) -> list[str]:
 
 
 def test_complete_lists_the_newest_first_and_nothing_unfinished(tmp_path: Path) -> None:
-    assert complete(tmp_path) == []
+    assert list_complete(tmp_path) == []
     put(
         tmp_path,
         "step-00000002",
@@ -30,9 +30,9 @@ def test_complete_lists_the_newest_first_and_nothing_unfinished(tmp_path: Path) 
     )
     put(tmp_path, "step-123456789", "step-1", "other", "step-00000005.old", "step-0000000x")
     found = ["step-123456789", "step-00000010", "step-00000010.old0", "step-00000002"]
-    assert names(complete(tmp_path)) == found
-    assert names(complete(tmp_path, 10)) == found[1:3]
-    assert complete(tmp_path / "checkpoints" / "step-00000002") == [
+    assert names(list_complete(tmp_path)) == found
+    assert names(list_complete(tmp_path, 10)) == found[1:3]
+    assert list_complete(tmp_path / "checkpoints" / "step-00000002") == [
         tmp_path / "checkpoints" / "step-00000002"
     ]
 
@@ -40,10 +40,10 @@ def test_complete_lists_the_newest_first_and_nothing_unfinished(tmp_path: Path) 
 def test_prepare_makes_parents_and_removes_left_overs(tmp_path: Path) -> None:
     run = tmp_path / "a" / "b"
     final = folder_of(run, 7)
-    assert prepare(final) == run / "checkpoints" / "step-00000007.tmp"
+    assert make_temporary(final) == run / "checkpoints" / "step-00000007.tmp"
     put(run, "step-00000001", "step-00000006.tmp", "step-00000002.del", "step-00000005.old0", "mine.tmp")
     (run / "checkpoints" / "step-00000007.tmp" / "state.msgpack").write_text("half")
-    temporary = prepare(final)
+    temporary = make_temporary(final)
     assert list(temporary.iterdir()) == []
     left = {path.name for path in (run / "checkpoints").iterdir()}
     assert left == {"step-00000007.tmp", "step-00000001", "step-00000005.old0", "mine.tmp"}
@@ -52,17 +52,17 @@ def test_prepare_makes_parents_and_removes_left_overs(tmp_path: Path) -> None:
 def test_one_of_the_same_step_steps_aside(tmp_path: Path) -> None:
     final = folder_of(tmp_path, 7)
     for number in range(3):
-        temporary = prepare(final)
+        temporary = make_temporary(final)
         (temporary / "n").write_text(str(number))
         publish(temporary, final)
-    found = complete(tmp_path)
+    found = list_complete(tmp_path)
     assert names(found) == ["step-00000007", "step-00000007.old0", "step-00000007.old1"]
     assert [(path / "n").read_text() for path in found] == ["2", "0", "1"]
     delete(found[1])
-    assert names(complete(tmp_path)) == ["step-00000007", "step-00000007.old1"]
+    assert names(list_complete(tmp_path)) == ["step-00000007", "step-00000007.old1"]
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
-        prepare(folder_of(tmp_path / "file", 1))
+        make_temporary(folder_of(tmp_path / "file", 1))

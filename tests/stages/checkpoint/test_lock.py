@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stages.checkpoint.lock import alone
+from stages.checkpoint.lock import lock_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from stages.checkpoint.lock import alone
-with alone(Path(sys.argv[1])):
+from stages.checkpoint.lock import lock_folder
+with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,24 +27,24 @@ def test_a_folder_in_use_is_refused_until_its_process_has_gone(tmp_path: Path) -
     assert child.stdout.readline() == b"held\n"
     with (
         pytest.raises(ValueError, match="in use by another process; wait for it, or choose another"),
-        alone(tmp_path),
+        lock_folder(tmp_path),
     ):
         pass
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
     for _ in range(2):
-        with alone(tmp_path):
+        with lock_folder(tmp_path):
             assert (tmp_path / ".lock").exists()
 
 
 def test_it_makes_the_folder_or_says_why_it_cannot(tmp_path: Path) -> None:
-    with alone(tmp_path / "a" / "b"):
+    with lock_folder(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with (
             pytest.raises(OSError, match=r"cannot write into .*file.*; choose another --output_dir"),
-            alone(path),
+            lock_folder(path),
         ):
             pass

@@ -18,7 +18,7 @@ from stages.checkpoint.manifest import LeafRecord, Manifest
 
 def example() -> Manifest:
     leaf = LeafRecord("params/w", "float32", [2], 8, "ab" * 32, "cd" * 32, [[12, 8]])
-    about = manifest.about(
+    about = manifest.begin(
         3, 0.5, {"note": "ärger", "list": [1, {"a": None}]}, {"optimizer.learning_rate": "0.1"}
     )
     return about._replace(bytes=23, leaves=(leaf, leaf._replace(path="params/v", spans=[])))
@@ -36,13 +36,13 @@ def test_it_comes_back_and_is_json_that_others_can_read() -> None:
 
 
 def test_metadata_becomes_json_when_it_is_given_not_when_it_is_read() -> None:
-    told = manifest.about(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
+    told = manifest.begin(0, math.nan, {2: (1, 2), 10: math.inf, "x": 0.1}, None)
     back = manifest.decode(manifest.encode(told))
     assert back.metadata == {"2": [1, 2], "10": math.inf, "x": 0.1}
     assert back.score is not None
     assert math.isnan(back.score)
     with pytest.raises(TypeError, match="metadata must be JSON: Object of type set is not JSON serializable"):
-        manifest.about(0, None, {"x": {1}}, None)
+        manifest.begin(0, None, {"x": {1}}, None)
 
 
 def test_every_flipped_bit_is_noticed() -> None:

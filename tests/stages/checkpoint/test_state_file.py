@@ -17,7 +17,7 @@ from pure import tree
 from pure.serial.serial import SerialError, to_bytes
 from pure.serial.writer import pieces
 from stages.checkpoint import manifest, state_file
-from stages.checkpoint.state_file import beside, read, write
+from stages.checkpoint.state_file import read, run_in_thread, write
 
 
 def example() -> Any:
@@ -101,7 +101,7 @@ def test_errors_beside_do_not_block(tmp_path: Path) -> None:
     def fail(items: Iterable[int]) -> None:
         raise RuntimeError(f"at {next(iter(items))}")
 
-    with beside(fail) as worker:
+    with run_in_thread(fail) as worker:
         for i in range(100):
             worker.put(i)
         with pytest.raises(RuntimeError, match="at 0"):
@@ -112,7 +112,7 @@ def test_the_thread_ends_with_the_block() -> None:
     seen: list[int] = []
 
     def interrupted() -> None:
-        with beside(seen.extend) as worker:
+        with run_in_thread(seen.extend) as worker:
             worker.put(1)
             raise KeyError
 
@@ -125,14 +125,14 @@ def test_damages_names_leaves(tmp_path: Path) -> None:
     path = tmp_path / "state"
     value = {"a": torch.arange(5.0), "b": {"c": torch.arange(5), "d": torch.ones(3)}, "e": ()}
     written = write(path, value)
-    told = manifest.about(0, None, None, None)._replace(**written._asdict())
+    told = manifest.begin(0, None, None, None)._replace(**written._asdict())
     data = path.read_bytes()
     for i in range(len(data)):
         bad = bytearray(data)
         bad[i] ^= 1
         path.write_bytes(bad)
         with open(path, "rb") as file:
-            damage = manifest.damages(file, len(bad), told)
+            damage = manifest.find_damage(file, len(bad), told)
         with suppress(SerialError):
             assert read(path, value, written.leaves, len(bad))[1] == damage.leaves
         ends = [sum(leaf.spans[-1]) if leaf.spans else len(data) for leaf in written.leaves]
@@ -141,5 +141,5 @@ def test_damages_names_leaves(tmp_path: Path) -> None:
         assert damage.leaves == (owner or "the end",)
     path.write_bytes(data)
     with open(path, "rb") as file:
-        assert manifest.damages(file, len(data), told) is None
+        assert manifest.find_damage(file, len(data), told) is None
     assert tree.paths(value) == ["a", "b/c", "b/d"]

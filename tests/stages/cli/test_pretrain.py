@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     data[len(data) // 2] ^= 4
     (newest / "state.msgpack").write_bytes(data)
     assert main(["pretrain", *flags(done)]) == 0
-    assert "passed over a damaged checkpoint" in capsys.readouterr().out
+    assert "skipped a damaged checkpoint" in capsys.readouterr().out
     assert same_run(done / "run", whole / "run")
 
 

@@ -40,7 +40,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(name: str, tmp_path: Pat
     assert run(tmp_path, name) == 0
     shutil.copytree(tmp_path / name, tmp_path / "whole")
     shutil.rmtree(tmp_path / name / "final_model")
-    for path in checkpoint.saved(tmp_path / name):
+    for path in checkpoint.list_saved(tmp_path / name):
         if checkpoint.step_of(path) > 4:
             shutil.rmtree(path)
     assert run(tmp_path, name) == 0

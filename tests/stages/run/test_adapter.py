@@ -44,7 +44,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **changes) == 0
     shutil.copytree(tmp_path / "sft", tmp_path / "whole")
     shutil.rmtree(tmp_path / "sft" / "final_model")
-    for path in checkpoint.saved(tmp_path / "sft"):
+    for path in checkpoint.list_saved(tmp_path / "sft"):
         if checkpoint.step_of(path) > 4:
             shutil.rmtree(path)
     assert run(tmp_path, "sft", **changes) == 0
@@ -101,7 +101,7 @@ def test_adapters_over_adapters_are_joined_over_the_whole_model(name: str, tmp_p
     # what is read is what the run had at its end
     built = build.build(parse(DPOOptions, "dpo", flags(tmp_path, "dpo", **changes)), say=lambda _: None)
     state = checkpoint.load(
-        checkpoint.saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params)
+        checkpoint.list_saved(tmp_path / "dpo")[-1], built.stage.init(built.key, params=built.params)
     )[0]
     tokens = torch.arange(3, 15)[None]
     logits = end.model.forward(end.params, tokens)
