@@ -263,9 +263,9 @@ def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, s
     if record.fingerprint.get(NAMES) != fingerprint.get(NAMES):
         raise ValueError(
             f"checkpoint.load: {path} was written by another version, in which a run's functions have other "
-            "names. Nothing in it is lost: that version finishes the run, and --model_path takes a final_model "
-            "of any version (in Python, fingerprint=None loads the state). To train with this version, choose "
-            "another --output_dir"
+            "names. Nothing in it is lost: that version finishes the run, and --model_path takes a "
+            "final_model of any version (in Python, fingerprint=None loads the state). To train with this "
+            "version, choose another --output_dir"
         )
     if lines := manifest.differences(record.fingerprint, fingerprint):
         more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
