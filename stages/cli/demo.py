@@ -169,7 +169,7 @@ def _before(experiment: Experiment, folder: Path) -> dict[str, float]:
     from stages.stage import named
 
     model, data = experiment.base.model, corpus.reopen(folder)
-    if not directories.complete(folder):
+    if not directories.list_complete(folder):
         _show("before training", model.init(named(experiment.key, "init")), experiment)
     tokens = len(data.held_out.tokens) - 1
     return {"guess": tokens * math.log2(model.config.vocab_size) / data.held_out_bytes}

@@ -73,7 +73,7 @@ def recompute(folder: Path, step: int) -> TrainState:
     options, experiment = build.rebuild(folder)
     if not 1 <= step <= len(experiment.pipe):
         raise ValueError(f"--step {step}: the run has steps 1 to {len(experiment.pipe)}")
-    earlier = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) < step]
+    earlier = [path for path in checkpoint.list_saved(folder) if checkpoint.step_of(path) < step]
     device = experiment.key.device
     state = experiment.stage.init(experiment.key, experiment.params)
     if earlier:
@@ -110,7 +110,7 @@ def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
     from pure import tree
     from stages.checkpoint import checkpoint
 
-    found = [path for path in checkpoint.saved(folder) if checkpoint.step_of(path) == step]
+    found = [path for path in checkpoint.list_saved(folder) if checkpoint.step_of(path) == step]
     if not found:
         return []
     saved = checkpoint.load(found[-1], state, warn=print).state
