@@ -71,7 +71,7 @@ def train(
     folder = Path(options.output_dir)
     # 1. Refuse.
     build.check(options)
-    with lock.alone(folder):
+    with lock.lock_folder(folder):
         for line in config_file.refuse_other_flags(folder, options):
             say(line)
         # 2. Build.
