@@ -65,7 +65,7 @@ def _documents(options: TokenizerOptions) -> Iterable[Document]:
     """Returns the text to train on."""
     from data_pipes.embedded import python_library
     from data_pipes.source.path import documents
-    from stages.run.data.documents import refuse
+    from stages.run.data import bad_rows
 
     if options.data_path == "embedded":
         return python_library.documents("all")
@@ -75,7 +75,7 @@ def _documents(options: TokenizerOptions) -> Iterable[Document]:
         encoding=options.encoding,
         subset=options.subset,
         split=options.split,
-        on_bad=refuse,
+        on_bad=bad_rows.refuse,
     )
 
 

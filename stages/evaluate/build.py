@@ -34,7 +34,7 @@ from stages.models import hardware, language_model
 from stages.models.chat_template import stop_ids, template_of
 from stages.models.language_model import Pretrained
 from stages.models.text_prompt import prefix_token
-from stages.run.data.documents import on_bad_row
+from stages.run.data import bad_rows
 from stages.run.options.ranges import check_ranges
 
 EXAM = 126
@@ -144,7 +144,7 @@ def _chats(task: str, path: str, options: EvaluateOptions) -> bool:
 
 def _on_bad(options: EvaluateOptions) -> Callable[[BadRow], None]:
     """Stops at a bad row in the words of the command line, or notes it and goes on."""
-    return on_bad_row(options.on_bad, Path(options.output_dir) / BAD)
+    return bad_rows.handler(options.on_bad, Path(options.output_dir) / BAD)
 
 
 def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -24,7 +25,7 @@ from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Say, Start, from_start
 from stages.run.metrics import Observe
 from stages.run.optimizer import Descent
-from stages.run.options.tuning import GRPOOptions, OnlineOptions, PPOOptions, updates_per_step
+from stages.run.options.tuning import GRPOOptions, OnlineOptions, PPOOptions, group_size, updates_per_step
 from stages.run.rewards.scorer import Scorer, scorer
 from stages.run.validation import Validate, mean_reward, nothing
 from stages.stage import Stage
@@ -125,11 +126,16 @@ def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts
         held_out=examples.held_out_pipe(make, held_out, batch_size=len(held_out)),
         offset=len(data.train),
         scorer=scorer(
-            options,
+            options.reward,
+            weights=options.reward_weights,
+            on_bad=options.on_bad_reward,
             prompts=[prompt.text for prompt in prompts],
             rows=[prompt.row for prompt in prompts],
             tokenizer=start.base.tokenizer,
             device=start.key.device,
+            folder=Path(options.output_dir),
+            table_every=options.table_every,
+            samples=group_size(options),
             say=say,
         ),
         sampling=_sampling(options, start),
@@ -192,7 +198,7 @@ def _experiment(start: Start, stage: Stage, descent: Descent, parts: _Parts) -> 
     """The Experiment, which also records the completions."""
     made = from_start(start, stage, parts.pipe, descent, validate=_validate(start, parts))
     observe = partial(_observe, learning_rate=made.observe, recorder=parts.scorer.recorder)
-    return made._replace(observe=observe, identity={**parts.scorer.made_of, **made.identity})
+    return made._replace(observe=observe, identity={**parts.scorer.digests, **made.identity})
 
 
 def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:

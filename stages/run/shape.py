@@ -11,7 +11,7 @@ from data_pipes import tokenizer as tokenizers
 from pure.config import PRESETS, ModelConfig, from_dict, preset, to_dict
 from pure.interop import hf
 from stages.models import language_model
-from stages.run.data.corpus import end_of
+from stages.run.data.corpus import separator_id
 
 DEFAULT = "tiny_config"
 MULTIPLE = 64
@@ -143,7 +143,9 @@ def with_ids(
         config = dataclasses.replace(
             config, vocab_size=rows, bos_token_id=begin, eos_token_id=None, pad_token_id=None
         )
-    return dataclasses.replace(config, eos_token_id=end_of(tokenizer), pad_token_id=special.get("<|pad|>"))
+    return dataclasses.replace(
+        config, eos_token_id=separator_id(tokenizer), pad_token_id=special.get("<|pad|>")
+    )
 
 
 def _preset(name: str) -> ModelConfig:

@@ -14,7 +14,7 @@ import torch
 from data_pipes.answers.reward_function import Completions, check_reward_function, compute_rewards
 from stages.online import weighted_sum
 from stages.run.rewards.coroutines import gather
-from stages.run.rewards.functions import find
+from stages.run.rewards.functions import load_function
 from tests.outside.form import Form
 
 TEXTS = ["<think>\nsum\n</think>\n4", "4", "it is 5 5 5 5"]
@@ -81,7 +81,7 @@ def _theirs(
 
     for i, source in enumerate(sources):
         (folder / f"r{i}.py").write_text(source)
-    functions = [find(f"{folder / f'r{i}.py'}:f") for i in range(len(sources))]
+    functions = [load_function(f"{folder / f'r{i}.py'}:f") for i in range(len(sources))]
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -104,7 +104,7 @@ def _ours(folder: Path, count: int, rows: list[dict], weights: tuple[float, ...]
     ]
     answers, columns = Completions(texts, TEXTS, IDS, rows), []
     for i in range(count):
-        function = find(f"{folder / f'r{i}.py'}:f")
+        function = load_function(f"{folder / f'r{i}.py'}:f")
         check_reward_function("f", function, list(rows[0]))
         columns.append(compute_rewards("f", function, answers, on_bad=_stop, gather=gather()))
     found = torch.tensor(columns).T

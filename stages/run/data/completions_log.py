@@ -1,9 +1,9 @@
-"""What a policy answered and what it was rewarded with: completions.jsonl, and a table on the screen now and
-then."""
+"""Log the completions of a policy with their rewards: completions.jsonl, and a table on the screen."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,27 +13,27 @@ from torch import Tensor
 from data_pipes.files import write_atomically, writing
 from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
-from stages.run.rewards.functions import reader
+from stages.run.rewards.functions import completion_decoder
 from stages.score import completions
 from stages.state import TrainState
 
 NAME = "completions.jsonl"
 SHOWN = 4
-"""Answers in a table."""
+"""Completions in a table."""
 
 WIDTH = 40
-"""Characters of a text in a table."""
+"""Limit on the characters of a text in a table."""
 
-DULL = 0.9
-"""Share of groups with equal rewards from which on a person is told."""
+WARN = 0.9
+"""Share of groups with equal rewards, or of unscored or truncated completions, that prints a warning."""
 
 
 class Recorder(NamedTuple):
-    """Sees every round of answers.
+    """Logs the completions of every step.
 
     Fields:
-        score: a score that also keeps what it saw.
-        observe: state -> {}; writes what was kept down as that of the state's last step.
+        score: Rollouts -> rewards [B, K], which it also remembers.
+        observe: state -> {}; writes the remembered completions as those of the state's last step.
     """
 
     score: Callable[[Rollouts], Tensor]
@@ -52,26 +52,26 @@ def recorder(
     weights: tuple[float, ...] | None = None,
     say: Callable[[str], Any] = print,
 ) -> Recorder:
-    """Makes a Recorder.
+    """Builds a Recorder.
 
     Args:
         score: Rollouts -> rewards [B, K].
         folder: of the run; completions.jsonl in it gets one line a step.
         names: of the K rewards.
         prompts: text of each prompt.
-        tokenizer: decodes the answers.
+        tokenizer: decodes the completions.
         table_every: steps between tables; 0 shows none.
-        samples: answers to each prompt, for what is said about groups.
+        samples: completions of each prompt, to count the groups in warnings.
         weights: of the K rewards in the table's sum; None weighs each with 1.
-        say: takes lines for the person who watches.
+        say: takes a line for the user.
 
     Returns:
         Recorder.
     """
     seen: list[tuple[Rollouts, Tensor]] = []
-    decode = reader(tokenizer)
+    decode = completion_decoder(tokenizer)
 
-    def watched(rollouts: Rollouts) -> Tensor:
+    def remember(rollouts: Rollouts) -> Tensor:
         rewards = score(rollouts)
         seen[:] = [(rollouts, rewards)]
         return rewards
@@ -79,87 +79,99 @@ def recorder(
     def observe(state: TrainState) -> dict:
         step = int(state.step)
         if seen:
-            rows = rows_of(*seen.pop(), names=names, prompts=prompts, decode=decode)
+            rows = completion_rows(*seen.pop(), names=names, prompts=prompts, decode=decode)
             _append(folder / NAME, step, rows)
             if table_every and (step == 1 or step % table_every == 0):
-                say(table(step, rows, weights))
-                _explain(say, state, len(rows) // samples, samples)
+                say(render_table(step, rows, weights))
+                _warn(say, state, len(rows) // samples, samples)
         return {}
 
-    return Recorder(watched, observe)
+    return Recorder(remember, observe)
 
 
-def rows_of(
-    rollouts: Rollouts, rewards: Tensor, *, names: Sequence[str], prompts: Sequence[str], decode: Callable
+def completion_rows(
+    rollouts: Rollouts,
+    rewards: Tensor,
+    *,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    decode: Callable[[Sequence[int]], str],
 ) -> list[dict[str, Any]]:
-    """Writes a round of answers in words.
+    """Decodes completions into rows of the log.
 
     Args:
-        rollouts: B of them.
+        rollouts: B completions.
         rewards: [B, K] float.
         names: of the K rewards.
         prompts: text of each prompt, by the rollouts' row.
         decode: ids -> text.
 
     Returns:
-        B rows {"index", "prompt", "completion", "rewards": {name: number, or None where there is none}}.
+        B rows {"index", "prompt", "completion", "rewards": {name: number, or None if unscored}}.
     """
-    found = []
+    rows = []
     texts = completions(rollouts, decode)
     for row, text, values in zip(rollouts.row.tolist(), texts, rewards.tolist(), strict=True):
-        judged = {name: value if value == value else None for name, value in zip(names, values, strict=True)}
-        found.append({"index": row, "prompt": prompts[row], "completion": text, "rewards": judged})
-    return found
+        scores = {name: None if math.isnan(x) else x for name, x in zip(names, values, strict=True)}
+        rows.append({"index": row, "prompt": prompts[row], "completion": text, "rewards": scores})
+    return rows
 
 
-def table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> str:
-    """Writes some answers with their weighted rewards, the best and the worst among them.
+def render_table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence[float] | None = None) -> str:
+    """Renders the completions with the highest and the lowest weighted rewards.
 
     Example:
-        >>> print(table(3, [{"prompt": "1 + 1?", "completion": "2", "rewards": {"correct": 1.0}}]))
+        >>> print(render_table(3, [{"prompt": "1 + 1?", "completion": "2", "rewards": {"correct": 1.0}}]))
         step 3: reward | prompt | answer
           1.00 | 1 + 1? | 2
     """
     factors = weights or (1.0,) * len(rows[0]["rewards"])
-    total = [
-        sum(w * (x or 0.0) for w, x in zip(factors, row["rewards"].values(), strict=True)) for row in rows
-    ]
-    order = sorted(range(len(rows)), key=lambda i: -total[i])
-    chosen = order if len(order) <= SHOWN else [*order[: SHOWN // 2], *order[-SHOWN // 2 :]]
+
+    def total(row: Mapping[str, Any]) -> float:
+        rewards = (reward or 0.0 for reward in row["rewards"].values())
+        return sum(factor * reward for factor, reward in zip(factors, rewards, strict=True))
+
+    best_first = sorted(rows, key=total, reverse=True)
+    if len(best_first) > SHOWN:
+        best_first = [*best_first[: SHOWN // 2], *best_first[-SHOWN // 2 :]]
     lines = [
-        f"  {total[i]:.2f} | {_short(rows[i]['prompt'])} | {_short(rows[i]['completion'])}" for i in chosen
+        f"  {total(row):.2f} | {_shorten(row['prompt'])} | {_shorten(row['completion'])}"
+        for row in best_first
     ]
     return "\n".join([f"step {step}: reward | prompt | answer", *lines])
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     """A text on one line, its middle left out."""
     line = " ".join(text.split())
-    return line if len(line) <= WIDTH else f"{line[: WIDTH // 2 - 1]}…{line[-WIDTH // 2 :]}"
+    if len(line) <= WIDTH:
+        return line
+    return f"{line[: WIDTH // 2 - 1]}…{line[-WIDTH // 2 :]}"
 
 
-def _explain(say: Callable[[str], Any], state: TrainState, groups: int, samples: int) -> None:
-    """Says why nothing is learned, where nothing is."""
-    dull = float(state.metrics.get("frac_reward_zero_std", 0.0))
-    if samples > 1 and dull >= DULL:
+def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: int) -> None:
+    """Prints why nothing is learned, if nothing is."""
+    equal = float(state.metrics.get("frac_reward_zero_std", 0.0))
+    if samples > 1 and equal >= WARN:
         say(
-            f"the reward has been equal in {round(dull * groups)} of {groups} groups: nothing to learn from; raise "
-            "--temperature, take other prompts, or change the reward"
+            f"the reward is equal in {round(equal * groups)} of {groups} groups: nothing to learn from; raise "
+            "--temperature, use other prompts, or change the reward"
         )
     unscored = float(state.metrics.get("frac_unjudged", 0.0))
-    if unscored >= DULL:
-        say(f"{unscored:.0%} of the answers have no reward at all, and teach nothing; see completions.jsonl")
-    cut = float(state.metrics.get("completions/clipped_ratio", 0.0))
-    if cut >= DULL:
+    if unscored >= WARN:
+        say(f"{unscored:.0%} of the completions have no reward, and are not learned; see completions.jsonl")
+    truncated = float(state.metrics.get("completions/clipped_ratio", 0.0))
+    if truncated >= WARN:
         say(
-            f"{cut:.0%} of the answers were cut off at --max_new_tokens: raise it, or teach the model to stop (sft)"
+            f"{truncated:.0%} of the completions were cut off at --max_new_tokens: raise it, or teach the model "
+            "to stop (sft)"
         )
 
 
 def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    """Adds one step's line; lines of this step and later ones, which a killed run left, are dropped."""
+    """Appends one step's line; lines of this step and later ones, which a killed run left, are dropped."""
     line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
-    if path.exists() and _last(path) >= step:
+    if path.exists() and _last_step(path) >= step:
         kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
         with writing(path):
             write_atomically(path, b"".join(kept))
@@ -168,7 +180,7 @@ def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
         file.write(line)
 
 
-def _last(path: Path) -> int:
+def _last_step(path: Path) -> int:
     """The step of the last line."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 22)))
@@ -177,7 +189,7 @@ def _last(path: Path) -> int:
 
 
 def _step(line: bytes) -> int:
-    """The step of a line; one that was cut off counts as the last of all, and is dropped."""
+    """The step of a line; an incomplete line counts as the last of all, so that it is dropped."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -25,7 +25,7 @@ from data_pipes.source.path import rows as source_rows
 from data_pipes.table import TablePipe
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import BadRow, OnBad, Row
-from stages.run.data.documents import on_bad_row
+from stages.run.data import bad_rows
 from stages.run.options.base import BatchFlags
 
 Record = Conversation | Preference | Unpaired | Prompt
@@ -42,7 +42,7 @@ BATCH = 1024
 
 
 class Source(NamedTuple):
-    """Where rows come from, and how they are split.
+    """The location of rows, and how they are split.
 
     Fields:
         data_path: a file, a folder, a data set's name, or "embedded" for generated rows.
@@ -51,7 +51,7 @@ class Source(NamedTuple):
         examples: generated training rows.
         seed: of generated rows.
         subset, split: of a data set, as in `data_pipes.source.path.rows`.
-        on_bad: "stop" or "skip", as in `stages.run.data.documents.on_bad_row`.
+        on_bad: "stop" or "skip", as in `stages.run.data.bad_rows.handler`.
     """
 
     data_path: str
@@ -147,10 +147,10 @@ def read(
     bad = Path(source.output_dir) / BAD
     bad.unlink(missing_ok=True)
     # 2. Examples.
-    on_bad = on_bad_row(source.on_bad, bad)
+    on_bad = bad_rows.handler(source.on_bad, bad)
     encode = partial(_encode, kind, on_bad=on_bad, tokenizer=tokenizer, template=template)
     parts = [encode(rows) for rows in _load(kind.generate, source, on_bad)]
-    skipped = len(bad.read_text(encoding="utf-8").splitlines()) if bad.exists() else 0
+    skipped = len(bad_rows.read(bad))
     note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
     if not parts[0]:
         raise ValueError(f"--data_path {source.data_path}: no row is left to learn from{note}")

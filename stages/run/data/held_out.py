@@ -1,7 +1,6 @@
-"""Which text is kept apart for validation: whole documents, chosen by their names; of a few documents, their
-ends.
+"""Hold out text for validation: whole documents chosen by name, or the ends of all if there are few.
 
-A name decides, so that the choice is the same on every machine, and stays as it was when other documents are
+A name decides, so the choice is the same on every machine, and stays as it was when other documents are
 added.
 """
 
@@ -19,22 +18,22 @@ Rule = Literal["names", "ends"]
 Part = Literal["train", "held_out"]
 
 MOST_BYTES = 10_000_000
-"""Text kept apart at most: more makes every validation slow, and its figure no steadier."""
+"""Limit on the held-out text: more makes every validation slow, and its result no more precise."""
 
 
-def rule(
-    documents: Iterable[Document], share: float, root: str, left_out: Callable[[], str] = lambda: ""
+def choose_rule(
+    documents: Iterable[Document], share: float, root: str, report: Callable[[], str] = lambda: ""
 ) -> Rule:
-    """Decides from the first documents how to split.
+    """Chooses the split from the first documents.
 
-    Chance may keep none of ten documents apart, or half of the text. So where there are fewer than 2/share,
-    or none of them has a name that is chosen, each gives its own end instead.
+    A choice by name may hold out none of ten documents, or half of the text. So if there are fewer than
+    2/share documents, or none with a chosen name, the end of each document is held out instead.
 
     Args:
-        documents: read until it is clear; all of them only if they are few.
-        share: kept apart, in (0, 0.5].
-        root: see `parts`.
-        left_out: () -> what else there was, and why it is not among the documents; asked if there is no text.
+        documents: read until the choice is clear; all of them only if they are few.
+        share: of the text to hold out, in (0, 0.5].
+        root: see `split`.
+        report: () -> summary of what was left out, for the message that there is no text.
 
     Returns:
         "names" or "ends".
@@ -44,52 +43,51 @@ def rule(
     """
     if not 0 < share <= 0.5:
         raise ValueError(
-            f"--held_out: expected a share in (0, 0.5], got {share}; 0.05 keeps a twentieth apart"
+            f"--held_out: expected a share in (0, 0.5], got {share}; 0.05 holds out one in twenty"
         )
     if root == "embedded":
         return "names"
-    needed, count, written, chosen = math.ceil(2 / share), 0, False, False
+    needed, count, has_text, has_chosen = math.ceil(2 / share), 0, False, False
     for document in documents:
         count += 1
-        written = written or bool(document.text.strip())
-        chosen = chosen or _is_chosen(document, share, root)
-        if count >= needed and written and chosen:
+        has_text = has_text or bool(document.text.strip())
+        has_chosen = has_chosen or _is_chosen(document, share, root)
+        if count >= needed and has_text and has_chosen:
             return "names"
-    if not written:
+    if not has_text:
         raise ValueError(
-            f"--data_path {root}: there is no text in it ({count} documents, none with text){left_out()}; give "
+            f"--data_path {root}: there is no text in it ({count} documents, none with text){report()}; give "
             "files with text"
         )
     return "ends"
 
 
-def parts(
+def split(
     documents: Iterable[Document], *, rule: Rule, share: float, root: str
 ) -> Iterator[tuple[Part, Document]]:
-    """Splits documents.
+    """Splits documents into training and held-out text.
 
     Args:
         documents: read once, in order.
-        rule: "names" keeps whole documents apart, "ends" the end of each.
+        rule: "names" holds out whole documents, "ends" the end of each.
         share: of the documents, or of each one's text.
-        root: what stands before each name, and does not count: the same folder may be called in several ways.
+        root: --data_path; it is removed from names, as the same folder may have several paths.
 
     Returns:
-        An iterator over (part, document), in order, none of them empty. Once 10 MB are kept apart, the rest
-        is for training.
+        An iterator over (part, document), in order, none of them empty. After 10 MB of held-out text the
+        rest is for training.
 
     Example:
-        >>> list(parts([Document("ab\\ncd\\n", "a")], rule="ends", share=0.5, root="."))
+        >>> list(split([Document("ab\\ncd\\n", "a")], rule="ends", share=0.5, root="."))
         [('train', Document(text='ab\\n', name='a')), ('held_out', Document(text='cd\\n', name='a'))]
     """
     room = MOST_BYTES
     for document in documents:
-        if room <= 0:
-            pieces: list[tuple[Part, Document]] = [("train", document)]
-        elif rule == "ends":
-            pieces = _cut(document, share)
-        else:
-            pieces = [("held_out" if _is_chosen(document, share, root) else "train", document)]
+        pieces: list[tuple[Part, Document]] = [("train", document)]
+        if room > 0 and rule == "ends":
+            pieces = _split_end(document, share)
+        elif room > 0 and _is_chosen(document, share, root):
+            pieces = [("held_out", document)]
         for part, piece in pieces:
             if piece.text:
                 room -= len(piece.text.encode()) if part == "held_out" else 0
@@ -97,17 +95,14 @@ def parts(
 
 
 def _is_chosen(document: Document, share: float, root: str) -> bool:
-    """By the hash of a name; the parts of one embedded file stay together."""
-    name = (
-        document.name.split("#")[0]
-        if root == "embedded"
-        else document.name.removeprefix(str(Path(root))).lstrip("/")
-    )
-    return is_held_out(name, share)
+    """Decides by the hash of a name; the topics of one embedded file stay together."""
+    if root == "embedded":
+        return is_held_out(document.name.split("#")[0], share)
+    return is_held_out(document.name.removeprefix(str(Path(root))).lstrip("/"), share)
 
 
-def _cut(document: Document, share: float) -> list[tuple[Part, Document]]:
-    """The document, and its end from a line's beginning; from anywhere, if it is one line."""
+def _split_end(document: Document, share: float) -> list[tuple[Part, Document]]:
+    """Splits off the end of a document, from the beginning of a line if there is one."""
     text = document.text
     middle = max(1, math.floor(len(text) * (1 - share)))
     line = text.find("\n", middle - 1) + 1

@@ -1,5 +1,4 @@
-"""What the data of a run was made from, so that a folder's data is used again only for what it was made
-from."""
+"""Provenance of the cached data of a run, so that it is reused only for the same inputs."""
 
 from __future__ import annotations
 
@@ -14,32 +13,32 @@ from stages.models import folder as model_folder
 from stages.run.options.pretrain import PretrainOptions
 
 READING = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
-"""Flags that change the tokens, besides where text and tokenizer come from."""
+"""Flags that change the tokens, besides the paths of text and tokenizer."""
 
 
-def of(options: PretrainOptions, vocab_size: int) -> dict[str, Any]:
-    """Describes what data would be made from now.
+def describe_inputs(options: PretrainOptions, vocab_size: int) -> dict[str, Any]:
+    """Describes the inputs that the data would be built from now.
 
     Args:
         options: the flags.
         vocab_size: of a tokenizer that would be trained.
 
     Returns:
-        {flag: value}; of text and tokenizer a dict with their path and, where they are files, what identifies
-        them.
+        {flag: value}; for text and tokenizer a dict with the path and, if it exists, what identifies its
+        contents.
     """
-    given = tokenizer_path(options)
-    tokenizer: dict[str, Any] = {"path": given}
-    if given is None:
+    path = tokenizer_path(options)
+    tokenizer: dict[str, Any] = {"path": path}
+    if path is None:
         tokenizer["trained"] = vocab_size
-    elif Path(given).exists():
-        tokenizer["fingerprint"] = tokenizers.fingerprint(tokenizers.load(given))
+    elif Path(path).exists():
+        tokenizer["fingerprint"] = tokenizers.fingerprint(tokenizers.load(path))
     flags = {f"--{name}": getattr(options, name) for name in READING}
-    return {"--data_path": _text(options.data_path), "--tokenizer_path": tokenizer, **flags}
+    return {"--data_path": _describe_text(options.data_path), "--tokenizer_path": tokenizer, **flags}
 
 
 def tokenizer_path(options: PretrainOptions) -> str | None:
-    """The tokenizer that is given: by its own flag, or beside the model to start from."""
+    """Returns the tokenizer's path: of its own flag, or in the folder of the model to start from."""
     if options.tokenizer_path:
         return options.tokenizer_path
     if not options.model_path:
@@ -47,46 +46,45 @@ def tokenizer_path(options: PretrainOptions) -> str | None:
     return str(model_folder.find_final_model(options.model_path) / tokenizers.files.NAME)
 
 
-def refuse_another(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compares what the data was made from with what it would be made from now.
+def refuse_changed(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compares the inputs of the cached data with those of now.
 
-    Files may have moved, and a folder may be called in several ways: what is in them decides, where both can
-    be seen.
+    Files may have moved, and a folder may have several paths: the contents are compared if both are known.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: naming the flags that differ.
     """
-    told = [
-        f"{name} was {_say(was.get(name))}, is {_say(now[name])}"
+    changes = [
+        f"{name} was {_render(was.get(name))}, is {_render(now[name])}"
         for name in now
-        if not _same(was.get(name), now[name])
+        if not _are_equal(was.get(name), now[name])
     ]
-    if told:
+    if changes:
         raise ValueError(
-            f"{folder / 'data'} was made from something else: {'; '.join(told)}. Set these back, or choose another "
-            "--output_dir"
+            f"{folder / 'data'} was made from something else: {'; '.join(changes)}. Set these back, or choose "
+            "another --output_dir"
         )
 
 
-def _text(data_path: str) -> dict[str, Any]:
+def _describe_text(data_path: str) -> dict[str, Any]:
     """A file or folder by the names and sizes of its files; anything else by its name."""
     top = Path(data_path)
     if data_path == "embedded" or not top.exists():
         return {"path": data_path}
-    found = [(path.relative_to(top).as_posix(), path.stat().st_size) for path in files(top)]
-    names = hash_json(found)[:16]
-    return {"path": data_path, "files": len(found), "bytes": sum(size for _, size in found), "names": names}
+    sizes = [(path.relative_to(top).as_posix(), path.stat().st_size) for path in files(top)]
+    total = sum(size for _, size in sizes)
+    return {"path": data_path, "files": len(sizes), "bytes": total, "names": hash_json(sizes)[:16]}
 
 
-def _same(was: Any, now: Any) -> bool:
-    """Equal facts; equal paths, where one side cannot be seen."""
+def _are_equal(was: Any, now: Any) -> bool:
+    """Compares contents if both sides know them, else paths."""
     if not isinstance(was, Mapping) or not isinstance(now, Mapping):
         return was == now
-    facts = [{name: value for name, value in side.items() if name != "path"} for side in (was, now)]
-    return facts[0] == facts[1] if all(facts) else was.get("path") == now["path"]
+    old, new = ({name: value for name, value in side.items() if name != "path"} for side in (was, now))
+    return old == new if old and new else was.get("path") == now["path"]
 
 
-def _say(value: Any) -> str:
+def _render(value: Any) -> str:
     """A value for a message."""
     if not isinstance(value, Mapping):
         return str(value)

@@ -32,7 +32,7 @@ def check(options: TuningOptions) -> None:
     template_variables(options.template_kwargs)
     new, what = 0, f"--max_length {options.max_length}"
     if isinstance(options, OnlineOptions):
-        functions.refuse_names(options.reward)
+        functions.refuse_unknown(options.reward)
         new, what = options.max_new_tokens, f"{what} and --max_new_tokens {options.max_new_tokens}"
     most = language_model.read_config(options.model_path).max_position_embeddings
     if options.max_length + new > most:

@@ -1,6 +1,6 @@
-"""Run coroutines from ordinary code: one event loop in a thread of its own, for as long as the process lives.
+"""Run coroutines from ordinary code, in one event loop that lives in its own thread until the process ends.
 
-A client that a coroutine opened in one call stays usable in the next, as both run on the same loop.
+A client that a coroutine opened in one call stays usable in the next, as both run in the same loop.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 
 def gather() -> Callable[[Sequence[Awaitable]], list]:
-    """Makes a function that runs awaitables side by side and waits for all of them.
+    """Returns a function that runs awaitables concurrently and waits for all of them.
 
     Returns:
-        Awaitables -> their results in order, an exception in the place of one that raised. The loop starts at
-        the first call; it may be called where another loop runs (a notebook).
+        Awaitables -> their results in order, with the exceptions of those that raised. The loop starts at the
+        first call. The function may be called while another loop runs (a notebook).
 
     Example:
         >>> async def double(x):
@@ -29,11 +29,11 @@ def gather() -> Callable[[Sequence[Awaitable]], list]:
         if not loops:
             loops.append(asyncio.new_event_loop())
             threading.Thread(target=loops[0].run_forever, name="coroutines", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_all(waiting), loops[0]).result()
+        return asyncio.run_coroutine_threadsafe(_gather_all(waiting), loops[0]).result()
 
     return run
 
 
-async def _all(waiting: Sequence[Awaitable]) -> list:
-    """Results and exceptions, in order."""
+async def _gather_all(waiting: Sequence[Awaitable]) -> list:
+    """Awaits all: results and exceptions, in order."""
     return list(await asyncio.gather(*waiting, return_exceptions=True))

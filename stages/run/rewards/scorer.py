@@ -1,11 +1,10 @@
-"""Build the scorer of a run: all its rewards, and the recorder that writes down what they saw and
-returned."""
+"""Build the scorer of a run: all its rewards, and the recorder that logs completions with their rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +13,6 @@ from data_pipes.tokenizer.spec import Tokenizer
 from stages.rollout import Rollouts
 from stages.run.data import completions_log
 from stages.run.data.completions_log import Recorder
-from stages.run.options import tuning as flags
 from stages.run.rewards import functions, identity
 
 
@@ -25,59 +23,67 @@ class Scorer(NamedTuple):
         names: of the K rewards, for metrics.
         weights: of the K rewards in their sum; None weighs each with 1.
         score: Rollouts -> rewards [B, K].
-        recorder: a score that also keeps what it saw, and what writes it down.
-        made_of: what the rewards are made of, for the run's fingerprint.
+        recorder: a score that also remembers completions, and the function that logs them.
+        digests: of the rewards, for the run's fingerprint.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...] | None
     score: Callable[[Rollouts], Tensor]
     recorder: Recorder
-    made_of: Mapping[str, str]
+    digests: Mapping[str, str]
 
 
 def scorer(
-    options: flags.OnlineOptions,
+    rewards: Sequence[str],
     *,
+    weights: tuple[float, ...],
+    on_bad: Literal["stop", "skip"],
     prompts: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
     tokenizer: Tokenizer,
     device: torch.device,
-    say: Callable[[str], None],
+    folder: Path,
+    table_every: int,
+    samples: int,
+    say: Callable[[str], Any],
 ) -> Scorer:
-    """Builds the scorer of the rewards that the flags name.
+    """Builds the scorer of the rewards that --reward names.
 
     Args:
-        options: the flags.
+        rewards: as in `stages.run.rewards.functions.build_score`.
+        weights: of the rewards in their sum; none given weighs each with 1.
+        on_bad: "stop" at a reward function that fails, or "skip" that reward.
         prompts, rows: text and row of each prompt, by the rollouts' row.
         tokenizer: of the policy.
         device: of reward models.
-        say: takes lines for the person who watches.
+        folder, table_every, samples: see `stages.run.data.completions_log.recorder`.
+        say: takes a line for the user.
 
     Returns:
         Scorer.
 
     Raises:
-        ValueError, FileNotFoundError: as `stages.run.rewards.functions.score_of`.
+        ValueError, FileNotFoundError: as `stages.run.rewards.functions.build_score`.
     """
-    names, weights = functions.names(options.reward), options.reward_weights or None
-    score = functions.score_of(
-        options.reward,
+    names = functions.reward_names(rewards)
+    score = functions.build_score(
+        rewards,
         tokenizer=tokenizer,
         prompts=prompts,
         rows=rows,
         device=device,
-        on_bad=say if options.on_bad_reward == "skip" else None,
+        on_bad=say if on_bad == "skip" else None,
     )
     recorder = completions_log.recorder(
         score,
-        Path(options.output_dir),
+        folder,
         names=names,
         prompts=prompts,
         tokenizer=tokenizer,
-        weights=weights,
+        weights=weights or None,
         say=say,
-        table_every=options.table_every,
-        samples=flags.group_size(options),
+        table_every=table_every,
+        samples=samples,
     )
-    return Scorer(names, weights, score, recorder, identity.identity(options.reward, rows))
+    return Scorer(names, weights or None, score, recorder, identity.digest_rewards(rewards, rows))

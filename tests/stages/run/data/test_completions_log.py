@@ -1,5 +1,4 @@
-"""Answers on paper: one line a step, whatever was killed in between, and words where nothing can be
-learned."""
+"""Completions are logged, one line a step, also after a kill; a warning is printed if nothing is learned."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from pure import random
-from stages.run.data.completions_log import NAME, Recorder, recorder, table
+from stages.run.data.completions_log import NAME, Recorder, recorder, render_table
 from stages.state import TrainState
 from tests.data_pipes.chats import tokenizer
 from tests.stages.test_score import ROLLOUTS
@@ -73,10 +72,10 @@ def test_a_table_now_and_then(tmp_path: Path) -> None:
     ("metrics", "words"),
     [
         ({"frac_reward_zero_std": 1.0}, "equal in 1 of 1 groups: nothing to learn from"),
-        ({"completions__clipped_ratio": 0.95}, "95% of the answers were cut off"),
+        ({"completions__clipped_ratio": 0.95}, "95% of the completions were cut off"),
     ],
 )
-def test_it_says_why_nothing_is_learned(metrics: dict, words: str, tmp_path: Path) -> None:
+def test_it_prints_why_nothing_is_learned(metrics: dict, words: str, tmp_path: Path) -> None:
     said: list[str] = []
     take(make(tmp_path, said), 2, **metrics)
     assert words in said[-1]
@@ -100,15 +99,15 @@ def test_a_line_with_separators_inside_an_answer_stays_one(tmp_path: Path) -> No
     ]
 
 
-def test_answers_without_any_reward_are_told(tmp_path: Path) -> None:
+def test_completions_without_rewards_are_reported(tmp_path: Path) -> None:
     said: list[str] = []
     take(make(tmp_path, said), 2, frac_unjudged=1.0)
-    assert said[-1].startswith("100% of the answers have no reward at all")
+    assert said[-1].startswith("100% of the completions have no reward")
 
 
 def test_the_best_and_the_worst_are_shown() -> None:
     rows = [{"prompt": "p" * 99, "completion": f"answer {i}", "rewards": {"a": float(i)}} for i in range(9)]
-    shown = table(1, rows).splitlines()
+    shown = render_table(1, rows).splitlines()
     assert [line.split()[0] for line in shown[1:]] == ["8.00", "7.00", "1.00", "0.00"]
     assert "…" in shown[1]
 

@@ -128,16 +128,14 @@ def test_rows_are_read_by_their_column(tmp_path: Path) -> None:
         prepare(options(tmp_path, data_path=str(path), output_dir=str(tmp_path / "new")), 280, silent)
 
 
-def test_bad_rows_are_noted_and_passed_over(tmp_path: Path) -> None:
+def test_bad_rows_are_listed_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(
         "".join(json.dumps({"text": f"text number {i}\n" * 3}) + "\n" for i in range(50)) + "{broken\n"
     )
     said: list[str] = []
     prepare(options(tmp_path, data_path=str(path), on_bad="skip"), 280, said.append)
-    assert (
-        said[-1] == f"data: 1 rows or files passed over, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
-    )
+    assert said[-1] == f"data: 1 rows or files skipped, see {tmp_path / 'run' / 'data' / 'bad_rows.jsonl'}"
     (noted,) = (tmp_path / "run" / "data" / "bad_rows.jsonl").read_text().splitlines()
     assert json.loads(noted)["name"] == f"{path}:51"
 
@@ -218,13 +216,13 @@ def test_a_tokenizer_learns_from_so_much_text_at_most(
     assert len(seen) == 2
 
 
-def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = [0.0], []
     monkeypatch.setattr(corpus.time, "monotonic", lambda: now[0])
-    tell = corpus._telling(said.append)
+    report = corpus._report_progress(said.append)
     for second in range(25):
         now[0] = float(second)
-        tell(corpus.Progress(second, 1000 * second, second))
+        report(corpus.Progress(second, 1000 * second, second))
     assert said == ["data: 11,000 characters, 11 tokens so far", "data: 22,000 characters, 22 tokens so far"]
 
 
@@ -245,7 +243,7 @@ def test_tokens_that_were_changed_are_not_trained_on(damage: Any, tmp_path: Path
     assert (prepare(options(tmp_path), 300, silent).train.tokens == tokens).all()
 
 
-def test_a_large_store_is_not_read_through_and_that_is_said(
+def test_a_large_store_is_not_verified_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_text(tmp_path / "text")
@@ -253,7 +251,7 @@ def test_a_large_store_is_not_read_through_and_that_is_said(
     monkeypatch.setattr(corpus, "VERIFIED", 1)
     said: list[str] = []
     prepare(options(tmp_path), 300, said.append)
-    assert [line.split(" and ")[1] for line in said] == ["was not read through for damage"] * 2
+    assert [line.split(" and ")[1] for line in said] == ["was not verified"] * 2
 
 
 def test_nothing_left_is_told_by_what_took_it(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from data_pipes.types import Document
 from stages.run.data import held_out
-from stages.run.data.held_out import parts, rule
+from stages.run.data.held_out import choose_rule
 
 
-def many(count: int, root: str = "text") -> list[Document]:
+def make_documents(count: int, root: str = "text") -> list[Document]:
     return [Document(f"line {i}\nand more {i}\n", f"{root}/{i}.txt") for i in range(count)]
 
 
@@ -19,14 +19,14 @@ def split(
     documents: list[Document], how: held_out.Rule, share: float = 0.1, root: str = "text"
 ) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"train": [], "held_out": []}
-    for part, document in parts(documents, rule=how, share=share, root=root):
+    for part, document in held_out.split(documents, rule=how, share=share, root=root):
         found[part].append(document.text)
     return found
 
 
 def test_many_documents_are_chosen_whole_by_their_names() -> None:
-    documents = many(500)
-    assert rule(documents, 0.1, "text") == "names"
+    documents = make_documents(500)
+    assert choose_rule(documents, 0.1, "text") == "names"
     found = split(documents, "names")
     assert 30 < len(found["held_out"]) < 75
     assert sorted(found["train"] + found["held_out"]) == sorted(document.text for document in documents)
@@ -35,17 +35,17 @@ def test_many_documents_are_chosen_whole_by_their_names() -> None:
 @pytest.mark.parametrize("root", ["text", "/elsewhere/text", "./text/"])
 def test_the_same_folder_under_another_name_is_split_alike(root: str) -> None:
     named = root.removeprefix("./").rstrip("/")
-    assert split(many(300, named), "names", root=root) == split(many(300), "names")
+    assert split(make_documents(300, named), "names", root=root) == split(make_documents(300), "names")
 
 
 def test_more_documents_leave_the_earlier_choice_as_it_was() -> None:
-    before, after = (set(split(many(count), "names")["held_out"]) for count in (300, 400))
+    before, after = (set(split(make_documents(count), "names")["held_out"]) for count in (300, 400))
     assert before < after
 
 
 def test_of_few_documents_each_gives_its_end() -> None:
     documents = [Document("".join(f"{i} {k}\n" for k in range(20)), str(i)) for i in range(5)]
-    assert rule(documents, 0.1, "text") == "ends"
+    assert choose_rule(documents, 0.1, "text") == "ends"
     found = split(documents, "ends")
     assert [text.splitlines() for text in found["held_out"]] == [[f"{i} 19"] for i in range(5)]
     joined = [head + tail for head, tail in zip(found["train"], found["held_out"], strict=True)]
@@ -63,11 +63,11 @@ def test_the_decision_reads_no_more_than_it_needs() -> None:
     read = []
 
     def stream() -> Iterator[Document]:
-        for document in many(10_000):
+        for document in make_documents(10_000):
             read.append(document.name)
             yield document
 
-    assert rule(stream(), 0.1, "text") == "names"
+    assert choose_rule(stream(), 0.1, "text") == "names"
     assert len(read) < 100
 
 
@@ -75,21 +75,23 @@ def test_if_no_name_is_chosen_each_document_gives_its_end() -> None:
     from data_pipes.embedded.python_library import is_held_out
 
     unlucky = [
-        document for document in many(500) if not is_held_out(document.name.removeprefix("text/"), 0.1)
+        document
+        for document in make_documents(500)
+        if not is_held_out(document.name.removeprefix("text/"), 0.1)
     ]
-    assert rule(unlucky, 0.1, "text") == "ends"
+    assert choose_rule(unlucky, 0.1, "text") == "ends"
 
 
 def test_the_parts_of_an_embedded_file_stay_together() -> None:
     documents = [Document("text\n", f"pydoc_data/topics.py#{i}") for i in range(200)]
-    assert rule(documents, 0.1, "embedded") == "names"
+    assert choose_rule(documents, 0.1, "embedded") == "names"
     found = split(documents, "names", root="embedded")
     assert sorted(map(len, found.values())) == [0, 200]
 
 
-def test_not_too_much_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_too_much_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out, "MOST_BYTES", 100)
-    found = split(many(500), "names")
+    found = split(make_documents(500), "names")
     assert 100 <= sum(map(len, found["held_out"])) < 150
     assert len(found["train"]) + len(found["held_out"]) == 500
 
@@ -97,11 +99,11 @@ def test_not_too_much_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.6, 5.0])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=r"--held_out: expected a share in \(0, 0\.5\]"):
-        rule(many(3), share, "text")
+        choose_rule(make_documents(3), share, "text")
 
 
 def test_without_text_there_is_nothing_to_split() -> None:
     with pytest.raises(ValueError, match=r"--data_path text: there is no text in it \(2 documents"):
-        rule([Document("", "a"), Document(" \n", "b")], 0.1, "text")
+        choose_rule([Document("", "a"), Document(" \n", "b")], 0.1, "text")
     with pytest.raises(ValueError, match="none with text\\); all were too short; give"):
-        rule([], 0.1, "text", lambda: "; all were too short")
+        choose_rule([], 0.1, "text", lambda: "; all were too short")

@@ -19,10 +19,11 @@ def options(**changes: Any) -> PretrainOptions:
     return PretrainOptions(**changes)
 
 
-def told(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (300, 300)) -> str:
-    """What is refused, or ""."""
+def refusal(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (300, 300)) -> str:
+    """The message, or ""."""
+    inputs = [provenance.describe_inputs(*pair) for pair in zip((was, now), sizes, strict=True)]
     try:
-        provenance.refuse_another(Path("run"), provenance.of(was, sizes[0]), provenance.of(now, sizes[1]))
+        provenance.refuse_changed(Path("run"), *inputs)
     except ValueError as error:
         return str(error)
     return ""
@@ -30,8 +31,8 @@ def told(was: PretrainOptions, now: PretrainOptions, sizes: tuple[int, int] = (3
 
 def test_the_same_flags_are_the_same(tmp_path: Path) -> None:
     text = str(write_text(tmp_path / "text"))
-    assert told(options(data_path=text), options(data_path=text)) == ""
-    assert told(options(), options()) == ""
+    assert refusal(options(data_path=text), options(data_path=text)) == ""
+    assert refusal(options(), options()) == ""
 
 
 def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
@@ -40,32 +41,38 @@ def test_a_folder_that_moved_or_is_called_otherwise_is_the_same(
     write_text(tmp_path / "text")
     monkeypatch.chdir(tmp_path)
     was = options(data_path=str(tmp_path / "text"))
-    assert told(was, options(data_path="text")) == ""
+    assert refusal(was, options(data_path="text")) == ""
     shutil.copytree(tmp_path / "text", tmp_path / "copy")
-    assert told(was, options(data_path="copy")) == ""
+    assert refusal(was, options(data_path="copy")) == ""
 
 
-def test_a_source_that_is_not_here_any_more_is_believed(tmp_path: Path) -> None:
+def test_a_source_that_is_gone_is_compared_by_its_path(tmp_path: Path) -> None:
     text = str(write_text(tmp_path / "text"))
-    before = provenance.of(options(data_path=text), 300)
+    before = provenance.describe_inputs(options(data_path=text), 300)
     shutil.rmtree(text)
-    provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=text), 300))
+    provenance.refuse_changed(tmp_path, before, provenance.describe_inputs(options(data_path=text), 300))
     with pytest.raises(ValueError, match="--data_path was"):
-        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path="elsewhere"), 300))
+        provenance.refuse_changed(
+            tmp_path, before, provenance.describe_inputs(options(data_path="elsewhere"), 300)
+        )
 
 
 def test_text_that_changed_is_refused(tmp_path: Path) -> None:
     text = write_text(tmp_path / "text", documents=2)
-    before = provenance.of(options(data_path=str(text)), 300)
+    before = provenance.describe_inputs(options(data_path=str(text)), 300)
     (text / "2.txt").write_text("more")
     with pytest.raises(
         ValueError, match=r"--data_path was .*text \(2 files, .* bytes\), is .*text \(3 files"
     ):
-        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=str(text)), 300))
+        provenance.refuse_changed(
+            tmp_path, before, provenance.describe_inputs(options(data_path=str(text)), 300)
+        )
     (text / "2.txt").unlink()
     os.rename(text / "1.txt", text / "9.txt")
     with pytest.raises(ValueError, match="--data_path was"):
-        provenance.refuse_another(tmp_path, before, provenance.of(options(data_path=str(text)), 300))
+        provenance.refuse_changed(
+            tmp_path, before, provenance.describe_inputs(options(data_path=str(text)), 300)
+        )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +86,7 @@ def test_text_that_changed_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_other_flags_are_named(changes: dict[str, Any], words: str) -> None:
-    message = told(options(), options(**changes))
+    message = refusal(options(), options(**changes))
     assert words in message
     assert "Set these back, or choose another --output_dir" in message
 
@@ -89,10 +96,10 @@ def test_tokenizers_are_compared_by_what_they_do(tmp_path: Path) -> None:
     two = tokenizers.save(tokenizers.train(["wide wider"], 262), tmp_path / "two.json")
     copy = shutil.copy(one, tmp_path / "copy.json")
     given = options(tokenizer_path=str(one))
-    assert told(given, options(tokenizer_path=str(copy))) == ""
-    assert "--tokenizer_path was" in told(given, options(tokenizer_path=str(two)))
-    assert "is one trained here, of 300 ids" in told(given, options())
-    assert "of 300 ids, is one trained here, of 400 ids" in told(options(), options(), (300, 400))
+    assert refusal(given, options(tokenizer_path=str(copy))) == ""
+    assert "--tokenizer_path was" in refusal(given, options(tokenizer_path=str(two)))
+    assert "is one trained here, of 300 ids" in refusal(given, options())
+    assert "of 300 ids, is one trained here, of 400 ids" in refusal(options(), options(), (300, 400))
 
 
 def test_the_tokenizer_of_a_model_is_the_one_beside_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stages.models import reward_model
-from stages.run.rewards.functions import find, names, score_of
+from stages.run.rewards.functions import build_score, load_function, reward_names
 from tests.data_pipes.chats import tokenizer
 from tests.stages.models.test_language_model import make
 from tests.stages.models.test_reward_model import scored
@@ -21,8 +21,8 @@ def test_each_is_a_column(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def length(prompt, completion, row):\n    return len(completion)\n")
     reward_model.save(tmp_path / "model", scored())
     rewards = ["correct", f"{tmp_path / 'mine.py'}:length", str(tmp_path / "model")]
-    score = score_of(rewards, tokenizer=make().tokenizer, **GIVEN)
-    assert names(rewards) == ("correct", "length", "model")
+    score = build_score(rewards, tokenizer=make().tokenizer, **GIVEN)
+    assert reward_names(rewards) == ("correct", "length", "model")
     assert score(ROLLOUTS).shape == (2, 3)
     assert score(ROLLOUTS)[:, :2].tolist()[0] == [0.0, 2.0]
 
@@ -30,24 +30,24 @@ def test_each_is_a_column(tmp_path: Path) -> None:
 def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
     reward_model.save(tmp_path / "model", scored())
     with pytest.raises(ValueError, match="another tokenizer"):
-        score_of([str(tmp_path / "model")], tokenizer=tokenizer(), **GIVEN)
+        build_score([str(tmp_path / "model")], tokenizer=tokenizer(), **GIVEN)
 
 
 def test_correct_needs_an_answer() -> None:
     with pytest.raises(ValueError, match="compares with the column 'answer'"):
-        score_of(["correct"], tokenizer=tokenizer(), prompts=["a"], rows=[{"prompt": "a"}])
+        build_score(["correct"], tokenizer=tokenizer(), prompts=["a"], rows=[{"prompt": "a"}])
 
 
 @pytest.mark.parametrize("reward", ["right", "mine.txt:f", "mine.py", "mine.py:"])
 def test_other_names_are_refused(reward: str) -> None:
     with pytest.raises(ValueError, match=r"expected correct, FILE.py:FUNCTION"):
-        find(reward)
+        load_function(reward)
 
 
 def test_a_file_or_function_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file none.py"):
-        find("none.py:f")
+        load_function("none.py:f")
     (tmp_path / "mine.py").write_text("def g(): pass\n")
     with pytest.raises(ValueError, match="has no function 'f'; it has g"):
-        find(f"{tmp_path / 'mine.py'}:f")
+        load_function(f"{tmp_path / 'mine.py'}:f")
     assert torch.is_tensor(ROLLOUTS.tokens)

@@ -1,11 +1,11 @@
-"""What rewards are made of: their files, weights and columns, each under a name of its own."""
+"""Rewards are digested by their files, weights and columns, each under its own name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from stages.models import reward_model
-from stages.run.rewards.identity import identity
+from stages.run.rewards.identity import digest_rewards
 from tests.stages.models.test_reward_model import scored
 
 ROWS = [{"prompt": "a", "answer": "x"}, {"prompt": "b", "answer": "y", "hint": None}]
@@ -16,7 +16,7 @@ def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
     file.write_text("def f(p, c, r): return 1\n")
     reward_model.save(folder, scored())
     named = ("correct", f"{file}:f", str(folder))
-    before = identity(named, ROWS)
+    before = digest_rewards(named, ROWS)
     assert list(before) == [
         "reward f's file mine.py",
         "reward model's weights",
@@ -24,11 +24,11 @@ def test_each_part_has_an_entry_that_changes_with_it(tmp_path: Path) -> None:
         "the rows' column answer",
         "the rows' column hint",
     ]
-    assert identity(named, [dict(row) for row in ROWS]) == before
+    assert digest_rewards(named, [dict(row) for row in ROWS]) == before
     file.write_text("def f(p, c, r): return 2\n")
     weights = next(folder.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    after = identity(named, [ROWS[0], {**ROWS[1], "answer": "z"}])
+    after = digest_rewards(named, [ROWS[0], {**ROWS[1], "answer": "z"}])
     assert [name for name in before if before[name] != after[name]] == [
         "reward f's file mine.py",
         "reward model's weights",
