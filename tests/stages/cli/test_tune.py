@@ -174,7 +174,7 @@ def test_equal_rewards_are_explained(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "same.py").write_text("def same(prompt, completion, row):\n    return 1\n")
     assert run(tmp_path, "grpo", max_steps=2, reward=f"{tmp_path / 'same.py'}:same") == 0
     out = capsys.readouterr().out
-    assert "the reward has been equal in 4 of 4 groups: nothing to learn from" in out
+    assert "the reward is equal in 4 of 4 groups: nothing to learn from" in out
 
 
 BAD = (
