@@ -134,7 +134,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: such a folder; one with adapters (`stages.run.adapter`), which are merged into their base; a
+        path: such a folder; one with adapters (`stages.models.adapter`), which are merged into their base; a
             GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded
             once.
         dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and read where a

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from pure import random
-from stages.models import hardware, identity, initial_adapters, language_model, new_tokens
+from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
 from stages.models.chat_template import template_of, with_template
 from stages.models.identity import hash_weights
-from stages.run import adapter, build_pretrain, config_file, dropout, final_model
+from stages.run import adapter_flags, build_pretrain, config_file, final_model
 from stages.run.build_online import build_grpo, build_ppo
 from stages.run.build_preferences import build_dpo, build_reward
 from stages.run.build_sft import build_sft
@@ -145,17 +145,26 @@ def load_start(options: TuningOptions, say: Say) -> Start:
         others = ", ".join(name for name, _ in base.other_templates)
         say(f"--chat_template replaces the model's own templates ({others} too)")
     base = with_template(base, template)
-    key, base_digest = random.key(options.seed, device=device), hash_weights(base.params)
-    joined = adapter.asked(options) is not None and not isinstance(options, RewardOptions)
-    earlier = initial_adapters.read(options.model_path) if joined else None
-    adapted = adapter.build(options, base.model, base.params, dtype, base_digest, earlier)
-    save_model = partial(final_model.save_whole, base=base)
-    if adapted is not None:
+    key, digest = random.key(options.seed, device=device), hash_weights(base.params)
+    save_model, adapted = partial(final_model.save_whole, base=base), None
+    if config := adapter_flags.lora_config_of(options):
+        joined = not isinstance(options, RewardOptions)  # a reward model is written whole
+        adapted = adapter.attach(
+            base.model,
+            base.params,
+            config,
+            path=options.model_path,
+            dtype=dtype,
+            quantize=options.qlora,
+            digest=digest,
+            earlier=initial_adapters.read(options.model_path) if joined else None,
+        )
         params = adapted.model.init(random.fold_in(key, 2))
-        say(adapter.told(adapted, params) + dropout.told(options, adapted.config.dropout))
+        idle = adapter_flags.describe_idle_dropout(options, config.dropout)
+        say(adapter.describe(adapted, params) + idle)
         base = base._replace(model=adapted.model, params=params)
         save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
-    return Start(base, template, adapted, dtype, key, identity.describe_model(base_digest), save_model)
+    return Start(base, template, adapted, dtype, key, identity.describe_model(digest), save_model)
 
 
 def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: Say) -> examples.Data:

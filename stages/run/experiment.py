@@ -12,10 +12,10 @@ from data_pipes.chat.chat import ChatTemplate
 from data_pipes.types import Pipe
 from pure.types import Schedule, Tree
 from stages.checkpoint.fingerprint import fingerprint
+from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import Rollout, Update
 from stages.run import optimizer
-from stages.run.adapter import Adapter
 from stages.run.metrics import Observe
 from stages.run.mfu import Work
 from stages.run.optimizer import Descent

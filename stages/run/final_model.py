@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pure.types import Tree
 from stages.checkpoint import checkpoint
-from stages.models import language_model, reward_model
+from stages.models import adapter, language_model, reward_model
+from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import policy_of
-from stages.run import adapter
-from stages.run.adapter import Adapter
 from stages.run.experiment import SaveModel, Say
 from stages.run.loop import Result
 
@@ -81,4 +80,4 @@ def save_reward_model(folder: Path, params: Tree, *, base: Pretrained, adapted: 
     Returns:
         The folder.
     """
-    return reward_model.save(folder, adapter.without(adapted, base._replace(params=params)))
+    return reward_model.save(folder, adapter.merge_reward_model(adapted, base._replace(params=params)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from stages.models import chat_template, hardware, language_model, new_tokens
 from stages.models.template_kwargs import template_variables
-from stages.run import adapter, dropout
+from stages.run import adapter_flags
 from stages.run.options.tuning import OnlineOptions, TuningOptions, check_tuning_flags
 from stages.run.rewards import functions
 
@@ -21,11 +21,11 @@ def check(options: TuningOptions) -> None:
         FileNotFoundError: for a file that a flag names and that is not there.
     """
     check_tuning_flags(options)
-    dropout.refuse(options)
+    adapter_flags.check_dropout(options)
     new_tokens.check_flags(
         options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
     )
-    adapter.asked(options)
+    adapter_flags.lora_config_of(options)
     hardware.pick_device(options.device)
     if options.chat_template:
         chat_template.source_of(options.chat_template)

@@ -17,12 +17,26 @@ from pure import tree
 from stages.checkpoint import checkpoint
 from stages.cli.flags import parse
 from stages.cli.main import main
-from stages.models import adapter_folder, language_model, reward_model
-from stages.run import adapter, build
+from stages.models import adapter, adapter_folder, language_model, reward_model
+from stages.run import adapter_flags, build
 from stages.run.options.tuning import DPOOptions, SFTOptions
 from tests.stages.rungs import RUNGS, flags, run, write_model
 
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
+
+
+def attach(options: SFTOptions, base: language_model.Pretrained) -> adapter.Adapter:
+    config = adapter_flags.lora_config_of(options)
+    assert config is not None
+    return adapter.attach(
+        base.model,
+        base.params,
+        config,
+        path=options.model_path,
+        dtype=torch.float32,
+        quantize=False,
+        digest="",
+    )
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -128,8 +142,7 @@ def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path:
     write_model(tmp_path)
     found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=typed)
-    built = adapter.build(options, found.model, found.params, torch.float32, "")
-    assert built is not None
+    built = attach(options, found)
     assert {path.rsplit("/", 2)[1] for path in tree.paths(built.model.spec)} == set(matrices)
 
 
@@ -144,7 +157,7 @@ def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: 
     found = language_model.load(tmp_path / "model")
     options = SFTOptions(model_path=str(tmp_path / "model"), lora="conservative", lora_targets=(typed,))
     with pytest.raises(ValueError, match=told):
-        adapter.build(options, found.model, found.params, torch.float32, "")
+        attach(options, found)
 
 
 def test_a_third_adapter_is_joined_with_two(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Which stages drop out, and what is said where a flag would have no effect."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.run import adapter_flags
+from stages.run.options.tuning import (
+    STAGES,
+    DPOOptions,
+    GRPOOptions,
+    RewardOptions,
+    SFTOptions,
+    TuningOptions,
+)
+
+
+def test_only_sft_drops_out_unless_a_flag_asks_for_it() -> None:
+    assert [kind for kind in STAGES.values() if adapter_flags.uses_dropout(kind(model_path="m"))] == [
+        SFTOptions
+    ]
+    assert all(
+        adapter_flags.uses_dropout(kind(model_path="m", disable_dropout=False))
+        for kind in (RewardOptions, DPOOptions)
+    )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STAGES.values() if kind is not SFTOptions])
+def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) -> None:
+    with pytest.raises(ValueError, match=r"--lora_dropout 0.1: this stage learns without dropout"):
+        adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.1))
+    adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.0))
+    adapter_flags.check_dropout(SFTOptions(model_path="m", lora_dropout=0.1))
+    adapter_flags.check_dropout(DPOOptions(model_path="m", lora_dropout=0.1, disable_dropout=False))
+
+
+def test_a_preset_whose_dropout_has_no_effect_is_said() -> None:
+    assert adapter_flags.describe_idle_dropout(GRPOOptions(model_path="m"), 0.05).endswith(
+        "without dropout, so theirs, 0.05, has no effect"
+    )
+    assert adapter_flags.describe_idle_dropout(SFTOptions(model_path="m"), 0.05) == ""
+    assert adapter_flags.describe_idle_dropout(GRPOOptions(model_path="m"), 0.0) == ""
