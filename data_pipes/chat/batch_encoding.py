@@ -1,5 +1,4 @@
-"""Conversations rendered, cut into spans and encoded, many at once: what the functions of
-`data_pipes.chat.chat` share.
+"""Render, split and encode many conversations at once: the core of the functions of `data_pipes.chat.chat`.
 
 Shape letters: n tokens of one conversation.
 """
@@ -25,6 +24,7 @@ from data_pipes.chat.rendering import (
 )
 from data_pipes.chat.span_encoding import encode_spans
 from data_pipes.chat.template_checks import check_rendered
+from data_pipes.tokenizer.added import any_of
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
 
@@ -32,60 +32,63 @@ class PromptCompletion(NamedTuple):
     """A conversation to encode.
 
     Fields:
-        prompt: turns that are only read.
-        said: turns that follow.
+        prompt: turns that are never trained.
+        completion: turns after it.
         context: tools and template variables.
     """
 
     prompt: Sequence[Message]
-    said: Sequence[Message]
+    completion: Sequence[Message]
     context: Context
 
 
 Rendered = tuple[list[Span], list[str]]
-"""Spans of one conversation with placeholders, and what these stand for."""
+"""Spans of one conversation with placeholders, and the texts of the placeholders."""
 
-MARKER = re.compile(r"<[|｜][^<>\s]+[|｜]>")
-"""An added token of this form ends a turn also where the tokenizer does not call it special."""
+Hide = Callable[[Sequence[Message], Context], Hidden]
+"""See `data_pipes.chat.rendering.control_hider`."""
+
+Cut = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
+"""(template, conversation, hide, pattern of control tokens) -> Rendered."""
 
 OnError = Callable[[int, ValueError], Any]
-"""What to do with a conversation that the template refuses: gets its number among those that were given, and
-why."""
+"""Handles a conversation that the template refuses: (its index in the input, the error)."""
 
-Cut = Callable[[ChatTemplate, PromptCompletion, Callable[..., Hidden], re.Pattern], Rendered]
-"""(template, job, hide, pattern of control tokens) -> spans with placeholders, and what these stand for."""
+MARKER = re.compile(r"<[|｜][^<>\s]+[|｜]>")
+"""An added token of this form ends a turn even if the tokenizer does not call it special."""
 
 
 def encode_conversations(
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    jobs: Iterable[PromptCompletion],
+    conversations: Iterable[PromptCompletion],
     cut: Cut,
     on_error: OnError | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Renders, cuts and encodes conversations.
+    """Renders, splits and encodes conversations.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: of the control tokens.
-        jobs: conversations.
-        cut: what to make of each: `cut_completion`, `cut_with_generation_prompt` or `cut_prompt`.
-        on_error: gets the number of each that is refused, which is then left out; None raises.
+        conversations: any number.
+        cut: `cut_completion`, `cut_with_generation_prompt` or `cut_prompt`.
+        on_error: gets the index of each refused conversation, which is then skipped; None raises.
 
     Returns:
-        (ids [n] int64, [n] bool: learned) of each.
+        (ids [n] int64, trained [n] bool) of each.
 
     Raises:
         ValueError: as `cut`, without on_error; as the tokenizer's `encode`.
     """
     names = tuple(special_tokens(tokenizer))
-    hide, controls = control_hider(names), _any_of(names)
+    hide, controls = control_hider(names), any_of(names)
     added = [token.content for token in tokenizer.spec.added_tokens]
-    borders = _any_of([*names, *filter(MARKER.fullmatch, added)])
-    rows: list[tuple[list[Span], list[str]]] = []
-    for number, job in enumerate(jobs):
+    turn_ends = any_of([*names, *filter(MARKER.fullmatch, added)])
+    rows: list[Rendered] = []
+    for number, conversation in enumerate(conversations):
         try:
-            rows.append(cut(select_template(template, job.context), job, hide, borders))
+            selected = select_template(template, conversation.context)
+            rows.append(cut(selected, conversation, hide, turn_ends))
         except ValueError as error:
             if on_error is None:
                 raise
@@ -93,55 +96,51 @@ def encode_conversations(
     return encode_spans(tokenizer, rows, controls)
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern:
-    """A pattern of any of these texts, the longest first; of none it matches nothing."""
-    return re.compile("|".join(map(re.escape, sorted(set(texts), key=len, reverse=True))) or r"(?!)")
-
-
 def cut_completion(
-    template: ChatTemplate, job: PromptCompletion, hide: Callable[..., Hidden], controls: re.Pattern
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
 ) -> Rendered:
-    """Cuts a conversation whose answers are learned, those of its prompt excepted.
+    """Splits a conversation in which the assistant's turns of the completion are trained.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        job: prompt and answers; where both meet in turns of the assistant, the two are one turn.
+        conversation: if the prompt ends and the completion begins with a turn of the assistant, the two are
+            one turn.
         hide: see `data_pipes.chat.rendering.control_hider`.
         controls: pattern of the control tokens.
 
     Returns:
-        Spans, and what their placeholders stand for.
+        Spans, and the texts of their placeholders.
     """
-    prompt, said = tuple(job.prompt), tuple(job.said)
+    prompt, completion = tuple(conversation.prompt), tuple(conversation.completion)
     first = len(prompt)
-    if prompt and said and prompt[-1].role == said[0].role == "assistant":
-        first, said = first - 1, (_join_turns(prompt[-1], said[0]), *said[1:])
-    messages, context, hidden = hide((*prompt[:first], *said), job.context)
+    if prompt and completion and prompt[-1].role == completion[0].role == "assistant":
+        first -= 1
+        completion = (_join_turns(prompt[-1], completion[0]), *completion[1:])
+    messages, context, texts = hide((*prompt[:first], *completion), conversation.context)
     messages = restore_opening_tag(template, messages, first, context)
-    chat = Chat(messages, context, hide(prompt, job.context).messages, first)
-    return find_spans(template, chat, controls), hidden
+    chat = Chat(messages, context, hide(prompt, conversation.context).messages, first)
+    return find_spans(template, chat, controls), texts
 
 
 def cut_with_generation_prompt(
-    template: ChatTemplate, job: PromptCompletion, hide: Callable[..., Hidden], controls: re.Pattern
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
 ) -> Rendered:
-    """Cuts a conversation whose next turn is the assistant's: nothing of `job.said` is learned."""
-    messages, context, hidden = hide(job.said, job.context)
+    """Renders the prompt with the template's generation prompt after it; nothing is trained."""
+    messages, context, texts = hide(conversation.prompt, conversation.context)
     text = strip_marks(render_marked(template, messages, prompt=True, context=context))
     check_rendered(template, messages, context, text)
-    return [Span(text, False)], hidden
+    return [Span(text, False)], texts
 
 
 def cut_prompt(
-    template: ChatTemplate, job: PromptCompletion, hide: Callable[..., Hidden], controls: re.Pattern
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
 ) -> Rendered:
-    """Cuts a conversation whose next turn, or the rest of whose last turn, is the assistant's:
-    `job.prompt`."""
-    messages, context, hidden = hide(job.prompt, job.context)
-    return [Span(render_prompt(template, messages, context), False)], hidden
+    """Renders the prompt: a last turn of the assistant is continued, else the generation prompt follows."""
+    messages, context, texts = hide(conversation.prompt, conversation.context)
+    return [Span(render_prompt(template, messages, context), False)], texts
 
 
 def _join_turns(begun: Message, rest: Message) -> Message:
-    """A turn of the assistant whose beginning is given."""
+    """One turn of the assistant from its beginning, in the prompt, and its rest."""
     fields = {**dict(begun.fields), **dict(rest.fields)}
     return rest._replace(content=(begun.content or "") + (rest.content or ""), fields=tuple(fields.items()))

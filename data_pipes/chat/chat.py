@@ -1,8 +1,7 @@
-"""Chat templates: messages to text, text to tokens, and which of the tokens are the assistant's.
+"""Render conversations by a chat template, and encode them with a mask of the assistant's tokens.
 
-A model sees one row of tokens; that it is a conversation, control tokens say. A template is the little
-program that puts them in (`data_pipes.chat.rendering`). The ids are those of transformers'
-`apply_chat_template`.
+A model sees one row of tokens; control tokens separate its turns. A chat template is the Jinja program that
+writes them (`data_pipes.chat.rendering`). The ids are those of transformers' `apply_chat_template`.
 
 Shape letters: n tokens of one conversation.
 """
@@ -44,7 +43,7 @@ class Encoded(NamedTuple):
 
     Fields:
         tokens: [n] int64.
-        trained: [n] bool, True on the assistant's tokens: what it says, and the token that ends its turn.
+        trained: [n] bool, True on the assistant's tokens: its text, and the token that ends its turn.
     """
 
     tokens: np.ndarray
@@ -63,21 +62,21 @@ def chat_template(
     """Compiles a template.
 
     Args:
-        source: jinja2; one of `data_pipes.chat.presets`, or what came with a model.
+        source: Jinja; one of `data_pipes.chat.presets`, or a model's own.
         bos_token: text of the token that begins a conversation, such as "<|begin_of_text|>"; "" for none.
-        eos_token: text of the token that ends one; "" for none.
+        eos_token: text of the token that ends a conversation; "" for none.
         special_tokens: text of each special token that the template may name: {"bos_token": ..., "eos_token":
-            ..., "unk_token": ..., "pad_token": ...}. As in transformers, a token that the tokenizer does not
-            have is not defined in the template: leave it out, or give "".
-        variables: (name, value) pairs that the template may name; a row's own (`Context.variables`) win.
-        tool_use: jinja2 for conversations that have tools; None takes the same.
+            ..., "unk_token": ..., "pad_token": ...}. As in transformers, a token that is left out or "" is
+            undefined in the template.
+        variables: (name, value) pairs that the template may name; those of a row (`Context.variables`) win.
+        tool_use: Jinja for conversations that have tools; None uses `source` for these too.
 
     Returns:
         ChatTemplate.
 
     Raises:
-        ValueError: if it does not compile, with the line; if a special token is given twice with different
-            texts, or a name is none that a template can use.
+        ValueError: if it does not compile, with the line; if a special token has two different texts; if a
+            name is no identifier.
 
     Example:
         >>> chat_template("{{ eos_token }}", eos_token="</s>")
@@ -92,12 +91,10 @@ def chat_template(
     named = dict(variables)
     for name in (*tokens, *named):
         if not name.isidentifier():
-            raise ValueError(
-                f"chat_template: a template can name no variable {name!r}; use letters, digits and _"
-            )
-    given = tuple(sorted(tokens.items())), tuple(sorted(named.items()))
-    other = None if tool_use is None else ChatTemplate(tool_use, compile_template(tool_use), *given)
-    return ChatTemplate(source, compile_template(source), *given, other)
+            raise ValueError(f"chat_template: {name!r} is no name of a variable; use letters, digits and _")
+    names = tuple(sorted(tokens.items())), tuple(sorted(named.items()))
+    with_tools = None if tool_use is None else ChatTemplate(tool_use, compile_template(tool_use), *names)
+    return ChatTemplate(source, compile_template(source), *names, with_tools)
 
 
 def render(
@@ -107,19 +104,19 @@ def render(
     add_generation_prompt: bool = False,
     context: Context = PLAIN,
 ) -> str:
-    """Writes messages as one text.
+    """Renders messages as one text.
 
     Args:
         template: see `chat_template`.
         messages: any number.
-        add_generation_prompt: end with the beginning of an assistant's turn.
+        add_generation_prompt: end with the header of a turn of the assistant.
         context: tools and template variables of the row.
 
     Returns:
-        The text, control tokens in it.
+        The text, with control tokens.
 
     Raises:
-        ValueError: if the template refuses the messages, fails, loops for ever or writes without end.
+        ValueError: if the template refuses the messages, fails, or exceeds its bound on time and memory.
 
     Example:
         >>> render(chat_template(), [Message("user", "Hi")], add_generation_prompt=True)
@@ -169,62 +166,56 @@ def encode_chats(
     contexts: Iterable[Context] | None = None,
     on_error: OnError | None = None,
 ) -> list[Encoded]:
-    """Encodes conversations, and marks what the assistant said.
+    """Encodes conversations, and marks the tokens of the assistant.
 
-    The ids are those of transformers' `apply_chat_template`, except that the text of a control token inside a
-    message stays text (nobody ends a turn by writing "<|im_end|>"), that no token lies on both sides of a
-    place where generation begins, so that training sees the prompt's tokens, then the answer's, and that an
-    answer which only closes its thoughts ("</think>") begins with what the prompt opens ("<think>"). Special
-    tokens are those that the template writes; the tokenizer adds none.
+    The ids are those of transformers' `apply_chat_template`, with three differences. The text of a control
+    token inside a message stays text, so that nobody ends a turn by writing "<|im_end|>". No token lies on
+    both sides of a place where generation begins, so training sees the prompt's tokens, then the
+    completion's. A turn that closes its reasoning without opening it ("</think>" only) begins with the tag
+    that the prompt opens ("<think>"). The template writes all special tokens; the tokenizer adds none.
 
     Args:
         template: see `chat_template`.
         tokenizer: whose control tokens the template uses.
         chats: messages of each; the more at once, the faster.
-        add_generation_prompt: end with the beginning of an assistant's turn, as a prompt to be answered does.
-            Nothing is marked then, so any template will do.
-        contexts: tools and template variables of each conversation; None: they have none.
-        on_error: gets the number of each conversation that the template refuses, and the error; it is then
-            left out of what is returned. None raises the first.
+        add_generation_prompt: end with the header of a turn of the assistant, as a prompt does. Nothing is
+            marked then, so every template works.
+        contexts: tools and template variables of each conversation; None for none.
+        on_error: gets the index of each conversation that the template refuses, and the error; the
+            conversation is then skipped. None raises the first error.
 
     Returns:
-        Encoded(tokens [n], trained [n]) for each. The tokens of messages[:i] with a generation prompt are
-        those with
-        which messages[: i + 1] begins, i being a turn of the assistant.
+        Encoded(tokens [n], trained [n]) for each. For a turn i of the assistant, the tokens of messages[:i]
+        with a generation prompt are a prefix of those of messages[: i + 1].
 
     Steps:
         1. Hide the text of control tokens in the messages, and render.
-        2. Find the assistant's spans: what {% generation %} blocks hold; else what each of its turns adds to
-           the text before it, up to and with the control token that ends the turn (white space after that is
-           nobody's). Where only the next turn's first token ends it, that one is learned, and added after a
-           last turn. Turns with trained=False are only read.
+        2. Find the assistant's spans: the {% generation %} blocks; without them, what each of its turns adds
+           to the text before it, up to and with the control token that ends the turn, but not the white space
+           after that. Where only the first token of the next turn ends it, that token is trained, and added
+           after a last turn. Turns with trained=False are not trained.
         3. Encode the pieces of all conversations in two batches: with control tokens, and as plain text.
 
-    Edge cases: no message gives no token; without control tokens in the template, a whole turn is the
-    assistant's.
+    Edge cases: no message gives no token; without control tokens in the template, the whole turn is trained.
 
     Raises:
-        ValueError: if the template changes earlier turns once a later one is there, leaves out what a turn
-            says, or as in `render` (all of these go to on_error, if it is given); or as in the tokenizer's
-            `encode`.
+        ValueError: if the template changes earlier turns when a later one is added, drops text of a turn, or
+            as in `render` (all of these go to on_error, if given); or as in the tokenizer's `encode`.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
         >>> tokenizer = train(["a b"], 300, special_tokens=["<|im_start|>", "<|im_end|>"])
-        >>> found = encode_chats(chat_template(), tokenizer, [[Message("user", "a"), Message("assistant", "b")]])[0]
-        >>> tokenizer.decode(found.tokens[found.trained])
+        >>> chats = [[Message("user", "a"), Message("assistant", "b")]]
+        >>> encoded = encode_chats(chat_template(), tokenizer, chats)[0]
+        >>> tokenizer.decode(encoded.tokens[encoded.trained])
         'b<|im_end|>'
     """
-    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (PromptCompletion((), messages, context) for messages, context in pairs)
+    if add_generation_prompt:
+        pairs = ((messages, ()) for messages in chats)
+        return _encode(template, tokenizer, pairs, contexts, cut_with_generation_prompt, on_error)
     # 1., 2. and 3. One function for all.
-    return _encode(
-        template,
-        tokenizer,
-        jobs,
-        cut_with_generation_prompt if add_generation_prompt else cut_completion,
-        on_error,
-    )
+    pairs = (((), messages) for messages in chats)
+    return _encode(template, tokenizer, pairs, contexts, cut_completion, on_error)
 
 
 def encode_prompt_chats(
@@ -235,10 +226,10 @@ def encode_prompt_chats(
     contexts: Iterable[Context] | None = None,
     on_error: OnError | None = None,
 ) -> list[Encoded]:
-    """Encodes what a model is to answer: as `encode_chats` with a generation prompt.
+    """Encodes prompts: as `encode_chats` with a generation prompt.
 
-    A chat that ends with a turn of the assistant is continued: its end is what that turn says, not the token
-    that would close it.
+    A chat that ends with a turn of the assistant is continued: its tokens end with the text of that turn, not
+    with the token that would close it.
 
     Args:
         template: as there.
@@ -251,7 +242,7 @@ def encode_prompt_chats(
         Encoded(tokens [n], trained [n]) for each; nothing is trained.
 
     Raises:
-        ValueError: as there, or if a chat ends with a turn of the assistant that says nothing.
+        ValueError: as there, or if a chat ends with a turn of the assistant that has no content.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -260,9 +251,8 @@ def encode_prompt_chats(
         >>> tokenizer.decode(encode_prompt_chats(chat_template(), tokenizer, [begun])[0].tokens)[-11:]
         'assistant\\nb'
     """
-    pairs = zip(chats, repeat(PLAIN)) if contexts is None else zip(chats, contexts, strict=True)
-    jobs = (PromptCompletion(messages, (), context) for messages, context in pairs)
-    return _encode(template, tokenizer, jobs, cut_prompt, on_error)
+    pairs = ((messages, ()) for messages in chats)
+    return _encode(template, tokenizer, pairs, contexts, cut_prompt, on_error)
 
 
 def encode_completions(
@@ -273,10 +263,10 @@ def encode_completions(
     contexts: Iterable[Context] | None = None,
     on_error: OnError | None = None,
 ) -> list[Encoded]:
-    """Encodes prompts with their completions: as `encode_chats`, and only the completion's turns are trained.
+    """Encodes prompts with their completions: as `encode_chats`, but only the completion is trained.
 
-    A completion that begins with a turn of the assistant continues a prompt that ends with one: the two are
-    one turn, of which what the completion says is trained.
+    If the prompt ends and the completion begins with a turn of the assistant, the two are one turn, of which
+    the completion's part is trained.
 
     Args:
         template: as there.
@@ -292,17 +282,18 @@ def encode_completions(
     Raises:
         ValueError: as there.
     """
-    rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
-    jobs = (PromptCompletion(prompt, said, context) for (prompt, said), context in rows)
-    return _encode(template, tokenizer, jobs, cut_completion, on_error)
+    return _encode(template, tokenizer, pairs, contexts, cut_completion, on_error)
 
 
 def _encode(
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    jobs: Iterable[PromptCompletion],
+    pairs: Iterable[tuple[Sequence[Message], Sequence[Message]]],
+    contexts: Iterable[Context] | None,
     cut: Cut,
     on_error: OnError | None,
 ) -> list[Encoded]:
-    """Encodes jobs."""
-    return [Encoded(*row) for row in encode_conversations(template, tokenizer, jobs, cut, on_error)]
+    """Encodes (prompt, completion) pairs with their contexts."""
+    rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
+    conversations = (PromptCompletion(prompt, completion, context) for (prompt, completion), context in rows)
+    return [Encoded(*row) for row in encode_conversations(template, tokenizer, conversations, cut, on_error)]

@@ -1,7 +1,7 @@
-"""One schema for conversations, preferences, unpaired answers and prompts.
+"""One schema for conversations, preferences, unpaired completions and prompts.
 
-Every data set of fine-tuning says the same things under other names; `data_pipes.rows.records` turns each row
-into one of these four records.
+Data sets for fine-tuning hold these under many names; `data_pipes.rows.records` reads each row into one of
+these four records.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Message(NamedTuple):
     """One turn.
 
     Fields:
-        role: who speaks, a name of ROLES.
-        content: the text; None where the row has none, as beside a tool call.
-        fields: what else the turn holds (`tool_calls`, `reasoning_content`, `name`, ...), as (name, value)
-            pairs in the row's order; the chat template sees each under its name.
-        trained: False for an assistant's turn that is read and not learned.
+        role: one of ROLES.
+        content: the text; None if the row has none, as in a turn of tool calls.
+        fields: the other fields of the turn (`tool_calls`, `reasoning_content`, `name`, ...), as (name,
+            value) pairs in the row's order; the chat template sees each under its name.
+        trained: False for a turn of the assistant that the loss skips.
     """
 
     role: str
@@ -33,7 +33,7 @@ Messages = tuple[Message, ...]
 
 
 class Context(NamedTuple):
-    """What a row says besides its turns.
+    """Fields of a row besides its turns.
 
     Fields:
         tools: JSON schemas of the functions that the assistant may call; the chat template sees them as
@@ -46,19 +46,19 @@ class Context(NamedTuple):
 
 
 PLAIN = Context()
-"""That of a row with turns alone."""
+"""The context of a row that has only turns."""
 
 
 class Conversation(NamedTuple):
-    """Turns of which the assistant's are learned.
+    """Turns of which the assistant's are trained.
 
     Fields:
-        messages: all of them.
-        name: where the row is.
+        messages: all turns.
+        name: of the row, such as "chats.jsonl:17".
         context: tools and template variables.
-        prompt: how many turns at the beginning are a prompt in which the assistant speaks; they are only
-            read, and the turn that follows continues the last of them, if both are the assistant's. 0 for no
-            such prompt.
+        prompt: number of turns at the beginning that are a prompt with a turn of the assistant in it; they
+            are not trained, and the next turn continues the last of them if both are the assistant's. 0 for
+            no such prompt.
     """
 
     messages: Messages
@@ -68,7 +68,7 @@ class Conversation(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """Two answers to one prompt, the first of which somebody preferred."""
+    """A chosen and a rejected completion of one prompt."""
 
     prompt: Messages
     chosen: Messages
@@ -78,7 +78,7 @@ class Preference(NamedTuple):
 
 
 class Unpaired(NamedTuple):
-    """One answer, and whether it is a good one."""
+    """A completion of a prompt, labelled desirable or not."""
 
     prompt: Messages
     completion: Messages
@@ -88,8 +88,7 @@ class Unpaired(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """Something to answer, with the row that it came from, in which a reward finds what the answer should
-    be."""
+    """A prompt, with the columns of its row, which a reward function reads."""
 
     messages: Messages
     row: Mapping[str, Any]

@@ -1,9 +1,8 @@
-"""Chat templates by name, for training: {% generation %} blocks mark what is learned; no turn changes earlier
-ones.
+"""Named chat templates for training, with {% generation %} blocks around the trained text.
 
-Each writes the tokens that the model of that name was trained on. Where the model's own template leaves out
-the thoughts of earlier turns (Qwen3, DeepSeek-R1), the one here keeps them: every turn is learned as it was
-generated.
+Each renders the tokens that the model of that name was trained on, and no turn changes earlier ones. Where
+the model's own template drops the reasoning of earlier turns (Qwen3, DeepSeek-R1), the one here keeps it:
+every turn is trained as it was generated.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""How messages become text: <|im_start|>role, a new line, the content, <|im_end|>, a new line."""
+"""ChatML: <|im_start|>role, a line end, the content, <|im_end|>, a line end."""
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -31,10 +31,11 @@ _TOOLS = r"""{{- '# Tools\n\nYou may call one or more functions to assist with t
 {{- 'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' }}
 {%- for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}
 {{- '\n</tools>\n\nFor each function call, return a json object with function name and arguments within ' }}
-{{- '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n' }}
+{{- '<tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, """
+_TOOLS += r""""arguments": <args-json-object>}\n' }}
 {{- '</tool_call>' }}
 """
-"""How Qwen is told of its tools."""
+"""Qwen's list of tools in the system message."""
 
 _CALLS = r"""{%- for call in message.tool_calls or [] %}
     {%- set function = call.function if call.function is defined else call %}
@@ -43,13 +44,13 @@ _CALLS = r"""{%- for call in message.tool_calls or [] %}
     {{- ARGUMENTS + '}\n</tool_call>' }}
 {%- endfor %}
 """
-"""How Qwen calls them."""
+"""Qwen's tool calls."""
 
 _RESULT = r"""{{- '' if loop.previtem is defined and loop.previtem.role == 'tool' else '<|im_start|>user' }}
         {{- '\n<tool_response>\n' + (message.content or '') + '\n</tool_response>' }}
         {{- '' if loop.nextitem is defined and loop.nextitem.role == 'tool' else '<|im_end|>\n' }}
 """
-"""How Qwen sees what they returned: results in a row share a turn of the user."""
+"""Qwen's tool results: consecutive ones share a turn of the user."""
 
 _REST = r"""{{- '<|im_end|>' }}
         {%- endgeneration %}
@@ -59,13 +60,13 @@ _REST = r"""{{- '<|im_end|>' }}
     {%- endif %}
 {%- endfor %}
 """
-"""The end of Qwen's loop over turns: the assistant's turn is closed, and every other role is written as it
-is."""
+"""The end of Qwen's loop over turns: closes the assistant's turn, and renders every other role."""
 
 QWEN2_5 = (
     r"""{%- set given = messages[0].role == 'system' %}
 {{- '<|im_start|>system\n' }}
-{{- messages[0].content if given else 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}
+{{- messages[0].content if given else 'You are Qwen, created by Alibaba Cloud. """
+    + r"""You are a helpful assistant.' }}
 {%- if tools %}
 {{- '\n\n' }}
 """
@@ -85,7 +86,7 @@ QWEN2_5 = (
     + _REST
     + r"""{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
 )
-"""Qwen2.5: ChatML with a system message in any case, tools in it, calls and their results."""
+"""Qwen2.5: ChatML with a default system message, tools in it, tool calls and results."""
 
 QWEN3 = (
     r"""{%- set given = messages[0].role == 'system' %}
@@ -105,7 +106,8 @@ QWEN3 = (
     + r"""    {%- elif message.role == 'assistant' %}
         {%- set ns = namespace(said=message.content or '', thoughts=message.reasoning_content or '') %}
         {%- if message.reasoning_content is not string and '</think>' in ns.said %}
-            {%- set ns.thoughts = ns.said.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set ns.thoughts = ns.said.split('</think>')[0].rstrip('\n')"""
+    + r""".split('<think>')[-1].lstrip('\n') %}
             {%- set ns.said = ns.said.split('</think>')[-1].lstrip('\n') %}
         {%- endif %}
         {%- set block = '<think>\n' + ns.thoughts.strip('\n') + '\n</think>\n\n' %}
@@ -123,7 +125,7 @@ QWEN3 = (
 {{- '<|im_start|>assistant\n' + ('<think>\n\n</think>\n\n' if silent else '') }}
 {%- endif %}"""
 )
-"""Qwen3: as Qwen2.5, and every answer begins with its thoughts, which enable_thinking=false leaves empty."""
+"""Qwen3: as Qwen2.5, and a turn begins with its reasoning, which enable_thinking=false leaves empty."""
 
 DEEPSEEK_R1 = r"""{{- bos_token }}
 {%- for message in messages %}
@@ -143,9 +145,9 @@ DEEPSEEK_R1 = r"""{{- bos_token }}
     {%- endif %}
 {%- endfor %}
 {{- '<｜Assistant｜><think>\n' if add_generation_prompt else '' }}"""
-"""DeepSeek-R1 and what was distilled from it: thoughts are kept, and an answer is begun with <think>."""
+"""DeepSeek-R1 and models distilled from it: keeps reasoning; the generation prompt ends with <think>."""
 
 NAMED: Mapping[str, str] = MappingProxyType(
     {"chatml": CHATML, "deepseek-r1": DEEPSEEK_R1, "llama3": LLAMA3, "qwen2.5": QWEN2_5, "qwen3": QWEN3}
 )
-"""Name, as `--chat_template` takes it -> template."""
+"""Name for `--chat_template` -> template."""

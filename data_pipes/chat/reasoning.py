@@ -1,5 +1,7 @@
-"""Answers as they were generated after a prompt that opens the thoughts: with </think> and without
-<think>."""
+"""Complete assistant turns that close their reasoning (</think>) without opening it (<think>).
+
+Such a turn was generated after a prompt that ends with the opening tag.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,19 @@ OPEN, CLOSE = REASONING_TAGS
 def restore_opening_tag(
     template: ChatTemplate, messages: Sequence[Message], first: int, context: Context
 ) -> list[Message]:
-    """Puts the opening back before answers that only close their thoughts, if the prompt opens them.
+    """Prepends the opening tag to turns that only close their reasoning, if the prompt opens it.
 
-    What a model writes after "<think>\\n" begins with its thoughts. A template that writes such an answer
-    after no opening, or after another one, would show the model a text that it never sees when it answers.
+    A completion of a prompt that ends with "<think>\\n" begins inside the reasoning. Rendered without the
+    opening tag, or with a second one, the training text would differ from the text at generation.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         messages: of the conversation.
-        first: number of the first turn that may be changed.
+        first: index of the first turn that may be changed.
         context: of the conversation.
 
     Returns:
-        The messages; answers that have no thoughts, or open them, are as they were.
+        The messages; turns without reasoning, or with an opening tag, are unchanged.
 
     Raises:
         ValueError: as in `render_marked`.
@@ -38,12 +40,12 @@ def restore_opening_tag(
         >>> restore_opening_tag(template, chat, 0, Context())[1].content
         '<think>One. </think> No.'
     """
-    made = list(messages)
+    restored = list(messages)
     for i, message in enumerate(messages):
-        said = message.content or ""
-        if i < max(first, 1) or message.role != "assistant" or CLOSE not in said or OPEN in said:
+        content = message.content or ""
+        if i < max(first, 1) or message.role != "assistant" or CLOSE not in content or OPEN in content:
             continue
-        before = strip_marks(render_marked(template, made[:i], prompt=True, context=context))
-        if before.rstrip().endswith(OPEN):
-            made[i] = message._replace(content=before[before.rindex(OPEN) :] + said)
-    return made
+        prompt = strip_marks(render_marked(template, restored[:i], prompt=True, context=context))
+        if prompt.rstrip().endswith(OPEN):
+            restored[i] = message._replace(content=prompt[prompt.rindex(OPEN) :] + content)
+    return restored

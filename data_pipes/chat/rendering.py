@@ -1,8 +1,8 @@
-"""Messages to text by a chat template, and back to what the messages said where that must stay plain text.
+"""Render messages by a chat template, with the text of control tokens hidden from it.
 
-A template came with a model, written by a stranger, so it runs in a sandbox (`data_pipes.chat.template`), and
-it sees messages in which the texts of control tokens are replaced by placeholders: nobody ends a turn by
-writing "<|im_end|>".
+A template is a program by third parties, so it runs in a sandbox (`data_pipes.chat.template`). It sees
+messages in which the texts of control tokens are replaced by placeholders: nobody ends a turn by writing
+"<|im_end|>".
 """
 
 from __future__ import annotations
@@ -16,34 +16,31 @@ from data_pipes.chat.messages import PLAIN, Context, Message
 from data_pipes.chat.template import BEGIN, CLOSE, END, HERE, OPEN, Program, compile_template, run_template
 
 RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}{HERE}]"
-"""Characters that no message may bring into a template, as a pattern."""
+"""Pattern of the characters that are reserved for marks; in a message they are hidden."""
 
 ESCAPED = r"\\ufdd[0-4]"
-"""The same, as JSON and Python's repr write them."""
+"""The same characters as JSON and Python's repr escape them."""
 
 PLACEHOLDER = re.compile(rf"(?:{OPEN}|\\ufdd0)([0-9]+)(?:{CLOSE}|\\ufdd1)")
-"""What stands for a text that the template shall not see; escaped where a template printed a list, or escaped
-JSON."""
+"""Placeholder of a hidden text; escaped where a template printed a list, or escaped JSON."""
 
 REASONING_TAGS = ("<think>", "</think>")
-"""Control tokens that the assistant itself writes around its thoughts: templates look for them in its
-turns."""
+"""Tags around the assistant's reasoning. They stay visible in its turns, since templates look for them."""
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Names under which rows keep the assistant's thoughts; a template sees the first two, as in transformers."""
+"""Fields of a turn that hold its reasoning; a template sees the first two, as in transformers."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template and what it may name; made by `chat_template`. Equal ones have equal sources, tokens and
-    variables.
+    """A compiled template and its variables, made by `chat_template`; compares by source and variables.
 
     Args:
-        source: jinja2.
-        program: the source, compiled.
+        source: Jinja.
+        program: the compiled source.
         special_tokens: (name, text) pairs, such as ("bos_token", "<s>"), ascending by name.
         variables: further (name, value) pairs, such as ("enable_thinking", False), ascending by name.
-        tool_use: what renders conversations that have tools, if that is another template.
+        tool_use: the template of conversations that have tools, if it is another one.
     """
 
     source: str
@@ -53,12 +50,12 @@ class ChatTemplate:
     tool_use: ChatTemplate | None = field(default=None, repr=False)
 
     def __reduce__(self) -> Any:
-        """Pickles as its source, and compiles again."""
+        """Pickles the source, and compiles it again."""
         return _unpickle, (self.source, self.special_tokens, self.variables, self.tool_use)
 
 
 class Hidden(NamedTuple):
-    """Messages and context with placeholders, and the texts that these stand for."""
+    """Messages and context with placeholders, and the texts of the placeholders."""
 
     messages: list[Message]
     context: Context
@@ -87,35 +84,40 @@ def control_hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Conte
 
     def hide(messages: Sequence[Message], context: Context) -> Hidden:
         texts: list[str] = []
-        kept = [
-            _hide_message(message, own if message.role == "assistant" else every, texts)
-            for message in messages
-        ]
+        hidden = []
+        for message in messages:
+            pattern = own if message.role == "assistant" else every
+            hidden.append(_hide_message(message, pattern, texts))
         tools = tuple(_hide_texts(tool, every, texts) for tool in context.tools)
         variables = tuple((name, _hide_texts(value, every, texts)) for name, value in context.variables)
-        return Hidden(kept, Context(tools, variables), texts)
+        return Hidden(hidden, Context(tools, variables), texts)
 
     return hide
 
 
 def split_placeholders(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, str]]:
-    """Cuts a rendered text at its placeholders.
+    """Splits a rendered text at its placeholders.
 
     Args:
         text: rendered.
-        texts: what the placeholders stand for.
+        texts: of the placeholders.
 
     Returns:
-        An iterator over (whether the part is plain text whatever it spells, the part); no empty ones.
+        An iterator over (True for the text of a placeholder, which is plain text even if it spells a control
+        token; the part), without empty parts.
     """
     for i, part in enumerate(PLACEHOLDER.split(text)):
-        found = texts[int(part)] if i % 2 and int(part) < len(texts) else re.sub(RESERVED, "", part)
-        if found:
-            yield i % 2 == 1, found
+        is_placeholder = i % 2 == 1  # the pattern has one group, so its numbers have the odd places
+        if is_placeholder and int(part) < len(texts):
+            part = texts[int(part)]
+        else:
+            part = re.sub(RESERVED, "", part)
+        if part:
+            yield is_placeholder, part
 
 
 def restore_controls(text: str, texts: Sequence[str]) -> str:
-    """Returns a rendered text with what the placeholders stand for."""
+    """Returns a rendered text with its placeholders replaced by their texts."""
     return "".join(part for _, part in split_placeholders(text, texts))
 
 
@@ -125,15 +127,14 @@ def strip_marks(text: str) -> str:
 
 
 def select_template(template: ChatTemplate, context: Context) -> ChatTemplate:
-    """Returns the template that renders a conversation: the one for tools where it has tools, as in
-    transformers."""
+    """Returns the template of a conversation: as in transformers, `tool_use` if it has tools."""
     return template.tool_use if context.tools and template.tool_use is not None else template
 
 
 def render_marked(
     template: ChatTemplate, messages: Sequence[Message], *, prompt: bool = False, context: Context = PLAIN
 ) -> str:
-    """Renders messages; BEGIN and END of {% generation %} blocks are left in.
+    """Renders messages, with the marks BEGIN and END around {% generation %} blocks.
 
     Args:
         template: see ChatTemplate.
@@ -145,35 +146,35 @@ def render_marked(
         The text.
 
     Raises:
-        ValueError: if the template refuses the messages, fails, loops for ever or writes without end.
+        ValueError: if the template refuses the messages, fails, or exceeds its bound on time and memory.
     """
-    given = (*template.special_tokens, *template.variables, *context.variables)
+    named = (*template.special_tokens, *template.variables, *context.variables)
     variables = {
         "messages": [_message_fields(message) for message in messages],
         "add_generation_prompt": prompt,
         "tools": list(context.tools) or None,
         "documents": None,
     }
-    return run_template(template.program, **{**variables, **dict(given)})
+    return run_template(template.program, **{**variables, **dict(named)})
 
 
 def render_continuation(
     template: ChatTemplate, messages: Sequence[Message], *, context: Context = PLAIN
 ) -> str:
-    """Renders messages up to the end of what the last one says, so that a model continues it.
+    """Renders messages up to the end of the last content, so that a model continues it.
 
-    As transformers' `continue_final_message`: where the template strips the content, the end is stripped too.
+    As transformers' `continue_final_message`: if the template strips the content, the end is stripped too.
 
     Args:
         template: see ChatTemplate.
-        messages: with placeholders; the last one has a content.
+        messages: with placeholders; the last one must have content.
         context: with placeholders.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: if the last message has no content, or the template leaves (part of) it out; or as in
+        ValueError: if the last message has no content, or the template drops (a part of) it; or as in
             `render_marked`.
 
     Example:
@@ -191,8 +192,8 @@ def render_continuation(
     place = text.rfind(HERE)
     if place < 0 or last.content.strip() not in text:
         raise ValueError(
-            "the chat template leaves out (a part of) the assistant's turn that the prompt ends with, so it cannot be "
-            "continued; end the prompt with the user's turn, or give another --chat_template"
+            "the chat template drops (a part of) the assistant's turn at the end of the prompt, so it cannot "
+            "be continued; end the prompt with a turn of the user, or give another --chat_template"
         )
     begun = text[:place].replace(f"{HERE} ", "").replace(HERE, "")
     return begun if text.startswith(f"{HERE} ", place) else begun.rstrip()
@@ -201,12 +202,12 @@ def render_continuation(
 def _unpickle(
     source: str, special_tokens: tuple, variables: tuple, tool_use: ChatTemplate | None
 ) -> ChatTemplate:
-    """A template that was pickled."""
+    """A template from its pickled fields."""
     return ChatTemplate(source, compile_template(source), special_tokens, variables, tool_use)
 
 
 def _control_pattern(controls: Sequence[str]) -> re.Pattern:
-    """RESERVED characters and control tokens, the longest first."""
+    """A pattern of RESERVED characters and control tokens, the longest first."""
     return re.compile("|".join([RESERVED, ESCAPED, *map(re.escape, sorted(controls, key=len, reverse=True))]))
 
 
@@ -217,7 +218,7 @@ def _hide_message(message: Message, pattern: re.Pattern, texts: list[str]) -> Me
 
 
 def _hide_texts(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
-    """A value with placeholders in all of its texts; what they stand for is appended to `texts`."""
+    """A value with placeholders in all of its texts; the hidden texts are appended to `texts`."""
 
     def hide(match: re.Match) -> str:
         texts.append(match[0])
@@ -233,8 +234,10 @@ def _hide_texts(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
 
 
 def _message_fields(message: Message) -> dict[str, Any]:
-    """A message as the template sees it: without what is None, and thoughts under both of their names."""
-    given = {"role": message.role, "content": message.content, **dict(message.fields)}
-    found = {name: value for name, value in given.items() if value is not None}
-    thoughts = next((found[name] for name in REASONING_FIELDS if name in found), None)
-    return found if thoughts is None else {"thinking": thoughts, **found, "reasoning_content": thoughts}
+    """A message as the template sees it: without nulls, its reasoning under two names."""
+    fields = {"role": message.role, "content": message.content, **dict(message.fields)}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    reasoning = next((fields[name] for name in REASONING_FIELDS if name in fields), None)
+    if reasoning is None:
+        return fields
+    return {"thinking": reasoning, **fields, "reasoning_content": reasoning}

@@ -1,8 +1,9 @@
-"""Spans of rendered text to ids, as if each text were encoded at once, yet cut exactly where its spans are.
+"""Encode rendered spans: the ids of the whole text, cut exactly at the borders of its spans.
 
-A tokenizer reads a text from control token to control token, so a text may be cut there without changing an
-id. A span that begins between two of them (after "assistant" and a new line) is cut by encoding the stretch
-twice, whole and up to the cut: if the second is a beginning of the first, the cut lies between two tokens.
+A tokenizer encodes the text between two control tokens by itself, so the text may be cut at a control token
+without a change of ids. A span that begins elsewhere (after "assistant" and a line end) is cut by encoding
+the stretch twice, whole and up to the cut: if the second is a prefix of the first, the cut lies between two
+tokens.
 
 Shape letters: n tokens of one text.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +23,13 @@ from data_pipes.tokenizer.spec import Tokenizer
 
 
 class _Part(NamedTuple):
-    """A text to encode: as plain text whatever it spells or not, and whether another text stands before
-    it."""
+    """A text to encode.
+
+    Fields:
+        plain: it is plain text even if it spells a control token.
+        later: another text precedes it.
+        text: without placeholders.
+    """
 
     plain: bool
     later: bool
@@ -30,13 +37,13 @@ class _Part(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """From one control token up to the next that matters.
+    """The text from one control token to the next one before a border of spans.
 
     Fields:
         text: with placeholders; it ends with the next control token.
-        texts: what the placeholders stand for.
-        cuts: (place in the text, whether what stands before it, from the cut before on, is learned).
-        drop: ids of the next control token, at the end.
+        texts: of the placeholders.
+        cuts: (index in the text, True if the text between the previous cut and it is trained).
+        drop: number of ids at the end that belong to the next stretch.
     """
 
     text: str
@@ -52,30 +59,29 @@ def encode_spans(
 
     Args:
         tokenizer: of the control tokens.
-        rows: (spans of one text, what its placeholders stand for) of each.
+        rows: (spans, texts of the placeholders) of each text.
         controls: pattern of the control tokens.
 
     Returns:
-        (ids [n] int64, [n] bool: learned) of each.
+        (ids [n] int64, trained [n] bool) of each.
 
     Raises:
         ValueError: as the tokenizer's `encode`.
     """
     stretches = [_split_stretches(spans, texts, controls) for spans, texts in rows]
-    wanted: dict[_Part, np.ndarray] = {}
-    for row in stretches:
-        for stretch in row:
-            for place in (len(stretch.text), *(place for place, _ in stretch.cuts)):
-                wanted.update(dict.fromkeys(_parts(stretch.text[:place], stretch.texts), _NONE))
-    _encode_parts(tokenizer, wanted)
-    return [_encode_row(tokenizer, wanted, row) for row in stretches]
+    ids: dict[_Part, np.ndarray] = {}
+    for stretch in chain.from_iterable(stretches):
+        for place in (len(stretch.text), *(place for place, _ in stretch.cuts)):
+            ids.update(dict.fromkeys(_parts(stretch.text[:place], stretch.texts), _NONE))
+    _encode_parts(tokenizer, ids)
+    return [_encode_row(tokenizer, ids, row) for row in stretches]
 
 
 _NONE = np.zeros(0, np.int64)
 
 
 def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.Pattern) -> list[_Stretch]:
-    """Cuts a text at the last control token before each border of two spans."""
+    """Splits a text at the last control token before each border of two spans."""
     text = "".join(span.text for span in spans)
     borders: list[tuple[int, bool]] = []
     place = 0
@@ -93,77 +99,75 @@ def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.P
     begins = sorted({(0, 0), *anchors})
     if len(begins) > 1 and begins[1][0] == 0:
         begins = begins[1:]
-    found = []
+    stretches = []
     for (begin, _), (end, after) in zip(begins, [*begins[1:], (len(text), len(text))], strict=True):
         marked = [(min(border, end) - begin, mark) for border, mark in borders]
         last = next(i for i, (cut, _) in enumerate(marked) if cut == end - begin)
         cuts = [cut for cut in marked[: last + 1] if cut[0] > 0]
-        found.append(_Stretch(text[begin:after], texts, cuts, int(after > end)))
-    return found
+        stretches.append(_Stretch(text[begin:after], texts, cuts, int(after > end)))
+    return stretches
 
 
 def _parts(text: str, texts: Sequence[str]) -> list[_Part]:
-    """A text with placeholders as texts to encode."""
+    """Splits a text with placeholders into the texts to encode."""
     return [_Part(plain, i > 0, part) for i, (plain, part) in enumerate(split_placeholders(text, texts))]
 
 
-def _encode_parts(tokenizer: Tokenizer, wanted: dict[_Part, np.ndarray]) -> None:
-    """Fills in the ids.
+def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
+    """Encodes the keys, in place.
 
-    A tokenizer whose first piece is special ("▁" in SentencePiece's manner) reads a later part after a new
-    line, which is then taken off.
+    A tokenizer on characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
+    so a later part is encoded with a line end before it, whose ids are then cut off.
     """
-    after = tokenizer.spec.kind == "character"
-    line = tokenizer.encode("\n") if after else []
-    for plain, special in ((False, "all"), (True, "none")):
-        some = [part for part in wanted if part.plain == plain]
-        for later in (False, True):
-            chosen = [part for part in some if part.later == later]
-            before = "\n" if after and later else ""
-            for part, ids in zip(
-                chosen,
-                tokenizer.encode_batch([before + p.text for p in chosen], special=special),
-                strict=True,
-            ):
-                taken = ids[len(line) :] if before and ids[: len(line)].tolist() == line else ids
-                wanted[part] = taken.astype(np.int64)
+    on_characters = tokenizer.spec.kind == "character"
+    line = tokenizer.encode("\n") if on_characters else []
+    for plain, later in product((False, True), repeat=2):
+        parts = [part for part in ids if part.plain == plain and part.later == later]
+        before = "\n" if on_characters and later else ""
+        texts = [before + part.text for part in parts]
+        rows = tokenizer.encode_batch(texts, special="none" if plain else "all")
+        for part, row in zip(parts, rows, strict=True):
+            if before and row[: len(line)].tolist() == line:
+                row = row[len(line) :]
+            ids[part] = row.astype(np.int64)
 
 
 def _encode_row(
     tokenizer: Tokenizer, known: dict[_Part, np.ndarray], row: Sequence[_Stretch]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and marks of one text."""
+    """Ids and trained marks of one text."""
     ids, marks = [_NONE], [np.zeros(0, bool)]
     for stretch in row:
-        done, place, found = _NONE, 0, _stretch_ids(tokenizer, known, stretch.text, stretch.texts)
-        found = found[: len(found) - stretch.drop]
-        taken = 0
-        for i, (cut, mark) in enumerate(stretch.cuts):
-            last = i == len(stretch.cuts) - 1
-            if last:
-                count = len(found)
-            else:
-                head = np.concatenate(
-                    [done, _stretch_ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)]
-                )
-                if found[: len(head)].tolist() != head.tolist():  # a token lies on both sides
-                    tail = _stretch_ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
-                    found = np.concatenate([head, tail[: len(tail) - stretch.drop]])
-                    done, place = head, cut
-                count = len(head)
-            ids.append(found[taken:count])
-            marks.append(np.full(count - taken, mark))
-            taken = count
+        whole = _stretch_ids(tokenizer, known, stretch.text, stretch.texts)
+        whole = whole[: len(whole) - stretch.drop]
+        settled, place, taken = (
+            _NONE,
+            0,
+            0,
+        )  # ids before the last cut through a token; its index; ids returned
+        for cut, mark in stretch.cuts[:-1]:
+            rest = _stretch_ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)
+            head = np.concatenate([settled, rest])
+            if whole[: len(head)].tolist() != head.tolist():  # a token lies on both sides of the cut
+                tail = _stretch_ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
+                whole = np.concatenate([head, tail[: len(tail) - stretch.drop]])
+                settled, place = head, cut
+            ids.append(whole[taken : len(head)])
+            marks.append(np.full(len(head) - taken, mark))
+            taken = len(head)
+        if stretch.cuts:
+            ids.append(whole[taken:])
+            marks.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
     return np.concatenate(ids), np.concatenate(marks)
 
 
 def _stretch_ids(
     tokenizer: Tokenizer, known: dict[_Part, np.ndarray], text: str, texts: Sequence[str], later: bool = False
 ) -> np.ndarray:
-    """Ids of a text with placeholders."""
-    wanted = [part._replace(later=part.later or later) for part in _parts(text, texts)]
-    missing = {part: _NONE for part in wanted if part not in known}
+    """Ids of a text with placeholders; parts that are not `known` are encoded and added to it."""
+    parts = [part._replace(later=part.later or later) for part in _parts(text, texts)]
+    missing = {part: _NONE for part in parts if part not in known}
     if missing:
         _encode_parts(tokenizer, missing)
         known.update(missing)
-    return np.concatenate([_NONE, *(known[part] for part in wanted)])
+    return np.concatenate([_NONE, *(known[part] for part in parts)])

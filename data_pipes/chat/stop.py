@@ -1,5 +1,4 @@
-"""Where generated text ends: strings that stop a completion, as generation asks for them and as they are cut
-off.
+"""Stop strings: end a completion during generation, and truncate its text.
 
 Shape letters: B rows, M new tokens at most.
 """
@@ -16,43 +15,41 @@ from data_pipes.tokenizer.spec import Tokenizer
 
 
 def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Makes the function that `pure.generation.generate.generate` asks which rows have ended (its argument
-    `stop`).
+    """Makes the `stop` argument of `pure.generation.generate.generate`.
 
-    A string of n bytes spans n tokens at most, so only the last n tokens of a row are looked at.
+    A string of n bytes spans n tokens at most, so only the last n tokens of a row are decoded.
 
     Args:
         tokenizer: of the model.
-        strings: any of them ends a row; none may be empty.
+        strings: each of them ends a row; none may be empty.
 
     Returns:
         (tokens [B, M] int64, lengths [B] int64) -> [B] bool.
 
     Raises:
-        ValueError: if a string is empty, which every text would contain.
+        ValueError: if a string is empty, since every text contains it.
     """
     if "" in strings:
-        raise ValueError(
-            "stop_at: a stop string is empty, which ends every text before it begins; leave it out"
-        )
+        raise ValueError("stop_at: a stop string is empty, and every text contains it; leave it out")
     reach = max((len(text.encode()) for text in strings), default=0)
     return partial(_has_stop, tokenizer=tokenizer, strings=tuple(strings), reach=reach)
 
 
 def truncate_at_stop(text: str, strings: Sequence[str]) -> str:
-    """Takes what stands before the first of the strings.
+    """Returns the text before the first of the strings.
 
     Example:
         >>> truncate_at_stop("    return 1\\n\\ndef other(): pass", ["\\nclass", "\\ndef"])
         '    return 1\\n'
     """
-    return text[: min((place for place in map(text.find, strings) if place >= 0), default=len(text))]
+    places = [place for place in map(text.find, strings) if place >= 0]
+    return text[: min(places, default=len(text))]
 
 
 def _has_stop(
     tokens: Tensor, lengths: Tensor, *, tokenizer: Tokenizer, strings: tuple[str, ...], reach: int
 ) -> Tensor:
-    """Looks at the end of every row."""
+    """Marks the rows whose end contains a stop string."""
     rows = zip(tokens.tolist(), lengths.tolist(), strict=True)
     tails = [tokenizer.decode(row[max(0, n - reach) : n]) for row, n in rows]
     return torch.tensor([any(text in tail for text in strings) for tail in tails], device=tokens.device)

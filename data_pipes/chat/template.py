@@ -1,8 +1,8 @@
-"""Jinja2 templates that strangers wrote, run in a sandbox: no access to Python, a bound on time and memory.
+"""Compile and run chat templates in a sandbox: no access to Python, a bound on time and memory.
 
-The environment is the one that chat templates are written for, transformers': trim_blocks, lstrip_blocks,
-loop controls, `raise_exception`, `tojson`, {% generation %} blocks. It has no clock, so `strftime_now` is
-undefined: templates that ask whether it is take the date that is written in them.
+Templates come from third parties. The environment is the one that they are written for, transformers':
+trim_blocks, lstrip_blocks, loop controls, `raise_exception`, `tojson`, {% generation %} blocks. It has no
+clock, so `strftime_now` is undefined; templates that test for it fall back to a fixed date.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ from data_pipes.chat.template_budget import Sandbox, make_meter, metered_filter,
 from data_pipes.chat.template_costs import CALL, LOOKUP, NODE, SandboxError
 
 SOURCE = 1 << 18
-"""Characters of a template; the longest published ones have a tenth of it."""
+"""Most characters of a template; the longest published ones have a tenth of it."""
 
 OPEN, CLOSE, BEGIN, END, HERE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
-"""Code points that are no characters, for use between programs (Unicode 23.7). OPEN number CLOSE stands for a
-text that the template shall not see; a {% generation %} block leaves BEGIN and END around what it holds; HERE
-marks a place in a message."""
+"""Marks: code points that are no characters (Unicode 23.7). OPEN number CLOSE is the placeholder of a hidden
+text; BEGIN and END enclose the output of a {% generation %} block; HERE marks a place in a message."""
 
 
 class Program(NamedTuple):
-    """A template, compiled.
+    """A compiled template.
 
     Fields:
-        run: what renders it.
-        meter: with what the names begin under which it calls its meter (`data_pipes.chat.template_budget`).
-        names: the variables that it reads and does not set itself.
-        marked: it has {% generation %} blocks.
+        run: Jinja's template.
+        meter: prefix of the names of its meter's functions (`data_pipes.chat.template_budget`).
+        names: variables that it reads and does not set.
+        marked: True if it has {% generation %} blocks.
     """
 
     run: jinja2.Template
@@ -45,13 +44,13 @@ class Program(NamedTuple):
 
 
 def compile_template(source: str) -> Program:
-    """Compiles a template in which everything that takes time or memory is charged.
+    """Compiles a template, with a meter in it that bounds its time and memory.
 
-    Its syntax tree is changed: loops, macros and blocks, what is written or joined, comparisons, slices and
-    lookups call the meter; filters, tests, calls and operators are charged by the environment.
+    The syntax tree is rewritten: loops, macros, blocks, output, concatenation, comparisons, slices and
+    lookups call the meter. The environment charges filters, tests, calls and operators.
 
     Args:
-        source: jinja2.
+        source: Jinja.
 
     Returns:
         Program.
@@ -81,10 +80,10 @@ def compile_template(source: str) -> Program:
         code = environment.compile(tree, "template", "template")
     except (jinja2.TemplateError, RecursionError, SyntaxError, UnicodeError, MemoryError) as error:
         line = f"line {error.lineno}: " if isinstance(error, jinja2.TemplateSyntaxError) else ""
-        what = "it is nested too deeply" if isinstance(error, RecursionError | MemoryError) else error
-        raise ValueError(f"the chat template does not compile: {line}{what}") from None
-    made = jinja2.Template.from_code(environment, code, environment.make_globals(None))
-    return Program(made, meter, names, marked)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError | MemoryError) else error
+        raise ValueError(f"the chat template does not compile: {line}{reason}") from None
+    template = jinja2.Template.from_code(environment, code, environment.make_globals(None))
+    return Program(template, meter, names, marked)
 
 
 def run_template(program: Program, **variables: Any) -> str:
@@ -92,34 +91,33 @@ def run_template(program: Program, **variables: Any) -> str:
 
     Args:
         program: from `compile_template`.
-        variables: what it may name: `messages`, `add_generation_prompt`, ...; plain values only.
+        variables: of the template: `messages`, `add_generation_prompt`, ...; plain values only.
 
     Returns:
-        The text, with BEGIN and END of {% generation %} blocks in it.
+        The text, with BEGIN and END around {% generation %} blocks.
 
     Raises:
-        ValueError: if it raises anything, calls itself without end, or takes too long or too much memory for
-            what it is given.
+        ValueError: if it raises anything, recurses without end, or needs too much time or memory for the size
+            of its variables.
 
     Example:
         >>> program = compile_template("{% for m in messages %}{{ m.content }}!{% endfor %}")
         >>> run_template(program, messages=[{"content": "Hi"}])
         'Hi!'
     """
-    made = make_meter(variables)
-    named = {f"{program.meter}_{name}": getattr(made, name) for name in made._fields}
+    meter = make_meter(variables)
+    named = {f"{program.meter}_{name}": function for name, function in meter._asdict().items()}
     try:
-        return "".join(
-            _charge_pieces(program.run.generate(**{**variables, **named, "range": made.range}), made.spend)
-        )
+        pieces = program.run.generate(**{**variables, **named, "range": meter.range})
+        return "".join(_charge_pieces(pieces, meter.spend))
     except RecursionError:
         raise ValueError("the chat template failed: it calls itself without end") from None
-    except Exception as error:  # whatever a stranger's program may raise
+    except Exception as error:  # a template may raise anything
         raise ValueError(f"the chat template failed: {_describe_error(error)}") from None
 
 
 class _Generation(Extension):
-    """{% generation %} ... {% endgeneration %}: the assistant's part, between two marks."""
+    """{% generation %} ... {% endgeneration %}: the assistant's text, between two marks."""
 
     tags = frozenset(["generation"])  # type: ignore[assignment]
 
@@ -132,42 +130,43 @@ class _Generation(Extension):
 
 
 def _make_environment(meter: str) -> Sandbox:
-    """What templates expect to find, without a clock or filler text."""
-    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    made.budget = f"{meter}_spend"
-    made.filters["tojson"] = _to_json
-    made.filters = {
-        name: metered_filter(name, function, made.budget) for name, function in made.filters.items()
-    }
-    tests: dict[str, Any] = {**made.tests}
-    made.tests = {name: metered_test(name, function, made.budget) for name, function in tests.items()}
-    made.globals["raise_exception"] = _raise_exception
-    made.globals["namespace"] = _namespace
-    del made.globals["lipsum"]
-    return made
+    """The environment of transformers' templates, metered, without a clock or filler text."""
+    sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    sandbox.budget = f"{meter}_spend"
+    sandbox.filters["tojson"] = _to_json
+    for name, function in sandbox.filters.items():
+        sandbox.filters[name] = metered_filter(name, function, sandbox.budget)
+    for name, test in sandbox.tests.items():
+        sandbox.tests[name] = metered_test(name, test, sandbox.budget)
+    sandbox.globals["raise_exception"] = _raise_exception
+    sandbox.globals["namespace"] = _namespace
+    del sandbox.globals["lipsum"]
+    return sandbox
 
 
 def _insert_meter(tree: nodes.Template, meter: str) -> None:
-    """Puts the meter into every loop, macro and block, and around what is written, joined, compared, cut or
-    looked up.
+    """Rewrites the tree in place, so that loops, output, comparisons, slices and lookups call the meter.
 
-    Comparisons with a constant are as quick as it is short, and are left as they are.
+    Comparisons with a constant cost no more than its length, and stay as they are.
     """
 
-    def call(what: str, arguments: list, line: int) -> Any:
-        return nodes.Call(nodes.Name(f"{meter}_{what}", "load"), arguments, [], None, None).set_lineno(line)
+    def call(function: str, arguments: list, line: int) -> Any:
+        name = nodes.Name(f"{meter}_{function}", "load")
+        return nodes.Call(name, arguments, [], None, None).set_lineno(line)
 
-    every: list[Any] = list(tree.find_all(nodes.Node))
-    weights = {
-        id(node): sum(map(_weight, node.find_all(nodes.Expr))) for node in every if isinstance(node, LOOPS)
+    all_nodes: list[Any] = list(tree.find_all(nodes.Node))
+    weights = {  # before the rewriting adds nodes
+        id(node): sum(map(_weight, node.find_all(nodes.Expr)))
+        for node in all_nodes
+        if isinstance(node, LOOPS)
     }
-    for node in every:
+    for node in all_nodes:
         line = node.lineno
         if isinstance(node, nodes.Concat):
-            node.nodes = [call("shown", node.nodes, line)]
+            node.nodes = [call("output", node.nodes, line)]
         elif isinstance(node, nodes.Output):
             node.nodes = [
-                x if isinstance(x, nodes.TemplateData) else call("shown", [x], x.lineno) for x in node.nodes
+                x if isinstance(x, nodes.TemplateData) else call("output", [x], x.lineno) for x in node.nodes
             ]
         elif isinstance(node, LOOPS):
             units = nodes.Const(CALL + weights[id(node)])
@@ -179,63 +178,63 @@ def _insert_meter(tree: nodes.Template, meter: str) -> None:
                 name = nodes.Const(node.ops[0].op)
                 node.expr, node.ops = call("compare", [name, node.expr, node.ops[0].expr], line), []
             else:
-                node.expr = call("paid", [node.expr], line)
+                node.expr = call("value", [node.expr], line)
                 for operand in node.ops:
-                    operand.expr = call("paid", [operand.expr], line)
+                    operand.expr = call("value", [operand.expr], line)
         elif isinstance(node, nodes.Getitem):
             if isinstance(node.arg, nodes.Slice):
-                node.node = call("paid", [node.node], line)
+                node.node = call("value", [node.node], line)
             elif not isinstance(node.arg, nodes.Const | nodes.BinExpr):
-                node.arg = call("paid", [node.arg], line)
+                node.arg = call("value", [node.arg], line)
 
 
 LOOPS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
-"""What can be run again and again."""
+"""Nodes whose body may run many times."""
 
 
 def _weight(node: nodes.Expr) -> int:
-    """Units of an expression whose parts are counted by themselves."""
+    """Units of an expression without its parts."""
     return LOOKUP if isinstance(node, nodes.Getattr | nodes.Getitem | nodes.NSRef) else NODE
 
 
 def _is_cheap(node: nodes.Compare) -> bool:
-    """Whether a comparison has one operator, and is as quick as a constant in the template is short."""
+    """True for a single comparison with (for "in": within) a constant of the template."""
     if len(node.ops) != 1:
         return False
-    inside = node.ops[0].op in ("in", "notin")
-    sides = (node.ops[0].expr,) if inside else (node.expr, node.ops[0].expr)
-    return any(
-        isinstance(side, nodes.Const)
-        or (
-            isinstance(side, nodes.List | nodes.Tuple)
-            and not [x for x in side.items if not isinstance(x, nodes.Const)]
-        )
-        for side in sides
-    )
+    right = node.ops[0].expr
+    if node.ops[0].op in ("in", "notin"):
+        return _is_constant(right)
+    return _is_constant(node.expr) or _is_constant(right)
+
+
+def _is_constant(node: nodes.Expr) -> bool:
+    """True for a constant, or a list or tuple of constants."""
+    if isinstance(node, nodes.List | nodes.Tuple):
+        return all(isinstance(item, nodes.Const) for item in node.items)
+    return isinstance(node, nodes.Const)
 
 
 def _charge_pieces(pieces: Iterable[str], spend: Callable[[int], None]) -> Iterator[str]:
-    """The pieces of a text, each charged."""
+    """Charges the pieces of a text."""
     for piece in pieces:
         spend(len(piece))
         yield piece
 
 
 def _unused_name(name: str, source: str) -> str:
-    """A name that the source does not have, so that it cannot put something else in its place."""
+    """A name that the source does not contain, so that the template cannot rebind it."""
     while name in source:
         name += "_"
     return name
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """JSON as transformers' filter writes it: not escaped for HTML."""
+    """The filter `tojson` of transformers: JSON that is not escaped for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
 def _namespace(*values: Any, **named: Any) -> Namespace:
-    """Variables that keep their values from round to round; as in transformers, none begins with an
-    underscore."""
+    """A namespace; as in transformers, no name in it begins with an underscore."""
     _check_names(dict(*values, **named))
     return Namespace(*values, **named)
 
@@ -248,16 +247,16 @@ def _check_names(names: Iterable[Any]) -> None:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    """What templates call on messages that they do not take."""
+    """The function `raise_exception`, which templates call on messages that they refuse."""
     raise SandboxError(message)
 
 
 def _describe_error(error: Exception) -> str:
-    """An error in words, and what to do about a template that asks for the date."""
+    """Text of an error, with advice for a template that needs the date."""
     text = str(error) or type(error).__name__
     if isinstance(error, jinja2.UndefinedError) and "strftime_now" in text:
         return (
-            f"{text}: a text that changes every day cannot be trained on twice; give the date, "
+            f"{text}: the text would change every day, so training is not reproducible; give the date, "
             """--template_kwargs '{"strftime_now": "2025-01-31"}', or write it into the template"""
         )
     return text

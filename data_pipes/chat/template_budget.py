@@ -1,10 +1,9 @@
-"""A bound on the work and the memory of a stranger's template, counted in units of about ten nanoseconds or
-bytes.
+"""Bound the time and memory of a template, in units of about ten nanoseconds or bytes.
 
-Nobody can tell from a program whether it will end, so every operation that can take long is charged before it
-is done: a round of a loop by what is in it, a filter, a test, a call, a comparison or a sum by the size of
-what it works on, and again by the size of what it makes. What a template may spend grows with what it is
-given, so that a long conversation costs an honest template nothing.
+No program can tell whether a template ends, so every operation that can take long is charged before it
+runs: an iteration by its expressions; a filter, test, call, comparison or operator by the size of its
+operands, and again by the size of its result. The budget grows with the size of the variables, so long
+conversations stay possible.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from data_pipes.chat.template_costs import (
 )
 
 WORK = 1 << 24
-"""Units that a template may spend whatever it is given."""
+"""Units of every run."""
 
 SHARE = 512
-"""Units that it may spend for each unit of what it is given."""
+"""Additional units for each unit of the size of the variables."""
 
 ROUNDS = 100_000
-"""Rounds of all loops, macros and blocks together."""
+"""Most iterations of all loops, macros and blocks together."""
 
 COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "gteq": operator.ge, "lt": operator.lt,
@@ -49,22 +48,22 @@ COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
 
 
 class Meter(NamedTuple):
-    """What one run may call; all of it draws on one budget.
+    """The metering functions of one run, with one budget.
 
     Fields:
-        spend: (units) -> None; raises when there are none left.
-        round: (units of a round) -> "".
-        shown: (values) -> what is written of them.
+        spend: (units) -> None; raises when the budget is used up.
+        round: (units of an iteration) -> "".
+        output: (values) -> the value, or several joined.
         compare: (name, a, b) -> a compared with b.
-        paid: value -> the value, charged by its size.
+        value: value -> the value, charged by its size.
         range: Python's range, whose numbers are counted.
     """
 
     spend: Callable[[int], None]
     round: partial
-    shown: partial
+    output: partial
     compare: partial
-    paid: partial
+    value: partial
     range: Callable[..., range]
 
 
@@ -72,7 +71,7 @@ def make_meter(given: Any) -> Meter:
     """Makes the meter of one run, with its budget.
 
     Args:
-        given: what the template is given; the larger, the more it may spend.
+        given: the variables of the run; the budget grows with their size.
 
     Returns:
         Meter.
@@ -83,7 +82,7 @@ def make_meter(given: Any) -> Meter:
         ...
         data_pipes.chat.template_costs.SandboxError: it takes too long or too much memory for what it is
             given; does it loop
-        for ever?
+        without end?
     """
     left, rounds, numbers = [WORK], [ROUNDS], [ROUNDS]
     extended: list[int] = []
@@ -95,13 +94,13 @@ def make_meter(given: Any) -> Meter:
             left[0] += extended[0]
         if left[0] < 0:
             raise SandboxError(
-                "it takes too long or too much memory for what it is given; does it loop for ever?"
+                "it takes too long or too much memory for what it is given; does it loop without end?"
             )
 
-    def count(budget: list[int], many: int, what: str) -> None:
-        budget[0] -= many
+    def count(budget: list[int], number: int, name: str) -> None:
+        budget[0] -= number
         if budget[0] < 0:
-            raise SandboxError(f"it took more than {ROUNDS:,} {what}; does it loop for ever?")
+            raise SandboxError(f"it took more than {ROUNDS:,} {name}; does it loop without end?")
 
     def bounded(*ends: int) -> range:
         count(numbers, len(range(*ends)), "numbers of range")
@@ -123,14 +122,14 @@ def make_meter(given: Any) -> Meter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
-    """Charges calls, filters, tests and operators to the budget of the run, whose name is `budget`."""
+    """Charges calls, filters, tests and operators to the run's budget, the variable named `budget`."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
     budget = ""
 
     def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function or a method, within bounds."""
-        if type(__function) is partial:  # the meter's own, which needs no variables of loops
+        """Calls a function or a method, and charges it."""
+        if type(__function) is partial:  # a function of the meter, which needs no loop variables
             return __function(*args)
         name = getattr(__function, "__name__", "")
         owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", None)
@@ -139,7 +138,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         return charge_result(spend, super().call(__context, __function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Computes `left operator right`, within bounds."""
+        """Computes `left operator right`, and charges it."""
         if type(left) is int and type(right) is int and operator in ("+", "-"):
             return super().call_binop(context, operator, left, right)
         spend = context.parent[self.budget]
@@ -152,14 +151,14 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
 
 
 def metered_filter(name: str, function: Callable, budget: str) -> Callable:
-    """Returns a filter that is charged to the budget of the run."""
+    """Returns a filter that is charged to the run's budget."""
     if name == "random":
         return _refuse_random
     return _meter_callable(function, budget, partial(charge_call, name=name))
 
 
 def metered_test(name: str, function: Callable, budget: str) -> Callable:
-    """Returns a test that is charged to the budget of the run."""
+    """Returns a test that is charged to the run's budget."""
     if name in FREE_TESTS:
         return function
     return _meter_callable(function, budget, _charge_test)
@@ -174,30 +173,31 @@ def _meter_callable(function: Callable, budget: str, charge: Callable) -> Callab
     def call(context: Any, *args: Any, **kwargs: Any) -> Any:
         spend = context.parent[budget]
         charge(spend, args=args, kwargs=kwargs)
-        first = {
-            "context": (context,),
-            "eval_context": (context.eval_ctx,),
-            "environment": (context.environment,),
-        }
-        return charge_result(spend, function(*first.get(kind, ()), *args, **kwargs))
+        if kind == "context":
+            args = (context, *args)
+        elif kind == "eval_context":
+            args = (context.eval_ctx, *args)
+        elif kind == "environment":
+            args = (context.environment, *args)
+        return charge_result(spend, function(*args, **kwargs))
 
     return call
 
 
 def _charge_test(spend: Callable, args: Any, kwargs: Any) -> None:
-    """Charges a test."""
+    """Charges a test by the size of its arguments."""
     spend(CALL + sum(size(value) for value in (*args, *kwargs.values())))
 
 
 def _charge_output(spend: Callable, *values: Any) -> Any:
-    """What is written: one value as it is, several joined."""
+    """Charges output; returns one value as it is, several joined."""
     for value in values:
         spend(CALL + (len(value) if isinstance(value, str) else ELEMENT * total_size(value)))
     return values[0] if len(values) == 1 else "".join([str(value) for value in values])
 
 
 def _charge_compare(spend: Callable, name: str, left: Any, right: Any) -> Any:
-    """A comparison, charged by the smaller side, or by what something is looked for in."""
+    """Charges and computes a comparison: by the smaller side, for "in" by the container."""
     if name in ("in", "notin"):
         spend(CALL + (0 if isinstance(right, dict) else total_size(right)))
     else:
@@ -206,17 +206,19 @@ def _charge_compare(spend: Callable, name: str, left: Any, right: Any) -> Any:
 
 
 def _charge_value(spend: Callable, value: Any) -> Any:
-    """A value that is copied or looked up, charged by its size."""
-    spend(
-        CALL
-        + (len(value) if isinstance(value, str) else ELEMENT * len(value) if isinstance(value, list) else 0)
-    )
+    """Charges a value that is copied or looked up, by its size; returns it."""
+    units = CALL
+    if isinstance(value, str):
+        units += len(value)
+    elif isinstance(value, list):
+        units += ELEMENT * len(value)
+    spend(units)
     return value
 
 
 @pass_context
 def _refuse_random(context: Any, *args: Any, **kwargs: Any) -> Any:
-    """The filter `random`."""
+    """The filter `random`, refused."""
     raise SandboxError(
-        "a text that is another each time cannot be trained on; take `random` out of the template"
+        "with `random` the text differs at each rendering, so training is not reproducible; remove `random`"
     )

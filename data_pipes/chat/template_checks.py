@@ -1,7 +1,8 @@
-"""Nothing that a row says is left out by a template without a word.
+"""Refuse a rendering that drops a part of its row.
 
-A template writes what it knows of: tools, calls, thoughts or a system message that it does not know vanish.
-Training or answering would go on with less than the row says, so such a row is refused by what is missing.
+A template renders only the fields that its author thought of: tools, tool calls, reasoning or a system
+message may be missing from its output. Training on less than the row says would go unnoticed, so the row is
+refused, and the message names the missing part.
 """
 
 from __future__ import annotations
@@ -21,112 +22,116 @@ FITTING = (
     ("<|im_start|>", "qwen2.5"),
     ("<|start_header_id|>", "llama3"),
 )
-"""(a text in a template's source, the template of `data_pipes.chat.presets` that fits it)."""
+"""(a text in a template's source, the preset of `data_pipes.chat.presets` for that model family)."""
 
 
 def check_rendered(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
-    """Refuses a rendering in which something is missing that the messages say.
+    """Refuses a rendering without tools, tool calls, or the content of a turn.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         messages, context: with placeholders.
-        text: what the template made of them.
+        text: the rendering.
 
     Raises:
-        ValueError: if tools, tool calls, or the content of a turn that is not the assistant's are left out.
+        ValueError: if tools, tool calls, or the content of a turn of another role than the assistant's are
+            missing.
     """
     if context.tools and "tools" not in template.program.names:
         raise ValueError(
-            "the chat template does not show `tools`; drop them, or give a --chat_template that does"
+            "the chat template does not render `tools`; drop them, or give a --chat_template that does"
         )
     for i, message in enumerate(messages):
         for name in ("tool_calls", "function_call"):
             if dict(message.fields).get(name) and name not in template.source:
                 raise ValueError(
-                    f"the chat template does not show `{name}` of turn {i}; give a --chat_template that does"
+                    f"the chat template does not render `{name}` of turn {i}; give a --chat_template "
+                    "that does"
                 )
-        said = (message.content or "").strip()
-        if said and message.role != "assistant" and not _contains(said, text):
-            if json.dumps(said, ensure_ascii=False)[1:-1] in text or _is_rendered(
+        content = (message.content or "").strip()
+        if content and message.role != "assistant" and not _contains(content, text):
+            if json.dumps(content, ensure_ascii=False)[1:-1] in text or _is_rendered(
                 template, messages, i, context
             ):
                 continue
             raise ValueError(
-                f"the chat template leaves out turn {i}, of the {message.role}; drop that turn, or give a "
-                "--chat_template that shows it"
+                f"the chat template drops turn {i}, of the {message.role}; delete that turn, or give a "
+                "--chat_template that renders it"
             )
 
 
 def check_trained(
-    template: ChatTemplate, messages: Sequence[Message], learned: Sequence[int], text: str
+    template: ChatTemplate, messages: Sequence[Message], trained: Sequence[int], text: str
 ) -> None:
-    """Refuses a conversation whose last answer, or the thoughts of any, cannot be seen in the text.
+    """Refuses a rendering without the last trained turn, or without the reasoning of a trained turn.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         messages: with placeholders.
-        learned: numbers of the turns that are learned.
-        text: what the template made of the messages.
+        trained: indices of the trained turns.
+        text: the rendering.
 
     Raises:
         ValueError: naming the turn.
     """
-    for i in learned:
+    for i in trained:
         message = messages[i]
         if _reasoning_of(message) and not any(name in template.source for name in REASONING_FIELDS[:2]):
             raise ValueError(
-                f"the chat template does not show `reasoning_content`, the thoughts of turn {i}, which are to be "
-                "learned; drop them, or give a --chat_template that shows them, such as qwen3 for Qwen3"
+                f"the chat template does not render `reasoning_content`, the reasoning of turn {i}, which is "
+                "trained; drop it, or give a --chat_template that renders it, such as qwen3 for Qwen3"
             )
-        if i == learned[-1]:
+        if i == trained[-1]:
             check_turn(template, message, i, text)
 
 
 def check_turn(
     template: ChatTemplate, message: Message, i: int, turn: str, opened: Callable[[], str] = lambda: ""
 ) -> None:
-    """Refuses a turn in which something is missing that the assistant says.
+    """Refuses a rendered turn of the assistant without its content, reasoning or tool calls.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         message: the turn, with placeholders.
-        i: its number.
-        turn: what the template made of it.
-        opened: gives what the prompt before the turn says of it already, such as "<think>"; asked only where
-            something is missing.
+        i: its index.
+        turn: its rendering.
+        opened: returns the text of the turn that its prompt already contains, such as "<think>"; called only
+            if something is missing from `turn`.
 
     Raises:
-        ValueError: naming the turn, and a template that shows all of it.
+        ValueError: naming the turn, and a template that renders all of it.
     """
-    said = [
-        ("content", message.content),
-        *(("tool call", name) for name in _called_functions(dict(message.fields))),
-    ]
-    for what, value in [*said, ("thoughts", _reasoning_of(message))]:
+    expected: list[tuple[str, Any]] = [("content", message.content)]
+    expected += [("tool call", name) for name in _called_functions(dict(message.fields))]
+    expected.append(("reasoning", _reasoning_of(message)))
+    for part, value in expected:
         if isinstance(value, str) and not _contains(value, turn) and not _contains(value, opened() + turn):
             raise ValueError(
-                f"the chat template leaves out or changes (a part of) the {what} of turn {i}, which is to be learned; "
+                f"the chat template drops or changes (a part of) the {part} of turn {i}, which is trained; "
                 f"{suggest_template(template)}"
             )
 
 
 def suggest_template(template: ChatTemplate) -> str:
-    """Returns what to do about a template that cannot be learned from."""
-    fitting = next((name for text, name in FITTING if text in template.source), None)
-    name = f"give --chat_template {fitting}, or " if fitting and template.source != NAMED[fitting] else ""
+    """Returns advice for a template that cannot be trained with."""
+    preset = next((name for text, name in FITTING if text in template.source), None)
+    name = f"give --chat_template {preset}, or " if preset and template.source != NAMED[preset] else ""
     if template.program.marked:
-        return f"{name}write all of it in the template"
-    return f"{name}put {{% generation %}} and {{% endgeneration %}} around what the assistant says in the template"
+        return f"{name}render all of it in the template"
+    return (
+        f"{name}put {{% generation %}} and {{% endgeneration %}} around the assistant's text in the template"
+    )
 
 
-def _contains(said: str, text: str) -> bool:
-    """Whether a text is in another, whatever the white space."""
-    return said.strip() in text or "".join(said.split()) in "".join(text.split())
+def _contains(value: str, text: str) -> bool:
+    """True if the text contains the value, up to white space."""
+    return value.strip() in text or "".join(value.split()) in "".join(text.split())
 
 
 def _is_rendered(template: ChatTemplate, messages: Sequence[Message], i: int, context: Context) -> bool:
-    """Whether what turn i says reaches the text, however changed."""
-    marked = [*messages[:i], messages[i]._replace(content=f"{messages[i].content}{HERE}"), *messages[i + 1 :]]
+    """True if a mark at the end of turn i's content reaches the text: the content is changed, not dropped."""
+    marked = list(messages)
+    marked[i] = messages[i]._replace(content=f"{messages[i].content}{HERE}")
     try:
         return HERE in render_marked(template, marked, context=context)
     except ValueError:
@@ -134,7 +139,7 @@ def _is_rendered(template: ChatTemplate, messages: Sequence[Message], i: int, co
 
 
 def _reasoning_of(message: Message) -> Any:
-    """What the assistant thinks before it answers, None where it has no field of its own."""
+    """The assistant's reasoning, None if it has no field of its own."""
     fields = dict(message.fields)
     return next((fields[name] for name in REASONING_FIELDS if fields.get(name) is not None), None)
 
@@ -143,6 +148,6 @@ def _called_functions(fields: dict[str, Any]) -> Iterator[Any]:
     """Names of the functions that a turn calls."""
     calls = fields.get("tool_calls")
     for call in [*(calls if isinstance(calls, list | tuple) else ()), fields.get("function_call")]:
-        found = call.get("function", call) if isinstance(call, dict) else None
-        if isinstance(found, dict):
-            yield found.get("name")
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            yield function.get("name")

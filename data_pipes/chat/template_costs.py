@@ -1,9 +1,8 @@
-"""What the operations of a template cost, in units of about ten nanoseconds or bytes, and which are refused
-at once.
+"""Costs of a template's operations, in units of about ten nanoseconds or bytes.
 
-An operation costs by the size of what it works on, and again by the size of what it makes. One that can make
-far more than it is given (a width, a repetition, a text put in for every letter) is refused by what it would
-make.
+An operation costs by the size of its operands, and again by the size of its result. One whose result can be
+far larger than its operands (a width, a repetition, a replacement of every letter) is refused by the size
+of that.
 """
 
 from __future__ import annotations
@@ -15,58 +14,57 @@ from typing import Any
 import jinja2
 
 CALL = 128
-"""Units of a filter, a test or a call, whatever it is given."""
+"""Units of a filter, a test or a call, without its arguments."""
 
 NODE = 4
 """Units of an expression."""
 
 LOOKUP = 256
-"""Units of an attribute or an item that is looked up."""
+"""Units of the lookup of an attribute or an item."""
 
 ELEMENT = 16
-"""Units of an element of a list: a pointer, and mostly an object that it points to."""
+"""Units of an element of a list: a pointer, and mostly an object."""
 
 PRODUCT = 1 << 24
-"""Largest product of the sizes of two things that may be multiplied, as a text and what is put in for each
-letter."""
+"""Largest product of the sizes of operands that multiply, such as a text and a replacement of each letter."""
 
 TOO_LARGE = "it makes a text or a number too large for a template"
 
 GROWING = frozenset((
-    "batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace", "rjust", "slice",
-    "tojson", "translate", "truncate", "wordwrap", "zfill",
+    "batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace", "rjust",
+    "slice", "tojson", "translate", "truncate", "wordwrap", "zfill",
 ))  # fmt: skip
-"""Methods and filters that can write far more than they read."""
+"""Methods and filters whose result can be far larger than their arguments."""
 
 FREE = frozenset((
     "attr", "count", "d", "default", "first", "get", "items", "keys", "last", "length", "safe", "values",
 ))  # fmt: skip
-"""Methods and filters that take as long whatever they are given."""
+"""Methods and filters that take constant time."""
 
 FACTORS: tuple[tuple[int, frozenset[str]], ...] = (
     (8, frozenset(("list", "partition", "rpartition", "rsplit", "split", "splitlines", "tojson", "string"))),
-    (32, frozenset(("dictsort", "escape", "forceescape", "groupby", "max", "min", "pprint", "sort", "striptags",
-                    "title", "unique", "urlencode", "wordcount", "wordwrap", "xmlattr"))),
+    (32, frozenset(("dictsort", "escape", "forceescape", "groupby", "max", "min", "pprint", "sort",
+                    "striptags", "title", "unique", "urlencode", "wordcount", "wordwrap", "xmlattr"))),
     (256, frozenset(("urlize",))),
 )  # fmt: skip
-"""(how many units each unit of an argument costs, of which methods and filters); others cost one."""
+"""(units for each unit of the arguments, methods and filters); others cost one."""
 
 FREE_TESTS = frozenset((
-    "boolean", "callable", "defined", "even", "false", "filter", "float", "integer", "iterable", "mapping", "none",
-    "number", "odd", "sameas", "sequence", "string", "test", "true", "undefined",
+    "boolean", "callable", "defined", "even", "false", "filter", "float", "integer", "iterable", "mapping",
+    "none", "number", "odd", "sameas", "sequence", "string", "test", "true", "undefined",
 ))  # fmt: skip
-"""Tests that take as long whatever they are given."""
+"""Tests that take constant time."""
 
 MAX_PIECES = 100_000
-"""Pieces that a list may be cut into."""
+"""Most pieces that a list may be cut into."""
 
 
 class SandboxError(jinja2.TemplateError):
-    """What a template asked to raise, or may not do."""
+    """An error that a template raises itself, or an operation that is refused."""
 
 
 def total_size(value: Any, limit: float = PRODUCT) -> float:
-    """Returns the units of a value and all that is in it, or a number above `limit` if it has more.
+    """Returns the size of a value with everything in it, units; above `limit` it stops counting.
 
     Example:
         >>> total_size(["ab", {"c": 1}]), total_size(5), total_size("abc")
@@ -74,17 +72,17 @@ def total_size(value: Any, limit: float = PRODUCT) -> float:
     """
     total, waiting = 0, [value]
     while waiting and total <= limit:
-        found = waiting.pop()
-        kind = type(found)
+        item = waiting.pop()
+        kind = type(item)
         if kind is list or kind is tuple:
-            total += ELEMENT * len(found)
-            waiting += found
-        elif isinstance(found, str):
-            total += len(found)
-        elif isinstance(found, dict):
-            total += ELEMENT * len(found)
-            waiting += found.keys()
-            waiting += found.values()
+            total += ELEMENT * len(item)
+            waiting += item
+        elif isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, dict):
+            total += ELEMENT * len(item)
+            waiting += item.keys()
+            waiting += item.values()
         else:
             total += 1
     return total
@@ -94,13 +92,13 @@ def charge_call(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
     """Charges a filter or a method before it is called.
 
     Args:
-        spend: (units) -> None, which raises when there are none left.
+        spend: (units) -> None, which raises when the budget is used up.
         name: of the filter or the method.
-        args: positional arguments; what the filter or method is applied to comes first.
+        args: positional arguments, the value that it is applied to first.
         kwargs: named arguments.
 
     Raises:
-        SandboxError: if it would make something too large, or there are not enough units left.
+        SandboxError: if its result would be too large, or the budget is used up.
     """
     spend(CALL)
     if name in FREE:
@@ -113,11 +111,11 @@ def charge_call(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
     if name in ("wordwrap", "indent", "tojson", "batch", "slice"):
         _refuse_wide(name, values)
     if name == "sum" and any(isinstance(value, list | tuple) for value in values[1:]):
-        raise SandboxError("sum with a start takes too long where it joins lists; use a loop")
+        raise SandboxError("sum with a list as start takes too long; use a loop")
 
 
 def charge_result(spend: Callable, value: Any) -> Any:
-    """Returns a result, charged by its size.
+    """Charges a result by its size, and returns it.
 
     Args:
         spend: as in `charge_call`.
@@ -134,15 +132,14 @@ def charge_result(spend: Callable, value: Any) -> Any:
 
 
 def refuse_large(operation: str, *values: Any) -> None:
-    """Refuses values of which one may be repeated as often as another is long, and a format with a huge
-    width.
+    """Refuses operands that may multiply to a huge result, and a format with a huge width.
 
     Args:
         operation: its name; "format" and "format_map" take the format first.
-        values: what it works on.
+        values: its operands.
 
     Raises:
-        SandboxError: if what it makes may be larger than PRODUCT.
+        SandboxError: if its result may be larger than PRODUCT.
     """
     sizes = sorted((1, 1, *(max(size(value), _magnitude(value)) for value in values)), reverse=True)
     if operation.startswith("format"):
@@ -156,20 +153,20 @@ def refuse_large(operation: str, *values: Any) -> None:
 
 
 def refuse_power(base: Any, exponent: Any) -> None:
-    """Refuses a power of very many digits.
+    """Refuses a power with a huge result.
 
     Args:
-        base, exponent: of the power.
+        base, exponent: numbers.
 
     Raises:
-        SandboxError: if there are more than about 1,500 binary digits.
+        SandboxError: if the result has more than about 1,500 binary digits.
     """
     if _magnitude(base) > PRODUCT or _magnitude(exponent) > 64:
         raise SandboxError(TOO_LARGE)
 
 
 def _refuse_wide(name: str, values: tuple) -> None:
-    """Refuses an indent, a number of pieces or a line that multiplies what is written or done."""
+    """Refuses an indent, a number of pieces or a line that makes the result or the work huge."""
     widest = max((_magnitude(value) for value in values[1:]), default=0)
     if name in ("tojson", "indent") and widest > 1 << 8:
         raise SandboxError(TOO_LARGE)
@@ -183,12 +180,12 @@ def _refuse_wide(name: str, values: tuple) -> None:
 
 
 def _magnitude(value: Any) -> float:
-    """The size of a number, 0 of anything else."""
+    """The absolute value of a number, 0 for other values."""
     return abs(value) if isinstance(value, int | float) else 0
 
 
 def size(value: Any) -> float:
-    """Units of a value that an operation works on."""
+    """Returns the units of an operand."""
     if isinstance(value, str):
         return len(value)
     return total_size(value) if isinstance(value, dict | list | tuple) else 1

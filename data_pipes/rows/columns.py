@@ -1,7 +1,7 @@
-"""Read the columns of a row that hold turns, questions and answers.
+"""Read the columns of a row that hold messages, a prompt or a completion.
 
-Two columns that would be the same part of a row must say the same, or the row is refused. One exception:
-`answer`, often the short result, gives way to a written-out `completion`, `output`, `response` or `solution`.
+Two columns for the same part of a row must be equal, or the row is refused. One exception: `answer`, often only
+the short result, gives way to a written-out `completion`, `output`, `response` or `solution`.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from data_pipes.rows.dialogue import read_dialogue_prompt
 from data_pipes.rows.turns import RowError, make_turn, read_turns
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
-"""Columns of turns."""
+"""Columns of whole conversations."""
 
 PROMPT_COLUMNS = ("prompt", "instruction", "query", "question", "problem", "input")
-"""Columns of what is asked; `input` and `context` beside `instruction` belong to it."""
+"""Columns of a prompt; with `instruction`, `input` and `context` are its continuation."""
 
 COMPLETION_COLUMNS = ("completion", "output", "response", "solution", "answer")
-"""Columns of what is answered."""
+"""Columns of a completion."""
 
 REASONING_COLUMNS = ("reasoning_content", "thinking")
-"""Columns of what the assistant thought before it answered."""
+"""Columns of the completion's reasoning."""
 
 SYSTEM_ROLES = ("system", "developer")
 
@@ -41,10 +41,13 @@ def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
     Raises:
         RowError: if they differ, or as `read_turns`.
     """
-    found = [(column, read_turns(columns[column])) for column in MESSAGE_COLUMNS if column in columns]
-    for column, other in found[1:]:
-        refuse_difference(column, other, found[0][0], found[0][1])
-    return found[0][1] if found else None
+    conversations = {name: read_turns(columns[name]) for name in MESSAGE_COLUMNS if name in columns}
+    if not conversations:
+        return None
+    first, messages = next(iter(conversations.items()))
+    for name, other in conversations.items():
+        refuse_difference(name, other, first, messages)
+    return messages
 
 
 def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
@@ -65,21 +68,23 @@ def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
         >>> read_prompt_columns({"instruction": "Add.", "input": "1 1", "history": [["Hi", "Hello"]]})[-1].content
         'Add.\\n\\n1 1'
     """
-    added = ("input", "context") if "instruction" in columns else ()
-    named = [column for column in PROMPT_COLUMNS if column in columns and column not in added]
-    full = [column for column in named if columns[column] not in ("", [])] or named
-    value = columns[full[0]]
-    if other := [column for column in full[1:] if columns[column] != value]:
-        raise RowError(f"{full[0]} and {other[0]} ask different things; leave one of the columns out")
+    inputs = ("input", "context") if "instruction" in columns else ()
+    present = [name for name in PROMPT_COLUMNS if name in columns and name not in inputs]
+    filled = [name for name in present if columns[name] not in ("", [])] or present
+    first, value = filled[0], columns[filled[0]]
+    for name in filled[1:]:
+        if columns[name] != value:
+            raise RowError(f"{first} and {name} are different prompts; delete one of the columns")
     context = columns.get("context")
-    if not added and full[0] != "prompt" and isinstance(context, str) and context.strip():
-        raise RowError(f"where context belongs in {full[0]} is not defined; write it into {full[0]}")
-    more = [columns[column] for column in added if columns.get(column)]
+    if not inputs and first != "prompt" and isinstance(context, str) and context.strip():
+        raise RowError(f"the place of context in {first} is not defined; write it into {first}")
+    more = [columns[name] for name in inputs if columns.get(name)]
     if isinstance(value, str):
-        asked = (() if more else read_dialogue_prompt(value)) or make_turn("user", value, *more)
+        dialogue = () if more else read_dialogue_prompt(value)
+        prompt = dialogue or make_turn("user", value, *more)
     else:
-        asked = read_turns(value) + (make_turn("user", *more) if more else ())
-    return read_history(columns) + asked
+        prompt = read_turns(value) + (make_turn("user", *more) if more else ())
+    return read_history(columns) + prompt
 
 
 def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
@@ -99,35 +104,37 @@ def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
         >>> read_completion_columns({"solution": "1 + 1 = 2", "answer": "2"})[0].content
         '1 + 1 = 2'
     """
-    named = [column for column in COMPLETION_COLUMNS if column in columns]
-    full = [column for column in named if column != "answer"] or named
-    if other := [column for column in full[1:] if columns[column] != columns[full[0]]]:
-        raise RowError(f"{full[0]} and {other[0]} are different answers; leave one of the columns out")
-    said = read_text_or_turns(columns[full[0]], "assistant")
-    thoughts = {column: columns[column] for column in REASONING_COLUMNS if columns.get(column)}
-    if not thoughts:
-        return said
-    if len(set(map(repr, thoughts.values()))) > 1:
-        raise RowError(f"{' and '.join(thoughts)} are different thoughts; leave one of the columns out")
-    name, text = next(iter(thoughts.items()))
-    if not isinstance(text, str) or len(said) != 1:
+    present = [name for name in COMPLETION_COLUMNS if name in columns]
+    filled = [name for name in present if name != "answer"] or present
+    first, value = filled[0], columns[filled[0]]
+    for name in filled[1:]:
+        if columns[name] != value:
+            raise RowError(f"{first} and {name} are different completions; delete one of the columns")
+    turns = read_text_or_turns(value, "assistant")
+    reasoning = {name: columns[name] for name in REASONING_COLUMNS if columns.get(name)}
+    if not reasoning:
+        return turns
+    if len(set(map(repr, reasoning.values()))) > 1:
+        raise RowError(f"{' and '.join(reasoning)} differ; delete one of the columns")
+    name, text = next(iter(reasoning.items()))
+    if not isinstance(text, str) or len(turns) != 1:
         raise RowError(
-            f"{name} must be a text beside an answer of one turn; write thoughts into the turns they precede"
+            f"{name} must be a text, for a completion of one turn; write the reasoning of several turns into them"
         )
-    return (said[0]._replace(fields=(*said[0].fields, ("reasoning_content", text))),)
+    return (turns[0]._replace(fields=(*turns[0].fields, ("reasoning_content", text))),)
 
 
-def read_text_or_turns(found: Any, role: str) -> Messages:
-    """Reads a text as one turn of `role`, or turns.
+def read_text_or_turns(value: Any, role: str) -> Messages:
+    """Reads a text, as one turn of `role`, or turns.
 
     Raises:
         RowError: as `read_turns`.
     """
-    return make_turn(role, found) if isinstance(found, str) else read_turns(found)
+    return make_turn(role, value) if isinstance(value, str) else read_turns(value)
 
 
 def turn_texts(messages: Messages) -> list[tuple[str, str]]:
-    """Returns roles and texts, white space around them left off, by which turns are compared."""
+    """Returns the roles and stripped texts, by which turns are compared."""
     return [(message.role, (message.content or "").strip()) for message in messages]
 
 
@@ -136,11 +143,11 @@ def drop_system(messages: Messages) -> Messages:
     return messages[1:] if messages and messages[0].role in SYSTEM_ROLES else messages
 
 
-def refuse_difference(column: str, found: Messages, other: str, wanted: Messages) -> None:
-    """Refuses turns that contradict others.
+def refuse_difference(column: str, messages: Messages, other: str, other_messages: Messages) -> None:
+    """Refuses two columns whose turns differ.
 
     Raises:
         RowError: if roles or texts differ.
     """
-    if turn_texts(found) != turn_texts(wanted):
-        raise RowError(f"{column} and {other} say different things; leave one of them out")
+    if turn_texts(messages) != turn_texts(other_messages):
+        raise RowError(f"{column} and {other} differ; delete one of them")

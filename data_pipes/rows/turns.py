@@ -1,15 +1,13 @@
-"""Read the turns of a conversation, in every way in which data sets write them.
+"""Read the turns of a conversation in the formats of all common data sets.
 
-A turn is a mapping with a role and a content: `role` and `content` (OpenAI, transformers) or `from` and
-`value` (ShareGPT), under the names that each tool has for the roles. Everything else that it holds is read or
-kept:
+A turn is a mapping with a role and a content: `role` and `content` (OpenAI, transformers) or `from` and `value`
+(ShareGPT), with each tool's names of the roles. All its other keys are read or kept:
 
-    weight, train, training, loss, masked, mask   learned or only read, `Message.trained`
+    weight, train, training, loss, masked, mask   trained or not, `Message.trained`
     tool_calls, function_call                      the field `tool_calls`, arguments as mappings
     reasoning_content, thinking, name, ...         fields of the same names, for the chat template
 
-A null is a key that is not there: Arrow gives every struct of a column the same keys, and fills them with
-nulls.
+A null is a missing key: Arrow gives every struct of a column the same keys, and fills them with nulls.
 """
 
 from __future__ import annotations
@@ -27,61 +25,63 @@ ROLE_NAMES: Mapping[str, str] = {
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "claude", "model", "ai"), "assistant"),
     **dict.fromkeys(("function", "observation", "ipython", "tool_response", "function_response"), "tool"),
 }
-"""Names of the roles -> names of ROLES. `developer` stays: a template may write it otherwise than
-`system`."""
+"""A data set's name of a role -> ours. `developer` stays: a template may treat it unlike `system`."""
 
 CALL_ROLES = ("function_call", "tool_call")
-"""Roles of LLaMA-Factory and ms-swift: the assistant's turn whose content is a call, as JSON."""
+"""Roles of LLaMA-Factory and ms-swift: a turn of the assistant whose content is a tool call, as JSON."""
 
 TRAINED_KEYS = ("weight", "train", "training", "loss")
 MASKED_KEYS = ("masked", "mask")
 """Keys that say whether an assistant's turn is learned; of READ the value is turned round."""
 
 DETAIL_KEYS = ("train_detail", "training_detail", "loss_scale")
-"""Keys that choose parts of a turn, or how much they count."""
+"""Keys that select or weight parts of a turn, which is refused."""
 
 TEXT_PARTS = ("text", "input_text", "output_text")
-"""Types of content parts that hold text."""
+"""Types of content parts that are text."""
 
 
 class RowError(ValueError):
-    """A row that cannot be read, in words."""
+    """A row that cannot be read: expected, got, the fix."""
 
 
-def read_turns(found: Any) -> Messages:
+def read_turns(value: Any) -> Messages:
     """Reads a list of turns.
 
     Args:
-        found: a sequence of mappings, one mapping, or a text that is such a list in JSON.
+        value: a sequence of mappings, one mapping, or the JSON text of such a list.
 
     Returns:
-        A Message for each.
+        A Message for each turn.
 
     Raises:
         RowError: with the turn's number, from 1, for an unknown role, a content that is no text,
-            contradicting keys, a weight other than 0 and 1, or a call that has no name.
+            contradicting keys, a weight other than 0 and 1, or a tool call without a name.
 
     Example:
         >>> read_turns([{"from": "gpt", "value": "Hi", "weight": 0}])
         (Message(role='assistant', content='Hi', fields=(), trained=False),)
     """
-    if isinstance(found, str):
-        found = _parse_json(found, "a list of messages")
-    if isinstance(found, Mapping):
-        found = [found]
-    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
-        raise RowError(f"expected a list of messages, got a {type(found).__name__}")
+    if isinstance(value, str):
+        value = _parse_json(value, "a list of messages")
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise RowError(f"expected a list of messages, got a {type(value).__name__}")
     messages: list[Message] = []
-    for number, turn in enumerate(found, 1):
+    for number, turn in enumerate(value, 1):
         try:
-            messages += _read_exchange(turn) if _is_exchange(turn) else [_read_turn(turn)]
+            if _is_exchange(turn):
+                messages += _read_exchange(turn)
+            else:
+                messages.append(_read_turn(turn))
         except RowError as error:
             raise RowError(f"turn {number}: {error}") from None
     return tuple(messages)
 
 
 def make_turn(role: str, *contents: Any) -> Messages:
-    """Makes one turn of texts, a blank line between them.
+    """Makes one turn of texts, joined by blank lines.
 
     Args:
         role: a name of ROLES.
@@ -97,7 +97,7 @@ def make_turn(role: str, *contents: Any) -> Messages:
 
 
 def drop_null_entries(value: Any) -> Any:
-    """Leaves out the null entries of mappings, at every depth.
+    """Removes the null entries of mappings, at every depth.
 
     Example:
         >>> drop_null_entries({"a": None, "b": [{"c": None, "d": 1}, None]})
@@ -109,14 +109,14 @@ def drop_null_entries(value: Any) -> Any:
 
 
 def check_text(value: Any, what: str) -> None:
-    """Checks every text inside a value.
+    """Checks that every text inside a value is valid Unicode.
 
     Raises:
-        RowError: if one has half a surrogate pair.
+        RowError: if one has half a surrogate pair; `what` names the value.
     """
     if isinstance(value, str):
         if re.search("[\ud800-\udfff]", value):
-            raise RowError(f"{what} has half a surrogate pair, which is no text")
+            raise RowError(f"{what} has half a surrogate pair, which is no text; repair the encoding")
     elif isinstance(value, Mapping):
         for name, x in value.items():
             check_text(name, what)
@@ -127,10 +127,10 @@ def check_text(value: Any, what: str) -> None:
 
 
 def parse_json(text: str, expected: str) -> Any:
-    """Reads the value that a text is in JSON.
+    """Parses JSON.
 
     Raises:
-        RowError: if it is none: `expected`, and the text.
+        RowError: if the text is no JSON; the message begins with `expected`.
     """
     try:
         return json.loads(text)
@@ -139,7 +139,7 @@ def parse_json(text: str, expected: str) -> Any:
 
 
 def _is_exchange(turn: Any) -> bool:
-    """True for a question with its answer in one mapping, as Capybara has them."""
+    """True for a prompt with its completion in one mapping, as in Capybara."""
     return (
         isinstance(turn, Mapping)
         and {"input", "output"} <= turn.keys()
@@ -148,21 +148,21 @@ def _is_exchange(turn: Any) -> bool:
 
 
 def _read_exchange(turn: Mapping[str, Any]) -> Messages:
-    """A question and its answer."""
+    """The two turns of such a mapping."""
     return make_turn("user", turn["input"]) + make_turn("assistant", turn["output"])
 
 
-def _read_turn(found: Any) -> Message:
+def _read_turn(value: Any) -> Message:
     """One turn."""
-    if not isinstance(found, Mapping):
-        raise RowError(f"expected a message with role and content, got a {type(found).__name__}")
-    turn = drop_null_entries(found)
+    if not isinstance(value, Mapping):
+        raise RowError(f"expected a message with role and content, got a {type(value).__name__}")
+    turn = drop_null_entries(value)
     name, content = _pop_either(turn, ("role", "from")), _pop_either(turn, ("content", "value"))
     if content is None and isinstance(turn.get("text"), str):
         content = turn.pop("text")
     if name is None:
         raise RowError(
-            f"expected a message with role and content (or from and value), got {_list_keys(found)}"
+            f"expected a message with role and content (or from and value), got {_list_keys(value)}"
         )
     role = ROLE_NAMES.get(str(name).strip().lower(), str(name))
     if role in CALL_ROLES:
@@ -170,34 +170,34 @@ def _read_turn(found: Any) -> Message:
     if role not in ROLES:
         raise RowError(f"unknown role {role!r}; the roles are {', '.join(ROLES)}")
     if turn.get("refusal") not in (None, ""):
-        raise RowError("refusal is shown by no chat template; write it into content, or drop the row")
+        raise RowError("no chat template renders `refusal`; write it into content, or drop the row")
     trained = _pop_trained(turn, role)
     if calls := _pop_calls(turn):
         turn["tool_calls"] = calls
     fields = tuple((key, x) for key, x in turn.items() if x != "" or key == "name")
     if content is None and not any(x for key, x in fields if key not in ("name", "id")):
         raise RowError(
-            f"expected a message with role and content (or from and value), got {_list_keys(found)}"
+            f"expected a message with role and content (or from and value), got {_list_keys(value)}"
         )
     check_text(fields, f"the {role}'s turn")
     return Message(role, None if content is None else _read_content(content, role), fields, trained)
 
 
 def _pop_either(turn: dict[str, Any], names: tuple[str, str]) -> Any:
-    """Takes the value out that stands under either name; both must say the same."""
-    found = [turn.pop(name) for name in names if name in turn]
-    if len(found) == 2 and names[0] == "role":
-        first, second = (ROLE_NAMES.get(str(x).lower(), x) for x in found)
-        found = found[:1] if first == second else found
-    if len(found) == 2 and found[0] != found[1]:
+    """Pops the value under either of two names; if both are there, they must be equal."""
+    values = [turn.pop(name) for name in names if name in turn]
+    if len(values) < 2:
+        return values[0] if values else None
+    compared = [ROLE_NAMES.get(str(x).lower(), x) for x in values] if names[0] == "role" else values
+    if compared[0] != compared[1]:
         raise RowError(
-            f"{names[0]} is {found[0]!r:.40} and {names[1]} is {found[1]!r:.40}; leave one of them out"
+            f"{names[0]} is {values[0]!r:.40} and {names[1]} is {values[1]!r:.40}; delete one of them"
         )
-    return found[0] if found else None
+    return values[0]
 
 
 def _read_content(content: Any, role: str) -> str:
-    """The text of a content: a text, or a list of text parts, which follow each other directly."""
+    """The text of a content: a text, or a list of text parts, which are concatenated."""
     if isinstance(content, list | tuple):
         content = "".join(_read_part(part, role) for part in content)
     if not isinstance(content, str):
@@ -217,45 +217,43 @@ def _read_part(part: Any, role: str) -> str:
 
 
 def _pop_trained(turn: dict[str, Any], role: str) -> bool:
-    """Takes the keys out that say whether a turn is learned."""
+    """Pops the keys that say if a turn is trained."""
     for key in DETAIL_KEYS:
         if turn.get(key) not in (None, [], "", "default"):
             raise RowError(
-                f"{key} is not supported; a turn is learned as a whole, or with weight 0 not at all"
+                f"{key} is not supported; a turn is trained as a whole, or with weight 0 not at all"
             )
         turn.pop(key, None)
-    said: dict[str, bool] = {}
+    flags: dict[str, bool] = {}
     for key in (*TRAINED_KEYS, *MASKED_KEYS):
         if key in turn:
             value = turn.pop(key)
             if not isinstance(value, bool | int | float) or value not in (0, 1):
                 raise RowError(f"{key} must be 0 or 1 (or false or true), got {value!r:.40}")
-            said[key] = bool(value) != (key in MASKED_KEYS)
-    if len(set(said.values())) > 1:
-        raise RowError(f"{' and '.join(said)} contradict each other; leave one of them out")
+            flags[key] = bool(value) != (key in MASKED_KEYS)
+    if len(set(flags.values())) > 1:
+        raise RowError(f"{' and '.join(flags)} contradict each other; delete one of them")
     if role == "assistant":
-        return all(said.values())
-    if asked := [key for key in said if said[key] and key in TRAINED_KEYS]:
-        raise RowError(
-            f"{asked[0]} asks to learn a turn of the {role}; only turns of the assistant are learned"
-        )
+        return all(flags.values())
+    for key in TRAINED_KEYS:
+        if flags.get(key):
+            raise RowError(f"{key} is set on a turn of the {role}; only turns of the assistant are trained")
     return True
 
 
 def _pop_calls(turn: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes the calls of functions out of a turn."""
-    found, old = turn.pop("tool_calls", None), turn.pop("function_call", None)
-    if found and old:
-        raise RowError("the turn has tool_calls and function_call; leave one of them out")
-    found = found or old or []
-    if isinstance(found, str):
-        found = _parse_json(found, "tool_calls as a list")
-    return [_read_call(call) for call in (found if isinstance(found, list) else [found])]
+    """Pops the tool calls of a turn."""
+    calls, old = turn.pop("tool_calls", None), turn.pop("function_call", None)
+    if calls and old:
+        raise RowError("the turn has tool_calls and function_call; delete one of them")
+    calls = calls or old or []
+    if isinstance(calls, str):
+        calls = _parse_json(calls, "tool_calls as a list")
+    return [_read_call(call) for call in (calls if isinstance(calls, list) else [calls])]
 
 
 def _read_call(call: Any) -> dict[str, Any]:
-    """One call, as chat templates expect it: {"type": "function", "function": {"name", "arguments":
-    mapping}}."""
+    """One tool call as chat templates expect it: {"type": "function", "function": {"name", "arguments"}}."""
     if isinstance(call, str):
         call = _parse_json(call, "a call of a function")
     inner = call.get("function", call) if isinstance(call, Mapping) else None
@@ -268,15 +266,18 @@ def _read_call(call: Any) -> dict[str, Any]:
         raise RowError(
             f"the arguments of {inner['name']!r} must be a mapping, got a {type(arguments).__name__}"
         )
-    made = {**inner, "arguments": dict(arguments)}
-    return {**call, "function": made} if "function" in call else {"type": "function", "function": made}
+    function = {**inner, "arguments": dict(arguments)}
+    if "function" in call:
+        return {**call, "function": function}
+    return {"type": "function", "function": function}
 
 
 def _parse_json(text: str, what: str) -> Any:
-    """The value that a text is in JSON."""
+    """Parses JSON; the message says that `what`, or its JSON text, is expected."""
     return parse_json(text, f"expected {what}, or a text that is one in JSON")
 
 
 def _list_keys(turn: Mapping[str, Any]) -> str:
     """The keys of a turn, for a message."""
-    return ", ".join(f"{name} (null)" if turn[name] is None else str(name) for name in turn) or "(none)"
+    keys = [f"{name} (null)" if value is None else str(name) for name, value in turn.items()]
+    return ", ".join(keys) or "(none)"

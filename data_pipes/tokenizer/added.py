@@ -82,7 +82,7 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
     raw_pattern, normal_pattern = (
         any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal)
     )
-    return Finder(raw_pattern, normal_pattern, any_of(refused), raw, normal, normalise)
+    return Finder(raw_pattern, normal_pattern, any_of(refused) if refused else None, raw, normal, normalise)
 
 
 def split_added(find: Finder, text: str) -> Iterator[str | int]:
@@ -139,7 +139,12 @@ def _touches_word(text: str, start: int, stop: int) -> bool:
     return bool(IN_WORD.match(text[start - 1 : start]) or IN_WORD.match(text[stop : stop + 1]))
 
 
-def any_of(contents: Iterable[str]) -> re.Pattern | None:
-    """A pattern for the leftmost of these strings, of several there the longest."""
-    longest_first = sorted(contents, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+def any_of(texts: Iterable[str]) -> re.Pattern:
+    """Returns a pattern of any of these texts, the longest first; without texts it matches nothing.
+
+    Example:
+        >>> any_of(["a", "ab"]).findall("abb a"), any_of([]).search("a")
+        (['ab', 'a'], None)
+    """
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -249,7 +249,7 @@ def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
     [
         ("{% for %}", "does not compile: line 1"),
         ("{% for m in messages %}{{ m.content }}<|no_such|>{% endfor %}", "ends with <|no_such|>, which is no token"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop for ever"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop without end"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_work_is_refused(
