@@ -284,6 +284,6 @@ def _rewrite_message(template: ChatTemplate, i: int) -> str:
     """Error text for a template whose turns cannot be separated."""
     return (
         f"encode_chat: expected a chat template that appends each turn to the text before it; this one "
-        f"changes the text up to turn {i} when that turn or a later one is added, so its tokens cannot be found; "
-        f"{suggest_template(template)}"
+        f"changes the text up to turn {i} when that turn or a later one is added, so its tokens "
+        f"cannot be found; {suggest_template(template)}"
     )

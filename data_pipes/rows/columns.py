@@ -1,7 +1,7 @@
 """Read the columns of a row that hold messages, a prompt or a completion.
 
-Two columns for the same part of a row must be equal, or the row is refused. One exception: `answer`, often only
-the short result, gives way to a written-out `completion`, `output`, `response` or `solution`.
+Two columns for the same part of a row must be equal, or the row is refused. One exception: `answer`, often
+only the short result, gives way to a written-out `completion`, `output`, `response` or `solution`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
-    """Reads the columns of TURNS, which must be equal if there are several.
+    """Reads the messages of MESSAGE_COLUMNS; several such columns must be equal.
 
     Args:
-        columns: of the row, nulls left out.
+        columns: of the row, without nulls.
 
     Returns:
         The turns, or None if there is no such column.
@@ -51,21 +51,21 @@ def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
 
 
 def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
-    """Reads what is asked: one of QUESTIONS, after the earlier exchanges of `history`.
+    """Reads a prompt: one of PROMPT_COLUMNS, after the earlier exchanges of `history`.
 
     Args:
-        columns: of the row, at least one of QUESTIONS among them.
+        columns: of the row, with at least one of PROMPT_COLUMNS.
 
     Returns:
-        Turns. A text is one turn of the user; a prompt that ends where the assistant is to speak ("Human:
-        Hi\\n\\n Assistant:") is cut into its turns.
+        Turns. A text is one turn of the user, or the turns of a dialogue that ends with the assistant's name
+        ("Human: Hi\\n\\nAssistant:").
 
     Raises:
-        RowError: if two columns ask different things, or a `context` stands beside something else than
-            `instruction`.
+        RowError: if two columns differ, or there is a `context` without an `instruction`.
 
     Example:
-        >>> read_prompt_columns({"instruction": "Add.", "input": "1 1", "history": [["Hi", "Hello"]]})[-1].content
+        >>> row = {"instruction": "Add.", "input": "1 1", "history": [["Hi", "Hello"]]}
+        >>> read_prompt_columns(row)[-1].content
         'Add.\\n\\n1 1'
     """
     inputs = ("input", "context") if "instruction" in columns else ()
@@ -88,16 +88,16 @@ def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
 
 
 def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
-    """Reads what is answered: one of ANSWERS, with its thoughts.
+    """Reads a completion: one of COMPLETION_COLUMNS, with its reasoning.
 
     Args:
-        columns: of the row, at least one of ANSWERS among them.
+        columns: of the row, with at least one of COMPLETION_COLUMNS.
 
     Returns:
-        Turns; a text is one turn of the assistant, whose thoughts are the column of THOUGHTS.
+        Turns; a text is one turn of the assistant, whose reasoning is the column of REASONING_COLUMNS.
 
     Raises:
-        RowError: if two columns are different answers or thoughts, or thoughts stand beside an answer of
+        RowError: if two columns of completions or of reasoning differ, or there is a column of reasoning for
             several turns.
 
     Example:
@@ -119,7 +119,8 @@ def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
     name, text = next(iter(reasoning.items()))
     if not isinstance(text, str) or len(turns) != 1:
         raise RowError(
-            f"{name} must be a text, for a completion of one turn; write the reasoning of several turns into them"
+            f"{name} must be a text, for a completion of one turn; write the reasoning of several turns into "
+            "the turns"
         )
     return (turns[0]._replace(fields=(*turns[0].fields, ("reasoning_content", text))),)
 

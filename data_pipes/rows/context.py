@@ -1,12 +1,12 @@
-"""Read what a row says besides its turns: tools, template variables, a system prompt, earlier exchanges.
+"""Read the columns of a row besides its turns: tools, template variables, a system prompt, earlier exchanges.
 
     tools, functions                        JSON schemas of the functions that the assistant may call
     chat_template_kwargs                    variables for the chat template (TRL's column)
     system, system_prompt, system_message   a system turn before all others
-    history                                 earlier exchanges, [[question, answer], ...] (LLaMA-Factory's
-    Alpaca) image(s), video(s), audio(s)            refused, if there is anything in them
+    history                                 earlier exchanges, [[prompt, completion], ...] (LLaMA-Factory's
+    Alpaca) image(s), video(s), audio(s)            refused, unless empty
 
-All other columns are metadata, which a reward or a person may read.
+All other columns are metadata for the reward function and the user.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def drop_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out the columns that hold nothing: null, or the NaN that pandas writes for it.
+    """Removes the columns that are null, or the NaN that pandas writes for null.
 
     Example:
         >>> drop_nulls({"a": None, "b": float("nan"), "c": ""})
         {'c': ''}
     """
-    return {name: x for name, x in row.items() if x is not None and not (isinstance(x, float) and x != x)}
+    return {name: x for name, x in row.items() if not (x is None or (isinstance(x, float) and x != x))}
 
 
 def read_context(row: Mapping[str, Any]) -> Context:
@@ -41,45 +41,48 @@ def read_context(row: Mapping[str, Any]) -> Context:
         Context; the same PLAIN for a row that has neither.
 
     Raises:
-        RowError: for tools that are no list of JSON objects (or such a list as JSON text), variables that are
-            no mapping, or a column of images, videos or sounds.
+        RowError: for tools that are no list of JSON objects (or the JSON text of one), variables that are no
+            mapping, or a column of images, videos or audio.
 
     Example:
         >>> read_context({"functions": [{"name": "now"}]}).tools
         ({'type': 'function', 'function': {'name': 'now'}},)
     """
     if media := [name for name in MEDIA_COLUMNS if row.get(name)]:
-        raise RowError(f"the column {media[0]} holds what is no text; leave such rows out")
+        raise RowError(f"the column {media[0]} is no text, which is not supported; drop such rows")
     tools = _read_tools(row.get("tools"), "tools")
     functions = _read_tools(row.get("functions"), "functions")
     if tools and functions:
-        raise RowError("the row has tools and functions; leave one of the columns out")
-    tools = tools or [f if "function" in f else {"type": "function", "function": f} for f in functions]
+        raise RowError("the row has tools and functions; delete one of the columns")
+    for schema in functions:
+        tools.append(schema if "function" in schema else {"type": "function", "function": schema})
     variables = row.get("chat_template_kwargs", {})
     if isinstance(variables, str):
         variables = parse_json(variables, "chat_template_kwargs must be JSON")
     if not isinstance(variables, Mapping):
         raise RowError(f"chat_template_kwargs must be a mapping, got a {type(variables).__name__}")
-    found = Context(tuple(tools), tuple(drop_null_entries(variables).items()))
-    check_text([*found.tools, *found.variables], "tools or chat_template_kwargs")
-    return PLAIN if found == PLAIN else found
+    context = Context(tuple(tools), tuple(drop_null_entries(variables).items()))
+    check_text([*context.tools, *context.variables], "tools or chat_template_kwargs")
+    return PLAIN if context == PLAIN else context
 
 
 def prepend_system(row: Mapping[str, Any], messages: Messages) -> Messages:
-    """Puts the system prompt of a column before the turns.
+    """Prepends the system prompt of a column to the turns.
 
     Args:
         row: its columns.
         messages: the turns, which may begin with the same system prompt.
 
     Returns:
-        The turns, the system prompt once.
+        The turns, with the system prompt once.
 
     Raises:
-        RowError: if two different system prompts are given, or one is no text.
+        RowError: if there are two different system prompts, or one is no text.
     """
-    given = [(name, row[name]) for name in SYSTEM_COLUMNS if row.get(name)]
-    for name, value in given:
+    for name in SYSTEM_COLUMNS:
+        value = row.get(name)
+        if not value:
+            continue
         (turn,) = make_turn("system", value)
         if messages and messages[0].role in ("system", "developer"):
             if (messages[0].content or "").strip() != (turn.content or "").strip():
@@ -92,10 +95,10 @@ def prepend_system(row: Mapping[str, Any], messages: Messages) -> Messages:
 
 
 def read_history(row: Mapping[str, Any]) -> Messages:
-    """Reads the column `history`: pairs of a question and an answer, or turns.
+    """Reads the column `history`: pairs of a prompt and a completion, or turns.
 
     Raises:
-        RowError: if it holds something else.
+        RowError: for anything else.
 
     Example:
         >>> [turn[:2] for turn in read_history({"history": [["1 + 1?", "2"]]})]
@@ -111,25 +114,21 @@ def read_history(row: Mapping[str, Any]) -> Messages:
         elif isinstance(pair, list | tuple) and len(pair) == 2:
             turns += make_turn("user", pair[0]) + make_turn("assistant", pair[1])
         else:
-            raise RowError(f"history must be pairs of a question and an answer, got {pair!r:.40}")
+            raise RowError(f"history must be pairs of a prompt and a completion, got {pair!r:.40}")
     return tuple(turns)
 
 
-def _read_tools(found: Any, column: str) -> list[dict[str, Any]]:
-    """A list of schemas; also as JSON text, whole or each."""
-    if isinstance(found, str):
-        found = parse_json(found, f"{column} must be JSON") if found.strip() else None
-    if found is None:
+def _read_tools(value: Any, column: str) -> list[dict[str, Any]]:
+    """A list of schemas; the list or each schema may be JSON text."""
+    expected = f"{column} must be JSON"
+    if isinstance(value, str):
+        value = parse_json(value, expected) if value.strip() else None
+    if value is None:
         return []
-    items = [
-        parse_json(item, f"{column} must be JSON") if isinstance(item, str) else item
-        for item in _as_list(found)
-    ]
-    if other := [item for item in items if not isinstance(item, Mapping)]:
-        raise RowError(f"{column} must be JSON schemas of functions, got {other[0]!r:.40}")
-    return [drop_null_entries(item) for item in items]
-
-
-def _as_list(found: Any) -> list[Any]:
-    """A list, or one thing as a list of it."""
-    return list(found) if isinstance(found, list | tuple) else [found]
+    schemas = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        schema = parse_json(item, expected) if isinstance(item, str) else item
+        if not isinstance(schema, Mapping):
+            raise RowError(f"{column} must be JSON schemas of functions, got {schema!r:.40}")
+        schemas.append(drop_null_entries(schema))
+    return schemas

@@ -1,7 +1,7 @@
-"""Separate two answers from their prompt, which stands in a column, at the beginning of both answers, or in
-both.
+"""Separate the prompt of a preference from its two completions.
 
-A prompt that stood twice in a sequence would be learned as a part of the answer.
+The prompt is a column, or the beginning of both completions, or both. A prompt that stood twice in a sequence
+would be trained as a part of the completion.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from data_pipes.rows.dialogue import read_dialogue
 from data_pipes.rows.turns import RowError
 
 MIN_WORDS = 4
-"""That both answers begin with a prompt of so many words is no coincidence."""
+"""Two completions that both begin with a prompt of so many words repeat it, and not by chance."""
 
 
 def separate_prompt(
     prompt: Messages | None, chosen: Any, rejected: Any
 ) -> tuple[Messages, Messages, Messages]:
-    """Separates prompt and answers.
+    """Separates prompt and completions.
 
     Args:
-        prompt: what a column says, or None.
-        chosen, rejected: each a text, turns, or a text with speakers (`data_pipes.rows.dialogue`).
+        prompt: of a column, or None.
+        chosen, rejected: each a text, turns, or a dialogue (`data_pipes.rows.dialogue`).
 
     Returns:
-        The prompt's turns, and those of either answer. Without a prompt it is the turns with which both
-        answers begin. The text of a prompt is taken off two answers that are texts if a line end follows it
-        in both, or if it ends with a colon and has at least four words. What an answer says as a message is
-        never cut.
+        The turns of the prompt, of chosen and of rejected. Without a prompt, the turns with which both
+        completions begin are the prompt. The prompt's text is removed from the beginning of two completions
+        that are texts if a line end follows it in both, or if it ends with a colon and has at least four
+        words. The content of a message is never changed.
 
     Raises:
-        RowError: if the answers begin with another prompt than the given one; if both are texts that begin
-            with a prompt of at least four words and go on in its line; or as `read_turns`.
+        RowError: if the completions begin with another prompt than the column's; if both are texts that begin
+            with a prompt of at least four words and continue in its line; or as `read_turns`.
 
     Example:
-        >>> found = separate_prompt(None, "Human: Hi\\n\\nAssistant: Hello", "Human: Hi\\n\\nAssistant: No")
-        >>> [side[0].content for side in found]
+        >>> sides = separate_prompt(None, "Human: Hi\\n\\nAssistant: Hello", "Human: Hi\\n\\nAssistant: No")
+        >>> [side[0].content for side in sides]
         ['Hi', 'Hello', 'No']
     """
     a, b = _read_side(chosen, prompt), _read_side(rejected, prompt)
@@ -53,85 +53,83 @@ def separate_prompt(
         return prompt, a[len(prompt) :], b[len(prompt) :]
     if _begins_with_prompt(a) and _begins_with_prompt(b):
         return _separate_sides(prompt, a, b)
-    if (
-        isinstance(chosen, str)
-        and isinstance(rejected, str)
-        and (a, b) == (drop_prompt(prompt, a), drop_prompt(prompt, b))
-    ):
+    rests = drop_prompt(prompt, a), drop_prompt(prompt, b)
+    if rests == (a, b) and isinstance(chosen, str) and isinstance(rejected, str):
         first, second = _drop_prompt_text(prompt, chosen, rejected)
         return prompt, read_text_or_turns(first, "assistant"), read_text_or_turns(second, "assistant")
-    return prompt, drop_prompt(prompt, a), drop_prompt(prompt, b)
+    return prompt, *rests
 
 
-def drop_prompt(prompt: Messages, answer: Messages) -> Messages:
-    """Returns the answer without the prompt's turns, if it begins with all of them.
+def drop_prompt(prompt: Messages, completion: Messages) -> Messages:
+    """Returns the completion without the turns of the prompt, if it begins with all of them.
 
     Example:
         >>> from data_pipes.chat.messages import Message
-        >>> asked, said = Message("user", "Hi"), Message("assistant", "Hello")
-        >>> drop_prompt((asked,), (asked, said)) == drop_prompt((asked,), (said,)) == (said,)
+        >>> question, answer = Message("user", "Hi"), Message("assistant", "Hello")
+        >>> drop_prompt((question,), (question, answer)) == drop_prompt((question,), (answer,)) == (answer,)
         True
     """
     for start in (prompt, drop_system(prompt)):
-        if start and turn_texts(answer[: len(start)]) == turn_texts(start):
-            return answer[len(start) :]
-    return answer
+        if start and turn_texts(completion[: len(start)]) == turn_texts(start):
+            return completion[len(start) :]
+    return completion
 
 
-def _read_side(found: Any, prompt: Messages | None) -> Messages:
-    """One answer; a text with speakers is a conversation if nothing else is the prompt, or if it begins with
-    that."""
-    spoken = read_dialogue(found) if isinstance(found, str) else ()
-    if spoken and (prompt is None or drop_prompt(prompt, spoken) != spoken):
-        return spoken
-    return read_text_or_turns(found, "assistant")
+def _read_side(value: Any, prompt: Messages | None) -> Messages:
+    """One completion; a text is read as a dialogue if there is no prompt, or if it begins with the prompt."""
+    dialogue = read_dialogue(value) if isinstance(value, str) else ()
+    if dialogue and (prompt is None or drop_prompt(prompt, dialogue) != dialogue):
+        return dialogue
+    return read_text_or_turns(value, "assistant")
 
 
 def _separate_sides(prompt: Messages, a: Messages, b: Messages) -> tuple[Messages, Messages, Messages]:
-    """Two answers that begin with a prompt of their own, which must be the given one, or more than it."""
-    same = a[: _count_shared(a, b)]
-    asked, inside = turn_texts(drop_system(prompt)), turn_texts(drop_system(same))
-    if not asked or asked not in (inside[: len(asked)], inside[-len(asked) :]):
+    """Two completions that begin with a prompt of their own, which must begin or end with the given one."""
+    shared = a[: _count_shared(a, b)]
+    given, inside = turn_texts(drop_system(prompt)), turn_texts(drop_system(shared))
+    if not given or given not in (inside[: len(given)], inside[-len(given) :]):
         raise RowError(
-            "chosen and rejected begin with other turns than the prompt; leave the prompt out of them"
+            "chosen and rejected begin with other turns than the prompt; remove the prompt from them"
         )
-    if same[0].role not in SYSTEM_ROLES:
-        own = tuple(message for message in prompt[:1] if message.role in SYSTEM_ROLES) + same
+    full = shared
+    if shared[0].role not in SYSTEM_ROLES:
+        full = tuple(message for message in prompt[:1] if message.role in SYSTEM_ROLES) + shared
     elif prompt[0].role in SYSTEM_ROLES:
-        refuse_difference("the system prompt of both sides", same[:1], "that of the prompt", prompt[:1])
-        own = same
-    else:
-        own = same
-    return own, a[len(same) :], b[len(same) :]
+        refuse_difference(
+            "the system prompt of chosen and rejected", shared[:1], "that of the prompt", prompt[:1]
+        )
+    return full, a[len(shared) :], b[len(shared) :]
 
 
 def _drop_prompt_text(prompt: Messages, a: str, b: str) -> tuple[str, str]:
-    """Two answers without the text of the prompt, where both begin with it."""
+    """Two completions without the text of the prompt, if both begin with it."""
     text = (prompt[-1].content or "") if prompt else ""
     if not text.strip() or not (a.startswith(text) and b.startswith(text)):
         return a, b
     rests = [side[len(text) :] for side in (a, b)]
     if not all(rest.strip() and (rest[0].isspace() or text[-1].isspace()) for rest in rests):
         return a, b
-    many = len(text.split()) >= MIN_WORDS
-    if all(rest.startswith("\n") for rest in rests) or (many and text.rstrip().endswith(":")):
+    is_long = len(text.split()) >= MIN_WORDS
+    if all(rest.startswith("\n") for rest in rests) or (is_long and text.rstrip().endswith(":")):
         return rests[0].lstrip(), rests[1].lstrip()
-    if many:
+    if is_long:
         raise RowError(
-            "chosen and rejected both begin with the text of the prompt, and may repeat it or take it up; leave it out "
-            "of them, or, if they are to say it, give them as messages"
+            "chosen and rejected both begin with the text of the prompt, and may repeat or continue it; "
+            "remove it from them, or, if it belongs to the completions, give them as messages"
         )
     return a, b
 
 
 def _begins_with_prompt(side: Messages) -> bool:
-    """True if an answer begins with a prompt of its own."""
+    """True if a completion begins with a prompt of its own."""
     return bool(side) and side[0].role not in ("assistant", "tool")
 
 
 def _count_shared(a: Messages, b: Messages) -> int:
-    """With how many turns both begin; a last turn of the assistant is no prompt."""
-    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    while same and a[same - 1].role == "assistant":
-        same -= 1
-    return same
+    """Number of turns with which both begin, without turns of the assistant at the end."""
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    while shared and a[shared - 1].role == "assistant":
+        shared -= 1
+    return shared

@@ -1,7 +1,7 @@
 """Read the turns of a conversation in the formats of all common data sets.
 
-A turn is a mapping with a role and a content: `role` and `content` (OpenAI, transformers) or `from` and `value`
-(ShareGPT), with each tool's names of the roles. All its other keys are read or kept:
+A turn is a mapping with a role and a content: `role` and `content` (OpenAI, transformers) or `from` and
+`value` (ShareGPT), with each tool's names of the roles. All its other keys are read or kept:
 
     weight, train, training, loss, masked, mask   trained or not, `Message.trained`
     tool_calls, function_call                      the field `tool_calls`, arguments as mappings
@@ -32,7 +32,7 @@ CALL_ROLES = ("function_call", "tool_call")
 
 TRAINED_KEYS = ("weight", "train", "training", "loss")
 MASKED_KEYS = ("masked", "mask")
-"""Keys that say whether an assistant's turn is learned; of READ the value is turned round."""
+"""Keys that say if a turn of the assistant is trained; 1 under a key of MASKED_KEYS means that it is not."""
 
 DETAIL_KEYS = ("train_detail", "training_detail", "loss_scale")
 """Keys that select or weight parts of a turn, which is refused."""

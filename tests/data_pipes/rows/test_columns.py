@@ -54,22 +54,22 @@ def test_answers() -> None:
 @pytest.mark.parametrize(
     ("read", "row", "words"),
     [
-        (read_prompt_columns, {"prompt": "Hi", "query": "Ho"}, "prompt and query ask different things"),
+        (read_prompt_columns, {"prompt": "Hi", "query": "Ho"}, "prompt and query are different prompts"),
         (
             read_prompt_columns,
             {"question": "Hi", "context": "Numbers"},
-            "where context belongs in question is not defined",
+            "the place of context in question is not defined",
         ),
         (read_prompt_columns, {"prompt": 3}, "expected a list of messages, got a int"),
         (
             read_completion_columns,
             {"output": "a", "completion": "b"},
-            "completion and output are different answers",
+            "completion and output are different completions",
         ),
         (
             read_message_columns,
             {"messages": [TURN], "conversations": []},
-            "conversations and messages say different",
+            "conversations and messages differ",
         ),
     ],
 )
@@ -92,11 +92,11 @@ def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
         ("reasoning_content", "1 + 1"),
     )
     for columns, message in (
-        ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "different thoughts"),
+        ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "thinking differ"),
         ({"answer": "2", "thinking": ["a"]}, "thinking must be a text"),
         (
             {"completion": [{"role": "assistant", "content": "2"}, TURN], "thinking": "a"},
-            "answer of one turn",
+            "completion of one turn",
         ),
     ):
         with pytest.raises(RowError, match=message):

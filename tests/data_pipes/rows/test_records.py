@@ -267,7 +267,7 @@ def test_a_prompt_beside_its_completion_is_only_read() -> None:
 
 def test_a_refusal_is_rendered_by_no_template() -> None:
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "refusal": "No."}]
-    with pytest.raises(ValueError, match="refusal is shown by no chat template"):
+    with pytest.raises(ValueError, match="no chat template renders `refusal`"):
         next(read_conversations([Row({"messages": turns}, "a:1")]))
     turns[1] |= {"content": "Hello", "refusal": None}
     assert next(read_conversations([Row({"messages": turns}, "a:1")])).messages[1].content == "Hello"

@@ -67,7 +67,7 @@ def test_a_text_is_taken_off_where_it_cannot_be_meant(
 
 @pytest.mark.parametrize("prompt", ["What is one and one?", "Go on: once upon a time"])
 def test_answers_that_may_restate_the_prompt_are_refused(prompt: str) -> None:
-    with pytest.raises(RowError, match="may repeat it or take it up"):
+    with pytest.raises(RowError, match="may repeat or continue it"):
         separate_prompt((Message("user", prompt),), f"{prompt} It is 2.", f"{prompt} It is 3.")
 
 

@@ -85,11 +85,11 @@ BAD = {
     "a weight as text": ({"role": "assistant", "content": "x", "train": "no"}, "train must be 0 or 1 .* got 'no'"),
     "two weights": ({"role": "assistant", "content": "x", "weight": 1, "masked": True}, "weight and masked contradict"),
     "parts of a turn": ({"role": "assistant", "content": "x", "train_detail": [{}]}, "train_detail is not supported"),
-    "a user that is learned": ({"role": "user", "content": "x", "loss": True}, "loss asks to learn a turn of the user"),
+    "a user that is learned": ({"role": "user", "content": "x", "loss": True}, "loss is set on a turn of the user"),
     "a call without a name": ({"role": "assistant", "tool_calls": [{}]}, "a call of a function with name and arg"),
     "a call that is a number": ({"role": "assistant", "tool_calls": 3}, "a call of a function with name and arg"),
     "arguments as a list": ({"role": "assistant", "tool_calls": [{"name": "f", "arguments": []}]}, "must be a mapping"),
-    "calls of two kinds": ({"role": "assistant", "tool_calls": [CALL], "function_call": CALL}, "leave one of them out"),
+    "calls of two kinds": ({"role": "assistant", "tool_calls": [CALL], "function_call": CALL}, "delete one of them"),
     "a call that is no JSON": ({"from": "function_call", "value": "add(1)"}, "expected tool_calls as a list"),
 }  # fmt: skip
 
