@@ -210,12 +210,12 @@ def encode_chats(
         >>> tokenizer.decode(encoded.tokens[encoded.trained])
         'b<|im_end|>'
     """
-    if add_generation_prompt:
-        pairs = ((messages, ()) for messages in chats)
-        return _encode(template, tokenizer, pairs, contexts, cut_with_generation_prompt, on_error)
     # 1., 2. and 3. One function for all.
-    pairs = (((), messages) for messages in chats)
-    return _encode(template, tokenizer, pairs, contexts, cut_completion, on_error)
+    if add_generation_prompt:
+        prompts = ((messages, ()) for messages in chats)
+        return _encode(template, tokenizer, prompts, contexts, cut_with_generation_prompt, on_error)
+    completions = (((), messages) for messages in chats)
+    return _encode(template, tokenizer, completions, contexts, cut_completion, on_error)
 
 
 def encode_prompt_chats(

@@ -136,7 +136,8 @@ def _make_environment(meter: str) -> Sandbox:
     sandbox.filters["tojson"] = _to_json
     for name, function in sandbox.filters.items():
         sandbox.filters[name] = metered_filter(name, function, sandbox.budget)
-    for name, test in sandbox.tests.items():
+    tests: dict[str, Any] = {**sandbox.tests}
+    for name, test in tests.items():
         sandbox.tests[name] = metered_test(name, test, sandbox.budget)
     sandbox.globals["raise_exception"] = _raise_exception
     sandbox.globals["namespace"] = _namespace
