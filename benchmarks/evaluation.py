@@ -24,6 +24,7 @@ from smollm2 import folder_of, path
 from data_pipes.choices import Questions
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import mmlu
+from stages.evaluate.task import run_task
 from stages.models import language_model
 
 SHOTS = 5
@@ -37,7 +38,7 @@ def some(found: Questions, count: int) -> Questions:
 
 def our_side(ours: language_model.Pretrained, asked: Questions) -> Callable[[], Any]:
     """A function that scores all questions."""
-    return lambda: mmlu.mmlu(*ours[:3], asked, shots=SHOTS)
+    return lambda: run_task(mmlu.mmlu(*ours[:3], asked, shots=SHOTS))
 
 
 def peer_side(model: Any, tokenizer: Any, asked: Questions) -> Callable[[], Any]:

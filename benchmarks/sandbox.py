@@ -39,15 +39,15 @@ def main() -> None:
     print(
         f"a jail, start to end: median {found[len(found) // 2]:.3f} s, slowest of {len(found)} {found[-1]:.3f} s"
     )
-    rows = list(source.rows(humaneval.installed()))
-    problems = humaneval.problems(rows)
+    rows = list(source.rows(humaneval.installed_path()))
+    problems = humaneval.read_problems(rows)
     for name, solutions in (
         ("reference solutions", [row.values["canonical_solution"] for row in rows]),
         ("solutions that return nothing", ["    return None\n" for _ in rows]),
     ):
         begun = time.perf_counter()
         with ThreadPoolExecutor(WORKERS) as pool:
-            outcomes = list(pool.map(humaneval.check, problems, solutions))
+            outcomes = list(pool.map(humaneval.check_completion, problems, solutions))
         counts = collections.Counter(outcome.status for outcome in outcomes)
         told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
         print(f"{len(rows)} {name}, {WORKERS} at a time: {told}; {time.perf_counter() - begun:.1f} s")

@@ -16,8 +16,9 @@ import torch
 
 from data_pipes.source.multiple_choice import multiple_choice
 from stages.evaluate import compare, mmlu, record
+from stages.evaluate.task import run_task
 from stages.models import language_model
-from stages.models.text_prompt import prefix_token as first_token
+from stages.models.text_prompt import prefix_token
 
 
 def smollm2() -> str:
@@ -38,10 +39,11 @@ def main(first: str = "", second: str = "", questions: str = "40") -> compare.Di
     reports = []
     for path, dtype in models:
         loaded = language_model.load(path, dtype=dtype)
-        reports.append(mmlu.mmlu(*loaded[:3], asked, shots=2, prefix=first_token(loaded)))
-    print(record.table({"first": reports[0], "second": reports[1]}) + "\n")
+        task = mmlu.mmlu(*loaded[:3], asked, shots=2, prefix=prefix_token(loaded))
+        reports.append(run_task(task))
+    print(record.format_table({"first": reports[0], "second": reports[1]}) + "\n")
     (found,) = compare.compare({"mmlu": reports[0].samples}, {"mmlu": reports[1].samples})
-    print(compare.table([found]))
+    print(compare.format_table([found]))
     return found
 
 

@@ -29,10 +29,10 @@ def evaluate(options: EvaluateOptions) -> int:
     print(f"loading {options.model_path}", flush=True)  # before torch, which takes seconds
     from stages.evaluate import build, record
 
-    loaded = build.load(options)
-    tasks = build.tasks(options, loaded)
-    reports = record.evaluate(tasks, options.output_dir, about=build.about(options, loaded))
-    print(f"\n{record.table(reports)}")
+    loaded = build.load_model(options)
+    tasks = build.build_tasks(options, loaded)
+    reports = record.evaluate(tasks, options.output_dir, about=build.describe_provenance(options, loaded))
+    print(f"\n{record.format_table(reports)}")
     print(
         f"\nprompts and completions: {options.output_dir}/{record.SAMPLES}; figures: {record.RESULTS} there"
     )
@@ -47,5 +47,9 @@ def compare(options: CompareOptions) -> int:
     """
     from stages.evaluate import compare, record
 
-    print(compare.table(compare.compare(record.read(options.first), record.read(options.second))))
+    print(
+        compare.format_table(
+            compare.compare(record.read_samples(options.first), record.read_samples(options.second))
+        )
+    )
     return 0

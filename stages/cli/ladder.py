@@ -22,6 +22,7 @@ from pure import tree
 from pure.generation.sampling import Sampling
 from pure.types import Tree
 from stages.evaluate import build, exact_match, preference, record
+from stages.evaluate.chat_prompt import chat_prompt
 from stages.evaluate.compare import compare
 from stages.evaluate.completion import Decoding
 from stages.evaluate.task import Task
@@ -140,7 +141,7 @@ def climb(rung: Rung, run: Callable[..., Any], results: Path) -> dict[str, float
     if outcome.status == "interrupted":
         return None
     examine(rung, outcome.experiment, outcome.state.params, end)
-    (change,) = compare(record.read(begin), record.read(end))
+    (change,) = compare(record.read_samples(begin), record.read_samples(end))
     found = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}
     log = list(read_lines(Path(rung.options.output_dir) / "metrics.jsonl"))
     if log and DIVERGENCE in log[-1]:
@@ -160,7 +161,7 @@ def examine(rung: Rung, built: Experiment, params: Tree, folder: Path) -> None:
     """
     dtype = hardware.pick_dtype("auto", built.key.device)
     task = rung.exam(built, tree.cast(policy_of(params), dtype))
-    about = {"rung": rung.name, "dtype": str(dtype), "model_sha256": build.digest(policy_of(params))}
+    about = {"rung": rung.name, "dtype": str(dtype), "model_sha256": build.hash_params(policy_of(params))}
     record.evaluate([task], folder, about=about, quiet=True)
 
 
@@ -175,7 +176,7 @@ def tasks_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Ta
     Returns:
         Task.
     """
-    return _asked(built, params, build.exam(count), Sampling(LONGEST_ANSWER, temperature=0.0))
+    return _asked(built, params, build.demo_questions(count), Sampling(LONGEST_ANSWER, temperature=0.0))
 
 
 def prompts_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
@@ -209,7 +210,7 @@ def pairs_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Ta
     rows = records.read_preferences(tuning_rows.preferences(count, key=1, part="held_out"))
     pairs = encode_preferences(built.template, built.base.tokenizer, rows)
     frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
-    return preference.task(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)
+    return preference.preference(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)
 
 
 def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
@@ -234,15 +235,15 @@ def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
 
 def _asked(built: Experiment, params: Tree, rows: Sequence[QuestionAnswer], sampling: Sampling) -> Task:
     """Questions in the chat's form."""
-    encode, form, stop_tokens = build.chat_encoder(built.base, template=built.template)
-    return exact_match.task(
+    chat = chat_prompt(built.base, template=built.template)
+    return exact_match.exact_match(
         built.base.model,
         params,
         built.base.tokenizer,
         rows,
-        decoding=Decoding(sampling._replace(stop_tokens=stop_tokens)),
+        decoding=Decoding(sampling._replace(stop_tokens=chat.stop_tokens)),
         judges=exact_match.JUDGES["text"],
-        encode=encode,
-        form=form,
+        encode=chat.encode,
+        form=chat.form,
         chunk=len(rows),
     )

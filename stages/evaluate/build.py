@@ -1,20 +1,21 @@
-"""From flags to Tasks: which data, which prompts, which model."""
+"""Build the tasks that the flags name: data, prompts, sampling.
+
+The builder of each task takes the flags that it reads, which `stages.evaluate.options` lists.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from data_pipes import tokenizer as tokenizers
 from data_pipes.answers import match
 from data_pipes.answers.match import QuestionAnswer
-from data_pipes.chat.chat import ChatTemplate, encode_chat
-from data_pipes.chat.messages import Message
 from data_pipes.choices import by_subject
 from data_pipes.digest import hash_json
 from data_pipes.embedded import python_library, tuning_rows
@@ -23,12 +24,27 @@ from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.types import BadRow, Row
 from pure.generation.sampling import Sampling
-from pure.generation.stepper import stepper
+from pure.generation.stepper import Stepper, stepper
 from pure.types import Tree
 from stages.checkpoint.fingerprint import describe
-from stages.evaluate import exact_match, humaneval, mbpp, mmlu, perplexity, programs
+from stages.evaluate import exact_match, humaneval, mbpp
+from stages.evaluate.chat_prompt import ChatPrompt, chat_prompt
 from stages.evaluate.completion import Decoding
-from stages.evaluate.options import NEEDS_DATA, EvaluateOptions
+from stages.evaluate.mmlu import mmlu
+from stages.evaluate.options import (
+    NEEDS_DATA,
+    ChoiceOptions,
+    CompletionOptions,
+    EvaluateOptions,
+    ExactMatchOptions,
+    GSM8KOptions,
+    PerplexityOptions,
+    ProgramOptions,
+    TaskOptions,
+    refuse_unread,
+)
+from stages.evaluate.perplexity import perplexity
+from stages.evaluate.programs import chat_format
 from stages.evaluate.task import Task
 from stages.models import hardware, language_model
 from stages.models.chat_template import stop_ids, template_of
@@ -37,12 +53,14 @@ from stages.models.text_prompt import prefix_token
 from stages.run.data import bad_rows
 from stages.run.options.ranges import check_ranges
 
-EXAM = 126
-"""The demo's held-out questions that are asked."""
+Item = TypeVar("Item")
+
+DEMO_QUESTIONS = 126
+"""Number of the demo's held-out questions."""
 
 STYLE_OF: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
 
-FREE = (
+NOT_IN_PROVENANCE = (
     "seed",
     "limit",
     "output_dir",
@@ -56,20 +74,20 @@ FREE = (
     "dev_path",
     "on_bad",
 )
-"""Flags that a folder's answers do not depend on, or that are told apart otherwise: digests of model and
-tokenizer, of each item, and of what decides how items are asked."""
+"""Flags that a saved sample does not depend on, or that are recorded otherwise: by digests of the model, the
+tokenizer, each question, and the prompts."""
 
-CHATTING = ("exact_match", "gsm8k", "humaneval", "mbpp")
-"""Tasks that can be asked as a chat."""
+CHAT_TASKS = ("exact_match", "gsm8k", "humaneval", "mbpp")
+"""Tasks with a chat format."""
 
-BAD = "bad_rows.jsonl"
+BAD_ROWS = "bad_rows.jsonl"
 
 
-def load(options: EvaluateOptions) -> Pretrained:
-    """Loads the model onto its device.
+def load_model(options: EvaluateOptions) -> Pretrained:
+    """Load the model onto its device.
 
     Raises:
-        ValueError: for a seed out of range, or a model that is not understood.
+        ValueError: for a flag out of range, or a model that is not understood.
         FileNotFoundError: if there is none.
     """
     check_ranges(options)
@@ -78,8 +96,8 @@ def load(options: EvaluateOptions) -> Pretrained:
     return language_model.move_to(loaded, device)
 
 
-def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
-    """Builds the tasks that the flags name.
+def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
+    """Build the tasks that the flags name.
 
     Args:
         options: the flags.
@@ -89,92 +107,99 @@ def tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
         Tasks, in the order of --task.
 
     Raises:
-        ValueError: if a task is named twice, data is missing or of another form, or a number is out of range.
+        ValueError: if a task is named twice, a flag has no effect or is out of range, or data is missing or
+            of another form.
         FileNotFoundError: if there is no such file.
-        SandboxMissingError: if programs are to run where they cannot be locked in.
+        SandboxMissingError: if programs are to be run and cannot be isolated here.
     """
-    _check(options)
-    if len(set(options.task)) < len(options.task):
-        raise ValueError(f"--task {' '.join(options.task)}: a task is named twice")
-    paths = options.data_path or ("embedded",) * len(options.task)
-    if len(paths) != len(options.task):
+    names = options.task
+    _check_flags(options)
+    if len(set(names)) < len(names):
+        raise ValueError(f"--task {' '.join(names)}: a task is named twice; name each once")
+    paths = options.data_path or ("embedded",) * len(names)
+    if len(paths) != len(names):
         raise ValueError(
-            f"--data_path has {len(paths)} entries for {len(options.task)} tasks ({', '.join(options.task)}); give one "
-            'for each, in their order, "embedded" for a task\'s own data'
+            f"--data_path has {len(paths)} entries for {len(names)} tasks ({', '.join(names)}); "
+            'give one for each, in their order, "embedded" for a task\'s own data'
         )
-    _check_templates(options, paths)
-    (Path(options.output_dir) / BAD).unlink(missing_ok=True)  # of an earlier start
-    made = []
-    for name, path in zip(options.task, paths, strict=True):
+    _check_template_flags(options, paths)
+    (Path(options.output_dir) / BAD_ROWS).unlink(missing_ok=True)  # of an earlier run
+    tasks = []
+    for name, path in zip(names, paths, strict=True):
         if name in NEEDS_DATA and path == "embedded":
             raise ValueError(f"--task {name} has no data of its own; name it by --data_path")
-        made.append(_BUILDERS[name](name, path, options, loaded))
-    return made
+        tasks.append(_BUILDERS[name](name, path, options, loaded))
+    return tasks
 
 
-def _check(options: EvaluateOptions) -> None:
-    """Checks the numbers before any work."""
-    check_ranges(options)
-    if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
-        raise ValueError(
-            f"--temperature 0 always writes the same: --samples {options.samples} and --top_p {options.top_p} need one "
-            "above 0, such as --temperature 0.8"
-        )
-
-
-def _check_templates(options: EvaluateOptions, paths: Sequence[str]) -> None:
-    """Refuses flags of the chat template where no task goes through one."""
-    chats = any(_chats(task, path, options) for task, path in zip(options.task, paths, strict=True))
-    given = [
-        f"--{name}" for name in ("chat_template", "template_kwargs") if getattr(options, name) is not None
-    ]
-    if given and not chats:
-        raise ValueError(
-            f"{' and '.join(given)} would have no effect: --task {' '.join(options.task)} is not asked as a chat here; "
-            f"add --chat ({', '.join(CHATTING)}), or leave it out"
-        )
-
-
-def _chats(task: str, path: str, options: EvaluateOptions) -> bool:
-    """Tells whether a task is asked as a chat: as --chat says, or else the demo's own questions."""
-    if options.chat is None:
-        return task == "exact_match" and path == "embedded"
-    return options.chat and task in CHATTING
-
-
-def _on_bad(options: EvaluateOptions) -> Callable[[BadRow], None]:
-    """Stops at a bad row in the words of the command line, or notes it and goes on."""
-    return bad_rows.handler(options.on_bad, Path(options.output_dir) / BAD)
-
-
-def about(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
-    """Says what the answers depend on: the model's digest and the flags, as plain JSON."""
-    flags = {name: value for name, value in asdict(options).items() if name not in FREE}
+def describe_provenance(options: EvaluateOptions, loaded: Pretrained) -> dict[str, Any]:
+    """Return what the samples depend on: digests of model and tokenizer, and the flags, as plain JSON."""
+    flags = {name: value for name, value in asdict(options).items() if name not in NOT_IN_PROVENANCE}
     return {
-        "model_sha256": digest(loaded.params),
+        "model_sha256": hash_params(loaded.params),
         "model": str(loaded.model.config),
         "tokenizer_sha256": tokenizers.fingerprint(loaded.tokenizer),
         "options": json.loads(json.dumps(flags)),
     }
 
 
-def digest(params: Tree) -> str:
-    """A hash of the weights: equal for equal weights, whatever file they came from."""
+def hash_params(params: Tree) -> str:
+    """Return a hash of the weights, equal for equal weights, whatever file they were read from."""
     return hash_json(describe(params))
 
 
-def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
-    """Text that the model has not seen."""
-    found = (
-        python_library.documents("held_out")
-        if path == "embedded"
-        else source.documents(
-            path, field=options.field, subset=options.subset, split=options.split, on_bad=_on_bad(options)
+def demo_questions(count: int = DEMO_QUESTIONS) -> list[QuestionAnswer]:
+    """Return the demo's held-out questions, of every family that has one right answer."""
+    families = [family for family in tuning_rows.SFT_FAMILIES if family not in OPEN]
+    rows = tuning_rows.prompts(count, key=0, part="held_out", families=families)
+    return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
+
+
+def _check_flags(options: EvaluateOptions) -> None:
+    """Raise for flags out of range, without effect, or contradictory."""
+    check_ranges(options)
+    if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
+        raise ValueError(
+            f"--temperature 0 decodes greedily: --samples {options.samples} and --top_p {options.top_p} need "
+            f"one above 0, such as --temperature 0.8"
         )
-    )
-    return perplexity.task(
+    refuse_unread(options)
+
+
+def _check_template_flags(options: EvaluateOptions, paths: Sequence[str]) -> None:
+    """Raise for flags of the chat template if no task uses it."""
+    flags = {"chat_template": options.chat_template, "template_kwargs": options.template_kwargs}
+    unused = [f"--{name}" for name, value in flags.items() if value is not None]
+    chats = any(_uses_chat(name, path, options.chat) for name, path in zip(options.task, paths, strict=True))
+    if unused and not chats:
+        raise ValueError(
+            f"{' and '.join(unused)} would have no effect: --task {' '.join(options.task)} does not use the "
+            f"chat template here; add --chat ({', '.join(CHAT_TASKS)}), or leave it out"
+        )
+
+
+def _uses_chat(task: str, path: str, chat: bool | None) -> bool:
+    """Test whether a task uses the chat template: by --chat, or else for the demo's own questions."""
+    if chat is None:
+        return task == "exact_match" and path == "embedded"
+    return chat and task in CHAT_TASKS
+
+
+def _perplexity(name: str, path: str, options: PerplexityOptions, loaded: Pretrained) -> Task:
+    """Perplexity of held-out text."""
+    if path == "embedded":
+        documents = python_library.documents("held_out")
+    else:
+        documents = source.documents(
+            path,
+            field=options.field,
+            subset=options.subset,
+            split=options.split,
+            on_bad=_bad_row_handler(options),
+        )
+    return perplexity(
         *loaded[:3],
-        _first(found, options),
+        _limit(documents, options),
         max_length=options.max_length,
         stride=options.stride,
         prefix=prefix_token(loaded) if options.prefix is None else options.prefix,
@@ -183,15 +208,21 @@ def _perplexity(name: str, path: str, options: EvaluateOptions, loaded: Pretrain
     )
 
 
-def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
-    """Questions with choices."""
-    found = multiple_choice(
-        path, split=options.split, subset=options.subset, dev_path=options.dev_path, on_bad=_on_bad(options)
+def _multiple_choice(name: str, path: str, options: ChoiceOptions, loaded: Pretrained) -> Task:
+    """Questions with choices; --limit counts for each subject."""
+    questions = multiple_choice(
+        path,
+        split=options.split,
+        subset=options.subset,
+        dev_path=options.dev_path,
+        on_bad=_bad_row_handler(options),
     )
-    asked = [q for part in by_subject(found.test).values() for q in _first(part, options)]
-    return mmlu.task(
+    test = []
+    for subject in by_subject(questions.test).values():
+        test += _limit(subject, options)
+    return mmlu(
         *loaded[:3],
-        found._replace(test=asked),
+        questions._replace(test=test),
         shots=options.shots,
         style=options.style or STYLE_OF[name],
         tokens=options.batch_tokens,
@@ -200,114 +231,120 @@ def _choices(name: str, path: str, options: EvaluateOptions, loaded: Pretrained)
     )
 
 
-def _programs(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
-    """Programs: HumanEval's continued or, in a chat, asked for; MBPP's always asked for."""
-    rows = _rows(str(humaneval.installed()) if path == "embedded" else path, options)
-    kind: Any = {"humaneval": humaneval, "mbpp": mbpp}[name]
-    found = _first(kind.problems(rows, on_bad=_on_bad(options)), options)
-    way, stops, stop_tokens = None, kind.STOPS, stop_ids(loaded)
-    if _chats(name, path, options):
-        template = template_of(options.chat_template, loaded, options.template_kwargs)
-        encode, form, stop_tokens = chat_encoder(loaded, template=template)
-        way, stops = programs.asked(encode, form=form), ()
+def _programs(name: str, path: str, options: ProgramOptions, loaded: Pretrained) -> Task:
+    """Programming problems, as prompts to continue (HumanEval) or as questions (MBPP, and all in a chat)."""
+    rows = _read_rows(str(humaneval.installed_path()) if path == "embedded" else path, options)
+    benchmark = mbpp if name == "mbpp" else humaneval
+    problems = _limit(benchmark.read_problems(rows, on_bad=_bad_row_handler(options)), options)
+    program_format = None
+    decoding = _decoding(options, 512, benchmark.STOPS, stop_ids(loaded))
+    if _uses_chat(name, path, options.chat):
+        chat = _chat_prompt(options, loaded)
+        program_format = chat_format(chat.encode, name=chat.form)
+        decoding = _decoding(options, 512, (), chat.stop_tokens)
     elif name == "mbpp":
-        found = [problem._replace(question=f"{problem.question}[BEGIN]\n") for problem in found]
-    return humaneval.task(
+        problems = [problem._replace(question=f"{problem.question}[BEGIN]\n") for problem in problems]
+    return humaneval.humaneval(
         *loaded[:3],
-        found,
-        decoding=_decoding(options, 512, stops, stop_tokens),
+        problems,
+        decoding=decoding,
         samples=options.samples,
         ks=options.pass_at,
         timeout=options.timeout,
         workers=options.workers,
-        way=way,
+        program_format=program_format,
         unsafe=options.run_untrusted_code_without_isolation,
-        compile=_machine(options, loaded),
+        compile=_compiled_step(options, loaded),
         name=name,
     )
 
 
-def _exact_match(name: str, path: str, options: EvaluateOptions, loaded: Pretrained) -> Task:
+def _gsm8k(name: str, path: str, options: GSM8KOptions, loaded: Pretrained) -> Task:
+    """GSM8K, with examples outside a chat."""
+    rows = _read_answers(path, options)
+    chat = _chat_prompt(options, loaded) if _uses_chat(name, path, options.chat) else None
+    examples = [] if chat else _read_examples(options)
+    return _answer_task(name, rows, options, loaded, "gsm8k", chat, examples)
+
+
+def _exact_match(name: str, path: str, options: ExactMatchOptions, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
     own = path == "embedded"
-    rows = exam() if own else list(match.read_question_answers(_rows(path, options), on_bad=_on_bad(options)))
-    chat = _chats(name, path, options)
-    shown: Sequence[QuestionAnswer] = ()
-    if name == "gsm8k" and options.shots and not chat:
-        shown = _examples(options)
-    encode: Callable | None = None
-    form, stop_tokens = "plain", stop_ids(loaded)
-    if chat:
-        template = template_of(options.chat_template, loaded, options.template_kwargs)
-        encode, form, stop_tokens = chat_encoder(loaded, template=template)
+    rows = demo_questions() if own else _read_answers(path, options)
+    chat = _chat_prompt(options, loaded) if _uses_chat(name, path, options.chat) else None
+    return _answer_task(name, rows, options, loaded, options.answers, chat, max_new_tokens=24 if own else 256)
+
+
+def _answer_task(
+    name: str,
+    rows: Sequence[QuestionAnswer],
+    options: CompletionOptions,
+    loaded: Pretrained,
+    judges: str,
+    chat: ChatPrompt | None,
+    examples: Sequence[QuestionAnswer] = (),
+    *,
+    max_new_tokens: int = 256,
+) -> Task:
+    """Questions with one right answer, in a chat or in GSM8K's plain format."""
     stops = () if chat else exact_match.GSM8K_STOPS
-    return exact_match.task(
+    stop_tokens = chat.stop_tokens if chat else stop_ids(loaded)
+    return exact_match.exact_match(
         *loaded[:3],
-        _first(rows, options),
-        decoding=_decoding(options, 24 if own else 256, stops, stop_tokens),
-        judges=exact_match.JUDGES["gsm8k" if name == "gsm8k" else options.answers],
-        examples=shown,
-        encode=encode,
-        form=form,
-        compile=_machine(options, loaded),
+        _limit(rows, options),
+        decoding=_decoding(options, max_new_tokens, stops, stop_tokens),
+        judges=exact_match.JUDGES[judges],
+        examples=examples,
+        encode=chat.encode if chat else None,
+        form=chat.form if chat else "plain",
+        compile=_compiled_step(options, loaded),
         name=name,
     )
 
 
-def _rows(path: str, options: EvaluateOptions) -> Iterator[Row]:
+def _read_rows(path: str, options: TaskOptions) -> Iterator[Row]:
     """Rows of a file, a folder or a data set."""
-    return source.rows(path, subset=options.subset, split=options.split, on_bad=_on_bad(options))
+    on_bad = _bad_row_handler(options)
+    return source.rows(path, subset=options.subset, split=options.split, on_bad=on_bad)
 
 
-def exam(count: int = EXAM) -> list[QuestionAnswer]:
-    """The demo's held-out questions: those of every family that has one right answer."""
-    families = [family for family in tuning_rows.SFT_FAMILIES if family not in OPEN]
-    rows = tuning_rows.prompts(count, key=0, part="held_out", families=families)
-    return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
+def _read_answers(path: str, options: TaskOptions) -> list[QuestionAnswer]:
+    """Questions and answers of a file, a folder or a data set."""
+    return list(match.read_question_answers(_read_rows(path, options), on_bad=_bad_row_handler(options)))
 
 
-def chat_encoder(
-    loaded: Pretrained, *, template: ChatTemplate | None = None
-) -> tuple[Callable[[str], list[int]], str, tuple[int, ...]]:
-    """Makes what turns a question into a chat's prompt.
-
-    Args:
-        loaded: whose template and tokenizer are taken.
-        template: another one; None takes the model's own, or ChatML.
-
-    Returns:
-        (question -> ids, the template's text with its variables, the ids that end an answer).
-    """
-    chosen = template or template_of(None, loaded)
-    encode = partial(_chat_ids, template=chosen, tokenizer=loaded.tokenizer)
-    text = chosen.source + (f"\n{chosen.variables!r}" if chosen.variables else "")
-    return encode, text, stop_ids(loaded, chosen)
-
-
-def _chat_ids(question: str, *, template: Any, tokenizer: Any) -> list[int]:
-    """A question as the user's turn."""
-    said = [Message("user", question)]
-    return encode_chat(template, tokenizer, said, add_generation_prompt=True).tokens.tolist()
-
-
-def _examples(options: EvaluateOptions) -> list[QuestionAnswer]:
-    """The first rows of --dev_path."""
+def _read_examples(options: GSM8KOptions) -> list[QuestionAnswer]:
+    """The first --shots rows of --dev_path."""
+    shots = options.shots
+    if not shots:
+        return []
     if options.dev_path is None:
+        raise ValueError(f"--shots {shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0")
+    rows = _read_answers(options.dev_path, options)
+    if len(rows) < shots:
         raise ValueError(
-            f"--shots {options.shots}: gsm8k's examples come from --dev_path; name a file, or --shots 0"
+            f"--shots {shots}: {options.dev_path} has {len(rows)} rows; name a longer file, or --shots "
+            f"{len(rows)}"
         )
-    found = list(match.read_question_answers(_rows(options.dev_path, options), on_bad=_on_bad(options)))
-    if len(found) < options.shots:
-        raise ValueError(f"--shots {options.shots}: {options.dev_path} has {len(found)} rows")
-    return found[: options.shots]
+    return rows[:shots]
+
+
+def _bad_row_handler(options: TaskOptions) -> Callable[[BadRow], None]:
+    """Handler of unreadable rows selected by --on_bad."""
+    return bad_rows.handler(options.on_bad, Path(options.output_dir) / BAD_ROWS)
+
+
+def _chat_prompt(options: CompletionOptions, loaded: Pretrained) -> ChatPrompt:
+    """Chat prompt encoder of the template that the flags name."""
+    return chat_prompt(loaded, template=template_of(options.chat_template, loaded, options.template_kwargs))
 
 
 def _decoding(
-    options: EvaluateOptions, most: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
+    options: CompletionOptions, max_new_tokens: int, stops: tuple[str, ...], stop_tokens: tuple[int, ...]
 ) -> Decoding:
-    """Decoding settings of the flags."""
+    """Decoding settings of the flags, with the task's default of --max_new_tokens."""
     sampling = Sampling(
-        max_new_tokens=most if options.max_new_tokens is None else options.max_new_tokens,
+        max_new_tokens=options.max_new_tokens or max_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
         stop_tokens=stop_tokens,
@@ -315,18 +352,25 @@ def _decoding(
     return Decoding(sampling, stop=stops, seed=options.seed)
 
 
-def _machine(options: EvaluateOptions, loaded: Pretrained) -> Any:
-    """A compiled step, made once."""
+def _compiled_step(options: CompletionOptions, loaded: Pretrained) -> Stepper | bool:
+    """Compiled decoding step, shared by all batches; False without --compile."""
     return stepper(loaded.model) if options.compile else False
 
 
-def _first(found: Any, options: EvaluateOptions) -> list:
-    """As many as wanted."""
-    return list(islice(found, options.limit))
+def _limit(items: Iterable[Item], options: TaskOptions) -> list[Item]:
+    """The first --limit items."""
+    return list(islice(items, options.limit))
 
 
-_BUILDERS: Mapping[str, Callable[..., Task]] = {
-    "perplexity": _perplexity, "mmlu": _choices, "arc": _choices, "hellaswag": _choices, "humaneval": _programs,
-    "mbpp": _programs,
-    "gsm8k": _exact_match, "exact_match": _exact_match,
-}  # fmt: skip
+_BUILDERS: Mapping[str, Callable[[str, str, Any, Pretrained], Task]] = MappingProxyType(
+    {
+        "perplexity": _perplexity,
+        "mmlu": _multiple_choice,
+        "arc": _multiple_choice,
+        "hellaswag": _multiple_choice,
+        "humaneval": _programs,
+        "mbpp": _programs,
+        "gsm8k": _gsm8k,
+        "exact_match": _exact_match,
+    }
+)

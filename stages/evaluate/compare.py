@@ -1,8 +1,7 @@
-"""Two models on the same questions: how much their scores differ, and whether that could be chance.
+"""Compare two models on the same questions: difference of their scores, confidence interval, p-value.
 
-Both were asked the same things with the same random numbers, so that the differences are taken question by
-question: what makes a question hard for both cancels, and far fewer questions are needed than if each had its
-own.
+Both models answered the same questions with the same random numbers, so the differences are paired: the
+difficulty of a question cancels, and far fewer questions are needed than with a separate set for each model.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NORMAL = 1.959963984540054
 
 
 class Difference(NamedTuple):
-    """What changed from one model to the other.
+    """Difference between two models on one task.
 
     Fields:
         task: its name.
@@ -26,7 +25,7 @@ class Difference(NamedTuple):
         first, second: mean scores on them.
         value: second - first.
         low, high: 95% confidence interval of the difference.
-        p: probability that chance alone makes it so large (two-sided).
+        p: two-sided p-value of no difference.
         higher, lower: questions on which the second scores higher, and lower (of perplexity, lower is
             better).
     """
@@ -46,26 +45,25 @@ class Difference(NamedTuple):
 def compare(
     first: Mapping[str, Sequence[Sample]], second: Mapping[str, Sequence[Sample]]
 ) -> list[Difference]:
-    """Compares the answers of two evaluations.
+    """Compare the samples of two evaluations.
 
         d_i = second_i - first_i,      value = mean(d),      value ± 1.96 s(d) / √n
 
     Args:
-        first, second: samples by task, as `stages.evaluate.record.read` gives them.
+        first, second: samples by task, from `stages.evaluate.record.read_samples`.
 
     Returns:
-        One Difference for each task that both have; of perplexity the score is bits per byte by document,
-        each weighing as many bytes as it has.
+        One Difference for each task that both have; the score of perplexity is bits per byte of a document,
+        weighted by its bytes.
 
     Raises:
-        ValueError: if they share no task, were asked in different ways (prompts, windows, examples, how
-            answers are drawn), or share too few questions.
+        ValueError: if they share no task, differ in how a question was put (prompts, windows, examples,
+            sampling), or share too few questions.
 
-    Edge cases: where no score differs the interval is [0, 0] and p is 1. Several programs for one problem are
-    one
-        question, whose score is their mean. For scores of 0 and 1, p is McNemar's exact test, which holds for
-        few questions too; otherwise it is that of the normal distribution, and so is the interval: with fewer
-        than some thirty questions it is too narrow.
+    Edge cases: if no score differs, the interval is [0, 0] and p is 1. Several programs for one problem count
+        as one question, whose score is their mean. For scores of 0 and 1, p is McNemar's exact test, which is
+        valid for few questions too; otherwise p and the interval assume a normal distribution: with fewer
+        than about thirty questions the interval is too narrow.
 
     Source: Miller, "Adding Error Bars to Evals", 2024, section 4.2; McNemar 1947.
     """
@@ -74,14 +72,14 @@ def compare(
         raise ValueError(
             f"compare: no task in common: {', '.join(first) or 'none'} and {', '.join(second) or 'none'}"
         )
-    return [_pair(name, first[name], second[name]) for name in shared]
+    return [_compare_task(name, first[name], second[name]) for name in shared]
 
 
-def table(found: Sequence[Difference]) -> str:
-    """Writes one line a task.
+def format_table(differences: Sequence[Difference]) -> str:
+    """Format one line a task.
 
     Example:
-        >>> print(table([Difference("mmlu", 100, 0.25, 0.30, 0.05, 0.01, 0.09, 0.0156, 7, 2)]))
+        >>> print(format_table([Difference("mmlu", 100, 0.25, 0.30, 0.05, 0.01, 0.09, 0.0156, 7, 2)]))
         task           first   second  difference  95% interval          p      higher  lower  of
         mmlu          0.2500   0.3000     +0.0500  +0.0100 .. +0.0900    0.0156      7      2  100
     """
@@ -89,7 +87,7 @@ def table(found: Sequence[Difference]) -> str:
         f"{'task':<12} {'first':>7} {'second':>8}  {'difference':>10}  {'95% interval':<20}  "
         f"{'p':<6}  higher  lower  of"
     ]
-    for d in found:
+    for d in differences:
         span = f"{d.low:+.4f} .. {d.high:+.4f}"
         lines.append(
             f"{d.task:<12} {d.first:>7.4f} {d.second:>8.4f}  {d.value:>+10.4f}  {span:<20}  {d.p:>6.4f}  "
@@ -99,8 +97,9 @@ def table(found: Sequence[Difference]) -> str:
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """Computes how probable a split of the questions that differ is, were both models alike: McNemar's exact
-    test.
+    """Return the p-value of McNemar's exact test.
+
+    If both models were equally good, each would be the better one on half of the questions that differ.
 
         p = min(1, 2 Σ_{i <= min(b, w)} C(b + w, i) / 2^(b + w))
 
@@ -108,7 +107,7 @@ def mcnemar(better: int, worse: int) -> float:
         better, worse: questions that only the second, and only the first got right; >= 0.
 
     Returns:
-        In (0, 1].
+        Probability in (0, 1] of a split at least as uneven.
 
     Example:
         >>> mcnemar(5, 0)
@@ -121,10 +120,44 @@ def mcnemar(better: int, worse: int) -> float:
     return min(1.0, 2 * tail / 2**n)
 
 
-def _pair(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Difference:
-    """One task."""
-    other = {sample["id"]: sample for sample in second}
-    pairs = [(sample, other[sample["id"]]) for sample in first if sample["id"] in other]
+def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Difference:
+    """Compare one task."""
+    pairs = _merge_problems(_pair_samples(name, first, second))
+    weights = [float(one.get("bytes", 1.0)) for one, _ in pairs]
+    weight = math.fsum(weights) / len(weights)
+    ones, twos = (
+        [pair[side]["score"] * own / weight for pair, own in zip(pairs, weights, strict=True)]
+        for side in (0, 1)
+    )
+    stderr = _paired_stderr([b - a for a, b in zip(ones, twos, strict=True)], weights, weight)
+    before, after = mean(ones).value, mean(twos).value
+    value = after - before
+    higher = sum(two["score"] > one["score"] for one, two in pairs)
+    lower = sum(two["score"] < one["score"] for one, two in pairs)
+    if all(sample["score"] in (0.0, 1.0) for pair in pairs for sample in pair):
+        p = mcnemar(higher, lower)
+    else:
+        p = math.erfc(abs(value) / stderr / math.sqrt(2)) if stderr else float(value == 0)
+    return Difference(
+        task=name,
+        count=len(pairs),
+        first=before,
+        second=after,
+        value=value,
+        low=value - NORMAL * stderr,
+        high=value + NORMAL * stderr,
+        p=p,
+        higher=higher,
+        lower=lower,
+    )
+
+
+def _pair_samples(
+    name: str, first: Sequence[Sample], second: Sequence[Sample]
+) -> list[tuple[Sample, Sample]]:
+    """Pair the samples of the questions that both have, put in the same way."""
+    others = {sample["id"]: sample for sample in second}
+    pairs = [(sample, others[sample["id"]]) for sample in first if sample["id"] in others]
     if len(pairs) < 2:
         raise ValueError(
             f"compare: the two evaluations of {name} share {len(pairs)} questions; expected at least two"
@@ -132,55 +165,29 @@ def _pair(name: str, first: Sequence[Sample], second: Sequence[Sample]) -> Diffe
     for one, two in pairs:
         if (one.get("protocol"), one.get("item")) != (two.get("protocol"), two.get("item")):
             raise ValueError(
-                f"compare: {name} asked {one['id']} in different ways; evaluate both models with the same options and "
-                "the same data"
+                f"compare: {name} asked {one['id']} in different ways; evaluate both models with the same "
+                f"options and the same data"
             )
-    pairs = _problems(pairs)
-    weights = [float(one.get("bytes", 1.0)) for one, _ in pairs]
-    whole = math.fsum(weights) / len(weights)
-    ones, twos = (
-        [pair[side]["score"] * weight / whole for pair, weight in zip(pairs, weights, strict=True)]
-        for side in (0, 1)
-    )
-    spread = _spread([b - a for a, b in zip(ones, twos, strict=True)], weights, whole)
-    before, after = mean(ones).value, mean(twos).value
-    higher = sum(two["score"] > one["score"] for one, two in pairs)
-    lower = sum(two["score"] < one["score"] for one, two in pairs)
-    binary = all(sample["score"] in (0.0, 1.0) for pair in pairs for sample in pair)
-    value = after - before
-    normal = math.erfc(abs(value) / spread / math.sqrt(2)) if spread else float(value == 0)
-    return Difference(
-        name,
-        len(pairs),
-        before,
-        after,
-        value,
-        value - NORMAL * spread,
-        value + NORMAL * spread,
-        mcnemar(higher, lower) if binary else normal,
-        higher,
-        lower,
-    )
+    return pairs
 
 
-def _problems(pairs: Sequence[tuple[Sample, Sample]]) -> list[tuple[Sample, Sample]]:
-    """Samples of one problem as one, with the mean of their scores: they are not independent of each
-    other."""
+def _merge_problems(pairs: Sequence[tuple[Sample, Sample]]) -> list[tuple[Sample, Sample]]:
+    """Merge the samples of one problem, which are not independent: their mean score is one score."""
     groups: dict[str, list[tuple[Sample, Sample]]] = {}
     for one, two in pairs:
         groups.setdefault(str(one.get("problem", one["id"])), []).append((one, two))
-    return [
-        (
-            members[0][0] | {"score": mean([one["score"] for one, _ in members]).value},
-            members[0][1] | {"score": mean([two["score"] for _, two in members]).value},
-        )
-        for members in groups.values()
-    ]
+    merged = []
+    for members in groups.values():
+        one, two = members[0]
+        first = mean([sample["score"] for sample, _ in members]).value
+        second = mean([sample["score"] for _, sample in members]).value
+        merged.append((one | {"score": first}, two | {"score": second}))
+    return merged
 
 
-def _spread(differences: Sequence[float], weights: Sequence[float], whole: float) -> float:
-    """Standard error of the weighted mean of differences, by linearisation."""
-    middle = math.fsum(differences) / len(differences)
-    rest = [d - middle * weight / whole for d, weight in zip(differences, weights, strict=True)]
-    n = len(rest)
-    return math.sqrt(math.fsum(x * x for x in rest) / (n - 1) / n)
+def _paired_stderr(differences: Sequence[float], weights: Sequence[float], weight: float) -> float:
+    """Return the standard error of the weighted mean of differences, by linearization."""
+    average = math.fsum(differences) / len(differences)
+    residuals = [d - average * own / weight for d, own in zip(differences, weights, strict=True)]
+    n = len(residuals)
+    return math.sqrt(math.fsum(x * x for x in residuals) / (n - 1) / n)

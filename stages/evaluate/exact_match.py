@@ -1,4 +1,4 @@
-"""Questions with one right answer: the model writes, and what it wrote is compared.
+"""Questions with one right answer: the model's completion is compared with it.
 
 GSM8K is the best known set of this form; any rows of question and answer will do.
 
@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from data_pipes.answers import match
 from data_pipes.answers.match import QuestionAnswer
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
-from stages.evaluate.completion import Decoding, complete
-from stages.evaluate.completion import about as about_decoding
-from stages.evaluate.request import beginning, encode_text
-from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
+from stages.evaluate.completion import CompleteFn, Decoding, complete, describe_decoding
+from stages.evaluate.request import default_prefix, encode_text
+from stages.evaluate.task import Figure, Sample, Task, digest, mean
 
 Judge = Callable[[str, str], bool]
 """(output, answer) -> whether it is right."""
@@ -32,35 +30,18 @@ JUDGES: Mapping[str, Mapping[str, Judge]] = {
     "number": {"number": partial(match.exact_match, mode="number")},
     "text": {"text": partial(match.exact_match, mode="text")},
 }
-"""How answers are compared; of several the first is the score."""
+"""Comparisons of answers; of several the first gives the score."""
 
 GSM8K_STOPS = ("Question:", "</s>", "<|im_end|>")
-"""Where an answer in the plain form ends: it goes on to the next question, or says that it is done."""
+"""Texts that end an answer in the plain format: the next question, or an end of the turn."""
 
 
-def plain(question: str) -> str:
-    """GSM8K's form, as lm-evaluation-harness writes it."""
+def plain_prompt(question: str) -> str:
+    """Return GSM8K's prompt, as lm-evaluation-harness writes it."""
     return f"Question: {question}\nAnswer:"
 
 
 def exact_match(
-    model: Model, params: Tree, tokenizer: Tokenizer, rows: Sequence[QuestionAnswer], **options: Any
-) -> Report:
-    """Asks questions, and counts the answers that are right.
-
-    Args:
-        model, params, tokenizer, rows, options: see `task`.
-
-    Returns:
-        Report: "exact_match/JUDGE" of each; one sample a question.
-
-    Raises:
-        ValueError: if examples are given for a form of one's own, or there are no questions.
-    """
-    return finish(task(model, params, tokenizer, rows, **options))
-
-
-def task(
     model: Model,
     params: Tree,
     tokenizer: Tokenizer,
@@ -75,93 +56,91 @@ def task(
     name: str = "exact_match",
     chunk: int = 32,
 ) -> Task:
-    """Prepares `exact_match` as a Task.
+    """Build the task that answers questions and counts the right answers.
 
     Args:
         model: gives `decode` and `cache`.
         params: the model's.
-        tokenizer: that both were made with.
-        rows: to ask.
-        decoding: how answers are drawn, and where they end.
+        tokenizer: of the model.
+        rows: questions and their right answers.
+        decoding: of the answers, and where they end.
         judges: by name; the first one's verdict is the score.
-        examples: shown before each question with their answers; only in the plain form.
-        encode: question -> ids of a whole prompt, such as a chat's; None writes "Question: ...\\nAnswer:".
-        form: what that form is called in the records, such as a chat template's text.
+        examples: shown before each question with their answers; only in the plain format.
+        encode: question -> ids of the prompt, such as a chat's; None is the plain format,
+            "Question: ...\\nAnswer:".
+        form: name of that format in the records, such as a chat template's text.
         compile: as in `pure.generation.generate.generate`.
-        name: what results call it.
-        chunk: questions that are answered side by side.
+        name: in the results.
+        chunk: questions that are answered in one batch.
 
     Returns:
-        Task, one item a question.
+        Task with the figures "exact_match/JUDGE", one of each judge.
 
     Raises:
-        ValueError: if examples are given for a form of one's own.
+        ValueError: if examples are given with another format.
     """
     if examples and encode is not None:
-        raise ValueError(f"{name}: examples are only shown in the plain form; drop them, or the chat's form")
-    before = "".join(f"{plain(row.question)} {row.answer}\n\n" for row in examples)
-    asking = partial(
-        _answer,
-        model=model,
-        params=params,
-        tokenizer=tokenizer,
-        rows=rows,
-        decoding=decoding,
-        judges=judges,
-        before=before,
-        encode=encode,
-        compile=compile,
-    )
-    about = {
-        "task": "exact_match",
-        "before": before,
-        "form": form,
-        **about_decoding(decoding),
-        "judges": sorted(judges),
-    }
-    items = [digest(row.question, row.answer) for row in rows]
+        raise ValueError(
+            f"{name}: examples are only shown in the plain format; drop them, or the chat's format"
+        )
+    before = "".join(f"{plain_prompt(row.question)} {row.answer}\n\n" for row in examples)
+    if encode is None:
+        encode = partial(_encode_plain, tokenizer=tokenizer, before=before, prefix=default_prefix(model))
+    about = {"task": "exact_match", "before": before, "form": form, "judges": sorted(judges)}
     return Task(
-        name, [row.name for row in rows], asking, partial(summary, judges=tuple(judges)), about, chunk, items
+        name=name,
+        ids=[row.name for row in rows],
+        answer=partial(
+            _answer,
+            rows,
+            tokenizer=tokenizer,
+            encode=encode,
+            complete_fn=partial(complete, model, params, tokenizer, decoding=decoding, compile=compile),
+            judges=judges,
+        ),
+        summary=partial(summarize, judges=tuple(judges)),
+        about={**about, **describe_decoding(decoding)},
+        chunk=chunk,
+        digests=[digest(row.question, row.answer) for row in rows],
     )
 
 
-def summary(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, Figure]:
-    """The share of right answers by each judge: "exact_match/JUDGE"."""
+def summarize(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, Figure]:
+    """Return the share of right answers by each judge: "exact_match/JUDGE"."""
     return {f"exact_match/{judge}": mean([float(s["verdicts"][judge]) for s in samples]) for judge in judges}
 
 
+def _encode_plain(question: str, *, tokenizer: Tokenizer, before: str, prefix: int | None) -> list[int]:
+    """Encode a question in the plain format, after the examples."""
+    return encode_text(tokenizer, before + plain_prompt(question), prefix=prefix)
+
+
 def _answer(
+    rows: Sequence[QuestionAnswer],
     numbers: Sequence[int],
     *,
-    model: Model,
-    params: Tree,
     tokenizer: Tokenizer,
-    rows: Sequence[QuestionAnswer],
-    decoding: Decoding,
+    encode: Callable[[str], Sequence[int]],
+    complete_fn: CompleteFn,
     judges: Mapping[str, Judge],
-    before: str,
-    encode: Callable | None,
-    compile: bool | Stepper,
 ) -> list[Sample]:
-    """A chunk of questions, side by side."""
+    """Answer a chunk of questions in one batch."""
     chosen = [rows[i] for i in numbers]
-    texts = [row.question if encode else before + plain(row.question) for row in chosen]
-    asked = encode or partial(encode_text, tokenizer, prefix=beginning(model))
-    prompts = [asked(text) for text in texts]
-    found = complete(model, params, tokenizer, prompts, [(i, 0) for i in numbers], decoding, compile=compile)
+    prompts = [encode(row.question) for row in chosen]
+    completions = complete_fn(prompts, [(i, 0) for i in numbers])
     samples: list[Sample] = []
-    for row, ids, written in zip(chosen, prompts, found, strict=True):
-        verdicts = {name: judge(written.text, row.answer) for name, judge in judges.items()}
+    for row, ids, completion in zip(chosen, prompts, completions, strict=True):
+        verdicts = {name: judge(completion.text, row.answer) for name, judge in judges.items()}
         samples.append(
             {
                 "question": row.question,
                 "prompt": tokenizer.decode(list(ids)),
-                "output": written.text,
+                "output": completion.text,
                 "target": row.answer,
                 "score": float(next(iter(verdicts.values()))),
                 "verdicts": verdicts,
-                "ended": written.ended,
-                "dropped": written.dropped,
+                "ended": completion.ended,
+                "dropped": completion.dropped,
             }
         )
     return samples

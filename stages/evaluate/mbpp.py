@@ -1,4 +1,4 @@
-"""MBPP: short tasks in words with three asserts each, judged like HumanEval's.
+"""MBPP: short programming problems with three asserts each, tested like HumanEval's.
 
 Austin et al., "Program Synthesis with Large Language Models", 2021.
 """
@@ -14,78 +14,73 @@ from data_pipes.types import OnBad, Row, stop
 from stages.evaluate.programs import Problem
 
 STOPS = ("[DONE]",)
-"""What ends a program outside a chat, in the form of Austin et al. 2021."""
+"""Text that ends a program outside a chat, in the format of Austin et al. 2021."""
 
 
-def problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
-    """Reads problems from rows of MBPP's form, the full set's or the sanitized one's.
+def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]:
+    """Read problems from rows of MBPP, of the full or the sanitized set.
 
     Args:
         rows: with the columns `text` or `prompt`, `code` (a right program), `test_list` (asserts),
-            `test_setup_code` or `test_imports` by choice, and `task_id`.
-        on_bad: gets each row without one of them, or whose asserts call no function of its program.
+            optionally `test_setup_code` or `test_imports`, and `task_id`.
+        on_bad: called with each row that lacks a column, or whose asserts call no function of its program.
 
     Returns:
         Problems, in their order; the question is that of Austin et al. 2021, figure 1, without examples.
 
-    Edge cases: a task whose asserts hand over objects of the program's own classes cannot be judged in two
-    jails: its
-        status is "refused", and it counts as failed.
+    Edge cases: a problem whose asserts pass objects of the program's own classes cannot be tested in two
+        jails: its status is "refused", and it counts as failed.
 
     Example:
         >>> row = {"task_id": 2, "text": "Double x.", "code": "def f(x):\\n  return 2 * x"}
         >>> row["test_list"] = ["assert f(1) == 2"]
-        >>> found = problems([Row(row, "a:1")])[0]
-        >>> found.name, found.entry_point
+        >>> problem = read_problems([Row(row, "a:1")])[0]
+        >>> problem.name, problem.entry_point
         ('MBPP/2', 'f')
     """
-    return list(each(rows, _problem, on_bad))
+    return list(each(rows, _read_problem, on_bad))
 
 
 def entry_point(program: str, asserts: Sequence[str]) -> str:
-    """Finds the function of a program that asserts call; "" if there is none.
+    """Return the name of the program's function that asserts call; "" if there is none.
 
     Example:
         >>> entry_point("def g(x): return x\\ndef f(x): return g(x)", ["assert set(f(1)) == set([1])"])
         'f'
     """
-    own = {node.name for node in _tree(program).body if isinstance(node, ast.FunctionDef)}
+    own = {node.name for node in _parse_source(program).body if isinstance(node, ast.FunctionDef)}
     for line in asserts:
-        for node in ast.walk(_tree(line)):
+        for node in ast.walk(_parse_source(line)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in own:
                 return node.func.id
     return ""
 
 
-def _problem(row: Mapping[str, Any], name: str) -> Problem:
-    """One row."""
+def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
+    """Read one row."""
     column = "text" if row.get("text") is not None else "prompt"
     text, program = text_of(row.get(column), column), text_of(row.get("code"), "code")
     asserts = row.get("test_list")
-    if (
-        not isinstance(asserts, list | tuple)
-        or not asserts
-        or not all(isinstance(line, str) for line in asserts)
-    ):
+    texts = isinstance(asserts, list | tuple) and all(isinstance(line, str) for line in asserts)
+    if not asserts or not texts:
         raise UnreadableError("expected a list of asserts in test_list")
-    called = entry_point(program, asserts)
-    if not called:
+    function = entry_point(program, asserts)
+    if not function:
         raise UnreadableError("the asserts in test_list call no function that the program in code defines")
     imports = row.get("test_imports") or []
     setup = "\n".join([row.get("test_setup_code") or "", *imports]).strip("\n")
     body = "".join(f"    {part}\n" for line in asserts for part in line.strip().splitlines())
-    shown = "\n".join(asserts)
-    asked = (
-        f"You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
-        f"{shown}\n"
+    tests = "\n".join(asserts)
+    question = (
+        f"You are an expert Python programmer, and here is your task: {text} "
+        f"Your code should pass these tests:\n\n{tests}\n"
     )
-    return Problem(
-        f"MBPP/{row.get('task_id', name)}", "", called, f"def check(candidate):\n{body}", asked, setup
-    )
+    check = f"def check(candidate):\n{body}"
+    return Problem(f"MBPP/{row.get('task_id', name)}", "", function, check, question, setup)
 
 
-def _tree(source: str) -> ast.Module:
-    """The tree of a source; an empty one if it does not parse."""
+def _parse_source(source: str) -> ast.Module:
+    """Parse a source; an empty module if that fails."""
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,45 +1,25 @@
-"""Preference accuracy: how often a model that learned from preferences ranks the better of two answers
-higher.
+"""Preference accuracy: the share of pairs whose chosen answer a model ranks above the rejected one.
 
 Rafailov et al., "Direct Preference Optimization", 2023.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from data_pipes.chat.chat import Encoded
 from data_pipes.preference import Pair
 from data_pipes.tokenizer.spec import Tokenizer
 from pure.types import Model, Tree
-from stages.evaluate.likelihood import TOKENS, Likelihood, Window, log_probabilities_of
-from stages.evaluate.task import Figure, Report, Sample, Task, digest, finish, mean
+from stages.evaluate.likelihood import TOKENS, Likelihood, Window, window_log_likelihoods
+from stages.evaluate.task import Figure, Sample, Task, digest, mean
+
+Sides = tuple[Window, Window]
+"""Chosen and rejected answer, each after its prompt."""
 
 
 def preference(
-    model: Model, params: Tree, tokenizer: Tokenizer, pairs: Sequence[Pair], **options: Any
-) -> Report:
-    """Compares the log-probabilities of chosen and rejected answers.
-
-        margin   = [log π(chosen) - log π_ref(chosen)] - [log π(rejected) - log π_ref(rejected)]      nats
-        accuracy = mean(margin > 0)
-
-    Args:
-        model, params, tokenizer, pairs, options: see `task`.
-
-    Returns:
-        Report: "accuracy" and "margin"; one sample a pair.
-
-    Edge cases: a policy that is its own reference has margins of exactly 0, and an accuracy of 0.
-
-    Source: Rafailov et al. 2023, section 4: the implicit reward, without beta.
-    """
-    return finish(task(model, params, tokenizer, pairs, **options))
-
-
-def task(
     model: Model,
     params: Tree,
     tokenizer: Tokenizer,
@@ -49,80 +29,88 @@ def task(
     tokens: int = TOKENS,
     name: str = "preference",
 ) -> Task:
-    """Prepares `preference` as a Task.
+    """Build the task that compares the log-probabilities of chosen and rejected answers.
+
+        margin   = [log π(chosen) - log π_ref(chosen)] - [log π(rejected) - log π_ref(rejected)]      nats
+        accuracy = mean(margin > 0)
 
     Args:
         model: gives `hidden` and `logits`.
         params: the policy's.
-        tokenizer: writes the answers down.
+        tokenizer: decodes the answers for the samples.
         pairs: whose trained tokens are the answers.
         reference: params that the policy is compared with; None compares log-probabilities themselves.
         tokens: to read at a time, about.
-        name: what results call it.
+        name: in the results.
 
     Returns:
-        Task, one item a pair.
+        Task with the figures "accuracy" and "margin"; a question is a pair.
+
+    Edge cases: a policy that is its own reference has margins of exactly 0, and an accuracy of 0.
 
     Raises:
         ValueError: if an answer has no token, or no prompt before it.
+
+    Source: Rafailov et al. 2023, section 4: the implicit reward, without beta.
     """
-    cut = [(_window(pair.chosen), _window(pair.rejected)) for pair in pairs]
-    reading = partial(
-        _answer, model=model, params=params, reference=reference, tokenizer=tokenizer, cut=cut, tokens=tokens
+    sides = [(_answer_window(pair.chosen), _answer_window(pair.rejected)) for pair in pairs]
+    score_fn = partial(window_log_likelihoods, model, params, tokens=tokens)
+    reference_fn = (
+        None if reference is None else partial(window_log_likelihoods, model, reference, tokens=tokens)
     )
-    about = {"task": "preference", "reference": reference is not None}
-    items = [digest([side.tokens for side in sides]) for sides in cut]
-    return Task(name, [f"pair {number}" for number in range(len(pairs))], reading, summary, about, 64, items)
+    return Task(
+        name=name,
+        ids=[f"pair {number}" for number in range(len(pairs))],
+        answer=partial(_answer, sides, tokenizer=tokenizer, score_fn=score_fn, reference_fn=reference_fn),
+        summary=summarize,
+        about={"task": "preference", "reference": reference is not None},
+        chunk=64,
+        digests=[digest([chosen.tokens, rejected.tokens]) for chosen, rejected in sides],
+    )
 
 
-def summary(samples: Sequence[Sample]) -> dict[str, Figure]:
-    """accuracy, and the mean margin in nats."""
+def summarize(samples: Sequence[Sample]) -> dict[str, Figure]:
+    """Return the accuracy, and the mean margin in nats."""
     return {"accuracy": mean([s["score"] for s in samples]), "margin": mean([s["margin"] for s in samples])}
 
 
-def _window(side: Encoded) -> Window:
-    """The answer behind its prompt; what follows the answer is not read."""
-    places = side.trained.nonzero()[0]
-    if not len(places) or places[0] == 0:
+def _answer_window(side: Encoded) -> Window:
+    """Return the answer after its prompt, without the tokens that follow it."""
+    positions = side.trained.nonzero()[0]
+    if not len(positions) or positions[0] == 0:
         raise ValueError(
-            "preference: expected an answer behind a prompt, got a row without one; is the template right?"
+            "preference: expected an answer after a prompt, got a row without one; is the template right?"
         )
-    ids = side.tokens[: int(places[-1]) + 1].tolist()
-    return Window(tuple(ids), len(ids) - int(places[0]))
+    ids = side.tokens[: int(positions[-1]) + 1].tolist()
+    return Window(tuple(ids), len(ids) - int(positions[0]))
 
 
 def _answer(
+    pairs: Sequence[Sides],
     numbers: Sequence[int],
     *,
-    model: Model,
-    params: Tree,
-    reference: Tree | None,
     tokenizer: Tokenizer,
-    cut: Sequence[tuple[Window, Window]],
-    tokens: int,
+    score_fn: Callable[[Sequence[Window]], list[Likelihood]],
+    reference_fn: Callable[[Sequence[Window]], list[Likelihood]] | None,
 ) -> list[Sample]:
-    """A chunk of pairs, all four log-probabilities."""
-    chosen = [window for number in numbers for window in cut[number]]
-    policy = log_probabilities_of(model, params, chosen, tokens=tokens)
-    zero = [Likelihood(0.0, False)] * len(chosen)
-    frozen = zero if reference is None else log_probabilities_of(model, reference, chosen, tokens=tokens)
-    gains = [one.logp - other.logp for one, other in zip(policy, frozen, strict=True)]
+    """Score a chunk of pairs: two log-probabilities each, and two under the reference."""
+    windows = [window for number in numbers for window in pairs[number]]
+    logps = [likelihood.logp for likelihood in score_fn(windows)]
+    rewards = logps
+    if reference_fn is not None:
+        rewards = [logp - other.logp for logp, other in zip(logps, reference_fn(windows), strict=True)]
     return [
-        _sample(
-            tokenizer,
-            cut[number],
-            gains[2 * i] - gains[2 * i + 1],
-            [x.logp for x in policy[2 * i : 2 * i + 2]],
-        )
+        _sample(tokenizer, pairs[number], rewards[2 * i] - rewards[2 * i + 1], logps[2 * i : 2 * i + 2])
         for i, number in enumerate(numbers)
     ]
 
 
-def _sample(tokenizer: Tokenizer, sides: tuple[Window, Window], margin: float, logps: list[float]) -> Sample:
-    """What is kept of a pair."""
-    chosen, rejected = (tokenizer.decode(list(w.tokens[-w.scored :])) for w in sides)
+def _sample(tokenizer: Tokenizer, sides: Sides, margin: float, logps: list[float]) -> Sample:
+    """Return the sample of a pair."""
+    chosen, rejected = (tokenizer.decode(list(ids[-scored:])) for ids, scored in sides)
+    prompt = sides[0].tokens[: -sides[0].scored]
     return {
-        "prompt": tokenizer.decode(list(sides[0].tokens[: -sides[0].scored])),
+        "prompt": tokenizer.decode(list(prompt)),
         "output": None,
         "chosen": chosen,
         "rejected": rejected,

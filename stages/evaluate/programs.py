@@ -1,5 +1,4 @@
-"""Problems whose answers are programs: how they are asked, and how the program is found in what a model
-writes."""
+"""Problems whose answers are programs, and the formats of their prompts and answers."""
 
 from __future__ import annotations
 
@@ -13,15 +12,14 @@ from stages.evaluate.request import encode_text
 
 
 class Problem(NamedTuple):
-    """A function to be written.
+    """A function to write.
 
     Fields:
         name: "HumanEval/0".
-        prompt: imports, helpers, signature and docstring: the program begins with it; "" where the task has
-            none.
+        prompt: imports, helpers, signature and docstring that the program begins with; "" without one.
         entry_point: the function's name.
-        test: source that defines `check(candidate)`, which raises where the candidate is wrong.
-        question: how it is asked where the prompt does not say it.
+        test: source that defines `check(candidate)`, which raises if the candidate is wrong.
+        question: text of the question, for a problem without a prompt.
         setup: source that program and tests both need before them.
     """
 
@@ -33,45 +31,45 @@ class Problem(NamedTuple):
     setup: str = ""
 
 
-class Way(NamedTuple):
-    """A way to ask problems.
+class ProgramFormat(NamedTuple):
+    """Format of a problem's prompt and of the model's answer.
 
     Fields:
-        encode: problem -> ids of the whole prompt.
+        encode: problem -> ids of the prompt.
         program: (problem, output) -> the source that is tested.
-        form: what records call it; "" is the benchmark's own.
+        name: in the records; "" is the benchmark's own format.
     """
 
     encode: Callable[[Problem], Sequence[int]]
     program: Callable[[Problem, str], str]
-    form: str = ""
+    name: str = ""
 
 
-def continued(tokenizer: Tokenizer, *, prefix: int | None) -> Way:
-    """The prompt is continued, and prompt and continuation are the program (Chen et al. 2021).
+def completion_format(tokenizer: Tokenizer, *, prefix: int | None) -> ProgramFormat:
+    """Return the format in which the model continues the prompt (Chen et al. 2021).
 
     Args:
         tokenizer: of the model.
-        prefix: id that a text begins with, from `stages.evaluate.request.beginning`.
+        prefix: id that a text begins with, from `stages.evaluate.request.default_prefix`.
     """
-    return Way(partial(_continue, tokenizer=tokenizer, prefix=prefix), _append)
+    return ProgramFormat(partial(_encode_prompt, tokenizer=tokenizer, prefix=prefix), _append_output)
 
 
-def asked(encode: Callable[[str], Sequence[int]], *, form: str) -> Way:
-    """The problem is a question, and the program is looked for in the answer (`data_pipes.answers.code`).
+def chat_format(encode: Callable[[str], Sequence[int]], *, name: str) -> ProgramFormat:
+    """Return the format of a question whose answer holds the program (`data_pipes.answers.code`).
 
     Args:
         encode: question -> ids, such as a chat's.
-        form: what records call it, such as a chat template's text.
+        name: in the records, such as a chat template's text.
     """
-    return Way(partial(_ask, encode=encode), _find, form)
+    return ProgramFormat(partial(_encode_question, encode=encode), _extract_program, name)
 
 
-def question(problem: Problem) -> str:
-    """Words a problem as a question.
+def question_text(problem: Problem) -> str:
+    """Return a problem as a question.
 
     Example:
-        >>> print(question(Problem("a", "def f(x):\\n", "f", "")))
+        >>> print(question_text(Problem("a", "def f(x):\\n", "f", "")))
         Complete this Python function. Answer with the whole function in one code block.
         <BLANKLINE>
         ```python
@@ -86,22 +84,22 @@ def question(problem: Problem) -> str:
     )
 
 
-def _continue(problem: Problem, *, tokenizer: Tokenizer, prefix: int | None) -> Sequence[int]:
-    """The ids of the prompt."""
+def _encode_prompt(problem: Problem, *, tokenizer: Tokenizer, prefix: int | None) -> Sequence[int]:
+    """Encode the prompt."""
     return encode_text(tokenizer, problem.prompt or problem.question, prefix=prefix)
 
 
-def _append(problem: Problem, output: str) -> str:
-    """Prompt and continuation; without a prompt, the program in the output."""
-    return problem.prompt + output if problem.prompt else _find(problem, output)
+def _append_output(problem: Problem, output: str) -> str:
+    """Return prompt and continuation; without a prompt, the program in the output."""
+    return problem.prompt + output if problem.prompt else _extract_program(problem, output)
 
 
-def _ask(problem: Problem, *, encode: Callable[[str], Sequence[int]]) -> Sequence[int]:
-    """The ids of the question."""
-    return encode(question(problem))
+def _encode_question(problem: Problem, *, encode: Callable[[str], Sequence[int]]) -> Sequence[int]:
+    """Encode the question."""
+    return encode(question_text(problem))
 
 
-def _find(problem: Problem, output: str) -> str:
-    """The program in an answer, after what it needs."""
-    found = code.extract_program(output, entry_point=problem.entry_point, prompt=problem.prompt)
-    return f"{problem.setup}\n{found}" if problem.setup else found
+def _extract_program(problem: Problem, output: str) -> str:
+    """Return the program in an answer, after its setup."""
+    program = code.extract_program(output, entry_point=problem.entry_point, prompt=problem.prompt)
+    return f"{problem.setup}\n{program}" if problem.setup else program

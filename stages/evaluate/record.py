@@ -1,9 +1,8 @@
-"""Evaluations on disk: each prompt and answer as soon as it is there, the figures at the end, going on after
-a kill.
+"""Evaluations on disk: every sample as soon as it is computed, figures at the end; resumes after a kill.
 
-FOLDER/samples.jsonl    one line an answer: task, id, prompt, output, score, the hash of the template, ...
-FOLDER/results.json     figures, standard errors, options, versions, the model's digest, the digest of the
-samples
+FOLDER/samples.jsonl    one line a sample: task, id, prompt, output, score, the hash of the template, ...
+FOLDER/results.json     figures, standard errors, options, versions, digests of the model and the samples
+FOLDER/evaluation.json  what the saved samples depend on
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data_pipes import files
 from data_pipes.digest import hash_bytes
 from data_pipes.files import writing
 from stages.checkpoint.lock import lock_folder
 from stages.checkpoint.manifest import environment
-from stages.evaluate.task import Report, Sample, Task, answered, finish, template_hash
+from stages.evaluate.task import Figure, Report, Sample, Task, reusable_samples, run_task, template_hash
 from stages.run.progress import Progress, progress
 
-SAMPLES, RESULTS, BEGUN = "samples.jsonl", "results.json", "evaluation.json"
+SAMPLES, RESULTS, PROVENANCE = "samples.jsonl", "results.json", "evaluation.json"
 
 
 def evaluate(
@@ -35,57 +34,56 @@ def evaluate(
     about: Mapping[str, Any],
     quiet: bool = False,
 ) -> dict[str, Report]:
-    """Runs tasks, and writes down everything.
+    """Run tasks, and save every sample and the figures.
 
-    Killed, it goes on with the answers that are there: an answer does not depend on which others were asked
-    with it.
+    After a kill it resumes with the saved samples: a sample does not depend on the other questions.
 
     Args:
         tasks: of different names.
-        folder: is made; holds the results of one evaluation.
-        about: options and the model's digest, plain JSON: what must be the same for the answers in the folder
-            to count.
+        folder: created if missing; holds one evaluation.
+        about: options and the model's digest, plain JSON: saved samples are reused only if these are equal.
         quiet: print nothing.
 
     Returns:
         Reports by the tasks' names.
 
     Raises:
-        ValueError: if the folder holds answers of another evaluation, with what differs; or another process
-            uses it.
-        OSError: if the disk refuses.
+        ValueError: if the folder holds another evaluation (the message lists what differs), or another
+            process uses it.
+        OSError: if writing fails.
     """
-    place = Path(folder)
-    told = json.loads(json.dumps({**about, "templates": {task.name: template_hash(task) for task in tasks}}))
-    found: dict[str, Report] = {}
-    with lock_folder(place):
-        known = _known(place, told)
-        with (place / SAMPLES).open("a", encoding="utf-8") as file:
+    folder = Path(folder)
+    templates = {task.name: template_hash(task) for task in tasks}
+    provenance = json.loads(json.dumps({**about, "templates": templates}))
+    reports: dict[str, Report] = {}
+    with lock_folder(folder):
+        saved = _resume(folder, provenance)
+        with (folder / SAMPLES).open("a", encoding="utf-8") as file:
             for task in tasks:
-                found[task.name] = _run(task, known.get(task.name, {}), file, quiet)
-        files.write_json(place / RESULTS, _results(tasks, found, told))
-    return found
+                reports[task.name] = _run(task, saved.get(task.name, {}), file, quiet)
+        files.write_json(folder / RESULTS, _results(tasks, reports, provenance))
+    return reports
 
 
-def read(folder: str | Path) -> dict[str, list[Sample]]:
-    """Reads the answers of a folder, by task; of several to one question the last.
+def read_samples(folder: str | Path) -> dict[str, list[Sample]]:
+    """Read the samples of a folder, by task; of several to one question the last.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if a line but the last is no JSON; with file and line.
+        ValueError: if a line but the last is no JSON; names file and line.
     """
     path = Path(folder) / SAMPLES
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected the --output_dir of an `intro2llm evaluate`")
-    return {task: list(samples.values()) for task, samples in _by_task(_lines(path)[0]).items()}
+    return {task: list(samples.values()) for task, samples in _by_task(_read_lines(path)[0]).items()}
 
 
-def table(reports: Mapping[str, Report]) -> str:
-    """Writes the figures with their standard errors, a line each.
+def format_table(reports: Mapping[str, Report]) -> str:
+    """Format the figures with their standard errors, a line each.
 
     Example:
         >>> from stages.evaluate.task import Figure
-        >>> print(table({"mmlu": Report({"acc": Figure(0.25, 0.043, 100)}, [])}))
+        >>> print(format_table({"mmlu": Report({"acc": Figure(0.25, 0.043, 100)}, [])}))
         task         figure                             value     ± stderr      of
         mmlu         acc                               0.2500       0.0430     100
     """
@@ -96,25 +94,25 @@ def table(reports: Mapping[str, Report]) -> str:
         if cut := sum(bool(sample.get("dropped")) for sample in report.samples):
             lines.append(
                 f"{name:<12} {cut:,} of {len(report.samples):,} prompts were cut on the left: the model's "
-                "context is shorter"
+                f"context is shorter"
             )
-        if lost := sum(sample.get("status") in ("broken", "killed") for sample in report.samples):
+        if unscored := sum(sample.get("status") in ("broken", "killed") for sample in report.samples):
             lines.append(
-                f"{name:<12} {lost:,} programs were not judged: their tests do not run, or the system ended "
-                "them; see the reasons"
+                f"{name:<12} {unscored:,} programs were not scored: their tests do not run, or the system "
+                f"killed them; see the reasons"
             )
     return "\n".join(lines)
 
 
-def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Report:
-    """One task; each chunk is on the disk before the next is begun."""
-    here = answered(task, known)
-    screen: Progress = progress(task.name, len(task.ids), len(here), quiet=quiet)
-    if here:
-        screen.say(f"{task.name}: {len(here):,} of {len(task.ids):,} answers are there already")
-    count = len(here)
+def _run(task: Task, saved: Mapping[str, Sample], file: TextIO, quiet: bool) -> Report:
+    """Run one task; each chunk is on disk before the next starts."""
+    reused = reusable_samples(task, saved)
+    count = len(reused)
+    screen: Progress = progress(task.name, len(task.ids), count, quiet=quiet)
+    if reused:
+        screen.say(f"{task.name}: resuming with {count:,} of {len(task.ids):,} questions answered")
 
-    def keep(samples: list[Sample]) -> None:
+    def save(samples: list[Sample]) -> None:
         nonlocal count
         with writing(Path(file.name)):
             file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
@@ -123,27 +121,27 @@ def _run(task: Task, known: Mapping[str, Sample], file: Any, quiet: bool) -> Rep
         screen.show(count, {})
 
     try:
-        return finish(task, here, keep=keep)
+        return run_task(task, reused, save=save)
     finally:
         screen.close()
 
 
-def _known(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
-    """The answers that are there, by task and id; a line that a kill cut off is taken away."""
-    begun, path = folder / BEGUN, folder / SAMPLES
-    samples, length = _lines(path) if path.exists() else ([], 0)
+def _resume(folder: Path, provenance: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
+    """Return the saved samples, by task and id; a last line that a kill cut off is removed."""
+    origin, path = folder / PROVENANCE, folder / SAMPLES
+    samples, length = _read_lines(path) if path.exists() else ([], 0)
     if not samples:
-        files.write_json(begun, about)
+        files.write_json(origin, provenance)
         path.unlink(missing_ok=True)
         return {}
-    if not begun.exists():
+    if not origin.exists():
         raise ValueError(
-            f"{path} is there, but {begun.name} is not: whose answers are they? Choose another folder"
+            f"{path} exists without {origin.name}, so its evaluation is unknown; choose another --output_dir"
         )
-    if changed := _differences(files.read_json(begun), about):
+    if changed := _differences(files.read_json(origin), provenance):
         raise ValueError(
-            f"{folder} holds answers of another evaluation: {'; '.join(changed)}; choose another --output_dir, or give "
-            "the options of that one to go on with it"
+            f"{folder} holds another evaluation: {'; '.join(changed)}; choose another --output_dir, or give "
+            f"the options of that one to resume it"
         )
     os.truncate(path, length)
     return _by_task(samples)
@@ -151,58 +149,59 @@ def _known(folder: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Sample
 
 def _by_task(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
     """Samples by task and id."""
-    found: dict[str, dict[str, Sample]] = {}
+    by_task: dict[str, dict[str, Sample]] = {}
     for sample in samples:
-        found.setdefault(sample["task"], {})[sample["id"]] = sample
-    return found
+        by_task.setdefault(sample["task"], {})[sample["id"]] = sample
+    return by_task
 
 
-def _lines(path: Path) -> tuple[list[Sample], int]:
-    """The samples of a file, and the bytes that are whole lines."""
-    found, length = [], 0
+def _read_lines(path: Path) -> tuple[list[Sample], int]:
+    """Read the samples of a file, and count the bytes of its complete lines."""
+    samples, length = [], 0
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             break
         try:
-            found.append(json.loads(line))
+            samples.append(json.loads(line))
         except ValueError as error:
             raise ValueError(
                 f"{path}:{number}: expected a JSON object, got {error}; was the file edited?"
             ) from None
         length += len(line)
-    return found, length
+    return samples, length
 
 
 def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not the same, by name; of dicts the entries."""
-    found = []
+    """Describe the entries that differ, those of nested dicts too."""
+    differences = []
     for name in sorted(was.keys() | now.keys()):
         one, two = was.get(name), now.get(name)
         if isinstance(one, dict) and isinstance(two, dict):
-            found += [f"{name}.{told}" for told in _differences(one, two)]
+            differences += [f"{name}.{text}" for text in _differences(one, two)]
         elif one != two:
-            found.append(f"{name} was {one}, is {two}")
-    return found
+            differences.append(f"{name} was {one}, is {two}")
+    return differences
 
 
-def _results(tasks: Sequence[Task], found: Mapping[str, Report], about: Mapping[str, Any]) -> dict:
-    """What results.json holds; null where a number is not known."""
-    lines = [json.dumps(sample, sort_keys=True) for report in found.values() for sample in report.samples]
+def _results(tasks: Sequence[Task], reports: Mapping[str, Report], provenance: Mapping[str, Any]) -> dict:
+    """Contents of results.json; null for a number that is not finite."""
+    lines = [json.dumps(sample, sort_keys=True) for report in reports.values() for sample in report.samples]
+    dropped = {name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in reports.items()}
     return {
         "results": {
-            name: {
-                label: {part: x if math.isfinite(x) else None for part, x in figure._asdict().items()}
-                for label, figure in report.figures.items()
-            }
-            for name, report in found.items()
+            name: {label: _finite(figure) for label, figure in report.figures.items()}
+            for name, report in reports.items()
         },
-        "samples_read": {name: len(report.samples) for name, report in found.items()},
-        "cut_on_the_left": {
-            name: sum(bool(s.get("dropped")) for s in r.samples) for name, r in found.items()
-        },
+        "samples_read": {name: len(report.samples) for name, report in reports.items()},
+        "cut_on_the_left": dropped,
         "about": {task.name: dict(task.about) for task in tasks},
-        **about,
+        **provenance,
         "environment": {"intro2llm": version("intro2llm"), **environment()},
         "samples_sha256": hash_bytes("\n".join(lines).encode()),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _finite(figure: Figure) -> dict[str, float | None]:
+    """Return the numbers of a figure, None for one that is not finite."""
+    return {part: x if math.isfinite(x) else None for part, x in figure._asdict().items()}

@@ -1,4 +1,4 @@
-"""A (context, ending) pair whose probability is asked for, as ids."""
+"""A (context, continuation) pair to score, as token ids."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from pure.types import Model
 
 
 class Request(NamedTuple):
-    """An ending whose probability after a context is wanted; ids, neither of them empty."""
+    """A continuation to score after its context: ids, both non-empty."""
 
     context: tuple[int, ...]
-    ending: tuple[int, ...]
+    continuation: tuple[int, ...]
 
 
-def beginning(model: Model) -> int | None:
-    """The id that documents begin with, from which their first token is predicted: bos, or else eos, or
-    None."""
+def default_prefix(model: Model) -> int | None:
+    """Return the id from which the first token of a document is predicted: bos, or else eos, or None."""
     config = model.config
     return config.eos_token_id if config.bos_token_id is None else config.bos_token_id
 
 
 def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special: str = "none") -> list[int]:
-    """Encodes a text as lm-evaluation-harness does.
+    """Encode a text as lm-evaluation-harness does.
 
-    What the tokenizer puts around a text (a bos token) is put there, unless the text begins with the token
-    that stands before documents already.
+    The tokens that the tokenizer adds around a text (a bos token) are added, unless the text already begins
+    with the prefix.
 
     Args:
         tokenizer: of the model.
         text: any.
-        prefix: id of that token (`stages.models.text_prompt.prefix_token`), or None.
+        prefix: id that documents begin with (`stages.models.text_prompt.prefix_token`), or None.
         special: as in the tokenizer's encode.
 
     Returns:
@@ -41,84 +40,96 @@ def encode_text(tokenizer: Tokenizer, text: str, *, prefix: int | None, special:
 
     Source: lm-evaluation-harness, `HFLM.tok_encode`.
     """
-    begun = prefix is not None and text.startswith(tokenizer.decode([prefix]))
-    return tokenizer.encode(text, special=special, template=not begun)
+    has_prefix = prefix is not None and text.startswith(tokenizer.decode([prefix]))
+    return tokenizer.encode(text, special=special, template=not has_prefix)
 
 
 def encode_pairs(
-    tokenizer: Tokenizer, context: str, endings: Sequence[str], *, prefix: int | None, special: str = "none"
+    tokenizer: Tokenizer,
+    context: str,
+    continuations: Sequence[str],
+    *,
+    prefix: int | None,
+    special: str = "none",
 ) -> list[Request]:
-    """Encodes a context, and each of its endings as what the two have together after as many tokens as it
-    has.
+    """Encode a context with each of its continuations.
 
-    Encoded apart, the two could become tokens that no text has. White space at the end of the context belongs
-    to the ending, as tokens begin with it. What the tokenizer puts around a text stands around a context
-    (`encode_text`).
+    Context and continuation are encoded as one text, of which the ids after the context's own number of ids
+    are the continuation: encoded separately, the two could become tokens that no text has. White space at the
+    end of the context is moved to the continuation, since tokens begin with it. The tokens that the tokenizer
+    adds around a text are added to the context (`encode_text`).
 
     Args:
         tokenizer: of the model.
         context: may be empty.
-        endings: texts that follow it; none empty.
-        prefix: id that stands for an empty context (`beginning`).
+        continuations: texts that follow it; none empty.
+        prefix: id that replaces an empty context (`default_prefix`).
         special: as in the tokenizer's encode: which control tokens a text may contain.
 
     Returns:
-        One Request an ending.
+        One Request a continuation.
 
     Raises:
-        ValueError: if an ending is empty, or has no token of its own, or the context is empty and there is no
-            prefix.
+        ValueError: if a continuation is empty, or has no token of its own, or the context is empty and there
+            is no prefix.
 
     Source: lm-evaluation-harness, `TemplateLM._encode_pair` and `loglikelihood`.
     """
-    if "" in endings:
+    if "" in continuations:
         raise ValueError(
-            f"encode_pairs: an ending behind {context[-40:]!r} is empty; there is nothing to score"
+            f"encode_pairs: a continuation of {context[-40:]!r} is empty; give each at least one character"
         )
     bare = context.rstrip()
-    texts = [context[len(bare) :] + ending for ending in endings]
+    texts = [context[len(bare) :] + text for text in continuations]
     if not bare:
-        return [_from_nothing(tuple(tokenizer.encode(text, special=special)), prefix) for text in texts]
+        return [_after_prefix(tuple(tokenizer.encode(text, special=special)), prefix) for text in texts]
     encode = partial(encode_text, tokenizer, prefix=prefix, special=special)
-    before, found = tuple(encode(bare)), []
+    context_ids = tuple(encode(bare))
+    requests = []
     for text in texts:
-        ending = tuple(encode(bare + text))[len(before) :]
-        if not ending:
+        continuation = tuple(encode(bare + text))[len(context_ids) :]
+        if not continuation:
             raise ValueError(
-                f"encode_pairs: the ending {text[:40]!r} has no token of its own behind {bare[-40:]!r}"
+                f"encode_pairs: the continuation {text[:40]!r} has no token of its own after {bare[-40:]!r}"
             )
-        found.append(Request(before, ending))
-    return found
+        requests.append(Request(context_ids, continuation))
+    return requests
 
 
-def fit(request: Request, most: int, number: int) -> Request:
-    """Cuts off what is too much on the left of a request. Its last token is never read, so there may be one
-    more.
+def truncate_left(request: Request, longest: int, number: int) -> Request:
+    """Drop tokens on the left of a request that is too long for the model.
+
+    The model never reads the last token, so a request may have one more token than the model reads.
 
     Args:
-        request: to be read.
-        most: tokens that the model sees at once.
+        request: to score.
+        longest: tokens that the model reads at once.
         number: of the request, for the message.
 
     Returns:
-        Request of at most most + 1 tokens.
+        Request of at most longest + 1 tokens.
 
     Raises:
-        ValueError: if a part is empty, or the ending alone is longer.
+        ValueError: if a part is empty, or the continuation alone is longer.
     """
-    if not request.context or not request.ending:
+    context, continuation = request
+    if not context or not continuation:
         raise ValueError(f"log_likelihoods: request {number} has an empty part; give each at least one token")
-    if len(request.ending) > most:
+    if len(continuation) > longest:
         raise ValueError(
-            f"log_likelihoods: the ending of request {number} has {len(request.ending)} tokens, the model sees {most}"
+            f"log_likelihoods: the continuation of request {number} has {len(continuation)} tokens, the "
+            f"model reads {longest}; shorten it"
         )
-    return request._replace(context=request.context[-(most + 1 - len(request.ending)) :])
+    return request._replace(context=context[-(longest + 1 - len(continuation)) :])
 
 
-def _from_nothing(ids: tuple[int, ...], prefix: int | None) -> Request:
-    """An ending after the prefix, which it may bring itself."""
+def _after_prefix(ids: tuple[int, ...], prefix: int | None) -> Request:
+    """Return a request whose context is the prefix, which the ids may begin with."""
     if prefix is None:
         raise ValueError(
-            "encode_pairs: the context is empty, and the model has neither a bos nor an eos token; give some context"
+            "encode_pairs: the context is empty, and the model has neither a bos nor an eos token; give some "
+            "context"
         )
-    return Request(ids[:1], ids[1:]) if ids[0] == prefix and len(ids) > 1 else Request((prefix,), ids)
+    if ids[0] == prefix and len(ids) > 1:
+        return Request(ids[:1], ids[1:])
+    return Request((prefix,), ids)

@@ -1,6 +1,6 @@
-"""What contexts have in common: which of them are read together, so that a shared beginning is read once.
+"""Group contexts that begin with the same tokens, so that a shared beginning is read once.
 
-Only sequences of ids are looked at here; `stages.evaluate.likelihood` reads them.
+Only sequences of ids are handled here; `stages.evaluate.likelihood` reads them with the model.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 Ids = tuple[int, ...]
 
-LEAST = 16
-"""Shared tokens below which contexts are not worth a reading of their own."""
+LEAST_SHARED = 16
+"""Contexts that share fewer tokens are not grouped."""
 
 
 class Group(NamedTuple):
@@ -19,7 +19,7 @@ class Group(NamedTuple):
 
     Fields:
         contexts: distinct, in lexical order.
-        shared: P, tokens that all begin with; less than the shortest context has.
+        shared: P, tokens that all begin with; fewer than the shortest context has.
     """
 
     contexts: tuple[Ids, ...]
@@ -27,94 +27,104 @@ class Group(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Contexts that are read side by side, and what follows them.
+    """Contexts that are read in one batch, with their continuations.
 
     Fields:
         contexts: B of a group.
         shared: P of the group.
-        places: of the cache: for the longest context and its longest ending.
-        endings: all of them.
-        row_of: the context's number of each ending.
+        length: positions of the cache: for the longest context and its longest continuation.
+        continuations: of all contexts.
+        row_of: the row of each continuation's context.
     """
 
     contexts: tuple[Ids, ...]
     shared: int
-    places: int
-    endings: tuple[Ids, ...]
+    length: int
+    continuations: tuple[Ids, ...]
     row_of: tuple[int, ...]
 
 
-def groups(contexts: Sequence[Ids]) -> list[Group]:
-    """Groups contexts by their beginnings.
+def group_contexts(contexts: Sequence[Ids]) -> list[Group]:
+    """Group contexts by their beginnings.
 
-    In lexical order contexts with a common beginning stand together. Going through them once, a context joins
-    the group before it if that costs no more than it saves. It costs the tokens by which the group's shared
-    part becomes shorter, read again in each member (of a group of one nothing was shared, so nothing is
-    lost); it saves what the context has in common with the group.
+    In lexical order, contexts with a common beginning are neighbours. In one pass, a context joins the group
+    before it if that saves at least as many tokens as it costs. It costs the tokens by which the group's
+    shared part becomes shorter, read again for each member (a group of one shared nothing, so it costs
+    nothing); it saves the tokens that the context shares with the group.
 
     Args:
-        contexts: none empty; doubles are one.
+        contexts: none empty; duplicates are merged.
 
     Returns:
         Groups, in lexical order.
 
     Example:
-        >>> groups([(1,) * 20 + (5,), (2, 3), (1,) * 20 + (6, 7)])[0].shared
+        >>> group_contexts([(1,) * 20 + (5,), (2, 3), (1,) * 20 + (6, 7)])[0].shared
         20
 
         Two that share 40 tokens would read 2 x 20 again for a third that shares only 20 with them:
 
-        >>> [len(group.contexts) for group in groups([(1,) * 40 + (i,) for i in (2, 3)] + [(1,) * 20 + (4,)])]
+        >>> contexts = [(1,) * 40 + (2,), (1,) * 40 + (3,), (1,) * 20 + (4,)]
+        >>> [len(group.contexts) for group in group_contexts(contexts)]
         [2, 1]
     """
-    found: list[Group] = []
+    groups: list[Group] = []
     members: list[Ids] = []
     shared = 0
     for context in sorted(set(contexts)):
-        common = min(_common(members[-1], context), shared, len(context) - 1) if members else 0
-        loss = (shared - common) * len(members) if len(members) > 1 else 0
-        if members and common >= LEAST and loss <= common:
+        common = min(_common_length(members[-1], context), shared, len(context) - 1) if members else 0
+        cost = (shared - common) * len(members) if len(members) > 1 else 0
+        if members and common >= LEAST_SHARED and cost <= common:
             members.append(context)
             shared = common
             continue
-        found += [Group(tuple(members), shared)] if members else []
+        groups += _make_group(members, shared)
         members, shared = [context], len(context) - 1
-    found += [Group(tuple(members), shared)] if members else []
-    return [group._replace(shared=0) if len(group.contexts) == 1 else group for group in found]
+    return groups + _make_group(members, shared)
 
 
-def batches(group: Group, endings: Mapping[Ids, Sequence[Ids]], most: int, tokens: int) -> Iterator[Batch]:
-    """Cuts a group into batches of like length.
+def cut_batches(
+    group: Group, continuations: Mapping[Ids, Sequence[Ids]], longest: int, tokens: int
+) -> Iterator[Batch]:
+    """Cut a group into batches of contexts of similar length.
 
     Args:
-        group: from `groups`.
-        endings: of each context.
-        most: places that a row may have; each context fits with each of its endings.
+        group: from `group_contexts`.
+        continuations: of each context.
+        longest: positions that a row may have; each context fits with each of its continuations.
         tokens: to read at a time, about. A shared token in the cache of a row counts as an eighth of one.
 
     Returns:
         An iterator over Batches; every context is in one of them.
     """
-    order = sorted(group.contexts, key=lambda context: -len(context))
-    while order:
-        taken: list[Ids] = []
-        longest = tail = 0
-        while order:
-            new = (max(longest, len(order[0])), max([tail, *(len(e) - 1 for e in endings[order[0]])]))
-            cost = (len(taken) + 1) * (new[0] - group.shared + group.shared // 8)
-            if taken and (cost > tokens or sum(new) > most):
+    remaining = sorted(group.contexts, key=lambda context: -len(context))
+    while remaining:
+        rows: list[Ids] = []
+        length = tail = 0
+        while remaining:
+            context = remaining[0]
+            new_length = max(length, len(context))
+            new_tail = max([tail, *(len(continuation) - 1 for continuation in continuations[context])])
+            cost = (len(rows) + 1) * (new_length - group.shared + group.shared // 8)
+            if rows and (cost > tokens or new_length + new_tail > longest):
                 break
-            longest, tail = new
-            taken.append(order.pop(0))
-        pairs = [(row, ending) for row, context in enumerate(taken) for ending in endings[context]]
-        yield Batch(
-            tuple(taken), group.shared, longest + tail, tuple(e for _, e in pairs), tuple(r for r, _ in pairs)
-        )
+            length, tail = new_length, new_tail
+            rows.append(remaining.pop(0))
+        pairs = [(row, text) for row, context in enumerate(rows) for text in continuations[context]]
+        row_of, texts = zip(*pairs, strict=True)
+        yield Batch(tuple(rows), group.shared, length + tail, texts, row_of)
 
 
-def _common(one: Ids, other: Ids) -> int:
-    """Tokens that both begin with."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+def _make_group(members: Sequence[Ids], shared: int) -> list[Group]:
+    """Return the group of these members; none without members, and nothing shared by one alone."""
+    if not members:
+        return []
+    return [Group(tuple(members), shared if len(members) > 1 else 0)]
+
+
+def _common_length(one: Ids, other: Ids) -> int:
+    """Count the tokens that both begin with."""
+    for position, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
-            return place
+            return position
     return min(len(one), len(other))

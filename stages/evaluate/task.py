@@ -1,24 +1,22 @@
-"""What an evaluation is: items that are asked, answers that are kept, and figures that are made of them.
+"""Evaluations: questions, their answers (samples), and the figures that summarize them.
 
-Every evaluation is a Task, so that one runner (`stages.evaluate.record`) writes all of them down, goes on
-after a kill, and compares two models answer by answer.
+Every evaluation is a Task, so that one runner (`stages.evaluate.record`) saves all of them, resumes them
+after a kill, and compares two models question by question.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_pipes.digest import hash_json
-
 Sample = dict[str, Any]
-"""One answer, plain JSON: "id", "prompt", "output", "score", and what else the task keeps."""
+"""One answered question, plain JSON: "id", "prompt", "output", "score", and further entries of the task."""
 
-
-OWN = ("form", "prefix", "ends", "sandbox")
-"""Entries of a task's `about` that are the model's or the machine's own: a chat template, ids, which walls
-stand."""
+MODEL_ENTRIES = ("form", "prefix", "ends", "sandbox")
+"""Entries of a task's `about` that depend on the model or machine: chat template, ids, isolation layers."""
 
 
 class Figure(NamedTuple):
@@ -26,8 +24,8 @@ class Figure(NamedTuple):
 
     Fields:
         value: the estimate.
-        stderr: its standard error; NaN where none can be told.
-        count: of what it was made.
+        stderr: its standard error; NaN if there is none.
+        count: of the questions (or groups of them) that it is computed from.
     """
 
     value: float
@@ -36,18 +34,18 @@ class Figure(NamedTuple):
 
 
 class Task(NamedTuple):
-    """An evaluation, ready to be run.
+    """An evaluation, ready to run.
 
     Fields:
-        name: what results call it.
-        ids: of the items, in order; no two alike.
-        answer: (numbers of items, at most `chunk` of them) -> one Sample each, in that order; the same
+        name: in the results.
+        ids: of the questions, in order, all different.
+        answer: (numbers of questions, at most `chunk` of them) -> one Sample each, in that order; the same
             whatever the chunk, up to rounding.
-        summary: all Samples, in the order of the items -> Figures by name, the main one first.
-        about: what decided how all items are asked, plain JSON; a hash of it stands in every sample.
-        chunk: items that are answered at a time, and written down together.
-        items: a digest of each item (`digest`), so that answers to other questions of the same name are told
-            apart.
+        summary: all Samples, in the order of the questions -> Figures by name, the main one first.
+        about: what determines every prompt and answer, plain JSON; a hash of it is saved in every sample.
+        chunk: questions that are answered at a time, and saved together.
+        digests: of each question (`digest`), so that a saved answer to another question of the same id is not
+            reused.
     """
 
     name: str
@@ -56,116 +54,126 @@ class Task(NamedTuple):
     summary: Callable[[Sequence[Sample]], dict[str, Figure]]
     about: Mapping[str, Any]
     chunk: int
-    items: Sequence[str]
+    digests: Sequence[str]
 
 
 class Report(NamedTuple):
-    """What came of a Task.
+    """Result of a Task.
 
     Fields:
         figures: by name, the main one first.
-        samples: one of each item.
+        samples: one of each question.
     """
 
     figures: dict[str, Figure]
     samples: list[Sample]
 
 
-def finish(
+def run_task(
     task: Task,
-    known: Mapping[str, Sample] | None = None,
+    saved: Mapping[str, Sample] | None = None,
     *,
-    keep: Callable[[list[Sample]], Any] | None = None,
+    save: Callable[[list[Sample]], None] | None = None,
 ) -> Report:
-    """Answers the items that have no answer yet, or one to another question of the same name, and sums up.
+    """Answer the questions of a task that have no saved answer, and summarize all answers.
 
     Args:
-        task: what to run.
-        known: answers of an earlier run, by id.
-        keep: is given each chunk of new answers as soon as it is complete.
+        task: to run.
+        saved: samples of an earlier run, by id; one of another question with the same id is not used.
+        save: called with each chunk of new samples.
 
     Returns:
         Report.
 
     Raises:
-        ValueError: if there is nothing to ask, or two items have one name.
+        ValueError: if there is no question, or two questions have the same id.
+
+    Example:
+        >>> def answer(numbers):
+        ...     return [{"score": float(i % 2)} for i in numbers]
+        >>> summary = lambda samples: {"accuracy": mean([sample["score"] for sample in samples])}
+        >>> run_task(Task("parity", "abcd", answer, summary, {}, 2, "abcd")).figures["accuracy"].value
+        0.5
     """
     if not task.ids:
-        raise ValueError(f"{task.name}: there is nothing to ask; expected at least one item")
+        raise ValueError(f"{task.name}: expected at least one question, got none; is the data empty?")
     if len(set(task.ids)) < len(task.ids):
         twice = next(name for number, name in enumerate(task.ids) if name in task.ids[:number])
-        raise ValueError(f"{task.name}: two items are called {twice!r}; give each a name of its own")
-    found = answered(task, known or {})
-    marks = {"template": template_hash(task), "protocol": protocol_hash(task)}
-    open_ = [number for number, name in enumerate(task.ids) if name not in found]
-    for start in range(0, len(open_), task.chunk):
-        part = open_[start : start + task.chunk]
+        raise ValueError(f"{task.name}: two questions have the id {twice!r}; give each its own")
+    samples = reusable_samples(task, saved or {})
+    hashes = {"template": template_hash(task), "protocol": protocol_hash(task)}
+    unanswered = [number for number, name in enumerate(task.ids) if name not in samples]
+    for start in range(0, len(unanswered), task.chunk):
+        chunk = unanswered[start : start + task.chunk]
         new = [
-            {"task": task.name, "id": task.ids[i], **sample, "item": task.items[i], **marks}
-            for i, sample in zip(part, task.answer(part), strict=True)
+            {"task": task.name, "id": task.ids[i], **sample, "item": task.digests[i], **hashes}
+            for i, sample in zip(chunk, task.answer(chunk), strict=True)
         ]
-        found |= {sample["id"]: sample for sample in new}
-        if keep is not None:
-            keep(new)
-    samples = [found[name] for name in task.ids]
-    return Report(task.summary(samples), samples)
+        samples |= {sample["id"]: sample for sample in new}
+        if save is not None:
+            save(new)
+    ordered = [samples[name] for name in task.ids]
+    return Report(task.summary(ordered), ordered)
 
 
-def answered(task: Task, known: Mapping[str, Sample]) -> dict[str, Sample]:
-    """Those of the known answers, by id, that are to the questions of the task."""
+def reusable_samples(task: Task, saved: Mapping[str, Sample]) -> dict[str, Sample]:
+    """Return the saved samples, by id, that answer the task's own questions."""
     return {
-        name: known[name]
-        for name, item in zip(task.ids, task.items, strict=True)
-        if name in known and known[name].get("item") == item
+        name: saved[name]
+        for name, own in zip(task.ids, task.digests, strict=True)
+        if name in saved and saved[name].get("item") == own
     }
 
 
 def template_hash(task: Task) -> str:
-    """Twelve hexadecimal digits that change with whatever decides how items are asked."""
+    """Return twelve hexadecimal digits that change with whatever determines the prompts."""
     return digest(dict(task.about))
 
 
 def protocol_hash(task: Task) -> str:
-    """As `template_hash`, without what is the model's own: two models asked alike have the same."""
-    return digest({name: value for name, value in task.about.items() if name not in OWN})
+    """Return `template_hash` without the model's own entries: equal for two models with the same options."""
+    return digest({name: value for name, value in task.about.items() if name not in MODEL_ENTRIES})
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hexadecimal digits of plain JSON.
+    """Return twelve hexadecimal digits of plain JSON.
 
     Example:
-        >>> digest("a question", ["x", "y"]) == digest("a question", ("x", "y")) != digest("a question", ["x", "z"])
+        >>> digest("a question", ["x", "y"]) == digest("a question", ("x", "y"))
         True
+        >>> digest("a question", ["x", "y"]) == digest("a question", ["x", "z"])
+        False
     """
-    return hash_json(parts)[:12]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def mean(values: Iterable[float]) -> Figure:
-    """The mean with its standard error, s / √n with s² over n-1.
+    """Return the mean with its standard error, s / √n with s² over n-1.
 
     Example:
         >>> mean([1.0, 0.0, 1.0, 1.0])
         Figure(value=0.75, stderr=0.25, count=4)
     """
-    found = list(values)
-    n = len(found)
+    values = list(values)
+    n = len(values)
     if not n:
         return Figure(math.nan, math.nan, 0)
-    middle = math.fsum(found) / n
+    average = math.fsum(values) / n
     if n == 1:
-        return Figure(middle, math.nan, 1)
-    return Figure(middle, math.sqrt(math.fsum((x - middle) ** 2 for x in found) / (n - 1) / n), n)
+        return Figure(average, math.nan, 1)
+    variance = math.fsum((x - average) ** 2 for x in values) / (n - 1)
+    return Figure(average, math.sqrt(variance / n), n)
 
 
-def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Figure:
-    """The ratio of two sums over the same items, with its standard error by linearisation.
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
+    """Return the ratio of two sums over the same questions, with its standard error by linearization.
 
-        r = Σ t / Σ b,      stderr² = n / (n-1) · Σ (t_i - r b_i)² / (Σ b)²
+        r = Σ a / Σ b,      stderr² = n / (n-1) · Σ (a_i - r b_i)² / (Σ b)²
 
-    Items of different size, such as documents, weigh as much as they are long; what varies are the items.
+    Questions of different size, such as documents, are weighted by their size.
 
     Args:
-        tops, bottoms: one of each item.
+        numerators, denominators: one of each question, a and b.
 
     Returns:
         Figure.
@@ -176,11 +184,11 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Figure:
 
     Source: Cochran, Sampling Techniques, 1977, equation 6.13, an infinite population.
     """
-    n, whole = len(tops), math.fsum(bottoms)
-    if not n or not whole:
+    n, total = len(numerators), math.fsum(denominators)
+    if not n or not total:
         return Figure(math.nan, math.nan, n)
-    found = math.fsum(tops) / whole
+    value = math.fsum(numerators) / total
     if n == 1:
-        return Figure(found, math.nan, 1)
-    spread = math.fsum((t - found * b) ** 2 for t, b in zip(tops, bottoms, strict=True))
-    return Figure(found, math.sqrt(n / (n - 1) * spread) / whole, n)
+        return Figure(value, math.nan, 1)
+    squares = math.fsum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
+    return Figure(value, math.sqrt(n / (n - 1) * squares) / total, n)

@@ -46,7 +46,7 @@ def _grouped(folder: Path, separator: str) -> list:
 
 
 def _solutions() -> list[dict[str, Any]]:
-    return [row.values for i, row in enumerate(source.rows(humaneval.installed())) if i in PLACES]
+    return [row.values for i, row in enumerate(source.rows(humaneval.installed_path())) if i in PLACES]
 
 
 def _defined(row: dict[str, Any], text: str) -> list:

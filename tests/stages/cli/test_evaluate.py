@@ -1,5 +1,4 @@
-"""`intro2llm evaluate` and `compare` as a person types them, from options to `stages.evaluate.build` to
-results."""
+"""`intro2llm evaluate` and `compare` on the command line, from flags to results (`stages.evaluate.build`)."""
 
 from __future__ import annotations
 
@@ -108,12 +107,11 @@ def test_where_no_jail_can_be_made_one_line_says_so(
 
 
 def test_what_the_answers_do_not_depend_on_may_change(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    """More items, another name of the same model and data; but another model, tokenizer or option is
-    refused."""
+    """More questions, another name of the same model and data; another model, tokenizer or option is refused."""
     flags = ["--task", "mmlu", "--data_path", str(folder / "mmlu"), "--shots", "1"]
     assert evaluate(folder, *flags, "--limit", "4") == 0
     assert evaluate(folder, *flags, "--limit", "6", "--batch_tokens", "64") == 0
-    assert "4 of 6 answers are there already" in capsys.readouterr().out
+    assert "resuming with 4 of 6 questions answered" in capsys.readouterr().out
     assert evaluate(folder, *flags[:-1], "2") == 2
     assert "options.shots was 1, is 2" in capsys.readouterr().err
 
@@ -129,25 +127,27 @@ def test_bad_rows_stop_or_are_noted(folder: Path, capsys: pytest.CaptureFixture)
     assert "sums.jsonl:4" in (folder / "out" / "bad_rows.jsonl").read_text()
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--task", "mmlu", "mmlu"], "named twice"),
-        (["--task", "perplexity", "mmlu", "--data_path", "a"], "--data_path has 1 entries for 2 tasks"),
-        (["--task", "arc"], "--task arc has no data of its own"),
-        (["--limit", "0"], "--limit: expected at least 1, got 0"),
-        (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
-        (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
-        (["--workers", "0"], "--workers: expected at least 1, got 0"),
-        (["--stride", "0"], "--stride: expected at least 1, got 0"),
-        (["--timeout", "-1"], "--timeout: expected a finite number above 0, got -1.0"),
-        (["--shots", "-2"], "--shots: expected at least 0, got -2"),
-        (["--samples", "5"], "--temperature 0 always writes the same"),
-        (["--model_path", "MISSING"], "MISSING"),
-        (["--task", "mmlu", "--chat_template", "chatml"], "--chat_template would have no effect"),
-        (["--task", "humaneval", "--template_kwargs", "{}"], "--template_kwargs would have no effect"),
-    ],
+MISTAKES = (
+    (["--task", "mmlu", "mmlu"], "named twice"),
+    (["--task", "perplexity", "mmlu", "--data_path", "a"], "--data_path has 1 entries for 2 tasks"),
+    (["--task", "arc"], "--task arc has no data of its own"),
+    (["--limit", "0"], "--limit: expected at least 1, got 0"),
+    (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
+    (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
+    (["--workers", "0"], "--workers: expected at least 1, got 0"),
+    (["--stride", "0"], "--stride: expected at least 1, got 0"),
+    (["--timeout", "-1"], "--timeout: expected a finite number above 0, got -1.0"),
+    (["--shots", "-2"], "--shots: expected at least 0, got -2"),
+    (["--samples", "5"], "--temperature 0 decodes greedily"),
+    (["--model_path", "MISSING"], "MISSING"),
+    (["--task", "mmlu", "--chat_template", "chatml"], "--chat_template would have no effect"),
+    (["--task", "humaneval", "--template_kwargs", "{}"], "--template_kwargs would have no effect"),
+    (["--task", "mmlu", "--stride", "16"], "--stride would have no effect with --task mmlu; perplexity reads it"),
+    (["--shots", "2"], "--shots would have no effect with --task perplexity; mmlu, arc, hellaswag, gsm8k read it"),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "words"), MISTAKES)
 def test_what_cannot_be_is_said_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture, flags: list[str], words: str
 ) -> None:

@@ -81,7 +81,7 @@ def test_it_is_examined_before_and_after_and_not_again(tmp_path: Path) -> None:
     assert found["low"] < 0.5 < found["high"]
     assert climb(tmp_path, asked) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
     assert asked == ["1", "3"]
-    assert len(record.read(tmp_path / "grpo" / "evaluation" / "after")["exam"]) == 4
+    assert len(record.read_samples(tmp_path / "grpo" / "evaluation" / "after")["exam"]) == 4
 
 
 def test_interrupted_it_remembers_how_it_began(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_exams_of_a_real_rung(tmp_path: Path, name: str) -> None:
     made = {rung.name: rung for rung in ladder.rungs(tmp_path, seed=0, compile=False)}[name]
     built = build(tmp_path, "sft")
     ladder.examine(made, built, built.params, tmp_path / "exam")
-    ((task, samples),) = record.read(tmp_path / "exam").items()
+    ((task, samples),) = record.read_samples(tmp_path / "exam").items()
     assert (task, len(samples)) == ("preference" if name == "dpo" else "exact_match", 128)
     assert all(sample["score"] == 0.0 for sample in samples)
     assert all(sample.get("margin", 0.0) == 0.0 for sample in samples)

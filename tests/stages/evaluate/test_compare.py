@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from stages.evaluate.compare import compare, mcnemar, table
+from stages.evaluate.compare import compare, format_table, mcnemar
 
 
 def _samples(scores: list[float], task: str = "t", **more: list) -> dict[str, list[dict]]:
@@ -58,7 +58,7 @@ def test_documents_weigh_as_many_bytes_as_they_have() -> None:
 def test_equal_answers_differ_by_nothing() -> None:
     (found,) = compare(_samples([0.25, 1.5]), _samples([0.25, 1.5]))
     assert (found.value, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
-    assert "+0.0000" in table([found])
+    assert "+0.0000" in format_table([found])
 
 
 def test_mcnemar_by_counting() -> None:

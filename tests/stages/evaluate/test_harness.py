@@ -1,5 +1,4 @@
-"""Our figures beside lm-evaluation-harness with transformers: the same model, the same data, to the
-letter."""
+"""Our figures against lm-evaluation-harness with transformers: the same model and the same data."""
 
 from __future__ import annotations
 
@@ -18,7 +17,8 @@ from data_pipes.tokenizer import special_id, vocabulary_size
 from pure.generation.sampling import Sampling
 from stages.evaluate import exact_match, mmlu, perplexity
 from stages.evaluate.completion import Decoding
-from stages.evaluate.harness import _decoding, _loaded, harness
+from stages.evaluate.harness import _decoding, _load, harness
+from stages.evaluate.task import run_task
 from stages.models import language_model
 from stages.models.text_prompt import prefix_token
 from tests.outside import written
@@ -132,7 +132,7 @@ def _mmlu_config(folder: Path, subject: str, style: str) -> dict[str, Any]:
 def test_every_likelihood_and_every_choice_of_mmlu_is_lm_evals(peers: Any, style: str) -> None:
     ours, theirs, folder = peers
     dev = {s: [q for q in _questions() if q.subject == s][:3] for s in ("high_school_sums", "words")}
-    report = mmlu.mmlu(*ours[:3], Questions(_questions(), dev, "dev"), shots=3, style=style)
+    report = run_task(mmlu.mmlu(*ours[:3], Questions(_questions(), dev, "dev"), shots=3, style=style))
     for subject in dev:
         wanted = _run(theirs, _mmlu_config(folder, subject, style))
         mine = [sample for sample in report.samples if sample["subject"] == subject]
@@ -167,7 +167,7 @@ def test_perplexity_is_lm_evals_with_its_windows(peers: Any) -> None:
     theirs._max_length = 64
     wanted = _run(theirs, config)
     theirs._max_length = None
-    mine = perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64)
+    mine = run_task(perplexity.perplexity(*ours[:3], TEXTS, max_length=64, stride=64))
     for sample, other in zip(mine.samples, wanted["samples"], strict=True):
         assert -sample["nats"] == pytest.approx(float(other["filtered_resps"][0]), abs=1e-3, rel=1e-6)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
@@ -215,13 +215,13 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
         ],
     }
     wanted = _run(theirs, config)
-    mine = exact_match.exact_match(
+    task = exact_match.exact_match(
         *ours[:3],
         [QuestionAnswer(row["question"], row["answer"], str(i)) for i, row in enumerate(rows)],
         decoding=Decoding(Sampling(24, temperature=0.0), stop=("Question:", "</s>", "e")),
         judges=exact_match.JUDGES["gsm8k"],
     )
-    driven = _run(harness(ours), config)
+    mine, driven = run_task(task), _run(harness(ours), config)
     for sample, other, through in zip(mine.samples, wanted["samples"], driven["samples"], strict=True):
         assert sample["output"] == other["resps"][0][0] == through["resps"][0][0]
         assert sample["verdicts"]["flexible"] == bool(other["exact_match"])
@@ -229,16 +229,22 @@ def test_gsm8k_completions_and_verdicts_are_lm_evals(peers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "ending"),
-    [("<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n", " B"), ("", "<|endoftext|>a"), ("", "def"),
-     ("Answer: A", "nswer B"), ("The retur", "n a + b"), ("Answer: \n", "B C")],
-)  # fmt: skip
-def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, ending: str) -> None:
+    ("context", "continuation"),
+    [
+        ("<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\n", " B"),
+        ("", "<|endoftext|>a"),
+        ("", "def"),
+        ("Answer: A", "nswer B"),
+        ("The retur", "n a + b"),
+        ("Answer: \n", "B C"),
+    ],
+)
+def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, continuation: str) -> None:
     """Control tokens in the text, no context, merges across the cut, white space at its end."""
     from lm_eval.api.instance import Instance
 
     ours, theirs, _ = peers
-    asked = [Instance("loglikelihood", {}, (context, ending), 0)]
+    asked = [Instance("loglikelihood", {}, (context, continuation), 0)]
     ((mine, greedy),), ((wanted, best),) = (
         harness(ours).loglikelihood(asked),
         theirs.loglikelihood(asked, True),
@@ -249,7 +255,7 @@ def test_odd_requests_are_answered_as_by_transformers(peers: Any, context: str, 
 
 BEGIN = "<|begin_of_text|>"
 PLAIN = HEADER.replace("{{ bos_token }}", "")
-STRANGERS: dict[str, dict[str, Any]] = {
+OTHER_TOKENIZERS: dict[str, dict[str, Any]] = {
     "a bos in the post_processor":
         {"bos_token": BEGIN, "eos_token": "<|eot_id|>", "before": (BEGIN,), "chat_template": HEADER},
     "a bos in the post_processor and none in the template":
@@ -261,12 +267,12 @@ STRANGERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", OTHER_TOKENIZERS)
 def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, tmp_path: Path) -> None:
     """Log-likelihoods of pairs, whole texts, completions and chats: ours in lm-eval, and ours alone."""
     from lm_eval.api.instance import Instance
 
-    folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **STRANGERS[name])
+    folder = written.model(tmp_path, generation={"eos_token_id": [1, 4]}, **OTHER_TOKENIZERS[name])
     loaded, theirs = language_model.load(folder), _theirs(folder)
     ours = harness(loaded)
     without = range(vocabulary_size(loaded.tokenizer), loaded.model.config.vocab_size)
@@ -293,7 +299,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_where_lm_eval_has_it(name: str, 
     whole = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
     rolling = theirs.loglikelihood_rolling(whole, True)
     assert ours.loglikelihood_rolling(whole) == pytest.approx(rolling, abs=1e-4)
-    mine = perplexity.perplexity(*loaded[:3], texts[:1], prefix=prefix_token(loaded))
+    mine = run_task(perplexity.perplexity(*loaded[:3], texts[:1], prefix=prefix_token(loaded)))
     assert -mine.samples[0]["nats"] == pytest.approx(rolling[0], abs=1e-4)
     options = {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 12}
     prompts = [
@@ -318,7 +324,7 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
 def test_thinking_is_turned_off_as_in_lm_eval(thinks: bool | None, end: str, tmp_path: Path) -> None:
     source = CHATML + "{% if enable_thinking is defined and not enable_thinking %}none{% endif %}"
     written.model(tmp_path, ("<|im_start|>", "<|im_end|>"), eos_token="<|im_end|>", chat_template=source)
-    made = _loaded(str(tmp_path), device="cpu", enable_thinking=thinks)
+    made = _load(str(tmp_path), device="cpu", enable_thinking=thinks)
     assert made.apply_chat_template([{"role": "user", "content": "Hi"}]).endswith(end)
 
 

@@ -12,22 +12,24 @@ from data_pipes.types import Row
 from pure.generation.sampling import Sampling
 from stages.evaluate import humaneval
 from stages.evaluate.completion import Completion, Decoding
-from stages.evaluate.humaneval import Problem, check, pass_at_k, problems
-from stages.evaluate.programs import asked
+from stages.evaluate.humaneval import Problem, check_completion, pass_at_k, read_problems
+from stages.evaluate.programs import chat_format
+from stages.evaluate.task import run_task
 from stages.sandbox import sandbox
 from stages.sandbox.sandbox import Isolation, SandboxMissingError
 from tests.stages.evaluate.small_model import small
 
 DOUBLE = Problem("T/0", "def double(x):\n", "double", "def check(f):\n    assert f(2) == 4\n")
-WALLS = sandbox.probe()
-walled = pytest.mark.skipif(not WALLS.complete, reason=WALLS.line)
+ISOLATION = sandbox.probe()
+isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
 
 
-@pytest.mark.parametrize(
-    ("n", "c", "k"), [(n, c, k) for n in range(1, 7) for c in range(n + 1) for k in range(1, n + 1)]
-)
+COUNTS = [(n, c) for n in range(1, 7) for c in range(n + 1)]
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(n, c, k) for n, c in COUNTS for k in range(1, n + 1)])
 def test_pass_at_k_by_enumeration(n: int, c: int, k: int) -> None:
-    """The share of all choices of k samples that hold one of the c."""
+    """The share of all choices of k samples that contain one of the c."""
     chosen = list(itertools.combinations([True] * c + [False] * (n - c), k))
     assert pass_at_k(n, c, k) == pytest.approx(float(Fraction(sum(map(any, chosen)), len(chosen))))
 
@@ -39,7 +41,7 @@ def test_pass_at_k_refuses_what_cannot_be() -> None:
 
 
 def test_the_package_carries_164_problems() -> None:
-    found = problems(source.rows(humaneval.installed()))
+    found = read_problems(source.rows(humaneval.installed_path()))
     assert len(found) == len({problem.name for problem in found}) == 164
     assert found[0].entry_point == "has_close_elements"
 
@@ -47,16 +49,16 @@ def test_the_package_carries_164_problems() -> None:
 def test_a_problem_without_tests_is_named() -> None:
     row = Row({"task_id": "a", "prompt": "def f():", "entry_point": "f"}, "mine.jsonl:3")
     with pytest.raises(ValueError, match=r"mine.jsonl:3: expected a text in test, got a NoneType"):
-        problems([row])
+        read_problems([row])
     bad: list = []
-    assert problems([row], on_bad=bad.append) == []
+    assert read_problems([row], on_bad=bad.append) == []
     assert bad[0].name == "mine.jsonl:3"
 
 
-@walled
+@isolated
 def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> None:
     found = {
-        text: check(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=WALLS)
+        text: check_completion(DOUBLE, text, timeout=1.0 if "while" in text else 20.0, isolation=ISOLATION)
         for text in (
             "    return x + x",
             "    return x",
@@ -70,7 +72,7 @@ def test_right_wrong_endless_and_crashing_completions_have_their_reasons() -> No
     assert "assert f(2) == 4" in found["    return x"].reason
 
 
-@walled
+@isolated
 def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four samples one is right: pass@1 is 1/4, pass@4 is 1."""
 
@@ -89,7 +91,8 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr(humaneval, "complete", written)
-    report = humaneval.humaneval(*small()[:3], [DOUBLE, DOUBLE._replace(name="T/1")], samples=4, ks=(1, 2, 4))
+    twins = [DOUBLE, DOUBLE._replace(name="T/1")]
+    report = run_task(humaneval.humaneval(*small()[:3], twins, samples=4, ks=(1, 2, 4)))
     assert {name: figure.value for name, figure in report.figures.items()} == {
         "pass@1": 0.25,
         "pass@2": 0.5,
@@ -100,32 +103,34 @@ def test_from_a_model_to_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.samples[0]["status"] == "wrong"
 
 
-@walled
+@isolated
 def test_a_real_model_writes_something_and_is_judged() -> None:
-    report = humaneval.humaneval(
-        *small()[:3], [DOUBLE], decoding=Decoding(Sampling(8, temperature=0.0), stop=humaneval.STOPS)
-    )
+    greedy = Decoding(Sampling(8, temperature=0.0), stop=humaneval.STOPS)
+    report = run_task(humaneval.humaneval(*small()[:3], [DOUBLE], decoding=greedy))
     assert report.figures["pass@1"].value == 0.0
     assert report.samples[0]["status"] != "ok"
 
 
-@walled
+@isolated
 @pytest.mark.parametrize("candidate", ["    raise StopIteration", "    return next(iter(()))"])
 def test_a_loop_that_a_candidate_ends_is_no_pass(candidate: str) -> None:
     """`map` would take a StopIteration for its own end, and `all` of nothing is true."""
     test = "def check(f):\n    assert all(x == y for x, y in zip(map(f, [1, 2]), [2, 4]))\n"
-    assert check(DOUBLE._replace(test=test), candidate, isolation=WALLS).status == "error"
+    assert check_completion(DOUBLE._replace(test=test), candidate, isolation=ISOLATION).status == "error"
 
 
-@walled
+@isolated
 @pytest.mark.parametrize(
     "test", ["def check(f):\n    assert f(1) == 4\n    yield", "async def check(f): assert 0", "x = 1"]
 )
 def test_tests_that_test_nothing_are_broken(test: str) -> None:
-    assert check(DOUBLE._replace(test=test), "    return 2 * x", isolation=WALLS).status == "broken"
+    assert (
+        check_completion(DOUBLE._replace(test=test), "    return 2 * x", isolation=ISOLATION).status
+        == "broken"
+    )
 
 
-def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_isolation_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "probe", lambda: Isolation(False, "sandbox: missing: namespaces"))
     monkeypatch.setattr(humaneval, "complete", lambda *_, **__: pytest.fail("it wrote"))
     with pytest.raises(SandboxMissingError, match="run_untrusted_code_without_isolation"):
@@ -134,9 +139,9 @@ def test_without_walls_nothing_is_written_or_run(monkeypatch: pytest.MonkeyPatch
         humaneval.humaneval(*small()[:3], [DOUBLE], ks=(2,))
 
 
-@walled
+@isolated
 def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of `programs.asked`: the question is the chat's, and the program what the answer has."""
+    """The format of `programs.chat_format`: a question in a chat, the program in its answer."""
     said = [
         "Sure:\n```python\ndef double(x):\n    return 2 * x\n```",
         "<think>x * 2</think>    return x * 2",
@@ -147,10 +152,10 @@ def test_in_a_chat_the_program_is_found_in_the_answer(monkeypatch: pytest.Monkey
         "complete",
         lambda *given, **_: [Completion(said[sample], 0, True) for _, sample in given[4]],
     )
-    heard: list[str] = []
-    way = asked(lambda text: heard.append(text) or [1], form="template")
-    report = humaneval.humaneval(*small()[:3], [DOUBLE], samples=3, way=way)
+    prompts: list[str] = []
+    program_format = chat_format(lambda text: prompts.append(text) or [1], name="template")
+    report = run_task(humaneval.humaneval(*small()[:3], [DOUBLE], samples=3, program_format=program_format))
     assert [sample["status"] for sample in report.samples] == ["ok", "ok", "syntax"]
     assert report.samples[0]["program"].endswith("def double(x):\n    return 2 * x")
-    assert report.samples[0]["prompt"] == heard[0]
-    assert "```python\ndef double(x):\n```" in heard[0]
+    assert report.samples[0]["prompt"] == prompts[0]
+    assert "```python\ndef double(x):\n```" in prompts[0]

@@ -1,4 +1,4 @@
-"""Log-likelihoods: the shared reading beside the whole one, and both beside a plain loop."""
+"""Log-likelihoods: shared and by window, both against a plain loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pure import random, tree
 from pure.config import ModelConfig
 from pure.interop.module import from_module
 from pure.nn.transformer import transformer
-from stages.evaluate.likelihood import Likelihood, Window, log_likelihoods, log_probabilities_of
+from stages.evaluate.likelihood import Likelihood, Window, log_likelihoods, window_log_likelihoods
 from stages.evaluate.request import Request
 
 CONFIG = ModelConfig(
@@ -29,8 +29,8 @@ ids = st.lists(st.integers(0, 39), min_size=1, max_size=6).map(tuple)
 def by_hand(request: Request) -> Likelihood:
     """One token after the other, each from a pass of its own."""
     total, greedy = 0.0, True
-    for place, word in enumerate(request.ending):
-        row = torch.tensor([request.context + request.ending[:place]])
+    for place, word in enumerate(request.continuation):
+        row = torch.tensor([request.context + request.continuation[:place]])
         logps = MODEL.forward(PARAMS, row)[0, -1].double().log_softmax(0)
         total += float(logps[word])
         greedy = greedy and int(logps.argmax()) == word
@@ -51,7 +51,7 @@ def test_shared_or_whole_the_numbers_are_those_of_a_loop(parts: list, tokens: in
 
 
 def test_what_is_shared_is_read_once() -> None:
-    """Four questions of 30 tokens behind 30 that they share, four endings each: 30 + 4 x 30 tokens, not 16 x
+    """Four questions of 30 tokens after 30 that they share, four continuations each: 30 + 4 x 30 tokens, not 16 x
     60."""
     read = []
 
@@ -77,7 +77,7 @@ def test_a_greedy_ending_is_called_so() -> None:
 @pytest.mark.parametrize("share", [True, False])
 def test_too_long_a_request_loses_its_left_and_says_so(share: bool) -> None:
     long = Request(tuple(i % 40 for i in range(80)), (5, 6))
-    short = Request(long.context[-63:], long.ending)
+    short = Request(long.context[-63:], long.continuation)
     found = log_likelihoods(MODEL, PARAMS, [long, short], share=share)
     assert found[0].logp == pytest.approx(found[1].logp, abs=1e-5)
     assert [x.dropped for x in found] == [17, 0]
@@ -103,19 +103,19 @@ def test_a_model_without_a_cache_is_read_whole() -> None:
 
 def test_windows_in_bfloat16_stay_near() -> None:
     window = Window(tuple(range(30)), 29)
-    exact = log_probabilities_of(MODEL, PARAMS, [window])[0].logp
-    assert log_probabilities_of(MODEL, tree.cast(PARAMS, torch.bfloat16), [window])[0].logp == pytest.approx(
-        exact, rel=2e-2
-    )
+    exact = window_log_likelihoods(MODEL, PARAMS, [window])[0].logp
+    assert window_log_likelihoods(MODEL, tree.cast(PARAMS, torch.bfloat16), [window])[
+        0
+    ].logp == pytest.approx(exact, rel=2e-2)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match="request 1 has an empty part"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,)), Request((), (2,))])
-    with pytest.raises(ValueError, match="has 65 tokens, the model sees 64"):
+    with pytest.raises(ValueError, match="has 65 tokens, the model reads 64"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,) * 65)])
     with pytest.raises(ValueError, match="window 0 scores 2 of 2"):
-        log_probabilities_of(MODEL, PARAMS, [Window((1, 2), 2)])
+        window_log_likelihoods(MODEL, PARAMS, [Window((1, 2), 2)])
 
 
 @pytest.mark.parametrize("share", [True, False])

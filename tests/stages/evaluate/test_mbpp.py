@@ -6,7 +6,7 @@ import pytest
 
 from data_pipes.types import Row
 from stages.evaluate import humaneval, mbpp
-from stages.evaluate.programs import asked, question
+from stages.evaluate.programs import chat_format, question_text
 from stages.sandbox import sandbox
 
 FULL = {
@@ -19,37 +19,39 @@ SANITIZED = {
     "task_id": 3, "prompt": "Write a function for a root.", "code": "import math\ndef root(x):\n  return math.sqrt(x)",
     "test_imports": ["import math"], "test_list": ["assert math.isclose(root(2), math.sqrt(2), rel_tol=0.001)"],
 }  # fmt: skip
-WALLS = sandbox.probe()
-walled = pytest.mark.skipif(not WALLS.complete, reason=WALLS.line)
+ISOLATION = sandbox.probe()
+isolated = pytest.mark.skipif(not ISOLATION.complete, reason=ISOLATION.line)
 
 
-@walled
+@isolated
 @pytest.mark.parametrize("row", [FULL, SANITIZED], ids=["full", "sanitized"])
 def test_the_reference_passes_and_nothing_fails(row: dict) -> None:
-    (problem,) = mbpp.problems([Row(row, "m:1")])
-    way = asked(lambda text: [1], form="chat")
-    right = way.program(problem, f"[PYTHON] of course:\n```python\n{row['code']}\n```\n")
-    wrong = way.program(problem, f"```python\ndef {problem.entry_point}(*_):\n    return 0\n```")
-    assert humaneval.judge(problem, right, timeout=20, isolation=WALLS, unsafe=False).status == "ok"
-    assert humaneval.judge(problem, wrong, timeout=20, isolation=WALLS, unsafe=False).status == "wrong"
+    (problem,) = mbpp.read_problems([Row(row, "m:1")])
+    program_format = chat_format(lambda text: [1], name="chat")
+    right = program_format.program(problem, f"[PYTHON] of course:\n```python\n{row['code']}\n```\n")
+    wrong = program_format.program(problem, f"```python\ndef {problem.entry_point}(*_):\n    return 0\n```")
+    assert humaneval.check_program(problem, right, timeout=20, isolation=ISOLATION).status == "ok"
+    assert humaneval.check_program(problem, wrong, timeout=20, isolation=ISOLATION).status == "wrong"
 
 
 def test_a_row_is_asked_for_in_the_papers_words() -> None:
-    (problem,) = mbpp.problems([Row(FULL, "m:1")])
+    (problem,) = mbpp.read_problems([Row(FULL, "m:1")])
     assert (problem.name, problem.entry_point) == ("MBPP/11", "remove")
-    assert question(problem).startswith(
+    assert question_text(problem).startswith(
         "You are an expert Python programmer, and here is your task: Write a python"
     )
-    assert FULL["test_list"][1] in question(problem)
+    assert FULL["test_list"][1] in question_text(problem)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"test_list": []}, "a list of asserts"), ({"test_list": "assert"}, "a list of asserts"),
-        ({"code": "x = 1"}, "call no function"), ({"text": None}, "expected a text in prompt"),
+        ({"test_list": []}, "a list of asserts"),
+        ({"test_list": "assert"}, "a list of asserts"),
+        ({"code": "x = 1"}, "call no function"),
+        ({"text": None}, "expected a text in prompt"),
     ],
-)  # fmt: skip
+)
 def test_a_row_of_another_form_is_named(change: dict, words: str) -> None:
     with pytest.raises(ValueError, match=rf"m:1: .*{words}"):
-        mbpp.problems([Row({**FULL, **change}, "m:1")])
+        mbpp.read_problems([Row({**FULL, **change}, "m:1")])

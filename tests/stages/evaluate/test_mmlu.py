@@ -1,5 +1,4 @@
-"""Multiple choice: prompts to the letter, averages by hand. Its likelihoods:
-tests/stages/evaluate/test_harness.py."""
+"""Multiple choice: exact prompts, averages by hand. Its likelihoods: tests/stages/evaluate/test_harness.py."""
 
 from __future__ import annotations
 
@@ -8,7 +7,8 @@ import math
 import pytest
 
 from data_pipes.choices import Question, Questions
-from stages.evaluate.mmlu import GROUPS, STYLES, mmlu, preamble, summary
+from stages.evaluate.mmlu import GROUPS, STYLES, mmlu, preamble, summarize
+from stages.evaluate.task import run_task
 from tests.stages.evaluate.small_model import small
 
 SUM = Question("1 + 1? ", ("1", "2", "3", "4"), 1, "high_school_sums", "a:1")
@@ -18,24 +18,24 @@ def test_the_prompt_of_mmlu() -> None:
     style = STYLES["letter"]
     found = preamble(
         Questions([SUM], {"high_school_sums": [SUM]}, "dev"), "high_school_sums", 1, style
-    ) + style.text(SUM)
+    ) + style.prompt(SUM)
     asked = "1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:"
     title = "The following are multiple choice questions (with answers) about high school sums.\n\n"
     assert found == f"{title}{asked} B\n\n{asked}"
-    assert style.endings(SUM) == [" A", " B", " C", " D"]
+    assert style.continuations(SUM) == [" A", " B", " C", " D"]
 
 
 def test_the_prompts_of_arc_and_hellaswag() -> None:
-    assert STYLES["answer"].text(SUM) == "Question: 1 + 1? \nAnswer:"
-    assert STYLES["continue"].text(SUM) == "1 + 1? "
-    assert STYLES["answer"].endings(SUM) == [" 1", " 2", " 3", " 4"]
+    assert STYLES["answer"].prompt(SUM) == "Question: 1 + 1? \nAnswer:"
+    assert STYLES["continue"].prompt(SUM) == "1 + 1? "
+    assert STYLES["answer"].continuations(SUM) == [" 1", " 2", " 3", " 4"]
 
 
 def test_averages_over_questions_subjects_and_groups() -> None:
     """virology is of "other", astronomy and machine_learning of "stem"."""
     scores = {"virology": [1, 0, 0, 0], "astronomy": [1, 1], "machine_learning": [0, 1]}
     samples = [{"subject": s, "score": float(x), "score_norm": 1.0} for s, xs in scores.items() for x in xs]
-    found = summary(samples, normalised=True)
+    found = summarize(samples, normalised=True)
     assert found["acc"].value == pytest.approx(4 / 8)
     assert found["acc_macro"].value == pytest.approx((0.25 + 1.0 + 0.5) / 3)
     assert found["acc_macro"].stderr == pytest.approx(math.sqrt(0.25**2 + 0 + 0.5**2) / 3)
@@ -58,7 +58,9 @@ def test_shared_reading_changes_nothing_but_rounding() -> None:
     dev = {"x": questions[:3], "y": questions[:3]}
     for style in STYLES:
         both = [
-            mmlu(*small(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share)
+            run_task(
+                mmlu(*small(512)[:3], Questions(questions, dev, "dev"), shots=3, style=style, share=share)
+            )
             for share in (True, False)
         ]
         for one, two in zip(both[0].samples, both[1].samples, strict=True):
@@ -67,7 +69,7 @@ def test_shared_reading_changes_nothing_but_rounding() -> None:
 
 
 def test_too_long_a_prompt_is_cut_on_its_left_and_counted() -> None:
-    report = mmlu(*small(24)[:3], Questions([SUM], {"high_school_sums": [SUM] * 5}, "dev"))
+    report = run_task(mmlu(*small(24)[:3], Questions([SUM], {"high_school_sums": [SUM] * 5}, "dev")))
     assert report.samples[0]["dropped"] > 0
     assert len(report.samples[0]["logps"]) == 4
 
@@ -80,5 +82,5 @@ def test_what_cannot_be_asked_is_refused() -> None:
         mmlu(*loaded, Questions([SUM], {}, "dev/x"))
     with pytest.raises(ValueError, match="style must be one of letter, answer, continue, got 'b'"):
         mmlu(*loaded, Questions([SUM], {}, "dev"), shots=0, style="b")
-    with pytest.raises(ValueError, match="nothing to ask"):
-        mmlu(*loaded, Questions([], {}, "dev"))
+    with pytest.raises(ValueError, match="at least one question"):
+        run_task(mmlu(*loaded, Questions([], {}, "dev")))

@@ -1,4 +1,4 @@
-"""Preference accuracy beside the loss that was trained."""
+"""Preference accuracy against the trained loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from data_pipes.preference import Pair, preference_pipe, with_reference
 from pure import optim, random, tree
 from stages.dpo import dpo
 from stages.evaluate.preference import preference
+from stages.evaluate.task import run_task
 from stages.run.validation import mean_loss
 from tests.stages.evaluate.small_model import small
 
@@ -19,7 +20,7 @@ OTHER = MODEL.init(random.key(5))
 
 
 def _pairs(count: int = 12) -> list[Pair]:
-    """Answers of two to five tokens behind prompts of three."""
+    """Answers of two to five tokens after prompts of three."""
     draw = np.random.default_rng(0)
 
     def side(prompt: np.ndarray, extra: int) -> Encoded:
@@ -36,23 +37,24 @@ def test_the_figures_are_those_of_the_dpo_stage() -> None:
     )
     stage = dpo(MODEL, optim.sgd(0.1), beta=0.5)
     wanted = mean_loss(stage, pipe, ("rewards/accuracies", "rewards/margins"))(OTHER)
-    found = preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS).figures
+    found = run_task(preference(MODEL, OTHER, TOKENIZER, pairs, reference=PARAMS)).figures
     assert found["accuracy"].value == pytest.approx(wanted["val_rewards/accuracies"])
     assert 0.5 * found["margin"].value == pytest.approx(wanted["val_rewards/margins"], rel=1e-4)
 
 
 def test_its_own_reference_prefers_nothing() -> None:
-    found = preference(MODEL, PARAMS, TOKENIZER, _pairs(), reference=tree.map(torch.clone, PARAMS)).figures
+    task = preference(MODEL, PARAMS, TOKENIZER, _pairs(), reference=tree.map(torch.clone, PARAMS))
+    found = run_task(task).figures
     assert (found["accuracy"].value, found["margin"].value) == (0.0, 0.0)
 
 
 def test_without_a_reference_log_probabilities_are_compared() -> None:
-    report = preference(MODEL, PARAMS, TOKENIZER, _pairs())
+    report = run_task(preference(MODEL, PARAMS, TOKENIZER, _pairs()))
     for sample in report.samples:
         assert sample["margin"] == pytest.approx(sample["logps"][0] - sample["logps"][1])
 
 
 def test_a_row_without_a_prompt_is_refused() -> None:
     bare = Encoded(np.array([1, 2]), np.array([True, True]))
-    with pytest.raises(ValueError, match="expected an answer behind a prompt"):
+    with pytest.raises(ValueError, match="expected an answer after a prompt"):
         preference(MODEL, PARAMS, TOKENIZER, [Pair(bare, bare)])

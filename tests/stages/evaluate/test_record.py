@@ -1,4 +1,4 @@
-"""What is on disk, and going on after a kill."""
+"""Files of an evaluation, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ABOUT = {"model_sha256": "abc", "options": {"shots": 5}}
 
 
 def _task(asked: list[int], fail_at: int | None = None, name: str = "t") -> Task:
-    """Six items in chunks of two; may die in the middle."""
+    """Six questions in chunks of two; may be interrupted."""
 
     def answer(numbers: list[int]) -> list[dict]:
         if fail_at is not None and fail_at in numbers:
@@ -54,8 +54,8 @@ def test_everything_is_written_down(tmp_path: Path) -> None:
     told = [json.dumps(sample, sort_keys=True) for report in reports.values() for sample in report.samples]
     assert results["samples_sha256"] == hashlib.sha256("\n".join(told).encode()).hexdigest()
     assert [json.loads(line)["id"] for line in data.splitlines()[:6]] == [f"i{i}" for i in range(6)]
-    assert {name: len(samples) for name, samples in record.read(tmp_path).items()} == {"t": 6, "u": 6}
-    assert "3 of 6 prompts were cut" in record.table(reports)
+    assert {name: len(samples) for name, samples in record.read_samples(tmp_path).items()} == {"t": 6, "u": 6}
+    assert "3 of 6 prompts were cut" in record.format_table(reports)
 
 
 @pytest.mark.parametrize("cut", [0, 7])
@@ -84,8 +84,8 @@ def test_a_folder_of_another_evaluation_is_refused(tmp_path: Path) -> None:
         record.evaluate([changed], tmp_path, about=ABOUT, quiet=True)
     with pytest.raises(ValueError, match=r"options\.shots was 5, is 4;"):
         record.evaluate([_task([])], tmp_path, about={**ABOUT, "options": {"shots": 4}}, quiet=True)
-    (tmp_path / record.BEGUN).unlink()
-    with pytest.raises(ValueError, match="whose answers are they"):
+    (tmp_path / record.PROVENANCE).unlink()
+    with pytest.raises(ValueError, match="its evaluation is unknown"):
         record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
 
 
@@ -97,7 +97,7 @@ def test_an_edited_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"samples.jsonl:2: expected a JSON object"):
         record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
     with pytest.raises(FileNotFoundError, match=r"expected the --output_dir"):
-        record.read(tmp_path / "nothing")
+        record.read_samples(tmp_path / "nothing")
 
 
 def test_time_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -106,7 +106,7 @@ def test_time_left_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
 
 
 def test_a_folder_without_an_answer_is_free(tmp_path: Path) -> None:
-    """What failed before the first answer binds nobody."""
+    """A run that failed before its first answer leaves the folder free."""
     with pytest.raises(KeyboardInterrupt):
         record.evaluate([_task([], fail_at=0)], tmp_path, about=ABOUT, quiet=True)
     record.evaluate([_task([])], tmp_path, about={**ABOUT, "model_sha256": "def"}, quiet=True)
@@ -115,10 +115,10 @@ def test_a_folder_without_an_answer_is_free(tmp_path: Path) -> None:
 def test_answers_to_other_questions_are_asked_again(tmp_path: Path) -> None:
     record.evaluate([_task([])], tmp_path, about=ABOUT, quiet=True)
     asked: list[int] = []
-    changed = _task(asked)._replace(items=["a", "b", "CHANGED", "d", "e", "f"])
+    changed = _task(asked)._replace(digests=["a", "b", "CHANGED", "d", "e", "f"])
     record.evaluate([changed], tmp_path, about=ABOUT, quiet=True)
     assert asked == [2]
-    assert [s["item"] for s in record.read(tmp_path)["t"]] == ["a", "b", "CHANGED", "d", "e", "f"]
+    assert [s["item"] for s in record.read_samples(tmp_path)["t"]] == ["a", "b", "CHANGED", "d", "e", "f"]
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_results_are_json_even_where_no_error_is_known(tmp_path: Path) -> None:
-    one = _task([])._replace(ids=["i0"], items=["a"])
+    one = _task([])._replace(ids=["i0"], digests=["a"])
     record.evaluate([one], tmp_path, about=ABOUT, quiet=True)
 
     def refuse(name: str) -> None:

@@ -1,11 +1,11 @@
-"""Contexts and endings as ids; beside lm-eval: tests/stages/evaluate/test_harness.py."""
+"""Contexts and continuations as ids; against lm-eval: tests/stages/evaluate/test_harness.py."""
 
 from __future__ import annotations
 
 import pytest
 
 from data_pipes import tokenizer as tokenizers
-from stages.evaluate.request import Request, encode_pairs, fit
+from stages.evaluate.request import Request, encode_pairs, truncate_left
 
 
 def test_pairs_are_encoded_as_one_text() -> None:
@@ -13,17 +13,17 @@ def test_pairs_are_encoded_as_one_text() -> None:
     tokenizer = tokenizers.train([text], vocab_size=280)
     whole = tuple(tokenizer.encode("the answer is A"))
     (found,) = encode_pairs(tokenizer, "the answer is", [" A"], prefix=None)
-    assert found.context + found.ending == whole
-    assert tokenizer.decode(list(found.ending)) == " A"
+    assert found.context + found.continuation == whole
+    assert tokenizer.decode(list(found.continuation)) == " A"
     assert encode_pairs(tokenizer, "the answer is ", ["A"], prefix=None) == [found]
     assert encode_pairs(tokenizer, "", ["the"], prefix=7) == [Request((7,), tuple(tokenizer.encode("the")))]
     with pytest.raises(ValueError, match="neither a bos nor an eos"):
         encode_pairs(tokenizer, "", ["the"], prefix=None)
-    with pytest.raises(ValueError, match="is empty; there is nothing"):
+    with pytest.raises(ValueError, match="is empty; give each"):
         encode_pairs(tokenizer, "the", [""], prefix=None)
 
 
-def test_an_ending_that_brings_the_prefix_is_read_behind_it() -> None:
+def test_a_continuation_that_begins_with_the_prefix_is_scored_after_it() -> None:
     tokenizer = tokenizers.train(["the"], vocab_size=280)
     end = tokenizers.special_tokens(tokenizer)["<|endoftext|>"]
     (found,) = encode_pairs(tokenizer, "", ["<|endoftext|>the"], prefix=end, special="all")
@@ -31,7 +31,7 @@ def test_an_ending_that_brings_the_prefix_is_read_behind_it() -> None:
 
 
 def test_a_merge_across_the_cut_is_left_as_lm_eval_leaves_it() -> None:
-    """The context is encoded by itself; of the whole, what lies behind as many tokens is the ending."""
+    """The context is encoded by itself; the ids of the whole after as many ids are the continuation."""
     tokenizer = tokenizers.train(["return " * 40], vocab_size=280)
     (found,) = encode_pairs(tokenizer, "retur", ["n x + y * z"], prefix=None)
     whole, before = tokenizer.encode("return x + y * z"), tokenizer.encode("retur")
@@ -39,5 +39,5 @@ def test_a_merge_across_the_cut_is_left_as_lm_eval_leaves_it() -> None:
 
 
 def test_the_left_is_cut() -> None:
-    assert fit(Request((1, 2, 3), (4, 5)), 3, 0) == Request((2, 3), (4, 5))
-    assert fit(Request((1, 2), (4, 5)), 3, 0) == Request((1, 2), (4, 5))
+    assert truncate_left(Request((1, 2, 3), (4, 5)), 3, 0) == Request((2, 3), (4, 5))
+    assert truncate_left(Request((1, 2), (4, 5)), 3, 0) == Request((1, 2), (4, 5))

@@ -1,4 +1,4 @@
-"""The arithmetic of reports, and that what is known is not asked again."""
+"""Arithmetic of reports, and reuse of saved samples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import statistics
 
 import pytest
 
-from stages.evaluate.task import Figure, Task, finish, mean, protocol_hash, ratio, template_hash
+from stages.evaluate.task import Figure, Task, mean, protocol_hash, ratio, run_task, template_hash
 
 
 def _task(asked: list[int], count: int = 5, **about: object) -> Task:
-    """Scores item i with i; writes down what it was asked."""
+    """Score question i with i; append the numbers of the questions to `asked`."""
 
     def answer(numbers: list[int]) -> list[dict]:
         asked.extend(numbers)
@@ -25,12 +25,12 @@ def _task(asked: list[int], count: int = 5, **about: object) -> Task:
     )
 
 
-def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
+def test_all_are_answered_in_chunks_and_saved() -> None:
     asked: list[int] = []
-    kept: list[list[dict]] = []
-    report = finish(_task(asked), keep=kept.append)
+    saved: list[list[dict]] = []
+    report = run_task(_task(asked), save=saved.append)
     assert asked == [0, 1, 2, 3, 4]
-    assert [len(part) for part in kept] == [2, 2, 1]
+    assert [len(part) for part in saved] == [2, 2, 1]
     assert report.figures["score"].value == 2.0
     assert report.samples[3] == {
         "task": "t",
@@ -44,16 +44,16 @@ def test_all_are_asked_in_chunks_and_kept_as_they_come() -> None:
     }
 
 
-def test_what_is_known_is_not_asked_again() -> None:
+def test_saved_answers_are_reused() -> None:
     asked: list[int] = []
-    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "d1"}})
+    report = run_task(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "d1"}})
     assert asked == [0, 2, 3, 4]
     assert [sample["score"] for sample in report.samples] == [0.0, 10.0, 2.0, 3.0, 4.0]
 
 
 def test_an_answer_to_another_question_of_that_name_does_not_count() -> None:
     asked: list[int] = []
-    report = finish(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "another"}})
+    report = run_task(_task(asked), {"i1": {"id": "i1", "score": 10.0, "item": "another"}})
     assert asked == [0, 1, 2, 3, 4]
     assert report.samples[1]["score"] == 1.0
 
@@ -65,10 +65,10 @@ def test_the_protocol_is_what_two_models_share() -> None:
 
 
 def test_nothing_to_ask_and_two_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to ask"):
-        finish(_task([], count=0))
-    with pytest.raises(ValueError, match="two items are called 'i1'"):
-        finish(_task([])._replace(ids=["i0", "i1", "i1"]))
+    with pytest.raises(ValueError, match="at least one question"):
+        run_task(_task([], count=0))
+    with pytest.raises(ValueError, match="two questions have the id 'i1'"):
+        run_task(_task([])._replace(ids=["i0", "i1", "i1"]))
 
 
 def test_the_hash_is_that_of_what_decided_the_prompts() -> None:
