@@ -1,7 +1,7 @@
-"""A folder of adapters in PEFT's format, read: the base that it names, and what it changes in it.
+"""Read a folder of adapters in PEFT's format: the base that it names, and the changes to it.
 
-Beside PEFT's two files stands `base.json` if the folder was written here: which base it was, how it was
-stored, and a digest, so that adapters are never put upon another base unnoticed.
+A folder that was written here also has `base.json`: the path of the base, how it was stored, and its digest,
+so that adapters are never merged into another base unnoticed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PICKLE = "adapter_model.bin"
 
 
 class Base(NamedTuple):
-    """What base.json says of the base; the defaults are those of a folder that PEFT wrote.
+    """The base of adapters, from base.json; the defaults are those of a folder that PEFT wrote.
 
     Fields:
         path: of the base when the adapters were trained; "" if unknown.
@@ -51,8 +51,7 @@ def base_path(folder: Path) -> str:
     A relative path is resolved as PEFT does, from the working directory.
 
     Raises:
-        ValueError: if the file does not say, or names a revision of a model at huggingface.co or the folder
-            itself.
+        ValueError: if the file names no base, a revision of a model at huggingface.co, or the folder itself.
         FileNotFoundError: if it names a path at which there is nothing.
     """
     fields = files.read_json(folder / CONFIG)
@@ -69,12 +68,13 @@ def base_path(folder: Path) -> str:
         return path
     if path.startswith(("/", ".", "~")) or not hub.NAME.fullmatch(path):
         raise FileNotFoundError(
-            f"{path} is missing, the base of the adapters in {folder}; put it back, or write its new path into {CONFIG}"
+            f"{path} is missing, the base of the adapters in {folder}; put it back, or write its new path "
+            f"into {CONFIG}"
         )
     if revision not in (None, "main"):
         raise ValueError(
-            f"{folder / CONFIG}: revision {revision!r:.60} of {path} is not the newest one; download it, and write its "
-            "folder into base_model_name_or_path"
+            f"{folder / CONFIG}: revision {revision!r:.60} of {path} is not the newest one; download it, and "
+            "write its folder into base_model_name_or_path"
         )
     return path
 
@@ -95,8 +95,8 @@ def follow_bases(folder: Path) -> tuple[str, list[Path]]:
         The path of the whole model, and the folders of adapters in the order in which they change it.
 
     Raises:
-        ValueError: if the bases lead back to one of them, or PEFT wrote adapters over adapters, of which PEFT
-            itself loads only the last.
+        ValueError: if a base leads back to its own adapters, or PEFT wrote adapters over adapters, of which
+            PEFT itself loads only the last.
         FileNotFoundError: as `base_path`.
     """
     folders = [folder]
@@ -109,8 +109,9 @@ def follow_bases(folder: Path) -> tuple[str, list[Path]]:
             raise ValueError(f"{folders[0] / CONFIG}: base_model_name_or_path {path} leads back to {below}")
         if not (folders[0] / BASE).is_file():
             raise ValueError(
-                f"{folders[0] / CONFIG}: base_model_name_or_path {path} holds adapters itself, which PEFT would lose "
-                f"silently; run intro2llm merge --model_path {path} --output_dir MERGED, and write MERGED there"
+                f"{folders[0] / CONFIG}: base_model_name_or_path {path} holds adapters itself, which PEFT would "
+                f"lose silently; run intro2llm merge --model_path {path} --output_dir MERGED, and write MERGED "
+                "there"
             )
         folders.insert(0, below)
 
@@ -154,34 +155,34 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
         FileNotFoundError: if a file is missing.
     """
-    fields, known = files.read_json(folder / CONFIG), read_base(folder)
+    fields, recorded = files.read_json(folder / CONFIG), read_base(folder)
     if not (folder / WEIGHTS).is_file() and (folder / PICKLE).is_file():
         raise ValueError(
-            f"{folder / PICKLE}: pickled weights are not read, as they can run any code; load them with PEFT, and save "
-            f"them again, which writes {WEIGHTS}"
+            f"{folder / PICKLE}: pickled weights are not read, as they can run any code; load them with PEFT, "
+            f"and save them again, which writes {WEIGHTS}"
         )
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
-            f"{folder / WEIGHTS} is missing; a folder with {CONFIG} has the adapters beside it"
+            f"{folder / WEIGHTS} is missing; expected the adapters in the folder of {CONFIG}"
         )
-    if known.digest and not is_digest_of(known.digest, base):
+    if recorded.digest and not is_digest_of(recorded.digest, base):
         raise ValueError(
-            f"{folder}: the adapters were trained on {known.path}, and {path} has other weights now; put the "
+            f"{folder}: the adapters were trained on {recorded.path}, and {path} has other weights now; put the "
             "base back that they belong to"
         )
     try:
         parsed = peft_config.parse(fields)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
-    found = model_folder.read_weights(folder, name=WEIGHTS)
+    weights = model_folder.read_weights(folder, name=WEIGHTS)
     try:
-        return peft_weights.read(parsed, found, hf.to_weights(base))
+        return peft_weights.read(parsed, weights, hf.to_weights(base))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
 
 
 def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> tuple[ModelConfig, Tree]:
-    """Merges the adapters of a folder into their base: the quantised one, if they were trained on that.
+    """Merges the adapters of a folder into their base, quantised if they were trained on a quantised one.
 
     Args:
         folder: with adapter_config.json.
@@ -190,18 +191,18 @@ def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> 
         path: where these came from, for messages.
 
     Returns:
-        The configuration, which differs where the adapters give the head weights of its own or the vocabulary
-        another size, and params of the base's dtype.
+        The configuration, which differs if the adapters untie the head or resize the vocabulary, and params
+        of the base's dtype.
 
     Raises:
         ValueError, FileNotFoundError: as `read_adapters`.
     """
-    adapters, known = read_adapters(folder, base, path), read_base(folder)
+    adapters, recorded = read_adapters(folder, base, path), read_base(folder)
     dtype = tree.leaves(base)[0].dtype
-    if known.quantized:
-        base = tree.cast(whole(quantize_layers(tree.cast(base, known.dtype))), torch.float32)
+    if recorded.quantized:
+        base = tree.cast(whole(quantize_layers(tree.cast(base, recorded.dtype))), torch.float32)
     weights = peft_apply.apply(adapters, hf.to_weights(base))
     tied, rows = "lm_head.weight" not in weights, weights["model.embed_tokens.weight"].shape[0]
     changed = dataclasses.replace(config, tie_word_embeddings=tied, vocab_size=rows)
     params = hf.from_weights(transformer(changed).spec, weights)
-    return changed, tree.cast(params, dtype) if known.quantized else params
+    return changed, tree.cast(params, dtype) if recorded.quantized else params

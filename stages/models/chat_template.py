@@ -1,8 +1,8 @@
-"""The chat template of a model, and the tokens that end its answers.
+"""Find a model's chat template, and the ids that end its answers.
 
 An answer ends with any of: the ids of `eos_token_id` in config.json and in generation_config.json, the
-tokenizer's eos_token, and the token with which the template ends a turn of the assistant. Whatever generates
-asks `stop_ids`.
+tokenizer's eos_token, and the token with which the template ends a turn of the assistant. Generation stops at
+`stop_ids`.
 """
 
 from __future__ import annotations
@@ -20,45 +20,44 @@ from stages.models.language_model import Pretrained, has_chatml, named_tokens
 from stages.models.template_kwargs import check_variables, template_variables
 
 ANSWER = "qwxz"
-"""What the assistant says in the conversation in which the end of its turn is looked up."""
+"""The assistant's text in the conversation in which the end of its turn is looked up."""
 
 LOOKS_LIKE_CONTROL = re.compile(r"\s*(<[|｜][^<>\s]+[|｜]>)")
 
 
 def template_of(path: str | None, base: Pretrained, template_kwargs: str | None = None) -> ChatTemplate:
-    """Finds the chat template: that of a file, of the model, or ChatML where the tokenizer has its tokens.
+    """Finds the chat template: of a file, of the model, or ChatML if the tokenizer has its tokens.
 
     Args:
         path: of a jinja2 file, a name of `data_pipes.chat.presets.NAMED`, or None (--chat_template).
-        base: a model; its special tokens are what the template calls bos_token, eos_token and so on.
+        base: a model; its special tokens are the template's variables bos_token, eos_token and so on.
         template_kwargs: further variables of the template, a JSON object (--template_kwargs).
 
     Returns:
         ChatTemplate.
 
     Raises:
-        ValueError: if there is none, it does not compile, it has no variable of such a name, or nothing would
-            end an answer.
+        ValueError: if there is none, it does not compile, it lacks a variable of `template_kwargs`, or
+            nothing would end an answer.
         FileNotFoundError: if there is no such file.
     """
     source = source_of(path) if path else base.chat_template
     if source is None:
         source = _chatml(base)
     variables = template_variables(template_kwargs)
-    found = _compiled(
-        source, base, variables, tool_use=None if path else dict(base.other_templates).get("tool_use")
-    )
-    check_variables(variables, found.program.names)
+    tool_use = None if path else dict(base.other_templates).get("tool_use")
+    template = _compile(source, base, variables, tool_use)
+    check_variables(variables, template.program.names)
     try:
-        if not stop_ids(base, found):
+        if not stop_ids(base, template):
             raise ValueError(
-                "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>, or the "
-                "model must have an eos_token; name one in tokenizer_config.json, or give a --chat_template that uses "
-                "the tokens there are"
+                "a turn of the assistant must end with a control token of the tokenizer, such as <|im_end|>, "
+                "or the model must have an eos_token; name one in tokenizer_config.json, or give a "
+                "--chat_template that uses the tokens there are"
             )
     except ValueError as error:
         raise ValueError(f"{path or 'the chat template'} does not fit the tokenizer: {error}") from None
-    return found
+    return template
 
 
 def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
@@ -69,13 +68,13 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
         base: whose tokenizer knows the control tokens.
 
     Returns:
-        The id of the first control token after the answer, or of the added token that stands right after it,
-        which some tokenizers do not call special; where neither follows, of the control token with which the
-        next turn begins; None if the turn ends with plain text.
+        The id of the first control token after the answer, or of the added token right after it, which some
+        tokenizers do not mark as special; if neither follows, of the control token with which the next turn
+        begins; None if the turn ends with plain text.
 
     Raises:
-        ValueError: if the template refuses the two turns, leaves the answer out, or ends it with what looks
-            like a control token and is none of the tokenizer's.
+        ValueError: if the template refuses the two turns, leaves the answer out, or ends it with a text that
+            looks like a control token but is none of the tokenizer's.
     """
     chat = [Message("user", "a"), Message("assistant", ANSWER)]
     text = render(template, chat)
@@ -94,15 +93,15 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
         return known[found[0]]
     if unknown := LOOKS_LIKE_CONTROL.match(rest):
         raise ValueError(
-            f"a turn ends with {unknown[1]}, which is no token of the tokenizer; add it to the tokenizer, or give a "
-            "--chat_template that uses the tokens there are"
+            f"a turn ends with {unknown[1]}, which is no token of the tokenizer; add it to the tokenizer, or "
+            "give a --chat_template that uses the tokens there are"
         )
     return None
 
 
 def _next_turn(template: ChatTemplate, chat: list[Message], text: str) -> str:
-    """What a further turn of the user adds to a text; "" if the template refuses it, or changes what stands
-    there."""
+    """The text that a further turn of the user appends; "" if the template refuses it, or changes the text
+    before it."""
     try:
         more = render(template, [*chat, chat[0]])
     except ValueError:
@@ -115,12 +114,11 @@ def stop_ids(base: Pretrained, template: ChatTemplate | None = None) -> tuple[in
 
     Args:
         base: a model.
-        template: with which it is asked; None takes the model's own, if it has one that fits.
+        template: of the prompts; None takes the model's own, if it has one that fits.
 
     Returns:
         Ids, each once: those of config.json, of generation_config.json, of the tokenizer's eos_token, and of
-            the
-        template's turn end. Empty if nothing ends an answer.
+        the template's turn end. Empty if nothing ends an answer.
 
     Raises:
         ValueError: as in `turn_end`, for a template that is given.
@@ -134,8 +132,8 @@ def stop_ids(base: Pretrained, template: ChatTemplate | None = None) -> tuple[in
 
 
 def with_template(base: Pretrained, template: ChatTemplate) -> Pretrained:
-    """Returns the model as one that was trained with a template: the template, and the token that ends its
-    turns, are saved with it."""
+    """Returns the model with a template that it is trained with: the template, and the token that ends its
+    turns, are saved with the model."""
     turn = turn_end(template, base)
     special = base.special
     if turn is not None and turn not in special_tokens.generation_ends(special):
@@ -146,15 +144,15 @@ def with_template(base: Pretrained, template: ChatTemplate) -> Pretrained:
     )
 
 
-def _compiled(
+def _compile(
     source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = (), tool_use: str | None = None
 ) -> ChatTemplate:
-    """A template with the special tokens that the model's files name."""
+    """A template with the model's special tokens as variables."""
     return chat_template(source, special_tokens=named_tokens(base), variables=variables, tool_use=tool_use)
 
 
 def source_of(path: str) -> str:
-    """Reads the template of --chat_template: one of ours by name, or a file.
+    """Reads the template of --chat_template: one of `NAMED`, or a file.
 
     Raises:
         FileNotFoundError: if it is neither.
@@ -174,7 +172,7 @@ def _own_turn_end(base: Pretrained) -> int | None:
     if base.chat_template is None and not has_chatml(base):
         return None
     try:
-        return turn_end(_compiled(base.chat_template or CHATML, base), base)
+        return turn_end(_compile(base.chat_template or CHATML, base), base)
     except ValueError:
         return None
 
@@ -188,13 +186,13 @@ def _chatml(base: Pretrained) -> str:
     if base.other_templates:
         names = ", ".join(name for name, _ in base.other_templates)
         raise ValueError(
-            f"the model has the chat templates {names}, and none called default; write the one that is meant into a "
+            f"the model has the chat templates {names}, and none called default; write one of them into a "
             "file, and name it by --chat_template"
         )
     if not has_chatml(base):
         raise ValueError(
             "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> and "
-            "<|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole model), or "
-            "give a --chat_template that uses the tokens there are"
+            "<|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole "
+            "model), or give a --chat_template that uses the tokens there are"
         )
     return CHATML

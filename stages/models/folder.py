@@ -1,4 +1,4 @@
-"""The files of a model's folder: written whole or not at all, read mapped."""
+"""Write a model's folder whole or not at all; read its weights mapped, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from safetensors.torch import save_file
 
 from data_pipes import files
 from data_pipes import tokenizer as tokenizers
-from stages.models import shards
+from stages.models import shards, special_tokens, template_files
+from stages.models.special_tokens import NONE, SpecialTokens
+from stages.models.template_files import Templates
 
 SHARD_BYTES = 5 * 10**9
-"""Of a file of weights at most: what the hub takes without complaint, and a laptop copies in one go."""
+"""Largest file of weights: one that the hub accepts, and a laptop copies at once."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST = 500
-"""Letters of a message."""
+"""Letters of a message at most."""
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -32,7 +34,7 @@ def find_final_model(path: str | Path) -> Path:
 
 
 def one_line_error(path: str | Path, error: Exception) -> ValueError:
-    """Makes an error of a file's content one line of moderate length that names the file.
+    """Shortens an error of a file's contents to one line that names the file.
 
     Example:
         >>> one_line_error("a/config.json", ValueError("fields not understood: x   y"))
@@ -54,7 +56,7 @@ def write(
     """Writes a model's folder, whole or not at all.
 
     Args:
-        folder: is made or replaced.
+        folder: to make or replace.
         texts: of the small files, by name.
         weights: tensors by Hugging Face's names.
         tokenizer: written as tokenizer.json.
@@ -85,8 +87,8 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             getattr(error, "errno", None) or 0,
-            f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; make room there, and run the same "
-            "command again: the state is saved",
+            f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; make room there, and run "
+            "the same command again: the state is saved",
         ) from error
     return folder
 
@@ -94,14 +96,13 @@ def write(
 def read_weights(
     folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGHTS
 ) -> dict[str, torch.Tensor]:
-    """Every tensor of the folder, mapped: a page is read when it is used, and copied when it is written to.
+    """Maps every tensor of the folder: a page is read when it is used, and copied when it is written to.
 
-    What is converted is read from a map of its own, so that no more than one weight is held twice.
+    A tensor that is converted is read from a map of its own, so that no more than one weight is held twice.
 
     Args:
-        folder: with model.safetensors, or shards and their index, which says what is taken from where.
-        dtype: of the tensors; None keeps the file's, and widens those of several to the widest, which loses
-            nothing.
+        folder: with model.safetensors, or shards and their index.
+        dtype: of the tensors; None keeps the files' dtype, or the widest if there are several.
         name: of the file, where there are no shards.
 
     Returns:
@@ -109,33 +110,58 @@ def read_weights(
 
     Raises:
         FileNotFoundError: if the index names a file that is not there.
-        ValueError: if a file is damaged, does not fit its index, or holds what is no floating-point weight.
+        ValueError: if a file is damaged, does not fit its index, or has a tensor that is no floating-point
+            weight.
     """
-    files = shards.locate_tensors(folder, name)
-    known = {tensor for tensors in files.values() for tensor in tensors or ()}
-    found: dict[str, torch.Tensor] = {}
-    places: dict[str, Path] = {}
-    for path, tensors in files.items():
+    located = shards.locate_tensors(folder, name)
+    known = {tensor for tensors in located.values() for tensor in tensors or ()}
+    weights: dict[str, torch.Tensor] = {}
+    origins: dict[str, Path] = {}
+    for path, tensors in located.items():
         try:
             with safe_open(str(path), framework="pt") as file:
                 names = shards.select_tensors(path, tensors, list(file.keys()), known)
-                weights = {tensor: _floating(path, tensor, file.get_tensor(tensor)) for tensor in names}
+                mapped = {tensor: file.get_tensor(tensor) for tensor in names}
         except SafetensorError as error:
             raise ValueError(
                 f"{path}: not a sound safetensors file ({error}); copy it again from its source"
             ) from None
-        found |= {tensor: _converted(path, tensor, x, dtype) for tensor, x in weights.items()}
-        places |= dict.fromkeys(weights, path)
-    kinds = {x.dtype for x in found.values()}
-    if len(kinds) > 1:
-        widest = functools.reduce(torch.promote_types, kinds)
-        found = {tensor: _converted(places[tensor], tensor, x, widest) for tensor, x in found.items()}
-    return found
+        for tensor, x in mapped.items():
+            _check_floating(path, tensor, x)
+        weights |= {tensor: _convert(path, tensor, x, dtype) for tensor, x in mapped.items()}
+        origins |= dict.fromkeys(mapped, path)
+    dtypes = {x.dtype for x in weights.values()}
+    if len(dtypes) > 1:
+        widest = functools.reduce(torch.promote_types, dtypes)
+        weights = {tensor: _convert(origins[tensor], tensor, x, widest) for tensor, x in weights.items()}
+    return weights
+
+
+def read_tokenizer(
+    folder: Path, rows: int, base: SpecialTokens = NONE
+) -> tuple[tokenizers.Tokenizer, SpecialTokens, Templates]:
+    """Reads the tokenizer, special tokens and chat templates of a folder.
+
+    Args:
+        folder: with tokenizer.json.
+        rows: of the model's embedding.
+        base: special tokens of the model that adapters in the folder belong to.
+
+    Returns:
+        (tokenizer, special tokens, chat templates).
+
+    Raises:
+        FileNotFoundError: if there is no tokenizer.
+        ValueError: if a file is not understood; it is named.
+    """
+    tokenizer = tokenizers.load(folder)
+    special, tokenizer = special_tokens.read(folder, tokenizer, rows, base=base)
+    return tokenizer, special, template_files.read(folder)
 
 
 def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str, shard_bytes: int) -> None:
-    """One file, or as many as needed and an index: filled in the order of the weights, each with one at
-    least."""
+    """Writes one file, or several and an index: filled in the order of the weights, each with at least
+    one."""
     parts: list[list[str]] = [[]]
     size = 0
     for weight, x in weights.items():
@@ -158,19 +184,18 @@ def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str,
         )
 
 
-def _floating(path: Path, name: str, x: torch.Tensor) -> torch.Tensor:
-    """The tensor, if it is of a floating dtype that stands for itself: not float8, nor whole numbers, with
-    scales."""
+def _check_floating(path: Path, name: str, x: torch.Tensor) -> None:
+    """Refuses a quantised tensor: float8 or integers, whose values need scales."""
     if x.dtype not in FLOATING:
         raise ValueError(
             f"{path}: {name} is {str(x.dtype).removeprefix('torch.')}; quantised weights are not read, take the "
             "model's unquantised folder (float32, bfloat16 or float16)"
         )
-    return x
 
 
-def _converted(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The mapped tensor, if it is of that dtype; else a copy, read from a map that is closed again."""
+def _convert(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The mapped tensor, if it has that dtype; else a converted copy, read from a map that is closed
+    again."""
     if dtype in (None, mapped.dtype):
         return mapped
     with safe_open(str(path), framework="pt") as file:

@@ -1,12 +1,12 @@
-"""A GGUF file in: configuration, dequantised weights, tokenizer and fields.
+"""Read a GGUF file: configuration, dequantised weights, tokenizer, special tokens and chat templates.
 
-The `gguf` package undoes the quantisation; what the numbers mean is `pure.interop.gguf`'s.
+The `gguf` package dequantises; `pure.interop.gguf` knows the names of fields and weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +15,48 @@ import torch
 from torch import Tensor
 
 from data_pipes.tokenizer.gguf_vocabulary import from_gguf
-from data_pipes.tokenizer.spec import Tokenizer
+from data_pipes.tokenizer.spec import Tokenizer, vocabulary_size
 from pure import tree
 from pure.config import ModelConfig
 from pure.interop import gguf as names
 from pure.interop import hf
 from pure.interop.gguf_header import MAGIC, Entry, parse
 from pure.nn.transformer import transformer
+from stages.models import template_files
 from stages.models.folder import one_line_error
+from stages.models.special_tokens import SpecialTokens, texts_of
+from stages.models.template_files import Templates
+
+NAMES: Mapping[str, str] = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+    "mask_token": "mask",
+}
+"""Name -> the middle of GGUF's field, tokenizer.ggml.NAME_token_id (misspelled there)."""
+
+ENDS = ("eos", "eot", "eom")
+"""Middles of the fields whose tokens end an answer."""
+
+
+class Contents(NamedTuple):
+    """Contents of a GGUF file.
+
+    Fields:
+        config: of the model.
+        weights: by Hugging Face's names.
+        tokenizer: whose ids they know.
+        special: special tokens, and the ids that end an answer.
+        templates: chat templates.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    special: SpecialTokens
+    templates: Templates
 
 
 class _File(NamedTuple):
@@ -34,7 +68,7 @@ class _File(NamedTuple):
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Tells whether it is a file that begins like one, or is called so."""
+    """Tells whether a file begins with GGUF's magic bytes or has its suffix."""
     path = Path(path)
     if not path.is_file():
         return path.suffix == ".gguf"
@@ -42,36 +76,36 @@ def is_gguf(path: str | Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC or path.suffix == ".gguf"
 
 
-def read(
-    path: str | Path, dtype: torch.dtype
-) -> tuple[ModelConfig, dict[str, Tensor], Tokenizer, dict[str, Any]]:
-    """Reads a file.
+def read(path: str | Path, dtype: torch.dtype) -> Contents:
+    """Reads a GGUF file.
 
     Args:
         path: of the file.
         dtype: of the weights.
 
     Returns:
-        (configuration, weights by Hugging Face's names, tokenizer, all fields by name).
+        Contents.
 
     Steps:
-        1. Open it.
-        2. The fields: configuration and tokenizer.
-        3. The weights, one after the other, so that only one is ever held in float32.
+        1. Map the file and parse its header.
+        2. Read the fields: configuration, tokenizer, special tokens and templates.
+        3. Read the weights one by one, so that only one is ever held in float32.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or something in it is not understood.
     """
-    # 1. Open.
+    # 1. Header.
     file = _open(Path(path))
     try:
         # 2. Fields.
         config, tokenizer = _config(file), from_gguf(file.fields)
         if not isinstance(template := file.fields.get("tokenizer.chat_template"), str | None):
             raise ValueError(f"tokenizer.chat_template: expected a text, got {str(template)[:60]}")
+        special = read_special_tokens(_fields(file), tokenizer)
+        templates = template_files.from_gguf(file.fields)
         # 3. Weights.
-        return config, dict(_weights(file, config, dtype)), tokenizer, _fields(file)
+        return Contents(config, dict(_weights(file, config, dtype)), tokenizer, special, templates)
     except (ValueError, TypeError) as error:
         raise one_line_error(path, error) from None
 
@@ -88,6 +122,44 @@ def read_config(path: str | Path) -> ModelConfig:
         return _config(file)
     except (ValueError, TypeError) as error:
         raise one_line_error(path, error) from None
+
+
+def read_special_tokens(fields: Mapping[str, Any], tokenizer: Tokenizer) -> SpecialTokens:
+    """Reads the special tokens of a GGUF file, as llama.cpp and transformers read them.
+
+    Args:
+        fields: by name.
+        tokenizer: of the same file.
+
+    Returns:
+        SpecialTokens; eos, eot and eom end an answer.
+
+    Raises:
+        ValueError: for an id outside the vocabulary; the field is named.
+    """
+    texts = texts_of(tokenizer)
+    every = {part: _id(fields, part, vocabulary_size(tokenizer)) for part in (*NAMES.values(), *ENDS)}
+    ids = {part: i for part, i in every.items() if i is not None}
+    named = tuple((name, texts[ids[part]]) for name, part in NAMES.items() if part in ids)
+    ends = [ids[part] for part in ENDS if part in ids]
+    generation: dict[str, Any] = {
+        f"{name}_id": ids[NAMES[name]] for name in ("bos_token", "pad_token") if NAMES[name] in ids
+    }
+    if ends:
+        generation["eos_token_id"] = ends
+    fields_written = {**dict(named), "clean_up_tokenization_spaces": False}
+    return SpecialTokens(named, tuple(ends[:1]), generation, fields_written)
+
+
+def _id(fields: Mapping[str, Any], part: str, size: int) -> int | None:
+    """One id; -1 and the largest number of 32 bits stand for none."""
+    name = f"tokenizer.ggml.{part}_token_id"
+    value = fields.get(name)
+    if value is None or value in (-1, 2**32 - 1):
+        return None
+    if type(value) is not int or not 0 <= value < size:
+        raise ValueError(f"{name} must be an id below {size}, those of the vocabulary, got {value!r}")
+    return value
 
 
 def _open(path: Path) -> _File:

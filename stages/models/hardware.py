@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision: what "auto" stands for."""
+"""Pick the device and the dtype of a run: the meanings of "auto"."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DTYPES = (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", 
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes a GPU where there is one.
+    """Picks the device; "auto" takes a GPU if there is one.
 
     Raises:
         ValueError: if a GPU is asked for and torch sees none, or the name is unknown.
@@ -25,7 +25,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" takes bfloat16 where the processor multiplies in it, else float32.
+    """Picks the dtype; "auto" takes bfloat16 if the processor multiplies in it, else float32.
 
     Without such instructions torch emulates the products, and a step of pretraining took twenty times as long
     as in float32.

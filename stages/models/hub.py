@@ -1,4 +1,4 @@
-"""A model's folder by its name at huggingface.co."""
+"""Find a model's folder by its name at huggingface.co."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import re
 from pathlib import Path
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
-FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-         "chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja", "special_tokens_map.json",
-         "generation_config.json")  # fmt: skip
+FILES = (
+    "config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
+"""Files to download."""
 
 
 def find(path: str | Path) -> Path:
-    """Returns the folder itself, or, if there is none and the text is a name, where that model was downloaded
-    to.
+    """Returns the folder itself; or, if there is none and the text is a model's name, its download.
 
     Args:
         path: a folder, or "ORGANISATION/MODEL".

@@ -1,4 +1,4 @@
-"""Adapters that a run starts from, apart from the whole model below them."""
+"""Read the adapters that a run starts from, without merging them into their base."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class InitialAdapters(NamedTuple):
 
     Fields:
         path: their folder, as it was given.
-        root: path or name of the whole model below them.
-        params: the root's.
-        adapters: what they change in it.
+        root: path or name of their base, a whole model.
+        params: of the root.
+        adapters: their changes to it.
         base: how the root was stored when they were trained.
     """
 
@@ -31,7 +31,7 @@ def read(path: str) -> InitialAdapters | None:
     """Reads the adapters at a path; None for a whole model.
 
     Raises:
-        ValueError: if they stand over adapters that are not joined with them, or as `language_model.load`.
+        ValueError: if their base is adapters too, or as `language_model.load`.
         FileNotFoundError: as `language_model.load`.
     """
     folder = adapter_folder.find_adapters(path)
@@ -40,10 +40,9 @@ def read(path: str) -> InitialAdapters | None:
     root, folders = adapter_folder.follow_bases(folder)
     if len(folders) > 1:
         raise ValueError(
-            f"{folder}: adapters over adapters that are not joined yet; run intro2llm merge --model_path {path} "
+            f"{folder}: adapters over adapters that are not merged yet; run intro2llm merge --model_path {path} "
             "--output_dir MERGED, and take --model_path MERGED"
         )
-    below = language_model.load(root).params
-    return InitialAdapters(
-        path, root, below, adapter_folder.read_adapters(folder, below, root), adapter_folder.read_base(folder)
-    )
+    params = language_model.load(root).params
+    adapters = adapter_folder.read_adapters(folder, params, root)
+    return InitialAdapters(path, root, params, adapters, adapter_folder.read_base(folder))

@@ -19,10 +19,9 @@ from pure.config import ModelConfig
 from pure.interop import hf
 from pure.nn.transformer import transformer
 from pure.types import Model, Tree
-from stages.models import adapter_folder, gguf, hub, special_tokens, template_files, tokenizer_folder
+from stages.models import adapter_folder, gguf, hub, special_tokens, template_files
 from stages.models import folder as model_folder
 from stages.models.folder import INDEX, SHARD_BYTES, WEIGHTS
-from stages.models.gguf_special_tokens import from_gguf
 from stages.models.special_tokens import GENERATION, NONE, SpecialTokens
 from stages.models.template_files import Templates
 
@@ -33,15 +32,15 @@ TURN = ("<|im_start|>", "<|im_end|>")
 
 
 class Pretrained(NamedTuple):
-    """A model, its weights, and the tokenizer that both were made with.
+    """A model with its weights and its tokenizer.
 
     Fields:
         model: bound to its configuration.
         params: of the model.
-        tokenizer: whose ids they know.
+        tokenizer: of the same vocabulary.
         chat_template: jinja2; None is ChatML, if the tokenizer has its tokens.
-        special: what the model's files say about special tokens and where an answer ends.
-        other_templates: (name, jinja2) pairs that the model has besides, such as "tool_use".
+        special: the model's special tokens, and the ids that end an answer.
+        other_templates: (name, jinja2) pairs of further templates, such as "tool_use".
     """
 
     model: Model
@@ -56,7 +55,7 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
     """Writes the folder, whole or not at all: an older one stays until the new one is complete.
 
     Args:
-        folder: is made or replaced.
+        folder: to make or replace.
         pretrained: float32, bfloat16 or float16 params.
         shard_bytes: of a file of weights at most; larger models are written in several, with an index.
 
@@ -78,10 +77,10 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
 
 
 def small_files(pretrained: Pretrained) -> dict[str, str]:
-    """Writes the small files of the folder.
+    """Renders the small files of the folder.
 
     Args:
-        pretrained: a model; what its special tokens say is kept, and nothing is renamed.
+        pretrained: a model; its special tokens keep their names.
 
     Returns:
         {name: text}.
@@ -90,17 +89,14 @@ def small_files(pretrained: Pretrained) -> dict[str, str]:
     added = {token.content: token.id for token in pretrained.tokenizer.spec.added_tokens}
     fields = hf.to_hf_config(config)
     dtype = str(tree.leaves(pretrained.params)[0].dtype).removeprefix("torch.")
-    fields |= {
-        "dtype": dtype,
-        "torch_dtype": dtype,
-    }  # by its new name, and by the one that transformers 4 reads
+    fields |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 4 reads the second name
     if len(special.config_ends) > 1:
         fields["eos_token_id"] = list(special.config_ends)
-    template = pretrained.chat_template or (
-        CHATML if has_chatml(pretrained) and not pretrained.other_templates else None
-    )
-    files, field = template_files.written(Templates(template, pretrained.other_templates))
-    written = {
+    template = pretrained.chat_template
+    if not template and has_chatml(pretrained) and not pretrained.other_templates:
+        template = CHATML
+    texts, field = template_files.render(Templates(template, pretrained.other_templates))
+    contents = {
         CONFIG: fields,
         GENERATION: special_tokens.generation_fields(special, _ids(config), added.get(TURN[1])),
         special_tokens.TOKENIZER: {
@@ -110,12 +106,11 @@ def small_files(pretrained: Pretrained) -> dict[str, str]:
             **field,
         },
     }
-    return {name: json.dumps(content, indent=2) + "\n" for name, content in written.items()} | files
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()} | texts
 
 
 def tokenizer_files(pretrained: Pretrained) -> dict[str, str]:
-    """The small files that stand beside adapters: those of the tokenizer, the chat template, and where
-    answers end."""
+    """Renders the small files for a folder of adapters: all but config.json."""
     return {name: text for name, text in small_files(pretrained).items() if name != CONFIG}
 
 
@@ -137,8 +132,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         path: such a folder; one with adapters (`stages.models.adapter`), which are merged into their base; a
             GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded
             once.
-        dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and read where a
-            weight is first used; converted weights are read one by one.
+        dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and a weight is
+            read when it is first used; converted weights are read one by one.
 
     Returns:
         Pretrained.
@@ -150,16 +145,12 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     if (found := adapter_folder.find_adapters(path)) is not None:
         return _merged(found, dtype)
     if gguf.is_gguf(path):
-        config, weights, tokenizer, fields = gguf.read(path, dtype or torch.float32)
         folder = Path(path)
-        try:
-            special, templates = from_gguf(fields, tokenizer), template_files.from_gguf(fields)
-        except ValueError as error:
-            raise model_folder.one_line_error(path, error) from None
+        config, weights, tokenizer, special, templates = gguf.read(path, dtype or torch.float32)
     else:
         config = read_config(path)
         folder, weights = read_weights(path, dtype)
-        tokenizer, special, templates = tokenizer_folder.read(folder, config)
+        tokenizer, special, templates = model_folder.read_tokenizer(folder, config.vocab_size)
     try:
         check_fit(tokenizer, config)
         hf.check_sizes(config, weights)
@@ -171,12 +162,11 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
 
 
 def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
-    """Returns a model with the tokenizer, special tokens and chat templates of the one that it was trained
-    from.
+    """Returns a model with the tokenizer, special tokens and chat templates of its base.
 
     Args:
         new: after training.
-        base: before it; with another vocabulary, nothing is taken from it.
+        base: before training; nothing is taken from one with another vocabulary.
     """
     if new.tokenizer.spec.vocab != base.tokenizer.spec.vocab:
         return new
@@ -189,15 +179,15 @@ def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
 
 
 def move_to(pretrained: Pretrained, device: torch.device) -> Pretrained:
-    """The same with its params on a device."""
+    """Moves the params to a device."""
     return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
 
 
 def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
-    """The whole model that the adapters name, with them merged; tokenizer and template are those beside them.
+    """The base of adapters with them merged; tokenizer and templates are those of the adapters' folder.
 
-    The sum is made in the wider of both dtypes, and rounded once. Adapters over adapters stand on the sum in
-    float32.
+    The sum is computed in the wider of both dtypes, and rounded once. Adapters over adapters are merged into
+    the sum in float32.
     """
     path, folders = adapter_folder.follow_bases(folder)
     base = load(path)
@@ -215,28 +205,29 @@ def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
 def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
     """One folder of adapters merged into the model below it."""
     config, params = adapter_folder.merge_adapters(folder, base.model.config, base.params, path)
-    found = Templates(base.chat_template, base.other_templates)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
     if (folder / tokenizers.files.NAME).is_file():
-        tokenizer, special, templates = tokenizer_folder.read(folder, config, base.special)
+        tokenizer, special, templates = model_folder.read_tokenizer(folder, config.vocab_size, base.special)
     try:
         check_fit(tokenizer, config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
-    found = found if templates == template_files.NONE else templates
-    return Pretrained(transformer(config), params, tokenizer, found.default, special, found.others)
+    if templates == template_files.NONE:
+        templates = Templates(base.chat_template, base.other_templates)
+    return Pretrained(transformer(config), params, tokenizer, templates.default, special, templates.others)
 
 
 def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
     """Refuses a tokenizer with more ids than the embedding has rows.
 
     Raises:
-        ValueError: in that case.
+        ValueError: if it has; both numbers are named.
     """
     size = tokenizers.vocabulary_size(tokenizer)
     if size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {size} ids, the embedding {config.vocab_size} rows; they belong to different models"
+            f"the tokenizer has {size} ids, the embedding {config.vocab_size} rows; they belong to different "
+            "models"
         )
 
 
@@ -264,11 +255,11 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     folder = model_folder.find_final_model(hub.find(path))
     for name in names:
         if not (folder / name).is_file():
-            told = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
+            older = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
             raise FileNotFoundError(
-                told
-                or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it once it is "
-                f"complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
+                older
+                or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it once "
+                f"it is complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
             )
     return folder
 
@@ -279,8 +270,8 @@ def _ids(config: ModelConfig) -> dict[str, int | None]:
 
 
 def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The folder of a model, and all its tensors by Hugging Face's names: mapped, or, in another dtype,
-    converted.
+    """Returns the folder of a model, and all its tensors by Hugging Face's names: mapped, or converted to
+    another dtype.
 
     Raises:
         FileNotFoundError: if a file is missing, with what is expected.
@@ -290,8 +281,8 @@ def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Pa
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles and not any((folder / name).is_file() for name in (INDEX, WEIGHTS)):
         raise ValueError(
-            f"{pickles[0]}: pickled weights are never read, they can run code; open the model in transformers and call "
-            f"save_pretrained, which writes {WEIGHTS}"
+            f"{pickles[0]}: pickled weights are never read, they can run code; open the model in transformers "
+            f"and call save_pretrained, which writes {WEIGHTS}"
         )
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
     weights = model_folder.read_weights(folder, dtype)

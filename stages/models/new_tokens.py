@@ -1,7 +1,7 @@
-"""New control tokens for a model: in its tokenizer, and as rows of its embedding.
+"""Add control tokens to a model: ids in its tokenizer, and rows in its embedding.
 
 A base model that never saw a chat lacks the tokens of chat templates ("<|im_start|>"). They need ids, and
-rows that can be learned.
+rows that can be trained.
 
 Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021: rows at the mean of
 all rows keep the distribution over the old words nearly as it was, since the partition function grows by the
@@ -22,7 +22,7 @@ from stages.models.language_model import Pretrained
 from stages.models.special_tokens import id_of, with_tokens
 
 TABLES = ("embedding", "head")
-"""Leaves with a row for each id; a tied model has the first only."""
+"""Leaves with a row for each id; a tied model has only the first."""
 
 
 def add_tokens(
@@ -34,9 +34,9 @@ def add_tokens(
 ) -> Pretrained:
     """Adds control tokens to a model.
 
-    A token that the vocabulary has keeps its id and its row, and becomes special. Another one gets the next
-    id; its row is the mean of the rows of all ids that the tokenizer had, in the embedding and, where it is
-    not tied, in the head.
+    A token of the vocabulary keeps its id and its row, and becomes special. Another one gets the next id; its
+    row is the mean of the rows of all ids that the tokenizer had, in the embedding and, if it is not tied, in
+    the head.
 
     Args:
         pretrained: the model; its params stay as they are.
@@ -45,12 +45,11 @@ def add_tokens(
         say: is given one line with the ids and the number of rows; None reports nothing.
 
     Returns:
-        Pretrained. Rows that padded the embedding before are used first, so that the model grows only where
-        it must.
+        Pretrained. Padding rows of the embedding are used first, so that the model grows only if it must.
 
-    Edge cases: without tokens only the padding is made. The draw of transformers' `resize_token_embeddings`
-    (a normal distribution around the mean, of 1e-9 of the rows' covariance) is left out: rows need no noise
-    to be told apart, since each has a gradient of its own.
+    Edge cases: without tokens the embedding is only padded. transformers' `resize_token_embeddings` adds
+    noise (a normal distribution around the mean, of 1e-9 of the rows' covariance); here there is none, since
+    each row has a gradient of its own.
 
     Raises:
         ValueError: if a token is empty or given twice, or `multiple` is below 1.
@@ -115,8 +114,7 @@ def _report(before: Pretrained, after: Pretrained, tokens: Sequence[str]) -> str
 
 
 def _extend_table(table: torch.Tensor, known: int, size: int, rows: int) -> torch.Tensor:
-    """[V, D] -> [rows, D]: rows of new ids, and those that are added, at the mean of the `known` first
-    ones."""
+    """[V, D] -> [rows, D]: new and padding rows are the mean of the first `known` rows."""
     mean = table[:known].float().mean(0).to(table.dtype)
     place = torch.arange(rows, device=table.device)[:, None]
     longer = torch.cat([table, mean.expand(rows - len(table), -1)])

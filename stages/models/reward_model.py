@@ -1,5 +1,4 @@
-"""A reward model on disk: a language model's folder, with a head of one number in the place of the
-vocabulary's.
+"""Save and load a reward model: a language model's folder whose head gives one number.
 
 The layout is that of transformers' classes for sequence classification with one label, which load it as it
 is.
@@ -17,7 +16,7 @@ from pure.interop import hf
 from pure.nn.scalar import scalar_model, without_head
 from pure.nn.transformer import transformer
 from stages.models import folder as model_folder
-from stages.models import language_model, tokenizer_folder
+from stages.models import language_model
 from stages.models.language_model import CONFIG, Pretrained
 
 SCORE = "score.weight"
@@ -27,7 +26,7 @@ def save(folder: str | Path, scored: Pretrained) -> Path:
     """Writes the folder, whole or not at all.
 
     Args:
-        folder: is made or replaced.
+        folder: to make or replace.
         scored: its params are the scalar model's, {"model", "score"}.
 
     Returns:
@@ -65,7 +64,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     folder, weights = language_model.read_weights(path)
     if SCORE not in weights:
         raise ValueError(
-            f"{folder}: a language model, expected a reward model, which has {SCORE}; make one by intro2llm reward"
+            f"{folder}: a language model, expected a reward model, which has {SCORE}; train one with "
+            "intro2llm reward"
         )
     try:
         hf.check_sizes(config, weights)
@@ -84,5 +84,5 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     except ValueError as error:
         raise model_folder.one_line_error(folder, error) from None
     params = tree.cast(params, dtype) if dtype else params
-    tokenizer, special, templates = tokenizer_folder.read(folder, config)
+    tokenizer, special, templates = model_folder.read_tokenizer(folder, config.vocab_size)
     return Pretrained(model, params, tokenizer, templates.default, special, templates.others)

@@ -1,5 +1,4 @@
-"""Special tokens of a model, read and written back: their names (bos_token, ...), and the ids that end an
-answer.
+"""Read and write a model's special tokens: their names (bos_token, ...), and the ids that end an answer.
 
 Four files name them. config.json and generation_config.json hold ids, `eos_token_id` one or several;
 tokenizer_config.json holds texts by name; special_tokens_map.json is its older form.
@@ -24,21 +23,21 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, LEGACY = "tokenizer_config.json", "special_tokens_map.json"
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Names that every tokenizer may give to a token; another one that ends in "_token" is a model's own."""
+"""Names of tokens that every tokenizer may have; another name that ends in "_token" is a model's own."""
 
 LISTS = ("extra_special_tokens", "additional_special_tokens")
 """Fields of further tokens: a list, or (the first, in transformers 5) a table of names."""
 
 
 class SpecialTokens(NamedTuple):
-    """What a model's files say about special tokens.
+    """The special tokens of a model, as its files name them.
 
     Fields:
         named: (name, text) pairs, such as ("bos_token", "<s>"); None where no file names any.
         config_ends: all ids of config.json's eos_token_id.
         generation: fields of generation_config.json, or None.
         tokenizer: fields of tokenizer_config.json without the chat template, or None.
-        turn_ends: ids with which a template ends a turn that the model was trained on since.
+        turn_ends: ids that end a turn in the templates that the model was trained with since.
     """
 
     named: tuple[tuple[str, str], ...] | None = None
@@ -49,7 +48,7 @@ class SpecialTokens(NamedTuple):
 
 
 NONE = SpecialTokens()
-"""Of a model that was made here, and never read from a folder."""
+"""Those of a model that was made here and never read from a folder."""
 
 
 def read(
@@ -61,41 +60,41 @@ def read(
         folder: of a model, or of adapters.
         tokenizer: that was read from it.
         rows: of the embedding.
-        base: what counts where a file is missing: that of the adapters' base.
+        base: of the adapters' base; it counts where a file is missing.
 
     Returns:
         (SpecialTokens, the tokenizer with every token that a file names). A named token that the tokenizer
         lacks gets the next id, as in transformers.
 
     Raises:
-        ValueError: for a file that is no JSON object, an id or a token of another type, an id that lies
-            beyond the embedding, or a token that has no row there; it names the file and the field.
+        ValueError: for a file that is no JSON object, an id or a token of another type, or an id or a token
+            without a row in the embedding; it names the file and the field.
     """
     config, generation = (_fields(folder / name) for name in (CONFIG, GENERATION))
     fields = _fields(folder / TOKENIZER)
     legacy = _fields(folder / LEGACY)
     if legacy is not None and "added_tokens_decoder" not in (fields or {}):
         fields = {**(fields or {}), **legacy}
-    found = base
+    special = base
     if config is not None:
-        found = found._replace(config_ends=end_ids(config.get("eos_token_id"), rows, folder / CONFIG))
+        special = special._replace(config_ends=end_ids(config.get("eos_token_id"), rows, folder / CONFIG))
     if generation is not None:
         end_ids(generation.get("eos_token_id"), rows, folder / GENERATION)
-        found = found._replace(generation=generation)
+        special = special._replace(generation=generation)
     if fields is None:
-        return found, tokenizer
-    named, others = _named(fields, folder / TOKENIZER)
+        return special, tokenizer
+    named, others = _named_tokens(fields, folder / TOKENIZER)
     kept = {name: value for name, value in fields.items() if name != "chat_template"}
-    tokenizer_config.check_calls(fields, tokenizer, folder / TOKENIZER)
+    tokenizer_config.check_settings(fields, tokenizer, folder / TOKENIZER)
     listed = tokenizer_config.with_decoder(fields, tokenizer, named, folder / TOKENIZER)
     extended = with_tokens(listed, [*named.values(), *others])
     if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
         new = [token.content for token in extended.spec.added_tokens if token.id >= rows]
         raise ValueError(
-            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json has not, and the embedding "
-            f"of {rows} rows has no room for; name a token that there is, or remove the field"
+            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json has not, and the "
+            f"embedding of {rows} rows has no room for; name a token that there is, or remove the field"
         )
-    return found._replace(named=tuple(named.items()), tokenizer=kept), extended
+    return special._replace(named=tuple(named.items()), tokenizer=kept), extended
 
 
 def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
@@ -104,19 +103,21 @@ def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
     Args:
         value: an id, a list of ids, or None; -1 is none.
         rows: of the embedding.
-        where: it stands, for the message.
+        where: the file, for the message.
 
     Returns:
         The ids, each once.
 
     Raises:
-        ValueError: for anything else, and for an id that lies beyond the embedding.
+        ValueError: for anything else, and for an id without a row in the embedding.
 
     Example:
         >>> end_ids([7, 5, 7], 9, "config.json"), end_ids(5, 9, ""), end_ids(None, 9, ""), end_ids(-1, 9, "")
         ((7, 5), (5,), (), ())
     """
-    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if value is None:
+        return ()
+    ids = value if isinstance(value, list) else [value]
     for i in ids:
         if type(i) is not int or not -1 <= i < rows:
             raise ValueError(
@@ -156,9 +157,9 @@ def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int
     """Returns {name: text} of the special tokens.
 
     Args:
-        special: what the files say.
+        special: of the model.
         tokenizer: of the model.
-        ids: {"bos_token": id, ...} of the configuration, which count where no file names tokens.
+        ids: {"bos_token": id, ...} of the configuration, for a model whose files name no tokens.
     """
     if special.named is not None:
         return dict(special.named)
@@ -167,7 +168,7 @@ def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int
 
 
 def texts_of(tokenizer: Tokenizer) -> dict[int, str]:
-    """Returns {id: text} of every token, added ones as they look in a text."""
+    """Returns {id: text} of every token; of an added token, as it is written in a text."""
     return dict(enumerate(tokenizer.spec.vocab)) | {
         token.id: token.content for token in tokenizer.spec.added_tokens
     }
@@ -182,8 +183,11 @@ def id_of(tokenizer: Tokenizer, text: str | None) -> int | None:
 
 
 def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
-    """Returns the ids at which transformers stops: generation_config.json's, or config.json's if there is no
-    such file, and those that the model was trained to stop with since."""
+    """Returns the ids at which transformers stops.
+
+    They are those of generation_config.json, or of config.json if there is no such file, and those that end a
+    turn in the templates that the model was trained with since.
+    """
     own = special.config_ends
     if special.generation is not None:
         value = special.generation.get("eos_token_id")
@@ -192,10 +196,10 @@ def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
 
 
 def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
-    """Returns the fields of tokenizer_config.json, names of tokens apart.
+    """Returns the fields of tokenizer_config.json, without the names of tokens.
 
     Args:
-        special: of a model; what was read is kept, except a reference to code that is not written along.
+        special: of a model; its fields are kept, except a reference to code, which is not written.
         length: most tokens of a text, of a model that was made here.
     """
     if special.tokenizer is None:
@@ -203,9 +207,7 @@ def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
     fields = {name: value for name, value in special.tokenizer.items() if name != "auto_map"}
     new, old = LISTS
     if isinstance(fields.get(new), list) and not fields.get(old):
-        fields[old] = fields.pop(
-            new
-        )  # transformers 4 takes no list by the new name, transformers 5 takes both
+        fields[old] = fields.pop(new)  # transformers 4 takes a list by the old name only, 5 by both
     return fields
 
 
@@ -214,8 +216,8 @@ def generation_fields(
 ) -> dict[str, Any]:
     """Returns the fields of generation_config.json.
 
-    A model that was made here stops at its eos token and at ChatML's turn end; one that was read stops where
-    it did, and at the turn ends that it was trained with since.
+    A model that was made here stops at its eos token and at ChatML's turn end; one that was read stops as its
+    files say, and at the turn ends that it was trained with since.
 
     Args:
         special: of a model.
@@ -228,7 +230,7 @@ def generation_fields(
         ends = tuple(dict.fromkeys(i for i in (ids["eos_token"], turn, *special.turn_ends) if i is not None))
     elif special.generation is not None:
         fields = special.generation
-    return {**fields, **({"eos_token_id": one_or_many(ends)} if ends else {})}
+    return {**fields, "eos_token_id": one_or_many(ends)} if ends else dict(fields)
 
 
 def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
@@ -238,7 +240,9 @@ def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
         >>> one_or_many([]), one_or_many([3]), one_or_many([3, 5])
         (None, 3, [3, 5])
     """
-    return None if not ids else ids[0] if len(ids) == 1 else list(ids)
+    if not ids:
+        return None
+    return list(ids) if len(ids) > 1 else ids[0]
 
 
 def _fields(path: Path) -> dict[str, Any] | None:
@@ -246,7 +250,7 @@ def _fields(path: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
 
 
-def _named(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:
+def _named_tokens(fields: Mapping[str, Any], where: Path) -> tuple[dict[str, str], list[str]]:
     """({name: text}, further texts)."""
     own = [
         name for name, value in fields.items() if name.endswith("_token") and isinstance(value, str | Mapping)

@@ -1,4 +1,4 @@
-"""The variables of a chat template that a user gives on the command line."""
+"""Parse --template_kwargs, the variables that a user passes to a chat template."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from datetime import datetime
 from typing import Any
 
 CLOCK = "strftime_now"
-"""Function of the date that some templates call; here it is given a date, so that a text is the same every
-day."""
+"""Function of the date that some templates call; its date is fixed, so that a text is the same every day."""
 
 
 @dataclass(frozen=True)
 class FixedDate:
-    """`strftime_now` of one date: called with a format, it returns the date in it."""
+    """`strftime_now` with a fixed date: called with a format, it returns the date in it."""
 
     _date: datetime
 
@@ -33,7 +32,7 @@ def template_variables(text: str | None) -> tuple[tuple[str, Any], ...]:
         (name, value) pairs for `data_pipes.chat.chat.chat_template`.
 
     Raises:
-        ValueError: if the text is no JSON object, or the date is none.
+        ValueError: if the text is no JSON object, or "strftime_now" is no date.
 
     Example:
         >>> template_variables('{"enable_thinking": false, "date_string": "1 Jan 2025"}')
@@ -51,20 +50,21 @@ def template_variables(text: str | None) -> tuple[tuple[str, Any], ...]:
 
 
 def check_variables(variables: Sequence[tuple[str, Any]], names: Iterable[str]) -> None:
-    """Refuses a variable that the template does not use: it would change nothing.
+    """Refuses a variable that the template does not use, which would change nothing.
 
     Args:
         variables: from `template_variables`.
         names: that the template uses.
 
     Raises:
-        ValueError: naming the variable and those that there are.
+        ValueError: naming the variable, and the template's.
     """
     known = sorted(set(names))
     for name, _ in variables:
         if name not in known:
             raise ValueError(
-                f"--template_kwargs: the chat template uses no variable {name!r}; it uses {', '.join(known) or 'none'}"
+                f"--template_kwargs: the chat template uses no variable {name!r}; it uses "
+                f"{', '.join(known) or 'none'}"
             )
 
 
@@ -74,7 +74,8 @@ def _clock(value: Any) -> FixedDate:
         return FixedDate(datetime.fromisoformat(value))
     except (TypeError, ValueError):
         raise ValueError(
-            f'--template_kwargs: {CLOCK} must be a date such as "2025-01-31" (or "2025-01-31T12:00"), got {value!r}'
+            f'--template_kwargs: {CLOCK} must be a date such as "2025-01-31" (or "2025-01-31T12:00"), got '
+            f"{value!r}"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Plain texts as prompts: with what the tokenizer puts before a text, and never with two beginnings."""
+"""Encode plain texts as prompts, with one bos token where the tokenizer adds one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def encode_prompt(base: Pretrained, text: str, *, special: str = "none") -> list
     Args:
         base: a model.
         text: any.
-        special: as in the tokenizer's encode: with "all", a control token that the text spells is that token;
-            a text that begins with the bos token then gets no second one.
+        special: as in the tokenizer's encode: with "all", the text of a control token becomes that token, and
+            a text that begins with the bos token gets no second one.
 
     Returns:
-        Ids: what the post_processor of tokenizer.json puts before and after a text is there.
+        Ids, with those that the post_processor of tokenizer.json adds before and after a text.
     """
     ids = base.tokenizer.encode(text, special=special)
     before, after = base.tokenizer.spec.prefix, base.tokenizer.spec.suffix
@@ -31,5 +31,5 @@ def prefix_token(base: Pretrained) -> int | None:
     one, the configuration's bos or eos; None if there is none.
     """
     named, config = named_tokens(base), base.model.config
-    found = [special_tokens.id_of(base.tokenizer, named.get(name)) for name in ("bos_token", "eos_token")]
-    return next((i for i in (*found, config.bos_token_id, config.eos_token_id) if i is not None), None)
+    ids = [special_tokens.id_of(base.tokenizer, named.get(name)) for name in ("bos_token", "eos_token")]
+    return next((i for i in (*ids, config.bos_token_id, config.eos_token_id) if i is not None), None)

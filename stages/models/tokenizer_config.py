@@ -1,5 +1,4 @@
-"""What tokenizer_config.json says about tokens besides tokenizer.json: its table of added tokens, and
-settings.
+"""Read tokenizer_config.json: its table of added tokens, and settings that tokenizer.json must share.
 
 Source: transformers 5.23, `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend.__init__`.
 """
@@ -34,25 +33,25 @@ def with_decoder(
     """
     table = _decoder(fields, where)
     try:
-        made = add_token_table(tokenizer, table)
+        extended = add_token_table(tokenizer, table)
     except ValueError as error:
         raise ValueError(f"{where}: added_tokens_decoder.{error}") from None
     listed = table.values() if "added_tokens_decoder" in fields else tokenizer.spec.added_tokens
-    return mark_special(made, {token.content for token in listed} & {*named.values()})
+    return mark_special(extended, {token.content for token in listed} & {*named.values()})
 
 
 def _decoder(fields: Mapping[str, Any], where: Path) -> dict[int, AddedToken]:
     """added_tokens_decoder as a table."""
-    found = fields.get("added_tokens_decoder") or {}
-    if not isinstance(found, Mapping) or not all(str(name).isdecimal() for name in found):
-        raise ValueError(f"{where}: added_tokens_decoder must be a table of ids, got {found!r:.100}")
+    table = fields.get("added_tokens_decoder") or {}
+    if not isinstance(table, Mapping) or not all(str(name).isdecimal() for name in table):
+        raise ValueError(f"{where}: added_tokens_decoder must be a table of ids, got {table!r:.100}")
     return {
-        int(name): _added(value, int(name), f"added_tokens_decoder.{name}", where)
-        for name, value in found.items()
+        int(name): _read_token(value, int(name), f"added_tokens_decoder.{name}", where)
+        for name, value in table.items()
     }
 
 
-def _added(value: Any, i: int, field: str, where: Path) -> AddedToken:
+def _read_token(value: Any, i: int, field: str, where: Path) -> AddedToken:
     """One token of added_tokens_decoder."""
     content = text_of(value, where, field)
     options = dict(value) if isinstance(value, Mapping) else {}
@@ -68,8 +67,8 @@ def _added(value: Any, i: int, field: str, where: Path) -> AddedToken:
     return AddedToken(content, i, **flags)
 
 
-def check_calls(fields: Mapping[str, Any], tokenizer: Tokenizer, where: Path) -> None:
-    """Refuses settings of tokenizer_config.json that change ids or text, and are not those of tokenizer.json.
+def check_settings(fields: Mapping[str, Any], tokenizer: Tokenizer, where: Path) -> None:
+    """Refuses settings of tokenizer_config.json that change ids or text and contradict tokenizer.json.
 
     Args:
         fields: of tokenizer_config.json. `clean_up_tokenization_spaces` passes: transformers 5 ignores it for

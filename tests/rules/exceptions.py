@@ -82,7 +82,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/pretrain.py": "tests/laws/test_stages.py",
     "stages/sft.py": "tests/laws/test_stages.py",
     "stages/models/initial_adapters.py": "tests/stages/models/test_adapter_folder.py",
-    "stages/models/tokenizer_folder.py": "tests/stages/models/test_language_model.py",
     "stages/models/folder.py": "tests/stages/models/test_language_model.py",
     "stages/models/shards.py": "tests/outside/weights.py",
     "stages/stage.py": "tests/laws/test_stages.py",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_pipes import tokenizer as tokenizers
-from stages.models.gguf_special_tokens import from_gguf
+from stages.models.gguf import read_special_tokens
 
 WORDS = tokenizers.train(["a b"], 300, special_tokens=["<s>", "</s>", "<eot>", "<eom>"])
 
@@ -17,18 +17,18 @@ def fields(**ids: Any) -> dict[str, Any]:
 
 
 def test_names_and_ends() -> None:
-    found = from_gguf(fields(bos=0, eos=1, eot=2, eom=3, padding=1, unknown=2**32 - 1), WORDS)
+    found = read_special_tokens(fields(bos=0, eos=1, eot=2, eom=3, padding=1, unknown=2**32 - 1), WORDS)
     assert dict(found.named or ()) == {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     assert found.config_ends == (1,)
     assert found.generation == {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": [1, 2, 3]}
 
 
 def test_a_file_without_any() -> None:
-    found = from_gguf({}, WORDS)
+    found = read_special_tokens({}, WORDS)
     assert (found.named, found.config_ends, found.generation) == ((), (), {})
 
 
 @pytest.mark.parametrize("value", [10**6, "1", 1.0, True, -2])
 def test_an_id_that_is_none_is_refused_by_its_field(value: Any) -> None:
     with pytest.raises(ValueError, match=r"tokenizer\.ggml\.eot_token_id must be an id below"):
-        from_gguf(fields(eot=value), WORDS)
+        read_special_tokens(fields(eot=value), WORDS)

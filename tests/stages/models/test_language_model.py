@@ -1,4 +1,4 @@
-"""A finished model loads in transformers, and here, with its tokenizer (`tokenizer_folder`); whole or not at
+"""A finished model loads in transformers, and here, with its tokenizer (`folder`); whole or not at
 all."""
 
 from __future__ import annotations

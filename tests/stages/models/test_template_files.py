@@ -12,9 +12,9 @@ from stages.models.template_files import Templates
 
 
 def test_one_template_is_a_file_and_several_are_a_field() -> None:
-    assert template_files.written(Templates("a")) == ({"chat_template.jinja": "a"}, {})
-    assert template_files.written(Templates()) == ({}, {})
-    files, field = template_files.written(Templates("a", (("rag", "b"),)))
+    assert template_files.render(Templates("a")) == ({"chat_template.jinja": "a"}, {})
+    assert template_files.render(Templates()) == ({}, {})
+    files, field = template_files.render(Templates("a", (("rag", "b"),)))
     assert files == {}
     assert field == {
         "chat_template": [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}]
@@ -24,7 +24,7 @@ def test_one_template_is_a_file_and_several_are_a_field() -> None:
 @pytest.mark.parametrize("templates", [Templates(), Templates("a"), Templates("a", (("b", "c"),)),
                                        Templates(None, (("b", "c"), ("d", "e")))])  # fmt: skip
 def test_what_is_written_is_read(templates: Templates, tmp_path: Path) -> None:
-    files, field = template_files.written(templates)
+    files, field = template_files.render(templates)
     for name, text in {**files, "tokenizer_config.json": json.dumps(field)}.items():
         (tmp_path / name).write_text(text)
     assert template_files.read(tmp_path) == templates
