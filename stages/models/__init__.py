@@ -4,8 +4,8 @@
 - `folder` and `shards`: the files of a model's folder; `hub`: a model by its name at huggingface.co;
 - `gguf`: a GGUF file;
 - `special_tokens`, `tokenizer_config`, `template_files`: the small files about tokens and chat templates;
-- `chat_template`, `template_kwargs`, `text_prompt`: the prompts that a model expects, and the ids that end its
-  answers;
+- `chat_template`, `template_kwargs`, `text_prompt`: the prompts that a model expects, and the ids that end
+  its answers;
 - `new_tokens`: more rows for more tokens; `identity`: digests of weights;
 - `adapter_folder`, `initial_adapters`: adapters in PEFT's format;
 - `hardware`: device and dtype.

@@ -109,9 +109,9 @@ def follow_bases(folder: Path) -> tuple[str, list[Path]]:
             raise ValueError(f"{folders[0] / CONFIG}: base_model_name_or_path {path} leads back to {below}")
         if not (folders[0] / BASE).is_file():
             raise ValueError(
-                f"{folders[0] / CONFIG}: base_model_name_or_path {path} holds adapters itself, which PEFT would "
-                f"lose silently; run intro2llm merge --model_path {path} --output_dir MERGED, and write MERGED "
-                "there"
+                f"{folders[0] / CONFIG}: base_model_name_or_path {path} holds adapters itself, which PEFT "
+                f"would lose silently; run intro2llm merge --model_path {path} --output_dir MERGED, and write "
+                "MERGED there"
             )
         folders.insert(0, below)
 
@@ -158,8 +158,8 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
     fields, recorded = files.read_json(folder / CONFIG), read_base(folder)
     if not (folder / WEIGHTS).is_file() and (folder / PICKLE).is_file():
         raise ValueError(
-            f"{folder / PICKLE}: pickled weights are not read, as they can run any code; load them with PEFT, "
-            f"and save them again, which writes {WEIGHTS}"
+            f"{folder / PICKLE}: pickled weights are not read, as they can run any code; load them with "
+            f"PEFT, and save them again, which writes {WEIGHTS}"
         )
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(
@@ -167,8 +167,8 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
         )
     if recorded.digest and not is_digest_of(recorded.digest, base):
         raise ValueError(
-            f"{folder}: the adapters were trained on {recorded.path}, and {path} has other weights now; put the "
-            "base back that they belong to"
+            f"{folder}: the adapters were trained on {recorded.path}, and {path} has other weights now; "
+            "put the base back that they belong to"
         )
     try:
         parsed = peft_config.parse(fields)

@@ -191,8 +191,8 @@ def _chatml(base: Pretrained) -> str:
         )
     if not has_chatml(base):
         raise ValueError(
-            "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> and "
-            "<|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole "
+            "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> "
+            "and <|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole "
             "model), or give a --chat_template that uses the tokens there are"
         )
     return CHATML

@@ -188,8 +188,8 @@ def _check_floating(path: Path, name: str, x: torch.Tensor) -> None:
     """Refuses a quantised tensor: float8 or integers, whose values need scales."""
     if x.dtype not in FLOATING:
         raise ValueError(
-            f"{path}: {name} is {str(x.dtype).removeprefix('torch.')}; quantised weights are not read, take the "
-            "model's unquantised folder (float32, bfloat16 or float16)"
+            f"{path}: {name} is {str(x.dtype).removeprefix('torch.')}; quantised weights are not read, take "
+            "the model's unquantised folder (float32, bfloat16 or float16)"
         )
 
 

@@ -40,8 +40,8 @@ def read(path: str) -> InitialAdapters | None:
     root, folders = adapter_folder.follow_bases(folder)
     if len(folders) > 1:
         raise ValueError(
-            f"{folder}: adapters over adapters that are not merged yet; run intro2llm merge --model_path {path} "
-            "--output_dir MERGED, and take --model_path MERGED"
+            f"{folder}: adapters over adapters that are not merged yet; run intro2llm merge --model_path "
+            f"{path} --output_dir MERGED, and take --model_path MERGED"
         )
     params = language_model.load(root).params
     adapters = adapter_folder.read_adapters(folder, params, root)

@@ -258,8 +258,8 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
             older = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
             raise FileNotFoundError(
                 older
-                or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it once "
-                f"it is complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
+                or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it "
+                f"once it is complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
             )
     return folder
 
@@ -281,8 +281,8 @@ def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Pa
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles and not any((folder / name).is_file() for name in (INDEX, WEIGHTS)):
         raise ValueError(
-            f"{pickles[0]}: pickled weights are never read, they can run code; open the model in transformers "
-            f"and call save_pretrained, which writes {WEIGHTS}"
+            f"{pickles[0]}: pickled weights are never read, they can run code; open the model in "
+            f"transformers and call save_pretrained, which writes {WEIGHTS}"
         )
     folder = folder if (folder / INDEX).is_file() else _folder(path, (WEIGHTS,))
     weights = model_folder.read_weights(folder, dtype)

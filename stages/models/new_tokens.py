@@ -61,7 +61,8 @@ def add_tokens(
         >>> tokenizer = train(["a"], 260)
         >>> config = ModelConfig(vocab_size=260, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
         >>> model = transformer(config)
-        >>> more = add_tokens(Pretrained(model, model.init(random.key(0)), tokenizer), ["<|tool|>"], multiple=64)
+        >>> base = Pretrained(model, model.init(random.key(0)), tokenizer)
+        >>> more = add_tokens(base, ["<|tool|>"], multiple=64)
         >>> more.model.config.vocab_size, id_of(more.tokenizer, "<|tool|>")
         (320, 260)
     """
@@ -98,8 +99,8 @@ def check_flags(tokens: Sequence[str], multiple: int, *, adapters: bool = False)
     """
     if tokens and adapters:
         raise ValueError(
-            "--add_tokens with adapters: the rows of new tokens would never be trained; train the whole model "
-            "(leave --lora and --qlora out), then train adapters on the result"
+            "--add_tokens with adapters: the rows of new tokens would never be trained; train the whole "
+            "model (leave --lora and --qlora out), then train adapters on the result"
         )
     if multiple < 1 or (multiple > 1 and not tokens):
         raise ValueError(f"--vocabulary_multiple {multiple}: expected at least 1, and tokens (--add_tokens)")

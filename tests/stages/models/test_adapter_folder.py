@@ -142,7 +142,7 @@ def test_adapters_over_adapters_that_were_not_joined_are_read_if_they_are_ours(
     start = language_model.load(trained / "model")
     q = [x.params["layers"][0]["attention"]["q"] for x in (start, once, twice)]
     torch.testing.assert_close(q[2] - q[1], q[1] - q[0], rtol=1e-3, atol=1e-6)
-    with pytest.raises(ValueError, match="not joined yet; run intro2llm merge"):
+    with pytest.raises(ValueError, match="not merged yet; run intro2llm merge"):
         initial_adapters.read(str(folder))
     (folder / adapter_folder.BASE).unlink()
     refused(folder, "holds adapters itself, which PEFT would lose silently")
