@@ -1,4 +1,4 @@
-"""Direct preference optimization: a policy learns from pairs of answers, held near a frozen reference.
+"""Direct preference optimization: train a policy on pairs of answers, close to a frozen reference.
 
 The mathematics is in `pure/loss/dpo.py` and `pure/loss/orpo.py`.
 
@@ -9,8 +9,9 @@ Rafailov et al., "Direct Preference Optimization", 2023.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,17 @@ from pure import tree
 from pure.loss.check import number
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.dpo import VARIANTS, dpo_loss
-from pure.loss.log_probability import linear_log_probabilities
+from pure.loss.log_probability import Head, linear_log_probabilities
 from pure.loss.orpo import orpo_loss
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
-from stages.reward import sides
+from stages.reward import side_keys
 from stages.stage import Stage, stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from stages.stage import StageOptions
 
 METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
@@ -45,9 +51,9 @@ def dpo(
     disable_dropout: bool = True,
     compute: torch.dtype = torch.float32,
     chunk: int | None = None,
-    **options: Any,
+    **options: Unpack[StageOptions],
 ) -> Stage:
-    """Makes the stage that trains on preference pairs.
+    """Build the stage that trains on preference pairs.
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
@@ -56,15 +62,15 @@ def dpo(
             batches have "reference_chosen" and "reference_rejected" [B] already
             (`data_pipes.preference.with_reference`), which saves a forward pass in every step; or the variant
             has no reference (simpo, orpo).
-        beta: strength of the pull to the reference, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its
-            odds.
+        beta: weight of the implicit KL penalty, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its odds
+            ratio.
         variant: sigmoid, conservative, robust, ipo, hinge, simpo, or orpo.
         label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
-        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does:
-            the first loss is then that of equal log-probabilities. The reference never drops out.
-        compute: dtype of the products; params stay as they are.
+        disable_dropout: train without the dropout of model and adapters, as TRL does: the first loss is then
+            that of equal log-probabilities. The reference never drops out.
+        compute: dtype of the products; params keep theirs.
         chunk: rows whose logits are held at a time; None holds all.
-        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
+        options: of `stages.stage.stage`.
 
     Returns:
         Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"}
@@ -103,19 +109,19 @@ def pair_loss(
     batch: Tree,
     key: Tensor | None,
     *,
-    answers: Any,
-    compare: Any,
+    answers: Callable[..., Tensor],
+    compare: Callable[..., Any],
     reference: Tree | None,
     variant: str,
     dropout: bool,
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sums the loss of every pair.
+    """Sum the loss of every pair.
 
     Args:
         params: the policy's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
-            reference_chosen, reference_rejected [B] by choice. A pair without labels is padding.
-        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing: so a loss is validated.
+            reference_chosen, reference_rejected [B], optional. A pair without labels is padding.
+        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing, for validation.
         answers, compare, reference, variant, dropout: bound by `dpo`.
 
     Returns:
@@ -133,7 +139,7 @@ def pair_loss(
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     # 1. Policy.
-    keys = sides(key, batch["batch_position"]) if dropout else None
+    keys = side_keys(key, batch["batch_position"]) if dropout else None
     chosen, rejected = answers(params, tokens, labels, key=keys).chunk(2)
     lengths = (labels != IGNORE).sum(1).chunk(2)
     counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}
@@ -146,24 +152,24 @@ def pair_loss(
             references = answers(reference, tokens, labels).chunk(2)
     elif variant not in FREE:
         raise ValueError(
-            f"dpo: variant {variant!r} compares with a reference, and there is none; give reference=params, or batches "
-            "with reference_chosen and reference_rejected (data_pipes.preference.with_reference)"
+            f"dpo: variant {variant!r} needs a reference; give reference=params, or batches with "
+            "reference_chosen and reference_rejected (data_pipes.preference.with_reference)"
         )
     # 3. Loss.
-    found = compare(chosen, rejected, *references, **counts)
+    result = compare(chosen, rejected, *references, **counts)
     real = ((lengths[0] > 0) & (lengths[1] > 0)).float()
     count = real.sum()
     # 4. Metrics.
-    margins = found.chosen_rewards - found.rejected_rewards
-    values = (found.chosen_rewards, found.rejected_rewards, margins, margins > 0, chosen, rejected)
+    margins = result.chosen_rewards - result.rejected_rewards
+    values = (result.chosen_rewards, result.rejected_rewards, margins, margins > 0, chosen, rejected)
     metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, values, strict=True)}
-    return (found.losses * real).sum(), count, metrics
+    return (result.losses * real).sum(), count, metrics
 
 
 def answer_log_probabilities(
-    params: Tree, tokens: Tensor, labels: Tensor, *, model: Model, head: Any, key: Tensor | None = None
+    params: Tree, tokens: Tensor, labels: Tensor, *, model: Model, head: Head, key: Tensor | None = None
 ) -> Tensor:
-    """Sums the log-probabilities of each row's labels.
+    """Sum the log-probabilities of each row's labels.
 
     Args:
         params: the model's.

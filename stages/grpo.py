@@ -1,7 +1,6 @@
-"""Group relative policy optimization: draw a group of answers to each prompt, and learn from which were
-better.
+"""Group relative policy optimization: sample a group of answers to each prompt and prefer the better ones.
 
-The mathematics is in `pure/loss/grpo.py`, the drawing in `stages/rollout.py`.
+The mathematics is in `pure/loss/grpo.py`, the sampling in `stages/rollout.py`.
 
 Shape letters: N prompts, G samples of each, B = N G rows, P prompt tokens, M new tokens, K reward functions.
 
@@ -10,9 +9,8 @@ Shao et al., "DeepSeekMath", 2024, algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,19 +21,37 @@ from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
 from pure.loss.grpo import clips, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
-from pure.loss.log_probability import linear_log_probabilities
-from pure.transform.jit import region
+from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
-from stages.rollout import Rollouts, completion_log_probabilities, rollout, without_truncated
+from stages.rollout import Rollouts, mask_truncated_rows, policy_log_probabilities, rollout
 from stages.stage import Stage, stage
 from stages.state import TrainState
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from stages.stage import StageOptions
 
 METRICS = (
     "kl", "kl/log_ratio", "entropy", "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
     "clip_ratio/region_mean", "sampling/sampling_logp_difference/mean",
 )  # fmt: skip
 SCALES = ("group", "batch", "none", "leave_one_out")
+
+
+class GroupLoss(Protocol):
+    """`group_loss` with its options bound: -> (sum [], count [], metrics)."""
+
+    def __call__(
+        self,
+        policy: LogProbabilities,
+        old: Tensor,
+        sampled: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        reference: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, dict]: ...
 
 
 def grpo(
@@ -60,9 +76,9 @@ def grpo(
     compute: torch.dtype = torch.float32,
     chunk: int | None = None,
     compile: bool | Stepper = False,
-    **options: Any,
+    **options: Unpack[StageOptions],
 ) -> Stage:
-    """Makes the stage that draws, scores and learns in each step.
+    """Build the stage that samples answers, scores them and updates the policy in each step.
 
     Args:
         model: the policy's; it must also be able to decode.
@@ -75,48 +91,39 @@ def grpo(
         weights: of the K rewards in their sum; None weighs each with 1.
         samples: G, answers a prompt.
         reference: params of the frozen policy; needed where beta is not 0.
-        beta: weight of the divergence from the reference, >= 0.
+        beta: weight of the KL divergence from the reference, >= 0.
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
-        scale: what advantages are divided by: "group", "batch" or "none", or "leave_one_out" (RLOO's).
-        iterations: updates from the same answers; beyond the first the ratio is no longer 1, and clipping
+        scale: divisor of the advantages: "group", "batch" or "none", or "leave_one_out" (RLOO's).
+        iterations: updates from the same answers; after the first the ratio is no longer 1, and clipping
             matters.
-        mask_truncated: whether answers that were cut off at M tokens are left out of the loss; their rewards
-            still count in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops
-            them likewise).
-        compute: dtype of the products, for drawing as for learning; params stay as they are.
+        mask_truncated: leave answers that were cut off at M tokens out of the loss; their rewards still count
+            in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops them likewise).
+        compute: dtype of the products, in sampling and in the loss; params keep theirs.
         chunk: rows whose logits are held at a time; None holds all.
-        compile: as in `pure.generation.generate.generate`, for the drawing.
-        options: `accumulation` (of groups), `ema`, `loss_scale` of `stages.stage.stage`.
+        compile: as in `pure.generation.generate.generate`, for sampling.
+        options: of `stages.stage.stage`; `accumulation` counts groups.
 
     Returns:
-        Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "row" [N]}. Its
+        Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "row" [N]}.
         `parts` are rollout, score and update; update is pure and obeys every law of a stage.
 
     Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers.
     Groups of equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a
     weight decay still move the params then. With beta above 0 they are pulled towards the reference like all
-    others, as in TRL, and so are answers that could not be judged beside others that could. A round in which
-    no answer could be judged is skipped, and `nonfinite_leaf` says so; so it does if one of several
-    iterations was.
+    others, as in TRL, and so are unscored answers next to scored ones. A round without any scored answer is
+    skipped, and `nonfinite_leaf` says so; likewise if one of several iterations was.
 
     Raises:
         ValueError: for arguments that contradict each other.
     """
     if scale not in SCALES or iterations < 1 or samples < 1 or (beta and reference is None):
         raise ValueError(
-            f"grpo: scale must be one of {', '.join(SCALES)}, iterations and samples at least 1, and beta > 0 needs a "
-            f"reference; got {scale!r}, {iterations}, {samples}, and beta {beta} with reference "
+            f"grpo: scale must be one of {', '.join(SCALES)}, iterations and samples at least 1, and beta > 0 "
+            f"needs a reference; got {scale!r}, {iterations}, {samples}, and beta {beta} with reference "
             f"{None if reference is None else 'params'}"
         )
-    measure = partial(
-        linear_log_probabilities,
-        logits=model.logits,
-        temperature=sampling.temperature,
-        entropy=True,
-        chunk=chunk,
-    )
-    look = partial(completion_log_probabilities, model=model, head=region(measure))
-    group = partial(
+    logps_fn = policy_log_probabilities(model, temperature=sampling.temperature, chunk=chunk)
+    group_loss_fn = partial(
         group_loss,
         variant=variant,
         clip_low=clip_low,
@@ -126,31 +133,24 @@ def grpo(
         max_length=sampling.max_new_tokens,
         dual_clip=dual_clip,
     )
-    loss = partial(groups_loss, look=look, group=group)
+    loss = partial(groups_loss, logps_fn=logps_fn, group_loss_fn=group_loss_fn)
     inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
-    draw = partial(
-        rollout,
-        model,
-        samples=samples,
-        sampling=sampling,
-        dtype=compute,
-        compile=compile,
-    )
-    learn = partial(
+    rollout_fn = partial(rollout, model, samples=samples, sampling=sampling, dtype=compute, compile=compile)
+    update_fn = partial(
         update,
         inner=inner,
-        look=look,
+        logps_fn=logps_fn,
         samples=samples,
         names=rewards,
         weights=weights,
         scale=scale,
-        reference=None if reference is None else tree.cast(reference, compute),
+        reference=tree.cast(reference, compute),
         iterations=iterations,
         compute=compute,
-        given=score is None,
+        offline=score is None,
         mask_truncated=mask_truncated,
     )
-    return online(Online(inner.init, draw, score, learn), rewards, loss=inner.loss)
+    return online(Online(inner.init, rollout_fn, score, update_fn), rewards, loss=inner.loss)
 
 
 def update(
@@ -159,7 +159,7 @@ def update(
     rewards: Tensor,
     *,
     inner: Stage,
-    look: Callable,
+    logps_fn: LogProbs,
     reference: Tree | None,
     samples: int,
     names: tuple[str, ...],
@@ -167,24 +167,24 @@ def update(
     scale: str,
     iterations: int,
     compute: torch.dtype,
-    given: bool,
+    offline: bool,
     mask_truncated: bool,
 ) -> TrainState:
-    """Learns from answers and their rewards: pure, and without a look at text.
+    """Update the policy from answers and their rewards: pure, and independent of text.
 
     Args:
         state: unchanged by this.
         rollouts: B = N G rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any teaches
-            nothing.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any has no
+            advantage.
         inner: the stage that takes one optimizer step on groups.
-        look: (params, rollouts) -> LogProbabilities.
+        logps_fn: (params, rollouts) -> LogProbabilities.
         reference: the frozen policy's params, or None.
         samples: G.
         names, weights: of the K rewards.
         scale, iterations, compute: see `grpo`.
-        given: whether the answers are ready-made, so that only the rollouts' own log-probabilities tell who
-            drew them.
+        offline: whether the answers are ready-made: the behaviour policy's log-probabilities are then the
+            rollouts' own.
         mask_truncated: see `grpo`.
 
     Returns:
@@ -193,26 +193,25 @@ def update(
     Steps:
         1. One reward a row, and advantages within each group.
         2. Log-probabilities under the reference, and, if the answers are used more than once, under the
-           policy that drew them.
-        3. As many optimizer steps as wanted.
-        4. Metrics of the rewards beside those of the loss.
+           behaviour policy.
+        3. `iterations` optimizer steps.
+        4. Metrics of the rewards next to those of the loss.
     """
     # 1. Advantages.
     groups = weighted_sum(rewards, weights).unflatten(0, (-1, samples))
     advantages = leave_one_out(groups) if scale == "leave_one_out" else group_advantages(groups, scale=scale)
-    learned = without_truncated(rollouts) if mask_truncated else rollouts
+    answers = mask_truncated_rows(rollouts) if mask_truncated else rollouts
     # 2. Log-probabilities.
-    beside: dict[str, Tensor] = {
-        "advantages": advantages.flatten(),
-        "judged": (groups.isfinite().flatten() & learned.mask.any(1)).any().expand(len(rewards)),
-    }
+    scored = groups.isfinite().flatten() & answers.mask.any(1)
+    inputs = {"advantages": advantages.flatten(), "scored": scored.any().expand(len(rewards))}
     with torch.no_grad():
         if reference is not None:
-            beside["reference_logps"] = look(reference, learned).logps
-        if given or iterations > 1:
-            old = learned.logps if given else look(tree.cast(state.params, compute), learned).logps
-            beside["old_logps"] = old
-    batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**learned._asdict(), **beside})
+            inputs["reference_logps"] = logps_fn(reference, answers).logps
+        if offline:
+            inputs["old_logps"] = answers.logps
+        elif iterations > 1:
+            inputs["old_logps"] = logps_fn(tree.cast(state.params, compute), answers).logps
+    batch = tree.map(lambda x: x.unflatten(0, (-1, samples)), {**answers._asdict(), **inputs})
     # 3. Optimizer steps.
     new, skipped = state, []
     for i in range(iterations):
@@ -222,21 +221,23 @@ def update(
     # 4. Metrics.
     metrics = new.metrics | reward_metrics(rollouts, rewards, groups, names)
     metrics["nonfinite_leaf"] = torch.stack(skipped).amax()
-    return TrainState(new.step, state.key, new.params, new.opt_state, new.extra, metrics)
+    return new._replace(key=state.key, metrics=metrics)
 
 
-def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group: Callable) -> tuple:
-    """Sums the loss of all groups: one forward pass over all answers, then `group_loss`, vmapped.
+def groups_loss(
+    params: Tree, batch: Tree, key: Tensor | None, *, logps_fn: LogProbs, group_loss_fn: GroupLoss
+) -> tuple[Tensor, Tensor, dict]:
+    """Sum the loss of all groups: one forward pass of all answers, then `group_loss`, vmapped.
 
     Args:
         params: the policy's.
-        batch: the fields of Rollouts [N, G, ...], advantages [N, G], batch_position [N]; reference_logps and old_logps
-            [N, G, M] by choice (without the latter the policy is the one that drew); judged [N, G] by choice,
-            False everywhere if no answer of the round could be judged: then nothing counts, and the step is
-            skipped.
-        key: not used: nothing is dropped out, so that the ratio to the policy that drew is 1 before the first
+        batch: the fields of Rollouts [N, G, ...], advantages [N, G], batch_position [N]; optional:
+            reference_logps and old_logps [N, G, M] (without the latter, the policy is the behaviour policy),
+            and scored [N, G], False everywhere if no answer of the round has a reward: then nothing counts,
+            and the step is skipped.
+        key: not used: nothing is dropped out, so that the ratio to the behaviour policy is 1 before the first
             update.
-        look, group: bound by `grpo`.
+        logps_fn, group_loss_fn: bound by `grpo`.
 
     Returns:
         (sum [], count [], metrics).
@@ -244,25 +245,24 @@ def groups_loss(params: Tree, batch: Tree, key: Tensor, *, look: Callable, group
     del key
     rollouts = Rollouts(*(batch[name].flatten(0, 1) for name in Rollouts._fields))
     size = batch["mask"].shape[1]
-    found = tree.map(lambda x: x.unflatten(0, (-1, size)), look(params, rollouts))
-    old = batch.get("old_logps", found.logps.detach())
-    given = {"reference": batch["reference_logps"]} if "reference_logps" in batch else {}
-    rows = {
-        "found": found,
-        "old": old,
+    policy = tree.map(lambda x: x.unflatten(0, (-1, size)), logps_fn(params, rollouts))
+    groups = {
+        "policy": policy,
+        "old": batch.get("old_logps", policy.logps.detach()),
         "sampled": batch["logps"],
         "advantages": batch["advantages"],
         "mask": batch["mask"],
-        **given,
     }
-    values, spec = tree.flatten(rows)
-    results = torch.func.vmap(lambda *values: group(**tree.unflatten(spec, list(values))))(*values)
+    if "reference_logps" in batch:
+        groups["reference"] = batch["reference_logps"]
+    values, spec = tree.flatten(groups)
+    results = torch.func.vmap(lambda *values: group_loss_fn(**tree.unflatten(spec, list(values))))(*values)
     total, count, metrics = tree.map(lambda x: x.sum(0), results)
-    return total, count * batch["judged"].any() if "judged" in batch else count, metrics
+    return total, count * batch["scored"].any() if "scored" in batch else count, metrics
 
 
 def group_loss(
-    found: Any,
+    policy: LogProbabilities,
     old: Tensor,
     sampled: Tensor,
     advantages: Tensor,
@@ -270,12 +270,12 @@ def group_loss(
     reference: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor, dict]:
-    """The loss of one group of answers to one prompt.
+    """Compute the loss of one group of answers to one prompt.
 
     Args:
-        found: LogProbabilities(logps, entropy) [G, M] under the policy that is trained.
-        old: [G, M] nats, under the policy that drew them.
-        sampled: [G, M] nats, as the sampler said while drawing; only for a metric.
+        policy: LogProbabilities(logps, entropy) [G, M] under the policy that is trained.
+        old: [G, M] nats, under the behaviour policy.
+        sampled: [G, M] nats, as the sampler computed them; only for a metric.
         advantages: [G].
         mask: [G, M] bool.
         reference: [G, M] nats, under the frozen policy, or None.
@@ -284,17 +284,20 @@ def group_loss(
     Returns:
         (sum [], count [], metrics {name: (sum [], tokens [])}).
     """
-    total, count = grpo_loss(found.logps, old, reference, advantages, mask, **options)
+    total, count = grpo_loss(policy.logps, old, reference, advantages, mask, **options)
     low, high = clips(options["variant"], options["clip_low"], options["clip_high"])
     tokens = mask.sum().float()
-    now = found.logps.detach()
-    far = torch.zeros_like(old) if reference is None else divergence(now, reference, options["kl"])
-    ratio = torch.zeros_like(old) if reference is None else now - reference
+    logps = policy.logps.detach()
+    far = ratio = torch.zeros_like(old)
+    if reference is not None:
+        far, ratio = divergence(logps, reference, options["kl"]), logps - reference
     sums = {
         "kl": torch.where(mask, far, 0.0).sum(),
-        "kl/log_ratio": torch.where(mask, ratio, 0.0).sum(),  # k1: one token cannot blow it up, as it can k3
-        "entropy": found.entropy.detach().sum(),
+        "kl/log_ratio": torch.where(
+            mask, ratio, 0.0
+        ).sum(),  # k1, which one token cannot blow up as it can k3
+        "entropy": policy.entropy.detach().sum(),
         "sampling/sampling_logp_difference/mean": torch.where(mask, (old - sampled).abs(), 0.0).sum(),
     }
-    clipped = policy_metrics(found.logps, old, advantages, mask, clip_low=low, clip_high=high)
+    clipped = policy_metrics(policy.logps, old, advantages, mask, clip_low=low, clip_high=high)
     return total, count, {**clipped, **{name: (x, tokens) for name, x in sums.items()}}

@@ -1,8 +1,8 @@
-"""Learning from one's own answers: a step in three parts, of which only the middle one may look at text.
+"""Online stages: a step that samples completions, scores them, and updates the policy from both.
 
-`rollout` draws (deterministic in params, prompts and key), `score` judges (Python, outside torch), `update`
-learns (pure, and obeys every law of a stage). `Stage.step` composes them; whoever wants a loop of their own
-takes them apart.
+`rollout` samples (deterministic in params, prompts and key), `score` computes rewards (Python, outside
+torch), `update` learns (pure, and obeys every law of a stage). `Stage.step` composes them; a loop of your own
+takes them from `stage.parts`.
 
 Shape letters: B rows, K reward functions, N prompts, G samples of each, M new tokens.
 """
@@ -25,15 +25,15 @@ from stages.stage import Init, Loss, Stage
 from stages.state import TrainState
 
 ROLLOUT_KEY = crc32(b"rollout")
-"""What the key of a step's rollouts is folded from."""
+"""Folded into a step's key for its rollouts."""
 
 ALWAYS = (
     "reward", "reward_std", "frac_reward_zero_std", "frac_unjudged", "completions/mean_length",
     "completions/clipped_ratio",
 )  # fmt: skip
-"""Metrics of the rewards, under TRL's names where it has one: the share of groups whose rewards are all
-equal, from which nothing can be learned; the share of answers without a reward; the share of answers that
-were cut off."""
+"""Metrics of the rewards, under TRL's names where it has one: `frac_reward_zero_std` is the share of groups
+of equal rewards, whose advantages are 0; `frac_unjudged` that of unscored answers; `clipped_ratio` that of
+answers that were cut off."""
 
 
 class Rollout(Protocol):
@@ -43,7 +43,7 @@ class Rollout(Protocol):
 
 
 class Score(Protocol):
-    """Rewards of completions: Rollouts -> rewards [B, K] float32, NaN where a completion could not be scored."""
+    """Rewards of completions: Rollouts -> rewards [B, K] float32, NaN for unscored completions."""
 
     def __call__(self, rollouts: Rollouts, /) -> Tensor: ...
 
@@ -71,7 +71,7 @@ class Online(NamedTuple):
 
 
 def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:
-    """Composes the parts to a stage; without a score, a stage for ready-made groups.
+    """Compose the parts to a stage; without a score, a stage for ready-made groups.
 
     Args:
         parts: see Online.
@@ -81,12 +81,12 @@ def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None)
     Returns:
         Stage(init, step, loss, parts).
     """
-    take = step if parts.score is not None else offline_step
-    return Stage(partial(init, parts=parts, rewards=rewards), partial(take, parts=parts), loss, parts)
+    step_fn = step if parts.score is not None else offline_step
+    return Stage(partial(init, parts=parts, rewards=rewards), partial(step_fn, parts=parts), loss, parts)
 
 
 def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tuple[str, ...]) -> TrainState:
-    """Makes the first state, with the metrics of the rewards beside those of the loss.
+    """Return the first state, with the metrics of the rewards next to those of the loss.
 
     Args:
         key: [2] uint32.
@@ -101,12 +101,12 @@ def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tup
 
 
 def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
-    """Draws, scores, learns.
+    """Sample, score, update.
 
     Args:
         state: unchanged by this.
         batch: prompts.
-        parts: bound by `online`; the drawing and the scoring see no gradient and no `jit(..., regions=True)`.
+        parts: bound by `online`; rollout and score see no gradient and no `jit(..., regions=True)`.
 
     Returns:
         The next state, `step` one higher.
@@ -116,7 +116,7 @@ def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
 
 
 def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> tuple[Rollouts, Tensor]:
-    """The first two parts of a step: what it would learn from; equal whenever it is asked for.
+    """Sample and score: the first two parts of a step, reproducible bit for bit.
 
     Args:
         state: its params and key, and the number of its step.
@@ -131,7 +131,8 @@ def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> t
     """
     if parts is None or parts.score is None:
         raise ValueError(
-            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages have none"
+            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages have "
+            "none"
         )
     key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
     with torch.no_grad():
@@ -140,7 +141,7 @@ def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> t
 
 
 def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
-    """Learns from ready-made groups: a batch with the fields of Rollouts and "rewards" [B, K].
+    """Update from ready-made groups: a batch with the fields of Rollouts and "rewards" [B, K].
 
     Args:
         state: unchanged by this.
@@ -154,17 +155,18 @@ def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState
 
 
 def policy_of(params: Tree) -> Tree:
-    """The part of the params that writes: all, or {"policy"} beside a value function."""
+    """Return the policy's part of the params: all, or "policy" where there is a value function too."""
     return params["policy"] if set(params) == {"policy", "value"} else params
 
 
 def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> Tensor:
-    """Adds up the rewards of each answer; one that is missing counts nothing.
+    """Add up the rewards of each answer; a missing one counts as 0.
 
         sum_b = Σ_k weight_k reward_bk, over the k that are there
 
-    It is taken in float64, reward by reward: answers with the same rewards come to the same bits wherever
-    they stand in the batch, and 0.1 + 0.2 to those of 0.3 + 0.0. Only equal sums teach nothing.
+    It is taken in float64, reward by reward: answers with the same rewards have the same bits at every place
+        in
+    the batch, and 0.1 + 0.2 those of 0.3 + 0.0. (Only equal sums have advantage 0.)
 
     Args:
         rewards: [B, K] float, NaN where one is missing.
@@ -196,7 +198,7 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
 def reward_metrics(
     rollouts: Rollouts, rewards: Tensor, groups: Tensor, names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """Says how the answers did.
+    """Compute the metrics of a round's rewards.
 
     Args:
         rollouts: B rows.
@@ -210,19 +212,19 @@ def reward_metrics(
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
-    judged = groups.isfinite()
-    count = judged.sum(1, keepdim=True).clamp(min=1)
-    values = torch.where(judged, groups.double(), 0.0)  # squares of 1e30 overflow float32
+    scored = groups.isfinite()
+    count = scored.sum(1, keepdim=True).clamp(min=1)
+    values = torch.where(scored, groups.double(), 0.0)  # squares of 1e30 overflow float32
     mean = values.sum(1, keepdim=True) / count
     equal = equal_rewards(groups)
-    centred = torch.where(judged & ~equal[:, None], values - mean, 0.0)
+    centred = torch.where(scored & ~equal[:, None], values - mean, 0.0)
     spread = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     lengths = rollouts.mask.sum(1).float()
     return {
         "reward": groups.double().nanmean().float(),
         "reward_std": spread.mean().float(),
         "frac_reward_zero_std": equal.float().mean(),
-        "frac_unjudged": (~judged).float().mean(),
+        "frac_unjudged": (~scored).float().mean(),
         "completions/mean_length": lengths.mean(),
         "completions/clipped_ratio": 1 - rollouts.ended.float().mean(),
         **{f"rewards/{name}/mean": rewards[:, i].double().nanmean().float() for i, name in enumerate(names)},

@@ -1,4 +1,4 @@
-"""A population: several runs of one stage, trained at once as one run with a leading axis.
+"""Population: several runs of one stage, trained at once as one run with a leading axis.
 
 Shape letters: P members of the population.
 """
@@ -17,11 +17,10 @@ from stages.state import TrainState
 
 
 def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stage:
-    """Makes a stage whose state is `members` states stacked, each with its own key, trained by one vmapped
-    step.
+    """Build a stage of `members` stacked states, each with its own key, trained by one vmapped step.
 
-    Eight small models cost little more than one where the cores would otherwise wait; and a spread over seeds
-    says whether a difference is a finding.
+    Eight small models cost little more than one where the cores would otherwise be idle, and the spread over
+    seeds tells a finding from chance.
 
     Args:
         stage: any stage.
@@ -30,11 +29,11 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
             ...].
 
     Returns:
-        Stage, again: init(key) splits the key, `init(key, params)` takes params with a leading axis [P, ...];
-        `stage.step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under
-        vmap there
-        are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` leaves it as it
-            is.
+        A Stage again: init(key) splits the key, `init(key, params)` takes params with a leading axis [P,
+            ...];
+        `step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under vmap
+        there are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` not at
+            all.
 
     Raises:
         ValueError: if members < 1.
@@ -50,8 +49,7 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
 
 
 def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int) -> TrainState:
-    """Stacks the initial states that the keys `split(key, members)` give, each drawn as the stage alone
-    would.
+    """Stack the initial states of the keys `split(key, members)`, each equal to that of the stage alone.
 
     Raises:
         ValueError: if there are not as many params as members.
@@ -66,7 +64,7 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
 
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:
-    """Takes one step of every member; equal to a loop over them (1e-5 in float32)."""
+    """Take one step of every member; equal to a loop over them (1e-5 in float32)."""
     values, spec = tree.flatten(state)
 
     def member(values: list[Tensor], batch: Tree) -> list[Tensor]:

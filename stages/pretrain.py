@@ -8,16 +8,21 @@ Shape letters: B batch, T tokens.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pure import random
-from pure.loss.cross_entropy import chunk_cross_entropy, linear_cross_entropy
+from pure.loss.cross_entropy import CrossEntropyHead, chunk_cross_entropy, linear_cross_entropy
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from stages.stage import StageOptions
 
 
 def pretrain(
@@ -28,17 +33,17 @@ def pretrain(
     chunk: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    **options: Any,
+    **options: Unpack[StageOptions],
 ) -> Stage:
-    """Makes the stage that trains on `{"tokens": [B, T], "labels": [B, T]}`, labels already shifted by one.
+    """Build the stage that trains on `{"tokens": [B, T], "labels": [B, T]}`, labels already shifted by one.
 
     Args:
         model: from `pure.nn.transformer.transformer`.
         optimizer: optax's pair.
-        compute: dtype of the products; params stay as they are.
+        compute: dtype of the products; params keep theirs.
         chunk: positions whose logits are held at a time, compiled or not; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
-        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
+        options: of `stages.stage.stage`.
 
     Returns:
         Stage(init, step); batches may also carry "positions" and "segment_ids" [B, T].
@@ -46,21 +51,21 @@ def pretrain(
     extras: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
     part = region(partial(chunk_cross_entropy, logits=model.logits, options=extras))
     whole = partial(linear_cross_entropy, logits=model.logits, **extras)
-    head: Any = region(whole) if chunk is None else partial(whole, chunk=chunk, part=part)
+    head: CrossEntropyHead = region(whole) if chunk is None else partial(whole, chunk=chunk, part=part)
     loss = partial(next_token_loss, model=model, head=head)
     return stage(loss, optimizer, init=model.init, metrics=("tokens",), compute=compute, **options)
 
 
 def next_token_loss(
-    params: Tree, batch: Tree, key: Tensor | None, *, model: Model, head: Any
+    params: Tree, batch: Tree, key: Tensor | None, *, model: Model, head: CrossEntropyHead
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sums the cross-entropy of every label, nats.
+    """Sum the cross-entropy of every label, nats.
 
     Args:
         params: the model's.
-        batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; positions, segment_ids [B, T]
-            by choice.
-        key: [2]; dropout folds in each example's batch_position. None drops nothing: so a loss is validated.
+        batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; optional: positions,
+            segment_ids [B, T].
+        key: [2]; dropout folds in each example's batch_position. None drops nothing, for validation.
         model, head: bound by `pretrain`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Reward model: learns from pairs of answers to give each answer a score.
+"""Reward model: trained on pairs of answers to give each answer a score.
 
 The mathematics is in `pure/loss/reward.py`, the model in `pure/nn/scalar.py`.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,11 @@ from pure.loss.reward import bradley_terry
 from pure.nn.scalar import scalar_model
 from pure.types import GradientTransformation, Model, Tree
 from stages.stage import Stage, stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from stages.stage import StageOptions
 
 METRICS = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected")
 
@@ -34,24 +39,22 @@ def reward(
     center: float = 0.0,
     disable_dropout: bool = True,
     compute: torch.dtype = torch.float32,
-    **options: Any,
+    **options: Unpack[StageOptions],
 ) -> Stage:
-    """Makes the stage that trains a reward model on preference pairs.
+    """Build the stage that trains a reward model on preference pairs.
 
     Args:
-        model: the language model underneath.
+        model: the language model below the head.
         optimizer: optax's pair.
         margin, center: see `pure.loss.reward.bradley_terry`.
-        disable_dropout: whether the dropout of model and adapters is left out while learning, as TRL does.
-        compute: dtype of the products; params stay as they are.
-        options: `accumulation`, `ema`, `loss_scale` of `stages.stage.stage`.
+        disable_dropout: train without the dropout of model and adapters, as TRL does.
+        compute: dtype of the products; params keep theirs.
+        options: of `stages.stage.stage`.
 
     Returns:
         Stage(init, step) for batches {"chosen_tokens", "chosen_labels", "rejected_tokens", "rejected_labels"}
-        [B, T],
-        whose params are those of `scalar_model(model)`: start from `scalar_model(model).init(key, params)`.
-            Metrics
-        have TRL's names.
+        [B, T], whose params are those of `scalar_model(model)`: start from
+        `scalar_model(model).init(key, params)`. Metrics have TRL's names.
     """
     scored = scalar_model(model)
     loss = partial(pair_loss, score=scored.score, margin=margin, center=center, dropout=not disable_dropout)
@@ -63,17 +66,17 @@ def pair_loss(
     batch: Tree,
     key: Tensor | None,
     *,
-    score: Callable,
+    score: Callable[..., Tensor],
     margin: float,
     center: float,
     dropout: bool,
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sums the negative log-likelihood of every comparison, nats.
+    """Sum the negative log-likelihood of every comparison, nats.
 
     Args:
         params: the scalar model's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B].
-        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing: so a loss is validated.
+        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing, for validation.
         score, margin, center, dropout: bound by `reward`.
 
     Returns:
@@ -81,25 +84,23 @@ def pair_loss(
     """
     tokens = torch.cat([batch["chosen_tokens"], batch["rejected_tokens"]])
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
-    scores = answer_scores(
-        params, tokens, labels, score=score, key=sides(key, batch["batch_position"]) if dropout else None
-    )
-    chosen, rejected = scores.chunk(2)
+    keys = side_keys(key, batch["batch_position"]) if dropout else None
+    chosen, rejected = answer_scores(params, tokens, labels, score=score, key=keys).chunk(2)
     real = ((batch["chosen_labels"] >= 0).any(1) & (batch["rejected_labels"] >= 0).any(1)).float()
     losses = bradley_terry(chosen, rejected, margin=margin, center=center)
     count = real.sum()
-    found = (chosen > rejected, chosen - rejected, chosen, rejected)
-    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, found, strict=True)}
+    values = (chosen > rejected, chosen - rejected, chosen, rejected)
+    metrics = {name: ((x.detach() * real).sum(), count) for name, x in zip(METRICS, values, strict=True)}
     return (losses * real).sum(), count, metrics
 
 
 def answer_scores(
-    params: Tree, tokens: Tensor, labels: Tensor, *, score: Callable, key: Tensor | None = None
+    params: Tree, tokens: Tensor, labels: Tensor, *, score: Callable[..., Tensor], key: Tensor | None = None
 ) -> Tensor:
-    """Scores whole answers: the number at the last token of each.
+    """Score answers: the model's output at the last token of each.
 
-    The last token of an answer may stand among the labels alone, as rows are shifted by one; it is put back
-    first, for an answer that ends is another than one that was cut off.
+    The last token of an answer may be among the labels only, as rows are shifted by one. It is put back
+    first: an answer with its stop token is another answer than one that was cut off.
 
     Args:
         params: the scalar model's.
@@ -111,17 +112,17 @@ def answer_scores(
     Returns:
         [B] float32.
 
-    Edge cases: a row without an answer is scored at its second place.
+    Edge cases: a row without an answer is scored at its second position.
     """
-    here = torch.arange(tokens.shape[1] + 1, device=tokens.device)
-    last = torch.where(labels >= 0, here[1:], 1).amax(1, keepdim=True)
-    ending = labels.gather(1, last - 1).clamp(min=0)
-    whole = torch.where(here == last, ending, F.pad(tokens, (0, 1)))
-    return score(params, whole, key=key).gather(1, last)[:, 0]
+    positions = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+    last = torch.where(labels >= 0, positions[1:], 1).amax(1, keepdim=True)
+    last_token = labels.gather(1, last - 1).clamp(min=0)
+    full = torch.where(positions == last, last_token, F.pad(tokens, (0, 1)))
+    return score(params, full, key=key).gather(1, last)[:, 0]
 
 
-def sides(key: Tensor | None, batch_position: Tensor) -> Tensor | None:
-    """Keys for both answers of every pair: key [2], batch_position [B] -> [2 B, 2]; None stays None."""
+def side_keys(key: Tensor | None, batch_position: Tensor) -> Tensor | None:
+    """Return keys for both answers of every pair: key [2], batch_position [B] -> [2 B, 2]; None -> None."""
     if key is None:
         return None
     fold = torch.func.vmap(random.fold_in, (None, 0))

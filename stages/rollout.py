@@ -1,4 +1,4 @@
-"""Rollouts: what a policy writes when it is asked, laid out so that the same tokens can be trained on.
+"""Rollouts: completions sampled from a policy, laid out so that the same tokens can be trained on.
 
 Shape letters: N prompts, G samples of each, B = N G rows, P prompt tokens, M new tokens at most.
 """
@@ -6,7 +6,8 @@ Shape letters: N prompts, G samples of each, B = N G rows, P prompt tokens, M ne
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,21 +17,22 @@ from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.cross_entropy import IGNORE
-from pure.loss.log_probability import LogProbabilities
+from pure.loss.log_probability import Head, LogProbabilities, LogProbs, linear_log_probabilities
+from pure.transform.jit import region
 from pure.types import Model, Tree
 
 
 class Rollouts(NamedTuple):
-    """Completions beside their prompts. Rows of one prompt stand together: row n G + g is sample g of prompt
-    n.
+    """Completions after their prompts. Rows of one prompt are adjacent: row n G + g is sample g of prompt n.
 
     Fields:
         tokens: [B, P + M] int64: the prompt, padded on the left, then the completion, padded on the right; so
-            that every completion begins at place P, and follows its prompt directly.
-        starts: [B] int64, where the prompt begins: its padding before it.
+            that every completion starts at position P, directly after its prompt.
+        starts: [B] int64, the prompt's first position, after its padding.
         mask: [B, M] bool, True on the completion's tokens, the stop token among them.
-        logps: [B, M] float32, nats, of each token as the sampler saw it, at the temperature; 0 where masked.
-        ended: [B] bool, whether the policy ended it; False: it was cut off at M tokens.
+        logps: [B, M] float32, nats, of each token as the sampler computed it, at the temperature; 0 where
+            masked.
+        ended: [B] bool, True where the policy ended the completion, False where it was cut off at M tokens.
         row: [B] int64, the prompt's row in the data set, by which its text is found.
     """
 
@@ -53,11 +55,11 @@ def rollout(
     dtype: torch.dtype | None = None,
     compile: bool | Stepper = False,
 ) -> Rollouts:
-    """Draws `samples` completions of every prompt: a function of (params, prompts, key) and nothing else.
+    """Sample `samples` completions of every prompt: a function of (params, prompts, key) and nothing else.
 
-    Each row draws with a key of its own, from the prompt's number and the sample's, so that what it writes
-    does not depend on how the batch was put together (up to rounding, where the shapes differ). The number of
-    rows stays the same to the end, so that one shape is compiled and every bit can be drawn again.
+    Each row samples with its own key, from the prompt's row and the sample's number, so that its tokens do
+    not depend on the rest of the batch (up to rounding, where the shapes differ). The number of rows stays
+    the same to the end, so that one shape is compiled and every bit can be reproduced.
 
     Args:
         model: gives `decode`, `cache` and `config`.
@@ -68,7 +70,7 @@ def rollout(
         samples: G >= 1.
         sampling: of each completion. Losses compare log-probabilities at its temperature; they do not see its
             truncation.
-        dtype: to draw in; None takes that of the params.
+        dtype: of the products; None takes that of the params.
         compile: as in `pure.generation.generate.generate`.
 
     Returns:
@@ -107,14 +109,14 @@ def arrange(
     row: Tensor,
     stop_tokens: tuple[int, ...],
 ) -> Rollouts:
-    """Puts prompts and completions side by side; also for completions that were drawn elsewhere.
+    """Lay out prompts and completions as Rollouts, also completions that were sampled elsewhere.
 
     Args:
         prompts: [B, P] integers, padded on the right.
         lengths: [B] integers, the prompts' tokens.
         completions: [B, M] integers, padded on the right.
         written: [B] integers, the completions' tokens.
-        logps: [B, M] float, nats, of whoever drew them.
+        logps: [B, M] float, nats, of the behaviour policy.
         row: [B] integers, the prompts' rows in the data set.
         stop_tokens: ids that end a completion.
 
@@ -123,15 +125,16 @@ def arrange(
 
     Example:
         >>> rows = torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([2, 3])
-        >>> drawn = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]), torch.zeros(2, 2), torch.tensor([0, 1])
-        >>> found = arrange(*rows, *drawn, stop_tokens=(2,))
-        >>> found.tokens.tolist(), found.starts.tolist(), found.ended.tolist()
+        >>> drawn = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]), torch.zeros(2, 2), torch.tensor([0,
+        1])
+        >>> rollouts = arrange(*rows, *drawn, stop_tokens=(2,))
+        >>> rollouts.tokens.tolist(), rollouts.starts.tolist(), rollouts.ended.tolist()
         ([[0, 5, 6, 1, 2], [7, 8, 9, 3, 0]], [1, 0], [True, False])
     """
     width = prompts.shape[1]
     starts = width - lengths
-    place = torch.arange(width, device=prompts.device) - starts[:, None]
-    left = torch.where(place >= 0, prompts.gather(1, place.clamp(min=0)), 0)
+    positions = torch.arange(width, device=prompts.device) - starts[:, None]
+    left = torch.where(positions >= 0, prompts.gather(1, positions.clamp(min=0)), 0)
     mask = torch.arange(completions.shape[1], device=prompts.device) < written[:, None]
     stops = torch.tensor(stop_tokens, dtype=completions.dtype, device=prompts.device)
     last = completions.gather(1, (written - 1).clamp(min=0)[:, None])
@@ -140,8 +143,8 @@ def arrange(
     return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, row)
 
 
-def without_truncated(rollouts: Rollouts) -> Rollouts:
-    """Masks all tokens of the completions that were cut off, so that no loss sees them.
+def mask_truncated_rows(rollouts: Rollouts) -> Rollouts:
+    """Mask all tokens of the completions that were cut off, so that no loss sees them.
 
     Returns:
         Rollouts, `mask` and `logps` of those rows False and 0.
@@ -150,56 +153,75 @@ def without_truncated(rollouts: Rollouts) -> Rollouts:
     return rollouts._replace(mask=mask, logps=torch.where(mask, rollouts.logps, 0.0))
 
 
-def where_to_look(rollouts: Rollouts) -> dict[str, Tensor]:
-    """Positions and segments of the padded rows, for a forward pass that sees what the sampler saw.
+def positions_and_segments(rollouts: Rollouts) -> dict[str, Tensor]:
+    """Return positions and segments of the padded rows, for a forward pass that sees what the sampler saw.
 
     Returns:
         {"positions": [B, P + M], counted from each prompt's first token; "segment_ids": [B, P + M], 0 on the
         padding before it}.
     """
-    place = torch.arange(rollouts.tokens.shape[1], device=rollouts.tokens.device) - rollouts.starts[:, None]
-    return {"positions": place.clamp(min=0), "segment_ids": (place >= 0).long()}
+    length = rollouts.tokens.shape[1]
+    positions = torch.arange(length, device=rollouts.tokens.device) - rollouts.starts[:, None]
+    return {"positions": positions.clamp(min=0), "segment_ids": (positions >= 0).long()}
 
 
 def completion_states(hidden: Callable[..., Tensor], params: Tree, rollouts: Rollouts) -> Tensor:
-    """The states from which each completion's token was drawn: those one place before it. Nothing is dropped
-    out.
+    """Return the hidden states that predict each completion token, one position before it, without dropout.
 
     Args:
         hidden: (params, tokens, positions=, segment_ids=) -> [B, P + M, ...], such as `model.hidden`.
-        params: whatever `hidden` takes.
+        params: those that `hidden` takes.
         rollouts: B rows.
 
     Returns:
         [B, M, ...].
     """
     before = rollouts.tokens.shape[1] - rollouts.mask.shape[1] - 1
-    states = hidden(params, rollouts.tokens, **where_to_look(rollouts))
+    states = hidden(params, rollouts.tokens, **positions_and_segments(rollouts))
     return states[:, before:-1]
 
 
-def completion_log_probabilities(
-    params: Tree, rollouts: Rollouts, *, model: Model, head: Any
-) -> LogProbabilities:
-    """Computes the log-probabilities of the completions by the forward function that training differentiates.
+def policy_log_probabilities(
+    model: Model, *, temperature: float | Tensor, chunk: int | None = None
+) -> LogProbs:
+    """Return the function that a loss, a reference and a behaviour policy all take log-probabilities from.
 
-    Sampling, reference and learner all see the whole model, without dropout: the ratio of the learner to the
-    policy that drew is then exactly 1 before the first update, as the papers' clipping presupposes.
+    Args:
+        model: the policy's.
+        temperature: that the completions were sampled at.
+        chunk: rows whose logits are held at a time; None holds all.
+
+    Returns:
+        (params, rollouts) -> LogProbabilities [B, M], entropy included.
+    """
+    head = partial(
+        linear_log_probabilities, logits=model.logits, temperature=temperature, entropy=True, chunk=chunk
+    )
+    return partial(completion_log_probabilities, model=model, head=region(head))
+
+
+def completion_log_probabilities(
+    params: Tree, rollouts: Rollouts, *, model: Model, head: Head
+) -> LogProbabilities:
+    """Compute the log-probabilities of the completions by the forward function that training differentiates.
+
+    Behaviour policy, reference and learner all see the whole model, without dropout: the ratio of the learner
+    to the behaviour policy is then exactly 1 before the first update, as the papers' clipping presupposes.
 
     Args:
         params: the policy's, or the reference's.
         rollouts: B rows.
         model: gives `hidden`.
-        head: (params, hidden, labels) -> LogProbabilities, at the temperature at which they were drawn.
+        head: (params, hidden, labels) -> LogProbabilities, at the sampling temperature.
 
     Returns:
         LogProbabilities(logps [B, M], entropy [B, M]), 0 where masked.
     """
     states = completion_states(model.hidden, params, rollouts)
-    return head(params, states, labels_of(rollouts))
+    return head(params, states, completion_labels(rollouts))
 
 
-def labels_of(rollouts: Rollouts) -> Tensor:
-    """The completions' tokens, [B, M]; -100 where masked."""
+def completion_labels(rollouts: Rollouts) -> Tensor:
+    """Return the completions' tokens, [B, M]; -100 where masked."""
     width = rollouts.tokens.shape[1] - rollouts.mask.shape[1]
     return torch.where(rollouts.mask, rollouts.tokens[:, width:], IGNORE)

@@ -1,4 +1,4 @@
-"""Scores: what answers are worth, by functions of their text or by a reward model.
+"""Scores: rewards of answers, from functions of their text or from a reward model.
 
 Shape letters: B rows, K reward functions, P prompt tokens, M new tokens.
 """
@@ -19,7 +19,7 @@ from stages.reward import answer_scores
 from stages.rollout import Rollouts
 
 Reward = Callable[..., Any]
-"""What users write: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of
+"""A user's function: (prompt, completion, row) -> float, or None where it does not apply; `row` is the row of
 data that the prompt came from. Or a whole batch, (prompts, completions, **columns) -> list, as in TRL. Either
 may be a coroutine; see `data_pipes.answers.reward_function`."""
 
@@ -33,15 +33,15 @@ def text_score(
     on_bad: Callable[[str], Any] | None = None,
     gather: Gather | None = None,
 ) -> Score:
-    """Makes a score of functions of text.
+    """Build a score from functions of text.
 
     Args:
         functions: name -> function, see `Reward`; called once for each answer, in order, or once for all.
         decode: ids -> text, control tokens left out.
-        prompts: text of each prompt, as the functions shall see it; found by the rollouts' row.
+        prompts: text of each prompt for the functions; found by the rollouts' row.
         rows: the data each prompt came from.
-        on_bad: is told of a function that raised or gave no number that is finite in float32, in a sentence
-            with the function and the text; that reward is then NaN. None raises it as an error.
+        on_bad: receives one sentence, with the function and the text, for a function that raised or returned
+            no number finite in float32; that reward is then NaN. None raises it as an error.
         gather: runs coroutines, such as `stages.run.rewards.coroutines.gather()`.
 
     Returns:
@@ -62,8 +62,8 @@ def text_score(
     )
 
 
-def model_score(params: Tree, score: Callable) -> Score:
-    """Makes a score of a reward model.
+def model_score(params: Tree, score: Callable[..., Tensor]) -> Score:
+    """Build a score from a reward model.
 
     Args:
         params: the scalar model's, frozen.
@@ -76,12 +76,12 @@ def model_score(params: Tree, score: Callable) -> Score:
 
 
 def completions(rollouts: Rollouts, decode: Callable[[Sequence[int]], str]) -> list[str]:
-    """The completions as texts, B of them."""
+    """Decode the completions, B texts."""
     return [decode(ids) for ids in completion_ids(rollouts)]
 
 
 def completion_ids(rollouts: Rollouts) -> list[list[int]]:
-    """The tokens of each completion, B lists."""
+    """Return the tokens of each completion, B lists."""
     width = rollouts.tokens.shape[1] - rollouts.mask.shape[1]
     lengths = rollouts.mask.sum(1).tolist()
     rows = rollouts.tokens[:, width:].tolist()
@@ -92,13 +92,13 @@ def _text_score(
     rollouts: Rollouts,
     *,
     functions: Mapping[str, Reward],
-    decode: Any,
+    decode: Callable[[Sequence[int]], str],
     prompts: Sequence[str],
-    rows: Sequence,
-    on_bad: Callable,
+    rows: Sequence[Mapping[str, Any]],
+    on_bad: Callable[[str], Any],
     gather: Gather | None,
 ) -> Tensor:
-    """[B, K]."""
+    """Rewards [B, K] of the functions."""
     numbers, ids = rollouts.row.tolist(), completion_ids(rollouts)
     answers = Completions(
         [prompts[i] for i in numbers], [decode(x) for x in ids], ids, [rows[i] for i in numbers]
@@ -114,14 +114,14 @@ def _stop(text: str) -> NoReturn:
     raise ValueError(f"{text}; fix the function, or leave such rewards out (on_bad, or --on_bad_reward skip)")
 
 
-def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable) -> Tensor:
-    """[B, 1]: the rows are laid out as the reward model was trained on them, prompt first, without padding
-    before."""
+def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable[..., Tensor]) -> Tensor:
+    """Rewards [B, 1] of rows laid out as in the reward model's training: no padding before the prompt."""
     batch, total = rollouts.tokens.shape
-    place = torch.arange(total, device=rollouts.tokens.device) + rollouts.starts[:, None]
-    tokens = torch.where(place < total, rollouts.tokens.gather(1, place.clamp(max=total - 1)), 0)
+    source = torch.arange(total, device=rollouts.tokens.device) + rollouts.starts[:, None]
+    inside, source = source < total, source.clamp(max=total - 1)
+    tokens = torch.where(inside, rollouts.tokens.gather(1, source), 0)
     width = total - rollouts.mask.shape[1]
     written = torch.cat([rollouts.mask.new_zeros(batch, width), rollouts.mask], 1)
-    real = (place < total) & written.gather(1, place.clamp(max=total - 1))
+    real = inside & written.gather(1, source)
     labels = torch.where(real[:, 1:], tokens[:, 1:], -100)
     return answer_scores(params, tokens[:, :-1], labels, score=score)[:, None]

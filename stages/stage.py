@@ -1,7 +1,7 @@
-"""A stage: the pair (init, step) that turns a loss and an optimizer into training.
+"""Stage: the pair (init, step) that turns a loss and an optimizer into training.
 
 `functools.reduce(stage.step, pipe, stage.init(key))` is a whole training run. Every built-in stage is made by
-`stage`, so that a researcher's own can do all that they can.
+`stage`, so a researcher's own has the same features.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 from zlib import crc32
 
 import torch
@@ -30,13 +30,18 @@ if TYPE_CHECKING:
     from stages.online import Online
 
 ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
-"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped: -1, it
-was taken; i, the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite; L + 1:
-its count is not finite or 0, so that there was nothing to learn from."""
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and the reason for a skipped step. -1:
+the step was taken; i: the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite;
+L + 1: its count is not finite or 0, as in a batch without labels."""
 
 
 LOSS_KEY = crc32(b"loss")
-"""What the loss's key of a step is folded from: `named(key, "loss")`, which a compiler cannot trace."""
+"""Folded into a step's key for its loss: `named(key, "loss")`, which a compiler cannot trace."""
+
+StageOptions = TypedDict(  # noqa: UP013 (here, classes are NamedTuples, dataclasses or Protocols)
+    "StageOptions", {"accumulation": int, "ema": float | None, "loss_scale": float | None}, total=False
+)
+"""Arguments of `stage` that every built-in stage takes and passes on."""
 
 
 class Loss(Protocol):
@@ -44,8 +49,9 @@ class Loss(Protocol):
 
     The batch has "batch_position" [B], each example's place in it, for randomness that must not depend on how
     the batch was cut. (Its "row" [B] is the data set's; "positions" [B, T] are those of tokens.) Metrics are
-    {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. The key
-    None drops nothing out: so a loss is validated.
+    {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. The
+    key
+    None turns dropout off, for validation.
     """
 
     def __call__(
@@ -60,14 +66,15 @@ class Init(Protocol):
 
 
 class Stage(NamedTuple):
-    """Training as two pure functions, and what they are made of.
+    """Training as two pure functions, with the loss and the parts that they are made of.
 
     Fields:
         init: (key [2] uint32, params=None) -> TrainState; params default to the model's own initial ones.
         step: (state, batch) -> TrainState.
-        loss: what `step` differentiates, in its precision. For validation, and for each example's own gradient
-            (`pure.transform.per_sample`). Its batches are those of `step`; of an online stage, those that its
-            update makes of rollouts and rewards. None for a population, whose params have a leading axis.
+        loss: the function that `step` differentiates, in its precision; for validation, and for each
+            example's own gradient (`pure.transform.per_sample`). Its batches are those of `step`; in an
+            online stage, those that update makes of rollouts and rewards. None for a population, whose params
+            have a leading axis.
         parts: rollout, score and update of an online stage; None for all others.
 
     Example:
@@ -93,27 +100,26 @@ def stage(
     compute: torch.dtype | None = None,
     loss_scale: float | None = None,
 ) -> Stage:
-    """Makes a stage of a loss and an optimizer.
+    """Build a stage from a loss and an optimizer.
 
     Args:
         loss: (params, batch, key) -> (sum [], count [], metrics), in float32; see Loss.
         optimizer: optax's pair.
         init: key -> params, such as `model.init`; None if params are always given.
-        metrics: names that the loss reports, besides "loss".
+        metrics: names of the metrics that the loss reports, without "loss".
         accumulation: micro-batches a step; must divide B.
         ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`, and
             warmed up over the updates that `extra["ema_count"]` counts (`pure.optim.ema.warmed_decay`); None
             keeps none.
-        compute: dtype that the loss sees the params in, while they stay as they are; None leaves them.
-        loss_scale: first factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if
+        compute: dtype to which the params are cast for the loss; the state's keep theirs. None casts none.
+        loss_scale: initial factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if
             `compute` is float16, else none.
 
     Returns:
         Stage(init, step).
 
-    Edge cases: params in bfloat16 or float16 are warned about once, when the first state is made: an update
-    below 1/512
-        (1/4096) of a weight is rounded away.
+    Edge cases: params in bfloat16 or float16 cause one warning, when the first state is made: an update below
+    1/512 (1/4096) of a weight is rounded away.
 
     Raises:
         ValueError: if ema or accumulation is out of range.
@@ -150,11 +156,11 @@ def init_state(
     ema: float | None,
     loss_scale: float | None,
 ) -> TrainState:
-    """Makes the state before the first step; no two leaves share storage.
+    """Return the state before the first step; no two leaves share storage.
 
     Args:
         key: [2] uint32, the root of all randomness of the run.
-        params: to start from, copied; None draws new ones.
+        params: to start from, copied; None initialises new ones.
         init, optimizer, metrics, ema, loss_scale: bound by `stage`.
 
     Raises:
@@ -187,20 +193,18 @@ def init_state(
 def step(
     state: TrainState, batch: Tree, *, gradient: Callable, update: Callable, names: tuple[str, ...]
 ) -> TrainState:
-    """Takes one optimizer step, or skips the batch where loss, count or a gradient is not finite, or nothing
-    counted.
+    """Take one optimizer step, or skip a batch with a loss, count or gradient that is not finite, or count 0.
 
     Args:
         state: unchanged by this.
         batch: dict of tensors [B, ...].
-        gradient: (params, batch, key) -> Accumulated.
+        gradient: (params, batch, key, scale) -> Accumulated.
         update: (moving, grads, scale, extra) -> moving.
         names: of the metrics that the loss was declared to report.
 
     Returns:
-        The next state: `step` one higher, always; params, opt_state and average only if the step was taken,
-            which
-        `nonfinite_leaf` says.
+        The next state: `step` one higher, always; params, opt_state and average changed only if the step was
+        taken, see `nonfinite_leaf`.
 
     Steps:
         1. The step's own key; each example's place in the batch.
@@ -221,8 +225,8 @@ def step(
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
     if set(result.metrics) != set(names):
         raise ValueError(
-            f"stage: the loss reported the metrics {sorted(result.metrics)}, and {sorted(names)} were declared; a "
-            f"state keeps its structure, so write metrics={tuple(result.metrics)}"
+            f"stage: the loss reported the metrics {sorted(result.metrics)}, and {sorted(names)} were declared; "
+            f"a state keeps its structure, so write metrics={tuple(result.metrics)}"
         )
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
@@ -238,7 +242,7 @@ def step(
         extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
     # 5. Metrics.
     metrics = {"loss": loss, "grad_norm": grad_norm, "nonfinite_leaf": bad}
-    metrics |= {name: _reported(found) for name, found in result.metrics.items()}
+    metrics |= {name: _mean_or_sum(metric) for name, metric in result.metrics.items()}
     return TrainState(state.step + 1, state.key, new["params"], new["opt_state"], extra, metrics)
 
 
@@ -251,8 +255,7 @@ def update(
     optimizer: GradientTransformation,
     ema: float | None,
 ) -> Tree:
-    """Updates params, optimizer state and average; leafwise if the optimizer is: then it may go layer by
-    layer.
+    """Update params, optimizer state and average; leafwise if the optimizer is, for updates layer by layer.
 
     Args:
         moving: {"params", "opt_state", "extra"}.
@@ -277,35 +280,34 @@ def update(
 
 
 def named(key: Tensor, name: str) -> Tensor:
-    """A sub-key by name, so that adding a use of randomness changes no other."""
+    """Fold a name into a key, so that a new use of randomness changes no other."""
     return random.fold_in(key, crc32(name.encode()))
 
 
 def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
-    """[] float32: the first of the leaves' norms [L], the loss and its count that no step can be taken with;
-    -1: none.
+    """Return the number [] of the first leaf norm [L], loss or count that forbids a step; -1: none.
 
     A loss that is not finite may have a finite gradient: where it was clamped, the gradient is 0.
     """
-    beside = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
-    bad = torch.cat([~per_leaf.isfinite(), beside])
+    loss_and_count = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
+    bad = torch.cat([~per_leaf.isfinite(), loss_and_count])
     return torch.where(bad.any(), bad.float().argmax(), -1).float()
 
 
-def _reported(found: Metric) -> Tensor:
-    """A mean, or a sum."""
-    if isinstance(found, Tensor):
-        return found
-    total, count = found
+def _mean_or_sum(metric: Metric) -> Tensor:
+    """Divide a mean's sum by its count; return a sum as it is."""
+    if isinstance(metric, Tensor):
+        return metric
+    total, count = metric
     return total / count.clamp(min=1)
 
 
 def _warn_of_narrow(params: Tree) -> None:
-    """Warns once, where the first state is made, of params whose digits lose small updates."""
+    """Warn of params in a dtype whose rounding loses small updates."""
     narrow = sorted({str(x.dtype) for x in tree.leaves(params) if x.dtype in (torch.bfloat16, torch.float16)})
     if narrow:
         warnings.warn(
-            f"the params are stored in {', '.join(narrow)}, whose digits lose an update that is a few hundred times "
+            f"the params are stored in {', '.join(narrow)}, which rounds away an update a few hundred times "
             "smaller than its weight; keep them in float32 (tree.cast) and give the stage compute=torch.bfloat16",
             stacklevel=3,
         )

@@ -1,6 +1,6 @@
-"""The one state of every stage: what a step takes, what it returns, and what a checkpoint holds.
+"""State of every stage: a step takes and returns it, and a checkpoint holds it.
 
-A training run is a fold, `reduce(stage.step, pipe, stage.init(key))`, and this is what is folded.
+A training run is a fold, `reduce(stage.step, pipe, stage.init(key))`, over this state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pure.types import Tree
 
 
 class TrainState(NamedTuple):
-    """All that changes while training, and nothing else: a run goes on from it bit for bit.
+    """All that changes during training, and nothing else: a run resumes from it bit for bit.
 
     Configuration, the optimizer and frozen weights are bound into the stage, so that a state is only tensors:
     it can be saved, copied, stacked for `vmap`, or sent to another framework. No two leaves of an initial
@@ -24,8 +24,8 @@ class TrainState(NamedTuple):
             `pipe[int(state.step):]`.
         key: [2] uint32, the root key. It never advances: a step draws from `fold_in(key, step)`.
         params: exactly what is differentiated (PPO: {"policy": ..., "value": ...}).
-        opt_state: the optimizer's state, with optax's structure. Its counts stand still over a skipped step.
-        extra: what moves without a gradient, {} by default: an average of the weights, an adaptive
+        opt_state: the optimizer's state, with optax's structure. A skipped step does not advance its counts.
+        extra: values that change without a gradient, {} by default: an average of the weights, an adaptive
             coefficient.
         metrics: {name: [] tensor} of the last step, NaN before the first; read by the runner alone.
 

@@ -41,13 +41,13 @@ def test_the_reward_stands_at_the_last_token_and_the_divergence_at_each() -> Non
         rollouts,
         rewards[:, 0],
         state.extra["kl_coefficient"],
-        look=LOGPS_FN,
-        values=partial(completion_states, scalar_model(MODEL).score),
+        logps_fn=LOGPS_FN,
+        values_fn=partial(completion_states, scalar_model(MODEL).score),
         gamma=1.0,
         lam=1.0,
         reference=reference,
         compute=torch.float32,
-        given=False,
+        offline=False,
     )
     distance = policy_logps(state.params["policy"], rollouts) - policy_logps(reference, rollouts)
     ahead = torch.where(rollouts.mask, distance, 0.0).flip(1).cumsum(1).flip(1)

@@ -13,7 +13,14 @@ from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
 from pure.loss.log_probability import linear_log_probabilities
 from pure.nn.transformer import transformer
-from stages.rollout import Rollouts, arrange, completion_log_probabilities, labels_of, rollout, where_to_look
+from stages.rollout import (
+    Rollouts,
+    arrange,
+    completion_labels,
+    completion_log_probabilities,
+    positions_and_segments,
+    rollout,
+)
 from tests.laws.test_stages import VOCABULARY, small
 
 MODEL = transformer(small(max_position_embeddings=32))
@@ -97,16 +104,16 @@ def test_a_prompt_alone_and_among_31_others() -> None:
     torch.testing.assert_close(alone.logps, whole.logps[3:4], rtol=0, atol=1e-4)
 
 
-def test_where_to_look_numbers_from_the_first_token_of_the_prompt() -> None:
-    found = where_to_look(draw())
+def test_positions_and_segments_numbers_from_the_first_token_of_the_prompt() -> None:
+    found = positions_and_segments(draw())
     assert found["positions"][4].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
     assert found["segment_ids"][4].tolist() == [0, 0, 0] + [1] * 7
 
 
 def test_labels_are_the_completions() -> None:
     found = draw()
-    assert torch.equal(labels_of(found) >= 0, found.mask)
-    assert torch.equal(labels_of(found)[found.mask], found.tokens[:, 4:][found.mask])
+    assert torch.equal(completion_labels(found) >= 0, found.mask)
+    assert torch.equal(completion_labels(found)[found.mask], found.tokens[:, 4:][found.mask])
 
 
 @pytest.mark.parametrize("stops", [(), (3,), (3, 9)])
