@@ -23,7 +23,6 @@ LONG_FILES: Mapping[str, str] = {}
 """path -> why it has more than 300 lines."""
 
 LONG_FUNCTIONS: Mapping[str, str] = {
-    "stages.ppo.ppo": "binds four functions of 25 values",
 }
 """module.function -> why it has more than 50 lines of code."""
 
