@@ -7,11 +7,11 @@ way when it is resumed or replayed.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -20,20 +20,13 @@ from stages.models import adapter, hardware, identity, initial_adapters, languag
 from stages.models.chat_template import template_of, with_template
 from stages.models.identity import hash_weights
 from stages.run import adapter_flags, build_pretrain, config_file, final_model
-from stages.run.build_online import build_grpo, build_ppo
-from stages.run.build_preferences import build_dpo, build_reward
-from stages.run.build_sft import build_sft
 from stages.run.data import corpus, examples
-from stages.run.experiment import Experiment, Say, Start
+from stages.run.experiment import Experiment, Recipe, Say, Start
 from stages.run.options import checks
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
     STAGES,
-    DPOOptions,
-    GRPOOptions,
-    PPOOptions,
     RewardOptions,
-    SFTOptions,
     TuningOptions,
     check_held_out,
 )
@@ -41,28 +34,10 @@ from stages.run.options.tuning import (
 Options: TypeAlias = PretrainOptions | TuningOptions
 
 
-class Recipe(NamedTuple):
-    """How a stage after pretraining is built.
-
-    Fields:
-        rows: the form of its rows.
-        builder: (options, the model to start from, the rows, say) -> Experiment.
-    """
-
-    rows: examples.Kind
-    builder: Callable[[Any, Start, examples.Data, Say], Experiment]
-
-
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
-    {
-        SFTOptions: Recipe(examples.CONVERSATIONS, build_sft),
-        RewardOptions: Recipe(examples.PREFERENCES, build_reward),
-        DPOOptions: Recipe(examples.PREFERENCES, build_dpo),
-        GRPOOptions: Recipe(examples.PROMPTS, build_grpo),
-        PPOOptions: Recipe(examples.PROMPTS, build_ppo),
-    }
+    {**build_sft.RECIPES, **build_preferences.RECIPES, **build_online.RECIPES}
 )
-"""Options class of a stage after pretraining -> what builds it."""
+"""Options class of a stage after pretraining -> how it is built; each builder's file has its rows."""
 
 
 def check(options: Options) -> None:

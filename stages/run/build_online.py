@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -22,10 +24,17 @@ from stages.run import optimizer
 from stages.run.data import examples
 from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data
-from stages.run.experiment import Experiment, Say, Start, from_start
+from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
 from stages.run.metrics import Observe
 from stages.run.optimizer import Descent
-from stages.run.options.tuning import GRPOOptions, OnlineOptions, PPOOptions, group_size, updates_per_step
+from stages.run.options.tuning import (
+    GRPOOptions,
+    OnlineOptions,
+    PPOOptions,
+    TuningOptions,
+    group_size,
+    updates_per_step,
+)
 from stages.run.rewards.scorer import Scorer, scorer
 from stages.run.validation import Validate, mean_reward, nothing
 from stages.stage import Stage
@@ -204,3 +213,12 @@ def _experiment(start: Start, stage: Stage, descent: Descent, parts: _Parts) -> 
 def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:
     """The learning rate; the completions of the step are written into their log."""
     return {**learning_rate(state), **recorder.observe(state)}
+
+
+RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
+    {
+        GRPOOptions: Recipe(examples.PROMPTS, build_grpo),
+        PPOOptions: Recipe(examples.PROMPTS, build_ppo),
+    }
+)
+"""Options class -> how its run is built."""

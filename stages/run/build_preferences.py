@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 from data_pipes.preference import preference_pipe, with_reference
 from data_pipes.table import TablePipe
@@ -13,8 +15,8 @@ from stages.reward import reward
 from stages.run import final_model, optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
-from stages.run.experiment import Experiment, Say, Start, from_start
-from stages.run.options.tuning import DPOOptions, PreferenceOptions, RewardOptions
+from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
+from stages.run.options.tuning import DPOOptions, PreferenceOptions, RewardOptions, TuningOptions
 from stages.run.validation import mean_loss
 
 METRICS = ("rewards/accuracies", "rewards/margins")
@@ -90,3 +92,12 @@ def _pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe,
     make = partial(preference_pipe, length=examples.row_length(longest - 1, options.max_length))
     pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
     return pipe, examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
+
+
+RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
+    {
+        RewardOptions: Recipe(examples.PREFERENCES, build_reward),
+        DPOOptions: Recipe(examples.PREFERENCES, build_dpo),
+    }
+)
+"""Options class -> how its run is built."""

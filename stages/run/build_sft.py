@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 from data_pipes.sft import sft_pipe
 from stages.run import optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
-from stages.run.experiment import Experiment, Say, Start, from_start
-from stages.run.options.tuning import SFTOptions
+from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
+from stages.run.options.tuning import SFTOptions, TuningOptions
 from stages.run.validation import mean_loss
 from stages.sft import sft
 
@@ -39,3 +41,11 @@ def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experi
         ema=options.ema,
     )
     return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out))
+
+
+RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
+    {
+        SFTOptions: Recipe(examples.CONVERSATIONS, build_sft),
+    }
+)
+"""Options class -> how its run is built."""

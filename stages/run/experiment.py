@@ -16,6 +16,7 @@ from stages.models.adapter import Adapter
 from stages.models.language_model import Pretrained
 from stages.online import Rollout, Update
 from stages.run import optimizer
+from stages.run.data.examples import Data, Kind
 from stages.run.metrics import Observe
 from stages.run.mfu import Work
 from stages.run.optimizer import Descent
@@ -84,6 +85,18 @@ class Experiment(NamedTuple):
     identity: Mapping[str, str]
     save_model: SaveModel
     work: Work | None = None
+
+
+class Recipe(NamedTuple):
+    """How a stage after pretraining is built.
+
+    Fields:
+        rows: the form of its rows.
+        builder: (options, the model to start from, the rows, say) -> Experiment.
+    """
+
+    rows: Kind
+    builder: Callable[[Any, Start, Data, Say], Experiment]
 
 
 def from_start(start: Start, stage: Stage, pipe: Pipe, descent: Descent, *, validate: Validate) -> Experiment:

@@ -22,8 +22,7 @@ WORLD = (
 LONG_FILES: Mapping[str, str] = {}
 """path -> why it has more than 300 lines."""
 
-LONG_FUNCTIONS: Mapping[str, str] = {
-}
+LONG_FUNCTIONS: Mapping[str, str] = {}
 """module.function -> why it has more than 50 lines of code."""
 
 ITEM: Mapping[str, str] = {
