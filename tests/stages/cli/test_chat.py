@@ -17,7 +17,7 @@ from stages.cli.main import main
 from stages.models import language_model
 from tests.outside import written
 from tests.outside.special_tokens import CHATML
-from tests.stages.rungs import write_model
+from tests.stages.small_stages import write_model
 
 
 def run(model: Path, *flags: str) -> int:

@@ -13,7 +13,7 @@ from stages.cli.main import main
 from stages.models import language_model
 from tests.stages.models.gguf_writer import write
 from tests.stages.models.test_gguf import small, tokenizer
-from tests.stages.rungs import run, write_model
+from tests.stages.small_stages import run, write_model
 
 
 def test_a_gguf_file_comes_in_and_goes_out_narrower(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.cli.main import main
-from tests.stages.rungs import write_model, write_rows
+from tests.stages.small_stages import write_model, write_rows
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])

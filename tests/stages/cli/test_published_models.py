@@ -17,7 +17,7 @@ from stages.models import language_model
 from stages.models.chat_template import stop_ids, template_of
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER
-from tests.stages.rungs import flags, write_rows
+from tests.stages.small_stages import flags, write_rows
 
 BEGIN = "<|begin_of_text|>"
 QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

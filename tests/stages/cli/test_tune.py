@@ -14,13 +14,13 @@ from stages.checkpoint import checkpoint
 from stages.cli.main import main
 from stages.models import language_model, reward_model
 from tests.stages.models.test_language_model import make
-from tests.stages.rungs import RUNGS, flags, run, write_model, write_rows
 from tests.stages.small import rows, same_run
+from tests.stages.small_stages import NAMES, flags, run, write_model, write_rows
 
-every_rung = pytest.mark.parametrize("name", RUNGS)
+every_stage = pytest.mark.parametrize("name", NAMES)
 
 
-@every_rung
+@every_stage
 def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path) -> None:
     assert run(tmp_path, name) == 0
     read = reward_model.load if name == "reward" else language_model.load
@@ -34,7 +34,7 @@ def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path
     assert json.loads((tmp_path / name / "config.json").read_text())["stage"] == name
 
 
-@every_rung
+@every_stage
 def test_killed_and_run_again_it_comes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     """What a kill leaves behind: an older checkpoint, and a log that is ahead of it."""
     assert run(tmp_path, name) == 0
@@ -285,7 +285,7 @@ def test_another_rung_s_folder_and_other_flags_are_refused(
     assert "pipe" in capsys.readouterr().err
 
 
-@every_rung
+@every_stage
 def test_a_step_can_be_computed_again(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, name) == 0
     for step in ("1", "6"):

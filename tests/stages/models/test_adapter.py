@@ -20,7 +20,7 @@ from stages.cli.main import main
 from stages.models import adapter, adapter_folder, language_model, reward_model
 from stages.run import adapter_flags, build
 from stages.run.options.tuning import DPOOptions, SFTOptions
-from tests.stages.rungs import RUNGS, flags, run, write_model
+from tests.stages.small_stages import NAMES, flags, run, write_model
 
 SMALL: dict[str, Any] = {"lora": "conservative", "lora_rank": 2, "learning_rate": 0.05}
 
@@ -39,8 +39,8 @@ def attach(options: SFTOptions, base: language_model.Pretrained) -> adapter.Adap
     )
 
 
-@pytest.mark.parametrize("name", RUNGS)
-def test_every_rung_trains_adapters_and_leaves_the_model(
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_trains_adapters_and_leaves_the_model(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert run(tmp_path, name, **SMALL) == 0

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pure import tree
 from stages.models import adapter_folder, identity, initial_adapters, language_model
-from tests.stages.rungs import run
+from tests.stages.small_stages import run
 
 LORA = {"peft_type": "LORA", "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
 FIELDS: tuple[tuple[dict[str, Any], str], ...] = (

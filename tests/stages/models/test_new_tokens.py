@@ -17,7 +17,7 @@ from pure.nn.transformer import transformer
 from stages.cli.main import main
 from stages.models import language_model, new_tokens
 from stages.models.language_model import Pretrained
-from tests.stages.rungs import write_rows
+from tests.stages.small_stages import write_rows
 
 NEW = ("<|im_start|>", "<|im_end|>")
 

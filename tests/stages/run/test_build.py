@@ -16,7 +16,7 @@ from stages.run import build as builders
 from stages.run.experiment import Experiment
 from stages.run.options import tuning as flags
 from tests.stages.models.test_language_model import make
-from tests.stages.rungs import write_model, write_rows
+from tests.stages.small_stages import write_model, write_rows
 
 KINDS = {
     "sft": flags.SFTOptions,

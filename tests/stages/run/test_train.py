@@ -13,7 +13,7 @@ from stages.models import language_model
 from stages.run.experiment import Experiment, fingerprint_of
 from stages.run.options.tuning import SFTOptions
 from stages.run.train import Outcome, train
-from tests.stages.rungs import write_model, write_rows
+from tests.stages.small_stages import write_model, write_rows
 
 
 def run(folder: Path, **changes: Any) -> Outcome:

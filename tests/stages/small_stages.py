@@ -8,10 +8,13 @@ from typing import Any
 
 from stages.cli.main import main
 from stages.models import language_model
+from stages.run.build import RECIPES
+from stages.run.data import examples
+from stages.run.options.tuning import STAGES
 from tests.stages.models.test_language_model import make
 from tests.stages.small import _flag as flag
 
-RUNGS = ("sft", "reward", "dpo", "grpo", "ppo")
+NAMES = tuple(STAGES)
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
@@ -20,19 +23,26 @@ def write_model(folder: Path, **changes: Any) -> Path:
 
 
 def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:
-    """Files of each kind of rows."""
-    alpaca = [{"instruction": f"Add {i}", "input": "", "output": f"is {i + 1}"} for i in range(count)]
-    pairs = [{"prompt": f"Add {i}", "chosen": f"is {i + 1}", "rejected": f"{i}"} for i in range(count)]
-    asked = [{"prompt": f"Add {i}", "answer": "is"} for i in range(count)]
-    found = {}
-    for name, rows in (("sft", alpaca), ("dpo", pairs), ("reward", pairs), ("grpo", asked), ("ppo", asked)):
-        found[name] = folder / f"{name}.jsonl"
-        found[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return found
+    """The rows of each stage, in the form that its builder reads."""
+    numbers = range(count)
+    alpaca = [{"instruction": f"Add {i}", "input": "", "output": f"is {i + 1}"} for i in numbers]
+    pairs = [{"prompt": f"Add {i}", "chosen": f"is {i + 1}", "rejected": f"{i}"} for i in numbers]
+    single = [{"prompt": f"Add {i}", "completion": f"is {i + i % 2}", "label": i % 2 == 1} for i in numbers]
+    prompts = [{"prompt": f"Add {i}", "answer": "is"} for i in numbers]
+    forms = (
+        (examples.CONVERSATIONS, alpaca), (examples.PREFERENCES, pairs), (examples.UNPAIRED, single),
+        (examples.PROMPTS, prompts),
+    )  # fmt: skip
+    paths = {}
+    for name, options in STAGES.items():
+        rows = next(rows for form, rows in forms if form is RECIPES[options].rows)
+        paths[name] = folder / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return paths
 
 
 def flags(folder: Path, name: str, **changes: Any) -> list[str]:
-    """Flags of a run of six steps of one rung, a save every two; eager, float32."""
+    """Flags of a run of six steps of one stage, a save every two; eager, float32."""
     if not (folder / "model").exists():
         write_model(folder)
         write_rows(folder)
@@ -67,5 +77,5 @@ def flags(folder: Path, name: str, **changes: Any) -> list[str]:
 
 
 def run(folder: Path, name: str, **changes: Any) -> int:
-    """Runs one rung at the command line."""
+    """Runs one stage at the command line."""
     return main([name, *flags(folder, name, **changes)])
