@@ -19,7 +19,15 @@ from pure import random
 from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
 from stages.models.chat_template import template_of, with_template
 from stages.models.identity import hash_weights
-from stages.run import adapter_flags, build_pretrain, config_file, final_model
+from stages.run import (
+    adapter_flags,
+    build_online,
+    build_preferences,
+    build_pretrain,
+    build_sft,
+    config_file,
+    final_model,
+)
 from stages.run.data import corpus, examples
 from stages.run.experiment import Experiment, Recipe, Say, Start
 from stages.run.options import checks

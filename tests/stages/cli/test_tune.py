@@ -50,7 +50,7 @@ def test_killed_and_run_again_it_comes_to_the_same_bits(name: str, tmp_path: Pat
         assert one == other
 
 
-def test_the_rungs_stand_on_each_other(tmp_path: Path) -> None:
+def test_the_stages_start_from_each_other(tmp_path: Path) -> None:
     """pretrained -> sft -> reward -> grpo, rewarded by the reward model."""
     assert run(tmp_path, "sft", max_steps=2) == 0
     assert run(tmp_path, "reward", max_steps=2, model_path=tmp_path / "sft") == 0
