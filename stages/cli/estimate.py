@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from stages.run.options.base import check_micro_batches
 from stages.run.options.ranges import AtLeast
 
 if TYPE_CHECKING:
@@ -36,10 +37,14 @@ class EstimateOptions:
 
 
 def run(options: EstimateOptions) -> int:
-    """And prints the table.
+    """Prints the estimate.
+
+    Returns:
+        The exit code.
 
     Raises:
-        ValueError: if a row is longer than the model's context, or the pieces do not divide the batch.
+        ValueError: if a row is longer than the model's context, or a batch is not cut into equal
+            micro-batches.
     """
     import torch
 
@@ -50,49 +55,51 @@ def run(options: EstimateOptions) -> int:
     from stages.run.estimate import estimate
     from stages.run.optimizer import make_optimizer
 
-    told = (
-        language_model.read_config(options.model_path)
-        if options.model_path
-        else shape.read(options.config, None)
-    )
-    if options.max_length > told.max_position_embeddings:
+    check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
+    if options.model_path:
+        config = language_model.read_config(options.model_path)
+    else:
+        config = shape.read(options.config, None)
+    if options.max_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
-            f"{told.max_position_embeddings}; shorten the rows"
-        )
-    if options.batch_size < 1 or options.batch_size % options.gradient_accumulation:
-        raise ValueError(
-            f"--gradient_accumulation {options.gradient_accumulation} does not divide --batch_size {options.batch_size}"
+            f"{config.max_position_embeddings}; shorten the rows"
         )
     dtype = hardware.pick_dtype(options.dtype, torch.device("cpu"))
-    name = options.lora or ("balanced" if options.qlora else None)
-    found = estimate(
-        told,
-        make_optimizer(
-            options.optimizer, optim.constant_schedule(1e-3), weight_decay=0.1, max_grad_norm=1.0, dtype=dtype
-        ),
+    schedule = optim.constant_schedule(1e-3)
+    optimizer = make_optimizer(options.optimizer, schedule, weight_decay=0.1, max_grad_norm=1.0, dtype=dtype)
+    preset = options.lora or ("balanced" if options.qlora else None)
+    result = estimate(
+        config,
+        optimizer,
         rows=options.batch_size,
         length=options.max_length,
         dtype=dtype,
         accumulation=options.gradient_accumulation,
-        adapters=lora_config(name) if name else None,
+        adapters=lora_config(preset) if preset else None,
         quantized=options.qlora,
     )
-    print(table(found, options.batch_size * options.max_length))
+    print(table(result, options.batch_size * options.max_length))
     return 0
 
 
-def table(found: Estimate, tokens: int) -> str:
-    """The lines that are printed; a step has so many tokens."""
+def table(result: Estimate, tokens: int) -> str:
+    """Formats an estimate as lines of a table.
+
+    Args:
+        result: of one step.
+        tokens: per step.
+    """
+    parts = "gradients, activations, logits, the new state"
     lines = [
-        f"parameters            {found.parameters:>16,}",
-        f"of which are trained  {found.trained:>16,}  ({found.trained / found.parameters:.2%})",
-        f"FLOPs a token         {found.flops:>16,.0f}",
-        f"FLOPs a step          {found.flops * tokens:>16,.0f}  ({tokens:,} tokens)",
+        f"parameters          {result.parameters:>16,}",
+        f"trained parameters  {result.trained:>16,}  ({result.trained / result.parameters:.2%})",
+        f"FLOPs per token     {result.flops:>16,.0f}",
+        f"FLOPs per step      {result.flops * tokens:>16,.0f}  ({tokens:,} tokens)",
         "",
-        f"weights               {found.weights / 1e6:>13,.1f} MB",
-        f"optimizer's state     {found.optimizer / 1e6:>13,.1f} MB",
-        f"the step itself       {found.rest / 1e6:>13,.1f} MB  (gradients, activations, logits, the new state)",
-        f"together              {found.total / 1e6:>13,.1f} MB  (eager; compiled less)",
+        f"weights             {result.weights / 1e6:>13,.1f} MB",
+        f"optimizer state     {result.optimizer / 1e6:>13,.1f} MB",
+        f"temporary           {result.rest / 1e6:>13,.1f} MB  ({parts})",
+        f"total               {result.total / 1e6:>13,.1f} MB  (eager; compiled less)",
     ]
     return "\n".join(lines)

@@ -1,13 +1,17 @@
-"""`intro2llm preview`: one batch in colour, before anything is trained on it."""
+"""`intro2llm preview`: one training batch in colour."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from stages.run.options.groups import ChatModelFlags, RowFlags
 from stages.run.options.ranges import AtLeast, Seed
+
+if TYPE_CHECKING:
+    from data_pipes.chat.chat import ChatTemplate
+    from data_pipes.tokenizer.spec import Tokenizer
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
 
@@ -34,7 +38,11 @@ class PreviewOptions(RowFlags, ChatModelFlags):
 
 
 def run(options: PreviewOptions) -> int:
-    """Builds the pipe, prints a batch of it."""
+    """Builds the pipe, and prints one batch of it.
+
+    Returns:
+        The exit code.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -52,52 +60,64 @@ def run(options: PreviewOptions) -> int:
             text.append(piece.text, style=COLOURS[piece.kind])
         console.print(text)
     if "labels" in batch:
-        learned = (batch["labels"] >= 0).float().mean().item()
-        console.print(f"{learned:.0%} of the places are learned from", style="cyan")
+        share = (batch["labels"] >= 0).float().mean().item()
+        console.print(f"{share:.0%} of the positions are trained", style="cyan")
     return 0
 
 
 def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str]]:
-    """The batch, and what decodes it."""
-    import tempfile
+    """Returns the batch, and the function that decodes it.
 
+    Raises:
+        ValueError: if there is no batch of that number.
+    """
     import torch
 
-    from data_pipes.preference import preference_pipe
-    from data_pipes.prompts import prompt_pipe
-    from data_pipes.sft import sft_pipe
     from stages.models import language_model
     from stages.models.chat_template import template_of
-    from stages.run.data import examples
-    from stages.run.options.tuning import SFTOptions
+    from stages.run.data.examples import report_lost_rows
 
     base = language_model.load(options.model_path, dtype=torch.float32)
     template = template_of(options.chat_template, base, options.template_kwargs)
+    pipe = _pipe(options, _examples(options, base.tokenizer, template))
+    report_lost_rows(pipe, print)
+    if options.batch >= len(pipe):
+        raise ValueError(f"--batch {options.batch}: expected less than {len(pipe)}, the number of batches")
+    return pipe[options.batch], base.tokenizer.decode
+
+
+def _examples(options: PreviewOptions, tokenizer: Tokenizer, template: ChatTemplate) -> Sequence[Any]:
+    """Reads and encodes the training rows."""
+    import tempfile
+
+    from stages.run.data import examples
+    from stages.run.options.tuning import TuningOptions
+
     kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
-    with tempfile.TemporaryDirectory() as folder:  # notes of bad rows stay out of every run's folder
+    with tempfile.TemporaryDirectory() as folder:  # the list of bad rows is written there, and dropped
         source = examples.Source(
             options.data_path,
             folder,
-            held_out=SFTOptions.held_out,
+            held_out=TuningOptions.held_out,
             examples=64 * options.rows,
             seed=options.seed,
             subset=options.subset,
             split=options.split,
             on_bad=options.on_bad,
         )
-        kind = kinds[options.stage]
-        data = examples.read(
-            kind, source, base.tokenizer, template, lambda text: print(text.partition(", see ")[0])
-        ).train
-    common: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
-    pipe: Any
+        say = lambda line: print(line.partition(", see ")[0])  # noqa: E731
+        return examples.read(kinds[options.stage], source, tokenizer, template, say).train
+
+
+def _pipe(options: PreviewOptions, data: Sequence[Any]) -> Any:
+    """Builds the stage's pipe."""
+    from data_pipes.preference import preference_pipe
+    from data_pipes.prompts import prompt_pipe
+    from data_pipes.sft import sft_pipe
+
+    size: dict[str, Any] = {"batch_size": options.rows, "length": options.max_length, "key": options.seed}
     if options.stage == "sft":
-        pipe = sft_pipe(data, packing=options.packing, **common)
-    elif options.stage == "dpo":
-        pipe = preference_pipe(data, **common)
-    else:
-        pipe = prompt_pipe([prompt.tokens for prompt in data], truncate="left", **common)
-    examples.report_lost_rows(pipe, print)
-    if not 0 <= options.batch < len(pipe):
-        raise ValueError(f"--batch {options.batch}: there are {len(pipe)}, from 0 on")
-    return pipe[options.batch], base.tokenizer.decode
+        return sft_pipe(data, packing=options.packing, **size)
+    if options.stage == "dpo":
+        return preference_pipe(data, **size)
+    return prompt_pipe([prompt.tokens for prompt in data], truncate="left", **size)

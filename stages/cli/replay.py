@@ -1,7 +1,8 @@
-"""`intro2llm replay`: computes one step of a past run again, and compares every bit."""
+"""`intro2llm replay`: one step of a past run, recomputed and compared bit for bit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stages.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayOptions:
-    """Compute one step of a past run again, and compare every bit."""
+    """Recompute one step of a past run, and compare every bit."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
@@ -24,35 +27,36 @@ class ReplayOptions:
 
 
 def run(options: ReplayOptions) -> int:
-    """Finds the newest checkpoint before the step, goes on from there, compares; 0 if every bit is equal,
-    else 1.
+    """Recomputes the step from the newest checkpoint before it, and compares.
+
+    Returns:
+        The exit code: 0 if every bit is equal, else 1.
 
     Raises:
-        ValueError: if the run has no such step, or its checkpoint is of another run than its config.json
-            says.
+        ValueError: if the run has no such step, or its checkpoint does not belong to its config.json.
     """
     from stages.run.log import read_lines
 
-    folder = Path(options.run)
-    logged = [row for row in read_lines(folder / "metrics.jsonl") if row["step"] == options.step]
-    if not logged:
-        raise ValueError(f"{folder / 'metrics.jsonl'} has no step {options.step}; it has {_steps(folder)}")
-    state = recompute(folder, options.step)
-    differences = [*metric_differences(state, logged[-1]), *state_differences(state, folder, options.step)]
+    folder, step = Path(options.run), options.step
+    rows = [row for row in read_lines(folder / "metrics.jsonl") if row["step"] == step]
+    if not rows:
+        raise ValueError(f"{folder / 'metrics.jsonl'} has no step {step}; it has {_logged_steps(folder)}")
+    state = recompute(folder, step)
+    differences = [*compare_metrics(state, rows[-1]), *compare_states(state, folder, step)]
     for line in differences:
         print(line)
     if differences:
         print(
-            f"step {options.step}: {len(differences)} differences; was it another machine, torch or thread count, "
-            f"or did it go on with another --compile or --device?{_otherwise_compiled(folder, options.step)}"
+            f"step {step}: {len(differences)} differences; was it another machine, torch or thread count, or "
+            f"was the run resumed with another --compile or --device?{_compare_compiled(folder, step)}"
         )
         return 1
-    print(f"step {options.step}: equal, bit for bit")
+    print(f"step {step}: equal, bit for bit")
     return 0
 
 
 def recompute(folder: Path, step: int) -> TrainState:
-    """Runs the stage from the newest checkpoint before `step` (or the start) up to it.
+    """Runs the stage from the newest checkpoint before a step, or from the start, up to that step.
 
     Args:
         folder: of the run.
@@ -88,62 +92,67 @@ def recompute(folder: Path, step: int) -> TrainState:
     return state
 
 
-def metric_differences(state: TrainState, row: Mapping[str, Any]) -> list[str]:
-    """Metrics of the recomputed step that are not those in the log.
+def compare_metrics(state: TrainState, row: Mapping[str, Any]) -> list[str]:
+    """Lists the metrics of the recomputed step that differ from those in the log.
 
     Example:
         >>> import torch
         >>> from types import SimpleNamespace
-        >>> metric_differences(SimpleNamespace(metrics={"loss": torch.tensor(1.5)}), {"step": 1, "loss": 1.25})
+        >>> state = SimpleNamespace(metrics={"loss": torch.tensor(1.5)})
+        >>> compare_metrics(state, {"step": 1, "loss": 1.25})
         ['loss: 1.25 in the log, 1.5 now']
     """
-    told = []
+    differences = []
     for name, value in state.metrics.items():
-        new, old = float(value), float(row.get(name, "nan"))
-        if name not in row or (new != old and not (new != new and old != old)):
-            told.append(f"{name}: {row.get(name, 'nothing')} in the log, {new} now")
-    return told
+        now, logged = float(value), float(row.get(name, "nan"))
+        equal = now == logged or (math.isnan(now) and math.isnan(logged))
+        if name not in row or not equal:
+            differences.append(f"{name}: {row.get(name, 'nothing')} in the log, {now} now")
+    return differences
 
 
-def state_differences(state: TrainState, folder: Path, step: int) -> list[str]:
-    """Leaves that are not those of the checkpoint of that step, if there is one."""
+def compare_states(state: TrainState, folder: Path, step: int) -> list[str]:
+    """Lists the leaves that differ from the checkpoint of that step, if there is one."""
     from pure import tree
     from stages.checkpoint import checkpoint
 
-    found = [path for path in checkpoint.list_saved(folder) if checkpoint.step_of(path) == step]
-    if not found:
+    checkpoints = [path for path in checkpoint.list_saved(folder) if checkpoint.step_of(path) == step]
+    if not checkpoints:
         return []
-    saved = checkpoint.load(found[-1], state, warn=print).state
-    triples = zip(tree.paths(state), tree.leaves(state), tree.leaves(saved), strict=True)
-    return [f"{path}: other bits than in the checkpoint" for path, new, old in triples if not _same(new, old)]
+    saved = checkpoint.load(checkpoints[-1], state, warn=print).state
+    leaves = zip(tree.paths(state), tree.leaves(state), tree.leaves(saved), strict=True)
+    return [
+        f"{path}: other bits than in the checkpoint"
+        for path, now, then in leaves
+        if not _equal_bits(now, then)
+    ]
 
 
-def _otherwise_compiled(folder: Path, step: int) -> str:
-    """Says so if the log up to the step and config.json, written again whenever a run goes on, tell different
-    things.
+def _compare_compiled(folder: Path, step: int) -> str:
+    """Adds a sentence if the log and config.json, which is rewritten on resuming, disagree on compilation.
 
-    A compiled start leaves `compile_seconds` in its first line; that a later start was eager leaves nothing.
+    A compiled start logs `compile_seconds` in its first line; a later eager start logs nothing of the kind.
     """
     from stages.run import config_file
     from stages.run.log import read_lines
 
-    seen = [row["step"] for row in read_lines(folder / "metrics.jsonl") if "compile_seconds" in row]
-    before = any(number <= step for number in seen)
-    flag = bool(config_file.flags(folder).get("compile"))
-    if before == flag:
+    rows = read_lines(folder / "metrics.jsonl")
+    logged = any(row["step"] <= step for row in rows if "compile_seconds" in row)
+    configured = bool(config_file.flags(folder).get("compile"))
+    if logged == configured:
         return ""
-    was, now = ("compiled", "--no-compile") if before else ("not compiled", "--compile")
-    return f" The log says that it was {was} up to here, config.json has {now}."
+    was, flag = ("compiled", "--no_compile") if logged else ("not compiled", "--compile")
+    return f" The log says that it was {was} up to here, config.json has {flag}."
 
 
-def _steps(folder: Path) -> str:
-    """Which steps a run's log has."""
+def _logged_steps(folder: Path) -> str:
+    """Describes the steps that a run's log has."""
     from stages.run.log import read_lines
 
     steps = [row["step"] for row in read_lines(folder / "metrics.jsonl")]
     return f"steps {min(steps)} to {max(steps)}" if steps else "none"
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equal bits, NaN included."""
+def _equal_bits(a: Tensor, b: Tensor) -> bool:
+    """Tells if two tensors have the same bits, NaN included."""
     return a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()

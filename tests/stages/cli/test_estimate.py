@@ -1,4 +1,4 @@
-"""What a step will take, as a table."""
+"""The estimate of a step as a table."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def test_a_table_by_parts(capsys: pytest.CaptureFixture) -> None:
     shown = capsys.readouterr().out
     for part in (
         "parameters",
-        "of which are trained",
-        "FLOPs a token",
+        "trained parameters",
+        "FLOPs per token",
         "weights",
-        "optimizer's state",
-        "together",
+        "optimizer state",
+        "total",
     ):
         assert f"\n{part}" in f"\n{shown}"
 

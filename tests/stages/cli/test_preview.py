@@ -18,7 +18,7 @@ def test_rows_are_shown(stage: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert "--- row 1" in out
     assert "<|im_start|>user\nAdd" in out
-    assert ("of the places are learned from" in out) == (stage == "sft")
+    assert ("of the positions are trained" in out) == (stage == "sft")
     assert main(["preview", *flags, "--max_length", "24"]) == 0
     assert "rows were too long and shortened" in capsys.readouterr().out
     assert main(["preview", *flags, "--batch", "999"]) == 2

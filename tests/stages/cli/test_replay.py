@@ -63,7 +63,7 @@ def test_equal_bits_of_a_compiled_run(
     ("logged", "flag", "told"),
     [
         ({}, True, "it was not compiled up to here, config.json has --compile."),
-        ({"compile_seconds": 9.0}, False, "it was compiled up to here, config.json has --no-compile."),
+        ({"compile_seconds": 9.0}, False, "it was compiled up to here, config.json has --no_compile."),
     ],
 )
 def test_a_compilation_on_the_way_is_named(
