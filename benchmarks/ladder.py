@@ -1,6 +1,6 @@
-"""The demo's ladder over several seeds: what each rung does to its measure, and how much that varies.
+"""The demo's ladder over several seeds: what each stage does to its measure, and how much that varies.
 
-Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and climbs SFT, DPO, GRPO
+Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and runs SFT, DPO, GRPO
 and PPO once for each seed, as the demo does.
 
     python benchmarks/ladder.py MODEL [--seeds 3]
@@ -27,31 +27,32 @@ AIMS: Mapping[str, tuple[str, float]] = {
 }
 
 
-def climb(model: str, seed: int) -> dict[str, dict[str, float]]:
-    """One ladder."""
+def run_stages(model: str, seed: int) -> dict[str, dict[str, float]]:
+    """Runs the stages once."""
     folder = Path(tempfile.mkdtemp(prefix=f"ladder-{seed}-"))
     found = {}
-    for rung in ladder.rungs(folder, seed=seed, compile=True):
-        if rung.name == "sft":
-            rung = rung._replace(options=replace(rung.options, model_path=model))
+    for stage in ladder.demo_stages(folder, seed=seed, compile=True):
+        if stage.name == "sft":
+            stage = stage._replace(options=replace(stage.options, model_path=model))
         begun = time.monotonic()
-        result = ladder.climb(rung, train, folder / "ladder.json")
+        result = ladder.run_stage(stage, train, folder / "ladder.json")
         assert result is not None
-        found[rung.name] = {**result, "seconds": time.monotonic() - begun}
+        found[stage.name] = {**result, "seconds": time.monotonic() - begun}
     return found
 
 
 def main() -> None:
-    """Prints one line a rung."""
+    """Prints one line a stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    every = [climb(arguments.model, seed) for seed in range(arguments.seeds)]
+    every = [run_stages(arguments.model, seed) for seed in range(arguments.seeds)]
     print(
-        f"\n{'rung':<5} {'before':>20} {'after':>20} {'gain':>20}  aim (mean; lowest to highest of {len(every)} seeds)"
+        f"\n{'stage':<5} {'before':>20} {'after':>20} {'gain':>20}  aim (mean; lowest to highest of "
+        f"{len(every)} seeds)"
     )
     for name, (what, aim) in AIMS.items():
         rows = [{**run[name], "gain": run[name]["after"] - run[name]["before"]} for run in every]

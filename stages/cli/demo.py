@@ -1,25 +1,31 @@
-"""`intro2llm demo`: a language model from nothing, on text that ships with Python, in minutes on two cores.
+"""`intro2llm demo`: every training stage of a small language model, in minutes on two cores.
 
-Pretraining, then the ladder: fine-tuning, preferences, reinforcement learning.
+Pretraining on text that ships with Python, then fine-tuning, preferences and reinforcement learning.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from stages.cli.train import INTERRUPTED
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
 
 if TYPE_CHECKING:
+    from pure.types import Tree
     from stages.run.experiment import Experiment
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
+"""Beginnings that the model continues before and after pretraining."""
+
 TOKENS_SHOWN = 48
+"""Tokens of each continuation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,57 +53,18 @@ class DemoOptions:
 
 
 def run(options: DemoOptions) -> int:
-    """Runs what is left to run, shows the results."""
+    """Runs the stages that have no result yet, and prints the results of all.
+
+    Returns:
+        The exit code.
+    """
     folder = Path(options.output_dir)
-    code = _pretrained(options, folder)
-    return code if code or not options.ladder else _climb(options, folder)
-
-
-def _pretrained(options: DemoOptions, folder: Path) -> int:
-    """The first rung, or what it came to when it was climbed before."""
-    from data_pipes import files
-
-    done = folder / "results.json"
-    if not done.exists():
-        return _run(pretrain_options(options), folder)
-    results = files.read_json(done)
-    if lacking := {"guess", "gzip", "xz", "model"} - results.keys():
-        raise ValueError(
-            f"{done}: it lacks {', '.join(sorted(lacking))}; delete the file, and run the demo again"
-        )
-    print(
-        f"{folder}: pretraining is complete; delete the folder, or choose another --output_dir, to train again\n"
-    )
-    print(table(results))
-    return 0
-
-
-def _climb(options: DemoOptions, folder: Path) -> int:
-    """The other rungs, one after the other, and a table of what each did."""
-    from stages.cli import ladder
-    from stages.cli.train import INTERRUPTED
-    from stages.run import plot
-    from stages.run.train import train
-
-    begun = time.monotonic()
-    results = []
-    every = ladder.rungs(folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale)
-    for rung in every:
-        print(f"\n=== {rung.name}")
-        found = ladder.climb(rung, train, folder / "ladder.json")
-        if found is None:
-            return INTERRUPTED + 15
-        results.append((rung, found))
-    print("\n" + ladder.table(results))
-    print(
-        f"\nthe ladder took {time.monotonic() - begun:.0f} s; curves: {plot.ladder(folder, [r.name for r in every])}"
-    )
-    print(f"talk with it: intro2llm chat --model_path {folder / 'grpo'}")
-    return 0
+    code = _run_pretraining(options, folder)
+    return code if code or not options.ladder else _run_later_stages(options, folder)
 
 
 def pretrain_options(options: DemoOptions) -> PretrainOptions:
-    """The demo is `intro2llm pretrain` with these flags."""
+    """Returns the flags of `intro2llm pretrain` for the demo's pretraining."""
     return PretrainOptions(
         config=options.config,
         data_path=options.data_path,
@@ -120,7 +87,11 @@ def pretrain_options(options: DemoOptions) -> PretrainOptions:
 
 
 def table(results: Mapping[str, float]) -> str:
-    """Writes the bits per byte beside those of gzip and xz.
+    """Formats the bits per byte of the model and of compressors.
+
+    Args:
+        results: bits per byte of "model", "gzip", "xz", and of "guess", which gives all tokens the same
+            probability.
 
     Example:
         >>> print(table({"model": 1.4, "gzip": 2.0, "xz": 1.6, "guess": 3.5}))
@@ -136,47 +107,92 @@ def table(results: Mapping[str, float]) -> str:
     return "\n".join(["held-out text          bits per byte", *lines]) + f"  ({share:.3f} of xz)"
 
 
-def _run(options: PretrainOptions, folder: Path) -> int:
-    """Trains, measures, and shows samples before and after."""
+def _run_pretraining(options: DemoOptions, folder: Path) -> int:
+    """Runs pretraining, or prints its saved result."""
     from data_pipes import files
-    from stages.cli.train import INTERRUPTED
-    from stages.run import plot, validation
-    from stages.run.train import train
 
-    begun = time.monotonic()
-    untrained: dict[str, float] = {}
-    outcome = train(
-        options, before_first_step=lambda experiment: untrained.update(_before(experiment, folder))
+    path = folder / "results.json"
+    if not path.exists():
+        return _pretrain(pretrain_options(options), folder)
+    results = files.read_json(path)
+    if missing := {"guess", "gzip", "xz", "model"} - results.keys():
+        raise ValueError(
+            f"{path}: {', '.join(sorted(missing))} is missing; delete the file, and run the demo again"
+        )
+    print(
+        f"{folder}: pretraining is complete; delete the folder, or choose another --output_dir, to train "
+        "again\n"
     )
-    if outcome.signal:
-        return INTERRUPTED + outcome.signal
-    _show("after training", outcome.state.params, outcome.experiment)
-    print("compressing the held-out text with gzip and xz")
-    packed = validation.compressors((folder / "data" / "held_out.txt").read_bytes())
-    results = {"model": _last(folder, "val_bpb"), **packed._asdict(), **untrained}
-    print("\n" + table(results))
-    curves = plot.curves(folder)
-    files.write_json(folder / "results.json", results)
-    print(f"\n{folder}: {time.monotonic() - begun:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
-    print(f"go on with: intro2llm generate --model_path {folder} --prompt 'import '")
+    print(table(results))
     return 0
 
 
-def _before(experiment: Experiment, folder: Path) -> dict[str, float]:
-    """What the model writes, and how well it predicts, before it has learned anything."""
+def _run_later_stages(options: DemoOptions, folder: Path) -> int:
+    """Runs and evaluates the stages after pretraining, and prints the table of their gains."""
+    from stages.cli import ladder
+    from stages.run import plot
+    from stages.run.train import train
+
+    start = time.monotonic()
+    results = []
+    stages = ladder.demo_stages(
+        folder, seed=options.seed, compile=options.compile, scale=options.ladder_scale
+    )
+    for stage in stages:
+        print(f"\n=== {stage.name}")
+        result = ladder.run_stage(stage, train, folder / "ladder.json")
+        if result is None:
+            return INTERRUPTED + signal.SIGTERM
+        results.append((stage, result))
+    print(f"\n{ladder.table(results)}")
+    curves = plot.ladder(folder, [stage.name for stage in stages])
+    print(f"\nthese stages took {time.monotonic() - start:.0f} s; curves: {curves}")
+    print(f"chat with the model: intro2llm chat --model_path {folder / 'grpo'}")
+    return 0
+
+
+def _pretrain(options: PretrainOptions, folder: Path) -> int:
+    """Trains, evaluates, and prints continuations before and after."""
+    from data_pipes import files
+    from stages.run import plot, validation
+    from stages.run.train import train
+
+    start = time.monotonic()
+    untrained: dict[str, float] = {}
+    outcome = train(
+        options,
+        before_first_step=lambda experiment: untrained.update(_evaluate_untrained(experiment, folder)),
+    )
+    if outcome.signal:
+        return INTERRUPTED + outcome.signal
+    _print_continuations("after training", outcome.state.params, outcome.experiment)
+    print("compressing the held-out text with gzip and xz")
+    compressed = validation.compressors((folder / "data" / "held_out.txt").read_bytes())
+    results = {"model": _last_value(folder, "val_bpb"), **compressed._asdict(), **untrained}
+    print(f"\n{table(results)}")
+    curves = plot.curves(folder)
+    files.write_json(folder / "results.json", results)
+    print(f"\n{folder}: {time.monotonic() - start:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
+    print(f"continue texts with the model: intro2llm generate --model_path {folder} --prompt 'import '")
+    return 0
+
+
+def _evaluate_untrained(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """Prints continuations of the untrained model, and returns the bits per byte of guessing tokens."""
     from stages.checkpoint import directories
     from stages.run.data import corpus
     from stages.stage import named
 
     model, data = experiment.base.model, corpus.reopen(folder)
     if not directories.list_complete(folder):
-        _show("before training", model.init(named(experiment.key, "init")), experiment)
+        params = model.init(named(experiment.key, "init"))
+        _print_continuations("before training", params, experiment)
     tokens = len(data.held_out.tokens) - 1
     return {"guess": tokens * math.log2(model.config.vocab_size) / data.held_out_bytes}
 
 
-def _show(title: str, params: object, experiment: Experiment) -> None:
-    """Continues the prompts."""
+def _print_continuations(title: str, params: Tree, experiment: Experiment) -> None:
+    """Prints continuations of PROMPTS."""
     from stages.cli.generate import GenerateOptions, continuations
 
     options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
@@ -186,8 +202,8 @@ def _show(title: str, params: object, experiment: Experiment) -> None:
         print(f"> {prompt}{text}\n")
 
 
-def _last(folder: Path, name: str) -> float:
-    """The last value of a metric in the log."""
+def _last_value(folder: Path, name: str) -> float:
+    """Returns the last value of a metric in the log."""
     from stages.run.log import read_lines
 
     return [float(row[name]) for row in read_lines(folder / "metrics.jsonl") if name in row][-1]

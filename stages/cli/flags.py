@@ -27,8 +27,8 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
         arguments: what follows it.
 
     Raises:
-        SystemExit: with 0 after --help; with 2, and one line on stderr, for a flag that is unknown, missing or
-            has a wrong value.
+        SystemExit: with 0 after --help; with 2, and one line on stderr, for a flag that is unknown, missing,
+            or has a wrong value.
         ValueError: for a number out of the range beside its type.
     """
     mistake = find_mistake(kind, arguments)

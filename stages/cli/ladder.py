@@ -1,9 +1,7 @@
-"""The ladder of the demo: after pretraining SFT, DPO, GRPO and PPO, each measured on held-out data before and
-after.
+"""The demo's stages after pretraining: SFT, DPO, GRPO and PPO, each evaluated before and after.
 
-DPO, GRPO and PPO all start from the fine-tuned model, so that each rung shows what it does by itself. Every
-question of an exam, and what the model answered, is kept beside the run:
-RUN/evaluation/{before,after}/samples.jsonl.
+DPO, GRPO and PPO all start from the fine-tuned model, so that the table shows the effect of each stage by
+itself. All questions and completions are kept with the run: RUN/evaluation/{before,after}/samples.jsonl.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from data_pipes import files
 from data_pipes.answers.match import QuestionAnswer
@@ -31,219 +29,240 @@ from stages.online import policy_of
 from stages.run.experiment import Experiment
 from stages.run.log import read_lines
 from stages.run.options import tuning as flags
+from stages.run.train import Outcome
 
 KL_BOUND = 0.5
-"""Nats a token that GRPO may go from where it started, in the mean of a step."""
+"""Bound on GRPO's divergence from its start in nats per token, in the mean of a step."""
 
 DIVERGENCE = "kl/log_ratio"
-"""The metric that is held against it: of the unbiased estimators the one that no single token can blow up."""
+"""Metric that is compared with it: of the unbiased estimators the one that no single token dominates."""
 
 QUESTIONS = 128
-"""Held-out questions of an exam."""
+"""Held-out questions of an evaluation."""
 
 LONGEST_ANSWER = 24
+"""Maximum tokens of an answer to a question of the fine-tuning tasks."""
 
 
-class Rung(NamedTuple):
-    """One rung: its flags, and what is measured.
+class DemoStage(NamedTuple):
+    """A stage of the demo: its flags and its evaluation.
 
     Fields:
         name: of the subcommand.
         options: its flags.
-        measure: what the number is called.
-        exam: (what the run was built of, params) -> a Task on held-out data, whose first figure is the
-            number.
+        measure: name of the figure.
+        task: (run before its first step, params) -> Task on held-out data, whose first figure is the measure.
     """
 
     name: str
     options: flags.TuningOptions
     measure: str
-    exam: Callable[[Experiment, Tree], Task]
+    task: Callable[[Experiment, Tree], Task]
 
 
-def rungs(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list[Rung]:
-    """Describes the ladder.
+class Train(Protocol):
+    """Trains a stage; see `stages.run.train.train`."""
+
+    def __call__(
+        self, options: flags.TuningOptions, *, before_first_step: Callable[[Experiment], object]
+    ) -> Outcome: ...
+
+
+def demo_stages(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list[DemoStage]:
+    """Returns the four stages in their order.
 
     Args:
-        folder: of the pretrained run; each rung has a folder in it.
+        folder: of the pretrained run; each stage has a folder in it.
         seed: of everything random.
         compile: compile the steps.
-        scale: share of the steps to take, and of the questions to ask, for tests.
-
-    Returns:
-        Four Rungs, in the order in which they are run.
+        scale: share of the steps to take and of the questions to answer, for tests.
     """
-
-    def common(name: str, start: Path, rows: int, steps: int, each: int) -> dict[str, Any]:
-        steps = max(1, round(steps * scale))
-        return {
-            "model_path": str(start),
-            "output_dir": str(folder / name),
-            "batch_size": rows,
-            "max_steps": steps,
-            "examples": steps * each,
-            "optimizer": "muon",
-            "warmup": 0.1,
-            "save_every": 50,
-            "seed": seed,
-            "compile": compile,
-            "held_out": 128,
-        }
-
-    tuned = folder / "sft"
     count = max(4, round(QUESTIONS * min(1.0, scale)))
-    asked: dict[str, Any] = {"max_new_tokens": 16, "table_every": 40}
+    flags_of = partial(_common_flags, folder, seed=seed, compile=compile, scale=scale)
+    online: dict[str, Any] = {"max_new_tokens": 16, "table_every": 40}
     return [
-        Rung(
+        DemoStage(
             "sft",
-            flags.SFTOptions(**common("sft", folder, 16, 130, 128), learning_rate=4e-3),
+            flags.SFTOptions(**flags_of("sft", folder, 16, 130, 128), learning_rate=4e-3),
             "exact match, held-out tasks",
-            partial(tasks_exam, count=count),
+            partial(instruction_task, count=count),
         ),
-        Rung(
+        DemoStage(
             "dpo",
-            flags.DPOOptions(**common("dpo", tuned, 32, 64, 32), learning_rate=4e-4),
+            flags.DPOOptions(**flags_of("dpo", folder / "sft", 32, 64, 32), learning_rate=4e-4),
             "preference accuracy, held-out pairs",
-            partial(pairs_exam, count=count),
+            partial(preference_task, count=count),
         ),
-        Rung(
+        DemoStage(
             "grpo",
-            flags.GRPOOptions(**common("grpo", tuned, 16, 70, 16), learning_rate=5e-4, **asked),
+            flags.GRPOOptions(**flags_of("grpo", folder / "sft", 16, 70, 16), learning_rate=5e-4, **online),
             "mean reward, held-out prompts",
-            partial(prompts_exam, count=count),
+            partial(reward_task, count=count),
         ),
-        Rung(
+        DemoStage(
             "ppo",
-            flags.PPOOptions(**common("ppo", tuned, 128, 35, 16), learning_rate=5e-4, **asked),
+            flags.PPOOptions(**flags_of("ppo", folder / "sft", 128, 35, 16), learning_rate=5e-4, **online),
             "mean reward, held-out prompts",
-            partial(prompts_exam, count=count),
+            partial(reward_task, count=count),
         ),
     ]
 
 
-def climb(rung: Rung, run: Callable[..., Any], results: Path) -> dict[str, float] | None:
-    """Runs one rung, or goes on with it, and examines it; done before, its result is read.
+def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float] | None:
+    """Trains one stage, or resumes it, and evaluates it before and after; a saved result is returned.
 
     Args:
-        rung: see Rung.
-        run: (options, before_first_step=...) -> Outcome: `stages.run.train.train`.
-        results: file of results of the ladder, which gets this one's.
+        stage: see DemoStage.
+        train: `stages.run.train.train`.
+        results: file of the results of all stages, which gets this one's.
 
     Returns:
-        {"before", "after", "low", "high"}: the number, and the 95% confidence interval of its difference; of
-        GRPO also "kl"; None if a signal interrupted it.
+        {"before", "after", "low", "high"}: the measure, and the 95% confidence interval of its difference; of
+        GRPO also "kl"; None if a signal interrupted the run.
     """
-    known = files.read_json(results) if results.exists() else {}
-    if rung.name in known:
-        return known[rung.name]
-    begin, end = (Path(rung.options.output_dir) / "evaluation" / name for name in ("before", "after"))
-    outcome = run(rung.options, before_first_step=lambda built: examine(rung, built, built.params, begin))
+    saved = files.read_json(results) if results.exists() else {}
+    if stage.name in saved:
+        return saved[stage.name]
+    folder = Path(stage.options.output_dir)
+    before, after = folder / "evaluation" / "before", folder / "evaluation" / "after"
+    outcome = train(
+        stage.options,
+        before_first_step=lambda experiment: evaluate_policy(stage, experiment, experiment.params, before),
+    )
     if outcome.status == "interrupted":
         return None
-    examine(rung, outcome.experiment, outcome.state.params, end)
-    (change,) = compare(record.read_samples(begin), record.read_samples(end))
-    found = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}
-    log = list(read_lines(Path(rung.options.output_dir) / "metrics.jsonl"))
-    if log and DIVERGENCE in log[-1]:
-        found["kl"] = max(float(row[DIVERGENCE]) for row in log)
-    files.write_json(results, {**known, rung.name: found})
-    return found
+    evaluate_policy(stage, outcome.experiment, outcome.state.params, after)
+    (change,) = compare(record.read_samples(before), record.read_samples(after))
+    result = {"before": change.first, "after": change.second, "low": change.low, "high": change.high}
+    rows = list(read_lines(folder / "metrics.jsonl"))
+    if rows and DIVERGENCE in rows[-1]:
+        result["kl"] = max(float(row[DIVERGENCE]) for row in rows)
+    files.write_json(results, {**saved, stage.name: result})
+    return result
 
 
-def examine(rung: Rung, built: Experiment, params: Tree, folder: Path) -> None:
-    """Examines the policy, and writes all answers down.
+def evaluate_policy(stage: DemoStage, experiment: Experiment, params: Tree, folder: Path) -> None:
+    """Evaluates the policy, and writes every question and completion.
 
     Args:
-        rung: whose exam it is.
-        built: what the run was built of.
-        params: of the stage, the policy among them; cast to what the device multiplies quickly.
-        folder: for the answers; what is there already is not asked again.
+        stage: its task is evaluated.
+        experiment: the stage's run.
+        params: of the stage, the policy among them; cast to the type that the device multiplies fast.
+        folder: for the completions; those that are there are not generated again.
     """
-    dtype = hardware.pick_dtype("auto", built.key.device)
-    task = rung.exam(built, tree.cast(policy_of(params), dtype))
-    about = {"rung": rung.name, "dtype": str(dtype), "model_sha256": build.hash_params(policy_of(params))}
+    dtype = hardware.pick_dtype("auto", experiment.key.device)
+    policy = policy_of(params)
+    task = stage.task(experiment, tree.cast(policy, dtype))
+    about = {"rung": stage.name, "dtype": str(dtype), "model_sha256": build.hash_params(policy)}
     record.evaluate([task], folder, about=about, quiet=True)
 
 
-def tasks_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
-    """The held-out tasks of every family with one right answer; the likeliest answer counts.
+def instruction_task(experiment: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
+    """Returns a task on held-out instructions with one right answer, decoded greedily.
 
     Args:
-        built: model, tokenizer, template.
+        experiment: model, tokenizer, template.
         params: of the policy.
         count: questions.
-
-    Returns:
-        Task.
     """
-    return _asked(built, params, build.demo_questions(count), Sampling(LONGEST_ANSWER, temperature=0.0))
+    sampling = Sampling(LONGEST_ANSWER, temperature=0.0)
+    return _question_task(experiment, params, build.demo_questions(count), sampling)
 
 
-def prompts_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
-    """The held-out prompts of reinforcement learning, answered once each at its temperature.
+def reward_task(experiment: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
+    """Returns a task on held-out prompts of reinforcement learning, each sampled once at its temperature.
 
     Args:
-        built: as in `tasks_exam`.
+        experiment: model, tokenizer, template.
         params: of the policy.
-        count: questions.
+        count: prompts.
 
     Returns:
-        Task; the reward of an answer is whether it is right.
+        Task; the reward of an answer is 1 if it is right, else 0.
     """
     rows = tuning_rows.prompts(count, key=1, part="held_out")
-    asked = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
-    return _asked(built, params, asked, Sampling(max_new_tokens=16))
+    questions = [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
+    return _question_task(experiment, params, questions, Sampling(16, temperature=1.0))
 
 
-def pairs_exam(built: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
-    """Held-out preference pairs, against the model that the rung started from.
+def preference_task(experiment: Experiment, params: Tree, *, count: int = QUESTIONS) -> Task:
+    """Returns a task on held-out preference pairs; the reference is the model that the stage started from.
 
     Args:
-        built: as in `tasks_exam`; its base is the reference.
+        experiment: model, tokenizer, template; its base is the reference.
         params: of the policy.
         count: pairs.
-
-    Returns:
-        Task.
     """
-    assert built.template is not None  # pretraining alone has none
+    assert experiment.template is not None  # only pretraining has none
+    base = experiment.base
     rows = records.read_preferences(tuning_rows.preferences(count, key=1, part="held_out"))
-    pairs = encode_preferences(built.template, built.base.tokenizer, rows)
-    frozen = tree.cast(built.base.params, tree.leaves(params)[0].dtype)
-    return preference.preference(built.base.model, params, built.base.tokenizer, pairs, reference=frozen)
+    pairs = encode_preferences(experiment.template, base.tokenizer, rows)
+    reference = tree.cast(base.params, tree.leaves(params)[0].dtype)
+    return preference.preference(base.model, params, base.tokenizer, pairs, reference=reference)
 
 
-def table(results: Sequence[tuple[Rung, Mapping[str, float]]]) -> str:
-    """Writes one row a rung.
+def table(results: Sequence[tuple[DemoStage, Mapping[str, float]]]) -> str:
+    """Formats one line per stage.
 
     Example:
-        >>> found = {"before": 0.0, "after": 0.7, "low": 0.62, "high": 0.78}
-        >>> print(table([(Rung("sft", None, "exact match", None), found)]))
-        rung  measure                               before  after  gain, 95% interval
+        >>> result = {"before": 0.0, "after": 0.7, "low": 0.62, "high": 0.78}
+        >>> print(table([(DemoStage("sft", None, "exact match", None), result)]))
+        stage measure                               before  after  gain, 95% interval
         sft   exact match                            0.000  0.700  +0.62 .. +0.78
     """
-    lines = [f"{'rung':<5} {'measure':<36} {'before':>7} {'after':>6}  gain, 95% interval"]
-    for rung, found in results:
-        line = f"{rung.name:<5} {rung.measure:<36} {found['before']:>7.3f} {found['after']:>6.3f}"
-        line += f"  {found['low']:+.2f} .. {found['high']:+.2f}"
-        far = (
-            f"  (KL to the start at most {found['kl']:.2f}, bound {KL_BOUND})" if rung.name == "grpo" else ""
-        )
-        lines.append(line + (far if "kl" in found else ""))
+    lines = [f"{'stage':<5} {'measure':<36} {'before':>7} {'after':>6}  gain, 95% interval"]
+    for stage, result in results:
+        line = f"{stage.name:<5} {stage.measure:<36} {result['before']:>7.3f} {result['after']:>6.3f}"
+        line += f"  {result['low']:+.2f} .. {result['high']:+.2f}"
+        if stage.name == "grpo" and "kl" in result:
+            line += f"  (KL to the start at most {result['kl']:.2f}, bound {KL_BOUND})"
+        lines.append(line)
     return "\n".join(lines)
 
 
-def _asked(built: Experiment, params: Tree, rows: Sequence[QuestionAnswer], sampling: Sampling) -> Task:
-    """Questions in the chat's form."""
-    chat = chat_prompt(built.base, template=built.template)
+def _common_flags(
+    folder: Path,
+    name: str,
+    start: Path,
+    batch_size: int,
+    steps: int,
+    examples_per_step: int,
+    *,
+    seed: int,
+    compile: bool,
+    scale: float,
+) -> dict[str, Any]:
+    """Returns the flags that all stages have."""
+    steps = max(1, round(steps * scale))
+    return {
+        "model_path": str(start),
+        "output_dir": str(folder / name),
+        "batch_size": batch_size,
+        "max_steps": steps,
+        "examples": steps * examples_per_step,
+        "optimizer": "muon",
+        "warmup": 0.1,
+        "save_every": 50,
+        "seed": seed,
+        "compile": compile,
+        "held_out": 128,
+    }
+
+
+def _question_task(
+    experiment: Experiment, params: Tree, questions: Sequence[QuestionAnswer], sampling: Sampling
+) -> Task:
+    """Returns an exact-match task whose questions are rendered by the chat template."""
+    base = experiment.base
+    chat = chat_prompt(base, template=experiment.template)
     return exact_match.exact_match(
-        built.base.model,
+        base.model,
         params,
-        built.base.tokenizer,
-        rows,
+        base.tokenizer,
+        questions,
         decoding=Decoding(sampling._replace(stop_tokens=chat.stop_tokens)),
         judges=exact_match.JUDGES["text"],
         encode=chat.encode,
         form=chat.form,
-        chunk=len(rows),
+        chunk=len(questions),
     )

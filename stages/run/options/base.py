@@ -107,8 +107,8 @@ def check_training_flags(options: TrainOptions) -> None:
     """Checks flags that depend on each other, of any training stage.
 
     Raises:
-        ValueError: if the batch is not cut into equal micro-batches, --patience has no validations to count, or
-            the embedded data is to be read in part; it names the flags and the fix.
+        ValueError: if the batch is not cut into equal micro-batches, --patience has no validations to count,
+            or the embedded data is to be read in part; it names the flags and the fix.
     """
     check_micro_batches(options.batch_size, "--batch_size", options.gradient_accumulation)
     if options.patience and not options.eval_every:

@@ -30,13 +30,13 @@ def check(options: TuningOptions) -> None:
     if options.chat_template:
         chat_template.source_of(options.chat_template)
     template_variables(options.template_kwargs)
-    new, what = 0, f"--max_length {options.max_length}"
+    tokens, flags = options.max_length, f"--max_length {options.max_length}"
     if isinstance(options, OnlineOptions):
         functions.refuse_unknown(options.reward)
-        new, what = options.max_new_tokens, f"{what} and --max_new_tokens {options.max_new_tokens}"
-    most = language_model.read_config(options.model_path).max_position_embeddings
-    if options.max_length + new > most:
+        tokens += options.max_new_tokens
+        flags += f" and --max_new_tokens {options.max_new_tokens}"
+    context = language_model.read_config(options.model_path).max_position_embeddings
+    if tokens > context:
         raise ValueError(
-            f"{what}: {options.max_length + new} tokens exceed the model's max_position_embeddings {most}; take "
-            "fewer"
+            f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
         )

@@ -215,8 +215,8 @@ def check_tuning_flags(options: TuningOptions) -> None:
             )
     if options.data_path != "embedded" and options.examples != EXAMPLES:
         raise ValueError(
-            f"--examples {options.examples} counts embedded rows, and --data_path {options.data_path} is read; "
-            "leave it out, or take --max_steps"
+            f"--examples {options.examples} counts embedded rows, and --data_path {options.data_path} is "
+            "read; leave it out, or take --max_steps"
         )
     if isinstance(options, DPOOptions):
         _check_preference_loss(options)

@@ -75,7 +75,7 @@ def test_run_again_it_says_that_it_is_done(
     assert main(["demo", *flags(folder)]) == 0
     again = capsys.readouterr().out
     assert "is complete; delete the folder, or choose another --output_dir" in again
-    assert text[text.index("rung  measure") : text.index("the ladder took")] in again
+    assert text[text.index("stage measure") : text.index("these stages took")] in again
     assert text[text.index("held-out text  ") : text.index("of xz)")] in again
 
 

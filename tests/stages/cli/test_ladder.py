@@ -1,5 +1,4 @@
-"""The demo's ladder: rungs that stand on each other, measured before and after, once. (It is climbed in
-test_demo.)"""
+"""The demo's stages after pretraining: each is evaluated once before and once after. (test_demo runs them.)"""
 
 from __future__ import annotations
 
@@ -21,18 +20,18 @@ NAMES = ("sft", "dpo", "grpo", "ppo")
 
 
 def test_dpo_grpo_and_ppo_start_from_the_fine_tuned_model(tmp_path: Path) -> None:
-    found = ladder.rungs(tmp_path, seed=0, compile=False)
-    assert [rung.name for rung in found] == list(NAMES)
-    assert [rung.options.model_path for rung in found] == [str(tmp_path), *[str(tmp_path / "sft")] * 3]
-    assert [rung.options.output_dir for rung in found] == [str(tmp_path / name) for name in NAMES]
-    small = ladder.rungs(tmp_path, seed=0, compile=False, scale=0.001)
-    assert all(rung.options.max_steps == 1 for rung in small)
+    found = ladder.demo_stages(tmp_path, seed=0, compile=False)
+    assert [stage.name for stage in found] == list(NAMES)
+    assert [stage.options.model_path for stage in found] == [str(tmp_path), *[str(tmp_path / "sft")] * 3]
+    assert [stage.options.output_dir for stage in found] == [str(tmp_path / name) for name in NAMES]
+    small = ladder.demo_stages(tmp_path, seed=0, compile=False, scale=0.001)
+    assert all(stage.options.max_steps == 1 for stage in small)
 
 
-def rung(tmp_path: Path, asked: list[str]) -> ladder.Rung:
-    """Its exam has four questions; the start answers one, the end three of them."""
+def stage(tmp_path: Path, asked: list[str]) -> ladder.DemoStage:
+    """A stage whose task has four questions; the start answers one, the end three of them."""
 
-    def exam(built: Any, params: Any) -> Task:
+    def task(built: Any, params: Any) -> Task:
         right = int(params["w"])
 
         def answer(numbers: list[int]) -> list[dict]:
@@ -49,11 +48,11 @@ def rung(tmp_path: Path, asked: list[str]) -> ladder.Rung:
             list("abcd"),
         )
 
-    return ladder.rungs(tmp_path, seed=0, compile=False)[2]._replace(exam=exam)
+    return ladder.demo_stages(tmp_path, seed=0, compile=False)[2]._replace(task=task)
 
 
-def climb(tmp_path: Path, asked: list[str], status: str = "complete") -> dict | None:
-    made = rung(tmp_path, asked)
+def run_stage(tmp_path: Path, asked: list[str], status: str = "complete") -> dict | None:
+    made = stage(tmp_path, asked)
 
     def run(options: Any, before_first_step: Any) -> Any:
         built = SimpleNamespace(params={"w": torch.tensor(1.0)}, key=torch.zeros(2))
@@ -66,12 +65,12 @@ def climb(tmp_path: Path, asked: list[str], status: str = "complete") -> dict | 
         return SimpleNamespace(status=status, state=state, experiment=built)
 
     (tmp_path / "grpo").mkdir(exist_ok=True)
-    return ladder.climb(made, run, tmp_path / "ladder.json")
+    return ladder.run_stage(made, run, tmp_path / "ladder.json")
 
 
-def test_it_is_examined_before_and_after_and_not_again(tmp_path: Path) -> None:
+def test_it_is_evaluated_before_and_after_and_not_again(tmp_path: Path) -> None:
     asked: list[str] = []
-    found = climb(tmp_path, asked)
+    found = run_stage(tmp_path, asked)
     assert found is not None
     assert {name: found[name] for name in ("before", "after", "kl")} == {
         "before": 0.25,
@@ -79,25 +78,25 @@ def test_it_is_examined_before_and_after_and_not_again(tmp_path: Path) -> None:
         "kl": 0.4,
     }
     assert found["low"] < 0.5 < found["high"]
-    assert climb(tmp_path, asked) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
+    assert run_stage(tmp_path, asked) == found == files.read_json(tmp_path / "ladder.json")["grpo"]
     assert asked == ["1", "3"]
     assert len(record.read_samples(tmp_path / "grpo" / "evaluation" / "after")["exam"]) == 4
 
 
 def test_interrupted_it_remembers_how_it_began(tmp_path: Path) -> None:
     asked: list[str] = []
-    assert climb(tmp_path, asked, "interrupted") is None
+    assert run_stage(tmp_path, asked, "interrupted") is None
     assert not (tmp_path / "ladder.json").exists()
-    assert climb(tmp_path, asked) is not None
+    assert run_stage(tmp_path, asked) is not None
     assert asked == ["1", "3"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_exams_of_a_real_rung(tmp_path: Path, name: str) -> None:
+def test_the_tasks_of_a_real_stage(tmp_path: Path, name: str) -> None:
     """An untrained model answers nothing right; and one that did not move has no margins."""
-    made = {rung.name: rung for rung in ladder.rungs(tmp_path, seed=0, compile=False)}[name]
+    made = {stage.name: stage for stage in ladder.demo_stages(tmp_path, seed=0, compile=False)}[name]
     built = build(tmp_path, "sft")
-    ladder.examine(made, built, built.params, tmp_path / "exam")
+    ladder.evaluate_policy(made, built, built.params, tmp_path / "exam")
     ((task, samples),) = record.read_samples(tmp_path / "exam").items()
     assert (task, len(samples)) == ("preference" if name == "dpo" else "exact_match", 128)
     assert all(sample["score"] == 0.0 for sample in samples)
@@ -107,7 +106,7 @@ def test_the_exams_of_a_real_rung(tmp_path: Path, name: str) -> None:
 def test_the_table_names_the_bound(tmp_path: Path) -> None:
     found = {"before": 0.1, "after": 0.9, "low": 0.7, "high": 0.9, "kl": 0.2}
     lines = ladder.table(
-        [(made, found) for made in ladder.rungs(tmp_path, seed=0, compile=False)]
+        [(made, found) for made in ladder.demo_stages(tmp_path, seed=0, compile=False)]
     ).splitlines()
     assert len(lines) == 5
     assert "bound 0.5" in lines[3]
