@@ -69,13 +69,16 @@ class Train(Protocol):
 
 
 def demo_stages(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -> list[DemoStage]:
-    """Returns the four stages in their order.
+    """Builds the flags and the evaluation of every stage.
 
     Args:
         folder: of the pretrained run; each stage has a folder in it.
         seed: of everything random.
         compile: compile the steps.
         scale: share of the steps to take and of the questions to answer, for tests.
+
+    Returns:
+        Four stages, in the order in which they run.
     """
     count = max(4, round(QUESTIONS * min(1.0, scale)))
     flags_of = partial(_common_flags, folder, seed=seed, compile=compile, scale=scale)
