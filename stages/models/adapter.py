@@ -95,11 +95,12 @@ def attach(
 
 
 def describe(adapter: Adapter, params: Tree) -> str:
-    """Returns one line: the numbers that are trained, those of the base, and the base's memory."""
+    """Describes adapters in one line: the numbers that are trained, those of the base, its memory in four bits."""
     trained = tree.count(params)
     total = sum(site.shape[0] * site.shape[1] for site in sites(adapter.base, LoRAConfig()).values())
     stored, bfloat16 = nf4_bytes(adapter.base)
-    line = f"adapters: {trained:,} numbers to train, {trained / total:.2%} of the {total:,} in the layers' matrices"
+    share = f"{trained / total:.2%} of the {total:,} in the layers' matrices"
+    line = f"adapters: {trained:,} numbers to train, {share}"
     if is_gguf(adapter.path):
         line += (
             "; PEFT loads no GGUF file as their base: for PEFT, run intro2llm import first and train on that"
@@ -150,8 +151,15 @@ def save(
 
 
 def merge_reward_model(adapter: Adapter | None, scored: Pretrained) -> Pretrained:
-    """Merges the adapters of a reward model, whose params are {"model": adapters, "score"}; without adapters it
-    is returned as it is."""
+    """Merges the adapters of a reward model into its base.
+
+    Args:
+        adapter: the frozen base; None returns the model as it is.
+        scored: its params are {"model": adapters, "score"}.
+
+    Returns:
+        The whole reward model.
+    """
     if adapter is None:
         return scored
     base = tree.cast(whole(adapter.base), torch.float32)
@@ -210,8 +218,8 @@ def _attach_above(
     if config.use_dora or not plain(earlier.adapters):
         which = "--use_dora" if config.use_dora else f"the adapters in {earlier.path}"
         raise ValueError(
-            f"adapters over adapters are saved as one, and {which} cannot be joined with others; run intro2llm merge "
-            f"--model_path {earlier.path} --output_dir MERGED, and take --model_path MERGED"
+            f"adapters over adapters are saved as one, and {which} cannot be joined with others; run "
+            f"intro2llm merge --model_path {earlier.path} --output_dir MERGED, and take --model_path MERGED"
         )
     stored = earlier.base.dtype if earlier.base.quantized else dtype
     if quantize:

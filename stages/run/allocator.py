@@ -1,4 +1,4 @@
-"""What becomes of freed memory: kept for the next step, instead of given back to the kernel after each.
+"""Keep freed memory for the next step, instead of returning it to the kernel after each.
 
 A step frees its activations and the next one asks for the same again. glibc returns large blocks to the
 kernel at once, which then clears every page anew: for a model of 6M parameters 10 to 50 thousand page faults
@@ -16,7 +16,7 @@ LARGEST = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what it frees, for good.
+    """Makes this process keep the memory that it frees, until it ends.
 
     A setting of the C library, for the whole process; it changes no result. `stages.run.loop.run` calls it; a
     loop of one's own does well to call it too, before the first step.

@@ -36,7 +36,7 @@ from stages.run.options.tuning import (
     updates_per_step,
 )
 from stages.run.rewards.scorer import Scorer, scorer
-from stages.run.validation import Validate, mean_reward, nothing
+from stages.run.validation import Validate, mean_reward, validate_nothing
 from stages.stage import Stage
 from stages.state import TrainState
 
@@ -167,7 +167,7 @@ def _sampling(options: OnlineOptions, start: Start) -> Sampling:
 def _validate(start: Start, parts: _Parts) -> Validate:
     """The mean reward of held-out prompts."""
     if parts.held_out is None:
-        return nothing
+        return validate_nothing
     return mean_reward(
         start.base.model,
         parts.held_out,

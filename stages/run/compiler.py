@@ -1,4 +1,4 @@
-"""Whether steps can be compiled here."""
+"""Check that steps can be compiled on this machine, and estimate how long that takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ SO = "so the step is not compiled: it runs eagerly, at about half its speed"
 
 
 def first_step(device: torch.device) -> str:
-    """Says what the first step waits for, and how long."""
+    """Returns the line before the first step: it compiles, and how long that takes."""
     span = expected(device.type, torch.backends.cpu.get_cpu_capability(), os.cpu_count() or 1)
     return f"compiling the step: {span}, a few seconds if it was compiled here before"
 
 
 def expected(device: str, capability: str, cores: int) -> str:
-    """Says how long the first compilation takes, as measured on such machines; the C++ compiler is most of
-    it.
+    """Estimates the time of the first compilation, as measured on such machines; most of it is the C++ compiler's.
 
     Args:
         device: "cpu" or "cuda".
@@ -29,7 +28,7 @@ def expected(device: str, capability: str, cores: int) -> str:
         cores: of the machine.
 
     Returns:
-        A time span for a person.
+        A time span, as text.
 
     Example:
         >>> expected("cpu", "AVX2", 2)
@@ -38,18 +37,18 @@ def expected(device: str, capability: str, cores: int) -> str:
     if device != "cpu":
         return "1 to 2 minutes"
     wide = any(name in capability for name in ("AVX512", "SVE"))
-    span = (
-        ("up to a minute" if wide else "1 to 2 minutes") if cores >= 8 else f"1 to {2 if wide else 3} minutes"
-    )
+    if cores >= 8:
+        span = "up to a minute" if wide else "1 to 2 minutes"
+    else:
+        span = "1 to 2 minutes" if wide else "1 to 3 minutes"
     return f"{span} on this processor ({capability}, {cores} core{'s' if cores > 1 else ''})"
 
 
 def missing() -> str | None:
-    """Says what torch.compile lacks for this machine's CPU, or None: a C++ compiler, and Python's header
-    files.
+    """Returns a line on what torch.compile lacks on a CPU (a C++ compiler or Python's header files), or None.
 
     Returns:
-        A line for a person.
+        A line for the user.
     """
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     try:

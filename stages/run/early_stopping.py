@@ -1,4 +1,4 @@
-"""Early stopping: end a run when validation has not improved for a while.
+"""Early stopping: end a run when validation stops improving.
 
 Prechelt, "Early Stopping - But When?", 1998.
 """
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 
 class Patience(NamedTuple):
-    """What validation has shown so far.
+    """The best validation so far.
 
     Fields:
         best: the lowest value.
-        best_step: the step that gave it, -1 before the first.
+        best_step: its step, -1 before the first validation.
         since: validations since then.
     """
 
@@ -24,7 +24,7 @@ class Patience(NamedTuple):
 
 
 def observe(state: Patience, step: int, value: float) -> Patience:
-    """Takes one more validation value into account; lower is better, NaN is never better.
+    """Updates the best validation; lower is better, NaN is never better.
 
     Example:
         >>> observe(observe(Patience(), 10, 2.0), 20, 2.5)
@@ -34,7 +34,7 @@ def observe(state: Patience, step: int, value: float) -> Patience:
 
 
 def to_json(state: Patience) -> dict[str, Any]:
-    """Writes it for a checkpoint's manifest; the number as text, since JSON has no infinity.
+    """Converts the state to JSON, for a checkpoint's manifest; the number is text, since JSON has no infinity.
 
     Example:
         >>> to_json(Patience())
@@ -44,7 +44,7 @@ def to_json(state: Patience) -> dict[str, Any]:
 
 
 def from_json(fields: Mapping[str, Any] | None) -> Patience:
-    """Undoes `to_json`, bit for bit; None is the state before the first validation.
+    """Inverts `to_json`, bit for bit; None is the state before the first validation.
 
     Raises:
         ValueError: for fields that `to_json` does not write.

@@ -1,7 +1,7 @@
-"""What a training step will take, before anything is allocated.
+"""Estimate the parameters, FLOPs and memory of a training step, without allocating them.
 
-The step runs once on fake tensors, which have shapes and no numbers; what would be held at each moment is
-added up.
+The step runs once on fake tensors, which have shapes and no numbers; the bytes that are alive at each moment
+are added up.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from stages.sft import sft
 
 
 class Estimate(NamedTuple):
-    """What a step takes.
+    """Numbers of a training step.
 
     Fields:
         parameters: all of them.
-        trained: those that learn.
-        flops: a token, forward and backward.
-        weights: bytes of all parameters at rest, frozen ones among them.
+        trained: those that are trained.
+        flops: per token, forward and backward.
+        weights: bytes of all parameters, frozen ones among them.
         optimizer: bytes of the optimizer's state.
-        rest: bytes of what the step needs besides: gradients, narrow copies, activations, logits.
+        rest: bytes of gradients, copies in the products' dtype, activations and logits.
     """
 
     parameters: int
@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Bytes at the fullest moment of an eager step."""
+        """Peak bytes of an eager step."""
         return self.weights + self.optimizer + self.rest
 
 
@@ -63,7 +63,7 @@ def estimate(
     adapters: LoRAConfig | None = None,
     quantized: bool = False,
 ) -> Estimate:
-    """Adds up what one step of supervised learning holds at its fullest moment.
+    """Computes the peak memory of a step of supervised learning.
 
     Args:
         config: shape of the model.

@@ -1,4 +1,4 @@
-"""The parts of a run: what its flags and the files that they name are built into, the same for every stage."""
+"""The parts of a run, the same for every stage: built from its flags and the files that they name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Start(NamedTuple):
     """The model at --model_path, ready to be trained.
 
     Fields:
-        base: model, params in float32, tokenizer and chat template; with adapters the model and the params are theirs.
+        base: model, params in float32, tokenizer and chat template; with adapters, their model and params.
         template: the chat template, compiled.
         adapter: the frozen base of the adapters; None trains the whole model.
         dtype: of the products.
@@ -70,7 +70,7 @@ class Experiment(NamedTuple):
         schedule: of the learning rate.
         identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
         save_model: writes final_model.
-        work: what a token takes and what the device could do, for the log; None logs neither.
+        work: FLOPs of a token and peak of the device, for the log; None logs neither.
     """
 
     base: Pretrained
@@ -127,7 +127,7 @@ def from_start(start: Start, stage: Stage, pipe: Pipe, descent: Descent, *, vali
 
 
 class _Parts(NamedTuple):
-    """The parts of an online stage that a fingerprint can describe: without the Python functions that score text."""
+    """The parts of an online stage that a fingerprint describes: all but the rewards, which are Python."""
 
     rollout: Rollout
     update: Update

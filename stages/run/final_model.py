@@ -1,4 +1,4 @@
-"""Writes the final_model of a run: the whole model, its adapters, or a reward model."""
+"""Write the final_model of a run: a whole model, adapters, or a reward model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDER = "final_model"
 
 
 def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path:
-    """Writes final_model: the best weights of a run that stopped early, else the last; their average if one was kept.
+    """Writes final_model: the best weights of a run that stopped early, else the last; with --ema their average.
 
     Args:
         folder: of the run.

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl always, Weights & Biases and TensorBoard by choice.
+"""Write the metrics of a run: metrics.jsonl, optionally Weights & Biases and TensorBoard.
 
 A writer is three functions that share a file or a connection.
 """
@@ -17,20 +17,19 @@ from typing import Any, NamedTuple, TextIO
 from data_pipes.files import sync_file, write_atomically, writing
 
 CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
-"""Metrics that a clock decides. All others are computed again bit for bit by a run that is resumed or
-replayed."""
+"""Metrics that are measured times. A resumed or replayed run computes all others again bit for bit."""
 
 
 AGAIN = "make room there, and run the same command again: it resumes from the newest checkpoint"
 
 
 class Writer(NamedTuple):
-    """Takes the numbers of a step; owns a file or a connection until it is closed.
+    """Takes the metrics of each step; owns a file or a connection until it is closed.
 
     Fields:
         write: (step, {name: value}) -> None.
-        flush: () -> None; what was written is on the disk when it returns, if the writer has a file.
-        close: () -> None; writes what is left and lets go.
+        flush: () -> None; waits until all lines are on the disk, if the writer has a file.
+        close: () -> None; writes the rest, and closes the file or connection.
     """
 
     write: Callable[[int, Mapping[str, float]], None]
@@ -39,15 +38,14 @@ class Writer(NamedTuple):
 
 
 def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> Writer:
-    """Opens metrics.jsonl after its last line of at most `step`: what a killed run wrote beyond is computed
-    again.
+    """Opens metrics.jsonl after its last line of at most `step`; later lines of a killed run are deleted.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
 
     Args:
         path: of the file.
-        step: to go on from.
-        say: is told of a last line that is cut off, which is taken out.
+        step: after which the run resumes.
+        say: takes a line for the user if the last line was cut off and deleted.
 
     Raises:
         ValueError: if a line in it is damaged.
@@ -66,13 +64,12 @@ def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> 
 
 
 def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | None = None) -> Writer:
-    """Starts a Weights & Biases run, or goes on with the one of the same folder (its name is in
-    wandb_id.txt).
+    """Starts a Weights & Biases run, or resumes the one of the same folder (its id is in wandb_id.txt).
 
     Args:
         folder: of the run.
-        config: shown beside the curves.
-        project: where it is listed.
+        config: of the run, shown with the curves.
+        project: of Weights & Biases.
         mode: "offline" needs no network; None leaves it to WANDB_MODE.
 
     Raises:
@@ -95,8 +92,7 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; what an earlier one holds beyond `step` is
-    hidden.
+    """Opens a TensorBoard event file below `folder/tensorboard`; events of earlier files after `step` are hidden.
 
     Raises:
         ImportError: if tensorboard is not installed.
@@ -130,21 +126,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """Lines with their ends; none of a file that is not there."""
+    """Lines with their ends; none of a missing file."""
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The object on a whole line, all its values numbers (a string is one that JSON has not, as "nan"); or
-    None."""
+    """The object on a complete line, all its values numbers ("nan" is one, as a string); or None."""
     try:
         row = json.loads(line)
-        whole = line.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int
-        for value in row.values() if whole else ():
+        complete = line.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int
+        for value in row.values() if complete else ():
             float(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return row if whole else None
+    return row if complete else None
 
 
 def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) -> None:
@@ -156,13 +151,13 @@ def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) ->
 
 
 def _sync(file: TextIO, path: Path) -> None:
-    """Waits until the disk has it."""
+    """Waits until the file is on the disk."""
     with writing(path, AGAIN):
         sync_file(file)
 
 
 def _close(file: TextIO) -> None:
-    """Lets go; what the disk refused was told when it was written."""
+    """Closes the file; an error of the disk was raised by the write."""
     with suppress(OSError):
         file.close()
 

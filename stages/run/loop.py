@@ -1,7 +1,6 @@
-"""The loop: the fold of a stage over a pipe, with everything around it that touches the world.
+"""Fold a stage over a pipe, with logs, validation, early stopping, checkpoints and signals.
 
-Progress, metrics.jsonl, validation, early stopping, checkpoints, and a signal that saves before it ends the
-run. The numbers are those of `functools.reduce(stage.step, pipe, stage.init(key))`.
+The numbers are those of `functools.reduce(stage.step, pipe, stage.init(key))`.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ READ_EVERY = 16
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run behaves, apart from what it computes.
+    """Settings of a run that do not change its numbers, except for patience.
 
     Args:
-        compile: compile the step by regions, donating the old state's memory; False runs eagerly.
+        compile: compile the step by regions and donate the old state's memory; False runs eagerly.
         save_every: steps between checkpoints; 0 saves only at the end.
         keep_last: checkpoints to keep, besides the best.
         eval_every: steps between validations; 0 validates only at the end.
         patience: validations without improvement before the run stops; 0 never stops it.
         watch: the validation metric that decides what is best; lower is better.
-        resume: go on from the newest good checkpoint; False refuses a folder that has one.
+        resume: resume from the newest valid checkpoint; False refuses a folder that has one.
         quiet: print nothing.
         label: the run's name on the screen.
     """
@@ -61,7 +60,7 @@ class RunOptions:
 
 
 class Result(NamedTuple):
-    """The end of a run.
+    """The last state of a run, and why it ended.
 
     Fields:
         state: the last state.
@@ -93,42 +92,42 @@ def run(
     work: mfu.Work | None = None,
     options: RunOptions | None = None,
 ) -> Result:
-    """Folds `stage.step` over `pipe`, from the start or from the newest good checkpoint of the folder.
+    """Folds `stage.step` over `pipe`, from the start or from the newest valid checkpoint of the folder.
 
-    Stopped by a signal, killed, or run twice, it comes to the same bits as a run that was never interrupted.
+    A run that was killed or stopped by a signal and then resumed has the same bits as an uninterrupted one.
 
     Args:
-        stage: any.
+        stage: of any kind.
         pipe: batches; `pipe[i]` is the batch of step i.
         folder: of the run; made if missing. Holds metrics.jsonl and checkpoints/.
         key: [2] uint32, the root of the run's randomness.
         params: to start from; None lets the stage draw them. Not used when resuming.
         validate: params -> {name: number}; must give `options.watch`.
-        fingerprint: what the stage and the pipe are (`stages.checkpoint.fingerprint`); another is refused
-            when resuming.
-        writers: each makes a further log.Writer, given the step that the run begins at.
+        fingerprint: describes stage and pipe (`stages.checkpoint.fingerprint`); resuming with another one is
+            refused.
+        writers: functions from the first step to a further log.Writer.
         observe: state -> further numbers for the log, as tensors on the state's device, such as the learning
             rate.
-        work: what a token takes (`stages.run.mfu`), for `tflops` and `mfu` in the log.
+        work: FLOPs of a token and peak of the device (`stages.run.mfu`), for `tflops` and `mfu` in the log.
         options: see RunOptions.
 
     Returns:
         Result.
 
     Steps:
-        1. The state, and what earlier validations said: from a checkpoint, or new.
-        2. Open the log after that step, the screen, and the saver that works in the background.
-        3. The fold; after each step: validate, log, save, stop.
-        4. Wait for the last save; close.
+        1. Load the state and the best validation from a checkpoint, or make new ones.
+        2. Open the log after that step, the screen, and the background saver.
+        3. Take the steps; after each validate, log, save, stop if due.
+        4. Wait for the last save; close the outputs.
 
-    Edge cases: a run that is complete, or had stopped early, takes no further step.
+    Edge cases: a complete run, and one that stopped early, take no further step.
 
     Raises:
         ValueError: if the checkpoint is of another stage or pipe, or `resume` is False and there is one.
-        FloatingPointError: if an update is skipped (`stages.stage.ALWAYS`) in 50 steps in a row, or in most
-            of a run.
-        OSError: if a checkpoint or a line could not be written; what was saved before is there. A save in the
-            background that failed shows at the next save, or at the end.
+        FloatingPointError: if the updates of 50 steps in a row, or of most steps, are skipped
+            (`stages.stage.ALWAYS`).
+        OSError: if a checkpoint or a line could not be written; earlier checkpoints remain. A background save
+            that failed is reported at the next save, or at the end.
     """
     options = options or RunOptions()
     keep_freed_memory()
@@ -136,8 +135,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     # 1. State.
     state, best = _begin(stage, folder, key, params, fingerprint, options)
-    first = taken(state)
-    # 2. What is open.
+    first = step_of(state)
+    # 2. Outputs.
     say: Callable[[str], None] = (lambda text: None) if options.quiet else print
     outputs = [log.json_lines(folder / "metrics.jsonl", first, say), *(writer(first) for writer in writers)]
     screen = progress(options.label, len(pipe), first, quiet=options.quiet)
@@ -159,19 +158,20 @@ def run(
         validate=validate,
         options=options,
     )
-    # 3. and 4. The fold; waiting and closing are `_closing`'s.
-    with signals.noted() as caught, _closing(outputs, screen, saver):
+    # 3. Steps. 4. `_closing` waits and closes.
+    with signals.catch_signals() as caught, _closing(outputs, screen, saver):
         state, status, best = _fold(parts, state, first, best, caught)
-    return Result(state, status, best, taken(state) - first, caught[0] if status == "interrupted" else None)
+    signal = caught[0] if status == "interrupted" else None
+    return Result(state, status, best, step_of(state) - first, signal)
 
 
-def taken(state: TrainState) -> int:
-    """Steps that a state has taken; the members of a population have taken the same."""
+def step_of(state: TrainState) -> int:
+    """Returns the number of steps of a state; the members of a population have the same."""
     return int(state.step.max())
 
 
 class _Parts(NamedTuple):
-    """What the fold works with."""
+    """Everything that the loop calls."""
 
     step: Callable[[TrainState, Tree], TrainState]
     pipe: Pipe
@@ -190,25 +190,25 @@ def _begin(
     fingerprint: Mapping | None,
     options: RunOptions,
 ) -> tuple[TrainState, Patience]:
-    """The newest good checkpoint, or a new state."""
+    """Loads the newest valid checkpoint, or makes a new state."""
     state = stage.init(key, params)
     if not directories.list_complete(folder):
         return state, Patience()
     if not options.resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
     say = (lambda text: None) if options.quiet else print
-    found = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
-    return found.state, early_stopping.from_json(found.manifest.metadata.get("early_stopping"))
+    loaded = checkpoint.load(folder, state, fingerprint=fingerprint, warn=say)
+    return loaded.state, early_stopping.from_json(loaded.manifest.metadata.get("early_stopping"))
 
 
 def _fold(
     parts: _Parts, state: TrainState, first: int, best: Patience, caught: list[int]
 ) -> tuple[TrainState, str, Patience]:
-    """Step after step, until the pipe ends, validation has had enough, or a signal came."""
+    """Takes steps until the pipe ends, validation stops improving, or a signal arrives."""
     total, options, device = len(parts.pipe), parts.options, state.key.device
     if first:
         parts.screen.say(
-            f"going on from step {first}" if first < total else f"all {total} steps were taken before"
+            f"resuming from step {first}" if first < total else f"all {total} steps were taken before"
         )
     if 0 < options.patience <= best.since:
         return state, "early", best
@@ -216,41 +216,41 @@ def _fold(
         parts.screen.say(compiler.first_step(device))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
-        state = _step(parts, state, _on(device, parts.pipe[number - 1]), caught)
+        batch = _move_to(device, parts.pipe[number - 1])
+        state = _step(parts, state, batch, caught)
         parts.readings.add(number, state)
-        values = _validated(parts, state) if _due(number, total, options.eval_every) else {}
+        values = _validate(parts, state) if _is_validation_step(number, total, options.eval_every) else {}
         if values:
-            best = _observed(parts, number, values, best)
+            best = _update_best(parts, number, values, best)
         status = _status(number, total, options, best, caught)
         saving = (
             status
             or (values and best.since == 0)
             or (options.save_every and number % options.save_every == 0)
         )
-        if values or saving or parts.readings.due():
+        if values or saving or parts.readings.is_write_due():
             parts.readings.write(values)
         if saving:
             _save(parts, state, number, best, values.get(options.watch))
         if status:
-            _refuse_passed_over(parts, status)
+            _refuse_skipped(parts, status)
             return state, status, best
     return state, "complete", best
 
 
-def _refuse_passed_over(parts: _Parts, status: str) -> None:
-    """Refuses to call a run a success that skipped most of its updates, though it came to its end or its
-    patience's."""
-    over, steps = parts.readings.passed_over()
-    if status in ("complete", "early") and 2 * over > steps:
+def _refuse_skipped(parts: _Parts, status: str) -> None:
+    """Raises for a run that skipped most of its updates, and would otherwise end as a success."""
+    skipped, steps = parts.readings.count_skipped()
+    if status in ("complete", "early") and 2 * skipped > steps:
         raise FloatingPointError(
-            f"the updates of {over} of {steps} steps were skipped, as the loss or its gradient was not finite or there "
-            "was nothing to learn from: no trained model; lower --learning_rate, try --dtype float32, or mend rewards"
+            f"the updates of {skipped} of {steps} steps were skipped, as the loss or its gradient was not "
+            "finite or there was nothing to learn from: no trained model; lower --learning_rate, try --dtype "
+            "float32, or fix the rewards"
         )
 
 
 def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> TrainState:
-    """One step. Ctrl-C reaches a compiler at work as well, which then fails: that is an interruption, not its
-    error."""
+    """Takes a step. Ctrl-C also reaches a running compiler, whose error is then that of an interruption."""
     try:
         return parts.step(state, batch)
     except Exception:
@@ -259,21 +259,21 @@ def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> T
         raise
 
 
-def _on(device: torch.device, batch: Tree) -> Tree:
-    """The batch, on the state's device."""
+def _move_to(device: torch.device, batch: Tree) -> Tree:
+    """Moves a batch to the state's device."""
     return tree.map(lambda x: x.to(device, non_blocking=True), batch)
 
 
-def _validated(parts: _Parts, state: TrainState) -> Mapping[str, float]:
-    """Validates, after the clock of the steps has stopped."""
+def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
+    """Validates; the time of the steps is read before."""
     if parts.validate is None:
         return {}
     parts.readings.settle()
     return dict(parts.validate(state.extra.get("ema", state.params)))
 
 
-def _observed(parts: _Parts, number: int, values: Mapping[str, float], best: Patience) -> Patience:
-    """Says what validation gave, and takes it into account."""
+def _update_best(parts: _Parts, number: int, values: Mapping[str, float], best: Patience) -> Patience:
+    """Reports a validation, and updates the best one."""
     if parts.options.watch not in values:
         raise ValueError(
             f"run: validate gave {', '.join(values)}, but options.watch is {parts.options.watch!r}"
@@ -285,7 +285,7 @@ def _observed(parts: _Parts, number: int, values: Mapping[str, float], best: Pat
 
 
 def _status(number: int, total: int, options: RunOptions, best: Patience, caught: list[int]) -> str:
-    """Why the run ends here; "" if it goes on."""
+    """The reason why the run ends at this step, or ""."""
     if number == total:
         return "complete"
     if 0 < options.patience <= best.since:
@@ -294,25 +294,25 @@ def _status(number: int, total: int, options: RunOptions, best: Patience, caught
 
 
 def _save(parts: _Parts, state: TrainState, number: int, best: Patience, score: float | None) -> None:
-    """Starts a checkpoint in the background; the log reaches the disk before it."""
+    """Starts a checkpoint in the background, once the log is on the disk."""
     parts.readings.flush()
-    told = {"early_stopping": early_stopping.to_json(best)}
-    parts.saver.save(state, step=number, score=score, metadata=told)
+    metadata = {"early_stopping": early_stopping.to_json(best)}
+    parts.saver.save(state, step=number, score=score, metadata=metadata)
 
 
-def _due(number: int, total: int, every: int) -> bool:
-    """Every so often, and at the end."""
+def _is_validation_step(number: int, total: int, every: int) -> bool:
+    """Tells whether validation is due: every so many steps, and after the last."""
     return number == total or (every > 0 and number % every == 0)
 
 
 @contextmanager
 def _closing(outputs: Sequence[log.Writer], screen: Progress, saver: background.Saver) -> Iterator[None]:
-    """Waits for the last save and closes what is open, however the run ends."""
+    """Waits for the last save and closes the outputs, however the run ends."""
     try:
         yield
         saver.wait()
     finally:
-        with suppress(Exception):  # the error that ended the run is the one to show
+        with suppress(Exception):  # the error that ended the run is raised, not this one
             saver.wait()
         screen.close()
         for writer in outputs:

@@ -1,4 +1,4 @@
-"""The numbers of a run, from the device to the writers: read seldom where reading makes the device wait."""
+"""Buffer step metrics on the device, and copy them to the host in batches, from where they are logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stages.run.progress import Progress
 from stages.state import TrainState
 
 SECONDS = 2.0
-"""After so long the pending steps are read, so that a person sees the run move."""
+"""Longest time before pending steps are read and shown."""
 
 PATIENCE = 50
 """Steps in a row whose gradient is not finite, after which a run stops."""
@@ -28,30 +28,30 @@ class Observe(Protocol):
 
 
 class Readings(NamedTuple):
-    """Collects each step's metrics, and writes one line a step.
+    """Collects the metrics of each step, and writes one line per step.
 
     Fields:
-        begin: () -> None; a step begins.
-        add: (number, state) -> None; a step was issued. Its metrics are copied on the device, not read.
-        settle: () -> None; waits for the steps added, and reads them: the clock stops here.
-        write: ({name: value}) -> None; settles, adds the numbers to the last step's line, and writes all
+        begin: () -> None; starts the clock of a step.
+        add: (number, state) -> None; buffers the metrics of an issued step on the device.
+        settle: () -> None; waits for the buffered steps, reads their metrics and stops the clock.
+        write: ({name: value}) -> None; settles, adds the values to the last step's line, and writes all
             lines.
-        due: () -> bool; whether it is time to write.
-        flush: () -> None; what was written is on the disk.
-        passed_over: () -> (steps in which an update was skipped, steps written).
+        is_write_due: () -> bool.
+        flush: () -> None; waits until the lines are on the disk.
+        count_skipped: () -> (steps whose update was skipped, steps written).
     """
 
     begin: Callable[[], None]
     add: Callable[[int, TrainState], None]
     settle: Callable[[], None]
     write: Callable[[Mapping[str, float]], None]
-    due: Callable[[], bool]
+    is_write_due: Callable[[], bool]
     flush: Callable[[], None]
-    passed_over: Callable[[], tuple[int, int]]
+    count_skipped: Callable[[], tuple[int, int]]
 
 
 class _Pending(NamedTuple):
-    """A step whose numbers are still on the device."""
+    """A step whose metrics are still on the device."""
 
     number: int
     names: tuple[str, ...]
@@ -70,21 +70,21 @@ def readings(
 ) -> Readings:
     """Makes the Readings of a run.
 
-    Reading a number waits for the device, which then has nothing to do until the host has issued the next
-    step. On a GPU up to 16 steps are therefore read at a time. Steps read together share one speed.
+    Reading a number waits for the device, which then idles until the host has issued the next step. On a GPU
+    up to 16 steps are therefore read at a time. Steps that are read together share one speed.
 
         tok_per_sec = tokens of a step · steps read / seconds since `begin`
-        tflops      = tok_per_sec · operations a token / 10¹²,     mfu = the share of the peak, where it is
-        known
+        tflops      = tok_per_sec · FLOPs per token / 10¹²
+        mfu         = share of the device's peak, if that is known
 
     Args:
         writers: get every line.
-        screen: shows the last line, and says why an update was skipped.
+        screen: shows the last line, and the reason of a skipped update.
         observe: state -> further numbers on the device, such as the learning rate.
         paths: of the params, in the order of `nonfinite_leaf`.
         every: steps read at a time.
-        work: what a token takes and what the device could do; None leaves tflops and mfu out.
-        compiling: the first step compiles: its line has compile_seconds, and no speed.
+        work: FLOPs of a token and peak of the device; None leaves tflops and mfu out.
+        compiling: the first step compiles; its line has compile_seconds and no speed.
 
     Returns:
         Readings.
@@ -93,15 +93,15 @@ def readings(
     ready: list[tuple[int, dict[str, float]]] = []
     begun: list[float] = []
     first = [compiling]
-    bad = [0, 0, 0]  # in a row, altogether, steps written
+    skips = [0, 0, 0]  # skipped in a row, skipped in total, steps written
 
     def begin() -> None:
         if not pending:
             begun[:] = [time.monotonic()]
 
     def add(number: int, state: TrainState) -> None:
-        found = _single({**state.metrics, **observe(state)})
-        pending.append(_Pending(number, tuple(found), torch.stack(list(found.values()))))
+        metrics = _flatten_members({**state.metrics, **observe(state)})
+        pending.append(_Pending(number, tuple(metrics), torch.stack(list(metrics.values()))))
 
     def settle() -> None:
         rows = [(step.number, dict(zip(step.names, step.values.tolist(), strict=True))) for step in pending]
@@ -121,13 +121,13 @@ def readings(
         for number, values in ready:
             for writer in writers:
                 writer.write(number, values)
-            _count(bad, values)
-            _warn(screen, number, values, paths, bad[1])
+            _count_skips(skips, values)
+            _warn(screen, number, values, paths, skips[1])
             screen.show(number, values)
         ready.clear()
-        _refuse(bad[0])
+        _refuse_skips_in_a_row(skips[0])
 
-    def due() -> bool:
+    def is_write_due() -> bool:
         waiting = bool(pending) and time.monotonic() - begun[0] > SECONDS
         return len(pending) >= every or waiting or first[0]
 
@@ -135,16 +135,19 @@ def readings(
         for writer in writers:
             writer.flush()
 
-    return Readings(begin, add, settle, write, due, flush, lambda: (bad[1], bad[2]))
+    return Readings(begin, add, settle, write, is_write_due, flush, lambda: (skips[1], skips[2]))
 
 
-def _single(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Numbers one by one: of a population's [n] the mean (of an index the largest), and each member's own."""
+def _flatten_members(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars: of a population's [n] the mean (of an index the largest), and the value of each member."""
     flat: dict[str, Tensor] = {}
-    for name, value in found.items():
+    for name, value in metrics.items():
         x = value.float()
-        flat[name] = x if x.ndim == 0 else x.max() if name == "nonfinite_leaf" else x.mean()
-        flat |= {f"{name}/{i}": member for i, member in enumerate(x)} if x.ndim else {}
+        if x.ndim == 0:
+            flat[name] = x
+            continue
+        flat[name] = x.max() if name == "nonfinite_leaf" else x.mean()
+        flat |= {f"{name}/{i}": member for i, member in enumerate(x)}
     return flat
 
 
@@ -157,33 +160,33 @@ def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, work: Work 
                 values.update(speed(work, values["tok_per_sec"]))
 
 
-def _refuse(in_a_row: int) -> None:
-    """Ends a run that learns nothing any more."""
-    if in_a_row >= PATIENCE:
+def _refuse_skips_in_a_row(count: int) -> None:
+    """Raises for a run that does not learn any more."""
+    if count >= PATIENCE:
         raise FloatingPointError(
-            f"updates were skipped in {in_a_row} steps one after the other, as the loss or its gradient was not finite "
-            "or there was nothing to learn from; lower --learning_rate, take --dtype float32, or look at the data, the "
-            "rewards and --max_new_tokens. The checkpoints before are whole"
+            f"updates were skipped in {count} steps one after the other, as the loss or its gradient was not "
+            "finite or there was nothing to learn from; lower --learning_rate, take --dtype float32, or check "
+            "the data, the rewards and --max_new_tokens. Earlier checkpoints are valid"
         )
 
 
-def _count(bad: list[int], values: Mapping[str, float]) -> None:
-    """Counts steps that were skipped: in a row, altogether, and all steps."""
-    over = values.get("nonfinite_leaf", -1.0) >= 0
-    bad[:] = [bad[0] + 1 if over else 0, bad[1] + over, bad[2] + 1]
+def _count_skips(skips: list[int], values: Mapping[str, float]) -> None:
+    """Counts skipped steps, in a row and in total, and all steps."""
+    skipped = values.get("nonfinite_leaf", -1.0) >= 0
+    skips[:] = [skips[0] + 1 if skipped else 0, skips[1] + skipped, skips[2] + 1]
 
 
 def _warn(
     screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str], count: int
 ) -> None:
-    """Says why an update was skipped: the first three times, and ever more seldom after."""
+    """Reports why an update was skipped: the first three times, then the 4th, 8th, 16th, ..."""
     leaf = int(values.get("nonfinite_leaf", -1))
     if leaf >= 0 and (count <= 3 or count & (count - 1) == 0):
         screen.say(f"step {number}: {_reason(leaf, paths)}, so its update was skipped")
 
 
 def _reason(leaf: int, paths: Sequence[str]) -> str:
-    """What `nonfinite_leaf` stands for, see `stages.stage.ALWAYS`."""
+    """The meaning of `nonfinite_leaf`, see `stages.stage.ALWAYS`."""
     if leaf < len(paths):
         return f"the gradient of {paths[leaf]} is not finite"
     if leaf == len(paths):

@@ -1,4 +1,4 @@
-"""Model FLOPs: how fast the model's own arithmetic is done, and which share of the device's peak that is.
+"""Model FLOPs per second, and their share of the device's peak (MFU).
 
 Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare.
 The share is of the maker's figure, which nothing exceeds; for a device without one there is no share. A peak
@@ -26,11 +26,11 @@ sheet)."""
 
 
 class Work(NamedTuple):
-    """What a token takes, and what the device could do.
+    """FLOPs of a token, and peak of the device.
 
     Fields:
-        flops: operations that training on one token takes, see `flops_per_token`.
-        peak: of the device, in operations a second; None where the maker gives no figure that is known here.
+        flops: of training on one token, see `flops_per_token`.
+        peak: FLOPs per second of the device; None if it is not in PEAKS.
     """
 
     flops: float
@@ -38,7 +38,7 @@ class Work(NamedTuple):
 
 
 def work(model: Model, length: int, dtype: torch.dtype, device: torch.device) -> Work:
-    """Says what a token takes and what the device could do.
+    """Computes the FLOPs of a token, and looks up the peak of the device.
 
     Args:
         model: gives spec and config.
@@ -54,7 +54,7 @@ def work(model: Model, length: int, dtype: torch.dtype, device: torch.device) ->
 
 
 def speed(work: Work, tokens_per_second: float) -> dict[str, float]:
-    """Turns tokens a second into what the log says of the model's arithmetic.
+    """Converts tokens per second to FLOPs per second, and to their share of the peak.
 
     Args:
         work: see Work.

@@ -98,7 +98,8 @@ def make_optimizer(
         schedule: of the learning rate.
         weight_decay: of matrices; norms, biases and embeddings have none.
         max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
-        dtype: of the run's products; Muon's Newton-Schulz iterations are in float32 if it is, else in bfloat16.
+        dtype: of the products; Muon's Newton-Schulz iterations are in float32 if it is float32, else
+            in bfloat16.
 
     Returns:
         GradientTransformation.
@@ -110,7 +111,7 @@ def make_optimizer(
 
 
 def learning_rate(state: TrainState, *, schedule: Schedule) -> dict[str, torch.Tensor]:
-    """Returns the rate of the last update, by the optimizer's own count, which a skipped step does not advance.
+    """Returns the learning rate of the last update, by the optimizer's count, which skips do not advance.
 
     Args:
         state: after a step.

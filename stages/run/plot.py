@@ -41,7 +41,7 @@ def curves(folder: Path) -> str:
     return str(path)
 
 
-RUNGS = (
+STAGE_METRICS = (
     ("sft", "loss"),
     ("dpo", "rewards/accuracies"),
     ("dpo", "rewards/margins"),
@@ -49,15 +49,15 @@ RUNGS = (
     ("ppo", "reward"),
     ("grpo", "kl"),
 )
-"""What is drawn of each rung after pretraining."""
+"""(stage, metric) of each plot."""
 
 
 def ladder(folder: Path, names: Sequence[str]) -> str:
-    """Draws every curve of a ladder: the loss of pretraining, and what each rung is about.
+    """Draws the curves of the demo: the loss of pretraining, and the metrics of each later stage.
 
     Args:
-        folder: of the pretrained run, with a folder for each rung.
-        names: of the rungs that were climbed.
+        folder: of the pretrained run, with a folder for each stage.
+        names: of the stages after pretraining.
 
     Returns:
         The path of `ladder.png`, or a sentence that says what to install for it.
@@ -68,15 +68,15 @@ def ladder(folder: Path, names: Sequence[str]) -> str:
         return "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
     shown = [
         ("pretrain", "loss", folder),
-        *((rung, name, folder / rung) for rung, name in RUNGS if rung in names),
+        *((stage, name, folder / stage) for stage, name in STAGE_METRICS if stage in names),
     ]
     figure = Figure(figsize=(12, 6), layout="constrained")
     axes = figure.subplots(2, 4).flat
-    for axis, (rung, name, place) in zip(axes, shown, strict=False):
+    for axis, (stage, name, place) in zip(axes, shown, strict=False):
         rows = list(read_lines(place / "metrics.jsonl"))
         points = [(row["step"], float(row[name])) for row in rows if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1)
-        axis.set(title=f"{rung}: {name}", xlabel="step")
+        axis.set(title=f"{stage}: {name}", xlabel="step")
         axis.grid(alpha=0.3)
     for axis in list(figure.axes)[len(shown) :]:
         axis.set_visible(False)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar that moves on a terminal, a line every few seconds anywhere else."""
+"""Show the progress of a run: a bar on a terminal, a line every few seconds anywhere else."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def progress(label: str, total: int, start: int = 0, *, quiet: bool = False) -> 
         return Progress(lambda step, values: None, lambda text: None, lambda: None)
     console = Console(highlight=False, markup=False, emoji=False)
     if console.is_terminal:
-        return _live(console, label, total, start)
-    return _lines(label, total, start)
+        return _bar_display(console, label, total, start)
+    return _line_display(label, total, start)
 
 
 def describe(values: Mapping[str, float]) -> str:
-    """Writes the numbers that a person follows, in few characters.
+    """Formats loss and speed in few characters.
 
     Example:
         >>> describe({"loss": 2.5, "val_loss": 3.0, "tok_per_sec": 11234.5, "mfu": 0.314, "grad_norm": 0.75})
@@ -57,7 +57,7 @@ def describe(values: Mapping[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Writes a time span as a person says it.
+    """Formats a time span.
 
     Example:
         >>> duration(125)
@@ -69,8 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[[int], str]:
-    """Makes step -> "left 1:23": the time left, by the steps since the first, which may have been slow to
-    compile.
+    """Makes step -> "left 1:23", the time left; the first step is not counted, as it may compile.
 
     Example:
         >>> left = remaining(10, iter([5.0, 7.0]).__next__)
@@ -79,7 +78,7 @@ def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[
     """
     began: list[tuple[int, float]] = []
 
-    def left(step: int) -> str:
+    def format_left(step: int) -> str:
         now = (clock or time.monotonic)()
         if not began or step <= began[0][0]:
             began[:] = [(step, now)]
@@ -87,11 +86,11 @@ def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[
         first, then = began[0]
         return f"left {duration((now - then) / (step - first) * (total - step))}"
 
-    return left
+    return format_left
 
 
-def _live(console: Console, label: str, total: int, start: int) -> Progress:
-    """A bar that moves."""
+def _bar_display(console: Console, label: str, total: int, start: int) -> Progress:
+    """A progress bar."""
     bar = Bar(
         TextColumn("{task.description} {task.completed}/{task.total}", markup=False),
         BarColumn(bar_width=20),
@@ -103,31 +102,31 @@ def _live(console: Console, label: str, total: int, start: int) -> Progress:
     bar.start()
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        bar.update(task, completed=step, text=_joined(describe(values), left(step)))
+        bar.update(task, completed=step, text=_join(describe(values), left(step)))
 
     return Progress(show, console.print, bar.stop)
 
 
-def _lines(label: str, total: int, start: int) -> Progress:
+def _line_display(label: str, total: int, start: int) -> Progress:
     """A line every few seconds, and one for the first and the last step."""
     last = [-SECONDS_BETWEEN_LINES]
     left = remaining(total)
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        now, told = time.monotonic(), left(step)
+        now, time_left = time.monotonic(), left(step)
         if now - last[0] < SECONDS_BETWEEN_LINES and start + 1 < step < total:
             return
         last[0] = now
-        _say(_joined(f"{label} {step}/{total}", describe(values), told))
+        _say(_join(f"{label} {step}/{total}", describe(values), time_left))
 
     return Progress(show, _say, lambda: None)
 
 
-def _joined(*parts: str) -> str:
-    """Parts that are there, between dots."""
+def _join(*parts: str) -> str:
+    """Joins the parts that are not empty by dots."""
     return " · ".join(part for part in parts if part)
 
 
 def _say(text: str) -> None:
-    """One line, at once."""
+    """Prints one line, and flushes."""
     print(text, flush=True)

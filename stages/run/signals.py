@@ -1,4 +1,4 @@
-"""Signals that end a run: noted, so that the step ends and the state is saved, instead of dying of them."""
+"""Catch the signals that end a run, so that the step ends and the state is saved first."""
 
 from __future__ import annotations
 
@@ -13,29 +13,27 @@ NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
-def noted() -> Iterator[list[int]]:
-    """Notes SIGTERM, SIGINT and SIGHUP while the block runs; the caller looks, and ends in good order.
+def catch_signals() -> Iterator[list[int]]:
+    """Records SIGTERM, SIGINT and SIGHUP while the block runs; the caller reads the list, and ends the run.
 
-    A second signal does no harm, whatever is being saved. Only the main thread can take signals: in another
-    the list stays empty.
+    A second signal is recorded too, so that it cannot damage a save. Only the main thread receives signals: in
+    another the list stays empty.
 
     Yields:
-        The numbers of the signals that came, in order.
+        The numbers of the signals, in order.
     """
     caught: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         if not caught:
-            os.write(
-                2,
-                f"\n{signal.Signals(number).name}: this step ends, the state is saved, then the run\n".encode(),
-            )
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: this step ends, the state is saved, then the run\n".encode())
         caught.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = [signal.signal(name, note) for name in NAMES]
+    before = [signal.signal(name, record) for name in NAMES]
     try:
         yield caught
     finally:

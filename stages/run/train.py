@@ -24,7 +24,8 @@ class Outcome(NamedTuple):
     Fields:
         experiment: what the flags were built into.
         state: the last state.
-        status: "complete", "early" (validation stopped improving) or "interrupted" (a signal; the state is saved).
+        status: "complete", "early" (validation stopped improving) or "interrupted" (by a signal; the state
+            is saved).
         signal: the number of the signal that interrupted it, or None.
         final_model: folder of the trained model; None of an interrupted run.
     """
@@ -86,7 +87,7 @@ def train(
         result = _run(options, experiment, config, say)
         # 5. final_model.
         if result.status == "interrupted":
-            say(f"saved at step {int(result.state.step)}; the same command goes on from there")
+            say(f"saved at step {int(result.state.step)}; the same command resumes from there")
             return Outcome(experiment, result.state, result.status, result.signal, None)
         path = final_model.write(folder, result, experiment.save_model, say)
     return Outcome(experiment, result.state, result.status, result.signal, path)

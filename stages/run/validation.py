@@ -1,4 +1,4 @@
-"""Validation: how many bits the model needs for each byte of text that it never saw.
+"""Validation on held-out data: bits per byte, mean loss, mean reward.
 
 Bits per byte compare models with different tokenizers, and with gzip and xz.
 
@@ -59,7 +59,7 @@ def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtyp
     return partial(_bits_per_byte, model=model, batches=batches, nbytes=nbytes, dtype=dtype)
 
 
-def nothing(params: Tree, /) -> dict[str, float]:
+def validate_nothing(params: Tree, /) -> dict[str, float]:
     """Validates without held-out data: there are no figures."""
     del params
     return {}
@@ -81,7 +81,7 @@ def mean_loss(stage: Stage, batches: Pipe | None, names: tuple[str, ...] = ()) -
         ValueError: for a stage whose loss does not take the pipe's batches.
     """
     if batches is None:
-        return nothing
+        return validate_nothing
     if stage.loss is None or stage.parts is not None:
         raise ValueError(
             "mean_loss: expected a stage whose loss takes the pipe's batches; validate grpo and ppo with mean_reward"
@@ -136,7 +136,7 @@ def compressors(text: bytes) -> Compressors:
 
 
 def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...]) -> dict[str, float]:
-    """One pass over the batches."""
+    """Computes the mean over the batches."""
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2 + 2 * len(names), dtype=torch.float64, device=device)
     with torch.no_grad():
@@ -144,14 +144,16 @@ def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
             total, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
-            sums += torch.stack([total, count, *(x.double() for name in names for x in _pair(metrics[name]))])
+            sums += torch.stack(
+                [total, count, *(x.double() for name in names for x in _sum_and_count(metrics[name]))]
+            )
     total, *rest = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
     return {"val_loss": total, **{f"val_{name}": value for name, value in zip(names, rest, strict=True)}}
 
 
-def _pair(found: Metric) -> tuple[torch.Tensor, torch.Tensor]:
+def _sum_and_count(metric: Metric) -> tuple[torch.Tensor, torch.Tensor]:
     """A mean's sum and count; a sum is divided by 1."""
-    return (found, torch.zeros_like(found)) if isinstance(found, torch.Tensor) else found
+    return (metric, torch.zeros_like(metric)) if isinstance(metric, torch.Tensor) else metric
 
 
 def _mean_reward(
@@ -164,7 +166,7 @@ def _mean_reward(
     key: torch.Tensor,
     weights: tuple[float, ...] | None,
 ) -> dict[str, float]:
-    """One batch of prompts, answered once each."""
+    """Samples one completion of each prompt of the first batch, and scores them."""
     policy = policy_of(params)
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
@@ -176,7 +178,7 @@ def _mean_reward(
 def _bits_per_byte(
     params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype
 ) -> dict[str, float]:
-    """One pass over the batches; the sums are kept in float64, and read once."""
+    """Computes the bits per byte; the sums are in float64, and read once."""
     narrow = tree.cast(params, dtype)
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""Which stages drop out, and what is said where a flag would have no effect."""
+"""Stages with dropout, and messages about flags without effect."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_a_gpu_that_is_not_there_is_named(base: PretrainOptions) -> None:
 
 
 def test_the_rate_that_is_logged_is_the_one_that_was_used(base: PretrainOptions, corpus: Corpus) -> None:
-    """A step that is passed over does not advance it."""
+    """A skipped step does not advance it."""
     options = with_(base, learning_rate=1.0, warmup=10, schedule="constant")
     made = build(options, corpus)
     state = made.stage.init(made.key)

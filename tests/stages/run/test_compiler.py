@@ -1,4 +1,4 @@
-"""What is lacking is said; here nothing is."""
+"""A missing compiler is reported; on this machine none is missing."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_on_a_cpu_each_step_is_due_and_has_its_own_speed(clock: list[float]) -> 
     r = rig(clock, work=Work(flops=1e10, peak=1e13))
     for step, seconds in ((1, 2.0), (2, 4.0)):
         take(r, step, seconds, loss=1.5, tokens=100.0)
-        assert r.made.due()
+        assert r.made.is_write_due()
         r.made.write({})
         r.clock[0] += 50.0  # a save: not the step's time
     assert r.lines == [
@@ -70,7 +70,7 @@ def test_on_a_gpu_sixteen_are_read_at_a_time_and_share_a_speed(clock: list[float
     r = rig(clock, every=16)
     for step in range(1, 17):
         take(r, step, 0.1, loss=float(step), tokens=10.0)
-        assert r.made.due() == (step == 16)
+        assert r.made.is_write_due() == (step == 16)
         assert not r.lines
     r.made.write({"val_loss": 3.0})
     assert [(step, values["loss"]) for step, values in r.lines] == [(i, float(i)) for i in range(1, 17)]
@@ -81,9 +81,9 @@ def test_on_a_gpu_sixteen_are_read_at_a_time_and_share_a_speed(clock: list[float
 def test_slow_steps_are_read_sooner(clock: list[float]) -> None:
     r = rig(clock, every=16)
     take(r, 1, 1.5, loss=1.0)
-    assert not r.made.due()
+    assert not r.made.is_write_due()
     take(r, 2, 1.5, loss=1.0)
-    assert r.made.due()
+    assert r.made.is_write_due()
 
 
 def test_a_donated_metric_is_read_as_it_was(clock: list[float]) -> None:
@@ -110,10 +110,10 @@ def test_the_clock_stops_before_a_validation(clock: list[float]) -> None:
 def test_the_step_that_compiles_has_seconds_and_no_speed(clock: list[float]) -> None:
     r = rig(clock, every=16, compiling=True, work=Work(flops=1e10, peak=None))
     take(r, 1, 40.0, tokens=100.0)
-    assert r.made.due()
+    assert r.made.is_write_due()
     r.made.write({})
     take(r, 2, 1.0, tokens=100.0)
-    assert not r.made.due()
+    assert not r.made.is_write_due()
     r.made.write({})
     assert r.lines[0] == (1, {"tokens": 100.0, "compile_seconds": 40.0})
     assert r.lines[1][1]["tok_per_sec"] == 100.0
@@ -136,7 +136,7 @@ def test_a_loss_that_no_step_can_be_taken_with_is_named(clock: list[float], leaf
     take(r, 7, 1.0, nonfinite_leaf=leaf)
     r.made.write({})
     assert said in r.said[0]
-    assert r.made.passed_over() == (1, 1)
+    assert r.made.count_skipped() == (1, 1)
 
 
 def test_without_steps_there_is_nothing_to_write(clock: list[float]) -> None:
@@ -154,7 +154,7 @@ def test_what_is_passed_over_is_told_ever_more_seldom_and_ends_a_run_that_learns
         r.made.write({})
     told = [text for text in r.said if "skipped" in text]
     assert len(told) == 7  # at 1, 2, 3, 4, 8, 16, 32
-    assert r.made.passed_over() == (49, 49)
+    assert r.made.count_skipped() == (49, 49)
     take(r, 50, 1.0, nonfinite_leaf=1.0)
     with pytest.raises(FloatingPointError, match="in 50 steps one after the other"):
         r.made.write({})
@@ -165,4 +165,4 @@ def test_one_good_step_begins_the_count_again(clock: list[float]) -> None:
     for step in range(1, 60):
         take(r, step, 1.0, nonfinite_leaf=-1.0 if step == 30 else 1.0)
         r.made.write({})
-    assert r.made.passed_over() == (58, 59)
+    assert r.made.count_skipped() == (58, 59)

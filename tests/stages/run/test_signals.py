@@ -1,4 +1,4 @@
-"""Signals are noted in the main thread, and handled as before afterwards."""
+"""Signals are recorded in the main thread, and handled as before afterwards."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from stages.run.signals import NAMES, noted
+from stages.run.signals import NAMES, catch_signals
 
 
-def test_every_signal_is_noted_in_order_and_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_signal_is_recorded_in_order_and_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
     before = [signal.getsignal(name) for name in NAMES]
-    with noted() as caught:
+    with catch_signals() as caught:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             os.kill(os.getpid(), number)
     assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGTERM]
@@ -24,7 +24,7 @@ def test_every_signal_is_noted_in_order_and_told_once(capfd: pytest.CaptureFixtu
 
 def test_handlers_come_back_after_an_error() -> None:
     before = [signal.getsignal(name) for name in NAMES]
-    with pytest.raises(KeyError), noted():
+    with pytest.raises(KeyError), catch_signals():
         raise KeyError
     assert [signal.getsignal(name) for name in NAMES] == before
 
@@ -33,7 +33,7 @@ def test_another_thread_notes_nothing() -> None:
     found: list[object] = []
 
     def work() -> None:
-        with noted() as caught:
+        with catch_signals() as caught:
             found.extend([caught, signal.getsignal(signal.SIGTERM)])
 
     thread = threading.Thread(target=work)

@@ -1,4 +1,4 @@
-"""`train(options)`: the entry for a full run. (Resuming, signals and exit codes are tested at the command line.)"""
+"""`train(options)`, a full run. (Resuming, signals and exit codes are tested at the command line.)"""
 
 from __future__ import annotations
 
