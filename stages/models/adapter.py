@@ -84,7 +84,7 @@ def attach(
         Adapter.
 
     Raises:
-        ValueError: if the targets do not fit the base, or the adapters cannot be joined with the earlier ones.
+        ValueError: if the targets do not fit the base, or the earlier adapters cannot be joined with these.
     """
     if earlier is not None:
         return _attach_above(model, params, config, dtype, quantize, earlier)
@@ -95,7 +95,7 @@ def attach(
 
 
 def describe(adapter: Adapter, params: Tree) -> str:
-    """Describes adapters in one line: the numbers that are trained, those of the base, its memory in four bits."""
+    """Describes adapters in one line: their size, that of the base, and its memory in four bits."""
     trained = tree.count(params)
     total = sum(site.shape[0] * site.shape[1] for site in sites(adapter.base, LoRAConfig()).values())
     stored, bfloat16 = nf4_bytes(adapter.base)

@@ -1,7 +1,7 @@
 """From flags to an Experiment: one table, options class -> builder.
 
-Everything here is a function of the flags and of the files that they name, so that a run is built again in the same
-way when it is resumed or replayed.
+Everything here is a function of the flags and of the files that they name, so that a resumed or replayed run
+is built in the same way.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def check(options: PretrainOptions) -> None:
         )
     config = shape.read(options.config, options.model_path)
     if options.tokenizer_path and Path(options.tokenizer_path).exists():
-        shape.with_ids(config, tokenizers.load(options.tokenizer_path), told=_shape_name(options))
+        shape.with_ids(config, tokenizers.load(options.tokenizer_path), name=_shape_name(options))
     if options.max_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
@@ -165,19 +165,19 @@ def make_pipe(
 
 
 def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
-    """The model's configuration, with the ids of the tokenizer; that of checkpoints in the folder, if there are any."""
+    """The model's configuration, with the tokenizer's ids; another one than that of checkpoints is refused."""
     name = _shape_name(options)
     read = shape.read(options.config, options.model_path)
-    follow = shape.follows(options.config, options.model_path)
-    config = shape.with_ids(read, corpus.tokenizer, told=name, follow=follow)
-    if line := shape.rows_told(read, config, corpus.tokenizer, told=name):
+    shrink = shape.may_shrink(options.config, options.model_path)
+    config = shape.with_ids(read, corpus.tokenizer, name=name, shrink=shrink)
+    if line := shape.describe_rows(read, config, corpus.tokenizer, name=name):
         say(line)
     config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
     return config
 
 
 def _continued(new: Pretrained, model_path: str, device: torch.device) -> tuple[Pretrained, dict[str, str]]:
-    """The model with weights, special tokens and chat template of the one at --model_path, and its identity."""
+    """The model with the weights and the tokenizer of the one at --model_path, and its identity."""
     given = language_model.load(model_path, dtype=torch.float32)
     origin = identity.describe_model(hash_weights(given.params))
     given = language_model.move_to(given, device)

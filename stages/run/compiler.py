@@ -20,7 +20,7 @@ def first_step(device: torch.device) -> str:
 
 
 def expected(device: str, capability: str, cores: int) -> str:
-    """Estimates the time of the first compilation, as measured on such machines; most of it is the C++ compiler's.
+    """Estimates the time of the first compilation, as measured; most of it is the C++ compiler's.
 
     Args:
         device: "cpu" or "cuda".

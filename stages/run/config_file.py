@@ -1,4 +1,4 @@
-"""config.json: the resolved configuration of a run, from which it is resumed and replayed."""
+"""Read and write config.json, the resolved configuration from which a run is resumed and replayed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BEHAVIOUR = (
     "wandb",
     "tensorboard",
 )
-"""Flags that a resumed run may change: what is computed does not depend on them."""
+"""Flags that a resumed run may change: its numbers do not depend on them."""
 
 MACHINE = ("device", "compile")
-"""Flags that it may change, and that change the last bits."""
+"""Flags that it may change, though they change the last bits."""
 
 ELSEWHERE = (
     "config",
@@ -43,18 +43,21 @@ ELSEWHERE = (
     "filter",
     "on_bad",
 )
-"""Flags that are compared by what they stand for: the model below, the data by
+"""Flags whose contents are compared: the model's configuration below, the data in
 `stages.run.data.provenance`."""
 
+FREE = (*BEHAVIOUR, *MACHINE, *ELSEWHERE)
+"""Flags that are not compared here."""
+
 CONTENTS = ("model_path", "reward")
-"""Flags that may name the same thing by another path: the fingerprint has what is in it
-(`stages.models.identity`, `stages.run.rewards.identity`). Of a reward the name is compared here."""
+"""Flags whose paths may change: the fingerprint has the digests of their files (`stages.models.identity`,
+`stages.run.rewards.identity`). Of a reward the name is compared here."""
 
 Options = TypeVar("Options")
 
 
 def read(folder: Path, kind: type[Options]) -> Options:
-    """Reads the flags of a past run back.
+    """Reads the flags of a past run.
 
     Args:
         folder: of the run.
@@ -69,7 +72,7 @@ def read(folder: Path, kind: type[Options]) -> Options:
 
 
 def stage(folder: Path) -> str | None:
-    """Says which stage a past run was of; None is pretraining.
+    """Reads the stage of a past run; None is pretraining.
 
     Raises:
         ValueError: if the folder has no config.json of a run.
@@ -81,7 +84,7 @@ def stage(folder: Path) -> str | None:
 
 
 def flags(folder: Path) -> dict[str, Any]:
-    """The flags of a past run, of whatever stage.
+    """Reads the flags of a past run of any stage, as a dict.
 
     Raises:
         ValueError: if the folder has no config.json of a run.
@@ -98,7 +101,8 @@ def resolved(options: Any, model: ModelConfig, stage: str | None) -> dict[str, A
         stage: name of the stage; None is pretraining.
 
     Returns:
-        {"stage", "options", "model", "torch", "threads"}: every flag, the model, the version and the threads of torch.
+        {"stage", "options", "model", "torch", "threads"}: every flag, the model's configuration, torch's version and
+        threads.
     """
     return {
         **({"stage": stage} if stage else {}),
@@ -127,7 +131,7 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
         options: a dataclass of plain values.
 
     Returns:
-        What to tell a person: flags that change the last bits.
+        Lines for the user: changed flags that change the last bits.
 
     Raises:
         ValueError: if a flag differs that changes what is computed, by name; or if config.json is not ours.
@@ -135,23 +139,17 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     path = folder / NAME
     if not path.exists():
         return []
-    was, now = (
-        _fields(path)["options"],
-        json.loads(json.dumps(dataclasses.asdict(options))),
-    )  # tuples become lists
+    was = _fields(path)["options"]
+    now = json.loads(json.dumps(dataclasses.asdict(options)))  # tuples become lists
     changed = {
         name: f"--{name} was {was.get(name)}, is {value}"
         for name, value in now.items()
-        if not _same(name, was.get(name), value)
+        if not _is_same(name, was.get(name), value)
     }
     if not directories.list_complete(folder):
         return []
-    _refuse_earlier(
-        folder,
-        [name for name in changed if name not in was and name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)],
-    )
-    told = [text for name, text in changed.items() if name not in (*BEHAVIOUR, *MACHINE, *ELSEWHERE)]
-    _refuse(folder, told)
+    _refuse_earlier(folder, [name for name in changed if name not in was and name not in FREE])
+    _refuse(folder, [text for name, text in changed.items() if name not in FREE])
     return [
         f"{text}: the run goes on, though not bit for bit"
         for name, text in changed.items()
@@ -185,44 +183,47 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
         )
 
 
-def _same(name: str, was: Any, now: Any) -> bool:
-    """Whether two values of a flag are the same, or differ only in paths to what is compared elsewhere."""
+def _is_same(name: str, was: Any, now: Any) -> bool:
+    """Tells whether two values of a flag are equal, or paths whose contents are compared elsewhere."""
     if was == now or name not in CONTENTS:
         return bool(was == now)
     if name == "model_path":
         return was is not None and now is not None
-    return all(isinstance(one, list) for one in (was, now)) and [*map(_named, was)] == [*map(_named, now)]
+    if not isinstance(was, list) or not isinstance(now, list):
+        return False
+    return [*map(_reward_name, was)] == [*map(_reward_name, now)]
 
 
-def _named(reward: Any) -> str:
-    """A reward without its path: a function's name, a name of those that are built in, or, of a folder,
-    nothing."""
+def _reward_name(reward: Any) -> str:
+    """The name of a reward without its path: a function's, a built-in one's, or "" of a folder."""
     from stages.run.rewards.functions import BUILT_IN
 
     text = str(reward)
-    return text if text in BUILT_IN else text.rpartition(":")[2] if ":" in text else ""
+    if text in BUILT_IN:
+        return text
+    return text.rpartition(":")[2] if ":" in text else ""
 
 
 def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
-    """Raises for a run whose flags were fewer: no flag could be set back."""
+    """Raises for a run of an earlier version, which lacks flags."""
     if lacking:
         raise ValueError(
-            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; it cannot go on "
-            f"with this one: take another --output_dir, and --model_path {folder} to start from its weights"
+            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; it "
+            f"cannot be resumed: take another --output_dir, and --model_path {folder} to start from its weights"
         )
 
 
-def _refuse(folder: Path, told: list[str]) -> None:
-    """Raises if there is something to tell."""
-    if told:
+def _refuse(folder: Path, changes: list[str]) -> None:
+    """Raises if a flag has changed."""
+    if changes:
         raise ValueError(
-            f"{folder} holds a run that began with other flags: {'; '.join(told)}. Set these back to go on with it, or "
-            "choose another --output_dir"
+            f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to go on "
+            "with it, or choose another --output_dir"
         )
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """What is in the file, if it is of a run."""
+    """The fields of the file, if it is of a run."""
     try:
         fields = files.read_json(path)
     except FileNotFoundError:

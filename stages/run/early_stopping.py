@@ -34,7 +34,7 @@ def observe(state: Patience, step: int, value: float) -> Patience:
 
 
 def to_json(state: Patience) -> dict[str, Any]:
-    """Converts the state to JSON, for a checkpoint's manifest; the number is text, since JSON has no infinity.
+    """Converts the state to JSON for a checkpoint's manifest; `best` is text, since JSON has no infinity.
 
     Example:
         >>> to_json(Patience())

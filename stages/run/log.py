@@ -92,7 +92,7 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; events of earlier files after `step` are hidden.
+    """Opens a TensorBoard event file below `folder/tensorboard`; earlier events after `step` are hidden.
 
     Raises:
         ImportError: if tensorboard is not installed.

@@ -165,8 +165,8 @@ def _refuse_skips_in_a_row(count: int) -> None:
     if count >= PATIENCE:
         raise FloatingPointError(
             f"updates were skipped in {count} steps one after the other, as the loss or its gradient was not "
-            "finite or there was nothing to learn from; lower --learning_rate, take --dtype float32, or check "
-            "the data, the rewards and --max_new_tokens. Earlier checkpoints are valid"
+            "finite or there was nothing to learn from; lower --learning_rate, take --dtype float32, or "
+            "check the data, the rewards and --max_new_tokens. Earlier checkpoints are valid"
         )
 
 

@@ -18,7 +18,8 @@ from pure import tree
 from pure.types import Model
 
 PEAKS = (
-    ("B200", 2250.0), ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0), ("H100", 989.0),
+    ("B200", 2250.0), ("H200", 989.0), ("GH200", 989.0), ("H100 NVL", 835.0), ("H100 PCIe", 756.0),
+    ("H100", 989.0),
     ("A100", 312.0), ("L40S", 362.0), ("L4", 121.0), ("A40", 149.7),
 )  # fmt: skip
 """(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 in the maker's data

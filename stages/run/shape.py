@@ -1,4 +1,4 @@
-"""The model's shape, from --config and --model_path."""
+"""Read the model's configuration from --config and --model_path, and fit it to the tokenizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read(config: str | None, model_path: str | None) -> ModelConfig:
-    """Finds the shape that is asked for.
+    """Reads the configuration of the model.
 
     Args:
         config: a preset's name, or a JSON file of ModelConfig's fields or of Hugging Face's; None takes the
@@ -34,24 +34,24 @@ def read(config: str | None, model_path: str | None) -> ModelConfig:
         ValueError: for anything else, with what to type instead; or if the two disagree.
     """
     if model_path is None:
-        return named(config or DEFAULT)
+        return read_named(config or DEFAULT)
     theirs = language_model.read_config(model_path)
     if config is None:
         return theirs
-    ours, own = to_dict(named(config)), to_dict(theirs)
-    told = [
+    ours, own = to_dict(read_named(config)), to_dict(theirs)
+    differences = [
         f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]
     ]
-    if told:
+    if differences:
         raise ValueError(
-            f"--model_path {model_path} and --config {config} are of different shapes: {', '.join(told)}; leave "
-            "--config out, and the model's own is taken"
+            f"--model_path {model_path} and --config {config} are of different shapes: "
+            f"{', '.join(differences)}; leave --config out, and the model's own is taken"
         )
     return theirs
 
 
-def named(name: str) -> ModelConfig:
-    """A preset's name or a JSON file -> ModelConfig.
+def read_named(name: str) -> ModelConfig:
+    """Reads a ModelConfig by a preset's name, or from a JSON file.
 
     Raises:
         ValueError: for anything else, with what to type instead.
@@ -79,22 +79,21 @@ def named(name: str) -> ModelConfig:
         raise ValueError(f"--config {name}: {error}") from None
 
 
-def follows(config: str | None, model_path: str | None) -> bool:
-    """Tells whether the vocabulary may be made smaller: not that of a model, nor one that a JSON file
-    states."""
+def may_shrink(config: str | None, model_path: str | None) -> bool:
+    """Tells whether the vocabulary may be made smaller: not that of a model or of a JSON file."""
     return model_path is None and not (config or DEFAULT).endswith(".json")
 
 
-def rows_told(
-    asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str
+def describe_rows(
+    asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str
 ) -> str | None:
-    """Says where the rows of the embedding are not as many as was asked for, or many more than there are ids.
+    """Describes an embedding with fewer rows than were asked for, or many more than the tokenizer has ids.
 
     Args:
         asked: as it was read.
         config: as it is, from `with_ids`.
         tokenizer: of the run.
-        told: what the configuration is called.
+        name: of the configuration, such as "--config tiny_config".
 
     Returns:
         One line, or None.
@@ -102,27 +101,27 @@ def rows_told(
     size = tokenizers.vocabulary_size(tokenizer)
     if config.vocab_size < asked.vocab_size:
         return (
-            f"vocabulary: the tokenizer has {size:,} ids, so the model has {config.vocab_size:,} rows (a multiple of "
-            f"{MULTIPLE}), not the {asked.vocab_size:,} of {told}"
+            f"vocabulary: the tokenizer has {size:,} ids, so the model has {config.vocab_size:,} rows (a "
+            f"multiple of {MULTIPLE}), not the {asked.vocab_size:,} of {name}"
         )
     if config.vocab_size >= size + MULTIPLE:
         return (
-            f"vocabulary: {told} has {config.vocab_size:,} rows, the tokenizer {size:,} ids; the rows beyond are kept, "
-            "and never drawn"
+            f"vocabulary: {name} has {config.vocab_size:,} rows, the tokenizer {size:,} ids; the rows beyond "
+            "are kept, and never sampled"
         )
     return None
 
 
 def with_ids(
-    config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, told: str, follow: bool = False
+    config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str, shrink: bool = False
 ) -> ModelConfig:
-    """Takes the special ids from the tokenizer, and the size of the vocabulary if it may.
+    """Sets the special ids to the tokenizer's, and with `shrink` the size of the vocabulary.
 
     Args:
-        config: with the ids of whoever made it.
+        config: as it was read.
         tokenizer: of the run.
-        told: what the configuration is called, for the message.
-        follow: a larger vocabulary becomes the tokenizer's, rounded up to a multiple of MULTIPLE.
+        name: of the configuration, for the message.
+        shrink: a larger vocabulary becomes the tokenizer's, rounded up to a multiple of MULTIPLE.
 
     Returns:
         The ModelConfig of the run.
@@ -133,11 +132,11 @@ def with_ids(
     size = tokenizers.vocabulary_size(tokenizer)
     if size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {size:,} ids, but {told} only vocab_size {config.vocab_size:,}; raise it in a JSON "
-            "file, or let a tokenizer be trained on the data"
+            f"the tokenizer has {size:,} ids, but {name} only vocab_size {config.vocab_size:,}; raise it "
+            "in a JSON file, or let a tokenizer be trained on the data"
         )
     special = tokenizers.special_tokens(tokenizer)
-    if follow:
+    if shrink:
         rows = min(config.vocab_size, -(-size // MULTIPLE) * MULTIPLE)
         begin = config.bos_token_id if (config.bos_token_id or 0) < rows else None
         config = dataclasses.replace(
@@ -149,7 +148,7 @@ def with_ids(
 
 
 def _preset(name: str) -> ModelConfig:
-    """A preset, or what is near it."""
+    """A preset, or an error with the nearest name."""
     if name in PRESETS:
         return preset(name)
     near = difflib.get_close_matches(name, PRESETS, 1)

@@ -16,8 +16,8 @@ NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def catch_signals() -> Iterator[list[int]]:
     """Records SIGTERM, SIGINT and SIGHUP while the block runs; the caller reads the list, and ends the run.
 
-    A second signal is recorded too, so that it cannot damage a save. Only the main thread receives signals: in
-    another the list stays empty.
+    A second signal is recorded too, so that it cannot damage a save. Only the main thread receives signals:
+    in another the list stays empty.
 
     Yields:
         The numbers of the signals, in order.

@@ -84,7 +84,8 @@ def mean_loss(stage: Stage, batches: Pipe | None, names: tuple[str, ...] = ()) -
         return validate_nothing
     if stage.loss is None or stage.parts is not None:
         raise ValueError(
-            "mean_loss: expected a stage whose loss takes the pipe's batches; validate grpo and ppo with mean_reward"
+            "mean_loss: expected a stage whose loss takes the pipe's batches; validate grpo and ppo with "
+            "mean_reward"
         )
     return partial(_mean_loss, loss=stage.loss, batches=batches, names=names)
 

@@ -26,7 +26,7 @@ def test_presets_and_json_files(tmp_path: Path) -> None:
 def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(hf.to_hf_config(preset("smollm2_135m"))))
-    assert shape.named(str(path)) == preset("smollm2_135m")
+    assert shape.read_named(str(path)) == preset("smollm2_135m")
 
 
 def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
 )
 def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
     with pytest.raises(ValueError, match=rf"--config {name}: .*{told}|--config {name}: {told}"):
-        shape.named(name)
+        shape.read_named(name)
 
 
 @pytest.mark.parametrize(
@@ -71,43 +71,43 @@ def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
 def test_a_file_with_a_mistake_is_named_with_it(fields: dict, told: str, tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.json", **fields)
     with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{told}"):
-        shape.named(str(path))
+        shape.read_named(str(path))
     path.write_text("{,}")
     with pytest.raises(ValueError, match=r"--config .*a\.json: not valid JSON, line 1"):
-        shape.named(str(path))
+        shape.read_named(str(path))
 
 
 def test_the_special_ids_are_the_tokenizers() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     special = tokenizers.special_tokens(tokenizer)
-    read = shape.with_ids(preset("tiny_config"), tokenizer, told="--config tiny_config")
+    read = shape.with_ids(preset("tiny_config"), tokenizer, name="--config tiny_config")
     assert (read.eos_token_id, read.pad_token_id) == (special["<|endoftext|>"], special["<|pad|>"])
     with pytest.raises(ValueError, match=r"the tokenizer has \d+ ids, but --config x only vocab_size 200"):
-        shape.with_ids(preset("tiny_config", vocab_size=200), tokenizer, told="--config x")
+        shape.with_ids(preset("tiny_config", vocab_size=200), tokenizer, name="--config x")
 
 
 def test_the_vocabulary_follows_the_tokenizer() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     size, asked = tokenizers.vocabulary_size(tokenizer), preset("tiny_config", bos_token_id=4000)
-    read = shape.with_ids(asked, tokenizer, told="--config tiny_config", follow=True)
+    read = shape.with_ids(asked, tokenizer, name="--config tiny_config", shrink=True)
     assert (read.vocab_size, read.bos_token_id) == (320, None)
-    said = shape.rows_told(asked, read, tokenizer, told="--config tiny_config")
+    said = shape.describe_rows(asked, read, tokenizer, name="--config tiny_config")
     assert said == (
         f"vocabulary: the tokenizer has {size} ids, so the model has 320 rows (a multiple of 64), not the 4,096 of "
         "--config tiny_config"
     )
     exact = preset("tiny_config", vocab_size=size)
-    assert shape.with_ids(exact, tokenizer, told="", follow=True).vocab_size == size
-    assert shape.rows_told(exact, exact, tokenizer, told="") is None
+    assert shape.with_ids(exact, tokenizer, name="", shrink=True).vocab_size == size
+    assert shape.describe_rows(exact, exact, tokenizer, name="") is None
 
 
 def test_a_vocabulary_that_a_file_or_a_model_states_is_kept_and_said() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     asked = preset("tiny_config")
-    read = shape.with_ids(asked, tokenizer, told="--config a.json")
+    read = shape.with_ids(asked, tokenizer, name="--config a.json")
     assert read.vocab_size == 4096
-    assert "4,096 rows" in (shape.rows_told(asked, read, tokenizer, told="--config a.json") or "")
-    assert shape.follows(None, None)
-    assert shape.follows("tiny_config", None)
-    assert not shape.follows("a.json", None)
-    assert not shape.follows(None, "model")
+    assert "4,096 rows" in (shape.describe_rows(asked, read, tokenizer, name="--config a.json") or "")
+    assert shape.may_shrink(None, None)
+    assert shape.may_shrink("tiny_config", None)
+    assert not shape.may_shrink("a.json", None)
+    assert not shape.may_shrink(None, "model")
