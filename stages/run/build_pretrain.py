@@ -165,7 +165,7 @@ def make_pipe(
 
 
 def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
-    """The model's configuration, with the tokenizer's ids; another one than that of checkpoints is refused."""
+    """The model's configuration, with the tokenizer's ids; one that differs from checkpoints is refused."""
     name = _shape_name(options)
     read = shape.read(options.config, options.model_path)
     shrink = shape.may_shrink(options.config, options.model_path)

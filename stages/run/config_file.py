@@ -101,8 +101,8 @@ def resolved(options: Any, model: ModelConfig, stage: str | None) -> dict[str, A
         stage: name of the stage; None is pretraining.
 
     Returns:
-        {"stage", "options", "model", "torch", "threads"}: every flag, the model's configuration, torch's version and
-        threads.
+        {"stage", "options", "model", "torch", "threads"}: every flag, the model's configuration, torch's
+        version and threads.
     """
     return {
         **({"stage": stage} if stage else {}),
@@ -208,8 +208,8 @@ def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
     """Raises for a run of an earlier version, which lacks flags."""
     if lacking:
         raise ValueError(
-            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; it "
-            f"cannot be resumed: take another --output_dir, and --model_path {folder} to start from its weights"
+            f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; "
+            f"it cannot be resumed: take another --output_dir, and --model_path {folder} to start from its weights"
         )
 
 
@@ -217,8 +217,8 @@ def _refuse(folder: Path, changes: list[str]) -> None:
     """Raises if a flag has changed."""
     if changes:
         raise ValueError(
-            f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to go on "
-            "with it, or choose another --output_dir"
+            f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to go "
+            "on with it, or choose another --output_dir"
         )
 
 

@@ -17,7 +17,7 @@ FOLDER = "final_model"
 
 
 def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path:
-    """Writes final_model: the last weights, or the best of a run that stopped early; with --ema their average.
+    """Writes final_model: the last weights, or the best of a run that stopped early; with --ema the average.
 
     Args:
         folder: of the run.
