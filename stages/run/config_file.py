@@ -209,7 +209,8 @@ def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
     if lacking:
         raise ValueError(
             f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; "
-            f"it cannot be resumed: take another --output_dir, and --model_path {folder} to start from its weights"
+            f"it cannot be resumed: take another --output_dir, and --model_path {folder} to start from its "
+            "weights"
         )
 
 

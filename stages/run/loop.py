@@ -158,7 +158,7 @@ def run(
         validate=validate,
         options=options,
     )
-    # 3. Steps. 4. `_closing` waits and closes.
+    # 3. and 4. Steps; `_closing` waits and closes.
     with signals.catch_signals() as caught, _closing(outputs, screen, saver):
         state, status, best = _fold(parts, state, first, best, caught)
     signal = caught[0] if status == "interrupted" else None
