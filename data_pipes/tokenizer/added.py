@@ -1,7 +1,7 @@
-"""Finding added tokens (special ones and others) in text, before it is cut into words.
+"""Find added tokens (special ones and others) in text, before it is split into words.
 
-A special token such as "<|im_end|>" steers a model. Text from outside may spell it too, so by default it is
-not found there, and encodes as plain characters; whoever builds a prompt says where it counts.
+A special token such as "<|im_end|>" steers a model. Untrusted text may spell it too, so by default it is
+plain text; code that builds a prompt enables it.
 
 Source: Hugging Face tokenizers, for the order: tokens in the raw text, normalisation, tokens in normalised
 text.
@@ -25,13 +25,13 @@ BLANKS = re.compile(f"[{BLANK}]*")
 
 
 class Finder(NamedTuple):
-    """What to look for in a text.
+    """Compiled patterns of added tokens.
 
     Fields:
-        raw: added tokens that are looked for in the text as it is; None where there are none.
-        normal: those that are looked for after normalisation.
-        refused: special tokens that are an error.
-        raw_tokens: what `raw` finds -> the token; None where it counts as text.
+        raw: of tokens that are found before normalisation; None without any.
+        normal: of tokens that are found after normalisation.
+        refused: of special tokens that are an error.
+        raw_tokens: match of `raw` -> its token; None if it is plain text.
         normal_tokens: the same for `normal`.
         normalise: text -> normal text.
     """
@@ -45,26 +45,28 @@ class Finder(NamedTuple):
 
 
 def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
-    """Compiles what `special` asks for.
+    """Compiles the patterns for a value of `special`.
 
     Args:
         spec: of the tokenizer.
-        special: "none", "all", "error", or the special tokens that count, as in `encoder.encode`.
+        special: "none", "all", "error", or the special tokens to find, as in `encoder.encode`.
 
     Returns:
-        A Finder. Added tokens that are not special are always looked for. A special token that does not count
-        hides what it overlaps, as in the other library.
+        A Finder. Added tokens that are not special are always found. A special token that is plain text hides
+        the tokens that it overlaps, as in Hugging Face tokenizers.
 
     Raises:
-        ValueError: if `special` is something else, or names a token that the tokenizer has not; or if
-            normalisation leaves nothing of a token.
+        ValueError: for another `special`, one that names an unknown token, or a token that normalisation
+            makes empty.
     """
     ours = {token.content for token in spec.added_tokens if token.special}
     if not isinstance(special, Iterable) or (isinstance(special, str) and special not in CHOICES):
         raise ValueError(
             f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}'
         )
-    names = ours if special == "all" else set() if isinstance(special, str) else {*special}
+    names = set() if isinstance(special, str) else {*special}
+    if special == "all":
+        names = ours
     if names - ours:
         have = ", ".join(sorted(ours)) or "none"
         raise ValueError(
@@ -74,19 +76,25 @@ def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
     raw: dict[str, AddedToken | None] = {}
     normal: dict[str, AddedToken | None] = {}
     for token in sorted(spec.added_tokens, key=lambda token: not token.special):
-        place, content = (normal, normalise(token.content)) if token.normalized else (raw, token.content)
+        tokens, content = (normal, normalise(token.content)) if token.normalized else (raw, token.content)
         if not content:
-            raise ValueError(f"the normalizer leaves nothing of the added token {token.content!r}")
-        place.setdefault(content, token if token.content in names or not token.special else None)
+            raise ValueError(
+                f"the normalizer makes the added token {token.content!r} empty; remove one of them"
+            )
+        tokens.setdefault(content, token if token.content in names or not token.special else None)
     refused = ours if special == "error" else ()
-    raw_pattern, normal_pattern = (
-        any_of(tokens) if any(tokens.values()) else None for tokens in (raw, normal)
+    return Finder(
+        raw=any_of(raw) if any(raw.values()) else None,
+        normal=any_of(normal) if any(normal.values()) else None,
+        refused=any_of(refused) if refused else None,
+        raw_tokens=raw,
+        normal_tokens=normal,
+        normalise=normalise,
     )
-    return Finder(raw_pattern, normal_pattern, any_of(refused) if refused else None, raw, normal, normalise)
 
 
 def split_added(find: Finder, text: str) -> Iterator[str | int]:
-    """Cuts text at the added tokens in it: plain text (normalised) as strings, tokens as ids.
+    """Splits text at its added tokens: plain text (normalised) as strings, tokens as ids.
 
     Raises:
         ValueError: if the text has a refused token.
@@ -115,7 +123,7 @@ def split_added(find: Finder, text: str) -> Iterator[str | int]:
 def _split_at(
     pattern: re.Pattern | None, tokens: dict[str, AddedToken | None], text: str
 ) -> Iterator[str | int]:
-    """Text -> what lies between tokens, and their ids; no empty strings."""
+    """Yields the text between tokens, and the tokens' ids; no empty strings."""
     end = 0
     for match in pattern.finditer(text) if pattern else ():
         token = tokens[match.group()]
@@ -135,7 +143,7 @@ def _split_at(
 
 
 def _touches_word(text: str, start: int, stop: int) -> bool:
-    """Whether a character of a word stands right before or after."""
+    """True if a word character is directly before or after the match."""
     return bool(IN_WORD.match(text[start - 1 : start]) or IN_WORD.match(text[stop : stop + 1]))
 
 

@@ -1,8 +1,8 @@
-"""Added tokens that stand outside tokenizer.json: those of tokenizer_config.json's added_tokens_decoder.
+"""Apply tokenizer_config.json's table of added tokens (`added_tokens_decoder`) to a tokenizer.
 
 Source: transformers 5.23, `TokenizersBackend.__init__` and `_post_init`: the table decides the flags of its
-tokens, and new ones get the next ids in its order. It passes over an id that differs; here such a table is
-refused.
+tokens, and new ones get the next ids in its order. transformers ignores an id that differs; here such a
+table is refused.
 """
 
 from __future__ import annotations

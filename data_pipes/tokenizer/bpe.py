@@ -1,8 +1,8 @@
-"""Byte-pair encoding on characters, written to be read: learn merges, apply merges.
+"""Byte-pair encoding on characters, in its simplest form: learn merges, apply merges.
 
-Start from single characters. Again and again, find the pair of neighbours that occurs most often in the text
-and make one token of it; the list of these merges, in order, is the tokenizer. To encode, do the same merges
-in the same order. `byte_level` puts bytes in the place of characters; `trainer` and `merge_pair` compute the same
+Start from single characters. Repeatedly find the pair of neighbours that occurs most often in the text and
+make one token of it; the ordered list of these merges is the tokenizer. To encode, apply the same merges in
+the same order. `byte_level` uses bytes instead of characters; `trainer` and `merge` compute the same
 quickly, and are tested against this file.
 
 Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1.
@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 Pair = tuple[str, str]
 
@@ -28,8 +29,8 @@ def learn_merges(
 ) -> tuple[list[str], list[Pair]]:
     """Learns merges from counted words, recounting every pair each time.
 
-    A language model should see short sequences, yet be able to write any word. Merging what occurs most often
-    gives common words one token, rare words a few, and leaves the characters for the rest.
+    A language model should see short sequences, yet be able to write any word. Merging the most frequent
+    pairs gives common words one token and rare words a few; the characters remain for all others.
 
         merge(k) = argmax over pairs (a, b) of Σ_word word_counts[word] · #{i: s_i = a and s_(i+1) = b},
         s the word's symbols after merges 1 ... k-1
@@ -38,21 +39,21 @@ def learn_merges(
     not depend on the order of the words.
 
     Args:
-        word_counts: word -> how often it occurs, >= 1; every character must be in `vocab`.
+        word_counts: word -> its count, >= 1; every character must be in `vocab`.
         vocab: the first tokens in the order of their ids, special tokens and the alphabet.
-        vocab_size: stop at this many tokens.
-        min_frequency: a pair that occurs less often is not merged, occurrences, >= 1.
-        forbidden: no merge spells one of these (special tokens, which plain text must not give).
+        vocab_size: most tokens.
+        min_frequency: least count of a pair that is merged, occurrences, >= 1.
+        forbidden: tokens that no merge may spell (special tokens, which plain text must not give).
 
     Returns:
-        (vocab, merges): the tokens in the order of their ids, and the pairs in the order in which they were
-        merged. Fewer than `vocab_size` tokens where no pair is left.
+        (vocab, merges): the tokens in the order of their ids, and the pairs in the order of merging. Fewer
+        than `vocab_size` tokens if no pair is left.
 
     Steps:
         1. Write each word as its characters.
-        2. Count neighbouring pairs over all words; leave out pairs merged before and forbidden ones.
+        2. Count neighbouring pairs over all words, except pairs merged before and forbidden ones.
         3. Take the pair with the highest count, on a tie the smaller ids; stop below `min_frequency`.
-        4. Merge it from left to right in every word; its spelling becomes a token unless it is one already.
+        4. Merge it from left to right in every word; its spelling becomes a token, unless it is one.
         5. Repeat from 2 until the vocabulary is full.
 
     Edge cases: "aaa" holds the pair (a, a) twice, and merging gives (aa, a). Two different pairs may spell
@@ -93,7 +94,7 @@ def learn_merges(
 
 
 def count_pairs(words: Mapping[str, tuple[str, ...]], word_counts: Mapping[str, int]) -> Counter[Pair]:
-    """Counts neighbouring symbols over all words, each word as often as it occurs.
+    """Counts pairs of neighbouring symbols over all words, weighted by the words' counts.
 
     Example:
         >>> count_pairs({"aab": ("a", "a", "b")}, {"aab": 3})
@@ -130,14 +131,14 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
 
     Args:
         word: one word of the split pattern.
-        ranks: pair -> its place in the list of merges, from `rank_merges(merges)`.
+        ranks: pair -> its index in the list of merges, from `rank_merges(merges)`.
 
     Returns:
         The word's tokens; joined, they are the word.
 
     Steps:
         1. Write the word as its characters.
-        2. Among neighbouring pairs that are merges find the one learned first; on a tie the leftmost.
+        2. Of the neighbouring pairs that are merges find the one learned first, on a tie the leftmost.
         3. Join these two, and repeat from 2.
 
     Example:
@@ -161,6 +162,18 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
 
 
 def rank_merges(merges: Sequence[Pair]) -> dict[Pair, int]:
-    """Numbers merges in order, from 0; of a pair that is given twice the last place counts, as in Hugging
-    Face's."""
+    """Numbers merges in order, from 0; a repeated pair has its last index, as in Hugging Face's."""
     return {pair: i for i, pair in enumerate(merges)}
+
+
+def split_in_two(token: Any, ids: Mapping[Any, int]) -> list[tuple[int, int]]:
+    """Lists the ways to cut a token (text or bytes) into two tokens, as pairs of ids, ascending.
+
+    Formats that store no merges derive them from these.
+
+    Example:
+        >>> split_in_two("abc", {"a": 0, "bc": 1, "ab": 2, "c": 3})
+        [(0, 1), (2, 3)]
+    """
+    cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+    return sorted((ids[a], ids[b]) for a, b in cuts if a in ids and b in ids)

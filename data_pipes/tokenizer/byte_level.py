@@ -1,8 +1,8 @@
 """Byte-level BPE: text as UTF-8 bytes, bytes as 256 printable characters, then BPE on characters as in `bpe`.
 
-An alphabet of characters has holes: some day a text brings a character that training never saw. Bytes have
-none: 256 of them write every text there is. GPT-2 gives each byte a printable character of its own ("Ġ" is
-the space), so that tokens can be shown, and kept in JSON.
+An alphabet of characters is incomplete: some text has a character that training never saw. The 256 bytes
+can write every text. GPT-2 gives each byte a printable character of its own ("Ġ" is the space), so that
+tokens can be printed, and stored in JSON.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2.
 """
@@ -20,7 +20,7 @@ UNPRINTABLE = tuple(byte for byte in range(256) if byte not in PRINTABLE)
 CHARACTERS: Mapping[int, str] = MappingProxyType(
     {**{byte: chr(byte) for byte in PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(UNPRINTABLE)}}
 )
-"""byte -> its character: itself where that is printable Latin-1, else the next free one from U+0100 on."""
+"""byte -> its character: printable Latin-1 is itself, others are the next free one from U+0100 on."""
 
 BYTES: Mapping[str, int] = MappingProxyType({character: byte for byte, character in CHARACTERS.items()})
 """character -> byte."""
@@ -43,7 +43,7 @@ def to_characters(text: str) -> str:
 
 
 def to_bytes(token: str) -> bytes:
-    """Reads a token of the byte alphabet back; one with any other character stands for itself, in UTF-8.
+    """Decodes a token of the byte alphabet to bytes; one with any other character is itself, in UTF-8.
 
     Example:
         >>> to_bytes("ĠÃ©"), to_bytes("<｜end｜>")
@@ -56,7 +56,7 @@ def to_bytes(token: str) -> bytes:
 
 
 def utf8(text: str) -> bytes:
-    """Encodes text, with an error that says where it is broken.
+    """Encodes text as UTF-8, with a clear error for invalid Unicode.
 
     Raises:
         ValueError: if the text holds half of a surrogate pair (often from `errors="surrogateescape"`).
@@ -80,9 +80,9 @@ def learn_merges(
     """Learns byte-level merges: `bpe.learn_merges` on words written in the byte alphabet.
 
     Args:
-        word_counts: word of plain text -> how often it occurs.
-        vocab_size: special tokens, 256 bytes and merged tokens together.
-        special_tokens: they get the first ids; no merge spells one of them.
+        word_counts: word of plain text -> its count.
+        vocab_size: number of special tokens, 256 bytes and merged tokens.
+        special_tokens: get the first ids; no merge may spell one of them.
         min_frequency: as in `bpe.learn_merges`.
 
     Returns:
@@ -136,12 +136,11 @@ def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapp
 def decode(tokens: Iterable[str], errors: str = "replace") -> str:
     """Joins tokens of the byte alphabet into text.
 
-    A token may end in the middle of a character; only the joined bytes are text, so they are decoded
-    together.
+    A token may end in the middle of a character, so all bytes are decoded together.
 
     Args:
         tokens: in order.
-        errors: what becomes of bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
+        errors: for bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
 
     Example:
         >>> decode(["Ã", "©t", "Ã"])

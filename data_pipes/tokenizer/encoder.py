@@ -1,9 +1,8 @@
-"""Encoding and decoding quickly: the ids of `bpe.apply_merges` and `byte_level.encode`, with each distinct word
-merged once.
+"""Encode and decode quickly: the ids of `bpe.apply_merges` and `byte_level.encode`, merging each word once.
 
-Text repeats its words, so a word's ids are kept as bytes, and a text's ids are those bytes joined; what
-remains is the time that the split pattern takes. Texts are cut into words until there are many, then the new
-words among them are merged all together.
+Texts repeat their words, so the ids of a word are cached as bytes, and a text's ids are its words' bytes
+joined; the remaining time is that of the split pattern. Words are collected from many texts, and the new
+ones among them are merged together.
 
 Sennrich et al. 2016; the tests compare ids with `byte_level.encode` and with Hugging Face tokenizers.
 """
@@ -28,18 +27,19 @@ from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, deco
 from data_pipes.tokenizer.split import chunker, split_words
 from data_pipes.tokenizer.tables import Tables, base_units, depends_on_position, make_tables, symbol_ids
 
-WORDS_PER_ROUND = 1 << 19  # words that are cut before the new ones among them are merged together
-MAX_CACHED_WORDS = 1 << 20  # distinct words whose ids are kept; then the memory starts empty again
+WORDS_PER_ROUND = 1 << 19
+"""Words that are collected before the new ones among them are merged together."""
+
+MAX_CACHED_WORDS = 1 << 20
+"""Distinct words whose ids are cached; a fuller cache is emptied."""
+
 MAX_ID = 1 << 32
-MIN_BATCH = 200  # new words; fewer are quicker merged one by one
-WIDTHS = (
-    4,
-    8,
-    12,
-    16,
-    24,
-    48,
-)  # symbols; words go into the narrowest matrix that holds them, longer ones one by one
+
+MIN_BATCH = 200
+"""New words from which on they are merged as matrices; fewer are faster one by one."""
+
+WIDTHS = (4, 8, 12, 16, 24, 48)
+"""Widths of the matrices, symbols: a word goes into the narrowest that fits, a longer one is merged alone."""
 
 
 def from_spec(spec: TokenizerSpec) -> Tokenizer:
@@ -56,12 +56,12 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
 
 
 def add_special_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
-    """Makes a tokenizer with more special tokens; they get the ids after its last. Its own ids stay.
+    """Makes a tokenizer with more special tokens, whose ids follow the last one; existing ids stay.
 
-    An embedding then needs `vocabulary_size` rows.
+    The embedding then needs `vocabulary_size` rows.
 
     Raises:
-        ValueError: if a token is an added one already, or given twice, or in the vocabulary.
+        ValueError: if a token is already added, given twice, or in the vocabulary.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
@@ -80,20 +80,20 @@ def encode(
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
-        text: any string that is Unicode text.
-        special: what to do where the text spells a special token. "none": it is plain text (so that nobody
-            can smuggle control tokens into a prompt); "all": it becomes that token; "error": refuse it; or
-            the names of those that become tokens, the others being text. Added tokens that are not special
-            always become tokens.
-        template: put the spec's prefix and suffix around the ids.
+        text: valid Unicode.
+        special: treatment of a special token in the text. "none": it is plain text, so that nobody can
+            smuggle control tokens into a prompt; "all": it becomes the token; "error": refuse it; or the
+            names of the tokens to find, the others being text. Added tokens that are not special are always
+            found.
+        template: add the spec's prefix and suffix to the ids.
 
     Returns:
         The ids.
 
     Raises:
         TypeError: if `text` is not a string.
-        ValueError: if the text has half of a surrogate pair, or characters that the vocabulary lacks, or
-            (with special="error") a special token.
+        ValueError: if the text has half of a surrogate pair, characters that the vocabulary lacks, or (with
+            special="error") a special token.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -107,7 +107,7 @@ def encode(
 def encode_batch(
     tables: Tables, texts: Iterable[str], *, special: str | Iterable[str] = "none", template: bool = False
 ) -> list[np.ndarray]:
-    """Encodes many texts; the more at once, the faster, since each distinct word is merged only once.
+    """Encodes many texts; larger batches are faster, since each distinct word is merged once.
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
@@ -116,18 +116,18 @@ def encode_batch(
         template: as in `encode`.
 
     Returns:
-        For each text its ids, [n] int32, writable.
+        The ids of each text, [n] int32, writable.
 
     Steps:
         1. Find added tokens in the text; between them lie stretches of plain text.
-        2. Cut those into words.
-        3. Once there are many words, find the ids of the new ones among them: the word itself if it is a
-           token and merges are ignored, else its merges.
-        4. Join the ids of each text, as bytes, and read them as int32.
+        2. Split the stretches into words.
+        3. After many words, encode the new ones among them: a word that is a token if merges are ignored for
+           it, else by its merges.
+        4. Join the ids of each text as bytes, and view them as int32.
 
     Raises:
-        TypeError: if `texts` is one string, or holds something else than strings.
-        ValueError: as in `encode`; the message says which text.
+        TypeError: if `texts` is one string, or contains something else than strings.
+        ValueError: as in `encode`, with the index of the text.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -137,11 +137,13 @@ def encode_batch(
     if isinstance(texts, str | bytes):
         raise TypeError("encode_batch: texts must be several strings, got one; use encode, or write [text]")
     find = tables.finders.get(special) if isinstance(special, str) else None
-    find = find or finder(tables.spec, special)
-    before, after = (_pack(side if template else ()) for side in (tables.spec.prefix, tables.spec.suffix))
+    if find is None:
+        find = finder(tables.spec, special)
+    before = _pack(tables.spec.prefix if template else ())
+    after = _pack(tables.spec.suffix if template else ())
     buffers: list[bytearray] = []
     waiting: list[tuple[bytearray, bytes | list[str]]] = []
-    memory: dict[str, bytes] = {}
+    cache: dict[str, bytes] = {}
     count = 0
     for i, text in enumerate(texts):
         buffers.append(bytearray(before))
@@ -153,35 +155,33 @@ def encode_batch(
                 count += len(part)
                 # 3. Ids of new words.
                 if count > WORDS_PER_ROUND:
-                    _append_ids(tables, memory, waiting)
+                    _append_ids(tables, cache, waiting)
                     waiting, count = [], 0
         except (TypeError, ValueError) as error:
             raise type(error)(f"encode: {error} (text {i})") from None
         waiting.append((buffers[-1], after))
-    _append_ids(tables, memory, waiting)
+    _append_ids(tables, cache, waiting)
     # 4. Bytes as int32.
     return [np.frombuffer(buffer, np.int32) if buffer else np.empty(0, np.int32) for buffer in buffers]
 
 
 def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, errors: str = "replace") -> str:
-    """Turns ids back into text.
+    """Decodes ids.
 
-    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec has
-    a normalizer), unless an added token is written with letters of the byte alphabet such as "é".
+    For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec
+    has a normalizer), unless an added token contains letters of the byte alphabet such as "é".
 
     Args:
         tables: of the tokenizer, bound by `from_spec`.
         ids: [n] integers: a list, an array or a tensor.
-        skip_special: leave special tokens out.
-        errors: what becomes of bytes that are not UTF-8, as when a character is cut: "replace" (U+FFFD),
-            "strict", "ignore".
+        skip_special: skip special tokens.
+        errors: for bytes that are not UTF-8, as of a cut character: "replace" (U+FFFD), "strict", "ignore".
 
     Returns:
-        The text. An id without a token, as of the rows that pad an embedding, gives no text.
+        The text. An id without a token, such as a padding row of the embedding, gives no text.
 
     Raises:
-        ValueError: if something is not an id (a negative number, a float), or if `ids` has more than one
-            axis.
+        ValueError: if something is no id (a negative number, a float), or if `ids` has more than one axis.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
@@ -198,7 +198,7 @@ def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, er
 
 
 def _join_tokens(tables: Tables, row: Sequence[int], errors: str) -> str:
-    """Ids that all have tokens -> text."""
+    """Decodes ids that all have tokens."""
     steps = decoder_steps(tables.spec)
     if steps in (BYTE_LEVEL, JOINED):
         return b"".join(map(tables.contents.__getitem__, row)).decode(errors=errors)
@@ -206,8 +206,8 @@ def _join_tokens(tables: Tables, row: Sequence[int], errors: str) -> str:
 
 
 def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
-    """The ids that have tokens; refuses what is no id."""
-    found = []
+    """The ids that have tokens; other values than ids are refused."""
+    valid = []
     for place, i in enumerate(row):
         try:
             number = index(i)
@@ -217,42 +217,42 @@ def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
             ) from None
         if not 0 <= number < MAX_ID:
             raise ValueError(f"decode: {i} (at {place}) is no id; ids are integers from 0 on")
-        found += [number] if number in tables.texts else []
-    return found
+        if number in tables.texts:
+            valid.append(number)
+    return valid
 
 
 def _split_text(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
-    """Text -> its added tokens as int32 bytes, and lists of words, in order."""
+    """Yields the added tokens of a text as int32 bytes, and lists of the words between them, in order."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
-        utf8(text)  # refuses broken text, and says where it is broken
+        utf8(text)  # raises for half of a surrogate pair, with its place
     for place, stretch in enumerate(split_added(find, text)):
         if isinstance(stretch, int):
             yield _pack([stretch])
         else:
-            yield from _split_words(tables, stretch, not place)
+            yield from _split_words(tables, stretch, place == 0)
 
 
 def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
-    """Plain text -> its words, in lists; `first` if it begins the whole text."""
+    """Yields lists of the words of plain text; `first` if it begins the whole text."""
     spec, cutter, borders = tables.spec, tables.cutter, tables.borders
     pieces = tables.pieces(text, first) if spec.pre_tokenizer else [text]
-    pieces = list(map(prepend_space, pieces)) if spec.prefix_space else pieces
+    if spec.prefix_space:
+        pieces = list(map(prepend_space, pieces))
     for piece in pieces:
         _check_symbols(tables, piece)
-    parts = chunker(cutter)(pieces[0]) if len(pieces) == 1 else iter([""])
-    for part in parts:
-        found = (
-            split_words(cutter, part)
-            if len(pieces) == 1
-            else [w for piece in pieces for w in split_words(cutter, piece)]
-        )
-        yield found if borders is None else [w for word in found for w in borders.split(word)]
+    if len(pieces) == 1:
+        lists = (split_words(cutter, chunk) for chunk in chunker(cutter)(pieces[0]))
+    else:
+        lists = iter([[word for piece in pieces for word in split_words(cutter, piece)]])
+    for words in lists:
+        yield words if borders is None else [part for word in words for part in borders.split(word)]
 
 
 def _check_symbols(tables: Tables, text: str) -> None:
-    """Refuses text with bytes or characters that the vocabulary lacks, if it may lack any."""
+    """Refuses text with bytes or characters that the vocabulary lacks, if there is no unknown token."""
     byte_level = tables.spec.kind == "byte_level"
     if (
         tables.unknown is not None
@@ -269,23 +269,22 @@ def _check_symbols(tables: Tables, text: str) -> None:
 
 
 def _append_ids(
-    tables: Tables, memory: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]
+    tables: Tables, cache: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]
 ) -> None:
-    """Appends the ids of what is waiting to its buffers, after finding those of words that are not in the
-    memory."""
-    if len(memory) > MAX_CACHED_WORDS:
-        memory.clear()
-    new = set().union(*(part for _, part in waiting if isinstance(part, list))) - memory.keys()
-    memory.update(_encode_words(tables, list(new)))
-    look_up = memory.__getitem__
+    """Appends the ids of the waiting words and tokens to their buffers; new words are encoded and cached."""
+    if len(cache) > MAX_CACHED_WORDS:
+        cache.clear()
+    new = set().union(*(part for _, part in waiting if isinstance(part, list))) - cache.keys()
+    cache.update(_encode_words(tables, list(new)))
+    look_up = cache.__getitem__
     for buffer, part in waiting:
         buffer += b"".join(map(look_up, part)) if isinstance(part, list) else part
 
 
 def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
-    """Words -> {word: its ids as int32 bytes}."""
-    result = {word: _pack([tables.whole[word]]) for word in new if word in tables.whole}
-    rest = [word for word in new if word not in tables.whole]
+    """{word: its ids as int32 bytes}."""
+    result = {word: _pack([tables.token_words[word]]) for word in new if word in tables.token_words}
+    rest = [word for word in new if word not in tables.token_words]
     symbols, sizes = _symbol_rows(tables, rest)
     widest = WIDTHS[-1] if len(rest) >= MIN_BATCH else 0
     ends = sizes.cumsum()
@@ -302,7 +301,7 @@ def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
 
 
 def _symbol_rows(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Words -> (`symbol_ids` of all of them, one after the other, int64; how many each word has, int64)."""
+    """(`symbol_ids` of all words, concatenated, int64; number of symbols of each word, int64)."""
     if (
         tables.spec.kind == "byte_level"
         and len(tables.symbols) == 256
@@ -319,12 +318,12 @@ def _symbol_rows(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.n
 
 
 def _pack_rows(tokens: np.ndarray) -> Iterator[bytes]:
-    """[w, l] ids -> each row's as int32 bytes, without NOTHING at its end."""
+    """Yields the rows of [w, l] ids as int32 bytes, without NOTHING at the end."""
     data, width = tokens.astype(np.int32).tobytes(), 4 * tokens.shape[1]
     for i, size in enumerate((4 * (tokens != NOTHING).sum(1)).tolist()):
         yield data[i * width : i * width + size]
 
 
 def _pack(ids: Sequence[int]) -> bytes:
-    """Ids as the bytes of int32."""
+    """Ids as int32 bytes."""
     return array("i", ids).tobytes()

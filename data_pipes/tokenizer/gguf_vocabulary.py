@@ -1,5 +1,4 @@
-"""The tokenizer inside a GGUF file: tokens, their kinds, and merges with the name of a split
-pattern, or scores.
+"""Read the tokenizer of a GGUF file: tokens, their types, and merges with a named split pattern, or scores.
 
 Source: the GGUF specification; the names of patterns are llama.cpp's.
 """
@@ -24,7 +23,7 @@ PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
     "qwen2": ("qwen2", True, False),
     "deepseek-r1-qwen": ("qwen2", False, False),
 }
-"""llama.cpp's name -> (ours, whether text is brought into NFC, whether a whole word that is a token wins)."""
+"""llama.cpp's name -> (our pattern, True to normalise to NFC, True to take a word that is a token whole)."""
 
 
 def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
@@ -33,7 +32,7 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     Args:
         fields: "tokenizer.ggml.model", ".tokens", ".token_type"; ".pre" and ".merges" of a byte-level
             tokenizer ("gpt2"), ".scores" and ".add_space_prefix" of SentencePiece's ("llama"); and
-            ".add_bos_token" with ".bos_token_id" by choice.
+            optionally ".add_bos_token" with ".bos_token_id".
 
     Returns:
         A Tokenizer that gives the ids of the model's own.
@@ -47,7 +46,8 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
         return _from_sentencepiece(fields)
     if kind != "gpt2":
         raise ValueError(
-            f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)"
+            f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' "
+            "(SentencePiece)"
         )
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
@@ -58,9 +58,10 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
     merges = [tuple(merge.split(" ")) for merge in _read_list(fields, "merges", str)]
     if len(kinds) != len(tokens) or any(len(merge) != 2 for merge in merges):
         raise ValueError(
-            f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two tokens"
+            f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two "
+            "tokens"
         )
-    pattern, nfc, whole = PATTERNS[pre]
+    pattern, nfc, ignore_merges = PATTERNS[pre]
     added = tuple(
         AddedToken(token, i, special=kind != USER)
         for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
@@ -73,14 +74,14 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
         pattern=pattern,
         added_tokens=added,
         normalizer=NFC if nfc else (),
-        ignore_merges=whole,
+        ignore_merges=ignore_merges,
         prefix=_bos_prefix(fields),
     )
     return from_spec(spec)
 
 
 def _from_sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
-    """Pieces and scores; llama.cpp puts a BOS and a space in front where the file does not say otherwise."""
+    """A tokenizer of pieces and scores; by default, as in llama.cpp, a BOS and a space precede a text."""
     tokens, scores = _read_list(fields, "tokens", str), _read_list(fields, "scores", float)
     kinds = (
         _read_list(fields, "token_type", int)
@@ -96,7 +97,7 @@ def _from_sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
 
 
 def _read_list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
-    """One of the lists, all of whose entries are of a kind."""
+    """One of the lists, with all entries of one type."""
     found = fields.get(f"tokenizer.ggml.{name}")
     if not isinstance(found, list) or not found:
         raise ValueError(f"tokenizer.ggml.{name} is missing or empty")
@@ -108,17 +109,14 @@ def _read_list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any
 
 
 def _bos_prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """The token that stands before every text, if one does; llama.cpp adds it to Llama 3's unless told
-    otherwise."""
+    """The BOS before every text, if any; by default, as in llama.cpp, Llama 3's pattern has one."""
     pre = fields.get("tokenizer.ggml.pre")
     default = fields["tokenizer.ggml.model"] == "llama" or PATTERNS.get(str(pre), ("",))[0] == "llama3"
     for name in ("add_bos_token", "add_eos_token"):
         if not isinstance(value := fields.get(f"tokenizer.ggml.{name}", False), bool):
             raise ValueError(f"tokenizer.ggml.{name}: expected true or false, got {str(value)[:60]}")
     if fields.get("tokenizer.ggml.add_eos_token"):
-        raise ValueError(
-            "tokenizer.ggml.add_eos_token is set, an end after every text, prompts as well; not supported"
-        )
+        raise ValueError("tokenizer.ggml.add_eos_token is set, which would end prompts too; not supported")
     if not fields.get("tokenizer.ggml.add_bos_token", default):
         return ()
     bos = fields.get("tokenizer.ggml.bos_token_id")

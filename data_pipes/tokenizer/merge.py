@@ -1,8 +1,8 @@
-"""Words to ids, quickly: the merges of `bpe.apply_merges` on numbers, for one word and for many at once.
+"""Merge words to ids quickly: the merges of `bpe.apply_merges` on numbers, for one word and for many.
 
-One word goes through a heap, so that time grows as n log n with its length (a page of dashes, text without
-blanks). Many words are the rows of a matrix that loses one column a round, as every row that is not finished
-merges one pair.
+One word uses a heap, so that time grows as n log n with its length (a page of dashes, text without spaces).
+Many words are the rows of a matrix that loses one column an iteration, as every unfinished row merges one
+pair.
 
 Shape letters: W words, L symbols of the longest, M merges.
 
@@ -18,18 +18,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-NO_MERGE = 1 << 62  # a rank above every merge's
-NOTHING = -1  # in place of an id: merged away, or beyond the end; in place of a neighbour: none
+NO_MERGE = 1 << 62
+"""Rank of a pair that is no merge: above every merge's."""
+
+NOTHING = -1
+"""As an id: merged away, or after the end of the word; as the index of a neighbour: none."""
 
 
 class Merges(NamedTuple):
-    """The merges of a tokenizer, made ready to be looked up.
+    """Look-up tables of a tokenizer's merges.
 
     Fields:
-        ranks: (id, id) -> rank, from 0; of a pair that is given twice the last.
+        ranks: (id, id) -> rank, from 0; a pair that is given twice has its last rank.
         merged: [M] rank -> id of the merged token.
         keys: [M + 1] int64, the pairs as a·2³² + b, ascending; the last is above all.
-        key_ranks: [M + 1] int64, rank of each key; of the last NO_MERGE.
+        key_ranks: [M + 1] int64, rank of each key; NO_MERGE for the last.
     """
 
     ranks: dict[tuple[int, int], int]
@@ -39,7 +42,7 @@ class Merges(NamedTuple):
 
 
 def index_merges(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges:
-    """Makes the look-up tables of merges that are given in order.
+    """Makes the look-up tables of merges in order.
 
     Example:
         >>> index_merges([(1, 2), (0, 1)], [3, 4]).ranks
@@ -64,9 +67,9 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
 
     Steps:
         1. Put every pair that is a merge on a heap of (rank, place).
-        2. Take the lowest; pass over it if one of its two symbols was merged away or has changed since.
+        2. Pop the lowest; skip it if one of its two symbols was merged since.
         3. Merge: the left symbol becomes the token, the right one leaves the linked list.
-        4. Put the pairs with the new neighbours on the heap, and go on at 2.
+        4. Put the pairs with the new neighbours on the heap; repeat from 2.
 
     Example:
         >>> merge_word([0, 1, 2, 0, 1], index_merges([(1, 2), (0, 1)], [3, 4]))
@@ -78,7 +81,7 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
     heap = [(ranks[pair], i) for i, pair in enumerate(pairwise(row)) if pair in ranks]
     heapq.heapify(heap)
     while heap:
-        # 2. The lowest that still stands.
+        # 2. The lowest that is still valid.
         rank, i = heapq.heappop(heap)
         j = after[i]
         if row[i] == NOTHING or j == NOTHING or ranks.get((row[i], row[j])) != rank:
@@ -96,20 +99,20 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
 
 
 def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`merge_word` for many words at once.
+    """Merges many words at once, as `merge_word`.
 
     Args:
         rows: [W, L] int64 ids; NOTHING fills a row after its word's end.
         merges: from `index_merges`.
 
     Returns:
-        Groups (places [w], tokens [w, l]): the words at these places of `rows` are these tokens, NOTHING
+        Groups (indices [w], tokens [w, l]): the tokens of the words at these indices of `rows`, with NOTHING
             after the end.
 
     Steps:
         1. Find the rank of every pair of neighbours.
-        2. In each row take the lowest, the leftmost on a tie; put rows without any among the results.
-        3. Merge: the left symbol becomes the token, the right one is left out. Every row is one shorter now.
+        2. In each row take the lowest, the leftmost on a tie; rows without a merge are finished.
+        3. Merge: the left symbol becomes the token, the right one is removed. Every row is one shorter now.
         4. Find the ranks of the two pairs around the token; repeat from 2.
 
     Example:
@@ -123,18 +126,19 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
         # 2. The lowest; finished rows.
         i = ranks.argmin(1)
         best = ranks[np.arange(len(rows)), i]
-        on = best < NO_MERGE
-        if not on.all():
-            result.append((places[~on], rows[~on]))
-            places, rows, ranks, i, best = places[on], rows[on], ranks[on], i[on], best[on]
+        unfinished = best < NO_MERGE
+        if not unfinished.all():
+            result.append((places[~unfinished], rows[~unfinished]))
+            places, rows, ranks = places[unfinished], rows[unfinished], ranks[unfinished]
+            i, best = i[unfinished], best[unfinished]
         if not len(rows):
             return result
         # 3. Merge.
-        every = np.arange(len(rows))
-        keep = np.ones(rows.shape, bool)
-        keep[every, i + 1] = False
-        rows[every, i] = merges.merged[best]
-        rows, ranks = rows[keep].reshape(len(rows), -1), ranks[keep[:, 1:]].reshape(len(rows), -1)
+        indices = np.arange(len(rows))
+        kept = np.ones(rows.shape, bool)
+        kept[indices, i + 1] = False
+        rows[indices, i] = merges.merged[best]
+        rows, ranks = rows[kept].reshape(len(rows), -1), ranks[kept[:, 1:]].reshape(len(rows), -1)
         # 4. Around the token.
         for left in (i - 1, i):
             inside = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))
@@ -144,8 +148,7 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
 
 
 def _lookup_ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Ids of neighbours -> ranks of their merges, same shape. A pair with NOTHING is negative, so never
-    found."""
+    """Ranks of the merges of neighbours, same shape; NO_MERGE for a pair with NOTHING, whose key is negative."""
     keys = first << 32 | second
-    found = np.searchsorted(merges.keys, keys)
-    return np.where(merges.keys[found] == keys, merges.key_ranks[found], NO_MERGE)
+    places = np.searchsorted(merges.keys, keys)
+    return np.where(merges.keys[places] == keys, merges.key_ranks[places], NO_MERGE)

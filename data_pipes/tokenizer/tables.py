@@ -32,7 +32,7 @@ class Tables(NamedTuple):
         ids: token -> id, without the added tokens that are not in the vocabulary.
         merges: ranks of pairs of ids.
         unknown: id of `unk_token`, or None.
-        whole: word -> id of words that are tokens, for `ignore_merges`; else empty.
+        token_words: word -> id of words that are tokens, for `ignore_merges`; else empty.
         contents: id -> the bytes it stands for, where the decoder only joins them.
         texts: id -> the token that decoding starts from.
         hidden: ids that `skip_special` leaves out.
@@ -47,7 +47,7 @@ class Tables(NamedTuple):
     ids: dict[str, int]
     merges: Merges
     unknown: int | None
-    whole: dict[str, int]
+    token_words: dict[str, int]
     contents: dict[int, bytes]
     texts: dict[int, str]
     hidden: frozenset[int]
@@ -71,7 +71,7 @@ def make_tables(spec: TokenizerSpec) -> Tables:
             [(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]
         ),
         unknown=ids.get(spec.unk_token) if spec.unk_token else None,
-        whole=_token_words(ids, byte_level) if spec.ignore_merges else {},
+        token_words=_token_words(ids, byte_level) if spec.ignore_merges else {},
         contents={i: content(text) for i, text in texts.items()},
         texts=texts,
         hidden=hidden_ids(spec),

@@ -1,7 +1,7 @@
-"""Reading tiktoken's format: tokens as bytes with their ranks, from which the merges are recovered.
+"""Read tiktoken's format: tokens as bytes with their ranks, from which merges are derived.
 
-tiktoken keeps no merges: two neighbours merge if their bytes together are a token, the token of lowest rank
-first. So every way of cutting a token into two tokens is a merge, in the order of the tokens' ranks.
+tiktoken stores no merges: two neighbours merge if their joined bytes are a token, the token of lowest rank
+first. So every cut of a token into two tokens is a merge, in the order of the tokens' ranks.
 
 Source: the format and the algorithm of tiktoken 0.14, and Llama 3's and Qwen's tokenizer files.
 """
@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 
+from data_pipes.tokenizer.bpe import split_in_two
 from data_pipes.tokenizer.byte_level import CHARACTERS
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
@@ -22,10 +23,10 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
 
     Args:
         text: a line "base64-of-the-token rank" for each token; ranks 0, 1, ... are the ids.
-        pattern: the split pattern, which the file does not hold: a name of `split.PATTERNS`, or an
+        pattern: the split pattern, which the file does not contain: a name of `split.PATTERNS`, or an
             expression.
-        special_tokens: token -> id; they follow the ranks. An id between them that has no token is given the
-            special token "<|unused_ID|>".
+        special_tokens: token -> id, after the ranks. An id between them without a token gets the special
+            token "<|unused_ID|>".
 
     Returns:
         A byte-level Tokenizer that gives tiktoken's ids.
@@ -36,10 +37,9 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
            token's rank, then of the parts' ranks.
         3. Number the special tokens, and fill the gaps between them.
 
-    Edge cases: a word that is a token is taken whole (`ignore_merges`), as tiktoken does. Where two ways of
-    cutting one
-        token overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the
-        lower ranks.
+    Edge cases: a word that is a token is not merged (`ignore_merges`), as in tiktoken. If two cuts of a token
+        overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the lower
+        ranks.
 
     Raises:
         ValueError: if a line is not understood, ranks have gaps, or a special token's id is taken.
@@ -58,9 +58,8 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
     ranks = {token: rank for rank, token in enumerate(tokens)}
     merges = []
     for token in tokens:
-        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
-        pairs = [(ranks[a], ranks[b]) for a, b in cuts if a in ranks and b in ranks]
-        merges += [(_to_byte_alphabet(tokens[a]), _to_byte_alphabet(tokens[b])) for a, b in sorted(pairs)]
+        for a, b in split_in_two(token, ranks):
+            merges.append((_to_byte_alphabet(tokens[a]), _to_byte_alphabet(tokens[b])))
     # 3. Special tokens.
     return from_spec(
         TokenizerSpec(
@@ -75,7 +74,7 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
 
 
 def _read_tokens(text: str) -> list[bytes]:
-    """Lines -> tokens by rank."""
+    """Reads lines into tokens by rank."""
     found: dict[int, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line:
@@ -96,7 +95,7 @@ def _read_tokens(text: str) -> list[bytes]:
 
 
 def _number_special_tokens(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, ...]:
-    """Special tokens by id from `first` on, gaps filled."""
+    """Special tokens in the order of their ids from `first` on, with gaps filled."""
     by_id = {i: token for token, i in special_tokens.items()}
     low, last = min(by_id, default=first), max(by_id, default=first - 1)
     if len(by_id) < len(special_tokens) or low < first or last - first > 100_000:

@@ -1,8 +1,8 @@
-"""Training a tokenizer quickly: the merges of `bpe.learn_merges`, without recounting.
+"""Train a tokenizer quickly: the merges of `bpe.learn_merges`, without recounting.
 
-Four ideas make it fast. Words are counted once and each is kept once. A merge changes only the pairs around
-it, so counts are corrected, not recounted. An index gives the places of each pair. A heap gives the most
-frequent pair; its stale entries are noticed when they come up, and put back with the right count.
+Four ideas make it fast. Each distinct word is kept once, with its count. A merge changes only the pairs
+around it, so counts are corrected, not recomputed. An index lists the places of each pair. A heap gives the
+most frequent pair; an outdated entry is detected when it is popped, and pushed again with the right count.
 
 Sennrich et al. 2016, algorithm 1, and the remark on efficiency after it. The tests compare each merge with
 `bpe.learn_merges`.
@@ -25,17 +25,17 @@ from data_pipes.tokenizer.split import chunker, split_words, splitter
 from data_pipes.tokenizer.step import NFC
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
-NOTHING = -1  # stands where no token begins: between words, and inside tokens
+NOTHING = -1  # a place where no token begins: between words, and inside tokens
 MASK = (1 << 32) - 1
 
 
 class Symbols(NamedTuple):
-    """All distinct words in one row, NOTHING before, between and after them.
+    """All distinct words in one row, with NOTHING before, between and after them.
 
     Fields:
         first: id of the token that begins at each place.
         last: id of the token that ends at each place.
-        weight: how often the word around each place occurs.
+        weight: count of the word at each place.
     """
 
     first: list[int]
@@ -44,12 +44,12 @@ class Symbols(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What is known of each pair of neighbours (a, b), under the key a·2³² + b.
+    """Statistics of each pair of neighbours (a, b), under the key a·2³² + b.
 
     Fields:
-        counts: how often it occurs.
-        places: where its first token begins; some may be out of date.
-        heap: (-count, key), counts possibly out of date.
+        counts: its occurrences.
+        places: indices of its first token; some may be outdated.
+        heap: (-count, key); counts may be outdated.
     """
 
     counts: dict[int, int]
@@ -70,26 +70,24 @@ def train(
     """Trains a BPE tokenizer on texts.
 
     Args:
-        texts: strings, read once, in any order; a stream may be as long as you like, only distinct words are
-            kept.
-        vocab_size: special tokens, alphabet and merged tokens together; at least the first two.
+        texts: strings, read once, in any order; a stream may have any length, as only distinct words are
+        kept. vocab_size: number of special tokens, alphabet and merged tokens; at least the first two.
         kind: "byte_level" (any text can be encoded) or "character" (only characters seen in training).
-        pattern: how text is cut into words: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an
-            expression.
-        special_tokens: get the ids 0, 1, ...; encoding never finds them in text unless it is asked to.
-        min_frequency: pairs that occur less often are not merged, occurrences, >= 1. With 2, nothing is
-            learned from what was seen once.
-        nfc: bring text into normal form C, here and in the tokenizer. Then decode gives the normal form, not
-            the text.
+        pattern: split pattern: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an expression.
+        special_tokens: get the ids 0, 1, ...; encoding finds them in text only with `special=`.
+        min_frequency: least count of a pair that is merged, occurrences, >= 1. With 2, nothing is learned
+        from
+            a single occurrence.
+        nfc: normalise text to form C, here and in the tokenizer; decode then returns the normal form.
 
     Returns:
         A Tokenizer. Its vocabulary is smaller than `vocab_size` if no pair occurs `min_frequency` times any
         more.
 
     Raises:
-        TypeError: if `texts` is one string or holds something else than strings.
-        ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or if
-            special tokens are given twice or are a character of the alphabet.
+        TypeError: if `texts` is one string or contains something else than strings.
+        ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or
+            if a special token is given twice or is a character of the alphabet.
 
     Example:
         >>> tokenizer = train(["low lower lowest"], 262, special_tokens=["<|end|>"])
@@ -134,8 +132,8 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     """Counts the words of texts.
 
     Raises:
-        TypeError: if `texts` is one string, or holds something else than strings.
-        ValueError: if a text holds half of a surrogate pair.
+        TypeError: if `texts` is one string, or contains something else than strings.
+        ValueError: if a text has half of a surrogate pair.
 
     Example:
         >>> count_words(["a a b"], "gpt2")
@@ -144,7 +142,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     if isinstance(texts, str | bytes):
         raise TypeError("train: texts must be several strings, got one; write [text] instead of text")
     cutter = splitter(pattern)
-    parts = chunker(cutter)
+    chunks = chunker(cutter)
     normalise = normalizer(NFC if nfc else ())
     counts: Counter[str] = Counter()
     for i, text in enumerate(texts):
@@ -156,8 +154,8 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
             text.isascii() or utf8(text)
         except ValueError as error:
             raise ValueError(f"train: {error} (text {i})") from None
-        for part in parts(normalise(text)):
-            counts.update(split_words(cutter, part))
+        for chunk in chunks(normalise(text)):
+            counts.update(split_words(cutter, chunk))
     return counts
 
 
@@ -173,21 +171,21 @@ def learn_merges(
     """Learns the merges of `bpe.learn_merges`, quickly.
 
     Args:
-        word_counts: word of plain text -> how often it occurs.
+        word_counts: word of plain text -> its count.
         vocab: the first tokens: special tokens and the alphabet (`byte_level.ALPHABET` for byte-level).
-        vocab_size: stop at this many tokens.
+        vocab_size: most tokens.
         kind: "byte_level" or "character".
         min_frequency: as in `bpe.learn_merges`.
         forbidden: as in `bpe.learn_merges`.
 
     Returns:
-        (vocab, merges), as `bpe.learn_merges` gives them (for byte-level, `byte_level.learn_merges`).
+        (vocab, merges), those of `bpe.learn_merges` (for byte-level, `byte_level.learn_merges`).
 
     Steps:
         1. Put the distinct words in one row of ids; count pairs and index their places.
-        2. Take the most frequent pair from the heap, on a tie the smaller ids.
-        3. Name the token that it spells; one that exists keeps its id.
-        4. Merge at each place, from left to right, and add up how the neighbouring pairs change.
+        2. Pop the most frequent pair from the heap, on a tie the smaller ids.
+        3. Concatenate it to a token; one that exists keeps its id.
+        4. Merge at each place, from left to right, and sum the changes of the neighbouring pairs.
         5. Correct counts, index and heap; repeat from 2 until the vocabulary is full.
 
     Edge cases: a pair that was merged once is not taken again, even if a later merge brings it back.
@@ -219,13 +217,13 @@ def learn_merges(
             vocab.append(token)
             lengths.append(lengths[a] + lengths[b])
         merges.append((vocab[a], vocab[b]))
-        # 4. and 5. The text and what is known of it.
+        # 4. and 5. The row and its statistics.
         _merge_places(symbols, pairs, (a, b, new), lengths)
     return vocab, merges
 
 
 def _symbol_row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:
-    """Words -> one row of ids; each word is preceded, and the last one followed, by NOTHING."""
+    """One row of the ids of all words, with NOTHING before each word and after the last."""
     if kind == "byte_level":
         coded = [utf8(word) for word in word_counts]
         sizes = np.fromiter(map(len, coded), np.int64, len(coded))
@@ -260,7 +258,7 @@ def _index_pairs(symbols: Symbols) -> Pairs:
 
 
 def _pop_pair(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
-    """Takes the most frequent pair that was not taken before; None if no pair occurs often enough."""
+    """Pops the most frequent pair that is not done; None if no pair occurs often enough."""
     while pairs.heap:
         count, key = heapq.heappop(pairs.heap)
         now = pairs.counts[key]
@@ -275,17 +273,16 @@ def _pop_pair(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | 
 def _merge_places(
     symbols: Symbols, pairs: Pairs, merge: tuple[int, int, int], lengths: Sequence[int]
 ) -> None:
-    """Merges (a, b) into `new` at every place of the pair, and corrects counts, places and heap of the pairs
-    around."""
+    """Merges (a, b) into `new` everywhere, and corrects counts, places and heap of the pairs around it."""
     first, last, weight = symbols
     a, b, new = merge
     middle, size = lengths[a], lengths[a] + lengths[b]
-    left: defaultdict[int, int] = defaultdict(int)  # neighbour -> how often it stands left of a merged pair
+    left: defaultdict[int, int] = defaultdict(int)  # left neighbour of a merged pair -> its count
     right: defaultdict[int, int] = defaultdict(int)
     places = defaultdict(list)
     for i in sorted(pairs.places.pop(a << 32 | b)):
         if first[i] != a or first[i + middle] != b:
-            continue  # out of date: another merge took one of the two
+            continue  # outdated: another merge took one of the two
         first[i], first[i + middle], last[i + size - 1] = new, NOTHING, new
         before, after = last[i - 1], first[i + size]
         if before >= 0:
@@ -298,19 +295,17 @@ def _merge_places(
     for x, count in right.items():  # b x becomes new x
         counts[new << 32 | x] = counts.get(new << 32 | x, 0) + count
         counts[b << 32 | x] -= count
-    for (
-        x,
-        count,
-    ) in left.items():  # x a becomes x new; after the loop above, for a left neighbour that is new itself
+    # x a becomes x new; after the loop above, since a left neighbour may itself be new
+    for x, count in left.items():
         counts[x << 32 | new] = counts.get(x << 32 | new, 0) + count
         counts[x << 32 | a] -= count
-    for key, found in places.items():
-        pairs.places.setdefault(key, []).extend(found)
+    for key, indices in places.items():
+        pairs.places.setdefault(key, []).extend(indices)
         heapq.heappush(pairs.heap, (-counts[key], key))
 
 
 def _check_sizes(vocab_size: int, alphabet: Sequence[str], special_tokens: Sequence[str]) -> None:
-    """Refuses a vocabulary that cannot hold what it must hold."""
+    """Refuses a vocabulary without room for the alphabet and different special tokens."""
     twice = [token for token, count in Counter(special_tokens).items() if count > 1]
     if twice or isinstance(special_tokens, str):
         raise ValueError(

@@ -26,4 +26,4 @@ def test_bytes() -> None:
     tables = make_tables(spec)
     assert symbol_ids(tables, "é") == [0, 1]
     assert tables.contents == {0: b"\xc3", 1: b"\xa9", 2: "é".encode(), 3: b"<pad>"}
-    assert tables.whole == {"é": 2, "<pad>": 3}  # half a character is no word
+    assert tables.token_words == {"é": 2, "<pad>": 3}  # half a character is no word
