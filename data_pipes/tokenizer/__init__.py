@@ -1,10 +1,10 @@
-"""BPE tokenizers, written here to be read: train, encode, decode, save, load, Hugging Face's tokenizer.json
-both ways.
+"""BPE tokenizers: train, encode, decode, save and load, in Hugging Face's tokenizer.json.
 
-Reading order: `bpe` (the algorithm, on characters), `byte_level` (bytes in the place of characters), `split`
-(words), `spec` (what a tokenizer is), `trainer`, `merge`, `tables`, `added` and `encoder` (the same,
-quickly); `step`, `pieces`, `normalizer`, `pre_tokenizer`, `decoder` and `stream` (what other tokenizers do
-besides); `json_steps`, `json_writer`, `json_reader`, `tiktoken_ranks`, `gguf_vocabulary` and `files`.
+Reading order: `bpe` (the algorithm, on characters), `byte_level` (on bytes), `split` (words), `spec` (the
+description of a tokenizer); `trainer`, `merge`, `tables`, `added` and `encoder` (the same, fast); `step`,
+`pieces`, `normalizer`, `normal_form`, `pre_tokenizer`, `decoder` and `stream` (steps of other tokenizers);
+the file formats `json_steps`, `json_writer`, `json_reader`, `added_tokens_decoder`, `tiktoken_ranks`,
+`gguf_vocabulary`, `gguf_sentencepiece` and `files`.
 """
 
 from data_pipes.tokenizer.encoder import add_special_tokens, from_spec

@@ -16,23 +16,23 @@ from data_pipes.tokenizer.step import step_options
 
 
 def add_token_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> Tokenizer:
-    """Adds the tokens of a table, and takes its flags for those that there are.
+    """Adds the tokens of a table, and sets the flags of existing ones to the table's.
 
     Args:
-        tokenizer: with ids of its own.
+        tokenizer: to extend.
         table: id -> token.
 
     Returns:
-        The tokenizer, or another one with these tokens. A special token stays special, whatever the table
-        says.
+        A tokenizer with these tokens. A special token stays special, whatever the table says.
 
     Raises:
-        ValueError: if a token has another id in the tokenizer, a new one would not get its id, or a special
-            token is looked for before normalisation in one place and after it in the other.
+        ValueError: if a token has another id in the tokenizer, a new one is not the next id, or a special
+            token differs in `normalized`.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
-        >>> add_token_table(from_spec(spec), {1: AddedToken("<b>", 1, rstrip=True)}).encode("<b> a", special="all")
+        >>> tokenizer = add_token_table(from_spec(spec), {1: AddedToken("<b>", 1, rstrip=True)})
+        >>> tokenizer.encode("<b> a", special="all")
         [1, 0]
     """
     spec, size = tokenizer.spec, vocabulary_size(tokenizer)
@@ -60,14 +60,14 @@ def add_token_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> To
 
 
 def mark_special(tokenizer: Tokenizer, contents: Collection[str]) -> Tokenizer:
-    """Makes these added tokens special, whatever they were; others stay."""
+    """Makes these added tokens special; others stay as they are."""
     added = {token.content: token for token in tokenizer.spec.added_tokens}
     special = {text: token._replace(special=True) for text, token in added.items() if text in contents}
     return _replace_added(tokenizer, added | special)
 
 
 def prepends_space(spec: TokenizerSpec) -> bool:
-    """Tells whether a text gets a space, or the mark of one, in front."""
+    """Returns True if a text gets a space, or the mark of one, in front."""
     steps = [step_options(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
     return spec.prefix_space or any(
         options.get("add_prefix_space")
@@ -80,8 +80,6 @@ def prepends_space(spec: TokenizerSpec) -> bool:
 def _replace_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokenizer:
     """The same tokenizer with these added tokens."""
     tokens = tuple(sorted(added.values(), key=lambda token: token.id))
-    return (
-        tokenizer
-        if tokens == tokenizer.spec.added_tokens
-        else from_spec(replace(tokenizer.spec, added_tokens=tokens))
-    )
+    if tokens == tokenizer.spec.added_tokens:
+        return tokenizer
+    return from_spec(replace(tokenizer.spec, added_tokens=tokens))

@@ -1,9 +1,8 @@
-"""Tokens to text, a token at a time: each step of a decoder is a small machine that is fed strings.
+"""Decode tokens to text incrementally, by a chain of steps that each take and return strings.
 
-A step gets the tokens of the step before it and hands on strings. It holds back only what a later token may
-change: the first bytes of a character, a run of byte tokens (one wrong byte makes all of the run U+FFFD), the
-last token where the last is treated differently. So one description serves `decode`, which feeds everything,
-and `stream`.
+A step takes the strings of the step before it. It holds back only text that a later token may change: the
+first bytes of a character, a run of byte tokens (one wrong byte makes all of the run U+FFFD), the last
+token if it is treated differently. So one definition serves `decode`, which feeds all tokens, and `stream`.
 
 Source: the decoders of Hugging Face tokenizers 0.23.
 """
@@ -25,7 +24,7 @@ Pieces = tuple[str, ...]
 BYTE_LEVEL = (step("ByteLevel"),)
 JOINED = (step("Fuse"),)
 SPACED = (step("Spaces"),)
-"""What tokenizer.json writes as null: tokens with a space between them."""
+"""The decoder that tokenizer.json writes as null: tokens with a space between them."""
 
 REPLACEMENT = "\ufffd"
 CLEANUPS = (
@@ -44,11 +43,11 @@ CLEANUPS = (
 
 
 class Decoder(NamedTuple):
-    """A decoder, or one step of it.
+    """An incremental decoder, or one step of it.
 
     Fields:
-        init: the first state.
-        feed: (state, token) -> (state, strings to hand on).
+        init: initial state.
+        feed: (state, token) -> (state, strings that are final).
         finish: state -> the strings that were held back.
     """
 
@@ -58,29 +57,27 @@ class Decoder(NamedTuple):
 
 
 def make_decoder(steps: Sequence[Step], errors: str = "replace") -> Decoder:
-    """Joins the steps of a decoder into one machine.
+    """Chains the steps of a decoder.
 
-    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that must see a token
-    whole then holds everything until the end.
+    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that needs a whole
+    token then holds everything until the end.
 
     Args:
         steps: of the decoder.
-        errors: what becomes of bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
+        errors: for bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
 
     Example:
         >>> steps = (step("Replace", pattern=("String", "▁"), content=" "), step("Fuse"))
         >>> run_decoder(make_decoder(steps), ["▁a", "b"])
         ' ab'
     """
-    parts, fused = [], False
+    chain: tuple[Decoder, ...] = ()
+    fused = False
     for each in steps:
-        parts.append(_step_decoder(each, fused, errors))
+        chain = (*chain, _step_decoder(each, fused, errors))
         fused = fused or each.type in ("Fuse", "ByteLevel")
-    return Decoder(
-        tuple(part.init for part in parts),
-        partial(_feed_steps, tuple(parts)),
-        partial(_finish_steps, tuple(parts)),
-    )
+    init = tuple(part.init for part in chain)
+    return Decoder(init, partial(_feed_steps, chain), partial(_finish_steps, chain))
 
 
 def run_decoder(decoder: Decoder, tokens: Iterable[str]) -> str:
@@ -108,7 +105,7 @@ def byte_of(token: str) -> int | None:
 def _feed_steps(
     parts: tuple[Decoder, ...], states: tuple[State, ...], token: str
 ) -> tuple[tuple[State, ...], Pieces]:
-    """Feeds a token to the first step, what it hands on to the next, and so on."""
+    """Feeds a token to the first step, its strings to the next, and so on."""
     pieces: Pieces = (token,)
     after = []
     for part, state in zip(parts, states, strict=True):
@@ -122,7 +119,7 @@ def _feed_steps(
 
 
 def _finish_steps(parts: tuple[Decoder, ...], states: tuple[State, ...]) -> Pieces:
-    """Ends every step, the first one first."""
+    """Finishes every step in order, and feeds its strings to the next."""
     pieces: Pieces = ()
     for part, state in zip(parts, states, strict=True):
         found: list[str] = []
@@ -134,7 +131,7 @@ def _finish_steps(parts: tuple[Decoder, ...], states: tuple[State, ...]) -> Piec
 
 
 def _step_decoder(given: Step, fused: bool, errors: str) -> Decoder:
-    """The machine of one step."""
+    """The decoder of one step."""
     options = step_options(given)
     if fused and not _accepts_pieces(given):
         return Decoder((), _hold_piece, partial(_decode_held, _step_decoder(given, False, errors)))
@@ -144,10 +141,11 @@ def _step_decoder(given: Step, fused: bool, errors: str) -> Decoder:
 
 
 def _accepts_pieces(given: Step) -> bool:
-    """Whether a step gives the same text for a token that arrives in pieces."""
-    options = step_options(given)
-    one = given.type == "Replace" and options["pattern"][0] == "String" and len(options["pattern"][1]) == 1
-    return one or given.type in ("Fuse", "Strip")
+    """True if a step gives the same text for a token that arrives in pieces."""
+    if given.type == "Replace":
+        kind, pattern = step_options(given)["pattern"]
+        return kind == "String" and len(pattern) == 1
+    return given.type in ("Fuse", "Strip")
 
 
 def _per_token(change: Callable[[str], str]) -> Decoder:
@@ -165,7 +163,7 @@ def _fuse(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _replace(options: Mapping[str, Any], errors: str) -> Decoder:
-    """Every match becomes `content`, as it is written."""
+    """Replaces every match by the literal `content`."""
     kind, pattern = options["pattern"]
     if kind == "String":
         return _per_token(lambda token: token.replace(pattern, options["content"]))
@@ -174,7 +172,7 @@ def _replace(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _strip(options: Mapping[str, Any], errors: str) -> Decoder:
-    """At most `start` and `stop` times the character `content` is cut from the ends of each token."""
+    """Strips the character `content` from the ends of each token, at most `start` and `stop` times."""
 
     def change(token: str) -> str:
         content = options["content"]
@@ -187,8 +185,7 @@ def _strip(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _strip_fused(content: str, start: int, stop: int) -> Decoder:
-    """The same where the token arrives in pieces; the state is (left to cut in front, characters held at the
-    end)."""
+    """The same for a token in pieces; the state is (number left to strip in front, text held at the end)."""
 
     def feed(state: tuple[int, str], piece: str) -> tuple[tuple[int, str], Pieces]:
         left, held = state
@@ -203,7 +200,7 @@ def _strip_fused(content: str, start: int, stop: int) -> Decoder:
 
 
 def _metaspace(options: Mapping[str, Any], errors: str) -> Decoder:
-    """The mark is a space; in the first token it is nothing, if text was given one in front."""
+    """Replaces the mark by a space; in the first token by nothing, if one is prepended to texts."""
     mark, prepends = options["replacement"], options["prepend_scheme"] != "never"
     return _first_differs(lambda first, token: token.replace(mark, "" if first and prepends else " "))
 
@@ -213,7 +210,7 @@ def _spaces(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _word_piece(options: Mapping[str, Any], errors: str) -> Decoder:
-    """A token without the prefix begins a word."""
+    """Puts a space before each token that begins a word: one without the prefix."""
 
     def change(first: bool, token: str) -> str:
         if not first:
@@ -227,7 +224,7 @@ def _word_piece(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _bpe(options: Mapping[str, Any], errors: str) -> Decoder:
-    """The suffix is a space, in the last token nothing; the state is the last token, or None."""
+    """Replaces the suffix by a space, in the last token by nothing; the state is the last token, or None."""
     suffix = options["suffix"]
 
     def feed(last: str | None, token: str) -> tuple[str, Pieces]:
@@ -237,7 +234,7 @@ def _bpe(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _byte_level(options: Mapping[str, Any], errors: str) -> Decoder:
-    """The state is the first bytes of a character."""
+    """Decodes UTF-8; the state is the first bytes of a character."""
 
     def feed(held: bytes, token: str) -> tuple[bytes, Pieces]:
         data = held + to_bytes(token)
@@ -248,7 +245,7 @@ def _byte_level(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _byte_fallback(options: Mapping[str, Any], errors: str) -> Decoder:
-    """The state is a run of byte tokens; it is text as a whole, or each byte is U+FFFD."""
+    """Decodes runs of byte tokens: valid as a whole, or U+FFFD for each byte; the state is the run."""
 
     def text(held: bytes) -> Pieces:
         try:
@@ -270,7 +267,7 @@ def _hold_piece(held: Pieces, piece: str) -> tuple[Pieces, Pieces]:
 
 
 def _decode_held(inner: Decoder, held: Pieces) -> Pieces:
-    """All pieces as the one token that they are."""
+    """Decodes all held pieces as one token."""
     return (run_decoder(inner, ["".join(held)]),) if held else ()
 
 
@@ -285,4 +282,4 @@ STEPS: Mapping[str, Callable[[Mapping[str, Any], str], Decoder]] = {
     "WordPiece": _word_piece,
     "Spaces": _spaces,
 }
-"""Type of a step -> (options, errors) -> its machine."""
+"""Type of a step -> (options, errors) -> its decoder."""

@@ -46,7 +46,8 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
     """Binds the functions of a tokenizer to its description.
 
     Example:
-        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
+        >>> spec = TokenizerSpec(kind="character", vocab=vocab, merges=merges, pattern="gpt2")
         >>> tokenizer = from_spec(spec)
         >>> tokenizer.encode("aab"), tokenizer.decode([0, 2])
         ([0, 2], 'aab')
@@ -243,6 +244,7 @@ def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
         pieces = list(map(prepend_space, pieces))
     for piece in pieces:
         _check_symbols(tables, piece)
+    lists: Iterator[list[str]]
     if len(pieces) == 1:
         lists = (split_words(cutter, chunk) for chunk in chunker(cutter)(pieces[0]))
     else:

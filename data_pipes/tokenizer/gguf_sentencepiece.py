@@ -1,4 +1,4 @@
-"""Read a SentencePiece tokenizer from a GGUF file (Llama 2): pieces with scores, from which merges are derived.
+"""Read a SentencePiece tokenizer of a GGUF file (Llama 2): pieces with scores, which give the merges.
 
 SentencePiece stores no merges: of all neighbours whose joined text is a piece, those with the best score
 merge first. So every cut of a piece into two pieces is a merge, in the order of the pieces' scores.

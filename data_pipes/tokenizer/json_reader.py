@@ -1,10 +1,9 @@
-"""Reading Hugging Face's tokenizer.json; `json_writer` writes one.
+"""Read Hugging Face's tokenizer.json; `json_writer` writes it.
 
-Of all that may stand in the file, this reads what our tokenizers can do (BPE, byte-level or on characters,
-the steps of `json_steps`, added tokens, a template around a text) and refuses everything else by name: a
-field that is passed over would give other ids in silence. `truncation` and `padding` are settings of calls
-that transformers left in the file when it saved a tokenizer after use; no id depends on them, so they are
-read, and not written again.
+The reader takes what our tokenizers can do (BPE, byte-level or on characters, the steps of `json_steps`,
+added tokens, a template around a text) and refuses everything else by name, since a field that is ignored
+would silently give other ids. `truncation` and `padding` are settings that transformers saves with a
+tokenizer after use; no id depends on them, so they are accepted, and not written again.
 
 Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
 """
@@ -29,28 +28,28 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
 
     Args:
         text: JSON, as Hugging Face tokenizers and `to_json` write it.
-        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two libraries may understand
-            an expression differently, and one made by a stranger may take forever; so ask for it only if you
-            know it.
+        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two libraries may read an
+            expression differently, and a malicious one may not terminate, so enable it only for trusted
+            files.
 
     Returns:
-        A Tokenizer that gives the ids which Hugging Face tokenizers gives with `add_special_tokens=False`:
-        with special="all" those of its default, with special="none" those of `encode_special_tokens = True`.
+        A Tokenizer with the ids of Hugging Face tokenizers with `add_special_tokens=False`: special="all" is
+        its default, special="none" its `encode_special_tokens = True`.
 
     Steps:
-        1. Parse; refuse what is not JSON, is nested too deep, or has a key twice.
+        1. Parse; refuse invalid JSON, deep nesting, and a repeated key.
         2. Refuse unknown fields.
         3. Read each part of the pipeline.
-        4. `TokenizerSpec` checks that the parts fit.
+        4. `TokenizerSpec` checks the parts against each other.
 
-    Edge cases: merges may be ["a b"] or [["a", "b"]]. The template for pairs of texts is not read.
+    Edge cases: merges may be ["a b"] or [["a", "b"]].
 
     Raises:
-        ValueError: if it is damaged, or has a part that is not understood; the message names the part and its
-            content.
+        ValueError: if it is damaged, or has an unsupported part; the message names the part and its content.
 
     Example:
-        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
+        >>> spec = TokenizerSpec(kind="character", vocab=vocab, merges=merges, pattern="gpt2")
         >>> from data_pipes.tokenizer.json_writer import to_json
         >>> from_json(to_json(from_spec(spec))).spec == spec
         True
@@ -94,7 +93,7 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    """Text -> the object in it."""
+    """Parses the text, without repeated keys, huge integers or NaN."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -121,7 +120,7 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _read_model(node: Any) -> dict[str, Any]:
-    """model -> the fields of TokenizerSpec that it decides."""
+    """Reads model into fields of TokenizerSpec."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
         raise ValueError(
             f'tokenizer.json: model.type is {shorten(node["type"])}; only "BPE" is understood here'
@@ -150,7 +149,7 @@ def _read_model(node: Any) -> dict[str, Any]:
 
 
 def _read_vocab(node: Any) -> tuple[str, ...]:
-    """{token: id} -> tokens by id; the ids must be 0, 1, ... without a gap."""
+    """Reads {token: id} into tokens by id; the ids must be 0, 1, ... without a gap."""
     if not isinstance(node, dict) or not all(type(i) is int for i in node.values()):
         raise ValueError("tokenizer.json: model.vocab must be an object of token: id, ids being integers")
     tokens = sorted(node, key=node.__getitem__)
@@ -164,7 +163,7 @@ def _read_vocab(node: Any) -> tuple[str, ...]:
 
 
 def _read_merges(node: Any) -> list[tuple[str, str]]:
-    """["a b", ...] or [["a", "b"], ...] -> pairs. Of a pair that is given twice the last place counts."""
+    """Reads ["a b", ...] or [["a", "b"], ...] into pairs."""
     if not isinstance(node, list):
         raise ValueError(f"tokenizer.json: model.merges must be a list, got {shorten(node)}")
     merges = []
@@ -179,47 +178,54 @@ def _read_merges(node: Any) -> list[tuple[str, str]]:
 
 
 def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
-    """pre_tokenizer -> the fields of TokenizerSpec that it decides.
+    """Reads pre_tokenizer into fields of TokenizerSpec.
 
-    A last ByteLevel makes the tokenizer byte-level. The step that cuts before it is the pattern, where it is
-    a known one; the others stay steps.
+    A last ByteLevel makes the tokenizer byte-level. The splitting step before it is the pattern, if it is a
+    known one; all others remain steps.
     """
     steps = read_steps(node, "pre_tokenizer", any_pattern)
     byte_level = bool(steps) and steps[-1].type == "ByteLevel"
-    last = step_options(steps[-1]) if byte_level else {"add_prefix_space": False, "use_regex": False}
-    rest = steps[:-1] if byte_level else steps
-    pattern, prefix_space = "gpt2" if last["use_regex"] else ANY_TEXT, last["add_prefix_space"]
-    if rest and not prefix_space:
-        if byte_level and last["use_regex"] and rest[-1] == step("Digits", individual_digits=True):
-            rest, pattern = rest[:-1], "smollm2"
-        elif not last["use_regex"] and (found := _pattern_name(rest[-1], any_pattern)):
-            rest, pattern = rest[:-1], found
+    prefix_space = use_regex = False
+    if byte_level:
+        options = step_options(steps[-1])
+        prefix_space, use_regex = options["add_prefix_space"], options["use_regex"]
+        steps = steps[:-1]
+    pattern = "gpt2" if use_regex else ANY_TEXT
+    if steps and not prefix_space:
+        if use_regex:
+            if steps[-1] == step("Digits", individual_digits=True):
+                steps, pattern = steps[:-1], "smollm2"
+        elif name := _pattern_name(steps[-1], any_pattern):
+            steps, pattern = steps[:-1], name
     kind = "byte_level" if byte_level else "character"
-    return {"kind": kind, "pattern": pattern, "prefix_space": prefix_space, "pre_tokenizer": rest}
+    return {"kind": kind, "pattern": pattern, "prefix_space": prefix_space, "pre_tokenizer": steps}
 
 
 def _pattern_name(given: Step, any_pattern: bool) -> str | None:
-    """Split -> the name of its pattern, or with `any_pattern` the expression itself; None if it stays a
-    step."""
+    """The name of a Split's pattern, or with `any_pattern` its expression; None if it remains a step."""
     options = step_options(given)
     if given.type != "Split" or options["behavior"] != "Isolated" or options["invert"]:
         return None
     kind, text = options["pattern"]
-    names = [name for name, known in PATTERNS.items() if known.unicode == text]
-    return (names[0] if names else text if any_pattern else None) if kind == "Regex" else None
+    if kind != "Regex":
+        return None
+    for name, pattern in PATTERNS.items():
+        if pattern.unicode == text:
+            return name
+    return text if any_pattern else None
 
 
 def _read_decoder(node: Any, kind: str) -> tuple[Step, ...] | None:
-    """decoder -> its steps; None if they are those of the kind. Without a decoder, spaces stand between
-    tokens."""
+    """Reads decoder into steps, None for the kind's default; a null decoder puts spaces between tokens."""
     steps = read_steps(node, "decoder") if node is not None else SPACED
     if len(steps) > 1 and SPACED[0] in steps:
         raise ValueError("tokenizer.json: decoder has a step that is null")
-    return None if steps == (BYTE_LEVEL if kind == "byte_level" else JOINED) else steps
+    default = BYTE_LEVEL if kind == "byte_level" else JOINED
+    return None if steps == default else steps
 
 
 def _read_post_processor(node: Any) -> dict[str, Any]:
-    """post_processor -> prefix, suffix and pair. The byte-level one moves offsets, never ids."""
+    """Reads post_processor into prefix, suffix and pair; ByteLevel only moves offsets, and is skipped."""
     steps = sequence_items(node, "post_processor", "processors")
     steps = [step for step in steps if not (isinstance(step, dict) and step.get("type") == "ByteLevel")]
     if not steps:
@@ -238,7 +244,7 @@ def _read_post_processor(node: Any) -> dict[str, Any]:
 
 
 def _read_template(node: Mapping[str, Any], name: str, texts: str) -> tuple[Any, ...]:
-    """single or pair: special tokens around one text A, or around A and B -> their ids, and these letters."""
+    """Reads special tokens around one text A, or around A and B, into their ids and these letters."""
     found: list[int | str] = []
     try:
         for piece in node[name]:
@@ -257,7 +263,7 @@ def _read_template(node: Mapping[str, Any], name: str, texts: str) -> tuple[Any,
 
 
 def _read_added(node: Any) -> tuple[AddedToken, ...]:
-    """added_tokens -> AddedToken's, by ascending id."""
+    """Reads added_tokens, in ascending order of ids."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), (False, True))
     if not isinstance(node, list | None):
         raise ValueError(f"tokenizer.json: added_tokens must be a list, got {shorten(node)}")
@@ -280,9 +286,9 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
 
 
 def _check_fields(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str, ...] = ()) -> None:
-    """Refuses a node that is no object, has a field of another name, or a fixed field of another value.
+    """Refuses a node that is no object, has an unknown field, or a fixed field with an unsupported value.
 
-    A fixed field that is missing counts as its first allowed value.
+    A missing fixed field has its first allowed value.
     """
     if not isinstance(node, dict):
         raise ValueError(f"tokenizer.json: {where} must be an object, got {shorten(node)}")

@@ -1,6 +1,6 @@
-"""A tokenizer written as Hugging Face's tokenizer.json; `json_reader` reads one.
+"""Write a tokenizer as Hugging Face's tokenizer.json; `json_reader` reads it.
 
-The file names a pipeline: normalizer, pre_tokenizer (how text is cut), model (BPE), post_processor (the
+The file describes a pipeline: normalizer, pre_tokenizer (splits text), model (BPE), post_processor (the
 template around a text), decoder.
 
 Source: the format as read by Hugging Face tokenizers 0.23.
@@ -34,25 +34,24 @@ def to_json(tokenizer: Tokenizer) -> str:
         tokenizer: from `train`, `load` or `from_spec`.
 
     Returns:
-        JSON, a line a token; merges as pairs. `from_json` gives an equal spec back.
+        JSON, one token a line, merges as pairs. `from_json` returns an equal spec.
 
-    Edge cases: with an expression of one's own as pattern, the other library may read the expression
-    differently.
+    Edge cases: another library may read a custom expression as pattern differently.
 
     Example:
-        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
+        >>> spec = TokenizerSpec(kind="character", vocab=vocab, merges=merges, pattern="gpt2")
         >>> from data_pipes.tokenizer.encoder import from_spec
         >>> json.loads(to_json(from_spec(spec)))["model"]["merges"]
         [['a', 'b']]
     """
     spec = tokenizer.spec
+    added = sorted(spec.added_tokens, key=lambda token: token.id)
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            _write_added(token) for token in sorted(spec.added_tokens, key=lambda token: token.id)
-        ],
+        "added_tokens": [_write_added(token) for token in added],
         "normalizer": write_steps(spec.normalizer, "normalizer"),
         "pre_tokenizer": _write_pre_tokenizer(spec),
         "post_processor": _write_post_processor(tokenizer),
@@ -74,7 +73,7 @@ def to_json(tokenizer: Tokenizer) -> str:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Returns a digest of everything that decides an id: equal for equal specs, 64 hexadecimal digits.
+    """Returns a digest of the spec, 64 hexadecimal digits; equal specs have equal digests.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
@@ -86,7 +85,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def _write_added(token: AddedToken) -> dict[str, Any]:
-    """An added token as the format has it."""
+    """An added token in the file's format."""
     ends = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
     return {
         "id": token.id,
@@ -98,7 +97,7 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
 
 
 def _write_pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
-    """How text is cut: the steps, then the pattern in the form in which its own model writes it."""
+    """The steps, then the pattern in the format of its own model's file."""
     written = [write_step(each, "pre_tokenizer") for each in spec.pre_tokenizer] + _write_pattern(spec)
     if len(written) < 2:
         return written[0] if written else None
@@ -121,7 +120,7 @@ def _write_pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
 
 
 def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
-    """What turns tokens into text; null where spaces stand between them."""
+    """The decoder's steps; null if it puts spaces between tokens."""
     steps = decoder_steps(spec)
     if steps == BYTES_JOINED:
         return dict(BYTE_LEVEL)
@@ -129,7 +128,7 @@ def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
 
 
 def _write_post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """The template of what stands around a text, and the part of byte-level tokenizers that changes no id."""
+    """The template around a text, after the step of byte-level tokenizers that changes no id."""
     spec = tokenizer.spec
     byte_level = dict(BYTE_LEVEL) if spec.kind == "byte_level" else None
     single: tuple[int | str, ...] = (*spec.prefix, "A", *spec.suffix)

@@ -148,7 +148,7 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
 
 
 def _lookup_ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Ranks of the merges of neighbours, same shape; NO_MERGE for a pair with NOTHING, whose key is negative."""
+    """Ranks of the merges of neighbours, same shape; NO_MERGE for a pair with NOTHING (a negative key)."""
     keys = first << 32 | second
     places = np.searchsorted(merges.keys, keys)
     return np.where(merges.keys[places] == keys, merges.key_ranks[places], NO_MERGE)

@@ -1,7 +1,7 @@
-"""Text to normal text, before it is cut into words: the steps of a normalizer.
+"""Normalise text before it is split into words: the steps of a normalizer.
 
 Source: the normalizers of Hugging Face tokenizers 0.23. Unicode's tables are Python's; characters that were
-assigned after them stay as they are.
+assigned later do not change.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from data_pipes.tokenizer.pieces import compile_pattern
 from data_pipes.tokenizer.step import Step, step_options
 
 BLANK = (
-    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
-    "\u205f\u3000"
+    "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
 )
 """Unicode's white space; `str.strip` would also take U+001C to U+001F."""
 
@@ -36,7 +36,7 @@ def normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
 
 
 def _run_steps(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
-    """One step after the other."""
+    """Applies the steps in order."""
     for change, options in steps:
         text = change(text, **options)
     return text
@@ -58,7 +58,7 @@ def _strip(text: str, strip_left: bool, strip_right: bool) -> str:
 
 
 def _lowercase(text: str) -> str:
-    """Character by character, so that a sigma at a word's end is like any other."""
+    """Lowercases character by character, so that a final sigma is like any other, as in Rust."""
     return "".join([character.lower() for character in text])
 
 

@@ -1,6 +1,6 @@
-"""Cutting text at the matches of a pattern, in the five ways of Hugging Face's pre-tokenizers.
+"""Split text at the matches of a pattern, in the five ways of Hugging Face's pre-tokenizers.
 
-An expression that comes from a file is taken only if it surely means the same here and there, and takes
+An expression from a file is accepted only if it certainly means the same in both libraries, and takes
 linear time: one of `PUBLISHED`, or single characters and classes, of which the last of each alternative may
 repeat without limit.
 
@@ -17,24 +17,26 @@ from data_pipes.tokenizer.split import PATTERNS
 
 PUBLISHED = (
     # GPT-4o
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     # Mistral NeMo
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     # Phi-4, as tiktoken writes it
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+    r"|\s+(?!\S)|\s+",
     # DeepSeek V3
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     # GPT-2's with blanks before digits, and Qwen 3.5
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Expressions of published tokenizers whose alternatives repeat twice; they were compared with Hugging
-Face's."""
+"""Expressions of published tokenizers whose alternatives repeat twice; tested against Hugging Face's."""
 
 ESCAPE = r"""\\[rntfsSd]|\\p\{[A-Z][a-z]?\}|\\[-\[\](){}|^$.?*+\\/,:;!"#%=@~_]"""
 ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\s]|[ \n])+\])"
@@ -61,18 +63,18 @@ def compile_pattern(pattern: tuple[str, str]) -> regex.Pattern:
 
 
 def check_expression(expression: str) -> None:
-    """Refuses an expression that may mean something else in the other library, or take forever.
+    """Refuses an expression that may mean something else in Hugging Face tokenizers, or not terminate.
 
     Raises:
-        ValueError: with what is understood.
+        ValueError: with the supported syntax.
     """
     if expression in PUBLISHED or any(known.unicode == expression for known in PATTERNS.values()):
         return
     if len(expression) > MAX_LENGTH or not SIMPLE.fullmatch(expression):
         raise ValueError(
-            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to be sure that "
-            "it means the same here: single characters and classes, where only the last of an alternative repeats "
-            "without limit"
+            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to "
+            "mean certainly the same here: single characters and classes, where only the last of an alternative "
+            "repeats without limit"
         )
     try:
         compiled = regex.compile(expression)
@@ -86,14 +88,14 @@ def split_at_matches(find: regex.Pattern, behavior: str, invert: bool, text: str
     """Cuts a text at the matches of a pattern.
 
     Args:
-        find: what to look for.
-        behavior: of BEHAVIORS. A match becomes a piece of its own, is left out, goes with what stands before
-            or after it, or is one piece with the matches beside it.
-        invert: what lies between matches counts as matches, and the other way round.
+        find: the pattern.
+        behavior: of BEHAVIORS. A match becomes its own piece, is removed, is merged with the text before or
+            after it, or with adjacent matches.
+        invert: swap matches and the text between them.
         text: any string.
 
     Returns:
-        (start, end) of the pieces, none of them empty, in order.
+        (start, end) of the non-empty pieces, in order.
 
     Example:
         >>> find = compile_pattern(("String", "-"))
@@ -121,7 +123,7 @@ def split_at_matches(find: regex.Pattern, behavior: str, invert: bool, text: str
 
 
 def _match_spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
-    """Matches and what lies between them, none empty."""
+    """Yields (span, matched) of matches and the text between them, none empty."""
     end = 0
     for match in find.finditer(text):
         if match.start() > end:
@@ -136,8 +138,7 @@ def _match_spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, in
 def _join_spans(
     found: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
 ) -> Iterator[tuple[int, int]]:
-    """Joins a span with the one before it where `joins(its match, the match before)`; at first nothing
-    matched."""
+    """Joins a span with the one before it if `joins(matched, matched before)`; at first nothing matched."""
     waiting: tuple[int, int] | None = None
     before = False
     for (low, high), matched in found:

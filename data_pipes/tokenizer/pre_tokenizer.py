@@ -1,5 +1,4 @@
-"""Normal text to pieces that merges never cross: the steps of a pre-tokenizer that run before the split
-pattern.
+"""Split normalised text into pieces that merges never cross: the steps before the split pattern.
 
 Source: the pre-tokenizers of Hugging Face tokenizers 0.23.
 """
@@ -17,23 +16,25 @@ from data_pipes.tokenizer.split import PATTERNS
 from data_pipes.tokenizer.step import Step, step_options
 
 Piece = tuple[str, bool]
-"""A piece, and whether it stands at the very beginning of the whole text."""
+"""(piece, True if it begins the whole text)."""
 
 NEWER = (
-    r"\u061d\u09fd\u0a76\u0c77\u0c84\u1b4e-\u1b4f\u1b7d-\u1b7f\u2e43-\u2e4f\u2e52-\u2e5d\u2e60-\u2e63\U00010d6e"
-    r"\U00010ead\U00010ed0\U00010f55-\U00010f59\U00010f86-\U00010f89\U000113d4-\U000113d5\U000113d7-\U000113d8"
-    r"\U0001144b-\U0001144f\U0001145a-\U0001145b\U0001145d\U00011660-\U0001166c\U000116b9\U0001183b"
-    r"\U00011944-\U00011946\U000119e2\U00011a3f-\U00011a46\U00011a9a-\U00011a9c\U00011a9e-\U00011aa2"
-    r"\U00011b00-\U00011b09\U00011be1\U00011c41-\U00011c45\U00011c70-\U00011c71\U00011ef7-\U00011ef8"
-    r"\U00011f43-\U00011f4f\U00011fff\U00012ff1-\U00012ff2\U00016d6d-\U00016d6f\U00016e97-\U00016e9a\U00016fe2"
-    r"\U0001e5ff\U0001e95e-\U0001e95f"
+    r"\u061d\u09fd\u0a76\u0c77\u0c84\u1b4e-\u1b4f\u1b7d-\u1b7f\u2e43-\u2e4f\u2e52-\u2e5d\u2e60-\u2e63"
+    r"\U00010d6e\U00010ead\U00010ed0\U00010f55-\U00010f59\U00010f86-\U00010f89\U000113d4-\U000113d5"
+    r"\U000113d7-\U000113d8\U0001144b-\U0001144f\U0001145a-\U0001145b\U0001145d\U00011660-\U0001166c"
+    r"\U000116b9\U0001183b\U00011944-\U00011946\U000119e2\U00011a3f-\U00011a46\U00011a9a-\U00011a9c"
+    r"\U00011a9e-\U00011aa2\U00011b00-\U00011b09\U00011be1\U00011c41-\U00011c45\U00011c70-\U00011c71"
+    r"\U00011ef7-\U00011ef8\U00011f43-\U00011f4f\U00011fff\U00012ff1-\U00012ff2\U00016d6d-\U00016d6f"
+    r"\U00016e97-\U00016e9a\U00016fe2\U0001e5ff\U0001e95e-\U0001e95f"
 )
+"""Punctuation of newer Unicode versions."""
+
 PUNCTUATION = rf"(?![{NEWER}])[\p{{P}}$+<=>^`|~\u166d\U000111c9]"
-"""Punctuation in the tables of the other library, which are older than those of `regex`."""
+"""Punctuation in the Unicode tables of Hugging Face tokenizers, which are older than those of `regex`."""
 
 
 def pre_tokenizer(steps: Sequence[Step]) -> Callable[[str, bool], list[str]]:
-    """Returns (text, whether it begins the whole text) -> non-empty pieces; picklable.
+    """Returns (text, True if it begins the whole text) -> non-empty pieces; picklable.
 
     Example:
         >>> from data_pipes.tokenizer.step import step
@@ -45,11 +46,11 @@ def pre_tokenizer(steps: Sequence[Step]) -> Callable[[str, bool], list[str]]:
 
 
 def _run_steps(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str, first: bool) -> list[str]:
-    """One step after the other, each on the pieces of the step before it."""
-    found = [(text, first)]
+    """Applies the steps in order, each to the pieces of the step before it."""
+    pieces = [(text, first)]
     for cut in steps:
-        found = [piece for each in found for piece in cut(*each) if piece[0]]
-    return [piece for piece, _ in found]
+        pieces = [piece for each in pieces for piece in cut(*each) if piece[0]]
+    return [piece for piece, _ in pieces]
 
 
 def _cut_pieces(find: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
@@ -75,7 +76,7 @@ def _punctuation(behavior: str) -> Callable[[str, bool], list[Piece]]:
 
 
 def _whitespace() -> Callable[[str, bool], list[Piece]]:
-    """Words and runs of other characters that are no blanks."""
+    """Splits into words and runs of other characters that are no white space."""
     return partial(_cut_pieces, regex.compile(rf"{WORD}+|[^\p{{White_Space}}{WORD[1:-1]}]+"), "Removed", True)
 
 
@@ -93,7 +94,7 @@ def _metaspace(replacement: str, prepend_scheme: str, split: bool) -> Callable[[
 
 
 def _mark_spaces(mark: str, scheme: str, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
-    """Spaces become the mark; one stands in front; with `find` a piece begins at each mark."""
+    """Replaces spaces by the mark, and prepends one; with `find`, a piece begins at each mark."""
     text = text.replace(" ", mark)
     if (scheme == "always" or (scheme == "first" and first)) and not text.startswith(mark):
         text = mark + text
@@ -106,14 +107,14 @@ def _bytes(add_prefix_space: bool, use_regex: bool) -> Callable[[str, bool], lis
 
 
 def _to_byte_pieces(prefix_space: bool, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
-    """Pieces written in the byte alphabet."""
+    """Pieces in the byte alphabet."""
     text = prepend_space(text) if prefix_space else text
     found = _cut_pieces(find, "Isolated", False, text, first) if find else [(text, first)]
     return [(to_characters(piece), start) for piece, start in found]
 
 
 def prepend_space(text: str) -> str:
-    """Puts a space before a text that has none there."""
+    """Prepends a space to a text without one."""
     return text if text.startswith(" ") else " " + text
 
 

@@ -1,9 +1,9 @@
-"""What a tokenizer is: a frozen description (TokenizerSpec) and three functions bound to it (Tokenizer).
+"""The description of a tokenizer (TokenizerSpec), and its functions (Tokenizer).
 
-The description holds everything that decides an id, and nothing else, so that two tokenizers are the same
-exactly when their specs are equal. Nothing here computes; `bpe` and `byte_level` explain the algorithm,
-`trainer` makes a spec from text, `encoder` turns a spec into functions, `json_writer` writes it as Hugging
-Face's tokenizer.json.
+The description holds everything that decides an id, and nothing else, so two tokenizers are equal exactly
+if their specs are. Nothing here computes: `bpe` and `byte_level` explain the algorithm, `trainer` makes a
+spec from text, `encoder` makes functions from a spec, `json_writer` writes it as Hugging Face's
+tokenizer.json.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ KINDS = ("byte_level", "character")
 
 
 class AddedToken(NamedTuple):
-    """A token that is found in the text before the algorithm runs, whole or not at all.
+    """A token that is found in the text before BPE runs, and is never merged.
 
     Fields:
-        content: what it looks like in text, such as "<|endoftext|>".
-        id: its place in the vocabulary.
-        special: a control token, which plain text must not produce unless it is asked to; False for ordinary
-            text that was only given an id of its own.
-        normalized: it is looked for after normalisation, not before.
-        lstrip: white space before it is part of it.
-        rstrip: white space after it is part of it.
-        single_word: it is found only where no letter, digit or underscore touches it.
+        content: its text, such as "<|endoftext|>".
+        id: its index in the vocabulary.
+        special: True for a control token, which plain text produces only with `special=`; False for ordinary
+            text with an id of its own.
+        normalized: find it after normalisation, not before.
+        lstrip: white space before it belongs to it.
+        rstrip: white space after it belongs to it.
+        single_word: find it only if no letter, digit or underscore is adjacent.
     """
 
     content: str
@@ -53,35 +53,34 @@ class TokenizerSpec:
             text, as in the tokenizers of Llama 2, Mistral and Gemma, which SentencePiece trained).
         vocab: tokens in the order of their ids. A byte-level token is written in the 256 characters.
         merges: pairs of tokens, the earliest merged first.
-        pattern: how text is cut into words: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT`
-            cuts nothing).
-        added_tokens: special and other added tokens, by ascending id. Those which are not in `vocab` have the
+        pattern: split pattern: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT` does not
+        split). added_tokens: special and other added tokens, by ascending id. Those which are not in
+        `vocab` have the
             ids that follow it, without a gap.
         normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then
             decode gives back the normal form.
-        pre_tokenizer: steps that cut the text before `pattern` does.
-        prefix_space: "byte_level" only: the text, or each piece that the steps cut, gets a space in front if
-            it has none.
-        ignore_merges: a whole word that is in the vocabulary is taken as it is, whatever the merges would
-            give.
-        unk_token: stands for characters outside the vocabulary; None makes them an error.
-        fuse_unk: several unknown characters in a row give one `unk_token`.
+        pre_tokenizer: steps that split the text before `pattern` does.
+        prefix_space: "byte_level" only: prepend a space to the text, or to each piece of the steps, if it has
+            none.
+        ignore_merges: a word that is in the vocabulary becomes that token, whatever the merges give.
+        unk_token: for characters outside the vocabulary; None makes them an error.
+        fuse_unk: consecutive unknown characters become one `unk_token`.
         byte_fallback: a character outside the vocabulary becomes the tokens of its bytes, "<0x00>" to
             "<0xFF>".
-        continuing_subword_prefix: stands before every character of a word but the first ("##").
-        end_of_word_suffix: stands after the last character of a word ("</w>").
-        prefix: ids put before the text by `encode(..., template=True)`, such as a beginning-of-text token.
-        suffix: ids put after it.
-        pair: what two texts "A" and "B" become, ids and these letters, where that is not prefix and suffix
-            around each; kept for other libraries, as no function here encodes two texts.
-        decoder: steps that turn tokens into text; None is the kind's own.
+        continuing_subword_prefix: before every character of a word but the first ("##").
+        end_of_word_suffix: after the last character of a word ("</w>").
+        prefix: ids before the text with `encode(..., template=True)`, such as a beginning-of-text token.
+        suffix: ids after it.
+        pair: template of two texts "A" and "B", ids and these letters; None is prefix and suffix around each.
+            Kept for other libraries, as no function here encodes two texts.
+        decoder: steps that decode tokens; None is the kind's default.
 
     Raises:
         ValueError: if a part contradicts another; the message names the token and what to change.
 
     Example:
-        >>> spec = TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
-        >>> spec == TokenizerSpec(kind="character", vocab=("a", "b", "ab"), merges=(("a", "b"),), pattern="gpt2")
+        >>> fields = {"vocab": ("a", "b", "ab"), "merges": (("a", "b"),), "pattern": "gpt2"}
+        >>> TokenizerSpec(kind="character", **fields) == TokenizerSpec(kind="character", **fields)
         True
     """
 
@@ -110,7 +109,8 @@ class TokenizerSpec:
         check_pattern(self.pattern)
         if not self.continuing_subword_prefix.isascii():
             raise ValueError(
-                f"TokenizerSpec: continuing_subword_prefix must be ASCII, got {self.continuing_subword_prefix!r}"
+                "TokenizerSpec: continuing_subword_prefix must be ASCII, got "
+                f"{self.continuing_subword_prefix!r}"
             )
         ids = _check_vocab(self.vocab)
         _check_merges(self.merges, ids, self.continuing_subword_prefix)
@@ -157,28 +157,26 @@ def token_ids(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def token_texts(spec: TokenizerSpec) -> dict[int, str]:
-    """Returns {id: the token that decoding starts from}: added tokens included, as normalisation leaves
-    them."""
+    """Returns {id: token to decode}, with added tokens as normalisation leaves them."""
     return dict(enumerate(spec.vocab)) | {
         token.id: _decoded_content(spec, token) for token in spec.added_tokens
     }
 
 
 def hidden_ids(spec: TokenizerSpec) -> frozenset[int]:
-    """Returns the ids that `skip_special` leaves out: of special tokens, except those that normalisation
-    changes."""
+    """Returns the ids that `skip_special` skips: of special tokens that normalisation does not change."""
     return frozenset(t.id for t in spec.added_tokens if t.special and _decoded_content(spec, t) == t.content)
 
 
 def decoder_steps(spec: TokenizerSpec) -> tuple[Step, ...]:
-    """Returns the steps that turn tokens into text."""
+    """Returns the steps that decode tokens."""
     if spec.decoder is not None:
         return spec.decoder
     return decoders.BYTE_LEVEL if spec.kind == "byte_level" else decoders.JOINED
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Returns the number of ids: of rows that an embedding needs.
+    """Returns the number of ids, which is the number of rows of an embedding.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2",
@@ -267,7 +265,8 @@ def _check_added(added: tuple[AddedToken, ...], ids: dict[str, int]) -> None:
         if type(token.id) is not int or token.id != expected:
             why = "its id in vocab" if token.content in ids else "the next free one"
             raise ValueError(
-                f"TokenizerSpec: added token {token.content!r} must have id {expected}, {why}; got {token.id!r}"
+                f"TokenizerSpec: added token {token.content!r} must have id {expected}, {why}; got "
+                f"{token.id!r}"
             )
         if token.id <= last:
             raise ValueError(f"TokenizerSpec: added tokens must ascend in id, got {token.id} after {last}")

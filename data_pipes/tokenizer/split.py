@@ -1,8 +1,8 @@
-"""Cutting text into words before BPE: the split patterns of GPT-2, Llama 3, Qwen 2 and SmolLM2.
+"""Split text into words before BPE: the split patterns of GPT-2, Llama 3, Qwen 2 and SmolLM2.
 
-BPE never merges across a word's edge, so the pattern decides what a token can be: letters keep one space
-before them, digits and punctuation stay apart from letters, runs of blanks stay together. Every pattern
-covers the text: the words, joined, are the text again.
+BPE never merges across words, so the pattern limits the tokens: letters keep one space before them, digits
+and punctuation are separate from letters, runs of spaces stay together. Every pattern covers the text: the
+words, joined, are the text again.
 
 Sources: Radford et al. 2019 (GPT-2, section 2.2, and its code); the tokenizer.json of Llama 3, Qwen 2 and
 SmolLM2.
@@ -17,11 +17,10 @@ from typing import NamedTuple
 import regex
 
 ANY_TEXT = r"[\s\S]+"
-"""The pattern that leaves a text whole."""
+"""The pattern that does not split."""
 
-CHUNK = (
-    1 << 16
-)  # characters that are cut into words at a time; keeps the list of words in the processor's cache
+CHUNK = 1 << 16
+"""Characters that are split into words at a time; the list of words stays in the processor's cache."""
 
 
 class Pattern(NamedTuple):
@@ -53,7 +52,7 @@ PATTERNS: Mapping[str, Pattern] = {
         r"'(?i:s|t|re|ve|m|ll|d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]"
         r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
-    "smollm2": Pattern(  # GPT-2's after digits have been set apart: blanks before a digit are blanks at an end
+    "smollm2": Pattern(  # GPT-2's after single digits are split off: spaces before a digit are at an end
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
         r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+(?![^\s0-9])|\s+",
     ),
@@ -90,15 +89,14 @@ def splitter(pattern: str) -> Splitter:
 
 
 def split_words(cutter: Splitter, text: str) -> list[str]:
-    """Cuts text into words; joined, they are the text.
+    """Splits text into words; joined, they are the text.
 
     Args:
         cutter: from `splitter`.
         text: any string.
 
     Returns:
-        Non-empty words, in order. What an expression of one's own does not match becomes words too, one a
-        gap.
+        Non-empty words, in order. The gaps between matches of a custom expression are words, too.
 
     Example:
         >>> split_words(splitter("gpt2"), "I've 12  apples")
@@ -118,15 +116,15 @@ def split_words(cutter: Splitter, text: str) -> list[str]:
 
 
 def split_chunks(text: str, size: int = CHUNK) -> Iterator[str]:
-    """Cuts a long text into parts of about `size` characters that can be cut into words one by one.
+    """Splits a long text into parts of about `size` characters whose words are the words of the text.
 
-    None of the PATTERNS has a word that goes on from a character to a blank after it (unless that character
-    is white space too), and none looks past such a place; so words of the parts are the words of the whole.
-    Normal form C may be taken of each part as well: a blank never joins with what stands before it.
+    No word of PATTERNS continues from a character to a space after it (unless that character is white
+    space, too), and no pattern looks past such a place. Normal form C of the parts is that of the text,
+    too: a space never composes with the character before it.
 
     Args:
         text: any string.
-        size: the least length of all parts but the last, >= 1. A part goes on to the next safe place.
+        size: least length of all parts but the last, >= 1; a part extends to the next safe place.
 
     Returns:
         Parts in order; joined, they are the text.
@@ -148,15 +146,15 @@ def split_chunks(text: str, size: int = CHUNK) -> Iterator[str]:
 
 
 def chunker(cutter: Splitter) -> Callable[[str], Iterator[str]]:
-    """Returns `split_chunks` where it is safe (the known patterns), else a function that leaves the text whole."""
+    """Returns `split_chunks` for the known patterns; for others a function that returns the whole text."""
     return split_chunks if cutter.covers else _single_chunk
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuses what is neither a known name nor a regular expression that can split.
+    """Refuses a pattern that is neither a known name nor a regular expression without groups.
 
     Raises:
-        ValueError: naming the fault, with the known names.
+        ValueError: with the fault and the known names.
     """
     known = f"use one of {', '.join(PATTERNS)}, or a regular expression"
     if not isinstance(pattern, str) or not pattern:
@@ -178,7 +176,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def _words_and_gaps(pattern: regex.Pattern, text: str) -> list[str]:
-    """Matches and what lies between them, in order, without empty ones."""
+    """Matches and the gaps between them, in order, without empty ones."""
     result, end = [], 0
     for match in pattern.finditer(text):
         result += [text[end : match.start()], match.group()]

@@ -1,7 +1,7 @@
 """One step of a tokenizer's normalizer, pre-tokenizer or decoder, as Hugging Face's tokenizer.json names it.
 
-The three parts are programs: tuples of steps that run one after the other. A step is data, so that a spec can
-be compared, hashed and written; `normalizer`, `pre_tokenizer` and `decoder` turn steps into functions.
+Each of the three parts is a tuple of steps that run in order. A step is data, so that a spec can be
+compared, hashed and written; `normalizer`, `pre_tokenizer` and `decoder` turn steps into functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Decoding while tokens arrive: text is shown as soon as no later token can change it.
+"""Decode ids as they arrive: text is returned as soon as no later token can change it.
 
-A token may end in the middle of a character, so decoding tokens one by one would show replacement characters.
-Here what is shown, joined, is `tokenizer.decode` of all ids, for every decoder.
+A token may end in the middle of a character, so decoding tokens one by one would give replacement
+characters. Here the returned texts, joined, are `tokenizer.decode` of all ids, for every decoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Stream(NamedTuple):
     Fields:
         init: the first state.
         step: (state, id) -> (state, text that is final; often "").
-        finish: state -> what was held back, such as U+FFFD for a character that was never completed.
+        finish: state -> the text held back, such as U+FFFD for an incomplete character.
     """
 
     init: Any
@@ -39,7 +39,7 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
     Returns:
         Stream. An id without a token gives no text.
 
-    Edge cases: a run of byte tokens ("<0xE2>") is text only as a whole, so it is shown when it ends.
+    Edge cases: a run of byte tokens ("<0xE2>") is text only as a whole, so it is returned when it ends.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -58,7 +58,7 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
 
 
 def _feed_id(decoder: Decoder, texts: dict[int, str], state: Any, token: int) -> tuple[Any, str]:
-    """One id."""
+    """Feeds one id."""
     if int(token) not in texts:
         return state, ""
     state, pieces = decoder.feed(state, texts[int(token)])
@@ -66,5 +66,5 @@ def _feed_id(decoder: Decoder, texts: dict[int, str], state: Any, token: int) ->
 
 
 def _finish_text(decoder: Decoder, state: Any) -> str:
-    """What is left."""
+    """Returns the text held back."""
     return "".join(decoder.finish(state))

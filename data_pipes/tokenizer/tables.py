@@ -1,4 +1,4 @@
-"""A tokenizer's description turned into look-up tables, which `encoder` works with."""
+"""Compute the look-up tables of a TokenizerSpec, for `encoder`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from data_pipes.tokenizer.spec import TokenizerSpec, decoder_steps, hidden_ids, 
 from data_pipes.tokenizer.split import Splitter, splitter
 
 MARK = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's mark of a space."""
 
 
 class Tables(NamedTuple):
-    """A spec, made ready for encoding and decoding.
+    """Look-up tables for encoding and decoding.
 
     Fields:
-        spec: what it was made from.
-        pieces: the steps of the pre-tokenizer: (text, whether it begins the whole text) -> pieces.
+        spec: of the tokenizer.
+        pieces: the steps of the pre-tokenizer: (text, True if it begins the whole text) -> pieces.
         cutter: the compiled split pattern.
-        borders: where a word can be cut in two without changing its tokens, since no merge crosses there;
-            None where nothing is known. It keeps the words of a text without a pre-tokenizer short.
-        finders: for each of `added.CHOICES`, what to look for in a text.
+        borders: matches where a word can be split without changing its tokens, since no merge crosses there;
+            None if unknown. It keeps the words of a text without a pre-tokenizer short.
+        finders: for each of `added.CHOICES`, the patterns of added tokens.
         symbols: byte, or code point of a character -> id.
         ids: token -> id, without the added tokens that are not in the vocabulary.
         merges: ranks of pairs of ids.
         unknown: id of `unk_token`, or None.
         token_words: word -> id of words that are tokens, for `ignore_merges`; else empty.
-        contents: id -> the bytes it stands for, where the decoder only joins them.
-        texts: id -> the token that decoding starts from.
-        hidden: ids that `skip_special` leaves out.
+        contents: id -> its bytes, for decoders that only join them.
+        texts: id -> token to decode.
+        hidden: ids that `skip_special` skips.
     """
 
     spec: TokenizerSpec
@@ -79,8 +79,7 @@ def make_tables(spec: TokenizerSpec) -> Tables:
 
 
 def symbol_ids(tables: Tables, word: str) -> list[int]:
-    """Writes a word as the ids of its bytes or characters, before any merge; unknown ones as the unknown
-    token's.
+    """Returns the ids of a word's bytes or characters, before any merge, or of the unknown token.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("?", "a"), merges=(), pattern="gpt2", unk_token="?")
@@ -98,18 +97,20 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
 
 
 def depends_on_position(spec: TokenizerSpec) -> bool:
-    """Whether a character's id depends on more than the character."""
+    """Returns True if a character's id depends on its place in the word, or it falls back to bytes."""
     return spec.byte_fallback or bool(spec.continuing_subword_prefix or spec.end_of_word_suffix)
 
 
 def base_units(tables: Tables, text: str) -> Iterable[int]:
-    """What BPE starts from: bytes, or code points of characters."""
+    """Returns the symbols before any merge: bytes, or code points of characters."""
     return text.encode() if tables.spec.kind == "byte_level" else map(ord, text)
 
 
 def _positional_symbols(tables: Tables, word: str) -> list[int]:
-    """The same with prefix, suffix and byte fallback; an unknown token waits for the next known character, so
-    that several can be fused, and bytes pass it by."""
+    """`symbol_ids` with prefix, suffix and byte fallback.
+
+    An unknown token waits for the next known character, so that several can be fused; bytes may precede it.
+    """
     spec, ids, waiting = tables.spec, tables.ids, 0
     found: list[int | None] = []
     characters = to_characters(word) if spec.kind == "byte_level" else word
@@ -133,7 +134,7 @@ def _positional_symbols(tables: Tables, word: str) -> list[int]:
 
 
 def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
-    """The place before a MARK, except after characters that some merge joins with it."""
+    """A pattern of the places before a MARK, except after characters that some merge joins with it."""
     odd = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
     joined = spec.kind == "character" and MARK in ids and not spec.ignore_merges
     if not joined or spec.continuing_subword_prefix or spec.end_of_word_suffix:
@@ -146,7 +147,7 @@ def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | N
 
 
 def _token_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
-    """Words that are tokens -> id. A token of half a character is no word."""
+    """{word that is a token: id}; a token of half a character is no word."""
     if not byte_level:
         return dict(ids)
     result = {}
