@@ -1,8 +1,6 @@
-"""Find the program in what a chat model answers: code fences, prose around them, thoughts before, a body
-alone.
+"""Extract the program from a chat model's completion: code fences, prose around them, reasoning, a bare body.
 
-A published score of a chat model depends on how its programs are found; so this is one function, with its
-rules.
+A published score of a chat model depends on this extraction, so it is one function with documented rules.
 """
 
 from __future__ import annotations
@@ -23,46 +21,49 @@ _FUTURE = re.compile(r"^from __future__ import [^\n]*\n?", re.MULTILINE)
 
 
 def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
-    """Makes the program to be tested of a chat model's answer.
+    """Extracts the program to test from a chat model's completion.
 
     Args:
-        answer: everything that the model wrote.
-        entry_point: name of the function that is wanted.
-        prompt: what the program begins with, where the task gives a signature (HumanEval); "" where not.
+        answer: the whole completion.
+        entry_point: name of the function to define.
+        prompt: beginning of the program, if the task gives a signature (HumanEval); else "".
 
     Returns:
-        Source that defines the function, if the answer has it; else the prompt with the answer as it is,
-        which then fails as what it is.
+        Source that defines the function, if the completion does; else the prompt followed by the completion,
+        which then fails the tests.
 
     Steps:
-        1. Thoughts are left out: all up to the last `</think>`; of thoughts that never end nothing is left.
-        2. Blocks of code: those in fences, Python's or of no language; without a fence, the lines of the
-           answer that are code, from the first import or definition on.
-        3. The last block that defines the function, after all earlier ones that only import and define.
-        4. A block without it is the function's body: it follows the prompt, indented if it is not.
+        1. Remove the reasoning: all up to the last `</think>`, or from a `<think>` that is never closed.
+        2. Find blocks of code: fences of Python or of no language; without a fence, the lines that are code,
+           from the first import or definition on.
+        3. Take the last block that defines the function, after all earlier ones that only import and define.
+        4. Without such a block, the code is the function's body: append it to the prompt, indented if needed.
 
-    Edge cases: a fence that is not closed ends with the answer. `from __future__` lines go first.
+    Edge cases: an unclosed fence ends with the completion. `from __future__` lines are moved to the top.
 
     Example:
         >>> prompt = "def double(x):\\n    'Twice x.'\\n"
-        >>> print(extract_program("Sure:\\n```python\\nreturn 2 * x\\n```", entry_point="double", prompt=prompt))
+        >>> answer = "Sure:\\n```python\\nreturn 2 * x\\n```"
+        >>> print(extract_program(answer, entry_point="double", prompt=prompt))
         def double(x):
             'Twice x.'
             return 2 * x
-        >>> print(extract_program("<think>...</think>def double(x):\\n    return x + x\\nDone.", entry_point="double"))
+        >>> answer = "<think>...</think>def double(x):\\n    return x + x\\nDone."
+        >>> print(extract_program(answer, entry_point="double"))
         def double(x):
             return x + x
     """
-    # 1. Thoughts.
-    said = answer.rpartition("</think>")[2] if "</think>" in answer else answer.partition("<think>")[0]
+    # 1. Reasoning.
+    if "</think>" in answer:
+        text = answer.rpartition("</think>")[2]
+    else:
+        text = answer.partition("<think>")[0]
     # 2. Blocks.
-    fenced = [
-        textwrap.dedent(found[3]) if _is_indented(found[3]) else found[3]
-        for found in _FENCE.finditer(said)
-        if found[2].lower() in _PYTHON
-    ]
-    bare = not fenced
-    blocks = fenced or list(_find_code(said, entry_point))
+    fenced = []
+    for fence in _FENCE.finditer(text):
+        if fence[2].lower() in _PYTHON:
+            fenced.append(textwrap.dedent(fence[3]) if _is_indented(fence[3]) else fence[3])
+    blocks = fenced or list(_find_code(text, entry_point))
     # 3. The function.
     defining = [i for i, block in enumerate(blocks) if _defines(block, entry_point)]
     if defining:
@@ -72,21 +73,19 @@ def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
         ]
         return _join_sources(_as_preamble(prompt), *earlier, blocks[last])
     # 4. The body.
-    body = said if bare else max(blocks, key=len)
-    return _append_body(prompt, body)
+    return _append_body(prompt, max(blocks, key=len) if fenced else text)
 
 
 def complete_prompt(prompt: str) -> str:
-    """Makes a prompt, which ends where the function's body is to begin or after its docstring, a program of
-    its own.
+    """Completes a prompt that ends before the function's body or after its docstring, so that it compiles.
 
-    The tests may need what it defines besides; the function itself is replaced.
+    The tests may need its other definitions; the function itself is replaced later.
 
     Args:
         prompt: source.
 
     Returns:
-        The source with a body for its last function; the prompt as it is, if that does not compile.
+        The source with `pass` as the body of its last function; the prompt itself if that does not compile.
 
     Example:
         >>> complete_prompt("def f(x):\\n") + complete_prompt('def f(x):\\n  "What it is."\\n')
@@ -99,20 +98,19 @@ def complete_prompt(prompt: str) -> str:
 
 
 def _defines(source: str, name: str) -> bool:
-    """Whether it compiles, and defines the name at its top level."""
+    """True if it compiles, and defines the name at its top level."""
     tree = _parse(source)
-    return tree is not None and any(
-        (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name)
-        or (
-            isinstance(node, ast.Assign)
-            and any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
-        )
-        for node in tree.body
-    )
+    for node in tree.body if tree is not None else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+            return True
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return True
+    return False
 
 
 def _only_defines(source: str) -> bool:
-    """Whether it runs nothing but imports, definitions and assignments."""
+    """True if it compiles, and contains only imports, definitions and assignments."""
     kinds = (
         ast.Import,
         ast.ImportFrom,
@@ -127,7 +125,7 @@ def _only_defines(source: str) -> bool:
 
 
 def _find_code(text: str, name: str) -> Iterator[str]:
-    """The longest run of lines that compiles and defines the name."""
+    """Yields the longest run of lines that compiles and defines the name, if any."""
     lines = text.splitlines(keepends=True)
     starts = [i for i, line in enumerate(lines) if _BEGINS.match(line)]
     ends = [i for i, line in enumerate(lines) if line[:1] not in (" ", "\t", "\n", "\r")] + [len(lines)]
@@ -136,7 +134,7 @@ def _find_code(text: str, name: str) -> Iterator[str]:
     )
     if wanted is None:
         return
-    # The end is found with the definition alone, the start after it: each line is tried once, not each pair.
+    # Find the end with the definition alone, then the start: each line is tried once, not each pair of lines.
     after = (i for i in reversed(ends) if i > wanted)
     end = next((i for i in after if _defines("".join(lines[wanted:i]), name)), None)
     if end is not None:
@@ -145,8 +143,7 @@ def _find_code(text: str, name: str) -> Iterator[str]:
 
 
 def _append_body(prompt: str, body: str) -> str:
-    """The prompt with a body, as far as that compiles: as it is, indented, or without lines of prose around
-    it."""
+    """The prompt with the first of these bodies that compiles: as it is, indented, without prose."""
     tries = [body, textwrap.indent(textwrap.dedent(body), "    ")]
     lines = body.splitlines(keepends=True)
     code = [i for i, line in enumerate(lines) if line[:1] in (" ", "\t")]
@@ -159,29 +156,29 @@ def _append_body(prompt: str, body: str) -> str:
 
 
 def _as_preamble(prompt: str) -> str:
-    """The prompt as what stands before a whole function: as it is, or closed; nothing if neither compiles."""
+    """The prompt as code before a whole function: as it is, or completed; "" if neither compiles."""
     if not prompt.strip() or _parse(prompt) is not None:
         return prompt
-    made = complete_prompt(prompt)
-    return made if _parse(made) is not None else ""
+    completed = complete_prompt(prompt)
+    return completed if _parse(completed) is not None else ""
 
 
 def _join_sources(*parts: str) -> str:
-    """One source; what must stand first does."""
+    """Joins sources, with `from __future__` lines first."""
     text = "\n".join(part.rstrip("\n") for part in parts if part.strip())
     futures = "".join(dict.fromkeys(line.strip() + "\n" for line in _FUTURE.findall(text)))
     return futures + _FUTURE.sub("", text)
 
 
 def _is_indented(block: str) -> bool:
-    """Whether all of a block is indented, as in a list."""
+    """True if all lines of a block are indented, as in a list."""
     return all(line[:1] in (" ", "\t") for line in block.splitlines() if line.strip())
 
 
 def _parse(source: str) -> ast.Module | None:
-    """Its tree, if it compiles; nothing is run."""
+    """The syntax tree, or None if it does not compile; nothing is run."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        warnings.simplefilter("ignore")  # for invalid escapes
         try:
             compile(source, "<answer>", "exec", dont_inherit=True)
             return ast.parse(source)

@@ -1,6 +1,6 @@
-r"""Read numbers that are written in LaTeX, as models that were trained on mathematics write them.
+r"""Read numbers in LaTeX, as models trained on mathematics write them.
 
-Only what stands for a number is rewritten: thousands (`1{,}234`, `1\,234`), `\$`, `\%`, `\text{...}`,
+Only numbers are rewritten: thousands (`1{,}234`, `1\,234`), `\$`, `\%`, `\text{...}`,
 `\frac{1}{2}`, `\boxed{...}`.
 """
 
@@ -17,7 +17,7 @@ _BRACE = re.compile(r"(\\(?:boxed|fbox)\s*)?\{|\}")
 
 
 def rewrite_numbers(text: str) -> str:
-    r"""Rewrites LaTeX's numbers as plain ones.
+    r"""Rewrites numbers in LaTeX as plain ones.
 
     Example:
         >>> rewrite_numbers(r"\$1{,}234.50, 1\,000, 50\%, -\frac{1}{2}, 1\frac{1}{2}, \text{12 cm}")
@@ -30,7 +30,7 @@ def rewrite_numbers(text: str) -> str:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""Finds what the last `\boxed{...}` holds, or None.
+    r"""Returns the content of the last `\boxed{...}`, or None.
 
     Example:
         >>> extract_boxed(r"So \boxed{1}. No: \boxed{\frac{1}{2}}.")
@@ -47,7 +47,7 @@ def extract_boxed(text: str) -> str | None:
 
 
 def _rewrite_fraction(match: re.Match) -> str:
-    """One fraction; a whole number before it belongs to it."""
+    """One fraction; an integer before it is added."""
     whole, above, above_digit, below, below_digit = match.groups()
     top, bottom = int(above or above_digit), int(below or below_digit)
     return f"{int(whole or 0) * bottom + top}/{bottom}"

@@ -1,10 +1,10 @@
-"""Answers that are compared with the right one: GSM8K's numbers, and whole texts.
+"""Compare a completion with the reference answer: GSM8K's numbers, and whole texts.
 
-What counts as the same is part of a benchmark: a figure can be set beside a published one only if both were
-judged alike. So the verdicts "strict" and "flexible" are those of lm-evaluation-harness's task gsm8k, its
-oddities included; beside them stands a reading of numbers that has none of these, for rewards.
+A score is comparable with a published one only if both use the same rules. So the modes "strict" and
+"flexible" are those of lm-evaluation-harness's task gsm8k, with its peculiarities; the mode "number", for
+rewards, has none of these.
 
-Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021 (GSM8K: the answer stands after "####").
+Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021 (GSM8K: the answer is after "####").
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ _NUMBER = re.compile(
 
 
 class QuestionAnswer(NamedTuple):
-    """A question, the right answer (of GSM8K a whole solution that ends in "#### 72"), and where they came
-    from."""
+    """A question, its reference answer (of GSM8K a solution that ends in "#### 72"), and its row's name."""
 
     question: str
     answer: str
@@ -43,18 +42,19 @@ class QuestionAnswer(NamedTuple):
 
 
 def read_question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[QuestionAnswer]:
-    """Reads rows of questions that are answered in words or numbers.
+    """Reads rows of questions with free-form answers.
 
     Args:
-        rows: with a column `question`, `problem` or `prompt`, and one `answer`, `solution` or `completion`;
-            of several the first of these that holds something. All are texts; an answer may be a number.
-        on_bad: gets each row that has not, or has an empty one.
+        rows: with a column `question`, `problem` or `prompt`, and one of `answer`, `solution` or
+            `completion`; of several the first that is not null. All are texts; an answer may be a number.
+        on_bad: gets each row without these columns, or with an empty one.
 
     Returns:
-        An iterator over QuestionAnswers; texts are left as they are.
+        An iterator over QuestionAnswers; texts are unchanged.
 
     Example:
-        >>> next(read_question_answers([Row({"problem": "1 + 1?", "solution": "It is 2.", "answer": 2}, "a:1")]))
+        >>> row = Row({"problem": "1 + 1?", "solution": "It is 2.", "answer": 2}, "a:1")
+        >>> next(read_question_answers([row]))
         QuestionAnswer(question='1 + 1?', answer='2', name='a:1')
     """
     return each(rows, _read_row, on_bad)
@@ -68,24 +68,23 @@ def exact_match(
     ignore_case: bool = False,
     ignore_punctuation: bool = False,
 ) -> bool:
-    """Tells whether a model's output gives the right answer.
+    """Returns True if a completion has the reference answer.
 
     Args:
-        output: what the model wrote, cut where it went on to the next question.
-        answer: the right answer; of GSM8K the whole solution or only its number.
-        mode: "strict": the first number after "#### " in the output, a minus, digits, dots and commas, is the
-            answer (both as `normalise_answer` makes them). "flexible": the same with the last number in the output,
-            wherever it stands, dollar signs allowed. "number": both have the same value as `extract_number`
-            reads them. "text": the whole texts are the same, white space at the ends aside.
-        ignore_case: (only for "text") compares in small letters.
-        ignore_punctuation: (only for "text") compares without the 32 signs of ASCII's punctuation.
+        output: the completion, cut before a next question.
+        answer: the reference; of GSM8K the solution or only its number.
+        mode: "strict": the first number after "#### " in the output (a minus, digits, dots and commas) equals
+            the reference, both by `normalise_answer`. "flexible": the same for the last number anywhere in
+            the output, with dollar signs. "number": both have the same value by `extract_number`. "text":
+            the stripped texts are equal.
+        ignore_case: (only for "text") compare in lower case.
+        ignore_punctuation: (only for "text") compare without the 32 ASCII punctuation characters.
 
     Returns:
-        The verdict; False if there is no number to compare.
+        True if they match; False if there is no number to compare.
 
-    Edge cases: "flexible" takes for a number what has two characters among digits, "$", "." and ",", so that
-    an output
-        ending in "..." is wrong; and "5-3" ends in -3. "number" has neither oddity.
+    Edge cases: "flexible" takes any two characters of digits, "$", "." and "," for a number, so an output
+        that ends in "..." is wrong, and "5-3" ends in -3. "number" has neither peculiarity.
 
     Raises:
         ValueError: for an unknown mode, or an option with a mode that has no use for it.
@@ -115,21 +114,23 @@ def exact_match(
         numbers = [extract_number(text) for text in (output, answer)]
         return None not in numbers and _number_value(numbers[0]) == _number_value(numbers[1])
     if mode == "strict":
-        found = [match[1] for match in [_STRICT.search(output)] if match]
+        match = _STRICT.search(output)
+        numbers = [match[1] if match else None]
     else:
-        found = [match[0] for match in _FLEXIBLE.finditer(output)]
-    return bool(found) and normalise_answer(found[-1]) == normalise_answer(answer)
+        numbers = [None, *_FLEXIBLE.findall(output)]
+    number = numbers[-1]
+    return number is not None and normalise_answer(number) == normalise_answer(answer)
 
 
 def normalise_answer(answer: str) -> str:
-    """Reduces an answer of GSM8K to what is compared.
+    """Normalises an answer of GSM8K for comparison.
 
     Args:
-        answer: a whole solution, or only its number.
+        answer: a solution, or only its number.
 
     Returns:
         The answer (1) without commas and dollar signs, (2) without all up to the last "#### ", (3) without a
-        dot at its end (or before a line end there), (4) in small letters.
+        dot at its end (or before a final line end), (4) in lower case.
 
     Example:
         >>> normalise_answer("She pays 2 * $617. #### $1,234.")
@@ -142,7 +143,7 @@ def normalise_answer(answer: str) -> str:
 
 
 def extract_number(text: str) -> str | None:
-    """Finds the number that a text gives for its answer.
+    """Extracts the number that a text gives as its answer.
 
     Args:
         text: a solution.
@@ -158,7 +159,8 @@ def extract_number(text: str) -> str | None:
     number.
 
     Example:
-        >>> [extract_number(text) for text in ("5-3 = 2.", "-$1,234.50 #### ", "It is 50%", "#### 1/2 of 9", "none")]
+        >>> texts = ("5-3 = 2.", "-$1,234.50 #### ", "It is 50%", "#### 1/2 of 9", "none")
+        >>> [extract_number(text) for text in texts]
         ['2', '-1234.50', '50', '1/2', None]
         >>> extract_number("so \\\\boxed{1{,}234} in 2 steps")
         '1234'
@@ -166,14 +168,9 @@ def extract_number(text: str) -> str | None:
     text = text.replace("\N{MINUS SIGN}", "-")
     _, mark, said = latex.rewrite_numbers(text).rpartition("####")
     found = _NUMBER.search(said) if mark else None
-    for last in (
-        []
-        if found
-        else _NUMBER.finditer(
-            latex.rewrite_numbers(text if (box := latex.extract_boxed(text)) is None else box)
-        )
-    ):
-        found = last
+    if found is None:
+        box = latex.extract_boxed(text)
+        *_, found = None, *_NUMBER.finditer(latex.rewrite_numbers(text if box is None else box))
     if found is None:
         return None
     minus, number, below = found.groups()
@@ -182,33 +179,33 @@ def extract_number(text: str) -> str | None:
 
 def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
     """One row."""
-    columns = [
-        next((c for c in names if row.get(c) is not None), "") for names in (QUESTION_COLUMNS, ANSWER_COLUMNS)
-    ]
-    if "" in columns:
+    question = next((name for name in QUESTION_COLUMNS if row.get(name) is not None), None)
+    answer = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+    if question is None or answer is None:
         raise UnreadableError(
             f"expected a column {', '.join(QUESTION_COLUMNS[:-1])} or {QUESTION_COLUMNS[-1]}, and one "
-            f"{', '.join(ANSWER_COLUMNS[:-1])} or {ANSWER_COLUMNS[-1]}; got {', '.join(map(str, row)) or '(none)'}"
+            f"{', '.join(ANSWER_COLUMNS[:-1])} or {ANSWER_COLUMNS[-1]}; got "
+            f"{', '.join(map(str, row)) or '(none)'}"
         )
-    asked, said = (row[column] for column in columns)
-    if isinstance(said, int | float) and not isinstance(said, bool):
-        said = str(said)
-    texts = text_of(asked, columns[0]), text_of(said, columns[1])
-    for text, column in zip(texts, columns, strict=True):
+    reference = row[answer]
+    if isinstance(reference, int | float) and not isinstance(reference, bool):
+        reference = str(reference)
+    texts = text_of(row[question], question), text_of(reference, answer)
+    for text, column in zip(texts, (question, answer), strict=True):
         if not text.strip():
             raise UnreadableError(f"{column} is empty; drop the row")
     return QuestionAnswer(*texts, name)
 
 
 def _normalise_text(text: str, ignore_case: bool, ignore_punctuation: bool) -> str:
-    """A whole text as it is compared."""
+    """A whole text, normalised for comparison."""
     text = text.strip()
     text = text.lower() if ignore_case else text
     return text.translate(str.maketrans("", "", string.punctuation)) if ignore_punctuation else text
 
 
 def _number_value(number: str | None) -> Fraction | str | None:
-    """The value of a number; one that has none (1/0, or thousands of digits) is the same only as itself."""
+    """The value of a number; one without a value (1/0, or thousands of digits) equals only itself."""
     try:
         return Fraction(number or "")
     except (ValueError, ZeroDivisionError):

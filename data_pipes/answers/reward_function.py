@@ -1,10 +1,10 @@
-"""Call a reward function of whatever form on a batch of answers.
+"""Call a reward function of any supported signature on a batch of completions.
 
-Two forms are known. One answer at a time: `(prompt, completion, row) -> float`. A whole batch, as TRL calls
-it: `(prompts, completions, **columns) -> list of float`, recognised by its parameters' names. Either may be a
-coroutine, a lambda, a partial, or an object with `__call__`.
+Two signatures are supported. One completion at a time: `(prompt, completion, row) -> float`. A whole batch,
+as in TRL: `(prompts, completions, **columns) -> list of float`, recognised by its parameters' names. Either
+may be a coroutine, a lambda, a partial, or an object with `__call__`.
 
-Shape letters: B answers.
+Shape letters: B completions.
 
 Source: TRL's GRPOTrainer, whose reward functions run here unchanged.
 """
@@ -19,32 +19,31 @@ from typing import Any, NamedTuple
 import torch
 
 Gather = Callable[[Sequence[Awaitable]], list]
-"""Awaitables -> their results in order, an exception in the place of one that raised:
-`stages.run.rewards.coroutines`."""
+"""Awaitables -> results in order, the exception for one that raised: `stages.run.rewards.coroutines`."""
 
 BATCHED = ("prompts", "completions", "completion_ids")
-"""Parameters of which one is enough to make a function one of a whole batch."""
+"""Parameters that mark a function as batched; one is enough."""
 
 OWN = ("prompt", "completion", "completion_ids")
-"""Columns that are not handed to a batched function under their names."""
+"""Columns that are not passed to a batched function."""
 
 TRAINER = ("trainer_state", "log_extra", "log_metric", "environments")
-"""What TRL hands to a batched function besides, and nobody does here."""
+"""Further arguments of TRL's trainer, which are not supported."""
 
 SHOWN = 200
-"""Characters of a text that a message quotes."""
+"""Most characters of a text that a message quotes."""
 
 LARGEST = torch.finfo(torch.float32).max
 
 
 class Completions(NamedTuple):
-    """A batch of answers as reward functions see it, B of each.
+    """A batch of completions for reward functions, B of each.
 
     Fields:
         prompts: texts.
         completions: texts.
         ids: tokens of each completion.
-        rows: the row of data that each prompt came from.
+        rows: the data set's row of each prompt.
     """
 
     prompts: list[str]
@@ -61,27 +60,27 @@ def compute_rewards(
     on_bad: Callable[[str], Any],
     gather: Gather | None = None,
 ) -> list[float]:
-    """Computes one function's rewards for a batch of answers.
+    """Computes one function's rewards for a batch of completions.
 
     Args:
         name: of the function, for messages.
-        function: of one of the two forms; see the module.
-        answers: B of them.
-        on_bad: takes a sentence for each answer whose reward could not be computed: the function raised, or
-            gave no number that is finite in float32.
+        function: of one of the two signatures; see the module.
+        answers: B completions.
+        on_bad: gets a sentence for each completion without a reward: the function raised, or returned no
+            number that is finite in float32.
         gather: runs coroutines; None refuses them.
 
     Returns:
-        B numbers; NaN where the function gave None (this reward says nothing of that answer), or after
+        B numbers; NaN if the function returned None (this reward does not apply to the completion), or after
         on_bad.
 
-    Edge cases: where a row's `prompt` (or `messages`) is a list of messages, a batched function gets that
+    Edge cases: if a row's `prompt` (or `messages`) is a list of messages, a batched function gets that
     list, and the completion as a list of one message, as in TRL; otherwise texts. Numbers may be of Python,
-    NumPy or torch, or truth values.
+    NumPy or torch, or booleans.
 
     Raises:
-        ValueError: if a batched function gives another number of rewards than there are answers; for a
-            coroutine without `gather`.
+        ValueError: if a batched function returns another number of rewards than completions; for a coroutine
+            without `gather`.
 
     Example:
         >>> answers = Completions(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
@@ -107,11 +106,13 @@ def compute_rewards(
 
 
 def takes_batch(function: Callable) -> bool:
-    """Tells whether a function takes a whole batch, as TRL's do.
+    """Returns True for a function of a whole batch, as in TRL.
 
     Example:
-        >>> takes_batch(lambda completions, answer, **kwargs: 0), takes_batch(lambda prompt, completion, row: 0)
-        (True, False)
+        >>> takes_batch(lambda completions, answer, **kwargs: 0)
+        True
+        >>> takes_batch(lambda prompt, completion, row: 0)
+        False
     """
     parameters = _parameters(function)
     if any(name in BATCHED for name in parameters):
@@ -120,15 +121,15 @@ def takes_batch(function: Callable) -> bool:
 
 
 def check_reward_function(name: str, function: Callable, columns: Sequence[str]) -> None:
-    """Checks before the first answer that a function can be called with what there is.
+    """Checks a function's signature before the first completion.
 
     Args:
         name: of the function.
-        function: of one of the two forms.
+        function: of one of the two signatures.
         columns: of the rows.
 
     Raises:
-        ValueError: naming the parameter for which there is no column, or the forms that are known.
+        ValueError: naming a parameter without a column, or the supported signatures.
     """
     parameters = _parameters(function)
     if takes_batch(function):
@@ -154,7 +155,7 @@ def check_reward_function(name: str, function: Callable, columns: Sequence[str])
 
 
 def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
-    """By name; none of a function of C that does not tell them."""
+    """Parameters by name; {} for a function in C without a signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -162,7 +163,7 @@ def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
 
 
 def _call(function: Callable, *arguments: Any, **named: Any) -> Any:
-    """What it gives, or the exception that it raises."""
+    """The function's result, or the exception that it raises."""
     try:
         return function(*arguments, **named)
     except Exception as error:
@@ -170,7 +171,7 @@ def _call(function: Callable, *arguments: Any, **named: Any) -> Any:
 
 
 def _await_results(name: str, results: list, gather: Gather | None) -> list:
-    """Awaitables among the results replaced by what they come to."""
+    """The results, with awaitables replaced by their results."""
     waiting = [i for i, result in enumerate(results) if inspect.isawaitable(result)]
     if not waiting:
         return results
@@ -209,7 +210,7 @@ def _call_batched(
 
 
 def _batch_arguments(function: Callable, answers: Completions) -> dict[str, Any]:
-    """What a batched function is called with: all it names, or all there is where it takes **kwargs."""
+    """Keyword arguments of a batched function: those that it names, or all if it takes **kwargs."""
     names = dict.fromkeys(key for row in answers.rows for key in row if key not in OWN)
     talks = [_prompt_messages(row) for row in answers.rows]
     given: dict[str, Any] = {key: [row.get(key) for row in answers.rows] for key in names} | {
@@ -227,7 +228,7 @@ def _batch_arguments(function: Callable, answers: Completions) -> dict[str, Any]
 
 
 def _prompt_messages(row: Mapping[str, Any]) -> list | None:
-    """The prompt of a row as messages, if that is what the row has."""
+    """The prompt of a row as messages; None if the row has a text."""
     found = row.get("prompt") if row.get("prompt") is not None else row.get("messages")
     talk = isinstance(found, list | tuple) and all(
         isinstance(turn, Mapping) and "role" in turn for turn in found
@@ -252,7 +253,7 @@ def _reward_number(value: Any) -> tuple[float, str]:
 
 
 def _short_repr(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value for an error message, shortened."""
     if isinstance(value, float | int):
         return str(value)[:40]
     text = repr(value)
@@ -260,12 +261,12 @@ def _short_repr(value: Any) -> str:
 
 
 def _describe_exception(error: Exception) -> str:
-    """An exception in words."""
+    """Text of an exception."""
     return f"raised {type(error).__name__}: {error}"
 
 
 def _quote_completion(answers: Completions, i: int) -> str:
-    """Which answer it is about."""
+    """Text that quotes the prompt and the completion."""
     return (
         f", for the prompt {answers.prompts[i][-SHOWN:]!r} and the answer {answers.completions[i][:SHOWN]!r}"
     )

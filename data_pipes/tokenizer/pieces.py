@@ -72,9 +72,9 @@ def check_expression(expression: str) -> None:
         return
     if len(expression) > MAX_LENGTH or not SIMPLE.fullmatch(expression):
         raise ValueError(
-            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to surely "
-            "mean the same here: single characters and classes, where only the last of an alternative repeats "
-            "without limit"
+            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to "
+            "surely mean the same here: single characters and classes, where only the last of an alternative "
+            "repeats without limit"
         )
     try:
         compiled = regex.compile(expression)

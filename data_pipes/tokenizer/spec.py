@@ -54,9 +54,9 @@ class TokenizerSpec:
         vocab: tokens in the order of their ids. A byte-level token is written in the 256 characters.
         merges: pairs of tokens, the earliest merged first.
         pattern: split pattern: a name of `split.PATTERNS`, or a regular expression (`ANY_TEXT` does not
-        split). added_tokens: special and other added tokens, by ascending id. Those which are not in
-        `vocab` have the
-            ids that follow it, without a gap.
+            split).
+        added_tokens: special and other added tokens, by ascending id. Those that are not in `vocab` have the
+            ids after it, without a gap.
         normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then
             decode gives back the normal form.
         pre_tokenizer: steps that split the text before `pattern` does.

@@ -71,7 +71,8 @@ def train(
 
     Args:
         texts: strings, read once, in any order; a stream may have any length, as only distinct words are
-        kept. vocab_size: number of special tokens, alphabet and merged tokens; at least the first two.
+            kept.
+        vocab_size: number of special tokens, alphabet and merged tokens; at least the first two.
         kind: "byte_level" (any text can be encoded) or "character" (only characters seen in training).
         pattern: split pattern: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an expression.
         special_tokens: get the ids 0, 1, ...; encoding finds them in text only with `special=`.
