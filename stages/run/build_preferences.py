@@ -1,4 +1,4 @@
-"""Builds the runs that learn from preference pairs: reward models and DPO."""
+"""Builds the runs that learn from preferences: reward models, DPO and KTO."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from data_pipes.preference import preference_pipe, with_reference
+from data_pipes.preference import preference_pipe, unpaired_pipe, with_reference
 from data_pipes.table import TablePipe
 from pure import tree
 from pure.nn.scalar import scalar_model
 from stages.dpo import FREE, dpo
+from stages.kto import kto
 from stages.reward import reward
 from stages.run import final_model, optimizer
 from stages.run.data import examples
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
-from stages.run.options.tuning import DPOOptions, PreferenceOptions, RewardOptions, TuningOptions
+from stages.run.options.tuning import DPOOptions, KTOOptions, PreferenceOptions, RewardOptions, TuningOptions
 from stages.run.validation import mean_loss
 
 METRICS = ("rewards/accuracies", "rewards/margins")
@@ -86,6 +87,39 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
     return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out, METRICS))
 
 
+def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experiment:
+    """Builds a run of KTO.
+
+    Args:
+        options: the flags, checked.
+        start: the model to start from, which is also the reference.
+        data: single answers.
+        say: takes lines for the user.
+
+    Returns:
+        Experiment.
+    """
+    longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
+    make = partial(unpaired_pipe, length=examples.row_length(longest - 1, options.max_length))
+    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
+    held_out = examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
+    descent = optimizer.build(options, len(pipe), start.dtype)
+    stage = kto(
+        start.base.model,
+        descent.optimizer,
+        reference={} if start.adapter else start.base.params,
+        beta=options.beta,
+        desirable_weight=options.desirable_weight,
+        undesirable_weight=options.undesirable_weight,
+        disable_dropout=options.disable_dropout,
+        compute=start.dtype,
+        accumulation=options.gradient_accumulation,
+        ema=options.ema,
+    )
+    validate = mean_loss(stage, held_out, ("rewards/chosen", "rewards/rejected", "kl"))
+    return from_start(start, stage, pipe, descent, validate=validate)
+
+
 def _pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
     """The pipes of training and held-out pairs; rows are as long as the longest answer needs."""
     longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
@@ -98,6 +132,7 @@ RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
     {
         RewardOptions: Recipe(examples.PREFERENCES, build_reward),
         DPOOptions: Recipe(examples.PREFERENCES, build_dpo),
+        KTOOptions: Recipe(examples.UNPAIRED, build_kto),
     }
 )
 """Options class -> how its run is built."""

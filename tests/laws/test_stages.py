@@ -23,6 +23,7 @@ from pure.transform.remat import remat
 from pure.types import Tree
 from stages.dpo import dpo
 from stages.grpo import grpo
+from stages.kto import kto
 from stages.population import population
 from stages.ppo import ppo
 from stages.pretrain import pretrain
@@ -119,6 +120,16 @@ def pairs(number: int) -> Tree:
     return sides
 
 
+def answers(number: int) -> Tree:
+    """Single answers, desirable or not; prompts and answers differ in length; the last row is padding."""
+    drawn = random.randint(random.key(600 + number), (ROWS, LENGTH + 1), 0, VOCABULARY).long()
+    rows, places = torch.arange(ROWS)[:, None], torch.arange(LENGTH)
+    inside = (places >= 1 + rows % 2) & (places < 2 + (rows + number) % 5) & (rows < ROWS - 1)
+    labels = torch.where(inside | (places == 1 + rows % 2) & (rows < ROWS - 1), drawn[:, 1:], -100)
+    desirable = (torch.arange(ROWS) % 3 > 0) & (torch.arange(ROWS) < ROWS - 1)
+    return {"tokens": drawn[:, :-1], "labels": labels, "desirable": desirable}
+
+
 def answered(number: int, samples: int = 2) -> Tree:
     """Ready-made groups: ROWS prompts of up to 3 tokens, two answers of up to 3, and their rewards."""
     rows, key = ROWS * samples, random.key(400 + number)
@@ -177,6 +188,7 @@ STAGES = (
         pairs,
     ),
     Row("orpo", made_from(dpo, variant="orpo"), pairs),
+    Row("kto", made_from(kto, reference=True, beta=1.0, undesirable_weight=0.5), answers),
     Row("grpo", made_from(grpo, DROPOUT, beta=0.04, variant="grpo", **GROUPS), answered),
     Row(
         "grpo-gspo-twice",
@@ -306,11 +318,13 @@ DROPPING: dict[str, tuple[Callable, Callable]] = {
     "reward": (partial(made_from, reward, disable_dropout=False), pairs),
     "dpo": (partial(made_from, dpo, reference=True, disable_dropout=False), pairs),
     "dpo-adapters": (partial(make_adapted, dpo, reference=True, disable_dropout=False), pairs),
+    "kto": (partial(made_from, kto, reference=True, disable_dropout=False), answers),
 }
 WHOLE_MODEL: dict[str, tuple[Callable, Callable]] = {
     "reward": (partial(made_from, reward), pairs),
     "dpo": (partial(made_from, dpo, reference=True), pairs),
     "dpo-adapters": (partial(make_adapted, dpo, reference=True), pairs),
+    "kto": (partial(made_from, kto, reference=True), answers),
     "grpo": (partial(made_from, grpo, beta=0.04, variant="grpo", **GROUPS), answered),
     "grpo-adapters": (partial(make_adapted, grpo, beta=0.04, variant="grpo", **GROUPS), answered),
     "ppo": (partial(made_from, ppo, **GROUPS), answered),
@@ -352,6 +366,7 @@ WHOLE_EAGER = (
     "sft",
     "reward",
     "dpo",
+    "kto",
     "grpo",
     "ppo",
 )
@@ -463,6 +478,7 @@ HALVES: dict[str, Callable[..., Callable]] = {
     "reward": partial(made_from, reward),
     "dpo": partial(made_from, dpo, reference=True),
     "orpo": partial(made_from, dpo, variant="orpo"),
+    "kto": partial(made_from, kto, reference=True, beta=1.0),
     "grpo": partial(made_from, grpo, beta=0.04, **GROUPS),
     "ppo": partial(made_from, ppo, **GROUPS),
 }

@@ -98,6 +98,23 @@ class DPOOptions(PreferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+@defaults(output_dir="runs/kto", learning_rate=1e-4)
+class KTOOptions(PreferenceOptions):
+    """Train a model on single answers marked desirable or not (KTO).
+
+    Rows have the columns prompt, completion and label, as TRL's. Generated rows (--data_path embedded) are the
+    two answers of each generated preference pair, the chosen one desirable and the rejected one not.
+    """
+
+    beta: Annotated[float, Above(0)] = 0.1
+    """Weight of the KL penalty against the starting model."""
+    desirable_weight: Annotated[float, Above(0)] = 1.0
+    """Weight of the losses of desirable answers."""
+    undesirable_weight: Annotated[float, Above(0)] = 1.0
+    """Weight of the losses of undesirable answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 @defaults(learning_rate=1e-4)
 class OnlineOptions(SamplingFlags, TuningOptions):
     """Flags of stages that train on the model's own completions."""
@@ -169,6 +186,7 @@ STAGES: Mapping[str, type[TuningOptions]] = MappingProxyType(
         "sft": SFTOptions,
         "reward": RewardOptions,
         "dpo": DPOOptions,
+        "kto": KTOOptions,
         "grpo": GRPOOptions,
         "ppo": PPOOptions,
     }

@@ -1,0 +1,246 @@
+"""Kahneman-Tversky optimization: train a policy on single answers marked desirable or not, without pairs.
+
+The mathematics is in `pure/loss/kto.py`.
+
+Shape letters: B answers, T tokens.
+
+Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pure import random, tree
+from pure.loss.check import number
+from pure.loss.cross_entropy import IGNORE
+from pure.loss.kto import kto_loss, mismatched_divergence
+from pure.loss.log_probability import Head, linear_log_probabilities
+from pure.transform.jit import region
+from pure.types import GradientTransformation, Model, Tree
+from stages.dpo import answer_log_probabilities
+from stages.stage import Stage, stage
+from stages.state import TrainState
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from stages.stage import StageOptions
+
+METRICS = ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "kl")
+MARGINS = "rewards/margins"
+
+
+def kto(
+    model: Model,
+    optimizer: GradientTransformation,
+    *,
+    reference: Tree,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+    disable_dropout: bool = True,
+    compute: torch.dtype = torch.float32,
+    chunk: int | None = None,
+    **options: Unpack[StageOptions],
+) -> Stage:
+    """Build the stage that trains on single answers.
+
+    The KL divergence z₀ is estimated once a step from the whole batch, before it is cut into micro-batches,
+    with the answers of other prompts, see `mismatched`.
+
+    Args:
+        model: from `pure.nn.transformer.transformer`, or any other.
+        optimizer: optax's pair.
+        reference: params of the frozen policy, as a rule the ones to start from.
+        beta: weight of the implicit KL penalty, > 0, see `pure.loss.kto.kto_loss`.
+        desirable_weight, undesirable_weight: factors of the losses of either kind, > 0.
+        disable_dropout: train without the dropout of model and adapters, as TRL does. The reference and z₀
+            never drop out.
+        compute: dtype of the products; params keep theirs.
+        chunk: rows whose logits are held at a time; None holds all.
+        options: of `stages.stage.stage`.
+
+    Returns:
+        Stage(init, step, loss) for batches {"tokens", "labels" [B, T], "desirable" [B]}, labels already
+        shifted and -100 outside the answer; optional: "reference" [B]
+        (`data_pipes.preference.with_reference`), which saves a forward pass. Metrics have TRL's names. A
+        `loss` of a batch without "divergence" [B] estimates it from that batch.
+
+    Edge cases: a batch of one answer has no other prompts: z₀ is then that of the answer itself. Without a
+    desirable answer the mean of "rewards/chosen" is 0, and likewise for the others.
+
+    Raises:
+        ValueError: if beta or a weight is not above 0.
+    """
+    weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
+    number("kto", "above 0", beta=beta, **weights)
+    head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
+    frozen = tree.cast(reference, compute)
+    divergence_fn = partial(divergence, model=model, head=head, reference=frozen)
+    loss = partial(
+        answers_loss,
+        model=model,
+        head=head,
+        reference=frozen,
+        divergence_fn=divergence_fn,
+        dropout=not disable_dropout,
+        beta=beta,
+        **weights,
+    )
+    inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
+    step_fn = partial(step, inner=inner, divergence_fn=divergence_fn, compute=compute)
+    return Stage(partial(init, inner=inner), step_fn, inner.loss)
+
+
+def init(key: Tensor, params: Tree | None = None, *, inner: Stage) -> TrainState:
+    """Return the first state, with the metric of the margins.
+
+    Args:
+        key: [2] uint32.
+        params: to start from.
+        inner: bound by `kto`.
+    """
+    state = inner.init(key, params)
+    return state._replace(metrics=state.metrics | {MARGINS: torch.full((), torch.nan, device=key.device)})
+
+
+def step(
+    state: TrainState, batch: Tree, *, inner: Stage, divergence_fn: partial[Tensor], compute: torch.dtype
+) -> TrainState:
+    """Estimate z₀ from the whole batch, then take one optimizer step.
+
+    Args:
+        state: unchanged by this.
+        batch: see `kto`.
+        inner, divergence_fn, compute: bound by `kto`.
+
+    Returns:
+        The next state.
+    """
+    estimate = divergence_fn(tree.cast(state.params, compute), batch)
+    new = inner.step(state, {**batch, "divergence": estimate.expand(len(batch["tokens"]))})
+    margins = new.metrics["rewards/chosen"] - new.metrics["rewards/rejected"]
+    return new._replace(metrics=new.metrics | {MARGINS: margins})
+
+
+def answers_loss(
+    params: Tree,
+    batch: Tree,
+    key: Tensor | None,
+    *,
+    model: Model,
+    head: Head,
+    reference: Tree,
+    divergence_fn: partial[Tensor],
+    dropout: bool,
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> tuple[Tensor, Tensor, dict]:
+    """Sum the loss of every answer.
+
+    Args:
+        params: the policy's.
+        batch: tokens, labels [B, T], desirable, batch_position [B]; optional: reference, divergence [B]. An
+            answer without labels is padding.
+        key: [2]; dropout folds in each answer's batch_position. None drops nothing, for validation.
+        model, head, reference, divergence_fn, dropout: bound by `kto`.
+        beta, desirable_weight, undesirable_weight: see `kto`.
+
+    Returns:
+        (sum [], count [] answers, metrics).
+
+    Steps:
+        1. Log-probabilities under the policy, then under the reference: from the batch, or computed.
+        2. z₀, of the whole batch.
+        3. The loss of each answer; padding does not count.
+        4. Metrics.
+    """
+    tokens, labels, desirable = batch["tokens"], batch["labels"], batch["desirable"]
+    # 1. Log-probabilities.
+    keys = None
+    if key is not None and dropout:
+        keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
+    logps_fn = partial(answer_log_probabilities, model=model, head=head)
+    logps = logps_fn(params, tokens, labels, key=keys)
+    reference_logps = batch.get("reference")
+    if reference_logps is None:
+        with torch.no_grad():
+            reference_logps = logps_fn(reference, tokens, labels)
+    # 2. z₀.
+    estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
+    # 3. Loss.
+    weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
+    losses, rewards = kto_loss(logps, reference_logps, desirable, estimate, beta=beta, **weights)
+    real = (labels != IGNORE).any(1)
+    count = real.sum().float()
+    # 4. Metrics.
+    metrics = {"kl": (estimate * count, count)}
+    for name, rows in (("chosen", desirable & real), ("rejected", ~desirable & real)):
+        for metric, values in (("rewards", rewards), ("logps", logps.detach())):
+            metrics[f"{metric}/{name}"] = (torch.where(rows, values, 0.0).sum(), rows.sum().float())
+    return torch.where(real, losses, 0.0).sum(), count, metrics
+
+
+def divergence(params: Tree, batch: Tree, *, model: Model, head: Head, reference: Tree) -> Tensor:
+    """Estimate z₀, the KL divergence of the policy from the reference, from mismatched answers.
+
+    Args:
+        params: the policy's.
+        batch: tokens, labels [B, T]; answers first, padding after them.
+        model, head, reference: bound by `kto`.
+
+    Returns:
+        [] float32, nats, >= 0, without gradient.
+    """
+    tokens, labels = mismatched(batch["tokens"], batch["labels"])
+    logps_fn = partial(answer_log_probabilities, model=model, head=head)
+    with torch.no_grad():
+        policy, frozen = (logps_fn(x, tokens, labels) for x in (params, reference))
+        answers = (labels != IGNORE).any(1).sum().clamp(min=1)
+        return mismatched_divergence(policy, frozen) * (len(tokens) / answers)  # the mean without padding
+
+
+def mismatched(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the answer of row b + 1 after the prompt of row b; the first row's after the last one's.
+
+    Args:
+        tokens: [B, T] integers, prompt and answer, padded on the right; rows of padding last.
+        labels: [B, T] integers, already shifted; -100 outside the answer.
+
+    Returns:
+        (tokens [B, T], labels [B, T]); an answer that does not fit is cut on the right.
+
+    Edge cases: rows of padding have no labels.
+
+    Example:
+        Prompts 1 and 2 3, answers 7 and 8 9.
+
+        >>> tokens = torch.tensor([[1, 7, 0], [2, 3, 8]])
+        >>> labels = torch.tensor([[7, -100, -100], [-100, 8, 9]])
+        >>> [x.tolist() for x in mismatched(tokens, labels)]
+        [[[1, 8, 0], [2, 3, 7]], [[8, 9, -100], [-100, 7, -100]]]
+
+    Source: Ethayarajh et al. 2024, section 4.1; TRL pairs prompts with the answer before theirs.
+    """
+    real = (labels != IGNORE).any(1)
+    rows, positions = (
+        torch.arange(len(tokens), device=tokens.device),
+        torch.arange(tokens.shape[1], device=tokens.device),
+    )
+    partner = (rows + 1) % real.sum().clamp(min=1)
+    last = (labels != IGNORE).int().argmax(1, keepdim=True)  # of the prompt
+    source = positions - last + last[partner]
+    inside = (source >= 0) & (source < tokens.shape[1]) & real[:, None]
+    source = source.clamp(0, tokens.shape[1] - 1)
+    answers, answer_labels = tokens[partner].gather(1, source), labels[partner].gather(1, source)
+    answer = inside & (positions > last)
+    return (
+        torch.where(positions <= last, tokens, torch.where(answer, answers, 0)),
+        torch.where(inside & (positions >= last), answer_labels, IGNORE),
+    )
