@@ -1,14 +1,14 @@
-"""Token stores on disk: a corpus larger than memory, mapped.
+"""Write and map token stores: corpora on disk, which may be larger than memory.
 
-A stream has no index, so it is written here first; only stores become pipes. A store is a folder:
+A stream has no index, so it is written to a store first; only stores become pipes. A store is a folder:
 
     tokens.bin      the ids one after another, little-endian, uint16 if the vocabulary allows, else uint32
     documents.bin   where each document ends (exclusive), little-endian int64
     manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, and a digest of all that;
     written last
 
-It is mapped, not read: opening costs the same for a megabyte and a terabyte, and any row is O(1). The folder
-appears under its final name when it is complete and on the disk, or not at all.
+It is mapped, not read: opening takes the same time for a megabyte and a terabyte, and any row is O(1). The
+folder gets its final name when it is complete and on the disk, or never.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def write_store(
 ) -> TokenStore:
     """Streams documents of ids into a store on disk, all or nothing, and opens it.
 
-    A run that is killed, or a disk that fills up, must not leave half a corpus under a name that looks whole.
+    A run that is killed, or a disk that fills up, must not leave a part of a corpus under its final name.
 
     Args:
         path: the folder to make; its parents are made too.
-        documents: [n] integers each, read once; empty ones are left out.
+        documents: [n] integers each, read once; empty ones are skipped.
         vocab_size: every id is below it; up to 65,536 an id takes two bytes, else four.
-        tokenizer: fingerprint of the tokenizer, kept in the manifest.
+        tokenizer: fingerprint of the tokenizer, written to the manifest.
 
     Returns:
-        The TokenStore, mapped; equal, digest included, to what `memory_store` makes of the same documents.
+        The TokenStore, mapped; equal, digest included, to that of `memory_store` for the same documents.
 
     Steps:
-        1. Make a hidden folder beside the target, locked by this process. One left by a killed run is
+        1. Make a hidden folder in the same parent, locked by this process. One that a killed run left is
            removed.
-        2. Write tokens and ends, hashing on the way; fsync both.
+        2. Write and hash tokens and ends; fsync both.
         3. Write the manifest, fsync it and the folder.
         4. Rename the folder, fsync its parent. On any error before that, remove the hidden folder.
 
@@ -62,26 +62,24 @@ def write_store(
     removes.
 
     Raises:
-        FileExistsError: if there is something at `path` (nothing is overwritten), or another process is
-            writing it now.
+        FileExistsError: if `path` exists (nothing is overwritten), or another process is writing it now.
         ValueError: if there is no token, or an id is outside [0, vocab_size).
-        OSError: if the folder cannot be made or the disk is full; nothing is left behind, and the message
-            says so.
+        OSError: if the folder cannot be made or the disk is full; no part of the store stays there.
     """
     target = Path(path).absolute()
     if target.exists():
         raise FileExistsError(
             f"write_store: {target} exists already; open it with open_store, or remove it first"
         )
-    # 1. A place of its own.
+    # 1. Hidden folder.
     with _partial(target) as (folder, file):
         # 2. Tokens and ends.
         counted = _write_arrays(folder, file, checked_ids(documents, vocab_size))
-        # 3. The manifest.
+        # 3. Manifest.
         manifest = manifest_of(vocab_size, tokenizer, *counted)
         write_new(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
         sync_folder(folder)
-        # 4. The name.
+        # 4. Final name.
         publish_folder(folder, target)
     return open_store(target, verify=False)
 
@@ -91,16 +89,15 @@ def open_store(path: Location, *, verify: bool = True) -> TokenStore:
 
     Args:
         path: its folder.
-        verify: read everything once and compare sha256 (about a second per gigabyte); False compares lengths
-            and the manifest's own digest only, which takes no time whatever the size, and does not see a
-            flipped bit.
+        verify: read everything once and compare sha256 (about a second per gigabyte); False compares only
+            lengths and the manifest's own digest, which takes no time but misses a flipped bit.
 
     Returns:
-        The TokenStore; nothing is read before it is asked for.
+        The TokenStore; tokens are read when they are used.
 
     Raises:
         FileNotFoundError: if there is no store there, or one of its files is missing.
-        ValueError: if a file is damaged; the message names it and says what is wrong with it.
+        ValueError: if a file is damaged; the message has its name and the damage.
     """
     folder = Path(path).absolute()
     manifest = _read_manifest(folder / "manifest.json")
@@ -126,7 +123,7 @@ def open_store(path: Location, *, verify: bool = True) -> TokenStore:
 
 
 def _reopen(path: str, digest: str) -> TokenStore:
-    """Maps a pickled store again, if it is still the same one."""
+    """Maps a pickled store again; refuses another corpus at its path."""
     store = open_store(path, verify=False)
     if store.digest != digest:
         raise ValueError(
@@ -145,11 +142,10 @@ def _write_arrays(
         for ids in documents:
             if len(ids):
                 tokens, count = tokens + len(ids), count + 1
-                for out, known, array in zip(
-                    (file, ends), hashes, (ids, np.array([tokens], "<i8")), strict=True
-                ):
+                arrays = (ids, np.array([tokens], "<i8"))
+                for out, digest, array in zip((file, ends), hashes, arrays, strict=True):
                     out.write(array.data)
-                    known.update(array.data)
+                    digest.update(array.data)
         sync_file(ends)
     if not tokens:
         raise ValueError(no_token("write_store"))
@@ -159,15 +155,15 @@ def _write_arrays(
 
 @contextmanager
 def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A hidden folder beside `target` and its locked tokens.bin; on any error the folder is removed."""
+    """Makes a hidden folder for `target` and its locked tokens.bin; removes the folder on any error."""
     folder = target.parent / f".{target.name}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_dead(folder)
         folder.mkdir()
     except OSError as error:
-        what = f"write_store: cannot make {target} ({error.strerror}); pass a folder that can be written"
-        raise type(error)(error.errno, what) from error
+        message = f"write_store: cannot make {target} ({error.strerror}); pass a folder that can be written"
+        raise type(error)(error.errno, message) from error
     try:
         with open(folder / "tokens.bin", "xb", buffering=_BLOCK) as file:
             _lock(file)
@@ -176,13 +172,16 @@ def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(target.parent).free
-            what = f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left there"
-            raise OSError(error.errno, f"{what}; make room, or take another disk") from error
+            raise OSError(
+                error.errno,
+                f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left there; "
+                "make room, or take another disk",
+            ) from error
         raise
 
 
 def _remove_dead(folder: Path) -> None:
-    """Removes what a killed writer left; a living one holds the lock."""
+    """Removes the folder of a killed writer; a running writer holds its lock."""
     if (tokens := folder / "tokens.bin").exists():
         with open(tokens, "rb") as file:
             _lock(file)
@@ -191,7 +190,7 @@ def _remove_dead(folder: Path) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Takes the file for this process until it is closed (where the system has flock)."""
+    """Locks the file for this process until it is closed (where the system has flock)."""
     try:
         import fcntl
     except ImportError:
@@ -205,12 +204,10 @@ def _lock(file: BinaryIO) -> None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """Reads and checks a manifest, its own digest included."""
     if not path.is_file():
-        what = (
-            f"{path.parent} has no manifest.json"
-            if path.parent.is_dir()
-            else f"there is no folder {path.parent}"
-        )
-        raise FileNotFoundError(f"open_store: {what}, so it is no token store; write one with write_store")
+        problem = f"{path.parent} has no manifest.json"
+        if not path.parent.is_dir():
+            problem = f"there is no folder {path.parent}"
+        raise FileNotFoundError(f"open_store: {problem}, so it is no token store; write one with write_store")
     try:
         manifest = json.loads(path.read_bytes())
         facts = {key: value for key, value in manifest.items() if key != "digest"}
@@ -228,20 +225,20 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _wrong_field(facts: Mapping[str, Any]) -> str:
-    """The first field that is not what `manifest_of` writes, in words; "" if all are."""
+    """Describes the first field that `manifest_of` cannot have written; "" if there is none."""
     for name, most in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
         if not (type(number := facts.get(name)) is int and 0 < number <= most):
-            return f"{name} is {_shown(number)}, expected a whole number from 1 to {most}"
+            return f"{name} is {_shorten(number)}, expected a whole number from 1 to {most}"
     if not isinstance(facts.get("tokenizer"), str):
-        return f"tokenizer is {_shown(facts.get('tokenizer'))}, expected a fingerprint"
+        return f"tokenizer is {_shorten(facts.get('tokenizer'))}, expected a fingerprint"
     hashes = facts.get("sha256")
     if not isinstance(hashes, Mapping) or not all(isinstance(hashes.get(name), str) for name in FILES):
-        return f"sha256 is {_shown(hashes)}, expected a digest for each of {', '.join(FILES)}"
+        return f"sha256 is {_shorten(hashes)}, expected a digest for each of {', '.join(FILES)}"
     return ""
 
 
-def _shown(value: Any) -> str:
-    """A field of a manifest, short."""
+def _shorten(value: Any) -> str:
+    """A field of a manifest, in at most 60 letters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -259,5 +256,5 @@ def _check_file(path: Path, size: int, sha256: str | None) -> None:
 
 
 def _damaged(path: Path, what: str) -> str:
-    """Words the error of a damaged file."""
+    """The message of a damaged file."""
     return f"open_store: {path} is damaged: {what}; write the store again from its source"

@@ -1,7 +1,6 @@
-"""A corpus as one long array of token ids, with the places where documents end.
+"""Token stores: a corpus as one long array of token ids, with the ends of its documents.
 
-This is all that a pipe needs to know of a corpus. Here it lives in memory; `data_pipes.store` keeps it on
-disk, with the same face.
+A pipe needs no more of a corpus. Here a store is in memory; `data_pipes.store` has the same store on disk.
 
 Shape letters: N tokens, D documents.
 """
@@ -27,7 +26,7 @@ class TokenStore:
 
     Args:
         tokens: [N] uint16 or uint32, an array or a memory map.
-        ends: [D] int64 ascending: where each document ends (exclusive); the last is N.
+        ends: [D] int64 ascending: the end of each document (exclusive); the last is N.
         vocab_size: every id is below it.
         tokenizer: fingerprint of the tokenizer that made the ids, "" if unknown.
         digest: sha256 over everything above: two stores with one digest hold the same corpus.
@@ -52,8 +51,7 @@ class TokenStore:
 
 
 def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = "") -> TokenStore:
-    """Makes a store in memory out of documents that are already ids ([n] integers each); empty ones are left
-    out.
+    """Makes a store in memory of documents of ids ([n] integers each); empty ones are skipped.
 
     Raises:
         ValueError: if there is no token, or an id is outside [0, vocab_size).
@@ -72,7 +70,7 @@ def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = 
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
-    """Chooses how an id is stored: two bytes if the vocabulary allows, else four, little-endian.
+    """Chooses the dtype of stored ids: two bytes if the vocabulary allows, else four, little-endian.
 
     Raises:
         ValueError: if vocab_size is outside [1, 2**32].
@@ -89,7 +87,7 @@ def id_dtype(vocab_size: int) -> np.dtype:
 
 
 def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarray]:
-    """Converts documents of ids one by one to `id_dtype`, none of them out of range.
+    """Converts documents of ids one by one to `id_dtype`, and refuses ids out of range.
 
     Raises:
         TypeError: if a document is not a flat sequence of integers.
@@ -104,8 +102,9 @@ def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarra
             )
         if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
             raise ValueError(
-                f"store: document {number} has ids from {ids.min()} to {ids.max()}, but vocab_size is {vocab_size}; "
-                f"was it encoded with another tokenizer? pass the vocabulary size of the one that encoded it"
+                f"store: document {number} has ids from {ids.min()} to {ids.max()}, but vocab_size is "
+                f"{vocab_size}; was it encoded with another tokenizer? pass the vocabulary size of the one that "
+                "encoded it"
             )
         yield ids.astype(dtype)
 
@@ -113,7 +112,7 @@ def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarra
 def manifest_of(
     vocab_size: int, tokenizer: str, tokens: int, documents: int, hashes: Iterable[Any]
 ) -> dict[str, Any]:
-    """Puts together what identifies a corpus, and a digest over all of it.
+    """Makes the manifest of a corpus, with a digest over all of it.
 
     Args:
         vocab_size: every id is below it.
@@ -137,12 +136,15 @@ def manifest_of(
 
 
 def no_token(who: str) -> str:
-    """Words the error of an empty corpus."""
-    return f"{who}: the corpus has no token: every document is empty, or there is none; check the path of the source"
+    """Returns the message of an empty corpus."""
+    return (
+        f"{who}: the corpus has no token: every document is empty, or there is none; check the path of the "
+        "source"
+    )
 
 
 def _in_memory(tokens: np.ndarray, ends: np.ndarray, vocab_size: int, tokenizer: str) -> TokenStore:
-    """Arrays -> a store that cannot be written to."""
+    """A store of read-only arrays."""
     hashes = []
     for array in (tokens, ends):
         array.flags.writeable = False

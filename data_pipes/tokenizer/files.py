@@ -1,7 +1,6 @@
-"""Tokenizers on disk: the only file of this package that touches the world.
+"""Save and load tokenizers: the only file of this package that reads and writes files.
 
-A tokenizer is one file, tokenizer.json, in Hugging Face's format; `json_writer` and `json_reader` hold the
-format.
+A tokenizer is one file, tokenizer.json, in Hugging Face's format, which `json_writer` and `json_reader` know.
 """
 
 from __future__ import annotations
@@ -67,8 +66,7 @@ def load(path: str | os.PathLike[str], *, any_pattern: bool = False, max_bytes: 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, not UTF-8, damaged, or holds what is not understood; the message has
-            the path.
+        ValueError: if it is too large, not UTF-8, damaged, or not understood; the message has the path.
     """
     file = _file(path)
     text = _read(file, max_bytes)
@@ -98,7 +96,7 @@ def load_tiktoken(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is too large, not UTF-8, or holds what is not understood; the message has the path.
+        ValueError: if it is too large, not UTF-8, or not understood; the message has the path.
     """
     text = _read(Path(path), max_bytes)
     try:
@@ -108,22 +106,22 @@ def load_tiktoken(
 
 
 def older(folder: Path) -> str:
-    """Says what to do with a folder that has a tokenizer in an older form only; "" if it has none.
+    """Returns the message for a folder that has a tokenizer only in an older form; "" for any other.
 
-    Such files do not say how text is cut and changed; transformers knows that by the model's type, and writes
-    it down.
+    Such files lack the split pattern and the normalizer; transformers knows them by the model's type, and
+    writes them to tokenizer.json.
     """
-    found = [name for name in OLDER if (folder / name).is_file()]
-    if not found or (folder / NAME).is_file():
+    names = [name for name in OLDER if (folder / name).is_file()]
+    if not names or (folder / NAME).is_file():
         return ""
     return (
-        f"{folder} has {' and '.join(found)}, but no {NAME}; write one with transformers: "
+        f"{folder} has {' and '.join(names)}, but no {NAME}; write one with transformers: "
         f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
     )
 
 
 def _read(file: Path, max_bytes: int) -> str:
-    """Text of a file, if it is there, not too large, and text."""
+    """Text of a file that exists, is not too large, and is UTF-8."""
     if not file.is_file():
         raise FileNotFoundError(
             older(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one"

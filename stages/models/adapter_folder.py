@@ -110,8 +110,8 @@ def follow_bases(folder: Path) -> tuple[str, list[Path]]:
         if not (folders[0] / BASE).is_file():
             raise ValueError(
                 f"{folders[0] / CONFIG}: base_model_name_or_path {path} holds adapters itself, which PEFT "
-                f"would lose silently; run intro2llm merge --model_path {path} --output_dir MERGED, and write "
-                "MERGED there"
+                f"would lose silently; run intro2llm merge --model_path {path} --output_dir MERGED, and "
+                "write MERGED there"
             )
         folders.insert(0, below)
 

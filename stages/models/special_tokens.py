@@ -121,8 +121,8 @@ def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
     for i in ids:
         if type(i) is not int or not -1 <= i < rows:
             raise ValueError(
-                f"{where}: eos_token_id must be an id below {rows}, the rows of the embedding, a list of such "
-                f"ids, or null; got {value!r}"
+                f"{where}: eos_token_id must be an id below {rows}, the rows of the embedding, a list of "
+                f"such ids, or null; got {value!r}"
             )
     return tuple(dict.fromkeys(i for i in ids if i >= 0))
 
