@@ -174,8 +174,8 @@ def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
             free = shutil.disk_usage(target.parent).free
             raise OSError(
                 error.errno,
-                f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left there; "
-                "make room, or take another disk",
+                f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left "
+                "there; make room, or take another disk",
             ) from error
         raise
 

@@ -103,8 +103,8 @@ def checked_ids(documents: Iterable[Any], vocab_size: int) -> Iterator[np.ndarra
         if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
             raise ValueError(
                 f"store: document {number} has ids from {ids.min()} to {ids.max()}, but vocab_size is "
-                f"{vocab_size}; was it encoded with another tokenizer? pass the vocabulary size of the one that "
-                "encoded it"
+                f"{vocab_size}; was it encoded with another tokenizer? pass the vocabulary size of the one "
+                "that encoded it"
             )
         yield ids.astype(dtype)
 

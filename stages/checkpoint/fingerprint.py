@@ -83,9 +83,9 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
             An argument named `compile` is left out: compiled or not, the run is the same.
-        NamedTuple, dataclass: type and fields; of a Stage only init and step, as the rest is made of the same.
-            Fields that are functions (a pair such as init and update) share one name space, so that an argument
-            of both is one entry; where they differ, each has an entry under its field's name.
+        NamedTuple, dataclass: type and fields; of a Stage only init and step, as the rest is made of the
+            same. Fields that are functions (a pair such as init and update) share one name space, so that an
+            argument of both is one entry; where they differ, each has an entry under its field's name.
         dict, list, tuple, set: entries, or the `repr` of a short list of literals; more than 32 make one
             digest.
         object with a str field `digest` (a token store): the digest. Object with a method `fingerprint`: its

@@ -7,6 +7,6 @@
 - `chat_template`, `template_kwargs`, `text_prompt`: the prompts that a model expects, and the ids that end
   its answers;
 - `new_tokens`: more rows for more tokens; `identity`: digests of weights;
-- `adapter_folder`, `initial_adapters`: adapters in PEFT's format;
+- `adapter`: adapters attached to a model; `adapter_folder`, `initial_adapters`: read from PEFT's format;
 - `hardware`: device and dtype.
 """
