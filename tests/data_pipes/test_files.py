@@ -76,9 +76,13 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(
 
 @pytest.mark.parametrize(
     ("data", "told"),
-    [(b"{", "not valid JSON, line 1"), (b"\xff{}", "not valid JSON"), (b"[1]", "expected a JSON object, got a list"),
-     (b"[" * 100_000, "not valid JSON")],
-)  # fmt: skip
+    [
+        (b"{", "not valid JSON, line 1"),
+        (b"\xff{}", "not valid JSON"),
+        (b"[1]", "expected a JSON object, got a list"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
 def test_what_is_no_object_is_named(data: bytes, told: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(ValueError, match=rf"a\.json: {told}"):

@@ -281,14 +281,18 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"tokenizer": ...}, "tokenizer is null, expected a fingerprint"), ({"tokenizer": [1]}, r"tokenizer is \[1\]"),
-        ({"sha256": {"tokens.bin": "a"}}, "expected a digest for each of"), ({"sha256": [[1]]}, r"sha256 is \[\[1\]\]"),
-        ({"sha256": {"tokens.bin": "a", "documents.bin": -0.0}}, "sha256 is"), ({"tokens": True}, "tokens is true"),
-        ({"documents": 10**30}, "documents is 1"), ({"vocab_size": 2**33}, "vocab_size is"),
+        ({"tokenizer": ...}, "tokenizer is null, expected a fingerprint"),
+        ({"tokenizer": [1]}, r"tokenizer is \[1\]"),
+        ({"sha256": {"tokens.bin": "a"}}, "expected a digest for each of"),
+        ({"sha256": [[1]]}, r"sha256 is \[\[1\]\]"),
+        ({"sha256": {"tokens.bin": "a", "documents.bin": -0.0}}, "sha256 is"),
+        ({"tokens": True}, "tokens is true"),
+        ({"documents": 10**30}, "documents is 1"),
+        ({"vocab_size": 2**33}, "vocab_size is"),
         ({"tokens": ...}, "tokens is null"),
         ({"format": {"a": 1}}, "has format"),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_whose_digest_fits_and_whose_fields_do_not_is_refused(
     change: dict, words: str, tmp_path: Path
 ) -> None:

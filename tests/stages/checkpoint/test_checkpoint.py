@@ -1,5 +1,4 @@
-"""A checkpoint is whole or not there, is believed only if every byte is right, and nothing that was saved is
-lost."""
+"""A checkpoint is there whole or not at all, every byte is verified on load, and nothing that was saved is lost."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ def example(step: int, width: int = 4) -> TrainState:
     )
 
 
-def same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
     return tree.structure(a) == tree.structure(b) and to_bytes(a) == to_bytes(b)
 
 
@@ -82,7 +81,7 @@ def test_a_state_comes_back_bit_for_bit_with_all_that_was_told(tmp_path: Path) -
     assert path == tmp_path / "new" / "run" / "checkpoints" / "step-00000007"
     assert sorted(os.listdir(path)) == ["manifest.json", "state.msgpack"]
     found = load(tmp_path / "new" / "run", tree.zeros_like(example(0)), fingerprint={"lr": "0.1"}, warn=quiet)
-    assert same(found.state, example(7))
+    assert is_same(found.state, example(7))
     assert (found.step, found.path, found.refused) == (7, path, ())
     assert (found.manifest.score, found.manifest.metadata) == (0.5, {"a": [1]})
 
@@ -110,7 +109,7 @@ def test_any_tree_is_saved_if_the_step_is_given(tmp_path: Path) -> None:
 def test_a_population_s_members_share_their_step(tmp_path: Path) -> None:
     stacked = tree.stack([example(5), example(5)])
     assert step_of(save(tmp_path, stacked)) == 5
-    assert same(load(tmp_path, tree.zeros_like(stacked), warn=quiet).state, stacked)
+    assert is_same(load(tmp_path, tree.zeros_like(stacked), warn=quiet).state, stacked)
     with pytest.raises(ValueError, match="got 2"):
         save(tmp_path, tree.stack([example(5), example(6)]))
 
@@ -194,10 +193,10 @@ def test_the_newest_or_the_one_asked_for(tmp_path: Path) -> None:
         save(tmp_path, example(step))
     target = tree.zeros_like(example(0))
     assert load(tmp_path, target, warn=quiet).step == 3
-    assert same(load(tmp_path, target, step=2, warn=quiet).state, example(2))
-    assert same(load(tmp_path / "checkpoints" / "step-00000001", target, warn=quiet).state, example(1))
+    assert is_same(load(tmp_path, target, step=2, warn=quiet).state, example(2))
+    assert is_same(load(tmp_path / "checkpoints" / "step-00000001", target, warn=quiet).state, example(1))
     shutil.copytree(tmp_path / "checkpoints" / "step-00000001", tmp_path / "copy")
-    assert same(load(tmp_path / "copy", target, warn=quiet).state, example(1))
+    assert is_same(load(tmp_path / "copy", target, warn=quiet).state, example(1))
     with pytest.raises(FileNotFoundError, match="no checkpoint of step 9 in"):
         load(tmp_path, target, step=9)
 
@@ -226,7 +225,7 @@ def test_a_state_of_another_model_is_an_error_at_once_that_names_the_leaf(tmp_pa
 def test_a_part_can_be_loaded(tmp_path: Path) -> None:
     save(tmp_path, example(4)._asdict(), step=4)
     found = load(tmp_path, {"params": tree.zeros_like(example(0).params)}, subset=True, warn=quiet)
-    assert same(found.state["params"], example(4).params)
+    assert is_same(found.state["params"], example(4).params)
 
 
 def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
@@ -352,7 +351,7 @@ def test_one_that_was_stepping_aside_is_still_there(tmp_path: Path) -> None:
     path = save(tmp_path, example(1))
     path.rename(path.with_name("step-00000001.old0"))
     found = load(tmp_path, example(0), warn=quiet)
-    assert same(found.state, example(1))
+    assert is_same(found.state, example(1))
     save(tmp_path, example(1))
     assert os.listdir(tmp_path / "checkpoints") == ["step-00000001"]
 
@@ -383,7 +382,7 @@ class Dead(BaseException):
 def failing(
     name: str, number: int, error: Callable[[], BaseException], for_ever: bool
 ) -> Iterator[list[str]]:
-    """Makes the n-th call of an `os` function fail (and, if for ever, all calls of all functions after
+    """Makes the n-th call of an `os` function fail (and, if without end, all calls of all functions after
     it)."""
     originals = {call: getattr(os, call) for call in CALLS}
     calls: list[str] = []
@@ -410,7 +409,7 @@ def failing(
 
 FAULTS: dict[str, tuple[Callable[[], BaseException], bool]] = {
     "ENOSPC": (lambda: OSError(errno.ENOSPC, "No space left on device"), False),
-    "EIO for ever": (lambda: OSError(errno.EIO, "Input/output error"), True),
+    "EIO without end": (lambda: OSError(errno.EIO, "Input/output error"), True),
     "killed": (Dead, True),
 }
 
@@ -438,7 +437,7 @@ def test_whatever_call_fails_an_older_checkpoint_loads(
                 break
             hit += 1
             found = load(run, tree.zeros_like(example(0)), warn=quiet)
-            assert same(found.state, new) or (same(found.state, example(2)) and raised is not None)
+            assert is_same(found.state, new) or (is_same(found.state, example(2)) and raised is not None)
             if isinstance(raised, OSError):
                 assert "What was saved before is untouched" in str(raised)
                 assert raised.errno in (errno.ENOSPC, errno.EIO)

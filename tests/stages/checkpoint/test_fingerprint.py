@@ -62,7 +62,7 @@ def loss(params: Any, batch: Any, *, config: Any, reference: Any, beta: float) -
 def update(updates: Any, state: Any, *, learning_rate: Any) -> None: ...
 
 
-def closed(updates: Any, rate: float) -> Callable:
+def make_closure(updates: Any, rate: float) -> Callable:
     def inner(state: Any) -> Any:
         return updates, rate, state, inner
 
@@ -142,7 +142,7 @@ def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
     [
         (lambda x: x + 1, lambda x: x + 2),
         (lambda x: (x, lambda y: y + 1), lambda x: (x, lambda y: y + 2)),
-        (closed(1, 0.5), closed(1, 0.6)),
+        (make_closure(1, 0.5), make_closure(1, 0.6)),
         (partial(step, 1), partial(step, 2)),
         (partial(step, 1, 2), partial(step, 1)),
         (begin, step),
@@ -169,7 +169,7 @@ def test_going_on_with_another_rate_is_refused_by_name(tmp_path: Path) -> None:
         (re.compile("a"), re.compile("a", re.IGNORECASE)),
         (range(3), range(4)),
         (torch.float32, torch.float64),
-        (functools.lru_cache(closed(1, 2)), functools.lru_cache(closed(1, 3))),
+        (functools.lru_cache(make_closure(1, 2)), functools.lru_cache(make_closure(1, 3))),
         (Config, Pipe),
         (None, False),
         (float("nan"), float("inf")),
@@ -182,12 +182,12 @@ def test_different_things_differ_and_equal_things_do_not(one: Any, other: Any) -
 
 
 def test_what_a_compiler_wraps_is_what_it_was() -> None:
-    inner = closed(1, 2.5)
+    inner = make_closure(1, 2.5)
     assert fingerprint(torch.compile(inner)) == fingerprint(inner)
 
 
 def test_functions_that_refer_to_themselves() -> None:
-    found = fingerprint(closed(1, 2.5))
+    found = fingerprint(make_closure(1, 2.5))
     assert found["rate"] == "2.5"
     assert found["inner"] == "itself"
 

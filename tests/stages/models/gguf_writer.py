@@ -98,7 +98,7 @@ def unpermuted(name: str, x: Tensor, config: ModelConfig) -> Tensor:
 
 
 def _fields(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What every file says."""
+    """Fields of every file."""
     spec = tokenizer.spec
     special = {token.id: token.content for token in spec.added_tokens}
     tokens = [special.get(i, token) for i, token in enumerate(spec.vocab)]

@@ -54,10 +54,13 @@ def test_a_model_is_saved_with_the_template_it_was_trained_with(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("source", "told"),
-    [(CHATML, r"a turn ends with <\|im_end\|>, which is no token"),
-     ("{{ bos_token }}", "leaves out what the assistant"),
-     ("{{ raise_exception('no') }}", "no"), ("{% for %}", "line 1")],
-)  # fmt: skip
+    [
+        (CHATML, r"a turn ends with <\|im_end\|>, which is no token"),
+        ("{{ bos_token }}", "leaves out what the assistant"),
+        ("{{ raise_exception('no') }}", "no"),
+        ("{% for %}", "line 1"),
+    ],
+)
 def test_a_template_that_cannot_work_is_named(source: str, told: str, tmp_path: Path) -> None:
     base = language_model.load(written.model(tmp_path / "m", **LLAMA))
     (tmp_path / "t.jinja").write_text(source)

@@ -63,10 +63,16 @@ def test_reads_what_was_written(name: str, tmp_path: Path) -> None:
     ("fields", "scaling"),
     [
         ({"rope__scaling__type": "linear", "rope__scaling__factor": 2.0}, ("linear", 2.0)),
-        ({"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
-          "rope__scaling__original_context_length": 16}, ("yarn", 4.0)),
+        (
+            {
+                "rope__scaling__type": "yarn",
+                "rope__scaling__factor": 4.0,
+                "rope__scaling__original_context_length": 16,
+            },
+            ("yarn", 4.0),
+        ),
     ],
-)  # fmt: skip
+)
 def test_rope_scaling(fields: dict[str, Any], scaling: tuple[str, float], tmp_path: Path) -> None:
     config, params = small()
     found = gguf.read_config(
@@ -156,7 +162,7 @@ def test_smollm2_beside_transformers() -> None:
     names = dict(theirs.named_parameters())
     for name, x in hf.to_weights(ours.params).items():
         torch.testing.assert_close(x, names[name], rtol=0, atol=1e-6)
-    # transformers passes over the name of the split pattern, so that digits would stay together.
+    # transformers ignores the name of the split pattern, so that digits would stay together.
     digits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     reference = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     reference.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits)
@@ -168,7 +174,7 @@ def test_smollm2_beside_transformers() -> None:
     made = generate(ours.model, ours.params, ours_of, Sampling(16, temperature=0.0), key=random.key(0))
     for ids, row in zip(
         ours_of, made.tokens.tolist(), strict=True
-    ):  # each token the likeliest behind those before it
+    ):  # each token the likeliest after those before it
         with torch.no_grad():
             logits = theirs(torch.tensor([ids + row])).logits[0]
         assert row == logits[len(ids) - 1 : -1].argmax(-1).tolist()

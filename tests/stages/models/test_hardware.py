@@ -1,4 +1,4 @@
-"""What "auto" stands for."""
+"""The device and the dtype of "auto"."""
 
 from __future__ import annotations
 

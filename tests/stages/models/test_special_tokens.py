@@ -84,12 +84,14 @@ def test_an_end_is_an_id(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "told"),
-    [({"extra_special_tokens": 5}, "extra_special_tokens must be a list"),
-     ({"extra_special_tokens": [5]}, "extra_special_tokens must be a text or an object"),
-     ({"eos_token": {"contents": "a"}}, "eos_token must be a text or an object"),
-     ({"added_tokens_decoder": {"a": {"content": "b"}}}, "added_tokens_decoder must be a table of ids"),
-     ({"added_tokens_decoder": [1]}, "added_tokens_decoder must be a table of ids")],
-)  # fmt: skip
+    [
+        ({"extra_special_tokens": 5}, "extra_special_tokens must be a list"),
+        ({"extra_special_tokens": [5]}, "extra_special_tokens must be a text or an object"),
+        ({"eos_token": {"contents": "a"}}, "eos_token must be a text or an object"),
+        ({"added_tokens_decoder": {"a": {"content": "b"}}}, "added_tokens_decoder must be a table of ids"),
+        ({"added_tokens_decoder": [1]}, "added_tokens_decoder must be a table of ids"),
+    ],
+)
 def test_a_field_of_another_type_is_refused_by_name(fields: dict, told: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {told}"):

@@ -21,8 +21,10 @@ def test_one_template_is_a_file_and_several_are_a_field() -> None:
     }
 
 
-@pytest.mark.parametrize("templates", [Templates(), Templates("a"), Templates("a", (("b", "c"),)),
-                                       Templates(None, (("b", "c"), ("d", "e")))])  # fmt: skip
+@pytest.mark.parametrize(
+    "templates",
+    [Templates(), Templates("a"), Templates("a", (("b", "c"),)), Templates(None, (("b", "c"), ("d", "e")))],
+)
 def test_what_is_written_is_read(templates: Templates, tmp_path: Path) -> None:
     files, field = template_files.render(templates)
     for name, text in {**files, "tokenizer_config.json": json.dumps(field)}.items():
