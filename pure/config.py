@@ -1,7 +1,7 @@
-"""The shape of a model: one frozen, hashable, validated dataclass, and the presets by name.
+"""Configuration of a model: one frozen, hashable, validated dataclass, and presets by name.
 
-Every field bears the name that Hugging Face's `config.json` gives it, so that a published configuration can
-be read aloud. Numbers that change during a run (a learning rate, a temperature) are not configuration.
+Fields have the names of Hugging Face's `config.json`. Numbers that change during a run (a learning rate, a
+temperature) are not configuration.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pure.number import is_int
+
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 LAYERS, HEAD, SIZE = 10_000, 1 << 16, (1 << 31) - 1
-"""Most layers, the widest head and the largest of the other sizes: a damaged file's would be built for
-ever."""
+"""Upper limits of layers, head width and other sizes: a damaged file could ask for a model without end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How rotary frequencies are stretched so that a model reads further than it was trained.
+    """Scaling of rotary frequencies for contexts longer than in pretraining.
 
     Args:
-        rope_type: "default" (not at all), "linear", "llama3" or "yarn".
+        rope_type: "default" (none), "linear", "llama3" or "yarn".
         factor: new context over old, >= 1.
-        original_max_position_embeddings: context of the first training, tokens; llama3 and yarn need it.
-        low_freq_factor, high_freq_factor: llama3: wavelengths longer than context/low are stretched by
-            `factor`, shorter than context/high are kept, between them blended.
-        beta_fast, beta_slow: yarn: rotations over the old context at which stretching starts and is complete.
-        attention_factor: yarn: multiplies cos and sin; None means 0.1 ln(factor) + 1.
+        original_max_position_embeddings: context of pretraining, tokens; llama3 and yarn need it.
+        low_freq_factor, high_freq_factor: llama3: wavelengths longer than context/low are scaled by `factor`,
+            those shorter than context/high are not, those between are blended.
+        beta_fast, beta_slow: yarn: rotations over the old context where scaling starts and is complete.
+        attention_factor: yarn: factor of cos and sin; None means 0.1 ln(factor) + 1.
     """
 
     rope_type: str = "default"
@@ -55,16 +56,19 @@ class RopeScaling:
                 f"rope_scaling: factor {self.factor} needs a rope_type: 'linear', 'llama3' or 'yarn'"
             )
         original = self.original_max_position_embeddings
-        needed = self.rope_type in ("llama3", "yarn")
-        if needed if original is None else not (_whole(original) and 0 < original <= SIZE):
+        if original is None:
+            valid = self.rope_type not in ("llama3", "yarn")
+        else:
+            valid = is_int(original) and 0 < original <= SIZE
+        if not valid:
             raise ValueError(
-                f"rope_scaling: {self.rope_type} needs original_max_position_embeddings, the context length in tokens "
-                f"of the first training; got {original}"
+                f"rope_scaling: {self.rope_type} needs original_max_position_embeddings, the context length "
+                f"of pretraining in tokens; got {original}"
             )
         if self.rope_type == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise ValueError(
-                f"rope_scaling: llama3 needs 0 < low_freq_factor < high_freq_factor, got {self.low_freq_factor} and "
-                f"{self.high_freq_factor}; Llama 3 uses 1 and 4"
+                f"rope_scaling: llama3 needs 0 < low_freq_factor < high_freq_factor, got "
+                f"{self.low_freq_factor} and {self.high_freq_factor}; Llama 3 uses 1 and 4"
             )
         if self.rope_type == "yarn" and not 0 < self.beta_slow < self.beta_fast:
             raise ValueError(
@@ -78,23 +82,23 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder-only transformer, with every switch between GPT-2, Llama, Qwen2 and Qwen3.
+    """Configuration of a decoder-only transformer, which covers GPT-2, Llama, Qwen2 and Qwen3.
 
     Args:
         vocab_size: V, token ids are 0 .. V-1.
         hidden_size: D, width of the residual stream.
         intermediate_size: width inside the feed-forward block.
-        num_hidden_layers: blocks.
+        num_hidden_layers: number of layers.
         num_attention_heads: N query heads.
         num_key_value_heads: K heads of keys and values; K = N is multi-head, K < N grouped-query, K = 1
             multi-query.
         head_dim: H, width of a head; None means hidden_size / num_attention_heads.
         max_position_embeddings: longest sequence, tokens.
         rope_theta: base of the rotary wavelengths.
-        rope_scaling: a RopeScaling, or None for none.
+        rope_scaling: a RopeScaling, or None.
         rms_norm_eps: added to the mean square before the root (both kinds of norm).
-        attention_dropout: share of attention weights dropped in training, in [0, 1).
-        hidden_dropout: share of each block's two outputs dropped in training, in [0, 1).
+        attention_dropout: dropout rate of attention weights in training, in [0, 1).
+        hidden_dropout: dropout rate of the outputs of attention and feed-forward in training, in [0, 1).
         hidden_act: "silu", "gelu" (exact), "gelu_tanh" or "relu".
         use_rms_norm: RMSNorm, otherwise LayerNorm.
         use_rope: rotary positions, otherwise sinusoidal ones added to the embeddings.
@@ -107,7 +111,7 @@ class ModelConfig:
         bos_token_id, eos_token_id, pad_token_id: ids, or None.
 
     Raises:
-        ValueError: for a value out of range or two that contradict each other; it names the field and the
+        ValueError: for a value out of range, or values that contradict each other; it names the field and the
             fix.
 
     Example:
@@ -158,12 +162,12 @@ class ModelConfig:
 def preset(name: str, **changes: Any) -> ModelConfig:
     """Returns a configuration by name.
 
-    `tiny_config` is the model of the demo; the others have the shapes of published models, but for
-    `qwen3_0.5b`, a shape of its own.
+    `tiny_config` is the model of the demo; the others have the shapes of published models, except
+    `qwen3_0.5b`, which is our own.
 
     Args:
         name: one of PRESETS.
-        changes: fields to set otherwise, `preset("tiny_config", num_hidden_layers=2)`.
+        changes: fields with other values, `preset("tiny_config", num_hidden_layers=2)`.
 
     Raises:
         ValueError: for an unknown name; it lists the names.
@@ -173,16 +177,16 @@ def preset(name: str, **changes: Any) -> ModelConfig:
         30
     """
     if name not in PRESETS:
-        hint = "; Python files are not read as configuration: write JSON" if name.endswith(".py") else ""
+        hint = "; for a configuration of your own write a JSON file" if name.endswith(".py") else ""
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}{hint}")
     return from_dict({**PRESETS[name], **changes})
 
 
 def from_dict(fields: Mapping[str, Any]) -> ModelConfig:
-    """Builds a ModelConfig from plain JSON values; a field it does not know is an error, not a guess.
+    """Builds a ModelConfig from JSON values; unknown fields are refused.
 
     Raises:
-        ValueError: for unknown fields (with the nearest known name) or values that ModelConfig refuses.
+        ValueError: for unknown fields (with the nearest name) or values that ModelConfig refuses.
 
     Example:
         >>> from_dict({"vocab_size": 100}).vocab_size
@@ -191,25 +195,24 @@ def from_dict(fields: Mapping[str, Any]) -> ModelConfig:
     values = dict(fields)
     scaling = values.get("rope_scaling")
     if isinstance(scaling, Mapping):
-        values["rope_scaling"] = RopeScaling(**_known(RopeScaling, scaling, "rope_scaling"))
-    return ModelConfig(**_known(ModelConfig, values, "ModelConfig"))
+        values["rope_scaling"] = RopeScaling(**_check_fields(RopeScaling, scaling, "rope_scaling"))
+    return ModelConfig(**_check_fields(ModelConfig, values, "ModelConfig"))
 
 
 def to_dict(config: ModelConfig) -> dict[str, Any]:
-    """Undoes `from_dict`: plain JSON values, every field written out."""
+    """Inverts `from_dict`: JSON values, with every field."""
     return dataclasses.asdict(config)
 
 
-def _known(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _check_fields(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Refuses fields that `kind` does not have."""
     names = [field.name for field in dataclasses.fields(kind)]
     for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, 1)
-            raise ValueError(
-                f"{where}: unknown field {name!r}; "
-                + (f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(names)}")
-            )
+        if name in names:
+            continue
+        near = difflib.get_close_matches(str(name), names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(names)}"
+        raise ValueError(f"{where}: unknown field {name!r}; {hint}")
     return dict(values)
 
 
@@ -219,20 +222,15 @@ def _choice(name: str, value: Any, allowed: tuple) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def _whole(value: Any) -> bool:
-    """Whether it is an int; True and False are not meant."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _number(name: str, value: Any) -> float:
-    """Refuses what is not a number, such as the "0.1" of a JSON file, and what is larger than any model's."""
-    if not (_whole(value) or isinstance(value, float)) or not abs(value) < 1e18:
+    """Refuses anything but a number, such as the "0.1" of a JSON file, and numbers too large for a model."""
+    if not (is_int(value) or isinstance(value, float)) or not abs(value) < 1e18:
         raise ValueError(f"{name}: expected a number below 1e18, got {str(value)[:60]!r}")
     return value
 
 
 def _check_sizes(config: ModelConfig) -> None:
-    """Sizes are positive ints, shares lie in [0, 1), floats are positive."""
+    """Refuses sizes that are not positive ints, rates outside [0, 1), floats that are not positive."""
     for name in (
         "vocab_size",
         "hidden_size",
@@ -242,34 +240,36 @@ def _check_sizes(config: ModelConfig) -> None:
         "num_key_value_heads",
         "max_position_embeddings",
     ):
-        if not _whole(getattr(config, name)) or getattr(config, name) < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {getattr(config, name)!r}")
-        if getattr(config, name) > (limit := LAYERS if name == "num_hidden_layers" else SIZE):
-            raise ValueError(f"{name}: expected at most {limit:,}, got {getattr(config, name):,}")
+        value = getattr(config, name)
+        if not is_int(value) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        limit = LAYERS if name == "num_hidden_layers" else SIZE
+        if value > limit:
+            raise ValueError(f"{name}: expected at most {limit:,}, got {value:,}")
     for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
         if not _number(name, getattr(config, name)) > 0:
             raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)!r}")
     for name in ("attention_dropout", "hidden_dropout"):
         if not 0 <= _number(name, getattr(config, name)) < 1:
             raise ValueError(
-                f"{name}: expected a share in [0, 1), got {getattr(config, name)!r}; 0 switches it off"
+                f"{name}: expected a rate in [0, 1), got {getattr(config, name)!r}; 0 disables it"
             )
 
 
 def _check_heads(config: ModelConfig) -> None:
-    """Heads divide, and rotate in pairs."""
+    """Refuses heads that do not divide, and odd widths of rotated or sinusoidal positions."""
     heads, groups, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim or 0
-    if not _whole(head_dim) or head_dim < 1:
+    if not is_int(head_dim) or head_dim < 1:
         raise ValueError(f"head_dim: expected a whole number of at least 1, or None, got {config.head_dim!r}")
     if head_dim > HEAD:
         raise ValueError(f"head_dim: expected at most {HEAD:,}, got {head_dim:,}")
     if heads % groups != 0:
         raise ValueError(
-            f"num_attention_heads {heads} does not divide by num_key_value_heads {groups}: each key-value head serves "
-            "a whole number of query heads"
+            f"num_attention_heads {heads} does not divide by num_key_value_heads {groups}: each key-value "
+            "head serves a whole number of query heads"
         )
     if config.use_rope and head_dim % 2 != 0:
-        raise ValueError(f"head_dim: rotary positions turn pairs, so it must be even, got {head_dim}")
+        raise ValueError(f"head_dim: rotary positions rotate pairs, so it must be even, got {head_dim}")
     if not config.use_rope and config.hidden_size % 2 != 0:
         raise ValueError(
             f"hidden_size: sinusoidal positions come in pairs: it must be even, got {config.hidden_size}"
@@ -277,7 +277,7 @@ def _check_heads(config: ModelConfig) -> None:
 
 
 def _check_choices(config: ModelConfig) -> None:
-    """Names are known, flags do not contradict each other, ids lie inside the vocabulary."""
+    """Refuses unknown names, flags that contradict each other, and ids outside the vocabulary."""
     _choice("hidden_act", config.hidden_act, ACTIVATIONS)
     for name in ("use_rms_norm", "use_rope", "use_swiglu", "qk_norm", "mlp_bias", "tie_word_embeddings"):
         if not isinstance(getattr(config, name), bool):
@@ -292,7 +292,7 @@ def _check_choices(config: ModelConfig) -> None:
         raise ValueError("rope_scaling: use_rope is False, so there is nothing to scale; drop one of the two")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = getattr(config, name)
-        if value is not None and not (_whole(value) and 0 <= value < config.vocab_size):
+        if value is not None and not (is_int(value) and 0 <= value < config.vocab_size):
             raise ValueError(
                 f"{name}: expected an id below vocab_size {config.vocab_size} or None, got {value!r}"
             )
@@ -307,23 +307,35 @@ _LLAMA_32_ROPE: Mapping[str, Any] = {
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "tiny_config": {"vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
-                    "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 1024},
-    "qwen3_0.5b": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-                   "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-                   "rope_theta": 1e6, "qk_norm": True, "eos_token_id": 151645, "pad_token_id": 151643},
-    "smollm2_135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-                     "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
-                     "rope_theta": 1e5, "rms_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 0},
-    "qwen2.5_0.5b": {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-                     "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-                     "rope_theta": 1e6, "attention_bias": "qkv", "bos_token_id": 151643, "eos_token_id": 151643},
-    "qwen3_0.6b": {"vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-                   "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-                   "max_position_embeddings": 40960, "rope_theta": 1e6, "qk_norm": True, "bos_token_id": 151643,
-                   "eos_token_id": 151645},
-    "llama3.2_1b": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-                    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-                    "max_position_embeddings": 131072, "rope_theta": 5e5, "rms_norm_eps": 1e-5,
-                    "rope_scaling": _LLAMA_32_ROPE, "bos_token_id": 128000, "eos_token_id": 128001},
+    "tiny_config": {
+        "vocab_size": 4096, "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+    },
+    "qwen3_0.5b": {
+        "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+        "rope_theta": 1e6, "qk_norm": True, "eos_token_id": 151645, "pad_token_id": 151643,
+    },
+    "smollm2_135m": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+        "rope_theta": 1e5, "rms_norm_eps": 1e-5, "bos_token_id": 0, "eos_token_id": 0,
+    },
+    "qwen2.5_0.5b": {
+        "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+        "rope_theta": 1e6, "attention_bias": "qkv", "bos_token_id": 151643, "eos_token_id": 151643,
+    },
+    "qwen3_0.6b": {
+        "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "max_position_embeddings": 40960, "rope_theta": 1e6, "qk_norm": True, "bos_token_id": 151643,
+        "eos_token_id": 151645,
+    },
+    "llama3.2_1b": {
+        "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+        "max_position_embeddings": 131072, "rope_theta": 5e5, "rms_norm_eps": 1e-5,
+        "rope_scaling": _LLAMA_32_ROPE, "bos_token_id": 128000, "eos_token_id": 128001,
+    },
 }  # fmt: skip

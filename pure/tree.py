@@ -1,8 +1,7 @@
-"""Operations on trees: nested dict / list / tuple / NamedTuple of tensors (pytrees), with `None` an empty
-node.
+"""Operations on pytrees: nested dict / list / tuple / NamedTuple of tensors, with `None` an empty node.
 
-A thin face over optree, whose leaf order (sorted keys) and whose treatment of `None` are JAX's. Leaves are
-addressed by their path, "layers/0/attention/q", never by their position.
+A thin layer over optree, whose leaf order (sorted keys) and treatment of `None` are JAX's. Leaves are
+addressed by their path, "layers/0/attention/q", never by their index.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
 
 
 def map_with_path(function: Callable, tree: Tree, *rest: Tree) -> Tree:
-    """Applies `function(path, leaf, ...)` leaf by leaf, the path written as "layers/0/attention/q".
+    """Applies `function(path, leaf, ...)` leaf by leaf, with paths such as "layers/0/attention/q".
 
     Example:
         >>> map_with_path(lambda path, x: path, {"layers": [{"q": 0}]})
@@ -61,16 +60,15 @@ def leaves(tree: Tree) -> list:
 
 
 def nodes(kind: type, tree: Tree) -> list:
-    """Lists the NamedTuples of one kind that stand in a tree, such as a quantised matrix in the place of a
-    tensor.
+    """Lists the NamedTuples of one kind in a tree, such as quantised matrices in the place of tensors.
 
     Example:
         >>> from pure.nn.packed import Packed
         >>> len(nodes(Packed, {"a": torch.ones(1), "b": [Packed(torch.ones(2))]}))
         1
     """
-    found = optree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, kind))
-    return [x for x in found if isinstance(x, kind)]
+    parts = optree.tree_leaves(tree, is_leaf=lambda x: isinstance(x, kind))
+    return [x for x in parts if isinstance(x, kind)]
 
 
 def structure(tree: Tree) -> Any:
@@ -79,7 +77,7 @@ def structure(tree: Tree) -> Any:
 
 
 def flatten(tree: Tree) -> tuple[list, Any]:
-    """Returns (leaves, structure), which `unflatten` puts together again."""
+    """Returns (leaves, structure); `unflatten` is the inverse."""
     if not torch.compiler.is_compiling():
         return optree.tree_flatten(tree)
     numbers = itertools.count()
@@ -107,7 +105,7 @@ def get(tree: Tree, path: str) -> Any:
     """Returns the leaf or subtree at `path`.
 
     Raises:
-        KeyError: if there is none; the message lists what is there.
+        KeyError: if there is none; the message lists the children that exist.
 
     Example:
         >>> get({"layers": [{"q": 7}]}, "layers/0/q")
@@ -127,23 +125,24 @@ def get(tree: Tree, path: str) -> Any:
 def partition(keep: Callable[[str, Any], bool], tree: Tree) -> tuple[Tree, Tree]:
     """Splits a tree in two of the same shape: leaves where `keep(path, leaf)` holds, and the others.
 
-    A missing leaf becomes `None`, which is an empty node, so every function here passes over it. This one
-    pair of functions serves freezing, adapters and saving a part.
+    A missing leaf becomes `None`, an empty node, so every function here skips it. With `combine` it serves
+    freezing, adapters and saving a part.
 
     Example:
         >>> partition(lambda path, x: x > 1, {"a": 1, "b": 2})
         ({'a': None, 'b': 2}, {'a': 1, 'b': None})
     """
     mask = map_with_path(lambda path, x: bool(keep(path, x)), tree)
-    kept = optree.tree_map(lambda m, x: x if m else None, mask, tree)
-    return kept, optree.tree_map(lambda m, x: None if m else x, mask, tree)
+    first = optree.tree_map(lambda m, x: x if m else None, mask, tree)
+    second = optree.tree_map(lambda m, x: None if m else x, mask, tree)
+    return first, second
 
 
 def combine(first: Tree, second: Tree) -> Tree:
-    """Undoes `partition`: takes each leaf from whichever tree has it.
+    """Inverts `partition`: takes each leaf from the tree that has it.
 
     Raises:
-        ValueError: if a place has a leaf in both.
+        ValueError: if both trees have a leaf at the same path.
 
     Example:
         >>> combine({"a": None, "b": 2}, {"a": 1, "b": None})
@@ -153,7 +152,7 @@ def combine(first: Tree, second: Tree) -> Tree:
     def pick(a: Any, b: Any) -> Any:
         if a is not None and b is not None:
             raise ValueError(
-                "tree.combine: both trees have a leaf in the same place; partition one tree to get two that fit"
+                "tree.combine: both trees have a leaf at the same path; combine two results of partition"
             )
         return b if a is None else a
 
@@ -161,7 +160,7 @@ def combine(first: Tree, second: Tree) -> Tree:
 
 
 def select(pattern: Tree, tree: Tree) -> Tree:
-    """Keeps the leaves of `tree` where `pattern` has a leaf, and `None` elsewhere.
+    """Selects the leaves of `tree` where `pattern` has a leaf; others become `None`.
 
     Example:
         >>> select({"a": 0, "b": None}, {"a": 1, "b": 2})
@@ -181,7 +180,7 @@ def stack(trees: list[Tree]) -> Tree:
 
 
 def unstack(tree: Tree) -> list[Tree]:
-    """Undoes `stack`: one tree per index of the first axis (views, not copies).
+    """Inverts `stack`: one tree per index of the first axis (views, not copies).
 
     Raises:
         ValueError: if the tree has no leaf, or leaves disagree on the length of their first axis.
@@ -201,12 +200,12 @@ def cast(tree: Tree, dtype: torch.dtype) -> Tree:
 
 
 def clone(tree: Tree) -> Tree:
-    """Copies every leaf into storage of its own."""
+    """Copies every leaf into its own storage."""
     return map(Tensor.clone, tree)
 
 
 def detach(tree: Tree) -> Tree:
-    """Cuts every leaf off from the graph that computed it (same storage)."""
+    """Detaches every leaf from its autograd graph (same storage)."""
     return map(Tensor.detach, tree)
 
 
@@ -216,7 +215,7 @@ def zeros_like(tree: Tree, dtype: torch.dtype | None = None) -> Tree:
 
 
 def where(condition: Tensor, yes: Tree, no: Tree) -> Tree:
-    """Chooses one of two whole trees by a 0-d bool, without a branch, so that it compiles and vmaps."""
+    """Selects one of two trees by a 0-d bool, without a branch, so that it compiles and vmaps."""
     return map(lambda a, b: torch.where(condition, a, b), yes, no)
 
 
@@ -241,26 +240,25 @@ def count(tree: Tree) -> int:
 
 
 def nbytes(tree: Tree) -> int:
-    """Adds up the bytes of all leaves (tensors or ParamSpecs)."""
+    """Counts bytes over all leaves (tensors or ParamSpecs)."""
     return sum(torch.Size(x.shape).numel() * x.dtype.itemsize for x in leaves(tree))
 
 
-def _collect(node: Any, found: list) -> list:
-    """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of a dict without a
-    leaf.)"""
+def _collect(node: Any, collected: list) -> list:
+    """Appends the leaves in JAX's order. (Dynamo cannot trace optree's flattening of empty dicts.)"""
     if isinstance(node, dict):
         for key in _keys(node):
-            _collect(node[key], found)
+            _collect(node[key], collected)
     elif isinstance(node, list | tuple):
         for child in node:
-            _collect(child, found)
+            _collect(child, collected)
     elif node is not None:
-        found.append(node)
-    return found
+        collected.append(node)
+    return collected
 
 
 def _sorted_map(function: Callable, node: Any) -> Any:
-    """`map` that visits the leaves in the order of `leaves`, under a compiler."""
+    """`map` in the order of `leaves`, for compilers."""
     if isinstance(node, dict):
         return _plain(node)((key, _sorted_map(function, node[key])) for key in _keys(node))
     if hasattr(node, "_fields"):
@@ -271,18 +269,17 @@ def _sorted_map(function: Callable, node: Any) -> Any:
 
 
 def _keys(node: dict) -> list:
-    """Sorted keys; an OrderedDict keeps its own order, as in JAX."""
+    """Sorted keys; those of an OrderedDict in their own order, as in JAX."""
     return list(node) if isinstance(node, OrderedDict) else sorted(node)
 
 
 def _plain(node: dict) -> type[dict]:
-    """The type that keeps its order, or dict for any other."""
+    """OrderedDict, whose order is significant, or dict for any other."""
     return OrderedDict if isinstance(node, OrderedDict) else dict
 
 
 def _names(node: Any, prefix: str) -> Any:
-    """The same tree, each leaf replaced by its path. (Plain recursion: Dynamo traces it, not optree
-    paths.)"""
+    """Replaces each leaf by its path. (Plain recursion: Dynamo cannot trace optree's paths.)"""
     if node is None:
         return None
     join = f"{prefix}/".lstrip("/")

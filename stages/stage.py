@@ -22,7 +22,7 @@ from pure.optim.extra import with_extra
 from pure.optim.leafwise import is_leafwise
 from pure.transform import precision
 from pure.transform.accumulate import Accumulated, Metric, accumulate, row_count
-from pure.transform.by_layer import leaf_norms, leafwise, whole
+from pure.transform.by_layer import leaf_norms, update_at_once, update_by_layer
 from pure.types import GradientTransformation, Tree
 from stages.state import TrainState
 
@@ -140,7 +140,7 @@ def stage(
             step,
             gradient=accumulate(loss, accumulation),
             names=metrics,
-            update=leafwise(bound) if is_leafwise(optimizer) else whole(bound),
+            update=update_by_layer(bound) if is_leafwise(optimizer) else update_at_once(bound),
         ),
         loss=loss,
     )

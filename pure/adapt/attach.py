@@ -1,4 +1,4 @@
-"""Adapters beside the matrices of a base, as nodes of its tree; and nodes made whole matrices again.
+"""Attaching adapters to a base as nodes of its tree, and replacing nodes by plain matrices.
 
 Shape letters: O output width, I input width, R rank, B batch.
 """
@@ -21,84 +21,84 @@ def attach(
     adapters: Tree,
     *,
     base: Tree,
-    found: Mapping[str, Site],
+    adapted: Mapping[str, Site],
     squares: Mapping[str, Tensor],
     rate: Tensor | None,
     key: Tensor | None = None,
 ) -> Tree:
-    """Puts each adapter beside its matrix: the base's params, with `LoRA` nodes where there is one.
+    """Attaches each adapter to its matrix: the base's params, with `LoRA` nodes in the place of matrices.
 
     Args:
         adapters: as the model's spec; `{}` gives the base.
-        base, found, squares, rate: bound by `lora`.
+        base, adapted, squares, rate: bound by `lora`.
         key: [B, 2] uint32, of the dropout; None drops nothing.
 
     Returns:
-        Params for the model below.
+        Params of the base model.
     """
     if not adapters:
         return base
-    keys = (
-        dict(zip(found, _site_keys(key, [site.number for site in found.values()]), strict=True))
-        if key is not None and rate is not None
-        else {}
-    )
+    keys: dict[str, Tensor] = {}
+    if key is not None and rate is not None:
+        numbers = [site.number for site in adapted.values()]
+        keys = dict(zip(adapted, _site_keys(key, numbers), strict=True))
 
-    def put(path: str, leaf: Tree, part: Tree) -> Tree:
-        key = keys.get(path)
+    def make_node(path: str, matrix: Tree, adapter: Tree) -> Tree:
         return LoRA(
-            leaf,
-            part["a"],
-            part["b"] * found[path].scale,
-            part.get("magnitude"),
+            matrix,
+            adapter["a"],
+            adapter["b"] * adapted[path].scale,
+            adapter.get("magnitude"),
             squares.get(path),
-            key,
-            None if key is None else rate,
+            keys.get(path),
+            rate if path in keys else None,
         )
 
-    return _walk(base, adapters, put)
+    return _map_adapted(base, adapters, make_node)
 
 
-def whole(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
-    """Makes every node that stands for a matrix into that matrix: LoRA works its change in, NF4 is
-    dequantised.
+def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
+    """Replaces every node by its matrix: the change of LoRA is merged, NF4 is dequantised.
 
     Args:
         params: a tree, or one node.
-        dtype: of what was quantised; other matrices keep theirs.
+        dtype: of dequantised matrices; others keep their own.
 
     Returns:
         The tree without nodes.
     """
     if isinstance(params, LoRA):
-        base = whole(params.base, dtype)
-        made = base.float() + params.b.float() @ params.a.float()
+        base = materialize(params.base, dtype)
+        merged = base.float() + params.b.float() @ params.a.float()
         if params.magnitude is not None:
-            made = made * (params.magnitude / row_lengths(params))[:, None]
-        return made.to(base.dtype)
+            merged = merged * (params.magnitude / row_lengths(params))[:, None]
+        return merged.to(base.dtype)
     if isinstance(params, NF4):
         return dequantize(params, dtype)
     if isinstance(params, dict):
-        return {name: whole(part, dtype) for name, part in params.items()}
-    return [whole(part, dtype) for part in params] if isinstance(params, list) else params
+        return {name: materialize(part, dtype) for name, part in params.items()}
+    if isinstance(params, list):
+        return [materialize(part, dtype) for part in params]
+    return params
 
 
-def _walk(base: Tree, adapters: Tree, put: Callable[[str, Tree, Tree], Tree], path: str = "") -> Tree:
-    """The base, with `put(path, leaf, adapter)` where there is an adapter."""
+def _map_adapted(
+    base: Tree, adapters: Tree, make_node: Callable[[str, Tree, Tree], Tree], path: str = ""
+) -> Tree:
+    """The base, with `make_node(path, matrix, adapter)` in the place of adapted matrices."""
     if isinstance(base, list):
-        return [
-            _walk(x, part, put, f"{path}/{i}") for i, (x, part) in enumerate(zip(base, adapters, strict=True))
-        ]
+        pairs = enumerate(zip(base, adapters, strict=True))
+        return [_map_adapted(x, part, make_node, f"{path}/{i}") for i, (x, part) in pairs]
     if not isinstance(base, dict):
-        return put(path, base, adapters)
-    return {
-        name: _walk(x, adapters[name], put, f"{path}/{name}" if path else name) if name in adapters else x
-        for name, x in base.items()
-    }
+        return make_node(path, base, adapters)
+    params = dict(base)
+    for name, part in adapters.items():
+        params[name] = _map_adapted(base[name], part, make_node, f"{path}/{name}" if path else name)
+    return params
 
 
 def _site_keys(key: Tensor, numbers: list[int]) -> Sequence[Tensor]:
-    """[B, 2] -> one [B, 2] for each number, from one draw."""
-    names = torch.tensor(numbers, device=key.device)
-    each = torch.func.vmap(torch.func.vmap(random.fold_in, (None, 0)), (0, None))(key, names)
-    return each.unbind(1)
+    """[B, 2] -> one [B, 2] for each number, in one vectorised hash."""
+    data = torch.tensor(numbers, device=key.device)
+    keys = torch.func.vmap(torch.func.vmap(random.fold_in, (None, 0)), (0, None))(key, data)
+    return keys.unbind(1)

@@ -1,8 +1,8 @@
-"""LoRA: a frozen model learns through small matrices beside its own.
+"""LoRA: fine-tuning of a frozen model by low-rank changes of its matrices.
 
-The adapters are a tree of their own, and the only params of the model made here; the base is bound. So every
-stage, optimizer, checkpoint and transform works on adapters as on any params, and `vmap` over stacked
-adapters runs several over one base.
+The adapters are a tree, the only params of the adapted model; the base is bound. So every stage, optimizer,
+checkpoint and transform works on adapters as on any params, and `vmap` over stacked adapters runs several on
+one base.
 
 Shape letters: O output width, I input width, R rank, B batch.
 
@@ -22,20 +22,20 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.adapt.attach import attach, whole
+from pure.adapt.attach import attach, materialize
 from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites, weights
-from pure.nn.transformer import init as draw
-from pure.types import Model, ParamSpec, Tree
+from pure.nn.transformer import init as init_params
+from pure.types import Hidden, Logits, Model, ParamSpec, Tree
 
 OWN = crc32(b"lora")
-"""Sets the keys of this dropout apart."""
+"""Number that separates the keys of this dropout from those of the model's."""
 
 
 class Merged(NamedTuple):
-    """Params with the adapters worked in, arranged for generation: what `Model.prepare` makes.
+    """Params with merged adapters, laid out for decoding: the result of `Model.prepare`.
 
     Fields:
-        params: of the model below.
+        params: of the base model.
     """
 
     params: Tree
@@ -54,31 +54,32 @@ def lora(
     use_rslora: bool = False,
     use_dora: bool = False,
 ) -> Model:
-    """Makes a model whose params are adapters, over a base that never changes.
+    """Builds a model whose params are adapters of a frozen base.
 
-    A change of weights that fine-tuning finds has low rank; so two thin matrices can hold it, and the
-    optimizer's memory, the gradients and the file shrink to a hundredth.
+    The changes of weights in fine-tuning have low rank: two thin matrices represent them, and the optimizer's
+    state, the gradients and the file shrink to a hundredth.
 
-        W' = W + s B A,     s = alpha / R, or alpha / √R with `use_rslora`;     DoRA: W' = m (W + s B A) / ‖W
-        + s B A‖
+        W' = W + s B A,     s = alpha / R, or alpha / √R with `use_rslora`
+        DoRA: W' = m (W + s B A) / ‖W + s B A‖
 
     Args:
-        model: from `transformer`, or made by this function.
+        model: from `transformer`, or an adapted model.
         base: its params; matrices may be `NF4` nodes.
         rank, alpha, targets, rank_pattern, alpha_pattern, dropout, use_rslora, use_dora: as in `LoRAConfig`.
 
     Returns:
         Model. `init` draws A from a normal distribution with PEFT's variance 1/(3 I) and sets B to 0, so that
-        it begins as the base; `{}` in the place of the params is the base without an adapter, as a reference
-        policy wants it; `prepare` works the adapters into a copy of the base.
+        freshly initialised adapters are the identity; `{}` as params is the base without adapters, such as a
+        reference policy; `prepare` merges the adapters into a copy of the base.
 
     Raises:
-        ValueError: if a target fits no matrix of the base, or a value is out of range.
+        ValueError: if a target matches no matrix of the base, or a value is out of range.
 
     Example:
         >>> from pure.config import ModelConfig
         >>> from pure.nn.transformer import transformer
-        >>> plain = transformer(ModelConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
+        >>> config = ModelConfig(vocab_size=9, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> plain = transformer(config)
         >>> base = plain.init(random.key(0))
         >>> adapted = lora(plain, base, rank=2, targets=["q", "v"])
         >>> adapters = adapted.init(random.key(1))
@@ -104,7 +105,7 @@ def lora(
 
 
 def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
-    """Is `lora` with its options in one piece.
+    """Builds the model of `lora` from a LoRAConfig.
 
     Args:
         model, base: as in `lora`.
@@ -113,18 +114,18 @@ def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
     Raises:
         ValueError: as `lora`.
     """
-    found = sites(base, config)
-    squares = _squares(base, found) if config.use_dora else {}
-    rate = torch.tensor(config.dropout, device=_device(base)) if config.dropout else None
-    attached = partial(attach, base=base, found=found, squares=squares, rate=rate)
-    spec = _spec(base, found, config.use_dora)
+    adapted = sites(base, config)
+    squares = _squares(base, adapted) if config.use_dora else {}
+    rate = torch.tensor(config.dropout, device=tree.leaves(base)[0].device) if config.dropout else None
+    attached = partial(attach, base=base, adapted=adapted, squares=squares, rate=rate)
+    spec = _spec(base, adapted, config.use_dora)
     return Model(
         config=model.config,
         spec=spec,
         init=partial(init, spec=spec, squares=squares),
-        hidden=partial(_hidden, hidden=model.hidden, attached=attached),
+        hidden=partial(_hidden, hidden=model.hidden, attached=attached, drops=rate is not None),
         logits=partial(_logits, logits=model.logits, attached=attached),
-        forward=partial(_forward, forward=model.forward, attached=attached),
+        forward=partial(_hidden, hidden=model.forward, attached=attached, drops=rate is not None),
         cache=model.cache,
         decode=partial(_decode, decode=model.decode, attached=attached),
         prepare=partial(_prepare, prepare=model.prepare, attached=attached),
@@ -132,16 +133,16 @@ def bind(model: Model, base: Tree, config: LoRAConfig) -> Model:
 
 
 def adapter_spec(base: Tree, config: LoRAConfig) -> Tree:
-    """Describes the adapters as ParamSpecs: nested as the base, without what has none.
+    """Describes the adapters as ParamSpecs, nested like the base, with adapted matrices only.
 
     Raises:
-        ValueError: if a target fits no matrix.
+        ValueError: if a target matches no matrix.
     """
     return _spec(base, sites(base, config), config.use_dora)
 
 
 def init(key: Tensor, *, spec: Tree, squares: Mapping[str, Tensor]) -> Tree:
-    """Draws the adapters: A normal, B zero, and, for DoRA, the lengths that the base's rows have.
+    """Initialises the adapters: A normal, B zero, and, for DoRA, the lengths of the base's rows.
 
     Args:
         key: [2] uint32.
@@ -152,47 +153,49 @@ def init(key: Tensor, *, spec: Tree, squares: Mapping[str, Tensor]) -> Tree:
         Adapters on the key's device; no two share storage.
     """
     lengths = {f"{path}/magnitude": square.sqrt() for path, square in squares.items()}
-    return tree.map_with_path(
-        lambda path, x: lengths[path].to(key.device) if path in lengths else x, draw(key, spec=spec)
-    )
+
+    def set_length(path: str, x: Tensor) -> Tensor:
+        return lengths[path].to(key.device) if path in lengths else x
+
+    return tree.map_with_path(set_length, init_params(key, spec=spec))
 
 
 def merge(base: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
-    """Works the adapters into the matrices, so that the model below computes the same without them.
+    """Merges the adapters into the matrices, so that the base model computes the same without adapters.
 
     Args:
-        base: params; NF4 matrices come back whole, in float32.
+        base: params; NF4 matrices are dequantised to float32.
         adapters: of `lora(model, base, ...)`.
-        config: the options that it was made with.
+        config: its options.
 
     Returns:
-        Params of the model below; leaves without an adapter are the base's own, the others of the base's
+        Params of the base model; leaves without adapters are the base's own, merged ones have the base's
         dtype, rounded once from float32.
 
     Raises:
         ValueError: if the options do not fit the base.
     """
-    found = sites(base, config)
-    squares = _squares(base, found) if config.use_dora else {}
-    return whole(attach(adapters, base=base, found=found, squares=squares, rate=None))
+    adapted = sites(base, config)
+    squares = _squares(base, adapted) if config.use_dora else {}
+    return materialize(attach(adapters, base=base, adapted=adapted, squares=squares, rate=None))
 
 
 def unmerge(merged: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
-    """Undoes `merge`, up to the rounding of the dtype.
+    """Inverts `merge`, up to rounding.
 
     Args:
-        merged: params that `merge` made.
-        adapters, config: those that it was given.
+        merged: result of `merge`.
+        adapters, config: its arguments.
 
     Raises:
-        ValueError: for DoRA, whose lengths of the base's rows are lost.
+        ValueError: for DoRA, as the lengths of the base's rows are lost.
     """
     if config.use_dora:
         raise ValueError(
-            "lora: merged DoRA cannot be taken out, as the rows' first lengths are lost; keep the base"
+            "lora: merged DoRA cannot be unmerged, as the original row lengths are lost; keep the base"
         )
-    away = tree.map_with_path(lambda path, x: -x if path.endswith("/b") else x, adapters)
-    return merge(merged, away, config)
+    negated = tree.map_with_path(lambda path, x: -x if path.endswith("/b") else x, adapters)
+    return merge(merged, negated, config)
 
 
 def _hidden(
@@ -200,91 +203,89 @@ def _hidden(
     tokens: Tensor,
     *,
     key: Tensor | None = None,
-    hidden: Callable,
-    attached: Callable,
+    hidden: Hidden,
+    attached: Callable[..., Tree],
+    drops: bool,
     **arguments: Any,
 ) -> Tensor:
-    """The model's own, on the base with the adapters; the key serves both kinds of dropout."""
-    return hidden(attached(adapters, key=_row_keys(key, tokens, attached)), tokens, key=key, **arguments)
+    """`hidden`, or `forward`, of the base with adapters; the key serves both kinds of dropout."""
+    row_keys = _row_keys(key, tokens) if drops and key is not None else None
+    return hidden(attached(adapters, key=row_keys), tokens, key=key, **arguments)
 
 
-def _logits(adapters: Tree, states: Tensor, *, logits: Callable, attached: Callable) -> Tensor:
-    """The model's own; an adapter of the head drops nothing."""
+def _logits(adapters: Tree, states: Tensor, *, logits: Logits, attached: Callable[..., Tree]) -> Tensor:
+    """`logits` of the base with adapters, without dropout."""
     return logits(attached(adapters), states)
 
 
-def _forward(
-    adapters: Tree, tokens: Tensor, *, forward: Callable, attached: Callable, **arguments: Any
-) -> Tensor:
-    """The model's own."""
-    rows = _row_keys(arguments.get("key"), tokens, attached)
-    return forward(attached(adapters, key=rows), tokens, **arguments)
-
-
 def _decode(
-    adapters: Tree, tokens: Tensor, cache: Tree, *, decode: Callable, attached: Callable, **arguments: Any
+    adapters: Tree,
+    tokens: Tensor,
+    cache: Tree,
+    *,
+    decode: Callable[..., tuple[Tensor, Tree]],
+    attached: Callable[..., Tree],
+    **arguments: Any,
 ) -> tuple[Tensor, Tree]:
-    """The model's own, on merged params where `prepare` has made them."""
+    """`decode` of the base with adapters, or with params that `prepare` has merged."""
     params = adapters.params if isinstance(adapters, Merged) else attached(adapters)
     return decode(params, tokens, cache, **arguments)
 
 
-def _prepare(adapters: Tree, *, rows: int | None = None, prepare: Callable, attached: Callable) -> Tree:
-    """Merged, then as the model below likes it."""
+def _prepare(
+    adapters: Tree,
+    *,
+    rows: int | None = None,
+    prepare: Callable[..., Tree],
+    attached: Callable[..., Tree],
+) -> Tree:
+    """Merges the adapters, then prepares the result as the base model does."""
     if isinstance(adapters, Merged):
         return adapters
     params = attached(adapters)
-    return Merged(prepare(whole(params, params["embedding"].dtype), rows=rows))
+    return Merged(prepare(materialize(params, params["embedding"].dtype), rows=rows))
 
 
-def _spec(base: Tree, found: Mapping[str, Site], dora: bool) -> Tree:
-    """ParamSpecs of the adapters: nested as the base, without what has none."""
+def _spec(base: Tree, adapted: Mapping[str, Site], dora: bool) -> Tree:
+    """ParamSpecs of the adapters, nested like the base, with adapted matrices only."""
 
-    def part(path: str) -> Tree:
-        rank, (out, into) = found[path].rank, found[path].shape
+    def describe(path: str) -> Tree:
+        rank, (out, into) = adapted[path].rank, adapted[path].shape
         spec = {
             "a": ParamSpec(shape=(rank, into), std=(3 * into) ** -0.5),
             "b": ParamSpec(shape=(out, rank), init="zeros"),
         }
-        return {**spec, "magnitude": ParamSpec(shape=(out,), init="ones")} if dora else spec
+        if dora:
+            spec["magnitude"] = ParamSpec(shape=(out,), init="ones")
+        return spec
 
-    return _pruned(base, "", part, found)
+    return _prune(base, "", describe, adapted)
 
 
-def _pruned(base: Tree, path: str, part: Callable[[str], Tree], found: Mapping[str, Site]) -> Tree:
-    """The branches of a tree that lead to an adapter; lists keep their length, so that paths keep their
-    numbers."""
-    below = {
-        name: f"{path}/{name}" if path else str(name) for name in (base if isinstance(base, dict) else ())
-    }
+def _prune(base: Tree, path: str, describe: Callable[[str], Tree], adapted: Mapping[str, Site]) -> Tree:
+    """The branches of a tree with an adapter; lists keep their length, so that indices are unchanged."""
     if isinstance(base, list):
-        return [_pruned(x, f"{path}/{i}", part, found) for i, x in enumerate(base)]
-    kept = {}
-    for name, whole_path in below.items():
-        if whole_path in found:
-            kept[name] = part(whole_path)
-        elif any(site.startswith(f"{whole_path}/") for site in found):
-            kept[name] = _pruned(base[name], whole_path, part, found)
-    return kept
+        return [_prune(x, f"{path}/{i}", describe, adapted) for i, x in enumerate(base)]
+    pruned: dict[str, Tree] = {}
+    for name in base if isinstance(base, dict) else ():
+        full_path = f"{path}/{name}" if path else str(name)
+        if full_path in adapted:
+            pruned[name] = describe(full_path)
+        elif any(site.startswith(f"{full_path}/") for site in adapted):
+            pruned[name] = _prune(base[name], full_path, describe, adapted)
+    return pruned
 
 
-def _squares(base: Tree, found: Mapping[str, Site]) -> dict[str, Tensor]:
+def _squares(base: Tree, adapted: Mapping[str, Site]) -> dict[str, Tensor]:
     """{path: squared lengths of the rows [O] float32}."""
     leaves = weights(base)
-    return {path: whole(leaves[path]).float().square().sum(-1) for path in found}
+    return {path: materialize(leaves[path]).float().square().sum(-1) for path in adapted}
 
 
-def _row_keys(key: Tensor | None, tokens: Tensor, attached: Any) -> Tensor | None:
-    """[2] or [B, 2] -> [B, 2], apart from those of the model's own dropout; None where adapters drop
-    nothing."""
-    if key is None or attached.keywords["rate"] is None:
-        return None
-    rows, own = tokens.shape[0], torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), OWN)
+def _row_keys(key: Tensor, tokens: Tensor) -> Tensor:
+    """[2] or [B, 2] -> [B, 2], separate from the keys of the model's own dropout."""
+    own = torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), OWN)
     if key.ndim == 2:
         return own
-    return torch.func.vmap(random.fold_in, (None, 0))(own[0], torch.arange(rows, device=key.device))
-
-
-def _device(base: Tree) -> torch.device:
-    """Where the base lies."""
-    return tree.leaves(base)[0].device
+    rows = torch.arange(tokens.shape[0], device=key.device)
+    return torch.func.vmap(random.fold_in, (None, 0))(own[0], rows)

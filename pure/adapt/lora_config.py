@@ -1,4 +1,4 @@
-"""Where LoRA's adapters stand in a model, and how large they are.
+"""Options of LoRA: the matrices with adapters, and their ranks and scales.
 
 Shape letters: O output width, I input width, R rank.
 
@@ -15,6 +15,7 @@ from zlib import crc32
 
 from pure.nn.linear import LoRA
 from pure.nn.nf4 import NF4
+from pure.number import is_int
 from pure.types import Tree
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -26,24 +27,22 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {"rank": 16, "alpha": 32.0, "targets": ("q", "k", "v", "o"), "dropout": 0.05},
     "aggressive": {"rank": 64, "alpha": 128.0, "targets": MATRICES, "dropout": 0.1},
 }
-"""Name -> options. The first changes little and forgets little, the last comes near to training every
-weight."""
+"""Name -> options, from small changes with little forgetting to nearly full fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Where adapters stand, and how large they are.
+    """Options of adapters.
 
     Args:
         rank: R, >= 1.
         alpha: the change is scaled by alpha / R, > 0.
-        targets: names of matrices ("q") or patterns of paths ("layers/0/attention/*"), as the shell writes
-            them.
-        rank_pattern, alpha_pattern: (pattern, value) pairs: the first that fits a path overrules `rank` or
+        targets: names of matrices ("q") or shell patterns of paths ("layers/0/attention/*").
+        rank_pattern, alpha_pattern: (pattern, value) pairs: the first that matches a path overrides `rank` or
             `alpha`.
-        dropout: share of an adapter's inputs that are dropped in training, in [0, 1).
-        use_rslora: scale by alpha / √R, so that a larger rank does not learn more slowly.
-        use_dora: learn the length of each row apart from its direction.
+        dropout: dropout rate of an adapter's inputs in training, in [0, 1).
+        use_rslora: scale by alpha / √R, so that larger ranks do not learn more slowly.
+        use_dora: learn the length of each row separately from its direction.
 
     Raises:
         ValueError: for a value out of range.
@@ -68,16 +67,14 @@ class LoRAConfig:
             pairs = value.items() if isinstance(value, Mapping) else value
             object.__setattr__(self, name, (pairs,) if isinstance(pairs, str) else tuple(pairs))
         ranks = (self.rank, *(rank for _, rank in self.rank_pattern))
-        if any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in ranks):
+        if not all(is_int(rank) and rank >= 1 for rank in ranks):
             raise ValueError(f"lora: rank must be a whole number of at least 1, got {ranks}")
         if not all(alpha > 0 for alpha in (self.alpha, *(alpha for _, alpha in self.alpha_pattern))):
             raise ValueError(f"lora: alpha must be above 0, got {self.alpha} and {self.alpha_pattern}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"lora: dropout must be a share in [0, 1), got {self.dropout}; 0 switches it off"
-            )
+            raise ValueError(f"lora: dropout must be a rate in [0, 1), got {self.dropout}; 0 disables it")
         if not self.targets:
-            raise ValueError(f"lora: targets names no matrix; give some of {', '.join(MATRICES)}")
+            raise ValueError(f"lora: targets is empty; give some of {', '.join(MATRICES)}")
 
 
 class Site(NamedTuple):
@@ -87,7 +84,7 @@ class Site(NamedTuple):
         rank: R.
         scale: of the change.
         shape: (O, I) of the matrix.
-        number: of its own, for the dropout's key.
+        number: hash of the path, folded into the dropout's key.
     """
 
     rank: int
@@ -116,55 +113,56 @@ def lora_config(name: str, **changes: Any) -> LoRAConfig:
 
 
 def sites(base: Tree, config: LoRAConfig) -> dict[str, Site]:
-    """Lists the matrices that get an adapter, by their paths.
+    """Lists the matrices with an adapter, by their paths.
 
     Args:
-        base: params, tensors or nodes in their place.
+        base: params, with tensors or nodes.
         config: the options.
 
     Returns:
         {path: Site}, in the order of the tree.
 
     Raises:
-        ValueError: if a target or a pattern fits no matrix.
+        ValueError: if a target or a pattern matches no matrix.
     """
     matrices = {path: shape for path, leaf in weights(base).items() if len(shape := shape_of(leaf)) == 2}
     matrices.pop("embedding", None)
     patterns = (*config.targets, *(p for p, _ in config.rank_pattern), *(p for p, _ in config.alpha_pattern))
     for pattern in patterns:
-        if not any(_fits(pattern, path) for path in matrices):
+        if not any(_matches(pattern, path) for path in matrices):
             names = sorted({path.rsplit("/", 1)[-1] for path in matrices})
             raise ValueError(
-                f"lora: {pattern!r} fits no matrix of the base; there are {', '.join(names)}, at paths like "
-                f"{next(iter(matrices), 'none')}"
+                f"lora: {pattern!r} matches no matrix of the base; there are {', '.join(names)}, at paths "
+                f"like {next(iter(matrices), 'none')}"
             )
-    found = {}
-    for path, shape in matrices.items():
-        if any(_fits(pattern, path) for pattern in config.targets):
-            rank = next((value for p, value in config.rank_pattern if _fits(p, path)), config.rank)
-            alpha = next((value for p, value in config.alpha_pattern if _fits(p, path)), config.alpha)
-            found[path] = Site(
-                rank,
-                alpha / (rank**0.5 if config.use_rslora else rank),
-                (shape[0], shape[1]),
-                crc32(path.encode()),
-            )
-    return found
+    return {
+        path: _site(path, shape, config)
+        for path, shape in matrices.items()
+        if any(_matches(pattern, path) for pattern in config.targets)
+    }
+
+
+def _site(path: str, shape: tuple[int, ...], config: LoRAConfig) -> Site:
+    """The site of one matrix, with the first matching rank and alpha."""
+    rank = next((value for pattern, value in config.rank_pattern if _matches(pattern, path)), config.rank)
+    alpha = next((value for pattern, value in config.alpha_pattern if _matches(pattern, path)), config.alpha)
+    divisor = rank**0.5 if config.use_rslora else rank
+    return Site(rank, alpha / divisor, (shape[0], shape[1]), crc32(path.encode()))
 
 
 def weights(params: Tree, path: str = "") -> dict[str, Tree]:
-    """Lists tensors and nodes in their place, by path."""
-    if isinstance(params, dict | list):
-        parts = params.items() if isinstance(params, dict) else enumerate(params)
-        found: dict[str, Tree] = {}
-        for name, part in parts:
-            found |= weights(part, f"{path}/{name}" if path else str(name))
-        return found
-    return {path: params}
+    """Lists tensors, and nodes in the place of tensors, by path."""
+    if not isinstance(params, dict | list):
+        return {path: params}
+    parts = params.items() if isinstance(params, dict) else enumerate(params)
+    by_path: dict[str, Tree] = {}
+    for name, part in parts:
+        by_path |= weights(part, f"{path}/{name}" if path else str(name))
+    return by_path
 
 
 def shape_of(weight: Tree) -> tuple[int, ...]:
-    """Tells the shape of a tensor, or of the matrix that a node stands for."""
+    """Returns the shape of a tensor, or of a node's matrix."""
     if isinstance(weight, LoRA):
         return shape_of(weight.base)
     if isinstance(weight, NF4):
@@ -172,6 +170,6 @@ def shape_of(weight: Tree) -> tuple[int, ...]:
     return tuple(weight.shape)
 
 
-def _fits(pattern: str, path: str) -> bool:
-    """Whether a name or a pattern means this path."""
-    return fnmatchcase(path, pattern) if "/" in pattern else fnmatchcase(path.rsplit("/", 1)[-1], pattern)
+def _matches(pattern: str, path: str) -> bool:
+    """Matches a pattern with a path, or, without a slash, with the last name of the path."""
+    return fnmatchcase(path if "/" in pattern else path.rsplit("/", 1)[-1], pattern)

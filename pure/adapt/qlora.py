@@ -1,4 +1,4 @@
-"""QLoRA: LoRA over a base in four bits a number.
+"""QLoRA: LoRA over a base in four bits a weight.
 
 Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", 2023.
 """
@@ -18,14 +18,14 @@ from pure.types import Model, Tree
 
 
 def qlora(model: Model, base: Tree, *, double: bool = True, **options: Any) -> Model:
-    """Makes a model whose params are adapters, over a base that takes a quarter of bfloat16's memory.
+    """Builds a model whose params are adapters, over a base with a quarter of bfloat16's memory.
 
-    The base's matrices are dequantised inside each product and forgotten at once, forwards and backwards;
-    adapters, norms and embeddings stay as they are.
+    The base's matrices are dequantised inside each product, in the forward and the backward pass; adapters,
+    norms and embeddings are not quantised.
 
     Args:
         model: from `transformer`.
-        base: its params, not yet quantised; they are not changed, and may be dropped afterwards.
+        base: its params, not yet quantised; they are not changed.
         double: quantise the scales too.
         **options: of `pure.adapt.lora.lora`.
 
@@ -41,7 +41,7 @@ def qlora(model: Model, base: Tree, *, double: bool = True, **options: Any) -> M
 
 
 def quantize_layers(base: Tree, *, double: bool = True) -> Tree:
-    """Puts an NF4 node in the place of every matrix of the layers; embedding, head, norms and biases stay.
+    """Replaces every matrix of the layers by an NF4 node; embedding, head, norms and biases are unchanged.
 
     Raises:
         ValueError: as `quantize`.
@@ -50,11 +50,11 @@ def quantize_layers(base: Tree, *, double: bool = True) -> Tree:
 
 
 def map_matrices(function: Callable[[Tensor], Tree], base: Tree) -> Tree:
-    """Applies a function to every matrix of the layers, and leaves the rest of the params."""
-    layers = [{part: _mapped(function, x) for part, x in layer.items()} for layer in base["layers"]]
+    """Applies a function to every matrix of the layers, and returns the other params unchanged."""
+    layers = [{name: _map_block(function, part) for name, part in layer.items()} for layer in base["layers"]]
     return {**base, "layers": layers}
 
 
-def _mapped(function: Callable[[Tensor], Tree], part: Tree) -> Tree:
-    """The matrices of one block."""
+def _map_block(function: Callable[[Tensor], Tree], part: Tree) -> Tree:
+    """Applies a function to the matrices of one block."""
     return {name: function(x) if name in MATRICES else x for name, x in part.items()}

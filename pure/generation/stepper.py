@@ -19,7 +19,7 @@ from pure import tree
 from pure.generation.controls import Controls, choose
 from pure.transform.jit import jit
 from pure.transform.trace import kind
-from pure.types import Model, Tree, as_they_are
+from pure.types import Model, Tree, identity_prepare
 
 
 class Generated(NamedTuple):
@@ -90,7 +90,7 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
     make = partial(jit, write, donate=True, backend=backend, checked=False)
     read = partial(prefill, model=model)
     if not compile:
-        return Stepper(as_they_are, read, lambda *arguments: write)
+        return Stepper(identity_prepare, read, lambda *arguments: write)
     return Stepper(model.prepare, read, partial(_compiled, {}, make))
 
 

@@ -1,9 +1,9 @@
-"""Match regular expressions from outside in bounded time and memory.
+"""Match untrusted regular expressions in bounded time and memory.
 
-Python's engine backtracks, so a short expression in a file can occupy it for ever. Here an expression is
-parsed by Python's own parser and evaluated on sets of positions: every node of the syntax tree is evaluated
-at most once for each position of the text. The result is the same, since only whether a text matches is
-asked, not which group matched what.
+Python's engine backtracks, so a short expression in a file can run without end. Here an expression is parsed
+by Python's own parser and evaluated on sets of positions: every node of the syntax tree is evaluated at most
+once for each position of the text. The result is the same, as it only says if a text matches, not which group
+matched which part.
 
 Shape letters: N nodes of the expression, T characters of the text.
 """
@@ -16,6 +16,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
+# Python has no public parser of regular expressions: `re` returns compiled patterns only.
 _parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
 LONGEST = 10_000
@@ -25,7 +26,7 @@ STEPS = 10_000
 """Steps at most for one text: a pattern of a module's name takes a few hundred."""
 
 COUNT = (0, -1, 0)
-"""Where the steps are counted among what is known."""
+"""The key of the step counter in `_Run.known`."""
 
 
 class Pattern(NamedTuple):
@@ -71,7 +72,7 @@ def compile(source: str) -> Pattern:
             warnings.simplefilter("ignore")
             parsed = _parser.parse(source)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{source[:80]!r} is not a regular expression that can be read: {error}") from None
+        raise ValueError(f"{source[:80]!r} is not a regular expression that can be parsed: {error}") from None
     return Pattern(source, parsed, parsed.state.flags)
 
 
@@ -98,7 +99,7 @@ def match(pattern: Pattern, text: str) -> bool:
 
 
 def _evaluate(pattern: Pattern, text: str) -> int:
-    """Ends of all matches that begin at 0, a bit for each."""
+    """Finds the ends of all matches that begin at 0, a bit for each."""
     try:
         return _sequence(pattern.nodes, 1, _Run(text, {}), pattern.flags)
     except RecursionError:
@@ -110,7 +111,7 @@ def _evaluate(pattern: Pattern, text: str) -> int:
 
 
 def _sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:
-    """Ends of nodes in a row."""
+    """Finds the ends of consecutive nodes."""
     for node in nodes:
         if not starts:
             return 0
@@ -119,8 +120,8 @@ def _sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:
 
 
 def _ends(node: Any, starts: int, run: _Run, flags: int) -> int:
-    """Ends of one node from any of the starts."""
-    found = 0
+    """Finds the ends of one node from any of the starts."""
+    ends = 0
     while starts:
         start = (starts & -starts).bit_length() - 1
         starts &= starts - 1
@@ -130,12 +131,12 @@ def _ends(node: Any, starts: int, run: _Run, flags: int) -> int:
             raise ValueError("takes too many steps")
         if place not in run.known:
             run.known[place] = _node(node, start, run, flags)
-        found |= run.known[place]
-    return found
+        ends |= run.known[place]
+    return ends
 
 
 def _node(node: Any, start: int, run: _Run, flags: int) -> int:
-    """Ends of one node from one start."""
+    """Finds the ends of one node from one start."""
     kind, value = str(node[0]), node[1]
     if kind in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
         inside = start < len(run.text) and _character(kind, value, run.text[start], flags)
@@ -150,37 +151,37 @@ def _node(node: Any, start: int, run: _Run, flags: int) -> int:
     if kind in ("MAX_REPEAT", "MIN_REPEAT"):
         return _repeat(value, start, run, flags)
     if kind == "AT":
-        return int(_at(str(value), start, run.text)) << start
+        return int(_anchor(str(value), start, run.text)) << start
     if kind in ("ASSERT", "ASSERT_NOT"):
-        return int(_around(value, start, run, flags) == (kind == "ASSERT")) << start
+        return int(_assertion(value, start, run, flags) == (kind == "ASSERT")) << start
     raise ValueError(f"has a part that is not supported ({kind.lower()})")
 
 
 def _repeat(value: Any, start: int, run: _Run, flags: int) -> int:
-    """Ends of a repetition: as many as must be, then more until nothing new is reached."""
+    """Finds the ends of a repetition: the least number of rounds, then more until no new end is found."""
     least, most, body = value
-    reached = 1 << start
+    ends = 1 << start
     for _ in range(min(int(least), len(run.text) + 1)):  # later rounds reach the same positions
-        reached = _sequence(body, reached, run, flags)
-    found = fresh = reached
+        ends = _sequence(body, ends, run, flags)
+    new_ends = ends
     for _ in range(min(int(most) - int(least), len(run.text) + 1)):
-        fresh = _sequence(body, fresh, run, flags) & ~found
-        if not fresh:
+        new_ends = _sequence(body, new_ends, run, flags) & ~ends
+        if not new_ends:
             break
-        found |= fresh
-    return found
+        ends |= new_ends
+    return ends
 
 
-def _around(value: Any, start: int, run: _Run, flags: int) -> bool:
-    """A look ahead or behind."""
+def _assertion(value: Any, start: int, run: _Run, flags: int) -> bool:
+    """Evaluates a lookahead or lookbehind."""
     direction, body = value
     if direction > 0:
         return bool(_sequence(body, 1 << start, run, flags))
     return bool(_sequence(body, (2 << start) - 1, run, flags) >> start & 1)
 
 
-def _at(where: str, start: int, text: str) -> bool:
-    """An anchor."""
+def _anchor(where: str, start: int, text: str) -> bool:
+    """Evaluates an anchor."""
     if where in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
         return start == 0
     if where == "AT_END_STRING":
@@ -192,10 +193,12 @@ def _at(where: str, start: int, text: str) -> bool:
 
 
 def _character(kind: str, value: Any, character: str, flags: int) -> bool:
-    """A node that stands for one character."""
+    """Matches a node of one character."""
     if kind == "ANY":
         return character != "\n" or bool(flags & re.DOTALL)
-    cases = {character, character.lower(), character.upper()} if flags & re.IGNORECASE else {character}
+    cases = {character}
+    if flags & re.IGNORECASE:
+        cases |= {character.lower(), character.upper()}
     codes = [ord(case) for case in cases if len(case) == 1]
     if kind in ("LITERAL", "NOT_LITERAL"):
         return (value in codes) == (kind == "LITERAL")
@@ -204,7 +207,7 @@ def _character(kind: str, value: Any, character: str, flags: int) -> bool:
 
 
 def _member(item: Any, code: int) -> bool:
-    """A member of a class of characters."""
+    """Matches a member of a character class."""
     kind, value = str(item[0]), item[1]
     if kind == "LITERAL":
         return code == value

@@ -1,4 +1,4 @@
-"""GGUF's names: its configuration and weights -> ours, through Hugging Face's. No files are touched here.
+"""GGUF's configuration and names of weights -> ours, through Hugging Face's. No files are read here.
 
 Shape letters: O output width, I input width, H head width.
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pure.config import SIZE, ModelConfig
 from pure.interop import hf
+from pure.number import is_int
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 NEEDED = (
@@ -26,15 +27,17 @@ NEEDED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
-READ = (*NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
-        "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length",
-        "rope.scaling.yarn_log_multiplier", "vocab_size")  # fmt: skip
-"""Fields of an architecture that are understood; another is refused."""
+READ = (
+    *NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
+    "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scaling.original_context_length", "rope.scaling.yarn_log_multiplier", "vocab_size",
+)  # fmt: skip
+"""Fields of an architecture that are supported; others are refused."""
 
 WHOLE = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
          "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
          "rope.scaling.original_context_length", "vocab_size")  # fmt: skip
-"""Fields that are one whole number."""
+"""Fields of one integer."""
 
 REAL = (
     "attention.layer_norm_rms_epsilon",
@@ -57,7 +60,7 @@ NEUTRAL = (
 NO_TOKEN = (1 << 32) - 1
 
 LLAMA3 = (8192, 1.0, 4.0)
-"""Llama 3's original context, low and high factor: the file has only what came of them."""
+"""Llama 3's original context, low and high factor: the file has only the resulting factors."""
 
 _LAYER: Mapping[str, str] = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
@@ -103,17 +106,16 @@ def from_gguf_config(
     Args:
         fields: the file's fields by name, "general.architecture" and "llama.block_count" among them.
         vocabulary: rows of the embedding.
-        tied: whether there is no weight "output".
-        biased: whether q, k, v and o have biases. (Qwen2 has them on q, k, v always.)
-        rope_factors: the weight "rope_freqs", [H/2]: what Llama 3 divides each rotary frequency by; None if
-            there is none.
+        tied: True without a weight "output".
+        biased: True if q, k, v and o have biases. (Qwen2 always has them on q, k, v.)
+        rope_factors: the weight "rope_freqs", [H/2]: Llama 3's divisors of the rotary frequencies, or None.
 
     Returns:
         ModelConfig.
 
     Raises:
-        ValueError: for an architecture, a field or a kind of rope scaling that is not understood, or a
-            missing field.
+        ValueError: for an architecture, a field or a kind of rope scaling that is not supported, or a missing
+            field.
     """
     kind = fields.get("general.architecture")
     if kind not in ARCHITECTURES:
@@ -145,7 +147,7 @@ def from_gguf_config(
             "num_key_value_heads": own.get("attention.head_count_kv", heads),
             "head_dim": head_dim,
             "max_position_embeddings": own["context_length"],
-            # Stored in float32: the number that was meant has six digits.
+            # Stored in float32: the original number has six digits.
             "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
             "rope_theta": float(own.get("rope.freq_base", 10000.0)),
             "tie_word_embeddings": tied,
@@ -158,11 +160,11 @@ def from_gguf_config(
     )
 
 
-def unpermuted(weight: Tensor, heads: int) -> Tensor:
-    """Brings a query's or key's rows back into Hugging Face's order.
+def unpermute(weight: Tensor, heads: int) -> Tensor:
+    """Permutes the rows of a query or key weight into Hugging Face's order.
 
-    Llama's own code rotates neighbouring rows of a head, Hugging Face's a row and the one half a head
-    further; files of the architecture "llama" are in the first order.
+    Llama's own code rotates neighbouring rows of a head, Hugging Face's rows half a head apart; files of
+    the architecture "llama" have the first order.
 
     Args:
         weight: [heads·H, ...]: a matrix, or a bias.
@@ -170,7 +172,7 @@ def unpermuted(weight: Tensor, heads: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> unpermuted(torch.tensor([0, 1, 2, 3]), 1)
+        >>> unpermute(torch.tensor([0, 1, 2, 3]), 1)
         tensor([0, 2, 1, 3])
     """
     half = weight.shape[0] // heads // 2
@@ -178,18 +180,18 @@ def unpermuted(weight: Tensor, heads: int) -> Tensor:
 
 
 def _id(fields: Mapping[str, Any], name: str) -> int | None:
-    """The id of a special token; none is absent, or 2^32 - 1."""
+    """The id of a special token, None if it is absent or 2^32 - 1."""
     value = fields.get(f"tokenizer.ggml.{name}", NO_TOKEN)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_int(value):
         raise ValueError(f"tokenizer.ggml.{name}: expected an id, got {str(value)[:60]}")
     return None if value in (-1, NO_TOKEN) else value
 
 
 def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
-    """Refuses what is no number, or one that no model has, by the file's own name for it."""
+    """Refuses values that are not numbers, or too large for a model, under the file's own names."""
     for name in WHOLE:
         value = own.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE:
+        if not is_int(value) or not 0 < value <= SIZE:
             raise ValueError(
                 f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}"
             )
@@ -200,7 +202,7 @@ def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
 
 
 def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> dict[str, Any] | None:
-    """Rope scaling in Hugging Face's words."""
+    """Rope scaling as Hugging Face's field."""
     kind, factor = own.get("rope.scaling.type", "none"), own.get("rope.scaling.factor", 1.0)
     if factors is not None:
         return _llama3(factors, own, head_dim)
@@ -215,14 +217,14 @@ def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> d
 
 
 def _llama3(factors: Tensor, own: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
-    """Finds the settings from which the factors came, and refuses factors that came from others."""
+    """Finds the settings that give these factors, and refuses factors of other settings."""
     original, low, high = LLAMA3
-    factor = float(f"{float(factors.max()):.5g}")  # came from float32
+    factor = float(f"{float(factors.max()):.5g}")  # rounded to float32 in the file
     steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
     wavelength = 2 * math.pi * float(own.get("rope.freq_base", 10000.0)) ** steps
     blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-    wanted = 1 / ((1 - blend) / factor + blend)
-    if factors.shape != wanted.shape or not torch.allclose(factors.double(), wanted, rtol=1e-3):
+    expected = 1 / ((1 - blend) / factor + blend)
+    if factors.shape != expected.shape or not torch.allclose(factors.double(), expected, rtol=1e-3):
         raise ValueError("rope_freqs holds factors that are not Llama 3's; no other kind is supported")
     return {
         "rope_type": "llama3",

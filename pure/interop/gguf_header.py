@@ -1,8 +1,8 @@
 """GGUF's container: the fields and the list of weights at the head of a file's bytes.
 
-The `gguf` package reads it too, but makes a numpy object of each part of a hundred thousand strings, which
-takes longer than all the weights; and it trusts every length. Here each length is checked against what is
-left.
+The `gguf` package reads it too, but makes a numpy object for each part of a hundred thousand strings, which
+takes longer than all the weights; and it does not check lengths. Here each length is compared with the rest
+of the file.
 
 Source: the GGUF specification, versions 2 and 3.
 """
@@ -13,6 +13,8 @@ import math
 import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+from pure.number import is_int
 
 MAGIC = b"GGUF"
 NUMBERS: Mapping[int, str] = {
@@ -67,7 +69,7 @@ def parse(data: memoryview | bytes) -> tuple[dict[str, Any], list[Entry]]:
         ({field: number, bool, str or list}, the weights in the file's order).
 
     Raises:
-        ValueError: if it is no GGUF file of version 2 or 3, ends too early, or says something impossible.
+        ValueError: if it is not a GGUF file of version 2 or 3, ends too early, or has impossible values.
 
     Example:
         >>> parse(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIB", 1, b"n", 0, 7))
@@ -86,7 +88,7 @@ def parse(data: memoryview | bytes) -> tuple[dict[str, Any], list[Entry]]:
 
 
 def _fields(data: memoryview | bytes, count: int) -> _Place:
-    """{name: value}."""
+    """Reads {name: value}."""
     fields: dict[str, Any] = {}
     at = 24
     for _ in range(_possible(count, 13, data, at)):
@@ -99,8 +101,8 @@ def _fields(data: memoryview | bytes, count: int) -> _Place:
 
 
 def _entries(data: memoryview | bytes, at: int, count: int, alignment: Any) -> list[Entry]:
-    """The weights; their places are counted from the first aligned byte behind the list."""
-    found: list[tuple] = []
+    """Reads the list of weights; their offsets count from the first aligned byte after the list."""
+    rows: list[tuple] = []
     for _ in range(_possible(count, 24, data, at)):
         name, at = _string(data, at)
         (axes,) = struct.unpack_from("<I", data, at)
@@ -109,26 +111,24 @@ def _entries(data: memoryview | bytes, at: int, count: int, alignment: Any) -> l
         shape = struct.unpack_from(f"<{axes}Q", data, at + 4)
         kind, offset = struct.unpack_from("<IQ", data, at + 4 + 8 * axes)
         at += 16 + 8 * axes
-        found.append((name, shape[::-1], kind, offset))
-    if not isinstance(alignment, int) or isinstance(alignment, bool) or not 0 < alignment <= 1 << 20:
+        rows.append((name, shape[::-1], kind, offset))
+    if not is_int(alignment) or not 0 < alignment <= 1 << 20:
         raise ValueError(f"general.alignment: expected a number of bytes, got {alignment!r}")
     first = math.ceil(at / alignment) * alignment
-    if len({name for name, *_ in found}) != len(found):
+    if len({name for name, *_ in rows}) != len(rows):
         raise ValueError("two weights have the same name")
-    return [Entry(name, shape, kind, first + offset) for name, shape, kind, offset in found]
+    return [Entry(name, shape, kind, first + offset) for name, shape, kind, offset in rows]
 
 
 def _value(data: memoryview | bytes, at: int, kind: int, depth: int) -> _Place:
-    """One value of a kind."""
+    """Reads one value of a type."""
     if kind == STRING:
         return _string(data, at)
     if kind in NUMBERS:
         (value,) = struct.unpack_from(f"<{NUMBERS[kind]}", data, at)
         return _Place(value, at + struct.calcsize(NUMBERS[kind]))
     if kind != ARRAY or depth == DEEPEST:
-        raise ValueError(
-            f"a value has the type {kind}, which is unknown, or lists stand in each other too deep"
-        )
+        raise ValueError(f"a value has the type {kind}, which is unknown, or lists are nested too deeply")
     inner, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if inner in NUMBERS:
@@ -143,16 +143,16 @@ def _value(data: memoryview | bytes, at: int, kind: int, depth: int) -> _Place:
 
 
 def _string(data: memoryview | bytes, at: int) -> _Place:
-    """A length and so many bytes of UTF-8."""
+    """Reads a length and a text of so many bytes in UTF-8."""
     (length,) = struct.unpack_from("<Q", data, at)
     _possible(length, 1, data, at + 8)
     return _Place(str(data[at + 8 : at + 8 + length], "utf-8"), at + 8 + length)
 
 
 def _possible(count: int, size: int, data: memoryview | bytes, at: int) -> int:
-    """The count, if so many things of at least so many bytes can still follow."""
+    """Returns the count, if so many elements of at least `size` bytes fit into the rest of the file."""
     if count * size > len(data) - at:
         raise ValueError(
-            f"the file ends too early or is damaged: {count} things of {size} bytes cannot follow byte {at}"
+            f"the file ends too early or is damaged: {count} elements of {size} bytes cannot follow byte {at}"
         )
     return count

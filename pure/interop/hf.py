@@ -1,8 +1,7 @@
-"""Hugging Face's names: our configuration and parameter paths, and theirs, both ways. No files are touched
-here.
+"""Conversion of configurations and parameter names to Hugging Face's and back. No files are read here.
 
-A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it as
-it is; another (LayerNorm, sinusoidal positions, an ungated MLP) keeps our own field names under the type
+A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it
+unchanged; others (LayerNorm, sinusoidal positions, an ungated MLP) have our own field names under the type
 "intro2llm".
 """
 
@@ -20,25 +19,27 @@ from pure.interop import hf_fields, hf_rope
 from pure.types import Tree
 
 ARCHITECTURES: Mapping[str, str] = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-"""What is written."""
+"""Architectures that are written."""
 
 KINDS = (*ARCHITECTURES, "mistral")
-"""What is read. A Mistral without a window is a Llama."""
+"""Architectures that are read. A Mistral without a window is a Llama."""
 
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
     "initializer_range", "bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout",
 )  # fmt: skip
-"""Fields that bear the same name and meaning on both sides."""
+"""Fields with the same name and meaning on both sides."""
 
-READ = ("model_type", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings",
-        "hidden_act", "attention_bias", "mlp_bias", "hidden_dropout", "layer_types", "use_sliding_window",
-        "sliding_window", "max_window_layers")  # fmt: skip
-"""Fields that are read one by one below. (`hidden_dropout` is ours; transformers passes over it.)"""
+READ = (
+    "model_type", "rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings",
+    "hidden_act", "attention_bias", "mlp_bias", "hidden_dropout", "layer_types", "use_sliding_window",
+    "sliding_window", "max_window_layers",
+)  # fmt: skip
+"""Fields that are read one by one below. (`hidden_dropout` is ours; transformers ignores it.)"""
 
 ONLY = (("rope_interleaved", False), ("partial_rotary_factor", 1.0))
-"""Fields that change nothing if they have this value (or null), and are refused with another."""
+"""Fields that are refused unless they have this value (or null)."""
 
 NEEDED = (
     "vocab_size",
@@ -55,7 +56,7 @@ ACTIVATIONS: Mapping[str, str] = {
     "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
 }  # fmt: skip
-"""transformers' names -> ours; several name one function."""
+"""transformers' names -> ours; some are synonyms."""
 
 _LAYER = (
     ("attention/q", "self_attn.q_proj.weight"), ("attention/k", "self_attn.k_proj.weight"),
@@ -71,8 +72,8 @@ _LAYER = (
     ("feedforward/up_bias", "mlp.up_proj.bias"), ("feedforward/down_bias", "mlp.down_proj.bias"),
 )  # fmt: skip
 _TOP = (
-    ("embedding", "model.embed_tokens.weight"), ("norm/scale", "model.norm.weight"), ("norm/bias", "model.norm.bias"),
-    ("head", "lm_head.weight"),
+    ("embedding", "model.embed_tokens.weight"), ("norm/scale", "model.norm.weight"),
+    ("norm/bias", "model.norm.bias"), ("head", "lm_head.weight"),
 )  # fmt: skip
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -101,42 +102,43 @@ def weight_name(path: str) -> str:
 
 
 def to_weights(params: Tree) -> dict[str, Tensor]:
-    """Params -> {Hugging Face name: tensor}, the tensors themselves."""
+    """Converts params to {Hugging Face name: tensor}, without copies."""
     names = weight_names(params)
     return {names[path]: leaf for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True)}
 
 
 def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
-    """{Hugging Face name: tensor} -> params, checked against the specification.
+    """Converts {Hugging Face name: tensor} to params, and checks them against the specification.
 
     Args:
         spec: tree of ParamSpec.
-        weights: by name. A tied head may be there as well, if it equals the embedding, or alone (safetensors
-            keeps the first of two names that share their numbers); so may rotary frequencies, which are
-            computed.
+        weights: by name. A tied head may be included, if it equals the embedding, or replace it (safetensors
+            stores shared tensors under one name); rotary frequencies are ignored, as they are computed.
 
     Returns:
         The tensors themselves, by our names.
 
     Raises:
-        ValueError: for a missing or unknown weight, one of another shape, or a tied head of its own; it is
+        ValueError: for a missing or unknown weight, one of another shape, or a tied head that differs; it is
             named.
     """
     names = weight_names(spec)
     tied = "head" not in names
     if tied and EMBEDDING not in weights and HEAD in weights:
         weights = {EMBEDDING if name == HEAD else name: x for name, x in weights.items()}
-    known = {*names.values(), *([HEAD] if tied else [])}
-    spare = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - known
+    expected = set(names.values())
+    unknown = {name for name in weights if not name.endswith("rotary_emb.inv_freq")} - expected
+    if tied:
+        unknown.discard(HEAD)
     if tied and HEAD in weights and not torch.equal(weights[HEAD], weights[EMBEDDING]):
         raise ValueError(
-            f"tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: transformers 5 computes with both, "
-            f"4 with the second alone; set it to false in config.json, or take {HEAD} out of the file"
+            f"tie_word_embeddings is true, and {HEAD} differs from {EMBEDDING}: transformers 5 computes with "
+            f"both, 4 with the second alone; set it to false in config.json, or remove {HEAD} from the file"
         )
-    missing = set(names.values()) - set(weights)
-    if spare or missing:
+    missing = expected - set(weights)
+    if unknown or missing:
         raise ValueError(
-            f"weights do not fit the configuration: missing {few(missing)}; not understood {few(spare)}; "
+            f"weights do not fit the configuration: missing {few(missing)}; not understood {few(unknown)}; "
             "check model_type, tie_word_embeddings and the biases in config.json"
         )
     check_shapes(spec, names, weights, "the weights belong to another configuration")
@@ -144,8 +146,7 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
 
 
 def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gives the names of a base model, which was saved without its head, the prefix that a language model
-    has.
+    """Adds the prefix of a language model to the names of a base model, saved without its head.
 
     Args:
         weights: by name: "model.layers.0...", or "layers.0..." of a base model.
@@ -154,7 +155,7 @@ def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         The same tensors, by the names of a language model.
 
     Raises:
-        ValueError: if the names have another prefix: a part of a larger model, or a wrapper's.
+        ValueError: if the names have another prefix, of a larger model or a wrapper.
 
     Example:
         >>> list(with_prefix({"embed_tokens.weight": torch.zeros(1), "norm.weight": torch.zeros(1)}))
@@ -166,22 +167,20 @@ def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(weights)
     if prefixes[0]:
         raise ValueError(
-            f"the weights' names begin with {prefixes[0]!r}, expected 'model.': they are part of a larger model or of "
-            "a wrapper; save the language model alone (of PEFT: after merge_and_unload)"
+            f"the weights' names begin with {prefixes[0]!r}, expected 'model.': they are part of a larger "
+            "model or of a wrapper; save the language model alone (of PEFT: after merge_and_unload)"
         )
-    return {
-        name if name in ("lm_head.weight", "score.weight") else f"model.{name}": x
-        for name, x in weights.items()
-    }
+    heads = ("lm_head.weight", "score.weight")
+    return {name if name in heads else f"model.{name}": x for name, x in weights.items()}
 
 
 def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
-    """Compares the sizes of a configuration with the weights before anything is built from it.
+    """Compares the sizes of a configuration with the weights, before a model is built from it.
 
-    A damaged config.json can ask for 10^9 layers; the weights that are there bound every size.
+    A damaged config.json can ask for 10^9 layers; the existing weights limit every size.
 
     Args:
-        config: that is to be built.
+        config: of the model.
         weights: by name.
 
     Raises:
@@ -204,8 +203,8 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     for name, shape in shapes.items():
         if name in weights and tuple(weights[name].shape) != shape:
             raise ValueError(
-                f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}; the weights belong to another "
-                "configuration"
+                f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}; the weights belong to "
+                "another configuration"
             )
 
 
@@ -216,73 +215,66 @@ def check_shapes(spec: Tree, names: Mapping[str, str], weights: Mapping[str, Ten
         spec: tree of ParamSpec.
         names: our path -> the weight's name.
         weights: by name.
-        why: what such a difference means, the end of the message.
+        why: the likely reason, the end of the message.
 
     Raises:
         ValueError: for the first of them; it is named.
     """
     for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True):
-        if tuple(weights[names[path]].shape) != tuple(part.shape):
-            raise ValueError(
-                f"{names[path]}: expected shape {tuple(part.shape)}, got {tuple(weights[names[path]].shape)}; {why}"
-            )
+        expected, shape = tuple(part.shape), tuple(weights[names[path]].shape)
+        if shape != expected:
+            raise ValueError(f"{names[path]}: expected shape {expected}, got {shape}; {why}")
 
 
 def to_hf_config(config: ModelConfig) -> dict[str, Any]:
-    """ModelConfig -> the fields of config.json."""
+    """Converts a ModelConfig to the fields of config.json."""
     kind = model_type(config)
     if kind == "intro2llm":
         return {"model_type": kind, **to_dict(config)}
-    fields = {name: getattr(config, name) for name in SHARED}
-    act = {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.hidden_act, config.hidden_act)
-    return {
+    fields: dict[str, Any] = {
         "architectures": [f"{ARCHITECTURES[kind]}ForCausalLM"],
         "model_type": kind,
-        **fields,
-        "hidden_act": act,
+        **{name: getattr(config, name) for name in SHARED},
+        "hidden_act": {"gelu_tanh": "gelu_pytorch_tanh"}.get(config.hidden_act, config.hidden_act),
         **hf_rope.write(config),
-        **({"attention_bias": bool(config.attention_bias)} if kind != "qwen2" else {}),
-        **({"mlp_bias": config.mlp_bias} if kind == "llama" else {}),
-        **({"hidden_dropout": config.hidden_dropout} if config.hidden_dropout else {}),
-        "dtype": "float32",
     }
+    if kind != "qwen2":
+        fields["attention_bias"] = bool(config.attention_bias)
+    if kind == "llama":
+        fields["mlp_bias"] = config.mlp_bias
+    if config.hidden_dropout:
+        fields["hidden_dropout"] = config.hidden_dropout
+    return {**fields, "dtype": "float32"}
 
 
 def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
-    """The fields of config.json -> ModelConfig, as transformers 5 reads them; older ways of writing are read
-    as well.
+    """Converts the fields of config.json to a ModelConfig, as transformers 5 and older versions read them.
 
-    A field that is absent has transformers' default for that model_type. Of several `eos_token_id` the first
-    is taken (`stages.models.special_tokens` keeps all).
+    An absent field has transformers' default for that model_type. The first of several `eos_token_id` is read
+    (`stages.models.special_tokens` reads all).
 
     Raises:
-        ValueError: for an architecture or a field that would change the mathematics and is not known here, or
+        ValueError: for an architecture or a field that would change the mathematics and is not supported, or
             if a field is missing without which the shape would be a guess.
     """
     kind = fields.get("model_type")
     if kind == "intro2llm":
-        ours = {
-            name: value
-            for name, value in fields.items()
-            if name not in ("model_type", "dtype", "torch_dtype")
-        }
-        return from_dict(ours)
+        skipped = ("model_type", "dtype", "torch_dtype")
+        return from_dict({name: value for name, value in fields.items() if name not in skipped})
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(KINDS)}")
-    _refuse(kind, fields)
+    _refuse_unsupported(kind, fields)
     values = {name: fields[name] for name in SHARED if fields.get(name) is not None}
     for name, value in hf_fields.ABSENT[kind].items():
         if name not in fields:
             values[name] = value
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        values[name] = hf_fields.token_id(fields, name, kind)
     act = fields.get("hidden_act", "silu")
     return from_dict(
         {
             **values,
-            **{
-                name: hf_fields.token_id(fields, name, kind)
-                for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-            },
             "tie_word_embeddings": hf_fields.flag(fields, "tie_word_embeddings"),
             "hidden_act": ACTIVATIONS.get(act, act) if isinstance(act, str) else act,
             "hidden_dropout": fields.get("hidden_dropout") or 0.0,
@@ -295,18 +287,18 @@ def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
 
 
 def model_type(config: ModelConfig) -> str:
-    """The Hugging Face architecture that computes the same, or "intro2llm" if none does."""
+    """Returns the Hugging Face architecture that computes the same, or "intro2llm" if none does."""
     if not (config.use_rms_norm and config.use_rope and config.use_swiglu):
         return "intro2llm"
-    if config.qk_norm:
-        return "qwen3" if config.attention_bias in (False, True) and not config.mlp_bias else "intro2llm"
-    if config.attention_bias == "qkv":
-        return "qwen2" if not config.mlp_bias else "intro2llm"
-    return "llama"
+    if not config.qk_norm and config.attention_bias != "qkv":
+        return "llama"
+    if config.mlp_bias or (config.qk_norm and config.attention_bias == "qkv"):
+        return "intro2llm"
+    return "qwen3" if config.qk_norm else "qwen2"
 
 
-def _refuse(kind: str, fields: Mapping[str, Any]) -> None:
-    """Fields that are not known, that ask for what is not there, or that are missing."""
+def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
+    """Refuses unknown, unsupported and missing fields."""
     hf_fields.refuse_unknown(fields, {*SHARED, *READ, *(name for name, _ in ONLY)})
     if missing := [name for name in NEEDED if fields.get(name) is None]:
         raise ValueError(f"{', '.join(missing)} is missing; without it the model's shape would be a guess")
@@ -327,6 +319,8 @@ def _refuse(kind: str, fields: Mapping[str, Any]) -> None:
 
 
 def few(names: set[str]) -> str:
-    """The first names of a set."""
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") or "none"
+    """Lists the first names of a set."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more

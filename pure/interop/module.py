@@ -1,6 +1,6 @@
-"""Any `torch.nn.Module` as a Model: its parameters become a tree, and its forward a pure function of them.
+"""Conversion of a `torch.nn.Module` to a Model: a tree of parameters, and a pure function of them.
 
-Shape letters: B batch, T tokens, V vocabulary, S places.
+Shape letters: B batch, T tokens, V vocabulary, S positions.
 
 Source: `torch.func.functional_call`.
 """
@@ -9,21 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pure import tree
-from pure.types import Model, ParamSpec, Tree
+from pure.types import Hidden, Model, ParamSpec, Tree
 
-Forward = Callable[..., Tensor]
-"""(call, tokens [B, T], *, positions, segment_ids, dtype) -> logits [B, T, V]: call(*args, **kwargs) runs the
-module, whose parameters have that dtype."""
+
+@runtime_checkable
+class Forward(Protocol):
+    """A call of a module with tokens [B, T] -> logits [B, T, V].
+
+    `call(*args, **kwargs)` runs the module, whose parameters have this dtype.
+    """
+
+    def __call__(
+        self,
+        call: Callable[..., Any],
+        tokens: Tensor,
+        /,
+        *,
+        positions: Tensor | None,
+        segment_ids: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor: ...
 
 
 class ModuleConfig(NamedTuple):
-    """What the stages and `generate` ask of a model's configuration.
+    """The part of a model's configuration that stages and `generate` read.
 
     Fields:
         vocab_size: V.
@@ -39,11 +54,11 @@ class ModuleConfig(NamedTuple):
 
 
 class TokenCache(NamedTuple):
-    """The memory of a model that has none: it reads the whole row again for every token.
+    """The cache of a model without a KV cache: the tokens, from which every step recomputes the row.
 
     Fields:
         tokens: [B, S] int64.
-        length: [B] int64, places of each row that are filled.
+        length: [B] int64, filled positions of each row.
     """
 
     tokens: Tensor
@@ -57,28 +72,27 @@ def from_module(
     vocab_size: int | None = None,
     max_length: int | None = None,
 ) -> Model:
-    """Makes a Model of a causal language model written as a module.
+    """Builds a Model from a causal language model written as a module.
 
-    The module itself is never changed: its parameters are copied out, and every call puts the given ones in
-    their places. So torch.func's transforms, all stages and all optimizers work on it.
+    The module's parameters are copied and never changed; every call substitutes the given ones. So
+    torch.func's transforms, all stages and all optimizers work with it.
 
     Args:
-        module: anything causal: the logits of a place depend on the tokens up to it. Dropout inside it has no
-            key, so that it is put into evaluation mode.
-        forward: how to call it; None calls `module(tokens)` and takes `.logits` of what comes back, if it has
-            that. `hugging_face` is the one for models of transformers, and takes positions and packed rows as
-            well.
-        vocab_size: V; None asks `module.config`.
-        max_length: longest row, tokens; None asks `module.config`.
+        module: a causal model: the logits at a position depend on the tokens up to it. It is set to
+            evaluation mode, as its dropout takes no key.
+        forward: calls the module; None calls `module(tokens)` and returns the result or its `.logits`.
+            `hugging_face` is for models of transformers, and supports positions and packed rows.
+        vocab_size: V; None reads `module.config`.
+        max_length: longest row, tokens; None reads `module.config`.
 
     Returns:
         Model. Params are nested by the module's own names, "model/layers/0/mlp/up_proj/weight"; tied ones are
-        one leaf; buffers are bound. `init` returns copies of the module's parameters as they were at first,
-        whatever the key; `hidden` gives logits, and `logits` hands them on; `decode` reads the row again for
+        one leaf; buffers are bound. `init` returns copies of the module's initial parameters, for every key;
+        `hidden` computes the logits, and `logits` returns them unchanged; `decode` recomputes the row for
         every token.
 
     Raises:
-        ValueError: if the vocabulary's size or the longest row is not known.
+        ValueError: if the vocabulary's size or the longest row is neither given nor in `module.config`.
 
     Example:
         >>> class Bigram(nn.Module):
@@ -97,39 +111,40 @@ def from_module(
     longest = max_length or getattr(theirs, "max_position_embeddings", None)
     if not size or not longest:
         raise ValueError(
-            f"from_module: vocab_size is {size} and max_length {longest}, and {type(module).__name__} has no config "
-            "that tells; give both"
+            f"from_module: vocab_size is {size} and max_length {longest}, and {type(module).__name__} has no "
+            "config with them; give both"
         )
     module.eval()
     values = {name: x.detach().clone() for name, x in module.named_parameters()}
     buffers = {name: x.detach().clone() for name, x in module.named_buffers()}
     call = partial(_call, module=module, buffers=buffers, names=tuple(values))
-    states = partial(_hidden, call=call, forward=forward or plain)
-    ids = {
-        name: _id(getattr(theirs, name, None)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-    }
-    first = nested(values)
+    hidden = partial(_hidden, call=call, forward=forward or call_with_tokens)
+    bos, eos, pad = (
+        _first_id(getattr(theirs, name, None)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    )
+    initial = nest(values)
     return Model(
-        config=ModuleConfig(size, longest, **ids),
-        spec=tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), first),
-        init=partial(_init, first=first),
-        hidden=states,
-        logits=_handed_on,
-        forward=states,
-        cache=_cache,
-        decode=partial(_decode, hidden=states),
+        config=ModuleConfig(size, longest, bos, eos, pad),
+        spec=tree.map(lambda x: ParamSpec(shape=tuple(x.shape), dtype=x.dtype), initial),
+        init=partial(_init, initial=initial),
+        hidden=hidden,
+        logits=_identity_logits,
+        forward=hidden,
+        cache=_empty_cache,
+        decode=partial(_decode, hidden=hidden),
     )
 
 
-def plain(
-    call: Callable,
+def call_with_tokens(
+    call: Callable[..., Any],
     tokens: Tensor,
+    /,
     *,
     positions: Tensor | None,
     segment_ids: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Calls a module with the tokens and nothing else.
+    """Calls a module with the tokens only: the default Forward.
 
     Args:
         call: runs the module.
@@ -141,26 +156,28 @@ def plain(
         [B, T, V].
 
     Raises:
-        ValueError: if rows are packed or positions given, which such a call would pass over.
+        ValueError: if rows are packed or positions given, which this call would ignore.
     """
     if positions is not None or segment_ids is not None:
         raise ValueError(
-            "from_module: the batch has positions or packed rows, and module(tokens) knows neither; give from_module a "
-            "forward that does (hugging_face, for models of transformers), or a pipe without packing"
+            "from_module: the batch has positions or packed rows, and module(tokens) takes neither; give "
+            "from_module a forward that does (hugging_face, for models of transformers), or a pipe without "
+            "packing"
         )
-    found = call(tokens)
-    return getattr(found, "logits", found)
+    output = call(tokens)
+    return getattr(output, "logits", output)
 
 
 def hugging_face(
-    call: Callable,
+    call: Callable[..., Any],
     tokens: Tensor,
+    /,
     *,
     positions: Tensor | None,
     segment_ids: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Calls a causal model of transformers, with a mask that keeps packed documents apart.
+    """Calls a causal model of transformers, with a mask that separates packed documents.
 
     For vmap load the model with `attn_implementation="eager"`: torch has no batching rule for its fused
     attention.
@@ -176,30 +193,30 @@ def hugging_face(
         [B, T, V].
     """
     rows, length = tokens.shape
-    places = torch.arange(length, device=tokens.device)
-    seen = (places[:, None] >= places).expand(rows, length, length)
+    index = torch.arange(length, device=tokens.device)
+    visible = (index[:, None] >= index).expand(rows, length, length)
     if segment_ids is not None:
-        seen = seen & (segment_ids[:, :, None] == segment_ids[:, None])
-    positions = places.expand(rows, length) if positions is None else positions.expand(rows, length)
-    mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+        visible = visible & (segment_ids[:, :, None] == segment_ids[:, None])
+    positions = (index if positions is None else positions).expand(rows, length)
+    mask = torch.where(visible, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
     return call(input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False).logits
 
 
-def nested(values: Mapping[str, Any]) -> Tree:
-    """Makes {"a.b": x} into {"a": {"b": x}}.
+def nest(values: Mapping[str, Any]) -> Tree:
+    """Turns {"a.b": x} into {"a": {"b": x}}.
 
     Example:
-        >>> nested({"a.b": 1, "a.c.d": 2})
+        >>> nest({"a.b": 1, "a.c.d": 2})
         {'a': {'b': 1, 'c': {'d': 2}}}
     """
-    made: dict[str, Any] = {}
+    root: dict[str, Any] = {}
     for name, value in values.items():
         *path, last = name.split(".")
-        node = made
+        node = root
         for part in path:
             node = node.setdefault(part, {})
         node[last] = value
-    return made
+    return root
 
 
 def _call(
@@ -210,7 +227,7 @@ def _call(
     names: tuple[str, ...],
     **options: Any,
 ) -> Any:
-    """The module on these params."""
+    """Runs the module with these params."""
     values = {name: tree.get(params, name.replace(".", "/")) for name in names}
     return torch.func.functional_call(module, (values, dict(buffers)), args, options)
 
@@ -222,43 +239,47 @@ def _hidden(
     positions: Tensor | None = None,
     segment_ids: Tensor | None = None,
     key: Tensor | None = None,
-    call: Callable,
+    call: Callable[..., Any],
     forward: Forward,
 ) -> Tensor:
-    """Logits [B, T, V]; the key has no use."""
+    """Computes the logits [B, T, V]; the key is not used."""
     dtype = next(x.dtype for x in tree.leaves(params) if x.is_floating_point())
     return forward(partial(call, params), tokens, positions=positions, segment_ids=segment_ids, dtype=dtype)
 
 
-def _handed_on(params: Tree, hidden: Tensor) -> Tensor:
-    """The logits, which `hidden` has computed already."""
+def _identity_logits(params: Tree, hidden: Tensor) -> Tensor:
+    """Returns the logits, which `hidden` has computed already."""
     return hidden
 
 
-def _init(key: Tensor | None, *, first: Tree) -> Tree:
-    """Copies of the parameters that the module had."""
-    return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), first)
+def _init(key: Tensor | None, *, initial: Tree) -> Tree:
+    """Copies the module's initial parameters, to the key's device."""
+    return tree.map(lambda x: x.clone() if key is None else x.to(key.device, copy=True), initial)
 
 
-def _cache(batch: int, length: int, dtype: torch.dtype = torch.float32, device: Any = "cpu") -> TokenCache:
-    """An empty memory."""
+def _empty_cache(
+    batch: int, length: int, dtype: torch.dtype = torch.float32, device: Any = "cpu"
+) -> TokenCache:
+    """Makes an empty cache."""
     tokens = torch.zeros(batch, length, dtype=torch.int64, device=device)
     return TokenCache(tokens, torch.zeros(batch, dtype=torch.int64, device=device))
 
 
 def _decode(
-    params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Callable
-) -> tuple:
-    """Writes the tokens behind those that are there, and reads the rows as a whole."""
-    places = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    row = cache.tokens.scatter(1, places, tokens.long())
-    found = hidden(params, row)
-    at = last[:, None] if isinstance(last, Tensor) else torch.full_like(places[:, :1], tokens.shape[1] - 1)
-    wanted = places.gather(1, at) if last is not False else places
-    logits = found.gather(1, wanted[..., None].expand(-1, -1, found.shape[-1]))
-    return logits, TokenCache(row, cache.length + tokens.shape[1])
+    params: Tree, tokens: Tensor, cache: TokenCache, *, last: bool | Tensor = False, hidden: Hidden
+) -> tuple[Tensor, TokenCache]:
+    """Writes the tokens after those in the cache, and recomputes the rows."""
+    positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+    rows = cache.tokens.scatter(1, positions, tokens.long())
+    all_logits = hidden(params, rows)
+    if isinstance(last, Tensor):
+        positions = positions.gather(1, last[:, None])
+    elif last:
+        positions = positions[:, -1:]
+    logits = all_logits.gather(1, positions[..., None].expand(-1, -1, all_logits.shape[-1]))
+    return logits, TokenCache(rows, cache.length + tokens.shape[1])
 
 
-def _id(value: Any) -> int | None:
-    """The first of several ids."""
+def _first_id(value: Any) -> int | None:
+    """An id, or the first of a list of ids."""
     return value[0] if isinstance(value, list) and value else value

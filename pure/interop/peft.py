@@ -1,7 +1,6 @@
-"""Write adapters in PEFT's format: names of weights, fields of the configuration, and several adapters
-joined.
+"""Writing of adapters in PEFT's format: names of weights, fields of the configuration, joined adapters.
 
-`peft_config` and `peft_weights` read the format. No files are touched here.
+`peft_config` and `peft_weights` read the format. No files are written here.
 
 Source: the format that PEFT writes, adapter_config.json and adapter_model.safetensors.
 """
@@ -18,7 +17,7 @@ from torch import Tensor
 from pure import tree
 from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites
 from pure.interop import hf
-from pure.interop.peft_weights import PREFIX, Adapters, Patch, plain
+from pure.interop.peft_weights import PREFIX, Adapters, Patch, is_low_rank
 from pure.types import Tree
 
 KINDS: Mapping[str, str] = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
@@ -28,7 +27,7 @@ _OURS: Mapping[str, tuple[str, str]] = {
 
 
 def to_weights(adapters: Tree) -> dict[str, Tensor]:
-    """Adapters -> {PEFT's name: tensor}, the tensors themselves.
+    """Converts adapters to {PEFT's name: tensor}, without copies.
 
     Example:
         >>> list(to_weights({"layers": [{"attention": {"q": {"a": torch.ones(1, 1)}}}]}))
@@ -38,26 +37,23 @@ def to_weights(adapters: Tree) -> dict[str, Tensor]:
 
 
 def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, Any]:
-    """Our options -> the fields of adapter_config.json.
+    """Converts our options to the fields of adapter_config.json.
 
     Args:
         config: the options.
-        base: params, to which the patterns are held.
-        base_name: of the base model, as transformers can load it.
+        base: params, whose matrices the patterns select.
+        base_name: name or folder of the base model for transformers.
 
     Returns:
-        Fields. Ranks and alphas that differ from matrix to matrix are written for each of them.
+        Fields. Ranks and alphas other than the default are written for each matrix.
     """
-    found = sites(base, config)
-    ranks = {_module(path): site.rank for path, site in found.items() if site.rank != config.rank}
-    alphas = {
-        _module(path): alpha
-        for path, site in found.items()
-        if (alpha := _alpha(site, config)) != config.alpha
-    }
+    adapted = sites(base, config)
+    ranks = {_module(path): site.rank for path, site in adapted.items() if site.rank != config.rank}
+    alphas = {_module(path): _alpha(site, config) for path, site in adapted.items()}
+    alphas = {module: alpha for module, alpha in alphas.items() if alpha != config.alpha}
     return {
         **_fields(base_name, config.rank, config.alpha, config.dropout),
-        "target_modules": sorted(_targets(list(found), base)),
+        "target_modules": sorted(_targets(list(adapted), base)),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": config.use_rslora,
@@ -66,73 +62,63 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
 
 
 def own_targets(names: Sequence[str]) -> tuple[str, ...]:
-    """PEFT's names of modules -> ours; names and patterns of ours stay.
+    """Converts PEFT's names of modules to ours; our own names and patterns are unchanged.
 
     Args:
         names: such as "q_proj", "self_attn.q_proj", "model.layers.0.mlp.up_proj", "lm_head" or "all-linear";
-            a text may hold several, separated by commas.
+            each may be a list separated by commas.
 
     Raises:
-        ValueError: for the embedding, which gets no adapter here.
+        ValueError: for the embedding, which cannot have an adapter here.
 
     Example:
         >>> own_targets(["q_proj,v_proj", "model.layers.0.mlp.up_proj", "k"])
         ('q', 'v', 'layers/0/feedforward/up', 'k')
     """
-    found: list[str] = []
+    targets: list[str] = []
     for name in (part.strip() for text in names for part in text.split(",")):
         parts = name.split(".")
         numbers = [part for part in parts if part.isdecimal()]
         if name.lower() == "all-linear":
-            found += MATRICES
+            targets += MATRICES
         elif parts[-1] in _OURS:
-            home, matrix = _OURS[parts[-1]]
-            found.append(f"layers/{numbers[0]}/{home}/{matrix}" if numbers else matrix)
+            block, matrix = _OURS[parts[-1]]
+            targets.append(f"layers/{numbers[0]}/{block}/{matrix}" if numbers else matrix)
         elif parts[-1] == "embed_tokens":
             raise ValueError(
-                f"lora: {name} is the embedding, which gets no adapter here; targets are "
+                f"lora: {name} is the embedding, which cannot have an adapter here; targets are "
                 f"{', '.join(_OURS)}, lm_head (of a head that is not tied) and all-linear"
             )
         else:
-            found.append("head" if parts[-1] == "lm_head" else name)
-    return tuple(dict.fromkeys(x for x in found if x))
+            targets.append("head" if parts[-1] == "lm_head" else name)
+    return tuple(dict.fromkeys(target for target in targets if target))
 
 
 def to_adapters(adapters: Tree, config: LoRAConfig, base: Tree) -> Adapters:
-    """Adapters of ours as changes of modules, for `join`."""
+    """Converts adapters of ours to changes of modules, for `join`."""
     matrices = dict(zip(tree.paths(adapters), tree.leaves(adapters), strict=True))
-    found = sites(base, config)
-    return Adapters(
-        tuple(
-            Patch(
-                _module(path),
-                matrices[f"{path}/a"],
-                matrices[f"{path}/b"],
-                site.scale,
-                matrices.get(f"{path}/magnitude"),
-            )
-            for path, site in found.items()
-        ),
-        {},
-        {},
-    )
+    patches = []
+    for path, site in sites(base, config).items():
+        a, b, magnitude = matrices[f"{path}/a"], matrices[f"{path}/b"], matrices.get(f"{path}/magnitude")
+        patches.append(Patch(_module(path), a, b, site.scale, magnitude))
+    return Adapters(tuple(patches), {}, {})
 
 
 def join(first: Adapters, second: Adapters) -> Adapters:
-    """Joins adapters over one base with those that were trained on top of them.
+    """Joins adapters of one base with adapters that were trained on top of them.
 
         s₁ B₁ A₁ + s₂ B₂ A₂ = [s₁ B₁ | s₂ B₂] [A₁ ; A₂]
 
-    The sum of two changes of ranks R₁ and R₂ is one change of rank R₁ + R₂, so nothing is approximated.
+    The sum of changes of ranks R₁ and R₂ is a change of rank R₁ + R₂, so the result is exact.
 
     Args:
-        first, second: low-rank changes alone (`plain`).
+        first, second: low-rank changes only (`is_low_rank`).
 
     Returns:
-        Adapters with the scales inside B, each module once.
+        Adapters with scaled B, each module once.
 
     Raises:
-        ValueError: if one of them changes more than that.
+        ValueError: if one of them has other changes.
 
     Example:
         >>> one = Patch("m", torch.ones(1, 2), torch.ones(2, 1), 0.5)
@@ -140,7 +126,7 @@ def join(first: Adapters, second: Adapters) -> Adapters:
         >>> both.a.shape, (both.scale * both.b @ both.a).tolist()
         (torch.Size([2, 2]), [[1.0, 1.0], [1.0, 1.0]])
     """
-    if not (plain(first) and plain(second)):
+    if not (is_low_rank(first) and is_low_rank(second)):
         raise ValueError("only low-rank changes (LoRA without DoRA, biases or whole modules) can be joined")
     parts: dict[str, list[Patch]] = {}
     for patch in (*first.patches, *second.patches):
@@ -154,13 +140,13 @@ def join(first: Adapters, second: Adapters) -> Adapters:
 
 
 def joined_config(adapters: Adapters, *, base_name: str, dropout: float, layers: int) -> dict[str, Any]:
-    """The fields of adapter_config.json for joined adapters: alpha is the rank, so that the scale is 1.
+    """Makes the fields of adapter_config.json for joined adapters, with alpha = rank, so that the scale is 1.
 
     Args:
         adapters: from `join`.
-        base_name: of the base model, as transformers can load it.
+        base_name: name or folder of the base model for transformers.
         dropout: of the last training.
-        layers: of the base; a matrix that is adapted in each of them is named once.
+        layers: number of layers of the base; a matrix that is adapted in all of them is named once.
 
     Example:
         >>> one = Patch("model.layers.0.mlp.up_proj", torch.ones(1, 2), torch.ones(2, 1), 1.0)
@@ -171,18 +157,20 @@ def joined_config(adapters: Adapters, *, base_name: str, dropout: float, layers:
     counts = Counter(patch.module.rsplit(".", 1)[-1] for patch in adapters.patches)
     endings = {name for name, count in counts.items() if count == layers}
     ranks = {patch.module: patch.a.shape[0] for patch in adapters.patches}
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    others = {module: rank for module, rank in ranks.items() if rank != usual}
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    others = {module: rank for module, rank in ranks.items() if rank != common}
+    targets = set(endings)
+    targets |= {module for module in ranks if module.rsplit(".", 1)[-1] not in endings}
     return {
-        **_fields(base_name, usual, usual, dropout),
-        "target_modules": sorted({end if (end := m.rsplit(".", 1)[-1]) in endings else m for m in ranks}),
+        **_fields(base_name, common, common, dropout),
+        "target_modules": sorted(targets),
         "rank_pattern": others,
         "alpha_pattern": dict(others),
     }
 
 
 def joined_weights(adapters: Adapters) -> dict[str, Tensor]:
-    """The tensors of adapter_model.safetensors for joined adapters."""
+    """Makes the tensors of adapter_model.safetensors for joined adapters."""
     weights = {}
     for patch in adapters.patches:
         weights[f"{PREFIX}{patch.module}.{KINDS['a']}"] = patch.a
@@ -191,7 +179,7 @@ def joined_weights(adapters: Adapters) -> dict[str, Tensor]:
 
 
 def _fields(base_name: str, rank: int, alpha: float, dropout: float) -> dict[str, Any]:
-    """The fields that do not depend on where the adapters are."""
+    """The fields that do not depend on the adapted matrices."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -220,18 +208,13 @@ def _name(path: str) -> str:
 
 
 def _alpha(site: Site, config: LoRAConfig) -> float:
-    """The alpha from which a scale came."""
+    """The alpha of a site's scale."""
     return site.scale * (site.rank**0.5 if config.use_rslora else site.rank)
 
 
 def _targets(paths: list[str], base: Tree) -> list[str]:
-    """Module names: short ones where a matrix is adapted in every layer, else whole ones."""
-    endings = {path.rsplit("/", 1)[-1]: _module(path).rsplit(".", 1)[-1] for path in paths}
-    return [_module(path) if "/" in path else endings[path] for path in _shortest(paths, base)]
-
-
-def _shortest(paths: list[str], base: Tree) -> list[str]:
-    """Names of matrices that are aimed at in every layer, and paths of the others."""
-    counts = Counter(path.rsplit("/", 1)[-1] for path in paths)
-    everywhere = [name for name, count in counts.items() if count == len(base["layers"])]
-    return everywhere + [path for path in paths if path.rsplit("/", 1)[-1] not in everywhere]
+    """Names of modules: the last part for a matrix that is adapted in every layer, else the full name."""
+    modules = [_module(path) for path in paths]
+    counts = Counter(module.rsplit(".", 1)[-1] for module in modules)
+    everywhere = [ending for ending, count in counts.items() if count == len(base["layers"])]
+    return everywhere + [module for module in modules if module.rsplit(".", 1)[-1] not in everywhere]

@@ -1,6 +1,6 @@
-"""PEFT's rules for names: which modules have an adapter, of what rank and scale, and which are stored whole.
+"""PEFT's rules for names: the modules with an adapter, their ranks and scales, and completely stored modules.
 
-Source: the rules of PEFT 0.21 for target_modules and the fields beside it.
+Source: the rules of PEFT 0.21 for target_modules and related fields.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pure.interop.peft_config import AdapterFields
 
 
 def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
-    """Applies PEFT's rule for target_modules and the fields that narrow it.
+    """Applies PEFT's rule for target_modules and the fields that restrict it.
 
     Args:
         fields: from `parse`.
@@ -22,13 +22,11 @@ def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
     Raises:
         ValueError: if a pattern cannot be evaluated; the field is named.
     """
-    if _listed("exclude_modules", fields.exclude_modules, module):
-        return False
-    if saved(fields, module):
+    if _selects("exclude_modules", fields.exclude_modules, module) or saved(fields, module):
         return False
     if fields.all_linear:
         return linear
-    if not _listed("target_modules", fields.target_modules, module):
+    if not _selects("target_modules", fields.target_modules, module):
         return False
     if not fields.layers_to_transform or isinstance(fields.target_modules, bounded_regex.Pattern):
         return True
@@ -43,60 +41,56 @@ def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
 
 
 def saved(fields: AdapterFields, module: str) -> bool:
-    """Reports if a module, or one that it belongs to, is stored whole."""
-    return any(_matches("modules_to_save", found, module) for _, found in fields.modules_to_save)
+    """Reports if a module, or one that contains it, is stored completely."""
+    return any(_matches("modules_to_save", pattern, module) for _, pattern in fields.modules_to_save)
 
 
 def rank(fields: AdapterFields, module: str) -> int:
     """Returns the rank of a module's adapter."""
-    return int(_first("rank_pattern", fields.rank_pattern, module, fields.r))
+    return int(_first_match("rank_pattern", fields.rank_pattern, module, fields.r))
 
 
 def scale(fields: AdapterFields, module: str) -> float:
     """Returns the factor of a module's B A: alpha / R, or alpha / √R for rank-stabilised adapters."""
-    alpha, size = (
-        _first("alpha_pattern", fields.alpha_pattern, module, fields.lora_alpha),
-        rank(fields, module),
-    )
+    alpha = _first_match("alpha_pattern", fields.alpha_pattern, module, fields.lora_alpha)
+    size = rank(fields, module)
     return alpha / (math.sqrt(size) if fields.use_rslora else size)
 
 
-def _matches(name: str, found: bounded_regex.Pattern, module: str, *, whole: bool = False) -> bool:
-    """A match; the field is named where the pattern cannot be evaluated."""
+def _matches(name: str, pattern: bounded_regex.Pattern, module: str, *, full: bool = False) -> bool:
+    """Matches a pattern; an error names the field."""
     try:
-        return bounded_regex.fullmatch(found, module) if whole else bounded_regex.match(found, module)
+        return bounded_regex.fullmatch(pattern, module) if full else bounded_regex.match(pattern, module)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _listed(name: str, names: tuple[str, ...] | bounded_regex.Pattern, module: str) -> bool:
-    """PEFT's rule for a list of endings, or a pattern of the whole name."""
+def _selects(name: str, names: tuple[str, ...] | bounded_regex.Pattern, module: str) -> bool:
+    """Applies PEFT's rule for a list of endings, or for a pattern of the full name."""
     if isinstance(names, bounded_regex.Pattern):
-        return _matches(name, names, module, whole=True)
+        return _matches(name, names, module, full=True)
     return any(module == ending or module.endswith(f".{ending}") for ending in names)
 
 
-def _first(
+def _first_match(
     name: str, patterns: tuple[tuple[str, bounded_regex.Pattern, float], ...], module: str, default: float
 ) -> float:
     """The value of the first pattern that matches the end of the name."""
-    for key, found, value in patterns:
-        if (
-            _ends(key, module)
-            if key.replace("_", "").replace(".", "").isalnum()
-            else _matches(name, found, module)
-        ):
+    for key, pattern, value in patterns:
+        if key.replace("_", "").replace(".", "").isalnum():
+            matches = _matches_end(key, module)
+        else:
+            matches = _matches(name, pattern, module)
+        if matches:
             return value
     return default
 
 
-def _ends(key: str, module: str) -> bool:
-    """The match of a key that has no operator but ".", any character: the quick way, as most are whole
-    names."""
-    end = module[len(module) - len(key) :] if len(key) <= len(module) else ""
-    before = module[: len(module) - len(key)]
-    return (
-        len(end) == len(key)
-        and before[-1:] in ("", ".")
-        and all(a in (".", b) for a, b in zip(key, end, strict=True))
-    )
+def _matches_end(key: str, module: str) -> bool:
+    """Matches a key without operators other than ".", any character: faster, as most keys are names."""
+    if len(key) > len(module):
+        return False
+    split = len(module) - len(key)
+    if module[:split][-1:] not in ("", "."):
+        return False
+    return all(a in (".", b) for a, b in zip(key, module[split:], strict=True))

@@ -1,4 +1,4 @@
-"""Read the tensors that PEFT wrote for adapters, as changes of a base; `peft_apply` merges them into it.
+"""Reading of adapters' tensors in PEFT's format, as changes of a base; `peft_apply` merges them into it.
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 
@@ -22,22 +22,24 @@ PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = frozenset((f"{EMBEDDING}.weight", f"{HEAD}.weight"))
 ADAPTED, ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
-NAMED = ("lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
-         "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
-         "lora_magnitude_vector.weight")  # fmt: skip
-"""Endings that hold the adapter's name, or a part that PEFT drops when it saves; PEFT loads them too."""
+NAMED = (
+    "lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
+    "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
+    "lora_magnitude_vector.weight",
+)  # fmt: skip
+"""Endings with the adapter's name, or with a part that PEFT removes when it saves; PEFT loads them too."""
 
 
 class Patch(NamedTuple):
     """A low-rank change of one matrix.
 
     Fields:
-        module: its name in transformers.
+        module: name in transformers.
         a: [R, I]; of the embedding [R, V].
         b: [O, R]; of the embedding [D, R].
         scale: of the change.
         magnitude: [O], the length of each row (DoRA), or None.
-        bias: [O], added to the matrix's bias after scaling, or None.
+        bias: [O], scaled and added to the module's bias, or None.
         transposed: the matrix is the embedding, stored as [V, D].
     """
 
@@ -51,64 +53,65 @@ class Patch(NamedTuple):
 
 
 class Adapters(NamedTuple):
-    """All that a folder of adapters changes.
+    """All changes of a folder of adapters.
 
     Fields:
         patches: low-rank changes.
-        whole: {name of a weight: what stands in its place}.
-        rows: {module: (numbers of rows, what stands in their place [n, D])}.
-        init: "", "pissa" or "olora": what PEFT takes out of the base first.
+        replaced: {name of a weight: its replacement}.
+        rows: {module: (numbers of rows, their replacements [n, D])}.
+        init: "", "pissa" or "olora": the initialisation, which PEFT first subtracts from the base.
     """
 
     patches: tuple[Patch, ...]
-    whole: Mapping[str, Tensor]
+    replaced: Mapping[str, Tensor]
     rows: Mapping[str, tuple[tuple[int, ...], Tensor]]
     init: str = ""
 
 
-def plain(adapters: Adapters) -> bool:
-    """Reports if the change is B A of matrices alone, so that adapters can be joined."""
+def is_low_rank(adapters: Adapters) -> bool:
+    """Reports if all changes are B A of matrices, so that adapters can be joined."""
     simple = all(p.magnitude is None and p.bias is None and not p.transposed for p in adapters.patches)
-    return simple and not adapters.whole and not adapters.rows and not adapters.init
+    return simple and not adapters.replaced and not adapters.rows and not adapters.init
 
 
-def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Adapters:
+def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Adapters:
     """Reads the tensors of adapter_model.safetensors.
 
     Args:
         fields: of adapter_config.json.
-        found: {name: tensor} of the file.
-        base: weights of the base by their names in transformers; without a head of its own it is tied.
+        tensors: {name: tensor} of the file.
+        base: weights of the base by their names in transformers; without a head it is tied.
 
     Returns:
         Adapters.
 
     Raises:
-        ValueError: for a tensor that is missing, not understood, or of another shape or type; it is named.
-            And for fields that do not fit the base.
+        ValueError: for a tensor that is missing, unknown, or of another shape or dtype; it is named. And for
+            fields that do not fit the base.
 
     Steps:
-        1. Names without PEFT's prefix and the adapter's name.
-        2. Weights that are stored whole.
-        3. Low-rank changes of the modules that the fields name.
+        1. Remove PEFT's prefix and the adapter's name from the names.
+        2. Replaced weights.
+        3. Low-rank changes of the selected modules.
         4. Rows of the embedding.
-        5. Refuse what is left.
+        5. Refuse other tensors.
     """
     # 1. Names.
-    rest = _stripped(found)
-    # 2. Whole weights.
+    rest = _strip_names(tensors)
+    # 2. Replaced weights.
     modules, numbers = _targets(fields, base), _token_rows(fields, rest, base)
     if both := set(numbers) & set(modules):
         raise ValueError(
             f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported"
         )
-    whole = _whole(fields, rest, base, dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED))
+    wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED)
+    replaced = _replaced_weights(fields, rest, base, wrapped)
     # 3. Low-rank changes.
-    patches = tuple(_patch(fields, module, rest, {**base, **whole}) for module in modules)
+    patches = tuple(_patch(fields, module, rest, {**base, **replaced}) for module in modules)
     # 4. Rows.
     rows = {}
     for module, which in numbers.items():
-        size = whole.get(f"{module}.weight", _weight(base, module))
+        size = replaced.get(f"{module}.weight", _weight(base, module))
         if max(which, default=0) >= size.shape[0]:
             raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(which)}")
         rows[module] = which, _take(rest, f"{module}.{ROWS}", (len(which), size.shape[1]))
@@ -118,13 +121,13 @@ def read(fields: AdapterFields, found: Mapping[str, Tensor], base: Mapping[str, 
             f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
             "belongs to another model"
         )
-    return Adapters(patches, whole, rows, fields.init)
+    return Adapters(patches, replaced, rows, fields.init)
 
 
-def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """{name without prefix and adapter's name: tensor}."""
     rest: dict[str, Tensor] = {}
-    for name, x in found.items():
+    for name, x in tensors.items():
         short = name.removeprefix(PREFIX)
         for ending in NAMED:
             if short.endswith(f".{ending}"):
@@ -137,7 +140,7 @@ def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either"
             )
         if short in rest:
-            raise ValueError(f"{name}: the same tensor stands in the file under two names")
+            raise ValueError(f"{name}: the file has the same tensor under two names")
         if not x.is_floating_point():
             raise ValueError(
                 f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}"
@@ -147,46 +150,46 @@ def _stripped(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
-    """Modules that have an adapter."""
+    """Modules with an adapter."""
     tied = f"{HEAD}.weight" not in base
-    matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2] + (
-        [HEAD] if tied else []
-    )
-    found = [m for m in matrices if targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
-    if fields.ensure_weight_tying and tied and {EMBEDDING, HEAD} & set(found):
-        found = [m for m in matrices if m in found or m in (EMBEDDING, HEAD)]
-    if not found:
-        told = (
-            "all-linear"
-            if fields.all_linear
-            else getattr(fields.target_modules, "source", fields.target_modules)
-        )
-        raise ValueError(f"target_modules {told!r:.200} fits no matrix of the base")
-    if fields.use_dora and EMBEDDING in found:
+    matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2]
+    if tied:
+        matrices.append(HEAD)
+    targets = [m for m in matrices if targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
+    if fields.ensure_weight_tying and tied and {EMBEDDING, HEAD} & set(targets):
+        targets = [m for m in matrices if m in targets or m in (EMBEDDING, HEAD)]
+    if not targets:
+        names = getattr(fields.target_modules, "source", fields.target_modules)
+        names = "all-linear" if fields.all_linear else names
+        raise ValueError(f"target_modules {names!r:.200} matches no matrix of the base")
+    if fields.use_dora and EMBEDDING in targets:
         raise ValueError(
-            "use_dora together with target_modules that name embed_tokens is not supported; merge it with PEFT"
+            "use_dora together with target_modules that name embed_tokens is not supported; merge it with "
+            "PEFT"
         )
-    if fields.init and (EMBEDDING in found or (tied and HEAD in found)):
+    if fields.init and (EMBEDDING in targets or (tied and HEAD in targets)):
         raise ValueError(
-            f"init_lora_weights {fields.init!r} over an embedding, or over a head that is one, is not supported"
+            f"init_lora_weights {fields.init!r} over an embedding, or over a tied head, is not supported"
         )
-    return found
+    return targets
 
 
 def _token_rows(
     fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
-    """{module: rows that were trained}; PEFT stores those of a tied embedding for the head as well, or for
-    itself alone where the fields name the same ones for both."""
-    found = {
-        EMBEDDING if x == "embed_tokens" else HEAD: numbers for x, numbers in fields.token_indices.items()
-    }
-    if f"{HEAD}.weight" not in base and EMBEDDING in found:
+    """{module: its trained rows}.
+
+    PEFT stores the rows of a tied embedding for the head as well, or only for the embedding if both have the
+    same indices.
+    """
+    modules = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
+    rows = {modules[ending]: numbers for ending, numbers in fields.token_indices.items()}
+    if f"{HEAD}.weight" not in base and EMBEDDING in rows:
         if f"{HEAD}.{ROWS}" in rest:
-            found.setdefault(HEAD, found[EMBEDDING])
-        elif found.get(HEAD) == found[EMBEDDING]:
-            del found[HEAD]
-    return found
+            rows.setdefault(HEAD, rows[EMBEDDING])
+        elif rows.get(HEAD) == rows[EMBEDDING]:
+            del rows[HEAD]
+    return rows
 
 
 def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
@@ -195,7 +198,7 @@ def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
 
 
 def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """Removes a tensor from what is left, and checks its shape."""
+    """Removes a tensor from the rest, and checks its shape."""
     if name not in rest:
         kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
         near = difflib.get_close_matches(name, [other for other in rest if kind in other], 1, 0.0)
@@ -220,85 +223,79 @@ def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Ma
     if module == EMBEDDING:
         if fields.lora_bias:
             raise ValueError("lora_bias together with target_modules that name embed_tokens is not supported")
-        a, b = (
-            _take(rest, f"{module}.lora_embedding_{x}", s)
-            for x, s in (("A", (size, out)), ("B", (into, size)))
-        )
+        a = _take(rest, f"{module}.lora_embedding_A", (size, out))
+        b = _take(rest, f"{module}.lora_embedding_B", (into, size))
         return Patch(module, a, b, factor, transposed=True)
     a = _take(rest, f"{module}.lora_A.weight", (size, into))
     b = _take(rest, f"{module}.lora_B.weight", (out, size))
     if fields.init and not (size <= min(out, into) and factor > 0):
         raise ValueError(
-            f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks that the base's matrices "
-            f"have; {module} is {out} x {into}"
+            f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks of at most the matrices' "
+            f"sizes; {module} is {out} x {into}"
         )
     bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
     if bias is not None and f"{module}.bias" not in base:
-        raise ValueError(
-            f"lora_bias: {module} of the base has no bias to which that of the adapter could be added"
-        )
+        raise ValueError(f"lora_bias: {module} of the base has no bias, to which the adapter's is added")
     magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
     return Patch(module, a, b, factor, magnitude, bias)
 
 
-def _whole(
+def _replaced_weights(
     fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Weights that stand in the place of the base's: modules_to_save, trained biases, and resized embeddings.
+    """Weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
 
-    `wrapped` has the modules that PEFT keeps inside another one, and how it calls them there.
+    `wrapped` maps modules that PEFT wraps in another one to their names there.
     """
-    names = {*base, f"{HEAD}.weight"}  # a tied head may get weights of its own
-    places = {}
+    names = {*base, f"{HEAD}.weight"}  # a tied head may get its own weights
+    name_of = {}  # name in the file -> name in the base
     for name in names:
         module, kind = name.rsplit(".", 1)
-        places[f"{module}.{wrapped[module]}.{kind}" if module in wrapped else name] = name
-    whole = {}
-    for stored in [name for name in rest if name in places]:
-        name = places[stored]
-        shape = tuple(base[name].shape if name in base else base[f"{EMBEDDING}.weight"].shape)
+        name_of[f"{module}.{wrapped[module]}.{kind}" if module in wrapped else name] = name
+    replaced = {}
+    for stored in [name for name in rest if name in name_of]:
+        name = name_of[stored]
+        shape = tuple(base[name if name in base else f"{EMBEDDING}.weight"].shape)
         if name in VOCABULARY and rest[stored].ndim == 2:
             shape = (rest[stored].shape[0], shape[1])
-        whole[name] = _take(rest, stored, shape)
-        _take_again(rest, name, whole[name])
+        replaced[name] = _take(rest, stored, shape)
+        _take_copies(rest, name, replaced[name])
     tied = f"{HEAD}.weight" not in base
-    if tied and f"{EMBEDDING}.weight" in whole and not saved(fields, EMBEDDING):
-        whole.setdefault(f"{HEAD}.weight", whole[f"{EMBEDDING}.weight"])
+    if tied and f"{EMBEDDING}.weight" in replaced and not saved(fields, EMBEDDING):
+        replaced.setdefault(f"{HEAD}.weight", replaced[f"{EMBEDDING}.weight"])
     needed = {name for name in names if saved(fields, name.rsplit(".", 1)[0])}
     if fields.ensure_weight_tying and tied and needed & VOCABULARY:
         needed |= VOCABULARY
-    for module, found in fields.modules_to_save:
-        if not any(
-            saved(fields._replace(modules_to_save=((module, found),)), x.rsplit(".", 1)[0]) for x in needed
-        ):
+    for module, pattern in fields.modules_to_save:
+        only = fields._replace(modules_to_save=((module, pattern),))
+        if not any(saved(only, name.rsplit(".", 1)[0]) for name in needed):
             raise ValueError(f"modules_to_save: the base has no module {module!r}")
     biases = {name for name in base if name.endswith(".bias") and fields.bias != "none"}
     needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}
-    if missing := needed - set(whole):
+    if missing := needed - set(replaced):
         raise ValueError(
             f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
-            "(modules_to_save, bias) say it has"
+            "(modules_to_save, bias) require"
         )
-    _check_rows(whole, base)
-    return whole
+    _check_rows(replaced, base)
+    return replaced
 
 
-def _take_again(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
-    """Removes what PEFT adds for a resized embedding that is saved whole: the same again, and what it
-    replaced."""
+def _take_copies(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
+    """Removes PEFT's copies of a resized embedding in modules_to_save: the new and the original weight."""
     module, kind = name.rsplit(".", 1)
-    again, replaced = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
-    if again not in rest:
+    copy, original = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
+    if copy not in rest:
         return
-    if not torch.equal(_take(rest, again, tuple(x.shape)), x):
-        raise ValueError(f"{PREFIX}{again}: differs from {PREFIX}{name}, and both stand for the same weight")
-    if replaced in rest:
-        _take(rest, replaced, tuple(rest[replaced].shape))
+    if not torch.equal(_take(rest, copy, tuple(x.shape)), x):
+        raise ValueError(f"{PREFIX}{copy}: differs from {PREFIX}{name}, and both are the same weight")
+    if original in rest:
+        _take(rest, original, tuple(rest[original].shape))
 
 
-def _check_rows(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
-    """A vocabulary of another size must be one of the embedding and the head."""
-    sizes = {m: whole.get(f"{m}.weight", _weight(base, m)).shape[0] for m in (EMBEDDING, HEAD)}
+def _check_rows(replaced: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
+    """Refuses an embedding and a head of different vocabulary sizes."""
+    sizes = {m: replaced.get(f"{m}.weight", _weight(base, m)).shape[0] for m in (EMBEDDING, HEAD)}
     if sizes[EMBEDDING] != sizes[HEAD]:
         raise ValueError(
             f"the adapter's embedding has {sizes[EMBEDDING]} rows and its head {sizes[HEAD]}, the base "

@@ -1,19 +1,19 @@
-"""Checks of a loss's arguments: shapes, dtypes and ranges, all of it Python that a compiler runs once, while
-it traces.
+"""Checks of a loss's arguments: shapes, dtypes and ranges. A compiler runs them once, while it traces.
 
-Losses never broadcast: a column [B, 1] beside a row [B] would be a table [B, B] of which nobody is told.
+Losses never broadcast: a column [B, 1] and a row [B] would silently become a table [B, B].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pure.number import is_int, is_plain_number
 
 KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
     "float": lambda dtype: dtype.is_floating_point,
@@ -21,7 +21,7 @@ KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
     "integer": lambda dtype: dtype != torch.bool and not (dtype.is_floating_point or dtype.is_complex),
     "number": lambda dtype: dtype != torch.bool and not dtype.is_complex,
 })  # fmt: skip
-"""What an argument's dtype may be."""
+"""Kinds of dtypes that an argument may be restricted to."""
 
 RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
     "above 0": lambda x: 0 < x < math.inf,
@@ -33,26 +33,26 @@ RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
     "in [0, 0.5)": lambda x: 0 <= x < 0.5,
     "finite": math.isfinite,
 })  # fmt: skip
-"""What a number may be."""
+"""Ranges that a number may be restricted to."""
 
 
 def expect(who: str, **given: tuple[Any, str, str]) -> None:
-    """Refuses arguments whose shapes or dtypes are not those that a loss is written for.
+    """Refuses arguments of other shapes or dtypes than a loss expects.
 
     Args:
-        who: what the message calls the loss.
-        given: name=(tensor, dims, kind). dims are letters, such as "B T": each stands for one length in all
-            arguments; "..." at the front for any axes, the same in all. kind is one of KINDS; with a "?"
-            after it the tensor may be None.
+        who: the loss's name in the message.
+        given: name=(tensor, dims, kind). dims are letters, such as "B T": each is one length in all
+            arguments; a leading "..." is any axes, the same in all. kind is one of KINDS; with a "?" after it
+            the tensor may be None.
 
     Raises:
-        TypeError: for what is no dense tensor, or has a dtype of another kind.
-        ValueError: for another shape, or tensors on two devices (one of a single number may be on the
-            processor).
+        TypeError: for anything but a dense tensor, or a dtype of another kind.
+        ValueError: for another shape, or tensors on two devices (a 0-d tensor may be on the CPU).
 
     Example:
-        >>> expect("loss", logps=(torch.zeros(4, 3), "B T", "float"), advantages=(torch.zeros(4), "B", "float"))
-        >>> expect("loss", a=(torch.zeros(4), "B", "float"), b=(torch.zeros(4, 1), "B", "float"))
+        >>> vector, column = torch.zeros(4), torch.zeros(4, 1)
+        >>> expect("loss", logps=(torch.zeros(4, 3), "B T", "float"), advantages=(vector, "B", "float"))
+        >>> expect("loss", a=(vector, "B", "float"), b=(column, "B", "float"))
         Traceback (most recent call last):
         ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that
             shape
@@ -77,13 +77,13 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
     """Refuses hyperparameters that are out of range.
 
     Args:
-        who: what the message calls the loss.
+        who: the loss's name in the message.
         wanted: one of RANGES.
-        optional: whether None passes.
-        values: numbers; a 0-d tensor passes, for its value belongs to the run (a schedule's).
+        optional: let None pass.
+        values: numbers; a 0-d tensor passes: its value belongs to the run (a schedule's).
 
     Raises:
-        TypeError: for what is neither.
+        TypeError: for another type.
         ValueError: for a number out of range, or a tensor with axes.
 
     Example:
@@ -95,19 +95,14 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
     for name, x in values.items():
         if optional and x is None:
             continue
-        if isinstance(x, Tensor):
-            if x.ndim:
-                raise ValueError(
-                    f"{who}: {name} must be one number or a 0-d tensor, got shape {list(x.shape)}"
-                )
-        elif isinstance(x, bool) or not isinstance(x, Real):
-            raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {type(x).__name__} {x!r}")
-        elif not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
+        if not is_plain_number(who, name, x):
+            continue
+        if not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
             raise ValueError(f"{who}: {name} must be {wanted}, got {x}")
 
 
 def weighs(x: float | Tensor) -> bool:
-    """Whether a weight counts: not 0, or a tensor, whose value a compiler has not.
+    """Reports if a term of this weight must be computed: not 0, or a tensor, whose value is not known.
 
     Example:
         >>> weighs(0.0), weighs(0.1), weighs(torch.tensor(0.0))
@@ -117,48 +112,44 @@ def weighs(x: float | Tensor) -> bool:
 
 
 def positions(who: str, chunk: Any) -> None:
-    """Refuses a chunk that is no whole number of at least 1.
+    """Refuses a chunk that is not an int of at least 1.
 
     Raises:
-        TypeError: for what is no int.
-        ValueError: for one below 1.
+        TypeError: for another type.
+        ValueError: for an int below 1.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int):
+    if not is_int(chunk):
         raise TypeError(f"{who}: chunk must be an int or None, got {type(chunk).__name__} {chunk!r}")
     if not 1 <= chunk < 2**63:
         raise ValueError(f"{who}: chunk must be at least 1, got {chunk}")
 
 
 def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
-    """Refuses labels that are no word, where looking at them costs nothing: eager, on a processor.
+    """Refuses labels outside the vocabulary, where reading them is free: eager code on a CPU.
 
-    On a GPU it would wait for the device; a transform, a compiler, a tracer (make_fx) and fake tensors have
-    no values to look at. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the step
-    and says so.
+    On a GPU it would wait for the device; under a transform, a compiler, a tracer (make_fx) and for fake
+    tensors there are no values. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the
+    step and reports it.
 
     Args:
-        who: what the message calls the loss.
+        who: the loss's name in the message.
         labels: [...] integers.
         vocabulary: V.
         ignore_index: a label that is allowed too.
 
     Raises:
-        ValueError: naming the first such label and its place.
+        ValueError: naming the first such label and its index.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or labels.device.type != "cpu"
-    ):
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
-    if type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
+    if labels.device.type != "cpu" or type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
         return
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
     if wrong.any():
-        place = wrong.nonzero()[0].tolist()
+        index = wrong.nonzero()[0].tolist()
         raise ValueError(
-            f"{who}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for a position that does not count, "
-            f"got {int(labels[tuple(place)])} at {place}"
+            f"{who}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for an ignored position, "
+            f"got {int(labels[tuple(index)])} at {index}"
         )
 
 
@@ -168,7 +159,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
-    """What it is, before its shape."""
+    """Refuses anything but a dense tensor of this kind."""
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}"
@@ -185,7 +176,7 @@ def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
 
 
 def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
-    """All tensors on one device; a single number may be on the processor, as in torch."""
+    """Refuses tensors on two devices; a 0-d tensor may be on the CPU, as in torch."""
     if x.ndim == 0 and x.device.type == "cpu":
         return
     device, first = bound.setdefault("device", (x.device, name))
@@ -194,24 +185,26 @@ def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, st
 
 
 def _lengths(x: Tensor, letters: list[str]) -> list | None:
-    """The length of each letter, and all axes of "..."; None if there are too few or too many."""
+    """The length of each letter, and all axes of "..."; None for another number of axes."""
     if letters[:1] != ["..."]:
         return list(x.shape) if x.ndim == len(letters) else None
     front = x.ndim - len(letters) + 1
-    return None if front < 0 else [tuple(x.shape[:front]), *x.shape[front:]]
+    if front < 0:
+        return None
+    return [tuple(x.shape[:front]), *x.shape[front:]]
 
 
 def _refuse(who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]) -> None:
-    """Says what was expected, where its lengths come from, and what came."""
-    known = [
+    """Raises the error of a wrong shape: the expected one, the arguments that determine it, and this one."""
+    sources = [
         f"{letter} = {_size(bound[letter][0])} as in {bound[letter][1]}"
         for letter in letters
         if letter in bound and bound[letter][1] != name
     ]
-    with_ = f" with {', '.join(known)}" if known else ""
+    reason = f" with {', '.join(sources)}" if sources else ""
     raise ValueError(
-        f"{who}: expected {name} [{_written(letters)}]{with_}, got {list(x.shape)}; nothing is broadcast, so give it "
-        "that shape"
+        f"{who}: expected {name} [{_written(letters)}]{reason}, got {list(x.shape)}; nothing is broadcast, "
+        "so give it that shape"
     )
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy over the vocabulary: how surprised the model is by each next token.
+"""Cross-entropy over the vocabulary: the negative log-likelihood of each next token.
 
 Shape letters: B batch, T tokens, D width, V vocabulary.
 
@@ -20,15 +20,15 @@ from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
 IGNORE = -100
-"""The label of a position that is not trained on, as in torch and Hugging Face."""
+"""The label of an ignored position, as in torch and Hugging Face."""
 
 
 class CrossEntropy(NamedTuple):
-    """A sum and what to divide it by, so that parts of a batch add up to the whole.
+    """A sum and its divisor, both additive over the parts of a batch.
 
     Fields:
         sum: [] float32, nats.
-        count: [] float32, the tokens that counted.
+        count: [] float32, tokens that were not ignored.
     """
 
     sum: Tensor
@@ -57,34 +57,34 @@ def cross_entropy(
 
         loss = logZ - (1 - s) logits[label] - s mean_v logits[v] + z logZ²,     logZ = log Σ_v exp logits[v]
 
-    Smoothing keeps the model from pushing one logit to infinity; the z-loss keeps logZ near 0, where
-    bfloat16 is finest.
+    Smoothing keeps single logits from growing without limit; the z-loss keeps logZ near 0, where bfloat16 is
+    most precise.
 
     Args:
         logits: [..., V] any float dtype; computed in float32.
         labels: [...] integers in 0 .. V-1, or `ignore_index`.
-        ignore_index: label of positions that do not count and receive no gradient (their logits must be
-            finite: the gradient of NaN is NaN, even times 0).
-        label_smoothing: s, share of the target spread evenly over the vocabulary, in [0, 1).
+        ignore_index: label of ignored positions, which receive no gradient (their logits must be finite: the
+            gradient of NaN is NaN, even times 0).
+        label_smoothing: s, fraction of the target spread evenly over the vocabulary, in [0, 1).
         z_loss: z, weight of logZ², >= 0; PaLM uses 1e-4.
 
     Returns:
         CrossEntropy(sum [], count []), nats and tokens; divide once, after adding the parts.
 
     Steps:
-        1. Ignored positions read label 0, and are masked after.
+        1. Replace ignored labels by 0; their losses are masked later.
         2. logZ and the label's logit, in float32.
-        3. Smoothing and z-loss, only when asked for.
-        4. Sum what counts.
+        3. Smoothing and z-loss, if their weights are not 0.
+        4. Sum the losses that are not ignored.
 
-    Edge cases: all labels ignored, or none at all, gives (0, 0) and zero gradient. A label that is no word
-    (and not `ignore_index`) makes the sum NaN where its value cannot be looked at for nothing: compiled,
-    transformed, on a GPU.
+    Edge cases: all labels ignored, or no labels, gives (0, 0) and zero gradient. A label outside the
+    vocabulary (and not `ignore_index`) makes the sum NaN where reading it is not free: compiled, transformed,
+    on a GPU.
 
     Raises:
-        ValueError: if the shapes do not fit, a weight is out of range, or a label is no word (eager, on a
-            processor).
-        TypeError: if logits are not floating, or labels no integers.
+        ValueError: if the shapes do not fit, a weight is out of range, or a label is outside the vocabulary
+            (eager, on a CPU).
+        TypeError: if logits are not floating, or labels are not integers.
 
     Example:
         Two equal logits: log 2 nats.
@@ -99,7 +99,7 @@ def cross_entropy(
     number("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
     number("cross_entropy", "at least 0", z_loss=z_loss)
     labels_in_range("cross_entropy", labels, logits.shape[-1], ignore_index)
-    # 1. Labels that index.
+    # 1. Labels.
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
     # 2. Negative log-likelihood.
@@ -126,20 +126,19 @@ def linear_cross_entropy(
     part: Callable[..., CrossEntropy] | None = None,
     **options: Any,
 ) -> CrossEntropy:
-    """Computes the cross-entropy from hidden states, never holding more than `chunk` rows of logits.
+    """Computes the cross-entropy from hidden states, with at most `chunk` rows of logits in memory.
 
     With a vocabulary of 150,000 the logits are larger than everything else in the step together. Here they
-    exist one chunk at a time: forward keeps only the sum, backward computes the chunk again.
+    exist for one chunk at a time: the forward pass saves only the sum, the backward pass recomputes them.
 
     Args:
-        params: what `logits` needs; receives gradient.
+        params: of `logits`; receives gradient.
         hidden: [B, T, D].
         labels: [B, T], already shifted.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
-        chunk: positions at a time, > 0; None holds all logits at once, which is quicker while they fit.
-        part: `chunk_cross_entropy` with `logits` and the options bound, if it is to be compiled by itself:
-            inside a compiled function nothing would be computed again, so what is compiled must be the chunk,
-            not the whole.
+        chunk: positions at a time, > 0; None holds all logits at once, which is faster while they fit.
+        part: `chunk_cross_entropy` with `logits` and the options bound, to compile it by itself: a compiled
+            function recomputes nothing, so the chunk must be compiled, not the whole.
         options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
 
     Returns:
@@ -152,7 +151,7 @@ def linear_cross_entropy(
         ValueError: if chunk < 1, or as `cross_entropy`.
 
     Source: the idea of Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024, without
-    its kernel.
+    their kernel.
     """
     expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     if chunk is None:
@@ -167,7 +166,7 @@ def linear_cross_entropy(
 def chunk_cross_entropy(
     inputs: tuple[Tree, Tensor], labels: Tensor, *, logits: Logits, options: dict[str, Any]
 ) -> CrossEntropy:
-    """The cross-entropy of one chunk, what `linear_cross_entropy` computes again in its backward pass.
+    """Computes the cross-entropy of one chunk, which `linear_cross_entropy` recomputes in its backward pass.
 
     Args:
         inputs: (params, hidden [C, D]).
@@ -182,16 +181,16 @@ def chunk_cross_entropy(
 
 
 def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
-    """The logit of each label, NaN for one that is no word: [..., V] and [...] -> [...].
+    """Selects the logit of each label, NaN outside the vocabulary: [..., V] and [...] -> [...].
 
-    A compiler makes the comparison part of its pass over the logits; the gradient of `gather` would be a
-    matrix of zeros of their size, written and read once more.
+    A compiler fuses the comparison into its loop over the logits; the gradient of `gather` would be a matrix
+    of zeros of their size, written and read once more.
     """
     size = logits.shape[-1]
-    known = (index >= 0) & (index < size)
-    if not torch.compiler.is_compiling():
-        return torch.where(
-            known, logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1), torch.nan
-        )
-    here = torch.arange(size, device=logits.device) == index[..., None]
-    return torch.where(known, torch.where(here, logits, 0.0).sum(-1), torch.nan)
+    valid = (index >= 0) & (index < size)
+    if torch.compiler.is_compiling():
+        is_label = torch.arange(size, device=logits.device) == index[..., None]
+        selected = torch.where(is_label, logits, 0.0).sum(-1)
+    else:
+        selected = logits.gather(-1, index.clamp(0, size - 1)[..., None].long()).squeeze(-1)
+    return torch.where(valid, selected, torch.nan)

@@ -1,5 +1,4 @@
-"""Direct preference optimization: learning from pairs which of two answers is the better one, without a
-reward model.
+"""Direct preference optimization: learning from pairs of completions, without a reward model.
 
 The training is in `stages/dpo.py`.
 
@@ -23,17 +22,17 @@ from pure.loss.check import expect, number, weighs, wide
 
 VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
 SMOOTHED = ("conservative", "robust")
-"""Variants that allow for labels that are wrong."""
+"""Variants for noisy labels."""
 
 AVERAGED = ("ipo", "simpo")
-"""Variants that divide a log-probability by the answer's tokens."""
+"""Variants that divide a log-probability by the completion's tokens."""
 
 LIMIT = 1e4
-"""Log-ratios of whole answers are clamped to plus and minus this, nats."""
+"""Log-ratios of completions are clamped to plus and minus this, nats."""
 
 
 class DPO(NamedTuple):
-    """One loss a pair, and what the policy is implicitly rewarded with.
+    """Losses and implicit rewards of the pairs.
 
     Fields:
         losses: [B] float32.
@@ -61,62 +60,59 @@ def dpo_loss(
 ) -> DPO:
     """Computes the loss of each pair.
 
-    The best policy under a reward r and a KL penalty β is reference · exp(r/β); so the policy itself says
-    what its reward is, r = β log(policy / reference), and a pair trains it as a classifier of which answer is
-    better.
+    The optimal policy under a reward r and a KL penalty β is reference · exp(r/β). So a policy has the
+    implicit reward r = β log(policy / reference), and a pair trains it to classify the better completion.
 
         h = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
         sigmoid       -log σ(β h)
         conservative  -(1-ε) log σ(β h) - ε log σ(-β h)
         robust        [-(1-ε) log σ(β h) + ε log σ(-β h)] / (1 - 2ε)
-        ipo           (h̄ - 1/(2β))²              h̄: log-ratios divided by the tokens of each answer
+        ipo           (h̄ - 1/(2β))²              h̄: log-ratios divided by the tokens of each completion
         hinge         max(0, 1 - β h)
-        simpo         -log σ(β ḡ - γ)             ḡ: mean log-probability of the chosen minus that of the
-        rejected
+        simpo         -log σ(β ḡ - γ)             ḡ: difference of the mean log-probabilities
 
     Args:
-        policy_chosen, policy_rejected: [B] nats, log-probability of the whole answer, summed over its tokens.
+        policy_chosen, policy_rejected: [B] nats, log-probability of the completion, summed over its tokens.
         reference_chosen, reference_rejected: [B] nats, the same under the frozen reference; None for simpo.
-        beta: β > 0: how much reward a nat of distance from the reference is worth; 0.1 in the paper, 2 for
-            simpo.
+        beta: β > 0: reward per nat of log-ratio; 0.1 in the paper, 2 for simpo.
         variant: one of those above.
-        label_smoothing: ε, share of pairs whose label is taken to be wrong, in [0, 0.5); conservative and
+        label_smoothing: ε, fraction of pairs assumed to be labelled wrongly, in [0, 0.5); conservative and
             robust only.
-        margin: γ >= 0, by how much the chosen must win; simpo only.
-        chosen_tokens, rejected_tokens: [B] tokens of each answer; ipo and simpo need them.
+        margin: γ >= 0, target margin between chosen and rejected; simpo only.
+        chosen_tokens, rejected_tokens: [B] tokens of each completion; ipo and simpo need them.
 
     Returns:
         DPO(losses [B], chosen_rewards [B], rejected_rewards [B]), float32.
 
     Steps:
-        1. Log-ratios to the reference, divided by the tokens where the variant says so.
-        2. Clamp their difference, so that one absurd pair cannot overflow.
+        1. Log-ratios to the reference, divided by the tokens in averaging variants.
+        2. Clamp their difference, so that one extreme pair cannot overflow.
         3. The variant's loss.
         4. Rewards, without gradient.
 
-    Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; an answer without
-    tokens counts as having one; a log-probability that is not finite gives NaN, however far the clamp
-    reaches.
+    Edge cases: equal log-probabilities everywhere give log 2 (sigmoid) and rewards 0; a completion without
+    tokens counts as one token; a log-probability that is not finite gives NaN in spite of the clamp.
 
     Raises:
-        ValueError: for an unknown variant, a missing reference or count of tokens, a reference that simpo
-            would not use, a smoothing that the variant does not have, a shape that is not [B], or beta not
-            above 0.
+        ValueError: for an unknown variant, a missing reference or count of tokens, a reference with simpo, a
+            smoothing with another variant, a shape that is not [B], or beta not above 0.
         TypeError: for log-probabilities that are not floating.
 
     Example:
-        The policy has moved 1 nat towards the chosen and 1 nat from the rejected answer: β h = 0.2.
+        The policy has moved 1 nat towards the chosen and 1 nat from the rejected completion: β h = 0.2.
 
         >>> import torch
-        >>> found = dpo_loss(*(torch.tensor([x]) for x in (-9.0, -11.0, -10.0, -10.0)), beta=0.1)
-        >>> round(found.losses.item(), 4), round((found.chosen_rewards - found.rejected_rewards).item(), 4)
+        >>> result = dpo_loss(*(torch.tensor([x]) for x in (-9.0, -11.0, -10.0, -10.0)), beta=0.1)
+        >>> round(result.losses.item(), 4), round((result.chosen_rewards - result.rejected_rewards).item(), 4)
         (0.5981, 0.2)
 
     Source: Rafailov et al. 2023, equation 7; Mitchell 2023, equation 1; Chowdhury et al. 2024, equation 12;
-    Azar et al. 2023, equation 17, whose log-ratios are divided by the tokens, as its authors do; Zhao et al.
+    Azar et al. 2023, equation 17, with log-ratios divided by the tokens, as in the authors' code; Zhao et al.
     2023, equation 4; Meng et al. 2024, equation 6. Differs from them: the clamp.
     """
-    _check(variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens)
+    _check_variant(
+        variant, label_smoothing, reference_chosen, reference_rejected, chosen_tokens, rejected_tokens
+    )
     expect(
         "dpo_loss",
         policy_chosen=(policy_chosen, "B", "float"),
@@ -129,17 +125,16 @@ def dpo_loss(
     number("dpo_loss", "above 0", beta=beta)
     number("dpo_loss", "at least 0", margin=margin)
     # 1. Log-ratios.
-    chosen = wide(policy_chosen) if reference_chosen is None else wide(policy_chosen) - wide(reference_chosen)
-    rejected = (
-        wide(policy_rejected)
-        if reference_rejected is None
-        else wide(policy_rejected) - wide(reference_rejected)
-    )
-    per_token = (1.0, 1.0) if variant not in AVERAGED else _inverse(chosen_tokens, rejected_tokens)
-    chosen_ratio, rejected_ratio = chosen * per_token[0], rejected * per_token[1]
+    chosen, rejected = wide(policy_chosen), wide(policy_rejected)
+    if reference_chosen is not None and reference_rejected is not None:
+        chosen, rejected = chosen - wide(reference_chosen), rejected - wide(reference_rejected)
+    chosen_ratio, rejected_ratio = chosen, rejected
+    if variant in AVERAGED:
+        chosen_ratio = chosen * _inverse(chosen_tokens)
+        rejected_ratio = rejected * _inverse(rejected_tokens)
     # 2. Difference.
-    apart = chosen_ratio - rejected_ratio
-    h = torch.where(apart.isinf(), torch.nan, apart.clamp(-LIMIT, LIMIT))
+    difference = chosen_ratio - rejected_ratio
+    h = torch.where(difference.isinf(), torch.nan, difference.clamp(-LIMIT, LIMIT))
     # 3. Loss.
     if variant == "ipo":
         losses = (h - 1 / (2 * beta)).square()
@@ -148,28 +143,28 @@ def dpo_loss(
     else:
         losses = _logistic(beta * h - (margin if variant == "simpo" else 0.0), variant, label_smoothing)
     # 4. Rewards.
-    rewarded = (chosen_ratio, rejected_ratio) if variant == "simpo" else (chosen, rejected)
-    return DPO(losses, *((beta * x).detach() for x in rewarded))
+    if variant == "simpo":
+        chosen, rejected = chosen_ratio, rejected_ratio
+    return DPO(losses, (beta * chosen).detach(), (beta * rejected).detach())
 
 
 def _logistic(z: Tensor, variant: str, smoothing: float | Tensor) -> Tensor:
-    """-log σ(z), with labels that may be wrong."""
-    right, wrong = -F.logsigmoid(z), -F.logsigmoid(-z)
+    """-log σ(z), for labels that may be wrong."""
+    correct, flipped = -F.logsigmoid(z), -F.logsigmoid(-z)
     if variant == "conservative":
-        return (1 - smoothing) * right + smoothing * wrong
+        return (1 - smoothing) * correct + smoothing * flipped
     if variant == "robust":
-        return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
-    return right
+        return ((1 - smoothing) * correct - smoothing * flipped) / (1 - 2 * smoothing)
+    return correct
 
 
-def _inverse(chosen_tokens: Tensor | None, rejected_tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-    """1 / tokens of both answers."""
-    assert chosen_tokens is not None
-    assert rejected_tokens is not None
-    return 1 / chosen_tokens.float().clamp(min=1), 1 / rejected_tokens.float().clamp(min=1)
+def _inverse(tokens: Tensor | None) -> Tensor:
+    """1 / tokens, [B]."""
+    assert tokens is not None, "checked by _check_variant"
+    return 1 / tokens.float().clamp(min=1)
 
 
-def _check(
+def _check_variant(
     variant: str,
     smoothing: float | Tensor,
     reference_chosen: Tensor | None,
@@ -180,21 +175,22 @@ def _check(
     """Refuses arguments that contradict the variant."""
     if variant not in VARIANTS:
         raise ValueError(
-            f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in files of "
-            "their own"
+            f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in "
+            "their own files"
         )
     number("dpo_loss", "in [0, 0.5)", label_smoothing=smoothing)
     if weighs(smoothing) and variant not in SMOOTHED:
         raise ValueError(
-            f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it lies in [0, 0.5), and only "
-            f"{' and '.join(SMOOTHED)} have it"
+            f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it is in [0, 0.5), and "
+            f"only {' and '.join(SMOOTHED)} have it"
         )
-    given = (reference_chosen is not None) + (reference_rejected is not None)
-    if given != (0 if variant == "simpo" else 2):
-        wanted = "no reference (pass None twice)" if variant == "simpo" else "both references"
-        raise ValueError(f"dpo_loss: variant {variant!r} takes {wanted}, got {given} of them")
+    references = (reference_chosen is not None) + (reference_rejected is not None)
+    if variant == "simpo" and references:
+        raise ValueError(f"dpo_loss: variant 'simpo' takes no reference (pass None twice), got {references}")
+    if variant != "simpo" and references != 2:
+        raise ValueError(f"dpo_loss: variant {variant!r} takes both references, got {references} of them")
     if variant in AVERAGED and (chosen_tokens is None or rejected_tokens is None):
         raise ValueError(
-            f"dpo_loss: variant {variant!r} divides by the answers' tokens; give chosen_tokens and "
+            f"dpo_loss: variant {variant!r} divides by the completions' tokens; give chosen_tokens and "
             "rejected_tokens [B]"
         )

@@ -1,9 +1,8 @@
-"""Group relative policy optimization: an answer is as good as it beats the others that were drawn for its
-prompt.
+"""Group relative policy optimization: a completion's advantage is relative to the others of its prompt.
 
 The training is in `stages/grpo.py`.
 
-Shape letters: N prompts, G answers a prompt (the group), B answers, T tokens.
+Shape letters: N prompts, G completions a prompt (the group), B completions, T tokens.
 
 Shao et al., "DeepSeekMath", 2024 (GRPO). Variants: Liu et al., "Understanding R1-Zero-Like Training", 2025
 (Dr. GRPO); Yu et al., "DAPO", 2025; Zheng et al., "Group Sequence Policy Optimization", 2025 (GSPO); MiniMax,
@@ -27,15 +26,15 @@ CLIPS: Mapping[str, tuple[float, float]] = {
     "grpo": (0.2, 0.2), "bnpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4),
     "cispo": (1.0, 4.0), "rloo": (0.2, 0.2),
 }  # fmt: skip
-"""Each variant, with how far the ratio may fall below and rise above 1 in its paper."""
+"""Variant -> (clip_low, clip_high) of its paper: the largest decrease and increase of the ratio from 1."""
 
 
 class PolicyLoss(NamedTuple):
-    """A sum and what to divide it by, so that parts of a batch add up to the whole.
+    """A sum and its divisor, both additive over the parts of a batch.
 
     Fields:
         sum: [] float32.
-        count: [] float32: answers, tokens, or answers times the longest length, as the variant says.
+        count: [] float32: completions, tokens, or completions times the longest length, by variant.
     """
 
     sum: Tensor
@@ -57,49 +56,49 @@ def grpo_loss(
     max_length: int | Tensor | None = None,
     dual_clip: float | Tensor | None = None,
 ) -> PolicyLoss:
-    """Sums the clipped policy loss over answers, with a penalty for leaving the reference.
+    """Sums the clipped policy loss over completions, with a KL penalty to the reference.
 
         r_t = exp(logps - old_logps)
         token loss = -min(r_t A, clip(r_t, 1 - clip_low, 1 + clip_high) A) + β kl_t
 
         variant   ratio                            sum of                       count
-        grpo      r_t                              means over each answer       B
+        grpo      r_t                              means over each completion   B
         bnpo      r_t                              all tokens                   tokens
         dapo      r_t, clipped higher              all tokens                   tokens
         dr_grpo   r_t                              all tokens                   B · max_length
-        gspo      exp(mean_t log r_t)              means over each answer       B
-        cispo     -min(r_t, 1 + clip_high)° A logp_t   all tokens               tokens      (° without
-        gradient) rloo      exp(Σ_t log r_t)                 one an answer                B
+        cispo     see below                        all tokens                   tokens
+        rloo      exp(Σ_t log r_t)                 one a completion             B
 
-    Counts are divided by once, after adding micro-batches: so bnpo and dapo differ in their clipping alone.
+    The token loss of cispo is -min(r_t, 1 + clip_high) A logp_t, the minimum without gradient. The sums of
+    micro-batches are divided once by their counts, so bnpo and dapo differ only in clipping.
 
     Args:
-        logps: [B, T] nats, of the tokens that were drawn, under the policy that is trained.
-        old_logps: [B, T] the same under the policy that drew them (never the reference).
+        logps: [B, T] nats, of the sampled tokens, under the policy that is trained.
+        old_logps: [B, T] the same under the behaviour policy, which sampled them (never the reference).
         reference_logps: [B, T] the same under the frozen reference; None if beta is 0.
         advantages: [B], from `pure.loss.advantages`.
-        mask: [B, T] bool, True on the answer's tokens.
+        mask: [B, T] bool, True on the completion's tokens.
         variant: one of those above.
-        clip_low, clip_high: how far the ratio may fall and rise; None takes the variant's own, in `CLIPS`.
-        beta: weight of the divergence, >= 0.
+        clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]; None takes the variant's
+            own, in `CLIPS`.
+        beta: weight of the KL penalty, >= 0.
         kl: estimator, see `pure.loss.kl.kl`.
-        max_length: longest answer possible, tokens; dr_grpo needs it.
-        dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token that has become far likelier
-            cannot outweigh all others; None: no such bound. Not for cispo.
+        max_length: longest possible completion, tokens; dr_grpo needs it.
+        dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token with a large ratio cannot
+            dominate; None: no such bound. Not for cispo.
 
     Returns:
         PolicyLoss(sum [], count []).
 
     Steps:
-        1. Masked positions are set to ratio 1 before anything can overflow.
-        2. Ratio, by token or by answer; clamped to e^±20.
+        1. Set masked positions to ratio 1, before anything can overflow.
+        2. Ratio, by token or by completion; clamped to e^±20.
         3. Clipped objective.
-        4. Divergence.
+        4. KL penalty.
         5. Sums and counts.
 
-    Edge cases: an answer without a token, and advantages 0, give 0 and (with beta 0) a gradient of exactly 0,
-    in every variant. What an optimizer makes of a zero gradient is its own: Adam's momentum and a weight
-    decay still move.
+    Edge cases: a completion without tokens and an advantage of 0 give 0 and (with beta 0) a gradient of
+    exactly 0, in every variant. An optimizer may still move the params: by Adam's momentum or weight decay.
 
     Raises:
         ValueError: for another shape, an unknown variant, a negative clip or beta, a max_length below 1, a
@@ -107,7 +106,7 @@ def grpo_loss(
         TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
-        A token twice as likely as when it was drawn, with advantage 1: the ratio counts as 1.2.
+        A token twice as likely as when it was sampled, with advantage 1: the ratio is clipped to 1.2.
 
         >>> one = torch.ones(1, 1)
         >>> grpo_loss(one * 0.0, one * -0.6931, None, torch.tensor([1.0]), one.bool()).sum
@@ -115,23 +114,20 @@ def grpo_loss(
 
     Source: Shao et al. 2024, equation 3; Yu et al. 2025, equation 8; Liu et al. 2025, section 3.2; Zheng et
     al. 2025, equations 5 and 7; MiniMax 2025, equations 4 and 5, without a lower bound; Ahmadian et al. 2024,
-    equation 8, with a ratio and its clipping for batches used more than once; Ye et al. 2020, equation 4.
+    equation 8, with a clipped ratio for batches that are used more than once; Ye et al. 2020, equation 4.
     Differs from them: the clamp.
     """
     low, high = clips(variant, clip_low, clip_high)
-    _check(logps, old_logps, reference_logps, advantages, mask)
+    _check_shapes(logps, old_logps, reference_logps, advantages, mask)
     number("grpo_loss", "at least 0", beta=beta)
     number("grpo_loss", "at least 1", optional=True, max_length=max_length)
     number("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
     if dual_clip is not None and variant == "cispo":
-        raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}")
-    if (variant == "dr_grpo" and max_length is None) or (reference_logps is None and weighs(beta)):
-        lacking = (
-            "max_length"
-            if variant == "dr_grpo" and max_length is None
-            else "reference_logps, as beta is not 0"
-        )
-        raise ValueError(f"grpo_loss: variant {variant!r} needs {lacking}")
+        raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}; give None")
+    if variant == "dr_grpo" and max_length is None:
+        raise ValueError("grpo_loss: variant 'dr_grpo' needs max_length")
+    if reference_logps is None and weighs(beta):
+        raise ValueError(f"grpo_loss: variant {variant!r} needs reference_logps, as beta is not 0")
     # 1. Masked positions.
     logps = torch.where(mask, wide(logps), 0.0)
     change = torch.where(mask, logps - wide(old_logps), 0.0)
@@ -146,31 +142,33 @@ def grpo_loss(
     if variant == "cispo":
         losses = -ratio.clamp(max=1 + high).detach() * a * logps
     else:
-        losses = -torch.minimum(ratio * a, _within(ratio, 1 - low, 1 + high) * a)
-        losses = losses if dual_clip is None else torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
-    losses = losses / tokens if variant == "rloo" else losses  # spread over its tokens, which are added below
-    # 4. Divergence.
+        losses = -torch.minimum(ratio * a, _clamp(ratio, 1 - low, 1 + high) * a)
+        if dual_clip is not None:
+            losses = torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
+    if variant == "rloo":
+        losses = losses / tokens  # one loss a completion, spread over its tokens, which are summed below
+    # 4. KL penalty.
     if reference_logps is not None:
         losses = losses + beta * divergence(logps, torch.where(mask, reference_logps, 0.0), kl)
     # 5. Sums.
     losses = torch.where(mask, losses, 0.0)
-    answers = torch.tensor(float(len(mask)), device=mask.device)
+    completions = torch.tensor(float(len(mask)), device=mask.device)
     if variant in ("grpo", "gspo"):
-        return PolicyLoss((losses.sum(-1) / tokens[:, 0]).sum(), answers)
-    if variant in ("rloo", "dr_grpo"):
-        return PolicyLoss(
-            losses.sum(), answers * (1 if max_length is None or variant != "dr_grpo" else max_length)
-        )
+        return PolicyLoss((losses.sum(-1) / tokens[:, 0]).sum(), completions)
+    if variant == "rloo":
+        return PolicyLoss(losses.sum(), completions)
+    if variant == "dr_grpo" and max_length is not None:
+        return PolicyLoss(losses.sum(), completions * max_length)
     return PolicyLoss(losses.sum(), mask.sum().float())
 
 
 def clips(
     variant: str, low: float | Tensor | None, high: float | Tensor | None
 ) -> tuple[float | Tensor, float | Tensor]:
-    """Says how far the ratio may fall below and rise above 1: as given, or as in the variant's paper.
+    """Returns clip_low and clip_high: as given, or those of the variant's paper.
 
     Raises:
-        ValueError: for an unknown variant or a negative distance.
+        ValueError: for an unknown variant or a negative clip.
 
     Example:
         >>> clips("dapo", None, None), clips("dapo", 0.1, None)
@@ -178,9 +176,11 @@ def clips(
     """
     if variant not in CLIPS:
         raise ValueError(f"grpo_loss: variant must be one of {', '.join(CLIPS)}, got {variant!r}")
-    chosen = (CLIPS[variant][0] if low is None else low, CLIPS[variant][1] if high is None else high)
-    number("grpo_loss", "at least 0", clip_low=chosen[0], clip_high=chosen[1])
-    return chosen
+    default_low, default_high = CLIPS[variant]
+    low = default_low if low is None else low
+    high = default_high if high is None else high
+    number("grpo_loss", "at least 0", clip_low=low, clip_high=high)
+    return low, high
 
 
 def policy_metrics(
@@ -192,8 +192,7 @@ def policy_metrics(
     clip_low: float | Tensor,
     clip_high: float | Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Says how many tokens were clipped, on which side, and how far the policy has gone from the one that
-    drew.
+    """Computes the fraction of clipped tokens, on each side, and the KL from the behaviour policy.
 
     Args:
         logps, old_logps: [B, T] nats.
@@ -203,18 +202,18 @@ def policy_metrics(
 
     Returns:
         {name: (sum [], tokens [])}, TRL's names: clip_ratio/low_mean, clip_ratio/high_mean,
-        clip_ratio/region_mean, and approx_kl (k3 between the two, nats).
+        clip_ratio/region_mean, and approx_kl (k3 of the two policies, nats).
 
     Raises:
         ValueError: for another shape, or a negative clip.
         TypeError: for another dtype.
     """
-    each = "B" if isinstance(advantages, Tensor) and advantages.ndim == 1 else "B T"
+    dims = "B" if isinstance(advantages, Tensor) and advantages.ndim == 1 else "B T"
     expect(
         "policy_metrics",
         logps=(logps, "B T", "float"),
         old_logps=(old_logps, "B T", "float"),
-        advantages=(advantages, each, "float"),
+        advantages=(advantages, dims, "float"),
         mask=(mask, "B T", "bool"),
     )
     number("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
@@ -223,19 +222,20 @@ def policy_metrics(
     ratio = change.clamp(-LIMIT, LIMIT).exp()
     low = (ratio < 1 - clip_low) & (a < 0) & mask
     high = (ratio > 1 + clip_high) & (a > 0) & mask
-    moved = divergence(change, torch.zeros_like(change), "k3")
-    found = {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low | high}
+    approx_kl = divergence(change, torch.zeros_like(change), "k3")
     tokens = mask.sum().float()
     return {
-        **{name: (x.sum().float(), tokens) for name, x in found.items()},
-        "approx_kl": (moved.sum(), tokens),
+        "clip_ratio/low_mean": (low.sum().float(), tokens),
+        "clip_ratio/high_mean": (high.sum().float(), tokens),
+        "clip_ratio/region_mean": ((low | high).sum().float(), tokens),
+        "approx_kl": (approx_kl.sum(), tokens),
     }
 
 
-def _check(
+def _check_shapes(
     logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor
 ) -> None:
-    """Shapes and dtypes."""
+    """Refuses other shapes and dtypes."""
     expect(
         "grpo_loss",
         logps=(logps, "B T", "float"),
@@ -246,8 +246,8 @@ def _check(
     )
 
 
-def _within(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Clamps to [low, high]; of a number and a tensor, torch's clamp would look at the tensor's value."""
+def _clamp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """Clamps to [low, high]; for one number and one tensor, torch's clamp would read the tensor's value."""
     if isinstance(low, Tensor) == isinstance(high, Tensor):
         return x.clamp(low, high)  # type: ignore[arg-type]
     return x.clamp(min=low).clamp(max=high)

@@ -1,6 +1,6 @@
-"""Kahneman-Tversky optimization: learning from single answers marked good or bad, without pairs.
+"""Kahneman-Tversky optimization: learning from completions labelled good or bad, without pairs.
 
-Shape letters: B answers.
+Shape letters: B completions.
 
 Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 2024.
 """
@@ -16,7 +16,7 @@ from pure.loss.check import expect, number, wide
 
 
 class KTO(NamedTuple):
-    """One loss an answer, and what the policy is implicitly rewarded with.
+    """Losses and implicit rewards of the completions.
 
     Fields:
         losses: [B] float32.
@@ -37,37 +37,36 @@ def kto_loss(
     desirable_weight: float | Tensor = 1.0,
     undesirable_weight: float | Tensor = 1.0,
 ) -> KTO:
-    """Computes the loss of each answer: good ones shall gain on the reference, bad ones lose, with
-    saturation.
+    """Computes the loss of each completion: the log-ratio of good ones rises, that of bad ones falls.
 
-    People feel losses and gains against a point of reference, less and less the further from it. Here that
-    point is how far the policy has moved altogether.
+    In prospect theory gains and losses are relative to a reference point, and saturate away from it. Here the
+    reference point is the KL of the policy from the reference.
 
         r = policy - reference
         good: w⁺ (1 - σ(β (r - z₀)))        bad: w⁻ (1 - σ(β (z₀ - r)))
 
     Args:
-        policy, reference: [B] nats, log-probability of the whole answer, summed over its tokens.
-        desirable: [B] bool, True for a good answer.
-        divergence: [] z₀ >= 0, nats, from `mismatched_divergence`; no gradient flows through it.
+        policy, reference: [B] nats, log-probability of the completion, summed over its tokens.
+        desirable: [B] bool, True for a good completion.
+        divergence: [] z₀ >= 0, nats, from `mismatched_divergence`; receives no gradient.
         beta: β > 0; 0.1 in the paper.
-        desirable_weight, undesirable_weight: w⁺ and w⁻ > 0; with n⁺ good and n⁻ bad answers choose them so
-            that w⁺ n⁺ / (w⁻ n⁻) lies in [1, 4/3].
+        desirable_weight, undesirable_weight: w⁺ and w⁻ > 0; with n⁺ good and n⁻ bad completions choose them
+            so that w⁺ n⁺ / (w⁻ n⁻) is in [1, 4/3].
 
     Returns:
         KTO(losses [B], rewards [B]), float32.
 
-    Edge cases: a log-probability that is not finite gives NaN; no answers give no losses.
+    Edge cases: a log-probability that is not finite gives NaN; no completions give no losses.
 
     Raises:
         ValueError: for another shape, or beta or a weight that is not above 0.
         TypeError: for another dtype.
 
     Example:
-        The policy is the reference, z₀ is 0: every loss is 1/2.
+        The policy is the reference and z₀ is 0: every loss is 1/2.
 
-        >>> same = torch.tensor([-3.0, -4.0])
-        >>> kto_loss(same, same, torch.tensor([True, False]), torch.tensor(0.0), beta=0.1).losses
+        >>> logps = torch.tensor([-3.0, -4.0])
+        >>> kto_loss(logps, logps, torch.tensor([True, False]), torch.tensor(0.0), beta=0.1).losses
         tensor([0.5000, 0.5000])
 
     Source: Ethayarajh et al. 2024, equation 8.
@@ -79,13 +78,8 @@ def kto_loss(
         desirable=(desirable, "B", "bool"),
         divergence=(divergence, "", "float"),
     )
-    number(
-        "kto_loss",
-        "above 0",
-        beta=beta,
-        desirable_weight=desirable_weight,
-        undesirable_weight=undesirable_weight,
-    )
+    number("kto_loss", "above 0", beta=beta)
+    number("kto_loss", "above 0", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     ratio = wide(policy) - wide(reference)
     ratio = torch.where(ratio.isinf(), torch.nan, ratio)
     centred = ratio - divergence.detach()
@@ -96,18 +90,18 @@ def kto_loss(
 
 
 def mismatched_divergence(policy: Tensor, reference: Tensor) -> Tensor:
-    """Estimates how far the policy has moved, z₀, from answers that belong to other prompts of the batch.
+    """Estimates z₀, the KL of the policy from the reference, from completions of other prompts of the batch.
 
         z₀ = max(0, mean_b (policy_b - reference_b))
 
     Args:
-        policy, reference: [B] nats, log-probabilities of answer b + 1 after prompt b.
+        policy, reference: [B] nats, log-probabilities of completion b + 1 after prompt b.
 
     Returns:
         [] nats, >= 0, without gradient.
 
     Raises:
-        ValueError: if the shapes are not [B], or B is 0: nothing has no mean.
+        ValueError: if the shapes are not [B], or B is 0.
         TypeError: for log-probabilities that are not floating.
 
     Example:
@@ -118,5 +112,7 @@ def mismatched_divergence(policy: Tensor, reference: Tensor) -> Tensor:
     """
     expect("mismatched_divergence", policy=(policy, "B", "float"), reference=(reference, "B", "float"))
     if not len(policy):
-        raise ValueError("mismatched_divergence: expected at least one answer, got policy and reference [0]")
+        raise ValueError(
+            "mismatched_divergence: expected at least one completion, got policy and reference [0]"
+        )
     return (wide(policy) - wide(reference)).mean().clamp(min=0).detach()

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: what every loss after pretraining is written in.
+"""Log-probabilities of given tokens, the input of every loss after pretraining.
 
 Shape letters: B batch, T tokens, D width, V vocabulary.
 """
@@ -47,24 +47,24 @@ class LogProbs(Protocol):
 
 
 def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """Looks up the log-probability of each label.
+    """Computes the log-probability of each label.
 
         logp = logits[label] - log Σ_v exp logits[v]
 
     Args:
         logits: [..., V] any float dtype; computed in float32.
         labels: [...] integers in 0 .. V-1, already shifted, or `ignore_index`.
-        ignore_index: label of positions that give 0 and receive no gradient.
+        ignore_index: label of ignored positions, which give 0 and receive no gradient.
 
     Returns:
         [...] float32, nats, at most 0.
 
-    Edge cases: a label that is no word (and not `ignore_index`) gives NaN where its value cannot be looked at
-    for nothing: compiled, transformed, on a GPU.
+    Edge cases: a label outside the vocabulary (and not `ignore_index`) gives NaN where reading it is not
+    free: compiled, transformed, on a GPU.
 
     Raises:
-        ValueError: if the shapes do not fit, or a label is no word (eager, on a processor).
-        TypeError: if logits are not floating, or labels no integers.
+        ValueError: if the shapes do not fit, or a label is outside the vocabulary (eager, on a CPU).
+        TypeError: if logits are not floating, or labels are not integers.
 
     Example:
         Two equal logits: log 1/2. The second position has no label.
@@ -72,7 +72,7 @@ def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGN
         >>> log_probabilities(torch.zeros(2, 2), torch.tensor([1, -100])).tolist()
         [-0.6931471824645996, 0.0]
     """
-    return _look_up(logits, labels, ignore_index, entropy=False).logps
+    return _from_logits(logits, labels, ignore_index, entropy=False).logps
 
 
 def linear_log_probabilities(
@@ -85,21 +85,21 @@ def linear_log_probabilities(
     entropy: bool = False,
     chunk: int | None = None,
 ) -> LogProbabilities:
-    """Computes log-probabilities from hidden states, and how undecided the model was.
+    """Computes log-probabilities, and on request entropies, from hidden states.
 
-    The rollouts of a policy are drawn at a temperature, and its losses compare log-probabilities at the same
-    one.
+    The rollouts of a policy are sampled at a temperature, and its losses compare log-probabilities at the
+    same one.
 
         logp = log softmax(logits / temperature)[label],     entropy = - Σ_v p_v log p_v
 
     Args:
-        params: what `logits` needs; receives gradient.
+        params: of `logits`; receives gradient.
         hidden: [B, T, D].
         labels: [B, T], already shifted; -100 where there is none.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
-        temperature: > 0, what the logits are divided by.
-        entropy: whether it is wanted; it takes one more pass over the logits. Otherwise it is 0.
-        chunk: rows of the batch whose logits are held at a time, computed again when differentiated; None
+        temperature: > 0, divisor of the logits.
+        entropy: compute it, by a second loop over the logits. Otherwise it is 0.
+        chunk: rows of the batch whose logits are in memory at a time, recomputed in the backward pass; None
             holds all.
 
     Returns:
@@ -112,9 +112,9 @@ def linear_log_probabilities(
 
     Example:
         >>> head = lambda params, hidden: hidden @ params.T
-        >>> found = linear_log_probabilities(
+        >>> result = linear_log_probabilities(
         ...     torch.zeros(4, 1), torch.ones(1, 1, 1), torch.tensor([[2]]), logits=head, entropy=True)
-        >>> round(found.logps.item(), 4), round(found.entropy.item(), 4)  # log 1/4 and log 4
+        >>> round(result.logps.item(), 4), round(result.entropy.item(), 4)  # log 1/4 and log 4
         (-1.3863, 1.3863)
     """
     expect("linear_log_probabilities", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
@@ -123,9 +123,10 @@ def linear_log_probabilities(
     if chunk is None:
         return part((params, hidden), labels)
     positions("linear_log_probabilities", chunk)
-    again = remat(part)
-    parts = [again((params, h), y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)]
-    return LogProbabilities(*(torch.cat(found) for found in zip(*parts, strict=True)))
+    recomputed = remat(part)
+    chunks = zip(hidden.split(chunk), labels.split(chunk), strict=True)
+    parts = [recomputed((params, h), y) for h, y in chunks]
+    return LogProbabilities(torch.cat([p.logps for p in parts]), torch.cat([p.entropy for p in parts]))
 
 
 def _from_hidden(
@@ -138,10 +139,10 @@ def _from_hidden(
 ) -> LogProbabilities:
     """(params, hidden [B, T, D]), labels [B, T] -> LogProbabilities."""
     params, hidden = inputs
-    return _look_up(logits(params, hidden).float() / temperature, labels, IGNORE, entropy=entropy)
+    return _from_logits(logits(params, hidden).float() / temperature, labels, IGNORE, entropy=entropy)
 
 
-def _look_up(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
+def _from_logits(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
     """Logits [..., V] and labels [...] -> LogProbabilities."""
     expect("log_probabilities", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
     labels_in_range("log_probabilities", labels, logits.shape[-1], ignore_index)
@@ -151,5 +152,5 @@ def _look_up(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool
     logps = torch.where(counted, chosen_logit(wide, torch.where(counted, labels, 0)) - log_z, 0.0)
     if not entropy:
         return LogProbabilities(logps, torch.zeros_like(logps))
-    every = wide - log_z[..., None]
-    return LogProbabilities(logps, torch.where(counted, -(every.exp() * every).sum(-1), 0.0))
+    all_logps = wide - log_z[..., None]
+    return LogProbabilities(logps, torch.where(counted, -(all_logps.exp() * all_logps).sum(-1), 0.0))

@@ -1,4 +1,4 @@
-"""Odds-ratio preference optimization: fine-tuning and preference in one loss, without a reference.
+"""Odds-ratio preference optimization: fine-tuning and preferences in one loss, without a reference.
 
 Shape letters: B pairs.
 
@@ -20,11 +20,11 @@ CLOSEST = -1e-6
 
 
 class ORPO(NamedTuple):
-    """One loss a pair, and its parts.
+    """Losses of the pairs, and their parts.
 
     Fields:
         losses: [B] float32.
-        log_odds: [B] float32, log of the odds ratio, without gradient; above 0 the chosen answer wins.
+        log_odds: [B] float32, log of the odds ratio, without gradient; above 0 the chosen one is likelier.
         chosen_rewards, rejected_rewards: [B] float32, β times the mean log-probability, without gradient.
     """
 
@@ -42,37 +42,36 @@ def orpo_loss(
     chosen_tokens: Tensor,
     rejected_tokens: Tensor,
 ) -> ORPO:
-    """Computes the loss of each pair: learn the chosen answer, and make its odds larger than the rejected
-    one's.
+    """Computes the loss of each pair: the likelihood of the chosen completion, and the ratio of both odds.
 
-    Fine-tuning on good answers alone also makes their bad neighbours likelier. A mild penalty on the ratio of
-    odds stops that; a ratio of probabilities would punish too hard without a reference.
+    Fine-tuning on chosen completions alone also raises the probability of similar rejected ones. A penalty on
+    the odds ratio prevents that; a ratio of probabilities would be too strong without a reference.
 
-        p̄ = (log-probability of the answer) / (its tokens),     odds = e^p̄ / (1 - e^p̄)
+        p̄ = (log-probability of the completion) / (its tokens),     odds = e^p̄ / (1 - e^p̄)
         loss = -p̄_chosen - β log σ(log odds_chosen - log odds_rejected)
 
     Args:
-        policy_chosen, policy_rejected: [B] nats, log-probability of the whole answer, summed over its tokens.
-        beta: λ of the paper, >= 0; 0.1 there, 0 is fine-tuning on the chosen answers alone.
-        chosen_tokens, rejected_tokens: [B] tokens of each answer.
+        policy_chosen, policy_rejected: [B] nats, log-probability of the completion, summed over its tokens.
+        beta: λ of the paper, >= 0; 0.1 there, 0 is fine-tuning on the chosen completions only.
+        chosen_tokens, rejected_tokens: [B] tokens of each completion.
 
     Returns:
         ORPO(losses [B], log_odds [B], chosen_rewards [B], rejected_rewards [B]), float32.
 
-    Edge cases: an answer without tokens counts as having one; mean log-probabilities are kept at or below
-    -1e-6, as the odds of a certain answer are infinite; no pairs give no losses.
+    Edge cases: a completion without tokens counts as one token; mean log-probabilities are clamped to -1e-6,
+    as the odds of probability 1 are infinite; no pairs give no losses.
 
     Raises:
         ValueError: if the shapes are not [B], or beta is negative.
         TypeError: for log-probabilities that are not floating.
 
     Example:
-        Both answers have probability 1/2 a token: odds 1, so log 2 + 0.1 log 2.
+        Both completions have probability 1/2 a token: odds 1, so log 2 + 0.1 log 2.
 
         >>> half = torch.tensor([0.5]).log()
         >>> two, one = torch.tensor([2]), torch.tensor([1])
-        >>> found = orpo_loss(2 * half, half, beta=0.1, chosen_tokens=two, rejected_tokens=one)
-        >>> round(found.losses.item(), 4), found.log_odds.item()
+        >>> result = orpo_loss(2 * half, half, beta=0.1, chosen_tokens=two, rejected_tokens=one)
+        >>> round(result.losses.item(), 4), result.log_odds.item()
         (0.7625, 0.0)
 
     Source: Hong et al. 2024, equations 4 to 7.

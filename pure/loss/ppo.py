@@ -1,9 +1,8 @@
-"""Proximal policy optimization: small steps of a policy, judged token by token with the help of a value
-function.
+"""Proximal policy optimization: small policy updates, with advantages per token from a value function.
 
 The training is in `stages/ppo.py`.
 
-Shape letters: B answers, T tokens.
+Shape letters: B completions, T tokens.
 
 Schulman et al., "Proximal Policy Optimization Algorithms", 2017; "High-Dimensional Continuous Control Using
 Generalized Advantage Estimation", 2016 (GAE).
@@ -22,12 +21,11 @@ from pure.loss.kl import LIMIT
 
 
 class GAE(NamedTuple):
-    """What each token was worth.
+    """Advantages, and targets of the value function.
 
     Fields:
-        advantages: [B, T] float32, how much better than expected; 0 where masked.
-        returns: [B, T] float32, what the value function should have said: advantages + values; 0 where
-            masked.
+        advantages: [B, T] float32; 0 where masked.
+        returns: [B, T] float32, advantages + values; 0 where masked.
     """
 
     advantages: Tensor
@@ -37,30 +35,30 @@ class GAE(NamedTuple):
 def gae(
     rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float | Tensor = 1.0, lam: float | Tensor = 0.95
 ) -> GAE:
-    """Estimates the advantage of each token, between one step's surprise and the whole rest of the answer.
+    """Estimates the advantage of each token by generalised advantage estimation.
 
-    Looking one step ahead trusts the value function and is wrong where that is wrong; looking to the end is
-    right, and noisy. λ mixes all distances, with weights that fall geometrically.
+    The one-step estimate has the bias of the value function; the estimate to the end has no bias but high
+    variance. λ averages all horizons, with geometrically falling weights.
 
         δ_t = reward_t + γ value_{t+1} - value_t
         advantage_t = Σ_{s >= t} (γ λ)^(s - t) δ_s        value after the last token: 0
 
     Args:
-        rewards: [B, T]; usually 0 but for the last token, plus a KL penalty on each.
-        values: [B, T], predicted before each token is written; receives no gradient.
-        mask: [B, T] bool, True on the answer's tokens; tokens of a tool's answer in the middle may be masked,
-            and time does not pass over them.
-        gamma: γ in [0, 1], discount a token.
+        rewards: [B, T]; usually 0 except for the last token, plus a KL penalty on each.
+        values: [B, T], predicted before each token; receives no gradient.
+        mask: [B, T] bool, True on the completion's tokens; masked tokens in the middle, such as a tool's
+            output, take no time.
+        gamma: γ in [0, 1], discount per token.
         lam: λ in [0, 1].
 
     Returns:
         GAE(advantages [B, T], returns [B, T]), without gradient.
 
     Steps:
-        1. Number the tokens that count, so that masked ones take no time.
-        2. The value of the next one that counts.
-        3. Surprises δ.
-        4. Their discounted sums: a product with the matrix (γ λ)^(s - t), s >= t; no loop over time.
+        1. Number the unmasked tokens: their times.
+        2. The value of the next unmasked token.
+        3. The temporal-difference errors δ.
+        4. Their discounted sums, by a product with the matrix (γ λ)^(s - t), s >= t; no loop over time.
 
     Edge cases: a row without tokens gives zeros.
 
@@ -71,7 +69,8 @@ def gae(
     Example:
         Reward 1 at the end, values 0: with γ = 1, λ = 1/2 the first token gets half of it.
 
-        >>> gae(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2).bool(), gamma=1.0, lam=0.5).advantages
+        >>> rewards, values, mask = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2).bool()
+        >>> gae(rewards, values, mask, gamma=1.0, lam=0.5).advantages
         tensor([[0.5000, 1.0000]])
 
     Source: Schulman et al. 2016, equations 11 to 16.
@@ -86,9 +85,9 @@ def gae(
     ahead = (time[..., None, :] - time[..., :, None]).float()  # [B, t, s] tokens from t to s
     counted = mask[..., None, :] & mask[..., :, None]
     # 2. Next value.
-    following = (counted & (ahead == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
-    # 3. Surprises.
-    delta = torch.where(mask, rewards + gamma * following[..., 0] - values, 0.0)
+    next_values = (counted & (ahead == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
+    # 3. Errors.
+    delta = torch.where(mask, rewards + gamma * next_values[..., 0] - values, 0.0)
     # 4. Discounted sums.
     weights = torch.where(counted & (ahead >= 0), torch.as_tensor(gamma * lam) ** ahead.clamp(min=0), 0.0)
     advantages = (weights @ delta[..., None])[..., 0]
@@ -96,21 +95,21 @@ def gae(
 
 
 def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-8) -> Tensor:
-    """Brings the values that count to standard deviation 1, and to mean 0 unless the mean is to be kept.
+    """Normalises the unmasked values to standard deviation 1, and to mean 0 unless `keep_mean`.
 
         y = (x - mean) / √(var + eps)  [+ mean]        var with n - 1
 
     Args:
         x: [...].
         mask: [...] bool.
-        keep_mean: add the mean back: for rewards, whose sign means something.
+        keep_mean: add the mean back: for rewards, whose sign is meaningful.
         eps: added to the variance.
 
     Returns:
         [...] float32, 0 where masked.
 
-    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean): the rounding of a mean
-    is not divided by a deviation of rounding.
+    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean), not rounding errors
+    divided by rounding errors.
 
     Raises:
         ValueError: if the shapes differ, or eps is negative.
@@ -138,13 +137,12 @@ def ppo_policy_loss(
 
         r = exp(logps - old_logps),     loss = -min(r A, clip(r, 1 - clip, 1 + clip) A)
 
-    The bound takes away the reason to move further than `clip` in one round, which the samples could not
-    justify.
+    Clipping removes the gradient of ratios further than `clip` from 1, for which the samples are no evidence.
 
     Args:
         logps: [B, T] nats, under the policy that is trained.
-        old_logps: [B, T] nats, under the policy that drew the tokens.
-        advantages: [B, T], whitened as a rule.
+        old_logps: [B, T] nats, under the behaviour policy, which sampled the tokens.
+        advantages: [B, T], usually whitened.
         mask: [B, T] bool.
         clip: above 0; 0.2 in the paper.
 
@@ -173,20 +171,21 @@ def ppo_policy_loss(
     )
     number("ppo_policy_loss", "above 0", clip=clip)
     ratio = torch.where(mask, wide(logps) - wide(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
-    losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)  # type: ignore[arg-type]
+    clipped = ratio.clamp(1 - clip, 1 + clip)  # type: ignore[arg-type]
+    losses = -torch.minimum(ratio * advantages, clipped * advantages)
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
 
 
 def ppo_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | Tensor | None = 0.2
 ) -> PolicyLoss:
-    """Sums the squared error of the values, which may not move far in one round either.
+    """Sums the squared error of the values, whose change in one update is clipped too.
 
         loss = 1/2 max((v - return)², (clip(v, old - clip, old + clip) - return)²)
 
     Args:
-        values: [B, T] predicted now.
-        old_values: [B, T] predicted when the answers were drawn.
+        values: [B, T] of the value function that is trained.
+        old_values: [B, T] of the value function before the update.
         returns: [B, T], from `gae`.
         mask: [B, T] bool.
         clip: in units of the return, > 0; None does not clip.
@@ -201,7 +200,7 @@ def ppo_value_loss(
         TypeError: for another dtype, such as a mask of 0 and 1.
 
     Example:
-        Moving 1 towards a return of 2 counts as having moved 0.2: 1/2 · 1.8².
+        A change of 1 towards a return of 2 is clipped to 0.2: 1/2 · 1.8².
 
         >>> one = torch.ones(1, 1)
         >>> ppo_value_loss(one, 0 * one, 2 * one, one.bool()).sum
@@ -220,13 +219,13 @@ def ppo_value_loss(
     values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
     errors = (values - returns).square()
     if clip is not None:
-        near = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]
-        errors = torch.maximum(errors, (near - returns).square())
+        clipped = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]
+        errors = torch.maximum(errors, (clipped - returns).square())
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
 
 
 def _equal(x: Tensor, mask: Tensor) -> Tensor:
-    """[] bool: all that counts is one and the same number, or nothing counts."""
+    """[] bool: all unmasked values are equal, or all are masked."""
     if not x.numel():
         return torch.ones((), dtype=torch.bool, device=x.device)
     return torch.where(mask, x, torch.inf).amin() >= torch.where(mask, x, -torch.inf).amax()

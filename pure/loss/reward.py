@@ -1,4 +1,4 @@
-"""The loss of a reward model: of two answers the one that people chose shall score higher.
+"""The loss of a reward model: the chosen completion of a pair gets the higher score.
 
 The training is in `stages/reward.py`.
 
@@ -23,15 +23,15 @@ def bradley_terry(
 ) -> Tensor:
     """Computes the negative log-likelihood of each comparison.
 
-    A score is a strength: one answer beats another with probability σ(difference). Only differences are
-    learned, so a small pull towards 0 keeps the scores where they can be read.
+    One completion is preferred to another with probability σ(difference of scores). Only differences are
+    learned, so a small penalty centres the scores at 0.
 
         loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
 
     Args:
         chosen, rejected: scores without unit, both [B].
-        margin: [B] or a number, by how much the chosen must win.
-        center: >= 0, weight of the pull; 0.01 is usual, 0 for none.
+        margin: [B] or a number, target difference of the scores.
+        center: >= 0, weight of the penalty; 0.01 is usual, 0 for none.
 
     Returns:
         [B] nats, float32.
@@ -51,16 +51,19 @@ def bradley_terry(
     Source: Ouyang et al. 2022, equation 1; Touvron et al. 2023, equation 2; Eisenstein et al. 2023, section
     3.
     """
+    margins = margin if isinstance(margin, Tensor) and margin.ndim else None
     expect(
         "bradley_terry",
         chosen=(chosen, "B", "float"),
         rejected=(rejected, "B", "float"),
-        margin=(margin if isinstance(margin, Tensor) and margin.ndim else None, "B", "number?"),
+        margin=(margins, "B", "number?"),
     )
     if not isinstance(margin, Tensor):
         number("bradley_terry", "finite", margin=margin)
     number("bradley_terry", "at least 0", center=center)
     chosen, rejected = wide(chosen), wide(rejected)
-    apart = chosen - rejected - margin
-    losses = -F.logsigmoid(torch.where(apart.isinf(), torch.nan, apart))
-    return losses + center * (chosen + rejected).square() if weighs(center) else losses
+    difference = chosen - rejected - margin
+    losses = -F.logsigmoid(torch.where(difference.isinf(), torch.nan, difference))
+    if weighs(center):
+        losses = losses + center * (chosen + rejected).square()
+    return losses

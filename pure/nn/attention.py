@@ -1,5 +1,4 @@
-"""Causal attention: every token reads the ones before it. Multi-head, grouped-query and multi-query, by one
-code.
+"""Causal attention: multi-head, grouped-query and multi-query.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
 head width, D model width.
@@ -8,8 +7,6 @@ Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from torch import Tensor
 
@@ -48,33 +45,33 @@ def attention(
     config: ModelConfig,
     backend: str = "auto",
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     cache: LayerCache | None = None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, LayerCache | None]:
-    """Lets every position gather from the positions before it, as its query matches their keys.
+    """Computes causal self-attention: each position attends to itself and the positions before it.
 
-        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V,     q = rope(norm(W_q x)),  K = rope(norm(W_k x)),
-        V = W_v x
+        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V
+        q = rope(norm(W_q x)),  K = rope(norm(W_k x)),  V = W_v x
 
     Args:
-        params: q, k, v, o, and what the switches add.
+        params: as `attention_spec`.
         x: [B, T, D].
         angles: cos and sin of each position, [B or 1, T, H/2]; None without rotary positions.
         config: heads, head_dim, qk_norm.
         backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend.choose`).
-        segment_ids: [B, T] integers; a token sees only its own segment. None: one segment.
-        keep: [B, N, T, S] weights' dropout factors, 0 or 1/(1 - p); None drops nothing.
+        segment_ids: [B, T] integers; a token attends only to its own segment. None: one segment.
+        dropout_mask: [B, N, T, S] factors on the attention weights, 0 or 1/(1 - p); None drops nothing.
         cache: keys and values of earlier tokens; None when training.
-        start: [B] how many of the cache's places are filled; the T new tokens go behind them.
+        start: [B] filled positions of the cache; the T new tokens are written after them.
 
     Returns:
         (y [B, T, D], the cache with the new keys and values, or None).
 
     Steps:
         1. Project into heads.
-        2. Normalise queries and keys, if asked, and turn them by their positions.
-        3. Put keys and values behind those that are remembered.
+        2. Normalise queries and keys, if configured, and rotate them by their positions.
+        3. Append keys and values to the cache.
         4. Attend, and merge the heads.
 
     Source: Vaswani et al. 2017, equation 1; grouped heads as Ainslie et al. 2023.
@@ -89,11 +86,11 @@ def attention(
         k = rms_norm(k, params["k_norm"], eps=config.rms_norm_eps)
     if angles is not None:
         q, k = rotate(q, angles), rotate(k, angles)
-    # 3. Memory.
+    # 3. Cache.
     if cache is not None:
         cache = append(cache, k, v, start)
         k, v = cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
     # 4. Attend.
-    attend: Callable = backends.choose(backend, q, k, keep)
-    y = attend(q, k, v, start=start, segment_ids=segment_ids, keep=keep)
+    attend = backends.choose(backend, q, k, dropout_mask)
+    y = attend(q, k, v, start=start, segment_ids=segment_ids, dropout_mask=dropout_mask)
     return linear(params["o"], y.flatten(-2), params.get("o_bias")), cache

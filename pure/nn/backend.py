@@ -1,14 +1,15 @@
-"""Chooses how attention is computed. All ways are equal within rounding; they differ in speed and memory.
+"""Choice of the attention backend. Backends agree within rounding; they differ in speed and memory.
 
-A query at index `start + i` sees the keys 0 .. start + i of its own segment. Every backend has the same
-signature, `(q, k, v, *, start, segment_ids, keep) -> y`; `pure.nn.naive.naive` says what the arguments are.
+A query at index `start + i` attends to the keys 0 .. start + i of its own segment. Every backend is an
+`Attention`; `pure.nn.naive.naive` documents the arguments.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,20 +20,37 @@ from pure.nn.naive import naive
 from pure.nn.sdpa import sdpa
 from pure.nn.single import single
 
-BACKENDS: Mapping[str, Callable] = {"naive": naive, "flash": flash, "sdpa": sdpa, "flex": flex}
+
+@runtime_checkable
+class Attention(Protocol):
+    """Attention of queries [B, T, N, H] to keys and values [B, S, K, H] -> [B, T, N, H]."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        start: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        dropout_mask: Tensor | None = None,
+    ) -> Tensor: ...
 
 
-def choose(name: str, q: Tensor, k: Tensor, keep: Tensor | None = None) -> Callable:
-    """Returns the backend of that name; "auto" takes the one measured fastest for what it is given.
+BACKENDS: Mapping[str, Attention] = {"naive": naive, "flash": flash, "sdpa": sdpa, "flex": flex}
+
+
+def choose(name: str, q: Tensor, k: Tensor, dropout_mask: Tensor | None = None) -> Attention:
+    """Returns the backend of that name; "auto" is the one measured fastest for these arguments.
 
     Args:
         name: "auto" or one of BACKENDS.
         q: [B, T, N, H]; only its shape, dtype and device are read.
         k: [B, S, K, H], as q.
-        keep: [B, N, T, S] dropout factors, or None.
+        dropout_mask: [B, N, T, S], or None.
 
     Returns:
-        One of BACKENDS' functions.
+        A backend; for "auto" it may be `single`, which is not in BACKENDS.
 
     Raises:
         ValueError: for an unknown name.
@@ -44,7 +62,7 @@ def choose(name: str, q: Tensor, k: Tensor, keep: Tensor | None = None) -> Calla
     """
     check(name)
     if name == "auto":
-        return _fastest(q, k, keep)
+        return _fastest(q, k, dropout_mask)
     return BACKENDS[name]
 
 
@@ -52,15 +70,17 @@ def check(name: str) -> None:
     """Refuses a name that is neither "auto" nor one of BACKENDS.
 
     Raises:
-        ValueError: for such a name; it lists the known ones.
+        ValueError: for another name; it lists those that exist.
     """
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"attention backend: expected one of auto, {', '.join(BACKENDS)}, got {name!r}")
 
 
-def _fastest(q: Tensor, k: Tensor, keep: Tensor | None) -> Callable:
-    """The choice of "auto"."""
-    if q.is_cuda and keep is None and not torch._C._are_functorch_transforms_active():
+def _fastest(q: Tensor, k: Tensor, dropout_mask: Tensor | None) -> Attention:
+    """Returns the choice of "auto"."""
+    if dropout_mask is not None:
+        return naive
+    if q.is_cuda and not torch._C._are_functorch_transforms_active():
         return sdpa
-    remembers = q.shape[-3] == 1 < k.shape[-3]  # one new token, and a cache of earlier ones
-    return single if remembers and keep is None and torch.compiler.is_compiling() else naive
+    decoding = q.shape[-3] == 1 < k.shape[-3]  # one new token and a cache of earlier ones
+    return single if decoding and torch.compiler.is_compiling() else naive

@@ -1,4 +1,4 @@
-"""One layer: attention and feed-forward, each behind a norm and added to the stream that runs past them.
+"""One layer: attention and feed-forward, each applied to a norm of the residual stream and added to it.
 
 Shape letters: B batch, T tokens, D width.
 
@@ -7,7 +7,7 @@ Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020 (pr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -20,17 +20,35 @@ from pure.nn.position import Rotation
 from pure.types import Tree
 
 
-class Keep(NamedTuple):
-    """Dropout factors of one layer, 0 or 1/(1 - p); None where nothing is dropped.
+class DropoutMasks(NamedTuple):
+    """Dropout masks of one layer, with factors 0 or 1/(1 - p); None where nothing is dropped.
 
     Fields:
-        weights: [B, N, T, T], on attention weights.
-        attended, transformed: [B, T, D], on the two outputs.
+        weights: [B, N, T, T], on the attention weights.
+        attended: [B, T, D], on the output of attention.
+        transformed: [B, T, D], on the output of the feed-forward block.
     """
 
     weights: Tensor | None
     attended: Tensor | None
     transformed: Tensor | None
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """One layer of a model: `block` with its configuration bound, or a transformation of that."""
+
+    def __call__(
+        self,
+        params: Tree,
+        x: Tensor,
+        angles: Rotation | None,
+        segment_ids: Tensor | None,
+        dropout_masks: DropoutMasks | None,
+        cache: LayerCache | None,
+        start: Tensor | None,
+        /,
+    ) -> tuple[Tensor, LayerCache | None]: ...
 
 
 def block_spec(config: ModelConfig) -> Tree:
@@ -48,17 +66,17 @@ def block(
     x: Tensor,
     angles: Rotation | None,
     segment_ids: Tensor | None,
-    keep: Keep | None,
+    dropout_masks: DropoutMasks | None,
     cache: LayerCache | None,
     start: Tensor | None,
     *,
     config: ModelConfig,
     backend: str,
 ) -> tuple[Tensor, LayerCache | None]:
-    """Adds what attention and then the feed-forward block find to the residual stream.
+    """Adds the outputs of attention and of the feed-forward block to the residual stream.
 
-    The norms stand before the blocks, not after, so that the stream itself is never rescaled and gradients
-    reach the first layer undimmed.
+    The norms are applied to the blocks' inputs (pre-norm), so the stream itself is never rescaled and
+    gradients reach the first layer at full size.
 
         x ← x + dropout(attention(norm(x)))
         x ← x + dropout(feedforward(norm(x)))
@@ -67,14 +85,15 @@ def block(
         params: one layer's, as `block_spec`.
         x: [B, T, D].
         angles, segment_ids, cache, start: as in `pure.nn.attention.attention`.
-        keep: dropout factors, or None.
+        dropout_masks: of this layer, or None.
+        config, backend: bound by `pure.nn.transformer.transformer`.
 
     Returns:
         (x [B, T, D], the layer's cache or None).
 
     Source: Xiong et al. 2020, figure 1b.
     """
-    keep = keep or Keep(None, None, None)
+    masks = dropout_masks or DropoutMasks(None, None, None)
     y, cache = attention(
         params["attention"],
         norm(params["attention_norm"], x, config=config),
@@ -82,15 +101,15 @@ def block(
         config=config,
         backend=backend,
         segment_ids=segment_ids,
-        keep=keep.weights,
+        dropout_mask=masks.weights,
         cache=cache,
         start=start,
     )
-    x = x + _drop(y, keep.attended)
+    x = x + _drop(y, masks.attended)
     y = feedforward(params["feedforward"], norm(params["feedforward_norm"], x, config=config), config=config)
-    return x + _drop(y, keep.transformed), cache
+    return x + _drop(y, masks.transformed), cache
 
 
-def _drop(y: Tensor, keep: Tensor | None) -> Tensor:
-    """y [B, T, D] times its dropout factors, if there are any."""
-    return y if keep is None else y * keep.to(y.dtype)
+def _drop(y: Tensor, dropout_mask: Tensor | None) -> Tensor:
+    """y [B, T, D] times its dropout mask, if there is one."""
+    return y if dropout_mask is None else y * dropout_mask.to(y.dtype)

@@ -1,6 +1,6 @@
-"""The keys and values of earlier tokens, kept so that a new token need not read the whole text again.
+"""The KV cache: keys and values of earlier tokens, so that decoding computes only the new token.
 
-Shape letters: B batch, T new tokens, S places, K key-value heads, H head width.
+Shape letters: B batch, T new tokens, S positions, K key-value heads, H head width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pure.config import ModelConfig
 
 
 class LayerCache(NamedTuple):
-    """One layer's memory, laid out as attention reads it: a head's places side by side.
+    """Keys and values of one layer, laid out as attention reads them: the positions of a head are contiguous.
 
     Fields:
         keys, values: [B, K, S, H].
@@ -25,11 +25,11 @@ class LayerCache(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """The model's memory.
+    """Keys and values of all layers.
 
     Fields:
         layers: one LayerCache per layer.
-        length: [B] int64, the places of each row that are filled. A row is shortened by lowering its length.
+        length: [B] int64, filled positions of each row. Lowering it truncates the row.
     """
 
     layers: list[LayerCache]
@@ -44,13 +44,13 @@ def empty_cache(
     *,
     config: ModelConfig,
 ) -> KVCache:
-    """Makes room for `length` tokens in each of `batch` rows.
+    """Allocates a cache for `length` tokens in each of `batch` rows.
 
     Args:
         batch: B.
-        length: S, tokens that each row can hold, at most max_position_embeddings.
-        dtype: of keys and values; the params' own loses nothing.
-        device: where the model is.
+        length: S, capacity of each row in tokens, at most max_position_embeddings.
+        dtype: of keys and values; with the dtype of the params nothing is rounded.
+        device: that of the params.
         config: gives layers, K and H.
 
     Returns:
@@ -61,8 +61,8 @@ def empty_cache(
     """
     if length > config.max_position_embeddings:
         raise ValueError(
-            f"cache: {length} tokens exceed max_position_embeddings {config.max_position_embeddings}; ask for fewer "
-            "new tokens, shorten the prompt, or stretch the model with rope_scaling"
+            f"cache: {length} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
+            "generate fewer tokens, shorten the prompt, or extend the context with rope_scaling"
         )
     shape = (batch, config.num_key_value_heads, length, config.head_dim or 0)
 
@@ -74,22 +74,21 @@ def empty_cache(
 
 
 def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None) -> LayerCache:
-    """Writes T new keys and values behind the `start` [B] that each row holds; the argument is left as it
-    was.
+    """Writes T new keys and values after the `start` [B] positions that are filled, into a copy.
 
     Args:
         cache: keys and values [B, K, S, H].
         keys, values: [B, T, K, H].
-        start: [B] int64, first free place of each row; start + T <= S (not checked: that would wait for the
-            device).
+        start: [B] int64, first free position of each row; start + T <= S (not checked: that would wait for
+            the device). None is 0.
 
     Returns:
         LayerCache of the same shapes.
     """
     rows = torch.arange(keys.shape[0], device=keys.device)[:, None, None]
     heads = torch.arange(keys.shape[2], device=keys.device)[:, None]
-    places = (0 if start is None else start[:, None]) + torch.arange(keys.shape[1], device=keys.device)
-    index = (rows, heads, places[..., None, :])
+    positions = (0 if start is None else start[:, None]) + torch.arange(keys.shape[1], device=keys.device)
+    index = (rows, heads, positions[..., None, :])
     return LayerCache(
         cache.keys.index_put(index, keys.transpose(1, 2).to(cache.keys.dtype)),
         cache.values.index_put(index, values.transpose(1, 2).to(cache.values.dtype)),

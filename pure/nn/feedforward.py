@@ -22,7 +22,9 @@ def feedforward_spec(config: ModelConfig) -> Tree:
     """Describes the parameters: up [F, D], down [D, F], gate [F, D] when gated, and their biases."""
     inner, outer = config.intermediate_size, config.hidden_size
     into, out = ParamSpec(shape=(inner, outer), std=config.initializer_range), _residual_spec(config)
-    spec = {"up": into, "down": out, **({"gate": into} if config.use_swiglu else {})}
+    spec = {"up": into, "down": out}
+    if config.use_swiglu:
+        spec["gate"] = into
     if config.mlp_bias:
         spec |= {
             f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()
@@ -31,10 +33,10 @@ def feedforward_spec(config: ModelConfig) -> Tree:
 
 
 def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
-    """Transforms every position by itself: wide, through a non-linearity, and back.
+    """Applies the same two-layer network to every position.
 
-    A gate lets one half of the wide layer decide, channel by channel, how much of the other passes. It costs
-    a third matrix and is worth it at equal parameters.
+    With a gate, one projection decides per channel how much of the other passes. That takes a third matrix,
+    and is better at the same number of parameters.
 
         gated: y = W_down (act(W_gate x) ⊙ W_up x)          silu gives SwiGLU, gelu GeGLU
         plain: y = W_down act(W_up x)
@@ -70,7 +72,6 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _residual_spec(config: ModelConfig) -> ParamSpec:
-    """The matrix that writes into the residual stream: smaller by √(2 layers), so that their sum keeps its
-    size."""
+    """The matrix that writes into the residual stream: std divided by √(2 layers), to bound their sum."""
     std = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
     return ParamSpec(shape=(config.hidden_size, config.intermediate_size), std=std)

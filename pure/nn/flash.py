@@ -1,7 +1,7 @@
-"""FlashAttention, written to be read: the scores exist one tile of keys at a time, and never all together.
+"""FlashAttention written to be read: scores exist for one tile of keys at a time, never for all at once.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
-head width, C keys in a tile, R queries that still have keys to see.
+head width, C keys in a tile, R queries that still have keys to attend to.
 
 Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.
 """
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pure.nn.naive import allowed, grouped, masked, precise, ungrouped
+from pure.nn.naive import causal_mask, grouped, masked, precise, ungrouped
 
 TILE = 128
 
 
 class _Problem(NamedTuple):
-    """What one call computes: q [B, K, T·G, H], k and v [B, K, S, H], keep [B, K, T·G, S] or None."""
+    """Arguments of one call: q [B, K, T·G, H], k and v [B, K, S, H], dropout_mask [B, K, T·G, S] or None."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     start: Tensor | None
     segment_ids: Tensor | None
-    keep: Tensor | None
+    dropout_mask: Tensor | None
     groups: int
     tile: int
 
@@ -38,25 +38,26 @@ def flash(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
     tile: int = TILE,
 ) -> Tensor:
     """Computes the same as `pure.nn.naive.naive`, in memory that grows with T and not with T².
 
-    A softmax seems to need its whole row: the largest score, and the sum. But both can be kept while keys
-    pass by. Whenever a larger score appears, what was gathered so far is shrunk to the new scale:
+    A softmax needs the maximum and the sum of its row. Both can be updated tile by tile: when a tile has a
+    larger score, the sums so far are rescaled to the new maximum.
 
-        m' = max(m, max_j s_j),  l' = l e^(m-m') + Σ_j e^(s_j-m'),  a' = a e^(m-m') + Σ_j e^(s_j-m') v_j,   y
-        = a / l
+        m' = max(m, max_j s_j)
+        l' = l e^(m-m') + Σ_j e^(s_j-m')
+        a' = a e^(m-m') + Σ_j e^(s_j-m') v_j
+        y  = a / l
 
-    For the gradient only y and L = m + ln l are kept; each tile of weights is computed again as P = e^(S -
-    L).
+    For the gradient only y and L = m + ln l are saved; each tile of weights is recomputed as P = e^(S - L).
 
     Args:
         q: [B, T, N, H].
         k, v: [B, S, K, H].
-        start, segment_ids, keep: as in `naive`. (Dropout factors [B, N, T, S] take T² memory again.)
-        tile: C, keys at a time, >= 1. Under a compiler the loop is unrolled, T / C times.
+        start, segment_ids, dropout_mask: as in `naive`. (A dropout mask [B, N, T, S] takes T² memory again.)
+        tile: C, keys in a tile, >= 1. A compiler unrolls the loop, T / C times.
 
     Returns:
         [B, T, N, H], dtype of q; scores, sums and the gradient's parts in float32.
@@ -69,21 +70,20 @@ def flash(
         >>> flash(one, one, torch.tensor([[[[2.0]], [[4.0]]]]), tile=1).flatten()
         tensor([2., 3.])
 
-    Source: Dao et al. 2022, algorithms 1 and 4. Differs from it: one loop, over keys; all queries of a tile
-    at once.
+    Source: Dao et al. 2022, algorithms 1 and 4. Differs from it: one loop, over keys; all queries at once.
     """
     if tile < 1:
-        raise ValueError(f"flash: tile counts keys and must be at least 1, got {tile}")
+        raise ValueError(f"flash: tile is a number of keys and must be at least 1, got {tile}")
     groups = q.shape[-2] // k.shape[-2]
-    dropped = None if keep is None else grouped(keep.transpose(-3, -2), groups)
     heads = grouped(q, groups), k.transpose(-3, -2), v.transpose(-3, -2)
-    y, _ = _flash(*heads, start, segment_ids, dropped, groups, tile)
+    if dropout_mask is not None:
+        dropout_mask = grouped(dropout_mask.transpose(-3, -2), groups)
+    y, _ = _flash(*heads, start, segment_ids, dropout_mask, groups, tile)
     return ungrouped(y, groups)
 
 
 class _Flash(torch.autograd.Function):
-    """(y, L) of a problem; saves only its arguments and its results. (A class, because torch asks for
-    one.)"""
+    """(y, L) of a problem; saves only its arguments and results. (torch requires a class.)"""
 
     generate_vmap_rule = True
 
@@ -106,19 +106,17 @@ class _Flash(torch.autograd.Function):
 
 @torch.compiler.allow_in_graph
 def _flash(*problem: Any) -> tuple[Tensor, Tensor]:
-    """Applies the function; a compiler traces what it does, not how (else vmap inside a compiled function
-    fails)."""
+    """Applies `_Flash` as one node of a compiler's graph (else vmap inside a compiled function fails)."""
     return _Flash.apply(*problem)
 
 
 def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
-    """Walks over the keys once: y [B, K, T·G, H] and L [B, K, T·G, 1].
+    """Loops over the tiles of keys: y [B, K, T·G, H] and L [B, K, T·G, 1].
 
     Steps:
-        1. Nothing gathered yet: a = 0, l = 0, m the most negative number.
-        2. A tile of keys meets the queries from its own place on: their scores, then the three updates.
-        3. The queries beside the tile have now seen all that they may (unless `start` moves them): set them
-           aside.
+        1. Initialise: a = 0, l = 0, m the most negative number.
+        2. The scores of a tile of keys and the queries at or after its first key, then the three updates.
+        3. The queries at the tile's own positions are finished (unless `start` moves them): set them aside.
     """
     # 1. a, l, m.
     gathered = torch.zeros_like(p.q, dtype=precise(p.q.dtype))
@@ -133,7 +131,7 @@ def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
         total = total * shrink + weights.sum(-1, keepdim=True)
         mixed = _drop(p, weights, first, begin, end).to(p.v.dtype) @ p.v[..., begin:end, :]
         gathered = gathered * shrink + mixed
-        # 3. Rows that are done.
+        # 3. Finished queries.
         rows = (end - begin) * p.groups if p.start is None else 0
         done.append((gathered[..., :rows, :], total[..., :rows, :], top[..., :rows, :]))
         gathered, total, top = gathered[..., rows:, :], total[..., rows:, :], top[..., rows:, :]
@@ -144,16 +142,16 @@ def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
 def _backward(
     p: _Problem, y: Tensor, log_sum: Tensor, dy: Tensor, d_log_sum: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Walks over the keys once more: (dq, dk, dv), shaped like q, k and v.
+    """Loops over the tiles of keys again: (dq, dk, dv), shaped like q, k and v.
 
-        P = e^(S - L),  dV = Pᵀ dy,  dP = dy Vᵀ,  dS = P (dP - Σ_h dy y + dL),  dq = dS K / √H,  dK = dSᵀ q /
-        √H
+        P = e^(S - L),  dV = Pᵀ dy,  dP = dy Vᵀ,  dS = P (dP - Σ_h dy y + dL)
+        dq = dS K / √H,  dK = dSᵀ q / √H
 
     Steps:
-        1. What each row shares: Σ_h dy y, which is Σ_j P dP.
-        2. The tile's weights, computed again.
-        3. Through the mixture, the softmax, the product.
-        4. The queries beside the tile have met all their keys: set their gradient aside.
+        1. The term that all keys of a row share: Σ_h dy y, which is Σ_j P dP.
+        2. The tile's weights, recomputed.
+        3. The gradients of values, weights, scores, queries and keys.
+        4. The queries at the tile's own positions are finished: set their gradient aside.
     """
     # 1. [B, K, T·G, 1]
     shared = (dy * y).to(log_sum.dtype).sum(-1, keepdim=True) - d_log_sum
@@ -170,7 +168,7 @@ def _backward(
         d_scores = (weights * (d_weights - shared[..., tail, :]) * q.shape[-1] ** -0.5).to(q.dtype)
         dq = dq + d_scores @ k
         dk.append(d_scores.transpose(-1, -2) @ q)
-        # 4. Rows that are done.
+        # 4. Finished queries.
         rows = (end - begin) * p.groups if p.start is None else 0
         done.append(dq[..., :rows, :])
         dq = dq[..., rows:, :]
@@ -183,7 +181,7 @@ def _backward(
 
 
 def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
-    """(first query that may see the tile, its first key, the key behind its last) of each tile of keys."""
+    """(first query that attends to the tile, its first key, the key after its last) of each tile of keys."""
     keys = p.k.shape[-2] if p.start is not None else min(p.q.shape[-2] // p.groups, p.k.shape[-2])
     return [
         (begin if p.start is None else 0, begin, min(begin + p.tile, keys))
@@ -194,16 +192,18 @@ def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
 def _scores(p: _Problem, first: int, begin: int, end: int, *, by_key: bool = False) -> Tensor:
     """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`.
 
-    The gradient asks for them `by_key`, as the transpose of K qᵀ: the same product in both directions would
-    be merged by a compiler, which would then keep all scores from one to the other.
+    The backward pass computes them `by_key`, as the transpose of K qᵀ: a compiler would merge two equal
+    products, and so keep all scores from the forward pass.
     """
     rows, columns = range(first, p.q.shape[-2] // p.groups), range(begin, end)
     q, k = p.q[..., first * p.groups :, :], p.k[..., begin:end, :]
     scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if by_key else q @ k.transpose(-1, -2)
-    mask = allowed(rows, columns, p.start, p.segment_ids, p.q.device)
+    mask = causal_mask(rows, columns, p.start, p.segment_ids, p.q.device)
     return masked(scores.to(precise(p.q.dtype)) * p.q.shape[-1] ** -0.5, mask)
 
 
 def _drop(p: _Problem, weights: Tensor, first: int, begin: int, end: int) -> Tensor:
-    """Weights [B, K, R·G, C] times their dropout factors, if there are any."""
-    return weights if p.keep is None else weights * p.keep[..., first * p.groups :, begin:end]
+    """Weights [B, K, R·G, C] times their part of the dropout mask, if there is one."""
+    if p.dropout_mask is None:
+        return weights
+    return weights * p.dropout_mask[..., first * p.groups :, begin:end]

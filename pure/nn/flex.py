@@ -1,4 +1,4 @@
-"""Attention through torch's FlexAttention, whose kernels skip whole blocks of keys that a mask forbids.
+"""Attention by torch's FlexAttention, whose kernels skip blocks of keys that are masked completely.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width.
 
@@ -19,51 +19,52 @@ def flex(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """Computes the same as `pure.nn.naive.naive`, where FlexAttention runs.
+    """Computes the same as `pure.nn.naive.naive`, on a GPU; on a CPU the forward pass only.
 
-    That is: on a GPU; on a CPU forward only. It is meant to be compiled: torch warns where it is not.
+    It is meant to be compiled: torch warns where it is not.
 
     Args:
         q: [B, T, N, H].
         k, v: [B, S, K, H].
         start, segment_ids: as in `naive`.
-        keep: must be None.
+        dropout_mask: must be None.
 
     Returns:
         [B, T, N, H].
 
     Raises:
-        ValueError: if dropout factors are given; on a CPU, if a gradient or a torch.func transform is asked
-            for.
+        ValueError: if a dropout mask is given; on a CPU, for a gradient or a torch.func transform.
     """
-    if keep is not None:
+    if dropout_mask is not None:
         raise ValueError(
-            "attention backend flex: it takes no dropout factors; use backend='naive' or 'flash', or no dropout"
+            "attention backend flex: it takes no dropout mask; use backend='naive' or 'flash', or "
+            "attention_dropout=0"
         )
     wants_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if not q.is_cuda and (wants_grad or torch._C._are_functorch_transforms_active()):
         raise ValueError(
-            "attention backend flex: on a CPU FlexAttention has no backward and no torch.func; use backend='auto', or "
-            "call it under torch.no_grad()"
+            "attention backend flex: on a CPU FlexAttention has no backward and no torch.func; "
+            "use backend='auto', or call it under torch.no_grad()"
         )
 
-    def visible(
-        batch: Tensor, head: Tensor, row: Tensor, column: Tensor
-    ) -> Tensor:  # torch 2.11 takes no partial here
-        return _visible(batch, row, column, start=start, segment_ids=segment_ids)
+    # A function, because torch 2.11 takes no partial here.
+    def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return _mask(batch, row, column, start=start, segment_ids=segment_ids)
 
     rows = None if start is None and segment_ids is None else q.shape[0]
-    blocks = create_block_mask(visible, rows, None, q.shape[-3], k.shape[-3], device=q.device)
+    blocks = create_block_mask(mask, rows, None, q.shape[-3], k.shape[-3], device=q.device)
     q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
     y: Tensor = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
     return y.transpose(-3, -2)
 
 
-def _visible(
+def _mask(
     batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None
 ) -> Tensor:
-    """Whether one query sees one key, all indices []: `pure.nn.naive.allowed` as FlexAttention wants it."""
-    seen = column <= (row if start is None else row + start[batch])
-    return seen if segment_ids is None else seen & (segment_ids[batch, row] == segment_ids[batch, column])
+    """`pure.nn.naive.causal_mask` of one query and one key, all indices []."""
+    causal = column <= (row if start is None else row + start[batch])
+    if segment_ids is None:
+        return causal
+    return causal & (segment_ids[batch, row] == segment_ids[batch, column])

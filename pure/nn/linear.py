@@ -1,7 +1,6 @@
-"""The one matrix product: every weight of the model meets its input here.
+"""The matrix product: every product of a weight and its input is computed here.
 
-Adapters and quantised weights enter at this door, as nodes in the place of a tensor, so that no other file
-knows of them.
+Adapters and quantised weights are nodes in the place of a tensor, which no other file needs to know.
 
 Shape letters: I input width, O output width, R rank of an adapter.
 
@@ -23,17 +22,16 @@ from pure.types import Tree
 
 
 class LoRA(NamedTuple):
-    """A frozen matrix with a low-rank change beside it, in the place of a tensor; `pure.adapt.lora` puts it
-    there.
+    """A frozen matrix and its low-rank change, in the place of a tensor; made by `pure.adapt.lora`.
 
     Fields:
-        base: [O, I], or a node that stands for it, another adapter among them.
+        base: [O, I], or a node that stands for it, such as another adapter.
         a: [R, I].
-        b: [O, R], its scale already inside.
-        magnitude: [O], the length of each row (DoRA); None leaves the length to what comes out.
+        b: [O, R], already scaled.
+        magnitude: [O], the length of each row (DoRA); None for plain LoRA.
         squares: [O] float32, the squared length of each row of the base; with `magnitude` only.
-        key: [B, 2] uint32, one for each example, of this matrix's dropout; None drops nothing.
-        rate: [] share of the inputs of `a` that are dropped.
+        key: [B, 2] uint32, for the dropout of this matrix in each example; None drops nothing.
+        rate: [] dropout rate of the inputs of `a`.
     """
 
     base: Tree
@@ -50,11 +48,11 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
 
         y = x Wᵀ + b
         LoRA: y = x Wᵀ + x Aᵀ Bᵀ + b
-        DoRA: y = m / ‖W + BA‖ ⊙ (x Wᵀ + x Aᵀ Bᵀ) + b, the lengths of the rows taken as constants
+        DoRA: y = m / ‖W + BA‖ ⊙ (x Wᵀ + x Aᵀ Bᵀ) + b, the row lengths treated as constants
 
     Args:
         weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it.
-        x: [..., I], same dtype; adapters and quantised weights follow it.
+        x: [..., I], same dtype; adapters and quantised weights are converted to it.
         bias: [O] or None.
 
     Returns:
@@ -76,11 +74,10 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
 
 
 def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
-    """Multiplies the same x by several matrices: at once, where `pure.nn.prepare` has made one matrix of
-    them.
+    """Multiplies x by several matrices: in one product, where `pure.nn.prepare` has concatenated them.
 
     Args:
-        params: has the matrices by name, and a bias beside each or none: "q", "k", "q_bias", "k_bias"; or one
+        params: the matrices by name, each with or without a bias: "q", "k", "q_bias", "k_bias"; or one
             matrix "q_k" and one bias "q_k_bias".
         names: ("q", "k").
         sizes: the matrices' output widths.
@@ -103,33 +100,35 @@ def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Ten
 
 
 def _is_one_row(x: Tensor) -> bool:
-    """Whether there is one row alone, in code that is compiled for a CPU: a step of generation for one
-    prompt."""
+    """Checks for one row in code compiled for a CPU: a decoding step of one prompt."""
     return torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
 def _one_row(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x [1, ..., I] -> [1, ..., O], written out: with one row nothing is reused, so that the compiler's own
-    loop over the weights, fused with what stands around it, reads them faster than a library's product."""
+    """x [1, ..., I] -> [1, ..., O], written out.
+
+    With one row nothing is reused, so the compiler's own loop over the weights, fused with the operations
+    around it, is faster than a library's product.
+    """
     y = (x.float() * weight.float()).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
 def row_lengths(weight: LoRA) -> Tensor:
-    """Measures each row of W + BA without making it, [O] float32; nothing flows back through it.
+    """Computes the length of each row of W + BA without making that matrix: [O] float32, no gradient.
 
     ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
     """
     a, b = weight.a.detach().float(), weight.b.detach().float()
     base = weight.base.to(a.dtype) if isinstance(weight.base, Tensor) else weight.base
-    seen = linear(base, a)  # A Wᵀ [R, O]
+    a_w = linear(base, a)  # A Wᵀ [R, O]
     assert weight.squares is not None, "a node with a magnitude has the base's squares"
-    squares = weight.squares + 2 * (b * seen.T).sum(-1) + ((b @ (a @ a.T)) * b).sum(-1)
+    squares = weight.squares + 2 * (b * a_w.T).sum(-1) + ((b @ (a @ a.T)) * b).sum(-1)
     return squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
 
 
 def _adapted(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., I] -> [..., O] through the base and the low-rank change beside it."""
+    """x [..., I] -> [..., O] through the base and its low-rank change."""
     a, b = weight.a.to(x.dtype), weight.b.to(x.dtype)
     change = F.linear(F.linear(_dropped(weight, x), a), b)
     if weight.magnitude is None:
@@ -140,7 +139,7 @@ def _adapted(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _dropped(weight: LoRA, x: Tensor) -> Tensor:
-    """x [B, T, I] with a share of its numbers at 0 and the others larger, if the node has a key."""
+    """Applies dropout to x [B, T, I], if the node has a key."""
     if weight.key is None or weight.rate is None:
         return x
     uniform = torch.func.vmap(lambda key: random.uniform(key, tuple(x.shape[1:])))(weight.key)

@@ -1,4 +1,4 @@
-"""Attention as the paper writes it, one matrix of scores at a time.
+"""Attention with plain matrix products, computed in tiles of queries.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
 head width, R rows (some of the queries), C columns (some of the keys).
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 TILES, LEAST = 4, 64
-"""Queries are taken in at most 4 tiles of at least 64: measured on a CPU at T 256, forward and backward, 4
-tiles take half the time of one, and 8 more than 4."""
+"""Queries are split into at most 4 tiles of at least 64. Measured on a CPU at T 256, forward and backward: 4
+tiles take half the time of one, 8 take more than 4."""
 
 
 def naive(
@@ -25,13 +25,12 @@ def naive(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """Computes attention with plain matrix products, a quarter of the queries at a time (all of them with
-    `start`).
+    """Computes attention with plain matrix products, a quarter of the queries at a time.
 
-    A causal score matrix is half empty. A tile of queries meets only the keys up to its own end, so that most
-    of the empty half is never computed; within the tile a mask does the rest.
+    Half of a causal score matrix is masked. A tile of queries is multiplied only by the keys up to the tile's
+    end, so most of the masked half is never computed; a mask covers the rest.
 
         y = softmax(q Kᵀ / √H + mask) V
 
@@ -39,25 +38,26 @@ def naive(
         q: [B, T, N, H].
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the first query among the keys, 0 <= start <= S - T; None is 0.
-        segment_ids: [B, T] integers (then S = T, without `start`); a query sees the keys of its own segment.
-            None: one segment.
-        keep: [B, N, T, S] factors on the weights behind the softmax, 0 or 1/(1 - p); None drops nothing.
+        segment_ids: [B, T] integers (then S = T, without `start`); a query attends only to keys of its own
+            segment. None: one segment.
+        dropout_mask: [B, N, T, S] factors on the weights after the softmax, 0 or 1/(1 - p); None drops
+            nothing.
 
     Returns:
         [B, T, N, H], dtype of q and of both products; scale, mask and softmax are taken in float32 (float64
         for float64).
 
     Steps:
-        1. Lay the G query heads of a key head side by side: one product serves them all.
-        2. Cut the queries into tiles of ⌈T/4⌉, but of 64 at least; where `start` is given the end of a tile
-           is not known, so there is one.
-        3. Attend from each tile to the keys before its end.
-        4. Put the tiles together and the heads back in order.
+        1. Group the G query heads of each key head, so that one product serves them all.
+        2. Split the queries into tiles of ⌈T/4⌉, at least 64. With `start` there is one tile, as its end is
+           known only on the device.
+        3. Attend from each tile to the keys up to its end.
+        4. Concatenate the tiles and restore the order of heads.
 
-    Edge cases: every query sees itself, so no row of scores is ever masked whole.
+    Edge cases: every query attends to itself, so no row of scores is masked completely.
 
     Example:
-        The second query finds both keys equal to it in score, and takes the mean of their values.
+        Both keys have the same score for the second query, so it takes the mean of their values.
 
         >>> one = torch.ones(1, 2, 1, 1)
         >>> naive(one, one, torch.tensor([[[[2.0]], [[4.0]]]])).flatten()
@@ -70,28 +70,28 @@ def naive(
     heads, k, v = grouped(q, groups), k.transpose(-3, -2), v.transpose(-3, -2)
     # 2. Tiles.
     size = length if start is not None else max(-(-length // TILES), LEAST)
-    rows, places = heads.split(size * groups, -2), size if start is None else keys
-    ks, vs = k.split(places, -2), v.split(places, -2)
+    rows, keys_per_tile = heads.split(size * groups, -2), size if start is None else keys
+    ks, vs = k.split(keys_per_tile, -2), v.split(keys_per_tile, -2)
     tiles = []
     for i, tile in enumerate(rows):
-        first, seen = i * size, min((i + 1) * places, keys)
+        first, end = i * size, min((i + 1) * keys_per_tile, keys)
         # 3. [B, K, R·G, H]
         queries = range(first, min(first + size, length))
-        mask = allowed(queries, range(seen), start, segment_ids, q.device)
-        dropped = None if keep is None else keep[..., first : queries.stop, :seen]
-        tiles.append(_attend(tile, _join(ks[: i + 1]), _join(vs[: i + 1]), mask, dropped, groups))
+        mask = causal_mask(queries, range(end), start, segment_ids, q.device)
+        part = None if dropout_mask is None else dropout_mask[..., first : queries.stop, :end]
+        tiles.append(_attend(tile, _join(ks[: i + 1]), _join(vs[: i + 1]), mask, part, groups))
     # 4. [B, T, N, H]
     return ungrouped(_join(tiles), groups)
 
 
-def allowed(
+def causal_mask(
     rows: range,
     columns: range,
     start: Tensor | None,
     segment_ids: Tensor | None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Says which keys (columns) each query (row) may see: those not behind it, of its own segment.
+    """Marks the keys that each query attends to: those at or before its position, in its own segment.
 
     Args:
         rows: indices of R queries.
@@ -101,11 +101,11 @@ def allowed(
         device: of the result.
 
     Returns:
-        [..., R, C] bool, with a batch axis only if `start` or `segment_ids` has one; True where the query may
-        look.
+        [..., R, C] bool, with a batch axis only if `start` or `segment_ids` has one; True where the query
+        attends to the key.
 
     Example:
-        >>> allowed(range(1, 3), range(3), None, None).int()
+        >>> causal_mask(range(1, 3), range(3), None, None).int()
         tensor([[1, 1, 0],
                 [1, 1, 1]], dtype=torch.int32)
     """
@@ -113,19 +113,16 @@ def allowed(
     column = torch.arange(columns.start, columns.stop, device=device)
     mask = column <= (row if start is None else start[..., None] + row)[..., None]
     if segment_ids is not None:
-        of_row, of_column = (
-            segment_ids[..., rows.start : rows.stop],
-            segment_ids[..., columns.start : columns.stop],
-        )
-        mask = mask & (of_row[..., :, None] == of_column[..., None, :])
+        query_segments = segment_ids[..., rows.start : rows.stop]
+        key_segments = segment_ids[..., columns.start : columns.stop]
+        mask = mask & (query_segments[..., :, None] == key_segments[..., None, :])
     return mask
 
 
 def masked(scores: Tensor, mask: Tensor) -> Tensor:
-    """Gives the most negative finite number to scores [B, K, R·G, C] float32 which the mask [..., R, C]
-    forbids.
+    """Sets the scores [B, K, R·G, C] where the mask [..., R, C] is False to the most negative finite number.
 
-    Finite, so that a tile in which a query sees nothing gives no NaN.
+    Finite, so that a tile in which every score of a query is masked gives no NaN.
     """
     groups = scores.shape[-2] // mask.shape[-2]
     wide = scores.unflatten(-2, (-1, groups))
@@ -134,11 +131,12 @@ def masked(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
-    """Brings the G heads that share keys together: [B, T, N, ...] -> [B, K, T·G, ...], a token's heads in a
-    row.
+    """Groups the G query heads that share a key head: [B, T, N, ...] -> [B, K, T·G, ...].
 
     Example:
-        >>> grouped(torch.arange(8).reshape(1, 2, 4, 1), 2).flatten(2)  # two tokens, heads (0 1)(2 3) and (4 5)(6 7)
+        Two tokens, with heads (0 1)(2 3) and (4 5)(6 7).
+
+        >>> grouped(torch.arange(8).reshape(1, 2, 4, 1), 2).flatten(2)
         tensor([[[0, 1, 4, 5],
                  [2, 3, 6, 7]]])
     """
@@ -151,20 +149,24 @@ def ungrouped(x: Tensor, groups: int) -> Tensor:
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
-    """The type in which sums and exponentials are taken: float32, but float64 for float64."""
+    """Returns the dtype of sums and exponentials: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _join(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces [B, K, c, H] -> [B, K, Σc, H]. (The gradient of a slice is a whole tensor of zeros around it;
-    that of a piece joined is a piece.)"""
+    """Pieces [B, K, c, H] -> [B, K, Σc, H].
+
+    (The gradient of a slice is padded with zeros to the full size; that of a concatenated piece is a piece.)
+    """
     return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), -2)
 
 
-def _attend(rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, keep: Tensor | None, groups: int) -> Tensor:
+def _attend(
+    rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout_mask: Tensor | None, groups: int
+) -> Tensor:
     """Attends from some rows to some columns: [B, K, R·G, H] and [B, K, C, H] -> [B, K, R·G, H]."""
     scores = (rows @ k.transpose(-1, -2)).to(precise(rows.dtype)) * rows.shape[-1] ** -0.5
     weights = masked(scores, mask).softmax(-1)
-    if keep is not None:
-        weights = weights * grouped(keep.transpose(-3, -2), groups)
+    if dropout_mask is not None:
+        weights = weights * grouped(dropout_mask.transpose(-3, -2), groups)
     return weights.to(v.dtype) @ v

@@ -1,4 +1,4 @@
-"""NF4: a frozen matrix in four bits a number, with double quantisation, as bitsandbytes stores it.
+"""NF4: a frozen matrix in four bits a weight, with double quantisation, stored as bitsandbytes does.
 
 Shape letters: O output width, I input width, K = O·I/64 blocks, S = K/256 superblocks.
 
@@ -19,24 +19,25 @@ from pure import tree
 from pure.types import Tree
 
 BLOCK, SUPERBLOCK = 64, 256
-"""Numbers that share a scale; scales that share a scale of their own."""
+"""Weights that share a scale; scales that share a superscale."""
 
 LEVELS = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
-"""The sixteen numbers of NF4: quantiles of a normal distribution, rounded as in the paper's appendix E."""
+"""The sixteen levels of NF4: quantiles of a normal distribution, rounded as in the paper's appendix E."""
 
 
 class NF4(NamedTuple):
     """A matrix [O, I] that `pure.nn.linear.linear` takes in the place of a tensor.
 
     Fields:
-        codes: [O, I/2] uint8, two numbers a byte, the one of even column in the high half.
-        scales: [K] uint8, each block's largest absolute value, as a code; or float32, that value itself.
-        superscales: [S] float32, what the codes are multiplied by; None without double quantisation.
-        offset: [] float32, the mean that was taken off before; None without.
+        codes: [O, I/2] uint8, two weights a byte, that of the even column in the high half.
+        scales: [K], each block's largest absolute value: uint8 codes, or float32 without double quantisation.
+        superscales: [S] float32, the factors of the scales' codes; None without double quantisation.
+        offset: [] float32, the mean of the scales, subtracted before coding; None without.
     """
 
     codes: Tensor
@@ -46,33 +47,33 @@ class NF4(NamedTuple):
 
 
 def quantize(weight: Tensor, *, double: bool = True) -> NF4:
-    """Stores a matrix in four bits a number.
+    """Quantises a matrix to four bits a weight.
 
     Weights are nearly normal, so sixteen levels that are equally likely under a normal distribution lose
-    least. Every 64 numbers share a scale, so that one large number spoils 63 others at most; the scales are
-    quantised in turn.
+    least. Blocks of 64 weights share a scale, so an outlier affects only 63 others; the scales are quantised
+    in turn.
 
         code_i = argmin_c |w_i / s - LEVELS[c]|,     s = max |w| over the block
-        double:  code'_k = argmin_c |(s_k - mean s) / s' - DYNAMIC[c]|,     s' = max |s - mean s| over the
-        superblock
+        double:  code'_k = argmin_c |(s_k - mean s) / s' - DYNAMIC[c]|
+                 s' = max |s - mean s| over the superblock
 
     Args:
         weight: [O, I], of any floating dtype; I even.
-        double: quantise the scales too, which takes 0.37 bits a number less.
+        double: quantise the scales too, which saves 0.37 bits a weight.
 
     Returns:
-        NF4; with `double` 4.13 bits a number.
+        NF4; with `double` 4.13 bits a weight.
 
     Steps:
-        1. Blocks of 64 along the rows' numbers, the last filled up with zeros, and their scales.
-        2. The nearest level.
-        3. Two codes a byte.
-        4. The scales.
+        1. Split the rows into blocks of 64, the last padded with zeros, and compute their scales.
+        2. Find the nearest level of each weight.
+        3. Pack two codes in a byte.
+        4. Quantise the scales.
 
-    Edge cases: a block of zeros keeps scale 0 and comes back as zeros.
+    Edge cases: a block of zeros has scale 0 and is dequantised to zeros.
 
     Raises:
-        ValueError: if it is no matrix, I is odd, or a number is not finite.
+        ValueError: if it is not a matrix, I is odd, or a weight is not finite.
 
     Example:
         >>> packed = quantize(torch.tensor([[1.0, 0.0, -1.0, 0.5]]), double=False)
@@ -83,11 +84,11 @@ def quantize(weight: Tensor, *, double: bool = True) -> NF4:
     """
     if weight.ndim != 2 or weight.shape[1] % 2:
         raise ValueError(
-            f"nf4: expected a matrix [O, I] with I even, got {tuple(weight.shape)}; leave it as it is"
+            f"nf4: expected a matrix [O, I] with I even, got {tuple(weight.shape)}; leave it unquantised"
         )
     if not torch.isfinite(weight).all():
         raise ValueError(
-            f"nf4: a number of the matrix {tuple(weight.shape)} is not finite; it cannot be quantised"
+            f"nf4: the matrix {tuple(weight.shape)} has a weight that is not finite; it cannot be quantised"
         )
     # 1. Blocks.
     flat = weight.detach().float().flatten()
@@ -104,13 +105,13 @@ def quantize(weight: Tensor, *, double: bool = True) -> NF4:
 
 
 def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Undoes `quantize`, as nearly as sixteen levels can.
+    """Inverts `quantize`, up to the quantisation error.
 
         w_i = LEVELS[code_i] · s,     s = DYNAMIC[code'] · s' + mean
 
     Args:
         packed: of one matrix.
-        dtype: of the result; the products are taken in float32 and rounded once.
+        dtype: of the result; the products are computed in float32 and rounded once.
 
     Returns:
         [O, I].
@@ -118,7 +119,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
     Source: Dettmers et al. 2023, equation 6.
     """
     rows, bytes_a_row = packed.codes.shape
-    table = _pairs(packed.codes.device)
+    table = _byte_table(packed.codes.device)
     pairs = table.index_select(0, packed.codes.flatten().int()).view(torch.float32)  # [O·I]
     scales = block_scales(packed)
     if pairs.numel() % BLOCK:
@@ -129,7 +130,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def block_scales(packed: NF4) -> Tensor:
-    """Reads the scales: [K] float32."""
+    """Dequantises the scales: [K] float32."""
     if packed.superscales is None or packed.offset is None:
         return packed.scales
     code = dynamic_code(packed.codes.device)[packed.scales.int()]
@@ -137,37 +138,36 @@ def block_scales(packed: NF4) -> Tensor:
 
 
 def nf4_linear(weight: NF4, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiplies by the matrix, made whole for the moment of the product: see `pure.nn.linear.linear`.
+    """Multiplies by the matrix, which is dequantised for each product: see `pure.nn.linear.linear`.
 
-    Backwards it is made once more, so that four bits a number are all that is remembered of it.
+    The backward pass dequantises it again, so only the codes are saved.
     """
     return _Product.apply(x, bias, weight.codes, weight.scales, weight.superscales, weight.offset)
 
 
 def nf4_bytes(params: Tree) -> tuple[int, int]:
-    """Counts the bytes of all NF4 matrices in a tree, and what they would take in bfloat16.
+    """Counts the bytes of all NF4 matrices in a tree, and of the same matrices in bfloat16.
 
     Example:
         >>> nf4_bytes({"w": quantize(torch.ones(128, 128))})
         (8456, 32768)
     """
     nodes: list[NF4] = tree.nodes(NF4, params)
-    took = sum(x.numel() * x.element_size() for node in nodes for x in node if x is not None)
-    return took, sum(4 * node.codes.numel() for node in nodes)
+    quantized = sum(x.numel() * x.element_size() for node in nodes for x in node if x is not None)
+    return quantized, sum(4 * node.codes.numel() for node in nodes)
 
 
 def dynamic_code(device: torch.device | None = None) -> Tensor:
-    """Lists the 256 numbers of the signed dynamic 8-bit code, ascending: [256] float32 in [-0.993, 1].
+    """Lists the 256 values of the signed dynamic 8-bit code, ascending: [256] float32 in [-0.993, 1].
 
-    A power of ten, and as many bits of fraction as it leaves: for i = 0 .. 6 the midpoints of 2^i equal parts
-    of [0.1, 1], times 10^(i-6), with both signs; and 0 and 1.
+    For i = 0 .. 6 the midpoints of 2^i equal parts of [0.1, 1], times 10^(i-6), with both signs; and 0 and 1.
     """
-    found = [torch.tensor([0.0, 1.0])]
+    values = [torch.tensor([0.0, 1.0])]
     for i in range(7):
         edges = torch.linspace(0.1, 1, 2**i + 1)
         middles = (edges[:-1] + edges[1:]) / 2 * 10 ** (i - 6)
-        found += [middles, -middles]
-    return torch.cat(found).sort().values.to(device)
+        values += [middles, -middles]
+    return torch.cat(values).sort().values.to(device)
 
 
 def _quantized_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,15 +185,15 @@ def _nearest(x: Tensor, levels: Tensor) -> Tensor:
     return torch.bucketize(x, (levels[:-1] + levels[1:]) / 2)
 
 
-def _pairs(device: torch.device) -> Tensor:
-    """What each byte stands for: [256] int64, whose two halves are float32 numbers."""
+def _byte_table(device: torch.device) -> Tensor:
+    """The two levels of each byte: [256] int64, whose halves are float32."""
     levels = torch.tensor(LEVELS, device=device)
     byte = torch.arange(256, device=device)
     return torch.stack([levels[byte >> 4], levels[byte & 15]], -1).view(torch.int64)[:, 0]
 
 
 class _Product(torch.autograd.Function):
-    """x [..., I] -> x Wᵀ + b [..., O], that remembers the codes alone."""
+    """x [..., I] -> x Wᵀ + b [..., O]; saves the codes only."""
 
     generate_vmap_rule = True
 
@@ -217,6 +217,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         (grad,) = grads
         codes, scales, superscales, offset = ctx.saved_tensors
-        bias = grad.flatten(0, -2).sum(0) if ctx.biased and ctx.needs_input_grad[1] else None
+        bias = None
+        if ctx.biased and ctx.needs_input_grad[1]:
+            bias = grad.flatten(0, -2).sum(0)
         weight = dequantize(NF4(codes, scales, superscales, offset), grad.dtype)
         return grad @ weight, bias, None, None, None, None

@@ -22,7 +22,7 @@ def norm_spec(size: int, *, rms: bool) -> Tree:
 
 
 def norm(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
-    """Applies the norm that the configuration asks for; x [..., D] -> [..., D]."""
+    """Applies the configured norm; x [..., D] -> [..., D]."""
     if config.use_rms_norm:
         return rms_norm(x, params["scale"], eps=config.rms_norm_eps)
     return layer_norm(x, params["scale"], params["bias"], eps=config.rms_norm_eps)
@@ -31,13 +31,13 @@ def norm(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
 def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     """Divides by the root mean square, then scales each channel.
 
-    Keeps the size of activations constant from layer to layer, so that depth neither explodes nor fades; the
-    mean, which LayerNorm also removes, turned out not to matter.
+    Keeps the size of activations the same in every layer, so that they neither explode nor vanish with depth.
+    LayerNorm also subtracts the mean, which turned out not to matter.
 
         y = scale · x / √(mean(x²) + eps)
 
     Args:
-        x: [..., D], any float dtype; the mean is taken in float32 (float64 for float64).
+        x: [..., D], any float dtype; the mean is computed in float32 (float64 for float64).
         scale: [D].
         eps: > 0, keeps a row of zeros finite.
 
@@ -64,7 +64,7 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         y = scale · (x - mean(x)) / √(mean((x - mean(x))²) + eps) + bias
 
     Args:
-        x: [..., D], any float dtype; the statistics are taken in float32 (float64 for float64).
+        x: [..., D], any float dtype; the statistics are computed in float32 (float64 for float64).
         scale: [D].
         bias: [D].
         eps: > 0, keeps a constant row finite.

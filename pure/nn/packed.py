@@ -1,7 +1,7 @@
-"""Weights in the order in which a CPU's bfloat16 products read them.
+"""Weights in the packed layout that a CPU's bfloat16 products read.
 
-A product of few rows, as in every step of generation, costs less time than bringing its weights into that
-order; so whoever multiplies by the same weights many times does it once.
+A product of few rows, as in every decoding step, takes less time than packing its weights, so weights that
+are used many times are packed once.
 
 Shape letters: I input width, O output width.
 """
@@ -18,28 +18,25 @@ class Packed(NamedTuple):
     """A weight matrix that `pure.nn.linear.linear` takes in the place of a tensor.
 
     Fields:
-        weight: [O, I] bfloat16, in oneDNN's own layout: its numbers can only be multiplied with, and carry no
-            gradient.
+        weight: [O, I] bfloat16 in oneDNN's own layout, which only its products can read; no gradient.
     """
 
     weight: Tensor
 
 
 def pack(weight: Tensor) -> Tensor | Packed:
-    """Brings a matrix into that order, where there is one: a copy.
+    """Copies a matrix into the packed layout, where the CPU has one.
 
     Args:
         weight: [...]; only matrices [O, I] are packed.
 
     Returns:
-        Packed; or the weight as it was, if it is not a bfloat16 matrix on a CPU that multiplies those.
+        Packed; or the weight itself, if it is not a bfloat16 matrix on a CPU with bfloat16 products.
     """
-    fits = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-    if (
-        not fits
-        or not torch.backends.mkldnn.is_available()
-        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
+    packable = weight.ndim == 2 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    if not packable or not torch.backends.mkldnn.is_available():
+        return weight
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return weight
     return Packed(torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous()))
 
@@ -50,13 +47,12 @@ def packed_linear(weight: Packed, x: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product itself. Under a name of ours, because the compiler takes oneDNN's for constant weights
-    only."""
+    """Computes the product, in an operator of our own: the compiler takes oneDNN's for constants only."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What a compiler must know of the result."""
+    """Makes an empty result, from which a compiler reads shape and dtype."""
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 

@@ -1,4 +1,4 @@
-"""Where a token stands: rotary positions (RoPE, with four ways to stretch them) and sinusoidal ones.
+"""Positional encodings: rotary (RoPE, with its context extensions) and sinusoidal.
 
 Shape letters: B batch, T tokens, N heads, H head width, D width.
 
@@ -17,7 +17,7 @@ from pure.config import ModelConfig, RopeScaling
 
 
 class Rotation(NamedTuple):
-    """The angle of every position, as cosine and sine.
+    """Cosine and sine of each position's angles.
 
     Fields:
         cos, sin: [..., T, H/2] float32.
@@ -30,14 +30,14 @@ class Rotation(NamedTuple):
 def rotation(positions: Tensor, *, config: ModelConfig) -> Rotation:
     """Computes the rotary angles of the given positions, once for all layers.
 
-        angle(p, i) = p · frequency_i,     frequency_i = theta^(-2i/H), stretched as `rope_scaling` says
+        angle(p, i) = p · frequency_i,     frequency_i = theta^(-2i/H), scaled by `rope_scaling`
 
     Args:
         positions: [..., T] integers, in tokens from the start of the document.
         config: gives head_dim, rope_theta, rope_scaling.
 
     Returns:
-        Rotation(cos [..., T, H/2], sin [..., T, H/2]), float32; yarn's attention factor is multiplied in.
+        Rotation(cos [..., T, H/2], sin [..., T, H/2]), float32, times yarn's attention factor.
 
     Source: Su et al. 2021, equation 15.
     """
@@ -48,10 +48,10 @@ def rotation(positions: Tensor, *, config: ModelConfig) -> Rotation:
 
 
 def rotate(x: Tensor, angles: Rotation) -> Tensor:
-    """Turns each pair of channels (i, i + H/2) by its position's angle.
+    """Rotates each pair of channels (i, i + H/2) by its position's angle.
 
-    The dot product of two rotated vectors depends only on how far apart they stand, which is how attention
-    learns distance. Pairs are halves apart, as in Llama and Qwen (not neighbours, as in the paper).
+    The dot product of two rotated vectors depends only on their distance, so attention can learn it. Pairs
+    are half a head apart, as in Llama and Qwen (in the paper they are neighbours).
 
         a' = a cos - b sin,     b' = b cos + a sin,     x = (a, b)
 
@@ -77,12 +77,10 @@ def rotate(x: Tensor, angles: Rotation) -> Tensor:
 
 
 def rope_frequencies(config: ModelConfig) -> Tensor:
-    """Computes the angle per token of each pair of channels, stretched for longer contexts as the
-    configuration says.
+    """Computes the angle per token of each pair of channels, scaled for longer contexts as configured.
 
-    The slow pairs, whose wavelength exceeds the trained context, are those that break beyond it. "linear"
-    slows all pairs by `factor`; "llama3" and "yarn" slow the slow ones and keep the fast, which carry local
-    order.
+    Slow pairs, whose wavelength exceeds the trained context, fail beyond it. "linear" slows all pairs by
+    `factor`; "llama3" and "yarn" slow the slow ones and leave the fast ones, which encode local order.
 
         f_i = theta^(-2i/H),  i = 0 ... H/2 - 1,  in float64
         linear: f / factor
@@ -93,14 +91,15 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
                 first = max(⌊pair(beta_fast)⌋, 0),   last = min(⌈pair(beta_slow)⌉, H - 1)
 
     Args:
-        config: head_dim H, rope_theta, rope_scaling (None stretches nothing); L is
+        config: head_dim H, rope_theta, rope_scaling (None scales nothing); L is
             original_max_position_embeddings.
 
     Returns:
-        [H/2] float32, radians a token. (Yarn's `attention_factor` is not in it; `rotation` multiplies it in.)
+        [H/2] float32, radians a token; without yarn's `attention_factor`, which `rotation` applies.
 
     Example:
-        >>> rope_frequencies(ModelConfig(hidden_size=8, num_attention_heads=2, num_key_value_heads=2, rope_theta=100.0))
+        >>> sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+        >>> rope_frequencies(ModelConfig(**sizes, rope_theta=100.0))
         tensor([1.0000, 0.1000])
 
     Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, with the ramp
@@ -119,15 +118,15 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
 
 
 def attention_factor(scaling: RopeScaling | None) -> float:
-    """Returns yarn's factor on cos and sin, 0.1 ln(factor) + 1, which sharpens attention over longer rows;
-    else 1."""
+    """Returns yarn's factor on cos and sin, by default 0.1 ln(factor) + 1; 1 for other types.
+
+    It sharpens attention in longer contexts.
+    """
     if scaling is None or scaling.rope_type != "yarn":
         return 1.0
-    return (
-        scaling.attention_factor
-        if scaling.attention_factor is not None
-        else 0.1 * math.log(scaling.factor) + 1.0
-    )
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    return 0.1 * math.log(scaling.factor) + 1.0
 
 
 def sinusoidal(positions: Tensor, size: int) -> Tensor:
@@ -154,11 +153,11 @@ def sinusoidal(positions: Tensor, size: int) -> Tensor:
 
 
 def _llama3(base: Tensor, scaling: RopeScaling) -> Tensor:
-    """[H/2] -> [H/2]: slow pairs stretched, fast ones kept, a linear blend between."""
+    """[H/2] -> [H/2]: slow pairs scaled, fast ones unchanged, blended linearly between."""
     turns = (scaling.original_max_position_embeddings or 0) * base / (2 * math.pi)
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    keep = blend.clamp(0, 1)
-    return base * keep + base / scaling.factor * (1 - keep)
+    unscaled = blend.clamp(0, 1)
+    return base * unscaled + base / scaling.factor * (1 - unscaled)
 
 
 def _yarn(base: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
@@ -171,5 +170,5 @@ def _yarn(base: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
     low = max(math.floor(pair(scaling.beta_fast)), 0)
     high = min(math.ceil(pair(scaling.beta_slow)), size - 1)
     ramp = (torch.arange(size // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
-    stretch = ramp.clamp(0, 1)
-    return base / scaling.factor * stretch + base * (1 - stretch)
+    scaled = ramp.clamp(0, 1)
+    return base / scaling.factor * scaled + base * (1 - scaled)

@@ -1,7 +1,6 @@
-"""A scalar head: one number for each token, on top of a language model's hidden states.
+"""A scalar head: one number for each token, from a language model's hidden states.
 
-It is what a reward model scores an answer with, and what a value function predicts the rest of the reward
-with.
+Reward models score answers with it, and value functions predict the remaining reward.
 
 Shape letters: B batch, T tokens, D width.
 
@@ -20,26 +19,25 @@ from torch import Tensor
 
 from pure import random, tree
 from pure.nn.linear import linear
-from pure.types import Model, ParamSpec, Tree
+from pure.types import Hidden, Model, ParamSpec, Tree
 
 
 class ScalarModel(NamedTuple):
-    """A model that gives a number for each token; params are {"model": the language model's, "score": [1,
-    D]}.
+    """A model with a scalar output; params are {"model": the language model's, "score": [1, D]}.
 
     Fields:
         spec: tree of ParamSpec.
-        init: (key [2] uint32, params=None) -> params; the language model's are copied, or drawn.
+        init: (key [2] uint32, params=None) -> params; the language model's are copied, or initialised.
         score: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T] float32.
     """
 
     spec: Tree
     init: Callable[..., Tree]
-    score: Callable[..., Tensor]
+    score: Hidden
 
 
 def scalar_model(model: Model) -> ScalarModel:
-    """Binds a language model, whose own head is left unused and without gradient.
+    """Builds a scalar model from a language model, whose own head is not used.
 
     Args:
         model: gives `hidden`, `init`, `spec` and `config`.
@@ -50,9 +48,9 @@ def scalar_model(model: Model) -> ScalarModel:
     Example:
         >>> from pure.config import ModelConfig
         >>> from pure.nn.transformer import transformer
-        >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
-        >>> scored = scalar_model(model)
-        >>> scored.score(scored.init(random.key(0)), torch.tensor([[1, 2, 3]])).shape
+        >>> config = ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> reward_model = scalar_model(transformer(config))
+        >>> reward_model.score(reward_model.init(random.key(0)), torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3])
 
     Source: Stiennon et al. 2020, section 3.4: a linear head, drawn with deviation 1/√(D + 1).
@@ -66,24 +64,24 @@ def scalar_model(model: Model) -> ScalarModel:
 
 
 def without_head(params: Tree) -> Tree:
-    """Leaves out the head that gives words, where it is a matrix of its own: nobody reads it here."""
+    """Removes the language model's head, where it is not tied: a scalar model does not use it."""
     return {name: part for name, part in params.items() if name != "head"}
 
 
 def init(key: Tensor, params: Tree | None = None, *, model: Model, head: ParamSpec) -> Tree:
-    """Draws the head, and takes or draws the rest.
+    """Initialises the scalar head, and copies or initialises the rest.
 
     Args:
         key: [2] uint32.
-        params: a language model's, copied; None draws them.
+        params: a language model's, copied; None initialises them.
         model, head: bound by `scalar_model`.
 
     Returns:
         {"model": ..., "score": [1, D]}.
     """
-    drawn = model.init(key) if params is None else tree.clone(params)
+    params = model.init(key) if params is None else tree.clone(params)
     weight = random.normal(random.fold_in(key, crc32(b"score")), head.shape) * head.std
-    return {"model": without_head(drawn), "score": weight}
+    return {"model": without_head(params), "score": weight}
 
 
 def score(
@@ -95,7 +93,7 @@ def score(
     key: Tensor | None = None,
     model: Model,
 ) -> Tensor:
-    """Gives one number for each token, from what the model makes of it and those before.
+    """Computes one number for each token, from its hidden state.
 
         score_t = w · hidden_t
 

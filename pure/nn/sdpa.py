@@ -1,4 +1,4 @@
-"""Attention through torch's fused kernels.
+"""Attention by torch's fused kernels.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.nn.naive import allowed
+from pure.nn.naive import causal_mask
 
 
 def sdpa(
@@ -20,34 +20,35 @@ def sdpa(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """Computes the same as `pure.nn.naive.naive` with `scaled_dot_product_attention`, never holding the
-    scores.
+    """Computes the same as `pure.nn.naive.naive` with `scaled_dot_product_attention`.
 
-    Under vmap on a CPU torch has no batching rule for its kernels: it loops over them, and warns. `naive` and
-    `flash` are quick there.
+    The scores are never stored. On a CPU the kernels have no batching rule for vmap: torch loops over the
+    batch and warns, so use `naive` or `flash` there.
 
     Args:
         q: [B, T, N, H].
         k, v: [B, S, K, H].
         start, segment_ids: as in `naive`; either makes an explicit mask [B, T, S].
-        keep: must be None.
+        dropout_mask: must be None.
 
     Returns:
         [B, T, N, H].
 
     Raises:
-        ValueError: if dropout factors are given: the fused kernels draw their own, which no key controls.
+        ValueError: if a dropout mask is given: the fused kernels draw their own, which no key controls.
     """
-    if keep is not None:
+    if dropout_mask is not None:
         raise ValueError(
-            "attention backend sdpa: its kernels take no dropout factors; use backend='naive' or 'flash', or "
+            "attention backend sdpa: its kernels take no dropout mask; use backend='naive' or 'flash', or "
             "attention_dropout=0"
         )
     causal = start is None and segment_ids is None
     rows, columns = range(q.shape[-3]), range(k.shape[-3])
-    mask = None if causal else allowed(rows, columns, start, segment_ids, q.device)[..., None, :, :]
+    mask = None
+    if not causal:
+        mask = causal_mask(rows, columns, start, segment_ids, q.device)[..., None, :, :]
     y = F.scaled_dot_product_attention(
         q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2), mask, is_causal=causal, enable_gqa=True
     )

@@ -1,4 +1,4 @@
-"""Attention of one new token to all that are remembered: the shape of every step of generation.
+"""Attention of one new token to the cached tokens: the shape of every decoding step.
 
 Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head,
 H head width.
@@ -21,14 +21,13 @@ def single(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """Computes attention for a single query a row, by products and sums of elements.
+    """Computes attention for one query a row, by elementwise products and sums.
 
-    With one query there is nothing for a matrix product to reuse: every key is read once. A compiler fuses
-    what is written here into one pass over the keys and one over the values; library products would first
-    copy both into an order of their own. (Eager code would hold S times H numbers a head: there `naive` is
-    better.)
+    With one query a matrix product reuses nothing: every key is read once. A compiler fuses this code into
+    a single loop over the keys and one over the values; a library product would first copy both into its own
+    layout. (Eager code would store S times H numbers a head: use `naive` there.)
 
         y = Σ_s softmax_s(q · k_s / √H) v_s,     s <= start
 
@@ -36,17 +35,17 @@ def single(
         q: [B, T, N, H], T = 1.
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the query among the keys, 0 <= start < S; None is 0.
-        segment_ids: must be None: remembered tokens are of one segment.
-        keep: must be None: nothing is dropped when generating.
+        segment_ids: must be None: cached tokens are of one segment.
+        dropout_mask: must be None: decoding drops nothing.
 
     Returns:
-        [B, T, N, H], dtype of q; sums and softmax are taken in float32.
+        [B, T, N, H], dtype of q; sums and softmax are computed in float32.
 
     Raises:
-        ValueError: if there are more queries than one, or segment_ids or keep are given.
+        ValueError: for more queries than one, or with segment_ids or dropout_mask.
 
     Example:
-        The second of three places is the query's; the third is not filled yet.
+        The query is at the second of three positions; the third is not filled yet.
 
         >>> k, v = torch.zeros(1, 3, 1, 1), torch.tensor([2.0, 4.0, 9.0]).reshape(1, 3, 1, 1)
         >>> single(torch.ones(1, 1, 1, 1), k, v, start=torch.tensor([1])).item()
@@ -54,7 +53,7 @@ def single(
 
     Source: Vaswani et al. 2017, equation 1.
     """
-    if q.shape[-3] != 1 or segment_ids is not None or keep is not None:
+    if q.shape[-3] != 1 or segment_ids is not None or dropout_mask is not None:
         raise ValueError(
             "attention backend single: one query, no segments and no dropout; use backend='naive'"
         )
@@ -62,8 +61,7 @@ def single(
     k, v = k.transpose(-3, -2)[..., None, :, :].to(wide), v.transpose(-3, -2)[..., None, :, :].to(wide)
     query = q.squeeze(-3).unflatten(-2, (k.shape[-4], -1))[..., None, :].to(wide) * q.shape[-1] ** -0.5
     scores = (query * k).sum(-1)
-    filled = torch.arange(k.shape[-2], device=q.device) <= (
-        0 if start is None else start[..., None, None, None]
-    )
+    position = 0 if start is None else start[..., None, None, None]
+    filled = torch.arange(k.shape[-2], device=q.device) <= position
     weights = torch.where(filled, scores, torch.finfo(wide).min).softmax(-1)
     return (weights[..., None] * v).sum(-2).flatten(-3, -2).unsqueeze(-3).to(q.dtype)

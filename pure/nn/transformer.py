@@ -1,6 +1,6 @@
-"""The decoder-only transformer: tokens in, the logits of each next token out.
+"""The decoder-only transformer: tokens in, logits of each next token out.
 
-Every switch between GPT-2, Llama, Qwen2 and Qwen3 is a field of ModelConfig; there is one code for all.
+Every difference between GPT-2, Llama, Qwen2 and Qwen3 is a field of ModelConfig.
 
 Shape letters: B batch, T tokens, D width, V vocabulary, L layers, N heads.
 
@@ -9,7 +9,7 @@ Vaswani et al., "Attention Is All You Need", 2017; Touvron et al., "LLaMA", 2023
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from zlib import crc32
 
@@ -20,36 +20,37 @@ from torch import Tensor
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn import backend as backends
-from pure.nn.block import Keep, block, block_spec
+from pure.nn.block import DropoutMasks, Layer, block, block_spec
 from pure.nn.cache import KVCache, empty_cache
 from pure.nn.linear import linear
 from pure.nn.norm import norm, norm_spec
 from pure.nn.position import Rotation, rotation, sinusoidal
 from pure.nn.prepare import prepare
 from pure.transform.jit import region
-from pure.types import Model, ParamSpec, Tree
+from pure.types import Hidden, Logits, Model, ParamSpec, Tree
 
 
 def transformer(
-    config: ModelConfig, *, backend: str = "auto", wrap_block: Callable[[Callable], Callable] | None = None
+    config: ModelConfig, *, backend: str = "auto", wrap_block: Callable[[Layer], Layer] | None = None
 ) -> Model:
-    """Binds a configuration: the builder that users call.
+    """Builds a model from a configuration.
 
     Args:
         config: the shape of the model.
-        backend: how attention is computed, see `pure.nn.backend.choose`.
-        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None leaves
-            it.
+        backend: the attention backend, see `pure.nn.backend.choose`.
+        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None applies
+            none.
 
     Returns:
         Model, whose functions take the params first.
 
     Raises:
         ValueError: for an unknown backend.
-        TypeError: if `config` is no ModelConfig.
+        TypeError: if `config` is not a ModelConfig.
 
     Example:
-        >>> model = transformer(ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
+        >>> config = ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> model = transformer(config)
         >>> params = model.init(random.key(0))
         >>> model.forward(params, torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 10])
@@ -60,18 +61,18 @@ def transformer(
             f"transformer: config must be a ModelConfig, got {config!r}; from pure.config, write {instead}"
         )
     backends.check(backend)
-    layer: Callable = partial(block, config=config, backend=backend)
-    layer = region(layer)
-    layer = wrap_block(layer) if wrap_block else layer
-    states = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
-    scores = partial(logits, config=config)
+    layer: Layer = region(partial(block, config=config, backend=backend))
+    if wrap_block is not None:
+        layer = wrap_block(layer)
+    own_hidden = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
+    own_logits = partial(logits, config=config)
     return Model(
         config=config,
         spec=transformer_spec(config),
         init=partial(init, spec=transformer_spec(config)),
-        hidden=states,
-        logits=scores,
-        forward=partial(forward, hidden=states, logits=scores),
+        hidden=own_hidden,
+        logits=own_logits,
+        forward=partial(forward, hidden=own_hidden, logits=own_logits),
         cache=partial(empty_cache, config=config),
         decode=partial(decode, config=config, layer=layer),
         prepare=partial(prepare, config=config),
@@ -79,21 +80,22 @@ def transformer(
 
 
 def transformer_spec(config: ModelConfig) -> Tree:
-    """Describes every parameter as a ParamSpec: embedding [V, D], layers (a list), norm, head [V, D] unless
-    tied."""
+    """Describes every parameter: embedding [V, D], layers (a list), norm, and head [V, D] unless tied."""
     table = ParamSpec(shape=(config.vocab_size, config.hidden_size), std=config.initializer_range)
-    return {
+    spec = {
         "embedding": table,
         "layers": [block_spec(config) for _ in range(config.num_hidden_layers)],
         "norm": norm_spec(config.hidden_size, rms=config.use_rms_norm),
-        **({} if config.tie_word_embeddings else {"head": table}),
     }
+    if not config.tie_word_embeddings:
+        spec["head"] = table
+    return spec
 
 
 def init(key: Tensor, *, spec: Tree) -> Tree:
     """Draws the initial parameters.
 
-    Each leaf draws from a key of its own, folded from its path, so that adding a parameter changes no other.
+    The key of each leaf is folded from its path, so adding a parameter changes no other.
 
     Args:
         key: [2] uint32, from `pure.random.key`.
@@ -102,7 +104,7 @@ def init(key: Tensor, *, spec: Tree) -> Tree:
     Returns:
         A tree of tensors on the key's device; no two share storage.
     """
-    return tree.map_with_path(partial(_draw, key), spec)
+    return tree.map_with_path(partial(_init_leaf, key), spec)
 
 
 def hidden(
@@ -113,18 +115,18 @@ def hidden(
     segment_ids: Tensor | None = None,
     key: Tensor | None = None,
     config: ModelConfig,
-    layer: Callable,
-    last_norm: Callable,
+    layer: Layer,
+    last_norm: Callable[[Tree, Tensor], Tensor],
 ) -> Tensor:
-    """Reads the tokens and returns what the model makes of each, before the vocabulary.
+    """Computes the hidden state of every token, the input of `logits`.
 
-    Apart from `logits` so that a chunked cross-entropy, a value head or a reward head can take it from here.
+    Separate from `logits`, because chunked cross-entropies, value heads and reward heads take hidden states.
 
     Args:
         params: as `transformer_spec`.
         tokens: [B, T] integers in 0 .. V-1.
         positions: [B, T] integers, tokens from the start of the document; None counts from 0.
-        segment_ids: [B, T] integers: a token sees only its own segment; None is one segment a row.
+        segment_ids: [B, T] integers: a token attends only to its own segment; None is one segment a row.
         key: [2] or [B, 2] uint32, for the whole batch or one per example; None drops nothing.
         config, layer, last_norm: bound by `transformer`.
 
@@ -132,38 +134,40 @@ def hidden(
         [B, T, D], dtype of the params.
 
     Steps:
-        1. Embed; add sinusoidal positions where there are no rotary ones.
-        2. Draw all dropout factors at once.
+        1. Embed; add sinusoidal positions unless positions are rotary.
+        2. Draw the dropout masks of all layers at once.
         3. The layers.
         4. The last norm.
 
     Raises:
         ValueError: if T exceeds max_position_embeddings, or a shape or type is not as listed.
     """
-    _check(tokens, config)
+    _check_tokens(tokens, config)
     _check_params(params, config)
-    _check_beside(tokens, positions, segment_ids, key)
+    _check_same_shape(tokens, positions, segment_ids)
+    _check_key(tokens, key)
     # 1. Embed.
-    positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
+    if positions is None:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
     x, angles = _embed(params, tokens, positions, config)
     # 2. Dropout.
-    keep = _keep(key, x, config)
+    masks = _dropout_masks(key, x, config)
     # 3. Layers.
-    for layer_params, layer_keep in zip(params["layers"], keep, strict=True):
-        x, _ = layer(layer_params, x, angles, segment_ids, layer_keep, None, None)
+    for layer_params, layer_masks in zip(params["layers"], masks, strict=True):
+        x, _ = layer(layer_params, x, angles, segment_ids, layer_masks, None, None)
     # 4. Norm.
     return last_norm(params["norm"], x)
 
 
 def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
-    """Scores every word of the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding."""
+    """Computes the logits of all words: hidden [..., D] -> [..., V]; a tied head is the embedding."""
     return linear(params["head"] if "head" in params else params["embedding"], hidden)
 
 
 def forward(
-    params: Tree, tokens: Tensor, *, hidden: Callable, logits: Callable, **arguments: Tensor | None
+    params: Tree, tokens: Tensor, *, hidden: Hidden, logits: Logits, **arguments: Tensor | None
 ) -> Tensor:
-    """Is `logits` after `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
+    """Composes `logits` and `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
     return logits(params, hidden(params, tokens, **arguments))
 
 
@@ -174,44 +178,44 @@ def decode(
     *,
     last: bool | Tensor = False,
     config: ModelConfig,
-    layer: Callable,
+    layer: Layer,
 ) -> tuple[Tensor, KVCache]:
-    """Reads T more tokens behind those that the cache holds: prefill with many, then one at a time.
+    """Decodes T tokens after those in the cache: many at once to prefill, then one at a time.
 
-    Rows of different lengths are filled padded on the right; then lower `cache.length` to the true lengths,
-    and what lies behind is overwritten before it is ever seen.
+    To prefill rows of different lengths, pad them on the right, then lower `cache.length` to the true
+    lengths: the padding is masked until new tokens overwrite it.
 
     Args:
         params: as `transformer_spec`.
         tokens: [B, T] integers.
         cache: from `empty_cache` or an earlier call; room for T more (not checked: that would wait for the
             device).
-        last: True gives the logits of the last token alone, [B, 1, V]: while a prompt is read, nobody wants
-            the others; [B] integers those of one of the T tokens in each row, as rows padded on the right end
-            in different places.
+        last: True computes the logits of the last token only, [B, 1, V], which is all that prefilling needs;
+            [B] integers select one of the T tokens in each row, for rows padded on the right.
         config, layer: bound by `transformer`.
 
     Returns:
         (logits [B, T, V], the cache with T more tokens a row).
     """
-    _check(tokens, config)
+    _check_tokens(tokens, config)
     _check_params(params, config)
     positions = cache.length[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
     x, angles = _embed(params, tokens, positions, config)
     layers = []
-    for layer_params, memory in zip(params["layers"], cache.layers, strict=True):
-        x, memory = layer(layer_params, x, angles, None, None, memory, cache.length)
-        layers.append(memory)
-    x = norm(params["norm"], chosen_places(x, last), config=config)
+    for layer_params, old_cache in zip(params["layers"], cache.layers, strict=True):
+        x, new_cache = layer(layer_params, x, angles, None, None, old_cache, cache.length)
+        assert new_cache is not None, "a layer that was given a cache returns one"
+        layers.append(new_cache)
+    x = norm(params["norm"], select_positions(x, last), config=config)
     return logits(params, x, config=config), KVCache(layers, cache.length + tokens.shape[1])
 
 
-def chosen_places(x: Tensor, last: bool | Tensor) -> Tensor:
-    """Takes the places whose logits are wanted.
+def select_positions(x: Tensor, last: bool | Tensor) -> Tensor:
+    """Selects the positions whose logits are computed.
 
     Args:
         x: [B, T, D].
-        last: False takes all, True the last, [B] integers one in each row.
+        last: False selects all, True the last, [B] integers one in each row.
 
     Returns:
         [B, T, D] or [B, 1, D].
@@ -221,17 +225,17 @@ def chosen_places(x: Tensor, last: bool | Tensor) -> Tensor:
     return x[:, -1:] if last else x
 
 
-def _draw(key: Tensor, path: str, spec: ParamSpec) -> Tensor:
-    """One leaf from its specification."""
+def _init_leaf(key: Tensor, path: str, spec: ParamSpec) -> Tensor:
+    """Draws or fills one parameter."""
     if spec.init == "normal":
-        own = random.fold_in(key, crc32(path.encode()))
-        return random.normal(own, spec.shape).mul(spec.std).to(spec.dtype)
+        leaf_key = random.fold_in(key, crc32(path.encode()))
+        return random.normal(leaf_key, spec.shape).mul(spec.std).to(spec.dtype)
     fill = {"zeros": torch.zeros, "ones": torch.ones}[spec.init]
     return fill(spec.shape, dtype=spec.dtype, device=key.device)
 
 
-def _check(tokens: Tensor, config: ModelConfig) -> None:
-    """Refuses a batch of the wrong rank or longer than the model's context."""
+def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
+    """Refuses a batch of the wrong rank or type, or longer than the model's context."""
     if tokens.ndim != 2:
         raise ValueError(
             f"transformer: tokens must be [B, T], got {tuple(tokens.shape)}; add a batch axis with [None]"
@@ -242,42 +246,48 @@ def _check(tokens: Tensor, config: ModelConfig) -> None:
         )
     if not tokens.shape[1]:
         raise ValueError(
-            f"transformer: tokens {tuple(tokens.shape)} have no places; give at least one token a row"
+            f"transformer: tokens {tuple(tokens.shape)} are empty; give at least one token a row"
         )
     if tokens.shape[1] > config.max_position_embeddings:
         raise ValueError(
-            f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
-            "shorten the rows, or stretch the model with rope_scaling"
+            f"transformer: {tokens.shape[1]} tokens exceed max_position_embeddings "
+            f"{config.max_position_embeddings}; shorten the rows, or extend the context with rope_scaling"
         )
 
 
 def _check_params(params: Tree, config: ModelConfig) -> None:
-    """Refuses the params of another model, as far as the embedding and the number of layers tell."""
+    """Refuses params of another model, judged by the embedding's shape and the number of layers."""
     table, layers = params["embedding"], len(params["layers"])
-    shape = tuple(table.shape) if isinstance(table, Tensor) else (config.vocab_size, config.hidden_size)
-    wanted = (config.vocab_size, config.hidden_size)
-    if shape != wanted or layers != config.num_hidden_layers:
+    expected = (config.vocab_size, config.hidden_size)
+    shape = tuple(table.shape) if isinstance(table, Tensor) else expected
+    if shape != expected or layers != config.num_hidden_layers:
         raise ValueError(
-            f"transformer: params do not fit this config: expected an embedding {list(wanted)} and "
-            f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model of their own config"
+            f"transformer: params do not fit this config: expected an embedding {list(expected)} and "
+            f"{config.num_hidden_layers} layers, got {list(shape)} and {layers}; build the model with the "
+            "config of the params"
         )
 
 
-def _check_beside(
-    tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None, key: Tensor | None
-) -> None:
-    """Refuses what does not lie beside the tokens [B, T]: a shape that broadcast would hide the mistake."""
+def _check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None) -> None:
+    """Refuses positions and segments of another shape than tokens [B, T]; nothing is broadcast."""
     batch, length = tokens.shape
     for name, x, rows in (("positions", positions, (1, batch)), ("segment_ids", segment_ids, (batch,))):
-        if x is not None and (x.ndim != 2 or x.shape[0] not in rows or x.shape[1] != length):
-            wanted = " or ".join(("[B, T]", "[1, T]")[: len(rows)])
+        if x is None:
+            continue
+        if x.ndim != 2 or x.shape[0] not in rows or x.shape[1] != length:
+            expected = " or ".join(("[B, T]", "[1, T]")[: len(rows)])
             raise ValueError(
-                f"transformer: {name} must be {wanted} like tokens {batch, length}, got {tuple(x.shape)}"
+                f"transformer: {name} must be {expected} like tokens {batch, length}, got {tuple(x.shape)}"
             )
-        if x is not None and x.is_floating_point():
+        if x.is_floating_point():
             raise ValueError(
                 f"transformer: {name} must be integers, got {x.dtype}; convert them with .long()"
             )
+
+
+def _check_key(tokens: Tensor, key: Tensor | None) -> None:
+    """Refuses a key that is neither one nor one a row."""
+    batch = tokens.shape[0]
     if key is not None and tuple(key.shape) not in ((2,), (batch, 2)):
         raise ValueError(f"transformer: key must be [2] or [B, 2] with B = {batch}, got {tuple(key.shape)}")
 
@@ -292,29 +302,26 @@ def _embed(
     return x + sinusoidal(positions, config.hidden_size).to(x.dtype), None
 
 
-def _keep(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[Keep | None]:
-    """All layers' dropout factors from one vectorised draw: every inlined hash costs seconds of
-    compilation."""
+def _dropout_masks(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[DropoutMasks | None]:
+    """Draws the dropout masks of all layers at once: every inlined hash costs seconds of compilation."""
     layers, (batch, length, width) = config.num_hidden_layers, x.shape
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers
-    keys = (
-        torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch, device=key.device))
-        if key.ndim == 1
-        else key
+    if key.ndim == 1:
+        key = torch.func.vmap(random.fold_in, (None, 0))(key, torch.arange(batch, device=key.device))
+    sites = (  # the fields of DropoutMasks, in order: rate, shape in one layer of one row
+        (config.attention_dropout, (config.num_attention_heads, length, length)),
+        (config.hidden_dropout, (length, width)),
+        (config.hidden_dropout, (length, width)),
     )
-    shapes = {
-        "weights": (config.attention_dropout, (config.num_attention_heads, length, length)),
-        "attended": (config.hidden_dropout, (length, width)),
-        "transformed": (config.hidden_dropout, (length, width)),
-    }
-    drawn = [torch.Size(shape).numel() for rate, shape in shapes.values() if rate]
-    uniform = torch.func.vmap(lambda k: random.uniform(k, (layers, sum(drawn))))(keys)
-    parts = iter(uniform.split(drawn, -1))
-    factors = {
-        name: (next(parts).unflatten(-1, shape).ge(rate).to(x.dtype) / (1 - rate)).unbind(1)
-        if rate
-        else [None] * layers
-        for name, (rate, shape) in shapes.items()
-    }
-    return [Keep(*(factors[name][i] for name in Keep._fields)) for i in range(layers)]
+    sizes = [torch.Size(shape).numel() for rate, shape in sites if rate]
+    uniform = torch.func.vmap(lambda row_key: random.uniform(row_key, (layers, sum(sizes))))(key)
+    parts = iter(uniform.split(sizes, -1))
+    masks: list[Sequence[Tensor | None]] = []  # one sequence for each site, of one mask for each layer
+    for rate, shape in sites:
+        if rate:
+            kept = next(parts).unflatten(-1, shape).ge(rate)
+            masks.append((kept.to(x.dtype) / (1 - rate)).unbind(1))
+        else:
+            masks.append([None] * layers)
+    return [DropoutMasks(*layer_masks) for layer_masks in zip(*masks, strict=True)]

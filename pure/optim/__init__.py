@@ -1,5 +1,4 @@
-"""Optimizers: optax's protocol, names, arguments and states. Import from here, or from the file that bears
-the name."""
+"""Optimizers with optax's protocol, names, arguments and states. Import from here or from their own files."""
 
 from pure.optim.adamw import ScaleByAdamState, adam, adamw, scale_by_adam
 from pure.optim.axes import MuonDimensionNumbers, hidden_matrices
@@ -8,7 +7,7 @@ from pure.optim.clip import clip, clip_by_global_norm
 from pure.optim.ema import EmaState, ema, incremental_update, warmed_decay
 from pure.optim.finite import ApplyIfFiniteState, all_finite, apply_if_finite
 from pure.optim.inject import InjectStatefulHyperparamsState, WrappedScheduleState, inject_hyperparams
-from pure.optim.leafwise import is_leafwise
+from pure.optim.leafwise import is_leafwise, leafwise
 from pure.optim.lion import ScaleByLionState, lion, scale_by_lion
 from pure.optim.mask import (
     MaskedNode,
@@ -79,6 +78,7 @@ __all__ = [
     "inject_hyperparams",
     "is_leafwise",
     "join_schedules",
+    "leafwise",
     "linear_schedule",
     "lion",
     "masked",

@@ -1,4 +1,4 @@
-"""Adam and AdamW: steps of about the same length in every coordinate, whatever the size of its gradient.
+"""Adam and AdamW: steps of about the same size in every coordinate, whatever the scale of its gradient.
 
 Shape letters: none; every formula is elementwise, and is applied to each leaf of the tree.
 
@@ -21,13 +21,16 @@ from pure.optim.base import (
     ScalarOrSchedule,
     bias_correction,
     chain,
+    corrected_mean,
     increment,
     map_unzip,
+    mean_correction,
     wide,
     widest,
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -35,7 +38,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class ScaleByAdamState(NamedTuple):
-    """What Adam remembers."""
+    """Both moments of Adam."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
@@ -54,11 +57,10 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Builds AdamW: Adam's step, plus a pull of the weights towards zero that does not pass through the
-    moments.
+    """Builds AdamW: Adam with decoupled weight decay.
 
-    The default optimizer of language models. Decay inside the gradient (as in `adam` with an L2 penalty)
-    would be divided by √nu, hence weak just where gradients are large; added afterwards it is the same for
+    The default optimizer of language models. Decay added to the gradient (as in `adam` with an L2 penalty)
+    would be divided by √nu, so weak where gradients are large; added after that division it is the same for
     all weights.
 
         u = -learning_rate (mu_hat / (√(nu_hat + eps_root) + eps) + weight_decay p)
@@ -74,18 +76,18 @@ def adamw(
             language models.
         mask: which leaves decay: a tree of bools like the params (or a prefix of it), or a function from
             params to one, such as `decay_mask`. None decays all.
-        nesterov: look one step ahead (NAdam's mean).
+        nesterov: use Nesterov's mean (NAdam).
 
     Returns:
         GradientTransformation with state (ScaleByAdamState, decay's state, rate's state): the last two are
-        EmptyState(), or {count} for schedules; the second is a MaskedState around it under a mask.
+        EmptyState(), or {count} for schedules; under a mask the second is inside a MaskedState.
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update,
             if params is missing.
 
     Example:
-        The first step has length learning_rate, whatever the gradient's; decay adds 0.1 * 0.01 * 2.
+        The first step is learning_rate, whatever the gradient; decay adds 0.1 * 0.01 * 2.
 
         >>> opt = adamw(0.1, weight_decay=0.01)
         >>> params = torch.tensor([2.0])
@@ -93,9 +95,9 @@ def adamw(
         >>> updates
         tensor([-0.1020])
 
-    Edge cases: bfloat16 params store nu in bfloat16, whose half step (at least 0.2%) is more than the 0.1% by
-    which b2 = 0.999 lets it decay: it never does, as in optax. Keep float32 params, and cast them where they
-    are used.
+    Edge cases: with bfloat16 params nu is bfloat16, whose rounding (at least 0.2%) is coarser than the decay
+    of 0.1% by b2 = 0.999, so nu never decays, as in optax. Use float32 params, and cast them in the forward
+    pass.
 
     Source: Loshchilov and Hutter 2019, algorithm 2. Differs from it: decay is multiplied by the learning
     rate, as in optax and torch, and not by the schedule alone.
@@ -163,12 +165,12 @@ def scale_by_adam(
     check_dtype("scale_by_adam", mu_dtype=mu_dtype)
     return GradientTransformation(
         partial(adam_init, mu_dtype=mu_dtype),
-        partial(adam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov),
+        leafwise(partial(adam_update, b1=b1, b2=b2, eps=eps, eps_root=eps_root, nesterov=nesterov)),
     )
 
 
 def adam_init(params: Tree, *, mu_dtype: torch.dtype | None = None) -> ScaleByAdamState:
-    """Makes both moments zero."""
+    """Initialises both moments with zeros."""
     return ScaleByAdamState(
         count=zero_count(params), mu=tree.zeros_like(params, dtype=mu_dtype), nu=tree.zeros_like(params)
     )
@@ -186,9 +188,9 @@ def adam_update(
     nesterov: bool,
     **extra: Any,
 ) -> tuple[Tree, ScaleByAdamState]:
-    """Divides the mean gradient by the root of the mean square, both corrected for having started at zero.
+    """Divides the mean gradient by the root of the mean square, both corrected for their start at zero.
 
-    A coordinate whose gradients agree moves by about 1, one whose gradients cancel by about 0, at any scale.
+    A coordinate whose gradients agree in sign moves by about 1, one whose gradients cancel by about 0.
 
         mu     ← (1 - b1) g  + b1 mu            mu_hat = mu / (1 - b1^t)
         nu     ← (1 - b2) g² + b2 nu            nu_hat = nu / (1 - b2^t)
@@ -208,11 +210,11 @@ def adam_update(
         (uphill); the state's dtypes are kept.
 
     Steps:
-        1. Count, and the three corrections, once for all leaves.
-        2. Each leaf in float32 (float64 stays): both moments.
-        3. The corrected means, and their quotient.
+        1. Count, and the corrections that all leaves share.
+        2. Both moments of each leaf, in float32 (float64 for float64).
+        3. The corrected means and their quotient.
 
-    Edge cases: gradients that have always been 0 give 0 (0 / eps), unless eps is 0 too.
+    Edge cases: gradients that were always 0 give 0 (0 / eps), unless eps is 0 too.
 
     Example:
         g = 3 at the first step: mu_hat = 3, nu_hat = 9, so 3 / (3 + 1).
@@ -224,10 +226,10 @@ def adam_update(
     Source: Kingma and Ba 2015, algorithm 1; order of operations as in optax.
     """
     del params, extra
-    # 1. What all leaves share.
+    # 1. Count and corrections.
     count, dtype = increment(state.count), widest(updates)
-    fill1, fill2 = bias_correction(b1, count, dtype), bias_correction(b2, count, dtype)
-    ahead = bias_correction(b1, increment(count), dtype) if nesterov else None
+    mu_correction = mean_correction(b1, count, dtype, nesterov)
+    nu_correction = bias_correction(b2, count, dtype)
 
     def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
@@ -236,11 +238,8 @@ def adam_update(
         mu = (1 - b1) * wide_g + b1 * wide(m)
         nu = (1 - b2) * wide_g.square() + b2 * wide(v)
         # 3. Corrected means.
-        if ahead is None:
-            mu_hat = mu / fill1.to(mu.dtype)
-        else:
-            mu_hat = b1 * (mu / ahead.to(mu.dtype)) + (1 - b1) * (wide_g / fill1.to(mu.dtype))
-        step = mu_hat / ((nu / fill2.to(nu.dtype) + eps_root).sqrt() + eps)
+        mu_hat = corrected_mean(wide_g, mu, b1, mu_correction)
+        step = mu_hat / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)
         return step.to(out), mu.to(m.dtype), nu.to(v.dtype)
 
     steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)

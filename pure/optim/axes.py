@@ -1,4 +1,4 @@
-"""Which axes of a weight are a matrix: dimension numbers, for one weight and for a tree of them.
+"""Dimension numbers: the input and output axes of a weight, for one weight or a tree of them.
 
 Shape letters: O outputs, I inputs of a matrix [O, I]; N matrices in a batch.
 """
@@ -12,15 +12,16 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pure import tree
+from pure.optim.leafwise import leafwise
 from pure.optim.mask import MaskedNode
 from pure.types import Tree
 
 EXEMPT = ("norm", "bias", "embed", "head")
-"""Leaves with one of these in their path are not Muon's in `hidden_matrices`."""
+"""`hidden_matrices` gives leaves with one of these in their path to Adam."""
 
 
 class MuonDimensionNumbers(NamedTuple):
-    """Which axes of a weight are inputs and which outputs; the others are a batch of matrices.
+    """The input and output axes of a weight; the others are a batch of matrices.
 
     The default is this project's (and torch's) layout [O, I]. optax's default is its transpose,
     reduction_axis=0 and output_axis=1: give it these numbers to get the same updates there.
@@ -31,23 +32,22 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 Dimensions = MuonDimensionNumbers | Tree | Callable[[Tree], Tree]
-"""MuonDimensionNumbers for all leaves, a tree of them (None: no matrix), or a function from params to such a
-tree."""
+"""Numbers for all leaves, a tree of them (None: not a matrix), or a function from params to such a tree."""
 
 
+@leafwise
 def hidden_matrices(params: Tree) -> Tree:
-    """Gives Muon the matrices inside the layers, and Adam embeddings, the head, norms and biases.
+    """Selects the matrices of the layers for Muon; embeddings, the head, norms and biases go to Adam.
 
-    Rows of an embedding are looked up one by one, not multiplied, and the head is its mirror: both do better
-    with Adam.
+    Rows of an embedding are looked up, not multiplied, and the head is its counterpart: both are better with
+    Adam.
 
     Args:
         params: a tree; its paths and numbers of axes are read.
 
     Returns:
-        A tree like `params`: MuonDimensionNumbers() for a leaf of two axes whose path has none of "norm",
-            "bias",
-        "embed" and "head"; None for the others. Pass it as `muon(...,
+        A tree like `params`: MuonDimensionNumbers() for leaves of two axes whose path has none of "norm",
+        "bias", "embed" and "head"; None for the others. Pass the function as `muon(...,
         muon_weight_dimension_numbers=hidden_matrices)`.
 
     Example:
@@ -55,10 +55,12 @@ def hidden_matrices(params: Tree) -> Tree:
         >>> hidden_matrices({"embedding": matrix, "layers": [{"q": matrix}]})
         {'embedding': None, 'layers': [{'q': MuonDimensionNumbers(reduction_axis=1, output_axis=0)}]}
     """
-    matrix = MuonDimensionNumbers()
-    return tree.map_with_path(
-        lambda path, x: matrix if x.ndim == 2 and not any(word in path for word in EXEMPT) else None, params
-    )
+
+    def select(path: str, x: Tensor) -> MuonDimensionNumbers | None:
+        exempt = any(word in path for word in EXEMPT)
+        return MuonDimensionNumbers() if x.ndim == 2 and not exempt else None
+
+    return tree.map_with_path(select, params)
 
 
 def resolve(dimensions: Dimensions, like: Tree) -> list[MuonDimensionNumbers | None]:
@@ -78,42 +80,47 @@ def resolve(dimensions: Dimensions, like: Tree) -> list[MuonDimensionNumbers | N
 def input_and_output(
     x: Tensor, numbers: MuonDimensionNumbers | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the input axes and the output axes of a weight, counted from 0.
+    """Returns the input axes and the output axes of a weight, not negative.
 
     Raises:
-        ValueError: if the weight has fewer than two axes or no numbers, or if an axis is both input and
-            output.
+        ValueError: if the weight has fewer than two axes or no dimension numbers, or if an axis is both input
+            and output.
     """
     if numbers is None or x.ndim < 2:
         raise ValueError(
-            f"muon: a matrix is needed, got a leaf of shape {tuple(x.shape)} with dimension numbers {numbers}; "
-            "use muon(...), which gives other leaves to Adam, or name the axes in muon_weight_dimension_numbers"
+            f"muon: expected a matrix, got a leaf {tuple(x.shape)} with dimension numbers {numbers}; use "
+            "muon(...), which gives other leaves to Adam, or set muon_weight_dimension_numbers"
         )
-    inputs, outputs = (
-        tuple(i % x.ndim for i in ((axis,) if isinstance(axis, int) else axis)) for axis in numbers
-    )
+    inputs, outputs = (_positive(axes, x.ndim) for axes in numbers)
     if set(inputs) & set(outputs):
         raise ValueError(f"muon: input and output axes must differ, got {numbers} for shape {tuple(x.shape)}")
     return inputs, outputs
 
 
 def as_matrices(x: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Reshapes any weight to a batch of matrices.
+    """Reshapes a weight to a batch of matrices.
 
     Args:
         x: a weight.
         numbers: its axes.
 
     Returns:
-        ([N, I, O], the function that leads back).
+        ([N, I, O], the inverse function).
     """
     inputs, outputs = input_and_output(x, numbers)
     batch = tuple(i for i in range(x.ndim) if i not in inputs + outputs)
     order = batch + inputs + outputs
     moved = x.permute(order)
     sizes = [math.prod([x.shape[i] for i in axes]) for axes in (batch, inputs, outputs)]
-    home = tuple(sorted(range(x.ndim), key=order.__getitem__))
-    return moved.reshape(sizes), lambda y: y.reshape(moved.shape).permute(home)
+    inverse = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    return moved.reshape(sizes), lambda y: y.reshape(moved.shape).permute(inverse)
+
+
+def _positive(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """One axis or several, counted from 0."""
+    if isinstance(axes, int):
+        axes = (axes,)
+    return tuple(axis % ndim for axis in axes)
 
 
 def _spread(numbers: Tree, node: Tree) -> list[MuonDimensionNumbers | None]:

@@ -1,4 +1,4 @@
-"""The optimizer's protocol, the ways to put transformations together, and what all of them share.
+"""The optimizer's protocol, the chain, and functions that all transformations share.
 
 A `GradientTransformation` (pure/types.py) is optax's pair of functions:
 
@@ -10,20 +10,20 @@ Updates are *added*, so a descent direction carries its minus sign. Everything i
 `torch.where`, never of `if`: it compiles as one graph and runs under `vmap`. States have optax's class names,
 field names and leaf order.
 
-**Leaf by leaf.** Given `extra`, a transformation acts on each leaf alone: updating a sub-tree (with the
-sub-trees of its state; missing leaves are `None`) gives that part of the whole update, so that a step may
-compile the update of one layer and use it for all (`is_leafwise` tells for which this holds). What needs the
-whole tree comes in `extra`, computed once by whoever has the tree:
+**Leafwise.** Given `extra`, most transformations act on each leaf by itself: updating a sub-tree (with the
+sub-trees of its state; missing leaves are `None`) gives that part of the whole update, so a step may compile
+the update of one layer and use it for all. `leafwise` marks such updates. Values that depend on the whole
+tree are passed in `extra`, computed once by the caller:
 
     grad_norm  [] float32, the global norm of the gradients, for `clip_by_global_norm`
     finite     [] bool, whether all gradients are finite, for `apply_if_finite`
     value      [] float, the loss, for `reduce_on_plateau`
 
-**In the open.** `init` and `update` are `functools.partial`s of module-level functions with every argument
-bound by name, so that a fingerprint of a run can walk them. A name in `extra` must therefore not be that of a
-bound argument (b1, mask, ...).
+**Explicit arguments.** `init` and `update` are `functools.partial`s of module-level functions with every
+argument bound by name, so that a run's fingerprint can read them. A name in `extra` must therefore not be
+that of a bound argument (b1, mask, ...).
 
-**Narrow numbers.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
+**Half precision.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
 
 Hessel and others, "Optax: composable gradient transformation and optimisation, in JAX", 2020.
 """
@@ -39,6 +39,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.extra import with_extra
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
@@ -49,11 +50,11 @@ INT32_MAX = 2**31 - 1
 
 
 class EmptyState(NamedTuple):
-    """The state of a transformation that remembers nothing."""
+    """The state of a transformation without memory."""
 
 
 def identity() -> GradientTransformation:
-    """Leaves the updates as they are.
+    """Builds the identity: updates pass unchanged.
 
     Example:
         >>> opt = identity()
@@ -69,19 +70,20 @@ def empty_init(params: Tree) -> EmptyState:
     return EmptyState()
 
 
+@leafwise
 def identity_update(
     updates: Tree, state: EmptyState, params: Tree | None = None, **extra: Any
 ) -> tuple[Tree, EmptyState]:
-    """Returns (updates, state), the very objects."""
+    """Returns (updates, state), the same objects."""
     del params, extra
     return updates, state
 
 
 def chain(*transforms: GradientTransformation) -> GradientTransformation:
-    """Applies transformations one after another, the updates of each going into the next.
+    """Composes transformations: the updates of each are the input of the next.
 
-    Optimizers are short sentences made of such words: adamw is chain(scale_by_adam, add_decayed_weights,
-    scale_by_learning_rate). The result is a transformation again.
+    Optimizers are short chains: adamw is chain(scale_by_adam, add_decayed_weights, scale_by_learning_rate).
+    The result is a transformation again.
 
     Args:
         transforms: applied from left to right; may themselves be chains.
@@ -96,7 +98,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
         ValueError: if, at the update, the state has another number of parts.
 
     Example:
-        Clip 6 to 2, then step against it with rate 0.5.
+        Clip 6 to 2, then multiply by -0.5.
 
         >>> from pure.optim.clip import clip
         >>> from pure.optim.scale import scale_by_learning_rate
@@ -107,12 +109,13 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     for i, t in enumerate(transforms):
         if not (hasattr(t, "init") and hasattr(t, "update")):
             raise TypeError(
-                f"chain: argument {i} must be a GradientTransformation, got {t!r}; write adamw(1e-3), not adamw"
+                f"chain: argument {i} must be a GradientTransformation, got {t!r}; "
+                "write adamw(1e-3), not adamw"
             )
     transforms = tuple(with_extra(t) for t in transforms)
     return GradientTransformation(
         partial(chain_init, transforms=transforms),
-        partial(chain_update, transforms=transforms),
+        leafwise(partial(chain_update, transforms=transforms), partial(_links_are_leafwise, transforms)),
     )
 
 
@@ -129,14 +132,14 @@ def chain_update(
     transforms: tuple[GradientTransformation, ...],
     **extra: Any,
 ) -> tuple[Tree, tuple]:
-    """Sends the updates through `transforms` from left to right.
+    """Updates by each of `transforms`, from left to right.
 
     Args:
         updates: tree of gradients.
         state: tuple, one state for each transformation.
         params: tree of parameters, for those that need it.
         transforms: the links of the chain.
-        extra: handed to every link, with one exception: see step 2.
+        extra: passed to every link, with one exception: see step 2.
 
     Returns:
         (updates, state), the state a tuple again.
@@ -146,8 +149,8 @@ def chain_update(
 
     Steps:
         1. Update by each link in turn.
-        2. Once a link has changed the updates, `grad_norm` is no longer their norm, and is not handed on. (A
-           later clip_by_global_norm then takes the norm of what it is given, as in optax.)
+        2. After a link that changes the updates, `grad_norm` is no longer their norm and is dropped. (A
+           later clip_by_global_norm computes the norm of its own input, as in optax.)
     """
     if len(state) != len(transforms):
         raise ValueError(
@@ -158,7 +161,7 @@ def chain_update(
     for t, s in zip(transforms, state, strict=True):
         # 1. One link.
         changed, s = t.update(updates, s, params, **extra)
-        # 2. The norm belongs to what went in.
+        # 2. Drop the norm of changed updates.
         if not _same_leaves(changed, updates):
             extra = {k: v for k, v in extra.items() if k != "grad_norm"}
         updates = changed
@@ -167,10 +170,15 @@ def chain_update(
 
 
 def _same_leaves(first: Tree, second: Tree) -> bool:
-    """Whether a link handed on the very tensors it was given. (Dynamo of torch 2.11 cannot compare dicts by
-    `is`.)"""
+    """Compares the leaves of two trees by identity. (Dynamo of torch 2.11 cannot compare dicts by `is`.)"""
     left, right = tree.leaves(first), tree.leaves(second)
     return len(left) == len(right) and all(x is y for x, y in zip(left, right, strict=True))
+
+
+def _links_are_leafwise(transforms: tuple[GradientTransformation, ...], raw: bool) -> bool:
+    """The rule of a chain: the first link that is not the identity is the last one to get raw gradients."""
+    first = next((i for i, t in enumerate(transforms) if t.update is not identity_update), 0)
+    return all(marked_leafwise(t.update, raw and i <= first) for i, t in enumerate(transforms))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -188,11 +196,10 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tree) -> tuple[Tree, ...]:
-    """Applies a function that returns a tuple leaf by leaf, and returns a tuple of trees rather than a tree
-    of tuples.
+    """Maps a function that returns a tuple over trees, and returns a tuple of trees.
 
     Args:
-        width: length of the tuples, told so that a tree without leaves gives as many.
+        width: length of the tuples, needed for trees without leaves.
         function: takes one leaf of each tree, returns `width` leaves.
         first, rest: trees of the same structure and shapes; other shapes are refused (`same_shapes`).
 
@@ -206,14 +213,13 @@ def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tr
 
 
 def zero_count(params: Tree) -> Tensor:
-    """Starts a counter: [] int32 zero, on the device of the first parameter (the default device if there is
-    none)."""
+    """Makes a counter: [] int32 zero, on the device of the first parameter (of torch's default if none)."""
     values = tree.leaves(params)
     return torch.zeros((), dtype=torch.int32, device=values[0].device if values else None)
 
 
 def increment(count: Tensor) -> Tensor:
-    """Adds one to a counter [] int32, which stays at 2³¹ - 1 once it is there.
+    """Adds one to a counter [] int32, up to 2³¹ - 1, where it stays.
 
     Example:
         >>> increment(torch.tensor(2**31 - 1, dtype=torch.int32)).item()
@@ -223,15 +229,15 @@ def increment(count: Tensor) -> Tensor:
 
 
 def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Returns how much of a mean that started from zero has been filled: 1 - decay^count, [] of `dtype`.
+    """Computes the bias of a moving average that starts from zero: 1 - decay^count, [] of `dtype`.
 
-    An average m ← decay m + (1 - decay) g that starts at 0 is too small at first, by just this factor;
-    dividing by it makes the first mean equal to the first value.
+    An average m ← decay m + (1 - decay) g that starts at 0 is too small by this factor; dividing by it makes
+    the first average equal to the first value.
 
     Args:
         decay: in [0, 1).
         count: [] int32, values averaged so far, >= 1.
-        dtype: float32, or float64 for float64 leaves; the power is taken in it, as optax does.
+        dtype: float32, or float64 for float64 leaves; the power is computed in it, as in optax.
 
     Example:
         >>> round(bias_correction(0.9, torch.tensor(2, dtype=torch.int32)).item(), 4)
@@ -243,13 +249,50 @@ def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.flo
     return store_once(1 - torch.pow(base, count.to(dtype)))
 
 
-def store_once(scalar: Tensor) -> Tensor:
-    """Returns a 0-d tensor unchanged, so that a compiled kernel reads it instead of computing it again for
-    every element.
+class MeanCorrection(NamedTuple):
+    """Factors that correct a mean of gradients for its start at zero, once for all leaves.
 
-    A compiler that fuses everything moves `1 - b1 ** count` into the loop over a matrix, where the power
-    costs more than all the rest (measured on a CPU: AdamW twice as slow). A strided view needs memory to look
-    at, and so stops the fusion.
+    Fields:
+        now: [] 1 - decay^t, where t counts this update.
+        ahead: [] 1 - decay^(t+1) for Nesterov's mean; None for the plain one.
+    """
+
+    now: Tensor
+    ahead: Tensor | None
+
+
+def mean_correction(decay: Scalar, count: Tensor, dtype: torch.dtype, nesterov: bool) -> MeanCorrection:
+    """Computes the factors of `corrected_mean` after `count` [] int32 updates, this one included."""
+    now = bias_correction(decay, count, dtype)
+    return MeanCorrection(now, bias_correction(decay, increment(count), dtype) if nesterov else None)
+
+
+def corrected_mean(g: Tensor, mu: Tensor, decay: Scalar, correction: MeanCorrection) -> Tensor:
+    """Corrects the mean of gradients for its start at zero; Nesterov's looks one step ahead.
+
+        mu / (1 - decay^t),  or with nesterov  decay mu / (1 - decay^(t+1)) + (1 - decay) g / (1 - decay^t)
+
+    Args:
+        g: [...] the gradient, float32 or wider.
+        mu: [...] its mean, this gradient included.
+        decay: of the mean.
+        correction: from `mean_correction`.
+
+    Returns:
+        [...].
+
+    Source: Kingma and Ba 2015, algorithm 1; Dozat, "Incorporating Nesterov Momentum into Adam", 2016.
+    """
+    if correction.ahead is None:
+        return mu / correction.now.to(mu.dtype)
+    return decay * (mu / correction.ahead.to(mu.dtype)) + (1 - decay) * (g / correction.now.to(mu.dtype))
+
+
+def store_once(scalar: Tensor) -> Tensor:
+    """Returns a 0-d tensor unchanged, and keeps a compiled kernel from recomputing it for each element.
+
+    A compiler fuses `1 - b1 ** count` into the loop over a matrix, where the power costs more than all the
+    rest (measured on a CPU: AdamW twice as slow). A strided view needs memory, which stops the fusion.
     """
     return torch.as_strided(scalar, scalar.shape, scalar.stride())
 
@@ -260,6 +303,6 @@ def wide(x: Tensor) -> Tensor:
 
 
 def widest(updates: Tree) -> torch.dtype:
-    """Returns the dtype in which numbers shared by all leaves are computed: float64 if a leaf is, float32
-    otherwise."""
-    return torch.float64 if any(x.dtype == torch.float64 for x in tree.leaves(updates)) else torch.float32
+    """Returns the dtype of numbers shared by all leaves: float64 if a leaf is, float32 otherwise."""
+    has_float64 = any(x.dtype == torch.float64 for x in tree.leaves(updates))
+    return torch.float64 if has_float64 else torch.float32

@@ -1,4 +1,4 @@
-"""Clipping: bounds a gradient before it does harm.
+"""Gradient clipping, by global norm and by value.
 
 Pascanu and others, "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
 """
@@ -14,19 +14,19 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import EmptyState, Scalar, empty_init, store_once, wide
 from pure.optim.check import check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
 
 
 def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
-    """Shortens the gradient, taken as one long vector, to length `max_norm` if it is longer; its direction
-    stays.
+    """Rescales the gradient, as one vector of all leaves, to norm `max_norm` if its norm is larger.
 
-    One bad batch then costs at most one step of ordinary length.
+    The direction is unchanged, and a bad batch takes a step of ordinary size at most.
 
         g ← g min(1, max_norm / ‖g‖)
 
     Args:
-        max_norm: greatest length, >= 0; 1.0 is common for language models. A number or a [] tensor.
+        max_norm: largest norm, >= 0; 1.0 is common for language models. A number or a [] tensor.
 
     Returns:
         GradientTransformation with state EmptyState().
@@ -35,7 +35,7 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
         ValueError: if max_norm is a negative number or not finite.
 
     Example:
-        (3, 4) has length 5.
+        (3, 4) has norm 5.
 
         >>> clip_by_global_norm(1.0).update({"a": torch.tensor([3.0, 4.0])}, EmptyState())[0]
         {'a': tensor([0.6000, 0.8000])}
@@ -43,7 +43,8 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     Source: Pascanu and others 2013, algorithm 1.
     """
     check_not_negative("clip_by_global_norm", max_norm=max_norm)
-    return GradientTransformation(empty_init, partial(clip_by_global_norm_update, max_norm=max_norm))
+    update = partial(clip_by_global_norm_update, max_norm=max_norm)
+    return GradientTransformation(empty_init, leafwise(update, _norm_is_known))
 
 
 def clip_by_global_norm_update(
@@ -51,7 +52,7 @@ def clip_by_global_norm_update(
 ) -> tuple[Tree, EmptyState]:
     """Multiplies by max_norm / norm where the norm is at least `max_norm`, else by 1.
 
-    optax divides every element by the norm; one factor for all differs by a last bit, and saves a tenth of
+    optax divides every element by the norm; one factor for all differs in the last bit, and saves a tenth of
     the time of a compiled AdamW.
 
     Args:
@@ -59,19 +60,24 @@ def clip_by_global_norm_update(
         state: EmptyState().
         params: not used.
         max_norm: as in `clip_by_global_norm`.
-        extra: `grad_norm` [] float32, if given, is taken for the norm: `updates` may then be a part of the
-            tree. (A chain hands it on only as long as nothing before has changed the updates.)
+        extra: `grad_norm` [] float32, if given, replaces the norm: `updates` may then be a part of the tree.
+            (A chain passes it only until a link changes the updates.)
 
     Returns:
         (updates, state).
 
-    Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN: test
-    for finiteness first (`apply_if_finite`).
+    Edge cases: an infinite gradient gives NaN in its coordinates and 0 elsewhere, one NaN makes all NaN:
+    check for finite gradients first (`apply_if_finite`).
     """
     del params
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
     factor = store_once(torch.where(norm < max_norm, 1.0, max_norm / norm))
     return tree.map(lambda g: (wide(g) * factor).to(g.dtype), updates), state
+
+
+def _norm_is_known(raw: bool) -> bool:
+    """The rule of `clip_by_global_norm`: `grad_norm` is the norm of the raw gradients."""
+    return raw
 
 
 def clip(max_delta: Scalar) -> GradientTransformation:
@@ -91,7 +97,7 @@ def clip(max_delta: Scalar) -> GradientTransformation:
         tensor([-1.0000,  0.5000])
     """
     check_not_negative("clip", max_delta=max_delta)
-    return GradientTransformation(empty_init, partial(clip_update, max_delta=max_delta))
+    return GradientTransformation(empty_init, leafwise(partial(clip_update, max_delta=max_delta)))
 
 
 def clip_update(
@@ -99,8 +105,10 @@ def clip_update(
 ) -> tuple[Tree, EmptyState]:
     """Clips every coordinate; NaN stays NaN."""
     del params, extra
-    if isinstance(max_delta, Tensor):
-        return tree.map(
-            lambda g: torch.maximum(torch.minimum(g, max_delta), -max_delta).to(g.dtype), updates
-        ), state
-    return tree.map(lambda g: g.clamp(-max_delta, max_delta), updates), state
+
+    def clamp(g: Tensor) -> Tensor:
+        if isinstance(max_delta, Tensor):
+            return torch.maximum(torch.minimum(g, max_delta), -max_delta).to(g.dtype)
+        return g.clamp(-max_delta, max_delta)
+
+    return tree.map(clamp, updates), state

@@ -1,4 +1,4 @@
-"""Exponential moving averages: of updates (a transformation), and of parameters.
+"""Exponential moving averages of updates (a transformation) and of parameters.
 
 Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
 """
@@ -23,12 +23,13 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction
+from pure.optim.leafwise import leafwise
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Tree
 
 
 class EmaState(NamedTuple):
-    """The average, which started from zero."""
+    """The average and its count."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  values averaged so far
     ema: Tree  # like the params
@@ -42,8 +43,8 @@ def ema(
         ema ← (1 - decay) x + decay ema;   out = ema / (1 - decay^count)  if debias, else ema
 
     Args:
-        decay: in [0, 1); the average reaches back about 1 / (1 - decay) values.
-        debias: divide by what has been filled, so that the first average is the first value.
+        decay: in [0, 1); the average covers about 1 / (1 - decay) values.
+        debias: correct the bias of starting at zero, so that the first average is the first value.
         accumulator_dtype: storage of the average; None stores it like the params.
 
     Returns:
@@ -64,12 +65,12 @@ def ema(
     check_dtype("ema", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
         partial(ema_init, accumulator_dtype=accumulator_dtype),
-        partial(ema_update, decay=decay, debias=debias),
+        leafwise(partial(ema_update, decay=decay, debias=debias)),
     )
 
 
 def ema_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> EmaState:
-    """Starts the average at zero."""
+    """Initialises the average with zeros."""
     return EmaState(count=zero_count(params), ema=tree.zeros_like(params, dtype=accumulator_dtype))
 
 
@@ -89,11 +90,11 @@ def ema_update(
     """
     del params, extra
     count = increment(state.count)
-    fill = bias_correction(decay, count, widest(updates)) if debias else None
+    correction = bias_correction(decay, count, widest(updates)) if debias else None
 
     def leaf(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         new = (1 - decay) * wide(x) + decay * wide(mean)
-        out = new if fill is None else new / fill.to(new.dtype)
+        out = new if correction is None else new / correction.to(new.dtype)
         return out.to(torch.promote_types(x.dtype, mean.dtype)), new.to(mean.dtype)
 
     out, mean = map_unzip(2, leaf, updates, state.ema)
@@ -101,17 +102,16 @@ def ema_update(
 
 
 def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
-    """Says how much an average of parameters keeps of itself at each update: little at first, in the end
-    `decay`.
+    """Computes the decay of an average of parameters at each update: small at first, later `decay`.
 
-    An average with decay 0.999 that starts from the initial parameters still consists of them, by 98%, after
-    20 updates. With this warm-up it reaches back over about a tenth of the updates so far, until that is as
-    long as 1 / (1 - decay); a short run then ends with an average of its last parameters.
+    With a decay of 0.999 from the start, the average still contains 98% of the initial parameters after 20
+    updates. With this warm-up it covers about a tenth of the updates so far, until that is 1 / (1 - decay);
+    a short run then ends with an average of its last parameters.
 
         decay_t = min(decay, (1 + t) / (10 + t))
 
     Args:
-        decay: in (0, 1), of the long run; 0.999 is reached after 9,000 updates, 0.99 after 900.
+        decay: in (0, 1), after the warm-up; 0.999 is reached after 9,000 updates, 0.99 after 900.
         count: t, [] int32, updates averaged so far: 0 at the first.
 
     Returns:
@@ -129,13 +129,13 @@ def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
 
 
 def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) -> Tree:
-    """Moves an average of parameters a little towards new ones: step_size new + (1 - step_size) old.
+    """Updates an average of parameters: step_size new + (1 - step_size) old.
 
-    The average of the last thousand parameters is often better than the last ones, which carry the noise of
-    the last batches. Start it from a clone of the parameters, never from the same tensors.
+    An average over a thousand updates is often better than the last parameters, which have the noise of the
+    last batches. Start it from a clone of the parameters, never from the same tensors.
 
     Args:
-        new_tensors: tree, the parameters now.
+        new_tensors: tree, the current parameters.
         old_tensors: tree, the average so far.
         step_size: in [0, 1]: 1 - decay. A number or a [] tensor.
 

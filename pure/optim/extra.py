@@ -1,4 +1,4 @@
-"""Optimizers that know nothing of `extra`, beside those that do."""
+"""Adapter for optimizers whose update takes no `extra`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.types import GradientTransformation, Tree
 
 
 def with_extra(transform: GradientTransformation) -> GradientTransformation:
-    """Lets an optimizer that knows nothing of `extra` be called with it.
+    """Lets an optimizer whose update takes no `extra` be called with it.
 
-    optax's base protocol is `update(updates, state, params)`; ours passes down what was computed elsewhere.
+    optax's base protocol is `update(updates, state, params)`; ours also passes `extra` (see base.py).
 
     Args:
         transform: any pair.
 
     Returns:
-        The same, if its update takes keyword arguments; else one that leaves them out.
+        The same, if its update takes keyword arguments; else one that drops them.
 
     Example:
         >>> import torch
-        >>> plain = GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state))
+        >>> keep = lambda updates, state, params=None: (updates, state)
+        >>> plain = GradientTransformation(lambda params: (), keep)
         >>> with_extra(plain).update({"w": torch.tensor(1.0)}, (), value=torch.tensor(0.0))[0]
         {'w': tensor(1.)}
     """
     kinds = {parameter.kind for parameter in inspect.signature(transform.update).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return transform
-    return GradientTransformation(transform.init, partial(_without_extra, transform.update))
+    update = leafwise(partial(_drop_extra, transform.update), partial(marked_leafwise, transform.update))
+    return GradientTransformation(transform.init, update)
 
 
-def _without_extra(
+def _drop_extra(
     update: Callable, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
 ) -> Any:
     """Calls an update that takes none."""

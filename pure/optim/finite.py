@@ -1,6 +1,6 @@
-"""Skips updates that are not finite, and counts them.
+"""Skipping of updates that are not finite, with counters.
 
-One NaN or infinity in a gradient would spoil the moments for good; skipping the update costs one batch.
+One NaN or infinity in a gradient would stay in the moments; skipping the update costs one batch.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import increment
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.types import GradientTransformation, Tree
 
 
 class ApplyIfFiniteState(NamedTuple):
-    """Counts of what was skipped, and the state of the transformation inside."""
+    """Counters of skipped updates, and the inner state."""
 
-    notfinite_count: Tensor  # [] int32  updates not finite in a row, up to now
-    last_finite: Tensor  # [] bool   whether the last update was finite
-    total_notfinite: Tensor  # [] int32  updates not finite, in all
+    notfinite_count: Tensor  # [] int32  latest updates in a row that were not finite
+    last_finite: Tensor  # [] bool   the last update was finite
+    total_notfinite: Tensor  # [] int32  all updates that were not finite
     inner_state: Tree
 
 
 def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) -> GradientTransformation:
-    """Lets `inner` act only on finite updates; others give zero updates and leave its state, its count too,
-    as it was.
+    """Applies `inner` to finite updates only; for others the updates are zero and its state is unchanged.
 
     Args:
         inner: the transformation to protect.
-        max_consecutive_errors: after more than so many in a row the update is applied, finite or not, so that
-            a run that is beyond help fails in the open; >= 0.
+        max_consecutive_errors: >= 0; after more errors in a row the update is applied although it is not
+            finite, so that a diverged run fails visibly.
 
     Returns:
         GradientTransformation with state ApplyIfFiniteState.
@@ -49,16 +49,20 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
     """
     if not isinstance(max_consecutive_errors, int) or max_consecutive_errors < 0:
         raise ValueError(
-            f"apply_if_finite: max_consecutive_errors must be an int >= 0, got {max_consecutive_errors!r}; 5 is common"
+            f"apply_if_finite: max_consecutive_errors must be an int >= 0, got {max_consecutive_errors!r}; "
+            "5 is common"
         )
     return GradientTransformation(
         partial(finite_init, inner=inner),
-        partial(finite_update, inner=inner, max_consecutive_errors=max_consecutive_errors),
+        leafwise(
+            partial(finite_update, inner=inner, max_consecutive_errors=max_consecutive_errors),
+            partial(marked_leafwise, inner.update),
+        ),
     )
 
 
 def finite_init(params: Tree, *, inner: GradientTransformation) -> ApplyIfFiniteState:
-    """Starts all counts at 0."""
+    """Initialises all counters with 0."""
     values = tree.leaves(params)
     device = values[0].device if values else None
     return ApplyIfFiniteState(
@@ -78,31 +82,31 @@ def finite_update(
     max_consecutive_errors: int,
     **extra: Any,
 ) -> tuple[Tree, ApplyIfFiniteState]:
-    """Computes the update in any case, and chooses by `torch.where` whether to keep it.
+    """Computes the update, and selects it or zeros by `torch.where`.
 
     Args:
         updates: tree of gradients.
         state: ApplyIfFiniteState.
-        params: handed to `inner`.
+        params: passed to `inner`.
         inner, max_consecutive_errors: as in `apply_if_finite`.
-        extra: `finite` [] bool, if given, is taken for the answer: `updates` may then be a part of the tree.
-            All is handed to `inner`.
+        extra: `finite` [] bool, if given, replaces the check: `updates` may then be a part of the tree. All
+            of it is passed to `inner`.
 
     Returns:
         (updates, state).
 
     Steps:
-        1. Is all of it finite?
-        2. Count; apply if finite, or if too many in a row were not.
-        3. The update of `inner`; kept, or zeros and its old state.
+        1. Check that all updates are finite.
+        2. Count; apply if finite, or after too many errors in a row.
+        3. Update by `inner`; select its result, or zeros and its old state.
     """
-    # 1. Finite?
+    # 1. Check.
     finite = extra["finite"] if extra.get("finite") is not None else all_finite(updates)
-    # 2. Counts.
+    # 2. Count.
     in_a_row = torch.where(finite, 0, increment(state.notfinite_count))
     total = torch.where(finite, state.total_notfinite, increment(state.total_notfinite))
     apply = finite | (in_a_row > max_consecutive_errors)
-    # 3. One of two.
+    # 3. Select.
     new, inner_state = inner.update(updates, state.inner_state, params, **extra)
     kept = tree.map(lambda u: torch.where(apply, u, 0), new)
     return kept, ApplyIfFiniteState(
@@ -111,7 +115,7 @@ def finite_update(
 
 
 def all_finite(updates: Tree) -> Tensor:
-    """Says whether no element of any leaf is NaN or infinite: [] bool.
+    """Checks that no element of any leaf is NaN or infinite: [] bool.
 
     Example:
         >>> all_finite({"a": torch.tensor([1.0, float("inf")])})

@@ -1,5 +1,4 @@
-"""Hyperparameters in the state: numbers that can be read, logged, saved, changed and vmapped while a run goes
-on.
+"""Hyperparameters in the optimizer's state, where a run can log, save, change and vmap them.
 
 Shape letters: none.
 """
@@ -16,17 +15,18 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import increment, zero_count
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.types import GradientTransformation, Schedule, Tree
 
 
 class WrappedScheduleState(NamedTuple):
-    """The number of values that a schedule has given."""
+    """The count of a schedule."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32
 
 
 class InjectStatefulHyperparamsState(NamedTuple):
-    """Hyperparameters by name, and the state of the optimizer they were put into."""
+    """Hyperparameters by name, and the state of their optimizer."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     hyperparams: dict[str, Tensor]  # name -> [], the values of the last update
@@ -39,27 +39,25 @@ def inject_hyperparams(
     static_args: str | Iterable[str] = (),
     hyperparam_dtype: torch.dtype | None = None,
 ) -> Callable[..., GradientTransformation]:
-    """Turns a builder into one whose numeric arguments live in the optimizer's state.
+    """Turns a builder into one that stores numeric arguments in the optimizer's state.
 
     A population can then have a learning rate per member, a log can show the schedule's value, and a run can
-    be given another rate without being built anew: state._replace(hyperparams={**state.hyperparams,
-    "learning_rate": torch.tensor(1e-4)}).
+    change the rate without being rebuilt: state._replace(hyperparams={**state.hyperparams, "learning_rate":
+    torch.tensor(1e-4)}).
 
     Args:
         inner_factory: a builder, such as `adamw`.
-        static_args: names of arguments that stay as they are. Bools, None, dtypes and masks do so without
-            being named.
-        hyperparam_dtype: dtype of the numbers; None takes the widest of the params, at least float32.
+        static_args: names of arguments that are not stored; bools, None, dtypes and masks never are.
+        hyperparam_dtype: dtype of the numbers; None is the widest of the params, at least float32.
 
     Returns:
-        A builder with the same arguments: ints, floats and tensors become hyperparams, functions (but for
-            masks) are
-        schedules of the count.
+        A builder with the same arguments: ints, floats and tensors become hyperparams, functions (except
+        masks) are schedules of the count.
 
-    Edge cases: numbers in the state are not checked; values such as b1 = 1 are yours to avoid.
+    Edge cases: numbers in the state are not checked: b1 = 1, for instance, is not refused.
 
     Raises:
-        ValueError: if a name of static_args is no argument of the builder.
+        ValueError: if static_args has a name that is not an argument of the builder.
 
     Example:
         >>> from pure.optim.sgd import sgd
@@ -69,15 +67,15 @@ def inject_hyperparams(
         >>> opt.update(torch.tensor(1.0), state, torch.tensor(0.0))[0]
         tensor(-2.)
 
-    Source: optax.inject_hyperparams. Differs from it: a mask given as a function is not taken for a schedule,
-    and half-precision params do not narrow the numbers (b2 = 0.999 is 1 in bfloat16).
+    Source: optax.inject_hyperparams. Differs from it: a mask given as a function is not treated as a
+    schedule, and numbers are never half precision (b2 = 0.999 is 1 in bfloat16).
     """
     static = (static_args,) if isinstance(static_args, str) else tuple(static_args)
     names = inspect.signature(inner_factory).parameters
     unknown = [x for x in static if x not in names]
     if unknown:
         raise ValueError(
-            f"inject_hyperparams: static_args {', '.join(unknown)} are no arguments of the builder; "
+            f"inject_hyperparams: static_args {', '.join(unknown)} are not arguments of the builder; "
             f"it has {', '.join(names)}"
         )
     return partial(
@@ -92,7 +90,7 @@ def build_injected(
     hyperparam_dtype: torch.dtype | None,
     **kwargs: Any,
 ) -> GradientTransformation:
-    """Sorts the builder's arguments into numbers, schedules and the rest, and binds them.
+    """Splits the builder's arguments into numbers, schedules and others, and binds them.
 
     Args:
         args, kwargs: those of the builder.
@@ -102,15 +100,15 @@ def build_injected(
         GradientTransformation with state InjectStatefulHyperparamsState.
 
     Steps:
-        1. All arguments by name, defaults filled in. (The builder is called once, so that it checks them.)
-        2. Sort.
-        3. Bind.
+        1. Bind all arguments by name, with defaults. (The builder is called once, so that it checks them.)
+        2. Split them.
+        3. Build.
     """
-    # 1. By name.
+    # 1. Bind.
     bound = inspect.signature(inner_factory).bind(*args, **kwargs)
     bound.apply_defaults()
-    inner_factory(**bound.arguments)
-    # 2. Sort.
+    inner = inner_factory(**bound.arguments)
+    # 2. Split.
     numbers, schedules, rest = {}, {}, {}
     for name, value in bound.arguments.items():
         if name in static_args or name.endswith("mask") or isinstance(value, bool):
@@ -121,16 +119,15 @@ def build_injected(
             schedules[name] = value
         else:
             rest[name] = value
-    # 3. Bind.
+    # 3. Build.
     settings: dict[str, Any] = {
         "factory": inner_factory,
         "rest": rest,
         "schedules": schedules,
         "dtype": hyperparam_dtype,
     }
-    return GradientTransformation(
-        partial(inject_init, numbers=numbers, **settings), partial(inject_update, **settings)
-    )
+    update = leafwise(partial(inject_update, **settings), partial(marked_leafwise, inner.update))
+    return GradientTransformation(partial(inject_init, numbers=numbers, **settings), update)
 
 
 def inject_init(
@@ -142,13 +139,12 @@ def inject_init(
     rest: dict[str, Any],
     dtype: torch.dtype | None,
 ) -> InjectStatefulHyperparamsState:
-    """Puts the numbers, and the schedules' first values, into the state.
+    """Stores the numbers, and the schedules' first values, in the state.
 
     Args:
         params: tree of parameters.
         factory: the builder.
-        numbers, schedules, rest: its arguments that become hyperparams, that are functions of the count, and
-            others.
+        numbers, schedules, rest: its arguments that become hyperparams, its schedules, and the others.
         dtype: as `hyperparam_dtype` in `inject_hyperparams`.
 
     Returns:
@@ -180,16 +176,16 @@ def inject_update(
     """Builds the optimizer from the numbers in the state, and updates by it.
 
     Args:
-        updates, params, extra: handed to the optimizer.
+        updates, params, extra: passed to the optimizer.
         state: InjectStatefulHyperparamsState.
         factory: the builder.
-        schedules, rest: its arguments that are functions of the count, and those that are no numbers.
+        schedules, rest: its schedules, and its arguments that are not numbers.
         dtype: as `hyperparam_dtype` in `inject_hyperparams`.
 
     Returns:
-        (updates, state); hyperparams are those that were used, counts are one higher.
+        (updates, state); hyperparams are those of this update, counts are one higher.
     """
-    # The dtype was settled at init, perhaps on more leaves than there are here.
+    # The dtype was chosen at init, perhaps from more leaves than these.
     hyperparams = dict(state.hyperparams)
     for name, schedule in schedules.items():
         old = state.hyperparams[name]
@@ -201,15 +197,19 @@ def inject_update(
 
 def _dtype(params: Tree, dtype: torch.dtype | None) -> torch.dtype:
     """The given dtype, or the widest of float32 and the params."""
-    wide = dtype or torch.float32
-    for x in tree.leaves(params) if dtype is None else []:
-        wide = torch.promote_types(wide, x.dtype) if x.is_floating_point() else wide
-    return wide
+    if dtype is not None:
+        return dtype
+    widest = torch.float32
+    for x in tree.leaves(params):
+        if x.is_floating_point():
+            widest = torch.promote_types(widest, x.dtype)
+    return widest
 
 
 def _number(value: float | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """A number -> [] of `dtype` in storage of its own, on the device of `like`; ints become int32, tensors
-    keep their dtype."""
+    """Makes a [] tensor with its own storage: floats in `dtype`, ints in int32, tensors in their own."""
     if isinstance(value, Tensor):
         return value.clone()
-    return torch.tensor(value, dtype=torch.int32 if isinstance(value, int) else dtype, device=like.device)
+    if isinstance(value, int):
+        dtype = torch.int32
+    return torch.tensor(value, dtype=dtype, device=like.device)

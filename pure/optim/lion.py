@@ -1,4 +1,4 @@
-"""Lion: steps of exactly the same length in every coordinate; only the sign of the momentum counts.
+"""Lion: steps of the same size in every coordinate; only the sign of the momentum is used.
 
 Shape letters: none; elementwise on each leaf.
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, ScalarOrSchedule, chain, increment, map_unzip, wide, zero_count
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.weight_decay import add_decayed_weights
@@ -25,7 +26,7 @@ MODES = ("hard", "smooth", "refined")
 
 
 class ScaleByLionState(NamedTuple):
-    """What Lion remembers: half of Adam."""
+    """The moment of Lion."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
@@ -41,8 +42,8 @@ def lion(
 ) -> GradientTransformation:
     """Builds Lion: the sign of a mean of gradients, with decoupled weight decay.
 
-    One moment instead of Adam's two. As every coordinate moves by the whole learning rate, that is taken 3 to
-    10 times smaller than for AdamW, and the decay as much larger.
+    One moment instead of Adam's two. As every coordinate moves by the full learning rate, use a learning rate
+    3 to 10 times smaller than for AdamW, and a decay larger by the same factor.
 
         u = -learning_rate (sign((1 - b1) g + b1 mu) + weight_decay p)
 
@@ -89,7 +90,7 @@ def scale_by_lion(
 
     Args:
         b1, b2, mu_dtype: as in `lion`.
-        mode: "hard" takes the sign; "smooth" tanh(smooth_beta x); "refined" clips to [-1, 1].
+        mode: "hard" is the sign; "smooth" tanh(smooth_beta x); "refined" clips to [-1, 1].
         smooth_beta: steepness of "smooth".
 
     Raises:
@@ -101,12 +102,12 @@ def scale_by_lion(
         raise ValueError(f"scale_by_lion: mode must be one of {', '.join(MODES)}, got {mode!r}")
     return GradientTransformation(
         partial(lion_init, mu_dtype=mu_dtype),
-        partial(lion_update, b1=b1, b2=b2, mode=mode, smooth_beta=smooth_beta),
+        leafwise(partial(lion_update, b1=b1, b2=b2, mode=mode, smooth_beta=smooth_beta)),
     )
 
 
 def lion_init(params: Tree, *, mu_dtype: torch.dtype | None = None) -> ScaleByLionState:
-    """Makes the moment zero."""
+    """Initialises the moment with zeros."""
     return ScaleByLionState(count=zero_count(params), mu=tree.zeros_like(params, dtype=mu_dtype))
 
 
@@ -121,7 +122,7 @@ def lion_update(
     smooth_beta: float = 1.0,
     **extra: Any,
 ) -> tuple[Tree, ScaleByLionState]:
-    """Takes the sign of a mean in which the newest gradient weighs more than in the mean that is kept.
+    """Takes the sign of a mean that weighs the newest gradient more than the stored mean does.
 
         update = sign((1 - b1) g + b1 mu)
         mu     ← (1 - b2) g + b2 mu
@@ -152,7 +153,7 @@ def lion_update(
 
 
 def _soften(x: Tensor, mode: str, smooth_beta: float) -> Tensor:
-    """The sign, or what stands in for it."""
+    """Applies the sign function, or its replacement in another mode."""
     if mode == "smooth":
         return torch.tanh(smooth_beta * x)
     return x.sign() if mode == "hard" else x.clamp(-1, 1)

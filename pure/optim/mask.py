@@ -1,10 +1,10 @@
-"""Transformations for a part of the tree: masks, and ready masks by path.
+"""Transformations of a part of the tree: masks, and predefined masks by path.
 
 A mask is a tree of bools like the params, or a prefix of it (one bool for a whole sub-tree), or a function
-from params to such a tree. Masked-out places hold `MaskedNode()`, an empty node, so that no memory is spent
-on their state.
+from params to such a tree. Masked leaves are replaced by `MaskedNode()`, an empty node, so that their state
+takes no memory.
 
-Prefer functions: they go by the names of leaves, hence also fit a single layer, `{"layers": [layer]}`.
+Prefer functions: they read the names of leaves, so they also fit a single layer, `{"layers": [layer]}`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.types import GradientTransformation, Tree
 
 Mask = Tree | Callable[[Tree], Tree]
@@ -25,7 +26,7 @@ NO_DECAY = ("norm", "bias", "embed")
 
 
 class MaskedNode(NamedTuple):
-    """Stands where a mask has taken a leaf or sub-tree away: a node without leaves."""
+    """An empty node in the place of a masked leaf or sub-tree."""
 
 
 class MaskedState(NamedTuple):
@@ -34,16 +35,18 @@ class MaskedState(NamedTuple):
     inner_state: Tree
 
 
+@leafwise
 def decay_mask(params: Tree) -> Tree:
-    """Says which leaves should decay: all but norms, biases and embeddings. Pass it as `adamw(...,
-    mask=decay_mask)`.
+    """Masks weight decay: True for all leaves except norms, biases and embeddings.
 
-    Gains and biases are few, and pulling them to zero only takes away what the layer learned of its scale;
-    rows of an embedding that a batch does not use would shrink without any gradient to answer.
+    Pass it as `adamw(..., mask=decay_mask)`.
+
+    Decay of gains and biases only undoes the scale that a layer learned; embedding rows that a batch does not
+    use would shrink without a gradient against it.
 
     Args:
-        params: a tree; only its paths are read. A leaf is exempt if "norm", "bias" or "embed" occurs anywhere
-            in its path.
+        params: a tree; only its paths are read. A leaf is exempt if its path contains "norm", "bias" or
+            "embed".
 
     Returns:
         A tree of bools like `params`, True where it decays.
@@ -56,19 +59,19 @@ def decay_mask(params: Tree) -> Tree:
 
 
 def path_mask(*include: str, exclude: tuple[str, ...] = ()) -> Callable[[Tree], Tree]:
-    """Makes a mask from pieces of paths: True where a piece of `include` occurs and none of `exclude` does.
+    """Builds a mask from substrings of paths: True for paths with one of `include` and none of `exclude`.
 
     Args:
-        include: pieces of paths; none means every leaf. A path is written with a slash before and behind,
-            "/layers/0/attention/q/", so "norm" finds "attention_norm" too, and "/layers/1/" does not find
+        include: substrings; none means every leaf. A path starts and ends with a slash,
+            "/layers/0/attention/q/", so "norm" matches "attention_norm" too, and "/layers/1/" does not match
             layer 10.
-        exclude: pieces of paths to leave out.
+        exclude: substrings of paths to leave out.
 
     Returns:
-        A function from params to a tree of bools. `masked` refuses, at init, a piece that occurs in no path.
+        A function from params to a tree of bools. `masked` refuses, at init, a substring that no path has.
 
     Raises:
-        TypeError: if a piece is not a string, or exclude is a single string.
+        TypeError: if a substring is not a string, or exclude is a single string.
 
     Example:
         >>> path_mask("/attention/", exclude=("bias",))({"attention": {"q": 0, "q_bias": 0}, "head": 0})
@@ -76,40 +79,44 @@ def path_mask(*include: str, exclude: tuple[str, ...] = ()) -> Callable[[Tree], 
     """
     if isinstance(exclude, str) or not all(isinstance(x, str) for x in (*include, *exclude)):
         raise TypeError(
-            f"path_mask: pieces of paths must be strings, got {include} and exclude={exclude!r}; "
+            f"path_mask: substrings of paths must be strings, got {include} and exclude={exclude!r}; "
             'write path_mask("attention", exclude=("bias",))'
         )
-    return partial(match_paths, include=include, exclude=tuple(exclude))
+    mask = partial(match_paths, include=include, exclude=tuple(exclude))
+    selects_layers = any(letter.isdigit() for text in (*include, *exclude) for letter in text)
+    return mask if selects_layers else leafwise(mask)
 
 
 def match_paths(params: Tree, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Tree:
     """Computes the mask that `path_mask` describes."""
 
     def matches(path: str, _: Any) -> bool:
-        whole = f"/{path}/"
-        return (not include or any(x in whole for x in include)) and not any(x in whole for x in exclude)
+        path = f"/{path}/"
+        if any(text in path for text in exclude):
+            return False
+        return not include or any(text in path for text in include)
 
     return tree.map_with_path(matches, params)
 
 
 def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
-    """Applies `inner` to the leaves that the mask keeps, and passes the others through unchanged.
+    """Applies `inner` to the leaves where the mask is True, and passes the others through unchanged.
 
     Args:
-        inner: the transformation; it sees empty nodes in the other places, in updates, state and params
-            alike.
+        inner: the transformation; it gets empty nodes in the place of the others, in updates, state and
+            params.
         mask: a tree of bools, a prefix of one, or a function from params (and updates, and parts of them) to
             one.
 
     Returns:
         GradientTransformation with state MaskedState(inner_state).
 
-    Edge cases: a mask that keeps nothing leaves all updates as they are. `grad_norm` is not handed to
-    `inner`: it is not the norm of a part.
+    Edge cases: a mask without True changes nothing. `grad_norm` is not passed to `inner`: it is not the norm
+    of a part.
 
     Raises:
-        ValueError: if the mask names a place that the params do not have, or the other way round; if a piece
-            of a path_mask occurs in no path (at init).
+        ValueError: if mask and params have different entries; if no path has a substring of a path_mask (at
+            init).
         TypeError: if a leaf of the mask is not a bool.
 
     Example:
@@ -120,14 +127,16 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
         >>> opt.update(tree_of_two, opt.init(tree_of_two))[0]
         {'a': tensor(10.), 'b': tensor(1.)}
     """
+    update = partial(masked_update, inner=inner, mask=mask)
     return GradientTransformation(
-        partial(masked_init, inner=inner, mask=mask), partial(masked_update, inner=inner, mask=mask)
+        partial(masked_init, inner=inner, mask=mask),
+        leafwise(update, partial(_part_is_leafwise, inner, mask)),
     )
 
 
 def masked_init(params: Tree, *, inner: GradientTransformation, mask: Mask) -> MaskedState:
-    """Checks the mask against the params, and starts `inner` on what it keeps."""
-    _check_pieces(mask, params)
+    """Checks the mask against the params, and initialises `inner` for the unmasked leaves."""
+    _check_substrings(mask, params)
     return MaskedState(inner_state=inner.init(_choose(_flags(mask, params), params, MaskedNode())))
 
 
@@ -140,45 +149,49 @@ def masked_update(
     mask: Mask,
     **extra: Any,
 ) -> tuple[Tree, MaskedState]:
-    """Updates what the mask keeps.
+    """Updates the leaves where the mask is True.
 
     Args:
         updates: tree of gradients; a part of one has `None` where leaves are missing.
         state: MaskedState.
         params: like updates.
         inner, mask: as in `masked`.
-        extra: handed to `inner`, but for grad_norm.
+        extra: passed to `inner`, without grad_norm.
 
     Returns:
         (updates, state).
 
     Steps:
-        1. The mask of these updates.
-        2. `inner`, with `None` for all that is masked out or missing. (So a part of the tree fits its part of
-           the state.)
-        3. Put together what came out and what was passed over, in updates and in the state.
+        1. Evaluate the mask of these updates.
+        2. Update by `inner`, with `None` for leaves that are masked or missing. (So a part of the tree fits
+           its part of the state.)
+        3. Merge the result and the masked leaves, in updates and state.
     """
-    # 1. Flags.
+    # 1. Mask.
     flags = _flags(mask, updates)
     extra = {k: v for k, v in extra.items() if k != "grad_norm"}
-    # 2. The part.
+    # 2. Update.
     part = None if params is None else _choose(flags, params, None)
     old = state.inner_state
     new, inner_state = inner.update(_choose(flags, updates, None), _without_nodes(old), part, **extra)
-    # 3. The whole.
+    # 3. Merge.
     return _choose(flags, new, updates), MaskedState(inner_state=_with_nodes(old, inner_state))
 
 
+def _part_is_leafwise(inner: GradientTransformation, mask: Mask, raw: bool) -> bool:
+    """The rule of `masked`: the norm of all gradients is not that of a part."""
+    return marked_leafwise(mask) and marked_leafwise(inner.update, False)
+
+
 def _flags(mask: Mask, like: Tree) -> Tree:
-    """The tree of bools (or prefix) that belongs to `like`, checked."""
+    """Evaluates the mask, a tree of bools like `like` or a prefix of it, and checks that it fits."""
     flags = mask(like) if callable(mask) else mask
     _check_fits(flags, like, "")
     return flags
 
 
 def _choose(flags: Tree, yes: Tree, no: Tree) -> Tree:
-    """`yes` where the flags are True, `no` elsewhere; None or a MaskedNode for `no` stands for all below
-    it."""
+    """Selects `yes` where the flags are True, else `no`; None or MaskedNode as `no` means a tree of them."""
     if isinstance(flags, bool):
         return yes if flags else no
     if yes is None or isinstance(yes, MaskedNode):
@@ -191,7 +204,7 @@ def _choose(flags: Tree, yes: Tree, no: Tree) -> Tree:
 
 
 def _without_nodes(state: Tree) -> Tree:
-    """The state with None for every MaskedNode."""
+    """Replaces every MaskedNode by None."""
     if isinstance(state, MaskedNode):
         return None
     if isinstance(state, dict):
@@ -203,7 +216,7 @@ def _without_nodes(state: Tree) -> Tree:
 
 
 def _with_nodes(old: Tree, new: Tree) -> Tree:
-    """`new` with a MaskedNode wherever `old` has one."""
+    """Puts a MaskedNode into `new` wherever `old` has one."""
     if isinstance(old, MaskedNode):
         return old
     if isinstance(new, dict):
@@ -219,40 +232,36 @@ def _check_fits(flags: Tree, node: Tree, path: str) -> None:
     if isinstance(flags, bool) or node is None or isinstance(node, MaskedNode):
         return
     here = path or "the root"
-    if not isinstance(node, CONTAINERS):
+    if not isinstance(node, CONTAINERS) or not isinstance(flags, CONTAINERS):
         raise TypeError(f"masked: the mask must hold bools, got {flags!r} at {here}")
-    has = (
-        set(flags)
-        if isinstance(flags, dict)
-        else set(range(len(flags)))
-        if isinstance(flags, CONTAINERS)
-        else None
-    )
-    wants = set(node) if isinstance(node, dict) else set(range(len(node)))
-    if has is None:
-        raise TypeError(f"masked: the mask must hold bools, got {flags!r} at {here}")
-    if has != wants:
+    mask_keys, tree_keys = _keys(flags), _keys(node)
+    if mask_keys != tree_keys:
         raise ValueError(
-            f"masked: the mask does not fit the tree at {here}: the mask has {_list(has)}, the tree {_list(wants)}; "
-            "mend the mask, or use one by path, such as decay_mask or path_mask(...)"
+            f"masked: the mask does not fit the tree at {here}: the mask has {_list(mask_keys)}, the tree "
+            f"{_list(tree_keys)}; fix the mask, or use one by path, such as decay_mask or path_mask(...)"
         )
-    for k in wants:
+    for k in tree_keys:
         _check_fits(flags[k], node[k], f"{path}/{k}".lstrip("/"))
 
 
-def _check_pieces(mask: Mask, params: Tree) -> None:
-    """Refuses a piece of a path_mask that occurs in no path."""
+def _keys(node: Any) -> set:
+    """The keys of a dict, the indices of a list or tuple."""
+    return set(node) if isinstance(node, dict) else set(range(len(node)))
+
+
+def _check_substrings(mask: Mask, params: Tree) -> None:
+    """Refuses a path_mask with a substring that no path has."""
     if not (isinstance(mask, partial) and mask.func is match_paths):
         return
     paths = [f"/{path}/" for path in tree.paths(params)]
-    for piece in (*mask.keywords["include"], *mask.keywords["exclude"]):
-        if not any(piece in path for path in paths):
+    for text in (*mask.keywords["include"], *mask.keywords["exclude"]):
+        if not any(text in path for path in paths):
+            more = ", ..." if len(paths) > 8 else ""
             raise ValueError(
-                f"path_mask: {piece!r} occurs in no path; the paths are {', '.join(paths[:8])}"
-                f"{', ...' if len(paths) > 8 else ''}"
+                f"path_mask: {text!r} occurs in no path; the paths are {', '.join(paths[:8])}{more}"
             )
 
 
 def _list(names: set) -> str:
-    """Names in order, for a message."""
+    """Joins names in order, for a message."""
     return ", ".join(map(str, sorted(names, key=str))) or "nothing"

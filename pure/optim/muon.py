@@ -1,5 +1,4 @@
-"""Muon: momentum whose matrix is made orthogonal before it is applied, so that all directions of a layer move
-alike.
+"""Muon: orthogonalised momentum, so that all directions of a weight matrix move equally.
 
 Shape letters: O outputs, I inputs of a matrix [O, I]; N matrices in a batch.
 
@@ -22,14 +21,16 @@ from pure.optim.axes import Dimensions, MuonDimensionNumbers, as_matrices, resol
 from pure.optim.base import (
     Scalar,
     ScalarOrSchedule,
-    bias_correction,
     chain,
+    corrected_mean,
     increment,
+    mean_correction,
     wide,
     widest,
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from pure.optim.partition import partition
@@ -41,7 +42,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class MuonState(NamedTuple):
-    """What Muon remembers."""
+    """The momentum of Muon, and its coefficients."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
@@ -72,8 +73,8 @@ def muon(
 ) -> GradientTransformation:
     """Builds Muon for matrices and AdamW for everything else.
 
-    The gradients of a matrix mostly share a few directions; a step along them all alike learns the rare ones
-    too.
+    The gradients of a matrix mostly lie in a few directions; equal steps in all directions learn the rare
+    ones too.
 
     Args:
         learning_rate: >= 0; about 0.02 with the default scaling, that of AdamW with consistent_rms=0.2.
@@ -83,30 +84,28 @@ def muon(
         eps: added to denominators, Muon's and Adam's.
         weight_decay, weight_decay_mask: decoupled decay of the matrices, as in `adamw`.
         mu_dtype: storage of the means; None stores them like the params.
-        nesterov: look one step ahead, in Adam too.
+        nesterov: use Nesterov's mean, in Adam too.
         adaptive: multiply by the dual norm of the momentum (then large gradients make large steps).
-        preconditioning: how to bring the singular values below 1 first: "frobenius", "spectral", "aol" or
-            "schatten".
-        adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's; its rate is
-        `learning_rate`
-            if None.
-        muon_weight_dimension_numbers: which leaves are Muon's, and their axes: MuonDimensionNumbers where
-            they are and None where they are Adam's, as a tree like the params (or a prefix), or a function
-            from params to one, such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
+        preconditioning: scaling that first brings the singular values below 1: "frobenius", "spectral",
+            "aol" or "schatten".
+        adam_b1, adam_b2, adam_eps_root, adam_weight_decay: arguments of `adamw` for the other leaves.
+        adam_learning_rate: of `adamw`; None takes `learning_rate`.
+        muon_weight_dimension_numbers: the leaves for Muon and their axes, as a tree like the params (or a
+            prefix) with MuonDimensionNumbers for Muon's leaves and None for Adam's, or a function from params
+            to one, such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
         consistent_rms: scale updates to this root mean square instead (0.2 fits AdamW's rates).
         ns_dtype: of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients, as in
             optax.
 
     Returns:
         GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(),
-        decay's,
-        rate's)), "adam": MaskedState(adamw's)}).
+        decay's, rate's)), "adam": MaskedState(adamw's)}).
 
     Raises:
         ValueError: for arguments out of range, or an unknown preset or preconditioning.
 
     Example:
-        A diagonal gradient, 3 and 1: both singular values come out near 1.
+        A diagonal gradient, 3 and 1: both singular values become nearly 1.
 
         >>> opt = muon(0.1, nesterov=False)
         >>> g = {"w": torch.diag(torch.tensor([3.0, 1.0]))}
@@ -118,7 +117,8 @@ def muon(
     MuonDimensionNumbers).
     """
     check_not_negative("muon", optional=True, learning_rate=learning_rate)
-    dims = MuonDimensionNumbers() if muon_weight_dimension_numbers is None else muon_weight_dimension_numbers
+    dims = muon_weight_dimension_numbers
+    matrix_dims = MuonDimensionNumbers() if dims is None else dims
     for_matrices = chain(
         scale_by_muon(
             ns_coeffs,
@@ -129,10 +129,10 @@ def muon(
             nesterov=nesterov,
             adaptive=adaptive,
             preconditioning=preconditioning,
-            weight_dimension_numbers=dims,
+            weight_dimension_numbers=matrix_dims,
             ns_dtype=ns_dtype,
         ),
-        scale_by_shape(dims, consistent_rms),
+        scale_by_shape(matrix_dims, consistent_rms),
         add_decayed_weights(weight_decay, weight_decay_mask),
         scale_by_learning_rate(learning_rate),
     )
@@ -141,13 +141,14 @@ def muon(
         *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
         nesterov=nesterov,
     )
-    labels = partial(muon_labels, dimensions=muon_weight_dimension_numbers)
+    labels = partial(muon_labels, dimensions=dims)
+    if dims is None or isinstance(dims, MuonDimensionNumbers) or marked_leafwise(dims):
+        labels = leafwise(labels)
     return partition({"muon": for_matrices, "adam": for_others}, labels)
 
 
 def muon_labels(params: Tree, *, dimensions: Dimensions | None) -> Tree:
-    """Labels each leaf "muon" or "adam": by its dimension numbers, or by having two axes if there are
-    none."""
+    """Labels each leaf "muon" or "adam", by its dimension numbers; if None, leaves of two axes are "muon"."""
     values, spec = tree.flatten(params)
     if dimensions is None:
         return tree.unflatten(spec, ["muon" if x.ndim == 2 else "adam" for x in values])
@@ -167,7 +168,7 @@ def scale_by_muon(
     weight_dimension_numbers: Dimensions | None = None,
     ns_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
-    """Binds the arguments of `muon_update`, for a tree of matrices alone.
+    """Binds the arguments of `muon_update`, for a tree of matrices only.
 
     Args:
         ns_coeffs, ns_steps, beta, eps, mu_dtype, nesterov, adaptive, preconditioning, ns_dtype: as in `muon`.
@@ -188,26 +189,28 @@ def scale_by_muon(
         raise ValueError(
             f"muon: preconditioning must be one of {', '.join(PRECONDITIONINGS)}, got {preconditioning!r}"
         )
+    if weight_dimension_numbers is None:
+        weight_dimension_numbers = MuonDimensionNumbers()
     return GradientTransformation(
         partial(muon_init, ns_coeffs=coefficients(ns_coeffs, ns_steps), mu_dtype=mu_dtype),
-        partial(
-            muon_update,
-            ns_steps=ns_steps,
-            beta=beta,
-            eps=eps,
-            nesterov=nesterov,
-            adaptive=adaptive,
-            preconditioning=preconditioning,
-            dimensions=MuonDimensionNumbers()
-            if weight_dimension_numbers is None
-            else weight_dimension_numbers,
-            ns_dtype=ns_dtype,
+        leafwise(
+            partial(
+                muon_update,
+                ns_steps=ns_steps,
+                beta=beta,
+                eps=eps,
+                nesterov=nesterov,
+                adaptive=adaptive,
+                preconditioning=preconditioning,
+                dimensions=weight_dimension_numbers,
+                ns_dtype=ns_dtype,
+            )
         ),
     )
 
 
 def muon_init(params: Tree, *, ns_coeffs: Coefficients, mu_dtype: torch.dtype | None = None) -> MuonState:
-    """Makes the moment zero, and stores the coefficients."""
+    """Initialises the momentum with zeros, and stores the coefficients."""
     count = zero_count(params)
     return MuonState(
         count=count,
@@ -248,37 +251,33 @@ def muon_update(
         (updates, state).
 
     Steps:
-        1. Count and corrections, once for all.
-        2. The mean of each leaf, and what it points to.
-        3. Orthogonal.
+        1. Count, and the correction that all leaves share.
+        2. The corrected mean of each leaf.
+        3. Orthogonalise it.
 
     Source: Jordan 2024; the bias corrections are optax's.
     """
     del params, extra
     same_shapes(updates, state.mu)
-    # 1. What all leaves share.
-    count, dtype = increment(state.count), widest(updates)
-    fill = bias_correction(beta, count, dtype)
-    ahead = bias_correction(beta, increment(count), dtype) if nesterov else None
+    # 1. Count and correction.
+    count = increment(state.count)
+    correction = mean_correction(beta, count, widest(updates), nesterov)
 
     def leaf(g: Tensor, m: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor, Tensor]:
         # 2. Mean.
         x = wide(g)
         mu = (1 - beta) * x + beta * wide(m)
-        mean = mu / fill.to(mu.dtype)
-        if ahead is not None:
-            mean = beta * (mu / ahead.to(mu.dtype)) + (1 - beta) * (x / fill.to(x.dtype))
-        # 3. Orthogonal.
+        mean = corrected_mean(x, mu, beta, correction)
+        # 3. Orthogonalise.
         matrices, back = as_matrices(mean, numbers)
         step = back(orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning, ns_dtype))
         if adaptive:
             step = (mean * step).sum() * step
         return step.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
 
-    spec, columns = (
-        tree.structure(updates),
-        (tree.leaves(updates), tree.leaves(state.mu), resolve(dimensions, updates)),
-    )
-    rows = [leaf(*row) for row in zip(*columns, strict=True)]
-    steps, mu = (tree.unflatten(spec, [row[i] for row in rows]) for i in range(2))
+    values, spec = tree.flatten(updates)
+    rows = zip(values, tree.leaves(state.mu), resolve(dimensions, updates), strict=True)
+    pairs = [leaf(g, m, numbers) for g, m, numbers in rows]
+    steps = tree.unflatten(spec, [step for step, _ in pairs])
+    mu = tree.unflatten(spec, [new_mu for _, new_mu in pairs])
     return steps, MuonState(count=count, mu=mu, ns_coeffs=state.ns_coeffs)

@@ -1,4 +1,4 @@
-"""Newton-Schulz: brings the singular values of a matrix near 1 with products alone.
+"""Newton-Schulz iteration: brings the singular values of a matrix near 1 by matrix products only.
 
 Shape letters: N matrices, R rows, C columns.
 
@@ -39,11 +39,10 @@ def orthogonalize(
     preconditioning: str = "frobenius",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Brings the singular values of each matrix near 1, and leaves its singular vectors as they are (but for
-    "aol").
+    """Brings the singular values of each matrix near 1; the singular vectors are unchanged (except by "aol").
 
-    The standard coefficients raise small singular values as fast as possible: 5 steps bring what was above a
-    hundredth of the norm to about 0.7 to 1.2, and that is good enough.
+    The standard coefficients raise small singular values as fast as possible: 5 steps bring those above a
+    hundredth of the norm to about 0.7 to 1.2, which is good enough.
 
         X ← X / (‖X‖_F + eps);   then ns_steps times   A = X Xᵀ,  X ← a X + (b A + c A A) X
 
@@ -52,32 +51,31 @@ def orthogonalize(
         ns_coeffs: [3] or [n, 3], (a, b, c) of every step, or of n steps that differ.
         ns_steps: number of steps, for [3]; not read for [n, 3].
         eps: added to the norm, so that a matrix of zeros is not divided by 0.
-        preconditioning: what stands for the first line: "frobenius", "spectral" (the largest singular value),
-            or a scaling inside the first step, of X and of the A made from it: "aol" divides row i of X by
-            √(Σ_j |A_ij|), "schatten" divides X by √‖A‖_F; what is below 1e-8 under these roots counts as
-            that.
-        dtype: of the products; None: that of x. The steps forgive errors, as the next one goes on from what
-            is there: torch.bfloat16 is several times faster and moves singular values by a hundredth.
+        preconditioning: the first scaling: "frobenius" as above, "spectral" by the largest singular value, or
+            a scaling of X and A inside the first step: "aol" divides row i of X by √(Σ_j |A_ij|), "schatten"
+            divides X by √‖A‖_F; the numbers under these roots are at least 1e-8.
+        dtype: of the products; None: that of x. Later steps correct rounding errors of earlier ones:
+            torch.bfloat16 is several times faster and changes singular values by a hundredth.
 
     Returns:
         [N, R, C], the dtype of x.
 
     Steps:
-        1. Turn tall matrices on their side: A is then the smaller product.
-        2. Bring the singular values to at most 1 ("aol" and "schatten" wait for A).
-        3. The steps, with coefficients in float32 at least.
+        1. Transpose tall matrices, so that A is the smaller product.
+        2. Scale the singular values to at most 1 ("aol" and "schatten" need A first).
+        3. Iterate, with coefficients in float32 at least.
 
-    Edge cases: a matrix of zeros stays so.
+    Edge cases: a matrix of zeros stays zero.
 
     Example:
-        One step from 2, which is scaled to 1: 3.4445 - 4.775 + 2.0315 = 0.701.
+        One step from 2, scaled to 1: 3.4445 - 4.775 + 2.0315 = 0.701.
 
         >>> round(orthogonalize(torch.tensor([[[2.0]]]), torch.tensor(STANDARD), ns_steps=1).item(), 3)
         0.701
 
     Source: Jordan 2024; "aol" Boissin and others, "Turbo-Muon", 2025; "schatten" Grishina and others 2025.
     """
-    # 1. Wide.
+    # 1. Transpose.
     given, tall = x.dtype, x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     # 2. Scale.
@@ -85,7 +83,7 @@ def orthogonalize(
         x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     elif preconditioning == "spectral":
         x = x / (torch.linalg.matrix_norm(x, ord=2, keepdim=True) + eps)
-    # 3. Steps.
+    # 3. Iterate.
     x = x.to(dtype or given)
     coeffs = ns_coeffs.to(torch.promote_types(x.dtype, torch.float32))
     for i, row in enumerate(coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps):
@@ -98,7 +96,7 @@ def orthogonalize(
 
 
 def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
-    """Returns the coefficients of the steps to take: a preset by name, or those given, checked.
+    """Returns the coefficients of the steps: a preset by name, or those given, checked.
 
     Args:
         ns_coeffs: "standard", "dion", (a, b, c), or a sequence of such triples.
@@ -108,7 +106,7 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
         (a, b, c), or a tuple of triples.
 
     Raises:
-        ValueError: for an unknown name, ns_steps < 1, rows that are no triples, or more triples than steps.
+        ValueError: for an unknown name, ns_steps < 1, rows that are not triples, or more triples than steps.
     """
     if isinstance(ns_coeffs, str):
         if ns_coeffs not in PRESETS:
@@ -118,16 +116,17 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
         ns_coeffs = PRESETS[ns_coeffs]
     if not isinstance(ns_steps, int) or ns_steps < 1:
         raise ValueError(f"muon: ns_steps must be an int >= 1, got {ns_steps!r}; 5 is usual")
-    many: list[Sequence] = [tuple(row) for row in ns_coeffs if isinstance(row, Sequence)]
-    if any(len(row) != 3 for row in many or [ns_coeffs]) or (many and len(many) != len(ns_coeffs)):
-        raise ValueError(f"muon: ns_coeffs must be three numbers or a sequence of threes, got {ns_coeffs}")
-    if len(many) > ns_steps:
-        raise ValueError(f"muon: {len(many)} triples in ns_coeffs and ns_steps={ns_steps}; raise ns_steps")
-    return tuple(many) if many else tuple(ns_coeffs)
+    triples: list[Sequence] = [tuple(row) for row in ns_coeffs if isinstance(row, Sequence)]
+    mixed = triples and len(triples) != len(ns_coeffs)
+    if mixed or any(len(row) != 3 for row in triples or [ns_coeffs]):
+        raise ValueError(f"muon: ns_coeffs must be three numbers or a sequence of triples, got {ns_coeffs}")
+    if len(triples) > ns_steps:
+        raise ValueError(f"muon: {len(triples)} triples in ns_coeffs and ns_steps={ns_steps}; raise ns_steps")
+    return tuple(triples) if triples else tuple(ns_coeffs)
 
 
 def _first_scaling(x: Tensor, square: Tensor, preconditioning: str) -> tuple[Tensor, Tensor]:
-    """x [N, R, C] and x xᵀ [N, R, R], scaled as "aol" and "schatten" ask."""
+    """Scales x [N, R, C] and x xᵀ [N, R, R] for "aol" and "schatten"."""
     if preconditioning == "aol":
         s = square.abs().sum(-1).clamp(min=1e-8).rsqrt().unsqueeze(-1)
         return x * s, square * s * s.mT

@@ -1,7 +1,4 @@
-"""A transformation for each group of leaves.
-
-A label says to which group a leaf belongs.
-"""
+"""A transformation for each group of leaves, where a label names the group of a leaf."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
+from pure.optim.leafwise import leafwise, marked_leafwise
 from pure.optim.mask import masked
 from pure.types import GradientTransformation, Tree
 
@@ -23,7 +21,7 @@ class PartitionState(NamedTuple):
 def partition(
     transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree]
 ) -> GradientTransformation:
-    """Gives each group of leaves a transformation of its own.
+    """Applies a different transformation to each group of leaves.
 
     Args:
         transforms: label -> transformation.
@@ -43,9 +41,10 @@ def partition(
         >>> opt.update(pair, opt.init(pair))[0]
         {'a': tensor(2.), 'b': tensor(-1.)}
     """
+    update = partial(partition_update, transforms=transforms, param_labels=param_labels)
     return GradientTransformation(
         partial(partition_init, transforms=transforms, param_labels=param_labels),
-        partial(partition_update, transforms=transforms, param_labels=param_labels),
+        leafwise(update, partial(_groups_are_leafwise, transforms, param_labels)),
     )
 
 
@@ -55,7 +54,7 @@ def partition_init(
     transforms: dict[str, GradientTransformation],
     param_labels: Tree | Callable[[Tree], Tree],
 ) -> PartitionState:
-    """Starts each transformation on its group.
+    """Initialises each transformation for its group.
 
     Raises:
         ValueError: if a label has no transformation.
@@ -81,12 +80,12 @@ def partition_update(
     param_labels: Tree | Callable[[Tree], Tree],
     **extra: Any,
 ) -> tuple[Tree, PartitionState]:
-    """Updates each group by its own transformation; the labels are those of the updates that came in.
+    """Updates each group by its own transformation; labels are computed from the incoming updates.
 
     Args:
         updates: tree of updates.
         state: PartitionState.
-        params, extra: handed to each transformation.
+        params, extra: passed to each transformation.
         transforms, param_labels: as in `partition`.
 
     Returns:
@@ -98,6 +97,15 @@ def partition_update(
         inner, flags = state.inner_states[label], _has_label(labels, label)
         updates, states[label] = masked(t, flags).update(updates, inner, params, **extra)
     return updates, PartitionState(states)
+
+
+def _groups_are_leafwise(
+    transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree], raw: bool
+) -> bool:
+    """The rule of `partition`: the norm of all gradients is not that of a group."""
+    return marked_leafwise(param_labels) and all(
+        marked_leafwise(t.update, False) for t in transforms.values()
+    )
 
 
 def _has_label(labels: Tree, label: str) -> Tree:

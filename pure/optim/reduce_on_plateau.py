@@ -1,5 +1,4 @@
-"""Lowers the learning rate when the loss has stopped falling. It goes last in a chain, after the learning
-rate.
+"""Reduction of the learning rate on a plateau of the loss; the last link of a chain, after the learning rate.
 
 Shape letters: none; one factor for all leaves.
 """
@@ -15,18 +14,19 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, increment, wide, widest, zero_count
 from pure.optim.check import check_number
+from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
 
 
 class ReduceLROnPlateauState(NamedTuple):
-    """The factor, and what decides on it."""
+    """The current factor, and the statistics that change it."""
 
-    scale: Tensor  # [] float  factor on the updates now
-    best_value: Tensor  # [] float  lowest mean loss seen
+    scale: Tensor  # [] float  current factor on the updates
+    best_value: Tensor  # [] float  lowest mean loss so far
     plateau_count: Tensor  # [] int32  means without improvement, in a row
     cooldown_count: Tensor  # [] int32  means still to be ignored
-    count: Tensor  # type: ignore[assignment]  # [] int32  losses in the mean being gathered
-    avg_value: Tensor  # [] float  that mean
+    count: Tensor  # type: ignore[assignment]  # [] int32  losses in the current mean
+    avg_value: Tensor  # [] float  the current mean
 
 
 def reduce_on_plateau(
@@ -38,17 +38,17 @@ def reduce_on_plateau(
     accumulation_size: int = 1,
     min_scale: Scalar = 0.0,
 ) -> GradientTransformation:
-    """Multiplies updates by a factor that shrinks each time the loss has not improved for `patience` means.
+    """Multiplies updates by a factor, reduced each time the loss has not improved for `patience` means.
 
-    The loss comes as `update(updates, state, params, value=loss)`.
+    The loss is passed as `update(updates, state, params, value=loss)`.
 
     Args:
         factor: by which the scale is multiplied on a plateau, in (0, 1).
-        patience: means without improvement that are waited for, >= 1.
+        patience: means without improvement before a reduction, >= 1.
         rtol, atol: an improvement is value < (1 - rtol) best - atol; rtol in [0, 1], atol >= 0, not both 0.
         cooldown: means that are ignored after a reduction, >= 0.
         accumulation_size: losses averaged to one mean, >= 1.
-        min_scale: the scale goes no lower.
+        min_scale: lower bound of the scale.
 
     Returns:
         GradientTransformation with state ReduceLROnPlateauState.
@@ -57,7 +57,7 @@ def reduce_on_plateau(
         ValueError: for an argument out of range; at the update, if `value` is missing.
 
     Example:
-        The second loss is no better than the first: with patience 1 the scale falls to a half.
+        The second loss is no better than the first: with patience 1 the scale becomes a half.
 
         >>> opt = reduce_on_plateau(factor=0.5, patience=1)
         >>> g = torch.tensor(1.0)
@@ -69,24 +69,26 @@ def reduce_on_plateau(
     params optax keeps the best loss in bfloat16, whose steps are wider than rtol).
     """
     check_number("reduce_on_plateau", min_scale=min_scale)
-    _check(factor, patience, rtol, atol, cooldown, accumulation_size)
+    _check_ranges(factor, patience, rtol, atol, cooldown, accumulation_size)
     return GradientTransformation(
         plateau_init,
-        partial(
-            plateau_update,
-            factor=factor,
-            patience=patience,
-            rtol=rtol,
-            atol=atol,
-            cooldown=cooldown,
-            accumulation_size=accumulation_size,
-            min_scale=min_scale,
+        leafwise(
+            partial(
+                plateau_update,
+                factor=factor,
+                patience=patience,
+                rtol=rtol,
+                atol=atol,
+                cooldown=cooldown,
+                accumulation_size=accumulation_size,
+                min_scale=min_scale,
+            )
         ),
     )
 
 
 def plateau_init(params: Tree) -> ReduceLROnPlateauState:
-    """Starts with scale 1 and no loss seen."""
+    """Initialises the scale with 1 and the best loss with infinity."""
     start = zero_count(params)
     number = torch.zeros_like(start, dtype=widest(params))
     return ReduceLROnPlateauState(
@@ -114,7 +116,7 @@ def plateau_update(
     min_scale: Scalar,
     **extra: Any,
 ) -> tuple[Tree, ReduceLROnPlateauState]:
-    """Takes in one loss, decides if a mean is full, and scales the updates.
+    """Adds one loss to the mean, evaluates the mean when it is complete, and scales the updates.
 
     Args:
         updates: tree of updates.
@@ -131,7 +133,7 @@ def plateau_update(
 
     Steps:
         1. Add the loss to the mean.
-        2. If the mean is full, decide: improved, cooling down, or one more without improvement.
+        2. If the mean is complete, decide: improved, cooling down, or another one without improvement.
         3. Scale.
     """
     del params, extra
@@ -139,13 +141,13 @@ def plateau_update(
         raise ValueError(
             "reduce_on_plateau: the loss is needed: call update(grads, state, params, value=loss)"
         )
-    # 1. The mean so far.
+    # 1. Mean.
     count = increment(state.count)
     mean = (state.count * state.avg_value + value) / count
-    gathered = state._replace(count=count, avg_value=mean.to(state.avg_value.dtype))
-    # 2. Decide, if there are enough.
-    decided = _decide(gathered, factor, patience, rtol, atol, cooldown, min_scale)
-    state = tree.where(count == accumulation_size, decided, gathered)
+    updated = state._replace(count=count, avg_value=mean.to(state.avg_value.dtype))
+    # 2. Decide.
+    decided = _decide(updated, factor, patience, rtol, atol, cooldown, min_scale)
+    state = tree.where(count == accumulation_size, decided, updated)
     # 3. Scale.
     return tree.map(lambda g: (state.scale * wide(g)).to(g.dtype), updates), state
 
@@ -159,7 +161,7 @@ def _decide(
     cooldown: int,
     min_scale: Scalar,
 ) -> ReduceLROnPlateauState:
-    """The state after a full mean; the next mean starts empty."""
+    """Computes the state after a complete mean; the next mean starts empty."""
     improved = state.avg_value < (1 - rtol) * state.best_value - atol
     waited = torch.where(improved, 0, increment(state.plateau_count))
     cooling = state.cooldown_count > 0
@@ -177,7 +179,7 @@ def _decide(
     )
 
 
-def _check(
+def _check_ranges(
     factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int
 ) -> None:
     """Refuses arguments out of range."""

@@ -1,6 +1,6 @@
-"""The last link of every optimizer: multiply by the learning rate and turn downhill.
+"""Scaling by a number, a schedule or minus the learning rate, the last link of every optimizer.
 
-Shape letters: none; every leaf is treated alike.
+Shape letters: none; elementwise on each leaf.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_not_negative, check_number
+from pure.optim.leafwise import leafwise
 from pure.optim.same_shapes import same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
@@ -48,7 +49,7 @@ def scale(step_size: Scalar) -> GradientTransformation:
         tensor(6.)
     """
     check_number("scale", step_size=step_size)
-    return GradientTransformation(empty_init, partial(scale_update, step_size=step_size))
+    return GradientTransformation(empty_init, leafwise(partial(scale_update, step_size=step_size)))
 
 
 def scale_update(
@@ -60,7 +61,7 @@ def scale_update(
 
 
 def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
-    """Multiplies updates by a number that depends on how many updates there have been.
+    """Multiplies updates by the value of a schedule.
 
     Args:
         step_size_fn: schedule, count [] int32 -> [] float32. The first update sees 0.
@@ -73,11 +74,13 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
         >>> opt.update(torch.tensor(8.0), state)
         (tensor(2.), ScaleByScheduleState(count=tensor(2, dtype=torch.int32)))
     """
-    return GradientTransformation(schedule_init, partial(schedule_update, step_size_fn=step_size_fn))
+    return GradientTransformation(
+        schedule_init, leafwise(partial(schedule_update, step_size_fn=step_size_fn))
+    )
 
 
 def schedule_init(params: Tree) -> ScaleByScheduleState:
-    """Starts counting at 0."""
+    """Initialises the count with 0."""
     return ScaleByScheduleState(count=zero_count(params))
 
 
@@ -95,10 +98,10 @@ def schedule_update(
     Args:
         updates: tree of updates.
         state: ScaleByScheduleState.
-        params: looked at for its shapes alone, if given.
+        params: only its shapes are checked, if given.
         extra: not used.
         step_size_fn: schedule, count [] int32 -> [] float32.
-        flip_sign: whether to take the negative.
+        flip_sign: multiply by the negative.
 
     Returns:
         (updates, state), each leaf in its own dtype.
@@ -135,9 +138,9 @@ def scale_by_learning_rate(
         return identity()
     if callable(learning_rate):
         by_schedule = partial(schedule_update, step_size_fn=learning_rate, flip_sign=flip_sign)
-        return GradientTransformation(schedule_init, by_schedule)
+        return GradientTransformation(schedule_init, leafwise(by_schedule))
     by_number = partial(learning_rate_update, learning_rate=learning_rate, flip_sign=flip_sign)
-    return GradientTransformation(empty_init, by_number)
+    return GradientTransformation(empty_init, leafwise(by_number))
 
 
 def learning_rate_update(
@@ -154,7 +157,7 @@ def learning_rate_update(
     Args:
         updates: tree of updates.
         state: EmptyState().
-        params: looked at for its shapes alone, if given.
+        params: only its shapes are checked, if given.
         extra: not used.
         learning_rate, flip_sign: as in `scale_by_learning_rate`.
 
@@ -168,8 +171,7 @@ def learning_rate_update(
 
 
 def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
-    """Returns a number: the schedule's at `count`, or `value` itself if it is no schedule (and needs no
-    count)."""
+    """Evaluates a schedule at `count`; a number is returned unchanged."""
     if count is None or not callable(value):
         return value  # type: ignore[return-value]
     now = value(count)
@@ -177,5 +179,5 @@ def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
 
 
 def _times(factor: Scalar, updates: Tree) -> Tree:
-    """Multiplies every leaf, in float32 or wider, and gives back its dtype."""
+    """Multiplies every leaf, in float32 or wider, and converts it back to its dtype."""
     return tree.map(lambda g: (factor * wide(g)).to(g.dtype), updates)

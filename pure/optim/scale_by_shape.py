@@ -1,5 +1,4 @@
-"""Scales the updates of matrices by their shapes: the part of Muon that makes one learning rate fit all
-layers.
+"""Scaling of matrix updates by their shapes: the part of Muon that makes one learning rate fit all layers.
 
 Shape letters: O outputs, I inputs of a matrix [O, I].
 
@@ -17,25 +16,26 @@ from pure import tree
 from pure.optim.axes import Dimensions, MuonDimensionNumbers, input_and_output, resolve
 from pure.optim.base import EmptyState, empty_init, wide
 from pure.optim.check import check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
 
 
 def scale_by_shape(
     weight_dimension_numbers: Dimensions | None = None, consistent_rms: float | None = None
 ) -> GradientTransformation:
-    """Scales the update of each matrix by its shape, so that one learning rate fits all.
+    """Scales the update of each matrix by its shape, so that one learning rate fits all layers.
 
         √max(1, O / I),  or with consistent_rms  √max(I, O) consistent_rms
 
     Args:
-        weight_dimension_numbers: as in `muon`, for a tree of matrices alone.
-        consistent_rms: root mean square wanted; None takes the first formula.
+        weight_dimension_numbers: as in `muon`, for a tree of matrices only.
+        consistent_rms: root mean square of the updates; None uses the first formula.
 
     Returns:
         GradientTransformation with state EmptyState().
 
     Raises:
-        ValueError: if consistent_rms is negative; at the update, if a leaf is no matrix.
+        ValueError: if consistent_rms is negative; at the update, if a leaf is not a matrix.
 
     Example:
         An orthogonal matrix [4, 1] has columns of length 1; the factor √4 makes its outputs as large as for
@@ -46,9 +46,8 @@ def scale_by_shape(
     """
     check_not_negative("scale_by_shape", optional=True, consistent_rms=consistent_rms)
     dims = MuonDimensionNumbers() if weight_dimension_numbers is None else weight_dimension_numbers
-    return GradientTransformation(
-        empty_init, partial(scale_by_shape_update, dimensions=dims, consistent_rms=consistent_rms)
-    )
+    update = partial(scale_by_shape_update, dimensions=dims, consistent_rms=consistent_rms)
+    return GradientTransformation(empty_init, leafwise(update))
 
 
 def scale_by_shape_update(

@@ -1,8 +1,8 @@
-"""Schedules: numbers that change during a run, as pure functions of the count of updates so far.
+"""Schedules: values that change during a run, as pure functions of the count of updates so far.
 
-A schedule takes count [] int32 (a Python int will do, to look at one or to plot it; so will a whole vector of
-counts) and returns [] float32. Every builder binds its arguments to a function below it, so that they stay in
-the open. Orders of operations are optax's. Numbers may be [] tensors too.
+A schedule takes count [] int32 (or a Python int, or a vector of counts, for plotting) and returns [] float32.
+Every builder binds its arguments to a module-level function, where a fingerprint finds them. Orders of
+operations are optax's. Numbers may be [] tensors too.
 
 Smith 2017 (warm-up and cycles); Loshchilov and Hutter, "SGDR", 2017 (cosine, restarts); Hu and others,
 "MiniCPM", 2024 (WSD).
@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure.number import is_int
 from pure.optim.base import Scalar
 from pure.types import Schedule
 
 
 def constant_schedule(value: Scalar) -> Schedule:
-    """Always gives `value`.
+    """Returns `value` at every count.
 
     Example:
         >>> constant_schedule(0.5)(7)
@@ -40,22 +41,22 @@ def _constant(count: Tensor | int, *, value: Scalar) -> Tensor:
 def polynomial_schedule(
     init_value: Scalar, end_value: Scalar, power: Scalar, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
-    """Goes from `init_value` to `end_value` along a power of the time that is left.
+    """Decays from `init_value` to `end_value` by a power of the remaining time.
 
         c = clip(count - transition_begin, 0, transition_steps)
         value = (init_value - end_value) (1 - c / transition_steps)^power + end_value
 
     Args:
-        init_value, end_value: before and after.
-        power: > 0; 1 is a line, 2 falls steeply first.
-        transition_steps: length of the way, > 0 (optax silently holds init_value for 0; here it is an error).
+        init_value, end_value: values before and after the transition.
+        power: > 0; 1 is linear, 2 falls steeply first.
+        transition_steps: length of the transition, > 0 (optax silently holds init_value for 0).
         transition_begin: count at which it starts, >= 0.
 
     Raises:
         ValueError: if transition_steps is not positive or transition_begin is negative.
 
     Example:
-        Half-way down a parabola from 1: (1 - 1/2)².
+        Half-way along a parabola from 1: (1 - 1/2)².
 
         >>> polynomial_schedule(1.0, 0.0, 2, 10)(5)
         tensor(0.2500)
@@ -82,16 +83,15 @@ def _polynomial(
     transition_begin: int,
 ) -> Tensor:
     """Evaluates `polynomial_schedule` at `count`."""
-    passed = (as_count(count) - transition_begin).clamp(0, transition_steps).to(torch.float32)
-    left = 1 - passed / transition_steps
-    return (init_value - end_value) * left**power + end_value
+    elapsed = (as_count(count) - transition_begin).clamp(0, transition_steps).to(torch.float32)
+    remaining = 1 - elapsed / transition_steps
+    return (init_value - end_value) * remaining**power + end_value
 
 
 def linear_schedule(
     init_value: Scalar, end_value: Scalar, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
-    """Goes in a straight line from `init_value` to `end_value`, then stays; `polynomial_schedule` with power
-    1.
+    """Interpolates linearly from `init_value` to `end_value`, then stays: `polynomial_schedule` of power 1.
 
     Example:
         >>> [round(linear_schedule(0.0, 1.0, 4)(count).item(), 2) for count in (0, 1, 4, 9)]
@@ -103,16 +103,16 @@ def linear_schedule(
 def cosine_decay_schedule(
     init_value: Scalar, decay_steps: int, alpha: Scalar = 0.0, exponent: Scalar = 1.0
 ) -> Schedule:
-    """Falls along half a cosine: slowly, then fast, then slowly.
+    """Decays along half a cosine: slowly, then fast, then slowly.
 
-        value = init_value ((1 - alpha) ((1 + cos(π min(count, decay_steps) / decay_steps)) / 2)^exponent +
-        alpha)
+        c = min(count, decay_steps) / decay_steps
+        value = init_value ((1 - alpha) ((1 + cos(π c)) / 2)^exponent + alpha)
 
     Args:
         init_value: value at count 0.
-        decay_steps: length of the fall, > 0.
-        alpha: fraction of init_value that remains, 0 to 1.
-        exponent: bends the curve, > 0.
+        decay_steps: length of the decay, > 0.
+        alpha: final fraction of init_value, 0 to 1.
+        exponent: of the cosine curve, > 0.
 
     Raises:
         ValueError: if decay_steps is not positive.
@@ -133,21 +133,21 @@ def _cosine(
     count: Tensor | int, *, init_value: Scalar, decay_steps: int, alpha: Scalar, exponent: Scalar
 ) -> Tensor:
     """Evaluates `cosine_decay_schedule` at `count`."""
-    passed = as_count(count).to(torch.float32).clamp(max=decay_steps)
-    fallen = 0.5 * (1 + torch.cos(math.pi * passed / decay_steps))
-    return init_value * ((1 - alpha) * fallen**exponent + alpha)
+    elapsed = as_count(count).to(torch.float32).clamp(max=decay_steps)
+    decayed = 0.5 * (1 + torch.cos(math.pi * elapsed / decay_steps))
+    return init_value * ((1 - alpha) * decayed**exponent + alpha)
 
 
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
-    """Follows one schedule after another; each counts from its own start.
+    """Concatenates schedules; each counts from its own start.
 
     Args:
         schedules: n of them, n >= 1.
-        boundaries: n - 1 rising counts: schedule i + 1 takes over at boundaries[i], and sees count -
+        boundaries: n - 1 rising counts: schedule i + 1 starts at boundaries[i], and gets count -
             boundaries[i].
 
     Raises:
-        ValueError: if the numbers do not fit or the boundaries do not rise.
+        ValueError: for another number of boundaries, or if they do not rise.
 
     Example:
         >>> two = join_schedules([constant_schedule(1.0), linear_schedule(2.0, 4.0, 2)], [10])
@@ -168,7 +168,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
 
 
 def _joined(count: Tensor | int, *, schedules: tuple[Schedule, ...], boundaries: tuple[int, ...]) -> Tensor:
-    """Evaluates every schedule, and chooses by `torch.where`."""
+    """Evaluates every schedule, and selects by `torch.where`."""
     count = as_count(count)
     value = schedules[0](count)
     for boundary, schedule in zip(boundaries, schedules[1:], strict=True):
@@ -177,18 +177,18 @@ def _joined(count: Tensor | int, *, schedules: tuple[Schedule, ...], boundaries:
 
 
 def as_count(count: Tensor | int) -> Tensor:
-    """Makes a [] int32 tensor of a Python int; a tensor passes."""
+    """Converts a Python int to a [] int32 tensor; a tensor passes."""
     return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.int32)
 
 
 def check_steps(who: str, at_least: int = 1, **lengths: Any) -> None:
-    """Refuses lengths below `at_least`, and those that are no whole number.
+    """Refuses lengths that are not ints of at least `at_least`.
 
     Raises:
         ValueError: naming `who`, the argument and the value.
     """
     for name, value in lengths.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        if not is_int(value) or value < at_least:
             bound = "> 0" if at_least else ">= 0"
             raise ValueError(
                 f"{who}: {name} must be an int {bound} (counted in optimizer updates), got {value!r}"

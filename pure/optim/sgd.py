@@ -17,6 +17,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import Scalar, ScalarOrSchedule, chain, identity, map_unzip, wide
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.optim.scale import scale_by_learning_rate
 from pure.types import GradientTransformation, Tree
 
@@ -37,8 +38,8 @@ def sgd(
 
     Args:
         learning_rate: >= 0; a number, a [] tensor or a schedule.
-        momentum: in [0, 1), share of the velocity kept from one update to the next; None keeps no state.
-        nesterov: look one step ahead.
+        momentum: in [0, 1), decay of the velocity; None has no velocity and no state.
+        nesterov: use Nesterov's update.
         accumulator_dtype: storage of the velocity; None stores it like the params.
 
     Returns:
@@ -74,12 +75,12 @@ def trace(
     check_dtype("trace", accumulator_dtype=accumulator_dtype)
     return GradientTransformation(
         partial(trace_init, accumulator_dtype=accumulator_dtype),
-        partial(trace_update, decay=decay, nesterov=nesterov),
+        leafwise(partial(trace_update, decay=decay, nesterov=nesterov)),
     )
 
 
 def trace_init(params: Tree, *, accumulator_dtype: torch.dtype | None = None) -> TraceState:
-    """Starts at rest."""
+    """Initialises the velocity with zeros."""
     return TraceState(trace=tree.zeros_like(params, dtype=accumulator_dtype))
 
 
@@ -94,16 +95,16 @@ def trace_update(
 ) -> tuple[Tree, TraceState]:
     """Adds the gradient to a decaying velocity: trace ← g + decay trace.
 
-    The sum is not divided by anything: with equal gradients it tends to g / (1 - decay).
+    The sum is not normalised: with equal gradients it tends to g / (1 - decay).
 
-        update = trace,  or with nesterov  g + decay trace  (the trace just computed)
+        update = trace,  or with nesterov  g + decay trace,  with the new trace
 
     Args:
         updates: tree of gradients g.
         state: TraceState.
         params, extra: not used.
         decay: in [0, 1).
-        nesterov: which of the two updates.
+        nesterov: use the second formula.
 
     Returns:
         (updates, state), updates in the wider dtype of g and trace.

@@ -1,4 +1,4 @@
-"""Schedules that begin with a warm-up, put together from those of schedule.py.
+"""Schedules with a warm-up, composed of those in schedule.py.
 
 Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
 (cosine, restarts); Hu and others, "MiniCPM", 2024 (WSD).
@@ -29,7 +29,7 @@ SHAPES = ("linear", "cosine", "sqrt")
 
 
 def warmup_constant_schedule(init_value: Scalar, peak_value: Scalar, warmup_steps: int) -> Schedule:
-    """Rises in a line from `init_value` to `peak_value` over `warmup_steps` (0: none), then stays.
+    """Rises linearly from `init_value` to `peak_value` in `warmup_steps` (0: none), then stays.
 
     Example:
         >>> [round(warmup_constant_schedule(0.0, 1.0, 4)(count).item(), 2) for count in (0, 2, 4, 9)]
@@ -48,9 +48,9 @@ def warmup_cosine_decay_schedule(
     end_value: Scalar = 0.0,
     exponent: Scalar = 1.0,
 ) -> Schedule:
-    """Rises in a line, then falls along a cosine: the usual schedule of pretraining.
+    """Rises linearly, then decays along a cosine: the usual schedule of pretraining.
 
-    Adam's first steps rest on a mean of few squares; small steps keep them from doing harm.
+    Adam's first steps divide by a mean of few squares; a small learning rate limits the harm.
 
     Args:
         init_value: at count 0, often 0.
@@ -58,29 +58,30 @@ def warmup_cosine_decay_schedule(
         warmup_steps: length of the rise, >= 0.
         decay_steps: length of the *whole* schedule, warm-up included, > warmup_steps.
         end_value: from count decay_steps on.
-        exponent: bends the fall, > 0.
+        exponent: of the cosine curve, > 0.
 
     Raises:
         ValueError: if warmup_steps is negative or decay_steps <= warmup_steps.
 
     Example:
-        Two steps up, four down; in the middle of the fall, half.
+        Two steps of warm-up, four of decay; in the middle of the decay, half.
 
-        >>> [round(warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)(count).item(), 4) for count in (0, 1, 2, 4, 6)]
+        >>> schedule = warmup_cosine_decay_schedule(0.0, 1.0, 2, 6)
+        >>> [round(schedule(count).item(), 4) for count in (0, 1, 2, 4, 6)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     who = "warmup_cosine_decay_schedule"
     _check_longer(who, decay_steps, warmup_steps)
     zero_peak = not isinstance(peak_value, Tensor) and peak_value == 0
     alpha = 0.0 if zero_peak else end_value / peak_value
-    fall = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
-    return _warm_up(who, init_value, peak_value, warmup_steps, fall)
+    decay = cosine_decay_schedule(peak_value, decay_steps - warmup_steps, alpha, exponent)
+    return _warm_up(who, init_value, peak_value, warmup_steps, decay)
 
 
 def warmup_linear_decay_schedule(
     init_value: Scalar, peak_value: Scalar, warmup_steps: int, decay_steps: int, end_value: Scalar = 0.0
 ) -> Schedule:
-    """Rises in a line, then falls in a line: the arguments of `warmup_cosine_decay_schedule`.
+    """Rises linearly, then decays linearly.
 
     Args:
         init_value, peak_value, end_value: at counts 0, warmup_steps and decay_steps.
@@ -91,18 +92,14 @@ def warmup_linear_decay_schedule(
         ValueError: if warmup_steps is negative or decay_steps <= warmup_steps.
 
     Example:
-        >>> [round(warmup_linear_decay_schedule(0.0, 1.0, 2, 6)(count).item(), 4) for count in (0, 1, 2, 3, 6, 9)]
+        >>> schedule = warmup_linear_decay_schedule(0.0, 1.0, 2, 6)
+        >>> [round(schedule(count).item(), 4) for count in (0, 1, 2, 3, 6, 9)]
         [0.0, 0.5, 1.0, 0.75, 0.0, 0.0]
     """
     who = "warmup_linear_decay_schedule"
     _check_longer(who, decay_steps, warmup_steps)
-    return _warm_up(
-        who,
-        init_value,
-        peak_value,
-        warmup_steps,
-        linear_schedule(peak_value, end_value, decay_steps - warmup_steps),
-    )
+    decay = linear_schedule(peak_value, end_value, decay_steps - warmup_steps)
+    return _warm_up(who, init_value, peak_value, warmup_steps, decay)
 
 
 def wsd_schedule(
@@ -114,17 +111,18 @@ def wsd_schedule(
     end_value: Scalar = 0.0,
     shape: str = "linear",
 ) -> Schedule:
-    """Warm-up, stable, decay: a run can go on from the end of the plateau, as its length is not built into
-    the curve.
+    """Builds the warm-up, stable, decay schedule.
 
-        value = peak_value + (end_value - peak_value) f(c / decay_steps),   c counted from the end of the
-        plateau f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
+    The curve before the decay does not depend on the run's length, so training can continue from the plateau.
+
+        value = peak_value + (end_value - peak_value) f(c / decay_steps),   c from the end of the plateau
+        f(x) = x "linear",  (1 - cos(π x)) / 2 "cosine",  √x "sqrt"
 
     Args:
         init_value, peak_value, end_value: at the start, on the plateau, at the end.
         warmup_steps, stable_steps: lengths, >= 0.
-        decay_steps: length of the fall *alone*, > 0 (elsewhere decay_steps is the whole).
-        shape: of the fall: "linear", "cosine" or "sqrt" (1 - √x: fast first).
+        decay_steps: length of the decay *only*, > 0 (elsewhere decay_steps is the whole schedule).
+        shape: of the decay: "linear", "cosine" or "sqrt" (1 - √x: fast first).
 
     Raises:
         ValueError: for a length out of range or an unknown shape.
@@ -140,12 +138,12 @@ def wsd_schedule(
     check_steps("wsd_schedule", decay_steps=decay_steps)
     if shape not in SHAPES:
         raise ValueError(f"wsd_schedule: shape must be one of {', '.join(SHAPES)}, got {shape!r}")
-    fall = partial(_fall, peak_value=peak_value, end_value=end_value, decay_steps=decay_steps, shape=shape)
-    rest = join_schedules([constant_schedule(peak_value), fall], [stable_steps])
-    return _warm_up("wsd_schedule", init_value, peak_value, warmup_steps, rest)
+    decay = partial(_decay, peak_value=peak_value, end_value=end_value, decay_steps=decay_steps, shape=shape)
+    stable_decay = join_schedules([constant_schedule(peak_value), decay], [stable_steps])
+    return _warm_up("wsd_schedule", init_value, peak_value, warmup_steps, stable_decay)
 
 
-def _fall(
+def _decay(
     count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str
 ) -> Tensor:
     """Evaluates the last part of `wsd_schedule`, `count` from its own start."""
@@ -158,8 +156,7 @@ def _fall(
 
 
 def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
-    """Repeats warm-up and cosine decay: each restart shakes the weights out of the valley where they had
-    settled.
+    """Repeats warm-up and cosine decay; each restart lets the weights leave a local minimum.
 
     Args:
         cosine_kwargs: one dict of arguments of `warmup_cosine_decay_schedule` for each cycle, in order.
@@ -183,7 +180,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[dict[str, Any]]) -> Schedule:
 
 
 def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int, rest: Schedule) -> Schedule:
-    """A line up, then `rest`."""
+    """Builds a linear warm-up followed by `rest`."""
     check_steps(who, at_least=0, warmup_steps=warmup_steps)
     if warmup_steps == 0:
         return rest
@@ -191,12 +188,12 @@ def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int
 
 
 def _check_longer(who: str, decay_steps: int, warmup_steps: int) -> None:
-    """Refuses a whole that is not longer than its warm-up."""
+    """Refuses a schedule that is not longer than its warm-up."""
     check_steps(who, at_least=0, warmup_steps=warmup_steps)
     check_steps(who, decay_steps=decay_steps)
     if decay_steps <= warmup_steps:
         raise ValueError(
-            f"{who}: decay_steps is the length of the whole schedule and must be greater than warmup_steps, got "
-            f"decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} updates after the "
-            f"warm-up give decay_steps={decay_steps + warmup_steps}"
+            f"{who}: decay_steps is the length of the whole schedule and must be greater than warmup_steps, "
+            f"got decay_steps {decay_steps} and warmup_steps {warmup_steps}; to decay for {decay_steps} "
+            f"updates after the warm-up give decay_steps={decay_steps + warmup_steps}"
         )

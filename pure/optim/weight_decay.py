@@ -1,4 +1,4 @@
-"""Decoupled weight decay: weights are pulled towards zero beside the gradient's step, not through it.
+"""Decoupled weight decay: weights shrink towards zero independently of the gradient.
 
 Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment, wide, zero_count
 from pure.optim.check import check_not_negative
+from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask, masked
 from pure.optim.same_shapes import same_shapes
 from pure.optim.scale import schedule_value
@@ -31,16 +32,16 @@ def add_decayed_weights(
 ) -> GradientTransformation:
     """Adds weight_decay * params to the updates: u ← u + weight_decay p.
 
-    Put before the learning rate (which turns the sign), it shrinks every weight by the factor 1 -
-    learning_rate weight_decay.
+    Before the learning rate (which flips the sign) in a chain, it multiplies every weight by
+    1 - learning_rate weight_decay.
 
     Args:
         weight_decay: >= 0; a number, a [] tensor or a schedule.
         mask: which leaves decay, as in `adamw`.
 
     Returns:
-        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask,
-        MaskedState around it.
+        GradientTransformation with state EmptyState(), or WeightDecaySchedule(count); under a mask inside a
+        MaskedState.
 
     Raises:
         ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
@@ -52,12 +53,12 @@ def add_decayed_weights(
     """
     check_not_negative("add_decayed_weights", weight_decay=weight_decay)
     init = decay_schedule_init if callable(weight_decay) else empty_init
-    decay = GradientTransformation(init, partial(decay_update, weight_decay=weight_decay))
+    decay = GradientTransformation(init, leafwise(partial(decay_update, weight_decay=weight_decay)))
     return decay if mask is None else masked(decay, mask)
 
 
 def decay_schedule_init(params: Tree) -> WeightDecaySchedule:
-    """Starts counting at 0."""
+    """Initialises the count with 0."""
     return WeightDecaySchedule(count=zero_count(params))
 
 

@@ -1,29 +1,27 @@
 """jax.random in PyTorch: the same names, arguments, keys and numbers.
 
-Randomness is an argument. A key [2] uint32 says everything about the numbers drawn from it: the same key
-gives the same numbers, on every device, alone or among others, in JAX and here. Never draw twice from one
-key: `split` it, or `fold_in` the number of the step, the row or the place. Results lie on the key's device;
-nothing waits for the host.
+Randomness is an argument. A key [2] uint32 determines the numbers drawn from it: the same key gives the same
+numbers on every device, alone or vmapped, in JAX and here. Never draw twice from one key: `split` it, or
+`fold_in` the number of the step, the row or the position. Results are on the key's device; nothing waits for
+the host.
 
-What agrees with JAX (threefry2x32, `jax_threefry_partitionable`, 64-bit types off), on a CPU: keys, bits,
+Agreement with JAX (threefry2x32, `jax_threefry_partitionable`, 64-bit types off) on a CPU: keys, bits,
 integers, permutations and uniform numbers bit for bit; float32 `normal` and `truncated_normal` within 3 units
 in the last place (99% of all values are equal); `gumbel` within 2.4e-7 max(1, |value|), so that `categorical`
-differs only where two choices come that close. float16 and bfloat16 are equal throughout; but Inductor,
-unlike XLA and eager PyTorch, does not round between their operations. float64 is what JAX draws with 64-bit
-types on, `normal` within 2e-12 relative.
+differs only where two choices are that close. float16 and bfloat16 are equal throughout; but Inductor, unlike
+XLA and eager PyTorch, does not round between their operations. float64 agrees with JAX with 64-bit types on,
+`normal` within 2e-12 relative.
 
 Many keys at once, [n, 2], each with its own numbers:
 
     torch.func.vmap(random.uniform)(keys)                                        # [n]
     torch.func.vmap(lambda key: random.normal(key, (3, 4)))(keys)                # [n, 3, 4]
-    torch.func.vmap(random.fold_in, in_dims=(None, 0))(key, torch.arange(n))     # [n, 2], the same as
-    split(key, n)
+    torch.func.vmap(random.fold_in, in_dims=(None, 0))(key, torch.arange(n))     # [n, 2], = split(key, n)
 
-Large draws. Number i depends on the key and on i alone, so `normal(key, (n,), offset=k)` gives the numbers k
-to k + n of any larger draw. Eager draws use this to work in blocks that fit a CPU's cache, in the memory of
-their result alone: half a billion normal numbers take half a minute on one core. Compiled code takes a
-quarter of that. To fill something large with it, compile one block, and pass `offset` as a 0-d int64 tensor,
-so that it serves every place:
+Large draws. Number i depends only on the key and i, so `normal(key, (n,), offset=k)` gives the numbers k to
+k + n of any larger draw. Eager draws work in blocks that fit a CPU's cache, with no memory beyond the result:
+half a billion normal numbers take half a minute on one core. Compiled code takes a quarter of that. To fill a
+large tensor, compile one block, and pass `offset` as a 0-d int64 tensor, so that it is compiled once:
 
     block = torch.compile(lambda key, offset: random.normal(key, (1 << 20,), offset=offset))
     for start, part in zip(range(0, n, 1 << 20), out.split(1 << 20)):  # out: [n] float32

@@ -1,9 +1,8 @@
-"""The error function and its inverse as XLA computes them in float32, so that normal numbers agree with
-JAX's.
+"""The error function and its inverse as XLA computes them in float32, so that normal numbers agree with JAX.
 
-`torch.erfinv` is as exact, but differs from XLA's by up to 91 units in the last place. Here every
-multiply-add rounds once, as it does in XLA's compiled code (a fused multiply-add): a product of two float32
-is exact in float64.
+`torch.erfinv` is as accurate, but differs from XLA's by up to 91 units in the last place. Here every
+multiply-add rounds once, as in XLA's compiled code (a fused multiply-add): a product of two float32 is exact
+in float64.
 
 Giles, "Approximating the erfinv function", 2010, table 5 (single precision).
 """
@@ -37,7 +36,7 @@ TAIL = (
     1.0016740560531616,
     2.832976818084717,
 )
-"""Giles' two polynomials for the inverse, highest power first; each number is a float32, written out."""
+"""Giles' two polynomials for the inverse, highest power first; each coefficient is a float32."""
 ABOVE = (
     0.00022905065270606428,
     0.0034082909114658833,
@@ -54,16 +53,16 @@ BELOW = (
     0.4974692463874817,
     1.0,
 )
-"""XLA's fraction for the error function, in the same way."""
+"""XLA's rational function for the error function, in the same form."""
 ERF_IS_ONE = 3.832506856900711
-"""Where 1 - erf(x) is half a unit in the last place of float32."""
+"""The x at which 1 - erf(x) is half a unit in the last place of float32."""
 
 
 def erf_inv(x: Tensor) -> Tensor:
     """Inverts the error function: erf(erf_inv(x)) = x.
 
-    It turns a uniform number into a normal one: √2 erf_inv(u) is standard normal when u is uniform in (-1,
-    1).
+    It transforms a uniform number into a normal one: √2 erf_inv(u) is standard normal for u uniform in
+    (-1, 1).
 
         w = -ln(1 - x²);   erf_inv(x) = x P(w - 5/2)  if w < 5,   x Q(√w - 3)  otherwise
 
@@ -74,8 +73,7 @@ def erf_inv(x: Tensor) -> Tensor:
 
     Returns:
         Same shape and dtype. float32: within 3 units in the last place of XLA's on a CPU for each of the 2²³
-            numbers
-        that `normal` can draw, and 99% equal; its own error is 6e-6 relative. float64: `torch.erfinv`.
+        numbers that `normal` can draw, and 99% equal; relative error 6e-6. float64: `torch.erfinv`.
 
     Edge cases: ±1 gives ±inf (w is inf); outside [-1, 1] NaN.
 
@@ -96,8 +94,7 @@ def erf_inv(x: Tensor) -> Tensor:
 
 
 def erf(x: Tensor) -> Tensor:
-    """Evaluates the error function, erf(x) = 2/√π ∫₀ˣ exp(-t²) dt, bit for bit as XLA does in float32 on a
-    CPU.
+    """Evaluates the error function, 2/√π ∫₀ˣ exp(-t²) dt, bit for bit as XLA does in float32 on a CPU.
 
         erf(x) = x ABOVE(x²) / BELOW(x²)   for |x| <= 3.83; beyond, ±1
 
@@ -120,7 +117,7 @@ def erf(x: Tensor) -> Tensor:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Horner's rule in float32, each multiply-add rounded once."""
+    """Horner's method in float32, each multiply-add rounded once."""
     wide, p = x.double(), torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:
         p = (p.double() * wide + c).float()

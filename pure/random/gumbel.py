@@ -1,4 +1,4 @@
-"""Gumbel numbers, and draws from a categorical distribution with them, as jax.random makes them.
+"""Gumbel numbers, and categorical sampling with them, as in jax.random.
 
 Gumbel, "Statistical Theory of Extreme Values and Some Practical Applications", 1954; without replacement:
 Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", 2019.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pure.random.threefry import draw
+from pure.random.threefry import draw_elementwise
 from pure.random.uniform import MANTISSA, check_mode, uniform, unit
 
 
@@ -26,7 +26,7 @@ def gumbel(
 ) -> Tensor:
     """Draws Gumbel numbers.
 
-    The largest of n logits, each plus a Gumbel number, falls on each index with its softmax probability.
+    The argmax of logits plus Gumbel numbers is distributed as softmax(logits).
 
         -ln(-ln u),   u uniform in (0, 1)
 
@@ -53,9 +53,11 @@ def gumbel(
     check_mode("gumbel", mode)
     tiny = torch.finfo(dtype).tiny
     if mode == "low":
-        return draw(lambda x0, x1: -(-unit(x0, x1, dtype).clamp(min=tiny).log()).log(), key, shape, offset)
+        return draw_elementwise(
+            lambda x0, x1: -(-unit(x0, x1, dtype).clamp(min=tiny).log()).log(), key, shape, offset
+        )
     if not isinstance(offset, int) or offset:
-        raise ValueError('random.gumbel: mode "high" draws from two places and has no offset; leave it out')
+        raise ValueError('random.gumbel: mode "high" has no offset; leave it out, or use mode "low"')
     high, low = uniform(key, (2, *shape), dtype).unbind()
     u = torch.where(high >= 0.5, high, high + 2.0 ** -MANTISSA[dtype] * low + tiny)
     return -(-(-u).log1p()).log()
@@ -75,18 +77,16 @@ def categorical(
         key: [2] uint32.
         logits: [...] float, log-probabilities up to a constant; -inf is never drawn.
         axis: of the choices.
-        shape: of the result: the shape of the logits without that axis, and in front of it that of further
-            draws.
-        replace: whether further draws may repeat a choice; if not, they are the largest sums in falling
-            order.
+        shape: of the result: any leading axes for several draws, then the logits' shape without `axis`.
+        replace: draw with replacement; if False, several draws are the largest sums in descending order.
         mode: "low" or "high", as in `gumbel`.
 
     Returns:
         [...] int64, of `shape`.
 
     Raises:
-        ValueError: if the logits are no floats, if the shape does not end in theirs without the axis, or if
-            more is to be drawn without replacement than there is.
+        ValueError: if the logits are not floats, if the shape does not end in theirs without the axis, or for
+            more draws without replacement than choices.
 
     Example:
         >>> from pure import random

@@ -1,4 +1,4 @@
-"""Random bits, integers and orders, bit for bit those of jax.random."""
+"""Random bits, integers and permutations, bit for bit those of jax.random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pure.random.keys import WORD, split
-from pure.random.threefry import as_uint32, device_of, draw, reinterpret
+from pure.random.threefry import as_uint32, device_of, draw_elementwise, reinterpret
 from pure.random.uniform import as_tensor, check_shape
 
 MASK: Mapping[torch.dtype, int] = {
@@ -25,9 +25,9 @@ MASK: Mapping[torch.dtype, int] = {
 def bits(
     key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.uint32, *, offset: int | Tensor = 0
 ) -> Tensor:
-    """Draws unsigned integers, each bit of which is 0 or 1 with equal odds.
+    """Draws unsigned integers of random bits.
 
-    Number i is x0 ^ x1, for (x0, x1) = hash(key, i). uint8 and uint16 take its low bits; uint64 is x0 2³² +
+    Number i is x0 ^ x1, for (x0, x1) = hash(key, i); uint8 and uint16 are its low bits. uint64 is x0 2³² +
     x1.
 
     Args:
@@ -40,7 +40,7 @@ def bits(
         [...] of `shape` and `dtype`.
 
     Raises:
-        ValueError: if dtype is no unsigned integer.
+        ValueError: if dtype is not an unsigned integer type.
 
     Example:
         >>> from pure import random
@@ -53,10 +53,12 @@ def bits(
     if dtype not in MASK:
         raise ValueError(f"random.bits: dtype must be torch.uint8, uint16, uint32 or uint64, got {dtype}")
     if dtype == torch.uint64:
-        return reinterpret(draw(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset), dtype)
+        return reinterpret(
+            draw_elementwise(lambda x0, x1: x0.long() << 32 | x1.long() & WORD, key, shape, offset), dtype
+        )
     if dtype == torch.uint32:
-        return as_uint32(draw(torch.bitwise_xor, key, shape, offset))
-    return draw(lambda x0, x1: ((x0 ^ x1) & MASK[dtype]).to(dtype), key, shape, offset)
+        return as_uint32(draw_elementwise(torch.bitwise_xor, key, shape, offset))
+    return draw_elementwise(lambda x0, x1: ((x0 ^ x1) & MASK[dtype]).to(dtype), key, shape, offset)
 
 
 def randint(
@@ -66,16 +68,16 @@ def randint(
     maxval: int | Tensor,
     dtype: torch.dtype = torch.int32,
 ) -> Tensor:
-    """Draws integers from minval, minval + 1, ... maxval - 1 with equal odds.
+    """Draws integers from minval, minval + 1, ... maxval - 1 with equal probabilities.
 
-    A remainder of 2³² favours small results; two words for each number make that immeasurable.
+    A remainder of 2³² favours small results; with two words for each number the bias is negligible.
 
         minval + (h 2³² + l) mod (maxval - minval),   h and l words drawn from the two keys of split(key)
 
     Args:
         key: [2] uint32.
         shape: of the result.
-        minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to what the dtype holds.
+        minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to the dtype's range.
         dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and
             convert.
 
@@ -83,18 +85,16 @@ def randint(
         [...] of `shape` and `dtype`.
 
     Steps:
-        1. The bounds as int64, in which nothing below overflows but the product.
+        1. Convert the bounds to int64, in which only the product can overflow.
         2. The width of the range, 1 where the range is empty.
         3. 2³² mod width, from 2¹⁶ squared.
-        4. The remainder. The product is taken modulo 2³² (so in XLA), and int64 keeps its lower bits when it
-           wraps.
+        4. The remainder. The product is modulo 2³² (as in XLA); int64 preserves its lower bits on overflow.
 
-    Edge cases: minval where maxval <= minval. maxval one above the dtype's largest value makes every value
-    possible.
+    Edge cases: minval where maxval <= minval. maxval may be one above the dtype's largest value.
 
     Raises:
-        ValueError: if dtype is no integer of at most 32 bits, or if the bounds are no integers or do not
-            broadcast to `shape`.
+        ValueError: if dtype is not an integer type of at most 32 bits, or if the bounds are not integers or
+            do not broadcast to `shape`.
 
     Example:
         >>> from pure import random
@@ -105,12 +105,11 @@ def randint(
         raise ValueError(
             f"random.randint: dtype must be an integer of at most 32 bits, got {dtype}; use int32"
         )
-    if any(
-        x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float) for x in (minval, maxval)
-    ):
-        raise ValueError(
-            f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform"
-        )
+    for x in (minval, maxval):
+        if x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, float):
+            raise ValueError(
+                f"random.randint: bounds must be integers, got {minval} and {maxval}; use random.uniform"
+            )
     # 1. Bounds.
     info = torch.iinfo(dtype)
     low = as_tensor(minval, torch.int64, device_of(key)).clamp(info.min, info.max)
@@ -121,48 +120,53 @@ def randint(
     # 3. The weight of the higher word.
     power = ((1 << 16) % width).square() % (1 << 32) % width
     # 4. Remainder.
-    higher, lower = (draw(torch.bitwise_xor, half, shape).long() & WORD for half in split(key).unbind())
+    higher, lower = (
+        draw_elementwise(torch.bitwise_xor, half, shape).long() & WORD for half in split(key).unbind()
+    )
     return (low + ((higher % width * power & WORD) + lower % width & WORD) % width).to(dtype)
 
 
 def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool = False) -> Tensor:
     """Shuffles a tensor along an axis, or the numbers 0 ... x - 1.
 
-    Sorts by random words. Equal words would keep their order, so for long axes it sorts again with other
-    words: ⌈3 ln n / ln 2³²⌉ times, n numbers being moved.
+    Sorts by random words. Equal words are not shuffled, so long axes are sorted again with other words:
+    ⌈3 ln n / ln 2³²⌉ times for n numbers.
 
     Args:
         key: [2] uint32.
         x: an int, or a tensor; a [] tensor of integers is an int (reading it waits for its device).
-        axis: along which to shuffle; slices move whole.
-        independent: whether each line along the axis is shuffled on its own.
+        axis: along which to shuffle slices.
+        independent: shuffle each line along the axis differently.
 
     Returns:
         [...] of the shape and dtype of `x`; for an int, int64 [x].
 
-    Edge cases: a single number, or none, comes back as it is.
+    Edge cases: a single number, or none, is returned unchanged.
 
     Raises:
         ValueError: if x is a negative int.
-        TypeError: if x is neither an int nor a tensor, or a [] tensor that is no integer.
+        TypeError: if x is neither an int nor a tensor, or a [] tensor that is not an integer.
 
     Example:
         >>> from pure import random
         >>> permutation(random.key(0), 5).tolist()
         [0, 1, 4, 3, 2]
     """
-    x = x if isinstance(x, Tensor) and x.dim() else torch.arange(_count(x), device=device_of(key))
+    if not isinstance(x, Tensor) or not x.dim():
+        x = torch.arange(_count(x), device=device_of(key))
     if not independent and x.dim() > 1:
         return x.index_select(axis, permutation(key, x.shape[axis]))
     for _ in range(math.ceil(3 * math.log(max(1, x.numel())) / math.log(WORD))):
-        key, once = split(key).unbind()
-        words = draw(torch.bitwise_xor, once, x.shape) ^ -(1 << 31)  # int32 in the order of uint32
+        key, sort_key = split(key).unbind()
+        words = draw_elementwise(torch.bitwise_xor, sort_key, x.shape) ^ -(
+            1 << 31
+        )  # int32 in the order of uint32
         x = x.gather(axis, words.argsort(dim=axis, stable=True))
     return x
 
 
 def _count(x: Any) -> int:
-    """How many numbers to shuffle."""
+    """Converts x to a number of numbers to shuffle."""
     try:
         count = operator.index(x)
     except TypeError:

@@ -1,7 +1,6 @@
-"""Keys: made of a seed, and of other keys.
+"""Keys, made from a seed or from other keys.
 
-A key is the two words [2] uint32 that `jax.random.key_data` shows. New keys are numbers drawn from an old
-one.
+A key is the two words [2] uint32 that `jax.random.key_data` returns.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from operator import index
 import torch
 from torch import Tensor
 
-from pure.random.threefry import as_keys, device_of, halves, threefry2x32, words
+from pure.random.threefry import as_keys, device_of, halves, hash_counters, threefry2x32
 
 WORD = 0xFFFFFFFF
 
 
 def key(seed: int | Tensor, *, device: torch.device | str | None = None) -> Tensor:
-    """Makes a key of a seed: [0, seed mod 2³²], as JAX does with 64-bit types off.
+    """Makes a key from a seed: [0, seed mod 2³²], as JAX does with 64-bit types off.
 
     Args:
         seed: an int of at most 64 bits, or an integer tensor [] (then `vmap(key)(seeds)` makes many).
-        device: where the key, and everything drawn from it, will lie; by default torch's own, or the seed's.
+        device: of the key and everything drawn from it; by default torch's own, or the seed's.
 
     Returns:
         [2] uint32.
 
     Raises:
-        ValueError: if the seed does not fit in 64 bits, or is a tensor but not one integer.
+        ValueError: if the seed does not fit in 64 bits, or is a tensor of another kind.
 
     Example:
         >>> key(-1).tolist()
@@ -44,13 +43,14 @@ def key(seed: int | Tensor, *, device: torch.device | str | None = None) -> Tens
 
 
 def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:
-    """Makes new keys, which have nothing in common with each other or with the old one.
+    """Makes new keys that are independent of each other and of the old one.
 
-    New key i is hash(key, i), and so is `fold_in(key, i)`: split what is counted, fold in what has a name.
+    New key i is hash(key, i), and so is `fold_in(key, i)`: use `split` for a number of keys, `fold_in` for a
+    step or an index.
 
     Args:
         key: [2] uint32; not to be used again.
-        num: how many, or a whole shape of them, >= 0.
+        num: number of keys, or a shape, >= 0.
 
     Returns:
         [..., 2] uint32, `num` in front.
@@ -66,12 +66,12 @@ def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:
     shape = (num,) if isinstance(num, int) else tuple(num)
     if any(n < 0 for n in shape):
         raise ValueError(f"random.split: num must be at least 0, got {num}")
-    x0, x1 = words(key, 0, math.prod(shape))
+    x0, x1 = hash_counters(key, 0, math.prod(shape))
     return as_keys(x0, x1).reshape(*shape, 2)
 
 
 def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
-    """Makes the new key hash(key, data), where data names a step, a row or a place.
+    """Makes the new key hash(key, data), where data is a step, a row or a position.
 
     Args:
         key: [2] uint32.
@@ -81,7 +81,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
         [2] uint32.
 
     Raises:
-        ValueError: if data is an int out of range, or a tensor but not one integer.
+        ValueError: if data is an int out of range, or a tensor of another kind.
 
     Example:
         >>> from pure import random

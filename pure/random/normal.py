@@ -1,4 +1,4 @@
-"""Normal numbers, whole and truncated, by inverting their distribution function, as jax.random makes them."""
+"""Normal and truncated normal numbers, by the inverse distribution function, as in jax.random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.random.erf_inv import erf, erf_inv
-from pure.random.threefry import device_of, draw
+from pure.random.threefry import device_of, draw_elementwise
 from pure.random.uniform import as_tensor, between, transform, unit
 
 
@@ -44,7 +44,7 @@ def normal(
     def quantile(x0: Tensor, x1: Tensor) -> Tensor:
         return _root(dtype, device_of(key)) * erf_inv(2 * unit(x0, x1, dtype) + lowest)
 
-    return draw(quantile, key, shape, offset)
+    return draw_elementwise(quantile, key, shape, offset)
 
 
 def truncated_normal(
@@ -56,21 +56,21 @@ def truncated_normal(
     *,
     offset: int | Tensor = 0,
 ) -> Tensor:
-    """Draws normal numbers that lie in (lower, upper), as if all others were thrown away.
+    """Draws normal numbers conditioned on (lower, upper).
 
         √2 erf_inv(u),   u uniform between erf(lower/√2) and erf(upper/√2);   clipped into the open interval
 
     Args:
         key: [2] uint32.
         lower, upper: numbers or tensors that broadcast to `shape`, in standard deviations.
-        shape: of the result; unless given, that to which the bounds broadcast.
+        shape: of the result; None is the broadcast shape of the bounds.
         dtype: float32, float16, bfloat16 or float64.
         offset: flat index of the first number in a larger draw.
 
     Returns:
         [...] of `shape` and `dtype`.
 
-    Edge cases: beyond ±5 few different values of u are left in float32, and beyond ±5.5 none.
+    Edge cases: in float32 few values of u lie beyond ±5, and none beyond ±5.5.
 
     Raises:
         ValueError: if dtype is none of these, or the bounds do not broadcast to `shape`.
@@ -87,7 +87,7 @@ def truncated_normal(
 
 
 def _truncated_quantile(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """u in [0, 1) -> the number below which lie a part u of the normal numbers in (low, high)."""
+    """The quantile of u in [0, 1) of the normal distribution on (low, high)."""
     root, infinity = _root(u.dtype, u.device), torch.full((), math.inf, dtype=u.dtype, device=u.device)
     # XLA divides by a constant through its reciprocal, except in bfloat16.
     scaled = [x / root if u.dtype == torch.bfloat16 else x * (1 / root) for x in (low, high)]
@@ -96,5 +96,5 @@ def _truncated_quantile(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _root(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """√2 rounded to the dtype (a Python number would be rounded to float32 beside float16)."""
+    """√2 rounded to the dtype (torch would round a Python number to float32 for float16)."""
     return torch.full((), math.sqrt(2), dtype=dtype, device=device)

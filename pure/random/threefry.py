@@ -1,10 +1,8 @@
-"""Threefry-2x32: the hash from which every random number of `pure.random` is made, and the counting around
-it.
+"""Threefry-2x32: the hash of every random number of `pure.random`, and its counters.
 
-A counter-based generator has no state to carry on: number i of a key is `hash(key, i)`. So numbers can be
-drawn in any order, in pieces, on many devices at once, or not at all, and each is a pure function of (key,
-i). The layout of keys, counters and results is JAX's ("partitionable" threefry), so that both frameworks draw
-the same bits.
+A counter-based generator has no state: number i of a key is `hash(key, i)`. So numbers can be drawn in any
+order, in parts and on many devices, and each is a pure function of (key, i). The layout of keys, counters and
+results is JAX's ("partitionable" threefry), so that both frameworks draw the same bits.
 
 Words are 32 bits. PyTorch stores uint32 but has no arithmetic on it, so words are computed as int32, whose
 additions wrap in the same way; only a right shift must be masked, because int32 drags the sign along.
@@ -23,15 +21,14 @@ from torch import Tensor
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 BLOCK: Mapping[str, int] = {"cpu": 1 << 17, "cuda": 1 << 24}
-"""Numbers drawn at once in eager mode. On a CPU small enough for its cache: the 130 operations of a hash then
-run four times as fast as over one long array."""
+"""Numbers drawn at once in eager mode. On a CPU they fit in its cache: the 130 operations of a hash then run
+four times as fast as over one long array."""
 
 
 def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tuple[Tensor, Tensor]:
     """Hashes a 64-bit counter (x0, x1) under a 64-bit key (key0, key1): Threefry-2x32 with 20 rounds.
 
-    Two counters that differ in one bit give results that have nothing in common, which is all that random
-    numbers need.
+    Two counters that differ in one bit give unrelated results, which is all that random numbers need.
 
         a round:  x0 += x1;  x1 = rotate_left(x1, r) ^ x0
         injection after every four rounds i = 1..5:  x0 += ks[i mod 3];  x1 += ks[(i + 1) mod 3] + i
@@ -45,12 +42,12 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
         Two int32 tensors of the broadcast shape: the bits of the two uint32 results.
 
     Steps:
-        1. The key schedule of three words; the first two are added to the counter.
+        1. Compute the key schedule of three words; add the first two to the counter.
         2. Five times: four rounds, rotating by 13, 15, 26, 6 or by 17, 29, 16, 24 in turn, and an injection
            of the key.
 
     Example:
-        The authors' test vector for a key and a counter of all zeros is 6b200159 99ba4efe.
+        The authors' test vector for a zero key and a zero counter is 6b200159 99ba4efe.
 
         >>> zero = torch.zeros((), dtype=torch.int32)
         >>> [f"{x.item() & 0xFFFFFFFF:08x}" for x in threefry2x32(zero, zero, zero, zero)]
@@ -71,7 +68,7 @@ def threefry2x32(key0: Tensor, key1: Tensor, x0: Tensor | int, x1: Tensor) -> tu
     return x0, x1
 
 
-def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
+def hash_counters(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Hashes the counters start, start + 1, ... start + size - 1.
 
     Args:
@@ -84,10 +81,10 @@ def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
         Two int32 tensors [size]: both words of each result.
 
     Example:
-        What a counter gives does not depend on where the draw began.
+        The result of a counter does not depend on the first counter.
 
         >>> key = torch.tensor([0, 42], dtype=torch.uint32)
-        >>> torch.equal(words(key, 3, 2)[0], words(key, 0, 5)[0][3:])
+        >>> torch.equal(hash_counters(key, 3, 2)[0], hash_counters(key, 0, 5)[0][3:])
         True
     """
     (key0, key1), device = halves(key), device_of(key)
@@ -97,17 +94,16 @@ def words(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, Tensor]:
     return threefry2x32(key0, key1, (counter >> 32).to(torch.int32), counter.to(torch.int32))
 
 
-def draw(
+def draw_elementwise(
     function: Callable[[Tensor, Tensor], Tensor], key: Tensor, shape: Sequence[int], offset: int | Tensor = 0
 ) -> Tensor:
-    """Applies an elementwise function to the words of the counters offset, offset + 1, ... and gives them a
-    shape.
+    """Applies an elementwise function to the words of the counters offset, offset + 1, ... of a shape.
 
     Eager mode works block by block (see BLOCK): half a billion numbers then take the memory of the result and
     a few megabytes. Under torch.compile it is one expression, which becomes one loop.
 
     Args:
-        function: (int32 [n], int32 [n]) -> [n] of any dtype; its number i depends on the words i alone.
+        function: (int32 [n], int32 [n]) -> [n] of any dtype; element i depends only on the words i.
         key: [2] uint32.
         shape: of the result.
         offset: counter of the first number, an int or a 0-d int64 tensor.
@@ -127,25 +123,25 @@ def draw(
         raise ValueError(f"random: offset must be at least 0, got {offset}")
     size, block = math.prod(shape), BLOCK.get(device_of(key).type, 1 << 20)
     if size <= block or torch.compiler.is_compiling():
-        return function(*words(key, offset, size)).reshape(tuple(shape))
-    first = function(*words(key, offset, block))
+        return function(*hash_counters(key, offset, size)).reshape(tuple(shape))
+    first = function(*hash_counters(key, offset, block))
     out = first.new_empty(size)
     out[:block] = first
     for start in range(block, size, block):
         stop = min(start + block, size)
-        out[start:stop] = function(*words(key, offset + start, stop - start))
+        out[start:stop] = function(*hash_counters(key, offset + start, stop - start))
     return out.reshape(tuple(shape))
 
 
 def halves(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes a key apart into its two words, 0-d int32."""
+    """Splits a key into its two words, 0-d int32."""
     device_of(key)
     key0, key1 = reinterpret(key, torch.int32).unbind()
     return key0, key1
 
 
 def device_of(key: Tensor) -> torch.device:
-    """Tells where a key lies, and with it all that is drawn from it; refuses what is no key.
+    """Returns the device of a key and of the numbers drawn from it; refuses anything but one key.
 
     Raises:
         TypeError: if it is not one raw key.
@@ -153,29 +149,29 @@ def device_of(key: Tensor) -> torch.device:
     if not isinstance(key, Tensor) or key.dtype != torch.uint32 or key.shape != (2,):
         got = f"{key.dtype} {list(key.shape)}" if isinstance(key, Tensor) else type(key).__name__
         raise TypeError(
-            f"random: a key is a torch.uint32 tensor [2], got {got}; make one with random.key(seed), or draw from "
-            "many keys [n, 2] at once with torch.func.vmap"
+            f"random: a key is a torch.uint32 tensor [2], got {got}; make one with random.key(seed), or draw "
+            "from many keys [n, 2] at once with torch.func.vmap"
         )
     return key.device
 
 
 def as_keys(x0: Tensor, x1: Tensor) -> Tensor:
-    """Makes keys of two results of the hash: int32 [...] and [...] -> uint32 [..., 2]."""
+    """Makes keys from two results of the hash: int32 [...] and [...] -> uint32 [..., 2]."""
     return reinterpret(torch.stack([x0, x1], dim=-1), torch.uint32)
 
 
 def as_uint32(x: Tensor) -> Tensor:
-    """Looks at int32 as uint32: the same bits."""
+    """Reinterprets int32 as uint32: the same bits."""
     return reinterpret(x, torch.uint32)
 
 
 def reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Looks at integers as others of the same width: the same bits.
+    """Reinterprets integers as others of the same width: the same bits.
 
-    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 among
-    what a loop reads or writes makes the whole loop scalar, three times slower; a change of width is no part
-    of a loop. Under vmap the numbers are converted, which keeps the bits too: torch 2.11 has no batching rule
-    for a view of another dtype.
+    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 input or
+    output makes its whole loop scalar, three times slower; a view of another width is outside the loop. Under
+    vmap the numbers are converted, which preserves the bits too: torch 2.11 has no batching rule for a view
+    of another dtype.
     """
     if torch._C._are_functorch_transforms_active():
         return x.to(dtype)
@@ -186,15 +182,15 @@ def reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _rotate_left(x: Tensor, r: int) -> Tensor:
     """Rotates the 32 bits of int32 `x` by r, 0 < r < 32."""
-    x = _named(x)
+    x = _materialize(x)
     return (x << r) | ((x >> (32 - r)) & ((1 << r) - 1))
 
 
-def _named(x: Tensor) -> Tensor:
-    """Returns x, and has Inductor give it a name.
+def _materialize(x: Tensor) -> Tensor:
+    """Returns x, and makes Inductor store it in a buffer.
 
-    Inductor pastes an expression wherever it is used, until 30 different operations have piled up: it makes
-    20,000 operations of a hash, finds the 250 different ones again, and takes twice as long to compile. What
-    is looked at through `as_strided` gets a buffer, which is fused away.
+    Inductor inlines an expression wherever it is used, up to 30 operations: it makes 20,000 operations of a
+    hash, merges them to 250 again, and takes twice as long to compile. The input of `as_strided` gets a
+    buffer, which is fused away.
     """
     return x.as_strided(x.shape, x.stride()) if x.dim() and torch.compiler.is_compiling() else x

@@ -1,7 +1,6 @@
-"""Uniform numbers, and the coins tossed with them, bit for bit those of jax.random.
+"""Uniform and Bernoulli numbers, bit for bit those of jax.random.
 
-The other distributions are made of these: bits become a number in [0, 1), and a function of it the number
-wanted.
+The other distributions are functions of these: bits become a number in [0, 1), and that their number.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pure.random.threefry import device_of, draw
+from pure.random.threefry import device_of, draw_elementwise
 
 MANTISSA: Mapping[torch.dtype, int] = {
     torch.float32: 23,
@@ -21,7 +20,7 @@ MANTISSA: Mapping[torch.dtype, int] = {
     torch.float64: 52,
 }
 SHIFT: Mapping[torch.dtype, int] = {torch.float32: 32 - 23, torch.float16: 16 - 10, torch.bfloat16: 8 - 7}
-"""JAX draws 32, 16 and 8 bits, and keeps the highest ones, as many as the mantissa holds."""
+"""JAX draws 32, 16 and 8 bits, and uses the highest ones, as many as the mantissa has."""
 
 
 def uniform(
@@ -33,7 +32,7 @@ def uniform(
     *,
     offset: int | Tensor = 0,
 ) -> Tensor:
-    """Draws numbers that lie anywhere in [minval, maxval) with equal odds.
+    """Draws uniform numbers in [minval, maxval).
 
         max(minval, u (maxval - minval) + minval),   u = (m random bits) 2⁻ᵐ, m the length of the mantissa
 
@@ -47,10 +46,9 @@ def uniform(
     Returns:
         [...] of `shape` and `dtype`.
 
-    Edge cases: nothing is refused: where maxval <= minval the result is minval. Rounding may give maxval
-    itself.
-        Float16 between bounds is computed in float32 and rounded, as XLA does on most processors; with
-        AVX512-FP16 it computes in float16, and the last bit may differ there.
+    Edge cases: where maxval <= minval the result is minval. Rounding may give maxval itself. Float16 between
+    bounds is computed in float32 and rounded, as XLA does on most CPUs; with AVX512-FP16 XLA computes in
+    float16, and the last bit may differ.
 
     Raises:
         ValueError: if dtype is none of these, or the bounds do not broadcast to `shape`.
@@ -63,7 +61,7 @@ def uniform(
         [0.4887, 0.6798]
     """
     if isinstance(minval, (int, float)) and isinstance(maxval, (int, float)) and (minval, maxval) == (0, 1):
-        return draw(partial(unit, dtype=dtype), key, shape, offset)
+        return draw_elementwise(partial(unit, dtype=dtype), key, shape, offset)
     bounds = as_tensor(minval, dtype, device_of(key)), as_tensor(maxval, dtype, device_of(key))
     return transform(between, key, shape, dtype, *bounds, offset=offset)
 
@@ -71,19 +69,19 @@ def uniform(
 def bernoulli(
     key: Tensor, p: float | Tensor = 0.5, shape: Sequence[int] | None = None, mode: str = "low"
 ) -> Tensor:
-    """Tosses coins that show True with probability p: uniform(key, shape) < p.
+    """Draws bools that are True with probability p: uniform(key, shape) < p.
 
     Args:
         key: [2] uint32.
         p: a float, or a float tensor that broadcasts to `shape` and gives the uniform numbers their dtype.
-        shape: of the result; that of p unless given.
-        mode: "low"; or "high" for twice the bits, where 2⁻²³ is too coarse for a small p.
+        shape: of the result; None is that of p.
+        mode: "low"; or "high" for twice the bits, if 2⁻²³ is too coarse for a small p.
 
     Returns:
         [...] bool, of `shape`.
 
     Raises:
-        ValueError: if p is no float, does not broadcast to `shape`, or the mode is unknown.
+        ValueError: if p is not a float, does not broadcast to `shape`, or the mode is unknown.
 
     Example:
         >>> from pure import random
@@ -93,7 +91,8 @@ def bernoulli(
     check_mode("bernoulli", mode)
     if not (p.is_floating_point() if isinstance(p, Tensor) else isinstance(p, float)):
         raise ValueError(
-            f"random.bernoulli: p must be a float or a tensor of floats, got {p}; convert it by float(p) or p.float()"
+            f"random.bernoulli: p must be a float or a tensor of floats, got {p}; convert it by float(p) or "
+            "p.float()"
         )
     p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, device_of(key))
     shape = tuple(p.shape if shape is None else shape)
@@ -105,10 +104,10 @@ def bernoulli(
 
 
 def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
-    """Makes numbers in [0, 1) of words: int32 [...] and [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
+    """Makes numbers in [0, 1) from words: int32 [...] and [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
 
     Raises:
-        ValueError: if dtype is no float of 16, 32 or 64 bits.
+        ValueError: if dtype is not a float of 16, 32 or 64 bits.
     """
     if dtype not in MANTISSA:
         raise ValueError(f"random: dtype must be torch.float32, float16, bfloat16 or float64, got {dtype}")
@@ -122,8 +121,8 @@ def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
 def between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Scales u in [0, 1) to [low, high): max(low, u (high - low) + low).
 
-    In float32 the product and the sum are rounded once, as in the fused multiply-add that XLA compiles them
-    to: the product of two float32 is exact in float64.
+    In float32 product and sum are rounded once, as in the fused multiply-add of XLA: the product of two
+    float32 is exact in float64.
     """
     if u.dtype == torch.float32:
         return torch.maximum(low, (u.double() * (high - low).double() + low.double()).float())
@@ -153,17 +152,17 @@ def transform(
     """
     check_shape(shape, *bounds)
     if any(bound.dim() for bound in bounds):
-        return function(draw(partial(unit, dtype=dtype), key, shape, offset), *bounds)
-    return draw(lambda x0, x1: function(unit(x0, x1, dtype), *bounds), key, shape, offset)
+        return function(draw_elementwise(partial(unit, dtype=dtype), key, shape, offset), *bounds)
+    return draw_elementwise(lambda x0, x1: function(unit(x0, x1, dtype), *bounds), key, shape, offset)
 
 
 def as_tensor(x: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Makes a tensor of a number without copying anything from the host; converts a tensor."""
+    """Converts a number to a tensor without a copy from the host; converts a tensor's dtype and device."""
     return x.to(device, dtype) if isinstance(x, Tensor) else torch.full((), x, dtype=dtype, device=device)
 
 
 def check_shape(shape: Sequence[int], *bounds: Tensor) -> None:
-    """Refuses bounds which do not fit into a result of this shape.
+    """Refuses bounds that do not broadcast to the result's shape.
 
     Raises:
         ValueError: if they do not broadcast to it.

@@ -1,7 +1,6 @@
-"""Flax's dialect of msgpack, read from bytes that nobody vouches for. (Written by `pure/serial/writer.py`.)
+"""Reader of Flax's dialect of msgpack, for untrusted bytes. (Written by `pure/serial/writer.py`.)
 
-One recursive descent over a stream, which fills new tensors directly. It accepts what Flax writes and nothing
-else.
+One recursive descent over a stream, which fills new tensors directly. It accepts only what Flax writes.
 
 Formats: msgpack's specification (with its ext and bin types); Flax, `flax/serialization.py`.
 """
@@ -31,9 +30,9 @@ from pure.serial.writer import (
 )
 
 MAX_NODES = 2**15
-"""Map entries that `read` accepts unless told otherwise, so that a small file cannot become a large dict."""
+"""Map entries that `read` accepts by default, so that a small file cannot become a large dict."""
 _SIMPLE: Mapping[int, bool | None] = {0xC0: None, 0xC2: False, 0xC3: True}
-_MAP: Mapping[int, int] = {0xDE: 2, 0xDF: 4}  # tag -> bytes of the length behind it
+_MAP: Mapping[int, int] = {0xDE: 2, 0xDF: 4}  # tag -> bytes of the length after it
 _ARRAY: Mapping[int, int] = {0xDC: 2}
 _STR: Mapping[int, int] = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BIN: Mapping[int, int] = {0xC4: 1, 0xC5: 2, 0xC6: 4}
@@ -50,7 +49,7 @@ _TEXT = 512  # bytes of keys and strings for each entry allowed, on average
 
 @runtime_checkable
 class Stream(Protocol):
-    """What `read` reads from: `io.BytesIO`, an open binary file, or a wrapper that also hashes."""
+    """A source of `read`: `io.BytesIO`, an open binary file, or a wrapper that also hashes."""
 
     def read(self, size: int, /) -> bytes: ...
     def readinto(self, buffer: memoryview, /) -> int | None: ...
@@ -61,36 +60,34 @@ class _Source(NamedTuple):
     fill: Callable[[memoryview], None]  # the whole buffer, or SerialError
     left: Callable[[], int]  # bytes not yet taken
     spend: Callable[[int, int], None]  # map entries and bytes of text, or SerialError
-    trail: list[str]  # the keys down to where the reader is
+    trail: list[str]  # the keys of the current path
 
 
 def read(stream: Stream, size: int, *, max_nodes: int = MAX_NODES) -> Any:
-    """Reads a state dict from `size` bytes of a stream, straight into new tensors, and accepts nothing
-    doubtful.
+    """Reads a state dict from `size` bytes of a stream, directly into new tensors.
 
-    Bytes may come from strangers, or from a disk that failed. So: nothing is allocated that the input does
-    not pay for byte by byte; every length is checked before it is believed; and what Flax silently garbles
-    (big-endian dtypes, structured dtypes, shapes of -1, a key that comes twice) is an error.
+    Bytes may come from third parties, or from a disk that failed. So memory is allocated only for bytes that
+    the input has, every length is checked before it is used, and input that Flax silently misreads
+    (big-endian dtypes, structured dtypes, shapes of -1, duplicate keys) is an error.
 
     Args:
-        stream: read from its present place; `readinto` must fill tensors with the raw bytes.
-        size: bytes that the state dict takes; there must be no more and no less.
-        max_nodes: map entries accepted, each of which costs memory beyond its bytes; also of text (keys and
-            strings) 512 bytes for each of them.
+        stream: read from its current position; `readinto` must fill tensors with the raw bytes.
+        size: exact size of the state dict in bytes.
+        max_nodes: map entries accepted, each of which takes memory beyond its bytes; keys and strings may
+            have 512 bytes for each of them on average.
 
     Returns:
         Nested dicts of CPU tensors (each with storage of its own), bool, int, float, complex, str and None.
 
-    How: one recursive descent. A map whose first key is the chunk marker is one tensor. Of extensions, 1 is a
-    tensor, 3 a numpy scalar (read as a 0-d tensor) and 2 a complex number. A tensor is allocated and filled
-    if no size in its shape is negative, its dtype is on the list, and shape * itemsize == its bytes == what
-    its extension has left.
+    A map whose first key is the chunk marker is one tensor. Of extensions, 1 is a tensor, 3 a numpy scalar
+    (read as a 0-d tensor) and 2 a complex number. A tensor is allocated and filled if no size in its shape is
+    negative, its dtype is on the list, and shape * itemsize == its bytes == the rest of its extension.
 
     Edge cases: bool bytes other than 0 and 1 are refused, as torch's behaviour on them is undefined. Numbers
     may have any of msgpack's widths, though Flax writes the shortest.
 
     Raises:
-        SerialError: for anything else than such a state dict; it says where and what was expected.
+        SerialError: for any other input; it names the path and what was expected.
 
     Example:
         >>> import io
@@ -113,7 +110,7 @@ def read(stream: Stream, size: int, *, max_nodes: int = MAX_NODES) -> Any:
 
 
 def _source(stream: Stream, size: int, max_nodes: int) -> _Source:
-    """Wraps a stream so that nothing beyond `size` bytes, or `max_nodes` entries, can be taken."""
+    """Wraps a stream so that at most `size` bytes and `max_nodes` entries can be read."""
     left, nodes, text = size, max_nodes, max_nodes * _TEXT
 
     def claim(n: int) -> None:
@@ -143,21 +140,21 @@ def _source(stream: Stream, size: int, max_nodes: int) -> _Source:
         nodes, text = nodes - entries, text - letters
         if nodes < 0 or text < 0:
             raise SerialError(
-                f"more than {max_nodes} entries, or their text too long; is a larger max_nodes meant?"
+                f"more than {max_nodes} entries, or their text is too long; a larger max_nodes accepts them"
             )
 
     return _Source(take, fill, lambda: left, spend, [])
 
 
 def _value(source: _Source, depth: int) -> Any:
-    """The next value, by its tag."""
+    """Reads the next value, by its tag."""
     tag = source.take(1)[0]
     if tag <= 0x7F or tag >= 0xE0 or 0xCC <= tag <= 0xD3:
         return _integer(source, tag)
     if tag >> 4 == 0x8 or tag in (0xDE, 0xDF):
         return _map(source, _length(source, tag, 0x80, 15, _MAP), depth)
     if tag in _EXT or tag in _FIXED:
-        return _extension(source, *_opened(source, tag))
+        return _extension(source, *_extension_header(source, tag))
     if tag >> 5 == 0x5 or tag in _STR:
         return _string(source, tag, MAX_STRING)
     if tag in _SIMPLE:
@@ -168,7 +165,7 @@ def _value(source: _Source, depth: int) -> Any:
 
 
 def _length(source: _Source, tag: int, base: int, mask: int, wide: Mapping[int, int]) -> int:
-    """A length that sits in the tag itself (base | length, if there is a mask), or in the bytes behind it."""
+    """Reads a length, from the tag itself (base | length, if there is a mask) or from the bytes after it."""
     if tag in wide:
         return int.from_bytes(source.take(wide[tag]), "big")
     if not mask or tag & ~mask != base:
@@ -179,7 +176,7 @@ def _length(source: _Source, tag: int, base: int, mask: int, wide: Mapping[int, 
 
 
 def _integer(source: _Source, tag: int) -> int:
-    """Any of msgpack's integers."""
+    """Reads any of msgpack's integers."""
     if tag <= 0x7F:
         return tag
     if tag >= 0xE0:
@@ -190,7 +187,7 @@ def _integer(source: _Source, tag: int) -> int:
 
 
 def _string(source: _Source, tag: int, limit: int) -> str:
-    """A string of at most `limit` bytes."""
+    """Reads a string of at most `limit` bytes."""
     size = _length(source, tag, 0xA0, 31, _STR)
     if size > limit:
         raise SerialError(f"a string of at most {limit} bytes expected here, got {size}")
@@ -202,7 +199,7 @@ def _string(source: _Source, tag: int, limit: int) -> str:
 
 
 def _map(source: _Source, size: int, depth: int) -> Any:
-    """A dict, or the tensor that a chunked dict stands for."""
+    """Reads a dict, or the tensor of a chunked dict."""
     if depth >= MAX_DEPTH:
         raise SerialError(f"maps nested deeper than {MAX_DEPTH}")
     node: dict[str, Any] = {}
@@ -222,30 +219,31 @@ def _map(source: _Source, size: int, depth: int) -> Any:
 
 
 def _chunked(source: _Source) -> Tensor:
-    """The rest of a chunked array after its marker: "shape" and "chunks", each with keys "0", "1", ..."""
-    shape = tuple(_size(source) for _ in _counted(source, "shape"))
-    whole, done = None, 0
-    for _ in _counted(source, "chunks"):
-        length, code = _opened(source, source.take(1)[0])
+    """Reads a chunked array after its marker: "shape" and "chunks", each with keys "0", "1", ..."""
+    shape = tuple(_size(source) for _ in _indices(source, "shape"))
+    tensor, done = None, 0
+    for _ in _indices(source, "chunks"):
+        length, code = _extension_header(source, source.take(1)[0])
         if code != NDARRAY:
             raise SerialError(f"a chunk must be an array (extension type 1), got extension type {code}")
-        count, dtype, nbytes = _described(source, length, source.left())
-        whole = _empty(source, shape, dtype) if whole is None else whole
-        if name_of(whole.dtype) != dtype or len(count) != 1 or done + nbytes > whole.nbytes:
+        count, dtype, nbytes = _array_header(source, length, source.left())
+        if tensor is None:
+            tensor = _empty(source, shape, dtype)
+        if name_of(tensor.dtype) != dtype or len(count) != 1 or done + nbytes > tensor.nbytes:
             raise SerialError(
-                f"a chunk {dtype}{list(count)} does not fit in {name_of(whole.dtype)}{list(shape)}"
+                f"a chunk {dtype}{list(count)} does not fit in {name_of(tensor.dtype)}{list(shape)}"
             )
-        source.fill(memory(whole)[done : done + nbytes])
+        source.fill(memory(tensor)[done : done + nbytes])
         done += nbytes
-    if whole is None or done != whole.nbytes:
+    if tensor is None or done != tensor.nbytes:
         raise SerialError(f"chunks hold {done} bytes, which do not fill an array of shape {list(shape)}")
-    return _checked(whole)
+    return _check_bools(tensor)
 
 
-def _counted(source: _Source, name: str) -> Iterator[int]:
-    """The entries of a map under the key `name` whose keys count "0", "1", ..., before each value."""
+def _indices(source: _Source, name: str) -> Iterator[int]:
+    """Reads the keys "0", "1", ... of a map under the key `name`, one before each value."""
     if _string(source, source.take(1)[0], MAX_KEY) != name:
-        raise SerialError(f"a chunked array must go on with the key {name!r}")
+        raise SerialError(f"a chunked array must continue with the key {name!r}")
     for i in range(_length(source, source.take(1)[0], 0x80, 15, _MAP)):
         source.spend(1, 0)
         if _string(source, source.take(1)[0], MAX_KEY) != str(i):
@@ -253,14 +251,14 @@ def _counted(source: _Source, name: str) -> Iterator[int]:
         yield i
 
 
-def _opened(source: _Source, tag: int) -> tuple[int, int]:
-    """The header of an extension -> (bytes inside, its type)."""
+def _extension_header(source: _Source, tag: int) -> tuple[int, int]:
+    """Reads the header of an extension: (bytes inside, its type)."""
     length = _FIXED[tag] if tag in _FIXED else _length(source, tag, min(_EXT), 0, _EXT)
     return length, source.take(1)[0]
 
 
 def _extension(source: _Source, length: int, code: int) -> Any:
-    """A tensor, a numpy scalar (as a 0-d tensor) or a complex number."""
+    """Reads a tensor, a numpy scalar (as a 0-d tensor) or a complex number."""
     if code == COMPLEX:
         data = source.take(length) if length == 19 else b""
         if len(data) != 19 or data[:2] != b"\x92\xcb" or data[10:11] != b"\xcb":
@@ -270,17 +268,16 @@ def _extension(source: _Source, length: int, code: int) -> Any:
         return complex(*struct.unpack(">d", data[2:10]), *struct.unpack(">d", data[11:]))
     if code not in (NDARRAY, SCALAR):
         raise SerialError(f"extension type {code} is unknown; expected 1 (array), 2 (complex) or 3 (scalar)")
-    shape, dtype, _ = _described(source, length, source.left())
+    shape, dtype, _ = _array_header(source, length, source.left())
     if code == SCALAR and shape:
         raise SerialError(f"a numpy scalar must have shape [], got {list(shape)}")
     tensor = _empty(source, shape, dtype)
     source.fill(memory(tensor))
-    return _checked(tensor)
+    return _check_bools(tensor)
 
 
-def _described(source: _Source, length: int, left: int) -> tuple[tuple[int, ...], str, int]:
-    """Shape, dtype's name and bytes of an array, all checked against each other and against the extension's
-    length."""
+def _array_header(source: _Source, length: int, left: int) -> tuple[tuple[int, ...], str, int]:
+    """Reads shape, dtype and bytes of an array; they must fit each other and the extension's length."""
     if source.take(1)[0] != 0x93:
         raise SerialError("an array must be [shape, dtype, bytes]")
     rank = _length(source, source.take(1)[0], 0x90, 15, _ARRAY)
@@ -294,13 +291,14 @@ def _described(source: _Source, length: int, left: int) -> tuple[tuple[int, ...]
     expected = math.prod(shape) * getattr(torch, dtype).itemsize
     if nbytes != expected or left - source.left() + nbytes != length:
         raise SerialError(
-            f"{dtype}{list(shape)} takes {expected} bytes, but {nbytes} are announced, in an extension of {length}"
+            f"{dtype}{list(shape)} takes {expected} bytes, but the header says {nbytes}, in an extension of "
+            f"{length}"
         )
     return shape, dtype, nbytes
 
 
 def _size(source: _Source) -> int:
-    """One axis of a shape."""
+    """Reads the length of one axis."""
     size = _integer(source, source.take(1)[0])
     if not 0 <= size < 2**63:
         raise SerialError(f"an axis must have from 0 to 2^63 - 1 elements, got {size}")
@@ -308,17 +306,15 @@ def _size(source: _Source) -> int:
 
 
 def _empty(source: _Source, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """New memory for a tensor which the rest of the input can fill."""
+    """Allocates a tensor that the rest of the input can fill."""
     itemsize = getattr(torch, dtype).itemsize
-    if (
-        math.prod(max(size, 1) for size in shape) * itemsize >= 2**63
-        or math.prod(shape) * itemsize > source.left()
-    ):
+    overflows = math.prod(max(size, 1) for size in shape) * itemsize >= 2**63
+    if overflows or math.prod(shape) * itemsize > source.left():
         raise SerialError(f"{dtype}{list(shape)} is larger than the {source.left()} bytes left")
     return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
-def _checked(tensor: Tensor) -> Tensor:
+def _check_bools(tensor: Tensor) -> Tensor:
     """Refuses a bool tensor whose bytes are neither 0 nor 1."""
     if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
         raise SerialError("a bool array holds bytes other than 0 and 1")

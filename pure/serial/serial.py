@@ -1,10 +1,9 @@
-"""Trees to bytes and back: exactly the bytes of `flax.serialization`, so that a state goes on in JAX, and
-returns.
+"""Trees to bytes and back: the bytes of `flax.serialization`, so that a state can be exchanged with JAX.
 
 A tree becomes a *state dict*, nested `dict[str, ...]` (lists and tuples by index, NamedTuples by field),
-which becomes msgpack. Nothing about types is stored, so reading takes a `target`: a tree of the same
-structure, whose values are not used. Pickle is neither written nor read. The bytes themselves are made in
-`pure/serial/writer.py` and read in `pure/serial/reader.py`.
+which becomes msgpack. Types of containers are not stored, so reading takes a `target`: a tree of the same
+structure, whose values are not used. Pickle is neither written nor read. `pure/serial/writer.py` writes the
+bytes and `pure/serial/reader.py` reads them.
 
 Source: Flax, `flax/serialization.py`.
 """
@@ -26,22 +25,21 @@ __all__ = ["SerialError", "from_bytes", "from_state_dict", "from_stream", "to_by
 
 
 def to_bytes(tree: Tree, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
-    """Writes a tree as bytes, the same that `flax.serialization.to_bytes` gives for the same arrays.
+    """Serialises a tree to the bytes that `flax.serialization.to_bytes` gives for the same arrays.
 
     Args:
         tree: nested dict, list, tuple, NamedTuple and None; leaves are tensors of any device and strides
-            (gradients are cut off), bool, int, float, complex or str. uint32, bfloat16, 0-d and empty tensors
-            are fine.
-        chunk_bytes: tensors of more bytes are cut in chunks; another value than Flax's 2^30 is for tests.
+            (detached), bool, int, float, complex or str. uint32, bfloat16, 0-d and empty tensors are allowed.
+        chunk_bytes: larger tensors are split in chunks; values other than Flax's 2^30 are for tests.
 
     Returns:
-        The bytes; about as many as the tensors have, and about 40 for each leaf.
+        The bytes: those of the tensors, and about 40 for each leaf.
 
-    Edge cases: `{}`, `()` and `[]` are all the one byte 0x80, None is 0xc0: the target tells them apart.
+    Edge cases: `{}`, `()` and `[]` are all the byte 0x80, None is 0xc0: the target distinguishes them.
 
     Raises:
-        SerialError: naming the leaf, if a leaf or a key has a type that the format does not know, or two keys
-            of a dict have the same `str`.
+        SerialError: naming the leaf, if a leaf or a key has a type that the format does not support, or two
+            keys of a dict have the same `str`.
 
     Example:
         A map of one entry (81), a string of one letter (a1 77), an extension of 22 bytes (c7 16 01):
@@ -59,28 +57,23 @@ def from_bytes(
 ) -> Tree:
     """Reads a tree that `to_bytes`, or Flax, wrote.
 
-    The bytes may come from anyone. They are checked before anything is allocated for them, and every shape
-    and dtype is checked against the target, which Flax does not do: a checkpoint of another model is an error
-    here, not a surprise in the first matrix product.
+    The bytes may be untrusted: lengths are checked before memory is allocated. Every shape and dtype is
+    compared with the target, which Flax does not do, so that a checkpoint of another model is refused here.
 
     Args:
         target: a tree of the structure to read, with leaves that have the right `shape` and `dtype` (tensors,
             also on the meta device, or ParamSpecs) or are Python values of the right type. None reads without
             a target and returns the state dict.
         data: the bytes.
-        subset: True takes what the target asks for and ignores other keys of the data's dicts, as Flax does.
+        subset: True reads only the target's keys and ignores others in the data's dicts, as Flax does.
         max_nodes: entries of dicts to accept; by default 32,768, or four times those of a larger target.
 
     Returns:
-        A tree like the target. Every tensor owns its storage, and lies on the device of the target's leaf.
-
-    How: `msgpack_reader.read` makes a state dict (only known extensions and dtypes, every length exact, no
-    key twice), and `from_state_dict` puts the target's containers around it, checking keys, shapes and
-    dtypes.
+        A tree like the target. Every tensor owns its storage, and is on the device of the target's leaf.
 
     Raises:
-        SerialError: names the leaf, what was expected and what was found. Nothing else is raised for any
-            bytes.
+        SerialError: for any bytes that are not such a tree; it names the leaf, what was expected and what was
+            found.
 
     Example:
         >>> from_bytes({"w": torch.zeros(2)}, to_bytes({"w": torch.tensor([1.0, 2.0])}))
@@ -99,11 +92,12 @@ def from_bytes(
 def from_stream(
     target: Tree, stream: Stream, size: int, *, subset: bool = False, max_nodes: int | None = None
 ) -> Tree:
-    """Reads as `from_bytes` does, but from an open binary file, straight into new tensors.
+    """Reads as `from_bytes` does, from an open binary file directly into new tensors.
 
-    Args: as in `from_bytes`, and
-        stream: an open binary file, or what has its `read` and `readinto`.
-        size: bytes to read from where the stream is.
+    Args:
+        target, subset, max_nodes: as in `from_bytes`.
+        stream: an open binary file, or an object with its `read` and `readinto`.
+        size: bytes to read from the stream's current position.
 
     Returns:
         A tree like the target.
@@ -117,7 +111,7 @@ def from_stream(
 
 
 def to_state_dict(tree: Tree) -> Any:
-    """Turns a tree into nested dicts with string keys: what the bytes hold, as Python sees it.
+    """Turns a tree into nested dicts with string keys, the content of the bytes.
 
     Args:
         tree: as for `to_bytes`.
@@ -137,19 +131,19 @@ def to_state_dict(tree: Tree) -> Any:
 
 
 def from_state_dict(target: Tree, state: Any, *, subset: bool = False) -> Tree:
-    """Puts the values of a state dict into the containers of a target; undoes `to_state_dict`.
+    """Puts the values of a state dict into the containers of a target; inverts `to_state_dict`.
 
     Args:
-        target: as for `from_bytes`; a None in it stands for None.
+        target: as for `from_bytes`; a None in it matches None.
         state: nested dicts with string keys.
-        subset: whether dicts of the state may have keys which the target has not.
+        subset: let dicts of the state have keys that the target does not have.
 
     Returns:
         A tree like the target. Tensors are those of `state` (moved if the target's leaf is on another
         device).
 
     Raises:
-        SerialError: names the path at which the two do not fit.
+        SerialError: naming the path at which they differ.
 
     Example:
         >>> from_state_dict({"a": (0, [0])}, {"a": {"0": 1, "1": {"0": 2}}})
@@ -159,7 +153,7 @@ def from_state_dict(target: Tree, state: Any, *, subset: bool = False) -> Tree:
 
 
 def _to(node: Any, path: str) -> Any:
-    """`to_state_dict`, knowing where it is."""
+    """`to_state_dict` of the node at `path`."""
     if _is_leaf(node) or node is None:
         return node
     named = _children(node, path)
@@ -167,7 +161,7 @@ def _to(node: Any, path: str) -> Any:
 
 
 def _from(node: Any, state: Any, path: str, subset: bool) -> Any:
-    """`from_state_dict`, knowing where it is."""
+    """`from_state_dict` of the node at `path`."""
     if node is None:
         if state is not None:
             raise SerialError(
@@ -185,38 +179,42 @@ def _from(node: Any, state: Any, path: str, subset: bool) -> Any:
 
 
 def _leaf(node: Any, state: Any, path: str) -> Any:
-    """One leaf, checked against the target's."""
+    """Checks one leaf against the target's."""
     if not hasattr(node, "dtype"):
         if type(state) is not type(node):
             raise SerialError(
                 f"{path or 'root'}: expected a Python {type(node).__name__}, got {_kind(state)}"
             )
         return state
-    wanted = f"{name_of(node.dtype)}{list(node.shape)}"
+    expected = f"{name_of(node.dtype)}{list(node.shape)}"
     if not isinstance(state, Tensor):
         raise SerialError(
-            f"{path or 'root'}: expected {wanted}, got {_kind(state)}; put its like in the target"
+            f"{path or 'root'}: expected {expected}, got {_kind(state)}; put its like in the target"
         )
     if tuple(state.shape) != tuple(node.shape) or state.dtype != node.dtype:
         raise SerialError(
-            f"{path or 'root'}: expected {wanted}, got {_kind(state)}; was it saved with another config?"
+            f"{path or 'root'}: expected {expected}, got {_kind(state)}; was it saved with another config?"
         )
     device = node.device if isinstance(node, Tensor) and node.device.type != "meta" else torch.device("cpu")
     return state.to(device)
 
 
 def _check_keys(node: Any, children: dict, state: Any, path: str, subset: bool) -> None:
-    """Raises if a state does not have the keys of the target (and no others, unless a subset of a dict will
-    do)."""
+    """Refuses a state with other keys than the target's; with `subset` a dict may have more."""
     if not isinstance(state, dict):
         raise SerialError(f"{path or 'root'}: expected a {type(node).__name__}, got {_kind(state)}")
     missing = [key for key in children if key not in state]
-    extra = [key for key in state if key not in children] if not (subset and isinstance(node, dict)) else []
-    if missing or extra:
-        told = [f"the target has {_some(missing)}, which the data has not"] if missing else []
-        told += [f"the data has {_some(extra)}, which the target has not"] if extra else []
+    extra = [key for key in state if key not in children]
+    if subset and isinstance(node, dict):
+        extra = []
+    reasons = []
+    if missing:
+        reasons.append(f"the target has {_list_few(missing)}, which the data has not")
+    if extra:
+        reasons.append(f"the data has {_list_few(extra)}, which the target has not")
+    if reasons:
         raise SerialError(
-            f"{path or 'root'}: {'; '.join(told)}; was it saved from another model or configuration?"
+            f"{path or 'root'}: {'; '.join(reasons)}; was it saved from another model or configuration?"
         )
 
 
@@ -242,23 +240,23 @@ def _is_leaf(node: Any) -> bool:
 
 
 def _entries(node: Any) -> int:
-    """How many map entries a tree takes."""
+    """Counts the map entries of a tree."""
     if node is None or _is_leaf(node) or hasattr(node, "dtype"):
         return 1
     return 1 + sum(_entries(child) for child in _children(node, "").values())
 
 
 def _kind(state: Any) -> str:
-    """A value in an error message."""
+    """Describes a value for an error message."""
     if isinstance(state, Tensor):
         return f"{name_of(state.dtype)}{list(state.shape)}"
     if isinstance(state, dict):
-        return f"a dict with {_some(list(state))}"
+        return f"a dict with {_list_few(list(state))}"
     return "None" if state is None else f"a Python {type(state).__name__}"
 
 
-def _some(keys: list[str]) -> str:
-    """The first few keys."""
+def _list_few(keys: list[str]) -> str:
+    """Lists the first few keys."""
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     return (", ".join(repr(key[:80]) for key in keys[:4]) or "no keys") + more
 

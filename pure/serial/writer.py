@@ -2,9 +2,9 @@
 
 A state dict (nested `dict[str, ...]` whose leaves are tensors, Python numbers, strings or None) is written as
 msgpack maps. A tensor is an extension of type 1, whose payload is again msgpack: `[shape, dtype's name, raw
-bytes]`, row-major and little-endian. A tensor of more than 2^30 bytes is a map of flat chunks, as msgpack has
-no room for it in one piece. Most users want `pure/serial/serial.py`, which turns trees into state dicts and
-bytes; a checkpoint wants the stream.
+bytes]`, row-major and little-endian. A tensor of more than 2^30 bytes is a map of flat chunks, as msgpack
+limits the size of an extension. Most users need `pure/serial/serial.py`, which turns trees into state dicts
+and bytes; a checkpoint uses the stream.
 
 Formats: msgpack's specification (with its ext and bin types); Flax, `flax/serialization.py`.
 """
@@ -22,12 +22,12 @@ from torch import Tensor
 CHUNK_BYTES = 2**30
 """Flax's limit: a tensor of more bytes than this is written in chunks."""
 MAX_DEPTH = 64
-"""Maps within maps, and axes of a tensor."""
+"""Largest depth of nested maps, and number of axes of a tensor."""
 MAX_KEY = 4096
 MAX_STRING = 2**20
-"""Bytes of one key and of one string, so that whatever is written can be read again."""
+"""Largest size in bytes of a key and of a string, the limits of the reader."""
 MARKER = "__msgpack_chunked_array__"
-"""The first key of a map that stands for one large tensor."""
+"""The first key of a map that represents one large tensor."""
 NDARRAY, COMPLEX, SCALAR = 1, 2, 3
 """msgpack extension types that Flax uses."""
 DTYPES = (
@@ -35,15 +35,15 @@ DTYPES = (
     *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 )
-"""The dtypes that torch shares with numpy (and ml_dtypes), by the name that both give them."""
+"""Names of the dtypes that torch shares with numpy (and ml_dtypes)."""
 
 
 class SerialError(ValueError):
-    """The bytes, or the tree, are not what the format allows. The message names the leaf."""
+    """An error of the format, in bytes or in a tree. The message names the leaf."""
 
 
 class Leaf(NamedTuple):
-    """What the stream says about one leaf before its data."""
+    """Description of a leaf in the stream, before its data."""
 
     path: str  # "params/layers/0/attention/q"; "" for the structure after the last leaf
     dtype: str  # "float32", or "int", "float", "complex", "bool", "str", or "end" after the last leaf
@@ -52,7 +52,7 @@ class Leaf(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A run of bytes of the file: a leaf's own (`payload`), or the structure and header before them."""
+    """Consecutive bytes of the file: a leaf's data (`payload`), or the structure and header before it."""
 
     leaf: Leaf
     payload: bool
@@ -60,33 +60,31 @@ class Piece(NamedTuple):
 
 
 def pieces(state: Any, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Piece]:
-    """Yields the bytes of a state dict in order, the tensors' own memory among them, so that nothing is held
-    twice.
+    """Yields the bytes of a state dict in order, with views of the tensors' memory instead of copies.
 
-    `b"".join(piece.data for piece in pieces(state))` is what `flax.serialization.to_bytes` gives. Every piece
-    names the leaf to which it belongs, so that whoever writes a file can keep a checksum and a place for each
-    leaf.
+    `b"".join(piece.data for piece in pieces(state))` equals `flax.serialization.to_bytes`. Every piece names
+    its leaf, so that the writer of a file can store a checksum and an offset for each leaf.
 
     Args:
         state: from `serial.to_state_dict`. Tensors of any device, strides and dtype of numpy or ml_dtypes;
             they must not change while the pieces are in use.
-        chunk_bytes: tensors of more bytes than this are cut into flat chunks of int(chunk_bytes / itemsize)
-            elements (at least one). Flax's is 2^30; smaller ones are for tests.
+        chunk_bytes: larger tensors are split into flat chunks of int(chunk_bytes / itemsize) elements (at
+            least one). Flax's value is 2^30; smaller ones are for tests.
 
     Returns:
         Pieces. Structure and header of a leaf come first (`payload` False), then its data; chunks alternate.
 
     Steps:
-        1. Walk the dict in insertion order; map headers and keys gather until a leaf comes.
-        2. A number, string: its msgpack is the payload. A tensor: `header` then a view of its memory.
-        3. What remains after the last leaf (empty dicts, None) is given to a leaf with path "" and dtype
+        1. Walk the dict in insertion order; collect map headers and keys up to the next leaf.
+        2. A number or string: its msgpack is the payload. A tensor: `header`, then a view of its memory.
+        3. Yield the structure after the last leaf (empty dicts, None) under a leaf with path "" and dtype
            "end".
 
     Edge cases: a tensor with no elements yields a header and an empty payload; an empty dict is one byte,
     0x80.
 
     Raises:
-        SerialError: at a dtype, type, key, depth or layout that the format (or `read`) does not take.
+        SerialError: for a dtype, type, key, depth or layout that the format (or `read`) does not support.
 
     Example:
         >>> [bytes(p.data).hex() for p in pieces({"w": torch.tensor([1.0], dtype=torch.bfloat16)})]
@@ -97,25 +95,24 @@ def pieces(state: Any, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Piece]:
     if not 0 < chunk_bytes <= CHUNK_BYTES:
         raise SerialError(f"pieces: chunk_bytes must be from 1 to 2^30, got {chunk_bytes}")
     pending = b""
-    # 1. In insertion order.
+    # 1. Walk.
     for path, item in _walk(state, [], 0):
         if path is None:
             pending += item
             continue
-        # 2. A leaf ends what was gathered.
+        # 2. A leaf.
         leaf = _describe(path, item)
         for head, data in _encode(item, chunk_bytes):
             yield Piece(leaf, False, pending + head)
             yield Piece(leaf, True, data)
             pending = b""
-    # 3. The tail.
+    # 3. The end.
     if pending:
         yield Piece(Leaf("", "end", (), 0), False, pending)
 
 
 def header(shape: tuple[int, ...], dtype: str, nbytes: int) -> bytes:
-    """Packs all of a tensor but its data: the smallest ext header that fits, then shape, dtype's name, bin
-    header.
+    """Packs the header of a tensor: the smallest possible ext header, then shape, dtype's name, bin header.
 
     Example:
         >>> header((1, 2), "float32", 8).hex()
@@ -133,10 +130,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def memory(tensor: Tensor) -> memoryview:
-    """Views a contiguous CPU tensor as its raw bytes, no copy: writing there writes the tensor."""
-    flat = tensor.as_strided(
-        (tensor.numel(),), (1,)
-    )  # a single element may have any stride, which `view` refuses
+    """Views a contiguous CPU tensor as its raw bytes, without a copy: writing there writes the tensor."""
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # `view` refuses unusual strides of a single element
     return flat.view(torch.uint8).numpy().data
 
 
@@ -173,19 +168,19 @@ def _key(key: Any, trail: list[str]) -> bytes:
 
 
 def _describe(path: str, item: Any) -> Leaf:
-    """A leaf's description, or the reason why it cannot be written."""
+    """Describes a leaf, or refuses it."""
     if isinstance(item, Tensor):
         dtype = name_of(item.dtype)
         if dtype not in DTYPES or item.layout != torch.strided or item.device.type == "meta":
             raise SerialError(
-                f"{path}: cannot write a {item.device.type} tensor of {item.dtype}, {item.layout}; expected data in "
-                f"dense memory and one of {', '.join(DTYPES)}; convert it first"
+                f"{path}: cannot write a {item.device.type} tensor of {item.dtype}, {item.layout}; expected "
+                f"data in dense memory and one of {', '.join(DTYPES)}; convert it first"
             )
         return Leaf(path, dtype, tuple(item.shape), item.numel() * item.element_size())
     if type(item) not in (bool, int, float, complex, str):
         raise SerialError(
-            f"{path}: expected a tensor, bool, int, float, complex, str or None, got {type(item).__name__}; convert it "
-            "(numpy and JAX arrays with torch.from_dlpack)"
+            f"{path}: expected a tensor, bool, int, float, complex, str or None, got {type(item).__name__}; "
+            "convert it (numpy and JAX arrays with torch.from_dlpack)"
         )
     try:
         nbytes = sum(len(data) for _, data in _encode(item, CHUNK_BYTES))
@@ -201,26 +196,23 @@ def _describe(path: str, item: Any) -> Leaf:
 def _encode(item: Any, chunk_bytes: int) -> Iterator[tuple[bytes, bytes | memoryview]]:
     """Yields (header, data) of a leaf: one pair, or one for each chunk."""
     if isinstance(item, complex):
-        yield (
-            b"",
-            b"\xc7\x13\x02\x92\xcb" + struct.pack(">d", item.real) + b"\xcb" + struct.pack(">d", item.imag),
-        )
+        real, imaginary = struct.pack(">d", item.real), struct.pack(">d", item.imag)
+        yield b"", b"\xc7\x13\x02\x92\xcb" + real + b"\xcb" + imaginary
     elif not isinstance(item, Tensor):
         yield b"", msgpack.packb(item)
     else:
-        plain = item.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        data, dtype = memory(plain), name_of(plain.dtype)
+        tensor = item.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        data, dtype = memory(tensor), name_of(tensor.dtype)
         if len(data) <= chunk_bytes:
-            yield header(tuple(plain.shape), dtype, len(data)), data
+            yield header(tuple(tensor.shape), dtype, len(data)), data
         else:
-            yield from _chunks(data, tuple(plain.shape), dtype, plain.element_size(), chunk_bytes)
+            yield from _chunks(data, tuple(tensor.shape), dtype, tensor.element_size(), chunk_bytes)
 
 
 def _chunks(
     data: memoryview, shape: tuple, dtype: str, itemsize: int, limit: int
 ) -> Iterator[tuple[bytes, memoryview]]:
-    """A large tensor as Flax cuts it: {marker: true, "shape": {"0": ...}, "chunks": {"0": flat tensor,
-    ...}}."""
+    """A large tensor in Flax's chunks: {marker: true, "shape": {"0": ...}, "chunks": {"0": ..., ...}}."""
     step = max(1, limit // itemsize) * itemsize
     starts = range(0, len(data), step)
     sizes = {str(i): size for i, size in enumerate(shape)}
@@ -234,9 +226,9 @@ def _chunks(
 
 def _sized(size: int, kind: int) -> bytes:
     """The shortest header for a size: bin (kind 0xC4) or ext (0xC7, whose type follows)."""
-    for wide in range(3):
-        if size < 256 ** (1 << wide):
-            return bytes([kind + wide]) + size.to_bytes(1 << wide, "big")
+    for power in range(3):
+        if size < 256 ** (1 << power):
+            return bytes([kind + power]) + size.to_bytes(1 << power, "big")
     raise SerialError(
         f"msgpack holds less than 2^32 bytes in one piece, got {size}; use a smaller chunk_bytes"
     )
@@ -246,4 +238,6 @@ def _map_header(size: int) -> bytes:
     """The shortest header of a map with `size` entries."""
     if size < 16:
         return bytes([0x80 | size])
-    return b"\xde" + size.to_bytes(2, "big") if size < 2**16 else b"\xdf" + size.to_bytes(4, "big")
+    if size < 2**16:
+        return b"\xde" + size.to_bytes(2, "big")
+    return b"\xdf" + size.to_bytes(4, "big")

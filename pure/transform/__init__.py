@@ -1,4 +1,4 @@
-"""Functions of functions: gradients, accumulation, rematerialisation, precision, compilation. All compose."""
+"""Function transformations: gradients, accumulation, rematerialisation, precision, compilation."""
 
 from pure.transform.accumulate import Accumulated, accumulate
 from pure.transform.grad import grad, value_and_grad

@@ -1,7 +1,7 @@
-"""Gradient accumulation that does not change the loss: sums and counts are added, and divided once.
+"""Gradient accumulation without a change of the loss: sums and counts are added, and divided once.
 
-Averaging the averages of micro-batches weighs a short one like a long one, a bug that more than one library
-has shipped.
+An average over the averages of micro-batches would weigh a short one like a long one, a known bug of other
+libraries.
 
 Shape letters: B batch, M micro-batches.
 """
@@ -20,8 +20,10 @@ from pure.transform.grad import value_and_grad
 from pure.types import Tree
 
 Metric = tuple[Tensor, Tensor] | Tensor
-"""What a loss reports: a mean, as its sum and count, or a sum (tokens of the batch) by itself. Pieces add up
-either."""
+"""A metric of a loss: a mean, as (sum, count), or a sum, such as the tokens of the batch. Both add up."""
+
+Loss = Callable[[Tree, Tree, Tensor], tuple[Tensor, Tensor, dict[str, Metric]]]
+"""(params, batch, key) -> (sum [], count [], metrics {name: (sum, count) or sum})."""
 
 
 class Accumulated(NamedTuple):
@@ -29,8 +31,8 @@ class Accumulated(NamedTuple):
 
     Fields:
         sum: [] the loss, summed.
-        count: [] what to divide by (tokens, pairs, rows).
-        metrics: {name: (sum [], count [])} of what is a mean, {name: sum []} of what is a sum.
+        count: [] the divisor (tokens, pairs, rows).
+        metrics: {name: (sum [], count [])} for means, {name: sum []} for sums.
         grads: tree like the params, the gradient of `sum`.
     """
 
@@ -40,10 +42,11 @@ class Accumulated(NamedTuple):
     grads: Tree
 
 
-def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
-    """Returns a function that computes loss and gradient of a batch in `parts` pieces, one after another.
+def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
+    """Returns a function that computes loss and gradient of a batch in `parts` micro-batches.
 
-    Memory for activations falls by `parts`; the result is that of the whole batch, up to the order of adding.
+    The memory for activations falls by the factor `parts`; the result is that of the whole batch, up to the
+    order of summation.
 
         (Σ_m sum_m, Σ_m count_m, Σ_m ∂sum_m/∂params)
 
@@ -52,12 +55,10 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
         parts: M, >= 1, must divide B.
 
     Returns:
-        (params, batch, key, scale=None) -> Accumulated. `scale` [] multiplies the mean loss of a piece while
-        it is
-        differentiated, for float16, and is divided out again: a sum over thousands of tokens, scaled, would
-            overflow.
-        The key is the same in every part: what differs from example to example
-        must come from the batch itself (`batch["batch_position"]`), so that cutting it changes nothing.
+        (params, batch, key, scale=None) -> Accumulated. `scale` [] is the loss scale of float16: it
+        multiplies the mean loss of a micro-batch (the sum would overflow), and the gradients are divided by
+        it. The key is the same for every micro-batch: randomness per example must come from the batch itself
+        (`batch["batch_position"]`), so that splitting changes nothing.
 
     Raises:
         ValueError: if `parts` < 1 (at once), or B does not divide by `parts` (on the call).
@@ -68,24 +69,24 @@ def accumulate(loss: Callable, parts: int = 1) -> Callable[..., Accumulated]:
 
 
 def _accumulate(
-    loss: Callable, parts: int, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None = None
+    loss: Loss, parts: int, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None = None
 ) -> Accumulated:
-    """Adds the parts up, in order."""
-    pieces = [batch] if parts == 1 else split(batch, parts)
-    total = _part(loss, params, pieces[0], key, scale)
-    for piece in pieces[1:]:
-        total = tree.map(torch.add, total, _part(loss, params, piece, key, scale))
+    """Sums over the micro-batches, in order."""
+    batches = [batch] if parts == 1 else split(batch, parts)
+    total = _micro_batch(loss, params, batches[0], key, scale)
+    for micro_batch in batches[1:]:
+        total = tree.map(torch.add, total, _micro_batch(loss, params, micro_batch, key, scale))
     return total
 
 
 def split(batch: Tree, parts: int) -> list[Tree]:
-    """Cuts every leaf of a batch into `parts` equal pieces along its first axis.
+    """Splits every leaf of a batch into `parts` equal micro-batches along its first axis.
 
     Raises:
         ValueError: if the first axis does not divide.
 
     Example:
-        >>> [piece["x"].tolist() for piece in split({"x": torch.arange(4)}, 2)]
+        >>> [part["x"].tolist() for part in split({"x": torch.arange(4)}, 2)]
         [[0, 1], [2, 3]]
     """
     rows = row_count("accumulate", batch)
@@ -94,15 +95,15 @@ def split(batch: Tree, parts: int) -> list[Tree]:
             f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}"
         )
     values, spec = tree.flatten(batch)
-    pieces = zip(*(x.split(rows // parts) for x in values), strict=True)
-    return [tree.unflatten(spec, list(piece)) for piece in pieces]
+    columns = zip(*(x.split(rows // parts) for x in values), strict=True)
+    return [tree.unflatten(spec, list(leaves)) for leaves in columns]
 
 
 def row_count(who: str, batch: Tree) -> int:
-    """Says how many rows a batch has, B: the first axis of each of its leaves.
+    """Counts the rows of a batch, B: the first axis of each of its leaves.
 
     Args:
-        who: what an error calls the caller.
+        who: the caller's name in an error.
         batch: tree of tensors [B, ...].
 
     Returns:
@@ -129,13 +130,13 @@ def row_count(who: str, batch: Tree) -> int:
 
 
 def _shapes(batch: Tree) -> str:
-    """ "labels [2, 9], tokens [3, 9]"."""
+    """Lists the leaves: "labels [2, 9], tokens [3, 9]"."""
     parts = zip(tree.paths(batch), tree.leaves(batch), strict=True)
     return ", ".join(f"{path} {list(x.shape)}" for path, x in parts) or "no leaf"
 
 
-def _part(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None) -> Accumulated:
-    """One piece; the scale is undone on the gradients."""
+def _micro_batch(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None) -> Accumulated:
+    """Loss and gradient of one micro-batch; the gradients are divided by the scale."""
 
     def summed(params: Tree) -> tuple[Tensor, Any]:
         total, count, metrics = loss(params, batch, key)

@@ -1,8 +1,7 @@
-"""Layer by layer: runs an update on each layer by itself, so that one compiled graph serves them all.
+"""Updates layer by layer, so that one compiled graph serves all layers.
 
-An update is *leafwise* when updating a part of the tree gives that part of the whole update; all optimizers
-here are (whatever is global, such as the norm of all gradients, is handed to them). Then the parts may be as
-small as a layer.
+An update is *leafwise* if updating a part of the tree gives that part of the whole update, as most optimizers
+here do (global values, such as the norm of all gradients, are arguments). A part can be a single layer.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from pure.types import Tree
 
 
 class Part(NamedTuple):
-    """Which leaves make up one layer (or what is in no layer), as indices in flattening order.
+    """The leaves of one layer (or those outside all layers), as indices in flattening order.
 
     Fields:
-        own: leaves of the moving tree that belong to the part's parameters; shared: those that belong to
-            none.
+        own: leaves of the moving tree that belong to the part's parameters.
+        shared: leaves of the moving tree that belong to no parameter.
         given: leaves of the gradient tree.
         own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this
-            layer, and own and shared have `None` in each other's places.
+            layer, and each of own and shared has `None` in the place of the other's leaves.
     """
 
     own: tuple[int, ...]
@@ -39,35 +38,34 @@ class Part(NamedTuple):
     given_spec: optree.PyTreeSpec
 
 
-def leafwise(function: Callable) -> Callable[..., Tree]:
-    """Returns the same update, which under `jit(..., regions=True)` is compiled for one layer and used for
-    each.
+def update_by_layer(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Returns the same update; under `jit(..., regions=True)` it is compiled for one layer and used for all.
 
     Args:
-        function: (moving, given, *rest) -> moving: `given` is a tree like the params (gradients), `moving`
-            holds trees like the params (the params themselves, an optimizer's moments) and shared leaves.
+        function: a leafwise (moving, given, *rest) -> moving: `given` is a tree like the params (gradients),
+            `moving` holds trees like the params (the params themselves, an optimizer's moments) and shared
+            leaves.
 
     Returns:
-        A function with the same meaning; a donating jit may write its result into the storage of `moving`.
+        An equal function; a donating jit may write its result into the storage of `moving`.
     """
-    return partial(_leafwise, function, region(partial(_part, function), donate=True))
+    return partial(_update_by_layer, function, region(partial(_update_part, function), donate=True))
 
 
-def whole(function: Callable) -> Callable[..., Tree]:
-    """Returns the same update, compiled as one region: for an optimizer that looks at several leaves at once.
+def update_at_once(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Returns the same update, compiled as one region: for an optimizer that is not leafwise.
 
     Args:
-        function: (moving, *rest) -> moving, as in `leafwise`, but any.
+        function: (moving, *rest) -> moving, as in `update_by_layer`, but not leafwise.
 
     Returns:
-        A function with the same meaning; compiling it takes the longer the more leaves there are.
+        An equal function; its compilation takes longer with more leaves.
     """
-    return partial(_whole, function, region(partial(_with_nothing, function), donate=True))
+    return partial(_update_at_once, function, region(partial(_with_empty_rest, function), donate=True))
 
 
 def leaf_norms(grads: Tree) -> Tensor:
-    """Computes the norm of each leaf, in float32: [leaves] in the tree's order; not finite where a leaf is
-    not.
+    """Computes the norm of each leaf: [leaves] float32 in the tree's order; not finite where a leaf is not.
 
     Example:
         >>> leaf_norms({"a": torch.tensor([3.0]), "b": torch.tensor([3.0, 4.0])})
@@ -78,33 +76,35 @@ def leaf_norms(grads: Tree) -> Tensor:
 
 @lru_cache(maxsize=32)
 def plan(moving_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
-    """Sorts the leaves of `moving` by the layer of the parameter whose path their own path ends with.
+    """Assigns the leaves of `moving` to layers, by the parameter with whose path their own path ends.
 
-    A layer is what stands below the first list in a path: "layers/3/attention/q" belongs to "layers/3".
-    Leaves whose path ends with no parameter's (an optimizer's count) are shared: every part sees them.
+    A layer is an element of the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves
+    that belong to no parameter (an optimizer's count) are shared: every part gets them.
     """
     moving = tree.unflatten(moving_spec, list(range(moving_spec.num_leaves)))
     given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
     layer_of = {path: _layer(path) for path in tree.paths(given)}
-    there = set(tree.paths(moving))
-    owner = [_owner(path, layer_of, there) for path in tree.paths(moving)]
+    all_paths = set(tree.paths(moving))
+    owner = [_owner(path, layer_of, all_paths) for path in tree.paths(moving)]
     layer = [layer_of[path] for path in tree.paths(given)]
     return tuple(_make_part(name, moving, given, owner, layer) for name in dict.fromkeys(layer))
 
 
 def _make_part(name: str, moving: Tree, given: Tree, owner: list[str | None], layer: list[str]) -> Part:
-    """The part of one layer."""
-    seen = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, moving))
-    own = tree.map(lambda i: i if owner[i] == name else None, seen)
-    shared = tree.map(lambda i: i if owner[i] is None else None, seen)
-    mine = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
-    leaves = [tuple(tree.leaves(t)) for t in (own, shared, mine)]
-    specs = [tree.structure(t) for t in (own, shared, mine)]
+    """Builds the part of one layer."""
+    visible = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, moving))
+    own = tree.map(lambda i: i if owner[i] == name else None, visible)
+    shared = tree.map(lambda i: i if owner[i] is None else None, visible)
+    own_given = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
+    leaves = [tuple(tree.leaves(t)) for t in (own, shared, own_given)]
+    specs = [tree.structure(t) for t in (own, shared, own_given)]
     return Part(*leaves, *specs)  # type: ignore[arg-type]
 
 
-def _leafwise(function: Callable, unit: Region, moving: Tree, given: Tree, *rest: Any) -> Tree:
-    """Whole, or part by part."""
+def _update_by_layer(
+    function: Callable[..., Tree], unit: Region, moving: Tree, given: Tree, *rest: Any
+) -> Tree:
+    """Updates part by part where regions are compiled, else at once."""
     if not regional():
         return function(moving, given, *rest)
     old, spec = tree.flatten(moving)
@@ -113,57 +113,61 @@ def _leafwise(function: Callable, unit: Region, moving: Tree, given: Tree, *rest
     for part in plan(spec, given_spec):
         own = tree.unflatten(part.own_spec, [old[i] for i in part.own])
         shared = tree.unflatten(part.shared_spec, [old[i] for i in part.shared])
-        mine = tree.unflatten(part.given_spec, [grads[i] for i in part.given])
-        own, shared = unit(own, shared, mine, *rest)
+        own_grads = tree.unflatten(part.given_spec, [grads[i] for i in part.given])
+        own, shared = unit(own, shared, own_grads, *rest)
         for i, x in zip(part.own + part.shared, tree.leaves(own) + tree.leaves(shared), strict=True):
             new[i] = x
     return tree.unflatten(spec, new)
 
 
-def _whole(function: Callable, unit: Region, *args: Any) -> Tree:
-    """All leaves at once."""
+def _update_at_once(function: Callable[..., Tree], unit: Region, *args: Any) -> Tree:
+    """Updates all leaves, in a region where regions are compiled."""
     return unit(*args)[0] if regional() else function(*args)
 
 
-def _with_nothing(function: Callable, *args: Any) -> tuple[Tree, tuple]:
-    """The form of a donating region, (new, rest)."""
+def _with_empty_rest(function: Callable[..., Tree], *args: Any) -> tuple[Tree, tuple]:
+    """Adds the second result that a donating region returns, (new, rest)."""
     return function(*args), ()
 
 
-def _part(function: Callable, own: Tree, shared: Tree, given: Tree, *rest: Any) -> tuple[Tree, Tree]:
-    """One part: own and shared leaves put together, updated, and taken apart again."""
+def _update_part(
+    function: Callable[..., Tree], own: Tree, shared: Tree, given: Tree, *rest: Any
+) -> tuple[Tree, Tree]:
+    """Combines own and shared leaves, updates them, and splits them again."""
     new = function(tree.combine(own, shared), given, *rest)
     return tree.select(own, new), tree.select(shared, new)
 
 
 def _layer(path: str) -> str:
-    """ "layers/3/attention/q" -> "layers/3"; "norm/scale" -> ""."""
+    """The layer of a path: "layers/3/attention/q" -> "layers/3"; "norm/scale" -> ""."""
     names = path.split("/")
     return next(("/".join(names[: i + 1]) for i, name in enumerate(names) if name.isdigit()), "")
 
 
-def _owner(path: str, layer_of: dict[str, str], there: set[str]) -> str | None:
-    """The layer of the parameter that this leaf accompanies, or None.
+def _owner(path: str, layer_of: dict[str, str], all_paths: set[str]) -> str | None:
+    """The layer of the parameter to which a leaf belongs, or None.
 
-    A leaf accompanies a parameter if it stands in a tree like the params, or like a part of them: its path
-    ends with the parameter's, and whatever else has the same beginning ends with a parameter's too. (An
-    optimizer's own "count" is no parameter of that name.)
+    A leaf belongs to a parameter if it is in a tree like the params, or like a part of them: its path ends
+    with the parameter's path, and every other path with the same prefix ends with a parameter's path too. (An
+    optimizer's own "count" is not a parameter of that name.)
     """
     names = path.split("/")
     for i in range(len(names)):
-        if (own := "/".join(names[i:])) in layer_of:
-            before = path[: len(path) - len(own)]
-            if all(other[len(before) :] in layer_of for other in there if other.startswith(before)):
-                return layer_of[own]
+        if (suffix := "/".join(names[i:])) in layer_of:
+            prefix = path[: len(path) - len(suffix)]
+            if all(other[len(prefix) :] in layer_of for other in all_paths if other.startswith(prefix)):
+                return layer_of[suffix]
     return None
 
 
 def _shrink(node: Any) -> Any:
-    """Drops what holds no leaf from lists, so that every layer's part has the same structure."""
+    """Removes elements without leaves from lists, so that the parts of all layers have the same structure."""
     if isinstance(node, list):
         return [_shrink(x) for x in node if tree.leaves(x)]
     if isinstance(node, dict):
         return {k: _shrink(x) for k, x in node.items()}
     if hasattr(node, "_fields"):
         return type(node)(*[_shrink(x) for x in node])
-    return tuple(_shrink(x) for x in node) if isinstance(node, tuple) else node
+    if isinstance(node, tuple):
+        return tuple(_shrink(x) for x in node)
+    return node

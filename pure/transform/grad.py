@@ -1,8 +1,7 @@
-"""One `value_and_grad` for every situation: autograd in plain eager code, torch.func inside any transform or
-compiler.
+"""`value_and_grad`: autograd in plain eager code, torch.func inside transforms and compilers.
 
-The two are equal by law. In eager code `torch.func.grad` holds far more memory (each intermediate is
-wrapped), while under `vmap` or a compiler only torch.func composes; a caller should not have to know.
+Both give equal results. In eager code `torch.func.grad` takes far more memory (each intermediate is wrapped),
+while only torch.func composes with `vmap` and compilers.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
     Args:
         function: (params, *rest) -> a 0-d float tensor, or (that, aux) with `has_aux`.
-        has_aux: whether a second result, a tree of tensors, is passed along.
+        has_aux: the function returns a second result, a tree of tensors.
 
     Returns:
         (params, *rest) -> (value, grads) or ((value, aux), grads); grads has the structure, shapes and dtypes
@@ -41,7 +40,7 @@ def value_and_grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
 
 def grad(function: Callable, *, has_aux: bool = False) -> Callable:
-    """Returns a function that computes only the gradient (and aux): `value_and_grad` without the value.
+    """Returns a function that computes the gradient (and aux) only: `value_and_grad` without the value.
 
     Example:
         >>> grad(lambda p: p.square().sum())(torch.tensor([3.0]))
@@ -51,8 +50,7 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
 
 
 def transformed(params: Tree) -> bool:
-    """Says whether torch.func must take the gradient: under a compiler, a functorch transform, or an outer
-    autograd."""
+    """Reports if the gradient needs torch.func: under a compiler, a transform or an outer autograd."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -61,19 +59,19 @@ def transformed(params: Tree) -> bool:
 
 
 def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """The gradient alone."""
+    """Computes the gradient only."""
     out, grads = _value_and_grad(function, has_aux, params, *rest)
     return (grads, out[1]) if has_aux else grads
 
 
 def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """Chooses the engine."""
+    """Selects the engine."""
     engine = _by_func if transformed(params) else _by_autograd
     return engine(function, has_aux, params, *rest)
 
 
 def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """torch.func's engine works on lists of leaves: its own pytrees order dicts differently."""
+    """Computes by torch.func, on lists of leaves: its own pytrees order dicts differently."""
     values, spec = tree.flatten(params)
 
     def flat(leaves: list[Tensor]) -> Any:
@@ -84,7 +82,7 @@ def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any
 
 
 def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """autograd's engine: leaves that require grad, and no trace left on the results."""
+    """Computes by autograd, on leaves that require grad, and detaches the results."""
     values, spec = tree.flatten(params)
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in values]
@@ -95,5 +93,5 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
 
 
 def _detach(x: Any) -> Any:
-    """Cuts a tensor off its graph; other leaves of aux pass."""
+    """Detaches a tensor; other leaves of aux pass."""
     return x.detach() if isinstance(x, Tensor) else x

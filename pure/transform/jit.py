@@ -1,8 +1,8 @@
-"""Compilation that keeps functions pure: whole, or region by region, with or without donated storage.
+"""Compilation of pure functions: as a whole or by regions, with or without donated storage.
 
-A model's layers are the same code on different numbers. Compiled whole, a step of 24 layers takes four times
-as long to compile as one of 6; compiled by regions (a layer, the loss, the update of a layer) each is
-compiled once and serves all.
+A model's layers are the same code on different numbers. As a whole, a step of 24 layers takes four times as
+long to compile as one of 6; by regions (a layer, the loss, the update of a layer) each is compiled once and
+used for all layers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _COMPILE: ContextVar[Callable[[Region], Callable] | None] = ContextVar("compile_
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A function that `jit(..., regions=True)` compiles by itself; anywhere else it is the plain function.
+    """A function that `jit(..., regions=True)` compiles by itself; elsewhere it is the plain function.
 
-    Two regions are never equal: its identity names the compiled code that belongs to it.
+    Two regions are never equal: compiled code is stored by the region's identity.
     """
 
     function: Callable
@@ -45,33 +45,33 @@ def region(function: Callable, *, donate: bool = False) -> Region:
 
     Args:
         function: pure, of positional trees of tensors.
-        donate: whether a donating `jit` may write into the first argument, for a caller that uses it for the
-            last time. The function must return (new, rest), where `new` is like the first argument, and is
-            never differentiated while it runs compiled.
+        donate: let a donating `jit` write into the first argument, if the caller no longer uses it. The
+            function must return (new, rest), where `new` is like the first argument, and is never
+            differentiated while it runs compiled.
 
     Returns:
-        A callable with the same meaning.
+        An equal callable.
     """
     return Region(function, donate)
 
 
 def regional() -> bool:
-    """Says whether a `jit(..., regions=True)` is running, so that it pays to cut work into regions."""
+    """Reports if a `jit(..., regions=True)` is running, which compiles regions."""
     return not _inside_transform() and _COMPILE.get() is not None
 
 
 def outside(function: Callable, *args: Any, **options: Any) -> Any:
-    """Calls a function as if no `jit(..., regions=True)` were running around it.
+    """Calls a function as if no `jit(..., regions=True)` were running.
 
-    For a part of a step that is compiled in a way of its own, or so seldom run in one shape that compiling
-    does not pay: rollouts inside a step of reinforcement learning.
+    For a part of a step that is compiled differently, or whose shapes change too often: rollouts inside a
+    step of reinforcement learning.
 
     Args:
         function: any.
-        args, options: its own.
+        args, options: its arguments.
 
     Returns:
-        What it returns.
+        Its result.
 
     Example:
         >>> outside(max, 1, 2)
@@ -99,13 +99,13 @@ def jit(
     Args:
         function: pure; (state, *rest) -> state when `donate`.
         donate: write each new leaf into the storage of the old state's leaf and return the old state: nothing
-            is allocated twice and addresses stay put. The old numbers are gone; keep a clone if they are
-            wanted.
+            is allocated twice and addresses do not change. The old values are overwritten; clone them first
+            if they are needed.
         regions: compile every `region` inside by itself, instead of the whole as one graph.
         backend: "inductor", or "aot_eager", which traces and differentiates without generating code.
-        checked: compare the arguments of each call with those of the first (3 µs a tensor, more than a small
-            step can spare), and compile again if they differ. False is for a caller who has made sure that
-            they never do, in structure, shape, type or storage of their own.
+        checked: compare the arguments of each call with those of the first (3 µs a tensor, too slow for small
+            steps), and compile again if they differ. Set it to False only if structure, shapes, types and
+            aliasing of the arguments never change.
 
     Returns:
         A function with the same arguments and, within rounding, the same results.
@@ -118,9 +118,7 @@ def jit(
     if not checked:
         options["options"] = {"guard_filter_fn": _no_guard}
     if regions and not checked:
-        raise ValueError(
-            "jit: checked=False is for whole functions; regions check the arguments of each call"
-        )
+        raise ValueError("jit: checked=False is for whole functions; with regions=True leave checked=True")
     if regions:
         return _by_region(function, donate, options)
     compiled = _compile(partial(_write_back, function) if donate else function, options)
@@ -128,12 +126,12 @@ def jit(
 
 
 def _no_guard(entries: Any) -> list[bool]:
-    """Keeps none of torch's checks."""
+    """Disables all of torch's guards."""
     return [False for _ in entries]
 
 
 def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
-    """Runs the function eagerly, with every region inside it compiled once."""
+    """Returns a function that runs eagerly, with every region inside compiled once."""
     compiled: dict[Region, Callable] = {}
 
     def compiler(unit: Region) -> Callable:
@@ -158,8 +156,7 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
 
 
 def _compile(function: Callable, options: dict[str, Any]) -> Callable:
-    """Compiles a function under a code object of its own: Dynamo stops after eight variants of one code
-    object."""
+    """Compiles a function with its own code object: Dynamo stops after eight variants of one code object."""
 
     def call(*args: Any) -> Any:
         return function(*args)
@@ -169,7 +166,7 @@ def _compile(function: Callable, options: dict[str, Any]) -> Callable:
 
 
 def _donate(function: Callable, checked: bool, state: Tree, *rest: Any) -> Tree:
-    """Runs, and returns the old state, which has become the new one."""
+    """Runs, and returns the old state, which now holds the new values."""
     values = tree.leaves(state)
     if checked:
         _refuse_shared(state, values)
@@ -178,20 +175,20 @@ def _donate(function: Callable, checked: bool, state: Tree, *rest: Any) -> Tree:
 
 
 def _refuse_shared(state: Tree, values: list[Tensor]) -> None:
-    """Refuses aliased storage, which would be silently wrong."""
+    """Refuses aliased storage, for which the results would be silently wrong."""
     seen: dict[int, int] = {}
     for i, x in enumerate(values):
         if x.numel() and seen.setdefault(x.untyped_storage().data_ptr(), i) != i:
             names = tree.paths(state)
             first, second = names[seen[x.untyped_storage().data_ptr()]], names[i]
             raise ValueError(
-                f"jit(donate=True): {first} and {second} share storage, so writing one would change the other; "
-                "clone one of them (pure.tree.clone copies a whole tree)"
+                f"jit(donate=True): {first} and {second} share storage, so writing one would change the "
+                "other; clone one of them (pure.tree.clone copies a whole tree)"
             )
 
 
 def _settled(function: Callable, first: Tree, *rest: Any) -> tuple[Tree, Tree]:
-    """Runs a donating region and what it left to do."""
+    """Runs a donating region, then its remaining writes."""
     moves, other = function(first, *rest)
     _settle(tree.leaves(first), moves)
     return first, other
@@ -209,10 +206,9 @@ def _write_back(function: Callable, state: Tree, *rest: Any) -> list[Tensor | No
 
 
 def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
-    """Copies leaf by leaf, but for leaves that trade places: these are returned, for `_settle`.
+    """Copies leaf by leaf, except leaves that swap storage: these are returned, for `_settle`.
 
-    (A compiler may drop the clone that a swap needs: Inductor turns two copies of clones into a <- b, b <-
-    a.)
+    (A compiler may drop the clone that a swap needs: Inductor makes a <- b, b <- a of two copied clones.)
     """
     old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
     waiting = _movers(old_leaves, new_leaves)
@@ -220,31 +216,33 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
         for i, (old, x) in enumerate(zip(old_leaves, new_leaves, strict=True)):
             if old is not x and i not in waiting:
                 old.copy_(x)
-    return [x if i in waiting else None for i, x in enumerate(new_leaves)] if waiting else []
+    if not waiting:
+        return []
+    return [x if i in waiting else None for i, x in enumerate(new_leaves)]
 
 
 def _movers(old: list[Tensor], new: list[Tensor]) -> set[int]:
-    """Leaves that become another old leaf, or a view of any, and leaves that others become."""
+    """Indices of leaves that become another old leaf, or a view of one, and of those old leaves."""
     changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
     pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _root(x) is _root(y)]
     return {i for pair in pairs for i in pair}
 
 
 def _root(x: Tensor) -> Tensor:
-    """The tensor that x is a view of, or x."""
+    """The base of a view, or x itself."""
     return x if x._base is None else x._base
 
 
 def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:
-    """Reads all leaves that trade places, then writes them."""
-    fresh = [(y, x.clone()) for y, x in zip(old, moves, strict=False) if x is not None]
+    """Clones all leaves that swap storage, then writes them."""
+    clones = [(y, x.clone()) for y, x in zip(old, moves, strict=False) if x is not None]
     with torch.no_grad():
-        for y, x in fresh:
+        for y, x in clones:
             y.copy_(x)
 
 
 def _inside_transform() -> bool:
-    """Under a compiler, a tracer or a functorch transform a region is inlined."""
+    """Reports a compiler, a tracer or a functorch transform, in which a region is inlined."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()

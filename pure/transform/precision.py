@@ -1,4 +1,4 @@
-"""Mixed precision: parameters are kept in float32 and computed with in fewer bits.
+"""Mixed precision: parameters are stored in float32 and cast to half precision for computation.
 
 Micikevicius et al., "Mixed Precision Training", 2018.
 """
@@ -16,14 +16,14 @@ from pure import tree
 from pure.types import Tree
 
 FIRST_SCALE = 2.0**16
-"""Of a mean loss: too large costs a skipped step for each halving, too small costs digits."""
+"""Initial scale of a mean loss; if it is too large, one step is skipped for each halving."""
 
 
 class LossScale(NamedTuple):
-    """The state of dynamic loss scaling, which float16 needs: its smallest number is 6e-8.
+    """The state of dynamic loss scaling for float16, whose smallest number is 6e-8.
 
     Fields:
-        scale: [] float32, multiplies the mean loss before it is differentiated.
+        scale: [] float32, factor of the mean loss before differentiation.
         good: [] int32, finite steps since the scale last changed.
     """
 
@@ -32,10 +32,10 @@ class LossScale(NamedTuple):
 
 
 def mixed(function: Callable, dtype: torch.dtype) -> Callable:
-    """Returns a function that sees its params in `dtype`; their gradients come back in the params' own.
+    """Returns a function that gets its params in `dtype`; gradients have the params' own dtype.
 
-    Matrix products in bfloat16 are several times faster, but an update of a thousandth would vanish in its 8
-    bits: so the params stay in float32 and only a copy of them is narrow.
+    Matrix products in bfloat16 are several times faster, but updates of a thousandth vanish in its 8 bits: so
+    the params are float32, and only a copy is in half precision.
 
         f'(params, ...) = f(cast(params, dtype), ...)
 
@@ -56,7 +56,7 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
 
 
 def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu") -> LossScale:
-    """Makes the first state: a scale that is too high costs one skipped step for each halving.
+    """Makes the initial state; a scale that is too high costs one skipped step for each halving.
 
     Raises:
         ValueError: if `initial` is not positive.
@@ -73,7 +73,7 @@ def adjust(state: LossScale, finite: Tensor, *, period: int = 2000) -> LossScale
 
     Args:
         state: scale and good, 0-d.
-        finite: [] bool, whether every gradient of this step was finite.
+        finite: [] bool, True if every gradient of this step was finite.
         period: finite steps before the next doubling.
 
     Returns:

@@ -1,9 +1,8 @@
-"""Rematerialisation: forget what happens inside a function, and compute it again for the gradient.
+"""Rematerialisation: a function's activations are recomputed in the backward pass instead of saved.
 
-torch's own checkpointing rests on hooks that torch.func refuses; this one is an `autograd.Function` that
-works under grad and vmap. A compiler that sees the whole gradient merges what is computed twice, so inside
-compiled code nothing is recomputed; around a `region`, under `jit(..., regions=True)`, the region is compiled
-and its inside is forgotten.
+torch's own checkpointing uses hooks that torch.func refuses; this one is an `autograd.Function` that works
+under grad and vmap. A compiler that compiles forward and backward pass together merges equal computations, so
+inside compiled code nothing is recomputed; around a `region`, under `jit(..., regions=True)`, it is.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 """
@@ -22,20 +21,20 @@ from pure.transform.grad import transformed
 
 
 def remat(function: Callable) -> Callable:
-    """Returns the same function, of which the backward pass keeps only the inputs.
+    """Returns the same function, of which only the inputs are saved for the backward pass.
 
-    A layer's inner activations are many times its input. Forgetting them costs one more forward pass (about a
+    A layer's activations are many times its input. Recomputing them takes one more forward pass (about a
     third more time) and saves nearly all of the memory.
 
     Args:
-        function: pure, of positional trees of tensors (None and static values pass), giving a tree of
-            tensors. What it closes over receives no gradient.
+        function: pure, of positional trees of tensors (None and static values pass), returning a tree of
+            tensors. Variables of its closure receive no gradient.
 
     Returns:
         A function equal to it in value and gradient.
 
-    Edge cases: integer inputs and outputs carry no gradient. Randomness must come from keys among the inputs,
-    which then gives the same draw twice. Inside compiled code it is the function itself.
+    Edge cases: integer inputs and outputs have no gradient. Randomness must come from keys among the inputs,
+    so that both runs draw the same numbers. Inside compiled code it is the function itself.
 
     Example:
         >>> x = torch.tensor(3.0, requires_grad=True)
@@ -49,8 +48,7 @@ def remat(function: Callable) -> Callable:
 
 
 class _Remat(torch.autograd.Function):
-    """Runs `flat(*tensors) -> tuple of tensors`; saves only its inputs. (A class, because torch asks for
-    one.)"""
+    """Runs `flat(*tensors) -> tuple of tensors`; saves only its inputs. (torch requires a class.)"""
 
     generate_vmap_rule = True
 
@@ -91,7 +89,7 @@ def _pull_by_func(function: Callable, inputs: list[Tensor], given: tuple[Tensor,
 def _pull_by_autograd(
     function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """The same in plain eager code: less memory, and regions inside stay compiled."""
+    """The same in plain eager code: takes less memory, and regions inside stay compiled."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         outputs = function(*leaves)
@@ -105,7 +103,7 @@ def _pull_by_autograd(
 def _remat(function: Callable, *args: Any) -> Any:
     """Flattens the trees, because an autograd.Function sees only its direct arguments."""
     if torch.compiler.is_compiling():
-        return function(*args)  # a compiler would merge what is computed twice
+        return function(*args)  # a compiler would merge both computations
     leaves, spec = tree.flatten(args)
     places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
     structures: list = []

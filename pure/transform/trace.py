@@ -1,8 +1,7 @@
-"""Compilation of what is never differentiated: from a trace of its operations, without Dynamo.
+"""Compilation of functions without gradient from a trace of their operations, without Dynamo.
 
-Dynamo reads Python, byte by byte; for an optimizer's walks over trees that takes longer than compiling what
-they compute. A pure function without gradient can simply be run once on tensors that have a shape and no
-numbers: what it did is the program.
+Dynamo interprets Python bytecode, which for an optimizer's loops over trees takes longer than compiling their
+operations. A pure function without gradient can be traced by one run on fake tensors instead.
 """
 
 from __future__ import annotations
@@ -19,18 +18,17 @@ from pure.types import Tree
 
 
 def traced(function: Callable, backend: str | Callable) -> Callable:
-    """Returns the same function, compiled for each kind of arguments that it meets.
+    """Returns the same function, compiled for each signature of its arguments.
 
     Args:
         function: pure, of positional trees; it may write into its arguments. Numbers and strings among the
-            leaves are compiled in.
+            leaves are constants of the compiled code.
         backend: as in `pure.transform.jit.jit`.
 
     Returns:
-        A function of the same arguments, for tensors that do not require grad; what it returns has none
-        either.
+        A function of the same arguments, for tensors that do not require grad; its results do not either.
 
-    Edge cases: arguments of another structure, shape or type are compiled anew.
+    Edge cases: arguments of another structure, shape or type are compiled again.
 
     Example:
         >>> traced(lambda p, rate: {"w": p["w"] - rate}, "aot_eager")({"w": torch.ones(2)}, torch.tensor(0.5))
@@ -51,7 +49,7 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
 
 
 def kind(x: Any) -> Any:
-    """What compiled code takes for granted of a leaf; a number is compiled in."""
+    """Returns the signature of a leaf, which compiled code assumes; of a number its value."""
     if not isinstance(x, Tensor):
         return type(x), x
     return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout
@@ -59,15 +57,15 @@ def kind(x: Any) -> Any:
 
 def _program(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
     """Traces and compiles: (tensors -> the results' leaves, the results' structure)."""
-    tensors, found = [x for x in values if isinstance(x, Tensor)], []
+    tensors, structures = [x for x in values if isinstance(x, Tensor)], []
 
     def flat(*given: Tensor) -> tuple:
         rest = iter(given)
         result = function(*tree.unflatten(spec, [next(rest) if isinstance(x, Tensor) else x for x in values]))
         leaves, structure = tree.flatten(result)
-        found.append(structure)
+        structures.append(structure)
         return tuple(leaves)
 
     graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
     compiler = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
-    return compiler(graph, tensors), found[-1]
+    return compiler(graph, tensors), structures[-1]

@@ -16,12 +16,12 @@ import torch
 
 from data_pipes.tokenizer.spec import Tokenizer
 from pure import tree
-from pure.adapt.attach import whole
+from pure.adapt.attach import materialize
 from pure.adapt.lora import bind, merge
 from pure.adapt.lora_config import LoRAConfig, sites
 from pure.adapt.qlora import quantize_layers
 from pure.interop import hf, peft
-from pure.interop.peft_weights import Adapters, plain
+from pure.interop.peft_weights import Adapters, is_low_rank
 from pure.nn.linear import LoRA
 from pure.nn.nf4 import nf4_bytes
 from pure.types import Model, Tree
@@ -162,7 +162,7 @@ def merge_reward_model(adapter: Adapter | None, scored: Pretrained) -> Pretraine
     """
     if adapter is None:
         return scored
-    base = tree.cast(whole(adapter.base), torch.float32)
+    base = tree.cast(materialize(adapter.base), torch.float32)
     merged = merge(base, scored.params["model"], adapter.config)
     return scored._replace(params={**scored.params, "model": merged})
 
@@ -215,7 +215,7 @@ def _attach_above(
 ) -> Adapter:
     """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged
     base."""
-    if config.use_dora or not plain(earlier.adapters):
+    if config.use_dora or not is_low_rank(earlier.adapters):
         which = "--use_dora" if config.use_dora else f"the adapters in {earlier.path}"
         raise ValueError(
             f"adapters over adapters are saved as one, and {which} cannot be joined with others; run "

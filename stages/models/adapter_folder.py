@@ -14,7 +14,7 @@ import torch
 
 from data_pipes import files
 from pure import tree
-from pure.adapt.attach import whole
+from pure.adapt.attach import materialize
 from pure.adapt.qlora import quantize_layers
 from pure.config import ModelConfig
 from pure.interop import hf, peft_apply, peft_config, peft_weights
@@ -200,7 +200,7 @@ def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> 
     adapters, recorded = read_adapters(folder, base, path), read_base(folder)
     dtype = tree.leaves(base)[0].dtype
     if recorded.quantized:
-        base = tree.cast(whole(quantize_layers(tree.cast(base, recorded.dtype))), torch.float32)
+        base = tree.cast(materialize(quantize_layers(tree.cast(base, recorded.dtype))), torch.float32)
     weights = peft_apply.apply(adapters, hf.to_weights(base))
     tied, rows = "lm_head.weight" not in weights, weights["model.embed_tokens.weight"].shape[0]
     changed = dataclasses.replace(config, tie_word_embeddings=tied, vocab_size=rows)

@@ -234,7 +234,7 @@ def _weights(file: _File, config: ModelConfig, dtype: torch.dtype) -> Iterator[t
         name, part = names.weight_name(entry.name), entry.name.split(".")[-2]
         numbers = _numbers(file, entry)
         if permuted and part in heads:
-            numbers = names.unpermuted(numbers, heads[part])
+            numbers = names.unpermute(numbers, heads[part])
         yield name, numbers.to(dtype)
 
 

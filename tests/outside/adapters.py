@@ -339,7 +339,7 @@ FORMS = (
            _names(lambda name: name[11:])),
     _changed("a layer that the base has not", "missing: .*layers.1.*the file has .*layers.7",
              _names(lambda name: name.replace("layers.1.", "layers.7."))),
-    _changed("an expression that never ends", "target_modules .* fits no matrix",
+    _changed("an expression that never ends", "target_modules .* matches no matrix",
            _fields(target_modules="(q|.*)*_proj!")),
     _changed("no expression", r"adapter_config.json: target_modules: '\[' is not a regular expression",
            _fields(target_modules="[")),

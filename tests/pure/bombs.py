@@ -67,7 +67,7 @@ BOMBS: Mapping[str, Callable[[], bytes]] = {
 }
 
 
-def measure(name: str) -> dict[str, Any]:
+def read_bomb(name: str) -> dict[str, Any]:
     """Reads a bomb: seconds of CPU, the most memory held beyond the input, and the message of the error."""
     data, message = BOMBS[name](), ""
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is held now
@@ -96,4 +96,4 @@ def resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    json.dump({"yardstick": yardstick(), "costs": {name: measure(name) for name in BOMBS}}, sys.stdout)
+    json.dump({"yardstick": yardstick(), "costs": {name: read_bomb(name) for name in BOMBS}}, sys.stdout)

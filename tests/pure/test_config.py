@@ -36,8 +36,8 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
         "head_dim: expected at most 65,536",
     ),
     ({"initializer_range": -0.1}, "initializer_range: expected a number above 0, got -0.1"),
-    ({"attention_dropout": 1.0}, "attention_dropout: expected a share in [0, 1), got 1.0; 0 switches it off"),
-    ({"hidden_dropout": -0.5}, "hidden_dropout: expected a share in [0, 1), got -0.5"),
+    ({"attention_dropout": 1.0}, "attention_dropout: expected a rate in [0, 1), got 1.0; 0 disables it"),
+    ({"hidden_dropout": -0.5}, "hidden_dropout: expected a rate in [0, 1), got -0.5"),
     (
         {"hidden_size": 250},
         "hidden_size 250 does not divide into num_attention_heads 8: choose a multiple, or give hea",
@@ -45,7 +45,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"head_dim": 0}, "head_dim: expected a whole number of at least 1, or None, got 0"),
     ({"head_dim": 1.5}, "head_dim: expected a whole number of at least 1, or None, got 1.5"),
     ({"num_key_value_heads": 3}, "num_attention_heads 8 does not divide by num_key_value_heads 3"),
-    ({"head_dim": 7}, "head_dim: rotary positions turn pairs, so it must be even, got 7"),
+    ({"head_dim": 7}, "head_dim: rotary positions rotate pairs, so it must be even, got 7"),
     (
         {"use_rope": False, "hidden_size": 255, "head_dim": 4},
         "sinusoidal positions come in pairs: it must be even, got",
@@ -75,15 +75,15 @@ REFUSED_SCALING: tuple[tuple[dict[str, Any], str], ...] = (
     ({"factor": 2.0}, "factor 2.0 needs a rope_type: 'linear'"),
     (
         {"rope_type": "llama3", "factor": 2.0},
-        "llama3 needs original_max_position_embeddings, the context length in tok",
+        "llama3 needs original_max_position_embeddings, the context length of pretraining",
     ),
     (
         {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": "64"},
-        "yarn needs original_max_position_embeddings, the context length in tokens of the first training; got 64",
+        "yarn needs original_max_position_embeddings, the context length of pretraining in tokens; got 64",
     ),
     (
         {"rope_type": "yarn", "factor": 2.0},
-        "yarn needs original_max_position_embeddings, the context length in tokens",
+        "yarn needs original_max_position_embeddings, the context length of pretraining in tokens",
     ),
     (
         {"rope_type": "llama3", "original_max_position_embeddings": 8, "low_freq_factor": 4.0},
@@ -141,7 +141,7 @@ def test_unknown_fields_get_the_nearest_name() -> None:
 def test_unknown_presets_list_the_known() -> None:
     with pytest.raises(ValueError, match=r"preset: expected one of tiny_config, qwen3_0.5b, .* got 'gpt5'$"):
         preset("gpt5")
-    with pytest.raises(ValueError, match=r"got 'configs/tiny.py'; Python files are not read .*: write JSON$"):
+    with pytest.raises(ValueError, match=r"got 'configs/tiny.py'; for a configuration .* write a JSON file$"):
         preset("configs/tiny.py")
 
 

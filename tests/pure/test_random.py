@@ -67,7 +67,7 @@ draws = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
 in_pieces = pytest.mark.parametrize("draw", IN_PIECES.values(), ids=IN_PIECES.keys())
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def assert_same(a: Tensor, b: Tensor) -> bool:
     """Equal in dtype, shape and every value (torch.equal does not know all unsigned types)."""
     return (
         a.dtype == b.dtype
@@ -85,15 +85,15 @@ def narrow(x: Tensor) -> torch.dtype:
 def test_pure(draw: Draw) -> None:
     key = random.key(3)
     first = draw(key)
-    assert same(draw(key), first)
+    assert assert_same(draw(key), first)
     assert key.tolist() == [0, 3]
-    assert not same(draw(random.key(4)), first)
+    assert not assert_same(draw(random.key(4)), first)
 
 
 @draws
 def test_many_keys_at_once_equal_one_by_one(draw: Draw) -> None:
     keys = random.split(random.key(3), 4)
-    assert same(torch.func.vmap(draw)(keys), torch.stack([draw(key) for key in keys]))
+    assert assert_same(torch.func.vmap(draw)(keys), torch.stack([draw(key) for key in keys]))
 
 
 ONE_OF_EACH = {
@@ -118,14 +118,14 @@ ONE_OF_EACH = {
 def test_compiled_equals_eager(draw: Draw) -> None:
     torch.compiler.reset()
     key = random.key(3)
-    assert same(torch.compile(draw, fullgraph=True, backend="aot_eager")(key), draw(key))
+    assert assert_same(torch.compile(draw, fullgraph=True, backend="aot_eager")(key), draw(key))
 
 
 @pytest.mark.parametrize("name", ["fold_in", "uniform, scaled", "permutation"])
 def test_compiled_for_many_keys(name: str) -> None:
     torch.compiler.reset()
     keys, draw = random.split(random.key(3), 2), torch.func.vmap(DRAWS[name])
-    assert same(torch.compile(draw, fullgraph=True, backend="aot_eager")(keys), draw(keys))
+    assert assert_same(torch.compile(draw, fullgraph=True, backend="aot_eager")(keys), draw(keys))
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_inductor_equals_eager() -> None:
     key = random.key(3)
     *exact, normal = torch.compile(several, fullgraph=True)(key)
     *expected, expected_normal = several(key)
-    assert all(same(a, b) for a, b in zip(exact, expected, strict=True))
+    assert all(assert_same(a, b) for a, b in zip(exact, expected, strict=True))
     torch.testing.assert_close(normal, expected_normal, rtol=5e-7, atol=0)
 
 
@@ -151,11 +151,11 @@ def test_pieces_equal_the_whole(draw: Callable[..., Tensor]) -> None:
     """In blocks, from any offset, and with an offset that is a tensor."""
     key, start, size = random.key(3), BLOCK["cpu"] - 2, BLOCK["cpu"] + 5
     whole = draw(key, (2 * BLOCK["cpu"] + 10,), offset=0)
-    assert same(draw(key, (size,), offset=start), whole[start : start + size])
-    assert same(draw(key, (9,), offset=torch.tensor(start)), whole[start : start + 9])
+    assert assert_same(draw(key, (size,), offset=start), whole[start : start + size])
+    assert assert_same(draw(key, (9,), offset=torch.tensor(start)), whole[start : start + 9])
     keys = key.expand(2, 2)
     many = torch.func.vmap(lambda k: draw(k, (size,), offset=0))(keys)
-    assert same(many, whole[:size].expand(2, -1))
+    assert assert_same(many, whole[:size].expand(2, -1))
 
 
 def test_one_compiled_block_serves_every_place() -> None:
@@ -166,7 +166,7 @@ def test_one_compiled_block_serves_every_place() -> None:
     key = random.key(3)
     with torch._dynamo.config.patch(error_on_recompile=True):
         drawn = torch.cat([block(key, torch.tensor(start)) for start in range(0, 256, 64)])
-    assert same(drawn, random.normal(key, (256,)))
+    assert assert_same(drawn, random.normal(key, (256,)))
 
 
 class Sizes(TorchDispatchMode):
@@ -210,7 +210,7 @@ def test_cuda_equals_cpu(draw: Draw) -> None:
     if expected.is_floating_point():
         torch.testing.assert_close(drawn.cpu(), expected, rtol=1e-6, atol=1e-6)
     else:
-        assert same(drawn.cpu(), expected)
+        assert assert_same(drawn.cpu(), expected)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_partition_and_combine() -> None:
     again = tree.combine(kept, rest)
     assert [id(x) for x in tree.leaves(again)] == [id(x) for x in tree.leaves(given)]
     assert tree.select(kept, given)["b"] == [None, None, (None, {})]
-    with pytest.raises(ValueError, match="both trees have a leaf in the same place"):
+    with pytest.raises(ValueError, match="both trees have a leaf at the same path"):
         tree.combine(given, kept)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from pure.types import Model, ParamSpec, as_they_are
+from pure.types import Model, ParamSpec, identity_prepare
 
 
 def test_a_model_of_ones_own_need_not_prepare_its_params() -> None:
     model = Model(*[None] * 8)
     params = {"w": torch.ones(2)}
     assert model.prepare(params) is params
-    assert as_they_are(params) is params
+    assert identity_prepare(params) is params
 
 
 def test_a_specification_says_shape_and_start() -> None:

@@ -44,7 +44,7 @@ def bits(x: Tensor) -> bytes:
     return bytes(plain.reshape(-1).view(torch.uint8).tolist())
 
 
-def same(a: Any, b: Any) -> bool:
+def identical(a: Any, b: Any) -> bool:
     """Equal structure, types and bits."""
     if tree.structure(a) != tree.structure(b):
         return False

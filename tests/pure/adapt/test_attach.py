@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pure import random, tree
-from pure.adapt.attach import whole
+from pure.adapt.attach import materialize
 from pure.adapt.lora import lora
 from pure.nn.linear import LoRA
 from tests.pure.adapt.peer import moved, small
@@ -22,7 +22,7 @@ def test_what_has_no_adapter_is_the_base_itself() -> None:
 
 def test_whole_is_w_plus_ba() -> None:
     base, a, b = (random.normal(random.key(i), s) for i, s in enumerate([(5, 6), (2, 6), (5, 2)]))
-    made = whole({"w": LoRA(base, a, b), "n": [base]})
+    made = materialize({"w": LoRA(base, a, b), "n": [base]})
     torch.testing.assert_close(
         made["w"].double(), base.double() + b.double() @ a.double(), rtol=1e-5, atol=1e-5
     )

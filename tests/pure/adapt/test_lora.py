@@ -203,9 +203,12 @@ def test_follows_the_dtype_of_its_base() -> None:
     [
         ({"rank": 0}, "rank must be a whole number"),
         ({"alpha": 0.0}, "alpha must be above 0"),
-        ({"targets": ["query"]}, "'query' fits no matrix of the base; there are down, gate, k, o, q, up, v"),
-        ({"rank_pattern": {"layers/9/*": 2}}, "fits no matrix"),
-        ({"targets": []}, "names no matrix"),
+        (
+            {"targets": ["query"]},
+            "'query' matches no matrix of the base; there are down, gate, k, o, q, up, v",
+        ),
+        ({"rank_pattern": {"layers/9/*": 2}}, "matches no matrix"),
+        ({"targets": []}, "targets is empty"),
         ({"dropout": 1.0}, r"a share in \[0, 1\)"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pure import random, tree
-from pure.adapt.attach import whole
+from pure.adapt.attach import materialize
 from pure.adapt.lora import lora
 from pure.adapt.qlora import qlora, quantize_layers
 from pure.nn.nf4 import NF4
@@ -14,7 +14,7 @@ from tests.pure.adapt.peer import moved, small, tokens
 
 def test_is_lora_over_the_dequantised_base() -> None:
     model, base = small()
-    ours, plain = qlora(model, base, rank=2), lora(model, whole(quantize_layers(base)), rank=2)
+    ours, plain = qlora(model, base, rank=2), lora(model, materialize(quantize_layers(base)), rank=2)
     adapters = moved(ours.init(random.key(1)))
     torch.testing.assert_close(
         ours.forward(adapters, tokens()), plain.forward(adapters, tokens()), rtol=1e-4, atol=1e-5

@@ -1,4 +1,4 @@
-"""Which fields of config.json change nothing: compared with transformers' own configuration classes."""
+"""Fields of config.json without effect, compared with transformers' own configuration classes."""
 
 from __future__ import annotations
 
@@ -85,16 +85,24 @@ def test_false_is_not_passed_over_where_it_changes_the_mathematics(name: str, va
         ("qwen2", {"sliding_window": 64, "use_sliding_window": True}, False),
         ("qwen2", {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}, True),
         ("qwen2", {"sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 1}, False),
-        ("qwen3", {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1,
-                   "layer_types": ["full_attention"] * 2}, False),
+        (
+            "qwen3",
+            {
+                "sliding_window": 64,
+                "use_sliding_window": True,
+                "max_window_layers": 1,
+                "layer_types": ["full_attention"] * 2,
+            },
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_window_is_refused_where_transformers_hides_something(
     kind: str, fields: dict[str, Any], refused: bool
 ) -> None:
     theirs = CLASSES[kind](**SIZES, **fields)
     layers = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 2
-    if kind != "llama":  # whose transformers' class has no window; here it is refused rather than passed over
+    if kind != "llama":  # whose transformers' class has no window; here it is refused rather than ignored
         window = theirs.sliding_window if "sliding_attention" in layers else None
         assert refused == (window is not None and window < SIZES["max_position_embeddings"])
     if refused:

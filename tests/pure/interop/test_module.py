@@ -159,7 +159,7 @@ def test_trains_through_sft_dpo_and_grpo() -> None:
 
 def test_what_a_plain_call_cannot_do_is_refused() -> None:
     model = from_module(Bigram(), vocab_size=7, max_length=8)
-    with pytest.raises(ValueError, match="module\\(tokens\\) knows neither; give from_module a forward"):
+    with pytest.raises(ValueError, match="module\\(tokens\\) takes neither; give from_module a forward"):
         model.forward(model.init(None), tokens() % 7, segment_ids=torch.zeros(2, 12, dtype=torch.int64))
     with pytest.raises(ValueError, match="vocab_size is None and max_length None, and Bigram has no config"):
         from_module(Bigram())

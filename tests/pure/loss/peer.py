@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def fake_trainer(**fields: Any) -> Any:
-    """What stands in the place of TRL's trainer."""
+    """Stand-in for TRL's trainer."""
     same = lambda x, **_: x  # noqa: E731
     accelerator = SimpleNamespace(
         device="cpu", num_processes=1, gather=same, gather_for_metrics=same, reduce=same

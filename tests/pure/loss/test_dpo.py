@@ -30,7 +30,7 @@ def references(variant: str) -> tuple[Tensor | None, Tensor | None]:
     return (None, None) if variant == "simpo" else (REFERENCE_CHOSEN, REFERENCE_REJECTED)
 
 
-def found(variant: str, beta: float = 0.3, **changes: Any) -> Any:
+def losses_of(variant: str, beta: float = 0.3, **changes: Any) -> Any:
     options = {
         "beta": beta,
         "variant": variant,
@@ -63,7 +63,7 @@ def naive(variant: str, i: int, beta: float) -> float:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_a_loop_in_float64(variant: str) -> None:
     wanted = [naive(variant, i, 0.3) for i in range(PAIRS)]
-    assert found(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    assert losses_of(variant).losses.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def trl_loss(variant: str, chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -120,11 +120,13 @@ def test_a_table_that_can_be_checked_by_hand() -> None:
 
 def test_without_smoothing_conservative_and_robust_are_the_original() -> None:
     for variant in ("conservative", "robust"):
-        torch.testing.assert_close(found(variant, label_smoothing=0.0).losses, found("sigmoid").losses)
+        torch.testing.assert_close(
+            losses_of(variant, label_smoothing=0.0).losses, losses_of("sigmoid").losses
+        )
 
 
 def test_rewards_have_no_gradient_and_are_the_log_ratios() -> None:
-    rewards = found("sigmoid")
+    rewards = losses_of("sigmoid")
     torch.testing.assert_close(rewards.chosen_rewards, 0.3 * (POLICY_CHOSEN - REFERENCE_CHOSEN))
     policy = POLICY_CHOSEN.clone().requires_grad_()
     with_gradient = dpo_loss(policy, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED, beta=0.3)
@@ -147,10 +149,10 @@ def test_absurd_pairs_stay_finite(variant: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "orpo"}, "files of their own"),
+        ({"variant": "orpo"}, "their own files"),
         ({"variant": "sigmoid", "label_smoothing": 0.1}, "only conservative and robust"),
         ({"variant": "robust", "label_smoothing": 0.5}, r"\[0, 0.5\)"),
-        ({"variant": "ipo"}, "divides by the answers' tokens"),
+        ({"variant": "ipo"}, "divides by the completions' tokens"),
         ({"variant": "simpo"}, "takes no reference"),
     ],
 )

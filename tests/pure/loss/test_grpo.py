@@ -117,12 +117,15 @@ def trl(trainer: str, loss_type: str, level: str, logps: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("variant", "trainer", "loss_type", "level"),
     [
-        ("grpo", "GRPOTrainer", "grpo", "token"), ("bnpo", "GRPOTrainer", "bnpo", "token"),
-        ("dr_grpo", "GRPOTrainer", "dr_grpo", "token"), ("dapo", "GRPOTrainer", "dapo", "token"),
-        ("gspo", "GRPOTrainer", "grpo", "sequence"), ("cispo", "GRPOTrainer", "cispo", "token"),
+        ("grpo", "GRPOTrainer", "grpo", "token"),
+        ("bnpo", "GRPOTrainer", "bnpo", "token"),
+        ("dr_grpo", "GRPOTrainer", "dr_grpo", "token"),
+        ("dapo", "GRPOTrainer", "dapo", "token"),
+        ("gspo", "GRPOTrainer", "grpo", "sequence"),
+        ("cispo", "GRPOTrainer", "cispo", "token"),
         ("rloo", "RLOOTrainer", "", ""),
     ],
-)  # fmt: skip
+)
 def test_equals_trl_in_value_and_gradient(variant: str, trainer: str, loss_type: str, level: str) -> None:
     """TRL counts the divergence of RLOO among the rewards, so it is left out there."""
 
@@ -184,12 +187,13 @@ def test_vmapped_over_groups_it_is_the_loss_of_all() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "ppo"}, "must be one of grpo"), ({"variant": "dr_grpo", "max_length": None}, "needs max_length"),
+        ({"variant": "ppo"}, "must be one of grpo"),
+        ({"variant": "dr_grpo", "max_length": None}, "needs max_length"),
         ({"variant": "grpo", "clip_low": -0.1}, "clip_low must be at least 0"),
         ({"variant": "cispo", "dual_clip": 3.0}, "dual_clip"),
         ({"variant": "grpo", "dual_clip": 1.0}, "above 1"),
     ],
-)  # fmt: skip
+)
 def test_contradictions_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loss(**options)

@@ -70,9 +70,14 @@ def test_another_estimator_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("divergence", "wanted"),
-    [(6.0, 0.1), (60.0, 0.1 * (1 + 0.2 * 64 / 10000)), (0.0, 0.1 * (1 - 0.2 * 64 / 10000)),
-     (6.6, 0.1 * (1 + 0.1 * 64 / 10000)), (math.nan, 0.1)],
-)  # fmt: skip
+    [
+        (6.0, 0.1),
+        (60.0, 0.1 * (1 + 0.2 * 64 / 10000)),
+        (0.0, 0.1 * (1 - 0.2 * 64 / 10000)),
+        (6.6, 0.1 * (1 + 0.1 * 64 / 10000)),
+        (math.nan, 0.1),
+    ],
+)
 def test_the_coefficient_follows_the_divergence(divergence: float, wanted: float) -> None:
     found = adaptive_coefficient(
         torch.tensor(0.1), torch.tensor(divergence), target=6.0, horizon=10000, steps=64

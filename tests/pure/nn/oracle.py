@@ -39,7 +39,7 @@ CASES = (
     Case(67, 67, 4, 2, 8),  # grouped; one more than a tile of 64, three more than a tile of 16
     Case(131, 131, 6, 1, 4),  # multi-query, more than a tile of 128
     Case(260, 260, 2, 1, 4),  # four tiles of 65
-    Case(1, 9, 4, 2, 8, start=True),  # one new token behind a cache
+    Case(1, 9, 4, 2, 8, start=True),  # one new token after a cache
     Case(5, 70, 4, 2, 8, start=True),  # several
     Case(67, 67, 4, 2, 8, packed=True),
     Case(131, 131, 2, 2, 4, packed=True),
@@ -66,7 +66,7 @@ def problem(case: Case, seed: int = 0, rows: int = 3) -> Problem:
         extras["segment_ids"] = random.randint(keys[4], (rows, case.length), 0, 4).long().sort(-1).values
     if case.dropped:
         kept = random.bernoulli(keys[5], 0.7, (rows, case.heads, case.length, case.keys))
-        extras["keep"] = kept / 0.7
+        extras["dropout_mask"] = kept / 0.7
     return Problem(q, k, v, random.normal(keys[6], shapes[0]), extras)
 
 
@@ -77,7 +77,7 @@ def attention(
     *,
     start: Tensor | None = None,
     segment_ids: Tensor | None = None,
-    keep: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> Tensor:
     """The definition, in float64: q [B, T, N, H], k and v [B, S, K, H] -> [B, T, N, H]."""
     groups, rows = q.shape[2] // k.shape[2], []
@@ -89,5 +89,8 @@ def attention(
         for n in range(q.shape[2]):
             scores = q[b, :, n].double() @ k[b, :, n // groups].double().T / q.shape[-1] ** 0.5
             weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-            rows.append((weights if keep is None else weights * keep[b, n]) @ v[b, :, n // groups].double())
+            rows.append(
+                (weights if dropout_mask is None else weights * dropout_mask[b, n])
+                @ v[b, :, n // groups].double()
+            )
     return torch.stack(rows).unflatten(0, q.shape[::2][:2]).transpose(1, 2)

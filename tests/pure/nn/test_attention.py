@@ -46,11 +46,11 @@ def test_equals_the_formula(bias: bool | str, qk_norm: bool) -> None:
     config = ModelConfig(**SIZES, attention_bias=bias, qk_norm=qk_norm)
     params, x = drawn(config), random.normal(random.key(1), (2, 9, 24))
     segments = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2]).expand(2, 9)
-    keep = random.bernoulli(random.key(2), 0.5, (2, 4, 9, 9)) * 2.0
+    dropout_mask = random.bernoulli(random.key(2), 0.5, (2, 4, 9, 9)) * 2.0
     angles = rotation(torch.arange(9)[None], config=config)
-    ours, cache = attention(params, x, angles, config=config, segment_ids=segments, keep=keep)
+    ours, cache = attention(params, x, angles, config=config, segment_ids=segments, dropout_mask=dropout_mask)
     assert cache is None
-    wanted = formula(params, x.double(), config, segment_ids=segments, keep=keep)
+    wanted = formula(params, x.double(), config, segment_ids=segments, dropout_mask=dropout_mask)
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-5)
 
 

@@ -43,7 +43,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 @pytest.mark.parametrize("name", WAYS)
 def test_equals_the_oracle(name: str, case: Case) -> None:
     if case.dropped and name == "sdpa":
-        pytest.skip("refuses dropout factors, see test_sdpa")
+        pytest.skip("refuses a dropout mask, see test_sdpa")
     given, y, grads = answer(case)
     ours = WAYS[name](given.q, given.k, given.v, **given.extras)
     close(ours, y)

@@ -7,7 +7,7 @@ import torch
 from pure import random, tree
 from pure.config import ModelConfig
 from pure.nn.attention import attention
-from pure.nn.block import Keep, block, block_spec
+from pure.nn.block import DropoutMasks, block, block_spec
 from pure.nn.feedforward import feedforward
 from pure.nn.norm import norm
 from pure.nn.transformer import init
@@ -19,7 +19,7 @@ def test_norms_stand_before_and_the_stream_runs_past() -> None:
     params, x = init(random.key(0), spec=block_spec(CONFIG)), random.normal(random.key(1), (2, 5, 16))
     first, second = (random.bernoulli(random.key(i), 0.5, x.shape) * 2.0 for i in (2, 3))
     ours, cache = block(
-        params, x, None, None, Keep(None, first, second), None, None, config=CONFIG, backend="auto"
+        params, x, None, None, DropoutMasks(None, first, second), None, None, config=CONFIG, backend="auto"
     )
     attended, _ = attention(
         params["attention"], norm(params["attention_norm"], x, config=CONFIG), None, config=CONFIG

@@ -32,7 +32,7 @@ def test_every_tensor_of_it_has_storage_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("new", [1, 3])
-def test_append_writes_behind_what_each_row_holds(new: int) -> None:
+def test_append_writes_after_the_filled_positions(new: int) -> None:
     generator = torch.Generator().manual_seed(0)
     old = LayerCache(*(torch.randn(2, 3, 5, 4, generator=generator) for _ in range(2)))
     keys, values = (torch.randn(2, new, 3, 4, generator=generator) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What flash attention is for: memory that does not grow with the square of the length."""
+"""Memory of flash attention, which does not grow with the square of the length."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def test_the_gradient_of_the_logarithm_of_the_sum() -> None:
 
 
 def test_refuses_an_empty_tile() -> None:
-    with pytest.raises(ValueError, match="flash: tile counts keys and must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="flash: tile is a number of keys and must be at least 1, got 0"):
         flash(*inputs(4), tile=0)

@@ -10,9 +10,9 @@ from pure.nn.flex import flex
 ONE = torch.ones(1, 2, 1, 16)
 
 
-def test_refuses_dropout_factors() -> None:
-    with pytest.raises(ValueError, match="flex: it takes no dropout factors; use backend='naive' or 'flash'"):
-        flex(ONE, ONE, ONE, keep=torch.ones(1, 1, 2, 2))
+def test_refuses_a_dropout_mask() -> None:
+    with pytest.raises(ValueError, match="flex: it takes no dropout mask; use backend='naive' or 'flash'"):
+        flex(ONE, ONE, ONE, dropout_mask=torch.ones(1, 1, 2, 2))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the refusal is the CPU's")

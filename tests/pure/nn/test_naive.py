@@ -6,23 +6,23 @@ import pytest
 import torch
 
 from pure import random
-from pure.nn.naive import allowed, grouped, masked, naive, precise, ungrouped
+from pure.nn.naive import causal_mask, grouped, masked, naive, precise, ungrouped
 
 
-def test_allowed_is_the_definition() -> None:
+def test_causal_mask_is_the_definition() -> None:
     start, segments = torch.tensor([0, 2]), torch.tensor([[0, 0, 1, 1], [5, 5, 5, 6]])
-    moved = allowed(range(3), range(5), start, None)
-    packed = allowed(range(1, 4), range(2, 4), None, segments)
+    moved = causal_mask(range(3), range(5), start, None)
+    packed = causal_mask(range(1, 4), range(2, 4), None, segments)
     assert moved.tolist() == [[[j <= i + s for j in range(5)] for i in range(3)] for s in (0, 2)]
     wanted = [[[j <= i and row[i] == row[j] for j in (2, 3)] for i in (1, 2, 3)] for row in segments.tolist()]
     assert packed.tolist() == wanted
-    assert allowed(range(2), range(2), None, None).shape == (2, 2)
+    assert causal_mask(range(2), range(2), None, None).shape == (2, 2)
 
 
 def test_every_query_sees_itself() -> None:
     """So that no row of scores is masked whole, whatever the segments."""
     segments = random.randint(random.key(0), (4, 50), -3, 3).long()
-    assert allowed(range(50), range(50), None, segments).diagonal(dim1=1, dim2=2).all()
+    assert causal_mask(range(50), range(50), None, segments).diagonal(dim1=1, dim2=2).all()
 
 
 def test_grouping_and_back() -> None:

@@ -44,7 +44,7 @@ CASES = (
     ),  # low = high: a step, not a ramp
     config(
         64, 100.0, factor=4.0, rope_type="yarn", original_max_position_embeddings=65536
-    ),  # it ends behind the last
+    ),  # it ends after the last
 )
 
 

@@ -10,12 +10,12 @@ from pure.nn.naive import naive
 from pure.nn.sdpa import sdpa
 
 
-def test_refuses_dropout_factors() -> None:
+def test_refuses_a_dropout_mask() -> None:
     one = torch.ones(1, 2, 1, 1)
     with pytest.raises(
-        ValueError, match="sdpa: its kernels take no dropout factors; use backend='naive' or 'flash'"
+        ValueError, match="sdpa: its kernels take no dropout mask; use backend='naive' or 'flash'"
     ):
-        sdpa(one, one, one, keep=torch.ones(1, 1, 2, 2))
+        sdpa(one, one, one, dropout_mask=torch.ones(1, 1, 2, 2))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

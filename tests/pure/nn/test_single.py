@@ -39,10 +39,10 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_naive_one() -> None:
     assert single(q, k, v, start=start).dtype == torch.bfloat16
 
 
-def test_what_lies_behind_the_query_is_never_seen() -> None:
+def test_keys_after_the_query_are_masked() -> None:
     q, k, v, start = case(4, 2)
-    behind = torch.arange(9)[:, None, None] > start[:, None, None, None]
-    garbage = single(q, torch.where(behind, 1e9, k), torch.where(behind, 1e9, v), start=start)
+    after = torch.arange(9)[:, None, None] > start[:, None, None, None]
+    garbage = single(q, torch.where(after, 1e9, k), torch.where(after, 1e9, v), start=start)
     assert torch.equal(garbage, single(q, k, v, start=start))
 
 
@@ -77,7 +77,7 @@ def test_more_queries_segments_and_dropout_are_refused() -> None:
     for arguments in (
         {"q": q.expand(-1, 2, -1, -1)},
         {"segment_ids": torch.zeros(5, 1)},
-        {"keep": torch.ones(5, 4, 1, 9)},
+        {"dropout_mask": torch.ones(5, 4, 1, 9)},
     ):
         with pytest.raises(ValueError, match="use backend='naive'"):
             single(**({"q": q, "k": k, "v": v, "start": start} | arguments))

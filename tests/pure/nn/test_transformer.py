@@ -81,7 +81,7 @@ def test_equals_transformers(name: str) -> None:
     torch.testing.assert_close(model.forward(params, batch), logits, rtol=1e-4, atol=1e-4)
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
-    same(
+    assert_same(
         grads, hugging_face.fill(model.spec, {ours: theirs[name].grad for ours, name in paths.items()}), 1e-4
     )
 
@@ -95,13 +95,13 @@ def test_equals_gpt2() -> None:
     cross_entropy(logits[:, :-1], batch[:, 1:]).sum.backward()
     _, grads = value_and_grad(partial(loss, model, batch))(params)
     wanted = hugging_face.gpt2_leaves({name: p.grad for name, p in peer.named_parameters()}, config)
-    same(grads, hugging_face.fill(model.spec, wanted), 1e-4)
+    assert_same(grads, hugging_face.fill(model.spec, wanted), 1e-4)
 
 
-def same(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
+def assert_same(ours: Any, theirs: Any, relative: float = 1e-5) -> None:
     """Within 1e-5 of each leaf's largest number, or of a thousandth of all leaves' largest.
 
-    (Without rotary positions a bias on the keys changes no weight: its gradient is 0, and both compute dust.)
+    (Without rotary positions a bias on the keys has gradient 0, so both values are rounding errors.)
     """
     largest = max(x.abs().max() for x in tree.leaves(theirs))
     for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
@@ -122,7 +122,7 @@ def test_the_cache_path_equals_forward(name: str) -> None:
     assert cache.length.tolist() == [20, 20]
 
 
-def test_a_ragged_prompt_is_overwritten_behind_its_end() -> None:
+def test_padding_of_a_ragged_prompt_is_overwritten() -> None:
     model = transformer(ModelConfig(**SMALL))
     params, batch = model.init(random.key(0)), tokens(length=20)
     lengths = torch.tensor([7, 12])
@@ -158,10 +158,10 @@ def test_vmap_over_params_and_over_samples_equals_a_loop(name: str) -> None:
 
     stacked = torch.func.vmap(gradient, (0, None))(tree.stack(many), batch)
     for ours, params in zip(tree.unstack(stacked), many, strict=True):
-        same(ours, gradient(params, batch))
+        assert_same(ours, gradient(params, batch))
     rows = torch.func.vmap(lambda row: gradient(many[0], row[None]))(batch)
     for ours, row in zip(tree.unstack(rows), batch, strict=True):
-        same(ours, gradient(many[0], row[None]))
+        assert_same(ours, gradient(many[0], row[None]))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -170,13 +170,15 @@ def test_eager_equals_compiled(name: str) -> None:
     model = transformer(ModelConfig(**fields))
     params, batch = model.init(random.key(0)), tokens(length=17)
 
-    def both(params: Any, batch: Tensor, key: Tensor) -> Any:
+    def value_and_gradient(params: Any, batch: Tensor, key: Tensor) -> Any:
         return value_and_grad(lambda p: loss(model, batch, p, key=key))(params)
 
-    value, grads = both(params, batch, random.key(3))
-    again, compiled = torch.compile(both, backend="aot_eager", fullgraph=True)(params, batch, random.key(3))
+    value, grads = value_and_gradient(params, batch, random.key(3))
+    again, compiled = torch.compile(value_and_gradient, backend="aot_eager", fullgraph=True)(
+        params, batch, random.key(3)
+    )
     torch.testing.assert_close(again, value, rtol=1e-5, atol=1e-5)
-    same(compiled, grads)
+    assert_same(compiled, grads)
 
 
 def test_remat_changes_nothing() -> None:
@@ -187,7 +189,7 @@ def test_remat_changes_nothing() -> None:
         value, grads = value_and_grad(partial(loss, plain, batch, key=key))(params)
         again, same_grads = value_and_grad(partial(loss, saving, batch, key=key))(params)
         assert value == again
-        same(same_grads, grads)
+        assert_same(same_grads, grads)
 
 
 def test_bfloat16_is_as_near_to_float64_as_the_peer_is() -> None:
@@ -235,12 +237,12 @@ def test_dropout_does_not_see_how_a_batch_is_cut(rates: dict[str, float]) -> Non
 def test_dropout_keeps_the_expectation() -> None:
     """One layer, no feed-forward: the logits before the last norm are linear in the factors on the attention
     output."""
-    from pure.nn.transformer import _keep
+    from pure.nn.transformer import _dropout_masks
 
     config = ModelConfig(**SMALL, hidden_dropout=0.25, attention_dropout=0.4)
-    keep = _keep(random.key(0), torch.zeros(8, 16, 32), config)
-    assert len(keep) == 2
-    for layer in keep:
+    masks = _dropout_masks(random.key(0), torch.zeros(8, 16, 32), config)
+    assert len(masks) == 2
+    for layer in masks:
         assert layer is not None
         shapes = [tuple(x.shape) for x in layer if x is not None]
         assert shapes == [(8, 4, 16, 16), (8, 16, 32), (8, 16, 32)]
@@ -249,10 +251,10 @@ def test_dropout_keeps_the_expectation() -> None:
             torch.testing.assert_close(values, torch.tensor([0.0, 1 / (1 - rate)]))
             noise = (rate / (1 - rate) / factors.numel()) ** 0.5
             assert abs(factors.mean() - 1) < 4 * noise
-    drawn = torch.cat([x.flatten() for layer in keep for x in layer])
-    assert not torch.equal(*(x.attended for x in keep))  # layers and places draw apart
-    assert not torch.equal(keep[0].attended, keep[0].transformed)
-    assert not torch.equal(keep[0].attended[0], keep[0].attended[1])
+    drawn = torch.cat([x.flatten() for layer in masks for x in layer])
+    assert not torch.equal(*(x.attended for x in masks))  # layers and places draw apart
+    assert not torch.equal(masks[0].attended, masks[0].transformed)
+    assert not torch.equal(masks[0].attended[0], masks[0].attended[1])
     assert drawn.isfinite().all()
 
 
@@ -368,7 +370,7 @@ def test_params_of_another_model_are_refused(changes: dict[str, int]) -> None:
 
 def test_rows_without_a_place_are_refused() -> None:
     model = transformer(ModelConfig(**SMALL))
-    with pytest.raises(ValueError, match="have no places"):
+    with pytest.raises(ValueError, match="are empty; give at least one token"):
         model.forward(model.init(random.key(0)), torch.zeros(1, 0, dtype=torch.int64))
 
 

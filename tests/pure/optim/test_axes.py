@@ -1,4 +1,4 @@
-"""Which axes are a matrix."""
+"""Dimension numbers: the axes of a matrix."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def test_prefixes_and_missing_parts() -> None:
 def test_bad_axes() -> None:
     with pytest.raises(ValueError, match=r"input and output axes must differ.*shape \(2, 3\)"):
         input_and_output(torch.ones(2, 3), MuonDimensionNumbers(0, -2))
-    with pytest.raises(ValueError, match="a matrix is needed, got a leaf of shape"):
+    with pytest.raises(ValueError, match="expected a matrix, got a leaf"):
         input_and_output(torch.ones(2, 3), None)

@@ -1,5 +1,4 @@
-"""What hyperparameters may be: numbers of Python or NumPy in range, [] tensors, schedules where one is
-meant."""
+"""Checks of hyperparameters: numbers of Python or NumPy in range, 0-d tensors, schedules."""
 
 from __future__ import annotations
 
@@ -62,8 +61,8 @@ BAD = ("0.1", [0.1], 1j, True, torch.ones(1), float("nan"))
 @pytest.mark.parametrize(("name", "make"), MADE)
 @pytest.mark.parametrize("value", BAD)
 def test_every_optimizer_refuses_by_name_what_is_no_number(name: str, make: Callable, value: Any) -> None:
-    """At the call, where the mistake is, and not at the first update, in words of torch. (Under the tests the
-    types of parameters are checked before.)"""
+    """The error is raised at the call, not by torch at the first update. (Under the tests the types of
+    parameters are checked before.)"""
     with pytest.raises((TypeError, ValueError), match=rf"^\w+: {name} must be|typechecking parameter '\w+'"):
         make(value)
 
@@ -73,7 +72,7 @@ def test_every_check_refuses_what_is_no_number(value: Any) -> None:
     for one in (check.check_fraction, check.check_not_negative, check.check_number):
         with pytest.raises((TypeError, ValueError), match=r"^who: rate must be"):
             one("who", rate=value)
-    with pytest.raises(TypeError, match=r"^who: rate must be a number or a \[\] tensor, got NoneType"):
+    with pytest.raises(TypeError, match=r"^who: rate must be a number or a 0-d tensor, got NoneType"):
         check.check_not_negative("who", rate=None)
 
 

@@ -1,4 +1,4 @@
-"""What is not finite is passed over, counted, and let through when it does not end."""
+"""Updates that are not finite are skipped and counted, and applied after too many in a row."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_static_arguments() -> None:
 
 def test_bad_arguments() -> None:
     with pytest.raises(
-        ValueError, match="static_args beta are no arguments of the builder; it has learning_rate, b1"
+        ValueError, match="static_args beta are not arguments of the builder; it has learning_rate, b1"
     ):
         optim.inject_hyperparams(optim.adam, static_args="beta")
     with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0"):

@@ -1,12 +1,21 @@
-"""Which transformations may see one part of the tree at a time; that they may, is a law of all optimizers."""
+"""Marks of leafwise transformations; that leafwise updates work by parts is a law of all optimizers."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 
 from pure import optim
 from pure.types import GradientTransformation
 
+
+def plain_update(updates: list, state: tuple, params: list | None = None) -> tuple[list, tuple]:
+    return updates, state
+
+
+PLAIN = GradientTransformation(lambda params: (), plain_update)
+MARKED = GradientTransformation(lambda params: (), optim.leafwise(partial(plain_update)))
 CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(0.1), 3)
 
 
@@ -22,6 +31,8 @@ CLIP, FINITE = optim.clip_by_global_norm(1.0), optim.apply_if_finite(optim.adam(
         optim.muon(0.1),
         optim.inject_hyperparams(optim.adamw)(0.1, mask=optim.path_mask("/q/")),
         optim.chain(optim.ema(0.9), optim.lion(0.1), optim.reduce_on_plateau()),
+        MARKED,
+        optim.chain(MARKED, optim.adam(0.1)),
     ],
     ids=lambda opt: str(opt.update.func.__name__),
 )
@@ -41,7 +52,8 @@ def test_leafwise(opt: GradientTransformation) -> None:
         optim.partition({"a": optim.sgd(0.1)}, {"w": "a"}),
         optim.muon(0.1, muon_weight_dimension_numbers={"w": optim.MuonDimensionNumbers()}),
         optim.inject_hyperparams(optim.adamw)(0.1, mask={"a": True}),
-        GradientTransformation(lambda params: (), lambda updates, state, params=None: (updates, state)),
+        PLAIN,
+        optim.chain(PLAIN, optim.adam(0.1)),
     ],
     ids=lambda opt: getattr(opt.update, "func", opt.update).__name__,
 )

@@ -114,7 +114,7 @@ def test_masks_that_do_not_fit(mask: object, error: type[Exception], message: st
 
 
 def test_pieces_of_paths_are_strings() -> None:
-    with pytest.raises(TypeError, match="pieces of paths must be strings"):
+    with pytest.raises(TypeError, match="substrings of paths must be strings"):
         inspect.unwrap(optim.path_mask)("a", exclude="bias")
-    with pytest.raises(TypeError, match="pieces of paths must be strings"):
+    with pytest.raises(TypeError, match="substrings of paths must be strings"):
         inspect.unwrap(optim.path_mask)(3)

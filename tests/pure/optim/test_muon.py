@@ -67,7 +67,7 @@ def test_bad_arguments() -> None:
         optim.muon(0.1, beta=1.0)
     with pytest.raises(ValueError, match="learning_rate"):
         optim.muon(-0.1)
-    with pytest.raises(ValueError, match=r"a matrix is needed, got a leaf of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected a matrix, got a leaf \(3,\)"):
         optim.scale_by_muon().update({"w": torch.ones(3)}, optim.scale_by_muon().init({"w": torch.ones(3)}))
 
 

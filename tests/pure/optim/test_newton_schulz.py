@@ -73,5 +73,5 @@ def test_coefficients() -> None:
     with pytest.raises(ValueError, match="5 triples in ns_coeffs and ns_steps=3"):
         coefficients("dion", 3)
     for rows in ((1.0, 2.0), (STANDARD, (1.0, 2.0)), (STANDARD, 1.0)):
-        with pytest.raises(ValueError, match="three numbers or a sequence of threes"):
+        with pytest.raises(ValueError, match="three numbers or a sequence of triples"):
             coefficients(rows, 5)

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from pure import optim, tree
+from pure.types import Tree
 
 PARAMS = {"a": torch.tensor(1.0), "b": [torch.tensor(2.0), torch.tensor(3.0)]}
 
 
 def test_each_group_has_its_own() -> None:
-    by_size = lambda params: tree.map_with_path(lambda path, _: "one" if path == "a" else "two", params)  # noqa: E731
+    def by_size(params: Tree) -> Tree:
+        return tree.map_with_path(lambda path, _: "one" if path == "a" else "two", params)
+
     opt = optim.partition({"one": optim.sgd(0.5), "two": optim.sgd(1.0, 0.9)}, by_size)
     updates, state = opt.update(PARAMS, opt.init(PARAMS), PARAMS)
     assert updates == {"a": torch.tensor(-0.5), "b": [torch.tensor(-2.0), torch.tensor(-3.0)]}

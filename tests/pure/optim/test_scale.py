@@ -55,5 +55,5 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0, got -1"):
         optim.scale_by_learning_rate(-1)
     for rate in ("a", [0.1]):
-        with pytest.raises(TypeError, match=r"learning_rate must be a number or a \[\] tensor, got"):
+        with pytest.raises(TypeError, match=r"learning_rate must be a number or a 0-d tensor, got"):
             inspect.unwrap(optim.scale_by_learning_rate)(rate)

@@ -27,5 +27,5 @@ def test_factor(shape: tuple[int, ...], rms: float | None, factor: float) -> Non
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="consistent_rms must be a finite number >= 0"):
         optim.scale_by_shape(consistent_rms=-0.2)
-    with pytest.raises(ValueError, match=r"a matrix is needed, got a leaf of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected a matrix, got a leaf \(3,\)"):
         optim.scale_by_shape().update(torch.ones(3), optim.EmptyState())

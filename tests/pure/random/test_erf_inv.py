@@ -17,7 +17,7 @@ hold.)"""
 
 
 def ulps(a: Tensor, b: Tensor) -> Tensor:
-    """How many float32 numbers lie between a and b."""
+    """Counts the float32 numbers between a and b."""
     a, b = (x.view(torch.int32).long() for x in (a, b))
     return (torch.where(a < 0, -(1 << 31) - a, a) - torch.where(b < 0, -(1 << 31) - b, b)).abs()
 

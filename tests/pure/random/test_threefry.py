@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from pure.random.keys import key
-from pure.random.threefry import BLOCK, as_keys, as_uint32, device_of, draw, halves, threefry2x32, words
+from pure.random.threefry import (
+    BLOCK,
+    as_keys,
+    as_uint32,
+    device_of,
+    draw_elementwise,
+    halves,
+    hash_counters,
+    threefry2x32,
+)
 
 VECTORS = {  # Random123's known answers for threefry2x32, 20 rounds: counter, key, result
     "zeros": ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
@@ -53,12 +62,12 @@ def test_words_count_in_64_bits(start: int) -> None:
     raw = (0xDEADBEEF, 0xFEDCBA98)
     keys = torch.tensor(raw, dtype=torch.uint32)
     expected = [naive(raw, divmod(counter, 1 << 32)) for counter in range(start, start + 4)]
-    assert unsigned(words(keys, start, 4)) == expected
-    assert unsigned(words(keys, torch.tensor(start), 4)) == expected
+    assert unsigned(hash_counters(keys, start, 4)) == expected
+    assert unsigned(hash_counters(keys, torch.tensor(start), 4)) == expected
 
 
 def test_no_words() -> None:
-    assert [x.shape for x in words(key(0), 3, 0)] == [(0,), (0,)]
+    assert [x.shape for x in hash_counters(key(0), 3, 0)] == [(0,), (0,)]
 
 
 def test_every_bit_of_the_counter_turns_half_of_the_result() -> None:
@@ -84,15 +93,15 @@ def test_a_key_may_lie_anywhere() -> None:
     """A key that is a strided view, which compiled code has to copy first."""
     apart = torch.stack([key(1), key(2)], dim=1)[:, 1]
     assert apart.stride() == (2,)
-    compiled = torch.compile(lambda k: words(k, 0, 3)[0], backend="aot_eager", fullgraph=True)
-    assert torch.equal(words(apart, 0, 3)[0], words(key(2), 0, 3)[0])
-    assert torch.equal(compiled(apart), words(key(2), 0, 3)[0])
+    compiled = torch.compile(lambda k: hash_counters(k, 0, 3)[0], backend="aot_eager", fullgraph=True)
+    assert torch.equal(hash_counters(apart, 0, 3)[0], hash_counters(key(2), 0, 3)[0])
+    assert torch.equal(compiled(apart), hash_counters(key(2), 0, 3)[0])
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK["cpu"] - 1, BLOCK["cpu"], BLOCK["cpu"] + 1, 2 * BLOCK["cpu"]])
 def test_draw_in_blocks(size: int) -> None:
-    drawn = draw(torch.bitwise_xor, key(1), (size,))
-    x0, x1 = words(key(1), 0, size)
+    drawn = draw_elementwise(torch.bitwise_xor, key(1), (size,))
+    x0, x1 = hash_counters(key(1), 0, size)
     assert torch.equal(drawn, x0 ^ x1)
 
 
@@ -103,7 +112,7 @@ def test_draw_in_blocks(size: int) -> None:
         (torch.zeros(3, 2, dtype=torch.uint32), r"got torch.uint32 \[3, 2\].*many keys \[n, 2\] at once"),
         (0, "got int"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_key(bad: Tensor, got: str) -> None:
     with pytest.raises(TypeError, match=rf"a key is a torch.uint32 tensor \[2\], {got}"):
         inspect.unwrap(device_of)(bad)
@@ -111,4 +120,4 @@ def test_what_is_no_key(bad: Tensor, got: str) -> None:
 
 def test_a_shape_is_a_tuple() -> None:
     with pytest.raises(TypeError, match=r"shape must be a tuple, got 3; write \(3,\)"):
-        inspect.unwrap(draw)(torch.bitwise_xor, key(0), 3)
+        inspect.unwrap(draw_elementwise)(torch.bitwise_xor, key(0), 3)

@@ -20,7 +20,7 @@ from pure import tree
 from pure.serial.reader import read
 from pure.serial.serial import SerialError, from_bytes, to_bytes
 from tests.pure.bombs import BOMBS, array, chunked, ext
-from tests.pure.trees import Pair, same, trees
+from tests.pure.trees import Pair, identical, trees
 
 HOSTILE = {
     "nothing": (b"", "ends early"),
@@ -35,8 +35,8 @@ HOSTILE = {
     "tag 0xc1": (b"\xc1", "got msgpack tag 0xc1"),
     "a shape of -1": (array((-1,), "int8", b"12"), "from 0 to 2\\^63"),
     "a negative shape whose product fits": (array((-1, -2), "int8", b"12"), "from 0 to 2\\^63"),
-    "too few bytes": (array((3,), "int16", b"12"), "takes 6 bytes, but 2 are announced"),
-    "too many bytes": (array((1,), "int8", b"12"), "takes 1 bytes, but 2 are announced"),
+    "too few bytes": (array((3,), "int16", b"12"), "takes 6 bytes, but the header says 2"),
+    "too many bytes": (array((1,), "int8", b"12"), "takes 1 bytes, but the header says 2"),
     "an extension longer than its array": (
         ext(1, msgpack.packb(((1,), "int8", b"1")) + b"\0"),
         "in an extension of",
@@ -124,7 +124,7 @@ def test_every_flipped_bit_gives_an_error_of_ours_or_a_fitting_tree() -> None:
         bad = bytearray(data)
         bad[i // 8] ^= 1 << i % 8
         try:
-            assert same(
+            assert identical(
                 tree.map(torch.zeros_like, tensors(from_bytes(target, bad))),
                 tree.map(torch.zeros_like, tensors(target)),
             )

@@ -21,7 +21,7 @@ from pure import tree
 from pure.serial.serial import SerialError, from_bytes, from_state_dict, from_stream, to_bytes, to_state_dict
 from pure.serial.writer import DTYPES
 from pure.types import ParamSpec
-from tests.pure.trees import Pair, as_numpy, bits, random_tensor, same, trees
+from tests.pure.trees import Pair, as_numpy, bits, identical, random_tensor, trees
 
 TREES = {
     "one matrix": {"w": torch.tensor([[1.0, 2.0]])},
@@ -73,7 +73,7 @@ def test_the_bytes_are_flax_s_and_both_read_both(name: str) -> None:
     ours = to_bytes(TREES[name])
     arrays = tree.map(as_numpy, TREES[name])
     assert ours == flax.serialization.to_bytes(arrays)
-    assert same(
+    assert identical(
         from_bytes(TREES[name], ours),
         tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, TREES[name]),
     )
@@ -117,14 +117,14 @@ def test_an_optax_state_goes_through_and_on(optimizer: Any) -> None:
 def test_a_numpy_scalar_is_read_as_a_0_d_tensor() -> None:
     data = flax.serialization.to_bytes({"step": np.int32(7), "x": np.float32(0.5)})
     target = {"step": torch.tensor(0, dtype=torch.int32), "x": torch.tensor(0.0)}
-    assert same(
+    assert identical(
         from_bytes(target, data), {"step": torch.tensor(7, dtype=torch.int32), "x": torch.tensor(0.5)}
     )
 
 
 def test_without_a_target_the_state_dict_comes_back() -> None:
     value = {"a": [torch.ones(1), 2], "b": ()}
-    assert same(from_bytes(None, to_bytes(value)), {"a": {"0": torch.ones(1), "1": 2}, "b": {}})
+    assert identical(from_bytes(None, to_bytes(value)), {"a": {"0": torch.ones(1), "1": 2}, "b": {}})
 
 
 def test_restored_tensors_own_their_storage_and_can_be_written() -> None:
@@ -142,21 +142,21 @@ def test_restored_tensors_own_their_storage_and_can_be_written() -> None:
 def test_a_target_may_have_no_data_of_its_own() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(3, 1)})
     back = from_bytes({"a": torch.empty(2, device="meta"), "b": ParamSpec(shape=(3, 1))}, data)
-    assert same(back, {"a": torch.ones(2), "b": torch.ones(3, 1)})
+    assert identical(back, {"a": torch.ones(2), "b": torch.ones(3, 1)})
 
 
 def test_a_subset_is_read_only_when_asked_for() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(1)})
     with pytest.raises(SerialError, match="the data has 'b', which the target has not"):
         from_bytes({"a": torch.zeros(2)}, data)
-    assert same(from_bytes({"a": torch.zeros(2)}, data, subset=True), {"a": torch.ones(2)})
+    assert identical(from_bytes({"a": torch.zeros(2)}, data, subset=True), {"a": torch.ones(2)})
 
 
 def test_a_stream_is_read_from_where_it_is() -> None:
     data = to_bytes({"a": torch.ones(2)})
     stream = io.BytesIO(b"before" + data + b"after")
     stream.seek(6)
-    assert same(from_stream({"a": torch.zeros(2)}, stream, len(data)), {"a": torch.ones(2)})
+    assert identical(from_stream({"a": torch.zeros(2)}, stream, len(data)), {"a": torch.ones(2)})
     assert stream.read() == b"after"
 
 
@@ -201,7 +201,7 @@ def test_the_deepest_tree_that_is_written_can_be_read() -> None:
     deep: Any = torch.zeros(1)
     for _ in range(64):
         deep = {"k": deep}
-    assert same(from_bytes(deep, to_bytes(deep)), deep)
+    assert identical(from_bytes(deep, to_bytes(deep)), deep)
     with pytest.raises(SerialError, match="nested deeper than 64"):
         to_bytes({"k": deep})
 
@@ -218,7 +218,7 @@ def test_state_dicts_are_flax_s() -> None:
 def test_random_trees_come_back(value: Any, chunk: int) -> None:
     data = to_bytes(value, chunk_bytes=chunk)
     back = from_bytes(value, data)
-    assert same(back, value) if value is not None else back is None
+    assert identical(back, value) if value is not None else back is None
     assert to_bytes(back, chunk_bytes=chunk) == data
     assert to_bytes(value) == flax.serialization.to_bytes(tree.map(as_numpy, value))
 
@@ -228,7 +228,7 @@ def test_an_ordered_dict_is_written_as_a_dict_and_comes_back_as_it_was() -> None
     assert to_bytes(value) == to_bytes({"b": torch.zeros(1), "a": torch.ones(1)})
     back = from_bytes(value, to_bytes(value))
     assert list(back) == ["b", "a"]
-    assert same(back, value)
+    assert identical(back, value)
 
 
 def test_a_target_with_many_leaves_allows_as_many(monkeypatch: pytest.MonkeyPatch) -> None:

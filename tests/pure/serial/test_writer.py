@@ -14,7 +14,7 @@ import torch
 from pure import tree
 from pure.serial.serial import SerialError, from_bytes, to_bytes, to_state_dict
 from pure.serial.writer import _map_header, pieces
-from tests.pure.trees import Pair, as_numpy, same
+from tests.pure.trees import Pair, as_numpy, identical
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 8, 100])
@@ -29,7 +29,7 @@ def test_large_arrays_are_cut_as_flax_cuts_them(limit: int, monkeypatch: pytest.
         arrays = tree.map(as_numpy, value)
         ours = to_bytes(value, chunk_bytes=limit)
         assert ours == flax.serialization.to_bytes(arrays)
-        assert same(from_bytes(value, ours), value)
+        assert identical(from_bytes(value, ours), value)
         back = flax.serialization.from_bytes(arrays, ours)
         assert all(
             np.array_equal(x, y) for x, y in zip(jax.tree.leaves(arrays), jax.tree.leaves(back), strict=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.transform.by_layer import leaf_norms, leafwise, plan, whole
+from pure.transform.by_layer import leaf_norms, plan, update_at_once, update_by_layer
 from pure.transform.jit import jit
 from pure.types import Tree
 
@@ -50,7 +50,7 @@ def test_every_layer_has_the_same_part() -> None:
 def test_by_layer_equals_all_at_once() -> None:
     grads, rate = params(), torch.tensor(0.1)
     expected = update(moving(), grads, rate)
-    for made in (leafwise(update), whole(update)):
+    for made in (update_by_layer(update), update_at_once(update)):
         torch.testing.assert_close(made(moving(), grads, rate), expected)
         for donate in (False, True):
             compiled = jit(made, regions=True, donate=donate, backend="aot_eager")

@@ -33,7 +33,7 @@ def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Te
     return (*cross_entropy(MODEL.forward(params, batch["tokens"], key=keys), batch["labels"]), {})
 
 
-def same(ours: Any, theirs: Any) -> None:
+def assert_same(ours: Any, theirs: Any) -> None:
     """Within 1e-5 of each leaf's largest number."""
     assert tree.paths(ours) == tree.paths(theirs)
     for path, a, b in zip(tree.paths(ours), tree.leaves(ours), tree.leaves(theirs), strict=True):
@@ -51,12 +51,12 @@ def loop() -> Any:
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5, 9])
 def test_equals_a_loop_over_batches_of_one(chunk: int | None) -> None:
-    same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), loop())
+    assert_same(per_sample_grad(loss, chunk=chunk)(PARAMS, BATCH, KEY), loop())
 
 
 def test_adds_up_to_the_gradient_of_the_batch() -> None:
     whole = accumulate(loss)(PARAMS, {**BATCH, "batch_position": torch.arange(5)}, KEY).grads
-    same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), whole)
+    assert_same(tree.map(lambda g: g.sum(0), per_sample_grad(loss)(PARAMS, BATCH, KEY)), whole)
 
 
 def test_rows_that_are_given_choose_the_masks() -> None:
@@ -66,20 +66,20 @@ def test_rows_that_are_given_choose_the_masks() -> None:
         "labels": BATCH["labels"][[1, 3]],
         "batch_position": torch.tensor([1, 3]),
     }
-    same(per_sample_grad(loss)(PARAMS, some, KEY), tree.map(lambda g: g[[1, 3]], loop()))
+    assert_same(per_sample_grad(loss)(PARAMS, some, KEY), tree.map(lambda g: g[[1, 3]], loop()))
 
 
 @pytest.mark.parametrize(("chunk", "regions"), [(None, False), (1, True)])
 def test_compiles(chunk: int | None, regions: bool) -> None:
     compiled = jit(per_sample_grad(loss, chunk=chunk), regions=regions, backend="aot_eager")
-    same(compiled(PARAMS, BATCH, KEY), loop())
+    assert_same(compiled(PARAMS, BATCH, KEY), loop())
 
 
 def test_runs_under_vmap_over_models() -> None:
     two = tree.stack([PARAMS, tree.map(lambda x: x * 1.5, PARAMS)])
     for chunk in (None, 1, 2):
         both = torch.func.vmap(per_sample_grad(loss, chunk=chunk), (0, None, None))(two, BATCH, KEY)
-        same(tree.unstack(both)[0], loop())
+        assert_same(tree.unstack(both)[0], loop())
 
 
 def test_equals_opacus() -> None:
@@ -109,7 +109,7 @@ def test_a_fold_sees_each_gradient_in_order() -> None:
     """The whole, and differential privacy's sum of clipped gradients, beside the gradients held all at
     once."""
     found = per_sample_fold(loss, lambda seen, g: [*seen, g])(PARAMS, BATCH, KEY, [])
-    same(tree.stack(found), loop())
+    assert_same(tree.stack(found), loop())
     norms = torch.stack([x.flatten(1).square().sum(1) for x in tree.leaves(loop())]).sum(0).sqrt()
     limit = norms.median()
 
@@ -119,15 +119,13 @@ def test_a_fold_sees_each_gradient_in_order() -> None:
 
     summed = per_sample_fold(loss, clip)(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS))
     weights = (limit / norms).clamp(max=1)
-    same(summed, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), loop()))
+    assert_same(summed, tree.map(lambda g: torch.einsum("b,b...->...", weights, g), loop()))
     regions = jit(per_sample_fold(loss, clip), regions=True, backend="aot_eager")
-    same(regions(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), summed)
+    assert_same(regions(PARAMS, BATCH, KEY, tree.zeros_like(PARAMS)), summed)
 
 
 def test_refusals() -> None:
-    with pytest.raises(
-        ValueError, match="per_sample_grad: chunk counts examples and must be at least 1, got 0"
-    ):
+    with pytest.raises(ValueError, match="per_sample_grad: chunk must be at least 1 example, got 0"):
         per_sample_grad(loss, chunk=0)
     with pytest.raises(ValueError, match="per_sample_grad: the batch has no rows"):
         per_sample_grad(loss)(PARAMS, tree.map(lambda x: x[:0], BATCH), KEY)

@@ -49,7 +49,7 @@ def plain(function: Callable) -> Callable:
     return function
 
 
-def same(ours: Any, theirs: Any) -> None:
+def assert_same(ours: Any, theirs: Any) -> None:
     for a, b in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
@@ -60,8 +60,8 @@ def test_equals_the_function_in_eager_code(mask: Tensor | None) -> None:
     assert isinstance(out, Out)
     assert out.rest["nothing"] is None
     assert out.rest["largest"].dtype == torch.int64
-    same(out, layer(PARAMS, X, mask, 2))
-    same(gradient(remat)(PARAMS, X, mask), gradient(plain)(PARAMS, X, mask))
+    assert_same(out, layer(PARAMS, X, mask, 2))
+    assert_same(gradient(remat)(PARAMS, X, mask), gradient(plain)(PARAMS, X, mask))
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["none", "mask"])
@@ -70,21 +70,21 @@ def test_equals_the_function_under_transforms(mask: Tensor | None) -> None:
     grads, value = torch.func.grad_and_value(lambda p: loss(remat, p["params"], p["x"], mask))(
         {"params": PARAMS, "x": X}
     )
-    same((value, grads), wanted)
+    assert_same((value, grads), wanted)
     many = torch.stack([X, X + 1, X - 1])
     under = torch.func.vmap(gradient(remat), (None, 0, None))(PARAMS, many, mask)
     for ours, x in zip(tree.unstack(under), many, strict=True):
-        same(ours, gradient(plain)(PARAMS, x, mask))
+        assert_same(ours, gradient(plain)(PARAMS, x, mask))
     for transform in (plain, lambda f: torch.func.vmap(f, (None, 0, None))):
         compiled = torch.compile(transform(gradient(remat)), backend="aot_eager", fullgraph=True)
         x = X if transform is plain else many
-        same(compiled(PARAMS, x, mask), transform(gradient(plain))(PARAMS, x, mask))
+        assert_same(compiled(PARAMS, x, mask), transform(gradient(plain))(PARAMS, x, mask))
 
 
 def test_equals_the_function_compiled_and_differentiated_outside() -> None:
     x = X.clone().requires_grad_()
     compiled = torch.compile(lambda x: loss(remat, PARAMS, x, MASK), backend="aot_eager", fullgraph=True)
-    same(torch.autograd.grad(compiled(x), x)[0], gradient(plain)(PARAMS, X, MASK)[1]["x"])
+    assert_same(torch.autograd.grad(compiled(x), x)[0], gradient(plain)(PARAMS, X, MASK)[1]["x"])
 
 
 def test_can_be_differentiated_twice() -> None:
@@ -95,8 +95,8 @@ def test_can_be_differentiated_twice() -> None:
     x = X.clone().requires_grad_()
     first = torch.autograd.grad(loss(remat, PARAMS, x, None), x, create_graph=True)[0]
     by_autograd = torch.autograd.grad(first.square().sum(), x)[0]
-    same(by_func[0], by_func[1])
-    same(by_autograd, by_func[1])
+    assert_same(by_func[0], by_func[1])
+    assert_same(by_autograd, by_func[1])
 
 
 def test_draws_the_same_numbers_twice() -> None:
@@ -151,12 +151,12 @@ def test_keeps_only_the_inputs(regions: bool) -> None:
     w, x = ((random.normal(random.key(i), (64, 64)) / 8).requires_grad_() for i in range(2))
 
     def run(wrap: Callable) -> Callable[[Tensor, Tensor], Tensor]:
-        def of(w: Tensor, x: Tensor) -> Tensor:
+        def run_chain(w: Tensor, x: Tensor) -> Tensor:
             return chain(wrap, w, x)
 
-        return jit(of, regions=True, backend="aot_eager") if regions else of
+        return jit(run_chain, regions=True, backend="aot_eager") if regions else run_chain
 
     one = 64 * 64 * 4
     assert saved(lambda: run(plain)(w, x)) >= 24 * one
     assert saved(lambda: run(remat)(w, x)) == 4 * one  # w, and the input of each layer
-    same(torch.autograd.grad(run(remat)(w, x), (w, x)), torch.autograd.grad(run(plain)(w, x), (w, x)))
+    assert_same(torch.autograd.grad(run(remat)(w, x), (w, x)), torch.autograd.grad(run(plain)(w, x), (w, x)))

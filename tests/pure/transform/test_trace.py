@@ -27,7 +27,7 @@ def update(params: Tree, moments: Moments, rate: float, name: str) -> tuple[Tree
     return new, Moments(moments.count + 1, mu)
 
 
-def given(size: int = 3) -> tuple[Tree, Moments]:
+def arguments_of(size: int = 3) -> tuple[Tree, Moments]:
     params = {"w": torch.arange(6.0).view(2, 3), "list": [torch.ones(size), torch.zeros(())]}
     return params, Moments(torch.tensor(4), tree.map(torch.ones_like, params))
 
@@ -40,7 +40,7 @@ def equal(a: Tree, b: Tree) -> bool:
 def test_the_result_is_that_of_the_function(backend: str) -> None:
     compiled = traced(update, backend)
     for rate, name in ((0.5, "once"), (0.25, "twice")):
-        found, wanted = compiled(*given(), rate, name), update(*given(), rate, name)
+        found, wanted = compiled(*arguments_of(), rate, name), update(*arguments_of(), rate, name)
         assert tree.structure(found) == tree.structure(wanted)
         for a, b in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
@@ -56,13 +56,13 @@ def test_each_kind_of_arguments_is_compiled_once() -> None:
     compiled = traced(update, counting)
     for _ in range(2):
         for arguments in (
-            (*given(), 0.5, "once"),
-            (*given(4), 0.5, "once"),
-            (*given(), 1, "once"),
-            (*given(), 1.0, "once"),
+            (*arguments_of(), 0.5, "once"),
+            (*arguments_of(4), 0.5, "once"),
+            (*arguments_of(), 1, "once"),
+            (*arguments_of(), 1.0, "once"),
         ):
             assert equal(compiled(*arguments), update(*arguments))
-    params, moments = given()
+    params, moments = arguments_of()
     compiled(tree.map(lambda x: x.double(), params), moments, 0.5, "once")
     assert graphs == [7] * 5
 

@@ -148,9 +148,9 @@ def test_targets_by_pefts_names(typed: tuple[str, ...], matrices: Any, tmp_path:
 
 @pytest.mark.parametrize(
     ("typed", "told"),
-    [("embed_tokens", "is the embedding, which gets no adapter here; targets are q_proj"),
-     ("c_attn", "'c_attn' fits no matrix of the base; there are down, gate, k, o, q, up, v"),
-     ("lm_head", "'head' fits no matrix of the base")],
+    [("embed_tokens", "is the embedding, which cannot have an adapter here; targets are q_proj"),
+     ("c_attn", "'c_attn' matches no matrix of the base; there are down, gate, k, o, q, up, v"),
+     ("lm_head", "'head' matches no matrix of the base")],
 )  # fmt: skip
 def test_a_target_that_is_not_there_is_refused(typed: str, told: str, tmp_path: Path) -> None:
     write_model(tmp_path)
@@ -214,7 +214,7 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
         ),
         ("r", 3, "expected shape"),
         ("target_modules", ["q_proj"], "the adapter does not fit the base: not understood"),
-        ("target_modules", ["query"], "target_modules .* fits no matrix of the base"),
+        ("target_modules", ["query"], "target_modules .* matches no matrix of the base"),
         ("base_model_name_or_path", None, "base_model_name_or_path is missing"),
     ],
 )

@@ -22,7 +22,7 @@ FIELDS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"target_modules": "["}, r"target_modules: '\[' is not a regular expression"),
     ({"target_modules": ["q_proj", None]}, "target_modules: expected a list of names"),
     ({"target_modules": 3}, "target_modules: expected a list of names, got 3"),
-    ({"target_modules": []}, "target_modules .* fits no matrix"),
+    ({"target_modules": []}, "target_modules .* matches no matrix"),
     ({"target_modules": "(.*)*" * 2000}, "target_modules: the regular expression .* takes too many steps"),
     ({"rank_pattern": {"(": 1}}, r"rank_pattern: .* is not a regular expression"),
     ({"rank_pattern": [[{}]]}, "rank_pattern: expected names with their numbers"),
