@@ -209,7 +209,7 @@ def test_follows_the_dtype_of_its_base() -> None:
         ),
         ({"rank_pattern": {"layers/9/*": 2}}, "matches no matrix"),
         ({"targets": []}, "targets is empty"),
-        ({"dropout": 1.0}, r"a share in \[0, 1\)"),
+        ({"dropout": 1.0}, r"a rate in \[0, 1\)"),
     ],
 )
 def test_refuses(options: dict[str, Any], message: str) -> None:
