@@ -1,10 +1,9 @@
-"""Timing side by side: ours and a peer's in one process, interleaved, so that a busy machine slows both
-alike.
+"""Time two sides, ours and a peer's, interleaved in one process, so that other load slows both equally.
 
-A single timing swings widely on a shared machine; the ratio of two runs taken one right after the other does
-not. So every benchmark here is a list of pairs, and its figure is the *median of the pairs' ratios*, peer
-over ours: 2.0 means that ours took half the time. Scripts are run as `python benchmarks/NAME.py [--pairs N]`
-and import this file by `from _timing import ...`.
+A single timing varies widely on a shared machine; the ratio of two consecutive runs does not. So every
+benchmark is a list of pairs, and its figure is the *median of the pairs' ratios*, peer over ours: 2.0 means
+that ours took half the time. Scripts are run as `python benchmarks/NAME.py [--pairs N]` and import this file
+by `from _timing import ...`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import torch
 
 
 class Seconds(NamedTuple):
-    """What one side took."""
+    """Times of one side in seconds."""
 
     median: float
     min: float
@@ -33,7 +32,7 @@ class Seconds(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """Two sides timed in turn. `ratio` is the figure to report; `ratio_of_medians` should lie close to it."""
+    """Times of two sides. `ratio` is the figure to report; `ratio_of_medians` should be close to it."""
 
     ours: Seconds
     peer: Seconds
@@ -45,18 +44,23 @@ class Paired(NamedTuple):
 class Memory(NamedTuple):
     """Bytes of a process (or of its CUDA device, if it used one)."""
 
-    rest: int  # held before the measured call
-    peak: int  # the most held during the call, `rest` included
+    rest: int  # before the measured call
+    peak: int  # during the call, `rest` included
+
+    @property
+    def above_rest(self) -> int:
+        """Bytes that the call itself needs."""
+        return self.peak - self.rest
 
 
-def paired(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20, warmup: int = 3) -> Paired:
-    """Times `ours` and `peer` in turn and compares them pair by pair.
+def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20, warmup: int = 3) -> Paired:
+    """Time `ours` and `peer` alternately and compare them pair by pair.
 
     Args:
-        ours, peer: functions of no arguments. What they return is waited for (CUDA kernels, JAX arrays) and
+        ours, peer: functions of no arguments. Their results are waited for (CUDA kernels, JAX arrays) and
             dropped.
-        pairs: how many times each is timed, >= 1. The order within a pair alternates.
-        warmup: untimed calls of each before, so that compiling does not count.
+        pairs: number of times that each is timed, >= 1. The order within a pair alternates.
+        warmup: untimed calls of each first, so that compilation is not timed.
 
     Returns:
         Paired, times in seconds.
@@ -65,56 +69,57 @@ def paired(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20, wa
         ValueError: if pairs < 1.
     """
     if pairs < 1:
-        raise ValueError(f"paired: pairs must be at least 1, got {pairs}")
+        raise ValueError(f"time_pairs: pairs must be at least 1, got {pairs}")
     for _ in range(warmup):
-        seconds(ours), seconds(peer)
+        time_call(ours), time_call(peer)
     mine, theirs = [], []
     for i in range(pairs):
         first, second = (mine, theirs) if i % 2 == 0 else (theirs, mine)
-        first.append(seconds(ours if first is mine else peer))
-        second.append(seconds(ours if second is mine else peer))
+        first.append(time_call(ours if first is mine else peer))
+        second.append(time_call(ours if second is mine else peer))
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
     a, b = _summary(mine), _summary(theirs)
     return Paired(a, b, statistics.median(ratios), b.median / a.median, pairs)
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Times one call in seconds, its asynchronous work (CUDA, JAX) included."""
+def time_call(function: Callable[[], Any]) -> float:
+    """Time one call in seconds, its asynchronous work (CUDA, JAX) included."""
     _finish(None)
     start = time.perf_counter()
     _finish(function())
     return time.perf_counter() - start
 
 
-def header() -> None:
-    """Prints the heading of the lines which `row` prints."""
-    print(f"{'what':<44} {'ours':>22} {'peer':>22} {'ratio':>7} {'reach':>6}")
+def print_header() -> None:
+    """Print the heading of the lines of `print_row`."""
+    print(f"{'measured':<44} {'ours':>22} {'peer':>22} {'ratio':>7} {'reach':>6}")
 
 
-def row(
+def print_row(
     name: str, result: Paired, reach: float | None = None, *, items: float | None = None, unit: str = ""
 ) -> None:
-    """Prints one line: medians (with min to max), the median ratio, and whether it reached what was aimed at.
+    """Print one line: medians (with min to max), the median ratio, and whether it reached its target.
 
     Args:
-        name: what was measured.
-        result: from `paired`.
-        reach: the ratio aimed at (peer/ours, so at least); None if there is no aim.
-        items: how many things one call handles; a second line then gives both rates, items per second.
-        unit: the name of those things ("tok", "MB").
+        name: of the measurement.
+        result: from `time_pairs`.
+        reach: target of the ratio peer/ours, at least; None without a target.
+        items: number of items that one call handles; a second line then gives both rates, items per second.
+        unit: name of the items ("tok", "MB").
     """
-    aim = "" if reach is None else f"{reach:5.2f}x"
-    verdict = "" if reach is None else ("  reached" if result.ratio >= reach else "  MISSED")
-    print(
-        f"{name:<44} {_span(result.ours):>22} {_span(result.peer):>22} {result.ratio:6.2f}x {aim:>6}{verdict}"
-    )
+    target = verdict = ""
+    if reach is not None:
+        target = f"{reach:5.2f}x"
+        verdict = "  reached" if result.ratio >= reach else "  MISSED"
+    times = f"{_span(result.ours):>22} {_span(result.peer):>22}"
+    print(f"{name:<44} {times} {result.ratio:6.2f}x {target:>6}{verdict}")
     if items is not None:
         rates = [f"{items / side.median:,.0f} {unit}/s" for side in (result.ours, result.peer)]
         print(f"{'':<44} {rates[0]:>22} {rates[1]:>22}")
 
 
-def parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
-    """Makes a command line which already has `--pairs N`; add your own flags to it."""
+def make_parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
+    """Make a command line with `--pairs N`, to which a script adds its own flags."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,16 +129,16 @@ def parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
     return result
 
 
-def apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], None]:
-    """Starts a process of its own for one side, for settings that hold for a whole process.
+def run_in_process(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], None]:
+    """Run one side in a child process, for settings that hold for a whole process.
 
     Args:
-        prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to
-            time.
+        prepare: a module-level function; `prepare(*args)` runs in the child process and returns the function
+            to time.
         args: picklable.
 
     Returns:
-        A function that has the process call its function once, and waits; it rests in between.
+        A function that has the child process call its function once, and waits; it is idle in between.
 
     Raises:
         RuntimeError: if the process failed (on a call); its traceback is on stderr.
@@ -149,13 +154,13 @@ def apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[],
             here.send(None)
             here.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise RuntimeError("apart: the other process failed; see its traceback") from None
+            raise RuntimeError("run_in_process: the child process failed; see its traceback") from None
 
     return call
 
 
 def _serve(connection: Connection, prepare: Callable[..., Callable[[], Any]], args: tuple) -> None:
-    """Runs in the other process: one call for each message, until the first process is gone."""
+    """Runs in the child process: one call for each message, until the pipe closes."""
     function = prepare(*args)
     while True:
         try:
@@ -167,16 +172,16 @@ def _serve(connection: Connection, prepare: Callable[..., Callable[[], Any]], ar
 
 
 def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: int = 0) -> Memory:
-    """Runs a function in a fresh process and measures the most memory that the process held during the call.
+    """Measure the peak memory of a function in a new process.
 
-    The allocator of that process gives everything it frees back to the kernel, so that resident memory is
-    what is held and not what was once held; it is slow, and must not be timed.
+    The allocator of that process returns freed memory to the kernel at once, so that resident memory is the
+    memory in use; it is slow, and must not be timed.
 
     Args:
         prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to
-            measure. What it holds (parameters, data) is `rest`; its own temporaries are freed and forgotten.
+            measure. What that function holds (parameters, data) is `rest`.
         args: picklable.
-        warmup: unmeasured calls before (compiling takes memory of its own).
+        warmup: unmeasured calls first (compilation needs memory too).
 
     Returns:
         Memory(rest, peak) in bytes: of CUDA's allocator if the process used CUDA, else resident memory
@@ -187,7 +192,7 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, warmup, prepare, args))
+    process = context.Process(target=_measure_peak, args=(sender, warmup, prepare, args))
     with _environment({"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}):
         process.start()
     sender.close()
@@ -203,8 +208,24 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
     return Memory(*result)
 
 
-def _measure(sender: Connection, warmup: int, prepare: Callable[..., Callable[[], Any]], args: tuple) -> None:
-    """Runs in the fresh process: sends (rest, peak)."""
+def print_peak_memory(name: str, ours: Memory, peer: Memory) -> None:
+    """Print the memory that a step needs above rest, ours and the peer's, and their ratio."""
+    mine, theirs = ours.above_rest, peer.above_rest
+    print(
+        f"peak memory above rest: ours {mine / 2**20:.0f} MiB, {name} {theirs / 2**20:.0f} MiB "
+        f"({theirs / mine:.2f}x)"
+    )
+
+
+def print_first_call(function: Callable[[], Any]) -> None:
+    """Call a function for the first time, which compiles it, and print the seconds."""
+    print(f"first call, which compiles: {time_call(function):.1f} s")
+
+
+def _measure_peak(
+    sender: Connection, warmup: int, prepare: Callable[..., Callable[[], Any]], args: tuple
+) -> None:
+    """Runs in the new process: sends (rest, peak)."""
     function = prepare(*args)
     for _ in range(warmup):
         _finish(function())
@@ -216,7 +237,7 @@ def _measure(sender: Connection, warmup: int, prepare: Callable[..., Callable[[]
         sender.send((rest, torch.cuda.max_memory_allocated()))
         return
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # the kernel's way to set the peak back to what is held now
+        file.write("5")  # resets the peak to the memory in use
     rest = _resident("VmRSS")
     _finish(function())
     sender.send((rest, _resident("VmHWM")))
@@ -224,25 +245,28 @@ def _measure(sender: Connection, warmup: int, prepare: Callable[..., Callable[[]
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Sets variables for processes started inside the block."""
+    """Set environment variables for processes started inside the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
 
 
 def _resident(field: str) -> int:
-    """Reads a field of /proc/self/status, in bytes: VmRSS is held now, VmHWM is the peak."""
+    """Read a field of /proc/self/status, in bytes: VmRSS is in use, VmHWM is the peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field + ":"))
     return int(line.split()[1]) * 1024
 
 
 def _finish(result: Any) -> None:
-    """Waits until asynchronous work is done."""
+    """Wait until asynchronous work is done."""
     if "jax" in sys.modules:
         sys.modules["jax"].block_until_ready(result)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -257,4 +281,5 @@ def _span(side: Seconds) -> str:
     """Milliseconds as "median (min-max)", in seconds when long."""
     scale, unit = (1.0, "s") if side.median >= 10 else (1e3, "ms")
     digits = 1 if side.median * scale >= 10 else 2
-    return f"{side.median * scale:.{digits}f} {unit} ({side.min * scale:.{digits}f}-{side.max * scale:.{digits}f})"
+    median, least, most = (f"{seconds * scale:.{digits}f}" for seconds in side)
+    return f"{median} {unit} ({least}-{most})"

@@ -1,4 +1,4 @@
-"""TRL's trainers, a step at a time: a thread trains, and waits before each step until it is asked for it."""
+"""TRL's trainers, one step at a time: a thread trains, and waits before each step for the next call."""
 
 from __future__ import annotations
 
@@ -8,59 +8,46 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from _model import DEVICE, small_config
 
 from data_pipes.tokenizer import train as train_tokenizer
+from data_pipes.tokenizer.spec import Tokenizer
 from pure import random, tree
-from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from pure.types import Tree
+from pure.types import Model, Tree
 from stages.models import language_model
 from stages.models.language_model import Pretrained
 
 STEPS = 10_000
 
 
-def config() -> ModelConfig:
-    """The model of the comparisons: 5.8M parameters."""
-    return ModelConfig(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        eos_token_id=0,
-        pad_token_id=3,
-    )
-
-
-def start() -> tuple[Any, Tree, Any]:
+def new_model() -> tuple[Model, Tree, Tokenizer]:
     """(model, params, tokenizer): new params, the same for both sides."""
-    model = transformer(config())
-    return (
-        model,
-        model.init(random.key(0)),
-        train_tokenizer(["the words of a benchmark 0 1 2 3 4 5 6 7 8 9"], 300),
-    )
+    model = transformer(small_config(eos_token_id=0, pad_token_id=3))
+    tokenizer = train_tokenizer(["the words of a benchmark 0 1 2 3 4 5 6 7 8 9"], 300)
+    return model, model.init(random.key(0)), tokenizer
 
 
-def folder() -> str:
-    """The same model on disk, as TRL wants it."""
-    place = Path(tempfile.mkdtemp()) / "model"
-    model, params, tokenizer = start()
-    return str(language_model.save(place, Pretrained(model, params, tokenizer)))
+def move_to_device(values: Tree) -> Tree:
+    """Move a tree of tensors to the device of the benchmark."""
+    return tree.map(lambda x: x.to(DEVICE), values)
 
 
-def stepping(make: Callable[[Any], Any]) -> Callable[[], None]:
-    """Turns a trainer into a function that takes one step.
+def save_model() -> str:
+    """Save the same model in Hugging Face's layout, for TRL."""
+    folder = Path(tempfile.mkdtemp()) / "model"
+    model, params, tokenizer = new_model()
+    return str(language_model.save(folder, Pretrained(model, params, tokenizer)))
+
+
+def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
+    """Turn a trainer into a function that takes one step.
 
     Args:
         make: (callback) -> a trainer with that callback, of many steps.
 
     Returns:
-        A function that has the trainer take its next step, and waits for it.
+        A function that lets the trainer take its next step, and waits for it.
     """
     from transformers import TrainerCallback
 
@@ -69,7 +56,7 @@ def stepping(make: Callable[[Any], Any]) -> Callable[[], None]:
 
     class Gate(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            """Waits for the next call."""
+            """Nothing to do; `on_train_begin` and `on_step_end` wait for the next call."""
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             go.acquire()
@@ -96,12 +83,11 @@ def stepping(make: Callable[[Any], Any]) -> Callable[[], None]:
     return step
 
 
-def common(**changes: Any) -> dict[str, Any]:
+def trainer_arguments(**changes: Any) -> dict[str, Any]:
     """Arguments of every trainer: bfloat16 by autocast, fused AdamW, nothing logged or saved."""
-    cpu = not torch.cuda.is_available()
     return {
         "output_dir": tempfile.mkdtemp(),
-        "use_cpu": cpu,
+        "use_cpu": DEVICE == "cpu",
         "bf16": True,
         "max_steps": STEPS,
         "report_to": [],
@@ -116,8 +102,3 @@ def common(**changes: Any) -> dict[str, Any]:
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
     } | changes
-
-
-def count() -> int:
-    """Parameters of the model."""
-    return tree.count(transformer(config()).spec)

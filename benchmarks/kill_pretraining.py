@@ -1,11 +1,11 @@
-"""Kills pretraining (kill -9, at random moments) until it has come to its end all the same, and compares
-every bit.
+"""Kill pretraining (kill -9, at random moments) and resume it until it ends; compare every bit.
 
-Each run is `intro2llm pretrain` in one folder, started again after every kill, as a person would. It is
-killed at random moments: between saves, inside them (four in ten wait until a save has begun), while it
-starts, while text is made into tokens. After the last kill it runs to its end. Then its state, its final
-weights and its metrics.jsonl (what a clock decides left out) must be those of a run that was never killed,
-bit for bit.
+Each run is `intro2llm pretrain` in one folder, started again after every kill, as a user would. It is killed
+at
+random moments: between saves, during them (four in ten wait until a save has begun), while it starts, while
+    text
+is tokenized. After the last kill it runs to its end. Then its state, its final weights and its metrics.jsonl
+(without the entries that a clock determines) must be those of a run that was never killed, bit for bit.
 
     python benchmarks/kill_pretraining.py [--kills 200] [--compile]
 
@@ -32,28 +32,33 @@ from typing import NamedTuple
 
 STEPS = 24
 SHAPE: Mapping[str, int] = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
 CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
 
 
 class Kill(NamedTuple):
-    """What one kill did."""
+    """State of a run when it was killed."""
 
-    inside: bool  # of a save: its temporary folder was left
-    step: int  # lines of the log that were there
+    during_save: bool  # a temporary folder was left
+    step: int  # lines of the log
 
 
 class Run(NamedTuple):
-    """One folder: its kills, and whether it came to the same bits."""
+    """One run: its kills, and whether its results have the same bits."""
 
     kills: list[Kill]
     equal: bool
 
 
 def main() -> None:
-    """Prints how many kills there were and how many runs came to the same bits; fails if one did not."""
+    """Print the number of kills and of runs with the same bits; fails if one differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,31 +74,26 @@ def main() -> None:
         runs: list[Run] = []
         while (done := sum(len(run.kills) for run in runs)) < options.kills:
             draw = random.Random(f"{options.seed} {len(runs)}")
-            runs.append(one_run(work, min(options.per_run, options.kills - done), draw, options.compile))
-            print(
-                f"run {len(runs)}: {len(runs[-1].kills)} kills, {'equal' if runs[-1].equal else 'NOT EQUAL'}",
-                flush=True,
-            )
-    report(runs)
+            runs.append(kill_run(work, min(options.per_run, options.kills - done), draw, options.compile))
+            verdict = "equal" if runs[-1].equal else "NOT EQUAL"
+            print(f"run {len(runs)}: {len(runs[-1].kills)} kills, {verdict}", flush=True)
+    print_figures(runs)
 
 
-def report(runs: list[Run]) -> None:
-    """The figures."""
+def print_figures(runs: list[Run]) -> None:
+    """Print the figures of all runs."""
     kills = [kill for run in runs for kill in run.kills]
-    inside = sum(kill.inside for kill in kills)
+    inside = sum(kill.during_save for kill in kills)
+    early = sum(kill.step == 0 for kill in kills)
     equal = sum(run.equal for run in runs)
-    print(
-        f"kills {len(kills)}, inside a save {inside}, before the first step {sum(kill.step == 0 for kill in kills)}"
-    )
-    print(
-        f"runs {len(runs)}; final state, final weights and metrics.jsonl bit-identical to a run never killed: {equal}"
-    )
-    assert equal == len(runs), "a run came to other bits"
-    assert inside >= len(kills) // 10, "too few kills fell inside a save; try more"
+    print(f"kills {len(kills)}, during a save {inside}, before the first step {early}")
+    print(f"runs {len(runs)}; state, weights and metrics.jsonl bit-identical to a run never killed: {equal}")
+    assert equal == len(runs), "a run has other bits"
+    assert inside >= len(kills) // 10, "too few kills happened during a save; try more"
 
 
 def prepare(work: Path) -> None:
-    """A configuration, and a text that takes a moment to be made into tokens."""
+    """Write a configuration, and a text that takes a moment to tokenize."""
     (work / "shape.json").write_text(json.dumps(SHAPE))
     (work / "text").mkdir()
     for i in range(12):
@@ -101,60 +101,59 @@ def prepare(work: Path) -> None:
         (work / "text" / f"{i}.txt").write_text("\n".join(lines) + "\n")
 
 
-def one_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
-    """Kills one run `count` times, or until it was quicker than the draw; lets it end; compares."""
+def kill_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
+    """Kill one run `count` times, or until it ends before the next kill; let it end; compare."""
     kills: list[Kill] = []
     while len(kills) < count:
         process = start(work, "killed", compile)
-        wait_for_a_moment(work / "killed", process, draw)
+        wait_randomly(work / "killed", process, draw)
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
             break
-        kills.append(look(work / "killed"))
+        kills.append(describe_kill(work / "killed"))
     process = start(work, "killed", compile)
     process.join()
-    assert process.exitcode == 0, f"a run that was started again ended with {process.exitcode}"
-    equal = outcome(work / "killed") == outcome(work / "whole")
+    assert process.exitcode == 0, f"the resumed run ended with exit code {process.exitcode}"
+    equal = read_results(work / "killed") == read_results(work / "whole")
     shutil.rmtree(work / "killed")
     return Run(kills, equal)
 
 
-def wait_for_a_moment(folder: Path, process: ForkServerProcess, draw: random.Random) -> None:
-    """Four times in ten until the next save is being written, and a little more; else any time since the
-    start."""
+def wait_randomly(folder: Path, process: ForkServerProcess, draw: random.Random) -> None:
+    """Wait, four times in ten until the next save is being written, else a random time after the start."""
     if draw.random() < 0.4:
-        while process.is_alive() and not saving(folder):
+        while process.is_alive() and not is_saving(folder):
             time.sleep(0.0002)
         time.sleep(draw.uniform(0.0, 0.003))
     else:
         time.sleep(draw.uniform(0.0, 1.2))
 
 
-def saving(folder: Path) -> bool:
-    """Whether a save is being written."""
+def is_saving(folder: Path) -> bool:
+    """Test whether a save is being written."""
     with contextlib.suppress(FileNotFoundError):
         return any(name.endswith(".tmp") for name in os.listdir(folder / "checkpoints"))
     return False
 
 
-def look(folder: Path) -> Kill:
-    """What a kill left."""
+def describe_kill(folder: Path) -> Kill:
+    """Describe the folder of a killed run."""
     path = folder / "metrics.jsonl"
-    return Kill(saving(folder), path.read_bytes().count(b"\n") if path.exists() else 0)
+    return Kill(is_saving(folder), path.read_bytes().count(b"\n") if path.exists() else 0)
 
 
-def outcome(folder: Path) -> tuple[bytes, bytes, list[str]]:
-    """The bits of a finished run: state, weights, log."""
+def read_results(folder: Path) -> tuple[bytes, bytes, list[str]]:
+    """Read the results of a finished run: state, weights, log."""
     state = max((folder / "checkpoints").glob("step-????????")) / "state.msgpack"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    told = [json.dumps({name: value for name, value in row.items() if name not in CLOCK}) for row in rows]
+    log = [json.dumps({name: value for name, value in row.items() if name not in CLOCK}) for row in rows]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), "not one line for each step"
-    return state.read_bytes(), (folder / "final_model" / "model.safetensors").read_bytes(), told
+    return state.read_bytes(), (folder / "final_model" / "model.safetensors").read_bytes(), log
 
 
 def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
-    """Begins or resumes a run in a process of its own."""
+    """Start or resume a run in a child process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["stages.run.build", "stages.run.loop"])
     arguments = {
@@ -176,7 +175,7 @@ def start(work: Path, name: str, compile: bool) -> ForkServerProcess:
 
 
 def pretrain(arguments: list[str]) -> None:
-    """The process: `intro2llm pretrain`, on one thread, silent but for errors."""
+    """Child process: `intro2llm pretrain` on one thread, printing errors only."""
     import torch
 
     from stages.cli.main import main as command

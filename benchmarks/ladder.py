@@ -1,7 +1,7 @@
-"""The demo's ladder over several seeds: what each stage does to its measure, and how much that varies.
+"""Gain of each of the demo's stages (SFT, DPO, GRPO, PPO) over several seeds.
 
-Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and runs SFT, DPO, GRPO
-and PPO once for each seed, as the demo does.
+Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and runs the stages once
+for each seed, as the demo does.
 
     python benchmarks/ladder.py MODEL [--seeds 3]
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from stages.cli import ladder
 from stages.run.train import train
 
-AIMS: Mapping[str, tuple[str, float]] = {
+TARGETS: Mapping[str, tuple[str, float]] = {
     "sft": ("after", 0.6),
     "dpo": ("after", 0.9),
     "grpo": ("gain", 0.25),
@@ -28,43 +28,40 @@ AIMS: Mapping[str, tuple[str, float]] = {
 
 
 def run_stages(model: str, seed: int) -> dict[str, dict[str, float]]:
-    """Runs the stages once."""
+    """Run and examine all stages with one seed."""
     folder = Path(tempfile.mkdtemp(prefix=f"ladder-{seed}-"))
-    found = {}
+    results = {}
     for stage in ladder.demo_stages(folder, seed=seed, compile=True):
         if stage.name == "sft":
             stage = stage._replace(options=replace(stage.options, model_path=model))
-        begun = time.monotonic()
+        start = time.monotonic()
         result = ladder.run_stage(stage, train, folder / "ladder.json")
         assert result is not None
-        found[stage.name] = {**result, "seconds": time.monotonic() - begun}
-    return found
+        results[stage.name] = {**result, "seconds": time.monotonic() - start}
+    return results
 
 
 def main() -> None:
-    """Prints one line a stage."""
+    """Print one line a stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    every = [run_stages(arguments.model, seed) for seed in range(arguments.seeds)]
-    print(
-        f"\n{'stage':<5} {'before':>20} {'after':>20} {'gain':>20}  aim (mean; lowest to highest of "
-        f"{len(every)} seeds)"
-    )
-    for name, (what, aim) in AIMS.items():
-        rows = [{**run[name], "gain": run[name]["after"] - run[name]["before"]} for run in every]
+    runs = [run_stages(arguments.model, seed) for seed in range(arguments.seeds)]
+    columns = f"{'before':>20} {'after':>20} {'gain':>20}"
+    print(f"\n{'stage':<5} {columns}  target (mean; lowest to highest of {len(runs)} seeds)")
+    for name, (figure, target) in TARGETS.items():
+        rows = [{**run[name], "gain": run[name]["after"] - run[name]["before"]} for run in runs]
         cells = [_span([row[column] for row in rows]) for column in ("before", "after", "gain")]
-        reached = "reached" if min(row[what] for row in rows) >= aim else "MISSED"
-        print(
-            f"{name:<5} " + " ".join(f"{cell:>20}" for cell in cells) + f"  {what} at least {aim}: {reached}"
-        )
-    far = max(run["grpo"]["kl"] for run in every)
-    print(f"GRPO's divergence from its start: at most {far:.3f} nats a token (bound {ladder.KL_BOUND})")
-    for name in AIMS:
-        print(f"{name}: {statistics.mean(run[name]['seconds'] for run in every):.0f} s")
+        verdict = "reached" if min(row[figure] for row in rows) >= target else "MISSED"
+        line = " ".join(f"{cell:>20}" for cell in cells)
+        print(f"{name:<5} {line}  {figure} at least {target}: {verdict}")
+    kl = max(run["grpo"]["kl"] for run in runs)
+    print(f"GRPO's KL from its initial model: at most {kl:.3f} nats a token (bound {ladder.KL_BOUND})")
+    for name in TARGETS:
+        print(f"{name}: {statistics.mean(run[name]['seconds'] for run in runs):.0f} s")
 
 
 def _span(values: list[float]) -> str:

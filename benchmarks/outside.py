@@ -1,5 +1,6 @@
-"""Counts the forms from outside that are right, refused, and silently different: `python
-benchmarks/outside.py`.
+"""Count the forms of other libraries that are read right, refused, or silently different.
+
+    python benchmarks/outside.py
 
 Each form of `tests/outside` is written by the other library and read by ours. "different" must be 0.
 """
@@ -18,7 +19,7 @@ from tests.outside.table import every
 
 
 def main() -> int:
-    """Prints the counts of each kind, and what is neither right nor refused.
+    """Print the counts of each kind, and every form that is neither right nor refused.
 
     Returns:
         1 if any form is different or an error.
@@ -32,8 +33,9 @@ def main() -> int:
             print(f"{verdict.outcome}: {form.kind}: {form.name}: {verdict.detail}")
     total = sum(counts.values(), Counter())
     print(f"{'kind':<16}{'forms':>8}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES))
-    for kind, found in [*sorted(counts.items()), ("all", total)]:
-        print(f"{kind:<16}{found.total():>8}" + "".join(f"{found[outcome]:>12}" for outcome in OUTCOMES))
+    for kind, counter in [*sorted(counts.items()), ("all", total)]:
+        cells = "".join(f"{counter[outcome]:>12}" for outcome in OUTCOMES)
+        print(f"{kind:<16}{counter.total():>8}{cells}")
     return int(any(total[outcome] for outcome in OUTCOMES[2:]))
 
 

@@ -1,12 +1,13 @@
-"""Per-sample gradients beside Opacus' hooks: time and memory. `python benchmarks/per_sample_grad.py [--pairs
-N]`.
+"""Per-sample gradients: ours against Opacus' hooks, time and memory.
+
+    python benchmarks/per_sample_grad.py [--pairs N]
 
 The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module
-with torch.nn.RMSNorm and SDPA (its quickest parts) in Opacus' GradSampleModule; its gradients are checked to
-be ours. Both end with B x 5.8M numbers, 185 MB, which is the floor of either's memory. "Clipped and added" is
-what differential privacy makes of them, by `per_sample_fold`, which holds one gradient at a time (the peer's
-line leaves that out). Memory is measured in fresh processes: the most that was held during the call, over
-what was held before it.
+with torch.nn.RMSNorm and SDPA (its fastest parts) in Opacus' GradSampleModule; its gradients are checked
+against ours. Both return B x 5.8M numbers, 185 MB, the least memory that either can need. "Clipped and added"
+is the use in differential privacy, by `per_sample_fold`, which holds one gradient at a time (not part of the
+peer's time).
+Memory is measured in new processes: the peak during the call above what was in use before it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _timing import header, paired, parser, peak_memory, row
+from _timing import make_parser, peak_memory, print_header, print_row, time_pairs
 from torch import Tensor, nn
 
 from pure import random, tree
@@ -35,24 +36,21 @@ MODES = ("eager, whole", "compiled whole", "regions, clipped and added", "region
 
 
 def main() -> None:
-    """Prints times against Opacus' and against its plain backward, then peak memory."""
-    flags = parser(__doc__)
-    flags.add_argument("--mode", choices=MODES, nargs="*", default=MODES[:3], help="ours, in these ways")
+    """Print times against Opacus' and against its plain backward, then peak memory."""
+    flags = make_parser(__doc__)
+    flags.add_argument("--mode", choices=MODES, nargs="*", default=MODES[:3], help="modes of ours to time")
     options = flags.parse_args()
-    check()
-    header()
+    check_gradients()
+    print_header()
     opacus = peer()
     for mode in options.mode:
-        row(f"per-sample gradients, {mode}", paired(ours(mode), opacus, options.pairs), 1.0)
-    row("Opacus beside its plain backward", paired(opacus, plain(), options.pairs))
-    theirs = peak_memory(peer, warmup=2)
-    print(f"{'memory over rest: Opacus':<44} {(theirs.peak - theirs.rest) / 1e6:7.0f} MB")
+        print_row(f"per-sample gradients, {mode}", time_pairs(ours(mode), opacus, options.pairs), 1.0)
+    print_row("Opacus against its plain backward", time_pairs(opacus, plain(), options.pairs))
+    theirs = peak_memory(peer, warmup=2).above_rest
+    print(f"{'memory above rest: Opacus':<44} {theirs / 1e6:7.0f} MB")
     for mode in options.mode:
-        mine = peak_memory(ours, mode, warmup=2)
-        ratio = (theirs.peak - theirs.rest) / (mine.peak - mine.rest)
-        print(
-            f"{'memory over rest: ' + mode:<44} {(mine.peak - mine.rest) / 1e6:7.0f} MB {ratio:6.2f}x (reach 2.00x)"
-        )
+        mine = peak_memory(ours, mode, warmup=2).above_rest
+        print(f"{'memory above rest: ' + mode:<44} {mine / 1e6:7.0f} MB {theirs / mine:6.2f}x (target 2.00x)")
 
 
 def batch() -> dict[str, Tensor]:
@@ -80,7 +78,7 @@ def ours(mode: str) -> Callable[[], Any]:
 
 
 def add_clipped(total: Any, grads: Any) -> Any:
-    """Adds a gradient, clipped to norm 1: what differential privacy wants of it."""
+    """Add a gradient clipped to norm 1, as differential privacy needs it."""
     norm = torch.stack([torch.linalg.vector_norm(g) for g in tree.leaves(grads)]).norm()
     factor = (1 / norm).clamp(max=1)
     return tree.map(lambda t, g: torch.add(t, g * factor), total, grads)
@@ -149,17 +147,17 @@ class Transformer(nn.Module):
 
 def module() -> Transformer:
     """The peer with our initial parameters."""
-    made = Transformer(CONFIG)
+    model = Transformer(CONFIG)
     params = transformer(CONFIG).init(random.key(0))
     with torch.no_grad():
-        made.embedding.weight.copy_(params["embedding"])
-        made.norm.weight.copy_(params["norm"]["scale"])
-        for layer, ours in zip(made.layers, params["layers"], strict=True):
+        model.embedding.weight.copy_(params["embedding"])
+        model.norm.weight.copy_(params["norm"]["scale"])
+        for layer, ours in zip(model.layers, params["layers"], strict=True):
             for name in ("q", "k", "v", "o"):
                 getattr(layer.attention, name).weight.copy_(ours["attention"][name])
             for name in ("gate", "up", "down"):
                 getattr(layer, name).weight.copy_(ours["feedforward"][name])
-    return made
+    return model
 
 
 def peer() -> Callable[[], Any]:
@@ -171,9 +169,9 @@ def peer() -> Callable[[], Any]:
 
     def gradients() -> list[Tensor]:
         backward(hooked, data)
-        found = [p.grad_sample for p in hooked.parameters()]
-        hooked.zero_grad(set_to_none=True)  # who holds the result is the caller, as with ours
-        return found
+        grads = [p.grad_sample for p in hooked.parameters()]
+        hooked.zero_grad(set_to_none=True)  # only the caller holds the result, as with ours
+        return grads
 
     return gradients
 
@@ -184,9 +182,9 @@ def plain() -> Callable[[], Any]:
 
     def gradients() -> list[Tensor]:
         backward(bare, data)
-        found = [p.grad for p in bare.parameters()]
+        grads = [p.grad for p in bare.parameters()]
         bare.zero_grad(set_to_none=True)
-        return found
+        return grads
 
     return gradients
 
@@ -196,8 +194,8 @@ def backward(model: nn.Module, data: dict[str, Tensor]) -> None:
     F.cross_entropy(model(data["tokens"]).flatten(0, 1), data["labels"].flatten(), reduction="sum").backward()
 
 
-def check() -> None:
-    """Both compute the same."""
+def check_gradients() -> None:
+    """Check that both sides compute the same gradients."""
     mine, theirs = tree.leaves(ours(MODES[0])()), peer()()
     a, b = (sorted(x.double().square().sum().item() for x in xs) for xs in (mine, theirs))
     assert len(a) == len(b)

