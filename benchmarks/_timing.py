@@ -144,15 +144,15 @@ def run_in_process(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Cal
         RuntimeError: if the process failed (on a call); its traceback is on stderr.
     """
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, prepare, args), daemon=True)
+    parent_end, child_end = context.Pipe()
+    process = context.Process(target=_serve, args=(child_end, prepare, args), daemon=True)
     process.start()
-    there.close()
+    child_end.close()
 
     def call() -> None:
         try:
-            here.send(None)
-            here.recv()
+            parent_end.send(None)
+            parent_end.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise RuntimeError("run_in_process: the child process failed; see its traceback") from None
 

@@ -85,8 +85,7 @@ def state(step: int) -> TrainState:
 
 
 def trial(run: Path, kind: str, draw: random.Random) -> list[str]:
-    """Corrupt the newer checkpoint, load, restore it; return the passed ones of "detected", "named", "
-    ""loaded"."""
+    """Corrupt the newer checkpoint, load, restore it; return the checks that passed."""
     folder, good = run / "checkpoints" / "step-00000002", run / "aside" / "step-00000002"
     file, leaves = KINDS[kind](folder, manifest.decode((good / MANIFEST).read_bytes()), draw)
     warnings: list[str] = []

@@ -97,8 +97,7 @@ def bare_products(layers: int = 6) -> Callable[[], None]:
 
 
 def prepare_side(make: Callable[[], Callable[[], Any]], keep_memory: bool = True) -> Callable[[], Any]:
-    """A side in a process that keeps freed memory, as `stages.run.loop.run` sets it, or by torch's "
-    "default."""
+    """A side in a process that keeps freed memory, as `stages.run.loop.run` does, or that does not."""
     if keep_memory:
         keep_freed_memory()
     return make()

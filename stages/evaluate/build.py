@@ -362,7 +362,7 @@ def _limit(items: Iterable[Item], options: TaskOptions) -> list[Item]:
     return list(islice(items, options.limit))
 
 
-_BUILDERS: Mapping[str, Callable[[str, str, Any, Pretrained], Task]] = MappingProxyType(
+_BUILDERS: Mapping[str, Callable[[str, str, EvaluateOptions, Pretrained], Task]] = MappingProxyType(
     {
         "perplexity": _perplexity,
         "mmlu": _multiple_choice,

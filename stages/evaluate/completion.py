@@ -124,8 +124,7 @@ def complete(
 
 
 def describe_decoding(decoding: Decoding) -> dict[str, Any]:
-    """Return the entries of a task's `about`: "
-    "{"sampling": what two models share, "ends": this model's ids}."""
+    """Return entries of a task's `about`: "sampling", shared by all models, and "ends", the model's ids."""
     numbers = decoding.sampling._asdict()
     ends, _ = numbers.pop("stop_tokens"), numbers.pop("vocabulary")
     shared = {name: x for name, x in numbers.items() if name in RECORDED or x is not None}

@@ -127,8 +127,7 @@ def harness(
         def apply_chat_template(
             self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
         ) -> str:
-            """Messages as one text; without a generation prompt the last one is left open, to be "
-            "continued."""
+            """Messages as one text; without a generation prompt the last one is to be continued."""
             messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
             return _render_chat(client.template(), messages, add_generation_prompt)
 
@@ -245,8 +244,7 @@ def _complete_prompts(client: Client, requests: Sequence[tuple[str, Mapping[str,
 
 
 def _render_chat(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-    """Render a chat as lm-eval does: a system message that the template refuses is dropped, with a "
-    "warning."""
+    """Render a chat as lm-eval does: drop a system message that the template refuses, with a warning."""
     write = partial(render_continuation, template)
     if add_generation_prompt:
         write = partial(render, template, add_generation_prompt=True)

@@ -172,8 +172,7 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
 def _read_group(
     model: Model, params: Tree, group: Group, requests: Sequence[Request], longest: int, tokens: int
 ) -> dict[Request, Likelihood]:
-    """Score the requests whose contexts are in the group; each batch starts from the cache of what they "
-    "share."""
+    """Score the requests of a group of contexts; each batch starts from the cache of their shared tokens."""
     continuations: dict[Ids, list[Ids]] = {context: [] for context in group.contexts}
     for request in dict.fromkeys(requests):
         if request.context in continuations:
@@ -248,8 +247,7 @@ def _expand_cache(leaf: Tensor, empty: Tensor) -> Tensor:
 
 
 def _score_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [n, V] and targets [n] -> (log-probabilities [n] float32, whether each was the most probable "
-    "[n])."""
+    """Logits [n, V] and targets [n] -> (log-probabilities [n] float32, whether each is the largest [n])."""
     logits = logits.float()
     logps = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
     return logps, logits.argmax(-1) == targets

@@ -231,8 +231,7 @@ def run_tests(
 
 
 def _check_limits(memory: int, output: int, disk: int, timeout: float) -> Limits:
-    """Return Limits, or raise if one is out of range (a size of 0 makes a file system in memory "
-    "unlimited)."""
+    """Return Limits; raise if one is out of range (a size of 0 would mean an unlimited disk)."""
     if memory < 64 * MIB or output < 1 or disk < 1 or not 0 < timeout < float("inf"):
         raise ValueError(
             f"sandbox: expected memory of at least {64 * MIB} bytes, and a positive output, disk and "

@@ -174,8 +174,8 @@ def _set_limits(setup: Mapping[str, Any]) -> list[str]:
 def _reset_interpreter() -> None:
     """Reset the interpreter to the state that a program expects.
 
-    It is left without our modules, arguments and environment, and with `exit`, `quit` and `help`, which a start
-    without installed packages (-S) omits.
+    Our modules, arguments and environment are removed; `exit`, `quit` and `help` are added, which a start
+    without installed packages (-S) lacks.
     """
     site.setquit()
     site.sethelper()

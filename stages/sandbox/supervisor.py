@@ -1,6 +1,6 @@
 """Start jails, capture their output, and end them, in bounded time and memory whatever they do.
 
-A jail is a fresh Python process that runs `start.main`. Its role goes in through a file; its output comes out
+A jail is a new Python process that runs `start.main`. Its role goes in through a file; its output comes out
 through pipes, each read up to a limit. Thread-safe: several threads may run jails at once.
 """
 

@@ -113,8 +113,7 @@ def receive(pipe: int, pending: bytearray) -> bytes | None:
 
 
 def _to_json(value: Any, depth: int, budget: list[int]) -> Any:
-    """Convert a value for json; `budget` is the remaining size, so that shared parts cannot grow without "
-    "end."""
+    """Convert a value for json; `budget` is the remaining size, which bounds parts that are shared."""
     budget[0] -= 4
     if budget[0] < 0 or depth < 0:
         raise ValueError("a value that is too " + ("deep, or contains itself" if depth < 0 else "large"))
