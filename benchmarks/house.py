@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import CodeType, FrameType
@@ -35,10 +35,10 @@ FUNCTION_LINES, FILE_LINES = 50, 300
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-PIPES = {"sft": "sft_pipe", "grpo": "prompt_pipe"}
+PIPES: Mapping[str, str] = {"sft": "sft_pipe", "grpo": "prompt_pipe"}
 """Stage -> the function that builds its data pipe."""
 
-CONFIG = {
+CONFIG: Mapping[str, int] = {
     "vocab_size": 280,
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -162,7 +162,7 @@ def record_all(root: Path) -> dict[str, Stacks]:
     main = module.main
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        (folder / "small.json").write_text(json.dumps(CONFIG))
+        (folder / "small.json").write_text(json.dumps(dict(CONFIG)))
         (folder / "text.txt").write_text("\n\n".join(f"def add_{i}(x): return x + {i}" for i in range(200)))
         common = [
             "--max_steps",
