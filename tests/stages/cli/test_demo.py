@@ -40,7 +40,7 @@ def flags(folder: Path, steps: int = 4) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def demo_output(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a demo, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
@@ -51,9 +51,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
-    shown: tuple[Path, str],
+    demo_output: tuple[Path, str],
 ) -> None:
-    folder, text = shown
+    folder, text = demo_output
     before, after, table = (text.index(words) for words in ("--- before", "--- after", "bits per byte"))
     assert before < after < table
     for prompt in demo.PROMPTS:
@@ -69,9 +69,9 @@ def test_it_shows_samples_before_and_after_and_bits_per_byte_beside_compressors(
 
 
 def test_run_again_it_says_that_it_is_done(
-    shown: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+    demo_output: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, text = shown
+    folder, text = demo_output
     assert main(["demo", *flags(folder)]) == 0
     again = capsys.readouterr().out
     assert "is complete; delete the folder, or choose another --output_dir" in again
@@ -80,7 +80,7 @@ def test_run_again_it_says_that_it_is_done(
 
 
 def test_interrupted_it_goes_on_to_the_same_results(
-    shown: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_output: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_file = tmp_path / "run" / "metrics.jsonl"
     process = child(flags(tmp_path), subcommand="demo")
@@ -91,9 +91,9 @@ def test_interrupted_it_goes_on_to_the_same_results(
     assert (tmp_path / "run" / "results.json").exists() == (process.exitcode == 0)
     assert main(["demo", *flags(tmp_path)]) == 0
     assert "before training" not in capsys.readouterr().out or process.exitcode == 0
-    one, other = ((folder / "run" / "results.json").read_text() for folder in (tmp_path, shown[0]))
+    one, other = ((folder / "run" / "results.json").read_text() for folder in (tmp_path, demo_output[0]))
     assert json.loads(one) == json.loads(other)
-    assert rows(tmp_path / "run") == rows(shown[0] / "run")
+    assert rows(tmp_path / "run") == rows(demo_output[0] / "run")
 
 
 def test_the_demo_is_a_pretraining_on_the_embedded_corpus() -> None:

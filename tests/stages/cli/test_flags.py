@@ -94,7 +94,7 @@ except SystemExit:
 
 
 def seconds(name: str) -> float:
-    """How long a core works for --help of a subcommand, in a process of its own; others may work beside
+    """Seconds of a core for --help of a subcommand, in a process of its own; others may work beside
     it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-c", PROGRAM, name], check=True, capture_output=True)

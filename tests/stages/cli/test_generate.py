@@ -42,7 +42,7 @@ def test_every_prompt_is_continued_and_the_seed_decides(
 def test_rows_beyond_the_tokenizer_are_never_drawn(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the model itself wants nothing else: each of its 100 padded rows is likelier than any token."""
+    """The model prefers them: each of its 100 padded rows is likelier than any token."""
     made = make(vocab_size=390, tie_word_embeddings=False, max_position_embeddings=128)
     head = torch.zeros_like(made.params["head"])
     head[290:] = 9 * made.params["norm"]["scale"]

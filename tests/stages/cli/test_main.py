@@ -36,7 +36,7 @@ def test_an_unknown_subcommand_is_named_with_the_nearest(capsys: pytest.CaptureF
 
 
 def test_help_answers_in_under_0_7_seconds() -> None:
-    """The installed command, as a person types it; the best of three, since other tests run beside it."""
+    """The installed command, as a user types it; the best of three, since other tests run beside it."""
 
     def once() -> float:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""From text to a model in one command: interrupted anywhere it comes to the same bits, and bad input is one
+"""From text to a model in one command: interrupted anywhere it gives the same bits, and bad input is one
 line."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.stages.small import final_weights, flags, last_state, rows, same_run,
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never interrupted, and of its text."""
     folder = tmp_path_factory.mktemp("whole")
     assert main(["pretrain", *flags(folder)]) == 0
@@ -33,17 +33,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(whole: Path, tmp_path: Path) -> Path:
+def place(complete: Path, tmp_path: Path) -> Path:
     """A folder with the same text, and no run."""
-    shutil.copytree(whole / "text", tmp_path / "text")
-    shutil.copy(whole / "small.json", tmp_path)
+    shutil.copytree(complete / "text", tmp_path / "text")
+    shutil.copy(complete / "small.json", tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def done(whole: Path, tmp_path: Path) -> Path:
+def done(complete: Path, tmp_path: Path) -> Path:
     """A copy of the complete run and its text."""
-    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(complete, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -58,8 +58,8 @@ def refused(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str,
     assert "Traceback" not in lines[0]
 
 
-def test_what_a_run_leaves(whole: Path) -> None:
-    run = whole / "run"
+def test_what_a_run_leaves(complete: Path) -> None:
+    run = complete / "run"
     assert [row["step"] for row in rows(run)] == list(range(1, 13))
     assert [row["step"] for row in rows(run) if "val_bpb" in row] == [4, 8, 12]
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[5])
@@ -86,9 +86,9 @@ def test_run_again_it_is_done(done: Path, capsys: pytest.CaptureFixture[str]) ->
     )
 
 
-def test_the_same_command_elsewhere_gives_the_same_bits(place: Path, whole: Path) -> None:
+def test_the_same_command_elsewhere_gives_the_same_bits(place: Path, complete: Path) -> None:
     assert main(["pretrain", *flags(place)]) == 0
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
 def test_the_older_projects_command(
@@ -108,17 +108,17 @@ def test_the_older_projects_command(
 
 
 @pytest.mark.parametrize("step", [1, 6])
-def test_killed_at_a_step_it_goes_on_to_the_same_bits(step: int, place: Path, whole: Path) -> None:
+def test_killed_at_a_step_it_goes_on_to_the_same_bits(step: int, place: Path, complete: Path) -> None:
     log_file = place / "run" / "metrics.jsonl"
     process = child(flags(place))
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= step, process)
     process.kill()
     process.join()
     assert main(["pretrain", *flags(place)]) == 0
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
-def test_killed_inside_saves_it_goes_on_to_the_same_bits(place: Path, whole: Path) -> None:
+def test_killed_inside_saves_it_goes_on_to_the_same_bits(place: Path, complete: Path) -> None:
     """Each process is killed in the middle of a save: of its first, then of the next, ..."""
     for step in (3, 6, 9):
         process = child(flags(place), partial(slow_saves, 0.5, step))
@@ -128,10 +128,10 @@ def test_killed_inside_saves_it_goes_on_to_the_same_bits(place: Path, whole: Pat
         process.join()
         assert inside.exists()
     assert main(["pretrain", *flags(place)]) == 0
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
-def test_sigterm_saves_and_ends_with_143_and_a_second_one_is_safe(place: Path, whole: Path) -> None:
+def test_sigterm_saves_and_ends_with_143_and_a_second_one_is_safe(place: Path, complete: Path) -> None:
     process = child(flags(place, save_every=0), partial(slow_saves, 0.5))
     log_file, saving = place / "run" / "metrics.jsonl", place / "run" / "checkpoints"
     wait_for(lambda: log_file.exists() and log_file.read_bytes().count(b"\n") >= 1, process)
@@ -146,8 +146,8 @@ def test_sigterm_saves_and_ends_with_143_and_a_second_one_is_safe(place: Path, w
     assert not (place / "run" / "final_model").exists()
     assert main(["pretrain", *flags(place, save_every=0)]) == 0
     assert (last_state(place / "run"), rows(place / "run")) == (
-        last_state(whole / "run"),
-        rows(whole / "run"),
+        last_state(complete / "run"),
+        rows(complete / "run"),
     )
 
 
@@ -183,12 +183,12 @@ def test_from_a_model_it_goes_on_with_its_weights_and_tokenizer(done: Path) -> N
 
 
 def test_without_a_compiler_it_says_so_and_runs_eagerly(
-    place: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compiler, "missing", lambda: "no C++ compiler was found (g++)")
     assert main(["pretrain", *flags(place, compile=True)]) == 0
     assert "no C++ compiler was found" in capsys.readouterr().out
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
 def test_tensorboard_gets_every_step(place: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_told(
-    done: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, complete: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = checkpoint.latest(done / "run")
     assert newest is not None
@@ -329,7 +329,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_told(
     (newest / "state.msgpack").write_bytes(data)
     assert main(["pretrain", *flags(done)]) == 0
     assert "skipped a damaged checkpoint" in capsys.readouterr().out
-    assert same_run(done / "run", whole / "run")
+    assert same_run(done / "run", complete / "run")
 
 
 def test_a_folder_that_is_not_a_runs_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,7 +362,7 @@ def test_a_folder_without_permission_is_one_line(place: Path, capsys: pytest.Cap
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
-    place: Path, whole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, complete: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saves: list[int] = []
     written = state_file.write
@@ -378,20 +378,20 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
         told = r"could not save .*step-000000\d\d: No space left on device; make room there"
         refused(capsys, flags(place), told, code=1)
     assert main(["pretrain", *flags(place)]) == 0
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
-def test_a_disk_that_fills_while_text_is_written_is_no_harm(place: Path, whole: Path) -> None:
+def test_a_disk_that_fills_while_text_is_written_is_no_harm(place: Path, complete: Path) -> None:
     """As the system does it: no file of the process may grow beyond 4 KB. Then, with room, all is as it
     should be."""
     process = child(flags(place), partial(limit_files, 4096))
     process.join()
     assert process.exitcode == 1
     assert main(["pretrain", *flags(place)]) == 0
-    assert same_run(place / "run", whole / "run")
+    assert same_run(place / "run", complete / "run")
 
 
-def test_the_state_is_the_fold_of_what_the_folder_says(whole: Path) -> None:
+def test_the_state_is_the_fold_of_what_the_folder_says(complete: Path) -> None:
     """From config.json and the data alone, by the definition of a run."""
     import functools
 
@@ -400,8 +400,8 @@ def test_the_state_is_the_fold_of_what_the_folder_says(whole: Path) -> None:
     from stages.run.data import corpus
     from stages.run.options.pretrain import PretrainOptions
 
-    options = config_file.read(whole / "run", PretrainOptions)
-    made = build_pretrain.build(options, corpus.reopen(whole / "run"))
+    options = config_file.read(complete / "run", PretrainOptions)
+    made = build_pretrain.build(options, corpus.reopen(complete / "run"))
     state = functools.reduce(made.stage.step, made.pipe, made.stage.init(made.key))
-    assert to_bytes(state) == last_state(whole / "run")
+    assert to_bytes(state) == last_state(complete / "run")
     assert torch.is_tensor(state.step)

@@ -39,7 +39,7 @@ SAID = [
 ]
 
 
-def _same(folder: Path, name: str) -> None:
+def _assert_same(folder: Path, name: str) -> None:
     """transformers reads what we do: ids of a chat, of a text, ends, greedy text."""
     base, theirs = language_model.load(folder), written.tokenizer(folder)
     template = template_of(None, base)
@@ -64,13 +64,13 @@ def _same(folder: Path, name: str) -> None:
 def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written.model(tmp_path / "model", **MODELS[name])
     write_rows(tmp_path)
-    _same(tmp_path / "model", name)
+    _assert_same(tmp_path / "model", name)
     assert main(["sft", *flags(tmp_path, "sft", max_steps=2)]) == 0
     sft = tmp_path / "sft" / "final_model"
-    _same(sft, name)
+    _assert_same(sft, name)
     assert main(["grpo", *flags(tmp_path, "grpo", max_steps=2, model_path=sft)]) == 0
     grpo = tmp_path / "grpo" / "final_model"
-    _same(grpo, name)
+    _assert_same(grpo, name)
     capsys.readouterr()
     quick = ["--device", "cpu", "--max_new_tokens", "8"]
     assert main(["chat", "--model_path", str(grpo), "--prompt", "Hi", "--prompt", "And?", *quick]) == 0
@@ -92,7 +92,7 @@ def test_it_goes_up_the_ladder(name: str, tmp_path: Path, capsys: pytest.Capture
     ]
     assert main([*evaluate, *quick]) == 0
     assert main(["export", "--model_path", str(grpo), "--output_dir", str(tmp_path / "out")]) == 0
-    _same(tmp_path / "out", name)
+    _assert_same(tmp_path / "out", name)
 
 
 @pytest.mark.parametrize("lora", [{}, {"lora": "balanced"}])

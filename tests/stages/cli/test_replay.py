@@ -17,7 +17,7 @@ from tests.stages.small import flags, write_config
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a complete run; checkpoints of steps 8 (the best), 9 and 12 are there."""
     folder = tmp_path_factory.mktemp("replay")
     assert main(["pretrain", *flags(folder)]) == 0
@@ -25,8 +25,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))  # in another place than config.json says
+def run(complete: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(complete, tmp_path / "copy"))  # in another place than config.json says
 
 
 def replay(run: Path, step: int) -> int:

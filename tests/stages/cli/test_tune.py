@@ -1,5 +1,4 @@
-"""Every rung at the command line: it trains, its `reward_scorer` scores, it resumes exactly; errors are one
-line."""
+"""Every stage at the command line: it trains, its rewards score, it resumes exactly; errors are one line."""
 
 from __future__ import annotations
 
@@ -35,8 +34,8 @@ def test_it_trains_and_writes_a_model_that_can_be_read(name: str, tmp_path: Path
 
 
 @every_stage
-def test_killed_and_run_again_it_comes_to_the_same_bits(name: str, tmp_path: Path) -> None:
-    """What a kill leaves behind: an older checkpoint, and a log that is ahead of it."""
+def test_killed_and_run_again_it_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    """A kill leaves an older checkpoint, and a log that is ahead of it."""
     assert run(tmp_path, name) == 0
     shutil.copytree(tmp_path / name, tmp_path / "whole")
     shutil.rmtree(tmp_path / name / "final_model")
@@ -115,7 +114,7 @@ def test_answers_are_written_down_with_their_rewards(
 
 
 def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its file, or a column of the rows that it may read: a resumed run would come to other bits without a
+    """Its file, or a column of the rows that it may read: a resumed run would give other bits without a
     word."""
     changes = {"max_steps": 2, "reward_weights": 2.0, "top_p": 0.9, "top_k": 50, "mask_truncated": True}
     assert run(tmp_path, "grpo", **changes) == 0
@@ -222,19 +221,19 @@ def test_a_bad_reward_names_the_text_and_stops_or_goes_on(
         assert run(tmp_path, "grpo", **changes, on_bad_reward="skip") == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "words"),
-    [
-        ("sft", {"max_length": 4000}, "max_position_embeddings 128"), ("sft", {"batch_size": 0}, "--batch_size"),
-        ("sft", {"gradient_accumulation": 3}, "does not divide"), ("grpo", {"reward": "right"}, "expected correct"),
-        ("grpo", {"reward": "none.py:f"}, "there is no file none.py"), ("sft", {"max_steps": 0}, "--max_steps"),
-        ("sft", {"lora_rank": 4}, "need --lora"),
-        ("sft", {"chat_template": "none.jinja"}, "--chat_template none.jinja"),
-        ("grpo", {"samples": 1}, "--samples 1"), ("ppo", {"minibatches": 3}, "--minibatches 3"),
-        ("sft", {"held_out": 0, "eval_every": 3}, "--eval_every 3 needs rows"),
-        ("sft", {"model_path": "nowhere"}, "nowhere"), ("sft", {"data_path": "nowhere.jsonl"}, "nowhere.jsonl"),
-    ],
-)  # fmt: skip
+BAD_FLAGS = [
+    ("sft", {"max_length": 4000}, "max_position_embeddings 128"), ("sft", {"batch_size": 0}, "--batch_size"),
+    ("sft", {"gradient_accumulation": 3}, "does not divide"), ("grpo", {"reward": "right"}, "expected correct"),
+    ("grpo", {"reward": "none.py:f"}, "there is no file none.py"), ("sft", {"max_steps": 0}, "--max_steps"),
+    ("sft", {"lora_rank": 4}, "need --lora"),
+    ("sft", {"chat_template": "none.jinja"}, "--chat_template none.jinja"),
+    ("grpo", {"samples": 1}, "--samples 1"), ("ppo", {"minibatches": 3}, "--minibatches 3"),
+    ("sft", {"held_out": 0, "eval_every": 3}, "--eval_every 3 needs rows"),
+    ("sft", {"model_path": "nowhere"}, "nowhere"), ("sft", {"data_path": "nowhere.jsonl"}, "nowhere.jsonl"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), BAD_FLAGS)
 def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
     name: str, changes: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,14 +243,14 @@ def test_flags_that_cannot_work_are_refused_in_one_line(  # by flag_checks
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("template", "words"),
-    [
-        ("{% for %}", "does not compile: line 1"),
-        ("{% for m in messages %}{{ m.content }}<|no_such|>{% endfor %}", "ends with <|no_such|>, which is no token"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop without end"),
-    ],
-)  # fmt: skip
+BAD_TEMPLATES = [
+    ("{% for %}", "does not compile: line 1"),
+    ("{% for m in messages %}{{ m.content }}<|no_such|>{% endfor %}", "ends with <|no_such|>, which is no token"),
+    ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "loop without end"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "words"), BAD_TEMPLATES)
 def test_a_template_that_cannot_work_is_refused(
     template: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

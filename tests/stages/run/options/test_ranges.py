@@ -33,16 +33,16 @@ def test_the_defaults_are_fine(options: object) -> None:
     check(options)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("learning_rate", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("warmup", math.nan),
-        ("final_learning_rate", -2.0), ("weight_decay", -0.1), ("max_grad_norm", -1.0), ("z_loss", math.inf),
-        ("label_smoothing", 1.0), ("label_smoothing", math.nan), ("seed", 2**32), ("seed", -1), ("max_steps", 0),
-        ("max_steps", 99999999999), ("save_every", -3), ("eval_every", -1), ("patience", -1), ("batch_size", 0),
-        ("gradient_accumulation", 3), ("ema", 1.5), ("ema", math.nan),
-    ],
-)  # fmt: skip
+OUT_OF_RANGE = [
+    ("learning_rate", math.nan), ("learning_rate", math.inf), ("learning_rate", -1.0), ("warmup", math.nan),
+    ("final_learning_rate", -2.0), ("weight_decay", -0.1), ("max_grad_norm", -1.0), ("z_loss", math.inf),
+    ("label_smoothing", 1.0), ("label_smoothing", math.nan), ("seed", 2**32), ("seed", -1), ("max_steps", 0),
+    ("max_steps", 99999999999), ("save_every", -3), ("eval_every", -1), ("patience", -1), ("batch_size", 0),
+    ("gradient_accumulation", 3), ("ema", 1.5), ("ema", math.nan),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
 def test_each_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^--{name}"):
         check(replace(PretrainOptions(), **{name: value}))

@@ -1,4 +1,4 @@
-"""Flags of every rung: plain values, one help for each, nothing heavy imported."""
+"""Flags of every stage: plain values, one help for each, nothing heavy imported."""
 
 from __future__ import annotations
 
