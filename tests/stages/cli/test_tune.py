@@ -1,4 +1,4 @@
-"""Every stage at the command line: it trains, its rewards score, it resumes exactly; errors are one line."""
+"""Every stage at the command line: it trains, its scorer rewards, it resumes exactly; errors are one line."""
 
 from __future__ import annotations
 
