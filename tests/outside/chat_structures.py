@@ -92,7 +92,7 @@ def call(**arguments: Any) -> dict[str, Any]:
 
 
 def result(text: str) -> dict[str, Any]:
-    """What the function returned."""
+    """Return value of the function."""
     return {"role": "tool", "name": "weather", "content": text}
 
 

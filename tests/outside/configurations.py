@@ -41,7 +41,7 @@ def _read(fields: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _theirs(config: Any) -> dict[str, Any]:
-    """What transformers makes of the fields; of several ends the first, no id is None or -1."""
+    """Configuration of transformers from the fields; of several ends the first, no id is None or -1."""
     rotary = LlamaRotaryEmbedding(config=config)
     ids = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -91,7 +91,7 @@ def _changed(name: str, base: Mapping[str, Any], **changes: Any) -> Form:
     return _right("configuration", name, {**base, **changes})
 
 
-def _without(name: str, base: Mapping[str, Any], field: str) -> Form:
+def _drop_fields(name: str, base: Mapping[str, Any], field: str) -> Form:
     """A published configuration that lacks a field."""
     return _right("configuration", name, {key: value for key, value in base.items() if key != field})
 
@@ -138,8 +138,8 @@ HARMLESS: Mapping[str, Any] = {
 
 READ: tuple[Form, ...] = (
     _changed("bookkeeping and generation", LLAMA, **HARMLESS),
-    _without("Llama without ids has transformers' defaults", LLAMA, "eos_token_id"),
-    _without("Qwen3 without head_dim has 128", {**QWEN3, "num_attention_heads": 8}, "head_dim"),
+    _drop_fields("Llama without ids has transformers' defaults", LLAMA, "eos_token_id"),
+    _drop_fields("Qwen3 without head_dim has 128", {**QWEN3, "num_attention_heads": 8}, "head_dim"),
     _changed("no key-value heads: as many as heads", LLAMA, num_key_value_heads=None),
     _changed("no tied embeddings said: untied", QWEN2, tie_word_embeddings=False),
     _changed("Llama with biases", LLAMA, attention_bias=True, mlp_bias=True),

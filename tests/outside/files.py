@@ -41,7 +41,7 @@ def _written(write: Callable[[Path], Any]) -> Callable[[Path], list[dict]]:
     return theirs
 
 
-def _beside(name: str) -> Callable[[Path], None]:
+def _add_file(name: str) -> Callable[[Path], None]:
     """Writes rows, and an archive of further ones beside them."""
 
     def theirs(folder: Path) -> None:
@@ -175,7 +175,7 @@ FILES = (
             "file",
             f"{name} beside rows",
             "Python",
-            _beside(name),
+            _add_file(name),
             _read(),
             refused=f"{name}: an archive is not looked",
         )

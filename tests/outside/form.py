@@ -39,13 +39,13 @@ class Form(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a form.
+    """Verdict on a form.
 
     Fields:
         outcome: "right"; "refused" (in one line, as it should be); "different" (read, with another value than
             the right one, or read where it should be refused); "error" (refused where it should be read, or
             an error that is not one clear line).
-        detail: what a person needs to see.
+        detail: what the user needs to see.
     """
 
     outcome: str

@@ -42,7 +42,7 @@ def _write(folder: Path, *, space: bool | None = None, architecture: str = "phi3
 
 
 def _theirs(folder: Path, space: bool | None = None) -> list[Any]:
-    """transformers' tokenizer; it passes over add_space_prefix, so that is done here."""
+    """transformers' tokenizer; it skips add_space_prefix, so that is done here."""
     architecture, tokenizer, _ = get_gguf_tokenizer(str(_write(folder, space=space)))
     peer, _ = convert_gguf_tokenizer(architecture, tokenizer)
     if space is False:

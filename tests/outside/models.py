@@ -91,13 +91,13 @@ def named(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
-    """What transformers makes of a few tokens."""
+    """Logits of transformers for a few tokens."""
     with torch.no_grad():
         return model(torch.tensor(TOKENS)).logits
 
 
 def ours(path: Path) -> torch.Tensor:
-    """What we make of them."""
+    """Our logits for them."""
     loaded = language_model.load(path, dtype=torch.float32)
     with torch.no_grad():
         return loaded.model.forward(loaded.params, torch.tensor(TOKENS))

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around one text and around two, written again as it was read."""
+"""Templates around one text and around two, written as they were read."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ SHIPPED = "from trl.rewards import {}\nf = {}\n"
 
 
 def _trainer(functions: list[Callable], loop: asyncio.AbstractEventLoop) -> Any:
-    """What `_calculate_rewards` reads of a trainer."""
+    """The attributes of a trainer that `_calculate_rewards` reads."""
     return SimpleNamespace(
         accelerator=SimpleNamespace(device="cpu", is_main_process=True),
         args=SimpleNamespace(report_to=[]),
@@ -115,7 +115,7 @@ def _stop(text: str) -> None:
     raise ValueError(text)
 
 
-def _form(name: str, *sources: str, rows: list[dict] = PLAIN, weights: tuple[float, ...] = ()) -> Form:
+def _case(name: str, *sources: str, rows: list[dict] = PLAIN, weights: tuple[float, ...] = ()) -> Form:
     """One form that is right."""
     chosen = weights or (1.0,) * len(sources)
     return Form(
@@ -141,27 +141,27 @@ def _refused(name: str, source: str, words: str) -> Form:
 
 
 FORMS = (
-    _form("a batch with a column", COLUMN),
-    _form("keywords alone", KEYWORDS),
-    _form("messages where the prompts are messages", MESSAGES, rows=TALK),
-    _form("none for some answers", MISSING),
-    _form("none for some answers beside another reward", MISSING, COLUMN),
-    _form("weights, one reward missing", MISSING, COLUMN, weights=(2.0, -0.5)),
-    _form("none for all answers", ALL_MISSING),
-    _form("a coroutine", LATER),
-    _form("a coroutine beside a function", LATER, KEYWORDS),
-    _form("an object", OBJECT),
-    _form("an object of coroutines", ASYNC_OBJECT),
-    _form("a partial", PARTIAL),
-    _form("truth values and numpy scalars", SCALARS),
-    _form(
+    _case("a batch with a column", COLUMN),
+    _case("keywords alone", KEYWORDS),
+    _case("messages where the prompts are messages", MESSAGES, rows=TALK),
+    _case("none for some answers", MISSING),
+    _case("none for some answers beside another reward", MISSING, COLUMN),
+    _case("weights, one reward missing", MISSING, COLUMN, weights=(2.0, -0.5)),
+    _case("none for all answers", ALL_MISSING),
+    _case("a coroutine", LATER),
+    _case("a coroutine beside a function", LATER, KEYWORDS),
+    _case("an object", OBJECT),
+    _case("an object of coroutines", ASYNC_OBJECT),
+    _case("a partial", PARTIAL),
+    _case("truth values and numpy scalars", SCALARS),
+    _case(
         "TRL's think_format_reward", SHIPPED.format("think_format_reward", "think_format_reward"), rows=TALK
     ),
-    _form(
+    _case(
         "TRL's repetition penalty",
         SHIPPED.format("get_repetition_penalty_reward", "get_repetition_penalty_reward(2)"),
     ),
-    _form(
+    _case(
         "TRL's overlong punishment",
         SHIPPED.format("get_soft_overlong_punishment", "get_soft_overlong_punishment(5, 2)"),
     ),

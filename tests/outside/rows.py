@@ -70,7 +70,7 @@ def _plain(messages: Messages) -> list[dict[str, Any]]:
     return [turn if m.trained else {**turn, "weight": 0} for m, turn in zip(messages, read, strict=True)]
 
 
-def _of(read: Callable, folder: Path) -> Any:
+def _first_row(read: Callable, folder: Path) -> Any:
     (path,) = folder.iterdir()
     return next(read(_first(path)))
 
@@ -84,22 +84,22 @@ def _context(context: Context) -> dict[str, Any]:
 
 
 def _sft(folder: Path) -> Any:
-    found = _of(read_conversations, folder)
+    found = _first_row(read_conversations, folder)
     return {"messages": _plain(found.messages), **_context(found.context)}
 
 
 def _dpo(folder: Path) -> Any:
-    found = _of(read_preferences, folder)
+    found = _first_row(read_preferences, folder)
     sides = {name: _plain(getattr(found, name)) for name in ("prompt", "chosen", "rejected")}
     return sides | _context(found.context)
 
 
-def _asked(folder: Path) -> Any:
-    found = _of(read_prompts, folder)
+def _prompt_of(folder: Path) -> Any:
+    found = _first_row(read_prompts, folder)
     return {"messages": _plain(found.messages), **_context(found.context)}
 
 
-def _form(
+def _case(
     name: str,
     values: dict[str, Any],
     right: Any = None,
@@ -122,13 +122,13 @@ def _form(
 
 
 def _trl(row: dict[str, Any]) -> dict[str, Any]:
-    """What TRL makes of turns."""
+    """TRL's reading of turns."""
     row = maybe_convert_to_chatml(remove_none_values(row))
     return {"messages": row["messages"], "tools": row.get("tools") or []}
 
 
 def _trl_pair(row: dict[str, Any]) -> dict[str, Any]:
-    """What TRL makes of two answers."""
+    """TRL's reading of two completions."""
     row = extract_prompt(maybe_convert_to_chatml(remove_none_values(row)))
     return {name: row[name] for name in ("prompt", "chosen", "rejected")} | {"tools": []}
 
@@ -138,75 +138,75 @@ def _said(text: str) -> list[dict[str, str]]:
 
 
 TURNS = (
-    *(_form(f"messages in {kind}", {"messages": [U, A]}, _trl, kind=kind) for kind in ("parquet", "jsonl", "folder")),
-    _form("ShareGPT", {"conversations": SHAREGPT}, [U, A]),
-    _form("ShareGPT's from and value, as TRL converts them", {"conversations": [
+    *(_case(f"messages in {kind}", {"messages": [U, A]}, _trl, kind=kind) for kind in ("parquet", "jsonl", "folder")),
+    _case("ShareGPT", {"conversations": SHAREGPT}, [U, A]),
+    _case("ShareGPT's from and value, as TRL converts them", {"conversations": [
           {"from": "system", "value": "Be brief."}, {"from": "user", "value": "1 + 1?"},
           {"from": "assistant", "value": "2"}]}, _trl),
-    _form("ShareGPT with null from and value beside role and content", {"conversations": [U, A]}, _trl),
-    _form("a column conversation", {"conversation": SHAREGPT}, [U, A]),
-    _form("messages and an equal conversations", {"messages": [U, A], "conversations": SHAREGPT}, [U, A]),
-    _form("messages and another conversations", {"messages": [U, A], "conversations": [U, B]},
+    _case("ShareGPT with null from and value beside role and content", {"conversations": [U, A]}, _trl),
+    _case("a column conversation", {"conversation": SHAREGPT}, [U, A]),
+    _case("messages and an equal conversations", {"messages": [U, A], "conversations": SHAREGPT}, [U, A]),
+    _case("messages and another conversations", {"messages": [U, A], "conversations": [U, B]},
           refused="conversations and messages differ"),
-    _form("messages and another prompt with completion", {"messages": [U, A], "prompt": "1 + 1?", "completion": "3"},
+    _case("messages and another prompt with completion", {"messages": [U, A], "prompt": "1 + 1?", "completion": "3"},
           refused="prompt with completion and messages differ"),
-    _form("messages with a reference beside them", {"messages": [U, A], "problem": "1 + 1?", "solution": "It is 2."},
+    _case("messages with a reference beside them", {"messages": [U, A], "problem": "1 + 1?", "solution": "It is 2."},
           _trl),
-    _form("messages as JSON text", {"messages": json.dumps([U, A])}, [U, A]),
-    _form("exchanges of input and output", {"conversation": [{"input": "1 + 1?", "output": "2"}]}, [U, A], write=_json),
-    _form("a developer's turn", {"messages": [{**S, "role": "developer"}, U, A]}, _trl),
-    _form("an unknown role", {"messages": [{**U, "role": "critic"}, A]}, refused="turn 1: unknown role 'critic'"),
-    _form("a tool's answer", {"messages": [U, {**A, "content": "", "tool_calls": [CALL]},
+    _case("messages as JSON text", {"messages": json.dumps([U, A])}, [U, A]),
+    _case("exchanges of input and output", {"conversation": [{"input": "1 + 1?", "output": "2"}]}, [U, A], write=_json),
+    _case("a developer's turn", {"messages": [{**S, "role": "developer"}, U, A]}, _trl),
+    _case("an unknown role", {"messages": [{**U, "role": "critic"}, A]}, refused="turn 1: unknown role 'critic'"),
+    _case("a tool's answer", {"messages": [U, {**A, "content": "", "tool_calls": [CALL]},
           {"role": "tool", "content": "2", "tool_call_id": "c", "name": "add"}, A], "tools": [TOOL]}, _trl),
-    _form("a call beside a null content", {"messages": [U, {"role": "assistant", "content": None,
+    _case("a call beside a null content", {"messages": [U, {"role": "assistant", "content": None,
           "tool_calls": [CALL]}]}, [U, {"role": "assistant", "content": None, "tool_calls": [CALL]}]),
-    _form("a call with arguments as JSON text (OpenAI)", {"messages": [U, {**A, "tool_calls": [
+    _case("a call with arguments as JSON text (OpenAI)", {"messages": [U, {**A, "tool_calls": [
           {"id": "c", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]}]},
           [U, {**A, "tool_calls": [{"id": "c", **CALL}]}], write=_json),
-    _form("a call whose arguments are no JSON", {"messages": [U, {**A, "tool_calls": [
+    _case("a call whose arguments are no JSON", {"messages": [U, {**A, "tool_calls": [
           {"type": "function", "function": {"name": "add", "arguments": "{a: 1"}}]}]},
           refused="turn 2: expected the arguments of 'add'", write=_json),
-    _form("function_call and functions (OpenAI's older form)", {"functions": [TOOL["function"]], "messages": [
+    _case("function_call and functions (OpenAI's older form)", {"functions": [TOOL["function"]], "messages": [
           U, {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 1}'}},
           {"role": "function", "name": "add", "content": "2"}, A]},
           {"tools": [TOOL], "messages": [U, {"role": "assistant", "content": None, "tool_calls": [CALL]},
                                          {"role": "tool", "content": "2", "name": "add"}, A]}, write=_json),
-    _form("function_call and observation (LLaMA-Factory)", {"tools": json.dumps([TOOL]), "system": "Be brief.",
+    _case("function_call and observation (LLaMA-Factory)", {"tools": json.dumps([TOOL]), "system": "Be brief.",
           "conversations": [SHAREGPT[0], {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
                             {"from": "observation", "value": "2"}, SHAREGPT[1]]},
           {"tools": [TOOL], "messages": [S, U, {"role": "assistant", "content": None, "tool_calls": [CALL]},
                                          {"role": "tool", "content": "2"}, A]}, write=_json),
-    _form("tools as a list of JSON texts", {"messages": [U, A], "tools": [json.dumps(TOOL)]},
+    _case("tools as a list of JSON texts", {"messages": [U, A], "tools": [json.dumps(TOOL)]},
           {"tools": [TOOL], "messages": [U, A]}, write=_json),
-    _form("tools that are no JSON", {"messages": [U, A], "tools": "search"}, refused="tools must be JSON", write=_json),
-    _form("reasoning_content", {"messages": [U, {**A, "reasoning_content": "easy"}]}, _trl),
-    _form("thinking", {"messages": [U, {**A, "thinking": "easy"}]}, [U, {**A, "thinking": "easy"}], write=_json),
-    _form("weight 0 (OpenAI)", {"messages": [U, {**B, "weight": 0}, U, {**A, "weight": 1}]},
+    _case("tools that are no JSON", {"messages": [U, A], "tools": "search"}, refused="tools must be JSON", write=_json),
+    _case("reasoning_content", {"messages": [U, {**A, "reasoning_content": "easy"}]}, _trl),
+    _case("thinking", {"messages": [U, {**A, "thinking": "easy"}]}, [U, {**A, "thinking": "easy"}], write=_json),
+    _case("weight 0 (OpenAI)", {"messages": [U, {**B, "weight": 0}, U, {**A, "weight": 1}]},
           [U, {**B, "weight": 0}, U, A]),
-    _form("train: false (Axolotl)", {"messages": [{**U, "train": False}, {**B, "train": False}, U,
+    _case("train: false (Axolotl)", {"messages": [{**U, "train": False}, {**B, "train": False}, U,
           {**A, "train": True}]}, [U, {**B, "weight": 0}, U, A], write=_json),
-    _form("loss: false (ms-swift)", {"messages": [U, {**B, "loss": False}, U, A]}, [U, {**B, "weight": 0}, U, A],
+    _case("loss: false (ms-swift)", {"messages": [U, {**B, "loss": False}, U, A]}, [U, {**B, "weight": 0}, U, A],
           write=_json),
-    _form("masked: true", {"messages": [U, {**B, "masked": True}, U, {**A, "masked": False}]},
+    _case("masked: true", {"messages": [U, {**B, "masked": True}, U, {**A, "masked": False}]},
           [U, {**B, "weight": 0}, U, A], write=_json),
-    _form("weight 0.5", {"messages": [U, {**A, "weight": 0.5}]}, refused="turn 2: weight must be 0 or 1", write=_json),
-    _form("weight 0 everywhere", {"messages": [U, {**A, "weight": 0}]}, refused="nothing to train on"),
-    _form("a user's turn with weight 1", {"messages": [{**U, "weight": 1}, A]}, refused="only turns of the assistant"),
-    _form("parts of text", {"messages": [{"role": "user", "content": [{"type": "text", "text": "1 + "},
+    _case("weight 0.5", {"messages": [U, {**A, "weight": 0.5}]}, refused="turn 2: weight must be 0 or 1", write=_json),
+    _case("weight 0 everywhere", {"messages": [U, {**A, "weight": 0}]}, refused="nothing to train on"),
+    _case("a user's turn with weight 1", {"messages": [{**U, "weight": 1}, A]}, refused="only turns of the assistant"),
+    _case("parts of text", {"messages": [{"role": "user", "content": [{"type": "text", "text": "1 + "},
           {"type": "text", "text": "1?"}]}, {"role": "assistant", "content": [{"type": "text", "text": "2"}]}]},
           [U, A], write=_json),
-    _form("a part that is an image", {"messages": [{"role": "user", "content": [
+    _case("a part that is an image", {"messages": [{"role": "user", "content": [
           {"type": "image", "url": "a.png"}]}, A]}, refused="turn 1: the user's turn has a part of type 'image'",
           write=_json),
-    _form("a column of images", {"messages": [U, A], "images": ["a.png"]}, refused="the column images", write=_json),
-    _form("a system column", {"messages": [U, A], "system": "Be brief."}, [S, U, A]),
-    _form("a system_prompt column, and the same turn", {"conversations": [S, U, A], "system_prompt": "Be brief."},
+    _case("a column of images", {"messages": [U, A], "images": ["a.png"]}, refused="the column images", write=_json),
+    _case("a system column", {"messages": [U, A], "system": "Be brief."}, [S, U, A]),
+    _case("a system_prompt column, and the same turn", {"conversations": [S, U, A], "system_prompt": "Be brief."},
           [S, U, A]),
-    _form("a system column, and another turn", {"messages": [S, U, A], "system": "Be long."},
+    _case("a system column, and another turn", {"messages": [S, U, A], "system": "Be long."},
           refused="the column system and the first turn are different system prompts"),
-    _form("chat_template_kwargs (TRL)", {"messages": [U, A], "chat_template_kwargs": {"enable_thinking": False}},
+    _case("chat_template_kwargs (TRL)", {"messages": [U, A], "chat_template_kwargs": {"enable_thinking": False}},
           {"messages": [U, A], "enable_thinking": False}),
-    _form("tools of Json features", {"messages": [U, {**A, "tool_calls": [CALL]}, {**A, "tool_calls": [
+    _case("tools of Json features", {"messages": [U, {**A, "tool_calls": [CALL]}, {**A, "tool_calls": [
           {"type": "function", "function": {"name": "add", "arguments": {"a": "one"}}}]}]},
           lambda row: {"messages": row["messages"], "tools": []},
           write=lambda values, folder, _: _mixed(values, folder)),
@@ -229,7 +229,7 @@ def _mixed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 PAIRS_OF_COLUMNS = tuple(
-    _form(f"{ask} and {answer}", {ask: "1 + 1?", answer: "2"}, [U, A])
+    _case(f"{ask} and {answer}", {ask: "1 + 1?", answer: "2"}, [U, A])
     for ask, answer in (
         ("prompt", "completion"), ("prompt", "response"), ("instruction", "output"), ("instruction", "response"),
         ("query", "response"), ("problem", "solution"), ("question", "answer"), ("question", "response"),
@@ -239,27 +239,27 @@ PAIRS_OF_COLUMNS = tuple(
 
 TEXTS = (
     *PAIRS_OF_COLUMNS,
-    _form("prompt and completion of turns", {"prompt": [U], "completion": [A]}, [U, A]),
-    _form("a completion that repeats the prompt's turns", {"prompt": [S, U], "completion": [U, A]}, [S, U, A]),
-    _form("Alpaca", {"instruction": "Add.", "input": "1 1", "output": "2"}, [{**U, "content": "Add.\n\n1 1"}, A]),
-    _form("Alpaca with history and system", {"instruction": "1 + 1?", "input": "", "output": "2", "system": "Be brief.",
+    _case("prompt and completion of turns", {"prompt": [U], "completion": [A]}, [U, A]),
+    _case("a completion that repeats the prompt's turns", {"prompt": [S, U], "completion": [U, A]}, [S, U, A]),
+    _case("Alpaca", {"instruction": "Add.", "input": "1 1", "output": "2"}, [{**U, "content": "Add.\n\n1 1"}, A]),
+    _case("Alpaca with history and system", {"instruction": "1 + 1?", "input": "", "output": "2", "system": "Be brief.",
           "history": [["Hi", "Hello"]]}, [S, {**U, "content": "Hi"}, *_said("Hello"), U, A]),
-    _form("Dolly", {"instruction": "Add.", "context": "1 1", "response": "2", "category": "open"},
+    _case("Dolly", {"instruction": "Add.", "context": "1 1", "response": "2", "category": "open"},
           [{**U, "content": "Add.\n\n1 1"}, A]),
-    _form("question, context and answer", {"question": "1 + 1?", "context": "Numbers", "answer": "2"},
+    _case("question, context and answer", {"question": "1 + 1?", "context": "Numbers", "answer": "2"},
           refused="the place of context in question is not defined"),
-    _form("OpenOrca", {"id": "1", "system_prompt": "Be brief.", "question": "1 + 1?", "response": "2"}, [S, U, A]),
-    _form("problem, solution and a short answer", {"problem": "1 + 1?", "solution": "It is 2.", "answer": "2"},
+    _case("OpenOrca", {"id": "1", "system_prompt": "Be brief.", "question": "1 + 1?", "response": "2"}, [S, U, A]),
+    _case("problem, solution and a short answer", {"problem": "1 + 1?", "solution": "It is 2.", "answer": "2"},
           [U, *_said("It is 2.")]),
-    _form("two different answers", {"instruction": "1 + 1?", "output": "2", "response": "3"},
+    _case("two different answers", {"instruction": "1 + 1?", "output": "2", "response": "3"},
           refused="output and response are different completions"),
-    _form("two different questions", {"instruction": "1 + 1?", "question": "2 + 2?", "output": "2"},
+    _case("two different questions", {"instruction": "1 + 1?", "question": "2 + 2?", "output": "2"},
           refused="instruction and question are different prompts"),
-    _form("turns as input, a text as output", {"input": [S, U], "output": "2"}, [S, U, A]),
-    _form("text with ### Human", {"text": "### Human: 1 + 1?### Assistant: 2"}, [U, A]),
-    _form("text with Human and Assistant", {"text": "\n\nHuman: 1 + 1?\n\nAssistant: 2"}, [U, A]),
-    _form("text without speakers", {"text": "1 + 1 is 2"}, refused="expected the columns messages; .* got text"),
-    _form("an answer of null", {"question": "1 + 1?", "answer": None}, refused=r"got .*answer \(null\)"),
+    _case("turns as input, a text as output", {"input": [S, U], "output": "2"}, [S, U, A]),
+    _case("text with ### Human", {"text": "### Human: 1 + 1?### Assistant: 2"}, [U, A]),
+    _case("text with Human and Assistant", {"text": "\n\nHuman: 1 + 1?\n\nAssistant: 2"}, [U, A]),
+    _case("text without speakers", {"text": "1 + 1 is 2"}, refused="expected the columns messages; .* got text"),
+    _case("an answer of null", {"question": "1 + 1?", "answer": None}, refused=r"got .*answer \(null\)"),
 )  # fmt: skip
 
 
@@ -271,43 +271,43 @@ PAIR = {"prompt": [U], "chosen": [A], "rejected": [B]}
 HH = tuple(f"\n\nHuman: 1 + 1?\n\nAssistant: {answer}" for answer in (2, 3))
 
 PREFERENCES = (
-    _form("prompt, chosen, rejected of texts", _sides("2", "3", prompt="1 + 1?"), PAIR, ours=_dpo),
-    _form("prompt, chosen, rejected of turns", _sides([A], [B], prompt=[U]), PAIR, ours=_dpo),
-    _form("the prompt in both sides", _sides([U, A], [U, B]), _trl_pair, ours=_dpo),
-    _form("the prompt in both sides after a system turn", _sides([S, U, A], [S, U, B]), _trl_pair, ours=_dpo),
-    _form("UltraFeedback: prompt as text and again in both sides", _sides([U, A], [U, B], prompt="1 + 1?",
+    _case("prompt, chosen, rejected of texts", _sides("2", "3", prompt="1 + 1?"), PAIR, ours=_dpo),
+    _case("prompt, chosen, rejected of turns", _sides([A], [B], prompt=[U]), PAIR, ours=_dpo),
+    _case("the prompt in both sides", _sides([U, A], [U, B]), _trl_pair, ours=_dpo),
+    _case("the prompt in both sides after a system turn", _sides([S, U, A], [S, U, B]), _trl_pair, ours=_dpo),
+    _case("UltraFeedback: prompt as text and again in both sides", _sides([U, A], [U, B], prompt="1 + 1?",
           messages=[U, A], score_chosen=2.0), PAIR, ours=_dpo),
-    _form("the prompt's turns again in both sides", _sides([U, A], [U, B], prompt=[U]), PAIR, ours=_dpo),
-    _form("the prompt again in both sides, with a system turn there", _sides([S, U, A], [S, U, B], prompt=[U]),
+    _case("the prompt's turns again in both sides", _sides([U, A], [U, B], prompt=[U]), PAIR, ours=_dpo),
+    _case("the prompt again in both sides, with a system turn there", _sides([S, U, A], [S, U, B], prompt=[U]),
           PAIR | {"prompt": [S, U]}, ours=_dpo),
-    _form("the prompt again in both sides, with a system turn before", _sides([U, A], [U, B], prompt=[S, U]),
+    _case("the prompt again in both sides, with a system turn before", _sides([U, A], [U, B], prompt=[S, U]),
           PAIR | {"prompt": [S, U]}, ours=_dpo),
-    _form("the prompt again as text", _sides("What is 1 + 1?\n2", "What is 1 + 1?\n3", prompt="What is 1 + 1?"),
+    _case("the prompt again as text", _sides("What is 1 + 1?\n2", "What is 1 + 1?\n3", prompt="What is 1 + 1?"),
           PAIR | {"prompt": [{**U, "content": "What is 1 + 1?"}]}, ours=_dpo),
-    _form("a short prompt that both answers begin with", _sides("Hi there", "Hi you", prompt="Hi"),
+    _case("a short prompt that both answers begin with", _sides("Hi there", "Hi you", prompt="Hi"),
           {"prompt": [{**U, "content": "Hi"}], "chosen": _said("Hi there"), "rejected": _said("Hi you")}, ours=_dpo),
-    _form("another prompt in both sides", _sides([U, A], [U, B], prompt="2 + 2?"),
+    _case("another prompt in both sides", _sides([U, A], [U, B], prompt="2 + 2?"),
           refused="begin with other turns than the prompt", ours=_dpo),
-    _form("HH-RLHF", _sides(*HH), PAIR, ours=_dpo),
-    _form("HH-RLHF with its prompt in a column", _sides(*HH, prompt="\n\nHuman: 1 + 1?\n\nAssistant:"),
+    _case("HH-RLHF", _sides(*HH), PAIR, ours=_dpo),
+    _case("HH-RLHF with its prompt in a column", _sides(*HH, prompt="\n\nHuman: 1 + 1?\n\nAssistant:"),
           PAIR, ours=_dpo),
-    _form("Orca: system, question", _sides("2", "3", system="Be brief.", question="1 + 1?"),
+    _case("Orca: system, question", _sides("2", "3", system="Be brief.", question="1 + 1?"),
           PAIR | {"prompt": [S, U]}, ours=_dpo),
-    _form("LLaMA-Factory: turns and single answers", {"conversations": SHAREGPT[:1],
+    _case("LLaMA-Factory: turns and single answers", {"conversations": SHAREGPT[:1],
           "chosen": {"from": "gpt", "value": "2"}, "rejected": {"from": "gpt", "value": "3"}}, PAIR,
           ours=_dpo, write=_json),
-    _form("OpenAI: input, preferred_output", {"input": {"messages": [U], "tools": [TOOL], "parallel_tool_calls": True},
+    _case("OpenAI: input, preferred_output", {"input": {"messages": [U], "tools": [TOOL], "parallel_tool_calls": True},
           "preferred_output": [A], "non_preferred_output": [B]}, PAIR | {"tools": [TOOL]}, ours=_dpo, write=_json),
-    _form("equal sides", _sides([A], [A], prompt=[U]), refused="chosen and rejected are equal", ours=_dpo),
+    _case("equal sides", _sides([A], [A], prompt=[U]), refused="chosen and rejected are equal", ours=_dpo),
 )  # fmt: skip
 
 PROMPTS = (
-    _form("a prompt of turns", {"prompt": [S, U]}, [S, U], ours=_asked),
-    _form("a problem with its answer", {"problem": "1 + 1?", "answer": "2", "system": "Be brief."}, [S, U],
-          ours=_asked),
-    _form("messages that end with an answer", {"messages": [U, A]}, [U], ours=_asked),
-    _form("a prompt with tools", {"prompt": [U], "tools": [TOOL]}, {"messages": [U], "tools": [TOOL]}, ours=_asked),
-    _form("a prompt of a system turn alone", {"prompt": [S]}, refused="the prompt is empty", ours=_asked),
+    _case("a prompt of turns", {"prompt": [S, U]}, [S, U], ours=_prompt_of),
+    _case("a problem with its answer", {"problem": "1 + 1?", "answer": "2", "system": "Be brief."}, [S, U],
+          ours=_prompt_of),
+    _case("messages that end with an answer", {"messages": [U, A]}, [U], ours=_prompt_of),
+    _case("a prompt with tools", {"prompt": [U], "tools": [TOOL]}, {"messages": [U], "tools": [TOOL]}, ours=_prompt_of),
+    _case("a prompt of a system turn alone", {"prompt": [S]}, refused="the prompt is empty", ours=_prompt_of),
 )  # fmt: skip
 
 FORMS = (*TURNS, *TEXTS, *PREFERENCES, *PROMPTS)

@@ -193,7 +193,7 @@ def _saved(folder: Path) -> Path:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What transformers reads from a folder."""
+    """Facts that transformers reads from a folder."""
     import transformers
 
     words, config = written.tokenizer(folder), transformers.AutoConfig.from_pretrained(folder)
@@ -226,7 +226,7 @@ def _kept(name: str, **options: Any) -> Form:
 
 
 def _prompts(name: str, **options: Any) -> Form:
-    """What the tokenizer puts around a text."""
+    """Ids that the tokenizer adds to a text."""
     texts = ("It is", "<|begin_of_text|>It is")
     return Form(
         "special tokens",

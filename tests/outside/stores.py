@@ -1,4 +1,4 @@
-"""Files of a run and of a token store after a crash, an editor or a stranger: cut, changed, with a digest
+"""Files of a run and of a token store after a crash, an editor or a third party: cut, changed, with a digest
 that fits."""
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def theirs(folder: Path, source: str, words: str = "") -> Any:
 
 
 def ours(folder: Path, **variables: Any) -> tuple[ChatTemplate, Tokenizer]:
-    """What we read of it."""
+    """Our reading of it."""
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokens = {name: config[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
@@ -210,7 +210,7 @@ def pieces(name: str, source: str, chat: Any, *, legacy: bool, prompt: bool = Fa
 def said(
     name: str, source: str, chat: Any, expected: list[str], *, tools: Any = None, refused: str = ""
 ) -> Form:
-    """What is learned of a chat by a template without blocks; TRL has no answer, so it is written down
+    """Trained text of a chat by a template without blocks; TRL has no answer, so it is written down
     here."""
 
     def our(folder: Path) -> list[str]:
@@ -270,7 +270,7 @@ def begun(name: str, source: str, chat: Any, *, refused: str = "") -> Form:
     return Form("template", f"prefill: {name}", "TRL", their, our, refused)
 
 
-def same(
+def same_text(
     name: str, original: str, chat: Any, *, tools: Any = None, prompt: bool = False, **variables: Any
 ) -> Form:
     """A template of ours by its name, beside the model's own."""
@@ -325,7 +325,7 @@ def _reopened(name: str) -> Form:
     return whole._replace(ours=partial(_our_mask, chat=turns("a", "hm\n</think>\n\nb"), tools=None))
 
 
-def _closed(name: str, chat: Any) -> Form:
+def _next_turn_ends(name: str, chat: Any) -> Form:
     """A chat by the model's own template, as TRL's template for training marks it."""
 
     def their(folder: Path) -> dict[str, list[int]]:
@@ -376,7 +376,7 @@ FORMS: tuple[Form, ...] = (
     )),
     mask("ours, qwen3, as generated after <think>", NAMED["qwen3"], turns("a", "hm\n</think>\n\nb")),
     _reopened("nemotron_3_nano_training"), _reopened("deepseek_r1_distill_training"),
-    _closed("GLM-4.5, turns that the next one ends", TALK), _closed("GLM-4.5, thoughts", INLINE[:2]),
+    _next_turn_ends("GLM-4.5, turns that the next one ends", TALK), _next_turn_ends("GLM-4.5, thoughts", INLINE[:2]),
     said("Qwen3, one answer with thoughts", shipped("qwen3"), THOUGHTS[:2],
          ["<think>\nhm\nso\n</think>\n\nA1<|im_end|>"]),
     said("DeepSeek-R1, an answer without thoughts after <think>", shipped("deepseek_r1_distill"), turns("a", "<b> c"),
@@ -416,15 +416,15 @@ FORMS: tuple[Form, ...] = (
     begun("DeepSeek-R1, ended thoughts", shipped("deepseek_r1_distill"), INLINE[:2], refused="cannot be continued"),
     begun("a call", shipped("qwen2_5"), [*turns("a"), {**call(city="B"), "content": None}],
           refused="no content to continue"),
-    *(same("llama3", "llama3", chat, prompt=prompt) for chat, prompt in ((TALK, False), (NO_SYSTEM[:3], True))),
-    *(same("qwen2.5", "qwen2_5", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
+    *(same_text("llama3", "llama3", chat, prompt=prompt) for chat, prompt in ((TALK, False), (NO_SYSTEM[:3], True))),
+    *(same_text("qwen2.5", "qwen2_5", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
         (TALK, None, False), (ASKED, None, True), (CALLS, [WEATHER], False), (TWO_CALLS, [WEATHER], True))),
-    *(same("qwen3", "qwen3", chat, tools=tools, prompt=prompt, **variables) for chat, tools, prompt, variables in (
+    *(same_text("qwen3", "qwen3", chat, tools=tools, prompt=prompt, **variables) for chat, tools, prompt, variables in (
         (TALK[:3], None, False, {}), (ASKED, None, True, {"enable_thinking": False}), (ASKED, None, True, {}),
         (THOUGHTS[:2], None, False, {}), (INLINE[:2], None, False, {}))),
-    *(same("qwen3", "qwen3_training", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
+    *(same_text("qwen3", "qwen3_training", chat, tools=tools, prompt=prompt) for chat, tools, prompt in (
         (TWO_CALLS, [WEATHER], True), ([*TALK[:1], *CALLS], [WEATHER], False), (INLINE, None, False))),
-    *(same("deepseek-r1", "deepseek_r1_distill_training", chat, prompt=prompt) for chat, prompt in (
+    *(same_text("deepseek-r1", "deepseek_r1_distill_training", chat, prompt=prompt) for chat, prompt in (
         ([*TALK[:1], *INLINE], False), (ASKED, True))),
     ids("a clock that nobody set", "{{ strftime_now('%Y') }}", ASKED, refused="strftime_now"),
     ids("Gemma, a system message", shipped("gemma"), TALK, refused="System role not supported"),

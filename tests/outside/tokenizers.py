@@ -150,7 +150,7 @@ def _split(pattern: Any, behavior: str, invert: bool = False) -> Any:
     return pre_tokenizers.Split(pattern, behavior, invert)
 
 
-def _added(**options: Any) -> tuple[Any, ...]:
+def _added_token(**options: Any) -> tuple[Any, ...]:
     """The same token, special and not, with options; and a second that shares its beginning."""
     return (
         AddedToken("<tok>", **options),
@@ -257,21 +257,23 @@ MAKERS: dict[str, Callable[[], Peer]] = {
             [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
         )
     ),
-    "added tokens": lambda: byte_level(added=_added(normalized=False)),
+    "added tokens": lambda: byte_level(added=_added_token(normalized=False)),
     "added tokens, normalized": lambda: byte_level(
-        normalizer=normalizers.Lowercase(), added=_added(normalized=True)
+        normalizer=normalizers.Lowercase(), added=_added_token(normalized=True)
     ),
-    "added tokens, lstrip": lambda: byte_level(added=_added(lstrip=True, normalized=False)),
-    "added tokens, rstrip": lambda: byte_level(added=_added(rstrip=True, normalized=False)),
+    "added tokens, lstrip": lambda: byte_level(added=_added_token(lstrip=True, normalized=False)),
+    "added tokens, rstrip": lambda: byte_level(added=_added_token(rstrip=True, normalized=False)),
     "added tokens, lstrip and rstrip": lambda: byte_level(
-        added=_added(lstrip=True, rstrip=True, normalized=True)
+        added=_added_token(lstrip=True, rstrip=True, normalized=True)
     ),
-    "added tokens, single word": lambda: byte_level(added=_added(single_word=True)),
+    "added tokens, single word": lambda: byte_level(added=_added_token(single_word=True)),
     "added tokens in letters of the byte alphabet": lambda: byte_level(
         added=(AddedToken("naï"), AddedToken("Ġa"), AddedToken("日本"), AddedToken("a b"))
     ),
-    "added tokens in Llama 2": lambda: llama2(added=_added(normalized=True)),
-    "added tokens in Llama 2, not normalized": lambda: llama2(added=_added(normalized=False, rstrip=True)),
+    "added tokens in Llama 2": lambda: llama2(added=_added_token(normalized=True)),
+    "added tokens in Llama 2, not normalized": lambda: llama2(
+        added=_added_token(normalized=False, rstrip=True)
+    ),
     "ignore_merges": lambda: byte_level(ignore_merges=True),
     "unk_token of a byte-level one": lambda: byte_level(unk_token="<unk>"),
     "Llama 2": llama2,
@@ -280,7 +282,7 @@ MAKERS: dict[str, Callable[[], Peer]] = {
     "Mistral: Metaspace always": lambda: _sentencepiece([_metaspace("always", False)]),
     "Metaspace never, cut": lambda: _sentencepiece([_metaspace("never")], decoder=_marks("never")),
     "Metaspace first, cut": lambda: _sentencepiece(
-        [_metaspace("first")], decoder=_marks("first"), added=_added(lstrip=True, normalized=False)
+        [_metaspace("first")], decoder=_marks("first"), added=_added_token(lstrip=True, normalized=False)
     ),
     "Metaspace with a mark of its own": lambda: _sentencepiece(
         [_metaspace("always", mark="_")], decoder=_marks("always", "_")
@@ -363,7 +365,7 @@ def _theirs(make: Callable[[], Peer], folder: Path) -> list[Any]:
 
 
 def _ours(folder: Path) -> list[Any]:
-    """What we read; what the library reads of what we write; what streaming shows."""
+    """Our ids, the library's ids of our file, and our streamed text."""
     ours = load(folder)
     size = vocabulary_size(ours)
     rows = [ours.encode(text, special="all") for text in HOSTILE]
@@ -395,21 +397,25 @@ def _changed(path: Sequence[Any], value: Any, make: Callable[[], Peer], folder: 
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _other(make: Callable[[], Peer], folder: Path) -> None:
+def _other_library(make: Callable[[], Peer], folder: Path) -> None:
     make().save(str(folder / "tokenizer.json"))
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "Unigram": (
-        functools.partial(_other, lambda: Peer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))),
+        functools.partial(_other_library, lambda: Peer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0))),
         r"model.type is \"Unigram\"",
     ),
     "WordPiece": (
-        functools.partial(_other, lambda: Peer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))),
+        functools.partial(
+            _other_library, lambda: Peer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+        ),
         r"model.type is \"WordPiece\"",
     ),
     "WordLevel": (
-        functools.partial(_other, lambda: Peer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))),
+        functools.partial(
+            _other_library, lambda: Peer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+        ),
         r"model.type is \"WordLevel\"",
     ),
     "dropout": (functools.partial(_changed, ("model", "dropout"), 0.1, byte_level), r"model.dropout is 0.1"),
@@ -442,11 +448,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"normalizer.type is \"Precompiled\"",
     ),
     "BERT's normalizer": (
-        lambda folder: _other(lambda: byte_level(normalizer=normalizers.BertNormalizer()), folder),
+        lambda folder: _other_library(lambda: byte_level(normalizer=normalizers.BertNormalizer()), folder),
         r"normalizer.type is \"BertNormalizer\"",
     ),
     "a decoder for speech": (
-        lambda folder: _other(lambda: byte_level(decoder=decoders.CTC()), folder),
+        lambda folder: _other_library(lambda: byte_level(decoder=decoders.CTC()), folder),
         r"decoder.type is \"CTC\"",
     ),
     "Metaspace at odds with itself": (

@@ -60,7 +60,7 @@ def _mixed(folder: Path) -> torch.Tensor:
     return models.logits(model)
 
 
-def _both(folder: Path) -> dict[str, Any]:
+def _wide_logits(folder: Path) -> dict[str, Any]:
     """Ours without a dtype: the widest of those in the file."""
     loaded = language_model.load(folder)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def _stale(folder: Path) -> torch.Tensor:
     return right
 
 
-def _beside(folder: Path) -> torch.Tensor:
+def _unindexed_files(folder: Path) -> torch.Tensor:
     """Adapters and an optimizer's file beside the shards, which the index does not name."""
     right = _sharded(folder)
     save_file({NAME: torch.zeros(48, 32)}, str(folder / "consolidated.safetensors"))
@@ -116,7 +116,7 @@ def _lost(folder: Path, fields: dict[str, Any]) -> None:
     (folder / fields["weight_map"][NAME]).unlink()
 
 
-def _whole(folder: Path, _: dict[str, Any]) -> None:
+def _leave_single_file(folder: Path, _: dict[str, Any]) -> None:
     """An older model.safetensors was left beside the shards."""
     save_file({NAME: torch.zeros(48, 32)}, str(folder / "model.safetensors"))
 
@@ -133,7 +133,7 @@ def _pickled(folder: Path) -> None:
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
 
-def _without(name: str) -> Callable[[Weights], Weights]:
+def _drop_tensor(name: str) -> Callable[[Weights], Weights]:
     """All but one."""
     return lambda weights: {key: x for key, x in weights.items() if key != name}
 
@@ -156,16 +156,16 @@ FORMS = (
                                                  "model.rotary_emb.inv_freq": torch.ones(4)})),
     _right("float16", _renamed(lambda w: {name: x.half() for name, x in w.items()}))._replace(tolerance=5e-2),
     _right("float32 norms in a bfloat16 model", _mixed),
-    _right("float32 norms in a bfloat16 model, no dtype asked for", _mixed, _both),
+    _right("float32 norms in a bfloat16 model, no dtype asked for", _mixed, _wide_logits),
     _right("shards", _sharded),
     _right("stale copies in other shards", _stale),
-    _right("a file beside the shards", _beside),
-    _refused("untied head missing", r"missing lm_head\.weight", _renamed(_without("lm_head.weight"), UNTIED)),
+    _right("a file beside the shards", _unindexed_files),
+    _refused("untied head missing", r"missing lm_head\.weight", _renamed(_drop_tensor("lm_head.weight"), UNTIED)),
     _refused("tied head that is another", r"tie_word_embeddings is true, and lm_head\.weight differs",
              _renamed(lambda w: {**w, "lm_head.weight": w["model.embed_tokens.weight"] + 1})),
     _refused("a layer missing", "num_hidden_layers is 2, but the weights have 1 layers",
              _renamed(lambda w: {name: x for name, x in w.items() if ".layers.1." not in name})),
-    _refused("a weight missing", f"missing {NAME}", _renamed(_without(NAME))),
+    _refused("a weight missing", f"missing {NAME}", _renamed(_drop_tensor(NAME))),
     _refused("a part of a larger model", "begin with 'language_model.model.'",
              _renamed(lambda w: {f"language_model.{name}": x for name, x in w.items()})),
     _refused("a wrapper's prefix", "begin with 'base_model.model.model.'.*merge_and_unload",
@@ -195,5 +195,5 @@ FORMS = (
     _refused("a tensor in another shard", "up_proj.weight' is missing, which the index says is in it", _index(_moved)),
     _refused("a tensor in no index", "up_proj.weight' is in no weight_map",
              _index(lambda _, fields: fields["weight_map"].pop(NAME) and None)),
-    _refused("a whole model beside the shards", "model.safetensors stands beside", _index(_whole)),
+    _refused("a whole model beside the shards", "model.safetensors stands beside", _index(_leave_single_file)),
 )  # fmt: skip

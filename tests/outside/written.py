@@ -139,7 +139,7 @@ def tokenizer(folder: Path) -> Any:
 
 
 def greedy(folder: Path, prompt: str, count: int = 12) -> str:
-    """What transformers writes after a prompt, without the prompt; ids that the tokenizer has not are
+    """Greedy continuation of a prompt by transformers, without the prompt; ids that the tokenizer has not are
     suppressed, as ours never draws them."""
     import transformers
 

@@ -87,15 +87,29 @@ def test_a_conversation_that_begins_with_the_assistant() -> None:
     ("source", "messages", "context", "told"),
     [
         (OWN.replace("m.content or ''", "m.content[:1]"), talk("a", "bc"), PLAIN, "content of turn 1"),
-        (OWN.replace("m.content or ''", "'' if m.role == 'user' else m.content"), talk("why", "b"), PLAIN,
-         "drops turn 0"),
+        (
+            OWN.replace("m.content or ''", "'' if m.role == 'user' else m.content"),
+            talk("why", "b"),
+            PLAIN,
+            "drops turn 0",
+        ),
         (MARKED.replace("{% else %}{{ m.content }}", "{% else %}"), talk("why", "b"), PLAIN, "drops turn 0"),
         (OWN, talk("a", "b"), Context(({"name": "add"},)), "does not render `tools`"),
         (OWN, [*talk("a"), Message("assistant", "b", (("thinking", "c"),))], PLAIN, "reasoning of turn 1"),
-        (OWN.replace("{% for m", "{{ messages | length }}{% for m"), talk("a", "b", "c", "d"), PLAIN, "up to turn 1"),
-        ("{% for m in messages %}{{ m.content }}<end>{% endfor %}", talk("a", "b")[1:], PLAIN, "begins with the ass"),
+        (
+            OWN.replace("{% for m", "{{ messages | length }}{% for m"),
+            talk("a", "b", "c", "d"),
+            PLAIN,
+            "up to turn 1",
+        ),
+        (
+            "{% for m in messages %}{{ m.content }}<end>{% endfor %}",
+            talk("a", "b")[1:],
+            PLAIN,
+            "begins with the ass",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_left_out_is_refused(
     source: str, messages: list[Message], context: Context, told: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""What messages say is hidden from templates where it spells control tokens, and shown again; a turn is left
+"""Texts of control tokens in messages are hidden from templates, and shown again; a turn is left
 open."""
 
 from __future__ import annotations
@@ -50,19 +50,27 @@ def test_what_is_none_is_not_there_and_thoughts_have_both_names() -> None:
 
 @pytest.mark.parametrize(
     ("source", "content", "expected"),
-    [("{{ messages[-1].content }}!", "a ", "a "), ("{{ messages[-1].content | trim }}!", " a ", "a"),
-     ("{{ messages[-1].content }}!", "", ""), ("{{ messages[-1].content }}{{ messages[-1].content }}!", "a", "aa"),
-     ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", "a", "a")],
-)  # fmt: skip
+    [
+        ("{{ messages[-1].content }}!", "a ", "a "),
+        ("{{ messages[-1].content | trim }}!", " a ", "a"),
+        ("{{ messages[-1].content }}!", "", ""),
+        ("{{ messages[-1].content }}{{ messages[-1].content }}!", "a", "aa"),
+        ("{% generation %}{{ messages[-1].content }}{% endgeneration %}", "a", "a"),
+    ],
+)
 def test_a_turn_is_left_open(source: str, content: str, expected: str) -> None:
     assert render_continuation(chat_template(source), [Message("assistant", content)]) == expected
 
 
 @pytest.mark.parametrize(
     ("source", "content"),
-    [("a", "b"), ("{{ messages[-1].content[:1] }}", "bc"), ("{{ messages[-1].content.split('c')[-1] }}", "bcd"),
-     ("{{ messages[-1].content }}", None)],
-)  # fmt: skip
+    [
+        ("a", "b"),
+        ("{{ messages[-1].content[:1] }}", "bc"),
+        ("{{ messages[-1].content.split('c')[-1] }}", "bcd"),
+        ("{{ messages[-1].content }}", None),
+    ],
+)
 def test_a_turn_that_is_left_out_cannot_be_continued(source: str, content: str | None) -> None:
     with pytest.raises(ValueError, match="continue"):
         render_continuation(chat_template(source), [Message("assistant", content)])

@@ -1,4 +1,4 @@
-"""Where generated text ends."""
+"""Stop strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stranger's template does what it should, and nothing else: it ends, and it sees no Python."""
+"""A third party's template does what it should, and nothing else: it ends, and it sees no Python."""
 
 from __future__ import annotations
 
@@ -20,22 +20,39 @@ def text(source: str, **variables: Any) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("{% for m in messages %}{{ m.role }}: {{ m['content'] }}\n{% endfor %}", "user: Hi\nassistant: Ho\n"),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m['content'] }}\n{% endfor %}",
+            "user: Hi\nassistant: Ho\n",
+        ),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "Hi"),
-        ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}", "Ho"),
+        (
+            "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% endfor %}",
+            "Ho",
+        ),
         ("  {% if true %}\na\n  {% endif %}\nb", "a\nb"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(1) ~ f('b') }}", "<1><b>"),
         ("{% macro f() %}<{{ caller() }}>{% endmacro %}{% call f() %}a{% endcall %}", "<a>"),
         ("{% set x %}a{{ 1 }}{% endset %}{{ x + x * 2 }}", "a1a1a1"),
-        ("{{ messages | tojson }}", '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]'),
+        (
+            "{{ messages | tojson }}",
+            '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]',
+        ),
         ("{{ '<é>' | tojson }}", '"<é>"'),
         ("{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}", "2024"),
-        ("{{ none }}{{ nothing }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ 'a%02d' % 5 }}{{ '{}b'.format(1) }}", "None38a051b"),
-        ("{{ ['a', 'b'] | join(', ') }}{{ 'aa'.replace('a', 'bb') }}{{ range(3) | list }}", "a, bbbbb[0, 1, 2]"),
-        ("{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-         f"{BEGIN}Hi{END}{BEGIN}Ho{END}"),
+        (
+            "{{ none }}{{ nothing }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ 'a%02d' % 5 }}{{ '{}b'.format(1) }}",
+            "None38a051b",
+        ),
+        (
+            "{{ ['a', 'b'] | join(', ') }}{{ 'aa'.replace('a', 'bb') }}{{ range(3) | list }}",
+            "a, bbbbb[0, 1, 2]",
+        ),
+        (
+            "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+            f"{BEGIN}Hi{END}{BEGIN}Ho{END}",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_templates_can_do(source: str, expected: str) -> None:
     assert text(source) == expected
 
@@ -46,9 +63,15 @@ def test_what_templates_can_do(source: str, expected: str) -> None:
         ("{% for a in range(99999) %}{% for b in range(9) %}{% endfor %}{% endfor %}", "more than 100,000"),
         ("{% for a in range(9999) %}{{ range(9999) | sum }}{% endfor %}", "more than 100,000 numbers"),
         ("{% for a in range(9999) if range(9999) | sum %}{% endfor %}", "more than 100,000 numbers"),
-        ("{% set _meter = dict %}{% for a in 'a' * 999 %}{% for b in 'a' * 999 %}{% endfor %}{% endfor %}", "rounds"),
+        (
+            "{% set _meter = dict %}{% for a in 'a' * 999 %}{% for b in 'a' * 999 %}{% endfor %}{% endfor %}",
+            "rounds",
+        ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself without end"),
-        ("{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}", "too long"),
+        (
+            "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+            "too long",
+        ),
         ("{% block a %}{{ self.a() }}{% endblock %}", "calls itself without end"),
         ("{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}", "calls itself without end"),
         ("{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}", "too long or too much"),
@@ -57,8 +80,11 @@ def test_what_templates_can_do(source: str, expected: str) -> None:
         (TWICE + "[ns.x, ns.x] | join %}{% endfor %}", "too l"),
         (TWICE + "ns.x | replace('a', ns.x) %}{% endfor %}", "too large"),
         (TWICE + "ns.x.replace('a', ns.x) %}{% endfor %}", "too large"),
-        ("{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
-         "{% set ns.x = y %}{% endfor %}", "too long or too much"),
+        (
+            "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}"
+            "{% set ns.x = y %}{% endfor %}",
+            "too long or too much",
+        ),
         ("{{ 'a' * 1000000000 }}", "too large"),
         ("{{ 9 ** 9 ** 9 }}", "too large"),
         ("{{ '%1000000000d' % 1 }}", "too large"),
@@ -72,7 +98,7 @@ def test_what_templates_can_do(source: str, expected: str) -> None:
         ("{{ strftime_now('%Y') }}", "give the date, --template_kwargs"),
         ("{% include 'a' %}", "no loader"),
     ],
-)  # fmt: skip
+)
 def test_what_they_cannot(source: str, words: str) -> None:
     start = time.perf_counter()
     with pytest.raises(ValueError, match=f"the chat template failed: .*({words})"):

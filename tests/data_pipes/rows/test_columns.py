@@ -23,9 +23,17 @@ TURN = {"role": "user", "content": "Hi"}
 
 @pytest.mark.parametrize(
     "row",
-    [{"prompt": "Hi"}, {"prompt": [TURN]}, {"input": "Hi"}, {"instruction": "Hi", "input": ""}, {"query": "Hi", "x": 1},
-     {"prompt": "Hi", "question": "Hi"}, {"prompt": "", "question": "Hi"}, {"prompt": "Hi", "context": "metadata"}],
-)  # fmt: skip
+    [
+        {"prompt": "Hi"},
+        {"prompt": [TURN]},
+        {"input": "Hi"},
+        {"instruction": "Hi", "input": ""},
+        {"query": "Hi", "x": 1},
+        {"prompt": "Hi", "question": "Hi"},
+        {"prompt": "", "question": "Hi"},
+        {"prompt": "Hi", "context": "metadata"},
+    ],
+)
 def test_questions(row: dict[str, Any]) -> None:
     assert read_prompt_columns(row) == (U,)
 

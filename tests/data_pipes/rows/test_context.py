@@ -1,4 +1,4 @@
-"""What a row says besides its turns."""
+"""Fields of a row besides its turns."""
 
 from __future__ import annotations
 

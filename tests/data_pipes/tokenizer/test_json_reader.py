@@ -107,10 +107,17 @@ def test_an_unknown_token_that_is_none_is_refused(content: dict, value: Any) -> 
 
 @pytest.mark.parametrize(
     "single",
-    [None, [], "AB", [{"Sequence": {"id": "B"}}], [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}],
-     [{"SpecialToken": {"id": 0}}, {"Sequence": {"id": "A"}}], [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "A"}}],
-     [{"SpecialToken": {"id": "many"}}, {"Sequence": {"id": "A"}}]],
-)  # fmt: skip
+    [
+        None,
+        [],
+        "AB",
+        [{"Sequence": {"id": "B"}}],
+        [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}],
+        [{"SpecialToken": {"id": 0}}, {"Sequence": {"id": "A"}}],
+        [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "A"}}],
+        [{"SpecialToken": {"id": "many"}}, {"Sequence": {"id": "A"}}],
+    ],
+)
 def test_a_template_that_is_not_tokens_around_a_text_is_refused(content: dict, single: Any) -> None:
     for specials in (
         {"many": {"ids": [1 << 40]}},
@@ -256,7 +263,7 @@ def test_a_part_of_another_type_is_refused(content: dict, value: Any) -> None:
         ('{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "decoder": {"type": "Fuse"}}', "surrogate pair"),
     ],
     ids=range(10),
-)  # fmt: skip
+)
 def test_damaged_and_hostile_text_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
         from_json(text)

@@ -26,7 +26,7 @@ MARKED = from_spec(
 )  # fmt: skip
 
 
-def shown(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
+def streamed(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
     """The text after each id, and at the end."""
     state, feed, finish = stream(tokenizer, **options)
     texts = []
@@ -38,39 +38,39 @@ def shown(tokenizer: Tokenizer, ids: list[int], **options: bool) -> list[str]:
 
 def test_half_a_character_is_never_shown(trained: Tokenizer) -> None:
     ids = trained.encode("a\U0001f9ffb")
-    texts = shown(trained, ids)
+    texts = streamed(trained, ids)
     assert "".join(texts) == "a\U0001f9ffb"
     assert "�" not in "".join(texts)
     assert [text for text in texts if text] == ["a", "\U0001f9ff", "b"]
-    assert shown(trained, ids[:3]) == ["a", "", "", "�"]
+    assert streamed(trained, ids[:3]) == ["a", "", "", "�"]
 
 
 def test_the_first_space_of_a_marked_text_is_not_shown() -> None:
-    assert shown(MARKED, [2, 2, 0, 1]) == ["a", " a", " ", "a", ""]
-    assert shown(LLAMA, [3, 3]) == ["a", " a", ""]
+    assert streamed(MARKED, [2, 2, 0, 1]) == ["a", " a", " ", "a", ""]
+    assert streamed(LLAMA, [3, 3]) == ["a", " a", ""]
 
 
 def test_bytes_are_shown_when_their_run_ends() -> None:
     first = 4 + 0xC3
-    assert shown(LLAMA, [first, 4 + 0xA9, 2]) == ["", "", "éa", ""]
-    assert shown(LLAMA, [first, 2]) == ["", "�a", ""]
+    assert streamed(LLAMA, [first, 4 + 0xA9, 2]) == ["", "", "éa", ""]
+    assert streamed(LLAMA, [first, 2]) == ["", "�a", ""]
 
 
 def test_special_tokens_are_left_out() -> None:
-    assert shown(LLAMA, [260, 3], skip_special=True) == ["", "a", ""]
-    assert shown(LLAMA, [260, 3]) == ["<s>", " a", ""]
+    assert streamed(LLAMA, [260, 3], skip_special=True) == ["", "a", ""]
+    assert streamed(LLAMA, [260, 3]) == ["<s>", " a", ""]
 
 
 @pytest.mark.parametrize("tokenizer", [LLAMA, MARKED], ids=["byte fallback", "Metaspace"])
 @given(ids=st.lists(st.integers(0, 300)))
 def test_texts_joined_are_the_whole(tokenizer: Tokenizer, ids: list[int]) -> None:
-    assert "".join(shown(tokenizer, ids)) == tokenizer.decode(ids)
+    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 @given(ids=st.lists(st.integers(0, 1600)))
 def test_texts_joined_are_the_whole_for_bytes(trained: Tokenizer, ids: list[int]) -> None:
-    assert "".join(shown(trained, ids)) == trained.decode(ids)
-    assert "".join(shown(trained, ids, skip_special=True)) == trained.decode(ids, skip_special=True)
+    assert "".join(streamed(trained, ids)) == trained.decode(ids)
+    assert "".join(streamed(trained, ids, skip_special=True)) == trained.decode(ids, skip_special=True)
 
 
 def test_a_large_vocabulary_with_many_special_tokens_is_ready_at_once() -> None:

@@ -35,19 +35,19 @@ PEER = tiktoken.Encoding(
 )
 
 
-def same(text: str) -> None:
+def assert_same_ids(text: str) -> None:
     assert OURS.encode(text) == PEER.encode(text, disallowed_special=())
     assert OURS.encode(text, special="all") == PEER.encode(text, allowed_special="all")
 
 
 def test_ids_are_tiktokens() -> None:
     for text in [*SAMPLES, LIBRARY]:
-        same(text)
+        assert_same_ids(text)
 
 
 @given(text=texts(old=True))
 def test_ids_are_tiktokens_on_any_text(text: str) -> None:
-    same(text)
+    assert_same_ids(text)
 
 
 def test_it_becomes_a_tokenizer_json() -> None:

@@ -117,9 +117,17 @@ def test_a_corpus_with_too_few_pairs_gives_a_smaller_vocabulary() -> None:
         ({"texts": b"abc"}, TypeError, "write [text] instead of text"),
         ({"texts": ["a", b"b"]}, TypeError, "texts must hold strings, got bytes at 1; decode it first"),
         ({"texts": ["a", None]}, TypeError, "got NoneType at 1"),
-        ({"texts": ["a", "bc \ud800"]}, ValueError, "train: text has '\\ud800' at 3, half of a surrogate pair"),
+        (
+            {"texts": ["a", "bc \ud800"]},
+            ValueError,
+            "train: text has '\\ud800' at 3, half of a surrogate pair",
+        ),
         ({"vocab_size": 259}, ValueError, "the alphabet (256) and the special tokens (4) need 260"),
-        ({"kind": "character", "vocab_size": 6}, ValueError, "the alphabet (4) and the special tokens (4) need 8"),
+        (
+            {"kind": "character", "vocab_size": 6},
+            ValueError,
+            "the alphabet (4) and the special tokens (4) need 8",
+        ),
         ({"kind": "bytes"}, ValueError, "kind must be one of byte_level, character, got 'bytes'"),
         ({"pattern": "gpt5"}, ValueError, "no split pattern named 'gpt5'"),
         ({"min_frequency": 0}, ValueError, "min_frequency must be at least 1"),
@@ -128,7 +136,7 @@ def test_a_corpus_with_too_few_pairs_gives_a_smaller_vocabulary() -> None:
         ({"special_tokens": ["!"]}, ValueError, "the special token '!' is a character of the alphabet"),
         ({"special_tokens": [""]}, ValueError, "must be a non-empty string"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused(arguments: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
         train(**{"texts": ["ab c"], "vocab_size": 300, **arguments})
