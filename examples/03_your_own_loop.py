@@ -24,7 +24,7 @@ from stages.stage import stage
 
 
 class NoisyState(NamedTuple):
-    """What the optimizer remembers."""
+    """State of the optimizer: the number of updates, and the momentum."""
 
     count: Tensor
     velocity: Tree
@@ -82,7 +82,8 @@ def main(steps: int = 40) -> tuple[float, float]:
         state = made.step(state, batch)
         if number % 10 == 9:
             print(
-                f"step {number + 1}: loss {state.metrics['loss']:.4f}, entropy {state.metrics['entropy']:.3f} nats"
+                f"step {number + 1}: loss {state.metrics['loss']:.4f}, "
+                f"entropy {state.metrics['entropy']:.3f} nats"
             )
 
     params = made.init(random.key(0)).params

@@ -1,7 +1,7 @@
-"""Direct preference optimization: of two answers the chosen one becomes likelier, and nothing else is told.
+"""Direct preference optimization: of two answers, make the chosen one likelier.
 
 The pairs prefer capitals. The reference's log-probabilities are computed once, before the first step; then
-the gradient of every step is that of one forward pass over both answers.
+every step takes the gradient of one forward pass of both answers.
 
     python examples/07_dpo.py
 """

@@ -19,12 +19,12 @@ from stages.score import text_score
 
 
 def reward(prompt: str, completion: str, row: dict) -> float:
-    """Yours: here, the share of vowels."""
+    """Your reward: here, the share of vowels."""
     return sum(letter in "aeiou" for letter in completion) / max(len(completion), 1)
 
 
 def main(steps: int = 40) -> tuple[float, float]:
-    """Lets a new model learn from its own answers; returns the mean reward of the first and the last step."""
+    """Train a new model on its own answers; return the mean reward of the first and the last step."""
     tokenizer = train(["abcdefghijklmnopqrstuvwxyz "], 260, special_tokens=["<|end|>"])
     prompts = ["say something:", "and then?", "go on:"]
     pipe = prompt_pipe(

@@ -1,6 +1,6 @@
-"""PPO: a value function foresees the reward token by token, and the policy learns from what surprised it.
+"""PPO: a value function predicts the reward at each token, and the policy learns from the prediction error.
 
-The step is taken apart here, as whoever writes a loop of their own would take it: draw, score, update.
+The step is split into its parts, as in a loop of your own: rollout, score, update.
 
     python examples/09_ppo.py
 """
@@ -21,7 +21,7 @@ from stages.rollout import Rollouts
 VOCABULARY, NEW = 32, 10
 
 
-def climbing(rollouts: Rollouts) -> torch.Tensor:
+def increasing(rollouts: Rollouts) -> torch.Tensor:
     """Reward: the share of tokens that are larger than the one before. Works on ids; no text is needed."""
     tokens = rollouts.tokens[:, -NEW:]
     return (tokens[:, 1:] > tokens[:, :-1]).float().mean(1, keepdim=True)
@@ -38,7 +38,7 @@ def main(steps: int = 30) -> tuple[float, float]:
     stage = ppo(
         model,
         optim.adamw(3e-3),
-        score=climbing,
+        score=increasing,
         samples=8,
         sampling=Sampling(max_new_tokens=NEW),
         epochs=3,

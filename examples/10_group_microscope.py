@@ -1,7 +1,7 @@
 """A GRPO group under the microscope: the gradient of every completion, which a step only shows summed.
 
 Completions of one prompt pull in different directions, and some cancel. Norms say who pulls, cosines who
-pulls with whom; the share that survives the sum says how much of the drawing was of use.
+pulls with whom; the share that survives the sum says how much of the sampling was of use.
 
     python examples/10_group_microscope.py        (draws group_microscope.png, if matplotlib is there)
 """
@@ -47,18 +47,19 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     flat = torch.cat([g.flatten(1) for g in tree.leaves(grads)], 1)
     cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     for i, row in enumerate(cosine.tolist()):
-        told = " ".join(f"{value:5.2f}" for value in row)
+        numbers = " ".join(f"{value:5.2f}" for value in row)
         print(
-            f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  cosines {told}"
+            f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  "
+            f"cosines {numbers}"
         )
     survives = float(flat.sum(0).norm() / flat.norm(dim=1).sum().clamp(min=1e-12))
     print(f"{survives:.0%} of the gradients' lengths survive their sum; the rest cancels")
-    print(draw(flat.norm(dim=1), cosine, advantages, picture))
+    print(plot_group(flat.norm(dim=1), cosine, advantages, picture))
     return survives
 
 
-def draw(norms: torch.Tensor, cosine: torch.Tensor, advantages: torch.Tensor, path: str) -> str:
-    """Draws norms beside cosines; returns the path, or what is missing."""
+def plot_group(norms: torch.Tensor, cosine: torch.Tensor, advantages: torch.Tensor, path: str) -> str:
+    """Plot norms next to cosines; return the path, or the missing package."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

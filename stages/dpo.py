@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from stages.stage import StageOptions
 
 METRICS = (
-    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
+    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+    "logps/rejected",
 )  # fmt: skip
 FREE = ("simpo", "orpo")
 """Variants without a reference."""

@@ -117,10 +117,11 @@ def grpo(
         ValueError: for arguments that contradict each other.
     """
     if scale not in SCALES or iterations < 1 or samples < 1 or (beta and reference is None):
+        given = "None" if reference is None else "params"
         raise ValueError(
-            f"grpo: scale must be one of {', '.join(SCALES)}, iterations and samples at least 1, and beta > 0 "
-            f"needs a reference; got {scale!r}, {iterations}, {samples}, and beta {beta} with reference "
-            f"{None if reference is None else 'params'}"
+            f"grpo: scale must be one of {', '.join(SCALES)}, iterations and samples at least 1, and "
+            f"beta > 0 needs a reference; got {scale!r}, {iterations}, {samples}, and "
+            f"beta {beta} with reference {given}"
         )
     logps_fn = policy_log_probabilities(model, temperature=sampling.temperature, chunk=chunk)
     group_loss_fn = partial(

@@ -131,8 +131,8 @@ def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> t
     """
     if parts is None or parts.score is None:
         raise ValueError(
-            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages have "
-            "none"
+            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages "
+            "have none"
         )
     key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
     with torch.no_grad():

@@ -225,8 +225,8 @@ def step(
     result: Accumulated = gradient(state.params, batch, key, None if scaling is None else scaling.scale)
     if set(result.metrics) != set(names):
         raise ValueError(
-            f"stage: the loss reported the metrics {sorted(result.metrics)}, and {sorted(names)} were declared; "
-            f"a state keeps its structure, so write metrics={tuple(result.metrics)}"
+            f"stage: the loss reported the metrics {sorted(result.metrics)}, and {sorted(names)} were "
+            f"declared; a state keeps its structure, so write metrics={tuple(result.metrics)}"
         )
     # 3. Norm.
     scale = 1.0 / result.count.clamp(min=1)
@@ -308,6 +308,7 @@ def _warn_of_narrow(params: Tree) -> None:
     if narrow:
         warnings.warn(
             f"the params are stored in {', '.join(narrow)}, which rounds away an update a few hundred times "
-            "smaller than its weight; keep them in float32 (tree.cast) and give the stage compute=torch.bfloat16",
+            "smaller than its weight; keep them in float32 (tree.cast) and give the stage "
+            "compute=torch.bfloat16",
             stacklevel=3,
         )

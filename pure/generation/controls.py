@@ -1,4 +1,4 @@
-"""What steers the drawing of tokens: randomness, temperature and truncation, each with one value per row.
+"""Sampling controls on the device: randomness, temperature and truncation, one value per row.
 
 Shape letters: B rows, R padded rows, M new tokens at most, V vocabulary.
 """
@@ -18,14 +18,14 @@ from pure.generation.sampling import Sampling
 
 
 class Controls(NamedTuple):
-    """What steers each row.
+    """Sampling parameters and randomness of each row.
 
     Fields:
         uniforms: [R, M] float32 in [0, 1), the randomness of each new token; 0 in greedy rows.
-        temperature: [R] float32; what was given below 1e-6 is 0.
+        temperature: [R] float32; values below 1e-6 became 0.
         top_k: an int, [R] int64 or None.
         top_p, min_p, repetition_penalty: [R] float32 or None.
-        vocabulary: an int: ids from it on are never drawn; None leaves all.
+        vocabulary: an int: ids from this one on are never sampled; None: all may be.
     """
 
     uniforms: Tensor
@@ -40,23 +40,23 @@ class Controls(NamedTuple):
 LIMITS: Mapping[str, tuple[Callable[[Tensor], Tensor], str]] = MappingProxyType(
     {
         "temperature": (lambda x: (x >= 0) & (x < torch.inf), "at least 0; 0 takes the likeliest token"),
-        "top_k": (lambda x: x >= 1, "at least 1; None keeps all words"),
-        "top_p": (lambda x: (x > 0) & (x <= 1), "in (0, 1]; None keeps all words"),
-        "min_p": (lambda x: (x >= 0) & (x <= 1), "in [0, 1]; None keeps all words"),
+        "top_k": (lambda x: x >= 1, "at least 1; None keeps all tokens"),
+        "top_p": (lambda x: (x > 0) & (x <= 1), "in (0, 1]; None keeps all tokens"),
+        "min_p": (lambda x: (x >= 0) & (x <= 1), "in [0, 1]; None keeps all tokens"),
         "repetition_penalty": (lambda x: (x > 0) & (x < torch.inf), "above 0; None or 1 changes nothing"),
     }
 )
-"""What each number must fulfil, and how that is said."""
+"""Name of a number -> its condition, and the condition for an error message."""
 
 
 def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Controls:
-    """Checks the sampling parameters, draws the randomness of all rows and steps, and pads both to R rows.
+    """Check the sampling parameters, draw the randomness of all rows and steps, and pad both to R rows.
 
     Args:
         key: [2] or [B, 2] uint32, for the whole batch or one per row.
         count: B, rows.
         sampling: its numbers are one number, [B] or None; stop_tokens are not read here.
-        rows: R >= B; the rows after B are copies of the first, and nobody reads them.
+        rows: R >= B; the rows after B are copies of the first, and are never read.
 
     Returns:
         Controls. A top_k given as int stays one, for which a partial sort is enough.
@@ -66,7 +66,7 @@ def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Contr
             integer.
 
     Example:
-        >>> controls(random.key(0), 2, Sampling(max_new_tokens=3, temperature=0.5, top_k=2), rows=4).temperature
+        >>> controls(random.key(0), 2, Sampling(temperature=0.5), rows=4).temperature
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     vocabulary = sampling.vocabulary
@@ -83,7 +83,7 @@ def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Contr
                 f"generate: {name} must be one number or [B] = [{count}], got shape {list(x.shape)}"
             )
         if name == "top_k" and x.is_floating_point():
-            raise ValueError(f"generate: top_k counts words and must be an integer, got {numbers[name]}")
+            raise ValueError(f"generate: top_k counts tokens and must be an integer, got {numbers[name]}")
         if not bool(holds(x).all()):
             raise ValueError(f"generate: {name} must be {text}; got {x[~holds(x)].flatten()[0]}")
     per_row: dict[str, Any] = {
@@ -92,24 +92,22 @@ def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Contr
     }
     if isinstance(numbers.get("top_k"), int):
         per_row["top_k"] = numbers["top_k"]
-    drawn = extend(uniforms(key, count, sampling.max_new_tokens), rows)
-    heat = per_row["temperature"]
-    per_row["temperature"] = torch.where(heat < sample.COLDEST, 0.0, heat)
-    return Controls(
-        torch.where(per_row["temperature"][:, None] == 0, 0.0, drawn), **per_row, vocabulary=vocabulary
-    )
+    temperature = per_row["temperature"]
+    greedy = temperature < sample.COLDEST
+    per_row["temperature"] = torch.where(greedy, 0.0, temperature)
+    randomness = extend(uniforms(key, count, sampling.max_new_tokens), rows)
+    return Controls(torch.where(greedy[:, None], 0.0, randomness), **per_row, vocabulary=vocabulary)
 
 
 def uniforms(key: Tensor, count: int, new: int) -> Tensor:
-    """Draws one number for each row and place, all at once: uniform(fold_in(fold_in(key, row), place)).
+    """Draw one number for each row and step, all at once: uniform(fold_in(fold_in(key, row), step)).
 
-    A number of its own for each token, whatever was drawn elsewhere, is what makes a row independent of its
-    neighbours and of when they end.
+    Each token's own number makes a row independent of its neighbours and of their lengths.
 
     Args:
-        key: [2] or [B, 2] uint32, for the whole batch, or each in the place of fold_in(key, row).
+        key: [2] or [B, 2] uint32, for the whole batch, or each row's in place of fold_in(key, row).
         count: B, rows.
-        new: M, places.
+        new: M, steps.
 
     Returns:
         [B, M] float32 in [0, 1).
@@ -123,55 +121,56 @@ def uniforms(key: Tensor, count: int, new: int) -> Tensor:
         )
     vmap, device = torch.func.vmap, key.device
 
-    def draw(row_key: Tensor, place: Tensor) -> Tensor:
-        return random.uniform(random.fold_in(row_key, place))
+    def uniform(row_key: Tensor, step: Tensor) -> Tensor:
+        return random.uniform(random.fold_in(row_key, step))
 
     keys = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device)) if key.ndim == 1 else key
-    return vmap(vmap(draw, (None, 0)), (0, None))(keys, torch.arange(new, device=device))
+    return vmap(vmap(uniform, (None, 0)), (0, None))(keys, torch.arange(new, device=device))
 
 
 def extend(x: Tensor, rows: int) -> Tensor:
-    """Lengthens x [B, ...] to [R, ...] with copies of its first row."""
+    """Pad x [B, ...] to [R, ...] with copies of its first row."""
     return torch.cat([x, x[:1].expand(rows - len(x), *x.shape[1:])])
 
 
 def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Draws a token from each row of logits, and says how likely the model itself found it.
+    """Sample a token from each row of logits, and return its log-probability under the model.
 
-    A truncation changes what is drawn, not what is learned from it: losses compare the model with itself, so
-    the log-probability is the model's own, at the temperature.
+    Losses compare the model with itself, so the log-probability is that of the whole distribution at the
+    temperature, before penalty and truncation.
 
     Args:
         logits: [B, V] float.
         uniform: [B] float32 in [0, 1).
-        controls: temperature, top_k, top_p, min_p, repetition_penalty, vocabulary; None leaves a step out.
+        controls: temperature, top_k, top_p, min_p, repetition_penalty, vocabulary; None skips that step.
         seen: [B, V] bool, or None without a penalty.
 
     Returns:
         (ids [B] int64, log-probabilities [B] float32, nats).
 
     Steps:
-        1. The log-probability's logits: divided by the temperature, where it is not 0.
-        2. The draw's: vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
-        3. Draw, and look up.
+        1. Logits of the log-probability: divided by the temperature, where it is not 0.
+        2. Logits to sample from: vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
+        3. Sample, and look up the log-probability.
     """
-    # 1. The model's own.
-    heat = controls.temperature
-    own = logits.float() / torch.where(heat == 0, 1.0, heat)[:, None]
-    # 2. What may be drawn.
-    free = logits.float()
+    # 1. Log-probability.
+    temperature = controls.temperature
+    scaled = logits.float() / torch.where(temperature == 0, 1.0, temperature)[:, None]
+    # 2. Truncation.
+    truncated = logits.float()
     if controls.vocabulary is not None:
-        known = torch.arange(free.shape[-1], device=free.device) < controls.vocabulary
-        free = torch.where(known, free, -torch.inf)
+        inside = torch.arange(truncated.shape[-1], device=truncated.device) < controls.vocabulary
+        truncated = torch.where(inside, truncated, -torch.inf)
     if controls.repetition_penalty is not None and seen is not None:
-        free = sample.repetition_penalty(free, seen, controls.repetition_penalty)
-    free = sample.temperature(free, heat)
+        truncated = sample.repetition_penalty(truncated, seen, controls.repetition_penalty)
+    truncated = sample.temperature(truncated, temperature)
     for function, value in (
         (sample.top_k, controls.top_k),
         (sample.top_p, controls.top_p),
         (sample.min_p, controls.min_p),
     ):
-        free = free if value is None else function(free, value)
-    # 3. Draw.
-    ids = sample.sample(free, uniform)
-    return ids, sample.log_probability(own, ids)
+        if value is not None:
+            truncated = function(truncated, value)
+    # 3. Sample.
+    ids = sample.sample(truncated, uniform)
+    return ids, sample.log_probability(scaled, ids)

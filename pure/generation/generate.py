@@ -1,17 +1,17 @@
-"""Generation: reads prompts, then writes one token after the other.
+"""Generation: read prompts, then sample one token after the other.
 
-What runs on the device is `pure/generation/stepper.py`; here is the host's loop around it, which pads, stops
-and compacts.
+The device's part is `pure/generation/stepper.py`; this is the host's loop around it, which pads, stops and
+compacts.
 
-What a token depends on. Row b draws its i-th new token with the number uniform(fold_in(fold_in(key, b), i)),
-so its neighbours have no say in it but for rounding: products of equal shape round alike, products of other
-shapes may differ in the last bits. Two things change the shape: the number of rows and tokens (padded to a
-few sizes, or to `shape`), and compaction, which goes on with half the rows once half are finished. So with
-one `shape` and `compact=False` a row's tokens are the same bit for bit whatever stands beside it; otherwise
-they are the same within rounding, which changes a token only where the uniform falls between two words within
-the last bits.
+Reproducibility: row b samples its i-th new token with the number uniform(fold_in(fold_in(key, b), i)), so its
+neighbours have no influence except rounding: products of equal shape round alike, products of other shapes
+    may
+differ in the last bits. The shape changes with the number of rows and tokens (padded to a few sizes, or to
+`shape`), and with compaction, which continues with half the rows once half are finished. So with one `shape`
+and `compact=False` a row's tokens are the same bit for bit in every batch; otherwise they are the same within
+rounding, which changes a token only where the uniform falls between two tokens within the last bits.
 
-Shape letters: B rows, R padded rows, P prompt tokens, M new tokens at most, S places of the cache, V
+Shape letters: B rows, R padded rows, P prompt tokens, M new tokens at most, S positions of the cache, V
 vocabulary.
 """
 
@@ -34,8 +34,8 @@ from pure.types import Model, Tree
 ROWS, TOKENS = 4, 16
 """Rows and tokens are padded to multiples of these, so that few shapes are ever compiled."""
 
-LOOK = 8
-"""Steps between two looks at which rows are finished; each look waits for the device."""
+CHECK_EVERY = 8
+"""Steps between two checks for finished rows; each check waits for the device."""
 
 
 def generate(
@@ -52,25 +52,25 @@ def generate(
     compact: bool = True,
     compile: bool | Stepper = False,
 ) -> Generated:
-    """Continues every prompt.
+    """Continue every prompt.
 
     All prompts but their last tokens are read at once into the cache; then each step reads one token a row
-    and draws the next from the model's distribution. Rows of any length run side by side.
+    and samples the next from the model's distribution. Rows of any length run side by side.
 
     Args:
         model: gives `decode`, `cache` and `config`.
         params: the model's; the cache has the dtype of the first of them.
         prompts: lists of ids, or [B, P] integers padded on the right, with `lengths`. None may be empty.
         sampling: length, temperature, truncation and stop tokens; its numbers may be tensors [B].
-        key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and place has its own number.
-        stop: (tokens [B, M], lengths [B]) -> [B] bool, asked after every step about all rows in the order of
+        key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and step has its own number.
+        stop: (tokens [B, M], lengths [B]) -> [B] bool, called after every step with all rows in the order of
             the prompts; True ends a row with the token just written. (`data_pipes.chat.stop` makes one from
             strings.)
         pad: id after a row's end; None takes the configuration's, or 0.
         lengths: [B] integers, the prompts' true lengths; None if all are P long.
         shape: (rows, prompt tokens) to pad the prompts to, both at least as large as they are; None rounds up
             to multiples of 4 and 16, one row to one. Tokens are the same bit for bit only at the same shape.
-        compact: whether to go on with fewer rows once half are finished. False keeps the shape.
+        compact: continue with fewer rows once half are finished. False keeps the shape.
         compile: True compiles the step for this call; a `pure.generation.stepper.stepper` keeps its compiled
             code for the next.
 
@@ -79,10 +79,10 @@ def generate(
 
     Steps:
         1. Check, and pad the prompts.
-        2. Draw the randomness of all rows and places, and lay the controls beside it.
+        2. Draw the randomness of all rows and steps.
         3. Read the prompts, all but the last token.
         4. Write, until every row is finished or M tokens long.
-        5. Drop the padding, and look for NaN once.
+        5. Drop the padding, and check for NaN once.
 
     Edge cases: without prompts the result has no rows.
 
@@ -96,7 +96,8 @@ def generate(
         >>> from pure import random
         >>> from pure.config import ModelConfig
         >>> from pure.nn.transformer import transformer
-        >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1))
+        >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2,
+        num_key_value_heads=1))
         >>> params = model.init(random.key(0))
         >>> generate(model, params, [[1], [2, 3]], Sampling(max_new_tokens=4), key=random.key(1)).lengths
         tensor([4, 4])
@@ -112,42 +113,45 @@ def generate(
     # 2. Randomness and controls.
     if sampling.vocabulary is not None and sampling.vocabulary >= config.vocab_size:
         sampling = sampling._replace(vocabulary=None)
-    steered = controls(key.to(device), len(tokens), sampling, rows=rows)
+    steering = controls(key.to(device), len(tokens), sampling, rows=rows)
     with torch.no_grad():
-        machine = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
-        params = machine.prepare(params, rows=rows)
+        steps = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
+        params = steps.prepare(params, rows=rows)
         # 3. Read.
         written = _empty(rows, new, (config.pad_token_id or 0) if pad is None else pad, device)
-        progress = _read(machine, model, params, tokens, lengths, written, width, places)
+        progress = _read(steps, model, params, tokens, lengths, written, width, places)
         if sampling.repetition_penalty is not None:
             progress = progress._replace(seen=extend(_seen(tokens, lengths, config.vocab_size), rows))
         # 4. Write.
         ends = torch.tensor(list(sampling.stop_tokens), dtype=torch.int64, device=device)
-        written = _write(machine, progress, params, steered, ends, stop, len(tokens), compact)
+        written = _write(steps, progress, params, steering, ends, stop, len(tokens), compact)
     # 5. Finish.
     return _finite(tree.map(lambda x: x[: len(tokens)], written))
 
 
 def _shape(tokens: Tensor, lengths: Tensor, new: int, shape: Any, config: Any) -> tuple[int, int, int]:
-    """(rows R, tokens to prefill, places of the cache S): rounded up, or as the caller wants them."""
-    least = (len(tokens), int(lengths.max()))
-    rows, longest = (least[0] if least[0] == 1 else _up(least[0], ROWS), least[1]) if shape is None else shape
+    """(rows R, tokens to prefill, positions of the cache S): rounded up, or as the caller wants them."""
+    count, longest = len(tokens), int(lengths.max())
+    least = count, longest
+    rows = 1 if count == 1 else _round_up(count, ROWS)
+    if shape is not None:
+        rows, longest = shape
     if rows < least[0] or longest < least[1]:
         raise ValueError(
-            f"generate: shape must be at least (rows, prompt tokens) = {least}, got {shape}; cut the prompts into "
-            "batches, or give a larger shape"
+            f"generate: shape must be at least (rows, prompt tokens) = {least}, got {shape}; cut the prompts "
+            "into batches, or give a larger shape"
         )
     most = config.max_position_embeddings
-    return rows, min(_up(longest - 1, TOKENS), most), min(_up(longest - 1 + new, TOKENS), most)
+    return rows, min(_round_up(longest - 1, TOKENS), most), min(_round_up(longest - 1 + new, TOKENS), most)
 
 
-def _up(x: int, multiple: int) -> int:
-    """The next multiple."""
+def _round_up(x: int, multiple: int) -> int:
+    """Round up to a multiple."""
     return -(-x // multiple) * multiple
 
 
 def _empty(rows: int, new: int, pad: int, device: Any) -> Generated:
-    """Nothing written yet."""
+    """Return the result before the first step."""
     tokens = torch.full((rows, new), pad, dtype=torch.int64, device=device)
     return Generated(
         tokens, torch.zeros(rows, new, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
@@ -155,7 +159,7 @@ def _empty(rows: int, new: int, pad: int, device: Any) -> Generated:
 
 
 def _read(
-    machine: Stepper,
+    steps: Stepper,
     model: Model,
     params: Tree,
     tokens: Tensor,
@@ -164,10 +168,9 @@ def _read(
     width: int,
     places: int,
 ) -> Progress:
-    """Fills the cache with all prompt tokens but the last. Padding is read too, and overwritten before it is
-    seen.
+    """Fill the cache with all prompt tokens but the last; padding is read too, and overwritten before use.
 
-    The prompts see a cache that just holds them; it grows when they have been read.
+    The cache has room for the prompts only, and grows when they have been read.
     """
     rows, device = len(written.tokens), tokens.device
     last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
@@ -175,7 +178,7 @@ def _read(
     cache = model.cache(rows, width, dtype, device)
     if width:
         padded = F.pad(tokens[:, :width], (0, max(0, width - tokens.shape[1])))
-        cache = machine.prefill(cache, params, extend(padded, rows))
+        cache = steps.prefill(cache, params, extend(padded, rows))
     room = model.cache(rows, places, dtype, "meta")
     cache = tree.map(_lengthen, cache, room)._replace(length=extend(lengths - 1, rows))
     done = torch.arange(rows, device=device) >= len(tokens)
@@ -185,75 +188,77 @@ def _read(
 
 
 def _lengthen(x: Tensor, room: Tensor) -> Tensor:
-    """Zeros after x, until it has the shape of `room`."""
-    missing = [wanted - has for wanted, has in zip(room.shape, x.shape, strict=True)]
+    """Pad x with zeros to the shape of `room`."""
+    missing = [new - old for new, old in zip(room.shape, x.shape, strict=True)]
     return F.pad(x, [n for side in reversed(missing) for n in (0, side)])
 
 
 def _seen(tokens: Tensor, lengths: Tensor, size: int) -> Tensor:
-    """The words of each prompt, [B, V] bool; padding counts as the first word."""
+    """Mark the tokens of each prompt, [B, V] bool; padding counts as the first token."""
     inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     empty = torch.zeros(len(tokens), size, dtype=torch.bool, device=tokens.device)
     return empty.scatter(1, torch.where(inside, tokens, tokens[:, :1]), True)
 
 
 def _write(
-    machine: Stepper,
+    steps: Stepper,
     progress: Progress,
     params: Tree,
-    steered: Controls,
+    steering: Controls,
     ends: Tensor,
     stop: Callable | None,
     count: int,
     compact: bool,
 ) -> Generated:
-    """Steps until all rows are done; `rows` says which of the prompts' rows those of `progress` are."""
+    """Step until all rows are done; `rows` maps the rows of `progress` to those of the prompts."""
     result, new = progress.written, progress.written.tokens.shape[1]
     rows = torch.arange(len(progress.done), device=ends.device)
-    step = machine.bind(progress, params, steered, ends)
+    step = steps.bind(progress, params, steering, ends)
     for i in range(1, new + 1):
-        progress = step(progress, params, steered, ends)
+        progress = step(progress, params, steering, ends)
         if stop is not None:
             result = _collect(result, progress, rows)
             flags = stop(result.tokens[:count], result.lengths[:count])
             progress = progress._replace(
                 done=progress.done | F.pad(flags, (0, len(result.tokens) - count))[rows]
             )
-        if (stop is not None or len(ends)) and i % LOOK == 0 and i < new:
+        if (stop is not None or len(ends)) and i % CHECK_EVERY == 0 and i < new:
             active = int((~progress.done).sum())
             if active == 0:
                 break
             if compact and (size := _size(len(rows), active)) < len(rows):
                 result = _collect(result, progress, rows)
                 chosen = progress.done.int().argsort(stable=True)[:size]
-                progress, steered, rows = _pick(progress, chosen), _pick(steered, chosen), rows[chosen]
-                step = machine.bind(progress, params, steered, ends)
+                progress, steering, rows = _pick(progress, chosen), _pick(steering, chosen), rows[chosen]
+                step = steps.bind(progress, params, steering, ends)
     return _collect(result, progress, rows)
 
 
 def _size(rows: int, active: int) -> int:
-    """Halves the number of rows as long as those that go on fit in."""
-    half = _up(rows, 2 * ROWS) // 2
+    """Halve the number of rows as long as the unfinished ones fit."""
+    half = _round_up(rows, 2 * ROWS) // 2
     return _size(half, active) if active <= half < rows else rows
 
 
 def _pick(rows: Tree, chosen: Tensor) -> Tree:
-    """Some rows of every tensor that has rows, in storage of their own."""
+    """Copy some rows of every tensor that has rows."""
     return tree.map(lambda x: x[chosen] if isinstance(x, Tensor) and x.ndim else x, rows)
 
 
 def _collect(result: Generated, progress: Progress, rows: Tensor) -> Generated:
-    """Puts what the rows have written so far in their places; the arguments are left as they were."""
+    """Return the result with the tokens written so far in their rows; the arguments are unchanged."""
     return tree.map(lambda old, x: old.index_copy(0, rows, x), result, progress.written)
 
 
 def _finite(written: Generated) -> Generated:
-    """Refuses NaN, which every step would otherwise have to wait for."""
+    """Refuse NaN, once at the end: a check in every step would wait for the device."""
     bad = written.logprobs.isnan()
     if bool(bad.any()):
         row = int(bad.any(1).int().argmax())
+        first = int(bad[row].int().argmax())
         raise FloatingPointError(
-            f"generate: the logits of prompt {row} were NaN from its new token {int(bad[row].int().argmax())} on; the "
-            "params hold numbers that are not finite, or overflow in this dtype: try float32, or an older checkpoint"
+            f"generate: the logits of prompt {row} were NaN from its new token {first} on; the "
+            "params hold numbers that are not finite, or overflow in this dtype: try float32, or an older "
+            "checkpoint"
         )
     return written

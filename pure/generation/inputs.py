@@ -1,5 +1,4 @@
-"""What generation begins with: prompts in whatever form they come, as one tensor, and looked at before any
-work.
+"""Prepare prompts for `generate`: pad to one tensor and validate.
 
 Shape letters: B rows, P prompt tokens.
 """
@@ -17,7 +16,7 @@ from torch import Tensor
 def rows_of(
     prompts: Sequence[Sequence[int]] | Tensor, lengths: Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Pads prompts on the right with 0.
+    """Pad prompts on the right with 0.
 
     Args:
         prompts: lists of ids, or [B, P] integers padded with anything.
@@ -49,7 +48,7 @@ def rows_of(
 
 
 def check(tokens: Tensor, lengths: Tensor, key: Any, new: Any, ids: Sequence[int], config: Any) -> None:
-    """Refuses empty, unknown and overlong prompts, and what else cannot be written with.
+    """Refuse empty, unknown and overlong prompts, and numbers that are out of range.
 
     Args:
         tokens, lengths: from `rows_of`.
@@ -77,14 +76,15 @@ def check(tokens: Tensor, lengths: Tensor, key: Any, new: Any, ids: Sequence[int
     if bool((lengths < 1).any()):
         row = int((lengths < 1).int().argmax())
         raise ValueError(
-            f"generate: prompt {row} is empty; begin it with a token, such as bos_token_id ({config.bos_token_id})"
+            f"generate: prompt {row} is empty; begin it with a token, such as bos_token_id "
+            f"({config.bos_token_id})"
         )
     inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     unknown = inside & ((tokens < 0) | (tokens >= config.vocab_size))
     if bool(unknown.any()):
         raise ValueError(
-            f"generate: prompt {int(unknown.any(1).int().argmax())} has the id {int(tokens[unknown][0])}, expected ids "
-            f"in 0 .. {config.vocab_size - 1}; was it encoded with this model's tokenizer?"
+            f"generate: prompt {int(unknown.any(1).int().argmax())} has the id {int(tokens[unknown][0])}, "
+            f"expected ids in 0 .. {config.vocab_size - 1}; was it encoded with this model's tokenizer?"
         )
     if len(lengths) and (longest := int(lengths.max())) + new > config.max_position_embeddings:
         raise ValueError(
@@ -95,7 +95,7 @@ def check(tokens: Tensor, lengths: Tensor, key: Any, new: Any, ids: Sequence[int
 
 
 def _table(prompts: Tensor, lengths: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts [B, P], with 0 behind each one's end."""
+    """Prompts [B, P], with 0 after each one's end."""
     if prompts.ndim != 2:
         raise ValueError(f"generate: prompts must be [B, P] or lists of ids, got {tuple(prompts.shape)}")
     _refuse_fractions(prompts)
@@ -116,8 +116,8 @@ def _row(row: Any, number: int) -> Tensor:
     ids = torch.as_tensor(row)
     if ids.ndim != 1:
         raise ValueError(
-            f"generate: prompts must be lists of ids, one a prompt, got {row!r} for prompt {number}; a single "
-            "prompt is [[1, 2]]"
+            f"generate: prompts must be lists of ids, one a prompt, got {row!r} for prompt {number}; a "
+            "single prompt is [[1, 2]]"
         )
     if len(ids):  # an empty list is float32 to torch
         _refuse_fractions(ids)
@@ -125,7 +125,7 @@ def _row(row: Any, number: int) -> Tensor:
 
 
 def _refuse_fractions(ids: Tensor) -> None:
-    """Ids are integers."""
+    """Refuse ids that are no integers."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(
             f"generate: prompts must be integers, ids of tokens, got {ids.dtype}; was that their embedding?"
@@ -133,7 +133,7 @@ def _refuse_fractions(ids: Tensor) -> None:
 
 
 def _integer(name: str, value: Any) -> int:
-    """The value as an int."""
+    """Return the value as an int."""
     try:
         return operator.index(value)
     except TypeError:

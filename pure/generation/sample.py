@@ -1,13 +1,13 @@
-"""From logits to a token: temperature, what may be drawn at all, and the draw.
+"""Sampling from logits: penalty, temperature, truncation, and the choice of a token.
 
-Every function here takes logits and gives logits, so that they compose in any order; a word that may not be
-drawn has the logit -inf. The usual order is repetition penalty, temperature, top-k, top-p, min-p, then
+Every function here takes logits and gives logits, so that they compose in any order; an excluded token
+has the logit -inf. The usual order is repetition penalty, temperature, top-k, top-p, min-p, then
 `sample`. Each parameter is one number or one per row, and everything compiles and runs under vmap.
 
 Shape letters: B rows (any leading axes, or none), V vocabulary.
 
 Fan et al., "Hierarchical Neural Story Generation", 2018 (top-k); Holtzman et al., "The Curious Case of Neural
-Text Degeneration", 2020 (top-p); Nguyen et al., "Turning Up the Heat", 2024 (min-p); Keskar et al., "CTRL",
+Text Degeneration", 2020 (top-p); Nguyen et al., 2024 (min-p); Keskar et al., "CTRL",
 2019 (repetition penalty).
 """
 
@@ -22,9 +22,9 @@ COLDEST = 1e-6
 
 
 def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """Sharpens or flattens the distribution.
+    """Sharpen or flatten the distribution.
 
-    Below 1 likely words become likelier still, above 1 all draw closer to each other.
+    Below 1 likely tokens become likelier, above 1 all become more alike.
 
         softmax(l / T), and its limit T → 0: only the largest logits are left
 
@@ -44,18 +44,18 @@ def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
         >>> temperature(torch.tensor([2.0, 4.0]), 0.0)
         tensor([-inf, 4.])
     """
-    heat = _per_row(temperature, logits)
-    frozen = heat < COLDEST
-    scaled = logits / torch.where(frozen, 1.0, heat)
-    dropped = frozen & (scaled < scaled.amax(-1, keepdim=True))
+    per_row = _per_row(temperature, logits)
+    greedy = per_row < COLDEST
+    scaled = logits / torch.where(greedy, 1.0, per_row)
+    dropped = greedy & (scaled < scaled.amax(-1, keepdim=True))
     return torch.where(dropped, -torch.inf, scaled).to(logits.dtype)
 
 
 def top_k(logits: Tensor, k: int | Tensor) -> Tensor:
-    """Keeps the k likeliest words.
+    """Keep the k likeliest tokens.
 
-    Most of the vocabulary is absurd in any one place, and its many small probabilities add up to a real risk
-    of drawing something absurd.
+    Most of the vocabulary makes no sense at any one position, and its many small probabilities add up to a
+    real risk of sampling nonsense.
 
         keep v where l_v >= the k-th largest logit
 
@@ -66,7 +66,7 @@ def top_k(logits: Tensor, k: int | Tensor) -> Tensor:
     Returns:
         [..., V], -inf where dropped.
 
-    Edge cases: words that tie with the k-th are all kept.
+    Edge cases: tokens that tie with the k-th are all kept.
 
     Example:
         >>> top_k(torch.tensor([1.0, 3.0, 2.0]), 2)
@@ -84,28 +84,28 @@ def top_k(logits: Tensor, k: int | Tensor) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
-    """Keeps the nucleus: the likeliest words that together have the probability p.
+    """Keep the nucleus: the likeliest tokens that together have the probability p.
 
-    Where the model is sure, few words are left; where many would do, many.
+    Few tokens are left where the model is certain, many where it is not.
 
-        keep v where the words likelier than v have together less than p:   Σ_{l_w > l_v} softmax(l)_w < p or
+        keep v where the tokens likelier than v have together less than p:   Σ_{l_w > l_v} softmax(l)_w < p or
         p >= 1
 
     Args:
         logits: [..., V] float.
-        p: in [0, 1], one number or [...], one per row; 1 keeps all, 0 the likeliest word.
+        p: in [0, 1], one number or [...], one per row; 1 keeps all, 0 the likeliest token.
 
     Returns:
         [..., V], -inf where dropped.
 
     Steps:
-        1. Probabilities in float32, the largest first; before each, the sum of those that stand before it.
+        1. Probabilities in float32, the largest first; for each, the sum of those before it.
         2. The smallest logit whose sum is below p is the threshold.
 
-    Edge cases: the likeliest word is always kept. Words that tie with the last one kept are kept.
+    Edge cases: the likeliest token is always kept. Tokens that tie with the last one kept are kept.
 
     Example:
-        Probabilities 0.5, 0.3, 0.2: before them stand 0, 0.5 and 0.8.
+        Probabilities 0.5, 0.3, 0.2: the sums before them are 0, 0.5 and 0.8.
 
         >>> top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.6).exp()
         tensor([0.5000, 0.3000, 0.0000])
@@ -123,9 +123,9 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
 
 def min_p(logits: Tensor, p: float | Tensor) -> Tensor:
-    """Drops words that are less likely than the share p of the likeliest.
+    """Drop tokens that are less likely than the share p of the likeliest.
 
-    A threshold that needs no sorting and, like the nucleus, is strict where the model is sure.
+    This threshold needs no sorting and, like the nucleus, is strict where the model is certain.
 
         keep v where softmax(l)_v >= p · max softmax(l), that is l_v >= max l + log p
 
@@ -147,19 +147,19 @@ def min_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
-    """Makes words less likely that the row already has.
+    """Make tokens less likely that the row already has.
 
         l_v / r where l_v > 0, l_v · r otherwise, for every v that was seen
 
     Args:
         logits: [..., V] float.
-        seen: [..., V] bool, the words of the prompt and of what was written so far.
+        seen: [..., V] bool, the tokens of the prompt and of the completion so far.
         penalty: r > 0, one number or [...], one per row; 1 changes nothing, below 1 repetition is encouraged.
 
     Returns:
         [..., V], dtype of logits.
 
-    Edge cases: a logit of 0 stays 0, whatever r: the penalty depends on where the logits' zero lies.
+    Edge cases: a logit of 0 stays 0 for every r: the penalty depends on the logits' zero point.
 
     Example:
         >>> repetition_penalty(torch.tensor([2.0, -2.0, 1.0]), torch.tensor([True, True, False]), 2.0)
@@ -174,23 +174,23 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float | Tensor) ->
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draws one word a row, from one uniform number a row, by inverting the distribution function.
+    """Sample one token a row, from one uniform number a row, by inverting the distribution function.
 
-    One number a word of the vocabulary, as in the Gumbel trick, would cost thousands of random numbers a
-    token.
+    One number for each entry of the vocabulary, as in the Gumbel trick, would cost thousands of random
+    numbers a token.
 
         the first v with Σ_{w <= v} exp(l_w) > u Σ_w exp(l_w)
 
     Args:
-        logits: [..., V] float; -inf is never drawn.
-        uniform: [...] float32 in [0, 1), one per row. 0 draws the first word that has any probability.
+        logits: [..., V] float; -inf is never sampled.
+        uniform: [...] float32 in [0, 1), one per row. 0 takes the first token that has any probability.
 
     Returns:
         [...] int64, ids in 0 .. V-1.
 
     Steps:
         1. Weights exp(l - max l), in float32, and their running sums.
-        2. The first word whose sum exceeds u times the whole.
+        2. The first token whose sum exceeds u times the total.
 
     Edge cases: a row of NaN gives 0.
 
@@ -205,13 +205,13 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     # 1. Running sums.
     wide = logits.float()
     sums = (wide - wide.amax(-1, keepdim=True)).exp().cumsum(-1)
-    # 2. Count the words that lie wholly below.
+    # 2. Count the tokens below.
     below = sums <= uniform[..., None] * sums[..., -1:]
     return below.sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
-    """Looks up how likely a word was.
+    """Look up the log-probability of a token.
 
         l_id - log Σ_v exp(l_v)
 

@@ -20,8 +20,8 @@ class Sampling(NamedTuple):
 
     Fields:
         max_new_tokens: M >= 1, tokens of a completion at most.
-        temperature: >= 0; 0 is greedy, and so is everything below 1e-6. This and the next four are one number,
-            or a tensor [B] with one per row.
+        temperature: >= 0; 0 is greedy, and so is everything below 1e-6. This and the next four are one
+            number, or a tensor [B] with one per row.
         top_k: >= 1, number of the likeliest tokens to sample from; None: all.
         top_p: in (0, 1], sample from the likeliest tokens that reach this probability together; None: all.
         min_p: in [0, 1], lowest probability, as a share of the likeliest token's; None: 0.

@@ -1,4 +1,4 @@
-"""One step of generation: reads the last token of every row, and draws the next.
+"""One step of generation: read the last token of every row, and sample the next.
 
 A pure function of tensors with static shapes, so that it compiles to one graph that serves every length; the
 loop around it is `pure/generation/generate.py`.
@@ -23,12 +23,12 @@ from pure.types import Model, Tree, identity_prepare
 
 
 class Generated(NamedTuple):
-    """What was written behind each prompt.
+    """Completions without their prompts.
 
     Fields:
-        tokens: [B, M] int64, the completion without its prompt; `pad` behind its end.
+        tokens: [B, M] int64, the completion; `pad` after its end.
         logprobs: [B, M] float32, nats: of each token under the model at that temperature (at 1 where it is
-            0), before any penalty and truncation; 0 behind the end.
+            0), before any penalty and truncation; 0 after the end.
         lengths: [B] int64, tokens written, the stop token among them.
     """
 
@@ -38,15 +38,15 @@ class Generated(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far the rows are. A compiled step writes the next one into the storage of the last.
+    """State of generation between two steps. A compiled step writes the next one into the same storage.
 
     Fields:
         cache: the model's, filled with all but the last token.
         last: [B] int64, the token to be read next.
         written: Generated, so far.
-        done: [B] bool; such a row goes on drawing, and writes nothing.
+        done: [B] bool; such a row still samples, but writes nothing.
         taken: [] int64, steps so far.
-        seen: [B, V] bool, words of prompt and completion; None without a repetition penalty.
+        seen: [B, V] bool, tokens of prompt and completion; None without a repetition penalty.
     """
 
     cache: Tree
@@ -61,7 +61,7 @@ class Stepper(NamedTuple):
     """The functions that generation drives, plain or compiled.
 
     Fields:
-        prepare: (params, *, rows) -> what the other two take for params.
+        prepare: (params, *, rows) -> the params of the other two.
         prefill: (cache, params, tokens [B, P]) -> cache.
         bind: (progress, params, controls, stop_tokens [n]) -> step, for as long as their shapes stay as they
             are; step: the same arguments -> progress.
@@ -73,7 +73,7 @@ class Stepper(NamedTuple):
 
 
 def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") -> Stepper:
-    """Binds a model; made once, its compiled code serves every later call of `generate`.
+    """Bind a model to the steps of generation; its compiled code is reused by every later call of `generate`.
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
@@ -95,15 +95,14 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
 
 
 def prefill(cache: Tree, params: Tree, tokens: Tensor, *, model: Model) -> Tree:
-    """Reads tokens [B, P] into the cache, and returns it; of their logits only the last token's are
-    computed."""
+    """Read tokens [B, P] into the cache and return it; only the last token's logits are computed."""
     return model.decode(params, tokens, cache, last=True)[1]
 
 
 def step(
     progress: Progress, params: Tree, controls: Controls, stop_tokens: Tensor, *, model: Model
 ) -> Progress:
-    """Draws one more token for every row.
+    """Sample one more token for every row.
 
     Args:
         progress: unchanged by this (a donating jit changes it).
@@ -117,12 +116,12 @@ def step(
 
     Steps:
         1. Read the last token.
-        2. Draw the next, with this step's column of the uniforms.
-        3. Write it down in the rows that go on.
+        2. Sample the next, with this step's column of the uniforms.
+        3. Write it in the unfinished rows.
     """
     # 1. Read.
     logits, cache = model.decode(params, progress.last[:, None], progress.cache)
-    # 2. Draw.
+    # 2. Sample.
     uniform = controls.uniforms.index_select(1, progress.taken[None])[:, 0]
     ids, logprob = choose(logits[:, 0], uniform, controls, progress.seen)
     # 3. Write.
@@ -139,8 +138,7 @@ def step(
 
 
 def _compiled(made: dict[Any, Callable], make: Callable[[], Callable], *arguments: Tree) -> Callable:
-    """The compiled step for arguments like these, made where it is new. (So torch need not check them every
-    step.)"""
+    """Return the compiled step for arguments of these kinds, from the table or new; torch checks none."""
     values, structure = tree.flatten(arguments)
     kinds = tuple(kind(x) for x in values)
     if (structure, kinds) not in made:

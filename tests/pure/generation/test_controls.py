@@ -106,7 +106,7 @@ def test_a_temperature_next_to_nothing_is_greedy() -> None:
 
 
 def test_a_fraction_counts_no_words() -> None:
-    with pytest.raises(ValueError, match=r"top_k counts words and must be an integer, got 2\.5"):
+    with pytest.raises(ValueError, match=r"top_k counts tokens and must be an integer, got 2\.5"):
         controls(KEY, 2, Sampling(3, temperature=1.0, top_k=2.5), rows=4)
 
 
