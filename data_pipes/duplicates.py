@@ -1,4 +1,4 @@
-"""Duplicates: exact ones by a hash, near ones by MinHash, each the first time it is seen kept.
+"""Drop duplicates: exact ones by a hash, near ones by MinHash; the first of them is kept.
 
 Shape letters: K hash functions, S shingles (runs of words) of a document.
 
@@ -22,12 +22,12 @@ _BLOCK = 1024
 
 
 class Seen(NamedTuple):
-    """What `near_duplicates` remembers of the documents kept so far.
+    """Memory of `near_duplicates`: the documents kept so far.
 
     Fields:
         names: of the documents.
         signatures: [K] uint32 each.
-        buckets: one dictionary for each band: bytes of the band -> the documents that have them.
+        buckets: for each band a dictionary: bytes of the band -> the documents that have them.
     """
 
     names: list[str]
@@ -36,8 +36,7 @@ class Seen(NamedTuple):
 
 
 def exact_duplicates() -> Fold:
-    """Leaves out documents whose text was there before, character for character (32 bytes are remembered of
-    each).
+    """Drops documents with the same text as an earlier one; the memory is 32 bytes a document.
 
     Example:
         >>> fold = exact_duplicates()
@@ -45,26 +44,25 @@ def exact_duplicates() -> Fold:
         >>> [fold.step(memory, Document(text, name)) for text, name in (("x", "a"), ("y", "b"), ("x", "c"))]
         [None, None, 'exact duplicate: the same text as a']
     """
-    return Fold(init=dict, step=_exact)
+    return Fold(init=dict, step=_check_exact)
 
 
 def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 32, rows: int = 4) -> Fold:
-    """Leaves out documents that are nearly the same as one before: copies with another date, licence or
-    version.
+    """Drops near copies of an earlier document, such as those with another date, licence or version.
 
-    Near copies waste tokens, are learnt by heart, and leak from training into held-out text. Comparing all
+    Near copies waste tokens, are memorized, and leak from training into held-out text. Comparing all
     pairs is quadratic; MinHash compares only those that agree somewhere in a short signature.
 
         J(A, B) = |A and B| / |A or B|  over the sets of shingles
-        P(min_k A = min_k B) = J,  so the share of equal places in two signatures estimates J
+        P(min_k A = min_k B) = J,  so the share of equal entries in two signatures estimates J
         P(compared) = 1 - (1 - J**rows)**bands,  which rises from 0 to 1 around J = (1/bands)**(1/rows)
 
     Args:
-        similarity: J from which a document is a near duplicate, in (0, 1]; estimated to within about 0.04.
+        similarity: smallest J of a near duplicate, in (0, 1]; J is estimated to within about 0.04.
         shingle: words in a shingle.
-        bands: parts of the signature, K = bands rows; a pair is compared if it agrees in one whole part. With
-            32 bands of 4 all but one in 10**7 pairs at J = 0.8 are compared.
-        rows: places in a band.
+        bands: parts of the signature, K = bands rows; a pair is compared if it agrees in one complete part.
+            With 32 bands of 4 all but one in 10**7 pairs at J = 0.8 are compared.
+        rows: entries in a band.
 
     Returns:
         A Fold that remembers about 4 KiB of each document kept.
@@ -92,8 +90,8 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
             f"near_duplicates: similarity must be in (0, 1] and shingle, bands, rows at least 1, "
             f"got {similarity}, {shingle}, {bands}, {rows}"
         )
-    step = partial(_near, similarity=similarity, shingle=shingle, bands=bands, rows=rows)
-    return Fold(init=partial(_nothing_seen, bands), step=step)
+    step = partial(_check_near, similarity=similarity, shingle=shingle, bands=bands, rows=rows)
+    return Fold(init=partial(_empty_memory, bands), step=step)
 
 
 def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | None:
@@ -129,7 +127,7 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
     return lowest
 
 
-def _exact(seen: dict[bytes, str], document: Document) -> str | None:
+def _check_exact(seen: dict[bytes, str], document: Document) -> str | None:
     """Looks the text up, and remembers it."""
     digest = hashlib.sha256(document.text.encode("utf8", "surrogatepass")).digest()
     if digest in seen:
@@ -138,34 +136,35 @@ def _exact(seen: dict[bytes, str], document: Document) -> str | None:
     return None
 
 
-def _nothing_seen(bands: int) -> Seen:
+def _empty_memory(bands: int) -> Seen:
     """An empty memory."""
     return Seen([], [], [{} for _ in range(bands)])
 
 
-def _near(
+def _check_near(
     seen: Seen, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
 ) -> str | None:
-    """Compares with what fell into a bucket in common, and remembers what is new."""
-    mine = signature(document.text, shingle=shingle, size=bands * rows)
-    if mine is None:
+    """Compares a document with those that share a bucket, and remembers it if it is kept."""
+    own = signature(document.text, shingle=shingle, size=bands * rows)
+    if own is None:
         return None
-    keys = [part.tobytes() for part in mine.reshape(bands, rows)]
-    others = sorted(
-        {other for bucket, key in zip(seen.buckets, keys, strict=True) for other in bucket.get(key, ())}
-    )
-    if others:
-        alike = (np.stack([seen.signatures[other] for other in others]) == mine).mean(axis=1)
-        if alike.max() >= similarity:
-            most = others[int(alike.argmax())]
-            return f"near duplicate: {alike.max():.2f} like {seen.names[most]}, at least {similarity}"
-    _remember(seen, document.name, mine, keys)
+    keys = [part.tobytes() for part in own.reshape(bands, rows)]
+    candidates: set[int] = set()
+    for bucket, key in zip(seen.buckets, keys, strict=True):
+        candidates.update(bucket.get(key, ()))
+    if candidates:
+        others = sorted(candidates)
+        estimates = (np.stack([seen.signatures[other] for other in others]) == own).mean(axis=1)
+        if estimates.max() >= similarity:
+            nearest = seen.names[others[int(estimates.argmax())]]
+            return f"near duplicate: {estimates.max():.2f} like {nearest}, at least {similarity}"
+    _remember(seen, document.name, own, keys)
     return None
 
 
-def _remember(seen: Seen, name: str, mine: np.ndarray, keys: list[bytes]) -> None:
-    """Files a document that is kept under each of its bands."""
+def _remember(seen: Seen, name: str, own: np.ndarray, keys: list[bytes]) -> None:
+    """Adds a kept document to the bucket of each of its bands."""
     for bucket, key in zip(seen.buckets, keys, strict=True):
         bucket.setdefault(key, []).append(len(seen.names))
     seen.names.append(name)
-    seen.signatures.append(mine)
+    seen.signatures.append(own)

@@ -1,8 +1,8 @@
-"""Filters: what to leave out of a corpus, and a report of what was left out and why.
+"""Filters for documents, and a report of the documents that they dropped and why.
 
-A filter is a pure function of a document: None to keep it, else the reason, "filter: what was found". Filters
-that compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `keep` runs
-both kinds.
+A filter is a pure function of a document: None to keep it, else the reason, "filter: finding". Filters that
+compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `apply_filters`
+runs both kinds.
 
 Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1
 (rules on quality and repetition, and their limits).
@@ -28,7 +28,7 @@ Filter = Callable[[Document], str | None]
 
 
 class Fold(NamedTuple):
-    """A filter with a memory of the documents before.
+    """A filter with a memory of earlier documents.
 
     Fields:
         init: () -> an empty memory.
@@ -41,7 +41,7 @@ class Fold(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """A document that was left out: its name, the reason ("filter: what was found"), and its characters."""
+    """A dropped document: its name, the reason ("filter: finding"), and its number of characters."""
 
     name: str
     reason: str
@@ -49,28 +49,27 @@ class Drop(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the filters left out.
+    """Counts of dropped documents.
 
     Fields:
         dropped: filter -> (documents, characters).
-        examples: filter -> the first three, as "name (what was found)".
+        examples: filter -> the first three, as "name (finding)".
     """
 
     dropped: dict[str, tuple[int, int]]
     examples: dict[str, list[str]]
 
 
-def keep(
+def apply_filters(
     documents: Iterable[Document], filters: Sequence[Filter | Fold], *, on_drop: Callable[[Drop], Any]
 ) -> Iterator[Document]:
-    """Passes on the documents that every filter keeps, and hands each of the others to `on_drop`.
+    """Yields the documents that every filter keeps, and reports each of the others to `on_drop`.
 
     Args:
         documents: read once, in order.
-        filters: asked in order, until one gives a reason. Put the cheap ones first, and those that compare
-            documents last, so that they remember only what is kept.
-        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`. Nothing vanishes
-            silently.
+        filters: applied in order, until one gives a reason. Put the cheap ones first, and those that compare
+            documents last, so that they remember only kept documents.
+        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`.
 
     Returns:
         An iterator over the documents kept, unchanged.
@@ -78,12 +77,13 @@ def keep(
     Example:
         >>> drops = []
         >>> stream = [Document("short", "a"), Document("quite long enough", "b")]
-        >>> [d.name for d in keep(stream, [length(minimum=10)], on_drop=drops.append)], drops
+        >>> [d.name for d in apply_filters(stream, [length(minimum=10)], on_drop=drops.append)], drops
         (['b'], [Drop(name='a', reason='length: 5 characters, fewer than 10', characters=5)])
     """
     steps = [partial(f.step, f.init()) if isinstance(f, Fold) else f for f in filters]
     for document in documents:
-        reason = next((found for step in steps if (found := step(document)) is not None), None)
+        findings = (step(document) for step in steps)
+        reason = next((finding for finding in findings if finding is not None), None)
         if reason is None:
             yield document
         else:
@@ -91,7 +91,7 @@ def keep(
 
 
 def report(drops: Iterable[Drop]) -> Report:
-    """Counts what was left out, by filter.
+    """Counts dropped documents by filter.
 
     Example:
         >>> report([Drop("a", "length: 5 characters", 5), Drop("b", "length: 2 characters", 2)]).dropped
@@ -100,28 +100,31 @@ def report(drops: Iterable[Drop]) -> Report:
     dropped: dict[str, tuple[int, int]] = {}
     examples: dict[str, list[str]] = {}
     for drop in drops:
-        name, _, found = drop.reason.partition(": ")
+        name, _, finding = drop.reason.partition(": ")
         documents, characters = dropped.get(name, (0, 0))
         dropped[name] = (documents + 1, characters + drop.characters)
         if documents < 3:
-            examples.setdefault(name, []).append(f"{drop.name} ({found})")
+            examples.setdefault(name, []).append(f"{drop.name} ({finding})")
     return Report(dropped, examples)
 
 
-def table(found: Report) -> str:
-    """Writes a report for people, one line a filter, those that left out most first.
+def render_report(counts: Report) -> str:
+    """Renders a report, one line a filter, those that dropped most first.
 
     Example:
-        >>> print(table(report([Drop("a", "length: 5 characters", 5)])))
+        >>> print(render_report(report([Drop("a", "length: 5 characters", 5)])))
         length: 1 documents, 5 characters; a (5 characters)
     """
-    ordered = sorted(found.dropped.items(), key=lambda item: -item[1][1])
-    lines = (f"{k}: {n} documents, {c} characters; {', '.join(found.examples[k])}" for k, (n, c) in ordered)
+    most_first = sorted(counts.dropped.items(), key=lambda item: -item[1][1])
+    lines = []
+    for name, (documents, characters) in most_first:
+        examples = ", ".join(counts.examples[name])
+        lines.append(f"{name}: {documents} documents, {characters} characters; {examples}")
     return "\n".join(lines) or "nothing was left out"
 
 
 def length(minimum: int = 1, maximum: int | None = None) -> Filter:
-    """Leaves out documents with fewer than `minimum` or more than `maximum` characters.
+    """Drops documents with fewer than `minimum` or more than `maximum` characters.
 
     Raises:
         ValueError: if maximum is below minimum.
@@ -132,7 +135,7 @@ def length(minimum: int = 1, maximum: int | None = None) -> Filter:
 
 
 def binary(maximum: float = 0.001) -> Filter:
-    """Leaves out texts in which control and replacement characters are more than the share `maximum`.
+    """Drops texts in which control and replacement characters are more than the share `maximum`.
 
     Such a text is a binary file, or was decoded with the wrong encoding. White space does not count as
     control.
@@ -145,8 +148,7 @@ def binary(maximum: float = 0.001) -> Filter:
 
 
 def alphanumeric(minimum: float = 0.25) -> Filter:
-    """Leaves out texts in which letters and digits are less than the share `minimum` (tables, drawings,
-    dumps).
+    """Drops texts (tables, drawings, dumps) with a share of letters and digits below `minimum`.
 
     The default is that of code corpora; for prose 0.6 is usual.
 
@@ -160,10 +162,9 @@ def alphanumeric(minimum: float = 0.25) -> Filter:
 
 
 def lines(mean: float = 100, longest: int = 1000) -> Filter:
-    """Leaves out texts whose lines are longer than `mean` on average, or one than `longest` (generated code,
-    data).
+    """Drops texts (generated code, data) with lines of more than `mean` characters, or one of `longest`.
 
-    For prose with one paragraph a line pass larger ones.
+    Prose with one paragraph a line needs larger limits.
 
     Example:
         >>> lines()(Document("x" * 1200 + 30 * "\\n", "x"))
@@ -175,17 +176,16 @@ def lines(mean: float = 100, longest: int = 1000) -> Filter:
 
 
 def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
-    """Leaves out what does not read like English prose: Gopher's quality rules, with its limits.
+    """Drops texts that are no English prose: Gopher's quality rules, with its limits.
 
     Args:
         minimum_words: separated by white space.
         maximum_words: likewise.
 
     Returns:
-        A filter. In this order it asks for: the number of words; a mean word length of 3 to 10; at most 0.1
-            "#" or
-        "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an ellipsis;
-        letters in at least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
+        A filter. It requires, in this order: the number of words; a mean word length of 3 to 10; at most 0.1
+        "#" or "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an
+        ellipsis; letters in at least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
 
     Source: Rae et al. 2021, appendix A.1.1.
     """
@@ -193,7 +193,7 @@ def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
 
 
 def repetition(scale: float = 1.0) -> Filter:
-    """Leaves out texts that repeat themselves: Gopher's repetition rules.
+    """Drops repetitive texts: Gopher's repetition rules.
 
     A model that is trained on boilerplate and lists learns to loop.
 
@@ -202,11 +202,11 @@ def repetition(scale: float = 1.0) -> Filter:
             than prose).
 
     Returns:
-        A filter. It measures, as shares of the lines or characters of the text: duplicate lines 0.30,
+        A filter. Its limits, as shares of the lines or characters of the text: duplicate lines 0.30,
         duplicate paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most
         frequent run of 2, 3, 4 words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14,
-        0.13, 0.12, 0.11, 0.10 (of the second and later occurrences, each character once). For runs, white
-        space counts neither above nor below.
+        0.13, 0.12, 0.11, 0.10 (of the second and later occurrences, each character once). White space is not
+        counted in shares of runs.
 
     Source: Rae et al. 2021, table A1.
     """
@@ -217,9 +217,9 @@ def _length(document: Document, *, minimum: int, maximum: int | None) -> str | N
     size = len(document.text)
     if size < minimum:
         return f"length: {size} characters, fewer than {minimum}"
-    return (
-        f"length: {size} characters, more than {maximum}" if maximum is not None and size > maximum else None
-    )
+    if maximum is not None and size > maximum:
+        return f"length: {size} characters, more than {maximum}"
+    return None
 
 
 def _binary(document: Document, *, maximum: float) -> str | None:
@@ -241,34 +241,24 @@ def _lines(document: Document, *, mean: float, longest: int) -> str | None:
 
 
 def _prose(document: Document, *, minimum_words: int, maximum_words: int) -> str | None:
-    words, rows = document.text.split(), [row.strip() for row in document.text.splitlines() if row.strip()]
+    text, words = document.text, document.text.split()
+    rows = [row.strip() for row in text.splitlines() if row.strip()]
     if not minimum_words <= len(words) <= maximum_words:
         return f"prose: {len(words)} words, not between {minimum_words} and {maximum_words}"
-    count, lines_ = max(len(words), 1), max(len(rows), 1)
-    symbols = document.text.count("#") + document.text.count("...") + document.text.count("…")
-    size = sum(map(len, words)) / count
+    size = sum(map(len, words)) / max(len(words), 1)
+    symbols = (text.count("#") + text.count("...") + text.count("…")) / max(len(words), 1)
+    bullets = sum(row.startswith(("•", "-", "*")) for row in rows) / max(len(rows), 1)
+    ellipses = sum(row.endswith(("...", "…")) for row in rows) / max(len(rows), 1)
+    with_letter = sum(any(map(str.isalpha, word)) for word in words) / max(len(words), 1)
+    stop_words = len(_STOP_WORDS & {word.lower() for word in words})
     return (
         _below("prose", size, "characters a word", 3)
         or _above("prose", size, "characters a word", 10)
-        or _above("prose", symbols / count, "hashes or ellipses a word", 0.1)
-        or _above(
-            "prose",
-            sum(r.startswith(("•", "-", "*")) for r in rows) / lines_,
-            "of the lines are bullets",
-            0.9,
-        )
-        or _above(
-            "prose",
-            sum(r.endswith(("...", "…")) for r in rows) / lines_,
-            "of the lines end in an ellipsis",
-            0.3,
-        )
-        or _below(
-            "prose", sum(any(map(str.isalpha, w)) for w in words) / count, "of the words have a letter", 0.8
-        )
-        or _below(
-            "prose", len(_STOP_WORDS & {w.lower() for w in words}), "of 8 common English words occur", 2
-        )
+        or _above("prose", symbols, "hashes or ellipses a word", 0.1)
+        or _above("prose", bullets, "of the lines are bullets", 0.9)
+        or _above("prose", ellipses, "of the lines end in an ellipsis", 0.3)
+        or _below("prose", with_letter, "of the words have a letter", 0.8)
+        or _below("prose", stop_words, "of 8 common English words occur", 2)
     )
 
 
@@ -276,29 +266,26 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     for unit, separator in (("lines", "\n"), ("paragraphs", "\n\n")):
         parts = [part.strip() for part in document.text.split(separator) if part.strip()]
         repeated = list((Counter(parts) - Counter(set(parts))).elements())
-        number, size = (
-            len(repeated) / max(len(parts), 1),
-            sum(map(len, repeated)) / max(len(document.text), 1),
+        number = len(repeated) / max(len(parts), 1)
+        size = sum(map(len, repeated)) / max(len(document.text), 1)
+        reason = _above("repetition", number, f"of the {unit} are duplicates", 0.3 * scale)
+        reason = reason or _above(
+            "repetition", size, f"of the characters are in duplicate {unit}", 0.2 * scale
         )
-        if reason := (
-            _above("repetition", number, f"of the {unit} are duplicates", 0.3 * scale)
-            or _above("repetition", size, f"of the characters are in duplicate {unit}", 0.2 * scale)
-        ):
+        if reason:
             return reason
     words = document.text.split()
     sizes, hashes = np.array([len(word) for word in words], np.int64), hash_words(words)
+    total = max(int(sizes.sum()), 1)
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
-        share = _most_frequent_run(sizes, hashes, n) / max(int(sizes.sum()), 1)
-        if reason := _above(
-            "repetition", share, f"of the characters are in the commonest {n} words", limit * scale
-        ):
+        share = _most_frequent_run(sizes, hashes, n) / total
+        finding = f"of the characters are in the commonest {n} words"
+        if reason := _above("repetition", share, finding, limit * scale):
             return reason
     for n in range(5, 11):
-        share = _repeated_runs(sizes, hashes, n) / max(int(sizes.sum()), 1)
-        limit = (0.2 - 0.01 * n) * scale
-        if reason := _above(
-            "repetition", share, f"of the characters are in repeated runs of {n} words", limit
-        ):
+        share = _repeated_runs(sizes, hashes, n) / total
+        finding = f"of the characters are in repeated runs of {n} words"
+        if reason := _above("repetition", share, finding, (0.2 - 0.01 * n) * scale):
             return reason
     return None
 
@@ -324,9 +311,9 @@ def _repeated_runs(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
     return int(sizes[np.cumsum(covered)[:-1] > 0].sum())
 
 
-def _above(name: str, value: float, what: str, limit: float) -> str | None:
-    return f"{name}: {value:.3g} {what}, more than {limit:.3g}" if value > limit else None
+def _above(name: str, value: float, finding: str, limit: float) -> str | None:
+    return f"{name}: {value:.3g} {finding}, more than {limit:.3g}" if value > limit else None
 
 
-def _below(name: str, value: float, what: str, limit: float) -> str | None:
-    return f"{name}: {value:.3g} {what}, less than {limit:.3g}" if value < limit else None
+def _below(name: str, value: float, finding: str, limit: float) -> str | None:
+    return f"{name}: {value:.3g} {finding}, less than {limit:.3g}" if value < limit else None

@@ -1,4 +1,4 @@
-"""Words and runs of words as numbers, so that repetition is counted by numpy instead of by hand.
+"""Hash words and runs of words, so that NumPy can count repetition.
 
 Shape letters: N words, n words in a run.
 """
@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def split_words(text: str) -> list[str]:
-    """Splits a text into words and single marks, white space left out.
+    """Splits a text into words and single punctuation marks, without white space.
 
     Example:
         >>> split_words("x = f(a_1)")
@@ -25,7 +25,7 @@ def split_words(text: str) -> list[str]:
 
 
 def hash_words(words: list[str]) -> np.ndarray:
-    """Gives each word a number [N] uint64, the same in every process (unlike Python's own hash).
+    """Hashes each word to [N] uint64, the same in every process (unlike Python's own hash).
 
     Example:
         >>> a, b, c = hash_words(["to", "be", "to"]).tolist()
@@ -36,7 +36,7 @@ def hash_words(words: list[str]) -> np.ndarray:
 
 
 def hash_runs(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Gives each run of n words a number: a polynomial in the words' numbers, mixed.
+    """Hashes each run of n words: a polynomial in the words' hashes, mixed.
 
         run[i] = mix(sum_j hashes[i + j] P**(n - 1 - j))  mod 2**64
 
@@ -45,8 +45,8 @@ def hash_runs(hashes: np.ndarray, n: int) -> np.ndarray:
         n: words in a run, >= 1.
 
     Returns:
-        [N - n + 1] uint64, empty if there are fewer than n words; equal runs have equal numbers, different
-        ones differ but for one chance in 2**64 a pair (2**32 where n = 1).
+        [N - n + 1] uint64, empty if there are fewer than n words. Equal runs have equal hashes; two different
+        ones collide with probability 2**-64 (2**-32 for n = 1).
 
     Example:
         "a b a b" has the runs ab, ba, ab:

@@ -1,10 +1,9 @@
-"""Documents to rows of equal length: cut one long stream into rows, or pack whole examples into bins.
+"""Make rows of equal length: cut one long stream into rows, or pack uncut examples into bins.
 
-Pretraining joins all documents and cuts (`row_count`, `cut`, `segments`): no token is wasted, documents are
-broken. Fine-tuning keeps examples whole and packs them (`best_fit_decreasing`): nothing is broken, a few
-places stay empty.
+Pretraining joins all documents and cuts (`row_count`, `cut_rows`, `segments`): no token is wasted, documents
+are split. Fine-tuning packs uncut examples (`best_fit_decreasing`): nothing is split, few places stay empty.
 
-Shape letters: T tokens in a row, D documents, R rows asked for at once, E examples.
+Shape letters: T tokens in a row, D documents, R rows in one call, E examples.
 
 Ding et al., "Fewer Truncations Improve Language Modeling", 2024, arXiv 2404.10830 (best-fit packing).
 """
@@ -17,7 +16,7 @@ import numpy as np
 
 
 def row_count(tokens: int, length: int) -> int:
-    """Counts the rows of a stream: each predicts `length` tokens, and the last one what is left.
+    """Counts the rows of a stream: each predicts `length` tokens, the last one the remaining ones.
 
         rows = ceil((tokens - 1) / length)        as the first token is never predicted
 
@@ -30,19 +29,19 @@ def row_count(tokens: int, length: int) -> int:
     return -(-(tokens - 1) // length)
 
 
-def cut(
+def cut_rows(
     stream: np.ndarray, rows: np.ndarray, length: int, *, ignore: int = -100
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts rows out of a stream of tokens: inputs, and the token that follows each of them.
 
-    Row r reads tokens r T to r T + T - 1 and predicts those one further on, so neighbours share one token
+    Row r reads tokens r T to r T + T - 1 and predicts the next ones, so neighbours share one token
     (the last label of a row is the first input of the next), and an epoch predicts each token but the first
     exactly once.
 
         tokens[r, t] = stream[r T + t],    labels[r, t] = stream[r T + t + 1]
 
     Args:
-        stream: [N] integers, an array or a memory map; only the rows asked for are read.
+        stream: [N] integers, an array or a memory map; only these rows are read.
         rows: [R] integers; a row outside [0, row_count) is all padding (a batch that is not full).
         length: T >= 1.
         ignore: the label where there is nothing to predict.
@@ -52,7 +51,7 @@ def cut(
         and label `ignore`.
 
     Example:
-        >>> tokens, labels = cut(np.array([5, 6, 7, 8, 9, 3]), np.array([0, 1]), 4)
+        >>> tokens, labels = cut_rows(np.array([5, 6, 7, 8, 9, 3]), np.array([0, 1]), 4)
         >>> tokens.tolist(), labels.tolist()
         ([[5, 6, 7, 8], [9, 0, 0, 0]], [[6, 7, 8, 9], [3, -100, -100, -100]])
     """
@@ -67,13 +66,13 @@ def cut(
 
 
 def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Says for each place of each row which document it belongs to, and how far into it.
+    """Computes the document of each place of each row, and its position in the document.
 
     With these, attention stays inside a document and rotary positions start again at each: a row of several
-    documents then trains as if each stood alone.
+    documents then trains like separate rows.
 
     Args:
-        ends: [D] ascending int64, an array or a memory map: where each document ends in the stream
+        ends: [D] ascending int64, an array or a memory map: the end of each document in the stream
             (exclusive).
         rows: [R] integers; a row below 0 is padding.
         length: T.
@@ -113,30 +112,28 @@ def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarra
 
 
 def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
-    """Packs examples into few bins: longest first, each into the fullest bin that still has room.
+    """Packs examples into few bins: longest first, each into the fullest bin with enough room.
 
     Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest
-    wastes most of the batch. Packing whole examples side by side does neither. The fewest bins possible are
-    hard to find; best-fit decreasing needs at most 11/9 of them and a bin more (in practice 0.1% more).
+    wastes most of the batch. Packing uncut examples avoids both. The optimum is hard to find; best-fit
+    decreasing needs at most 11/9 of its bins plus one (in practice 0.1% more).
 
     Args:
         lengths: [E] integers in [0, capacity], tokens of each example.
         capacity: tokens a bin holds, >= 1.
 
     Returns:
-        Bins, each a list of example indices in the order they were put in (longest first); every example is
-        in exactly
-        one. Bins are in the order they were opened. Deterministic: equal lengths keep their order, and of
-            bins with
-        equal room the one is taken that came to it last.
+        Bins in the order of opening, each a list of example indices, longest first; every example is in
+        exactly one. Deterministic: equal lengths keep their order, and of bins with equal room the latest to
+        reach that room is filled.
 
     Steps:
         1. Sort the examples by length, longest first.
-        2. Keep, for every amount of free room 0..capacity, a stack of the bins that have just so much, and
-           one bit for each amount that occurs: a bit set as a single big integer.
-        3. For an example of length L, the lowest set bit at or above L is the tightest fit; no such bit: a
-           new bin.
-        4. Put it there, and move the bin to the stack of its new room. Examples of the same length follow it
+        2. Keep a stack of the bins for every amount of free room 0..capacity, and a bit set (one big
+           integer) of the amounts that occur.
+        3. For an example of length L, the lowest set bit at or above L is the tightest fit; without one, open
+           a new bin.
+        4. Add the example, and move the bin to the stack of its new room. Examples of the same length follow
            as long as they fit: no other bin can have become a tighter fit for them.
 
     Edge cases: no example gives no bin; examples of length 0 go into the fullest bin.
@@ -155,7 +152,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of
     a segment tree; the answer is the same, and words of 64 amounts are searched at once.
     """
-    sizes = _sizes("best_fit_decreasing", lengths)
+    sizes = _as_sizes("best_fit_decreasing", lengths)
     if capacity < 1:
         raise ValueError(f"best_fit_decreasing: capacity must be at least 1 token, got {capacity}")
     if sizes.size and not (sizes.min() >= 0 and sizes.max() <= capacity):
@@ -185,7 +182,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
             else:
                 room, chosen = capacity, len(bins)
                 bins.append([])
-            # 4. Into it, and the next of the run as long as they fit: it stays the tightest.
+            # 4. This example, and the next of the run as long as they fit: the bin stays the tightest.
             count = min(end - start, room // size) if size else end - start
             bins[chosen] += examples[start : start + count]
             start += count
@@ -198,7 +195,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
 def split_long(
     lengths: Sequence[int] | np.ndarray, capacity: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts examples longer than `capacity` into full pieces and a rest, and leaves the others whole.
+    """Cuts examples longer than `capacity` into full pieces and a rest; the others stay uncut.
 
     Returns:
         (example [P], start [P], length [P]) int64: piece p is tokens start..start+length of that example;
@@ -214,7 +211,7 @@ def split_long(
     """
     if capacity < 1:
         raise ValueError(f"split_long: capacity must be at least 1 token, got {capacity}")
-    sizes = _sizes("split_long", lengths)
+    sizes = _as_sizes("split_long", lengths)
     pieces = np.maximum(-(-sizes // capacity), 1)
     example = np.repeat(np.arange(len(sizes)), pieces)
     first = np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -222,11 +219,11 @@ def split_long(
     return example, start, np.minimum(sizes[example] - start, capacity)
 
 
-def _sizes(who: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+def _as_sizes(function: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """Lengths as [E] int64."""
     sizes = np.asarray(lengths).reshape(-1)
     if sizes.size and sizes.dtype.kind not in "iu":
         raise TypeError(
-            f"{who}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?"
+            f"{function}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?"
         )
     return sizes.astype(np.int64)

@@ -1,7 +1,6 @@
-"""Pipes of answers to compare: pairs of a chosen and a rejected one, or single ones marked good or bad.
+"""Pipes of preferences: pairs of a chosen and a rejected answer, or single answers marked good or bad.
 
-Shape letters: B pairs or answers in a batch, R of them in all, T places in a row, n tokens of an answer and
-its prompt.
+Shape letters: B pairs or answers in a batch, R of them in all, T places in a row.
 
 Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290; Ethayarajh et al., "KTO", 2024.
 """
@@ -26,18 +25,18 @@ from pure.loss.log_probability import log_probabilities
 from pure.types import Model, Tree
 
 REFERENCE_ROWS = 8
-"""Rows whose logits `with_reference` holds at a time."""
+"""Default batch size of `with_reference`, whose logits [rows, T, V] are in memory."""
 
 
 class Pair(NamedTuple):
-    """Two answers to one prompt; trained marks the answer alone."""
+    """Two answers to one prompt; only the tokens of the answer are trained."""
 
     chosen: Encoded
     rejected: Encoded
 
 
 class Answer(NamedTuple):
-    """One answer after its prompt, and whether it is a good one; trained marks the answer alone."""
+    """One answer to a prompt, and its label; only the tokens of the answer are trained."""
 
     completion: Encoded
     desirable: bool
@@ -48,9 +47,10 @@ class Compared(NamedTuple):
 
     Fields:
         sides: the answers, (chosen, rejected) or (completion,), R each.
-        numbers: [R] int64, which of the given pairs or answers each is.
+        numbers: [R] int64, the number of each in the sequence that the pipe was built from.
         desirable: [R] bool, or [0].
-        references: for each side [R] float32, nats, the reference's log-probability of the answer; or none.
+        references: for each side [R] float32, nats, the reference's log-probability of the answer; () before
+            `with_reference`.
     """
 
     sides: tuple[Ragged, ...]
@@ -71,9 +71,9 @@ def encode_preferences(
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        preferences: the more at once, the faster.
-        on_error: gets the number of each pair that the template refuses, and the error; it is then left out
-            of what is returned. None raises the first.
+        preferences: many in one call are faster.
+        on_error: gets the number of each pair that the template refuses, and the error; the pair is left out
+            of the result. None raises the first.
 
     Returns:
         A Pair for each. Turns of the assistant in the prompt are not trained.
@@ -81,14 +81,14 @@ def encode_preferences(
     Raises:
         ValueError: as in `data_pipes.chat.chat.encode_chats`.
     """
-    given = list(preferences)
-    pairs = [(found.prompt, side) for found in given for side in (found.chosen, found.rejected)]
-    contexts = [found.context for found in given for _ in range(2)]
-    failed: dict[int, ValueError] = {}
-    refused = None if on_error is None else lambda side, error: failed.setdefault(side // 2, error)
-    encoded = _encode(template, tokenizer, pairs, contexts, refused)
-    for number, error in failed.items():
-        if on_error is not None:
+    records = list(preferences)
+    answers = [(record.prompt, side) for record in records for side in (record.chosen, record.rejected)]
+    contexts = [record.context for record in records for _ in range(2)]
+    errors: dict[int, ValueError] = {}
+    note = None if on_error is None else lambda side, error: errors.setdefault(side // 2, error)
+    encoded = _encode(template, tokenizer, answers, contexts, note)
+    if on_error is not None:
+        for number, error in errors.items():
             on_error(number, error)
     sides = zip(encoded[::2], encoded[1::2], strict=True)
     return [
@@ -103,24 +103,23 @@ def encode_unpaired(
     *,
     on_error: OnError | None = None,
 ) -> list[Answer]:
-    """Encodes single answers, as `encode_preferences` does pairs.
+    """Encodes single answers, as `encode_preferences` encodes pairs.
 
     Args:
-        template: as there.
-        tokenizer: as there.
-        answers: the more at once, the faster.
-        on_error: as there.
+        template, tokenizer, on_error: as in `encode_preferences`.
+        answers: many in one call are faster.
 
     Returns:
         An Answer for each.
 
     Raises:
-        ValueError: as there.
+        ValueError: as in `encode_preferences`.
     """
-    given = list(answers)
-    pairs = [(found.prompt, found.completion) for found in given]
-    encoded = _encode(template, tokenizer, pairs, [found.context for found in given], on_error)
-    return [Answer(one, row.desirable) for one, row in zip(encoded, given, strict=True) if one is not None]
+    records = list(answers)
+    pairs = [(record.prompt, record.completion) for record in records]
+    encoded = _encode(template, tokenizer, pairs, [record.context for record in records], on_error)
+    labelled = zip(encoded, records, strict=True)
+    return [Answer(example, record.desirable) for example, record in labelled if example is not None]
 
 
 def preference_pipe(
@@ -129,34 +128,35 @@ def preference_pipe(
     """Builds the pipe of pairs, shuffled anew each epoch.
 
     Args:
-        pairs: from `encode_preferences`. Where an answer with its prompt has more than T + 1 tokens, the
-            prompt of both sides is shortened from the left by the same amount, down to one token, so that the
-            answers stay whole and follow the same words; what is then still too long is cut on the right.
+        pairs: from `encode_preferences`. If an answer with its prompt has more than T + 1 tokens, the prompt
+            of both sides is shortened on the left by the same amount, down to one token, so that both answers
+            are complete and have the same prompt; a side that is still too long is cut on the right.
         batch_size: B, pairs.
         length: T, places in a row.
         key: a seed or a key [2] uint32; None only with shuffle=False.
-        epochs: how often the pairs are seen.
+        epochs: passes through the pairs.
         shuffle: False keeps their order.
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
         "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside
         the answer; "row" [B] int64, the pair's number in `pairs`. The last batch may end with padding,
-        row -1. `truncated` counts the pairs that were shortened, `dropped` those with an answer of no
-        token, or with equal answers, as two long ones may be once they are cut.
+        row -1. `truncated` counts the pairs that were shortened, `dropped` those with an empty answer, or
+        with equal answers, as two long ones may be after they are cut.
 
     Raises:
         ValueError: if no pair is left, or a size is below 1.
         TypeError: if the key is missing.
 
     Example:
-        >>> def said(*tokens): return Encoded(np.array(tokens), np.arange(len(tokens)) > 1)
-        >>> batch = preference_pipe([Pair(said(1, 2, 3), said(1, 2, 4, 5))], batch_size=1, length=3, key=0)[0]
+        >>> def encoded(*tokens): return Encoded(np.array(tokens), np.arange(len(tokens)) > 1)
+        >>> pair = Pair(encoded(1, 2, 3), encoded(1, 2, 4, 5))
+        >>> batch = preference_pipe([pair], batch_size=1, length=3, key=0)[0]
         >>> batch["chosen_tokens"].tolist(), batch["rejected_labels"].tolist()
         ([[1, 2, 0]], [[-100, 4, 5]])
     """
     options = {"batch_size": batch_size, "key": key, "epochs": epochs, "shuffle": shuffle}
-    return _pipe("preference", pairs, None, length, ("chosen", "rejected"), options)
+    return _build_pipe("preference", pairs, None, length, ("chosen", "rejected"), options)
 
 
 def unpaired_pipe(
@@ -175,7 +175,7 @@ def unpaired_pipe(
         batch_size: B, answers.
         length: T, places in a row.
         key: a seed or a key [2] uint32; None only with shuffle=False.
-        epochs: how often the answers are seen.
+        epochs: passes through the answers.
         shuffle: False keeps their order.
 
     Returns:
@@ -188,14 +188,15 @@ def unpaired_pipe(
         TypeError: if the key is missing.
     """
     options = {"batch_size": batch_size, "key": key, "epochs": epochs, "shuffle": shuffle}
-    marks = [answer.desirable for answer in answers]
-    return _pipe("unpaired", [(answer.completion,) for answer in answers], marks, length, ("",), options)
+    labels = [answer.desirable for answer in answers]
+    rows = [(answer.completion,) for answer in answers]
+    return _build_pipe("unpaired", rows, labels, length, ("",), options)
 
 
 def with_reference(
     pipe: TablePipe, model: Model, params: Tree, *, batch_size: int = REFERENCE_ROWS
 ) -> TablePipe:
-    """Adds what a frozen reference thinks of each answer, computed once instead of in every step.
+    """Adds the log-probabilities of a frozen reference, computed once instead of in every step.
 
         reference = Σ_t log p(label_t | tokens before it)        over the answer's tokens
 
@@ -203,22 +204,22 @@ def with_reference(
         pipe: from `preference_pipe` or `unpaired_pipe`; a slice stays that slice.
         model: the reference.
         params: its weights.
-        batch_size: rows whose logits [rows, T, V] are held at a time.
+        batch_size: rows in one forward pass, whose logits [rows, T, V] are in memory.
 
     Returns:
         The pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers:
         "reference") [B] float32, nats, 0 for padding.
 
     Raises:
-        ValueError: if the pipe is another one, or batch_size below 1.
+        ValueError: for a pipe of another kind, or batch_size below 1.
     """
     if not isinstance(pipe.table, Compared) or batch_size < 1:
         raise ValueError(
             "with_reference: expected a pipe from preference_pipe or unpaired_pipe and batch_size >= 1, got "
             f"{pipe.about['pipe']} and {batch_size}"
         )
-    found = tuple(_thought(side, model, params, batch_size) for side in pipe.table.sides)
-    return replace(pipe, table=pipe.table._replace(references=found))
+    logps = tuple(_answer_logps(side, model, params, batch_size) for side in pipe.table.sides)
+    return replace(pipe, table=pipe.table._replace(references=logps))
 
 
 def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -233,35 +234,34 @@ def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ..
     Returns:
         {name: [B, ...]}, see `preference_pipe` and `unpaired_pipe`.
     """
-    real = rows >= 0
-    batch = {"row": np.where(real, table.numbers[rows], -1)}
+    is_row = rows >= 0
+    batch = {"row": np.where(is_row, table.numbers[rows], -1)}
     for i, name in enumerate(names):
-        before, after = (f"{name}_", f"_{name}") if name else ("", "")
-        batch[f"{before}tokens"], batch[f"{before}labels"] = pad_rows(table.sides[i], rows, length)
+        prefix, suffix = (f"{name}_", f"_{name}") if name else ("", "")
+        batch[f"{prefix}tokens"], batch[f"{prefix}labels"] = pad_rows(table.sides[i], rows, length)
         if table.references:
-            batch[f"reference{after}"] = np.where(real, table.references[i][rows], np.float32(0))
+            batch[f"reference{suffix}"] = np.where(is_row, table.references[i][rows], np.float32(0))
     if len(table.desirable):
-        batch["desirable"] = real & table.desirable[rows]
+        batch["desirable"] = is_row & table.desirable[rows]
     return batch
 
 
-def _pipe(
+def _build_pipe(
     name: str,
-    given: Sequence[tuple[Encoded, ...]],
-    marks: list[bool] | None,
+    answers: Sequence[tuple[Encoded, ...]],
+    labels: list[bool] | None,
     length: int,
     sides: tuple[str, ...],
     options: dict[str, Any],
 ) -> TablePipe:
-    """Either pipe."""
-    fitted = [_fit(row, length) for row in given] if length > 0 else []
-    kept = [
-        i for i, (row, _) in enumerate(fitted) if all(side.trained[1:].any() for side in row) and _differ(row)
-    ]
+    """Builds either pipe: shortens the answers, and drops rows that teach nothing."""
+    fitted = [_shorten(row, length) for row in answers] if length > 0 else []
+    kept = [i for i, (row, _) in enumerate(fitted) if _is_usable(row)]
+    columns = [[fitted[i][0][side] for i in kept] for side in range(len(sides))]
     table = Compared(
-        tuple(concatenate([fitted[i][0][side] for i in kept], f"{name}_pipe") for side in range(len(sides))),
+        tuple(concatenate(column, f"{name}_pipe") for column in columns),
         np.array(kept, np.int64),
-        np.array([] if marks is None else [marks[i] for i in kept], bool),
+        np.array([] if labels is None else [labels[i] for i in kept], bool),
     )
     return table_pipe(
         table,
@@ -274,21 +274,22 @@ def _pipe(
     )
 
 
-def _differ(sides: Sequence[Encoded]) -> bool:
-    """False for two answers of the same tokens, as two may be that were cut."""
+def _is_usable(sides: Sequence[Encoded]) -> bool:
+    """False if an answer has no trained token, or two answers are equal."""
+    if not all(side.trained[1:].any() for side in sides):
+        return False
     return len(sides) < 2 or any(not np.array_equal(a, b) for a, b in zip(*sides, strict=True))
 
 
-def _fit(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
-    """Answers to one prompt, of at most length + 1 tokens each, and whether anything was lost that counts."""
+def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
+    """Shortens answers to one prompt to length + 1 tokens each; True if a trained token or prompt was cut."""
     room = length + 1
     if all(len(side.tokens) <= room for side in sides):
         return list(sides), False
-    ends = [
-        len(side.trained) - int(side.trained[::-1].argmax()) for side in sides
-    ]  # nothing after is learned
+    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # of the trained tokens
     excess = max(0, max(ends) - room)
-    cut = max(0, min(excess, min(int(side.trained.argmax()) for side in sides) - 1))
+    prompt = min(int(side.trained.argmax()) for side in sides)
+    cut = max(0, min(excess, prompt - 1))
     fitted = [
         Encoded(side.tokens[cut:end][:room], side.trained[cut:end][:room])
         for side, end in zip(sides, ends, strict=True)
@@ -303,27 +304,26 @@ def _encode(
     contexts: Sequence[Context],
     on_error: OnError | None,
 ) -> list[Encoded | None]:
-    """Prompts with completions -> tokens, of which the completion's are trained; None where the template
-    refuses."""
-    failed: dict[int, ValueError] = {}
-    refused = None if on_error is None else failed.setdefault
-    encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=refused))
-    for number, error in failed.items():
-        if on_error is not None:
+    """Encodes prompts with completions, whose tokens are trained; None where the template refuses one."""
+    errors: dict[int, ValueError] = {}
+    note = None if on_error is None else errors.setdefault
+    encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=note))
+    if on_error is not None:
+        for number, error in errors.items():
             on_error(number, error)
-    return [None if number in failed else next(encoded) for number in range(len(pairs))]
+    return [None if number in errors else next(encoded) for number in range(len(pairs))]
 
 
-def _thought(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:
-    """[R] float32: the summed log-probability of each example's labels."""
+def _answer_logps(side: Ragged, model: Model, params: Tree, batch_size: int) -> np.ndarray:
+    """Sums the log-probabilities of each example's labels: [R] float32."""
     examples = len(side.starts) - 1
     width = int(np.diff(side.starts).max()) - 1
     device = tree.leaves(params)[0].device
-    found = []
+    logps = []
     with torch.no_grad():
         for first in range(0, examples, batch_size):
             rows = np.arange(first, first + batch_size)
-            rows[rows >= examples] = -1  # one shape for all, so that it is compiled once
+            rows[rows >= examples] = -1  # padding: with one shape the model is compiled once
             tokens, labels = (torch.from_numpy(x).to(device) for x in pad_rows(side, rows, width))
-            found.append(log_probabilities(model.forward(params, tokens), labels).sum(1).cpu().numpy())
-    return np.concatenate(found)[:examples].astype(np.float32)
+            logps.append(log_probabilities(model.forward(params, tokens), labels).sum(1).cpu().numpy())
+    return np.concatenate(logps)[:examples].astype(np.float32)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_pipes.pack import cut, row_count, segments
+from data_pipes.pack import cut_rows, row_count, segments
 from data_pipes.table import TablePipe, table_pipe
 from data_pipes.tokens import TokenStore
 from pure.loss.cross_entropy import IGNORE
@@ -29,16 +29,15 @@ def pretrain_pipe(
     boundaries: Boundaries = "ignore",
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe: the corpus cut into rows of `length`, shuffled anew each epoch, `batch_size` rows a
-    batch.
+    """Builds the pipe: the corpus cut into rows, shuffled anew each epoch, `batch_size` rows a batch.
 
     Args:
         store: a TokenStore, mapped or in memory.
         batch_size: B, rows.
         length: T, tokens; each row predicts the T tokens after its first.
-        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None
-            only with shuffle=False.
-        epochs: passes over the corpus; `len(pipe)` covers all of them.
+        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(fold_in_name(key, "shuffle"), e).
+            None only with shuffle=False.
+        epochs: passes through the corpus; `len(pipe)` covers all of them.
         boundaries: "ignore" lets a row run over documents (the separator tells them apart); "mask" adds
             segment_ids and positions, and predicts nothing across a boundary.
         shuffle: False keeps the rows in order (evaluation).
@@ -100,7 +99,7 @@ def take(
         "row" [B] int64, the number of the row in the store, -1 for padding. With boundaries="mask" also
         "segment_ids" [B, T] and "positions" [B, T], int64.
     """
-    tokens, labels = cut(store.tokens, rows, length, ignore=IGNORE)
+    tokens, labels = cut_rows(store.tokens, rows, length, ignore=IGNORE)
     batch = {"tokens": tokens, "labels": labels, "row": rows}
     if boundaries == "mask":
         ids, positions = segments(store.ends, rows, length)

@@ -1,6 +1,6 @@
-"""A look at a batch before training on it: what is learned, what is only read, where one example ends.
+"""Render a batch before training on it: the learned text, the text that is only read, and the padding.
 
-Most faults of fine-tuning data are faults of the mask, and a mask can be seen.
+Most errors in fine-tuning data are errors of the mask, which are easy to see.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def preview(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str])
     """Cuts the rows of a batch into pieces.
 
     Args:
-        batch: "tokens", "labels" [B, T], "segment_ids" [B, T] by choice; or "chosen_tokens", ... and
+        batch: "tokens", "labels" [B, T], optional "segment_ids" [B, T]; or "chosen_tokens", ... and
             "rejected_tokens", ..., of which each answer is a row; or "prompts" and "lengths".
         decode: ids -> text, control tokens shown.
 
     Returns:
-        For each row its pieces. A token is "trained" if the one before it is to predict it, "padding" if
-        nothing is there, else "read". (The last label of a row is shown too, as it is learned.)
+        For each row its pieces. A token is "trained" if the token before it learns to predict it, "padding"
+        after the end of the example, else "read". (The last label of a row is shown too, as it is learned.)
 
     Example:
         >>> import torch
@@ -48,28 +48,33 @@ def preview(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str])
     return [row for name in names for row in _rows(batch, name, decode)]
 
 
-def _rows(batch: Mapping[str, Tensor], name: str, decode: Callable) -> Iterator[list[Piece]]:
+def _rows(
+    batch: Mapping[str, Tensor], name: str, decode: Callable[[Sequence[int]], str]
+) -> Iterator[list[Piece]]:
     """The rows of one pair of tokens and labels."""
     tokens, labels = batch[f"{name}tokens"].tolist(), batch[f"{name}labels"].tolist()
     segments = batch["segment_ids"].tolist() if "segment_ids" in batch else [[0] * len(row) for row in tokens]
     for row in zip(tokens, labels, segments, strict=True):
-        yield _pieces([found for segment in sorted(set(row[2])) for found in _marked(*row, segment)], decode)
+        marked = [token for segment in sorted(set(row[2])) for token in _mark_tokens(*row, segment)]
+        yield _join_pieces(marked, decode)
 
 
-def _marked(
+def _mark_tokens(
     tokens: list[int], labels: list[int], segments: list[int], segment: int
 ) -> list[tuple[int, str, int]]:
-    """The tokens of one example with their kinds; what follows the last of it is padding, and left off."""
-    here = [i for i, s in enumerate(segments) if s == segment]
-    ids, wanted = [tokens[i] for i in here], [labels[i] for i in here]
-    last = max((i for i, label in enumerate(wanted) if label != IGNORE), default=-1)
-    count = max(last + 1, *(i + 1 for i, token in enumerate(ids) if token), 0)  # what follows is padding
-    kinds = ["read", *("trained" if label != IGNORE else "read" for label in wanted)]
-    found = [(token, kind, segment) for token, kind in zip(ids[:count], kinds, strict=False)]
-    return [*found, (wanted[last], "trained", segment)] if 0 <= last == count - 1 else found
+    """The tokens of one example with their kinds, without the padding after it."""
+    places = [place for place, number in enumerate(segments) if number == segment]
+    ids, targets = [tokens[place] for place in places], [labels[place] for place in places]
+    last = max((i for i, label in enumerate(targets) if label != IGNORE), default=-1)
+    count = max(last + 1, *(i + 1 for i, token in enumerate(ids) if token), 0)  # padding follows
+    kinds = ["read", *("trained" if label != IGNORE else "read" for label in targets)]
+    marked = [(token, kind, segment) for token, kind in zip(ids[:count], kinds, strict=False)]
+    if 0 <= last == count - 1:
+        marked.append((targets[last], "trained", segment))
+    return marked
 
 
-def _pieces(marked: list[tuple[int, str, int]], decode: Callable) -> list[Piece]:
+def _join_pieces(marked: list[tuple[int, str, int]], decode: Callable[[Sequence[int]], str]) -> list[Piece]:
     """Joins neighbours of one kind."""
     pieces: list[tuple[list[int], str, int]] = []
     for token, kind, segment in marked:

@@ -1,6 +1,6 @@
-"""The pipe of prompts that a policy answers while it learns.
+"""The pipe of prompts for online reinforcement learning.
 
-Shape letters: B prompts in a batch, R prompts in all, P places.
+Shape letters: B prompts in a batch, R prompts in all, P places, n tokens of one prompt.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ def encode_prompts(
     *,
     on_error: OnError | None = None,
 ) -> list[np.ndarray]:
-    """Encodes prompts, each up to the beginning of the assistant's turn, or to the end of what it has said so
-    far.
+    """Encodes prompts, each up to the start of the assistant's turn, or to the end of an unfinished turn.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        prompts: the more at once, the faster.
+        prompts: many in one call are faster.
         on_error: gets the number of each prompt that the template refuses, and the error; it is then left
             out. None raises the first.
 
@@ -41,15 +40,15 @@ def encode_prompts(
     Raises:
         ValueError: as in `data_pipes.chat.chat.encode_chats`.
     """
-    given = list(prompts)
-    found = encode_prompt_chats(
+    records = list(prompts)
+    examples = encode_prompt_chats(
         template,
         tokenizer,
-        [prompt.messages for prompt in given],
-        contexts=[prompt.context for prompt in given],
+        [prompt.messages for prompt in records],
+        contexts=[prompt.context for prompt in records],
         on_error=on_error,
     )
-    return [encoded.tokens for encoded in found]
+    return [example.tokens for example in examples]
 
 
 def prompt_pipe(
@@ -64,22 +63,22 @@ def prompt_pipe(
 ) -> TablePipe:
     """Builds the pipe: prompts shuffled anew each epoch, every batch full.
 
-    An answer to nothing would be paid for as dearly as any other. So there are no rows of padding: the last
-    batch is filled up with the first prompts of a further epoch.
+    A padding row would cost a full generation, so batches are always full: the last one is completed with
+    the first prompts of a further epoch.
 
     Args:
         prompts: ids of each, [n] integers, from `encode_prompts`.
         batch_size: B, prompts.
-        length: P, the most tokens of a prompt.
+        length: P, limit on the tokens of a prompt.
         key: a seed or a key [2] uint32; None only with shuffle=False.
-        epochs: how often the prompts are seen, at least.
+        epochs: passes through the prompts, at least.
         shuffle: False keeps their order.
-        truncate: what becomes of longer ones: None is an error, "left" keeps their last P tokens.
+        truncate: None refuses longer prompts, "left" keeps their last P tokens.
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0;
-            "lengths" [B]
-        int64; "row" [B] int64, the prompt's number in `prompts`. `truncated` counts those that were cut.
+        "lengths" [B] int64; "row" [B] int64, the prompt's number in `prompts`. `truncated` counts those
+        that were cut.
 
     Raises:
         ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is
@@ -87,7 +86,8 @@ def prompt_pipe(
         TypeError: if the key is missing.
 
     Example:
-        >>> pipe = prompt_pipe([np.array([5, 6]), np.array([7])], batch_size=3, length=2, key=None, shuffle=False)
+        >>> prompts = [np.array([5, 6]), np.array([7])]
+        >>> pipe = prompt_pipe(prompts, batch_size=3, length=2, key=None, shuffle=False)
         >>> pipe[0]["prompts"].tolist(), pipe[0]["lengths"].tolist(), pipe[0]["row"].tolist()
         ([[5, 6], [7, 0], [5, 6]], [2, 1, 2], [0, 1, 0])
     """
@@ -101,15 +101,15 @@ def prompt_pipe(
             )
         if size > length > 0 and truncate is None:
             raise ValueError(
-                f"prompt_pipe: prompt {number} has {size} tokens, and length is {length}; pass length={sizes.max()}, "
-                "or truncate='left' to keep the end of those that are longer"
+                f"prompt_pipe: prompt {number} has {size} tokens, and length is {length}; pass "
+                f"length={sizes.max()}, or truncate='left' to keep the end of those that are longer"
             )
-    given = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
-    table = concatenate([Encoded(prompt, np.zeros(len(prompt), bool)) for prompt in given], "prompt_pipe")
+    ends = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
+    table = concatenate([Encoded(ids, np.zeros(len(ids), bool)) for ids in ends], "prompt_pipe")
     return table_pipe(
         table,
         partial(take, length=length),
-        rows=len(given),
+        rows=len(ends),
         batch_size=batch_size,
         key=key,
         epochs=epochs,
@@ -133,6 +133,7 @@ def take(table: Ragged, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
     """
     lengths = np.diff(table.starts)[rows]
     prompts = np.zeros((len(rows), length), np.int64)
-    for out, (row, size) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-        prompts[out, :size] = table.tokens[table.starts[row] : table.starts[row] + size]
+    for batch_position, row in enumerate(rows.tolist()):
+        ids = table.tokens[table.starts[row] : table.starts[row + 1]]
+        prompts[batch_position, : len(ids)] = ids
     return {"prompts": prompts, "lengths": lengths, "row": rows.copy()}

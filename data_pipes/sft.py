@@ -1,4 +1,4 @@
-"""The fine-tuning pipe: conversations, whole and packed side by side, as a sequence of batches.
+"""The fine-tuning pipe: conversations, packed into rows without cutting them, as a sequence of batches.
 
 Shape letters: B rows in a batch, R rows of the table, T places in a row, E examples, n tokens of one example.
 
@@ -21,10 +21,10 @@ from pure.loss.cross_entropy import IGNORE
 
 
 class Packed(NamedTuple):
-    """Which examples lie in which row.
+    """Examples, and their assignment to rows.
 
     Fields:
-        examples: all of them.
+        examples: all examples.
         order: [E] int64, numbers of examples, row by row.
         ends: [R] int64: row r holds examples order[ends[r - 1]] to order[ends[r] - 1].
     """
@@ -44,12 +44,11 @@ def sft_pipe(
     packing: bool = True,
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe: examples packed into rows of `length`, rows shuffled anew each epoch, `batch_size` a
-    batch.
+    """Builds the pipe: examples packed into rows, rows shuffled anew each epoch, `batch_size` rows a batch.
 
-    A batch of one conversation a row is mostly padding, as most conversations are short. Packing puts several
-    into a row, and segment ids keep each from seeing the others, so that the loss is the same and the work a
-    fraction.
+    A batch with one conversation a row is mostly padding, as most conversations are short. Packing puts
+    several into a row, and segment ids mask them from each other, so that the loss is the same for a fraction
+    of the work.
 
     Args:
         examples: from `data_pipes.chat.chat.encode_chats`. One of n tokens makes n - 1 predictions, so it
@@ -58,8 +57,8 @@ def sft_pipe(
         batch_size: B, rows.
         length: T, places in a row. Examples of more than T + 1 tokens are cut on the right.
         key: a seed or a key [2] uint32; None only with shuffle=False.
-        epochs: how often the data is seen; `len(pipe)` covers all of them.
-        packing: False lays one example into each row.
+        epochs: passes through the data; `len(pipe)` covers all of them.
+        packing: False puts one example into each row.
         shuffle: False keeps the rows in order: of the examples, or with packing the longest first.
 
     Returns:
@@ -68,7 +67,7 @@ def sft_pipe(
         cutting).
 
     Steps:
-        1. Cut what is too long; drop what teaches nothing.
+        1. Cut examples that are too long; drop those without a trained token.
         2. Pack.
 
     Raises:
@@ -85,21 +84,16 @@ def sft_pipe(
         ([[5, 6, 8, 0]], [[-100, 7, 9, -100]], [[0, 0, 1, 2]])
     """
     # 1. Cut, and drop.
-    cut = (
-        [Encoded(tokens[: length + 1], trained[: length + 1]) for tokens, trained in examples]
-        if length > 0
-        else []
-    )
+    most = max(length, 0) + 1
+    cut = [Encoded(tokens[:most], trained[:most]) for tokens, trained in examples]
     kept = [example for example in cut if example.trained[1:].any()]
     truncated = sum(len(example.tokens) > length + 1 for example in examples)
     stored = concatenate(kept, "sft_pipe")
     # 2. Pack.
     places = np.diff(stored.starts) - 1
-    bins = (
-        best_fit_decreasing(places, length)
-        if packing and kept
-        else [[example] for example in range(len(kept))]
-    )
+    bins = [[example] for example in range(len(kept))]
+    if packing and kept:
+        bins = best_fit_decreasing(places, length)
     table = Packed(
         stored,
         np.fromiter((example for row in bins for example in row), np.int64, len(kept)),
@@ -136,17 +130,18 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
     shape = (len(rows), length)
     tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
     segment_ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for out, row in enumerate(rows.tolist()):
+    for batch_position, row in enumerate(rows.tolist()):
         first = int(table.ends[row - 1]) if row > 0 else 0
         members = table.order[first : table.ends[row]].tolist() if row >= 0 else []
         place = 0
         for segment, example in enumerate(members):
-            end = place + write_example(table.examples, example, tokens[out, place:], labels[out, place:])
-            segment_ids[out, place:end] = segment
-            positions[out, place:end] = np.arange(end - place)
+            rest = (batch_position, slice(place, None))
+            end = place + write_example(table.examples, example, tokens[rest], labels[rest])
+            segment_ids[batch_position, place:end] = segment
+            positions[batch_position, place:end] = np.arange(end - place)
             place = end
-        segment_ids[out, place:] = len(members)
-        positions[out, place:] = np.arange(length - place)
+        segment_ids[batch_position, place:] = len(members)
+        positions[batch_position, place:] = np.arange(length - place)
     return {
         "tokens": tokens,
         "labels": labels,
@@ -157,12 +152,13 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
 
 
 def fullness(pipe: TablePipe) -> float:
-    """The share of places that hold an example, in (0, 1]: what packing saves is seen here.
+    """Returns the share of places that hold an example, in (0, 1]; packing raises it.
 
     Example:
         >>> said = [Encoded(np.array([5, 6, 7]), np.array([False, False, True]))] * 3
-        >>> [fullness(sft_pipe(said, batch_size=1, length=4, key=0, packing=packing)) for packing in (True, False)]
-        [0.75, 0.5]
+        >>> pipe = sft_pipe(said, batch_size=1, length=4, key=0)
+        >>> fullness(pipe), fullness(sft_pipe(said, batch_size=1, length=4, key=0, packing=False))
+        (0.75, 0.5)
     """
     filled = len(pipe.table.examples.tokens) - len(pipe.table.order)
     return filled / (pipe.rows * pipe.about["length"])

@@ -1,11 +1,10 @@
-"""A stateless shuffle: a permutation of range(n) that is evaluated one index at a time, without a list of n
-numbers.
+"""A stateless shuffle: a permutation of range(n), evaluated one index at a time without a list of n numbers.
 
 A pipe must know what its millionth row is without having seen the 999,999 before it, and two epochs must
 differ. So the shuffle is a function of (index, n, key): nothing is stored, nothing advances, and another
 epoch is another key.
 
-Shape letters: K indices asked for at once.
+Shape letters: K indices in one call.
 
 Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002 (method 2, cycle walking); Luby and Rackoff,
 "How to Construct Pseudorandom Permutations from Pseudorandom Functions", 1988 (the Feistel network).
@@ -20,43 +19,41 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 8
-"""Feistel rounds. Luby and Rackoff need 4 with perfect round functions; twice that pays for a cheap one."""
+"""Feistel rounds: twice the 4 that Luby and Rackoff need with perfect round functions, as ours are cheap."""
 
 SMALL = 1024
-"""Up to here the whole permutation is sorted out: a Feistel network of so few bits would prefer some
-permutations."""
+"""Up to this n the permutation is a sort: a Feistel network of so few bits would prefer some permutations."""
 
 _WORD = 0xFFFFFFFF
 
 
-def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray:
-    """Looks up where a shuffle of range(n) sends each index, in O(1) time and memory per index.
+def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray:
+    """Maps indices through a permutation of range(n), in O(1) time and memory per index.
 
     A shuffled list needs n numbers in memory and must be rebuilt to resume. A block cipher is already a
-    permutation of all its inputs, so a small one made to measure is a shuffle that can be asked for any
-    single entry.
+    permutation of all its inputs, so a small cipher for numbers below n gives any single entry of a shuffle.
 
-        E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds    a bijection of b bits,
-        2**b >= n shuffled(i) = E(E(...E(i)))                                                 as often as
-        needed to fall below n F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
-        shuffled(i) = argsort(hash(0), ..., hash(n-1))[i]                           for n <= 1024 hash(x) =
-        F(...F(F(x, key_0), key_1)..., key_7), 32 bits                    distinct, so ties do not occur
+        E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds
+                 a bijection of b bits, 2**b >= n
+        F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
+        n > 1024:   permute(i) = E(E(...E(i))), as often as needed to fall below n
+        n <= 1024:  permute(i) = argsort(hash(0), ..., hash(n-1))[i]
+                    hash(x) = F(...F(F(x, key_0), key_1)..., key_7), 32 bits, distinct for distinct x
 
     Args:
         index: [K] or a single integer, each in [0, n).
-        n: how many there are, 1 <= n <= 2**62.
+        n: size of the permutation, 1 <= n <= 2**62.
         key: two words below 2**32, see `key_words`; another key is another permutation.
 
     Returns:
         [K] int64 (or [] for a single index), distinct values of [0, n) for distinct indices.
 
     Steps:
-        1. Keys of the 8 rounds: the two words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 ...
-           3.
+        1. Keys of the 8 rounds: the words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 to 3.
         2. For n <= 1024 sort range(n) by a hash under those keys, and look the indices up: a bounded cost.
         3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and
            encrypt.
-        4. Cycle walking: encrypt again those that fell outside [0, n). As 2**b < 2n, that is less than one
+        4. Cycle walking: encrypt again the values outside [0, n). As 2**b < 2n, that is less than one
            more time on average; the inverse walks back the same way, so the result is a bijection of [0, n).
 
     Edge cases: n = 1 gives 0; an empty index gives an empty result.
@@ -67,20 +64,20 @@ def shuffled(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarra
     Example:
         Whatever the key, each number appears once:
 
-        >>> sorted(shuffled(np.arange(5), 5, (0, 7)).tolist())
+        >>> sorted(permute(np.arange(5), 5, (0, 7)).tolist())
         [0, 1, 2, 3, 4]
-        >>> int(shuffled(3, 10**12, (0, 7))) == int(shuffled(np.array([3, 4]), 10**12, (0, 7))[0])
+        >>> int(permute(3, 10**12, (0, 7))) == int(permute(np.array([3, 4]), 10**12, (0, 7))[0])
         True
 
     Source: Black and Rogaway 2002, method 2. fmix32 is the finaliser of MurmurHash3 (Appleby 2011), fast
     but no cipher: the order looks random to a training run, and hides nothing from an adversary.
     """
     if not 1 <= n <= 2**62:
-        raise ValueError(f"shuffled: n must be between 1 and 2**62, got {n}; is the corpus empty?")
+        raise ValueError(f"permute: n must be between 1 and 2**62, got {n}; is the corpus empty?")
     values = np.asarray(index, dtype=np.int64)
     if values.size and (int(values.min()) < 0 or int(values.max()) >= n):
         raise ValueError(
-            f"shuffled: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}"
+            f"permute: every index must be in [0, {n}), got {int(values.min())} to {int(values.max())}"
         )
     # 1. The rounds' keys.
     keys = _round_keys(key)
@@ -135,8 +132,7 @@ def key_words(key: Any) -> tuple[int, int]:
 
 
 def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
-    """Derives the `data`-th key from `key`: `jax.random.fold_in`, bit for bit, on plain integers (epochs,
-    rounds).
+    """Derives the `data`-th key from `key`: `jax.random.fold_in`, bit for bit, on plain integers.
 
     Example:
         The values of `jax.random.key_data(jax.random.fold_in(jax.random.key(0), 1))`.
@@ -147,19 +143,18 @@ def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
     return threefry2x32(key, (0, data & _WORD))
 
 
-def named(key: tuple[int, int], name: str) -> tuple[int, int]:
-    """Derives a key by name, so that inserting another user of randomness changes nobody's numbers.
+def fold_in_name(key: tuple[int, int], name: str) -> tuple[int, int]:
+    """Derives a key by name, so that adding another user of randomness changes no other's numbers.
 
     Example:
-        >>> named((0, 0), "shuffle") == fold_in((0, 0), zlib.crc32(b"shuffle"))
+        >>> fold_in_name((0, 0), "shuffle") == fold_in((0, 0), zlib.crc32(b"shuffle"))
         True
     """
     return fold_in(key, zlib.crc32(name.encode()))
 
 
 def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key injected every
-    four.
+    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key every four rounds.
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Threefry-2x32-20.
 
@@ -204,8 +199,7 @@ def _encrypt(values: np.ndarray, bits: int, keys: list[int]) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """[K] uint32 -> [K] uint32: the finaliser of MurmurHash3, in which every input bit reaches every output
-    bit."""
+    """[K] uint32 -> [K] uint32: the finaliser of MurmurHash3; every input bit affects every output bit."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return x ^ (x >> np.uint32(16))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data_pipes.digest import hash_blocks
-from data_pipes.shuffle import fold_in, key_words, named, shuffled
+from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 from data_pipes.tokens import TokenStore
 
 
@@ -33,7 +33,7 @@ class TablePipe:
         take: (table, rows [B] int64, -1 for padding) -> {name: [B, ...] array of its own}.
         rows: R.
         batch_size: B.
-        epochs: passes over the table.
+        epochs: passes through the table.
         key: two words; None reads the rows in order.
         wrap: fill the last batch with the beginning of a further epoch, instead of padding.
         about: what else decides the batches, in plain JSON.
@@ -96,9 +96,9 @@ def table_pipe(
         take: see TablePipe.
         rows: R >= 1.
         batch_size: B >= 1.
-        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(named(key, "shuffle"), e). None
-            only with shuffle=False.
-        epochs: passes over the table.
+        key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(fold_in_name(key, "shuffle"), e).
+            None only with shuffle=False.
+        epochs: passes through the table.
         shuffle: False keeps the rows in order.
         about: what else decides the batches; error messages begin with its "pipe", "length" is checked.
         wrap: see TablePipe.
@@ -140,7 +140,7 @@ def table_pipe(
         rows=rows,
         batch_size=batch_size,
         epochs=epochs,
-        key=named(key_words(key), "shuffle") if shuffle else None,
+        key=fold_in_name(key_words(key), "shuffle") if shuffle else None,
         wrap=wrap,
         about=about,
         truncated=truncated,
@@ -172,7 +172,7 @@ def batch_at(pipe: TablePipe, number: int) -> dict[str, Tensor]:
     if pipe.key is not None:
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
             in_epoch = epochs == epoch
-            rows[in_epoch] = shuffled(rows[in_epoch], pipe.rows, fold_in(pipe.key, epoch))
+            rows[in_epoch] = permute(rows[in_epoch], pipe.rows, fold_in(pipe.key, epoch))
     # 3. Take.
     if not pipe.wrap:
         rows[epochs >= pipe.epochs] = -1

@@ -1,9 +1,9 @@
-"""Documents to token ids, in bounded memory: the step between a source and a store."""
+"""Encode documents into a token store, in bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,8 +12,15 @@ from data_pipes.tokens import TokenStore, memory_store
 from data_pipes.types import Document
 
 
+class Encoder(Protocol):
+    """A tokenizer, as far as `tokenize` needs it."""
+
+    @property
+    def encode_batch(self) -> Callable[[list[str]], Any]: ...
+
+
 class Progress(NamedTuple):
-    """How far `tokenize` has come."""
+    """Counts of what `tokenize` has encoded so far."""
 
     documents: int
     characters: int
@@ -22,7 +29,7 @@ class Progress(NamedTuple):
 
 def tokenize(
     documents: Iterable[Document],
-    tokenizer: Any,
+    tokenizer: Encoder,
     store_path: Location | None = None,
     *,
     vocab_size: int,
@@ -31,18 +38,17 @@ def tokenize(
     batch_characters: int = 1 << 22,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TokenStore:
-    """Encodes documents into a store, a few million characters at a time, so that memory stays flat on any
-    corpus.
+    """Encodes documents into a store, a few million characters at a time, so that memory is bounded.
 
     Args:
         documents: read once, in order.
         tokenizer: has `encode_batch(texts) -> list of [n] integer arrays`.
         store_path: a folder to write; None keeps the store in memory.
         vocab_size: ids must be below it (the tokenizer's, or the model's if that is larger).
-        separator_id: put after every document (<|endoftext|>), so that a model learns where texts end; None
-            for none.
-        fingerprint: of the tokenizer; the store keeps it.
-        batch_characters: encoded at once; 4 Mi characters by default.
+        separator_id: appended to every document (<|endoftext|>), so that a model learns where texts end;
+            None appends none.
+        fingerprint: of the tokenizer; the store records it.
+        batch_characters: of a batch; 4 Mi characters by default.
         on_progress: called with a Progress after each batch.
 
     Returns:
@@ -55,19 +61,20 @@ def tokenize(
     Example:
         >>> from types import SimpleNamespace
         >>> spell = SimpleNamespace(encode_batch=lambda texts: [list(text.encode()) for text in texts])
-        >>> store = tokenize([Document("ab", "1"), Document("c", "2")], spell, vocab_size=256, separator_id=0)
+        >>> texts = [Document("ab", "1"), Document("c", "2")]
+        >>> store = tokenize(texts, spell, vocab_size=256, separator_id=0)
         >>> store.tokens.tolist(), store.ends.tolist()
         ([97, 98, 0, 99, 0], [3, 5])
     """
-    encoded = _encoded(documents, tokenizer, separator_id, batch_characters, on_progress)
+    encoded = _encode_documents(documents, tokenizer, separator_id, batch_characters, on_progress)
     if store_path is None:
         return memory_store(encoded, vocab_size=vocab_size, tokenizer=fingerprint)
     return write_store(store_path, encoded, vocab_size=vocab_size, tokenizer=fingerprint)
 
 
-def _encoded(
+def _encode_documents(
     documents: Iterable[Document],
-    tokenizer: Any,
+    tokenizer: Encoder,
     separator_id: int | None,
     batch_characters: int,
     on_progress: Callable[[Progress], None] | None,

@@ -1,4 +1,4 @@
-"""What flows through the pipes: documents and rows at one end, a sequence of batches at the other."""
+"""Types of the data: documents and rows that come in, and the pipe, a sequence of batches that comes out."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 
 class Document(NamedTuple):
-    """One text, and where it came from ("corpus.jsonl:17", "asyncio/tasks.py"), so that every message can
-    name it."""
+    """One text, and its place for messages ("corpus.jsonl:17", "asyncio/tasks.py")."""
 
     text: str
     name: str
 
 
 class Row(NamedTuple):
-    """One record of a data set before anyone decides which of its fields is text, and where it came from."""
+    """One record of a data set: the values of its columns, and its place for messages."""
 
     values: dict[str, Any]
     name: str
 
 
 class BadRow(NamedTuple):
-    """A record that could not be read: where it is, and what is wrong with it."""
+    """A record that could not be read: its place, and the reason."""
 
     name: str
     reason: str
@@ -31,8 +30,8 @@ class BadRow(NamedTuple):
 class Pipe(Protocol):
     """A sequence of batches that is a pure function of the index.
 
-    `pipe[i]` is one whole batch, equal bit for bit whenever it is asked for; `pipe[a:]` is again a pipe, so
-    that resuming is `pipe[int(state.step):]`; `len(pipe)` covers all epochs.
+    `pipe[i]` is one batch, the same bit for bit in every call; `pipe[a:]` is again a pipe, so that resuming
+    is `pipe[int(state.step):]`; `len(pipe)` covers all epochs.
     """
 
     def __len__(self) -> int: ...
@@ -41,15 +40,13 @@ class Pipe(Protocol):
 
 
 OnBad = Callable[[BadRow], Any]
-"""What to do with a bad record: `stop` raises, `bad.append` (bad = []) collects it and goes on."""
+"""Handler of a bad record: `stop` raises, `bad.append` (bad = []) collects it and continues."""
 
 
 def stop(bad: BadRow) -> NoReturn:
-    """Raises on the first bad record: what every source does unless told otherwise.
+    """Raises on the first bad record, the default of every source.
 
     Raises:
-        ValueError: always, with the record's place and what is wrong with it.
+        ValueError: always, with the record's place and the reason.
     """
-    raise ValueError(
-        f"{bad.name}: {bad.reason}; or pass on_bad=bad.append (bad = []) to pass over such records"
-    )
+    raise ValueError(f"{bad.name}: {bad.reason}; or pass on_bad=bad.append (bad = []) to skip such records")

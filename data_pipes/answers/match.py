@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from data_pipes.answers import latex
-from data_pipes.choices import UnreadableError, each, text_of
+from data_pipes.choices import UnreadableError, parse_rows, require_text
 from data_pipes.types import OnBad, Row, stop
 
 MODES = ("strict", "flexible", "number", "text")
@@ -57,7 +57,7 @@ def read_question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Itera
         >>> next(read_question_answers([row]))
         QuestionAnswer(question='1 + 1?', answer='2', name='a:1')
     """
-    return each(rows, _read_row, on_bad)
+    return parse_rows(rows, _read_row, on_bad)
 
 
 def exact_match(
@@ -190,7 +190,7 @@ def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
     reference = row[answer]
     if isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)
-    texts = text_of(row[question], question), text_of(reference, answer)
+    texts = require_text(row[question], question), require_text(reference, answer)
     for text, column in zip(texts, (question, answer), strict=True):
         if not text.strip():
             raise UnreadableError(f"{column} is empty; drop the row")

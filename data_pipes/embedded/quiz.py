@@ -20,7 +20,7 @@ import numpy as np
 from data_pipes.choices import Question, Questions
 from data_pipes.embedded import python_library
 from data_pipes.embedded.tuning_rows import Summary, read_summaries
-from data_pipes.shuffle import fold_in, key_words, named, shuffled
+from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 
 Item = TypeVar("Item")
 
@@ -109,22 +109,22 @@ def quiz(count: int = TEST, *, key: Any) -> Questions:
         raise ValueError(f"quiz: count must be 0 or more, got {count}")
     # 1. The library.
     library = _read_library()
-    root = named(key_words(key), "quiz")
+    root = fold_in_name(key_words(key), "quiz")
     test: list[Question] = []
     dev: dict[str, list[Question]] = {}
     for subject, find_facts in SUBJECTS.items():
-        subject_key = named(root, subject)
+        subject_key = fold_in_name(root, subject)
         # 2. Order.
-        facts = _shuffle(list(find_facts(library)), named(subject_key, "facts"))
+        facts = _shuffle(list(find_facts(library)), fold_in_name(subject_key, "facts"))
         facts.sort(key=lambda fact: fact.near)
         # 3. Sets of four.
-        sets = _shuffle(_deal(facts), named(subject_key, "sets"))
+        sets = _shuffle(_deal(facts), fold_in_name(subject_key, "sets"))
         # 4. Examples, and the test.
         questions = [_make_questions(group, fold_in(subject_key, i)) for i, group in enumerate(sets)]
         examples = [group[0] for group in questions[:DEV]]
         asked = [question for group in questions[DEV:] for question in group][:count]
         dev[subject] = _number(examples, f"quiz/dev/{subject}", subject)
-        test += _number(_shuffle(asked, named(subject_key, "test")), f"quiz/test/{subject}", subject)
+        test += _number(_shuffle(asked, fold_in_name(subject_key, "test")), f"quiz/test/{subject}", subject)
     return Questions(test, dev, "the embedded quiz")
 
 
@@ -278,7 +278,7 @@ def _make_questions(facts: Sequence[Fact], key: tuple[int, int]) -> list[Questio
 
 def _shuffle(items: Sequence[Item], key: tuple[int, int]) -> list[Item]:
     """The items in an order that the key decides."""
-    return [items[int(i)] for i in shuffled(np.arange(len(items)), len(items), key)] if items else []
+    return [items[int(i)] for i in permute(np.arange(len(items)), len(items), key)] if items else []
 
 
 def _number(questions: Sequence[Question], place: str, subject: str) -> list[Question]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from data_pipes.digest import hash_fraction
 from data_pipes.embedded import python_library
-from data_pipes.shuffle import fold_in, key_words, named, threefry2x32
+from data_pipes.shuffle import fold_in, fold_in_name, key_words, threefry2x32
 
 HELD_OUT = 0.1
 """Share of the questions that are held out."""
@@ -80,10 +80,11 @@ def generate_tasks(
         )
     if part not in ("train", "held_out") or not families:
         raise ValueError(
-            f"generate_tasks: part must be 'train' or 'held_out', and a family named, got {part!r}, {families}"
+            f"generate_tasks: part must be 'train' or 'held_out', and a family named, got {part!r}, "
+            f"{families}"
         )
     words = vocabulary() if words is None else list(words)
-    root = named(key_words(key), f"tasks {part}")
+    root = fold_in_name(key_words(key), f"tasks {part}")
     tasks: list[Task] = []
     seen: set[str] = set()
     number = 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_pipes.embedded import python_library
 from data_pipes.embedded.tasks import OPEN, Task, generate_tasks
-from data_pipes.shuffle import fold_in, key_words, named, shuffled
+from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 from data_pipes.types import Row
 
 SFT_FAMILIES = ("sum", "sort", "reverse", "count", "letters", "last", "format", "join")
@@ -173,7 +173,7 @@ def _documentation_questions(count: int, key: Any, part: str) -> list[Task]:
     if not functions:
         return []
     places = np.arange(count) % len(functions)
-    order = shuffled(places, len(functions), named(key_words(key), "documentation")).tolist()
+    order = permute(places, len(functions), fold_in_name(key_words(key), "documentation")).tolist()
     questions = []
     for i, place in enumerate(order):
         function, other = functions[place], functions[(place + 1 + i % 7) % len(functions)]
@@ -189,6 +189,6 @@ def _shuffled_rows(fields: Sequence[Mapping[str, Any]], key: Any, part: str) -> 
     """Rows in an order that the key decides, named by their number."""
     if not fields:
         return []
-    shuffle_key = fold_in(named(key_words(key), "lessons"), len(part))
-    order = shuffled(np.arange(len(fields)), len(fields), shuffle_key).tolist()
+    shuffle_key = fold_in(fold_in_name(key_words(key), "lessons"), len(part))
+    order = permute(np.arange(len(fields)), len(fields), shuffle_key).tolist()
     return [Row(dict(fields[i]), f"embedded/{part}:{number}") for number, i in enumerate(order, 1)]

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_pipes.choices import LETTERS, Question, Questions, by_subject, questions
+from data_pipes.choices import LETTERS, Question, Questions, group_by_subject, read_questions
 from data_pipes.embedded.quiz import quiz
 from data_pipes.source.arrow import is_saved
 from data_pipes.source.lines import lines
@@ -70,8 +70,8 @@ def multiple_choice(
             `dev`.
         subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the
             configuration of a data set.
-        on_bad: gets each bad row (see `data_pipes.choices.questions`), and each line of a CSV file that has
-            not six columns or cannot be read as CSV.
+        on_bad: gets each bad row (see `data_pipes.choices.read_questions`), and each line of a CSV file that
+            has not six columns or cannot be read as CSV.
 
     Returns:
         Questions; all of the set is in memory. Without a column `subject` the subject is what a CSV file's
@@ -95,7 +95,7 @@ def multiple_choice(
         examples, place = [], "nowhere (dev_path= names a file with examples)"
     else:
         examples, place = _examples(path, dev, subset, on_bad)
-    return Questions(test, by_subject(examples), place)
+    return Questions(test, group_by_subject(examples), place)
 
 
 def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
@@ -130,8 +130,8 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
             on_bad(
                 BadRow(
                     name,
-                    f"expected {len(COLUMNS)} columns (question, A, B, C, D, letter), got {len(cells)}; a text with "
-                    "commas must stand in quotes",
+                    f"expected {len(COLUMNS)} columns (question, A, B, C, D, letter), got {len(cells)}; a "
+                    "text with commas must stand in quotes",
                 )
             )
 
@@ -147,7 +147,7 @@ def write_csv(folder: Location, found: Questions) -> None:
         ValueError: if a question has another number of choices, or a subject is empty or has other signs than
             letters, digits, "_", "-", "." and spaces.
     """
-    parts = {"test": by_subject(found.test), "dev": found.dev}
+    parts = {"test": group_by_subject(found.test), "dev": found.dev}
     for subject, asked in ((subject, asked) for part in parts.values() for subject, asked in part.items()):
         if re.fullmatch(r"\w[\w .-]*", subject) is None:
             raise ValueError(
@@ -156,8 +156,9 @@ def write_csv(folder: Location, found: Questions) -> None:
         for question in asked:
             if len(question.choices) != 4:
                 raise ValueError(
-                    f"write_csv: MMLU's layout has 4 choices, got {len(question.choices)} in {question.name}; write "
-                    "JSONL instead, with the columns question, choices, answer and subject"
+                    f"write_csv: MMLU's layout has 4 choices, got {len(question.choices)} in "
+                    f"{question.name}; write JSONL instead, with the columns question, choices, answer and "
+                    "subject"
                 )
     for part, subjects in parts.items():
         (Path(folder) / part).mkdir(parents=True, exist_ok=True)
@@ -197,7 +198,7 @@ def _examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tu
         records = rows(path, subset=subset, split=dev, on_bad=on_bad)
     except ValueError as error:
         return [], f"the part {dev!r} of {path} ({error})"
-    return list(questions(records, on_bad=on_bad)), f"the part {dev!r} of {path}"
+    return list(read_questions(records, on_bad=on_bad)), f"the part {dev!r} of {path}"
 
 
 def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
@@ -217,14 +218,14 @@ def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iter
             names = sorted({file.name for file in files(path)})
             raise FileNotFoundError(
                 f"multiple_choice: {path} has no file of the part {split!r}"
-                f"{'' if subset is None else f' of {subset!r}'}, such as test/{subset or 'anatomy'}_test.csv, "
-                f"all/test-00000-of-00001.parquet or test.jsonl; it has {', '.join(names[:5])}"
-                f"{' and others' if len(names) > 5 else ''}; pass split= or subset="
+                f"{'' if subset is None else f' of {subset!r}'}, such as "
+                f"test/{subset or 'anatomy'}_test.csv, all/test-00000-of-00001.parquet or test.jsonl; it "
+                f"has {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; pass split= or subset="
             )
         for file in found:
             yield from _file(file, Path(path), on_bad)
     else:
-        yield from questions(rows(path, subset=subset, split=split, on_bad=on_bad), on_bad=on_bad)
+        yield from read_questions(rows(path, subset=subset, split=split, on_bad=on_bad), on_bad=on_bad)
 
 
 def _is_folder(path: Location) -> bool:
@@ -268,9 +269,9 @@ def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
 def _file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
     """The questions of one file; the subject of rows that name none is that of its name or its folder."""
     if suffix(file) == ".csv" and not _has_header(file):
-        return questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
+        return read_questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
     folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLITS)]
-    return questions(rows(file, on_bad=on_bad), subject=folders[0] if folders else "", on_bad=on_bad)
+    return read_questions(rows(file, on_bad=on_bad), subject=folders[0] if folders else "", on_bad=on_bad)
 
 
 def _has_header(file: Path) -> bool:

@@ -123,8 +123,8 @@ def _by_names(top: Path, found: Sequence[Path]) -> dict[str, list[Path]]:
     if splits and (stray := [path for file, path in paths.items() if file not in named]):
         count = f" and {len(stray) - 1} others" if len(stray) > 1 else ""
         raise ValueError(
-            f"source: {top / stray[0]}{count} belong to none of the splits {', '.join(sorted(splits))}, which other "
-            "names in the folder say; move or rename what is of no split, or name one file"
+            f"source: {top / stray[0]}{count} belong to none of the splits {', '.join(sorted(splits))}, "
+            "which other names in the folder say; move or rename what is of no split, or name one file"
         )
     return splits
 

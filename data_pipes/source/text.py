@@ -55,8 +55,8 @@ def files(path: Location) -> list[Path]:
         return [top]
     if top.exists() and not top.is_dir():
         raise ValueError(
-            f"source: {top} must be a regular file or a folder, as it is read several times; write what comes out "
-            "of it into a file first"
+            f"source: {top} must be a regular file or a folder, as it is read several times; write what "
+            "comes out of it into a file first"
         )
     if not top.is_dir():
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from data_pipes import tokenizer as tokenizers
 from data_pipes.answers import match
 from data_pipes.answers.match import QuestionAnswer
-from data_pipes.choices import by_subject
+from data_pipes.choices import group_by_subject
 from data_pipes.digest import hash_json
 from data_pipes.embedded import python_library, tuning_rows
 from data_pipes.embedded.tasks import OPEN
@@ -218,7 +218,7 @@ def _multiple_choice(name: str, path: str, options: ChoiceOptions, loaded: Pretr
         on_bad=_bad_row_handler(options),
     )
     test = []
-    for subject in by_subject(questions.test).values():
+    for subject in group_by_subject(questions.test).values():
         test += _limit(subject, options)
     return mmlu(
         *loaded[:3],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipes.answers.code import complete_prompt
-from data_pipes.choices import each, text_of
+from data_pipes.choices import parse_rows, require_text
 from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.types import OnBad, Row, stop
 from pure.generation.sampling import Sampling
@@ -43,7 +43,7 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
     Returns:
         Problems, in their order.
     """
-    return list(each(rows, _read_problem, on_bad))
+    return list(parse_rows(rows, _read_problem, on_bad))
 
 
 def installed_path() -> Path:
@@ -239,7 +239,9 @@ def summarize(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figu
 
 def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
     """Read one row."""
-    return Problem(*(text_of(row.get(part), part) for part in ("task_id", "prompt", "entry_point", "test")))
+    return Problem(
+        *(require_text(row.get(part), part) for part in ("task_id", "prompt", "entry_point", "test"))
+    )
 
 
 def _answer(

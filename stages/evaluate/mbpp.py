@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipes.choices import UnreadableError, each, text_of
+from data_pipes.choices import UnreadableError, parse_rows, require_text
 from data_pipes.types import OnBad, Row, stop
 from stages.evaluate.programs import Problem
 
@@ -38,7 +38,7 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
         >>> problem.name, problem.entry_point
         ('MBPP/2', 'f')
     """
-    return list(each(rows, _read_problem, on_bad))
+    return list(parse_rows(rows, _read_problem, on_bad))
 
 
 def entry_point(program: str, asserts: Sequence[str]) -> str:
@@ -59,7 +59,7 @@ def entry_point(program: str, asserts: Sequence[str]) -> str:
 def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
     """Read one row."""
     column = "text" if row.get("text") is not None else "prompt"
-    text, program = text_of(row.get(column), column), text_of(row.get("code"), "code")
+    text, program = require_text(row.get(column), column), require_text(row.get("code"), "code")
     asserts = row.get("test_list")
     texts = isinstance(asserts, list | tuple) and all(isinstance(line, str) for line in asserts)
     if not asserts or not texts:

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.choices import LETTERS, Question, Questions, by_subject, few_shot, hellaswag_text, questions
+from data_pipes.choices import (
+    LETTERS,
+    Question,
+    Questions,
+    few_shot,
+    group_by_subject,
+    hellaswag_text,
+    read_questions,
+)
 from data_pipes.types import BadRow, Row
 
 SUMS = Question("1 + 1?", ("1", "2", "3", "4"), 1, "sums", "a:1")
@@ -20,7 +28,7 @@ STORY = {"ctx_a": "A man sits.", "ctx_b": "he Reads", "activity_label": "Reading
 
 
 def read(values: dict[str, Any]) -> Question:
-    (found,) = questions([Row(values, "a:1")], subject="sums")
+    (found,) = read_questions([Row(values, "a:1")], subject="sums")
     return found
 
 
@@ -146,10 +154,10 @@ BAD = {
 @pytest.mark.parametrize(("values", "words"), BAD.values(), ids=BAD)
 def test_a_bad_row_is_named_and_the_others_go_on(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match="^a:2: .*" + words):
-        list(questions([Row(values, "a:2")]))
+        list(read_questions([Row(values, "a:2")]))
     bad: list[BadRow] = []
     good = Row(ASKED | {"answer": 1}, "a:1")
-    assert list(questions([good, Row(values, "a:2"), good], subject="sums", on_bad=bad.append)) == [
+    assert list(read_questions([good, Row(values, "a:2"), good], subject="sums", on_bad=bad.append)) == [
         SUMS,
         SUMS,
     ]
@@ -182,7 +190,7 @@ COLUMN_NAMES = (
 @given(st.dictionaries(st.sampled_from(COLUMN_NAMES), ANYTHING))
 def test_whatever_the_row_it_is_a_question_or_bad(values: dict[str, Any]) -> None:
     bad: list[BadRow] = []
-    found = list(questions([Row(values, "a:1")], on_bad=bad.append))
+    found = list(read_questions([Row(values, "a:1")], on_bad=bad.append))
     assert len(found) + len(bad) == 1
     for question in found:
         assert question.question.strip()
@@ -198,12 +206,12 @@ def test_three_ways_to_say_the_answer(choices: list[str], data: st.DataObject) -
         Row({"question": "?", "choices": choices, "answer": a}, "a:1")
         for a in (place, LETTERS[place], choices[place])
     ]
-    assert [question.answer for question in questions(rows)] == [place] * 3
+    assert [question.answer for question in read_questions(rows)] == [place] * 3
 
 
 def test_examples_are_the_first_of_their_subject() -> None:
     dev = [SUMS._replace(name=f"dev:{i}", subject="ab"[i % 2]) for i in range(5)]
-    found = Questions([], by_subject(dev), "mmlu/dev/{subject}_dev.csv")
+    found = Questions([], group_by_subject(dev), "mmlu/dev/{subject}_dev.csv")
     assert [question.name for question in few_shot(found, "a", 2)] == ["dev:0", "dev:2"]
     assert few_shot(found, "none", 0) == []
     with pytest.raises(
@@ -218,5 +226,5 @@ def test_examples_are_the_first_of_their_subject() -> None:
 
 def test_subjects_stay_in_the_order_in_which_they_come() -> None:
     asked = [SUMS._replace(subject=subject) for subject in ("b", "a", "b")]
-    assert by_subject(asked) == {"b": [asked[0], asked[2]], "a": [asked[1]]}
-    assert list(by_subject(asked)) == ["b", "a"]
+    assert group_by_subject(asked) == {"b": [asked[0], asked[2]], "a": [asked[1]]}
+    assert list(group_by_subject(asked)) == ["b", "a"]

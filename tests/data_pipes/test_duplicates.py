@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipes.duplicates import exact_duplicates, near_duplicates, signature
-from data_pipes.filter import Fold, keep
+from data_pipes.filter import Fold, apply_filters
 from data_pipes.ngram import hash_runs, hash_words, split_words
 from data_pipes.types import Document
 
@@ -15,7 +15,7 @@ def words(seed: int, count: int) -> list[str]:
 
 def kept(fold: Fold, *texts: str) -> list[str]:
     documents = [Document(text, str(number)) for number, text in enumerate(texts)]
-    return [document.name for document in keep(documents, [fold], on_drop=lambda drop: None)]
+    return [document.name for document in apply_filters(documents, [fold], on_drop=lambda drop: None)]
 
 
 def jaccard(a: str, b: str) -> float:

@@ -9,14 +9,14 @@ from data_pipes.filter import (
     Drop,
     Filter,
     alphanumeric,
+    apply_filters,
     binary,
-    keep,
     length,
     lines,
     prose,
+    render_report,
     repetition,
     report,
-    table,
 )
 from data_pipes.types import Document
 
@@ -106,13 +106,13 @@ def test_scale_makes_it_lenient() -> None:
     assert reason(repetition(4.0), text) is None
 
 
-def test_keep_passes_on_and_hands_over() -> None:
+def test_kept_documents_are_yielded_and_others_reported() -> None:
     documents = [
         Document(text, name)
         for name, text in zip("abcde", ["long enough", "s", "long enough", "", "other text"], strict=True)
     ]
     drops: list[Drop] = []
-    found = list(keep(documents, [length(2), exact_duplicates()], on_drop=drops.append))
+    found = list(apply_filters(documents, [length(2), exact_duplicates()], on_drop=drops.append))
     assert found == [documents[0], documents[4]]
     assert [(drop.name, drop.characters) for drop in drops] == [("b", 1), ("c", 11), ("d", 0)]
     assert drops[1].reason == "exact duplicate: the same text as a"
@@ -121,7 +121,7 @@ def test_keep_passes_on_and_hands_over() -> None:
 def test_the_first_filter_that_objects_is_named_and_later_ones_do_not_see_it() -> None:
     drops: list[Drop] = []
     documents = [Document("x", "a"), Document("x", "b")]
-    assert list(keep(documents, [length(5), exact_duplicates()], on_drop=drops.append)) == []
+    assert list(apply_filters(documents, [length(5), exact_duplicates()], on_drop=drops.append)) == []
     assert [drop.reason.split(":")[0] for drop in drops] == ["length", "length"]
 
 
@@ -133,7 +133,7 @@ def test_it_streams() -> None:
             asked.append(i)
             yield Document("x" * i, str(i))
 
-    kept = keep(stream(), [length(2)], on_drop=lambda drop: None)
+    kept = apply_filters(stream(), [length(2)], on_drop=lambda drop: None)
     assert next(kept).name == "2"
     assert asked == [0, 1, 2]
 
@@ -143,8 +143,8 @@ def test_a_report_by_hand() -> None:
     found = report(drops)
     assert found.dropped == {"length": (5, 10), "binary": (1, 100)}
     assert found.examples["length"] == ["0 (0 characters)", "1 (1 characters)", "2 (2 characters)"]
-    assert table(found).splitlines()[0] == "binary: 1 documents, 100 characters; z (all)"
-    assert table(report([])) == "nothing was left out"
+    assert render_report(found).splitlines()[0] == "binary: 1 documents, 100 characters; z (all)"
+    assert render_report(report([])) == "nothing was left out"
 
 
 def test_lengths_that_contradict_are_refused() -> None:

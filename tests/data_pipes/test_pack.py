@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.pack import best_fit_decreasing, cut, row_count, segments, split_long
+from data_pipes.pack import best_fit_decreasing, cut_rows, row_count, segments, split_long
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
@@ -14,7 +14,7 @@ LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 def test_rows_predict_each_token_once(tokens: int, length: int) -> None:
     stream = np.arange(100, 100 + tokens, dtype=np.uint16)
     count = row_count(tokens, length)
-    inputs, labels = cut(stream, np.arange(count), length)
+    inputs, labels = cut_rows(stream, np.arange(count), length)
     kept = labels != -100
     assert labels[kept].tolist() == stream[1:].tolist()
     assert inputs[kept].tolist() == stream[:-1].tolist()
@@ -23,7 +23,7 @@ def test_rows_predict_each_token_once(tokens: int, length: int) -> None:
 
 
 def test_a_row_of_padding_is_empty() -> None:
-    inputs, labels = cut(np.arange(10), np.array([-1]), 3)
+    inputs, labels = cut_rows(np.arange(10), np.array([-1]), 3)
     assert inputs.tolist() == [[0, 0, 0]]
     assert labels.tolist() == [[-100, -100, -100]]
 

@@ -10,26 +10,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.shuffle import SMALL, fold_in, key_words, named, shuffled, threefry2x32
+from data_pipes.shuffle import SMALL, fold_in, fold_in_name, key_words, permute, threefry2x32
 
 WORD = st.integers(0, 2**32 - 1)
 
 
 @given(n=st.integers(1, 3000), high=WORD, low=WORD)
 def test_each_number_once(n: int, high: int, low: int) -> None:
-    assert np.array_equal(np.sort(shuffled(np.arange(n), n, (high, low))), np.arange(n))
+    assert np.array_equal(np.sort(permute(np.arange(n), n, (high, low))), np.arange(n))
 
 
 @pytest.mark.parametrize("n", [SMALL, SMALL + 1, 2**16, 2**16 + 1, 300_000])
 def test_each_number_once_at_the_edges(n: int) -> None:
-    assert np.array_equal(np.sort(shuffled(np.arange(n), n, (1, 2))), np.arange(n))
+    assert np.array_equal(np.sort(permute(np.arange(n), n, (1, 2))), np.arange(n))
 
 
 @given(n=st.integers(1, 2**62), low=WORD, data=st.data())
 def test_single_indices_agree_with_arrays_and_stay_below_n(n: int, low: int, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8, unique=True))
-    together = shuffled(np.array(places), n, (0, low))
-    assert together.tolist() == [int(shuffled(place, n, (0, low))) for place in places]
+    together = permute(np.array(places), n, (0, low))
+    assert together.tolist() == [int(permute(place, n, (0, low))) for place in places]
     assert len(set(together.tolist())) == len(places)
     assert 0 <= together.min() <= together.max() < n
 
@@ -38,7 +38,7 @@ def test_single_indices_agree_with_arrays_and_stay_below_n(n: int, low: int, dat
 def test_all_orders_of_a_short_list_are_equally_likely(n: int) -> None:
     """Chi-square over n! orders; the bound is the 99.9% point for n! - 1 degrees of freedom."""
     draws = 4000
-    seen = Counter(tuple(shuffled(np.arange(n), n, (0, seed)).tolist()) for seed in range(draws))
+    seen = Counter(tuple(permute(np.arange(n), n, (0, seed)).tolist()) for seed in range(draws))
     orders = list(itertools.permutations(range(n)))
     expected = draws / len(orders)
     statistic = sum((seen[order] - expected) ** 2 / expected for order in orders)
@@ -49,7 +49,7 @@ def test_all_orders_of_a_short_list_are_equally_likely(n: int) -> None:
 def test_where_an_entry_goes_and_its_neighbour_are_uniform(n: int) -> None:
     """Chi-square of the place of entry 0, and of the distance from there to entry 1, over keys."""
     draws = 4000
-    places = np.array([shuffled(np.array([0, 1]), n, (0, seed)) for seed in range(draws)])
+    places = np.array([permute(np.array([0, 1]), n, (0, seed)) for seed in range(draws)])
     for values, kinds in ((places[:, 0], n), ((places[:, 1] - places[:, 0]) % n - 1, n - 1)):
         counts = np.bincount(values, minlength=kinds)
         statistic = ((counts - draws / kinds) ** 2 / (draws / kinds)).sum()
@@ -59,8 +59,8 @@ def test_where_an_entry_goes_and_its_neighbour_are_uniform(n: int) -> None:
 def test_other_keys_and_epochs_give_other_orders() -> None:
     n, key = 5000, key_words(0)
     orders = [
-        shuffled(np.arange(n), n, k)
-        for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), named(key, "x"))
+        permute(np.arange(n), n, k)
+        for k in (key, key_words(1), fold_in(key, 0), fold_in(key, 1), fold_in_name(key, "x"))
     ]
     fixed = [(a == b).sum() for a, b in itertools.combinations(orders, 2)]
     assert max(fixed) < 8  # the number of places where two shuffles agree is Poisson with mean 1
@@ -68,8 +68,8 @@ def test_other_keys_and_epochs_give_other_orders() -> None:
 
 def test_a_known_order_stays() -> None:
     """A run that is resumed by a later version must see the same rows."""
-    assert shuffled(np.arange(8), 8, (0, 7)).tolist() == [7, 0, 5, 1, 3, 2, 4, 6]
-    assert shuffled(np.arange(4), 10**9, (0, 7)).tolist() == [835857116, 82702130, 449596828, 298547014]
+    assert permute(np.arange(8), 8, (0, 7)).tolist() == [7, 0, 5, 1, 3, 2, 4, 6]
+    assert permute(np.arange(4), 10**9, (0, 7)).tolist() == [835857116, 82702130, 449596828, 298547014]
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**31 - 1, -(2**31), 1234567])
@@ -117,4 +117,4 @@ def test_what_is_no_key_is_refused(key: object, error: type[Exception], words: s
 )
 def test_what_is_outside_is_refused(index: int, n: int, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        shuffled(index, n, (0, 0))
+        permute(index, n, (0, 0))

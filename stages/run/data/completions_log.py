@@ -154,8 +154,8 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
     equal = float(state.metrics.get("frac_reward_zero_std", 0.0))
     if samples > 1 and equal >= WARN:
         say(
-            f"the reward is equal in {round(equal * groups)} of {groups} groups: nothing to learn from; raise "
-            "--temperature, use other prompts, or change the reward"
+            f"the reward is equal in {round(equal * groups)} of {groups} groups: nothing to learn from; "
+            "raise --temperature, use other prompts, or change the reward"
         )
     unscored = float(state.metrics.get("frac_unjudged", 0.0))
     if unscored >= WARN:
@@ -163,8 +163,8 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
     truncated = float(state.metrics.get("completions/clipped_ratio", 0.0))
     if truncated >= WARN:
         say(
-            f"{truncated:.0%} of the completions were cut off at --max_new_tokens: raise it, or teach the model "
-            "to stop (sft)"
+            f"{truncated:.0%} of the completions were cut off at --max_new_tokens: raise it, or teach the "
+            "model to stop (sft)"
         )
 
 

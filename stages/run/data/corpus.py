@@ -169,8 +169,8 @@ def _open_store(folder: Path, part: str, say: Say) -> TokenStore:
         return open_store(path, verify=size <= VERIFIED)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"{error}; that is, {_remove_command(folder)} and run the same command again: the same text gives "
-            "the same tokens, and the run resumes"
+            f"{error}; that is, {_remove_command(folder)} and run the same command again: the same text "
+            "gives the same tokens, and the run resumes"
         ) from None
 
 
@@ -179,8 +179,8 @@ def _refuse_inside(folder: Path, data_path: str) -> None:
     top, mine = Path(data_path).resolve(), folder.resolve()
     if data_path != "embedded" and top.is_dir() and (top == mine or top in mine.parents):
         raise ValueError(
-            f"--output_dir {folder} lies inside --data_path {data_path}, so that the run's files would be read as "
-            "text; choose an --output_dir outside"
+            f"--output_dir {folder} lies inside --data_path {data_path}, so that the run's files would be "
+            "read as text; choose an --output_dir outside"
         )
 
 

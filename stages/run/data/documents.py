@@ -53,7 +53,7 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
 
 
 def delete_reports(folder: Path) -> None:
-    """Deletes the reports of an earlier pass over the data."""
+    """Deletes the reports of an earlier reading of the data."""
     for name in (BAD, DROPPED):
         (folder / name).unlink(missing_ok=True)
 
@@ -67,7 +67,7 @@ def summarize_reports(folder: Path) -> str:
         summary += f"; {len(rows):,} rows or files could not be read, see {folder / BAD}: {counts}"
     dropped = folder / DROPPED
     table = dropped.read_text(encoding="utf-8").strip() if dropped.exists() else ""
-    if table not in ("", filters.table(filters.report([]))):
+    if table not in ("", filters.render_report(filters.report([]))):
         rules = [line.split(",")[0] for line in table.splitlines()]
         summary += f"; --filter dropped by {', '.join(rules)}, see {dropped}"
     return summary
@@ -83,8 +83,8 @@ def _filter_documents(documents: Iterable[Document], folder: Path | None) -> Ite
         exact_duplicates(),
         near_duplicates(),
     )
-    yield from filters.keep(documents, rules, on_drop=drops.append)
+    yield from filters.apply_filters(documents, rules, on_drop=drops.append)
     if folder is not None:
-        table = filters.table(filters.report(drops))
+        table = filters.render_report(filters.report(drops))
         with writing(folder / DROPPED):
             (folder / DROPPED).write_text(table + "\n", encoding="utf-8")

@@ -203,7 +203,7 @@ def held_out_pipe(make: MakePipe, examples: Sequence[Any], *, batch_size: int) -
 
 
 def row_length(longest: int, max_length: int) -> int:
-    """Returns the tokens of a row: those of the longest example, rounded up to a multiple, at most max_length.
+    """Returns the length of rows: that of the longest example, rounded up to a multiple, at most max_length.
 
     Example:
         >>> row_length(21, 256), row_length(300, 256)
@@ -221,8 +221,8 @@ def report_lost_rows(pipe: TablePipe, say: Callable[[str], Any]) -> None:
     """
     if pipe.truncated or pipe.dropped:
         say(
-            f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left to learn; "
-            "--max_length sets the limit"
+            f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left "
+            "to learn; --max_length sets the limit"
         )
 
 

@@ -61,8 +61,8 @@ def refuse_changed(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any])
     ]
     if changes:
         raise ValueError(
-            f"{folder / 'data'} was made from something else: {'; '.join(changes)}. Set these back, or choose "
-            "another --output_dir"
+            f"{folder / 'data'} was made from something else: {'; '.join(changes)}. Set these back, or "
+            "choose another --output_dir"
         )
 
 

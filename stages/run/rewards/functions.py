@@ -183,8 +183,8 @@ def _load_model(
     loaded = reward_model.load(folder)
     if loaded.tokenizer.spec != tokenizer.spec:
         raise ValueError(
-            f"--reward {folder}: this reward model has another tokenizer than --model_path, so it cannot score "
-            "the same ids; train one from a model with that tokenizer"
+            f"--reward {folder}: this reward model has another tokenizer than --model_path, so it cannot "
+            "score the same ids; train one from a model with that tokenizer"
         )
     params = tree.map(lambda x: x.to(device), loaded.params)
     return params, scalar_model(loaded.model).score

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.choices import Question, Questions, by_subject, few_shot
+from data_pipes.choices import Question, Questions, few_shot, group_by_subject
 from data_pipes.source import hub
 from data_pipes.source import multiple_choice as module
 from data_pipes.source.multiple_choice import csv_rows, multiple_choice, write_csv
@@ -322,15 +322,16 @@ ASKED = st.builds(
 @given(st.lists(ASKED, min_size=1, max_size=5), st.lists(ASKED, max_size=5))
 def test_what_was_written_is_read(test: list[Question], dev: list[Question]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        write_csv(folder, Questions(test, by_subject(dev), ""))
+        write_csv(folder, Questions(test, group_by_subject(dev), ""))
         found = multiple_choice(folder)
     unnamed = {
-        subject: [q._replace(name="") for q in asked] for subject, asked in by_subject(found.test).items()
+        subject: [q._replace(name="") for q in asked]
+        for subject, asked in group_by_subject(found.test).items()
     }
-    assert unnamed == by_subject(test)
+    assert unnamed == group_by_subject(test)
     assert {
         subject: [q._replace(name="") for q in asked] for subject, asked in found.dev.items()
-    } == by_subject(dev)
+    } == group_by_subject(dev)
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
