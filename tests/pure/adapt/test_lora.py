@@ -101,7 +101,7 @@ def test_patterns_choose_rank_and_scale() -> None:
     assert list(adapters["layers"][0]["attention"]) == ["v"]
     assert adapters["layers"][0]["feedforward"]["up"]["a"].shape == (2, 24)
     assert adapters["layers"][1]["feedforward"]["up"]["a"].shape == (5, 24)
-    scales = {path: site.scale for path, site in ours.hidden.keywords["attached"].keywords["found"].items()}
+    scales = {path: site.scale for path, site in ours.hidden.keywords["attached"].keywords["adapted"].items()}
     assert scales["layers/0/attention/v"] == 0.5
     assert scales["layers/1/attention/v"] == 0.2
     assert scales["layers/0/feedforward/up"] == 8.0
