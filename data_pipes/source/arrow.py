@@ -7,12 +7,12 @@ makes its row a bad one, named by file, row and column; the rows around it are r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_pipes.source.text import Location, naming
+from data_pipes.source.text import Location, name_errors
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     Args:
         path: the file.
         on_bad: gets each row with a value that cannot be read, the first row of each row group that cannot be
-            read (the next group goes on), and the file if it is no Parquet or has two columns of one name.
+            read (reading continues with the next group), and the file if it is no Parquet or has two columns
+            of one name.
 
     Returns:
         An iterator over rows, named "file:row" from row 1. Columns of JSON (Arrow's type, which `datasets`
@@ -36,14 +37,14 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     """
     import pyarrow.parquet
 
-    with naming(path), open(path, "rb") as handle:
-        file, error = _tried(lambda: pyarrow.parquet.ParquetFile(handle))
-        schema, bad_schema = _tried(lambda: file.schema_arrow) if error is None else (None, error)
+    with name_errors(path), open(path, "rb") as handle:
+        file, error = _try(lambda: pyarrow.parquet.ParquetFile(handle))
+        schema, bad_schema = _try(lambda: file.schema_arrow) if error is None else (None, error)
         if bad_schema is not None:
             on_bad(
                 BadRow(f"{path}:1", f"cannot be read as Parquet ({_line(bad_schema)}); copy the file again")
             )
-        elif not _refused(schema, path, on_bad):
+        elif not _has_bad_schema(schema, path, on_bad):
             first = 0
             for group in range(file.num_row_groups):
                 batches = _batches(partial(file.iter_batches, _ROWS, row_groups=[group]))
@@ -56,7 +57,7 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
     Args:
         path: the file.
-        on_bad: gets each row with a value that cannot be read, the place where the file cannot be read on,
+        on_bad: gets each row with a value that cannot be read, the place after which the file cannot be read,
             and a file that is no Arrow or has two columns of one name.
 
     Returns:
@@ -65,46 +66,47 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     import pyarrow
     import pyarrow.ipc
 
-    with naming(path), open(path, "rb") as handle:
+    with name_errors(path), open(path, "rb") as handle:
         is_file = handle.read(len(_MAGIC)) == _MAGIC
         handle.seek(0)
-        reader, error = _tried(
+        reader, error = _try(
             lambda: pyarrow.ipc.open_file(handle) if is_file else pyarrow.ipc.open_stream(handle)
         )
         if error is not None:
             on_bad(BadRow(f"{path}:1", f"cannot be read as Arrow ({_line(error)}); copy the file again"))
-        elif not _refused(reader.schema, path, on_bad):
+        elif not _has_bad_schema(reader.schema, path, on_bad):
             found = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
-            yield from _rows(_batches(lambda: map(_sound, found)), path, 0, "Arrow", on_bad)
+            yield from _rows(_batches(lambda: map(_validate, found)), path, 0, "Arrow", on_bad)
 
 
 def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
-    """Streams a folder that was written by `save_to_disk` of a Dataset or a DatasetDict.
+    """Streams the rows of a folder that `save_to_disk` of a Dataset or a DatasetDict wrote.
 
     Args:
-        folder: with state.json, or with dataset_dict.json.
-        split: one of those of a DatasetDict; a Dataset is read whatever its split.
+        folder: contains state.json or dataset_dict.json.
+        split: of a DatasetDict; a Dataset is read whatever its split.
         on_bad: as in `arrow_rows`.
 
     Returns:
         Rows, named "file:row" from row 1 of each file. Columns that the data set's format hides are left out,
-        as by `load_from_disk`.
+        as `load_from_disk` does.
 
     Raises:
-        ValueError: if there is no such split (with those there are), or a description cannot be read.
+        ValueError: if there is no such split, or a description cannot be read.
         FileNotFoundError: if a file of rows is missing.
     """
     top = Path(folder)
     if (top / "dataset_dict.json").is_file():
-        splits = _description(top / "dataset_dict.json", "splits")["splits"]
+        splits = _read_description(top / "dataset_dict.json", "splits")["splits"]
         if split not in splits:
             raise ValueError(f"source: {top} has no split {split!r}; it has {', '.join(map(str, splits))}")
         top = top / split
     state = top / "state.json"
-    found = _description(state, "_data_files")
-    names = [item.get("filename") if isinstance(item, dict) else None for item in found["_data_files"]]
-    shown = None if found.get("_output_all_columns") else found.get("_format_columns")
-    if found.get("_indices_data_files") or not all(isinstance(name, str) for name in names):
+    description = _read_description(state, "_data_files")
+    items = description["_data_files"]
+    names = [item.get("filename") if isinstance(item, dict) else None for item in items]
+    shown = None if description.get("_output_all_columns") else description.get("_format_columns")
+    if description.get("_indices_data_files") or not all(isinstance(name, str) for name in names):
         raise ValueError(f"source: {state} lists no files of rows; load the data set, and save it again")
     files = [top / str(name) for name in names]
     if missing := [file for file in files if not file.is_file()]:
@@ -118,26 +120,26 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
 
 
 def is_saved(path: Location) -> bool:
-    """Tells whether a folder was written by a data set's `save_to_disk`."""
+    """Returns True for a folder that a data set's `save_to_disk` wrote."""
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _description(path: Path, field: str) -> dict[str, Any]:
-    """A JSON file that `save_to_disk` wrote, with a list under `field`."""
+def _read_description(path: Path, field: str) -> dict[str, Any]:
+    """Reads a JSON file that `save_to_disk` wrote, with a list under `field`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"source: {path} cannot be read ({_line(error)}); save the data set again") from None
-    if not isinstance(found, dict) or not isinstance(found.get(field), list):
+    if not isinstance(description, dict) or not isinstance(description.get(field), list):
         raise ValueError(f"source: {path} has no list {field!r}; save the data set again with save_to_disk")
-    return found
+    return description
 
 
 def _batches(begin: Callable[[], Iterable[pyarrow.RecordBatch]]) -> Iterator[pyarrow.RecordBatch | Exception]:
-    """Batches, and at last the error that ended them."""
-    batches, error = _tried(lambda: iter(begin()))
+    """Yields batches, and last the error that ended them, if one did."""
+    batches, error = _try(lambda: iter(begin()))
     while error is None:
-        batch, error = _tried(lambda: next(batches, None))
+        batch, error = _try(lambda: next(batches, None))
         if batch is None and error is None:
             return
         if error is None:
@@ -148,27 +150,27 @@ def _batches(begin: Callable[[], Iterable[pyarrow.RecordBatch]]) -> Iterator[pya
 def _rows(
     batches: Iterator[pyarrow.RecordBatch | Exception], path: Location, number: int, kind: str, on_bad: OnBad
 ) -> Iterator[Row]:
-    """Rows of batches, from row `number` + 1 on."""
+    """Yields the rows of batches, from row `number` + 1 on."""
     for batch in batches:
         if isinstance(batch, Exception):
-            words = f"cannot be read as {kind} from here on ({_line(batch)}); copy the file again"
-            on_bad(BadRow(f"{path}:{number + 1}", words))
+            reason = f"cannot be read as {kind} from here on ({_line(batch)}); copy the file again"
+            on_bad(BadRow(f"{path}:{number + 1}", reason))
             return
-        values, error = _tried(partial(_decoded, batch))
+        values, error = _try(partial(_decode_rows, batch))
         if error is None:
             yield from (Row(row, f"{path}:{number + i}") for i, row in enumerate(values, 1))
         else:
-            yield from _one_by_one(batch, path, number, on_bad)
+            yield from _read_one_by_one(batch, path, number, on_bad)
         number += batch.num_rows
 
 
-def _one_by_one(batch: pyarrow.RecordBatch, path: Location, number: int, on_bad: OnBad) -> Iterator[Row]:
-    """Rows of a batch in which a value cannot be read."""
+def _read_one_by_one(batch: pyarrow.RecordBatch, path: Location, number: int, on_bad: OnBad) -> Iterator[Row]:
+    """Yields the good rows of a batch in which a value cannot be read."""
     for i in range(batch.num_rows):
         row: dict[str, Any] = {}
         bad = ""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            row[name], error = _tried(partial(_value, column, i))
+            row[name], error = _try(partial(_read_value, column, i))
             if error is not None and not bad:
                 bad = f"the column {name} ({column.type}) has a value that cannot be read ({_line(error)})"
         if bad:
@@ -177,15 +179,16 @@ def _one_by_one(batch: pyarrow.RecordBatch, path: Location, number: int, on_bad:
             yield Row(row, f"{path}:{number + i + 1}")
 
 
-def _value(column: pyarrow.Array, i: int) -> Any:
-    """One value of a column, JSON decoded."""
-    return (_decoder(column.type) or _same)(column[i].as_py(maps_as_pydicts="strict"))
+def _read_value(column: pyarrow.Array, i: int) -> Any:
+    """Reads one value of a column, JSON decoded."""
+    value, decode = column[i].as_py(maps_as_pydicts="strict"), _decoder(column.type)
+    return value if decode is None else decode(value)
 
 
-def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
-    """The batch, whose offsets lead outside of no buffer: Arrow does not check what it maps from a file."""
+def _validate(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """Checks that a batch's offsets stay inside its buffers, as Arrow does not check memory maps."""
     for column in batch.columns:
-        if _tried(partial(column.validate, full=True))[1] is not None:
+        if _try(partial(column.validate, full=True))[1] is not None:
             column.view(_bytes(column.type)).validate(
                 full=True
             )  # bytes that are no UTF-8 cost their row alone
@@ -193,7 +196,7 @@ def _sound(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
 
 
 def _bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """A type with bytes in the place of texts."""
+    """Returns the type with bytes in place of texts."""
     import pyarrow
 
     plain = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
@@ -204,8 +207,8 @@ def _bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
     return plain.get(kind, kind)
 
 
-def _decoded(batch: pyarrow.RecordBatch) -> list[dict[str, Any]]:
-    """A batch as rows, JSON decoded."""
+def _decode_rows(batch: pyarrow.RecordBatch) -> list[dict[str, Any]]:
+    """Converts a batch to rows, JSON decoded."""
     rows = batch.to_pylist(maps_as_pydicts="strict")
     for field in batch.schema:
         if (decode := _decoder(field.type)) is not None:
@@ -214,16 +217,14 @@ def _decoded(batch: pyarrow.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _decoder(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
-    """What decodes the JSON inside values of a type, or None if there is none."""
+    """Returns the function that decodes JSON inside values of a type, or None if there is none."""
     import pyarrow
 
     if isinstance(kind, pyarrow.JsonType):
         return lambda value: None if value is None else json.loads(value)
     if pyarrow.types.is_struct(kind):
         inner = {field.name: decode for field in kind if (decode := _decoder(field.type)) is not None}
-        return (
-            (lambda value: value and {k: inner.get(k, _same)(x) for k, x in value.items()}) if inner else None
-        )
+        return partial(_decode_fields, decoders=inner) if inner else None
     lists = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
     if any(getattr(pyarrow.types, name)(kind) for name in lists):
         item = _decoder(kind.value_type)
@@ -231,32 +232,32 @@ def _decoder(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
     return None
 
 
-def _same(value: Any) -> Any:
-    """The value."""
-    return value
+def _decode_fields(
+    value: dict[str, Any] | None, *, decoders: Mapping[str, Callable[[Any], Any]]
+) -> dict[str, Any] | None:
+    """Decodes the fields of a struct that hold JSON."""
+    if not value:
+        return value
+    return {name: decoders[name](x) if name in decoders else x for name, x in value.items()}
 
 
-def _refused(schema: pyarrow.Schema, path: Location, on_bad: OnBad) -> bool:
-    """Refuses a file in which a name could mean two columns."""
-    names, error = _tried(lambda: list(schema.names))
-    twice = sorted({name for name in names if names.count(name) > 1}) if error is None else []
-    if error is not None or twice:
-        words = (
-            f"has two columns {twice[0]!r}; rename one"
-            if twice
-            else f"has a column without a name ({_line(error)})"
-        )
-        on_bad(BadRow(str(path), words))
-    return error is not None or bool(twice)
+def _has_bad_schema(schema: pyarrow.Schema, path: Location, on_bad: OnBad) -> bool:
+    """Reports a file with two columns of one name, or a column without a name."""
+    names, error = _try(lambda: list(schema.names))
+    if error is not None:
+        on_bad(BadRow(str(path), f"has a column without a name ({_line(error)})"))
+        return True
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        on_bad(BadRow(str(path), f"has two columns {repeated[0]!r}; rename one"))
+    return bool(repeated)
 
 
-def _tried(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """(value, None) or (None, error): whatever the library raises on a file that it cannot read."""
+def _try(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Returns (value, None) or (None, error), whatever the library raises on a file that it cannot read."""
     try:
         return read(), None
-    except (
-        Exception
-    ) as error:  # OverflowError, UnicodeDecodeError, KeyError of time zones, ArrowException, ...
+    except Exception as error:  # OverflowError, UnicodeDecodeError, KeyError of time zones, ArrowException
         return None, error
 
 

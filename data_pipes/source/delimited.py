@@ -1,4 +1,4 @@
-"""CSV and TSV files as rows: every cell is the text that stands in it.
+"""Read CSV and TSV files as rows of texts.
 
 Types are not guessed: "007" stays "007", "NA" is a text, and an empty cell is an empty text.
 """
@@ -15,11 +15,11 @@ from data_pipes.source.text import PIECE, Location
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 _RAW = re.compile("[\udc80-\udcff]")
-"""A byte that is not UTF-8, as `surrogateescape` hands it on."""
+"""A byte that is not UTF-8, as decoded by `surrogateescape`."""
 
 
 def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop) -> Iterator[Row]:
-    """Streams a file of cells between delimiters, quoted as in RFC 4180, whose first line names the columns.
+    """Streams a delimited file, quoted as in RFC 4180, whose first line names the columns.
 
     Args:
         path: the file; it is unpacked as `open_binary` does.
@@ -33,14 +33,8 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
     text = (line.decode("utf-8", "surrogateescape") for line in lines(path, on_bad))
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     columns: list[str] = []
-    for cells, name, error in _records(reader, path):
-        if error:
-            on_bad(
-                BadRow(
-                    name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
-                )
-            )
-        elif any(map(_RAW.search, cells)):
+    for cells, name in records(reader, path, on_bad, limit=PIECE):
+        if any(map(_RAW.search, cells)):
             on_bad(
                 BadRow(
                     name, "has bytes that are not UTF-8; convert it first: iconv -f LATIN1 -t UTF-8 old > new"
@@ -48,8 +42,8 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
             )
         elif not columns:
             columns = cells
-            if twice := [column for column in columns if columns.count(column) > 1]:
-                on_bad(BadRow(name, f"has two columns {twice[0]!r}; rename one"))
+            if repeated := [column for column in columns if columns.count(column) > 1]:
+                on_bad(BadRow(name, f"has two columns {repeated[0]!r}; rename one"))
                 return
         elif len(cells) != len(columns):
             expected = f"{len(columns)} cells ({', '.join(columns)[:80]})"
@@ -62,19 +56,30 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
             yield Row(dict(zip(columns, cells, strict=True)), name)
 
 
-def _records(reader: Any, path: Location) -> Iterator[tuple[list[str], str, str]]:
-    """(cells, name, error) of each record that is not blank."""
+def records(reader: Any, path: Location, on_bad: OnBad, *, limit: int) -> Iterator[tuple[list[str], str]]:
+    """Reads the records of a `csv.reader`.
+
+    Args:
+        reader: of the file.
+        path: the file, for names.
+        on_bad: gets each record that is no CSV.
+        limit: characters of a cell.
+
+    Returns:
+        An iterator over (cells, name) of records that are not blank, named "file:line" by their first line.
+    """
     while True:
         name = f"{path}:{reader.line_num + 1}"
-        limit = csv.field_size_limit(PIECE)
+        limit_before = csv.field_size_limit(limit)
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield [], name, str(error)
+            reason = f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
+            on_bad(BadRow(name, reason))
             continue
         finally:
-            csv.field_size_limit(limit)
+            csv.field_size_limit(limit_before)
         if cells:
-            yield cells, name, ""
+            yield cells, name

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what could be the name of a data set there, and whether it can be asked at all."""
+"""Recognize names of data sets on the Hugging Face hub, and check that the hub can be reached."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from data_pipes.source.text import PACKED
 
 ENDINGS = (
-    ".txt", ".md", ".rst", ".tex", ".log", ".csv", ".tsv", ".html", ".htm", ".xml", ".pdf", ".py", ".c", ".zip", ".tar",
-    ".bin", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather",
+    ".txt", ".md", ".rst", ".tex", ".log", ".csv", ".tsv", ".html", ".htm", ".xml", ".pdf", ".py", ".c",
+    ".zip", ".tar", ".bin", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather",
 )  # fmt: skip
-"""What only the names of files end in; data sets have dots too (owner/name-1.5)."""
+"""Suffixes of file names; names of data sets have dots too (owner/name-1.5)."""
 
 
 def is_name(path: str) -> bool:
-    """Tells whether a path that is not here could be the name of a data set: "name" or "owner/name".
+    """Returns True if a path that does not exist could be a data set's name: "name" or "owner/name".
 
-    It is a mistyped path instead if it ends as a file does, has a dot but no owner, or begins with a folder
-    that is here.
+    It is a mistyped path instead if it has a file's suffix, has a dot but no owner, or begins with a folder
+    that exists.
 
     Example:
         >>> [is_name(path) for path in ("owner/name-1.5", "wikitext", "corpus.tgz", "a/b/c", "./a", "")]
@@ -34,15 +34,15 @@ def is_name(path: str) -> bool:
     return not file and not (second and Path(first).is_dir())
 
 
-def unreachable(name: str) -> str | None:
-    """Looks the hub up, which takes no time, where loading would try again and again for half a minute.
+def explain_unreachable(name: str) -> str | None:
+    """Looks up the hub's address, which is fast, as loading would retry for half a minute.
 
     Args:
         name: of a data set; one in the library's cache needs no hub.
 
     Returns:
-        What is the matter, or None: the hub has an address, or is not to be asked, or a proxy stands before
-            it.
+        The reason why the hub cannot be reached; None if it has an address, is not needed, or there is a
+        proxy.
     """
     import datasets
 

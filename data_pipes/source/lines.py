@@ -1,11 +1,11 @@
-"""The lines of a file, packed or not."""
+"""Read the lines of a file, compressed or not."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
 
-from data_pipes.source.text import DAMAGED, PIECE, Location, naming, open_binary
+from data_pipes.source.text import DAMAGED, PIECE, Location, name_errors, open_binary
 from data_pipes.types import BadRow, OnBad
 
 
@@ -22,7 +22,7 @@ def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
     """
     number = 0
     try:
-        with naming(path), open_binary(path) as file:
+        with name_errors(path), open_binary(path) as file:
             while line := file.readline(PIECE):
                 number += 1
                 if len(line) == PIECE and not line.endswith(b"\n"):

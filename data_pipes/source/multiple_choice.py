@@ -1,11 +1,10 @@
-"""Multiple-choice sets from anywhere: MMLU's folder of CSV files, the Hub's layout, files of rows, a data
-set's name.
+"""Read multiple-choice sets: MMLU's folder of CSV files, the Hub's layout, files of rows, a data set's name.
 
-MMLU's folder, as its authors give it, has no header lines, and a row is question, A, B, C, D, letter:
+MMLU's folder, as its authors publish it, has no header lines, and a row is question, A, B, C, D, letter:
 
     dev/anatomy_dev.csv  test/anatomy_test.csv  val/anatomy_val.csv
 
-The Hub's layout, of which the first folder holds all subjects together:
+In the Hub's layout the folder "all" has all subjects together:
 
     all/test-00000-of-00001.parquet  all/dev-00000-of-00001.parquet  anatomy/test-00000-of-00001.parquet
 """
@@ -21,9 +20,10 @@ from pathlib import Path
 from data_pipes.choices import LETTERS, Question, Questions, group_by_subject, read_questions
 from data_pipes.embedded.quiz import quiz
 from data_pipes.source.arrow import is_saved
+from data_pipes.source.delimited import records
 from data_pipes.source.lines import lines
-from data_pipes.source.path import each_once, is_rows, rows, suffix
-from data_pipes.source.splits import WORDS, named_splits
+from data_pipes.source.path import is_rows, refuse_two_formats, rows, suffix
+from data_pipes.source.splits import WORDS, find_splits
 from data_pipes.source.text import Location, files, text_documents
 from data_pipes.types import BadRow, OnBad, Row, stop
 
@@ -35,13 +35,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val"),
     "dev": ("dev",),
 }
-"""Part -> words in names of files and folders that stand for it: examples (dev) are not validation here."""
+"""Part -> words in names of files and folders that mean it; "dev" are the examples here, not validation."""
 
 SPLITS = tuple(word for words in PARTS.values() for word in words)
-"""All of them."""
+"""All words of PARTS."""
 
 ALL = "all"
-"""The folder that holds every subject, so that the others hold nothing else."""
+"""The folder that repeats the rows of all other folders."""
 
 COLUMNS = ("question", *LETTERS[:4], "answer")
 """A row of MMLU's CSV files."""
@@ -62,10 +62,10 @@ def multiple_choice(
         path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl,
             .json, .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's
             `save_to_disk`; the name of a data set on the Hugging Face hub; or "embedded".
-        split: the part to be asked. In a folder it is the files with a word of it in their names or their
+        split: the part with the questions. In a folder: the files with a word of it in their names or their
             folders' ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv", "test/a.jsonl"), or all
-            files if no name has a word of PARTS. A single file is taken as it is.
-        dev: the part that examples come from; None, or one that is not there, gives none.
+            files if no name has a word of PARTS. A single file is read whatever its name.
+        dev: the part with the examples; None, or a missing one, gives none.
         dev_path: a file or folder that examples come from instead, read as `path` is; of a folder, its part
             `dev`.
         subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the
@@ -74,8 +74,8 @@ def multiple_choice(
             has not six columns or cannot be read as CSV.
 
     Returns:
-        Questions; all of the set is in memory. Without a column `subject` the subject is what a CSV file's
-        name begins with, or the folder below `path`.
+        Questions; all of the set is in memory. Without a column `subject` the subject is the beginning of
+        a CSV file's name, or the folder below `path`.
 
     Raises:
         FileNotFoundError: if there is nothing at the path, or no file of this part or subset.
@@ -83,18 +83,18 @@ def multiple_choice(
             none beside files that have one, or in two formats; or for another part of "embedded".
     """
     if str(path) == EMBEDDED:
-        return _embedded(split, subset)
-    test = list(_part(path, split, subset, on_bad))
+        return _select_quiz(split, subset)
+    test = list(_read_part(path, split, subset, on_bad))
     if not test:
         raise ValueError(
             f"multiple_choice: {path} has no question in the part {split!r}; check the path and split="
         )
     if dev_path is not None:
-        examples, place = list(_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
+        examples, place = list(_read_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
     elif dev is None or Path(path).is_file():
         examples, place = [], "nowhere (dev_path= names a file with examples)"
     else:
-        examples, place = _examples(path, dev, subset, on_bad)
+        examples, place = _read_examples(path, dev, subset, on_bad)
     return Questions(test, group_by_subject(examples), place)
 
 
@@ -111,22 +111,10 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     """
     text = "".join(document.text for document in text_documents(path, on_bad=on_bad))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        name = f"{path}:{reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            on_bad(
-                BadRow(
-                    name, f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
-                )
-            )
-            continue
+    for cells, name in records(reader, path, on_bad, limit=csv.field_size_limit()):
         if len(cells) == len(COLUMNS):
             yield Row(dict(zip(COLUMNS, cells, strict=True)), name)
-        elif cells:
+        else:
             on_bad(
                 BadRow(
                     name,
@@ -136,22 +124,22 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
             )
 
 
-def write_csv(folder: Location, found: Questions) -> None:
+def write_csv(folder: Location, questions: Questions) -> None:
     """Writes a set as MMLU's folder of CSV files, which other tools read as well.
 
     Args:
-        folder: made if it is not there; files of the same subjects are replaced.
-        found: of four choices each, with subjects that can be names of files.
+        folder: created if needed; files of the same subjects are replaced.
+        questions: of four choices each, with subjects that can be names of files.
 
     Raises:
         ValueError: if a question has another number of choices, or a subject is empty or has other signs than
             letters, digits, "_", "-", "." and spaces.
     """
-    parts = {"test": group_by_subject(found.test), "dev": found.dev}
+    parts = {"test": group_by_subject(questions.test), "dev": questions.dev}
     for subject, asked in ((subject, asked) for part in parts.values() for subject, asked in part.items()):
         if re.fullmatch(r"\w[\w .-]*", subject) is None:
             raise ValueError(
-                f"write_csv: the subject {subject!r} can be no name of a file; give it one of letters"
+                f"write_csv: the subject {subject!r} cannot be a file's name; give it one of letters"
             )
         for question in asked:
             if len(question.choices) != 4:
@@ -172,8 +160,8 @@ def write_csv(folder: Location, found: Questions) -> None:
                 csv.writer(file).writerows(lines)
 
 
-def _embedded(split: str, subset: str | None) -> Questions:
-    """The quiz, always the same one."""
+def _select_quiz(split: str, subset: str | None) -> Questions:
+    """Returns the embedded quiz, or one subject of it."""
     if split != "test":
         raise ValueError(
             f"multiple_choice: the part of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out"
@@ -187,13 +175,13 @@ def _embedded(split: str, subset: str | None) -> Questions:
     return found._replace(test=test, dev={subset: found.dev[subset]})
 
 
-def _examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tuple[list[Question], str]:
-    """The questions of the part `dev`, if it is there, and where it is or would be."""
+def _read_examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tuple[list[Question], str]:
+    """Reads the questions of the part `dev`, if it exists, and describes its place."""
     if _is_folder(path):
-        found = _chosen(Path(path), dev, subset)
+        found = _select_files(Path(path), dev, subset)
         mmlu = any(suffix(file) == ".csv" for file in files(path))
         place = f"{Path(path) / dev}/{{subject}}_{dev}.csv" if mmlu else f"the part {dev!r} of {path}"
-        return [question for file in found for question in _file(file, Path(path), on_bad)], place
+        return [question for file in found for question in _read_file(file, Path(path), on_bad)], place
     try:
         records = rows(path, subset=subset, split=dev, on_bad=on_bad)
     except ValueError as error:
@@ -201,10 +189,10 @@ def _examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tu
     return list(read_questions(records, on_bad=on_bad)), f"the part {dev!r} of {path}"
 
 
-def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
-    """One part, which must be there."""
+def _read_part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
+    """Reads one part, which must exist."""
     if Path(path).is_file():
-        asked = list(_file(Path(path), Path(path).parent, on_bad))
+        asked = list(_read_file(Path(path), Path(path).parent, on_bad))
         kept = [question for question in asked if subset in (None, question.subject)]
         if asked and not kept:
             subjects = sorted({question.subject for question in asked})
@@ -213,7 +201,7 @@ def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iter
             )
         yield from kept
     elif _is_folder(path):
-        found = _chosen(Path(path), split, subset)
+        found = _select_files(Path(path), split, subset)
         if not found:
             names = sorted({file.name for file in files(path)})
             raise FileNotFoundError(
@@ -223,19 +211,19 @@ def _part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iter
                 f"has {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; pass split= or subset="
             )
         for file in found:
-            yield from _file(file, Path(path), on_bad)
+            yield from _read_file(file, Path(path), on_bad)
     else:
         yield from read_questions(rows(path, subset=subset, split=split, on_bad=on_bad), on_bad=on_bad)
 
 
 def _is_folder(path: Location) -> bool:
-    """True for a folder of files, not for one that `save_to_disk` wrote."""
+    """True for a folder of files, but not for one that `save_to_disk` wrote."""
     return bool(str(path)) and Path(path).is_dir() and not is_saved(path)
 
 
-def _chosen(top: Path, split: str, subset: str | None) -> list[Path]:
-    """The files of one part of a folder, sorted; each subject once."""
-    readable = each_once([file for file in files(top) if is_rows(file)])
+def _select_files(top: Path, split: str, subset: str | None) -> list[Path]:
+    """Selects the files of one part of a folder, sorted; those of "all" if there are any."""
+    readable = refuse_two_formats([file for file in files(top) if is_rows(file)])
     parts = _parts(top, readable)
     wanted = next((name for name, words in PARTS.items() if split.lower() in words), split)
     found = [file for file in readable if parts.get(file, "test") == wanted]
@@ -246,12 +234,12 @@ def _chosen(top: Path, split: str, subset: str | None) -> list[Path]:
 
 
 def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
-    """The part of each file, by its name and its folders' names; empty if none says one.
+    """Finds the part of each file, by its name and its folders' names; empty if none has one.
 
     Raises:
         ValueError: for a file of two parts, or of none beside files that have one.
     """
-    found = {file: named_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
+    found = {file: find_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
     if twice := [file for file, names in found.items() if len(names) > 1]:
         raise ValueError(
             f"multiple_choice: the name of {twice[0]} has words of the parts {' and '.join(found[twice[0]])}"
@@ -266,8 +254,8 @@ def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
     return {file: names[0] for file, names in found.items()}
 
 
-def _file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
-    """The questions of one file; the subject of rows that name none is that of its name or its folder."""
+def _read_file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
+    """Reads the questions of one file; rows without a subject get that of its name or its folder."""
     if suffix(file) == ".csv" and not _has_header(file):
         return read_questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
     folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLITS)]
@@ -282,11 +270,11 @@ def _has_header(file: Path) -> bool:
     return {"question", "answer"} <= {cell.strip().lower() for cell in cells}
 
 
-def _name(file: Path) -> str:
-    """A file's name without what says how it is written."""
+def _without_suffix(file: Path) -> str:
+    """A file's name without the suffix of its format."""
     return re.sub(r"(?i)\.\w+(\.(gz|bz2|xz|zst))?$", "", file.name)
 
 
 def _stem(file: Path) -> str:
-    """A file's name without the part at its end: anatomy_test.csv -> anatomy."""
-    return re.sub(rf"[-_.]({'|'.join(SPLITS)})$", "", _name(file))
+    """A file's name without its part: anatomy_test.csv -> anatomy."""
+    return re.sub(rf"[-_.]({'|'.join(SPLITS)})$", "", _without_suffix(file))

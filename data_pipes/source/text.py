@@ -1,5 +1,4 @@
-"""Text files as documents, and what all files have in common: listing, unpacking, telling what is wrong with
-them."""
+"""Read text files as documents; list, open and decompress files of all kinds."""
 
 from __future__ import annotations
 
@@ -20,23 +19,22 @@ from data_pipes.types import BadRow, Document, OnBad, stop
 Location = str | os.PathLike[str]
 
 PIECE = 1 << 26
-"""Characters of text (64 Mi) after which a document is passed on in pieces, so that no file need fit in
-memory."""
+"""Longer documents are yielded in pieces of about this many characters (64 Mi), so that memory is bounded."""
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
-"""What a packed file raises that was cut off or changed, once `naming` has seen it."""
+"""Errors of a compressed file that is truncated or damaged, under `name_errors`."""
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-"""Ends of names of packed files."""
+"""Suffixes of compressed files."""
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", *(f".tar{end}" for end in PACKED))
-"""Ends of names of archives, whose files are not looked into."""
+"""Suffixes of archives, which are not read."""
 
-ARCHIVE = "an archive is not looked into; unpack it, and take it away"
-"""What is wrong with one."""
+ARCHIVE = "an archive is not read; unpack it, and remove it"
+"""Reason for a bad archive."""
 
 HOW_TO_CONVERT = "convert it first: iconv -f LATIN1 -t UTF-8 old > new (-f UTF-16 if it comes from Windows)"
-"""What to do with a file in another encoding."""
+"""Advice for a file in another encoding."""
 
 _BLOCK = 1 << 20
 
@@ -44,7 +42,8 @@ _BLOCK = 1 << 20
 def files(path: Location) -> list[Path]:
     """Lists the file at `path`, or all files of a folder and its folders, sorted.
 
-    Links are followed. What begins with "." or, of folders, "__" is left out (.git, .cache, __pycache__).
+    Links are followed. Names that begin with ".", and folders that begin with "__", are left out (.git,
+    .cache, __pycache__).
 
     Raises:
         FileNotFoundError: if there is none.
@@ -60,7 +59,7 @@ def files(path: Location) -> list[Path]:
         )
     if not top.is_dir():
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
-    found = list(_below(top, frozenset()))
+    found = list(_walk(top, frozenset()))
     if not found:
         raise FileNotFoundError(
             f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it"
@@ -79,10 +78,10 @@ def text_documents(
 
     Args:
         path: a text file; .gz is unpacked.
-        separator: what stands between documents, itself left out; None makes the file one document.
+        separator: text between documents, which is removed; None makes the file one document.
         encoding: of the file; a byte order mark is dropped.
-        on_bad: gets an archive, and a file that cannot be decoded or is binary; what follows the bad place in
-            it is passed over.
+        on_bad: gets an archive, and a file that cannot be decoded or is binary; the file is skipped from
+            there on.
 
     Returns:
         Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are.
@@ -98,7 +97,7 @@ def text_documents(
         on_bad(BadRow(name, ARCHIVE))
         return
     try:
-        for block in _decoded(Path(path), encoding):
+        for block in _decode_blocks(Path(path), encoding):
             buffer += block
             parts = buffer.split(separator) if separator else [buffer]
             buffer = parts.pop()
@@ -116,7 +115,7 @@ def text_documents(
 
 
 def is_archive(path: Location) -> bool:
-    """Tells whether a file is an archive of files, by its name.
+    """Returns True for the name of an archive of files.
 
     Example:
         >>> is_archive("rows.TAR.GZ"), is_archive("rows.jsonl.gz"), is_archive("dummy_data.zip")
@@ -126,7 +125,7 @@ def is_archive(path: Location) -> bool:
 
 
 def open_binary(path: Location) -> BinaryIO:
-    """Opens a file for reading bytes; .gz, .bz2, .xz and .zst (PACKED) are unpacked on the way."""
+    """Opens a file for reading bytes; .gz, .bz2, .xz and .zst (PACKED) are decompressed."""
     end = Path(str(path).lower()).suffix
     if end == ".zst":
         import pyarrow
@@ -137,12 +136,12 @@ def open_binary(path: Location) -> BinaryIO:
 
 
 @contextmanager
-def naming(path: Location) -> Iterator[None]:
-    """Gives an error of the system that has no file's name this one's: a read that fails has none.
+def name_errors(path: Location) -> Iterator[None]:
+    """Adds the file's name to system errors without one, such as those of a failed read.
 
     Raises:
         OSError: the same, with the name.
-        EOFError: for one that is not the system's: what unpacks a file says so of a damaged one.
+        EOFError: for a damaged compressed file, whose error is no system error.
     """
     try:
         yield
@@ -154,8 +153,8 @@ def naming(path: Location) -> Iterator[None]:
         raise
 
 
-def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """The files of a folder and its folders; a folder that links lead back to is not entered again."""
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    """Yields the files of a folder and its folders; links back to a folder above are not followed."""
     real = folder.resolve()
     if real in above:
         return
@@ -165,23 +164,22 @@ def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
         if path.is_file():
             yield path
         elif path.is_dir() and not path.name.startswith("__"):
-            yield from _below(path, above | {real})
+            yield from _walk(path, above | {real})
 
 
 class _UnreadableError(ValueError):
-    """A text file that cannot be read on."""
+    """The rest of a text file cannot be read."""
 
 
-def _decoded(path: Location, encoding: str) -> Iterator[str]:
-    """Text in blocks; a byte order mark is dropped. Raises _UnreadableError with the offset of the first bad
-    byte."""
+def _decode_blocks(path: Location, encoding: str) -> Iterator[str]:
+    """Yields text in blocks, without a byte order mark; _UnreadableError has the offset of a bad byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, started = 0, False
-    with naming(path), open_binary(path) as file:
+    with name_errors(path), open_binary(path) as file:
         while True:
             pending = len(decoder.getstate()[0])
             try:
-                with naming(path):
+                with name_errors(path):
                     block = file.read(_BLOCK)
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:

@@ -379,7 +379,7 @@ FOLDERS = (
         "datasets",
         _refused({"train.jsonl": "a", "train.jsonl.gz": ""}),
         _read(),
-        "would be read both",
+        "would both be read",
     ),
 )
 

@@ -35,8 +35,8 @@ def test_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
     monkeypatch.setattr(hub.socket, "getaddrinfo", lambda *_: [])
-    assert hub.unreachable("owner/name") is None
+    assert hub.explain_unreachable("owner/name") is None
     monkeypatch.setattr(hub.socket, "getaddrinfo", lost)
-    assert "cannot be reached (Name or service not known)" in (hub.unreachable("owner/name") or "")
+    assert "cannot be reached (Name or service not known)" in (hub.explain_unreachable("owner/name") or "")
     (tmp_path / "owner___name").mkdir()
-    assert hub.unreachable("owner/name") is None
+    assert hub.explain_unreachable("owner/name") is None

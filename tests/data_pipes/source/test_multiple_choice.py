@@ -222,7 +222,7 @@ def test_a_flat_folder_has_no_subject(tmp_path: Path, folder: str) -> None:
             "test",
             "test_train.jsonl has words of the parts train and test",
         ),
-        (("test.jsonl", "test.json"), "test", "would be read both"),
+        (("test.jsonl", "test.json"), "test", "would both be read"),
     ],
 )
 def test_the_parts_of_a_folder(tmp_path: Path, names: tuple[str, ...], split: str, expected: str) -> None:
@@ -279,7 +279,7 @@ def test_a_name_goes_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         return iter([row(f"{name} {subset} {split}", "law")])
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "unreachable", lambda name: None)
+    monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     found = multiple_choice("owner/name", subset="all")
     assert words(found) == ["owner/name all test"]
@@ -339,7 +339,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 4 choices, got 3 in here:1; write JSONL"):
         write_csv(tmp_path, Questions([three], {}, ""))
     for subject in ("", "../x", "a/b", ".x"):
-        with pytest.raises(ValueError, match="can be no name of a file"):
+        with pytest.raises(ValueError, match="cannot be a file.s name"):
             write_csv(tmp_path, Questions([], {subject: []}, ""))
     assert list(tmp_path.iterdir()) == []
 

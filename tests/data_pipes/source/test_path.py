@@ -83,7 +83,7 @@ def test_saved_data_sets_are_recognised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wikitext", "owner/name", "owner/name-1.5"])
 def test_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "unreachable", lambda name: None)
+    monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(
         datasets, "load_dataset", lambda name, subset, split, streaming: [{"text": f"{name} {split}"}]
     )

@@ -9,7 +9,7 @@ import pytest
 from datasets.data_files import DataFilesDict, get_data_patterns
 
 from data_pipes.source.path import documents, rows
-from data_pipes.source.splits import in_split, of_split
+from data_pipes.source.splits import all_name_splits, select_split
 from data_pipes.source.text import files
 
 
@@ -51,7 +51,9 @@ LAYOUTS = {
 def test_layouts(tmp_path: Path, names: tuple[str, ...]) -> None:
     found = put(tmp_path, *names)
     for split, wanted in theirs(tmp_path).items():
-        assert [file.relative_to(tmp_path).as_posix() for file in of_split(tmp_path, found, split)] == wanted
+        assert [
+            file.relative_to(tmp_path).as_posix() for file in select_split(tmp_path, found, split)
+        ] == wanted
 
 
 def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_layouts_drawn_at_random_are_those_of_datasets_or_refused(tmp_path: Path
         right = theirs(top)
         for split in ("train", "validation", "test"):
             try:
-                ours = [file.relative_to(top).as_posix() for file in of_split(top, found, split)]
+                ours = [file.relative_to(top).as_posix() for file in select_split(top, found, split)]
             except ValueError:
                 refused += 1
                 continue
@@ -91,13 +93,13 @@ def test_words_stand_for_their_split(tmp_path: Path) -> None:
         ("test", "Eval"),
         ("training", "train"),
     ):
-        assert [file.stem for file in of_split(tmp_path, found, split)] == [name]
+        assert [file.stem for file in select_split(tmp_path, found, split)] == [name]
 
 
 def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
     found = put(tmp_path, "train_sft.jsonl", "train_gen.jsonl", "test_sft.jsonl")
-    assert [file.stem for file in of_split(tmp_path, found, "train_sft")] == ["train_sft"]
-    assert [file.stem for file in of_split(tmp_path, found, "train")] == ["train_gen", "train_sft"]
+    assert [file.stem for file in select_split(tmp_path, found, "train_sft")] == ["train_sft"]
+    assert [file.stem for file in select_split(tmp_path, found, "train")] == ["train_gen", "train_sft"]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +123,14 @@ def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
             "train",
             r"more.jsonl and 1 others belong to none of the splits",
         ),
-        (("test_train.jsonl", "train.jsonl"), "train", "test_train.jsonl has the words of two splits"),
+        (("test_train.jsonl", "train.jsonl"), "train", "test_train.jsonl has words of two splits"),
     ],
 )
 def test_what_could_be_wrong_is_refused(
     tmp_path: Path, names: tuple[str, ...], split: str, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        of_split(tmp_path, put(tmp_path, *names), split)
+        select_split(tmp_path, put(tmp_path, *names), split)
 
 
 CARD = """---
@@ -156,7 +158,7 @@ def test_a_card_with_configurations(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
 
     def names(split: str, subset: str | None = None) -> list[str]:
-        return [file.stem for file in of_split(tmp_path, found, split, subset)]
+        return [file.stem for file in select_split(tmp_path, found, split, subset)]
 
     assert (names("train"), names("test"), names("train", "de")) == (["part-1", "part-2"], ["held"], ["x"])
     assert names("test", "fr") == ["test"]
@@ -178,10 +180,10 @@ def test_a_card_with_configurations(tmp_path: Path) -> None:
 def test_a_card_without_configurations(tmp_path: Path, card: str) -> None:
     found = put(tmp_path, "train.jsonl", "en/train.jsonl")
     (tmp_path / "README.md").write_text(card)
-    assert len(of_split(tmp_path, found, "train")) == 2
-    assert [file.parent.name for file in of_split(tmp_path, found, "train", "en")] == ["en"]
+    assert len(select_split(tmp_path, found, "train")) == 2
+    assert [file.parent.name for file in select_split(tmp_path, found, "train", "en")] == ["en"]
     with pytest.raises(ValueError, match="has no subset 'de'"):
-        of_split(tmp_path, found, "train", "de")
+        select_split(tmp_path, found, "train", "de")
 
 
 def test_companions_do_not_stop_a_folder(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_corpus_with_a_file_of_rows_keeps_its_other_texts(tmp_path: Path) -> N
 def test_a_corpus_of_texts_has_splits_only_if_all_names_say_one(tmp_path: Path) -> None:
     for name in ("wiki.train.txt", "wiki.test.txt"):
         (tmp_path / name).write_text(name)
-    assert in_split(tmp_path, files(tmp_path))
+    assert all_name_splits(tmp_path, files(tmp_path))
     assert [document.text for document in documents(tmp_path)] == ["wiki.train.txt"]
     (tmp_path / "book.txt").write_text("book")
     (tmp_path / "train.py").write_text("train")
@@ -234,7 +236,7 @@ def test_the_same_rows_in_two_formats_are_not_read_twice(tmp_path: Path) -> None
     put(tmp_path, "train.jsonl")
     (tmp_path / "train.csv").write_text("text\nx\n")
     for read in (rows, documents):
-        with pytest.raises(ValueError, match=r"train\.csv and .*train\.jsonl would be read both"):
+        with pytest.raises(ValueError, match=r"train\.csv and .*train\.jsonl would both be read"):
             list(read(tmp_path))
 
 

@@ -174,7 +174,7 @@ def test_what_the_library_streams(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((args, options))
         return iter([{"text": "a"}])
 
-    monkeypatch.setattr(hub, "unreachable", lambda name: None)
+    monkeypatch.setattr(hub, "explain_unreachable", lambda name: None)
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(dataset_rows("owner/name", subset="en")) == [Row({"text": "a"}, "owner/name/train:1")]
     assert asked == [(("owner/name", "en"), {"split": "train", "streaming": True})]
@@ -189,7 +189,7 @@ def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) 
         (None, "cannot load .*: no network"),
         ("the hub is far", "looked up, as the hub is far"),
     ):
-        monkeypatch.setattr(hub, "unreachable", lambda name, why=why: why)
+        monkeypatch.setattr(hub, "explain_unreachable", lambda name, why=why: why)
         with pytest.raises(ValueError, match=f"there is no file or folder 'owner/name'; taken for .*{words}"):
             dataset_rows("owner/name")
 
