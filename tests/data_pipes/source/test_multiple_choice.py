@@ -339,7 +339,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 4 choices, got 3 in here:1; write JSONL"):
         write_csv(tmp_path, Questions([three], {}, ""))
     for subject in ("", "../x", "a/b", ".x"):
-        with pytest.raises(ValueError, match="cannot be a file.s name"):
+        with pytest.raises(ValueError, match="cannot be a file's name"):
             write_csv(tmp_path, Questions([], {subject: []}, ""))
     assert list(tmp_path.iterdir()) == []
 
