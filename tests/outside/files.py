@@ -177,7 +177,7 @@ FILES = (
             "Python",
             _add_file(name),
             _read(),
-            refused=f"{name}: an archive is not looked",
+            refused=f"{name}: an archive is not read",
         )
         for name in ("more.zip", "more.tar", "data/more.tar.gz", "more.tgz")
     ),
