@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from stages.cli.train import INTERRUPTED
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.ranges import Above, AtLeast, Seed
+from stages.run.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from pure.types import Tree

@@ -43,7 +43,7 @@ def training(options: type[TrainOptions]) -> Subcommand:
     """Makes the row of a training stage; its help is the first line of the flags' docstring."""
     first = (inspect.getdoc(options) or "").splitlines()[0].rstrip(".")
     address = f"{options.__module__}:{options.__name__}"
-    return Subcommand(address, "stages.cli.train:run", first[0].lower() + first[1:], CHECKPOINTS)
+    return Subcommand(address, "stages.run.train:run", first[0].lower() + first[1:], CHECKPOINTS)
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(

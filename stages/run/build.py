@@ -17,8 +17,9 @@ import torch
 
 from pure import random
 from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
-from stages.models.chat_template import template_of, with_template
+from stages.models.chat_template import source_of, template_of, with_template
 from stages.models.identity import hash_weights
+from stages.models.template_kwargs import template_variables
 from stages.run import (
     adapter_flags,
     build_online,
@@ -30,14 +31,16 @@ from stages.run import (
 )
 from stages.run.data import corpus, examples
 from stages.run.experiment import Experiment, Recipe, Say, Start
-from stages.run.options import checks
 from stages.run.options.pretrain import PretrainOptions
 from stages.run.options.tuning import (
     STAGES,
+    OnlineOptions,
     RewardOptions,
     TuningOptions,
     check_held_out,
+    check_tuning_flags,
 )
+from stages.run.rewards.functions import refuse_unknown
 
 Options: TypeAlias = PretrainOptions | TuningOptions
 
@@ -61,7 +64,7 @@ def check(options: Options) -> None:
     if isinstance(options, PretrainOptions):
         build_pretrain.check(options)
     else:
-        checks.check(options)
+        _check_tuning(options)
 
 
 def build(options: Options, say: Say = print) -> Experiment:
@@ -148,6 +151,30 @@ def load_start(options: TuningOptions, say: Say) -> Start:
         base = base._replace(model=adapted.model, params=params)
         save_model = partial(final_model.save_adapters, base=base, adapted=adapted)
     return Start(base, template, adapted, dtype, key, identity.describe_model(digest), save_model)
+
+
+def _check_tuning(options: TuningOptions) -> None:
+    """Refuses flags of a stage after pretraining that cannot work, before the model is loaded."""
+    check_tuning_flags(options)
+    adapter_flags.check_dropout(options)
+    new_tokens.check_flags(
+        options.add_tokens, options.vocabulary_multiple, adapters=options.qlora or options.lora is not None
+    )
+    adapter_flags.lora_config_of(options)
+    hardware.pick_device(options.device)
+    if options.chat_template:
+        source_of(options.chat_template)
+    template_variables(options.template_kwargs)
+    tokens, flags = options.max_length, f"--max_length {options.max_length}"
+    if isinstance(options, OnlineOptions):
+        refuse_unknown(options.reward)
+        tokens += options.max_new_tokens
+        flags += f" and --max_new_tokens {options.max_new_tokens}"
+    context = language_model.read_config(options.model_path).max_position_embeddings
+    if tokens > context:
+        raise ValueError(
+            f"{flags}: {tokens} tokens exceed the model's max_position_embeddings {context}; take fewer"
+        )
 
 
 def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: Say) -> examples.Data:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from stages.state import TrainState
 
 
+INTERRUPTED = 128
+"""Exit code of an interrupted run, plus the signal's number, as in shells: 143 after SIGTERM."""
+
+
 class Outcome(NamedTuple):
     """A run after its last step.
 
@@ -84,13 +88,23 @@ def train(
         if before_first_step:
             before_first_step(experiment)
         # 4. Steps.
-        result = _run(options, experiment, config, say)
+        result = _take_steps(options, experiment, config, say)
         # 5. final_model.
         if result.status == "interrupted":
             say(f"saved at step {int(result.state.step)}; the same command resumes from there")
             return Outcome(experiment, result.state, result.status, result.signal, None)
         path = final_model.write(folder, result, experiment.save_model, say)
     return Outcome(experiment, result.state, result.status, result.signal, path)
+
+
+def run(options: PretrainOptions | TuningOptions) -> int:
+    """Trains, or resumes: the training subcommands.
+
+    Returns:
+        The exit code: 0, or of an interrupted run, whose state is saved, 128 and the signal's number.
+    """
+    outcome = train(options)
+    return INTERRUPTED + outcome.signal if outcome.signal else 0
 
 
 def _first_line(options: PretrainOptions | TuningOptions) -> str:
@@ -100,7 +114,7 @@ def _first_line(options: PretrainOptions | TuningOptions) -> str:
     return f"loading {options.model_path}"
 
 
-def _run(
+def _take_steps(
     options: PretrainOptions | TuningOptions, experiment: Experiment, config: dict[str, Any], say: Say
 ) -> Result:
     """Runs the loop; without a C++ compiler eagerly."""

@@ -66,7 +66,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "data_pipes/tokenizer/json_steps.py": "tests/data_pipes/tokenizer/test_json_reader.py",
     "stages/cli/subcommands.py": "tests/stages/cli/test_main.py",
     "stages/cli/mistakes.py": "tests/stages/cli/test_flags.py",
-    "stages/cli/train.py": "tests/stages/cli/test_tune.py",
     "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",
     "pure/interop/gguf.py": "tests/stages/models/test_gguf.py",
@@ -90,7 +89,6 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/run/experiment.py": "tests/stages/run/test_build.py",
     "stages/run/final_model.py": "tests/stages/run/test_train.py",
     "stages/evaluate/programs.py": "tests/stages/evaluate/test_humaneval.py",
-    "stages/run/options/checks.py": "tests/stages/cli/test_tune.py",
     "stages/run/options/values.py": "tests/stages/run/test_config_file.py",
 }
 """path -> the test that covers it, where that is not `tests/PATH/test_NAME.py`."""
