@@ -35,7 +35,7 @@ INFRASTRUCTURE: Mapping[str, str] = {
     "pure/optim/axes.py": "tells matrices from the rest, for Muon",
     "pure/optim/finite.py": "a combinator",
     "pure/optim/extra.py": "a combinator",
-    "pure/optim/leafwise.py": "tells which optimizers may go layer by layer",
+    "pure/optim/leafwise.py": "marks the optimizers that may update layer by layer",
     "pure/optim/partition.py": "a combinator",
     "pure/optim/inject.py": "a combinator",
     "pure/optim/mask.py": "combinators",
