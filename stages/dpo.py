@@ -36,7 +36,7 @@ METRICS = (
     "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
     "logps/rejected",
 )  # fmt: skip
-FREE = ("simpo", "orpo")
+REFERENCE_FREE = ("simpo", "orpo")
 """Variants without a reference."""
 
 
@@ -83,7 +83,7 @@ def dpo(
     if variant not in (*VARIANTS, "orpo"):
         raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
     number("dpo", "at least 0" if variant == "orpo" else "above 0", beta=beta)
-    if variant in FREE and reference is not None:
+    if variant in REFERENCE_FREE and reference is not None:
         raise ValueError(f"dpo: variant {variant!r} has no reference; leave reference=None")
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
     answers = partial(answer_log_probabilities, model=model, head=head)
@@ -146,12 +146,12 @@ def pair_loss(
     counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}
     # 2. Reference.
     references: tuple = () if variant == "orpo" else (None, None)
-    if "reference_chosen" in batch and variant not in FREE:
+    if "reference_chosen" in batch and variant not in REFERENCE_FREE:
         references = (batch["reference_chosen"], batch["reference_rejected"])
     elif reference is not None:
         with torch.no_grad():
             references = answers(reference, tokens, labels).chunk(2)
-    elif variant not in FREE:
+    elif variant not in REFERENCE_FREE:
         raise ValueError(
             f"dpo: variant {variant!r} needs a reference; give reference=params, or batches with "
             "reference_chosen and reference_rejected (data_pipes.preference.with_reference)"

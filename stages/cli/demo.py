@@ -87,7 +87,7 @@ def pretrain_options(options: DemoOptions) -> PretrainOptions:
 
 
 def table(results: Mapping[str, float]) -> str:
-    """Formats the bits per byte of the model and of compressors.
+    """Formats the bits per byte of the model and of gzip and xz.
 
     Args:
         results: bits per byte of "model", "gzip", "xz", and of "guess", which gives all tokens the same
@@ -145,7 +145,7 @@ def _run_later_stages(options: DemoOptions, folder: Path) -> int:
             return INTERRUPTED + signal.SIGTERM
         results.append((stage, result))
     print(f"\n{ladder.table(results)}")
-    curves = plot.ladder(folder, [stage.name for stage in stages])
+    curves = plot.plot_demo_stages(folder, [stage.name for stage in stages])
     print(f"\nthese stages took {time.monotonic() - start:.0f} s; curves: {curves}")
     print(f"chat with the model: intro2llm chat --model_path {folder / 'grpo'}")
     return 0
@@ -167,10 +167,10 @@ def _pretrain(options: PretrainOptions, folder: Path) -> int:
         return INTERRUPTED + outcome.signal
     _print_continuations("after training", outcome.state.params, outcome.experiment)
     print("compressing the held-out text with gzip and xz")
-    compressed = validation.compressors((folder / "data" / "held_out.txt").read_bytes())
+    compressed = validation.compression_rates((folder / "data" / "held_out.txt").read_bytes())
     results = {"model": _last_value(folder, "val_bpb"), **compressed._asdict(), **untrained}
     print(f"\n{table(results)}")
-    curves = plot.curves(folder)
+    curves = plot.plot_curves(folder)
     files.write_json(folder / "results.json", results)
     print(f"\n{folder}: {time.monotonic() - start:.0f} s; curves: {curves}; model: {folder / 'final_model'}")
     print(f"continue texts with the model: intro2llm generate --model_path {folder} --prompt 'import '")

@@ -26,7 +26,7 @@ from stages.run.data.completions_log import Recorder
 from stages.run.data.examples import Data
 from stages.run.experiment import Experiment, Recipe, Say, Start, from_start
 from stages.run.metrics import Observe
-from stages.run.optimizer import Descent
+from stages.run.optimizer import Optimization
 from stages.run.options.tuning import (
     GRPOOptions,
     OnlineOptions,
@@ -57,10 +57,10 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         Experiment.
     """
     parts = _parts(options, start, data, say)
-    descent = optimizer.build(options, len(parts.pipe) * updates_per_step(options), start.dtype)
+    optimization = optimizer.build(options, len(parts.pipe) * updates_per_step(options), start.dtype)
     stage = grpo(
         start.base.model,
-        descent.optimizer,
+        optimization.optimizer,
         samples=options.samples,
         beta=options.beta,
         kl=options.kl,
@@ -70,7 +70,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         reference=_reference(start, options.beta),
         **_arguments(options, start, parts),
     )
-    return _experiment(start, stage, descent, parts)
+    return _experiment(start, stage, optimization, parts)
 
 
 def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -87,10 +87,10 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
     """
     parts = _parts(options, start, data, say)
     updates = len(parts.pipe) * updates_per_step(options)
-    descent = optimizer.build(options, updates, start.dtype)
+    optimization = optimizer.build(options, updates, start.dtype)
     stage = ppo(
         start.base.model,
-        descent.optimizer,
+        optimization.optimizer,
         beta=options.beta,
         target_kl=options.target_kl,
         epochs=options.epochs,
@@ -100,7 +100,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         reference=_reference(start, options.beta),
         **_arguments(options, start, parts),
     )
-    return _experiment(start, stage, descent, parts)
+    return _experiment(start, stage, optimization, parts)
 
 
 class _Parts(NamedTuple):
@@ -172,7 +172,7 @@ def _validate(start: Start, parts: _Parts) -> Validate:
         start.base.model,
         parts.held_out,
         parts.scorer.score,
-        first=parts.offset,
+        row_offset=parts.offset,
         key=random.fold_in(start.key, 1),
         dtype=start.dtype,
         weights=parts.scorer.weights,
@@ -203,9 +203,9 @@ def _reference(start: Start, beta: float) -> Tree | None:
     return {} if start.adapter else start.base.params
 
 
-def _experiment(start: Start, stage: Stage, descent: Descent, parts: _Parts) -> Experiment:
+def _experiment(start: Start, stage: Stage, optimization: Optimization, parts: _Parts) -> Experiment:
     """The Experiment, which also records the completions."""
-    made = from_start(start, stage, parts.pipe, descent, validate=_validate(start, parts))
+    made = from_start(start, stage, parts.pipe, optimization, validate=_validate(start, parts))
     observe = partial(_observe, learning_rate=made.observe, recorder=parts.scorer.recorder)
     return made._replace(observe=observe, identity={**parts.scorer.digests, **made.identity})
 

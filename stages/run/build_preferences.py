@@ -10,7 +10,7 @@ from data_pipes.preference import preference_pipe, unpaired_pipe, with_reference
 from data_pipes.table import TablePipe
 from pure import tree
 from pure.nn.scalar import scalar_model
-from stages.dpo import FREE, dpo
+from stages.dpo import REFERENCE_FREE, dpo
 from stages.kto import kto
 from stages.reward import reward
 from stages.run import final_model, optimizer
@@ -36,11 +36,11 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
     Returns:
         Experiment.
     """
-    pipe, held_out = _pipes(options, data, say)
-    descent = optimizer.build(options, len(pipe), start.dtype)
+    pipe, held_out = _build_pipes(options, data, say)
+    optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = reward(
         start.base.model,
-        descent.optimizer,
+        optimization.optimizer,
         center=options.center,
         disable_dropout=options.disable_dropout,
         compute=start.dtype,
@@ -48,7 +48,7 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
         ema=options.ema,
     )
     validate = mean_loss(stage, held_out, METRICS)
-    return from_start(start, stage, pipe, descent, validate=validate)._replace(
+    return from_start(start, stage, pipe, optimization, validate=validate)._replace(
         params=scalar_model(start.base.model).init(start.key, start.base.params),
         save_model=partial(final_model.save_reward_model, base=start.base, adapted=start.adapter),
     )
@@ -66,16 +66,17 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    pipe, held_out = _pipes(options, data, say)
-    if options.variant not in FREE:
+    pipe, held_out = _build_pipes(options, data, say)
+    if options.variant not in REFERENCE_FREE:
         say("computing the reference's log-probabilities")
-        reference = tree.cast(start.base.params, start.dtype)  # new adapters change nothing yet
+        reference = tree.cast(start.base.params, start.dtype)  # freshly initialised adapters are the identity
         pipe = with_reference(pipe, start.base.model, reference)
-        held_out = held_out and with_reference(held_out, start.base.model, reference)
-    descent = optimizer.build(options, len(pipe), start.dtype)
+        if held_out is not None:
+            held_out = with_reference(held_out, start.base.model, reference)
+    optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = dpo(
         start.base.model,
-        descent.optimizer,
+        optimization.optimizer,
         beta=options.beta,
         variant=options.variant,
         label_smoothing=options.label_smoothing,
@@ -84,7 +85,7 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
         accumulation=options.gradient_accumulation,
         ema=options.ema,
     )
-    return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out, METRICS))
+    return from_start(start, stage, pipe, optimization, validate=mean_loss(stage, held_out, METRICS))
 
 
 def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -93,21 +94,22 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     Args:
         options: the flags, checked.
         start: the model to start from, which is also the reference.
-        data: single answers.
+        data: unpaired completions, each labelled desirable or undesirable.
         say: takes lines for the user.
 
     Returns:
         Experiment.
     """
     longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
-    make = partial(unpaired_pipe, length=examples.row_length(longest - 1, options.max_length))
-    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
-    held_out = examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
-    descent = optimizer.build(options, len(pipe), start.dtype)
+    length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
+    make_pipe = partial(unpaired_pipe, length=length)
+    pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
+    held_out = examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
+    optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = kto(
         start.base.model,
-        descent.optimizer,
-        reference={} if start.adapter else start.base.params,
+        optimization.optimizer,
+        reference={} if start.adapter else start.base.params,  # {}: the base without its adapters
         beta=options.beta,
         desirable_weight=options.desirable_weight,
         undesirable_weight=options.undesirable_weight,
@@ -117,15 +119,16 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
         ema=options.ema,
     )
     validate = mean_loss(stage, held_out, ("rewards/chosen", "rewards/rejected", "kl"))
-    return from_start(start, stage, pipe, descent, validate=validate)
+    return from_start(start, stage, pipe, optimization, validate=validate)
 
 
-def _pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
-    """The pipes of training and held-out pairs; rows are as long as the longest answer needs."""
+def _build_pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
+    """Builds the pipes of training and held-out pairs; rows are as long as the longest answer needs."""
     longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
-    make = partial(preference_pipe, length=examples.row_length(longest - 1, options.max_length))
-    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
-    return pipe, examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
+    length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
+    make_pipe = partial(preference_pipe, length=length)
+    pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
+    return pipe, examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
 
 
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(

@@ -56,10 +56,10 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         boundaries=options.boundaries,
         data_path=options.data_path,
     )
-    descent = optimizer.build(options, len(pipe), dtype)
+    optimization = optimizer.build(options, len(pipe), dtype)
     stage = pretrain(
         model,
-        descent.optimizer,
+        optimization.optimizer,
         compute=dtype,
         label_smoothing=options.label_smoothing,
         z_loss=options.z_loss,
@@ -70,13 +70,13 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         corpus.held_out,
         batch_size=options.batch_size,
         length=options.max_length,
-        stride=(options.max_length + 1) // 2,
+        stride=(options.max_length + 1) // 2,  # each scored token has at least half a window of context
         boundaries=options.boundaries,
     )
     base = Pretrained(model, {}, corpus.tokenizer)
-    origin: dict[str, str] = {}
+    base_identity: dict[str, str] = {}
     if options.model_path:
-        base, origin = _continued(base, options.model_path, device)
+        base, base_identity = _load_base(base, options.model_path, device)
     return Experiment(
         base=base,
         template=None,
@@ -85,11 +85,11 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
         params=base.params if options.model_path else None,
         key=random.key(options.seed, device=device),
         validate=bits_per_byte(model, held_out, corpus.held_out_bytes, dtype=dtype),
-        observe=optimizer.observe(descent.schedule),
-        schedule=descent.schedule,
-        identity=origin,
+        observe=optimizer.observe(optimization.schedule),
+        schedule=optimization.schedule,
+        identity=base_identity,
         save_model=partial(final_model.save_whole, base=base),
-        work=mfu.work(model, options.max_length, dtype, device),
+        model_flops=mfu.model_flops(model, options.max_length, dtype, device),
     )
 
 
@@ -119,7 +119,7 @@ def check(options: PretrainOptions) -> None:
 
 
 def vocabulary_size(options: PretrainOptions) -> int:
-    """Returns the ids of a tokenizer that is trained for the run: as many as the model's shape has rows."""
+    """Returns the vocabulary size for a tokenizer that is trained for the run: the model's `vocab_size`."""
     return shape.read(options.config, options.model_path).vocab_size
 
 
@@ -131,14 +131,14 @@ def make_pipe(
     boundaries: Literal["ignore", "mask"],
     data_path: str,
 ) -> TablePipe:
-    """Makes the batches of all epochs, or of as many as max_steps takes.
+    """Makes the pipe of training batches for `num_epochs`, or for `max_steps` if that is given.
 
     Args:
-        store: the training part.
+        store: the training split.
         flags: size and number of the batches.
         seed: of the order.
         boundaries: see `data_pipes.pretrain.pretrain_pipe`.
-        data_path: for the message.
+        data_path: for the error message.
 
     Returns:
         A pipe.
@@ -152,20 +152,22 @@ def make_pipe(
             f"--data_path {data_path}: the training part has {tokens} tokens, but one row of --max_length "
             f"{length} takes {length + 1}; give more text, or --max_length {max(tokens - 1, 1)}"
         )
-    needed = math.ceil((max_steps or 0) * flags.batch_size / row_count(tokens, length))
+    epochs = flags.num_epochs
+    if max_steps:
+        epochs = max(math.ceil(max_steps * flags.batch_size / row_count(tokens, length)), 1)
     pipe = pretrain_pipe(
         store,
         batch_size=flags.batch_size,
         length=length,
         key=seed,
-        epochs=max(needed, 1) if max_steps else flags.num_epochs,
+        epochs=epochs,
         boundaries=boundaries,
     )
     return pipe[:max_steps]
 
 
 def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
-    """The model's configuration, with the tokenizer's ids; one that differs from checkpoints is refused."""
+    """Returns the model's config with the tokenizer's ids; refuses one that differs from the checkpoints'."""
     name = _shape_name(options)
     read = shape.read(options.config, options.model_path)
     shrink = shape.may_shrink(options.config, options.model_path)
@@ -176,16 +178,16 @@ def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelCo
     return config
 
 
-def _continued(new: Pretrained, model_path: str, device: torch.device) -> tuple[Pretrained, dict[str, str]]:
-    """The model with the weights and the tokenizer of the one at --model_path, and its identity."""
-    given = language_model.load(model_path, dtype=torch.float32)
-    origin = identity.describe_model(hash_weights(given.params))
-    given = language_model.move_to(given, device)
-    return language_model.with_tokenizer_of(new._replace(params=given.params), given), origin
+def _load_base(new: Pretrained, model_path: str, device: torch.device) -> tuple[Pretrained, dict[str, str]]:
+    """Loads weights and tokenizer from --model_path into `new`; returns it and the base's identity."""
+    base = language_model.load(model_path, dtype=torch.float32)
+    base_identity = identity.describe_model(hash_weights(base.params))
+    base = language_model.move_to(base, device)
+    return language_model.with_tokenizer_of(new._replace(params=base.params), base), base_identity
 
 
 def _shape_name(options: PretrainOptions) -> str:
-    """The flag that gives the model's shape, for messages."""
+    """Returns the flag that selects the model's config, for messages."""
     if options.model_path:
         return f"--model_path {options.model_path}"
     return f"--config {options.config or shape.DEFAULT}"

@@ -31,16 +31,16 @@ def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experi
     make = partial(sft_pipe, length=options.max_length, packing=options.packing)
     pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
     held_out = examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
-    descent = optimizer.build(options, len(pipe), start.dtype)
+    optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = sft(
         start.base.model,
-        descent.optimizer,
+        optimization.optimizer,
         label_smoothing=options.label_smoothing,
         compute=start.dtype,
         accumulation=options.gradient_accumulation,
         ema=options.ema,
     )
-    return from_start(start, stage, pipe, descent, validate=mean_loss(stage, held_out))
+    return from_start(start, stage, pipe, optimization, validate=mean_loss(stage, held_out))
 
 
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(

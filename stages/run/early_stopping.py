@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Patience(NamedTuple):
+class BestValidation(NamedTuple):
     """The best validation so far.
 
     Fields:
@@ -23,40 +23,40 @@ class Patience(NamedTuple):
     since: int = 0
 
 
-def observe(state: Patience, step: int, value: float) -> Patience:
+def observe(state: BestValidation, step: int, value: float) -> BestValidation:
     """Updates the best validation; lower is better, NaN is never better.
 
     Example:
-        >>> observe(observe(Patience(), 10, 2.0), 20, 2.5)
-        Patience(best=2.0, best_step=10, since=1)
+        >>> observe(observe(BestValidation(), 10, 2.0), 20, 2.5)
+        BestValidation(best=2.0, best_step=10, since=1)
     """
-    return Patience(value, step, 0) if value < state.best else state._replace(since=state.since + 1)
+    return BestValidation(value, step, 0) if value < state.best else state._replace(since=state.since + 1)
 
 
-def to_json(state: Patience) -> dict[str, Any]:
+def to_json(state: BestValidation) -> dict[str, Any]:
     """Converts the state to JSON for a checkpoint's manifest; `best` is text, since JSON has no infinity.
 
     Example:
-        >>> to_json(Patience())
+        >>> to_json(BestValidation())
         {'best': 'inf', 'best_step': -1, 'since': 0}
     """
     return {**state._asdict(), "best": repr(state.best)}
 
 
-def from_json(fields: Mapping[str, Any] | None) -> Patience:
+def from_json(fields: Mapping[str, Any] | None) -> BestValidation:
     """Inverts `to_json`, bit for bit; None is the state before the first validation.
 
     Raises:
         ValueError: for fields that `to_json` does not write.
 
     Example:
-        >>> from_json(to_json(Patience(0.1, 5, 2)))
-        Patience(best=0.1, best_step=5, since=2)
+        >>> from_json(to_json(BestValidation(0.1, 5, 2)))
+        BestValidation(best=0.1, best_step=5, since=2)
     """
     if fields is None:
-        return Patience()
+        return BestValidation()
     try:
-        return Patience(float(fields["best"]), int(fields["best_step"]), int(fields["since"]))
+        return BestValidation(float(fields["best"]), int(fields["best_step"]), int(fields["since"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(
             f"early stopping: expected best, best_step and since, got {str(fields)[:80]}"

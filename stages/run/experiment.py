@@ -18,8 +18,8 @@ from stages.online import Rollout, Update
 from stages.run import optimizer
 from stages.run.data.examples import Data, Kind
 from stages.run.metrics import Observe
-from stages.run.mfu import Work
-from stages.run.optimizer import Descent
+from stages.run.mfu import ModelFlops
+from stages.run.optimizer import Optimization
 from stages.run.validation import Validate
 from stages.stage import Stage
 
@@ -70,7 +70,7 @@ class Experiment(NamedTuple):
         schedule: of the learning rate.
         identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
         save_model: writes final_model.
-        work: FLOPs of a token and peak of the device, for the log; None logs neither.
+        model_flops: FLOPs of a token and peak of the device, for the log; None logs neither.
     """
 
     base: Pretrained
@@ -84,11 +84,11 @@ class Experiment(NamedTuple):
     schedule: Schedule
     identity: Mapping[str, str]
     save_model: SaveModel
-    work: Work | None = None
+    model_flops: ModelFlops | None = None
 
 
 class Recipe(NamedTuple):
-    """How a stage after pretraining is built.
+    """Builder of a stage after pretraining, and the form of its rows.
 
     Fields:
         rows: the form of its rows.
@@ -99,13 +99,15 @@ class Recipe(NamedTuple):
     builder: Callable[[Any, Start, Data, Say], Experiment]
 
 
-def from_start(start: Start, stage: Stage, pipe: Pipe, descent: Descent, *, validate: Validate) -> Experiment:
+def from_start(
+    start: Start, stage: Stage, pipe: Pipe, optimization: Optimization, *, validate: Validate
+) -> Experiment:
     """Makes the Experiment of a stage that trains the model at --model_path.
 
     Args:
         start: the model, whose params the stage begins with.
         stage, pipe: of the run.
-        descent: optimizer and schedule of the stage.
+        optimization: optimizer and schedule of the stage.
         validate: params -> {name: number}.
 
     Returns:
@@ -119,8 +121,8 @@ def from_start(start: Start, stage: Stage, pipe: Pipe, descent: Descent, *, vali
         params=start.base.params,
         key=start.key,
         validate=validate,
-        observe=optimizer.observe(descent.schedule),
-        schedule=descent.schedule,
+        observe=optimizer.observe(optimization.schedule),
+        schedule=optimization.schedule,
         identity=start.identity,
         save_model=start.save_model,
     )

@@ -21,7 +21,7 @@ from pure.types import Tree
 from stages.checkpoint import background, checkpoint, directories
 from stages.run import compiler, early_stopping, log, mfu, signals
 from stages.run.allocator import keep_freed_memory
-from stages.run.early_stopping import Patience
+from stages.run.early_stopping import BestValidation
 from stages.run.metrics import Observe, Readings, readings
 from stages.run.progress import Progress, progress
 from stages.run.validation import Validate
@@ -73,7 +73,7 @@ class Result(NamedTuple):
 
     state: TrainState
     status: str
-    best: Patience
+    best: BestValidation
     steps: int
     signal: int | None
 
@@ -89,7 +89,7 @@ def run(
     fingerprint: Mapping[str, str] | None = None,
     writers: Sequence[Callable[[int], log.Writer]] = (),
     observe: Observe | None = None,
-    work: mfu.Work | None = None,
+    model_flops: mfu.ModelFlops | None = None,
     options: RunOptions | None = None,
 ) -> Result:
     """Folds `stage.step` over `pipe`, from the start or from the newest valid checkpoint of the folder.
@@ -105,10 +105,10 @@ def run(
         validate: params -> {name: number}; must give `options.watch`.
         fingerprint: describes stage and pipe (`stages.checkpoint.fingerprint`); resuming with another one is
             refused.
-        writers: functions from the first step to a further log.Writer.
+        writers: each gets the step that the run starts from and returns an additional log.Writer.
         observe: state -> further numbers for the log, as tensors on the state's device, such as the learning
             rate.
-        work: FLOPs of a token and peak of the device (`stages.run.mfu`), for `tflops` and `mfu` in the log.
+        model_flops: FLOPs per token and peak of the device, for `tflops` and `mfu`; see `stages.run.mfu`.
         options: see RunOptions.
 
     Returns:
@@ -117,7 +117,7 @@ def run(
     Steps:
         1. Load the state and the best validation from a checkpoint, or make new ones.
         2. Open the log after that step, the screen, and the background saver.
-        3. Take the steps; after each validate, log, save, stop if due.
+        3. Take the steps. After each step: validate, log, save and stop, where due.
         4. Wait for the last save; close the outputs.
 
     Edge cases: a complete run, and one that stopped early, take no further step.
@@ -150,7 +150,7 @@ def run(
             observe=observe or (lambda state: {}),
             paths=tree.paths(state.params),
             every=READ_EVERY if key.device.type == "cuda" else 1,
-            work=work,
+            model_flops=model_flops,
             compiling=options.compile,
         ),
         screen=screen,
@@ -159,9 +159,9 @@ def run(
         options=options,
     )
     # 3. and 4. Steps; `_closing` waits and closes.
-    with signals.catch_signals() as caught, _closing(outputs, screen, saver):
-        state, status, best = _fold(parts, state, first, best, caught)
-    signal = caught[0] if status == "interrupted" else None
+    with signals.catch_signals() as signals_received, _closing(outputs, screen, saver):
+        state, status, best = _fold(parts, state, first, best, signals_received)
+    signal = signals_received[0] if status == "interrupted" else None
     return Result(state, status, best, step_of(state) - first, signal)
 
 
@@ -189,11 +189,11 @@ def _begin(
     params: Tree | None,
     fingerprint: Mapping | None,
     options: RunOptions,
-) -> tuple[TrainState, Patience]:
+) -> tuple[TrainState, BestValidation]:
     """Loads the newest valid checkpoint, or makes a new state."""
     state = stage.init(key, params)
     if not directories.list_complete(folder):
-        return state, Patience()
+        return state, BestValidation()
     if not options.resume:
         raise ValueError(f"{folder} holds checkpoints of an earlier run; resume it, or choose another folder")
     say = (lambda text: None) if options.quiet else print
@@ -202,32 +202,30 @@ def _begin(
 
 
 def _fold(
-    parts: _Parts, state: TrainState, first: int, best: Patience, caught: list[int]
-) -> tuple[TrainState, str, Patience]:
+    parts: _Parts, state: TrainState, first: int, best: BestValidation, signals_received: list[int]
+) -> tuple[TrainState, str, BestValidation]:
     """Takes steps until the pipe ends, validation stops improving, or a signal arrives."""
     total, options, device = len(parts.pipe), parts.options, state.key.device
     if first:
         parts.screen.say(
-            f"resuming from step {first}" if first < total else f"all {total} steps were taken before"
+            f"resuming from step {first}" if first < total else f"all {total} steps are already done"
         )
-    if 0 < options.patience <= best.since:
+    if _is_out_of_patience(options, best):
         return state, "early", best
     if options.compile and first < total:
         parts.screen.say(compiler.first_step(device))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
         batch = _move_to(device, parts.pipe[number - 1])
-        state = _step(parts, state, batch, caught)
+        state = _step(parts, state, batch, signals_received)
         parts.readings.add(number, state)
         values = _validate(parts, state) if _is_validation_step(number, total, options.eval_every) else {}
         if values:
             best = _update_best(parts, number, values, best)
-        status = _status(number, total, options, best, caught)
-        saving = (
-            status
-            or (values and best.since == 0)
-            or (options.save_every and number % options.save_every == 0)
-        )
+        status = _status(number, total, options, best, signals_received)
+        is_new_best = bool(values) and best.since == 0
+        is_save_due = options.save_every > 0 and number % options.save_every == 0
+        saving = bool(status) or is_new_best or is_save_due
         if values or saving or parts.readings.is_write_due():
             parts.readings.write(values)
         if saving:
@@ -239,22 +237,22 @@ def _fold(
 
 
 def _refuse_skipped(parts: _Parts, status: str) -> None:
-    """Raises for a run that skipped most of its updates, and would otherwise end as a success."""
+    """Raises FloatingPointError if the run ends normally but most of its updates were skipped."""
     skipped, steps = parts.readings.count_skipped()
     if status in ("complete", "early") and 2 * skipped > steps:
         raise FloatingPointError(
             f"the updates of {skipped} of {steps} steps were skipped, as the loss or its gradient was not "
-            "finite or there was nothing to learn from: no trained model; lower --learning_rate, try --dtype "
-            "float32, or fix the rewards"
+            "finite or there was nothing to learn from, so the model is not trained; lower --learning_rate, "
+            "try --dtype float32, or fix the rewards"
         )
 
 
-def _step(parts: _Parts, state: TrainState, batch: Tree, caught: list[int]) -> TrainState:
-    """Takes a step. Ctrl-C also reaches a running compiler, whose error is then that of an interruption."""
+def _step(parts: _Parts, state: TrainState, batch: Tree, signals_received: list[int]) -> TrainState:
+    """Takes a step; an error after a signal counts as an interruption, as Ctrl-C also kills the compiler."""
     try:
         return parts.step(state, batch)
     except Exception:
-        if caught:
+        if signals_received:
             raise KeyboardInterrupt from None
         raise
 
@@ -265,14 +263,16 @@ def _move_to(device: torch.device, batch: Tree) -> Tree:
 
 
 def _validate(parts: _Parts, state: TrainState) -> Mapping[str, float]:
-    """Validates; the time of the steps is read before."""
+    """Validates the parameters, or their moving average if the stage keeps one."""
     if parts.validate is None:
         return {}
-    parts.readings.settle()
+    parts.readings.settle()  # stops the clock, so that validation does not count in tokens per second
     return dict(parts.validate(state.extra.get("ema", state.params)))
 
 
-def _update_best(parts: _Parts, number: int, values: Mapping[str, float], best: Patience) -> Patience:
+def _update_best(
+    parts: _Parts, number: int, values: Mapping[str, float], best: BestValidation
+) -> BestValidation:
     """Reports a validation, and updates the best one."""
     if parts.options.watch not in values:
         raise ValueError(
@@ -284,24 +284,31 @@ def _update_best(parts: _Parts, number: int, values: Mapping[str, float], best: 
     return best
 
 
-def _status(number: int, total: int, options: RunOptions, best: Patience, caught: list[int]) -> str:
-    """The reason why the run ends at this step, or ""."""
+def _status(
+    number: int, total: int, options: RunOptions, best: BestValidation, signals_received: list[int]
+) -> str:
+    """Returns the reason why the run ends at this step, or ""."""
     if number == total:
         return "complete"
-    if 0 < options.patience <= best.since:
+    if _is_out_of_patience(options, best):
         return "early"
-    return "interrupted" if caught else ""
+    return "interrupted" if signals_received else ""
 
 
-def _save(parts: _Parts, state: TrainState, number: int, best: Patience, score: float | None) -> None:
-    """Starts a checkpoint in the background, once the log is on the disk."""
+def _is_out_of_patience(options: RunOptions, best: BestValidation) -> bool:
+    """Checks if `options.patience` validations in a row have not improved; never with patience 0."""
+    return 0 < options.patience <= best.since
+
+
+def _save(parts: _Parts, state: TrainState, number: int, best: BestValidation, score: float | None) -> None:
+    """Flushes the log, then starts saving a checkpoint in the background."""
     parts.readings.flush()
     metadata = {"early_stopping": early_stopping.to_json(best)}
     parts.saver.save(state, step=number, score=score, metadata=metadata)
 
 
 def _is_validation_step(number: int, total: int, every: int) -> bool:
-    """Tells whether validation is due: every so many steps, and after the last."""
+    """Checks if validation is due: every `every` steps, and after the last."""
     return number == total or (every > 0 and number % every == 0)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.run.log import Writer
-from stages.run.mfu import Work, speed
+from stages.run.mfu import ModelFlops, speed
 from stages.run.progress import Progress
 from stages.state import TrainState
 
@@ -65,7 +65,7 @@ def readings(
     observe: Observe,
     paths: Sequence[str],
     every: int = 1,
-    work: Work | None = None,
+    model_flops: ModelFlops | None = None,
     compiling: bool = False,
 ) -> Readings:
     """Makes the Readings of a run.
@@ -83,7 +83,7 @@ def readings(
         observe: state -> further numbers on the device, such as the learning rate.
         paths: of the params, in the order of `nonfinite_leaf`.
         every: steps read at a time.
-        work: FLOPs of a token and peak of the device; None leaves tflops and mfu out.
+        model_flops: FLOPs of a token and peak of the device; None leaves tflops and mfu out.
         compiling: the first step compiles; its line has compile_seconds and no speed.
 
     Returns:
@@ -110,7 +110,7 @@ def readings(
             rows[0][1]["compile_seconds"] = seconds
             screen.say(f"compiled in {seconds:.0f} s, the first step included")
         elif rows:
-            _speed(rows, time.monotonic() - begun[0], work)
+            _speed(rows, time.monotonic() - begun[0], model_flops)
         ready.extend(rows)
         pending.clear()
 
@@ -151,13 +151,13 @@ def _flatten_members(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, work: Work | None) -> None:
+def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, model_flops: ModelFlops | None) -> None:
     """Adds tok_per_sec, tflops and mfu, where the metrics count tokens."""
     for _, values in rows:
         if "tokens" in values:
             values["tok_per_sec"] = values["tokens"] * len(rows) / seconds
-            if work is not None:
-                values.update(speed(work, values["tok_per_sec"]))
+            if model_flops is not None:
+                values.update(speed(model_flops, values["tok_per_sec"]))
 
 
 def _refuse_skips_in_a_row(count: int) -> None:

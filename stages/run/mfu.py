@@ -26,7 +26,7 @@ PEAKS = (
 sheet)."""
 
 
-class Work(NamedTuple):
+class ModelFlops(NamedTuple):
     """FLOPs of a token, and peak of the device.
 
     Fields:
@@ -38,7 +38,7 @@ class Work(NamedTuple):
     peak: float | None
 
 
-def work(model: Model, length: int, dtype: torch.dtype, device: torch.device) -> Work:
+def model_flops(model: Model, length: int, dtype: torch.dtype, device: torch.device) -> ModelFlops:
     """Computes the FLOPs of a token, and looks up the peak of the device.
 
     Args:
@@ -48,28 +48,28 @@ def work(model: Model, length: int, dtype: torch.dtype, device: torch.device) ->
         device: where they are made.
 
     Returns:
-        Work.
+        ModelFlops.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return Work(flops_per_token(model, length), peak(name, dtype))
+    return ModelFlops(flops_per_token(model, length), peak(name, dtype))
 
 
-def speed(work: Work, tokens_per_second: float) -> dict[str, float]:
+def speed(model_flops: ModelFlops, tokens_per_second: float) -> dict[str, float]:
     """Converts tokens per second to FLOPs per second, and to their share of the peak.
 
     Args:
-        work: see Work.
+        model_flops: see ModelFlops.
         tokens_per_second: that were trained on.
 
     Returns:
         {"tflops": 10^12 operations a second}, and "mfu", the share of the peak, where the peak is known.
 
     Example:
-        >>> speed(Work(flops=2e6, peak=8e12), 1e6)
+        >>> speed(ModelFlops(flops=2e6, peak=8e12), 1e6)
         {'tflops': 2.0, 'mfu': 0.25}
     """
-    done = work.flops * tokens_per_second
-    return {"tflops": done / 1e12} | ({} if work.peak is None else {"mfu": done / work.peak})
+    done = model_flops.flops * tokens_per_second
+    return {"tflops": done / 1e12} | ({} if model_flops.peak is None else {"mfu": done / model_flops.peak})
 
 
 def flops_per_token(model: Model, length: int) -> float:

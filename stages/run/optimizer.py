@@ -14,14 +14,14 @@ from stages.run.options.base import OptimizerFlags
 from stages.state import TrainState
 
 
-class Descent(NamedTuple):
-    """An optimizer and the schedule that it follows."""
+class Optimization(NamedTuple):
+    """An optimizer and its learning-rate schedule."""
 
     optimizer: GradientTransformation
     schedule: Schedule
 
 
-def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Descent:
+def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Optimization:
     """Builds optimizer and schedule of a run.
 
     Args:
@@ -30,7 +30,7 @@ def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Descent:
         dtype: of the products.
 
     Returns:
-        Descent.
+        Optimization.
 
     Raises:
         ValueError: for a negative warm-up.
@@ -49,7 +49,7 @@ def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Descent:
         max_grad_norm=flags.max_grad_norm,
         dtype=dtype,
     )
-    return Descent(optimizer, schedule)
+    return Optimization(optimizer, schedule)
 
 
 def make_schedule(name: str, updates: int, *, peak: float, end: float, warmup: float) -> Schedule:

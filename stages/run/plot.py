@@ -1,4 +1,4 @@
-"""The picture of a run: its curves."""
+"""Plot the metrics of a run, and of the demo's stages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ PANELS = (
     ("grad_norm", "norm of the gradient"),
     ("tok_per_sec", "tokens a second"),
 )
+"""(metric, unit) of each plot of a run."""
 
 
-def curves(folder: Path) -> str:
+def plot_curves(folder: Path) -> str:
     """Draws loss, learning rate, gradient norm and speed over the steps.
 
     Returns:
@@ -33,9 +34,10 @@ def curves(folder: Path) -> str:
         axis.set(title=name, ylabel=unit, xlabel="step")
         axis.grid(alpha=0.3)
         if name == "loss":
-            checks = [(row["step"], float(row["val_loss"])) for row in rows if "val_loss" in row]
-            axis.plot(*zip(*checks, strict=True), "o", label="held out") if checks else None
-            axis.legend() if checks else None
+            validations = [(row["step"], float(row["val_loss"])) for row in rows if "val_loss" in row]
+            if validations:
+                axis.plot(*zip(*validations, strict=True), "o", label="held out")
+                axis.legend()
     path = folder / "curves.png"
     figure.savefig(path, dpi=110)
     return str(path)
@@ -49,11 +51,11 @@ STAGE_METRICS = (
     ("ppo", "reward"),
     ("grpo", "kl"),
 )
-"""(stage, metric) of each plot."""
+"""(stage, metric) of each plot of the demo, after the loss of pretraining."""
 
 
-def ladder(folder: Path, names: Sequence[str]) -> str:
-    """Draws the curves of the demo: the loss of pretraining, and the metrics of each later stage.
+def plot_demo_stages(folder: Path, names: Sequence[str]) -> str:
+    """Draws the loss of pretraining, and the metrics of each later stage of the demo.
 
     Args:
         folder: of the pretrained run, with a folder for each stage.
@@ -72,8 +74,8 @@ def ladder(folder: Path, names: Sequence[str]) -> str:
     ]
     figure = Figure(figsize=(12, 6), layout="constrained")
     axes = figure.subplots(2, 4).flat
-    for axis, (stage, name, place) in zip(axes, shown, strict=False):
-        rows = list(read_lines(place / "metrics.jsonl"))
+    for axis, (stage, name, stage_folder) in zip(axes, shown, strict=False):
+        rows = list(read_lines(stage_folder / "metrics.jsonl"))
         points = [(row["step"], float(row[name])) for row in rows if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1)
         axis.set(title=f"{stage}: {name}", xlabel="step")

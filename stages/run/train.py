@@ -135,7 +135,7 @@ def _take_steps(
         fingerprint=fingerprint_of(experiment),
         writers=_writers(options, config),
         observe=experiment.observe,
-        work=experiment.work,
+        model_flops=experiment.model_flops,
         options=loop.RunOptions(
             compile=options.compile and not lacking,
             save_every=options.save_every,

@@ -35,23 +35,23 @@ class Validate(Protocol):
 
 
 class Compressors(NamedTuple):
-    """Bits per byte of the usual compressors on the same text, each file set as one stream."""
+    """Bits per byte of gzip and xz on the same text, compressed as one stream."""
 
     gzip: float
     xz: float
 
 
 def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtype) -> Validate:
-    """Makes the function that a run validates with.
+    """Makes the function that validates pretraining: loss per token and bits per byte.
 
         val_loss = Σ nll / tokens          nats a token
         val_bpb  = Σ nll / (bytes ln 2)    bits a byte
 
     Args:
-        model: whose forward is asked.
-        batches: held-out {"tokens", "labels"}; each token that counts has its label in exactly one row.
-        nbytes: UTF-8 bytes of the text that the labels spell.
-        dtype: of the products.
+        model: gives `forward`.
+        batches: held-out {"tokens", "labels"}; each scored token is a label in exactly one row.
+        nbytes: UTF-8 bytes of the text that the labels decode to.
+        dtype: that the forward pass computes in.
 
     Returns:
         params -> {"val_loss", "val_bpb"}.
@@ -60,7 +60,7 @@ def bits_per_byte(model: Model, batches: Pipe, nbytes: int, *, dtype: torch.dtyp
 
 
 def validate_nothing(params: Tree, /) -> dict[str, float]:
-    """Validates without held-out data: there are no figures."""
+    """Validates without held-out data: returns no metrics."""
     del params
     return {}
 
@@ -69,13 +69,12 @@ def mean_loss(stage: Stage, batches: Pipe | None, names: tuple[str, ...] = ()) -
     """Makes the function that validates with a stage's own loss.
 
     Args:
-        stage: whose loss is taken. It is given None for the key, by which every loss here drops nothing out,
-            in the model or in adapters.
-        batches: held out; None gives no figures.
-        names: metrics of the loss that are wanted too.
+        stage: gives `loss`, which is called with key None: dropout is off in the model and in adapters.
+        batches: held out; None returns `validate_nothing`.
+        names: metrics of the loss to report too.
 
     Returns:
-        params -> {"val_loss", "val_NAME", ...}, the same bits whenever it is asked.
+        params -> {"val_loss", "val_NAME", ...}, deterministic.
 
     Raises:
         ValueError: for a stage whose loss does not take the pipe's batches.
@@ -96,22 +95,22 @@ def mean_reward(
     score: Score,
     *,
     sampling: Sampling,
-    first: int,
+    row_offset: int,
     key: torch.Tensor,
     dtype: torch.dtype,
     weights: tuple[float, ...] | None = None,
     compile: bool | Stepper = False,
 ) -> Validate:
-    """Makes the function that validates a policy by what its answers are worth, drawn as in training.
+    """Makes the function that validates a policy by the mean reward of completions sampled as in training.
 
     Args:
         model: the policy's.
-        batches: held-out prompts; their first batch is asked.
+        batches: held-out prompts; only the first batch is used.
         score: Rollouts -> rewards [B, K].
-        sampling: of the answers, as in training.
-        first: what is added to a prompt's number, for the score to find its row.
-        key: the same for every validation, so that they can be compared.
-        dtype: to draw in.
+        sampling: settings of the sampling, as in training.
+        row_offset: added to the row numbers of the prompts, so that `score` looks up the right rows.
+        key: the same for every validation, so that validations are comparable.
+        dtype: that sampling computes in.
         weights: of the K rewards in their sum; None weighs each with 1.
         compile: as in `pure.generation.generate.generate`.
 
@@ -119,76 +118,83 @@ def mean_reward(
         params -> {"val_reward", "val_loss"}: the mean of the summed rewards, and its negative, as lower is
         better.
     """
-    draw = partial(rollout, model, samples=1, sampling=sampling, dtype=dtype, compile=compile)
+    sample = partial(rollout, model, samples=1, sampling=sampling, dtype=dtype, compile=compile)
     return partial(
-        _mean_reward, draw=draw, batches=batches, score=score, first=first, key=key, weights=weights
+        _mean_reward,
+        sample=sample,
+        batches=batches,
+        score=score,
+        row_offset=row_offset,
+        key=key,
+        weights=weights,
     )
 
 
-def compressors(text: bytes) -> Compressors:
-    """Compresses `text` by gzip -9 and xz -9e, bits per byte.
+def compression_rates(text: bytes) -> Compressors:
+    """Computes the bits per byte of `text` after gzip -9 and after xz -9e.
 
     Example:
-        >>> compressors(b"a" * 10000).gzip < 0.1
+        >>> compression_rates(b"a" * 10000).gzip < 0.1
         True
     """
-    packed = gzip.compress(text, 9, mtime=0), lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
-    return Compressors(*(8 * len(data) / len(text) for data in packed))
+    compressed = gzip.compress(text, 9, mtime=0), lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
+    return Compressors(*(8 * len(data) / len(text) for data in compressed))
 
 
 def _mean_loss(params: Tree, *, loss: Loss, batches: Pipe, names: tuple[str, ...]) -> dict[str, float]:
-    """Computes the mean over the batches."""
+    """Computes the means of the loss and the named metrics over all batches."""
     device = tree.leaves(params)[0].device
-    sums = torch.zeros(2 + 2 * len(names), dtype=torch.float64, device=device)
+    sums = torch.zeros(2 * (1 + len(names)), dtype=torch.float64, device=device)  # sum, count, ...
     with torch.no_grad():
         for number in range(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
             rows = torch.arange(tree.leaves(batch)[0].shape[0], device=device)
             total, count, metrics = loss(params, {"batch_position": rows, **batch}, None)
-            sums += torch.stack(
-                [total, count, *(x.double() for name in names for x in _sum_and_count(metrics[name]))]
-            )
-    total, *rest = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
-    return {"val_loss": total, **{f"val_{name}": value for name, value in zip(names, rest, strict=True)}}
+            terms = [total, count]
+            for name in names:
+                terms += [x.double() for x in _sum_and_count(metrics[name])]
+            sums += torch.stack(terms)
+    loss_mean, *means = (sums[::2] / sums[1::2].clamp(min=1)).tolist()
+    return {"val_loss": loss_mean} | {f"val_{name}": x for name, x in zip(names, means, strict=True)}
 
 
 def _sum_and_count(metric: Metric) -> tuple[torch.Tensor, torch.Tensor]:
-    """A mean's sum and count; a sum is divided by 1."""
+    """Splits a metric into sum and count; a metric that is a plain sum has count 0, which divides by 1."""
     return (metric, torch.zeros_like(metric)) if isinstance(metric, torch.Tensor) else metric
 
 
 def _mean_reward(
     params: Tree,
     *,
-    draw: Rollout,
+    sample: Rollout,
     batches: Pipe,
     score: Score,
-    first: int,
+    row_offset: int,
     key: torch.Tensor,
     weights: tuple[float, ...] | None,
 ) -> dict[str, float]:
-    """Samples one completion of each prompt of the first batch, and scores them."""
+    """Samples one completion for each prompt of the first batch, and averages the weighted rewards."""
     policy = policy_of(params)
     device = tree.leaves(policy)[0].device
     with torch.no_grad():
-        found = draw(policy, tree.map(lambda x: x.to(device), batches[0]), key)
-        total = float(weighted_sum(score(found._replace(row=found.row + first)), weights).double().nanmean())
-    return {"val_reward": total, "val_loss": 0.0 - total}
+        rollouts = sample(policy, tree.map(lambda x: x.to(device), batches[0]), key)
+        rewards = score(rollouts._replace(row=rollouts.row + row_offset))
+        mean = float(weighted_sum(rewards, weights).double().nanmean())
+    return {"val_reward": mean, "val_loss": 0.0 - mean}  # not -mean, which is -0.0 for a mean of 0
 
 
 def _bits_per_byte(
     params: Tree, *, model: Model, batches: Pipe, nbytes: int, dtype: torch.dtype
 ) -> dict[str, float]:
-    """Computes the bits per byte; the sums are in float64, and read once."""
-    narrow = tree.cast(params, dtype)
+    """Computes the bits per byte; float64 sums are copied to the host once."""
+    cast_params = tree.cast(params, dtype)
     device = tree.leaves(params)[0].device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
         for number in range(len(batches)):
             batch = tree.map(lambda x: x.to(device), batches[number])
-            where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
-            sums += torch.stack(
-                cross_entropy(model.forward(narrow, batch["tokens"], **where), batch["labels"])
-            )
+            packing = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
+            logits = model.forward(cast_params, batch["tokens"], **packing)
+            sums += torch.stack(cross_entropy(logits, batch["labels"]))
     nats, tokens = sums.tolist()
     return {"val_loss": nats / tokens, "val_bpb": nats / (nbytes * math.log(2))}

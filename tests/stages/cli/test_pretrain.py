@@ -78,7 +78,7 @@ def test_run_again_it_is_done(done: Path, capsys: pytest.CaptureFixture[str]) ->
         final_weights(done / "run"),
     )
     assert main(["pretrain", *flags(done)]) == 0
-    assert "all 12 steps were taken before" in capsys.readouterr().out
+    assert "all 12 steps are already done" in capsys.readouterr().out
     assert before == (
         (done / "run" / "metrics.jsonl").read_bytes(),
         last_state(done / "run"),

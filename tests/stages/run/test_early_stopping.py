@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from stages.run.early_stopping import Patience, from_json, observe, to_json
+from stages.run.early_stopping import BestValidation, from_json, observe, to_json
 
 
-def after(*values: float) -> Patience:
-    state = Patience()
+def after(*values: float) -> BestValidation:
+    state = BestValidation()
     for step, value in enumerate(values, 1):
         state = observe(state, step, value)
     return state
@@ -30,7 +30,7 @@ def test_json_gives_back_every_bit(values: tuple[float, ...]) -> None:
 
 
 def test_a_checkpoint_that_says_nothing_is_the_beginning() -> None:
-    assert from_json(None) == Patience()
+    assert from_json(None) == BestValidation()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from stages.run import metrics as module
 from stages.run.log import Writer
 from stages.run.metrics import Readings, readings
-from stages.run.mfu import Work
+from stages.run.mfu import ModelFlops
 from stages.run.progress import Progress
 from stages.state import TrainState
 
@@ -54,7 +54,7 @@ def take(rig: Rig, step: int, seconds: float, **metrics: float) -> None:
 
 
 def test_on_a_cpu_each_step_is_due_and_has_its_own_speed(clock: list[float]) -> None:
-    r = rig(clock, work=Work(flops=1e10, peak=1e13))
+    r = rig(clock, model_flops=ModelFlops(flops=1e10, peak=1e13))
     for step, seconds in ((1, 2.0), (2, 4.0)):
         take(r, step, seconds, loss=1.5, tokens=100.0)
         assert r.made.is_write_due()
@@ -108,7 +108,7 @@ def test_the_clock_stops_before_a_validation(clock: list[float]) -> None:
 
 
 def test_the_step_that_compiles_has_seconds_and_no_speed(clock: list[float]) -> None:
-    r = rig(clock, every=16, compiling=True, work=Work(flops=1e10, peak=None))
+    r = rig(clock, every=16, compiling=True, model_flops=ModelFlops(flops=1e10, peak=None))
     take(r, 1, 40.0, tokens=100.0)
     assert r.made.is_write_due()
     r.made.write({})

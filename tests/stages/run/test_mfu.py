@@ -55,7 +55,7 @@ def test_without_a_peak_there_are_operations_and_no_share() -> None:
     model = transformer(
         ModelConfig(vocab_size=32, hidden_size=16, num_attention_heads=2, num_key_value_heads=2)
     )
-    found = mfu.work(model, 8, torch.bfloat16, torch.device("cpu"))
-    assert found == mfu.Work(mfu.flops_per_token(model, 8), None)
+    found = mfu.model_flops(model, 8, torch.bfloat16, torch.device("cpu"))
+    assert found == mfu.ModelFlops(mfu.flops_per_token(model, 8), None)
     assert mfu.speed(found, 1000.0) == {"tflops": pytest.approx(found.flops * 1e-9)}
     assert mfu.speed(found._replace(peak=1e12), 1000.0)["mfu"] == pytest.approx(found.flops * 1e-9)

@@ -21,10 +21,10 @@ def write(folder: Path, count: int) -> None:
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_it_draws_a_picture(count: int, tmp_path: Path) -> None:
     write(tmp_path, count)
-    assert plot.curves(tmp_path) == str(tmp_path / "curves.png")
+    assert plot.plot_curves(tmp_path) == str(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_it_says_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert plot.curves(tmp_path) == "not drawn; pip install 'intro2llm[plot]' brings matplotlib"
+    assert plot.plot_curves(tmp_path) == "not drawn; pip install 'intro2llm[plot]' brings matplotlib"

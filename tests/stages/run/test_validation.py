@@ -14,7 +14,7 @@ from data_pipes.windows import windows
 from pure import random
 from pure.config import ModelConfig
 from pure.nn.transformer import transformer
-from stages.run.validation import bits_per_byte, compressors
+from stages.run.validation import bits_per_byte, compression_rates
 
 MODEL = transformer(
     ModelConfig(vocab_size=9, hidden_size=8, intermediate_size=12, num_attention_heads=2, num_key_value_heads=1,
@@ -55,6 +55,6 @@ def test_asked_twice_it_answers_the_same_bits() -> None:
 
 def test_compressors_unpack_to_the_text_that_was_counted() -> None:
     text = b"".join(b"line %d\n" % (i * i) for i in range(500))
-    found = compressors(text)
+    found = compression_rates(text)
     assert found.gzip == 8 * len(gzip.compress(text, 9)) / len(text)
     assert found.xz == 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text)
