@@ -4,8 +4,7 @@ A stream has no index, so it is written to a store first; only stores become pip
 
     tokens.bin      the ids one after another, little-endian, uint16 if the vocabulary allows, else uint32
     documents.bin   where each document ends (exclusive), little-endian int64
-    manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, and a digest of all that;
-    written last
+    manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, a digest; written last
 
 It is mapped, not read: opening takes the same time for a megabyte and a terabyte, and any row is O(1). The
 folder gets its final name when it is complete and on the disk, or never.

@@ -1,5 +1,4 @@
-"""What the pages for people promise: files that exist, the commands that are checked, one row for each
-algorithm."""
+"""Promises of the README and other pages: files that exist, commands that are checked, a row per algorithm."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.rules import arrows, docstrings, effects, exceptions, shape
+from tests.rules import arrows, docstrings, effects, english, exceptions, shape
 from tests.rules.source import (
     PACKAGES,
     PROGRAMS,
@@ -151,6 +151,26 @@ TABLE = (
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. One.\n a = 1', NN),
         ('def f():\n """F.\n\n Steps:\n     1. One.\n     2. Two.\n """\n # 1. and 2. Both.\n a = 1', NN),
     ),
+    Row(english.docstring_openings, ('"""How it works."""', NN), ('"""Return it."""', NN)),
+    Row(
+        english.docstring_openings,
+        ('def _f():\n """Whether x."""', NN),
+        ('def _f():\n """Tell whether x."""', NN),
+    ),
+    Row(english.words, ("# kept apart for validation", NN), ("# held out for validation", NN)),
+    Row(
+        english.words,
+        ('raise ValueError("mend it, or go on")', NN),
+        ('raise ValueError("fix it, or continue")', NN),
+    ),
+    Row(english.function_names, ("def _told(): ...", NN), ("def tell_user(): ...", NN)),
+    Row(english.line_length, ("x = 1  # " + "a" * 110, NN), ("x = 1", NN)),
+    Row(english.formatted, ("def f():\n x = 1  # fmt: skip", NN), ("X = (\n 1, 2\n)  # fmt: skip", NN)),
+    Row(
+        english.nested_expressions,
+        ("x = 1 if a else 2 if b else 3", NN),
+        ("x = [y for z in a for y in z if y]", NN),
+    ),
 )
 RULES = tuple(dict.fromkeys(row.rule for row in TABLE))
 
@@ -247,6 +267,23 @@ def test_tests_mirror_the_source() -> None:
         path for path, test in elsewhere.items() if Path(path).stem not in (ROOT / test).read_text("utf8")
     ]
     assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    "rule", [english.docstring_openings, english.formatted], ids=lambda rule: rule.__name__
+)
+def test_tests_keep(rule: Callable[[Module], Iterator[str]]) -> None:
+    broken = [violation for module in read("tests") for violation in rule(module)]
+    assert not broken, f"{rule.__doc__}\n" + "\n".join(broken)
+
+
+def test_conditional_expressions_and_comprehensions_stay_few() -> None:
+    """Of a thousand lines of code at most 33 hold a conditional expression, and at most 50 a comprehension."""
+    comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    lines = sum(english.code_line_count(module) for module in HOUSE)
+    nodes = [node for module in HOUSE for node in ast.walk(module.tree)]
+    assert sum(isinstance(node, ast.IfExp) for node in nodes) <= 0.033 * lines
+    assert sum(isinstance(node, comprehension) for node in nodes) <= 0.050 * lines
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:

@@ -3,8 +3,8 @@
     tools, functions                        JSON schemas of the functions that the assistant may call
     chat_template_kwargs                    variables for the chat template (TRL's column)
     system, system_prompt, system_message   a system turn before all others
-    history                                 earlier exchanges, [[prompt, completion], ...] (LLaMA-Factory's
-    Alpaca) image(s), video(s), audio(s)            refused, unless empty
+    history                                 earlier exchanges, [[prompt, completion], ...] (LLaMA-Factory)
+    image(s), video(s), audio(s)            refused, unless empty
 
 All other columns are metadata for the reward function and the user.
 """

@@ -1,4 +1,4 @@
-"""What is in a pretraining batch. (That it is a pipe, `tests/laws/test_pipes.py` says.)"""
+"""Contents of a pretraining batch; `tests/laws/test_pipes.py` tests that it is a pipe."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What is shown in green is what has a label, in every kind of batch."""
+"""Tokens shown in green are those with a label, in every kind of batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flows through the pipes."""
+"""Types of documents, rows and batches."""
 
 import pytest
 

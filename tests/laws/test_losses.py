@@ -124,7 +124,7 @@ def called(loss: Row, **changes: Any) -> list[Tensor]:
 
 
 def other_shapes(x: Tensor) -> Iterator[Tensor]:
-    """What torch would broadcast, and what it would not."""
+    """Shapes that torch would broadcast, and shapes that it would not."""
     yield x[..., None]
     yield x[None]
     if x.ndim:

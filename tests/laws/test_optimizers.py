@@ -1,4 +1,4 @@
-"""What every optimizer obeys. A new one is a row in TABLE, beside its optax twin, and inherits every law.
+"""The laws of every optimizer. A new one is a row in TABLE, beside its optax twin, and inherits every law.
 
 Formulas are compared in float64 (optax under `enable_x64`), where agreement to 1e-12 leaves no room for a
 wrong term; and in float32, which is what a run sees.
@@ -225,7 +225,7 @@ def tensors(values: Tree, dtype: torch.dtype = torch.float32) -> Tree:
 
 
 def extra_of(grads: Tree) -> dict[str, Tensor]:
-    """What a training step hands to its optimizer."""
+    """Extra arguments that a training step passes to its optimizer."""
     return {"grad_norm": tree.norm(grads), "finite": optim.all_finite(grads), "value": torch.tensor(1.5)}
 
 

@@ -1,4 +1,4 @@
-"""What comes from outside is right or refused: one test a form of the table in `tests/outside`."""
+"""Input of other libraries is right or refused: one test a form of the table in `tests/outside`."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def assert_close(a: Tree, b: Tree, rtol: float, atol: float = 1e-6) -> None:
 
 
 def trained(state: Tree) -> Tree:
-    """What must agree between two ways of computing a step."""
+    """Parts of a state that must agree between two ways of computing a step."""
     return {
         "params": state.params,
         "opt_state": state.opt_state,

@@ -78,12 +78,11 @@ def line_length(module: Module) -> Iterator[str]:
 
 
 def formatted(module: Module) -> Iterator[str]:
-    """`fmt: skip` is for tables: assignments of a constant."""
+    """`fmt: skip` is for tables: constants, and the cases of a parametrized test."""
+    constants = [node for node in module.tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    cases = [d for _, function in functions(module.tree) for d in function.decorator_list]
     tables = {
-        line
-        for node in module.tree.body
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+        line for node in (*constants, *cases) for line in range(node.lineno, (node.end_lineno or 0) + 1)
     }
     for number, line in enumerate(module.text.splitlines(), 1):
         if line.endswith("# fmt: skip") and number not in tables:
@@ -91,7 +90,7 @@ def formatted(module: Module) -> Iterator[str]:
 
 
 def nested_expressions(module: Module) -> Iterator[str]:
-    """No conditional expression in another, no comprehension with three loops, none in a comprehension's element."""
+    """No conditional expression in another, no comprehension with three loops."""
     comprehension = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     for node in ast.walk(module.tree):
         if isinstance(node, ast.IfExp) and any(
@@ -100,6 +99,22 @@ def nested_expressions(module: Module) -> Iterator[str]:
             yield f"{module.path}:{node.lineno}: a conditional expression in another: write if statements"
         if isinstance(node, comprehension) and len(node.generators) > 2:
             yield f"{module.path}:{node.lineno}: a comprehension with {len(node.generators)} loops: write the loops"
+
+
+def code_line_count(module: Module) -> int:
+    """Counts the lines of a file that are code: no docstring, blank line or line that is only a comment."""
+    strings: set[int] = set()
+    for node in ast.walk(module.tree):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            strings.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    lines = enumerate(module.text.splitlines(), 1)
+    return sum(
+        1 for number, line in lines if number not in strings and line.strip() and line.strip()[0] != "#"
+    )
 
 
 def _documented(module: Module) -> Iterator[tuple[str, ast.AST]]:

@@ -1,4 +1,4 @@
-"""What is excepted from the rules, and why. A test fails on an exception that is no longer needed."""
+"""Exceptions from the rules, each with its reason. A test fails on an exception that is no longer needed."""
 
 from __future__ import annotations
 

@@ -76,6 +76,6 @@ def final_weights(folder: Path) -> bytes:
 
 
 def same_run(one: Path, other: Path) -> bool:
-    """Whether two runs came to the same bits: state, weights, every line of the log."""
+    """Tell whether two runs have the same bits: state, weights, every line of the log."""
     parts: tuple[Callable[[Path], Any], ...] = (last_state, final_weights, rows)
     return all(part(one) == part(other) for part in parts)

@@ -30,9 +30,11 @@ def write_rows(folder: Path, count: int = 24) -> dict[str, Path]:
     single = [{"prompt": f"Add {i}", "completion": f"is {i + i % 2}", "label": i % 2 == 1} for i in numbers]
     prompts = [{"prompt": f"Add {i}", "answer": "is"} for i in numbers]
     forms = (
-        (examples.CONVERSATIONS, alpaca), (examples.PREFERENCES, pairs), (examples.UNPAIRED, single),
+        (examples.CONVERSATIONS, alpaca),
+        (examples.PREFERENCES, pairs),
+        (examples.UNPAIRED, single),
         (examples.PROMPTS, prompts),
-    )  # fmt: skip
+    )
     paths = {}
     for name, options in STAGES.items():
         rows = next(rows for form, rows in forms if form is RECIPES[options].rows)

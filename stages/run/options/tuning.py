@@ -102,8 +102,8 @@ class DPOOptions(PreferenceOptions):
 class KTOOptions(PreferenceOptions):
     """Train a model on single answers marked desirable or not (KTO).
 
-    Rows have the columns prompt, completion and label, as TRL's. Generated rows (--data_path embedded) are the
-    two answers of each generated preference pair, the chosen one desirable and the rejected one not.
+    Rows have the columns prompt, completion and label, as in TRL. Generated rows (--data_path embedded) are
+    the two answers of each generated preference pair, the chosen one desirable and the rejected one not.
     """
 
     beta: Annotated[float, Above(0)] = 0.1

@@ -44,7 +44,7 @@ def of(asked: list[Question], subject: str) -> list[Question]:
 
 
 def share(asked: list[Question], pick: Callable[[Question], int]) -> float:
-    """How often a rule picks the right choice."""
+    """Share of questions whose right choice a rule picks."""
     return sum(pick(question) == question.answer for question in asked) / len(asked)
 
 

@@ -22,7 +22,7 @@ def put(top: Path, *names: str) -> list[Path]:
 
 
 def theirs(top: Path) -> dict[str, list[str]]:
-    """What `datasets` takes for which split."""
+    """Files of each split, as `datasets` reads them."""
     found = DataFilesDict.from_patterns(get_data_patterns(str(top)), base_path=str(top))
     return {
         split: sorted({Path(file).relative_to(top).as_posix() for file in names})

@@ -159,7 +159,7 @@ def test_json_lists_and_json_lines(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_the_library_knows(tmp_path: Path) -> None:
-    """What `load_dataset` itself makes of a folder, as it would of one on the hub."""
+    """A folder is read as `load_dataset` reads it, as if it were on the hub."""
     put(tmp_path / "train.jsonl", b'{"text": "a"}\n{"text": "b"}\n')
     put(tmp_path / "test.jsonl", b'{"text": "c"}\n')
     assert [row.values for row in dataset_rows(str(tmp_path))] == [{"text": "a"}, {"text": "b"}]

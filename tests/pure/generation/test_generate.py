@@ -144,7 +144,7 @@ def test_a_tensor_of_prompts_is_a_list_of_them(small: tuple[Model, Tree]) -> Non
 
 
 def truncated(found: Generated, ends: list[list[bool]]) -> list[int]:
-    """Where each row ends if it ends at the first True."""
+    """Rows that end at their first True."""
     return [row.index(True) + 1 if True in row else len(row) for row in ends]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees: a bar on a terminal, lines in a pipe, nothing when quiet."""
+"""Output for the user: a bar on a terminal, lines in a pipe, nothing when quiet."""
 
 from __future__ import annotations
 
