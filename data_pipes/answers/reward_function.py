@@ -19,21 +19,22 @@ from typing import Any, NamedTuple
 import torch
 
 Gather = Callable[[Sequence[Awaitable]], list]
-"""Awaitables -> results in order, the exception for one that raised: `stages.run.rewards.coroutines`."""
+"""Runs awaitables and returns their results in order, with the exception in place of a result for each that
+raised; see `stages.run.rewards.coroutines`."""
 
 BATCHED = ("prompts", "completions", "completion_ids")
 """Parameters that mark a function as batched; one is enough."""
 
-OWN = ("prompt", "completion", "completion_ids")
-"""Columns that are not passed to a batched function."""
+RESERVED_COLUMNS = ("prompt", "completion", "completion_ids")
+"""Columns that are not passed to a batched function, which gets the batch's own prompts and completions."""
 
-TRAINER = ("trainer_state", "log_extra", "log_metric", "environments")
-"""Further arguments of TRL's trainer, which are not supported."""
+UNSUPPORTED_PARAMETERS = ("trainer_state", "log_extra", "log_metric", "environments")
+"""Further arguments that TRL's trainer passes to reward functions; not supported here."""
 
-SHOWN = 200
-"""Most characters of a text that a message quotes."""
+MAX_QUOTED = 200
+"""Characters of a text that an error message quotes at most."""
 
-LARGEST = torch.finfo(torch.float32).max
+MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
 class Completions(NamedTuple):
@@ -55,7 +56,7 @@ class Completions(NamedTuple):
 def compute_rewards(
     name: str,
     function: Callable,
-    answers: Completions,
+    batch: Completions,
     *,
     on_bad: Callable[[str], Any],
     gather: Gather | None = None,
@@ -63,11 +64,11 @@ def compute_rewards(
     """Computes one function's rewards for a batch of completions.
 
     Args:
-        name: of the function, for messages.
+        name: name of the function, for error messages.
         function: of one of the two signatures; see the module.
-        answers: B completions.
-        on_bad: gets a sentence for each completion without a reward: the function raised, or returned no
-            number that is finite in float32.
+        batch: B completions.
+        on_bad: called with a message for each completion whose reward is missing: the function raised, or
+            returned something other than a finite float32 number or None.
         gather: runs coroutines; None refuses them.
 
     Returns:
@@ -75,32 +76,32 @@ def compute_rewards(
         on_bad.
 
     Edge cases: if a row's `prompt` (or `messages`) is a list of messages, a batched function gets that
-    list, and the completion as a list of one message, as in TRL; otherwise texts. Numbers may be of Python,
-    NumPy or torch, or booleans.
+    list, and the completion as a list of one message, as in TRL; otherwise texts. Rewards may be
+    Python, NumPy or torch numbers, or booleans.
 
     Raises:
-        ValueError: if a batched function returns another number of rewards than completions; for a coroutine
-            without `gather`.
+        ValueError: if a batched function does not return one reward per completion, or a function is a
+            coroutine and `gather` is None.
 
     Example:
-        >>> answers = Completions(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
+        >>> batch = Completions(["a", "b"], ["x", "yy"], [[1], [2, 2]], [{}, {}])
         >>> short = lambda completions, **_: [-len(text) for text in completions]
-        >>> compute_rewards("short", short, answers, on_bad=print)
+        >>> compute_rewards("short", short, batch, on_bad=print)
         [-1.0, -2.0]
         >>> some = lambda prompt, completion, row: True if prompt == "a" else None
-        >>> compute_rewards("some", some, answers, on_bad=print)
+        >>> compute_rewards("some", some, batch, on_bad=print)
         [1.0, nan]
     """
     if takes_batch(function):
-        results = _call_batched(name, function, answers, on_bad, gather)
+        results = _call_batched(name, function, batch, on_bad, gather)
     else:
-        each = zip(answers.prompts, answers.completions, answers.rows, strict=True)
-        results = _await_results(name, [_call(function, *one) for one in each], gather)
+        calls = zip(batch.prompts, batch.completions, batch.rows, strict=True)
+        results = _await_results(name, [_call(function, *arguments) for arguments in calls], gather)
     rewards = []
     for i, result in enumerate(results):
         number, fault = _reward_number(result)
         if fault:
-            on_bad(f"the reward {name!r} {fault}{_quote_completion(answers, i)}")
+            on_bad(f"the reward {name!r} {fault}, {_quote_completion(batch, i)}")
         rewards.append(number)
     return rewards
 
@@ -134,13 +135,13 @@ def check_reward_function(name: str, function: Callable, columns: Sequence[str])
     parameters = _parameters(function)
     if takes_batch(function):
         for parameter in parameters.values():
-            needed = parameter.default is parameter.empty and parameter.kind not in (2, 4)
-            if needed and parameter.name not in (*BATCHED, *columns):
-                why = (
-                    "TRL's trainer gives it, and there is none here: give it a default"
-                    if parameter.name in TRAINER
-                    else f"the rows have no such column; they have {', '.join(map(str, columns)) or 'none'}"
-                )
+            is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            if is_variadic or parameter.default is not parameter.empty:
+                continue
+            if parameter.name not in (*BATCHED, *columns):
+                why = f"the rows have no such column; they have {', '.join(map(str, columns)) or 'none'}"
+                if parameter.name in UNSUPPORTED_PARAMETERS:
+                    why = "only TRL's trainer passes it, which does not run here: give it a default"
                 raise ValueError(f"the reward {name!r} takes {parameter.name!r}, and {why}")
         return
     try:
@@ -150,12 +151,12 @@ def check_reward_function(name: str, function: Callable, columns: Sequence[str])
             f"the reward {name!r} takes ({', '.join(parameters)}); expected (prompt, completion, row), or a "
             "whole batch as in TRL, (prompts, completions, **columns)"
         ) from None
-    except ValueError:  # a function of C without a signature
+    except ValueError:  # a C function without a signature
         return
 
 
 def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
-    """Parameters by name; {} for a function in C without a signature."""
+    """Parameters by name; {} for a C function without a signature."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -186,58 +187,60 @@ def _await_results(name: str, results: list, gather: Gather | None) -> list:
 
 
 def _call_batched(
-    name: str, function: Callable, answers: Completions, on_bad: Callable, gather: Gather | None
+    name: str, function: Callable, batch: Completions, on_bad: Callable, gather: Gather | None
 ) -> list:
-    """B results of a batched function."""
-    result = _await_results(name, [_call(function, **_batch_arguments(function, answers))], gather)[0]
-    count = len(answers.completions)
+    """Calls a batched function and returns its B results."""
+    result = _await_results(name, [_call(function, **_batch_arguments(function, batch))], gather)[0]
+    count = len(batch.completions)
     if isinstance(result, Exception):
         on_bad(
-            f"the reward {name!r} {_describe_exception(result)}, for a batch of {count} answers, the first"
-            f"{_quote_completion(answers, 0)[1:]}"
+            f"the reward {name!r} {_describe_exception(result)}, for a batch of {count} completions, the "
+            f"first {_quote_completion(batch, 0)}"
         )
         return [None] * count
     try:
-        found = list(result) if not isinstance(result, str | bytes | Mapping) else None
+        rewards = None if isinstance(result, str | bytes | Mapping) else list(result)
     except TypeError:
-        found = None
-    if found is None or len(found) != count:
-        got = f"a {type(result).__name__}" if found is None else str(len(found))
+        rewards = None
+    if rewards is None or len(rewards) != count:
+        got = f"a {type(result).__name__}" if rewards is None else str(len(rewards))
         raise ValueError(
-            f"the reward {name!r} gave {got}, expected a list of {count} rewards, one for each answer"
+            f"the reward {name!r} gave {got}, expected a list of {count} rewards, one per completion"
         )
-    return found
+    return rewards
 
 
-def _batch_arguments(function: Callable, answers: Completions) -> dict[str, Any]:
+def _batch_arguments(function: Callable, batch: Completions) -> dict[str, Any]:
     """Keyword arguments of a batched function: those that it names, or all if it takes **kwargs."""
-    names = dict.fromkeys(key for row in answers.rows for key in row if key not in OWN)
-    talks = [_prompt_messages(row) for row in answers.rows]
-    given: dict[str, Any] = {key: [row.get(key) for row in answers.rows] for key in names} | {
-        "prompts": [talk or text for talk, text in zip(talks, answers.prompts, strict=True)],
-        "completions": [
-            [{"role": "assistant", "content": text}] if talk else text
-            for talk, text in zip(talks, answers.completions, strict=True)
-        ],
-        "completion_ids": answers.ids,
-    }
+    columns = dict.fromkeys(key for row in batch.rows for key in row if key not in RESERVED_COLUMNS)
+    arguments: dict[str, Any] = {key: [row.get(key) for row in batch.rows] for key in columns}
+    prompts: list[str | list] = list(batch.prompts)
+    completions: list[str | list] = list(batch.completions)
+    for i, row in enumerate(batch.rows):
+        if messages := _prompt_messages(row):
+            prompts[i] = messages
+            completions[i] = [{"role": "assistant", "content": batch.completions[i]}]
+    arguments |= {"prompts": prompts, "completions": completions, "completion_ids": batch.ids}
     parameters = _parameters(function)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return given
-    return {key: value for key, value in given.items() if key in parameters}
+        return arguments
+    return {key: value for key, value in arguments.items() if key in parameters}
 
 
 def _prompt_messages(row: Mapping[str, Any]) -> list | None:
-    """The prompt of a row as messages; None if the row has a text."""
-    found = row.get("prompt") if row.get("prompt") is not None else row.get("messages")
-    talk = isinstance(found, list | tuple) and all(
-        isinstance(turn, Mapping) and "role" in turn for turn in found
-    )
-    return list(found) if talk and found else None
+    """The prompt of a row as a list of messages; None if it is a text."""
+    prompt = row.get("prompt")
+    if prompt is None:
+        prompt = row.get("messages")
+    if not prompt or not isinstance(prompt, list | tuple):
+        return None
+    if not all(isinstance(message, Mapping) and "role" in message for message in prompt):
+        return None
+    return list(prompt)
 
 
 def _reward_number(value: Any) -> tuple[float, str]:
-    """One reward, NaN for None, and "" or why there is none."""
+    """Converts a result to (reward, ""), with NaN for None, or to (NaN, what is wrong with it)."""
     if value is None:
         return math.nan, ""
     if isinstance(value, Exception):
@@ -246,7 +249,7 @@ def _reward_number(value: Any) -> tuple[float, str]:
         number = math.nan if isinstance(value, str | bytes) else float(value)
     except Exception:
         number = math.nan
-    if abs(number) <= LARGEST:
+    if abs(number) <= MAX_FLOAT32:
         return number, ""
     expected = "expected a number that is finite in float32, or None where it does not apply"
     return math.nan, f"gave {_short_repr(value)}; {expected}"
@@ -265,8 +268,7 @@ def _describe_exception(error: Exception) -> str:
     return f"raised {type(error).__name__}: {error}"
 
 
-def _quote_completion(answers: Completions, i: int) -> str:
-    """Text that quotes the prompt and the completion."""
-    return (
-        f", for the prompt {answers.prompts[i][-SHOWN:]!r} and the answer {answers.completions[i][:SHOWN]!r}"
-    )
+def _quote_completion(batch: Completions, i: int) -> str:
+    """Quotes prompt and completion `i` for an error message."""
+    prompt, completion = batch.prompts[i][-MAX_QUOTED:], batch.completions[i][:MAX_QUOTED]
+    return f"for the prompt {prompt!r} and the completion {completion!r}"

@@ -1,6 +1,6 @@
 """Parquet files, Arrow files and folders written by a data set's `save_to_disk`, as rows.
 
-A value that Python cannot hold (bytes that are no UTF-8, a date after the year 9999, an unknown time zone)
+A value that Python cannot hold (a text that is not UTF-8, a date after the year 9999, an unknown time zone)
 makes its row a bad one, named by file, row and column; the rows around it are read.
 """
 
@@ -18,7 +18,7 @@ from data_pipes.types import BadRow, OnBad, Row, stop
 if TYPE_CHECKING:
     import pyarrow
 
-_ROWS = 1024
+_ROWS_PER_BATCH = 1024
 _MAGIC = b"ARROW1"
 
 
@@ -28,8 +28,8 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     Args:
         path: the file.
         on_bad: gets each row with a value that cannot be read, the first row of each row group that cannot be
-            read (reading continues with the next group), and the file if it is no Parquet or has two columns
-            of one name.
+            read (reading continues with the next group), and the file if it is not Parquet or has two columns
+            with the same name.
 
     Returns:
         An iterator over rows, named "file:row" from row 1. Columns of JSON (Arrow's type, which `datasets`
@@ -39,15 +39,17 @@ def parquet_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
 
     with name_errors(path), open(path, "rb") as handle:
         file, error = _try(lambda: pyarrow.parquet.ParquetFile(handle))
-        schema, bad_schema = _try(lambda: file.schema_arrow) if error is None else (None, error)
-        if bad_schema is not None:
+        schema = None
+        if error is None:
+            schema, error = _try(lambda: file.schema_arrow)
+        if error is not None:
             on_bad(
-                BadRow(f"{path}:1", f"cannot be read as Parquet ({_line(bad_schema)}); copy the file again")
+                BadRow(f"{path}:1", f"cannot be read as Parquet ({_one_line(error)}); copy the file again")
             )
         elif not _has_bad_schema(schema, path, on_bad):
             first = 0
             for group in range(file.num_row_groups):
-                batches = _batches(partial(file.iter_batches, _ROWS, row_groups=[group]))
+                batches = _batches(partial(file.iter_batches, _ROWS_PER_BATCH, row_groups=[group]))
                 yield from _rows(batches, path, first, "Parquet", on_bad)
                 first += file.metadata.row_group(group).num_rows
 
@@ -58,10 +60,10 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     Args:
         path: the file.
         on_bad: gets each row with a value that cannot be read, the place after which the file cannot be read,
-            and a file that is no Arrow or has two columns of one name.
+            and a file that is not Arrow or has two columns with the same name.
 
     Returns:
-        Rows as of `parquet_rows`.
+        Rows, named and decoded as by `parquet_rows`.
     """
     import pyarrow
     import pyarrow.ipc
@@ -73,10 +75,12 @@ def arrow_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
             lambda: pyarrow.ipc.open_file(handle) if is_file else pyarrow.ipc.open_stream(handle)
         )
         if error is not None:
-            on_bad(BadRow(f"{path}:1", f"cannot be read as Arrow ({_line(error)}); copy the file again"))
+            on_bad(BadRow(f"{path}:1", f"cannot be read as Arrow ({_one_line(error)}); copy the file again"))
         elif not _has_bad_schema(reader.schema, path, on_bad):
-            found = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else reader
-            yield from _rows(_batches(lambda: map(_validate, found)), path, 0, "Arrow", on_bad)
+            batches = reader
+            if is_file:
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+            yield from _rows(_batches(lambda: map(_validate, batches)), path, 0, "Arrow", on_bad)
 
 
 def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) -> Iterator[Row]:
@@ -84,7 +88,7 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
 
     Args:
         folder: contains state.json or dataset_dict.json.
-        split: of a DatasetDict; a Dataset is read whatever its split.
+        split: the split to read of a DatasetDict; ignored for a Dataset.
         on_bad: as in `arrow_rows`.
 
     Returns:
@@ -111,7 +115,7 @@ def saved_rows(folder: Location, *, split: str = "train", on_bad: OnBad = stop) 
     files = [top / str(name) for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise FileNotFoundError(
-            f"source: {missing[0]} is missing, which {state} names; copy the folder again"
+            f"source: {missing[0]}, a file that {state} lists, is missing; copy the folder again"
         )
     rows = (row for file in files for row in arrow_rows(file, on_bad=on_bad))
     if shown is None:
@@ -129,15 +133,19 @@ def _read_description(path: Path, field: str) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"source: {path} cannot be read ({_line(error)}); save the data set again") from None
+        raise ValueError(
+            f"source: {path} cannot be read ({_one_line(error)}); save the data set again"
+        ) from None
     if not isinstance(description, dict) or not isinstance(description.get(field), list):
         raise ValueError(f"source: {path} has no list {field!r}; save the data set again with save_to_disk")
     return description
 
 
-def _batches(begin: Callable[[], Iterable[pyarrow.RecordBatch]]) -> Iterator[pyarrow.RecordBatch | Exception]:
-    """Yields batches, and last the error that ended them, if one did."""
-    batches, error = _try(lambda: iter(begin()))
+def _batches(
+    open_batches: Callable[[], Iterable[pyarrow.RecordBatch]],
+) -> Iterator[pyarrow.RecordBatch | Exception]:
+    """Yields batches; if reading fails, the last item is the error."""
+    batches, error = _try(lambda: iter(open_batches()))
     while error is None:
         batch, error = _try(lambda: next(batches, None))
         if batch is None and error is None:
@@ -153,7 +161,7 @@ def _rows(
     """Yields the rows of batches, from row `number` + 1 on."""
     for batch in batches:
         if isinstance(batch, Exception):
-            reason = f"cannot be read as {kind} from here on ({_line(batch)}); copy the file again"
+            reason = f"cannot be read as {kind} from here on ({_one_line(batch)}); copy the file again"
             on_bad(BadRow(f"{path}:{number + 1}", reason))
             return
         values, error = _try(partial(_decode_rows, batch))
@@ -172,7 +180,9 @@ def _read_one_by_one(batch: pyarrow.RecordBatch, path: Location, number: int, on
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             row[name], error = _try(partial(_read_value, column, i))
             if error is not None and not bad:
-                bad = f"the column {name} ({column.type}) has a value that cannot be read ({_line(error)})"
+                bad = (
+                    f"the column {name} ({column.type}) has a value that cannot be read ({_one_line(error)})"
+                )
         if bad:
             on_bad(BadRow(f"{path}:{number + i + 1}", bad))
         else:
@@ -189,21 +199,20 @@ def _validate(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     """Checks that a batch's offsets stay inside its buffers, as Arrow does not check memory maps."""
     for column in batch.columns:
         if _try(partial(column.validate, full=True))[1] is not None:
-            column.view(_bytes(column.type)).validate(
-                full=True
-            )  # bytes that are no UTF-8 cost their row alone
+            # Invalid UTF-8 makes only its own row bad, so the texts are checked here as bytes.
+            column.view(_texts_as_bytes(column.type)).validate(full=True)
     return batch
 
 
-def _bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """Returns the type with bytes in place of texts."""
+def _texts_as_bytes(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """Returns the same type with every string type replaced by a binary type."""
     import pyarrow
 
     plain = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
     if pyarrow.types.is_struct(kind):
-        return pyarrow.struct([field.with_type(_bytes(field.type)) for field in kind])
+        return pyarrow.struct([field.with_type(_texts_as_bytes(field.type)) for field in kind])
     if pyarrow.types.is_list(kind):
-        return pyarrow.list_(kind.value_field.with_type(_bytes(kind.value_type)))
+        return pyarrow.list_(kind.value_field.with_type(_texts_as_bytes(kind.value_type)))
     return plain.get(kind, kind)
 
 
@@ -227,9 +236,16 @@ def _decoder(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
         return partial(_decode_fields, decoders=inner) if inner else None
     lists = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
     if any(getattr(pyarrow.types, name)(kind) for name in lists):
-        item = _decoder(kind.value_type)
-        return None if item is None else lambda value: value and [item(x) for x in value]
+        decode_item = _decoder(kind.value_type)
+        return None if decode_item is None else partial(_decode_items, decode_item=decode_item)
     return None
+
+
+def _decode_items(value: list | None, *, decode_item: Callable[[Any], Any]) -> list | None:
+    """Decodes the items of a list that hold JSON."""
+    if not value:
+        return value
+    return [decode_item(item) for item in value]
 
 
 def _decode_fields(
@@ -242,10 +258,10 @@ def _decode_fields(
 
 
 def _has_bad_schema(schema: pyarrow.Schema, path: Location, on_bad: OnBad) -> bool:
-    """Reports a file with two columns of one name, or a column without a name."""
+    """Reports a file with two columns of the same name, or with a column without a name."""
     names, error = _try(lambda: list(schema.names))
     if error is not None:
-        on_bad(BadRow(str(path), f"has a column without a name ({_line(error)})"))
+        on_bad(BadRow(str(path), f"has a column without a name ({_one_line(error)})"))
         return True
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -261,6 +277,6 @@ def _try(read: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _line(error: Any) -> str:
-    """An error on one line."""
+def _one_line(error: Any) -> str:
+    """Formats an error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -99,7 +99,7 @@ def _parse_json(text: str) -> dict[str, Any]:
         result = dict(items)
         if len(result) < len(items):
             twice = Counter(key for key, _ in items).most_common(1)[0][0]
-            raise ValueError(f"the key {twice!r} stands twice in one object")
+            raise ValueError(f"the key {twice!r} appears twice in one object")
         return result
 
     def integer(digits: str) -> int:

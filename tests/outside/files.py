@@ -252,7 +252,7 @@ FILES = (
         "json",
         lambda folder: (folder / "a.json").write_text('{\n"a": {"0": 1}\n}'),
         _read(),
-        "expected a JSON list of objects, or an object a line, got one with a",
+        "expected a JSON list of objects, or one object per line, got an object with the keys a",
     ),
     Form(
         "file",

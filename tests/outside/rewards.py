@@ -166,7 +166,7 @@ FORMS = (
         SHIPPED.format("get_soft_overlong_punishment", "get_soft_overlong_punishment(5, 2)"),
     ),
     _refused("a list of another length", SHORT, "gave 1, expected a list of 3 rewards"),
-    _refused("the trainer's state", TRAINER, "takes 'trainer_state', and TRL's trainer gives it"),
+    _refused("the trainer's state", TRAINER, "takes 'trainer_state', and only TRL's trainer passes it"),
     _refused(
         "a column that the rows have not", LACKING, "takes 'solution', and the rows have no such column"
     ),

@@ -48,7 +48,7 @@ def test_functions_see_prompt_completion_and_row() -> None:
 )  # fmt: skip
 def test_a_bad_reward_names_function_prompt_and_answer(function: object, words: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"'mine' {words}.* prompt 'ab' and the answer 'de'.*on_bad_reward skip"
+        ValueError, match=rf"'mine' {words}.* prompt 'ab' and the completion 'de'.*on_bad_reward skip"
     ):
         text_score({"mine": function}, **DATA)(ROLLOUTS)
 

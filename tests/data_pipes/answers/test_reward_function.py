@@ -114,7 +114,7 @@ def test_one_bad_number_is_told_and_the_others_stay() -> None:
     assert all(
         map(math.isnan, compute_rewards("mine", lambda completions: 1 / 0, ANSWERS, on_bad=told.append))
     )
-    assert "raised ZeroDivisionError: division by zero, for a batch of 2 answers" in told[1]
+    assert "raised ZeroDivisionError: division by zero, for a batch of 2 completions" in told[1]
 
 
 def test_one_coroutine_that_raises_leaves_the_others() -> None:
@@ -137,7 +137,7 @@ def test_one_coroutine_that_raises_leaves_the_others() -> None:
             lambda completions, solution: 0,
             "takes 'solution', and the rows have no such column; they have answer",
         ),
-        (lambda completions, trainer_state: 0, "takes 'trainer_state', and TRL's trainer gives it"),
+        (lambda completions, trainer_state: 0, "takes 'trainer_state', and only TRL's trainer passes it"),
         (lambda completion: 0, r"takes \(completion\); expected \(prompt, completion, row\)"),
     ],
 )

@@ -184,7 +184,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
         saved_rows(tmp_path / "both", split="dev")
     file.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"data-00000-of-00001\.arrow is missing, which .*state\.json names"
+        FileNotFoundError, match=r"data-00000-of-00001\.arrow, a file that .*state\.json lists, is missing"
     ):
         saved_rows(tmp_path / "both", split="test")
 

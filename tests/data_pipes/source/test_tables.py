@@ -54,7 +54,7 @@ def test_an_object_that_holds_the_rows(tmp_path: Path) -> None:
         ]
     lines = put(tmp_path / "a.json", b'{"data": [{"n": 1}]}\n{"data": [{"n": 2}]}\n')
     assert len(list(json_rows(lines))) == 2
-    with pytest.raises(ValueError, match="or an object a line, got one with n"):
+    with pytest.raises(ValueError, match="or one object per line, got an object with the keys n"):
         list(json_rows(put(tmp_path / "a.json", b'{\n"n": 1\n}')))
 
 
@@ -64,15 +64,15 @@ def test_packed_jsonl(tmp_path: Path) -> None:
 
 
 BAD_LINES = {
-    b'{"text": ': r"text that is no JSON",
+    b'{"text": ': r"text that is not JSON",
     b"[1, 2]": r"got a list",
     b"7": r"got a int",
     b"null": r"got a NoneType",
     b'{"text": "\xff"}': r"byte 0xff \(byte 10 of the line\), which is not UTF-8; .*iconv",
-    b"[" * 100_000: r"text that is no JSON",
-    b'{"n": ' + b"9" * 5000 + b"}": r"text that is no JSON",
-    b"\x00\x01": r"text that is no JSON",
-    b'{"a": {"b": 1, "b": 2}}': r"the key 'b' stands twice in an object",
+    b"[" * 100_000: r"text that is not JSON",
+    b'{"n": ' + b"9" * 5000 + b"}": r"text that is not JSON",
+    b"\x00\x01": r"text that is not JSON",
+    b'{"a": {"b": 1, "b": 2}}': r"the key 'b' appears twice in an object",
 }
 
 

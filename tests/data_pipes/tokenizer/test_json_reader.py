@@ -258,7 +258,7 @@ def test_a_part_of_another_type_is_refused(content: dict, value: Any) -> None:
         ("NaN", "NaN is not JSON"),
         ("[" * 100_000, "nested too deep"),
         ('{"a":' * 100_000, "nested too deep"),
-        ('{"version": "1.0", "version": "1.0"}', "the key 'version' stands twice in one object"),
+        ('{"version": "1.0", "version": "1.0"}', "the key 'version' appears twice in one object"),
         ("9" * 100_000, "is too large"),
         ('{"model": {"vocab": {"\\ud800": 0}, "merges": []}, "decoder": {"type": "Fuse"}}', "surrogate pair"),
     ],
