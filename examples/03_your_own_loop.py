@@ -1,8 +1,8 @@
-"""Your own loop, your own loss, your own optimizer: nothing that the built-in stages do is closed to you.
+"""Write your own loss, optimizer and training loop, from the same parts as the built-in stages.
 
 The loss adds a penalty on confident predictions (Pereyra et al., 2017) to the cross-entropy; the optimizer is
-ten lines of SGD with momentum and gradient noise, in optax's protocol. `stage` makes a stage of the two, with
-accumulation, skipping of bad batches and metrics; below it stands the same step written out by hand.
+ten lines of SGD with momentum and gradient noise, in optax's protocol. `stage` builds a stage from the two,
+with accumulation, skipping of bad batches and metrics; the same step follows, written out by hand.
 
     python examples/03_your_own_loop.py
 """
@@ -51,8 +51,7 @@ def noisy_sgd(rate: float, momentum: float, noise: float, seed: int) -> Gradient
 
 
 def loss(params: Tree, batch: Tree, key: Tensor, *, model: Model) -> tuple[Tensor, Tensor, dict]:
-    """Cross-entropy minus a tenth of the entropy of the predictions: sums and counts, divided once by the
-    stage."""
+    """Cross-entropy minus 0.1 times the entropy of the predictions, as (sum, count): the stage divides."""
     logits = model.forward(params, batch["tokens"])
     total, count = cross_entropy(logits, batch["labels"])
     entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy().sum()
@@ -60,7 +59,7 @@ def loss(params: Tree, batch: Tree, key: Tensor, *, model: Model) -> tuple[Tenso
 
 
 def main(steps: int = 40) -> tuple[float, float]:
-    """Trains twice, by `stage` and by hand; returns both last losses."""
+    """Trains twice, by `stage` and by hand; returns the last loss of each."""
     model = transformer(
         ModelConfig(
             vocab_size=32,
@@ -72,25 +71,29 @@ def main(steps: int = 40) -> tuple[float, float]:
             max_position_embeddings=32,
         )
     )
-    optimizer, mine = noisy_sgd(0.1, 0.9, 1e-3, seed=7), partial(loss, model=model)
+    optimizer, loss_fn = noisy_sgd(0.1, 0.9, 1e-3, seed=7), partial(loss, model=model)
     tokens = random.randint(random.key(1), (4, 17), 0, 32).long()
     batch = {"tokens": tokens[:, :-1], "labels": tokens[:, 1:]}
 
-    made = stage(mine, optimizer, init=model.init, metrics=("entropy",))
-    state = made.init(random.key(0))
-    for number in range(steps):
-        state = made.step(state, batch)
-        if number % 10 == 9:
+    noisy_stage = stage(loss_fn, optimizer, init=model.init, metrics=("entropy",))
+    state = noisy_stage.init(random.key(0))
+    for step in range(1, steps + 1):
+        state = noisy_stage.step(state, batch)
+        if step % 10 == 0:
             print(
-                f"step {number + 1}: loss {state.metrics['loss']:.4f}, "
-                f"entropy {state.metrics['entropy']:.3f} nats"
+                f"step {step}: loss {state.metrics['loss']:.4f}, entropy {state.metrics['entropy']:.3f} nats"
             )
 
-    params = made.init(random.key(0)).params
+    params = noisy_stage.init(random.key(0)).params
     opt_state = optimizer.init(params)
     value = torch.tensor(0.0)
+
+    def mean_loss(params: Tree) -> Tensor:
+        total, count, _ = loss_fn(params, batch, None)
+        return total / count
+
     for _ in range(steps):
-        value, grads = value_and_grad(lambda p: (out := mine(p, batch, None))[0] / out[1])(params)
+        value, grads = value_and_grad(mean_loss)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = tree.map(torch.add, params, updates)
     print(f"by hand: loss {value:.4f}")

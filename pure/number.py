@@ -1,4 +1,4 @@
-"""Types of numbers in arguments: bools are not numbers, 0-d tensors are not looked into."""
+"""Check the types of numeric arguments: a bool is not a number, and the value of a 0-d tensor is not read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ def is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_plain_number(who: str, name: str, value: Any) -> bool:
-    """Tells a plain number from a 0-d tensor, whose value is not checked, and refuses everything else.
+def require_number(who: str, name: str, value: Any) -> bool:
+    """Checks the type of a numeric argument, and tells a plain number from a 0-d tensor.
+
+    Reading a 0-d tensor would make the host wait for the device, so only plain numbers can be range-checked.
 
     Args:
-        who: the caller's name in the message.
-        name: the argument's name.
+        who: the caller's name, for error messages.
+        name: the argument's name, for error messages.
         value: a number of Python or NumPy, or a tensor.
 
     Returns:
@@ -34,7 +36,7 @@ def is_plain_number(who: str, name: str, value: Any) -> bool:
         ValueError: for a tensor with axes.
 
     Example:
-        >>> is_plain_number("adamw", "eps", 1e-8), is_plain_number("adamw", "eps", Tensor([1.0])[0])
+        >>> require_number("adamw", "eps", 1e-8), require_number("adamw", "eps", Tensor([1.0])[0])
         (True, False)
     """
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Render, split and encode many conversations at once: the core of the functions of `data_pipes.chat.chat`.
+"""Render and encode many conversations at once: the core of the functions of `data_pipes.chat.chat`.
 
 Shape letters: n tokens of one conversation.
 """
@@ -24,7 +24,7 @@ from data_pipes.chat.rendering import (
 )
 from data_pipes.chat.span_encoding import encode_spans
 from data_pipes.chat.template_checks import check_rendered
-from data_pipes.tokenizer.added import any_of
+from data_pipes.tokenizer.added import compile_any
 from data_pipes.tokenizer.spec import Tokenizer, special_tokens
 
 
@@ -43,13 +43,14 @@ class PromptCompletion(NamedTuple):
 
 
 Rendered = tuple[list[Span], list[str]]
-"""Spans of one conversation with placeholders, and the texts of the placeholders."""
+"""(spans, texts): control tokens that the messages spell are placeholders in the spans; texts[i] is what
+placeholder i stands for."""
 
 Hide = Callable[[Sequence[Message], Context], Hidden]
 """See `data_pipes.chat.rendering.control_hider`."""
 
-Cut = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
-"""(template, conversation, hide, pattern of control tokens) -> Rendered."""
+Render = Callable[[ChatTemplate, PromptCompletion, Hide, re.Pattern], Rendered]
+"""(template, conversation, hide, pattern of the tokens that end a turn) -> Rendered."""
 
 OnError = Callable[[int, ValueError], Any]
 """Handles a conversation that the template refuses: (its index in the input, the error)."""
@@ -62,33 +63,33 @@ def encode_conversations(
     template: ChatTemplate,
     tokenizer: Tokenizer,
     conversations: Iterable[PromptCompletion],
-    cut: Cut,
+    render: Render,
     on_error: OnError | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Renders, splits and encodes conversations.
+    """Renders and encodes conversations.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        tokenizer: of the control tokens.
+        tokenizer: its special tokens are the control tokens.
         conversations: any number.
-        cut: `cut_completion`, `cut_with_generation_prompt` or `cut_prompt`.
+        render: `render_completion`, `render_with_generation_prompt` or `render_continued_prompt`.
         on_error: gets the index of each refused conversation, which is then skipped; None raises.
 
     Returns:
         (ids [n] int64, trained [n] bool) of each.
 
     Raises:
-        ValueError: as `cut`, without on_error; as the tokenizer's `encode`.
+        ValueError: if `render` refuses a conversation and on_error is None, or the tokenizer refuses a text.
     """
     names = tuple(special_tokens(tokenizer))
-    hide, controls = control_hider(names), any_of(names)
+    hide, controls = control_hider(names), compile_any(names)
     added = [token.content for token in tokenizer.spec.added_tokens]
-    turn_ends = any_of([*names, *filter(MARKER.fullmatch, added)])
+    turn_ends = compile_any([*names, *filter(MARKER.fullmatch, added)])
     rows: list[Rendered] = []
     for number, conversation in enumerate(conversations):
         try:
             selected = select_template(template, conversation.context)
-            rows.append(cut(selected, conversation, hide, turn_ends))
+            rows.append(render(selected, conversation, hide, turn_ends))
         except ValueError as error:
             if on_error is None:
                 raise
@@ -96,34 +97,34 @@ def encode_conversations(
     return encode_spans(tokenizer, rows, controls)
 
 
-def cut_completion(
-    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
+def render_completion(
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, turn_ends: re.Pattern
 ) -> Rendered:
-    """Splits a conversation in which the assistant's turns of the completion are trained.
+    """Renders a conversation in which the assistant's turns of the completion are trained.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         conversation: if the prompt ends and the completion begins with a turn of the assistant, the two are
             one turn.
         hide: see `data_pipes.chat.rendering.control_hider`.
-        controls: pattern of the control tokens.
+        turn_ends: pattern of the tokens that end a turn.
 
     Returns:
         Spans, and the texts of their placeholders.
     """
     prompt, completion = tuple(conversation.prompt), tuple(conversation.completion)
-    first = len(prompt)
+    prompt_turns = len(prompt)
     if prompt and completion and prompt[-1].role == completion[0].role == "assistant":
-        first -= 1
+        prompt_turns -= 1
         completion = (_join_turns(prompt[-1], completion[0]), *completion[1:])
-    messages, context, texts = hide((*prompt[:first], *completion), conversation.context)
-    messages = restore_opening_tag(template, messages, first, context)
-    chat = Chat(messages, context, hide(prompt, conversation.context).messages, first)
-    return find_spans(template, chat, controls), texts
+    messages, context, texts = hide((*prompt[:prompt_turns], *completion), conversation.context)
+    messages = restore_opening_tag(template, messages, prompt_turns, context)
+    chat = Chat(messages, context, hide(prompt, conversation.context).messages, prompt_turns)
+    return find_spans(template, chat, turn_ends), texts
 
 
-def cut_with_generation_prompt(
-    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
+def render_with_generation_prompt(
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, turn_ends: re.Pattern
 ) -> Rendered:
     """Renders the prompt with the template's generation prompt after it; nothing is trained."""
     messages, context, texts = hide(conversation.prompt, conversation.context)
@@ -132,15 +133,16 @@ def cut_with_generation_prompt(
     return [Span(text, False)], texts
 
 
-def cut_prompt(
-    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, controls: re.Pattern
+def render_continued_prompt(
+    template: ChatTemplate, conversation: PromptCompletion, hide: Hide, turn_ends: re.Pattern
 ) -> Rendered:
-    """Renders the prompt: a last turn of the assistant is continued, else the generation prompt follows."""
+    """Renders the prompt: leaves a last turn of the assistant open, or else adds the generation prompt."""
     messages, context, texts = hide(conversation.prompt, conversation.context)
     return [Span(render_prompt(template, messages, context), False)], texts
 
 
-def _join_turns(begun: Message, rest: Message) -> Message:
-    """One turn of the assistant from its beginning, in the prompt, and its rest."""
-    fields = {**dict(begun.fields), **dict(rest.fields)}
-    return rest._replace(content=(begun.content or "") + (rest.content or ""), fields=tuple(fields.items()))
+def _join_turns(beginning: Message, rest: Message) -> Message:
+    """Joins an assistant turn that begins in the prompt and ends in the completion."""
+    fields = {**dict(beginning.fields), **dict(rest.fields)}
+    content = (beginning.content or "") + (rest.content or "")
+    return rest._replace(content=content, fields=tuple(fields.items()))

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipes.chat.batch_encoding import (
-    Cut,
     OnError,
     PromptCompletion,
-    cut_completion,
-    cut_prompt,
-    cut_with_generation_prompt,
+    Render,
     encode_conversations,
+    render_completion,
+    render_continued_prompt,
+    render_with_generation_prompt,
 )
 from data_pipes.chat.messages import PLAIN, Context, Message
 from data_pipes.chat.presets import CHATML
@@ -213,9 +213,9 @@ def encode_chats(
     # 1., 2. and 3. One function for all.
     if add_generation_prompt:
         prompts = ((messages, ()) for messages in chats)
-        return _encode(template, tokenizer, prompts, contexts, cut_with_generation_prompt, on_error)
+        return _encode(template, tokenizer, prompts, contexts, render_with_generation_prompt, on_error)
     completions = (((), messages) for messages in chats)
-    return _encode(template, tokenizer, completions, contexts, cut_completion, on_error)
+    return _encode(template, tokenizer, completions, contexts, render_completion, on_error)
 
 
 def encode_prompt_chats(
@@ -252,7 +252,7 @@ def encode_prompt_chats(
         'assistant\\nb'
     """
     pairs = ((messages, ()) for messages in chats)
-    return _encode(template, tokenizer, pairs, contexts, cut_prompt, on_error)
+    return _encode(template, tokenizer, pairs, contexts, render_continued_prompt, on_error)
 
 
 def encode_completions(
@@ -282,7 +282,7 @@ def encode_completions(
     Raises:
         ValueError: as there.
     """
-    return _encode(template, tokenizer, pairs, contexts, cut_completion, on_error)
+    return _encode(template, tokenizer, pairs, contexts, render_completion, on_error)
 
 
 def _encode(
@@ -290,10 +290,12 @@ def _encode(
     tokenizer: Tokenizer,
     pairs: Iterable[tuple[Sequence[Message], Sequence[Message]]],
     contexts: Iterable[Context] | None,
-    cut: Cut,
+    render: Render,
     on_error: OnError | None,
 ) -> list[Encoded]:
     """Encodes (prompt, completion) pairs with their contexts."""
     rows = zip(pairs, repeat(PLAIN)) if contexts is None else zip(pairs, contexts, strict=True)
     conversations = (PromptCompletion(prompt, completion, context) for (prompt, completion), context in rows)
-    return [Encoded(*row) for row in encode_conversations(template, tokenizer, conversations, cut, on_error)]
+    return [
+        Encoded(*row) for row in encode_conversations(template, tokenizer, conversations, render, on_error)
+    ]

@@ -1,10 +1,12 @@
 """Read rows of fine-tuning data sets into the four records of `data_pipes.chat.messages`.
 
-A column is read if its name is known (`columns`, `context`, and below); every key of a turn is read or kept
-(`turns`); other columns are metadata. Two columns for the same part of a row must be equal, or the row is
-refused, with two exceptions. `messages` wins over columns of prompts and completions, which are then
-references (`problem` and `solution` of OpenR1-Math). And `answer`, often only the short result, gives way
-to a written-out `output`, `completion`, `response` or `solution`.
+The known columns are those of `data_pipes.rows.columns` and `data_pipes.rows.context`, and those that the
+functions below name; all others are metadata. No key of a turn is dropped (`data_pipes.rows.turns`).
+
+Two columns for the same part of a row must be equal, or the row is refused, with two exceptions. `messages`
+wins over columns of prompts and completions, which are then references (`problem` and `solution` of
+OpenR1-Math). And `answer`, often only the short result, gives way to a written-out `output`, `completion`,
+`response` or `solution`.
 
 A row that cannot be read is reported with its place; nothing is dropped without a message.
 """
@@ -43,7 +45,7 @@ def read_conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator
         rows: with a column of MESSAGE_COLUMNS; one of PROMPT_COLUMNS and one of COMPLETION_COLUMNS, each a
             text or turns; or a `text` that is a dialogue (`data_pipes.rows.dialogue`). Further columns:
             `input` or `context` of an `instruction`, `history`, and those of `data_pipes.rows.context`.
-        on_bad: gets each row without these columns, with an unknown role, a content that is no text,
+        on_bad: gets each row without these columns, with an unknown role, non-text content,
             contradicting columns, or no turn of the assistant to train on.
 
     Returns:
@@ -62,11 +64,11 @@ def read_preferences(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[P
 
     Args:
         rows: with `chosen` and `rejected`, each a text, turns, or a dialogue. The prompt is a column of
-            PROMPT_COLUMNS, or turns that end with the user's, or else the turns with which both completions
-            begin. Or OpenAI's `input`, `preferred_output`, `non_preferred_output`. A prompt that is repeated
-            at the beginning of both completions is read once.
-        on_bad: gets each row without these columns, with equal completions, with an empty prompt, or with
-            another prompt than the completions begin with.
+            PROMPT_COLUMNS, or one of MESSAGE_COLUMNS whose last turn is not the assistant's, or else the
+            turns that both completions have in common at the beginning. Or OpenAI's `input`,
+            `preferred_output`, `non_preferred_output`. A prompt that both completions repeat is read once.
+        on_bad: gets each row without these columns, with equal completions, with an empty prompt, or whose
+            completions begin with a different prompt.
 
     Returns:
         An iterator over Preferences.
@@ -148,11 +150,11 @@ def _read_conversation(row: Mapping[str, Any], name: str) -> Conversation:
         raise _unknown_columns(row, f"{MESSAGE_COLUMNS[0]}; {pair_columns}; or text with speakers")
     messages = prepend_system(columns, messages)
     _check_trained(messages)
-    prompt_turns = 0
+    prompt_turns = 0  # turns that are not trained although the assistant wrote some of them
     if completion and {"prompt", "completion"} <= columns.keys():
-        prompt_turns = len(messages) - len(completion)
-    if not any(message.role == "assistant" for message in messages[:prompt_turns]):
-        prompt_turns = 0
+        length = len(messages) - len(completion)
+        if any(message.role == "assistant" for message in messages[:length]):
+            prompt_turns = length
     return Conversation(messages, name, read_context(columns), prompt_turns)
 
 
@@ -206,7 +208,10 @@ def _read_prompt(row: Mapping[str, Any], name: str) -> Prompt:
 
 
 def _preference_prompt(columns: Mapping[str, Any]) -> Messages | None:
-    """The prompt of a preference from a column: of PROMPT_COLUMNS, or turns if completions are single."""
+    """Reads the prompt of a preference from its own column; None if it is part of the completions.
+
+    The column is one of PROMPT_COLUMNS, or one of MESSAGE_COLUMNS if each completion is a single turn.
+    """
     if _has_column(PROMPT_COLUMNS, columns):
         return read_prompt_columns(columns)
     for side in (columns["chosen"], columns["rejected"]):

@@ -33,7 +33,7 @@ class Finder(NamedTuple):
         refused: of special tokens that are an error.
         raw_tokens: match of `raw` -> its token; None if it is plain text.
         normal_tokens: the same for `normal`.
-        normalise: text -> normal text.
+        normalise: text -> normalised text.
     """
 
     raw: re.Pattern | None
@@ -44,56 +44,58 @@ class Finder(NamedTuple):
     normalise: Callable[[str], str]
 
 
-def finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
+def compile_finder(spec: TokenizerSpec, special: str | Iterable[str]) -> Finder:
     """Compiles the patterns for a value of `special`.
 
     Args:
-        spec: of the tokenizer.
+        spec: the tokenizer's.
         special: "none", "all", "error", or the special tokens to find, as in `encoder.encode`.
 
     Returns:
-        A Finder. Added tokens that are not special are always found. A special token that is plain text hides
-        the tokens that it overlaps, as in Hugging Face tokenizers.
+        A Finder. Added tokens that are not special are always found. A special token that is left as
+        plain text still takes its characters from the tokens it overlaps, as in Hugging Face tokenizers.
 
     Raises:
-        ValueError: for another `special`, one that names an unknown token, or a token that normalisation
-            makes empty.
+        ValueError: if `special` has another value or names an unknown token, or normalisation makes an added
+            token empty.
     """
-    ours = {token.content for token in spec.added_tokens if token.special}
+    known = {token.content for token in spec.added_tokens if token.special}
     if not isinstance(special, Iterable) or (isinstance(special, str) and special not in CHOICES):
         raise ValueError(
             f'encode: special must be "none", "all", "error" or a list of tokens, got {special!r}'
         )
     names = set() if isinstance(special, str) else {*special}
     if special == "all":
-        names = ours
-    if names - ours:
-        have = ", ".join(sorted(ours)) or "none"
+        names = known
+    if names - known:
+        have = ", ".join(sorted(known)) or "none"
         raise ValueError(
-            f"encode: {sorted(names - ours)} are no special tokens of this tokenizer; it has {have}"
+            f"encode: {sorted(names - known)} are not special tokens of this tokenizer; it has {have}"
         )
     normalise = normalizer(spec.normalizer)
     raw: dict[str, AddedToken | None] = {}
     normal: dict[str, AddedToken | None] = {}
     for token in sorted(spec.added_tokens, key=lambda token: not token.special):
-        tokens, content = (normal, normalise(token.content)) if token.normalized else (raw, token.content)
+        tokens, content = raw, token.content
+        if token.normalized:
+            tokens, content = normal, normalise(content)
         if not content:
             raise ValueError(
                 f"the normalizer makes the added token {token.content!r} empty; remove one of them"
             )
         tokens.setdefault(content, token if token.content in names or not token.special else None)
-    refused = ours if special == "error" else ()
+    refused = known if special == "error" else ()
     return Finder(
-        raw=any_of(raw) if any(raw.values()) else None,
-        normal=any_of(normal) if any(normal.values()) else None,
-        refused=any_of(refused) if refused else None,
+        raw=compile_any(raw) if any(raw.values()) else None,
+        normal=compile_any(normal) if any(normal.values()) else None,
+        refused=compile_any(refused) if refused else None,
         raw_tokens=raw,
         normal_tokens=normal,
         normalise=normalise,
     )
 
 
-def split_added(find: Finder, text: str) -> Iterator[str | int]:
+def split_added(finder: Finder, text: str) -> Iterator[str | int]:
     """Splits text at its added tokens: plain text (normalised) as strings, tokens as ids.
 
     Raises:
@@ -103,21 +105,21 @@ def split_added(find: Finder, text: str) -> Iterator[str | int]:
         >>> from data_pipes.tokenizer.spec import AddedToken
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2",
         ...                      added_tokens=(AddedToken("<|end|>", 1),))
-        >>> list(split_added(finder(spec, "all"), "a<|end|>aa"))
+        >>> list(split_added(compile_finder(spec, "all"), "a<|end|>aa"))
         ['a', 1, 'aa']
-        >>> list(split_added(finder(spec, "none"), "a<|end|>aa"))
+        >>> list(split_added(compile_finder(spec, "none"), "a<|end|>aa"))
         ['a<|end|>aa']
     """
-    if find.refused and (match := find.refused.search(text)):
+    if finder.refused and (match := finder.refused.search(text)):
         raise ValueError(
             f"text has the special token {match.group()!r} at {match.start()}; "
             'pass special="all" to make it a token, or special="none" to take it as text'
         )
-    for stretch in _split_at(find.raw, find.raw_tokens, text):
-        if isinstance(stretch, int):
-            yield stretch
+    for segment in _split_at(finder.raw, finder.raw_tokens, text):
+        if isinstance(segment, int):
+            yield segment
         else:
-            yield from _split_at(find.normal, find.normal_tokens, find.normalise(stretch))
+            yield from _split_at(finder.normal, finder.normal_tokens, finder.normalise(segment))
 
 
 def _split_at(
@@ -147,11 +149,11 @@ def _touches_word(text: str, start: int, stop: int) -> bool:
     return bool(IN_WORD.match(text[start - 1 : start]) or IN_WORD.match(text[stop : stop + 1]))
 
 
-def any_of(texts: Iterable[str]) -> re.Pattern:
-    """Returns a pattern of any of these texts, the longest first; without texts it matches nothing.
+def compile_any(texts: Iterable[str]) -> re.Pattern:
+    """Compiles a pattern that matches any of these texts, the longest first; without texts it never matches.
 
     Example:
-        >>> any_of(["a", "ab"]).findall("abb a"), any_of([]).search("a")
+        >>> compile_any(["a", "ab"]).findall("abb a"), compile_any([]).search("a")
         (['ab', 'a'], None)
     """
     longest_first = sorted(set(texts), key=len, reverse=True)

@@ -18,7 +18,7 @@ from operator import index
 
 import numpy as np
 
-from data_pipes.tokenizer.added import Finder, finder, split_added
+from data_pipes.tokenizer.added import Finder, compile_finder, split_added
 from data_pipes.tokenizer.byte_level import utf8
 from data_pipes.tokenizer.decoder import BYTE_LEVEL, JOINED, make_decoder, run_decoder
 from data_pipes.tokenizer.merge import NOTHING, merge_word, merge_words
@@ -137,9 +137,9 @@ def encode_batch(
     """
     if isinstance(texts, str | bytes):
         raise TypeError("encode_batch: texts must be several strings, got one; use encode, or write [text]")
-    find = tables.finders.get(special) if isinstance(special, str) else None
-    if find is None:
-        find = finder(tables.spec, special)
+    finder = tables.finders.get(special) if isinstance(special, str) else None
+    if finder is None:
+        finder = compile_finder(tables.spec, special)
     before = _pack(tables.spec.prefix if template else ())
     after = _pack(tables.spec.suffix if template else ())
     buffers: list[bytearray] = []
@@ -151,7 +151,7 @@ def encode_batch(
         try:
             # 1. Added tokens, and
             # 2. words.
-            for part in _split_text(tables, find, text):
+            for part in _split_text(tables, finder, text):
                 waiting.append((buffers[-1], part))
                 count += len(part)
                 # 3. Ids of new words.
@@ -223,17 +223,17 @@ def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
     return valid
 
 
-def _split_text(tables: Tables, find: Finder, text: object) -> Iterator[bytes | list[str]]:
+def _split_text(tables: Tables, finder: Finder, text: object) -> Iterator[bytes | list[str]]:
     """Yields the added tokens of a text as int32 bytes, and lists of the words between them, in order."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
         utf8(text)  # raises for half of a surrogate pair, with its place
-    for place, stretch in enumerate(split_added(find, text)):
-        if isinstance(stretch, int):
-            yield _pack([stretch])
+    for i, segment in enumerate(split_added(finder, text)):
+        if isinstance(segment, int):
+            yield _pack([segment])
         else:
-            yield from _split_words(tables, stretch, place == 0)
+            yield from _split_words(tables, segment, i == 0)
 
 
 def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:

@@ -16,15 +16,15 @@ from data_pipes.tokenizer.spec import Tokenizer
 from data_pipes.tokenizer.tiktoken_ranks import from_tiktoken
 
 NAME = "tokenizer.json"
-OLDER = ("vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "vocab.txt", "spiece.model")
-MAX_BYTES = 1 << 26  # 64 MiB; the largest tokenizers in use have half of that
+LEGACY_NAMES = ("vocab.json", "merges.txt", "tokenizer.model", "tekken.json", "vocab.txt", "spiece.model")
+MAX_BYTES = 1 << 26  # 64 MiB; the largest tokenizers in use have half that size
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike[str]) -> Path:
-    """Writes a tokenizer as tokenizer.json, whole or not at all.
+    """Writes a tokenizer as tokenizer.json, atomically.
 
     Args:
-        tokenizer: what to write.
+        tokenizer: to write.
         path: a folder (made if missing), or a file whose name ends in ".json".
 
     Returns:
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], *, any_pattern: bool = False, max_bytes: 
     Args:
         path: the file, or the folder that holds tokenizer.json.
         any_pattern: as in `from_json`.
-        max_bytes: a larger file is refused unread, bytes.
+        max_bytes: size in bytes above which a file is refused without reading it.
 
     Returns:
         The Tokenizer.
@@ -83,13 +83,13 @@ def load_tiktoken(
     special_tokens: Mapping[str, int],
     max_bytes: int = MAX_BYTES,
 ) -> Tokenizer:
-    """Reads a tiktoken file; the split pattern and the special tokens, which it does not hold, are given.
+    """Reads a tiktoken file, which lacks the split pattern and the special tokens: pass both.
 
     Args:
         path: the file.
         pattern: as in `from_tiktoken`.
         special_tokens: token -> id, as in `from_tiktoken`.
-        max_bytes: a larger file is refused unread, bytes.
+        max_bytes: size in bytes above which a file is refused without reading it.
 
     Returns:
         The Tokenizer.
@@ -105,13 +105,13 @@ def load_tiktoken(
         raise ValueError(f"load_tiktoken: {path}: {error}") from None
 
 
-def older(folder: Path) -> str:
-    """Returns the message for a folder that has a tokenizer only in an older form; "" for any other.
+def explain_legacy(folder: Path) -> str:
+    """Returns an error message for a folder whose tokenizer has only legacy files; "" for any other folder.
 
-    Such files lack the split pattern and the normalizer; transformers knows them by the model's type, and
+    Such files lack the split pattern and the normalizer. transformers knows these from the model's type, and
     writes them to tokenizer.json.
     """
-    names = [name for name in OLDER if (folder / name).is_file()]
+    names = [name for name in LEGACY_NAMES if (folder / name).is_file()]
     if not names or (folder / NAME).is_file():
         return ""
     return (
@@ -124,11 +124,11 @@ def _read(file: Path, max_bytes: int) -> str:
     """Text of a file that exists, is not too large, and is UTF-8."""
     if not file.is_file():
         raise FileNotFoundError(
-            older(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one"
+            explain_legacy(file.parent) or f"load: there is no {file}; save(tokenizer, path) writes one"
         )
     if (size := file.stat().st_size) > max_bytes:
         raise ValueError(
-            f"load: {file} has {size} bytes, more than {max_bytes}; pass max_bytes if it is to be trusted"
+            f"load: {file} has {size} bytes, more than {max_bytes}; if you trust it, pass a larger max_bytes"
         )
     try:
         return file.read_bytes().decode()

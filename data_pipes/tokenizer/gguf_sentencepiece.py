@@ -3,8 +3,8 @@
 SentencePiece stores no merges: of all neighbours whose joined text is a piece, those with the best score
 merge first. So every cut of a piece into two pieces is a merge, in the order of the pieces' scores.
 
-Source: `llm_tokenizer_spm` of llama.cpp; transformers 5.23, `generate_merges` and, for a text that begins
-with spaces, the tokenizer of Phi-3 (a mark is always put in front, as SentencePiece does).
+Source: `llm_tokenizer_spm` of llama.cpp, and `generate_merges` of transformers 5.23. A text that begins with
+spaces still gets "▁" in front, as in SentencePiece and in the tokenizer of Phi-3.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from data_pipes.tokenizer.step import step
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens."""
 
-MARKED = step("Replace", pattern=("String", " "), content="▁")
-JOINED = (step("Replace", pattern=("String", "▁"), content=" "), step("ByteFallback"), step("Fuse"))
+REPLACE_SPACES = step("Replace", pattern=("String", " "), content="▁")
+DECODER = (step("Replace", pattern=("String", "▁"), content=" "), step("ByteFallback"), step("Fuse"))
+STRIP_FIRST_SPACE = step("Strip", content=" ", start=1, stop=0)
 
 
 def from_pieces(
@@ -37,8 +38,8 @@ def from_pieces(
     Args:
         tokens: in the order of their ids; a space is written "▁".
         scores: of each; larger ones merge first.
-        kinds: NORMAL, ... of each. Control tokens and the unknown token are special; user-defined tokens are
-            added tokens.
+        kinds: of each: NORMAL, UNKNOWN and so on. Control tokens and the unknown token are special;
+            user-defined tokens are added tokens.
         space_first: put a space in front of a text.
         prefix: ids before a text, with `template=True`.
 
@@ -64,7 +65,9 @@ def from_pieces(
         for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (UNKNOWN, CONTROL, USER)
     )
-    before = (step("Prepend", prepend="▁"),) if space_first else ()
+    normalizer, decoder = (REPLACE_SPACES,), DECODER
+    if space_first:
+        normalizer, decoder = (step("Prepend", prepend="▁"), REPLACE_SPACES), (*DECODER, STRIP_FIRST_SPACE)
     return from_spec(
         TokenizerSpec(
             kind="character",
@@ -72,12 +75,12 @@ def from_pieces(
             merges=tuple(recover_merges(tokens, scores, kinds)),
             pattern=ANY_TEXT,
             added_tokens=added,
-            normalizer=(*before, MARKED),
+            normalizer=normalizer,
             unk_token=unknown[0] if unknown else None,
             fuse_unk=bool(unknown),
             byte_fallback=True,
             prefix=prefix,
-            decoder=(*JOINED, *((step("Strip", content=" ", start=1, stop=0),) if space_first else ())),
+            decoder=decoder,
         )
     )
 

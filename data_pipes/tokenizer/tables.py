@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from data_pipes.tokenizer.added import CHOICES, Finder, finder
+from data_pipes.tokenizer.added import CHOICES, Finder, compile_finder
 from data_pipes.tokenizer.byte_level import BYTES, to_bytes, to_characters
 from data_pipes.tokenizer.decoder import BYTE_LEVEL
 from data_pipes.tokenizer.merge import Merges, index_merges
@@ -64,7 +64,7 @@ def make_tables(spec: TokenizerSpec) -> Tables:
         pieces=pre_tokenizer(spec.pre_tokenizer),
         cutter=splitter(spec.pattern),
         borders=_word_borders(spec, ids),
-        finders={choice: finder(spec, choice) for choice in CHOICES},
+        finders={choice: compile_finder(spec, choice) for choice in CHOICES},
         symbols=symbols,
         ids=ids,
         merges=index_merges(

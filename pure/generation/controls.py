@@ -25,7 +25,7 @@ class Controls(NamedTuple):
         temperature: [R] float32; values below 1e-6 became 0.
         top_k: an int, [R] int64 or None.
         top_p, min_p, repetition_penalty: [R] float32 or None.
-        vocabulary: an int: ids from this one on are never sampled; None: all may be.
+        vocabulary: ids at or above this int are never sampled; None allows all.
     """
 
     uniforms: Tensor
@@ -46,27 +46,27 @@ LIMITS: Mapping[str, tuple[Callable[[Tensor], Tensor], str]] = MappingProxyType(
         "repetition_penalty": (lambda x: (x > 0) & (x < torch.inf), "above 0; None or 1 changes nothing"),
     }
 )
-"""Name of a number -> its condition, and the condition for an error message."""
+"""Sampling parameter -> (function that checks its values, description of the allowed values)."""
 
 
-def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Controls:
+def make_controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Controls:
     """Check the sampling parameters, draw the randomness of all rows and steps, and pad both to R rows.
 
     Args:
         key: [2] or [B, 2] uint32, for the whole batch or one per row.
         count: B, rows.
-        sampling: its numbers are one number, [B] or None; stop_tokens are not read here.
+        sampling: each parameter is one number for all rows, a tensor [B], or None; stop_tokens are not read.
         rows: R >= B; the rows after B are copies of the first, and are never read.
 
     Returns:
-        Controls. A top_k given as int stays one, for which a partial sort is enough.
+        Controls. An int top_k stays an int: then a partial sort is enough.
 
     Raises:
-        ValueError: if a number is out of range, or neither a number nor [B]; or top_k or vocabulary is no
+        ValueError: if a parameter is out of range or has another shape, or top_k or vocabulary is not an
             integer.
 
     Example:
-        >>> controls(random.key(0), 2, Sampling(temperature=0.5), rows=4).temperature
+        >>> make_controls(random.key(0), 2, Sampling(temperature=0.5), rows=4).temperature
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
     vocabulary = sampling.vocabulary
@@ -87,7 +87,7 @@ def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Contr
         if not bool(holds(x).all()):
             raise ValueError(f"generate: {name} must be {text}; got {x[~holds(x)].flatten()[0]}")
     per_row: dict[str, Any] = {
-        name: extend(x.expand(count), rows).to(torch.int64 if name == "top_k" else torch.float32)
+        name: pad_rows(x.expand(count), rows).to(torch.int64 if name == "top_k" else torch.float32)
         for name, x in given.items()
     }
     if isinstance(numbers.get("top_k"), int):
@@ -95,25 +95,25 @@ def controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> Contr
     temperature = per_row["temperature"]
     greedy = temperature < sample.COLDEST
     per_row["temperature"] = torch.where(greedy, 0.0, temperature)
-    randomness = extend(uniforms(key, count, sampling.max_new_tokens), rows)
+    randomness = pad_rows(draw_uniforms(key, count, sampling.max_new_tokens), rows)
     return Controls(torch.where(greedy[:, None], 0.0, randomness), **per_row, vocabulary=vocabulary)
 
 
-def uniforms(key: Tensor, count: int, new: int) -> Tensor:
+def draw_uniforms(key: Tensor, count: int, steps: int) -> Tensor:
     """Draw one number for each row and step, all at once: uniform(fold_in(fold_in(key, row), step)).
 
-    Each token's own number makes a row independent of its neighbours and of their lengths.
+    Since each token has its own number, a row's samples do not depend on the other rows or their lengths.
 
     Args:
         key: [2] or [B, 2] uint32, for the whole batch, or each row's in place of fold_in(key, row).
         count: B, rows.
-        new: M, steps.
+        steps: M.
 
     Returns:
         [B, M] float32 in [0, 1).
 
     Raises:
-        ValueError: if there are neither one key nor B.
+        ValueError: if key is neither [2] nor [B, 2].
     """
     if key.shape not in ((2,), (count, 2)):
         raise ValueError(
@@ -125,19 +125,21 @@ def uniforms(key: Tensor, count: int, new: int) -> Tensor:
         return random.uniform(random.fold_in(row_key, step))
 
     keys = vmap(random.fold_in, (None, 0))(key, torch.arange(count, device=device)) if key.ndim == 1 else key
-    return vmap(vmap(uniform, (None, 0)), (0, None))(keys, torch.arange(new, device=device))
+    return vmap(vmap(uniform, (None, 0)), (0, None))(keys, torch.arange(steps, device=device))
 
 
-def extend(x: Tensor, rows: int) -> Tensor:
+def pad_rows(x: Tensor, rows: int) -> Tensor:
     """Pad x [B, ...] to [R, ...] with copies of its first row."""
     return torch.cat([x, x[:1].expand(rows - len(x), *x.shape[1:])])
 
 
-def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+def sample_tokens(
+    logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Sample a token from each row of logits, and return its log-probability under the model.
 
-    Losses compare the model with itself, so the log-probability is that of the whole distribution at the
-    temperature, before penalty and truncation.
+    The log-probability is that of the full distribution at the temperature, before penalty and truncation:
+    the losses compute the new policy's in the same way, so the two can be compared.
 
     Args:
         logits: [B, V] float.
@@ -149,8 +151,8 @@ def choose(logits: Tensor, uniform: Tensor, controls: Controls, seen: Tensor | N
         (ids [B] int64, log-probabilities [B] float32, nats).
 
     Steps:
-        1. Logits of the log-probability: divided by the temperature, where it is not 0.
-        2. Logits to sample from: vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
+        1. Logits for the log-probability: divide by the temperature, where it is not 0.
+        2. Logits for sampling: apply vocabulary, penalty, temperature, top-k, top-p, min-p, in this order.
         3. Sample, and look up the log-probability.
     """
     # 1. Log-probability.

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure import tree
-from pure.generation.controls import Controls, controls, extend
+from pure.generation.controls import Controls, make_controls, pad_rows
 from pure.generation.inputs import check, rows_of
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Generated, Progress, Stepper, stepper
@@ -113,7 +113,7 @@ def generate(
     # 2. Randomness and controls.
     if sampling.vocabulary is not None and sampling.vocabulary >= config.vocab_size:
         sampling = sampling._replace(vocabulary=None)
-    steering = controls(key.to(device), len(tokens), sampling, rows=rows)
+    steering = make_controls(key.to(device), len(tokens), sampling, rows=rows)
     with torch.no_grad():
         steps = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
         params = steps.prepare(params, rows=rows)
@@ -121,7 +121,7 @@ def generate(
         written = _empty(rows, new, (config.pad_token_id or 0) if pad is None else pad, device)
         progress = _read(steps, model, params, tokens, lengths, written, width, places)
         if sampling.repetition_penalty is not None:
-            progress = progress._replace(seen=extend(_seen(tokens, lengths, config.vocab_size), rows))
+            progress = progress._replace(seen=pad_rows(_seen(tokens, lengths, config.vocab_size), rows))
         # 4. Write.
         ends = torch.tensor(list(sampling.stop_tokens), dtype=torch.int64, device=device)
         written = _write(steps, progress, params, steering, ends, stop, len(tokens), compact)
@@ -178,12 +178,12 @@ def _read(
     cache = model.cache(rows, width, dtype, device)
     if width:
         padded = F.pad(tokens[:, :width], (0, max(0, width - tokens.shape[1])))
-        cache = steps.prefill(cache, params, extend(padded, rows))
+        cache = steps.prefill(cache, params, pad_rows(padded, rows))
     room = model.cache(rows, places, dtype, "meta")
-    cache = tree.map(_lengthen, cache, room)._replace(length=extend(lengths - 1, rows))
+    cache = tree.map(_lengthen, cache, room)._replace(length=pad_rows(lengths - 1, rows))
     done = torch.arange(rows, device=device) >= len(tokens)
     return Progress(
-        cache, extend(last, rows), written, done, torch.zeros((), dtype=torch.int64, device=device), None
+        cache, pad_rows(last, rows), written, done, torch.zeros((), dtype=torch.int64, device=device), None
     )
 
 

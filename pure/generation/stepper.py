@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.generation.controls import Controls, choose
+from pure.generation.controls import Controls, sample_tokens
 from pure.transform.jit import jit
 from pure.transform.trace import kind
 from pure.types import Model, Tree, identity_prepare
@@ -107,7 +107,7 @@ def step(
     Args:
         progress: unchanged by this (a donating jit changes it).
         params: the model's.
-        controls: randomness and its shaping, see `choose`.
+        controls: randomness and its shaping, see `sample_tokens`.
         stop_tokens: [n] int64, ids that end a row; n may be 0.
         model: gives `decode`.
 
@@ -123,7 +123,7 @@ def step(
     logits, cache = model.decode(params, progress.last[:, None], progress.cache)
     # 2. Sample.
     uniform = controls.uniforms.index_select(1, progress.taken[None])[:, 0]
-    ids, logprob = choose(logits[:, 0], uniform, controls, progress.seen)
+    ids, logprob = sample_tokens(logits[:, 0], uniform, controls, progress.seen)
     # 3. Write.
     tokens, logprobs, lengths = progress.written
     here = (torch.arange(tokens.shape[1], device=tokens.device) == progress.taken) & ~progress.done[:, None]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.number import is_int, is_plain_number
+from pure.number import is_int, require_number
 
 KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
     "float": lambda dtype: dtype.is_floating_point,
@@ -95,7 +95,7 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
     for name, x in values.items():
         if optional and x is None:
             continue
-        if not is_plain_number(who, name, x):
+        if not require_number(who, name, x):
             continue
         if not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
             raise ValueError(f"{who}: {name} must be {wanted}, got {x}")

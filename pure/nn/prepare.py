@@ -18,13 +18,14 @@ from pure.types import Tree, identity_prepare
 def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tree:
     """Copies the params into the layout that `decode` reads fastest; the results are the same.
 
-    The time of a product of few rows is that of the call and of reading the weights. So matrices with the
-    same input are concatenated, and on a CPU bfloat16 matrices are packed. (Not for one row: there the
-    compiler's own loop is faster, see `pure.nn.linear`.)
+    With few rows, a matrix product takes as long as calling the kernel and reading the weights. So matrices
+    with the same input are concatenated, and on a CPU bfloat16 matrices are packed. (Not for one row: there
+    the compiler's own loop is faster, see `pure.nn.linear`.)
 
     Args:
-        params: as `pure.nn.transformer.transformer_spec`; nodes in the place of a tensor are left unchanged.
-        rows: rows of the batch that will be decoded; None is any number.
+        params: as `pure.nn.transformer.transformer_spec`; a node in place of a tensor (an adapter,
+            quantised weights) is left unchanged.
+        rows: batch size of the decoding; None if unknown.
         config: for tie_word_embeddings.
 
     Returns:
@@ -32,28 +33,33 @@ def prepare(params: Tree, *, rows: int | None = None, config: ModelConfig) -> Tr
         likewise their biases; a tied embedding is copied to "head" [V, D]; and matrices are packed, where the
         CPU supports it. Params that are prepared already are returned unchanged.
     """
-    finish = identity_prepare if rows == 1 else _packed
-    layers = [{name: _layer_part(part, finish) for name, part in layer.items()} for layer in params["layers"]]
-    head = params["embedding"] if config.tie_word_embeddings and "head" not in params else params["head"]
-    return {**params, "layers": layers, "head": finish(head)}
+    pack_leaf = identity_prepare if rows == 1 else _pack_tensor
+    layers = [
+        {name: _prepare_part(part, pack_leaf) for name, part in layer.items()} for layer in params["layers"]
+    ]
+    is_tied = config.tie_word_embeddings and "head" not in params
+    head = params["embedding"] if is_tied else params["head"]
+    return {**params, "layers": layers, "head": pack_leaf(head)}
 
 
-def _layer_part(params: Tree, finish: Callable[[Tree], Tree]) -> Tree:
+def _prepare_part(params: Tree, pack_leaf: Callable[[Tree], Tree]) -> Tree:
     """Concatenates, then packs, the parameters of attention, feed-forward or a norm."""
     for names in (("q", "k", "v"), ("gate", "up")):
-        params = _joined(_joined(params, names, ""), names, "_bias")
-    return {name: finish(x) for name, x in params.items()}
+        params = _concatenate(params, names)
+        params = _concatenate(params, names, suffix="_bias")
+    return {name: pack_leaf(x) for name, x in params.items()}
 
 
-def _joined(params: Tree, names: tuple[str, ...], ending: str) -> Tree:
-    """Replaces these leaves by one, if all exist and are tensors."""
-    parts = [params.get(name + ending) for name in names]
-    if not all(isinstance(part, Tensor) for part in parts):
+def _concatenate(params: Tree, names: tuple[str, ...], *, suffix: str = "") -> Tree:
+    """Replaces these leaves by their concatenation, if all exist and are tensors."""
+    old = [name + suffix for name in names]
+    tensors = [params.get(name) for name in old]
+    if not all(isinstance(x, Tensor) for x in tensors):
         return params
-    rest = {name: x for name, x in params.items() if name not in [name + ending for name in names]}
-    return {**rest, "_".join(names) + ending: torch.cat(parts)}
+    rest = {name: x for name, x in params.items() if name not in old}
+    return {**rest, "_".join(names) + suffix: torch.cat(tensors)}
 
 
-def _packed(x: Tree) -> Tree:
+def _pack_tensor(x: Tree) -> Tree:
     """Packs a tensor; returns a node unchanged."""
     return pack(x) if isinstance(x, Tensor) else x

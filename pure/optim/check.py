@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pure.number import is_plain_number
+from pure.number import require_number
 
 
 def check_fraction(who: str, **values: Any) -> None:
@@ -18,7 +18,7 @@ def check_fraction(who: str, **values: Any) -> None:
         ValueError: naming `who`, the argument and the value.
     """
     for name, value in values.items():
-        if is_plain_number(who, name, value) and not 0 <= value < 1:
+        if require_number(who, name, value) and not 0 <= value < 1:
             raise ValueError(f"{who}: {name} must be in [0, 1), got {value}; typical values are 0.9 to 0.999")
 
 
@@ -30,7 +30,7 @@ def check_not_negative(who: str, *, optional: bool = False, **values: Any) -> No
         ValueError: naming `who`, the argument and the value.
     """
     for name, value in values.items():
-        if (optional and value is None) or callable(value) or not is_plain_number(who, name, value):
+        if (optional and value is None) or callable(value) or not require_number(who, name, value):
             continue
         if not 0 <= value < float("inf"):
             raise ValueError(
@@ -47,7 +47,7 @@ def check_number(who: str, **values: Any) -> None:
         ValueError: for NaN, infinity, or a tensor with axes.
     """
     for name, value in values.items():
-        if is_plain_number(who, name, value) and not math.isfinite(value):
+        if require_number(who, name, value) and not math.isfinite(value):
             raise ValueError(f"{who}: {name} must be a finite number, got {value}")
 
 

@@ -1,4 +1,4 @@
-"""A transformation for each group of leaves, where a label names the group of a leaf."""
+"""Apply a different transformation to each group of leaves; a tree of labels assigns leaves to groups."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def partition_update(
 def _groups_are_leafwise(
     transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree], raw: bool
 ) -> bool:
-    """The rule of `partition`: the norm of all gradients is not that of a group."""
+    """The rule of `partition`. Groups must be leafwise without `grad_norm`, which is that of all groups."""
     return marked_leafwise(param_labels) and all(
         marked_leafwise(t.update, False) for t in transforms.values()
     )

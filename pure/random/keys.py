@@ -12,7 +12,7 @@ from operator import index
 import torch
 from torch import Tensor
 
-from pure.random.threefry import as_keys, device_of, halves, hash_counters, threefry2x32
+from pure.random.threefry import as_keys, device_of, hash_counters, key_words, threefry2x32
 
 WORD = 0xFFFFFFFF
 
@@ -92,7 +92,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
         if not 0 <= index(data) <= WORD:
             raise ValueError(f"random.fold_in: data must be in [0, 2**32), got {data}; take it modulo 2**32")
         data = torch.full((), index(data), dtype=torch.int64, device=device_of(key))
-    return as_keys(*threefry2x32(*halves(key), 0, _word(data, "fold_in: data").to(device_of(key))))
+    return as_keys(*threefry2x32(*key_words(key), 0, _word(data, "fold_in: data").to(device_of(key))))
 
 
 def _word(x: Tensor, name: str) -> Tensor:

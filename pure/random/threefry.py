@@ -5,7 +5,7 @@ order, in parts and on many devices, and each is a pure function of (key, i). Th
 results is JAX's ("partitionable" threefry), so that both frameworks draw the same bits.
 
 Words are 32 bits. PyTorch stores uint32 but has no arithmetic on it, so words are computed as int32, whose
-additions wrap in the same way; only a right shift must be masked, because int32 drags the sign along.
+additions wrap in the same way; only a right shift must be masked, because it copies the sign bit of int32.
 
 Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", 2011 (Threefry, 20 rounds).
 """
@@ -87,7 +87,7 @@ def hash_counters(key: Tensor, start: int | Tensor, size: int) -> tuple[Tensor, 
         >>> torch.equal(hash_counters(key, 3, 2)[0], hash_counters(key, 0, 5)[0][3:])
         True
     """
-    (key0, key1), device = halves(key), device_of(key)
+    (key0, key1), device = key_words(key), device_of(key)
     if isinstance(start, int) and start + size <= 1 << 32:
         return threefry2x32(key0, key1, 0, torch.arange(start, start + size, device=device).to(torch.int32))
     counter = torch.arange(size, device=device) + start
@@ -133,9 +133,9 @@ def draw_elementwise(
     return out.reshape(tuple(shape))
 
 
-def halves(key: Tensor) -> tuple[Tensor, Tensor]:
+def key_words(key: Tensor) -> tuple[Tensor, Tensor]:
     """Splits a key into its two words, 0-d int32."""
-    device_of(key)
+    device_of(key)  # raises for anything but one key
     key0, key1 = reinterpret(key, torch.int32).unbind()
     return key0, key1
 
@@ -168,10 +168,10 @@ def as_uint32(x: Tensor) -> Tensor:
 def reinterpret(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Reinterprets integers as others of the same width: the same bits.
 
-    The detour over bytes is for Inductor on a CPU. It has no vector code for uint32, and one uint32 input or
-    output makes its whole loop scalar, three times slower; a view of another width is outside the loop. Under
-    vmap the numbers are converted, which preserves the bits too: torch 2.11 has no batching rule for a view
-    of another dtype.
+    For Inductor on a CPU, the view goes through uint8. Inductor has no vector code for uint32: one uint32
+    input or output makes its whole loop scalar, three times slower, but a view of another width is outside
+    the loop. Under vmap the numbers are converted, which preserves the bits too: torch 2.11 has no batching
+    rule for a view of another dtype.
     """
     if torch._C._are_functorch_transforms_active():
         return x.to(dtype)
@@ -189,8 +189,8 @@ def _rotate_left(x: Tensor, r: int) -> Tensor:
 def _materialize(x: Tensor) -> Tensor:
     """Returns x, and makes Inductor store it in a buffer.
 
-    Inductor inlines an expression wherever it is used, up to 30 operations: it makes 20,000 operations of a
-    hash, merges them to 250 again, and takes twice as long to compile. The input of `as_strided` gets a
-    buffer, which is fused away.
+    Inductor inlines an expression of up to 30 operations wherever it is used: a hash grows to 20,000
+    operations before common subexpressions reduce it to 250, and compiling takes twice as long. The input of
+    `as_strided` gets a buffer, which is fused away.
     """
     return x.as_strided(x.shape, x.stride()) if x.dim() and torch.compiler.is_compiling() else x

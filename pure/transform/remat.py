@@ -1,8 +1,9 @@
 """Rematerialisation: a function's activations are recomputed in the backward pass instead of saved.
 
 torch's own checkpointing uses hooks that torch.func refuses; this one is an `autograd.Function` that works
-under grad and vmap. A compiler that compiles forward and backward pass together merges equal computations, so
-inside compiled code nothing is recomputed; around a `region`, under `jit(..., regions=True)`, it is.
+under grad and vmap. If forward and backward pass are compiled together, the compiler merges the recomputation
+with the original, so `remat` inside a compiled function saves nothing. It does save memory around a compiled
+region (`pure.transform.jit.region`, with `jit(..., regions=True)`).
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 """
@@ -65,39 +66,42 @@ class _Remat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple:
         inputs = ctx.saved_tensors
-        moving = [i for i, x in enumerate(inputs) if x.is_floating_point()]
+        float_indices = [i for i, x in enumerate(inputs) if x.is_floating_point()]
 
         def floats_only(*values: Tensor) -> tuple[Tensor, ...]:
             full = list(inputs)
-            for i, value in zip(moving, values, strict=True):
+            for i, value in zip(float_indices, values, strict=True):
                 full[i] = value
             return tuple(y for y in ctx.flat(*full) if y.is_floating_point())
 
-        given = tuple(c for c in cotangents if c is not None and c.is_floating_point())
-        pull = _pull_by_func if transformed([*inputs, *given]) else _pull_by_autograd
+        float_inputs = [inputs[i] for i in float_indices]
+        float_cotangents = tuple(c for c in cotangents if c is not None and c.is_floating_point())
+        vjp = _vjp_by_func if transformed([*inputs, *float_cotangents]) else _vjp_by_autograd
         grads: list[Tensor | None] = [None] * len(inputs)
-        for i, g in zip(moving, pull(floats_only, [inputs[i] for i in moving], given), strict=True):
+        for i, g in zip(float_indices, vjp(floats_only, float_inputs, float_cotangents), strict=True):
             grads[i] = g
         return (None, *grads)
 
 
-def _pull_by_func(function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _vjp_by_func(
+    function: Callable, inputs: list[Tensor], cotangents: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     """The cotangents of the inputs from those of the outputs, under a transform or for second derivatives."""
-    return torch.func.vjp(function, *inputs)[1](given)
+    return torch.func.vjp(function, *inputs)[1](cotangents)
 
 
-def _pull_by_autograd(
-    function: Callable, inputs: list[Tensor], given: tuple[Tensor, ...]
+def _vjp_by_autograd(
+    function: Callable, inputs: list[Tensor], cotangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """The same in plain eager code: takes less memory, and regions inside stay compiled."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in inputs]
         outputs = function(*leaves)
-    pairs = [(y, c) for y, c in zip(outputs, given, strict=True) if y.requires_grad]
+    pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not pairs:
         return tuple(torch.zeros_like(x) for x in inputs)
-    outputs, given = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, leaves, given, allow_unused=True, materialize_grads=True)
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
 
 
 def _remat(function: Callable, *args: Any) -> Any:
@@ -105,16 +109,16 @@ def _remat(function: Callable, *args: Any) -> Any:
     if torch.compiler.is_compiling():
         return function(*args)  # a compiler would merge both computations
     leaves, spec = tree.flatten(args)
-    places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-    structures: list = []
+    tensor_indices = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+    structures: list = []  # the structure of the output, known only once `flat` has run
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         full = list(leaves)
-        for i, x in zip(places, tensors, strict=True):
+        for i, x in zip(tensor_indices, tensors, strict=True):
             full[i] = x
         outputs, structure = tree.flatten(function(*tree.unflatten(spec, full)))
         structures.append(structure)
         return tuple(outputs)
 
-    outputs = _Remat.apply(flat, *(leaves[i] for i in places))
+    outputs = _Remat.apply(flat, *(leaves[i] for i in tensor_indices))
     return tree.unflatten(structures[0], list(outputs))

@@ -255,9 +255,10 @@ def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
     folder = model_folder.find_final_model(hub.find(path))
     for name in names:
         if not (folder / name).is_file():
-            older = tokenizers.files.older(folder) if name == tokenizers.files.NAME else ""
+            is_tokenizer = name == tokenizers.files.NAME
+            legacy = tokenizers.files.explain_legacy(folder) if is_tokenizer else ""
             raise FileNotFoundError(
-                older
+                legacy
                 or f"{folder / name} is missing; expected a run's folder with a final_model (a run has it "
                 f"once it is complete), or one with {CONFIG}, {WEIGHTS} and {tokenizers.files.NAME}"
             )

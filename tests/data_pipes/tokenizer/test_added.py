@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipes.tokenizer.added import finder, split_added
+from data_pipes.tokenizer.added import compile_finder, split_added
 from data_pipes.tokenizer.spec import AddedToken, TokenizerSpec
 from data_pipes.tokenizer.step import NFC
 
@@ -23,7 +23,7 @@ SPEC = TokenizerSpec(
 
 
 def cut(text: str, special: str | list[str]) -> list[str | int]:
-    return list(split_added(finder(SPEC, special), text))
+    return list(split_added(compile_finder(SPEC, special), text))
 
 
 def test_plain_text_is_plain() -> None:
@@ -59,10 +59,10 @@ def test_error_names_the_token_and_its_place() -> None:
 
 def test_what_special_cannot_be() -> None:
     with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got \'some\''):
-        finder(SPEC, "some")
+        compile_finder(SPEC, "some")
     with pytest.raises(ValueError, match='must be "none", "all", "error" or a list of tokens, got None'):
-        finder(SPEC, None)  # type: ignore[arg-type]
+        compile_finder(SPEC, None)  # type: ignore[arg-type]
     with pytest.raises(
-        ValueError, match=r"\['<\|c\|>'\] are no special tokens of this tokenizer; it has <\|a\|>"
+        ValueError, match=r"\['<\|c\|>'\] are not special tokens of this tokenizer; it has <\|a\|>"
     ):
-        finder(SPEC, ["<|c|>"])
+        compile_finder(SPEC, ["<|c|>"])

@@ -8,7 +8,7 @@ import torch
 
 from pure import random, tree
 from pure.config import ModelConfig
-from pure.generation.controls import controls
+from pure.generation.controls import make_controls
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Generated, Progress, step, stepper
 from pure.nn.transformer import transformer
@@ -38,7 +38,7 @@ def start(done: list[bool]) -> tuple[Model, Tree, Progress]:
 
 def test_a_step_writes_one_token_in_each_row_that_goes_on() -> None:
     model, params, progress = start([False, True, False])
-    steered = controls(random.key(1), 3, Sampling(4, temperature=1.0), rows=3)
+    steered = make_controls(random.key(1), 3, Sampling(4, temperature=1.0), rows=3)
     move = stepper(model, compile=False).bind(progress, params, steered, NONE)
     for taken in range(1, 4):
         progress = move(progress, params, steered, NONE)
@@ -52,7 +52,7 @@ def test_a_step_writes_one_token_in_each_row_that_goes_on() -> None:
 
 def test_a_stop_token_is_written_and_ends_its_row() -> None:
     model, params, progress = start([False, False])
-    steered = controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
+    steered = make_controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
     move = stepper(model, compile=False).bind(progress, params, steered, NONE)
     first = move(progress, params, steered, NONE).written.tokens[0, 0]
     after = move(progress, params, steered, first[None])
@@ -63,7 +63,7 @@ def test_a_stop_token_is_written_and_ends_its_row() -> None:
 
 def test_a_step_changes_none_of_its_arguments() -> None:
     model, params, progress = start([False, False])
-    steered = controls(random.key(1), 2, Sampling(4, temperature=1.0, repetition_penalty=2.0), rows=2)
+    steered = make_controls(random.key(1), 2, Sampling(4, temperature=1.0, repetition_penalty=2.0), rows=2)
     progress = progress._replace(seen=torch.zeros(2, 20, dtype=torch.bool))
     arguments = (progress, params, steered)
     before = tree.clone(arguments)
@@ -73,7 +73,7 @@ def test_a_step_changes_none_of_its_arguments() -> None:
 
 def test_a_compiled_step_writes_into_the_storage_of_the_last() -> None:
     model, params, progress = start([False, False])
-    steered = controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
+    steered = make_controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
     plain = partial(step, model=model)(progress, params, steered, NONE)
     places = [x.data_ptr() for x in tree.leaves(progress)]
     bound = stepper(model, backend="aot_eager").bind(progress, params, steered, NONE)
@@ -85,12 +85,12 @@ def test_a_compiled_step_writes_into_the_storage_of_the_last() -> None:
 
 def test_steps_are_compiled_once_for_each_shape() -> None:
     model, params, progress = start([False, False])
-    steered = controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
+    steered = make_controls(random.key(1), 2, Sampling(4, temperature=1.0), rows=2)
     bind = stepper(model, backend="aot_eager").bind
     first = bind(progress, params, steered, NONE)
-    colder = controls(random.key(2), 2, Sampling(4, temperature=0.5), rows=2)
+    colder = make_controls(random.key(2), 2, Sampling(4, temperature=0.5), rows=2)
     assert bind(tree.clone(progress), tree.clone(params), colder, NONE) is first
-    fewer = controls(random.key(1), 2, Sampling(4, temperature=1.0, top_k=3), rows=2)
+    fewer = make_controls(random.key(1), 2, Sampling(4, temperature=1.0, top_k=3), rows=2)
     _, _, wider = start([False, False, False])
     others = [
         bind(progress, params, fewer, NONE),

@@ -15,8 +15,8 @@ from pure.random.threefry import (
     as_uint32,
     device_of,
     draw_elementwise,
-    halves,
     hash_counters,
+    key_words,
     threefry2x32,
 )
 
@@ -86,7 +86,7 @@ def test_views_keep_the_bits() -> None:
     x = torch.tensor([-1, 2], dtype=torch.int32)
     assert as_uint32(x).tolist() == [0xFFFFFFFF, 2]
     assert as_keys(x, x + 1).tolist() == [[0xFFFFFFFF, 0], [2, 3]]
-    assert unsigned(halves(as_keys(x, x + 1)[1])) == [(2, 3)]
+    assert unsigned(key_words(as_keys(x, x + 1)[1])) == [(2, 3)]
 
 
 def test_a_key_may_lie_anywhere() -> None:
