@@ -123,11 +123,9 @@ def dataset_rows(
     import datasets
 
     local = Path(name).exists()
-    missing = (
-        "" if local else f"there is no file or folder {name!r}; read as the name of a data set on the hub, "
-    )
+    missing = "" if local else f"there is no file or folder {name!r}; "
     if not local and (why := hub.explain_unreachable(name)):
-        raise ValueError(f"source: {missing}it cannot be looked up: {why}")
+        raise ValueError(f"source: {missing}the hub cannot be searched for it: {why}")
     try:
         dataset = datasets.load_dataset(name, subset, split=split, streaming=streaming)
     except Exception as error:

@@ -15,7 +15,7 @@ from data_pipes.tokenizer.bpe import Pair, split_in_two
 from data_pipes.tokenizer.encoder import from_spec
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
 from data_pipes.tokenizer.split import ANY_TEXT
-from data_pipes.tokenizer.step import step
+from data_pipes.tokenizer.step import Step, step
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of tokens."""
@@ -65,7 +65,8 @@ def from_pieces(
         for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind in (UNKNOWN, CONTROL, USER)
     )
-    normalizer, decoder = (REPLACE_SPACES,), DECODER
+    normalizer: tuple[Step, ...] = (REPLACE_SPACES,)
+    decoder: tuple[Step, ...] = DECODER
     if space_first:
         normalizer, decoder = (step("Prepend", prepend="▁"), REPLACE_SPACES), (*DECODER, STRIP_FIRST_SPACE)
     return from_spec(
