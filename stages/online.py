@@ -27,7 +27,7 @@ from stages.state import TrainState
 ROLLOUT_KEY = crc32(b"rollout")
 """Folded into a step's key for its rollouts."""
 
-ALWAYS = (
+ONLINE_METRICS = (
     "reward", "reward_std", "frac_reward_zero_std", "frac_unjudged", "completions/mean_length",
     "completions/clipped_ratio",
 )  # fmt: skip
@@ -94,7 +94,7 @@ def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tup
         parts, rewards: bound by `online`.
     """
     state = parts.init(key, params)
-    names = (*ALWAYS, *(f"rewards/{name}/{what}" for name in rewards for what in ("mean", "missing")))
+    names = (*ONLINE_METRICS, *(f"rewards/{name}/{what}" for name in rewards for what in ("mean", "missing")))
     return state._replace(
         metrics=state.metrics | {name: torch.full((), torch.nan, device=key.device) for name in names}
     )
@@ -207,7 +207,7 @@ def reward_metrics(
         names: of the K rewards.
 
     Returns:
-        {name: []}, see ALWAYS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without
+        {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without
         it. A group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.

@@ -30,7 +30,7 @@ from pure.nn.scalar import ScalarModel, scalar_model
 from pure.types import GradientTransformation, Model, Tree
 from stages.online import Online, Score, online, reward_metrics, weighted_sum
 from stages.rollout import Rollouts, completion_states, policy_log_probabilities, rollout
-from stages.stage import Stage, named, stage
+from stages.stage import Stage, fold_in_name, stage
 from stages.state import TrainState
 
 if TYPE_CHECKING:
@@ -361,7 +361,7 @@ def _init(
 ) -> TrainState:
     """The first state; the value function starts from a copy of the policy if only that is given."""
     if params is not None and set(params) != {"policy", "value"}:
-        params = {"policy": params, "value": critic.init(named(key, "init"), params)}
+        params = {"policy": params, "value": critic.init(fold_in_name(key, "init"), params)}
     state = inner.init(key, params)
     extra = {**state.extra, "kl_coefficient": torch.tensor(float(beta), device=key.device)}
     more = {name: torch.full((), torch.nan, device=key.device) for name in ROUND_METRICS}

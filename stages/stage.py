@@ -29,14 +29,17 @@ from stages.state import TrainState
 if TYPE_CHECKING:
     from stages.online import Online
 
-ALWAYS = ("loss", "grad_norm", "nonfinite_leaf")
-"""Metrics of every stage: mean loss, global norm of the mean gradient, and the reason for a skipped step. -1:
-the step was taken; i: the gradient of leaf i is not finite; L, the number of leaves: the loss is not finite;
-L + 1: its count is not finite or 0, as in a batch without labels."""
+STEP_METRICS = ("loss", "grad_norm", "nonfinite_leaf")
+"""Metrics of every stage: mean loss, global norm of the mean gradient, and why the step was skipped.
+
+With L leaves, nonfinite_leaf is -1 if the step was taken; i if the gradient of leaf i is not finite; L if the
+loss is not finite; L + 1 if its count is not finite or 0, as in a batch without labels.
+"""
 
 
 LOSS_KEY = crc32(b"loss")
-"""Folded into a step's key for its loss: `named(key, "loss")`, which a compiler cannot trace."""
+"""Folded into a step's key for the loss. The result is that of `fold_in_name(key, "loss")`, whose crc32
+torch.compile cannot trace."""
 
 StageOptions = TypedDict(  # noqa: UP013 (here, classes are NamedTuples, dataclasses or Protocols)
     "StageOptions", {"accumulation": int, "ema": float | None, "loss_scale": float | None}, total=False
@@ -47,11 +50,11 @@ StageOptions = TypedDict(  # noqa: UP013 (here, classes are NamedTuples, datacla
 class Loss(Protocol):
     """Loss of a batch as sums: (params, batch, key) -> (sum [], count [], metrics).
 
-    The batch has "batch_position" [B], each example's place in it, for randomness that must not depend on how
-    the batch was cut. (Its "row" [B] is the data set's; "positions" [B, T] are those of tokens.) Metrics are
-    {name: (sum [], count [])} for a mean and {name: sum []} for a sum, such as the tokens of the batch. The
-    key
-    None turns dropout off, for validation.
+    The batch has "batch_position" [B], each example's index in the batch, for randomness that must not depend
+    on how the batch is split into micro-batches. (Not to be confused with "row" [B], the index in the data
+    set, or "positions" [B, T], those of the tokens.) Metrics are {name: (sum [], count [])} for a mean and
+    {name: sum []} for a sum, such as the tokens of the batch. Without a key (None), dropout is off, for
+    validation.
     """
 
     def __call__(
@@ -72,15 +75,19 @@ class Stage(NamedTuple):
         init: (key [2] uint32, params=None) -> TrainState; params default to the model's own initial ones.
         step: (state, batch) -> TrainState.
         loss: the function that `step` differentiates, in its precision; for validation, and for each
-            example's own gradient (`pure.transform.per_sample`). Its batches are those of `step`; in an
-            online stage, those that update makes of rollouts and rewards. None for a population, whose params
-            have a leading axis.
+            example's own gradient (`pure.transform.per_sample`). It takes the batches of `step`; in an
+            online stage, those that `update` builds from rollouts and rewards. None for a population, whose
+            params have a leading axis.
         parts: rollout, score and update of an online stage; None for all others.
 
     Example:
         >>> from pure import optim
-        >>> stage(max, optim.sgd(0.1)).loss is max
-        True
+        >>> def mean_square(params, batch, key):
+        ...     return (params - batch["x"]).square().sum(), torch.tensor(len(batch["x"])), {}
+        >>> fit = stage(mean_square, optim.sgd(0.5))
+        >>> state = fit.init(random.key(0), torch.tensor(0.0))
+        >>> fit.step(state, {"x": torch.tensor([1.0, 3.0])}).params
+        tensor(2.)
     """
 
     init: Init
@@ -111,7 +118,8 @@ def stage(
         ema: decay of an exponential moving average of the params, in (0, 1), kept in `extra["ema"]`, and
             warmed up over the updates that `extra["ema_count"]` counts (`pure.optim.ema.warmed_decay`); None
             keeps none.
-        compute: dtype to which the params are cast for the loss; the state's keep theirs. None casts none.
+        compute: dtype to which the params are cast for the loss; those in the state keep their dtype. None:
+            no cast.
         loss_scale: initial factor of dynamic loss scaling, kept in `extra["loss_scale"]`; None: 2**16 if
             `compute` is float16, else none.
 
@@ -131,7 +139,7 @@ def stage(
     if loss_scale is None and compute == torch.float16:
         loss_scale = precision.FIRST_SCALE
     optimizer = with_extra(optimizer)
-    bound = partial(update, optimizer=optimizer, ema=ema)
+    update_fn = partial(update, optimizer=optimizer, ema=ema)
     return Stage(
         init=partial(
             init_state, init=init, optimizer=optimizer, metrics=metrics, ema=ema, loss_scale=loss_scale
@@ -140,7 +148,7 @@ def stage(
             step,
             gradient=accumulate(loss, accumulation),
             names=metrics,
-            update=update_by_layer(bound) if is_leafwise(optimizer) else update_at_once(bound),
+            update=update_by_layer(update_fn) if is_leafwise(optimizer) else update_at_once(update_fn),
         ),
         loss=loss,
     )
@@ -170,8 +178,8 @@ def init_state(
         raise ValueError(
             "stage.init: no params to start from; give params=..., or build the stage with init=model.init"
         )
-    params = init(named(key, "init")) if params is None and init else tree.clone(params)
-    _warn_of_narrow(params)
+    params = init(fold_in_name(key, "init")) if params is None and init else tree.clone(params)
+    _warn_about_low_precision(params)
     extra: dict = {}
     if ema is not None:
         extra = {
@@ -186,7 +194,7 @@ def init_state(
         params=params,
         opt_state=optimizer.init(params),
         extra=extra,
-        metrics={name: torch.full((), torch.nan, device=key.device) for name in (*ALWAYS, *metrics)},
+        metrics={name: torch.full((), torch.nan, device=key.device) for name in (*STEP_METRICS, *metrics)},
     )
 
 
@@ -196,11 +204,11 @@ def step(
     """Take one optimizer step, or skip a batch with a loss, count or gradient that is not finite, or count 0.
 
     Args:
-        state: unchanged by this.
+        state: not modified.
         batch: dict of tensors [B, ...].
         gradient: (params, batch, key, scale) -> Accumulated.
-        update: (moving, grads, scale, extra) -> moving.
-        names: of the metrics that the loss was declared to report.
+        update: (trained, grads, scale, extra) -> trained; see `update`.
+        names: the metrics that the loss was declared to report.
 
     Returns:
         The next state: `step` one higher, always; params, opt_state and average changed only if the step was
@@ -209,13 +217,13 @@ def step(
     Steps:
         1. The step's own key; each example's place in the batch.
         2. Gradient of the summed loss.
-        3. Norm of each leaf, not finite where the leaf is not; their norm is the global one.
+        3. Norm of each leaf, NaN or infinite if the leaf has such an element; the global norm is their norm.
         4. Update, whole or layer by layer, and keep it only if finite.
         5. Metrics: means divided once, sums as they are.
 
     Raises:
-        ValueError: if the loss reports other metrics than were declared, or the batch has no rows or leaves
-            that differ in them.
+        ValueError: if the loss reports other metrics than were declared, or the batch has no rows, or its
+            leaves differ in their number of rows.
     """
     # 1. Key and places.
     key = random.fold_in(random.fold_in(state.key, state.step), LOSS_KEY)
@@ -235,8 +243,8 @@ def step(
     taken = bad < 0
     loss, grad_norm = result.sum * scale, torch.linalg.vector_norm(per_leaf) * scale
     # 4. Update.
-    moving = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
-    new = update(moving, result.grads, scale, {"grad_norm": grad_norm, "finite": taken, "value": loss})
+    trained = {"params": state.params, "opt_state": state.opt_state, "extra": state.extra}
+    new = update(trained, result.grads, scale, {"grad_norm": grad_norm, "finite": taken, "value": loss})
     extra = new["extra"]
     if scaling is not None:
         extra = {**extra, "loss_scale": precision.adjust(scaling, per_leaf.isfinite().all())}
@@ -247,7 +255,7 @@ def step(
 
 
 def update(
-    moving: Tree,
+    trained: Tree,
     grads: Tree,
     scale: Tensor,
     extra: dict[str, Tensor],
@@ -255,39 +263,41 @@ def update(
     optimizer: GradientTransformation,
     ema: float | None,
 ) -> Tree:
-    """Update params, optimizer state and average; leafwise if the optimizer is, for updates layer by layer.
+    """Update params, optimizer state and average.
+
+    With a leafwise optimizer this is leafwise too, so `update_by_layer` can apply it to one layer at a time.
 
     Args:
-        moving: {"params", "opt_state", "extra"}.
+        trained: {"params", "opt_state", "extra"} of a TrainState.
         grads: of the summed loss, like params.
         scale: [] 1 / count.
         extra: grad_norm, finite, value: passed to the optimizer; `finite` False keeps everything as it was.
         optimizer, ema: bound by `stage`.
 
     Returns:
-        A tree like `moving`.
+        A tree like `trained`.
     """
     mean = tree.map(lambda g: g * scale, grads)
-    updates, opt_state = optimizer.update(mean, moving["opt_state"], moving["params"], **extra)
-    params = tree.map(lambda p, u: p + u.to(p.dtype), moving["params"], updates)
-    rest = moving["extra"]
+    updates, opt_state = optimizer.update(mean, trained["opt_state"], trained["params"], **extra)
+    params = tree.map(lambda p, u: p + u.to(p.dtype), trained["params"], updates)
+    rest = trained["extra"]
     if ema is not None:
         share = 1 - warmed_decay(ema, rest["ema_count"])
         average = tree.map(lambda e, p: e + share.to(e.dtype) * (p - e), rest["ema"], params)
         rest = {**rest, "ema": average, "ema_count": increment(rest["ema_count"])}
     new = {"params": params, "opt_state": opt_state, "extra": rest}
-    return tree.where(extra["finite"], new, moving)
+    return tree.where(extra["finite"], new, trained)
 
 
-def named(key: Tensor, name: str) -> Tensor:
-    """Fold a name into a key, so that a new use of randomness changes no other."""
+def fold_in_name(key: Tensor, name: str) -> Tensor:
+    """Fold a name into a key, so that adding a use of randomness leaves all others unchanged."""
     return random.fold_in(key, crc32(name.encode()))
 
 
 def _why_skipped(per_leaf: Tensor, total: Tensor, count: Tensor) -> Tensor:
-    """Return the number [] of the first leaf norm [L], loss or count that forbids a step; -1: none.
+    """Return `nonfinite_leaf` [] (see STEP_METRICS) from the norms of the leaves [L], the loss and its count.
 
-    A loss that is not finite may have a finite gradient: where it was clamped, the gradient is 0.
+    The loss is checked too: a non-finite loss may have a finite gradient, since clamping makes it 0.
     """
     loss_and_count = torch.stack([~total.isfinite(), ~(count.isfinite() & (count > 0))])
     bad = torch.cat([~per_leaf.isfinite(), loss_and_count])
@@ -302,12 +312,12 @@ def _mean_or_sum(metric: Metric) -> Tensor:
     return total / count.clamp(min=1)
 
 
-def _warn_of_narrow(params: Tree) -> None:
-    """Warn of params in a dtype whose rounding loses small updates."""
-    narrow = sorted({str(x.dtype) for x in tree.leaves(params) if x.dtype in (torch.bfloat16, torch.float16)})
-    if narrow:
+def _warn_about_low_precision(params: Tree) -> None:
+    """Warn about params in a dtype whose rounding loses small updates."""
+    dtypes = sorted({str(x.dtype) for x in tree.leaves(params) if x.dtype in (torch.bfloat16, torch.float16)})
+    if dtypes:
         warnings.warn(
-            f"the params are stored in {', '.join(narrow)}, which rounds away an update a few hundred times "
+            f"the params are stored in {', '.join(dtypes)}, which rounds away an update a few hundred times "
             "smaller than its weight; keep them in float32 (tree.cast) and give the stage "
             "compute=torch.bfloat16",
             stacklevel=3,

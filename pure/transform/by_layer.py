@@ -23,8 +23,8 @@ class Part(NamedTuple):
     """The leaves of one layer (or those outside all layers), as indices in flattening order.
 
     Fields:
-        own: leaves of the moving tree that belong to the part's parameters.
-        shared: leaves of the moving tree that belong to no parameter.
+        own: leaves of the trained tree that belong to the part's parameters.
+        shared: leaves of the trained tree that belong to no parameter.
         given: leaves of the gradient tree.
         own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this
             layer, and each of own and shared has `None` in the place of the other's leaves.
@@ -42,12 +42,12 @@ def update_by_layer(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Returns the same update; under `jit(..., regions=True)` it is compiled for one layer and used for all.
 
     Args:
-        function: a leafwise (moving, given, *rest) -> moving: `given` is a tree like the params (gradients),
-            `moving` holds trees like the params (the params themselves, an optimizer's moments) and shared
-            leaves.
+        function: a leafwise (trained, given, *rest) -> trained. `given` is a tree like the params: the
+            gradients. `trained` holds trees like the params (the params themselves, an optimizer's moments)
+            and shared leaves.
 
     Returns:
-        An equal function; a donating jit may write its result into the storage of `moving`.
+        An equal function; a donating jit may write its result into the storage of `trained`.
     """
     return partial(_update_by_layer, function, region(partial(_update_part, function), donate=True))
 
@@ -56,7 +56,7 @@ def update_at_once(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Returns the same update, compiled as one region: for an optimizer that is not leafwise.
 
     Args:
-        function: (moving, *rest) -> moving, as in `update_by_layer`, but not leafwise.
+        function: (trained, *rest) -> trained, as in `update_by_layer`, but not leafwise.
 
     Returns:
         An equal function; its compilation takes longer with more leaves.
@@ -75,24 +75,24 @@ def leaf_norms(grads: Tree) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def plan(moving_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
-    """Assigns the leaves of `moving` to layers, by the parameter with whose path their own path ends.
+def plan(trained_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
+    """Assigns the leaves of `trained` to layers, by the parameter with whose path their own path ends.
 
     A layer is an element of the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves
     that belong to no parameter (an optimizer's count) are shared: every part gets them.
     """
-    moving = tree.unflatten(moving_spec, list(range(moving_spec.num_leaves)))
+    trained = tree.unflatten(trained_spec, list(range(trained_spec.num_leaves)))
     given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
     layer_of = {path: _layer(path) for path in tree.paths(given)}
-    all_paths = set(tree.paths(moving))
-    owner = [_owner(path, layer_of, all_paths) for path in tree.paths(moving)]
+    all_paths = set(tree.paths(trained))
+    owner = [_owner(path, layer_of, all_paths) for path in tree.paths(trained)]
     layer = [layer_of[path] for path in tree.paths(given)]
-    return tuple(_make_part(name, moving, given, owner, layer) for name in dict.fromkeys(layer))
+    return tuple(_make_part(name, trained, given, owner, layer) for name in dict.fromkeys(layer))
 
 
-def _make_part(name: str, moving: Tree, given: Tree, owner: list[str | None], layer: list[str]) -> Part:
+def _make_part(name: str, trained: Tree, given: Tree, owner: list[str | None], layer: list[str]) -> Part:
     """Builds the part of one layer."""
-    visible = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, moving))
+    visible = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, trained))
     own = tree.map(lambda i: i if owner[i] == name else None, visible)
     shared = tree.map(lambda i: i if owner[i] is None else None, visible)
     own_given = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
@@ -102,12 +102,12 @@ def _make_part(name: str, moving: Tree, given: Tree, owner: list[str | None], la
 
 
 def _update_by_layer(
-    function: Callable[..., Tree], unit: Region, moving: Tree, given: Tree, *rest: Any
+    function: Callable[..., Tree], unit: Region, trained: Tree, given: Tree, *rest: Any
 ) -> Tree:
     """Updates part by part where regions are compiled, else at once."""
     if not regional():
-        return function(moving, given, *rest)
-    old, spec = tree.flatten(moving)
+        return function(trained, given, *rest)
+    old, spec = tree.flatten(trained)
     grads, given_spec = tree.flatten(given)
     new = list(old)
     for part in plan(spec, given_spec):

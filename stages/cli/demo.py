@@ -181,11 +181,11 @@ def _evaluate_untrained(experiment: Experiment, folder: Path) -> dict[str, float
     """Prints continuations of the untrained model, and returns the bits per byte of guessing tokens."""
     from stages.checkpoint import directories
     from stages.run.data import corpus
-    from stages.stage import named
+    from stages.stage import fold_in_name
 
     model, data = experiment.base.model, corpus.reopen(folder)
     if not directories.list_complete(folder):
-        params = model.init(named(experiment.key, "init"))
+        params = model.init(fold_in_name(experiment.key, "init"))
         _print_continuations("before training", params, experiment)
     tokens = len(data.held_out.tokens) - 1
     return {"guess": tokens * math.log2(model.config.vocab_size) / data.held_out_bytes}

@@ -54,10 +54,10 @@ def encode_pairs(
 ) -> list[Request]:
     """Encode a context with each of its continuations.
 
-    Context and continuation are encoded as one text, of which the ids after the context's own number of ids
-    are the continuation: encoded separately, the two could become tokens that no text has. White space at the
-    end of the context is moved to the continuation, since tokens begin with it. The tokens that the tokenizer
-    adds around a text are added to the context (`encode_text`).
+    The context alone gives n ids. Context and continuation are then encoded as one text, and the ids after
+    the first n are the continuation: encoded separately, they could give a sequence that no text gives.
+    White space at the end of the context is moved to the continuation, since tokens begin with it. The tokens
+    that the tokenizer adds around a text are added to the context (`encode_text`).
 
     Args:
         tokenizer: of the model.
@@ -67,7 +67,7 @@ def encode_pairs(
         special: as in the tokenizer's encode: which control tokens a text may contain.
 
     Returns:
-        One Request a continuation.
+        One Request per continuation.
 
     Raises:
         ValueError: if a continuation is empty, or has no token of its own, or the context is empty and there
@@ -79,52 +79,55 @@ def encode_pairs(
         raise ValueError(
             f"encode_pairs: a continuation of {context[-40:]!r} is empty; give each at least one character"
         )
-    bare = context.rstrip()
-    texts = [context[len(bare) :] + text for text in continuations]
-    if not bare:
-        return [_after_prefix(tuple(tokenizer.encode(text, special=special)), prefix) for text in texts]
+    stripped = context.rstrip()
+    texts = [context[len(stripped) :] + text for text in continuations]
+    if not stripped:
+        return [
+            _request_after_prefix(tuple(tokenizer.encode(text, special=special)), prefix) for text in texts
+        ]
     encode = partial(encode_text, tokenizer, prefix=prefix, special=special)
-    context_ids = tuple(encode(bare))
+    context_ids = tuple(encode(stripped))
     requests = []
     for text in texts:
-        continuation = tuple(encode(bare + text))[len(context_ids) :]
+        continuation = tuple(encode(stripped + text))[len(context_ids) :]
         if not continuation:
             raise ValueError(
-                f"encode_pairs: the continuation {text[:40]!r} has no token of its own after {bare[-40:]!r}"
+                f"encode_pairs: the continuation {text[:40]!r} adds no token of its own to the context "
+                f"{stripped[-40:]!r}"
             )
         requests.append(Request(context_ids, continuation))
     return requests
 
 
-def truncate_left(request: Request, longest: int, number: int) -> Request:
+def truncate_left(request: Request, max_length: int, index: int) -> Request:
     """Drop tokens on the left of a request that is too long for the model.
 
     The model never reads the last token, so a request may have one more token than the model reads.
 
     Args:
         request: to score.
-        longest: tokens that the model reads at once.
-        number: of the request, for the message.
+        max_length: tokens that the model reads at once.
+        index: of the request, for error messages.
 
     Returns:
-        Request of at most longest + 1 tokens.
+        Request of at most max_length + 1 tokens.
 
     Raises:
         ValueError: if a part is empty, or the continuation alone is longer.
     """
     context, continuation = request
     if not context or not continuation:
-        raise ValueError(f"log_likelihoods: request {number} has an empty part; give each at least one token")
-    if len(continuation) > longest:
+        raise ValueError(f"log_likelihoods: request {index} has an empty part; give each at least one token")
+    if len(continuation) > max_length:
         raise ValueError(
-            f"log_likelihoods: the continuation of request {number} has {len(continuation)} tokens, the "
-            f"model reads {longest}; shorten it"
+            f"log_likelihoods: the continuation of request {index} has {len(continuation)} tokens, but the "
+            f"model reads at most {max_length}; shorten it"
         )
-    return request._replace(context=context[-(longest + 1 - len(continuation)) :])
+    return request._replace(context=context[-(max_length + 1 - len(continuation)) :])
 
 
-def _after_prefix(ids: tuple[int, ...], prefix: int | None) -> Request:
-    """Return a request whose context is the prefix, which the ids may begin with."""
+def _request_after_prefix(ids: tuple[int, ...], prefix: int | None) -> Request:
+    """Return a request whose context is the prefix; a prefix that the ids begin with is not repeated."""
     if prefix is None:
         raise ValueError(
             "encode_pairs: the context is empty, and the model has neither a bos nor an eos token; give some "

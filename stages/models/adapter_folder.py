@@ -125,7 +125,7 @@ def read_base(folder: Path) -> Base:
     file = folder / BASE
     if not file.is_file():
         return Base()
-    fields, names = files.read_json(file), dict(DTYPES)
+    fields, names = files.read_json(file), DTYPES
     kinds = {"path": str, "digest": str, "quantized": bool, "dtype": str}
     for name, kind in kinds.items():
         if name in fields and not isinstance(fields[name], kind):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 
-DTYPES = (("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16))
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -38,13 +43,13 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         torch.float16
     """
     if name == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    if name not in dict(DTYPES):
-        raise ValueError(f"--dtype {name}: expected auto, {', '.join(dict(DTYPES))}")
-    return dict(DTYPES)[name]
+        return torch.bfloat16 if supports_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"--dtype {name}: expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def supports_bfloat16(device: torch.device) -> bool:
     """Tells whether the device has instructions for bfloat16 products: a GPU's, AVX512-BF16, AMX, or
     Arm's."""
     if device.type == "cuda":

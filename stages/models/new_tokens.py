@@ -4,13 +4,14 @@ A base model that never saw a chat lacks the tokens of chat templates ("<|im_sta
 rows that can be trained.
 
 Source: Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021: rows at the mean of
-all rows keep the distribution over the old words nearly as it was, since the partition function grows by the
-mean's share only.
+all rows keep the distribution over the old words nearly as it was: a new token's logit is the mean of the old
+logits, so it adds little to the denominator of the softmax.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,15 +42,15 @@ def add_tokens(
     Args:
         pretrained: the model; its params stay as they are.
         tokens: texts such as "<|im_start|>"; not empty, each once.
-        multiple: the embedding is padded to a multiple of this many rows, >= 1, with rows of the mean.
-        say: is given one line with the ids and the number of rows; None reports nothing.
+        multiple: the embedding is padded to a multiple of this many rows, >= 1, with copies of the mean.
+        say: called with one line, the ids and the number of rows; None prints nothing.
 
     Returns:
         Pretrained. Padding rows of the embedding are used first, so that the model grows only if it must.
 
     Edge cases: without tokens the embedding is only padded. transformers' `resize_token_embeddings` adds
-    noise (a normal distribution around the mean, of 1e-9 of the rows' covariance); here there is none, since
-    each row has a gradient of its own.
+    noise (a normal distribution around the mean, with 1e-9 times the covariance of the rows); here there is
+    none, since each row has a gradient of its own.
 
     Raises:
         ValueError: if a token is empty or given twice, or `multiple` is below 1.
@@ -71,15 +72,16 @@ def add_tokens(
             "add_tokens: expected tokens that are not empty, each once, and a multiple of at least 1; "
             f"got {list(tokens)} and {multiple}"
         )
-    known = vocabulary_size(pretrained.tokenizer)
+    old_size = vocabulary_size(pretrained.tokenizer)
     tokenizer = mark_special(with_tokens(pretrained.tokenizer, tokens), {*tokens})
-    size, rows = vocabulary_size(tokenizer), pretrained.model.config.vocab_size
-    wanted = max(rows, -(-size // multiple) * multiple, -(-rows // multiple) * multiple)
-    params = {
-        name: _extend_table(leaf, known, size, wanted) if name in TABLES else leaf
-        for name, leaf in pretrained.params.items()
-    }
-    config = dataclasses.replace(pretrained.model.config, vocab_size=wanted)
+    size = vocabulary_size(tokenizer)
+    needed = max(size, pretrained.model.config.vocab_size)
+    rows = math.ceil(needed / multiple) * multiple
+    params = dict(pretrained.params)
+    for name in TABLES:
+        if name in params:
+            params[name] = _extend_table(params[name], old_size, size, rows)
+    config = dataclasses.replace(pretrained.model.config, vocab_size=rows)
     extended = pretrained._replace(model=transformer(config), params=params, tokenizer=tokenizer)
     if say is not None:
         say(_report(pretrained, extended, tokens))
@@ -109,14 +111,17 @@ def check_flags(tokens: Sequence[str], multiple: int, *, adapters: bool = False)
 def _report(before: Pretrained, after: Pretrained, tokens: Sequence[str]) -> str:
     """A line with the tokens' ids and the number of rows before and after."""
     ids = ", ".join(f"{token} = {id_of(after.tokenizer, token)}" for token in tokens)
-    rows, now = before.model.config.vocab_size, after.model.config.vocab_size
-    grown = f"{rows:,} rows as before" if rows == now else f"{rows:,} rows became {now:,}"
-    return f"new tokens: {ids}; {grown}, those of new ids begin at the mean of the others"
+    old, new = before.model.config.vocab_size, after.model.config.vocab_size
+    size = f"{old:,} rows as before" if old == new else f"{old:,} rows became {new:,}"
+    return f"new tokens: {ids}; {size}; new ids are initialised to the mean of the other rows"
 
 
-def _extend_table(table: torch.Tensor, known: int, size: int, rows: int) -> torch.Tensor:
-    """[V, D] -> [rows, D]: new and padding rows are the mean of the first `known` rows."""
-    mean = table[:known].float().mean(0).to(table.dtype)
-    place = torch.arange(rows, device=table.device)[:, None]
-    longer = torch.cat([table, mean.expand(rows - len(table), -1)])
-    return torch.where((place >= known) & ((place < size) | (place >= len(table))), mean, longer)
+def _extend_table(table: torch.Tensor, old_size: int, size: int, rows: int) -> torch.Tensor:
+    """Extends a table [V, D] to [rows, D]; new rows are the mean of the first `old_size` rows.
+
+    Rows of the new ids old_size..size may be padding rows that the table had already; they get the mean too.
+    """
+    mean = table[:old_size].float().mean(0).to(table.dtype)
+    extended = torch.cat([table, mean.expand(rows - len(table), -1)])
+    extended[old_size:size] = mean
+    return extended

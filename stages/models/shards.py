@@ -14,16 +14,16 @@ def locate_tensors(folder: Path, name: str) -> dict[Path, list[str] | None]:
 
     Args:
         folder: of the model.
-        name: of the file where there is only one, such as "model.safetensors"; "NAME.index.json" is the index
-            of several.
+        name: file name of an unsharded model, such as "model.safetensors"; "NAME.index.json" is the index of
+            a sharded one.
 
     Returns:
-        {file: the tensors to read from it}; without an index None, which stands for all.
+        {file: the tensors to read from it}, with None for all tensors if there is no index.
 
     Raises:
         FileNotFoundError: if the index names a file that is not there.
-        ValueError: if the index is damaged, names a file outside the folder, or the folder has a whole model
-            that the index does not name.
+        ValueError: if the index is damaged, names a file outside the folder, or the folder also has an
+            unsharded model.
     """
     index, single = folder / f"{name}.index.json", folder / name
     if not index.is_file():
@@ -33,8 +33,8 @@ def locate_tensors(folder: Path, name: str) -> dict[Path, list[str] | None]:
         tensors_of.setdefault(_check_name(index, tensor, file), []).append(tensor)
     if single.is_file() and name not in tensors_of:
         raise ValueError(
-            f"{folder}: {name} stands beside {index.name}, which names other files; transformers reads the "
-            "first alone: remove whichever is out of date"
+            f"{folder}: has both {name} and {index.name}, which names other files; transformers would read "
+            "only the first: remove whichever is out of date"
         )
     if missing := sorted(file for file in tensors_of if not (folder / file).is_file()):
         raise FileNotFoundError(
@@ -44,16 +44,16 @@ def locate_tensors(folder: Path, name: str) -> dict[Path, list[str] | None]:
     return {folder / file: tensors for file, tensors in tensors_of.items()}
 
 
-def select_tensors(path: Path, tensors: list[str] | None, there: list[str], known: set[str]) -> list[str]:
+def select_tensors(path: Path, assigned: list[str] | None, stored: list[str], indexed: set[str]) -> list[str]:
     """Selects the tensors to read from one file.
 
     A copy of a tensor that the index assigns to another file is not read.
 
     Args:
         path: of the file.
-        tensors: that the index assigns to it; None for all.
-        there: names of the tensors in the file.
-        known: every tensor of the index.
+        assigned: tensors that the index assigns to this file; None reads all.
+        stored: tensors in the file.
+        indexed: all tensors of the index.
 
     Returns:
         The names to read.
@@ -61,23 +61,23 @@ def select_tensors(path: Path, tensors: list[str] | None, there: list[str], know
     Raises:
         ValueError: if one is missing, or the file has one that the index does not name.
     """
-    if tensors is None:
-        return there
-    if missing := sorted(set(tensors) - set(there)):
+    if assigned is None:
+        return stored
+    if missing := sorted(set(assigned) - set(stored)):
         raise ValueError(
-            f"{path}: {missing[0]!r} is missing, which the index says is in it ({len(missing)} tensors are); "
-            "copy the file and its index again from their source"
+            f"{path}: {missing[0]!r} is missing, though the index assigns it to this file (tensors missing: "
+            f"{len(missing)}); copy the file and its index again from their source"
         )
-    if spare := sorted(set(there) - known):
+    if unindexed := sorted(set(stored) - indexed):
         raise ValueError(
-            f"{path}: {spare[0]!r} is in no weight_map of the index ({len(spare)} tensors are not); copy the "
-            "index again from its source"
+            f"{path}: {unindexed[0]!r} is not in the weight_map of the index (tensors not in it: "
+            f"{len(unindexed)}); copy the index again from its source"
         )
-    return tensors
+    return assigned
 
 
 def _weight_map(index: Path) -> Mapping[str, Any]:
-    """The field of the index."""
+    """Reads the weight_map of an index: {tensor: file}."""
     names = files.read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         problem = "is missing" if names is None else f"is {str(names)[:40]!r}"
@@ -86,11 +86,11 @@ def _weight_map(index: Path) -> Mapping[str, Any]:
 
 
 def _check_name(index: Path, tensor: str, file: Any) -> str:
-    """The name, if it is that of a .safetensors file in the folder itself, of at most 255 bytes."""
-    plain = (
+    """Returns the file name; refuses all but a .safetensors file in the folder itself (<= 255 bytes)."""
+    is_name = (
         isinstance(file, str) and file.isprintable() and Path(file).name == file and len(file.encode()) < 256
     )
-    if not plain or not file.endswith(".safetensors"):
+    if not is_name or not file.endswith(".safetensors"):
         raise ValueError(
             f"{index}: weight_map of {tensor!r} is {str(file)[:80]!r}; expected the name of a .safetensors "
             "file in the same folder"

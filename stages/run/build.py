@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 import torch
 
+from data_pipes.chat.chat import ChatTemplate
 from pure import random
 from stages.models import adapter, hardware, identity, initial_adapters, language_model, new_tokens
 from stages.models.chat_template import source_of, template_of, with_template
@@ -48,7 +49,7 @@ Options: TypeAlias = PretrainOptions | TuningOptions
 RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
     {**build_sft.RECIPES, **build_preferences.RECIPES, **build_online.RECIPES}
 )
-"""Options class of a stage after pretraining -> how it is built; each builder's file has its rows."""
+"""Options class -> Recipe, for every stage after pretraining; defined in the files of the builders."""
 
 
 def check(options: Options) -> None:
@@ -123,18 +124,12 @@ def load_start(options: TuningOptions, say: Say) -> Start:
     """
     device = hardware.pick_device(options.device)
     dtype = hardware.pick_dtype(options.dtype, device)
-    base = language_model.move_to(language_model.load(options.model_path, dtype=torch.float32), device)
-    if options.add_tokens:
-        base = new_tokens.add_tokens(base, options.add_tokens, multiple=options.vocabulary_multiple, say=say)
-    template = template_of(options.chat_template, base, options.template_kwargs)
-    if options.chat_template and base.other_templates:
-        others = ", ".join(name for name, _ in base.other_templates)
-        say(f"--chat_template replaces the model's own templates ({others} too)")
-    base = with_template(base, template)
+    base, template = _load_base(options, device, say)
     key, digest = random.key(options.seed, device=device), hash_weights(base.params)
     save_model, adapted = partial(final_model.save_whole, base=base), None
     if config := adapter_flags.lora_config_of(options):
-        joined = not isinstance(options, RewardOptions)  # a reward model is written whole
+        # A reward model is saved with its adapters merged, so they are never joined with earlier ones.
+        earlier = None if isinstance(options, RewardOptions) else initial_adapters.read(options.model_path)
         adapted = adapter.attach(
             base.model,
             base.params,
@@ -143,7 +138,7 @@ def load_start(options: TuningOptions, say: Say) -> Start:
             dtype=dtype,
             quantize=options.qlora,
             digest=digest,
-            earlier=initial_adapters.read(options.model_path) if joined else None,
+            earlier=earlier,
         )
         params = adapted.model.init(random.fold_in(key, 2))
         idle = adapter_flags.describe_idle_dropout(options, config.dropout)
@@ -177,6 +172,20 @@ def _check_tuning(options: TuningOptions) -> None:
         )
 
 
+def _load_base(
+    options: TuningOptions, device: torch.device, say: Say
+) -> tuple[language_model.Pretrained, ChatTemplate]:
+    """Loads the model at --model_path, and applies --add_tokens and --chat_template."""
+    base = language_model.move_to(language_model.load(options.model_path, dtype=torch.float32), device)
+    if options.add_tokens:
+        base = new_tokens.add_tokens(base, options.add_tokens, multiple=options.vocabulary_multiple, say=say)
+    template = template_of(options.chat_template, base, options.template_kwargs)
+    if options.chat_template and base.other_templates:
+        others = ", ".join(name for name, _ in base.other_templates)
+        say(f"--chat_template replaces the model's own templates ({others} too)")
+    return with_template(base, template), template
+
+
 def _read_rows(kind: examples.Kind, options: TuningOptions, start: Start, say: Say) -> examples.Data:
     """Reads the rows at --data_path."""
     source = examples.Source(
@@ -208,4 +217,4 @@ def _options_class(folder: Path) -> type[Options]:
 
 
 def _say_nothing(line: str) -> None:
-    """Drops a line."""
+    """Ignores a line for the user."""

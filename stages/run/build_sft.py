@@ -28,9 +28,9 @@ def build_sft(options: SFTOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    make = partial(sft_pipe, length=options.max_length, packing=options.packing)
-    pipe = examples.training_pipe(make, data.train, options, seed=options.seed, say=say)
-    held_out = examples.held_out_pipe(make, data.held_out, batch_size=options.batch_size)
+    make_pipe = partial(sft_pipe, length=options.max_length, packing=options.packing)
+    pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
+    held_out = examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = sft(
         start.base.model,

@@ -186,7 +186,7 @@ def _warn(
 
 
 def _reason(leaf: int, paths: Sequence[str]) -> str:
-    """The meaning of `nonfinite_leaf`, see `stages.stage.ALWAYS`."""
+    """The meaning of `nonfinite_leaf`, see `stages.stage.STEP_METRICS`."""
     if leaf < len(paths):
         return f"the gradient of {paths[leaf]} is not finite"
     if leaf == len(paths):

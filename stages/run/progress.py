@@ -56,11 +56,11 @@ def describe(values: Mapping[str, float]) -> str:
     return " · ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Formats a time span.
 
     Example:
-        >>> duration(125)
+        >>> format_duration(125)
         '2:05'
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -68,25 +68,28 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def remaining(total: int, clock: Callable[[], float] | None = None) -> Callable[[int], str]:
-    """Makes step -> "left 1:23", the time left; the first step is not counted, as it may compile.
+def make_eta(total: int, clock: Callable[[], float] | None = None) -> Callable[[int], str]:
+    """Makes the function step -> "left 1:23", the estimated time left.
+
+    The estimate starts after the first step, which may compile.
 
     Example:
-        >>> left = remaining(10, iter([5.0, 7.0]).__next__)
-        >>> left(1), left(3)
+        >>> format_eta = make_eta(10, iter([5.0, 7.0]).__next__)
+        >>> format_eta(1), format_eta(3)
         ('', 'left 0:07')
     """
-    began: list[tuple[int, float]] = []
+    first: tuple[int, float] | None = None  # (step, time)
 
-    def format_left(step: int) -> str:
-        now = (clock or time.monotonic)()
-        if not began or step <= began[0][0]:
-            began[:] = [(step, now)]
+    def format_eta(step: int) -> str:
+        nonlocal first
+        now = time.monotonic() if clock is None else clock()
+        if first is None or step <= first[0]:
+            first = (step, now)
             return ""
-        first, then = began[0]
-        return f"left {duration((now - then) / (step - first) * (total - step))}"
+        first_step, first_time = first
+        return f"left {format_duration((now - first_time) / (step - first_step) * (total - step))}"
 
-    return format_left
+    return format_eta
 
 
 def _bar_display(console: Console, label: str, total: int, start: int) -> Progress:
@@ -98,11 +101,11 @@ def _bar_display(console: Console, label: str, total: int, start: int) -> Progre
         console=console,
     )
     task = bar.add_task(label, total=total, completed=start, text="")
-    left = remaining(total)
+    format_eta = make_eta(total)
     bar.start()
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        bar.update(task, completed=step, text=_join(describe(values), left(step)))
+        bar.update(task, completed=step, text=_join(describe(values), format_eta(step)))
 
     return Progress(show, console.print, bar.stop)
 
@@ -110,14 +113,14 @@ def _bar_display(console: Console, label: str, total: int, start: int) -> Progre
 def _line_display(label: str, total: int, start: int) -> Progress:
     """A line every few seconds, and one for the first and the last step."""
     last = [-SECONDS_BETWEEN_LINES]
-    left = remaining(total)
+    format_eta = make_eta(total)
 
     def show(step: int, values: Mapping[str, float]) -> None:
-        now, time_left = time.monotonic(), left(step)
+        now, eta = time.monotonic(), format_eta(step)
         if now - last[0] < SECONDS_BETWEEN_LINES and start + 1 < step < total:
             return
         last[0] = now
-        _say(_join(f"{label} {step}/{total}", describe(values), time_left))
+        _say(_join(f"{label} {step}/{total}", describe(values), eta))
 
     return Progress(show, _say, lambda: None)
 

@@ -192,8 +192,8 @@ FORMS = (
     _refused("index with half a character", "expected the name of a .saf", _index(_place("\ud800.safetensors"))),
     _refused("index with a file of no length", "expected the name", _index(_place("\0.safetensors"))),
     _refused("a shard missing", "which is not in the folder .1 of", _index(_lost)),
-    _refused("a tensor in another shard", "up_proj.weight' is missing, which the index says is in it", _index(_moved)),
-    _refused("a tensor in no index", "up_proj.weight' is in no weight_map",
+    _refused("a tensor in another shard", "up_proj.weight' is missing, though the index", _index(_moved)),
+    _refused("a tensor in no index", "up_proj.weight' is not in the weight_map",
              _index(lambda _, fields: fields["weight_map"].pop(NAME) and None)),
-    _refused("a whole model beside the shards", "model.safetensors stands beside", _index(_leave_single_file)),
+    _refused("a whole model beside the shards", "has both model.safetensors and", _index(_leave_single_file)),
 )  # fmt: skip

@@ -112,7 +112,7 @@ def test_windows_in_bfloat16_stay_near() -> None:
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match="request 1 has an empty part"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,)), Request((), (2,))])
-    with pytest.raises(ValueError, match="has 65 tokens, the model reads 64"):
+    with pytest.raises(ValueError, match="has 65 tokens, but the model reads at most 64"):
         log_likelihoods(MODEL, PARAMS, [Request((1,), (2,) * 65)])
     with pytest.raises(ValueError, match="window 0 scores 2 of 2"):
         window_log_likelihoods(MODEL, PARAMS, [Window((1, 2), 2)])

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from stages.run import progress as module
-from stages.run.progress import describe, duration, progress
+from stages.run.progress import describe, format_duration, progress
 
 PROGRAM = """
 from stages.run.progress import progress
@@ -40,7 +40,7 @@ def test_lines_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 def test_a_slow_first_step_does_not_spoil_the_time_left() -> None:
     times = iter([60.0, 61.0])
-    left = module.remaining(10, lambda: next(times))
+    left = module.make_eta(10, lambda: next(times))
     assert (left(1), left(2)) == ("", "left 0:08")
 
 
@@ -77,4 +77,4 @@ def test_a_bar_on_a_terminal() -> None:
 def test_few_words() -> None:
     assert describe({}) == ""
     assert describe({"loss": float("nan")}) == "loss nan"
-    assert [duration(x) for x in (0, 59.6, 3600)] == ["0:00", "1:00", "1:00:00"]
+    assert [format_duration(x) for x in (0, 59.6, 3600)] == ["0:00", "1:00", "1:00:00"]
