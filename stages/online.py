@@ -207,8 +207,8 @@ def reward_metrics(
         names: of the K rewards.
 
     Returns:
-        {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers without
-        it. A group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
+        {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers
+        without it. A group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
