@@ -208,7 +208,8 @@ def reward_metrics(
 
     Returns:
         {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers
-        without it. A group of equal rewards has a deviation of exactly 0, and so counts in `frac_reward_zero_std`.
+        without it. A group of equal rewards has a deviation of exactly 0, and so counts in
+        `frac_reward_zero_std`.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """
