@@ -22,7 +22,7 @@ ROUNDS = 8
 """Feistel rounds: twice the 4 that Luby and Rackoff need with perfect round functions, as ours are cheap."""
 
 SMALL = 1024
-"""Up to this n the permutation is a sort: a Feistel network of so few bits would prefer some permutations."""
+"""Up to this n the permutation is a sort: a Feistel network of so few bits is biased to some permutations."""
 
 _WORD = 0xFFFFFFFF
 
@@ -35,7 +35,7 @@ def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray
 
         E(L, R): L ^= F(R, key_r) in even rounds, R ^= F(L, key_r) in odd rounds
                  a bijection of b bits, 2**b >= n
-        F(x, k) = fmix32(x XOR k), cut to the bits of the half that it is XORed into
+        F(x, k) = fmix32(x XOR k), truncated to the width of the half that it is XORed into
         n > 1024:   permute(i) = E(E(...E(i))), as often as needed to fall below n
         n <= 1024:  permute(i) = argsort(hash(0), ..., hash(n-1))[i]
                     hash(x) = F(...F(F(x, key_0), key_1)..., key_7), 32 bits, distinct for distinct x
@@ -50,11 +50,12 @@ def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray
 
     Steps:
         1. Keys of the 8 rounds: the words of threefry2x32(key, (0, p)) are key_2p and key_2p+1, p = 0 to 3.
-        2. For n <= 1024 sort range(n) by a hash under those keys, and look the indices up: a bounded cost.
+        2. For n <= 1024 sort range(n) by a hash under those keys, and index into the result.
         3. Otherwise take the smallest b with 2**b >= n, split it into b//2 high and b - b//2 low bits, and
            encrypt.
-        4. Cycle walking: encrypt again the values outside [0, n). As 2**b < 2n, that is less than one
-           more time on average; the inverse walks back the same way, so the result is a bijection of [0, n).
+        4. Cycle walking: encrypt the values outside [0, n) again until they are inside. As 2**b < 2n, each
+           value takes less than one extra encryption on average. Every cycle of the bijection is followed to
+           its next value inside, so the result is a bijection of [0, n).
 
     Edge cases: n = 1 gives 0; an empty index gives an empty result.
 
@@ -81,15 +82,15 @@ def permute(index: np.ndarray | int, n: int, key: tuple[int, int]) -> np.ndarray
         )
     # 1. The rounds' keys.
     keys = _round_keys(key)
-    # 2. A short list is sorted.
+    # 2. Sort a short range.
     if n <= SMALL:
         return np.argsort(_hash(np.arange(n, dtype=np.uint32), keys), kind="stable")[values]
-    # 3. and 4. A long one is encrypted entry by entry, and again while outside.
+    # 3. and 4. Encrypt each index of a long one, and again while outside.
     bits = (n - 1).bit_length()
-    walked = _encrypt(values.reshape(-1).astype(np.uint64), bits, keys)
-    while (outside := walked >= n).any():
-        walked[outside] = _encrypt(walked[outside], bits, keys)
-    return walked.astype(np.int64).reshape(values.shape)
+    encrypted = _encrypt(values.reshape(-1).astype(np.uint64), bits, keys)
+    while (outside := encrypted >= n).any():
+        encrypted[outside] = _encrypt(encrypted[outside], bits, keys)
+    return encrypted.astype(np.int64).reshape(values.shape)
 
 
 def key_words(key: Any) -> tuple[int, int]:
@@ -103,7 +104,7 @@ def key_words(key: Any) -> tuple[int, int]:
         (high, low), plain integers; a seed s gives (0, s mod 2**32).
 
     Raises:
-        TypeError: if there is no key, or it is neither.
+        TypeError: if the key is None or another type.
         ValueError: if a seed or a word is out of range.
 
     Example:
@@ -115,7 +116,7 @@ def key_words(key: Any) -> tuple[int, int]:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         if not -(2**31) <= key < 2**32:
             raise ValueError(
-                f"key_words: a seed must be in [-2**31, 2**32), got {key}; JAX would cut it to 32 bits"
+                f"key_words: a seed must be in [-2**31, 2**32), got {key}; JAX would truncate it to 32 bits"
             )
         return 0, int(key) & _WORD
     words = key.tolist() if hasattr(key, "tolist") else key
@@ -126,7 +127,7 @@ def key_words(key: Any) -> tuple[int, int]:
     pair = tuple(int(word) for word in words)
     if len(pair) != 2 or not all(0 <= word <= _WORD for word in pair):
         raise ValueError(
-            f"key_words: expected two words in [0, 2**32), got {pair}; vmapped keys are taken one by one"
+            f"key_words: expected two words in [0, 2**32), got {pair}; pass batched keys one at a time"
         )
     return pair[0], pair[1]
 
@@ -144,7 +145,7 @@ def fold_in(key: tuple[int, int], data: int) -> tuple[int, int]:
 
 
 def fold_in_name(key: tuple[int, int], name: str) -> tuple[int, int]:
-    """Derives a key by name, so that adding another user of randomness changes no other's numbers.
+    """Derives a key from a name, so that a new consumer of randomness does not change the others' numbers.
 
     Example:
         >>> fold_in_name((0, 0), "shuffle") == fold_in((0, 0), zlib.crc32(b"shuffle"))
@@ -154,7 +155,7 @@ def fold_in_name(key: tuple[int, int], name: str) -> tuple[int, int]:
 
 
 def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, with a key every four rounds.
+    """Hashes two words under a key of two words: 20 rounds of add, rotate, xor, and a key injection every 4.
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", Threefry-2x32-20.
 
@@ -175,7 +176,7 @@ def threefry2x32(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, i
 
 
 def _round_keys(key: tuple[int, int]) -> list[int]:
-    """One 32-bit word for each round, two from every hash."""
+    """Derives one 32-bit key for each round, two from each Threefry call."""
     return [word for pair in range(ROUNDS // 2) for word in threefry2x32(key, (0, pair))]
 
 

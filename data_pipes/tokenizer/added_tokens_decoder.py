@@ -26,8 +26,8 @@ def add_token_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> To
         A tokenizer with these tokens. A special token stays special, whatever the table says.
 
     Raises:
-        ValueError: if a token has another id in the tokenizer, a new one is not the next id, or a special
-            token differs in `normalized`.
+        ValueError: if a token's id in the table is not its id in the tokenizer, or for a new token not the
+            next free id; or if table and tokenizer give a special token different values of `normalized`.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a",), merges=(), pattern="gpt2")
@@ -36,17 +36,18 @@ def add_token_table(tokenizer: Tokenizer, table: Mapping[int, AddedToken]) -> To
         [1, 0]
     """
     spec, size = tokenizer.spec, vocabulary_size(tokenizer)
-    known = token_ids(spec) | {token.content: token.id for token in spec.added_tokens}
+    ids = token_ids(spec) | {token.content: token.id for token in spec.added_tokens}
     added = {token.content: token for token in spec.added_tokens}
     for i, token in sorted(table.items()):
-        expected = known.get(token.content, size)
+        expected = ids.get(token.content, size)
         if i != expected:
-            why = "its id in tokenizer.json" if token.content in known else "the next free one"
+            reason = "its id in tokenizer.json" if token.content in ids else "the next free one"
             raise ValueError(
-                f"{i} is {token.content!r}, which must have id {expected}, {why}; correct the table"
+                f"{i} is {token.content!r}, which must have id {expected}, {reason}; correct the table"
             )
-        size += token.content not in known
-        known[token.content] = i
+        if token.content not in ids:
+            size += 1
+        ids[token.content] = i
         old = added.get(token.content)
         if old is not None and old.special and old.normalized != token.normalized:
             raise ValueError(
@@ -67,18 +68,18 @@ def mark_special(tokenizer: Tokenizer, contents: Collection[str]) -> Tokenizer:
 
 
 def prepends_space(spec: TokenizerSpec) -> bool:
-    """Returns True if a text gets a space, or the mark of one, in front."""
-    steps = [step_options(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
+    """Checks if encoding prepends a space, or "▁" in its place, to the text."""
+    options_of_steps = [step_options(step) for step in (*spec.normalizer, *spec.pre_tokenizer)]
     return spec.prefix_space or any(
         options.get("add_prefix_space")
         or options.get("prepend_scheme") in ("always", "first")
         or options.get("prepend") in (" ", "▁")
-        for options in steps
+        for options in options_of_steps
     )
 
 
 def _replace_added(tokenizer: Tokenizer, added: Mapping[str, AddedToken]) -> Tokenizer:
-    """The same tokenizer with these added tokens."""
+    """Returns the tokenizer with exactly these added tokens."""
     tokens = tuple(sorted(added.values(), key=lambda token: token.id))
     if tokens == tokenizer.spec.added_tokens:
         return tokenizer

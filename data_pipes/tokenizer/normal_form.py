@@ -1,8 +1,8 @@
-"""Unicode's normal forms (in C and KC one code point for "é" where there is one), in linear time.
+"""Unicode normalization (NFC, NFD, NFKC, NFKD) in O(n log n), safe for adversarial text.
 
-Python's `unicodedata` puts the marks after a letter in order by insertion, which takes quadratic time on a
-long run of marks in changing classes: minutes for a text of 200 kB that somebody wrote for the purpose. Here
-long runs are ordered first, by a stable sort, which is the same order.
+Python's `unicodedata` sorts the combining marks after a letter by insertion, which takes quadratic time on a
+long run of marks of different combining classes: minutes for an adversarial text of 200 kB. Here long runs
+are sorted first, by a stable sort, which gives the same order.
 
 Unicode Standard Annex 15; the Unicode Standard, D109 (canonical ordering).
 """
@@ -18,46 +18,46 @@ import regex
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 LONG_RUN = 16
-"""Marks in a row from which on they are ordered here."""
+"""Minimum length of a run of marks that is sorted here; shorter ones are left to `unicodedata`."""
 
 RUN = regex.compile(rf"[\p{{M}}\uff9e\uff9f]{{{LONG_RUN},}}")
-"""Marks, and the letters that are marks once they are decomposed for compatibility."""
+"""Runs of marks; U+FF9E and U+FF9F are letters that NFKD decomposes to combining marks."""
 
 
-def normal_form(form: Form, text: str) -> str:
-    """Normalises a text.
+def normalize(form: Form, text: str) -> str:
+    """Normalises a string as `unicodedata.normalize`, in O(n log n).
 
     Args:
         form: "NFC", "NFD", "NFKC" or "NFKD".
-        text: any.
+        text: any string.
 
     Returns:
-        What `unicodedata.normalize(form, text)` returns, in time O(n log n).
+        The same string as `unicodedata.normalize(form, text)`.
 
     Steps:
-        1. Text in ASCII is normal already.
-        2. Decompose each long run of marks, and order it: between characters of class 0, ascending by class,
-           equal classes as they stand. This changes nothing that normalising does not change.
-        3. What is left for Python's insertion is short everywhere.
+        1. Return ASCII text unchanged: it is normalised already.
+        2. Decompose each long run of marks, and sort it into canonical order: stably by combining class,
+           between characters of class 0. Normalising does the same, so the result does not change.
+        3. Normalise; no long run is left unsorted.
 
     Example:
-        >>> normal_form("NFC", "e\\u0301") == "é"
+        >>> normalize("NFC", "e\\u0301") == "é"
         True
     """
     # 1. ASCII.
     if text.isascii():
         return text
-    # 2. Order.
-    decomposed: Form = "NFKD" if "K" in form else "NFD"
-    ordered = RUN.sub(lambda match: "".join(_order_marks(decomposed, match[0])), text)
+    # 2. Sort.
+    decomposition: Form = "NFKD" if "K" in form else "NFD"
+    ordered = RUN.sub(lambda match: "".join(_order_marks(decomposition, match[0])), text)
     # 3. Normalise.
     return unicodedata.normalize(form, ordered)
 
 
-def _order_marks(decomposed: Form, run: str) -> Iterator[str]:
-    """The characters of a run, decomposed, in canonical order."""
+def _order_marks(decomposition: Form, run: str) -> Iterator[str]:
+    """Yields the characters of a run, decomposed, in canonical order."""
     marks: list[str] = []
-    for character in "".join(unicodedata.normalize(decomposed, c) for c in run):
+    for character in "".join(unicodedata.normalize(decomposition, c) for c in run):
         if unicodedata.combining(character):
             marks.append(character)
         else:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from data_pipes.tokenizer.byte_level import to_characters
-from data_pipes.tokenizer.normal_form import normal_form
+from data_pipes.tokenizer.normal_form import normalize
 from data_pipes.tokenizer.pieces import compile_pattern
 from data_pipes.tokenizer.step import Step, step_options
 
@@ -67,10 +67,10 @@ def _strip_accents(text: str) -> str:
 
 
 STEPS: Mapping[str, Callable[..., str]] = {
-    "NFC": partial(normal_form, "NFC"),
-    "NFD": partial(normal_form, "NFD"),
-    "NFKC": partial(normal_form, "NFKC"),
-    "NFKD": partial(normal_form, "NFKD"),
+    "NFC": partial(normalize, "NFC"),
+    "NFD": partial(normalize, "NFD"),
+    "NFKC": partial(normalize, "NFKC"),
+    "NFKD": partial(normalize, "NFKD"),
     "Prepend": _prepend,
     "Replace": _replace,
     "Strip": _strip,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.generation.controls import Controls, make_controls, pad_rows
-from pure.generation.inputs import check, rows_of
+from pure.generation.inputs import check_inputs, pad_prompts
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Generated, Progress, Stepper, stepper
 from pure.types import Model, Tree
@@ -104,9 +104,9 @@ def generate(
     """
     # 1. Prompts.
     device = tree.leaves(params)[0].device
-    tokens, lengths = rows_of(prompts, lengths, device)
+    tokens, lengths = pad_prompts(prompts, lengths, device)
     new, config = sampling.max_new_tokens, model.config
-    check(tokens, lengths, key, new, (*sampling.stop_tokens, *([] if pad is None else [pad])), config)
+    check_inputs(tokens, lengths, key, new, (*sampling.stop_tokens, *([] if pad is None else [pad])), config)
     if not len(tokens):
         return _empty(0, new, 0, device)
     rows, width, places = _shape(tokens, lengths, new, shape, config)

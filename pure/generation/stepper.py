@@ -1,4 +1,4 @@
-"""One step of generation: read the last token of every row, and sample the next.
+"""One step of generation: run the model on the last token of every row, and sample the next.
 
 A pure function of tensors with static shapes, so that it compiles to one graph that serves every length; the
 loop around it is `pure/generation/generate.py`.
@@ -27,9 +27,9 @@ class Generated(NamedTuple):
 
     Fields:
         tokens: [B, M] int64, the completion; `pad` after its end.
-        logprobs: [B, M] float32, nats: of each token under the model at that temperature (at 1 where it is
-            0), before any penalty and truncation; 0 after the end.
-        lengths: [B] int64, tokens written, the stop token among them.
+        logprobs: [B, M] float32, nats: log-probability of each token at the sampling temperature (at 1 for
+            greedy decoding), before penalties and truncation (top-k, top-p); 0 after the end.
+        lengths: [B] int64, number of tokens, including the stop token.
     """
 
     tokens: Tensor
@@ -38,14 +38,14 @@ class Generated(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """State of generation between two steps. A compiled step writes the next one into the same storage.
+    """State of generation between two steps. A compiled step overwrites it in place with the next state.
 
     Fields:
         cache: the model's, filled with all but the last token.
-        last: [B] int64, the token to be read next.
+        last: [B] int64, the last token, which is the input of the next step.
         written: Generated, so far.
         done: [B] bool; such a row still samples, but writes nothing.
-        taken: [] int64, steps so far.
+        step_count: [] int64, steps so far.
         seen: [B, V] bool, tokens of prompt and completion; None without a repetition penalty.
     """
 
@@ -53,18 +53,18 @@ class Progress(NamedTuple):
     last: Tensor
     written: Generated
     done: Tensor
-    taken: Tensor
+    step_count: Tensor
     seen: Tensor | None
 
 
 class Stepper(NamedTuple):
-    """The functions that generation drives, plain or compiled.
+    """The functions that the generation loop calls, eager or compiled.
 
     Fields:
-        prepare: (params, *, rows) -> the params of the other two.
+        prepare: (params, *, rows) -> params in the layout that `prefill` and the steps take.
         prefill: (cache, params, tokens [B, P]) -> cache.
-        bind: (progress, params, controls, stop_tokens [n]) -> step, for as long as their shapes stay as they
-            are; step: the same arguments -> progress.
+        bind: (progress, params, controls, stop_tokens [n]) -> the step function for arguments of these
+            shapes, which maps the same arguments to the next Progress.
     """
 
     prepare: Callable[..., Tree]
@@ -77,25 +77,26 @@ def stepper(model: Model, *, compile: bool = True, backend: str = "inductor") ->
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
-        compile: the step as one graph, on params arranged by `model.prepare` (a copy of them) and a cache
-            written in place. Every number of rows, length of cache and choice of controls is compiled once;
-            the values of params and controls are not compiled in. Prompts are read eagerly: one call hardly
-            gains what compiling every length of prompt would cost.
+        compile: compile the step to one graph, on a copy of the params arranged by `model.prepare` and a
+            cache updated in place. Each combination of number of rows, cache length and enabled controls is
+            compiled once; values of params and controls are not compiled in. Prefill runs eagerly, as
+            compiling it for every prompt length would cost more than it saves.
         backend: as in `pure.transform.jit.jit`.
 
     Returns:
         Stepper(prepare, prefill, bind).
     """
-    write = partial(step, model=model)
-    make = partial(jit, write, donate=True, backend=backend, checked=False)
-    read = partial(prefill, model=model)
+    eager_step = partial(step, model=model)
+    prefill_fn = partial(prefill, model=model)
     if not compile:
-        return Stepper(identity_prepare, read, lambda *arguments: write)
-    return Stepper(model.prepare, read, partial(_compiled, {}, make))
+        return Stepper(identity_prepare, prefill_fn, lambda *arguments: eager_step)
+    make_step = partial(jit, eager_step, donate=True, backend=backend, checked=False)
+    compiled_steps: dict[Any, Callable] = {}
+    return Stepper(model.prepare, prefill_fn, partial(_get_compiled_step, compiled_steps, make_step))
 
 
 def prefill(cache: Tree, params: Tree, tokens: Tensor, *, model: Model) -> Tree:
-    """Read tokens [B, P] into the cache and return it; only the last token's logits are computed."""
+    """Fill the cache with tokens [B, P] and return it; only the last token's logits are computed."""
     return model.decode(params, tokens, cache, last=True)[1]
 
 
@@ -107,7 +108,7 @@ def step(
     Args:
         progress: unchanged by this (a donating jit changes it).
         params: the model's.
-        controls: randomness and its shaping, see `sample_tokens`.
+        controls: uniform random numbers and sampling settings, see `sample_tokens`.
         stop_tokens: [n] int64, ids that end a row; n may be 0.
         model: gives `decode`.
 
@@ -115,32 +116,38 @@ def step(
         The next Progress.
 
     Steps:
-        1. Read the last token.
+        1. Run the model on the last token.
         2. Sample the next, with this step's column of the uniforms.
         3. Write it in the unfinished rows.
     """
-    # 1. Read.
+    # 1. Run the model.
     logits, cache = model.decode(params, progress.last[:, None], progress.cache)
     # 2. Sample.
-    uniform = controls.uniforms.index_select(1, progress.taken[None])[:, 0]
+    uniform = controls.uniforms.index_select(1, progress.step_count[None])[:, 0]
     ids, logprob = sample_tokens(logits[:, 0], uniform, controls, progress.seen)
     # 3. Write.
     tokens, logprobs, lengths = progress.written
-    here = (torch.arange(tokens.shape[1], device=tokens.device) == progress.taken) & ~progress.done[:, None]
+    is_this_step = torch.arange(tokens.shape[1], device=tokens.device) == progress.step_count
+    write_mask = is_this_step & ~progress.done[:, None]
     written = Generated(
-        torch.where(here, ids[:, None], tokens),
-        torch.where(here, logprob[:, None], logprobs),
+        torch.where(write_mask, ids[:, None], tokens),
+        torch.where(write_mask, logprob[:, None], logprobs),
         lengths + (~progress.done).long(),
     )
     done = progress.done | (ids[:, None] == stop_tokens).any(-1)
     seen = None if progress.seen is None else progress.seen.scatter(1, ids[:, None], True)
-    return Progress(cache, ids, written, done, progress.taken + 1, seen)
+    return Progress(cache, ids, written, done, progress.step_count + 1, seen)
 
 
-def _compiled(made: dict[Any, Callable], make: Callable[[], Callable], *arguments: Tree) -> Callable:
-    """Return the compiled step for arguments of these kinds, from the table or new; torch checks none."""
+def _get_compiled_step(
+    compiled_steps: dict[Any, Callable], make_step: Callable[[], Callable], *arguments: Tree
+) -> Callable:
+    """Return the compiled step for this structure, these shapes and dtypes; compile it on first use.
+
+    The lookup replaces torch's guards, which are off (`checked=False`).
+    """
     values, structure = tree.flatten(arguments)
-    kinds = tuple(kind(x) for x in values)
-    if (structure, kinds) not in made:
-        made[structure, kinds] = make()
-    return made[structure, kinds]
+    signature = (structure, tuple(kind(x) for x in values))
+    if signature not in compiled_steps:
+        compiled_steps[signature] = make_step()
+    return compiled_steps[signature]

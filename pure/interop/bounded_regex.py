@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 # Python has no public parser of regular expressions: `re` returns compiled patterns only.
 _parser = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 
-LONGEST = 10_000
-"""Characters of an expression at most."""
+MAX_LENGTH = 10_000
+"""Maximum number of characters of an expression."""
 
-STEPS = 10_000
-"""Steps at most for one text: a pattern of a module's name takes a few hundred."""
+MAX_STEPS = 10_000
+"""Maximum number of steps for one text: a pattern of a module's name takes a few hundred."""
 
-COUNT = (0, -1, 0)
-"""The key of the step counter in `_Run.known`."""
+STEP_COUNT = (0, -1, 0)
+"""Key of the step counter in `_Run.ends`; no node is evaluated at position -1."""
 
 
 class Pattern(NamedTuple):
@@ -34,8 +34,8 @@ class Pattern(NamedTuple):
 
     Fields:
         source: the expression.
-        nodes: its syntax tree, Python's.
-        flags: of the whole.
+        nodes: its syntax tree, as Python's parser returns it.
+        flags: of the whole expression.
     """
 
     source: str
@@ -44,10 +44,17 @@ class Pattern(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """One evaluation: the text, and {(node, position, flags): ends, a bit for each position}."""
+    """One evaluation of an expression on a text.
+
+    Sets of positions are ints here and in all functions below: bit p is set if position p is in the set.
+
+    Fields:
+        text: the text.
+        ends: memo of `_match_node`, {(id of the node, start, flags): set of ends}, and the step counter.
+    """
 
     text: str
-    known: dict[tuple[int, int, int], int]
+    ends: dict[tuple[int, int, int], int]
 
 
 def compile(source: str) -> Pattern:
@@ -63,9 +70,9 @@ def compile(source: str) -> Pattern:
         >>> fullmatch(compile(r".*[.](q|v)_proj"), "layers.0.q_proj")
         True
     """
-    if len(source) > LONGEST:
+    if len(source) > MAX_LENGTH:
         raise ValueError(
-            f"the regular expression {source[:40]!r}... has {len(source):,} characters, over {LONGEST:,}"
+            f"the regular expression {source[:40]!r}... has {len(source):,} characters, over {MAX_LENGTH:,}"
         )
     try:
         with warnings.catch_warnings():
@@ -82,14 +89,14 @@ def fullmatch(pattern: Pattern, text: str) -> bool:
     Raises:
         ValueError: as `match`.
     """
-    return bool(_evaluate(pattern, text) >> len(text) & 1)
+    return bool((_evaluate(pattern, text) >> len(text)) & 1)
 
 
 def match(pattern: Pattern, text: str) -> bool:
     """Reports a match at the start of the text, as `re.match`.
 
     Raises:
-        ValueError: if the expression refers back to a group, is possessive, or takes too many steps.
+        ValueError: if the expression has a backreference or a possessive quantifier, or takes too many steps.
 
     Example:
         >>> match(compile("(a|ab)(c|bcd)$"), "abcd")
@@ -99,9 +106,9 @@ def match(pattern: Pattern, text: str) -> bool:
 
 
 def _evaluate(pattern: Pattern, text: str) -> int:
-    """Finds the ends of all matches that begin at 0, a bit for each."""
+    """Finds the set of ends of all matches that start at 0."""
     try:
-        return _sequence(pattern.nodes, 1, _Run(text, {}), pattern.flags)
+        return _match_sequence(pattern.nodes, 1, _Run(text, {}), pattern.flags)
     except RecursionError:
         raise ValueError(f"the regular expression {pattern.source[:80]!r} is nested too deeply") from None
     except ValueError as refused:
@@ -110,113 +117,120 @@ def _evaluate(pattern: Pattern, text: str) -> int:
         ) from None
 
 
-def _sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:
-    """Finds the ends of consecutive nodes."""
+def _match_sequence(nodes: Any, starts: int, run: _Run, flags: int) -> int:
+    """Finds the set of ends of consecutive nodes from a set of starts."""
     for node in nodes:
         if not starts:
             return 0
-        starts = _ends(node, starts, run, flags)
+        starts = _match_node_from_all(node, starts, run, flags)
     return starts
 
 
-def _ends(node: Any, starts: int, run: _Run, flags: int) -> int:
-    """Finds the ends of one node from any of the starts."""
+def _match_node_from_all(node: Any, starts: int, run: _Run, flags: int) -> int:
+    """Finds the set of ends of one node from a set of starts."""
     ends = 0
     while starts:
-        start = (starts & -starts).bit_length() - 1
-        starts &= starts - 1
-        place = (id(node), start, flags)
-        run.known[COUNT] = run.known.get(COUNT, 0) + 1
-        if run.known[COUNT] > STEPS:
+        start = (starts & -starts).bit_length() - 1  # the lowest position of the set
+        starts &= starts - 1  # removes it
+        run.ends[STEP_COUNT] = run.ends.get(STEP_COUNT, 0) + 1
+        if run.ends[STEP_COUNT] > MAX_STEPS:
             raise ValueError("takes too many steps")
-        if place not in run.known:
-            run.known[place] = _node(node, start, run, flags)
-        ends |= run.known[place]
+        memo_key = (id(node), start, flags)
+        if memo_key not in run.ends:
+            run.ends[memo_key] = _match_node(node, start, run, flags)
+        ends |= run.ends[memo_key]
     return ends
 
 
-def _node(node: Any, start: int, run: _Run, flags: int) -> int:
-    """Finds the ends of one node from one start."""
+def _match_node(node: Any, start: int, run: _Run, flags: int) -> int:
+    """Finds the set of ends of one node from one start."""
     kind, value = str(node[0]), node[1]
     if kind in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
-        inside = start < len(run.text) and _character(kind, value, run.text[start], flags)
-        return int(inside) << (start + 1)
+        matches = start < len(run.text) and _matches_character(kind, value, run.text[start], flags)
+        return int(matches) << (start + 1)
     if kind == "BRANCH":
         ends = 0
         for branch in value[1]:
-            ends |= _sequence(branch, 1 << start, run, flags)
+            ends |= _match_sequence(branch, 1 << start, run, flags)
         return ends
     if kind == "SUBPATTERN":
-        return _sequence(value[3], 1 << start, run, (flags | value[1]) & ~value[2])
+        return _match_sequence(value[3], 1 << start, run, (flags | value[1]) & ~value[2])
     if kind in ("MAX_REPEAT", "MIN_REPEAT"):
-        return _repeat(value, start, run, flags)
+        return _match_repeat(value, start, run, flags)
     if kind == "AT":
-        return int(_anchor(str(value), start, run.text)) << start
+        return int(_matches_anchor(str(value), start, run.text)) << start
     if kind in ("ASSERT", "ASSERT_NOT"):
-        return int(_assertion(value, start, run, flags) == (kind == "ASSERT")) << start
+        negated = kind == "ASSERT_NOT"
+        return int(_matches_lookaround(value, start, run, flags) != negated) << start
     raise ValueError(f"has a part that is not supported ({kind.lower()})")
 
 
-def _repeat(value: Any, start: int, run: _Run, flags: int) -> int:
-    """Finds the ends of a repetition: the least number of rounds, then more until no new end is found."""
+def _match_repeat(value: Any, start: int, run: _Run, flags: int) -> int:
+    """Finds the set of ends of a repetition: the minimum rounds, then more until no new end is found."""
     least, most, body = value
     ends = 1 << start
     for _ in range(min(int(least), len(run.text) + 1)):  # later rounds reach the same positions
-        ends = _sequence(body, ends, run, flags)
+        ends = _match_sequence(body, ends, run, flags)
     new_ends = ends
     for _ in range(min(int(most) - int(least), len(run.text) + 1)):
-        new_ends = _sequence(body, new_ends, run, flags) & ~ends
+        new_ends = _match_sequence(body, new_ends, run, flags) & ~ends
         if not new_ends:
             break
         ends |= new_ends
     return ends
 
 
-def _assertion(value: Any, start: int, run: _Run, flags: int) -> bool:
-    """Evaluates a lookahead or lookbehind."""
+def _matches_lookaround(value: Any, start: int, run: _Run, flags: int) -> bool:
+    """Evaluates a lookahead, or a lookbehind: a match from any earlier position that ends at `start`."""
     direction, body = value
     if direction > 0:
-        return bool(_sequence(body, 1 << start, run, flags))
-    return bool(_sequence(body, (2 << start) - 1, run, flags) >> start & 1)
+        return bool(_match_sequence(body, 1 << start, run, flags))
+    up_to_start = (2 << start) - 1  # the positions 0 to start
+    return bool((_match_sequence(body, up_to_start, run, flags) >> start) & 1)
 
 
-def _anchor(where: str, start: int, text: str) -> bool:
-    """Evaluates an anchor."""
-    if where in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
+def _matches_anchor(anchor: str, start: int, text: str) -> bool:
+    """Evaluates an anchor: the start or end of the text, or a word boundary."""
+    if anchor in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
         return start == 0
-    if where == "AT_END_STRING":
+    if anchor == "AT_END_STRING":
         return start == len(text)
-    if where == "AT_END":
+    if anchor == "AT_END":
         return start == len(text) or (start == len(text) - 1 and text[start] == "\n")
-    inside = [0 <= i < len(text) and (text[i].isalnum() or text[i] == "_") for i in (start - 1, start)]
-    return (inside[0] != inside[1]) == (where == "AT_BOUNDARY")
+    before, after = (0 <= i < len(text) and (text[i].isalnum() or text[i] == "_") for i in (start - 1, start))
+    is_boundary = before != after
+    return is_boundary if anchor == "AT_BOUNDARY" else not is_boundary
 
 
-def _character(kind: str, value: Any, character: str, flags: int) -> bool:
-    """Matches a node of one character."""
+def _matches_character(kind: str, value: Any, character: str, flags: int) -> bool:
+    """Matches a node of one character: a literal, any character, or a character class."""
     if kind == "ANY":
         return character != "\n" or bool(flags & re.DOTALL)
     cases = {character}
     if flags & re.IGNORECASE:
         cases |= {character.lower(), character.upper()}
     codes = [ord(case) for case in cases if len(case) == 1]
-    if kind in ("LITERAL", "NOT_LITERAL"):
-        return (value in codes) == (kind == "LITERAL")
+    if kind == "LITERAL":
+        return value in codes
+    if kind == "NOT_LITERAL":
+        return value not in codes
     negated = str(value[0][0]) == "NEGATE"
-    return any(_member(item, code) for item in value[negated:] for code in codes) != negated
+    members = value[1:] if negated else value
+    matches = any(_matches_class_member(member, code) for member in members for code in codes)
+    return not matches if negated else matches
 
 
-def _member(item: Any, code: int) -> bool:
-    """Matches a member of a character class."""
+def _matches_class_member(item: Any, code: int) -> bool:
+    """Matches a character code with one member of a character class: a literal, a range or a category."""
     kind, value = str(item[0]), item[1]
     if kind == "LITERAL":
         return code == value
     if kind == "RANGE":
         return value[0] <= code <= value[1]
     name, character = str(value).removeprefix("CATEGORY_"), chr(code)
-    inside = {
+    matches = {
         "DIGIT": character.isdecimal(),
         "SPACE": character.isspace(),
         "WORD": character.isalnum() or character == "_",
     }[name.removeprefix("NOT_")]
-    return inside != name.startswith("NOT_")
+    return not matches if name.startswith("NOT_") else matches

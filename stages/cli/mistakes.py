@@ -1,4 +1,4 @@
-"""Mistakes in typed flags, found before tyro parses them: one line with the flag, its value and the fix."""
+"""Find mistakes in command-line flags before tyro parses them: one line with flag, value and fix."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 NUMBERS: Mapping[type, str] = types.MappingProxyType({int: "a whole number", float: "a number"})
-"""Types of numbers, as a message names them."""
+"""Numeric types, as messages name them."""
 
 BOOLEANS = ("true", "false", "1", "0", "yes", "no", "on", "off")
-"""Values that users type after a flag that takes none."""
+"""Values that users give to a boolean flag, which takes none."""
 
 
-def find_mistake(kind: type, arguments: Sequence[str]) -> str:
+def find_mistake(flags_class: type, arguments: Sequence[str]) -> str:
     """Finds the first mistake in the arguments of a subcommand.
 
     Args:
-        kind: a dataclass of flags.
-        arguments: as typed.
+        flags_class: a dataclass with one field for each flag.
+        arguments: the command line after the subcommand.
 
     Returns:
-        A clause; "" if there is no mistake that can be seen without parsing.
+        An error message; "" if there is no mistake that can be seen without parsing.
 
     Example:
         >>> @dataclasses.dataclass
@@ -39,28 +39,28 @@ def find_mistake(kind: type, arguments: Sequence[str]) -> str:
         >>> find_mistake(Flags, ["--batch_size", "four"])
         "--batch_size: expected a whole number, got 'four'"
     """
-    hints = get_type_hints(kind, include_extras=True)
-    positional = {name for name, hint in hints.items() if _is_positional(hint)}
-    types_of = {name: _plain(hint) for name, hint in hints.items() if name not in positional}
-    typed = list(_split(arguments))
-    if any(flag in ("--help", "-h") for flag, _ in typed):
+    hints = get_type_hints(flags_class, include_extras=True)
+    flag_types = {name: _strip_annotated(hint) for name, hint in hints.items() if not _is_positional(hint)}
+    has_positional = len(flag_types) < len(hints)
+    groups = list(_split_at_flags(arguments))
+    if any(flag in ("--help", "-h") for flag, _ in groups):
         return ""
-    for flag, values in typed:
-        if flag and (mistake := _mistake_of_flag(flag, values, types_of, bool(positional))):
+    for flag, values in groups:
+        if flag and (mistake := _find_flag_mistake(flag, values, flag_types, has_positional)):
             return mistake
-        if not flag and values and not positional:
-            return f"{values[0]!r} stands alone; each value follows its flag"
-    given = {flag.lstrip("-").replace("-", "_") for flag, _ in typed}
+        if not flag and values and not has_positional:
+            return f"unexpected {values[0]!r} before the first flag; each value follows its flag"
+    used = {flag.lstrip("-").replace("-", "_") for flag, _ in groups}
     missing = [
         f"--{field.name}"
-        for field in dataclasses.fields(kind)
-        if field.name in types_of and field.name not in given and _is_required(field)
+        for field in dataclasses.fields(flags_class)
+        if field.name in flag_types and field.name not in used and _is_required(field)
     ]
     return f"{', '.join(missing)} is required" if missing else ""
 
 
-def _split(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yields each flag and the words that follow it; words before the first flag come with ""."""
+def _split_at_flags(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields each flag and the words that follow it; words before the first flag are yielded with ""."""
     flag, values = "", list[str]()
     for word in arguments:
         if word.startswith("--") or word == "-h":
@@ -72,85 +72,88 @@ def _split(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     yield flag, values
 
 
-def _mistake_of_flag(flag: str, values: Sequence[str], hints: Mapping[str, Any], positional: bool) -> str:
-    """Finds the mistake of one flag and its values.
+def _find_flag_mistake(
+    flag: str, values: Sequence[str], flag_types: Mapping[str, Any], has_positional: bool
+) -> str:
+    """Finds a mistake in one flag or its values; "" if there is none.
 
-    With positional arguments, words after a value are theirs.
+    If the subcommand takes positional arguments, extra words after a value are taken for those.
     """
     name = flag[2:].replace("-", "_")
-    switch = name.removeprefix("no_") if name not in hints else name
-    if hints.get(switch) is bool:
-        if not values or (positional and values[0].lower() not in BOOLEANS):
+    switch = name.removeprefix("no_") if name not in flag_types else name
+    if flag_types.get(switch) is bool:
+        if not values or (has_positional and values[0].lower() not in BOOLEANS):
             return ""
-        hint = f"--no_{switch} turns it off" + (f", --{switch} on" if name != switch else "")
-        return f"{flag} takes no value, got {values[0]}; {hint}"
-    if name not in hints:
-        return f"{flag}: unknown flag{_suggestion(name, hints)}"
-    several = get_origin(hints[name]) is tuple
-    if not values and not several:
+        fix = f"--no_{switch} turns it off" + (f", --{switch} on" if name != switch else "")
+        return f"{flag} takes no value, got {values[0]}; {fix}"
+    if name not in flag_types:
+        return f"{flag}: unknown flag{_suggest_flag(name, flag_types)}"
+    takes_several = get_origin(flag_types[name]) is tuple
+    if not values and not takes_several:
         return f"{flag} needs a value"
-    if len(values) > 1 and not several and not positional:
+    if len(values) > 1 and not takes_several and not has_positional:
         return f"{flag} takes one value, got {len(values)}: {' '.join(values[:3])}"
-    for value in values if several else values[:1]:
-        if mistake := _mistake_of_value(flag, value, hints[name]):
+    own_values = values if takes_several else values[:1]
+    for value in own_values:
+        if mistake := _find_value_mistake(flag, value, flag_types[name]):
             return mistake
     return ""
 
 
-def _suggestion(name: str, hints: Mapping[str, Any]) -> str:
-    """Suggests the flag with the nearest name, if there is one."""
-    names = [*hints, *(f"no_{flag}" for flag, hint in hints.items() if hint is bool)]
-    near = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean --{near[0]}?" if near else ""
+def _suggest_flag(name: str, flag_types: Mapping[str, Any]) -> str:
+    """Suggests the flag with the most similar name, if there is one."""
+    names = [*flag_types, *(f"no_{flag}" for flag, hint in flag_types.items() if hint is bool)]
+    similar = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean --{similar[0]}?" if similar else ""
 
 
-def _mistake_of_value(flag: str, value: str, hint: Any) -> str:
-    """Finds the mistake of one value."""
-    choices = list(_choices(hint))
-    if str in choices or value in choices or (type(None) in choices and value == "None"):
+def _find_value_mistake(flag: str, value: str, hint: Any) -> str:
+    """Finds a mistake in one value; "" if its type accepts it."""
+    allowed = list(_types_and_literals(hint))
+    if str in allowed or value in allowed or (type(None) in allowed and value == "None"):
         return ""
-    numbers = [kind for kind in NUMBERS if kind in choices]
-    if any(_parses(kind, value) for kind in numbers):
+    numbers = [number_type for number_type in NUMBERS if number_type in allowed]
+    if any(_parses_as(number_type, value) for number_type in numbers):
         return ""
-    literals = [choice for choice in choices if isinstance(choice, str)]
+    literals = [literal for literal in allowed if isinstance(literal, str)]
     expected = [f"one of {', '.join(literals)}"] if literals else []
-    expected += [NUMBERS[kind] for kind in numbers]
+    expected += [NUMBERS[number_type] for number_type in numbers]
     return f"{flag}: expected {' or '.join(expected)}, got {value!r}" if expected else ""
 
 
-def _parses(kind: type, value: str) -> bool:
-    """Tells if a type of numbers accepts a text."""
+def _parses_as(number_type: type, value: str) -> bool:
+    """Checks if a numeric type accepts a string."""
     try:
-        kind(value)
+        number_type(value)
     except ValueError:
         return False
     return True
 
 
-def _choices(hint: Any) -> Iterator[Any]:
-    """Yields the types and literals that a value may have."""
+def _types_and_literals(hint: Any) -> Iterator[Any]:
+    """Yields the types and literals that a type hint allows."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        for choice in get_args(hint):
-            yield from _choices(choice)
+        for member in get_args(hint):
+            yield from _types_and_literals(member)
     elif origin is Literal:
         yield from get_args(hint)
     elif origin is tuple:
-        yield from _choices(get_args(hint)[0])
+        yield from _types_and_literals(get_args(hint)[0])
     else:
         yield hint
 
 
 def _is_positional(hint: Any) -> bool:
-    """Tells if a field is an argument without a flag."""
+    """Checks if a field is a positional argument."""
     return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
-def _plain(hint: Any) -> Any:
+def _strip_annotated(hint: Any) -> Any:
     """Removes `Annotated` from a type."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _is_required(field: dataclasses.Field) -> bool:
-    """Tells if a field has no default."""
+    """Checks if a field has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

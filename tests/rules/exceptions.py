@@ -33,7 +33,7 @@ ITEM: Mapping[str, str] = {
 """module.function -> why it may read a number out of a tensor."""
 
 IN_PLACE: Mapping[str, str] = {
-    "pure.generation.stepper._compiled": "a table of compiled steps, made and held by one call of generate",
+    "pure.generation.stepper._get_compiled_step": "a table of compiled steps, held by one call of generate",
 }
 """module.function -> why it may write into an argument."""
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipes.tokenizer import normal_form as module
-from data_pipes.tokenizer.normal_form import Form, normal_form
+from data_pipes.tokenizer.normal_form import Form, normalize
 
 FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 EVERY = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
@@ -34,7 +34,7 @@ def test_equal_to_pythons(form: Form, text: str, long: int) -> None:
         patch.setattr(
             module, "RUN", regex.compile(module.RUN.pattern.replace(f"{module.LONG_RUN},", f"{long},"))
         )
-        assert normal_form(form, text) == unicodedata.normalize(form, text)
+        assert normalize(form, text) == unicodedata.normalize(form, text)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_equal_to_pythons(form: Form, text: str, long: int) -> None:
 def test_equal_on_runs_of_marks(marks: str, letter: str) -> None:
     text = letter + 40 * marks + letter
     for form in FORMS:
-        assert normal_form(form, text) == unicodedata.normalize(form, text)
+        assert normalize(form, text) == unicodedata.normalize(form, text)
 
 
 def test_whatever_becomes_marks_alone_belongs_to_a_run() -> None:
@@ -57,6 +57,6 @@ def test_whatever_becomes_marks_alone_belongs_to_a_run() -> None:
 def test_a_long_run_of_marks_takes_no_longer_than_its_length(marks: str) -> None:
     """Quadratic time would be ten minutes."""
     began = time.perf_counter()
-    found = normal_form("NFC", "e" + 200_000 * marks)
+    found = normalize("NFC", "e" + 200_000 * marks)
     assert time.perf_counter() - began < 10
     assert len(found) >= 200_000

@@ -14,7 +14,8 @@ from pure.config import ModelConfig
 from pure.generation import inputs as module
 
 CPU = torch.device("cpu")
-rows_of, check = inspect.unwrap(module.rows_of), inspect.unwrap(module.check)
+pad_prompts = inspect.unwrap(module.pad_prompts)
+check_inputs = inspect.unwrap(module.check_inputs)
 FORMS = (
     [[1], [2, 3]],
     [torch.tensor([1]), np.array([2, 3], np.uint16)],
@@ -25,7 +26,7 @@ FORMS = (
 @pytest.mark.parametrize("form", range(len(FORMS)))
 def test_every_form_is_one_tensor(form: int) -> None:
     prompts: Any = FORMS[form]
-    tokens, lengths = rows_of(
+    tokens, lengths = pad_prompts(
         prompts, torch.tensor([1, 2]) if isinstance(prompts, torch.Tensor) else None, CPU
     )
     assert tokens.dtype == lengths.dtype == torch.int64
@@ -44,24 +45,24 @@ def test_every_form_is_one_tensor(form: int) -> None:
 )
 def test_what_is_no_list_of_ids_is_refused(prompts: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        rows_of(prompts, None, CPU)
+        pad_prompts(prompts, None, CPU)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
         ({"key": 0}, TypeError, "key must be a tensor .*; make one with pure.random.key"),
-        ({"new": 2.5}, TypeError, "max_new_tokens must be integers, got 2.5"),
-        ({"ids": [10]}, ValueError, r"stop_tokens and pad must be ids in 0 .. 9, got 10"),
-        ({"ids": [-1]}, ValueError, r"stop_tokens and pad must be ids"),
-        ({"ids": ["</s>"]}, TypeError, "stop_tokens and pad must be integers, got '</s>'"),
+        ({"max_new_tokens": 2.5}, TypeError, "max_new_tokens must be integers, got 2.5"),
+        ({"special_ids": [10]}, ValueError, r"stop_tokens and pad must be ids in 0 .. 9, got 10"),
+        ({"special_ids": [-1]}, ValueError, r"stop_tokens and pad must be ids"),
+        ({"special_ids": ["</s>"]}, TypeError, "stop_tokens and pad must be integers, got '</s>'"),
     ],
 )
 def test_what_cannot_be_written_with_is_refused(
     changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     config = ModelConfig(vocab_size=10, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
-    good: dict[str, Any] = {"key": random.key(0), "new": 5, "ids": (1,)}
-    check(*rows_of([[1]], None, CPU), config=config, **good)
+    good: dict[str, Any] = {"key": random.key(0), "max_new_tokens": 5, "special_ids": (1,)}
+    check_inputs(*pad_prompts([[1]], None, CPU), config=config, **good)
     with pytest.raises(error, match=words):
-        check(*rows_of([[1]], None, CPU), config=config, **(good | changes))
+        check_inputs(*pad_prompts([[1]], None, CPU), config=config, **(good | changes))

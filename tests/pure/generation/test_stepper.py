@@ -46,7 +46,7 @@ def test_a_step_writes_one_token_in_each_row_that_goes_on() -> None:
         assert progress.written.tokens[:, taken:].eq(19).all()
         assert progress.written.logprobs[0, :taken].lt(0).all()
         assert progress.written.tokens[1].eq(19).all()
-        assert int(progress.taken) == taken
+        assert int(progress.step_count) == taken
         assert progress.cache.length.tolist() == [taken] * 3
 
 

@@ -126,7 +126,7 @@ MISTAKES = (
     (["--compile=False"], "--compile takes no value, got False; --no_compile turns it off"),
     (["--no-compile", "true"], "--no-compile takes no value, got true; --no_compile turns it off, --compile on"),
     (["--no_compil"], "--no_compil: unknown flag; did you mean --no_compile?"),
-    (["--batch_size"], "--batch_size needs a value"), (["words"], "'words' stands alone"),
+    (["--batch_size"], "--batch_size needs a value"), (["words"], "unexpected 'words' before the first flag"),
     (["--max_steps", "1", "2"], "--max_steps takes one value, got 2: 1 2"),
     (["--max_steps", "many"], "--max_steps: expected a whole number, got 'many'"),
 )  # fmt: skip
