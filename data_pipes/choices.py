@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""The names of the choices, in their order."""
+"""Letters that name the choices, in order."""
 
 Record = TypeVar("Record")
 
@@ -30,9 +30,9 @@ class Question(NamedTuple):
     Fields:
         question: the question's text.
         choices: two to 26 texts; the first is called A.
-        answer: index of the right one, from 0.
+        answer: index of the right choice, from 0.
         subject: such as "college_physics", "" if the set has none.
-        name: place of the row ("test/anatomy_test.csv:17").
+        name: file and line or row number, for messages ("test/anatomy_test.csv:17").
     """
 
     question: str
@@ -48,30 +48,31 @@ class Questions(NamedTuple):
     Fields:
         test: the questions, in the order of the files.
         dev: subject -> questions that are shown with their answers as examples.
-        place: source of a subject's examples, for messages ("mmlu/dev/{subject}_dev.csv").
+        dev_source: where the examples of a subject are, for messages ("mmlu/dev/{subject}_dev.csv").
     """
 
     test: list[Question]
     dev: dict[str, list[Question]]
-    place: str
+    dev_source: str
 
 
 class UnreadableError(ValueError):
-    """A row cannot be read; the message says what was expected, what it has, and what to do."""
+    """A row that cannot be read; the message says what was expected, what the row has, and the fix."""
 
 
 def read_questions(rows: Iterable[Row], *, subject: str = "", on_bad: OnBad = stop) -> Iterator[Question]:
     """Reads rows of any of the usual layouts, which are recognized by their columns.
 
     Args:
-        rows: with the columns `endings`, `label` (an index, or its digits), and `activity_label`, `ctx_a`,
-            `ctx_b` or only `ctx` (HellaSwag); `question`, `choices` = {"text": [...], "label": [...]},
-            `answerKey` (ARC); or `question`, `choices` = [...] or the columns `A`, `B`, ..., and `answer`,
-            which is an index from 0 (a number), a letter, or the full text of a choice (MMLU, and most
-            others).
+        rows: with the columns of one layout.
+            HellaSwag: `ctx`, or `ctx_a` and `ctx_b`; optionally `activity_label`; `endings`; and `label`, an
+            index as number or digits.
+            ARC: `question`, `choices` = {"text": [...], "label": [...]}, and `answerKey`.
+            MMLU and most others: `question`; `choices` = [...] or the columns `A`, `B`, ...; and `answer`, an
+            index from 0 (a number), a letter, or the full text of a choice.
         subject: of the rows that have no column `subject`.
-        on_bad: gets each row with a column that is missing or of another type (true is no number), an empty
-            question, fewer than two choices or more than 26, or an answer that is none of them or could be
+        on_bad: gets each row with a column that is missing or of another type (a bool is not an index), an
+            empty question, fewer than two choices or more than 26, or an answer that matches no choice or
             two.
 
     Returns:
@@ -86,7 +87,7 @@ def read_questions(rows: Iterable[Row], *, subject: str = "", on_bad: OnBad = st
         >>> next(read_questions([row], subject="sums"))
         Question(question='1 + 1?', choices=('1', '2'), answer=1, subject='sums', name='a:1')
     """
-    return parse_rows(rows, partial(_question, subject=subject), on_bad)
+    return parse_rows(rows, partial(_parse_question, subject=subject), on_bad)
 
 
 def few_shot(questions: Questions, subject: str, count: int) -> list[Question]:
@@ -111,10 +112,10 @@ def few_shot(questions: Questions, subject: str, count: int) -> list[Question]:
         raise ValueError(f"few_shot: count must be 0 or more, got {count}")
     examples = questions.dev.get(subject, [])
     if len(examples) < count:
-        place = questions.place.replace("{subject}", subject)
+        source = questions.dev_source.replace("{subject}", subject)
         raise ValueError(
             f"few_shot: expected {count} examples of the subject {subject!r}, got {len(examples)} from "
-            f"{place}; ask for at most {len(examples)}, or add some there"
+            f"{source}; ask for at most {len(examples)}, or add some there"
         )
     return examples[:count]
 
@@ -136,9 +137,8 @@ def hellaswag_text(text: str) -> str:
         text: a context or an ending.
 
     Returns:
-        The text, (1) stripped, (2) with ". " for each " [title]", (3) without square brackets and their
-        contents, up to the first closing one, on one line, (4) with one space for each two, once, from the
-        left.
+        The text after four steps: (1) strip, (2) replace each " [title]" by ". ", (3) remove each pair of
+        square brackets on one line with its contents, (4) replace each two spaces by one, in a single pass.
 
     Example:
         >>> hellaswag_text(" How to knit [title] Buy wool. [step] Go to a shop.")
@@ -152,11 +152,11 @@ def hellaswag_text(text: str) -> str:
 def parse_rows(
     rows: Iterable[Row], parse: Callable[[Mapping, str], Record], on_bad: OnBad
 ) -> Iterator[Record]:
-    """Parses row by row.
+    """Parses rows one at a time.
 
     Args:
-        rows: with their places.
-        parse: (values, place) -> a record; raises UnreadableError for a bad row.
+        rows: with their names.
+        parse: (values, name) -> a record; raises UnreadableError for a bad row.
         on_bad: gets each bad row.
 
     Returns:
@@ -170,26 +170,26 @@ def parse_rows(
 
 
 def require_text(value: Any, column: str) -> str:
-    """Returns the value if it is a text.
+    """Returns the value if it is a string of valid Unicode.
 
     Raises:
         UnreadableError: if not; the message names the column.
     """
     if not isinstance(value, str):
-        raise UnreadableError(f"expected a text in {column}, got a {type(value).__name__}")
+        raise UnreadableError(f"expected a string in {column}, got {type(value).__name__}")
     if re.search("[\ud800-\udfff]", value):
-        raise UnreadableError(f"{column} has half a surrogate pair, which is no text")
+        raise UnreadableError(f"{column} has a lone surrogate, which is not valid Unicode; fix the encoding")
     return value
 
 
-def _question(row: Mapping[str, Any], name: str, *, subject: str) -> Question:
-    """One row of any layout."""
+def _parse_question(row: Mapping[str, Any], name: str, *, subject: str) -> Question:
+    """Parses a row of any layout."""
     if _has(row, "endings"):
-        text, choices, answer = _hellaswag(row)
+        text, choices, answer = _parse_hellaswag(row)
     elif isinstance(row.get("choices"), Mapping):
-        text, choices, answer = _arc(row)
+        text, choices, answer = _parse_arc(row)
     elif _has(row, "question", "answer") and (_has(row, "choices") or _letter_columns(row)):
-        text, choices, answer = _listed(row)
+        text, choices, answer = _parse_mmlu(row)
     else:
         raise UnreadableError(
             "expected the columns question, choices (or A, B, ...) and answer; question, choices with text "
@@ -203,8 +203,12 @@ def _question(row: Mapping[str, Any], name: str, *, subject: str) -> Question:
     return Question(text, choices, answer, subject, name)
 
 
-def _hellaswag(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
-    """ctx_a, ctx_b, activity_label (or ctx alone), endings, label."""
+def _parse_hellaswag(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
+    """Parses HellaSwag's columns (ctx or ctx_a and ctx_b, activity_label, endings, label).
+
+    Returns:
+        Question, choices and index of the right one, as the two functions below.
+    """
     if _has(row, "ctx_a", "ctx_b"):
         text = require_text(row["ctx_a"], "ctx_a") + " " + require_text(row["ctx_b"], "ctx_b").capitalize()
     else:
@@ -216,15 +220,15 @@ def _hellaswag(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     index = row.get("label")
     if index == "":
         raise UnreadableError(
-            "label is empty, as in HellaSwag's test part, which has none; take the validation part"
+            "label is empty, as in HellaSwag's test split, which has no labels; use the validation split"
         )
     if isinstance(index, str) and re.fullmatch("[0-9]{1,9}", index):
         index = int(index)
     return hellaswag_text(text), choices, _require_index(index, choices, "label")
 
 
-def _arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
-    """question, choices {"text", "label"}, answerKey."""
+def _parse_arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
+    """Parses ARC's columns (question, choices {"text", "label"}, answerKey)."""
     choices = _require_texts(row["choices"].get("text"), "choices['text']")
     labels = _require_texts(row["choices"].get("label"), "choices['label']")
     if len(labels) != len(choices):
@@ -237,8 +241,8 @@ def _arc(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
     return require_text(row.get("question"), "question"), choices, labels.index(key)
 
 
-def _listed(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
-    """question, choices (a list) or A, B, ..., and answer."""
+def _parse_mmlu(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
+    """Parses MMLU's columns (question, choices (a list) or A, B, ..., answer)."""
     has_columns = row.get("choices") is None
     if has_columns:
         choices = _require_texts([row[letter] for letter in _letter_columns(row)], "A, B, ...")
@@ -246,36 +250,36 @@ def _listed(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...], int]:
         choices = _require_texts(row["choices"], "choices")
     answer = row["answer"]
     if isinstance(answer, str):
-        index = _find_answer(require_text(answer, "answer").strip(), choices, columns=has_columns)
+        index = _find_answer(require_text(answer, "answer").strip(), choices, prefer_letter=has_columns)
     else:
         index = _require_index(answer, choices, "answer")
     return require_text(row["question"], "question"), choices, index
 
 
 def _has(row: Mapping[str, Any], *columns: str) -> bool:
-    """True if none of these columns is missing or null."""
+    """Checks that none of these columns is missing or null."""
     return all(row.get(column) is not None for column in columns)
 
 
 def _letter_columns(row: Mapping[str, Any]) -> list[str]:
-    """The columns A, B, ..., up to the first that is missing or null."""
+    """Lists the columns A, B, ..., up to the first that is missing or null."""
     return list(takewhile(lambda letter: row.get(letter) is not None, LETTERS))
 
 
 def _require_texts(value: Any, column: str) -> tuple[str, ...]:
-    """Returns a column's value if it is two to 26 texts."""
+    """Returns a column's value if it is a list of 2 to 26 strings."""
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise UnreadableError(f"expected a list of texts in {column}, got a {type(value).__name__}")
+        raise UnreadableError(f"expected a list of strings in {column}, got {type(value).__name__}")
     if not 2 <= len(value) <= len(LETTERS):
-        raise UnreadableError(f"expected 2 to {len(LETTERS)} texts in {column}, got {len(value)}")
+        raise UnreadableError(f"expected 2 to {len(LETTERS)} strings in {column}, got {len(value)}")
     return tuple(require_text(text, column) for text in value)
 
 
 def _require_index(index: Any, choices: Sequence[str], column: str) -> int:
     """Returns a column's value if it is the index of a choice, from 0."""
     if isinstance(index, bool) or not isinstance(index, int):
-        kind = repr(index) if isinstance(index, str) else f"a {type(index).__name__}"
-        raise UnreadableError(f"expected in {column} the index of a choice, an integer from 0, got {kind}")
+        actual = repr(index) if isinstance(index, str) else type(index).__name__
+        raise UnreadableError(f"expected the index of a choice in {column}, an integer from 0, got {actual}")
     if not 0 <= index < len(choices):
         raise UnreadableError(
             f"{column} must be 0 to {len(choices) - 1}, as there are {len(choices)} choices, got {index}; "
@@ -284,12 +288,17 @@ def _require_index(index: Any, choices: Sequence[str], column: str) -> int:
     return index
 
 
-def _find_answer(answer: str, choices: Sequence[str], *, columns: bool) -> int:
-    """The index of an answer that is a letter, or the full text of a choice."""
+def _find_answer(answer: str, choices: Sequence[str], *, prefer_letter: bool) -> int:
+    """Finds the index of an answer that is a letter, or the full text of a choice.
+
+    An answer that is both is ambiguous, unless `prefer_letter`.
+    """
     letters = LETTERS[: len(choices)]
     matches = {i for i, choice in enumerate(choices) if choice.strip() == answer}
     if len(answer) == 1 and answer in letters:
-        matches = {letters.index(answer)} | (set() if columns else matches)
+        if prefer_letter:
+            return letters.index(answer)
+        matches.add(letters.index(answer))
     if len(matches) == 1:
         return matches.pop()
     if matches:

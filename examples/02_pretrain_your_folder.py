@@ -1,14 +1,14 @@
-"""Pretraining on your own folder of text, with the pieces in your hands: documents, tokenizer, store, pipe,
-stage, run.
+"""Pretraining on your own folder of text, step by step through the API: documents, tokenizer, token store,
+pipe, stage, run.
 
 The command line does the same: `intro2llm pretrain --data_path FOLDER`. Without a folder, a few modules of
-Python's own library are read. Kill it and start it again: it goes on where it was, or says that its steps
-were taken.
+Python's standard library are read. Kill it and start it again: it resumes from its last checkpoint, or says
+that all steps are done.
 
     python examples/02_pretrain_your_folder.py [FOLDER] [STEPS] [OUTPUT]
 """
 
-import sys
+import argparse
 from itertools import islice
 
 import torch
@@ -29,7 +29,7 @@ from stages.run.loop import RunOptions, run
 
 
 def main(folder: str | None = None, steps: int = 150, output: str = "runs/example-02") -> float:
-    """Trains a tokenizer and a model on the folder; returns the last loss in nats a token."""
+    """Trains a tokenizer and a model on the folder; returns the last loss in nats per token."""
     texts = list(documents(folder)) if folder else list(islice(python_library.documents("train"), 40))
     tokenizer = tokenizers.train((document.text for document in texts), 1024)
     end = tokenizers.special_id(tokenizer, "<|endoftext|>")
@@ -54,16 +54,20 @@ def main(folder: str | None = None, steps: int = 150, output: str = "runs/exampl
     )
     stage = pretrain(model, optimizer, compute=torch.bfloat16)
 
-    place = output
-    what = fingerprint(stage, pipe, tokenizer)  # so that another stage or text is refused, not gone on with
+    # Stored in the checkpoints: resuming with another stage, text or tokenizer is refused.
+    identity = fingerprint(stage, pipe, tokenizer)
     options = RunOptions(compile=False, save_every=50)
-    outcome = run(stage, pipe, place, key=random.key(0), fingerprint=what, options=options)
+    result = run(stage, pipe, output, key=random.key(0), fingerprint=identity, options=options)
     prompt = tokenizer.encode("def ")
-    found = generate(model, outcome.state.params, [prompt], Sampling(max_new_tokens=40), key=random.key(1))
-    print("def " + tokenizer.decode(found.tokens[0, : found.lengths[0]].tolist()))
-    print(f"metrics and checkpoints are in {place}")
-    return float(outcome.state.metrics["loss"])
+    generated = generate(model, result.state.params, [prompt], Sampling(max_new_tokens=40), key=random.key(1))
+    print("def " + tokenizer.decode(generated.tokens[0, : generated.lengths[0]].tolist()))
+    print(f"metrics and checkpoints are in {output}")
+    return float(result.state.metrics["loss"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None, *map(int, sys.argv[2:3]), *sys.argv[3:4])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("steps", nargs="?", type=int, default=150)
+    parser.add_argument("output", nargs="?", default="runs/example-02")
+    main(**vars(parser.parse_args()))

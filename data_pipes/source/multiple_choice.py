@@ -90,12 +90,12 @@ def multiple_choice(
             f"multiple_choice: {path} has no question in the part {split!r}; check the path and split="
         )
     if dev_path is not None:
-        examples, place = list(_read_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
+        examples, source = list(_read_part(dev_path, dev or "dev", None, on_bad)), str(dev_path)
     elif dev is None or Path(path).is_file():
-        examples, place = [], "nowhere (dev_path= names a file with examples)"
+        examples, source = [], "nowhere (dev_path= names a file with examples)"
     else:
-        examples, place = _read_examples(path, dev, subset, on_bad)
-    return Questions(test, group_by_subject(examples), place)
+        examples, source = _read_examples(path, dev, subset, on_bad)
+    return Questions(test, group_by_subject(examples), source)
 
 
 def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:

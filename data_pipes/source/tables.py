@@ -45,7 +45,7 @@ def as_documents(rows: Iterable[Row], field: str = "text", *, on_bad: OnBad = st
             reason = f"expected a text in {field!r}, got {got}; pass field= the column to read"
             on_bad(BadRow(row.name, reason))
         elif (place := _find_surrogate(text)) is not None:
-            reason = f"character {place} of {field!r} is half a surrogate pair; repair the encoding"
+            reason = f"character {place} of {field!r} is a lone surrogate; fix the encoding"
             on_bad(BadRow(row.name, reason))
         else:
             yield Document(text, row.name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pure import random
 from pure.adapt.lora_config import Site
-from pure.nn.linear import LoRA, row_lengths
+from pure.nn.linear import LoRA, row_norms
 from pure.nn.nf4 import NF4, dequantize
 from pure.types import Tree
 
@@ -71,7 +71,7 @@ def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
         base = materialize(params.base, dtype)
         merged = base.float() + params.b.float() @ params.a.float()
         if params.magnitude is not None:
-            merged = merged * (params.magnitude / row_lengths(params))[:, None]
+            merged = merged * (params.magnitude / row_norms(params))[:, None]
         return merged.to(base.dtype)
     if isinstance(params, NF4):
         return dequantize(params, dtype)

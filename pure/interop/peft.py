@@ -1,6 +1,6 @@
-"""Writing of adapters in PEFT's format: names of weights, fields of the configuration, joined adapters.
+"""Convert adapters to PEFT's format: names of weights, fields of the configuration, joined adapters.
 
-`peft_config` and `peft_weights` read the format. No files are written here.
+`peft_config` and `peft_weights` convert from it. No files are read or written here.
 
 Source: the format that PEFT writes, adapter_config.json and adapter_model.safetensors.
 """
@@ -20,8 +20,12 @@ from pure.interop import hf
 from pure.interop.peft_weights import PREFIX, Adapters, Patch, is_low_rank
 from pure.types import Tree
 
-KINDS: Mapping[str, str] = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-_OURS: Mapping[str, tuple[str, str]] = {
+PEFT_SUFFIXES: Mapping[str, str] = {
+    "a": "lora_A.weight",
+    "b": "lora_B.weight",
+    "magnitude": "lora_magnitude_vector",
+}
+_MATRIX_BY_PEFT_NAME: Mapping[str, tuple[str, str]] = {
     f"{matrix}_proj": ("attention" if matrix in "qkvo" else "feedforward", matrix) for matrix in MATRICES
 }
 
@@ -33,7 +37,9 @@ def to_weights(adapters: Tree) -> dict[str, Tensor]:
         >>> list(to_weights({"layers": [{"attention": {"q": {"a": torch.ones(1, 1)}}}]}))
         ['base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight']
     """
-    return {_name(path): x for path, x in zip(tree.paths(adapters), tree.leaves(adapters), strict=True)}
+    return {
+        _weight_name(path): x for path, x in zip(tree.paths(adapters), tree.leaves(adapters), strict=True)
+    }
 
 
 def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, Any]:
@@ -48,12 +54,14 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
         Fields. Ranks and alphas other than the default are written for each matrix.
     """
     adapted = sites(base, config)
-    ranks = {_module(path): site.rank for path, site in adapted.items() if site.rank != config.rank}
-    alphas = {_module(path): _alpha(site, config) for path, site in adapted.items()}
+    ranks = {_module_name(path): site.rank for path, site in adapted.items() if site.rank != config.rank}
+    alphas = {_module_name(path): _alpha_of(site, config) for path, site in adapted.items()}
     alphas = {module: alpha for module, alpha in alphas.items() if alpha != config.alpha}
     return {
-        **_fields(base_name, config.rank, config.alpha, config.dropout),
-        "target_modules": sorted(_targets(list(adapted), base)),
+        **_common_fields(base_name, config.rank, config.alpha, config.dropout),
+        "target_modules": sorted(
+            _target_modules([_module_name(path) for path in adapted], len(base["layers"]))
+        ),
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
         "use_rslora": config.use_rslora,
@@ -61,7 +69,7 @@ def to_config(config: LoRAConfig, base: Tree, *, base_name: str) -> dict[str, An
     }
 
 
-def own_targets(names: Sequence[str]) -> tuple[str, ...]:
+def from_peft_targets(names: Sequence[str]) -> tuple[str, ...]:
     """Converts PEFT's names of modules to ours; our own names and patterns are unchanged.
 
     Args:
@@ -72,7 +80,7 @@ def own_targets(names: Sequence[str]) -> tuple[str, ...]:
         ValueError: for the embedding, which cannot have an adapter here.
 
     Example:
-        >>> own_targets(["q_proj,v_proj", "model.layers.0.mlp.up_proj", "k"])
+        >>> from_peft_targets(["q_proj,v_proj", "model.layers.0.mlp.up_proj", "k"])
         ('q', 'v', 'layers/0/feedforward/up', 'k')
     """
     targets: list[str] = []
@@ -81,13 +89,13 @@ def own_targets(names: Sequence[str]) -> tuple[str, ...]:
         numbers = [part for part in parts if part.isdecimal()]
         if name.lower() == "all-linear":
             targets += MATRICES
-        elif parts[-1] in _OURS:
-            block, matrix = _OURS[parts[-1]]
+        elif parts[-1] in _MATRIX_BY_PEFT_NAME:
+            block, matrix = _MATRIX_BY_PEFT_NAME[parts[-1]]
             targets.append(f"layers/{numbers[0]}/{block}/{matrix}" if numbers else matrix)
         elif parts[-1] == "embed_tokens":
             raise ValueError(
                 f"lora: {name} is the embedding, which cannot have an adapter here; targets are "
-                f"{', '.join(_OURS)}, lm_head (of a head that is not tied) and all-linear"
+                f"{', '.join(_MATRIX_BY_PEFT_NAME)}, lm_head (of a head that is not tied) and all-linear"
             )
         else:
             targets.append("head" if parts[-1] == "lm_head" else name)
@@ -95,30 +103,30 @@ def own_targets(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def to_adapters(adapters: Tree, config: LoRAConfig, base: Tree) -> Adapters:
-    """Converts adapters of ours to changes of modules, for `join`."""
+    """Converts a tree of adapter params to Adapters, one Patch for each adapted module, for `join`."""
     matrices = dict(zip(tree.paths(adapters), tree.leaves(adapters), strict=True))
     patches = []
     for path, site in sites(base, config).items():
         a, b, magnitude = matrices[f"{path}/a"], matrices[f"{path}/b"], matrices.get(f"{path}/magnitude")
-        patches.append(Patch(_module(path), a, b, site.scale, magnitude))
+        patches.append(Patch(_module_name(path), a, b, site.scale, magnitude))
     return Adapters(tuple(patches), {}, {})
 
 
 def join(first: Adapters, second: Adapters) -> Adapters:
-    """Joins adapters of one base with adapters that were trained on top of them.
+    """Joins adapters of a base model with adapters that were trained on top of them.
 
         s₁ B₁ A₁ + s₂ B₂ A₂ = [s₁ B₁ | s₂ B₂] [A₁ ; A₂]
 
-    The sum of changes of ranks R₁ and R₂ is a change of rank R₁ + R₂, so the result is exact.
+    The sum of updates of ranks R₁ and R₂ is an update of rank R₁ + R₂, so the result is exact.
 
     Args:
-        first, second: low-rank changes only (`is_low_rank`).
+        first, second: low-rank updates only (`is_low_rank`).
 
     Returns:
-        Adapters with scaled B, each module once.
+        Adapters with one Patch for each module and scale 1: the scales are multiplied into B.
 
     Raises:
-        ValueError: if one of them has other changes.
+        ValueError: if one of them has DoRA magnitudes, biases or whole modules.
 
     Example:
         >>> one = Patch("m", torch.ones(1, 2), torch.ones(2, 1), 0.5)
@@ -127,7 +135,7 @@ def join(first: Adapters, second: Adapters) -> Adapters:
         (torch.Size([2, 2]), [[1.0, 1.0], [1.0, 1.0]])
     """
     if not (is_low_rank(first) and is_low_rank(second)):
-        raise ValueError("only low-rank changes (LoRA without DoRA, biases or whole modules) can be joined")
+        raise ValueError("only low-rank updates (LoRA without DoRA, biases or whole modules) can be joined")
     parts: dict[str, list[Patch]] = {}
     for patch in (*first.patches, *second.patches):
         parts.setdefault(patch.module, []).append(patch)
@@ -154,18 +162,14 @@ def joined_config(adapters: Adapters, *, base_name: str, dropout: float, layers:
         >>> fields["target_modules"], fields["r"], fields["lora_alpha"]
         (['up_proj'], 1, 1)
     """
-    counts = Counter(patch.module.rsplit(".", 1)[-1] for patch in adapters.patches)
-    endings = {name for name, count in counts.items() if count == layers}
     ranks = {patch.module: patch.a.shape[0] for patch in adapters.patches}
-    common = Counter(ranks.values()).most_common(1)[0][0]
-    others = {module: rank for module, rank in ranks.items() if rank != common}
-    targets = set(endings)
-    targets |= {module for module in ranks if module.rsplit(".", 1)[-1] not in endings}
+    common_rank = Counter(ranks.values()).most_common(1)[0][0]
+    other_ranks = {module: rank for module, rank in ranks.items() if rank != common_rank}
     return {
-        **_fields(base_name, common, common, dropout),
-        "target_modules": sorted(targets),
-        "rank_pattern": others,
-        "alpha_pattern": dict(others),
+        **_common_fields(base_name, common_rank, common_rank, dropout),
+        "target_modules": sorted(_target_modules(list(ranks), layers)),
+        "rank_pattern": other_ranks,
+        "alpha_pattern": dict(other_ranks),
     }
 
 
@@ -173,13 +177,13 @@ def joined_weights(adapters: Adapters) -> dict[str, Tensor]:
     """Makes the tensors of adapter_model.safetensors for joined adapters."""
     weights = {}
     for patch in adapters.patches:
-        weights[f"{PREFIX}{patch.module}.{KINDS['a']}"] = patch.a
-        weights[f"{PREFIX}{patch.module}.{KINDS['b']}"] = patch.b
+        weights[f"{PREFIX}{patch.module}.{PEFT_SUFFIXES['a']}"] = patch.a
+        weights[f"{PREFIX}{patch.module}.{PEFT_SUFFIXES['b']}"] = patch.b
     return weights
 
 
-def _fields(base_name: str, rank: int, alpha: float, dropout: float) -> dict[str, Any]:
-    """The fields that do not depend on the adapted matrices."""
+def _common_fields(base_name: str, rank: int, alpha: float, dropout: float) -> dict[str, Any]:
+    """Makes the fields that do not depend on the adapted matrices."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -196,25 +200,24 @@ def _fields(base_name: str, rank: int, alpha: float, dropout: float) -> dict[str
     }
 
 
-def _module(path: str) -> str:
-    """The path of a matrix -> the module's name."""
+def _module_name(path: str) -> str:
+    """Converts the path of a matrix to the name of its module in transformers."""
     return hf.weight_name(path).removesuffix(".weight")
 
 
-def _name(path: str) -> str:
-    """The path of an adapter's leaf -> PEFT's name."""
+def _weight_name(path: str) -> str:
+    """Converts the path of an adapter's leaf to its name in PEFT."""
     matrix, kind = path.rsplit("/", 1)
-    return f"{PREFIX}{_module(matrix)}.{KINDS[kind]}"
+    return f"{PREFIX}{_module_name(matrix)}.{PEFT_SUFFIXES[kind]}"
 
 
-def _alpha(site: Site, config: LoRAConfig) -> float:
-    """The alpha of a site's scale."""
+def _alpha_of(site: Site, config: LoRAConfig) -> float:
+    """Computes the alpha of an adapted matrix from its scale and rank."""
     return site.scale * (site.rank**0.5 if config.use_rslora else site.rank)
 
 
-def _targets(paths: list[str], base: Tree) -> list[str]:
-    """Names of modules: the last part for a matrix that is adapted in every layer, else the full name."""
-    modules = [_module(path) for path in paths]
+def _target_modules(modules: list[str], layers: int) -> list[str]:
+    """Shortens module names to their last part for matrices that are adapted in all of the layers."""
     counts = Counter(module.rsplit(".", 1)[-1] for module in modules)
-    everywhere = [ending for ending, count in counts.items() if count == len(base["layers"])]
-    return everywhere + [module for module in modules if module.rsplit(".", 1)[-1] not in everywhere]
+    in_all_layers = [last_part for last_part, count in counts.items() if count == layers]
+    return in_all_layers + [module for module in modules if module.rsplit(".", 1)[-1] not in in_all_layers]

@@ -1,6 +1,6 @@
 """The matrix product: every product of a weight and its input is computed here.
 
-Adapters and quantised weights are nodes in the place of a tensor, which no other file needs to know.
+Adapters and quantised weights are NamedTuples in the place of a tensor; only this file tells them apart.
 
 Shape letters: I input width, O output width, R rank of an adapter.
 
@@ -22,15 +22,15 @@ from pure.types import Tree
 
 
 class LoRA(NamedTuple):
-    """A frozen matrix and its low-rank change, in the place of a tensor; made by `pure.adapt.lora`.
+    """A frozen matrix and its low-rank update, in the place of a tensor; made by `pure.adapt.lora`.
 
     Fields:
         base: [O, I], or a node that stands for it, such as another adapter.
         a: [R, I].
         b: [O, R], already scaled.
-        magnitude: [O], the length of each row (DoRA); None for plain LoRA.
-        squares: [O] float32, the squared length of each row of the base; with `magnitude` only.
-        key: [B, 2] uint32, for the dropout of this matrix in each example; None drops nothing.
+        magnitude: [O], the norm of each row (DoRA); None for plain LoRA.
+        squares: [O] float32, the squared norm of each row of the base; with `magnitude` only.
+        key: [B, 2] uint32, for the dropout of this matrix in each example; None disables dropout.
         rate: [] dropout rate of the inputs of `a`.
     """
 
@@ -48,7 +48,7 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
 
         y = x Wᵀ + b
         LoRA: y = x Wᵀ + x Aᵀ Bᵀ + b
-        DoRA: y = m / ‖W + BA‖ ⊙ (x Wᵀ + x Aᵀ Bᵀ) + b, the row lengths treated as constants
+        DoRA: y = m / ‖W + BA‖ ⊙ (x Wᵀ + x Aᵀ Bᵀ) + b, ‖·‖ of each row, without gradient
 
     Args:
         weight: [O, I], as torch, PEFT and bitsandbytes store it; or a node that stands for it.
@@ -65,12 +65,12 @@ def linear(weight: Tensor | Packed | NF4 | LoRA, x: Tensor, bias: Tensor | None 
     Source: Hu et al. 2021, equation 3; Liu et al. 2024, equations 5 and 11.
     """
     if isinstance(weight, LoRA):
-        return _adapted(weight, x, bias)
+        return _lora_linear(weight, x, bias)
     if isinstance(weight, NF4):
         return nf4_linear(weight, x, bias)
     if isinstance(weight, Packed):
         return packed_linear(weight, x, bias)
-    return _one_row(weight, x, bias) if _is_one_row(x) else F.linear(x, weight, bias)
+    return _one_row_linear(weight, x, bias) if _is_one_row(x) else F.linear(x, weight, bias)
 
 
 def linears(params: Tree, names: tuple[str, ...], sizes: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
@@ -104,18 +104,18 @@ def _is_one_row(x: Tensor) -> bool:
     return torch.compiler.is_compiling() and x.device.type == "cpu" and x.numel() == x.shape[-1]
 
 
-def _one_row(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x [1, ..., I] -> [1, ..., O], written out.
+def _one_row_linear(weight: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiplies x [1, ..., I] -> [1, ..., O] by a multiplication and a sum, instead of a matrix product.
 
-    With one row nothing is reused, so the compiler's own loop over the weights, fused with the operations
-    around it, is faster than a library's product.
+    With one row no weight is reused, so the loop that the compiler generates, fused with the operations
+    around it, is faster than a library's matrix product.
     """
     y = (x.float() * weight.float()).sum(-1).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
-def row_lengths(weight: LoRA) -> Tensor:
-    """Computes the length of each row of W + BA without making that matrix: [O] float32, no gradient.
+def row_norms(weight: LoRA) -> Tensor:
+    """Computes the norm of each row of W + BA without materialising that matrix: [O] float32, no gradient.
 
     ‖w + b A‖² = ‖w‖² + 2 b · (A w) + b (A Aᵀ) bᵀ
     """
@@ -127,18 +127,18 @@ def row_lengths(weight: LoRA) -> Tensor:
     return squares.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
 
 
-def _adapted(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
-    """x [..., I] -> [..., O] through the base and its low-rank change."""
+def _lora_linear(weight: LoRA, x: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiplies x [..., I] -> [..., O] by the base and its low-rank update."""
     a, b = weight.a.to(x.dtype), weight.b.to(x.dtype)
-    change = F.linear(F.linear(_dropped(weight, x), a), b)
+    update = F.linear(F.linear(_apply_dropout(weight, x), a), b)
     if weight.magnitude is None:
-        return linear(weight.base, x, bias) + change
-    gain = (weight.magnitude / row_lengths(weight)).to(x.dtype)
-    y = gain * (linear(weight.base, x) + change)
+        return linear(weight.base, x, bias) + update
+    gain = (weight.magnitude / row_norms(weight)).to(x.dtype)
+    y = gain * (linear(weight.base, x) + update)
     return y if bias is None else y + bias
 
 
-def _dropped(weight: LoRA, x: Tensor) -> Tensor:
+def _apply_dropout(weight: LoRA, x: Tensor) -> Tensor:
     """Applies dropout to x [B, T, I], if the node has a key."""
     if weight.key is None or weight.rate is None:
         return x

@@ -50,8 +50,9 @@ def rotation(positions: Tensor, *, config: ModelConfig) -> Rotation:
 def rotate(x: Tensor, angles: Rotation) -> Tensor:
     """Rotates each pair of channels (i, i + H/2) by its position's angle.
 
-    The dot product of two rotated vectors depends only on their distance, so attention can learn it. Pairs
-    are half a head apart, as in Llama and Qwen (in the paper they are neighbours).
+    The dot product of a rotated query and key depends on their positions only through the distance, so
+    attention can use relative positions. Channels i and i + H/2 are a pair, as in Llama and Qwen (in the
+    paper, 2i and 2i + 1).
 
         a' = a cos - b sin,     b' = b cos + a sin,     x = (a, b)
 
@@ -79,13 +80,14 @@ def rotate(x: Tensor, angles: Rotation) -> Tensor:
 def rope_frequencies(config: ModelConfig) -> Tensor:
     """Computes the angle per token of each pair of channels, scaled for longer contexts as configured.
 
-    Slow pairs, whose wavelength exceeds the trained context, fail beyond it. "linear" slows all pairs by
-    `factor`; "llama3" and "yarn" slow the slow ones and leave the fast ones, which encode local order.
+    Low-frequency pairs, whose wavelength exceeds the trained context, meet unseen angles beyond it. "linear"
+    divides all frequencies by `factor`; "llama3" and "yarn" divide only the low ones, and leave the high
+    ones, which encode local order.
 
         f_i = theta^(-2i/H),  i = 0 ... H/2 - 1,  in float64
         linear: f / factor
         llama3: f / factor where 2π/f > L/low, f where 2π/f < L/high, else (1 - s) f/factor + s f,
-                s = (L f / 2π - low) / (high - low)
+                s = (L f / 2π - low) / (high - low),   low = low_freq_factor, high = high_freq_factor
         yarn:   f r + (f / factor)(1 - r),   r_i = 1 - clip((i - first) / max(last - first, 0.001), 0, 1)
                 pair(n) = H ln(L / 2πn) / (2 ln theta), the index of the pair that turns n times in L tokens
                 first = max(⌊pair(beta_fast)⌋, 0),   last = min(⌈pair(beta_slow)⌉, H - 1)
@@ -102,19 +104,20 @@ def rope_frequencies(config: ModelConfig) -> Tensor:
         >>> rope_frequencies(ModelConfig(**sizes, rope_theta=100.0))
         tensor([1.0000, 0.1000])
 
-    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, with the ramp
-    over the pairs' indices that their code has, not over the turns.
+    Source: Su et al. 2021; Llama 3.1's reference code; Peng et al. 2023, equations 17 to 23, except that the
+    ramp is linear in the pair's index, as in the authors' code, and not in its number of turns.
     """
     size = config.head_dim or 0
-    base = torch.tensor([config.rope_theta ** -(i / size) for i in range(0, size, 2)], dtype=torch.float64)
+    exponents = [-(i / size) for i in range(0, size, 2)]
+    frequencies = torch.tensor([config.rope_theta**exponent for exponent in exponents], dtype=torch.float64)
     scaling = config.rope_scaling or RopeScaling()
     if scaling.rope_type == "linear":
-        base = base / scaling.factor
+        frequencies = frequencies / scaling.factor
     elif scaling.rope_type == "llama3":
-        base = _llama3(base, scaling)
+        frequencies = _scale_llama3(frequencies, scaling)
     elif scaling.rope_type == "yarn":
-        base = _yarn(base, scaling, config.rope_theta)
-    return base.float()
+        frequencies = _scale_yarn(frequencies, scaling, config.rope_theta)
+    return frequencies.float()
 
 
 def attention_factor(scaling: RopeScaling | None) -> float:
@@ -130,7 +133,7 @@ def attention_factor(scaling: RopeScaling | None) -> float:
 
 
 def sinusoidal(positions: Tensor, size: int) -> Tensor:
-    """Makes the fixed position vectors of the first transformer, which are added to the embeddings.
+    """Makes the fixed position embeddings of the original transformer, which are added to the embeddings.
 
         v[2i] = sin(p / 10000^(2i/D)),     v[2i + 1] = cos(p / 10000^(2i/D))
 
@@ -152,23 +155,23 @@ def sinusoidal(positions: Tensor, size: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
-def _llama3(base: Tensor, scaling: RopeScaling) -> Tensor:
-    """[H/2] -> [H/2]: slow pairs scaled, fast ones unchanged, blended linearly between."""
-    turns = (scaling.original_max_position_embeddings or 0) * base / (2 * math.pi)
+def _scale_llama3(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Divides low frequencies [H/2] by the factor, keeps high ones, and interpolates linearly between."""
+    turns = (scaling.original_max_position_embeddings or 0) * frequencies / (2 * math.pi)
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     unscaled = blend.clamp(0, 1)
-    return base * unscaled + base / scaling.factor * (1 - unscaled)
+    return frequencies * unscaled + frequencies / scaling.factor * (1 - unscaled)
 
 
-def _yarn(base: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
-    """[H/2] -> [H/2]: a ramp over the channel index between two numbers of turns."""
-    size, length = 2 * base.numel(), scaling.original_max_position_embeddings or 0
+def _scale_yarn(frequencies: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """Keeps the frequencies [H/2] of the first pairs, divides the last ones, and ramps linearly between."""
+    size, length = 2 * frequencies.numel(), scaling.original_max_position_embeddings or 0
 
     def pair(turns: float) -> float:
         return size * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
 
-    low = max(math.floor(pair(scaling.beta_fast)), 0)
-    high = min(math.ceil(pair(scaling.beta_slow)), size - 1)
-    ramp = (torch.arange(size // 2, dtype=torch.float64) - low) / max(high - low, 1e-3)
+    first = max(math.floor(pair(scaling.beta_fast)), 0)
+    last = min(math.ceil(pair(scaling.beta_slow)), size - 1)
+    ramp = (torch.arange(size // 2, dtype=torch.float64) - first) / max(last - first, 1e-3)
     scaled = ramp.clamp(0, 1)
-    return base / scaling.factor * scaled + base * (1 - scaled)
+    return frequencies / scaling.factor * scaled + frequencies * (1 - scaled)

@@ -39,8 +39,8 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.extra import with_extra
-from pure.optim.leafwise import leafwise, marked_leafwise
-from pure.optim.same_shapes import same_shapes
+from pure.optim.leafwise import is_leafwise_function, leafwise
+from pure.optim.same_shapes import check_same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
 Scalar = float | Tensor
@@ -178,7 +178,7 @@ def _same_leaves(first: Tree, second: Tree) -> bool:
 def _links_are_leafwise(transforms: tuple[GradientTransformation, ...], raw: bool) -> bool:
     """The rule of a chain: the first link that is not the identity is the last one to get raw gradients."""
     first = next((i for i, t in enumerate(transforms) if t.update is not identity_update), 0)
-    return all(marked_leafwise(t.update, raw and i <= first) for i, t in enumerate(transforms))
+    return all(is_leafwise_function(t.update, raw and i <= first) for i, t in enumerate(transforms))
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
@@ -191,7 +191,7 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
         >>> apply_updates({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([-0.5, 0.5])})
         {'w': tensor([0.5000, 2.5000])}
     """
-    same_shapes(params, updates)
+    check_same_shapes(params, updates)
     return tree.map(lambda p, u: (p + u).to(p.dtype), params, updates)
 
 
@@ -201,13 +201,13 @@ def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tr
     Args:
         width: length of the tuples, needed for trees without leaves.
         function: takes one leaf of each tree, returns `width` leaves.
-        first, rest: trees of the same structure and shapes; other shapes are refused (`same_shapes`).
+        first, rest: trees of the same structure and shapes; other shapes are refused (`check_same_shapes`).
 
     Example:
         >>> map_unzip(2, lambda x: (x + 1, x * 10), {"a": 1, "b": [2]})
         ({'a': 2, 'b': [3]}, {'a': 10, 'b': [20]})
     """
-    same_shapes(first, *rest)
+    check_same_shapes(first, *rest)
     rows = tree.map(function, first, *rest)
     return tuple(tree.map(lambda _, row, i=i: row[i], first, rows) for i in range(width))
 

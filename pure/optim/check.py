@@ -11,7 +11,7 @@ from pure.number import require_number
 
 
 def check_fraction(who: str, **values: Any) -> None:
-    """Refuses numbers outside [0, 1). A 0-d tensor passes: its value belongs to the run.
+    """Refuses numbers outside [0, 1). The value of a 0-d tensor is not checked.
 
     Raises:
         TypeError: for another type.
@@ -23,7 +23,9 @@ def check_fraction(who: str, **values: Any) -> None:
 
 
 def check_not_negative(who: str, *, optional: bool = False, **values: Any) -> None:
-    """Refuses negative numbers, NaN and infinity. A 0-d tensor and a schedule pass; None if `optional`.
+    """Refuses negative numbers, NaN and infinity; accepts None if `optional`.
+
+    The values of a 0-d tensor and of a schedule (a function) are not checked.
 
     Raises:
         TypeError: for another type.
@@ -33,14 +35,12 @@ def check_not_negative(who: str, *, optional: bool = False, **values: Any) -> No
         if (optional and value is None) or callable(value) or not require_number(who, name, value):
             continue
         if not 0 <= value < float("inf"):
-            raise ValueError(
-                f"{who}: {name} must be a finite number >= 0, got {value}; the optimizer adds the minus sign "
-                "of descent"
-            )
+            fix = "; the optimizer subtracts the step itself" if name == "learning_rate" else ""
+            raise ValueError(f"{who}: {name} must be a finite number >= 0, got {value}{fix}")
 
 
 def check_number(who: str, **values: Any) -> None:
-    """Refuses everything but finite numbers and 0-d tensors.
+    """Refuses everything but finite numbers and 0-d tensors, whose value is not checked.
 
     Raises:
         TypeError: for another type.

@@ -24,7 +24,7 @@ from pure.optim.base import (
 )
 from pure.optim.check import check_dtype, check_fraction
 from pure.optim.leafwise import leafwise
-from pure.optim.same_shapes import same_shapes
+from pure.optim.same_shapes import check_same_shapes
 from pure.types import GradientTransformation, Tree
 
 
@@ -149,7 +149,7 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) 
         >>> incremental_update({"w": torch.tensor(10.0)}, {"w": torch.tensor(0.0)}, 0.1)
         {'w': tensor(1.)}
     """
-    same_shapes(old_tensors, new_tensors)
+    check_same_shapes(old_tensors, new_tensors)
     return tree.map(
         lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype),
         new_tensors,

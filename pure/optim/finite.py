@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.optim.base import increment
-from pure.optim.leafwise import leafwise, marked_leafwise
+from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.types import GradientTransformation, Tree
 
 
@@ -56,7 +56,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
         partial(finite_init, inner=inner),
         leafwise(
             partial(finite_update, inner=inner, max_consecutive_errors=max_consecutive_errors),
-            partial(marked_leafwise, inner.update),
+            partial(is_leafwise_function, inner.update),
         ),
     )
 

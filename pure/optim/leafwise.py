@@ -1,4 +1,4 @@
-"""Marks of leafwise functions, which may be applied to one part of a tree at a time. (Why: see base.py.)"""
+"""Mark functions as leafwise: they may be applied to one sub-tree at a time. (base.py explains why.)"""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any, TypeVar
 from pure.types import GradientTransformation
 
 MARK = "leafwise_rule"
-"""Attribute in which a function holds its rule."""
+"""Attribute that holds the rule of a function."""
 
 Rule = Callable[[bool], bool]
-"""Decides if a function is leafwise, given `raw`: the updates are still the gradients whose norm is known."""
+"""Decides if a function is leafwise, given `raw`: True if its updates are the gradients, not yet transformed.
+
+The global norm of those is known (`grad_norm` in `extra`)."""
 
 F = TypeVar("F", bound=Callable)
 
 
 def always(raw: bool) -> bool:
-    """Is the rule of a function that is leafwise everywhere."""
+    """Returns True: the rule of a function that is leafwise unconditionally."""
     return True
 
 
 def leafwise(function: F, rule: Rule = always) -> F:
     """Marks an update, or a function that makes a mask or labels, as leafwise.
 
-    The function that makes an optimizer marks its update, so that a new optimizer declares this itself. What
-    is not marked counts as not leafwise.
+    Each optimizer marks its own update. A function without a mark counts as not leafwise.
 
     Args:
-        function: an update: updating a part of the tree gives that part of the whole update, given what
-            base.py calls `extra`. Or a function from params to a mask, the same for every layer.
-        rule: for an update that is leafwise on a condition, such as a chain.
+        function: an update that, given base.py's `extra`, treats a sub-tree the same alone as inside the
+            whole tree; or a function from params to a mask or labels that are the same for every layer.
+        rule: for an update that is leafwise on a condition, such as that of a chain.
 
     Returns:
         The same function, marked.
@@ -45,15 +46,15 @@ def leafwise(function: F, rule: Rule = always) -> F:
 
 
 def is_leafwise(transform: GradientTransformation) -> bool:
-    """Reports if updating a part of the tree gives that part of the whole update, given base.py's `extra`.
+    """Checks if a transformation updates a sub-tree the same alone as inside the whole tree.
 
     Args:
-        transform: any transformation; one from elsewhere is not leafwise, unless it is marked.
+        transform: any transformation; one that is not from this package must be marked to be leafwise.
 
     Returns:
-        False for a clip_by_global_norm that does not get the raw gradients (after another link, or under a
-        mask), for masks that are trees or unmarked functions, or select layers by number; True for all else
-        here.
+        True for the transformations of this package, with these exceptions: clip_by_global_norm after another
+        transformation of a chain or under a mask, as it must get the raw gradients; and masks that are trees,
+        unmarked functions, or select layers by number.
 
     Example:
         >>> from pure.optim.adamw import adamw, scale_by_adam
@@ -65,13 +66,14 @@ def is_leafwise(transform: GradientTransformation) -> bool:
         >>> is_leafwise(chain(scale_by_adam(), clip_by_global_norm(1.0)))
         False
     """
-    return marked_leafwise(transform.update, True)
+    return is_leafwise_function(transform.update, True)
 
 
-def marked_leafwise(function: Any, raw: bool = False) -> bool:
-    """Evaluates the rule of a function, False if it has none.
+def is_leafwise_function(function: Any, raw: bool = False) -> bool:
+    """Evaluates the rule of a function; a function without one is not leafwise.
 
-    `partial(marked_leafwise, inner.update)` is the rule of a transformation that is leafwise if `inner` is.
+    `partial(is_leafwise_function, inner.update)` is the rule of a transformation that is leafwise if `inner`
+    is.
     """
     rule = getattr(function, MARK, None)
     return rule is not None and rule(raw)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
-from pure.optim.leafwise import leafwise, marked_leafwise
+from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.types import GradientTransformation, Tree
 
 Mask = Tree | Callable[[Tree], Tree]
@@ -180,7 +180,7 @@ def masked_update(
 
 def _part_is_leafwise(inner: GradientTransformation, mask: Mask, raw: bool) -> bool:
     """The rule of `masked`: the norm of all gradients is not that of a part."""
-    return marked_leafwise(mask) and marked_leafwise(inner.update, False)
+    return is_leafwise_function(mask) and is_leafwise_function(inner.update, False)
 
 
 def _flags(mask: Mask, like: Tree) -> Tree:

@@ -30,11 +30,11 @@ from pure.optim.base import (
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
-from pure.optim.leafwise import leafwise, marked_leafwise
+from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.optim.mask import Mask
 from pure.optim.newton_schulz import PRECONDITIONINGS, STANDARD, Coefficients, coefficients, orthogonalize
 from pure.optim.partition import partition
-from pure.optim.same_shapes import same_shapes
+from pure.optim.same_shapes import check_same_shapes
 from pure.optim.scale import scale_by_learning_rate
 from pure.optim.scale_by_shape import scale_by_shape
 from pure.optim.weight_decay import add_decayed_weights
@@ -142,7 +142,7 @@ def muon(
         nesterov=nesterov,
     )
     labels = partial(muon_labels, dimensions=dims)
-    if dims is None or isinstance(dims, MuonDimensionNumbers) or marked_leafwise(dims):
+    if dims is None or isinstance(dims, MuonDimensionNumbers) or is_leafwise_function(dims):
         labels = leafwise(labels)
     return partition({"muon": for_matrices, "adam": for_others}, labels)
 
@@ -258,7 +258,7 @@ def muon_update(
     Source: Jordan 2024; the bias corrections are optax's.
     """
     del params, extra
-    same_shapes(updates, state.mu)
+    check_same_shapes(updates, state.mu)
     # 1. Count and correction.
     count = increment(state.count)
     correction = mean_correction(beta, count, widest(updates), nesterov)

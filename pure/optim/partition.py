@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pure import tree
-from pure.optim.leafwise import leafwise, marked_leafwise
+from pure.optim.leafwise import is_leafwise_function, leafwise
 from pure.optim.mask import masked
 from pure.types import GradientTransformation, Tree
 
@@ -103,8 +103,8 @@ def _groups_are_leafwise(
     transforms: dict[str, GradientTransformation], param_labels: Tree | Callable[[Tree], Tree], raw: bool
 ) -> bool:
     """The rule of `partition`. Groups must be leafwise without `grad_norm`, which is that of all groups."""
-    return marked_leafwise(param_labels) and all(
-        marked_leafwise(t.update, False) for t in transforms.values()
+    return is_leafwise_function(param_labels) and all(
+        is_leafwise_function(t.update, False) for t in transforms.values()
     )
 
 

@@ -6,20 +6,20 @@ from pure import tree
 from pure.types import Tree
 
 
-def same_shapes(first: Tree, *rest: Tree) -> None:
-    """Refuses trees with leaves of different shapes: a gradient [3, 1] of a [3, 2] would be broadcast.
+def check_same_shapes(first: Tree, *rest: Tree) -> None:
+    """Refuses trees whose leaves differ in shape: a gradient [3, 1] of a parameter [3, 2] would be broadcast.
 
     Args:
         first: updates, or params.
         rest: other trees like it: moments, params, updates.
 
     Raises:
-        ValueError: naming the leaf and the shapes. (`pure.tree.map` refuses trees of another structure.)
+        ValueError: naming the leaf and the shapes.
     """
-    columns = [tree.leaves(x) for x in (first, *rest)]
-    if any(len(column) != len(columns[0]) for column in columns):
-        return
-    for i, row in enumerate(zip(*columns, strict=True)):
+    leaves = [tree.leaves(x) for x in (first, *rest)]
+    if any(len(x) != len(leaves[0]) for x in leaves):
+        return  # another structure, which `pure.tree.map` refuses
+    for i, row in enumerate(zip(*leaves, strict=True)):
         shapes = [getattr(x, "shape", None) for x in row]
         if any(shape != shapes[0] for shape in shapes):
             listed = " and ".join(str(list(shape or ())) for shape in shapes)

@@ -24,7 +24,7 @@ from pure.optim.base import (
 )
 from pure.optim.check import check_not_negative, check_number
 from pure.optim.leafwise import leafwise
-from pure.optim.same_shapes import same_shapes
+from pure.optim.same_shapes import check_same_shapes
 from pure.types import GradientTransformation, Schedule, Tree
 
 
@@ -108,7 +108,7 @@ def schedule_update(
     """
     del extra
     if params is not None:
-        same_shapes(updates, params)
+        check_same_shapes(updates, params)
     value = schedule_value(step_size_fn, state.count)
     return _times(-value if flip_sign else value, updates), ScaleByScheduleState(count=increment(state.count))
 
@@ -166,7 +166,7 @@ def learning_rate_update(
     """
     del extra
     if params is not None:
-        same_shapes(updates, params)
+        check_same_shapes(updates, params)
     return _times(-learning_rate if flip_sign else learning_rate, updates), state
 
 

@@ -16,7 +16,7 @@ from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment,
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask, masked
-from pure.optim.same_shapes import same_shapes
+from pure.optim.same_shapes import check_same_shapes
 from pure.optim.scale import schedule_value
 from pure.types import GradientTransformation, Tree
 
@@ -99,5 +99,5 @@ def decay_update(
     def leaf(g: Tensor, p: Tensor) -> Tensor:
         return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
 
-    same_shapes(updates, params)
+    check_same_shapes(updates, params)
     return tree.map(leaf, updates, params), new

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pure.random.threefry import draw_elementwise
-from pure.random.uniform import MANTISSA, check_mode, uniform, unit
+from pure.random.uniform import MANTISSA, bits_to_unit, check_mode, uniform
 
 
 def gumbel(
@@ -54,7 +54,7 @@ def gumbel(
     tiny = torch.finfo(dtype).tiny
     if mode == "low":
         return draw_elementwise(
-            lambda x0, x1: -(-unit(x0, x1, dtype).clamp(min=tiny).log()).log(), key, shape, offset
+            lambda x0, x1: -(-bits_to_unit(x0, x1, dtype).clamp(min=tiny).log()).log(), key, shape, offset
         )
     if not isinstance(offset, int) or offset:
         raise ValueError('random.gumbel: mode "high" has no offset; leave it out, or use mode "low"')

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pure.random.erf_inv import erf, erf_inv
 from pure.random.threefry import device_of, draw_elementwise
-from pure.random.uniform import as_tensor, between, transform, unit
+from pure.random.uniform import as_tensor, bits_to_unit, draw_transformed, scale_to_bounds
 
 
 def normal(
@@ -42,7 +42,7 @@ def normal(
     lowest = torch.finfo(dtype).eps / 2 - 1
 
     def quantile(x0: Tensor, x1: Tensor) -> Tensor:
-        return _root(dtype, device_of(key)) * erf_inv(2 * unit(x0, x1, dtype) + lowest)
+        return _root(dtype, device_of(key)) * erf_inv(2 * bits_to_unit(x0, x1, dtype) + lowest)
 
     return draw_elementwise(quantile, key, shape, offset)
 
@@ -83,7 +83,7 @@ def truncated_normal(
     """
     low, high = as_tensor(lower, dtype, device_of(key)), as_tensor(upper, dtype, device_of(key))
     shape = torch.broadcast_shapes(low.shape, high.shape) if shape is None else shape
-    return transform(_truncated_quantile, key, shape, dtype, low, high, offset=offset)
+    return draw_transformed(_truncated_quantile, key, shape, dtype, low, high, offset=offset)
 
 
 def _truncated_quantile(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _truncated_quantile(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
     root, infinity = _root(u.dtype, u.device), torch.full((), math.inf, dtype=u.dtype, device=u.device)
     # XLA divides by a constant through its reciprocal, except in bfloat16.
     scaled = [x / root if u.dtype == torch.bfloat16 else x * (1 / root) for x in (low, high)]
-    x = root * erf_inv(between(u, *map(erf, scaled)))
+    x = root * erf_inv(scale_to_bounds(u, *map(erf, scaled)))
     return torch.minimum(torch.maximum(x, torch.nextafter(low, infinity)), torch.nextafter(high, -infinity))
 
 

@@ -1,6 +1,6 @@
 """Uniform and Bernoulli numbers, bit for bit those of jax.random.
 
-The other distributions are functions of these: bits become a number in [0, 1), and that their number.
+Random bits are converted to a number in [0, 1); the other distributions transform that number.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ MANTISSA: Mapping[torch.dtype, int] = {
     torch.bfloat16: 7,
     torch.float64: 52,
 }
+"""Bits of the mantissa."""
 SHIFT: Mapping[torch.dtype, int] = {torch.float32: 32 - 23, torch.float16: 16 - 10, torch.bfloat16: 8 - 7}
-"""JAX draws 32, 16 and 8 bits, and uses the highest ones, as many as the mantissa has."""
+"""Random bits that are shifted out: JAX draws 32, 16 or 8, and keeps the highest as the mantissa."""
 
 
 def uniform(
@@ -61,9 +62,9 @@ def uniform(
         [0.4887, 0.6798]
     """
     if isinstance(minval, (int, float)) and isinstance(maxval, (int, float)) and (minval, maxval) == (0, 1):
-        return draw_elementwise(partial(unit, dtype=dtype), key, shape, offset)
+        return draw_elementwise(partial(bits_to_unit, dtype=dtype), key, shape, offset)
     bounds = as_tensor(minval, dtype, device_of(key)), as_tensor(maxval, dtype, device_of(key))
-    return transform(between, key, shape, dtype, *bounds, offset=offset)
+    return draw_transformed(scale_to_bounds, key, shape, dtype, *bounds, offset=offset)
 
 
 def bernoulli(
@@ -89,7 +90,7 @@ def bernoulli(
         [True, False]
     """
     check_mode("bernoulli", mode)
-    if not (p.is_floating_point() if isinstance(p, Tensor) else isinstance(p, float)):
+    if not (isinstance(p, float) or (isinstance(p, Tensor) and p.is_floating_point())):
         raise ValueError(
             f"random.bernoulli: p must be a float or a tensor of floats, got {p}; convert it by float(p) or "
             "p.float()"
@@ -97,14 +98,15 @@ def bernoulli(
     p = as_tensor(p, p.dtype if isinstance(p, Tensor) else torch.float32, device_of(key))
     shape = tuple(p.shape if shape is None else shape)
     if mode == "low":
-        return transform(torch.lt, key, shape, p.dtype, p)
+        return draw_transformed(torch.lt, key, shape, p.dtype, p)
     check_shape(shape, p)
     high, low = uniform(key, (2, *shape), p.dtype).unbind()
+    # high + low · 2⁻ᵐ < p, without the rounding of that sum.
     return low * 2.0 ** -MANTISSA[p.dtype] < p - high
 
 
-def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
-    """Makes numbers in [0, 1) from words: int32 [...] and [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
+def bits_to_unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converts random words to numbers in [0, 1): two int32 [...] -> [...] of `dtype`, multiples of 2⁻ᵐ.
 
     Raises:
         ValueError: if dtype is not a float of 16, 32 or 64 bits.
@@ -118,18 +120,18 @@ def unit(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> Tensor:
     return mantissa.to(dtype) * 2.0 ** -MANTISSA[dtype]
 
 
-def between(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def scale_to_bounds(u: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Scales u in [0, 1) to [low, high): max(low, u (high - low) + low).
 
-    In float32 product and sum are rounded once, as in the fused multiply-add of XLA: the product of two
-    float32 is exact in float64.
+    In float32, the product and the sum are rounded once together, as in the fused multiply-add of XLA: they
+    are computed in float64, where the product of two float32 is exact.
     """
     if u.dtype == torch.float32:
         return torch.maximum(low, (u.double() * (high - low).double() + low.double()).float())
     return torch.maximum(low, u * (high - low) + low)
 
 
-def transform(
+def draw_transformed(
     function: Callable[..., Tensor],
     key: Tensor,
     shape: Sequence[int],
@@ -137,14 +139,15 @@ def transform(
     *bounds: Tensor,
     offset: int | Tensor = 0,
 ) -> Tensor:
-    """Draws function(u, *bounds), elementwise, for u uniform in [0, 1).
+    """Draws uniform numbers u in [0, 1), and applies function(u, *bounds) elementwise.
 
     Args:
         function: (u [...], *bounds) -> [...].
         key: [2] uint32.
         shape: of the result.
         dtype: of u.
-        *bounds: tensors that broadcast to `shape`. If all are 0-d, eager mode works block by block.
+        *bounds: tensors that broadcast to `shape`. If all are 0-d, eager mode computes in blocks, which saves
+            memory.
         offset: flat index of the first number in a larger draw.
 
     Returns:
@@ -152,8 +155,8 @@ def transform(
     """
     check_shape(shape, *bounds)
     if any(bound.dim() for bound in bounds):
-        return function(draw_elementwise(partial(unit, dtype=dtype), key, shape, offset), *bounds)
-    return draw_elementwise(lambda x0, x1: function(unit(x0, x1, dtype), *bounds), key, shape, offset)
+        return function(draw_elementwise(partial(bits_to_unit, dtype=dtype), key, shape, offset), *bounds)
+    return draw_elementwise(lambda x0, x1: function(bits_to_unit(x0, x1, dtype), *bounds), key, shape, offset)
 
 
 def as_tensor(x: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -44,7 +44,7 @@ def run(options: ConvertOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: for a model without adapters that is to be merged.
+        ValueError: for MergeOptions if the model has no adapters.
         FileExistsError: if the output folder exists.
     """
     folder = Path(options.output_dir)

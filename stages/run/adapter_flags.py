@@ -24,7 +24,7 @@ def lora_config_of(flags: AdapterFlags) -> LoRAConfig | None:
     overrides: dict[str, Any] = {
         "rank": flags.lora_rank,
         "alpha": flags.lora_alpha,
-        "targets": peft.own_targets(flags.lora_targets) or None,
+        "targets": peft.from_peft_targets(flags.lora_targets) or None,
         "dropout": flags.lora_dropout,
         "use_rslora": flags.use_rslora or None,
         "use_dora": flags.use_dora or None,

@@ -86,7 +86,7 @@ def probe() -> Isolation:
             return Isolation(False, str(error).split(". ")[0])
     reached = result.stdout.strip()
     if reached != "isolated":
-        return Isolation(False, f"sandbox: missing: a jail reaches: {reached} ({result.reason})")
+        return Isolation(False, f"sandbox: missing: the jail does not block: {reached} ({result.reason})")
     return Isolation(True, f"sandbox: {', '.join(supervisor.read_control(jail)['ready'])}")
 
 

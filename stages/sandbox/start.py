@@ -25,18 +25,31 @@ from typing import Any, NoReturn
 from stages.sandbox import landlock, mounts, namespaces, seccomp, serve
 from stages.sandbox.kernel import LIBC, call
 
-FILES, THREADS, STACK = 64, 256, 2**25
-OUTSIDE = ("/proc/self", "/sys/kernel", "/etc/passwd", "/bin/sh", "/usr/bin/env", "/dev/mem", "/dev/tty")
-ARENAS = -8  # M_ARENA_MAX of mallopt: else every thread reserves 64 MiB of the program's address space
-BLOCK = 2**20
+MAX_OPEN_FILES, MAX_THREADS, STACK_BYTES = 64, 256, 2**25
+OUTSIDE_PATHS = (
+    "/proc/self",
+    "/sys/kernel",
+    "/etc/passwd",
+    "/bin/sh",
+    "/usr/bin/env",
+    "/dev/mem",
+    "/dev/tty",
+)
+M_ARENA_MAX = -8  # option of mallopt; without a limit every thread reserves 64 MiB of the address space
+READ_SIZE = 2**20
 
 
 def main() -> None:
     """Read the setup from standard input, build the jail, and run the role.
 
-    The setup is JSON: "role" ("program", "candidate" or "tests") and its own values; "isolated", whether to
-    isolate the process; "supervisor", the process that started this one; "control", a pipe to it that no role
-    can reach; "pipes", those that the role uses; "memory", "seconds", "disk", the limits.
+    The setup is a JSON object:
+
+        role                    "program", "candidate" or "tests"; it reads further entries (see ROLES)
+        isolated                true to isolate the process; false sets resource limits only
+        supervisor              id of the process that started this one
+        control                 file descriptor of a pipe to the supervisor, closed before the role runs
+        pipes                   file descriptors that the role uses
+        memory, seconds, disk   limits
 
     Lines of JSON are written to "control": {"ready": [layers]} or {"missing": reason}, then
     {"end": exit code, "cpu": seconds}.
@@ -60,21 +73,21 @@ def run_program(setup: Mapping[str, Any]) -> None:
     """Run setup["program"] as the main program; an exception is printed as Python prints it (exit code 1).
 
     Raises:
-        SystemExit: if it raised.
+        SystemExit: if the program raised an exception.
     """
-    space = serve.new_module()
+    module_globals = serve.new_module()
     try:
-        exec(compile(setup["program"], "<program>", "exec", dont_inherit=True), space)
+        exec(compile(setup["program"], "<program>", "exec", dont_inherit=True), module_globals)
     except SystemExit:
         raise
     except BaseException as error:
-        trace = error.__traceback__ and error.__traceback__.tb_next  # without the line above
+        trace = error.__traceback__ and error.__traceback__.tb_next  # drops the frame of the exec above
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         raise SystemExit(1) from None
 
 
 def send_report(pipe: int, report: Mapping[str, Any]) -> None:
-    """Write a line of JSON to the supervisor, which may have ended."""
+    """Write a line of JSON to the supervisor; do nothing if it has ended."""
     try:
         os.write(pipe, json.dumps(report).encode() + b"\n")
     except OSError:
@@ -84,7 +97,7 @@ def send_report(pipe: int, report: Mapping[str, Any]) -> None:
 def _read_input() -> bytes:
     """Read all of standard input, and replace it by an empty one."""
     chunks = []
-    while chunk := os.read(0, BLOCK):
+    while chunk := os.read(0, READ_SIZE):
         chunks.append(chunk)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -97,41 +110,41 @@ def _isolate(setup: Mapping[str, Any]) -> list[str]:
     sys.dont_write_bytecode = True
     os.umask(0o022)  # folders of the new root can be read by every user
     user = namespaces.choose_user(os.getpid())  # while /proc is still mounted
-    spaces = namespaces.enter_namespaces()
+    entered = namespaces.enter_namespaces()
     folders = mounts.build_root(setup["disk"])
-    parent_alive, parent_end = os.pipe()
+    liveness_read, liveness_write = os.pipe()  # only the parent keeps the write end open
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until the parent knows its child
     child = os.fork()
     if child:
-        _wait_for_child(child, setup["control"], parent_end)
+        _wait_for_child(child, setup["control"], liveness_write)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-    os.close(parent_end)
+    os.close(liveness_write)
     os.setsid()
-    namespaces.drop_privileges(mapped="user" in spaces, user=user)
-    # Readable means closed: the parent ended before this process was set to end with it.
-    if select.select([parent_alive], [], [], 0)[0]:
+    namespaces.drop_privileges(mapped="user" in entered, user=user)
+    # The pipe is readable (end of file) if the parent ended before this process was set to end with it.
+    if select.select([liveness_read], [], [], 0)[0]:
         os._exit(1)
     if unreadable := [folder for folder in folders if not os.access(folder, os.R_OK)]:
         raise OSError(
             errno.EACCES,
             f"other users cannot read Python's library in {unreadable[0]}; chmod -R o+rX {unreadable[0]}",
         )
-    _keep_open({0, 1, 2, setup["control"], *setup["pipes"]})
+    _close_all_except({0, 1, 2, setup["control"], *setup["pipes"]})
     limits = _set_limits(setup)
     version = landlock.restrict(folders, mounts.DEVICES, mounts.SCRATCH)
-    unprivileged = namespaces.has_no_privileges()  # before the filter, which refuses capget
+    # Before the filter, which refuses capget.
+    unblocked = [] if namespaces.has_no_privileges() else ["privileges"]
     seccomp.install_filter()
-    failed = [name for name, is_isolated in SELF_TESTS if not is_isolated()]
-    if failed or not unprivileged:
-        failed = failed if unprivileged else ["privileges", *failed]
-        raise OSError(errno.EPERM, f"a jail reaches: {', '.join(failed)}")
-    files = [f"Landlock ABI {version}"] if version else []
-    return [f"{', '.join(spaces)} namespaces", "seccomp", *files, *limits]
+    unblocked += [name for name, is_isolated in SELF_TESTS if not is_isolated()]
+    if unblocked:
+        raise OSError(errno.EPERM, f"the jail's self-test failed, it does not block: {', '.join(unblocked)}")
+    landlock_layer = [f"Landlock ABI {version}"] if version else []
+    return [f"{', '.join(entered)} namespaces", "seccomp", *landlock_layer, *limits]
 
 
-def _wait_for_child(child: int, control: int, parent_end: int) -> NoReturn:
+def _wait_for_child(child: int, control: int, liveness_write: int) -> NoReturn:
     """Wait, in the parent process, until the child ends (SIGTERM kills it), and report its exit code."""
-    _keep_open({control, parent_end})
+    _close_all_except({control, liveness_write})
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
@@ -142,32 +155,34 @@ def _wait_for_child(child: int, control: int, parent_end: int) -> NoReturn:
     os._exit(0)
 
 
-def _keep_open(kept: set[int]) -> None:
-    """Close every other file descriptor."""
-    for low, high in itertools.pairwise([-1, *sorted(kept), 2**20]):
+def _close_all_except(descriptors: set[int]) -> None:
+    """Close every file descriptor but these."""
+    for low, high in itertools.pairwise([-1, *sorted(descriptors), 2**20]):
         if low + 1 < high:  # closerange(0, 0) closes everything
             os.closerange(low + 1, high)
 
 
 def _set_limits(setup: Mapping[str, Any]) -> list[str]:
-    """Set the resource limits of this process."""
-    limits = (
+    """Set the resource limits of this process; return the name of this layer."""
+    limits = [
         (resource.RLIMIT_AS, setup["memory"]),
         (resource.RLIMIT_CPU, setup["seconds"]),
         (resource.RLIMIT_FSIZE, setup["disk"]),
-        (resource.RLIMIT_NOFILE, FILES),
-        (resource.RLIMIT_NPROC, THREADS),
-        (resource.RLIMIT_STACK, STACK),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
+        (resource.RLIMIT_NPROC, MAX_THREADS),
+        (resource.RLIMIT_STACK, STACK_BYTES),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
-        *(((resource.RLIMIT_MSGQUEUE, 0),) if hasattr(resource, "RLIMIT_MSGQUEUE") else ()),
-    )
-    for which, value in limits:
-        most = resource.getrlimit(which)[1]
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(which, (value, value))
+    ]
+    if hasattr(resource, "RLIMIT_MSGQUEUE"):
+        limits.append((resource.RLIMIT_MSGQUEUE, 0))
+    for limit, value in limits:
+        hard_limit = resource.getrlimit(limit)[1]
+        if hard_limit != resource.RLIM_INFINITY:
+            value = min(value, hard_limit)
+        resource.setrlimit(limit, (value, value))
     if hasattr(LIBC, "mallopt"):
-        LIBC.mallopt(ARENAS, 2)
+        LIBC.mallopt(M_ARENA_MAX, 2)
     return ["rlimits"]
 
 
@@ -196,7 +211,7 @@ def _fails_with(action: Callable[[], Any], *expected: int) -> bool:
 
 def _hides_outside_files() -> bool:
     """Test that no file of the old root is visible (folders may be, as parents of the library folders)."""
-    return not any(os.path.lexists(path) for path in OUTSIDE)
+    return not any(os.path.lexists(path) for path in OUTSIDE_PATHS)
 
 
 def _refuses_writing() -> bool:

@@ -276,11 +276,11 @@ BAD = {
     ),
     "no answer": ({"question": "x"}, "and one answer, solution or completion; got question"),
     "no question": ({"answer": "x", "id": 3}, "a column question, problem or prompt, .*; got answer, id"),
-    "no text": ({"question": ["x"], "answer": "2"}, "expected a text in question, got a list"),
-    "a truth value": ({"question": "x", "answer": True}, "expected a text in answer, got a bool"),
+    "no text": ({"question": ["x"], "answer": "2"}, "expected a string in question, got list"),
+    "a truth value": ({"question": "x", "answer": True}, "expected a string in answer, got bool"),
     "an empty question": ({"prompt": " ", "answer": "2"}, "prompt is empty; drop the row"),
     "an empty answer": ({"prompt": "x", "solution": "\n"}, "solution is empty; drop the row"),
-    "half a pair": ({"prompt": "x", "solution": "\udfff"}, "solution has half a surrogate pair"),
+    "half a pair": ({"prompt": "x", "solution": "\udfff"}, "solution has a lone surrogate"),
 }
 
 

@@ -42,7 +42,7 @@ def test_contexts(row: dict[str, Any], context: Context) -> None:
         ({"tools": [WRAPPED], "functions": [F]}, "the row has tools and functions"),
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs must be a mapping, got a list"),
         ({"chat_template_kwargs": "{"}, "chat_template_kwargs must be JSON"),
-        ({"tools": [{"name": "\ud800"}]}, "half a surrogate pair"),
+        ({"tools": [{"name": "\ud800"}]}, "a lone surrogate"),
         ({"audio": b"RIFF"}, "the column audio is no text"),
     ],
 )

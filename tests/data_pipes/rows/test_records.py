@@ -116,7 +116,7 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
         (
             read_conversations,
             {"messages": "Hi"},
-            "expected a list of messages, or a text that is one in JSON, got 'Hi'",
+            "expected a list of messages, or the same as JSON text, got 'Hi'",
         ),
         (read_conversations, {"messages": 3}, "expected a list of messages, got a int"),
         (read_conversations, {"messages": ["Hi"]}, "expected a message with role and content, got a str"),
@@ -124,10 +124,10 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
         (
             read_conversations,
             {"messages": [{"role": "user", "content": 3}]},
-            "the user's turn must be a text, got a int",
+            "the user's turn must be a string, got int",
         ),
         (read_conversations, {"instruction": "a", "output": None}, r"got instruction, output \(null\)"),
-        (read_conversations, {"question": "a", "answer": "\ud800"}, "half a surrogate pair"),
+        (read_conversations, {"question": "a", "answer": "\ud800"}, "a lone surrogate"),
         (read_preferences, {"chosen": "a"}, "expected the columns chosen and rejected.* got chosen"),
         (read_preferences, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
         (read_preferences, {"prompt": "", "chosen": "b", "rejected": "c"}, "the prompt is empty"),

@@ -73,21 +73,21 @@ BAD = {
     "no mapping": ("Hi", "expected a message with role and content, got a str"),
     "no role": ({"content": "x"}, r"expected a message with role and content \(or from and value\), got content"),
     "no content": ({"role": "user", "content": None, "name": "x"}, r"got role, content \(null\), name"),
-    "a number": ({"role": "user", "content": 3}, "the content of the user's turn must be a text, got a int"),
+    "a number": ({"role": "user", "content": 3}, "the content of the user's turn must be a string, got int"),
     "two roles": ({"role": "user", "from": "gpt", "content": "x"}, "role is 'user' and from is 'gpt'"),
     "roles that are lists": ({"role": [], "from": [], "content": "x"}, r"unknown role '\[\]'"),
     "two contents": ({"role": "user", "content": "x", "value": "y"}, "content is 'x' and value is 'y'"),
     "a part without text": ({"role": "user", "content": [{"type": "text"}]}, "has a part of type 'text'"),
     "an image": ({"role": "user", "content": [{"type": "image_url"}]}, "has a part of type 'image_url'"),
-    "half a pair": ({"role": "user", "content": "\ud800"}, "half a surrogate pair"),
-    "half a pair inside": ({"role": "user", "content": "x", "a": [{"\udfff": 1}]}, "half a surrogate pair"),
+    "half a pair": ({"role": "user", "content": "\ud800"}, "a lone surrogate"),
+    "half a pair inside": ({"role": "user", "content": "x", "a": [{"\udfff": 1}]}, "a lone surrogate"),
     "a weight": ({"role": "assistant", "content": "x", "weight": 0.5}, "weight must be 0 or 1 .* got 0.5"),
     "a weight as text": ({"role": "assistant", "content": "x", "train": "no"}, "train must be 0 or 1 .* got 'no'"),
     "two weights": ({"role": "assistant", "content": "x", "weight": 1, "masked": True}, "weight and masked contradict"),
     "parts of a turn": ({"role": "assistant", "content": "x", "train_detail": [{}]}, "train_detail is not supported"),
     "a user that is learned": ({"role": "user", "content": "x", "loss": True}, "loss is set on a turn of the user"),
-    "a call without a name": ({"role": "assistant", "tool_calls": [{}]}, "a call of a function with name and arg"),
-    "a call that is a number": ({"role": "assistant", "tool_calls": 3}, "a call of a function with name and arg"),
+    "a call without a name": ({"role": "assistant", "tool_calls": [{}]}, "a function call with name and arg"),
+    "a call that is a number": ({"role": "assistant", "tool_calls": 3}, "a function call with name and arg"),
     "arguments as a list": ({"role": "assistant", "tool_calls": [{"name": "f", "arguments": []}]}, "must be a mapping"),
     "calls of two kinds": ({"role": "assistant", "tool_calls": [CALL], "function_call": CALL}, "delete one of them"),
     "a call that is no JSON": ({"from": "function_call", "value": "add(1)"}, "expected tool_calls as a list"),
@@ -103,5 +103,5 @@ def test_bad_turns_are_named(turn: Any, words: str) -> None:
 
 def test_texts() -> None:
     assert make_turn("user", "a", [{"type": "text", "text": "b"}]) == (Message("user", "a\n\nb"),)
-    with pytest.raises(RowError, match="x has half a surrogate pair"):
+    with pytest.raises(RowError, match="x has a lone surrogate"):
         check_text({"a": ["\ud800"]}, "x")

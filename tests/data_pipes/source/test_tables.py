@@ -201,7 +201,7 @@ def test_what_the_library_refuses_is_explained(monkeypatch: pytest.MonkeyPatch) 
         ({}, r"got the columns \(none\)"),
         ({"text": None}, r"got a NoneType"),
         ({"text": 3}, r"got a int"),
-        ({"text": "ab\ud800"}, r"character 2 of 'text' is half a surrogate pair"),
+        ({"text": "ab\ud800"}, r"character 2 of 'text' is a lone surrogate"),
     ],
 )
 def test_a_row_without_text_is_named(values: dict, words: str) -> None:

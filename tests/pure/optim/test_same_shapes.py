@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from pure import optim
-from pure.optim.same_shapes import same_shapes
+from pure.optim.same_shapes import check_same_shapes
 
 
 def test_the_leaf_and_both_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"the leaf 'layers/0/q' has the shapes \[3, 2\] and \[3, 1\]"):
-        same_shapes({"layers": [{"q": torch.zeros(3, 2)}]}, {"layers": [{"q": torch.zeros(3, 1)}]})
-    same_shapes({"a": torch.zeros(3)}, {"a": torch.zeros(3)}, {"a": torch.zeros(3)})
-    same_shapes({"a": torch.zeros(3)}, {})
+        check_same_shapes({"layers": [{"q": torch.zeros(3, 2)}]}, {"layers": [{"q": torch.zeros(3, 1)}]})
+    check_same_shapes({"a": torch.zeros(3)}, {"a": torch.zeros(3)}, {"a": torch.zeros(3)})
+    check_same_shapes({"a": torch.zeros(3)}, {})
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2), (3, 1), (1,), ()])

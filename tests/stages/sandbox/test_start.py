@@ -46,7 +46,7 @@ def test_limits_are_set(isolation: Isolation) -> None:
     program = (
         "import resource as r; print([r.getrlimit(w) for w in (r.RLIMIT_AS, r.RLIMIT_CORE, r.RLIMIT_NOFILE)])"
     )
-    files = start.FILES
+    files = start.MAX_OPEN_FILES
     assert ast.literal_eval(run(program).stdout) == [(128 * MIB, 128 * MIB), (0, 0), (files, files)]
     assert resource.getrlimit(resource.RLIMIT_AS)[0] != 128 * MIB
 
