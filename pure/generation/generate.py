@@ -113,7 +113,7 @@ def generate(
     # 2. Randomness and controls.
     if sampling.vocabulary is not None and sampling.vocabulary >= config.vocab_size:
         sampling = sampling._replace(vocabulary=None)
-    steering = make_controls(key.to(device), len(tokens), sampling, rows=rows)
+    controls = make_controls(key.to(device), len(tokens), sampling, rows=rows)
     with torch.no_grad():
         steps = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
         params = steps.prepare(params, rows=rows)
@@ -124,7 +124,7 @@ def generate(
             progress = progress._replace(seen=pad_rows(_seen(tokens, lengths, config.vocab_size), rows))
         # 4. Write.
         ends = torch.tensor(list(sampling.stop_tokens), dtype=torch.int64, device=device)
-        written = _write(steps, progress, params, steering, ends, stop, len(tokens), compact)
+        written = _write(steps, progress, params, controls, ends, stop, len(tokens), compact)
     # 5. Finish.
     return _finite(tree.map(lambda x: x[: len(tokens)], written))
 
@@ -204,7 +204,7 @@ def _write(
     steps: Stepper,
     progress: Progress,
     params: Tree,
-    steering: Controls,
+    controls: Controls,
     ends: Tensor,
     stop: Callable | None,
     count: int,
@@ -213,9 +213,9 @@ def _write(
     """Step until all rows are done; `rows` maps the rows of `progress` to those of the prompts."""
     result, new = progress.written, progress.written.tokens.shape[1]
     rows = torch.arange(len(progress.done), device=ends.device)
-    step = steps.bind(progress, params, steering, ends)
+    step = steps.bind(progress, params, controls, ends)
     for i in range(1, new + 1):
-        progress = step(progress, params, steering, ends)
+        progress = step(progress, params, controls, ends)
         if stop is not None:
             result = _collect(result, progress, rows)
             flags = stop(result.tokens[:count], result.lengths[:count])
@@ -229,8 +229,8 @@ def _write(
             if compact and (size := _size(len(rows), active)) < len(rows):
                 result = _collect(result, progress, rows)
                 chosen = progress.done.int().argsort(stable=True)[:size]
-                progress, steering, rows = _pick(progress, chosen), _pick(steering, chosen), rows[chosen]
-                step = steps.bind(progress, params, steering, ends)
+                progress, controls, rows = _pick(progress, chosen), _pick(controls, chosen), rows[chosen]
+                step = steps.bind(progress, params, controls, ends)
     return _collect(result, progress, rows)
 
 

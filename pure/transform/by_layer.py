@@ -25,25 +25,25 @@ class Part(NamedTuple):
     Fields:
         own: leaves of the trained tree that belong to the part's parameters.
         shared: leaves of the trained tree that belong to no parameter.
-        given: leaves of the gradient tree.
-        own_spec, shared_spec, given_spec: their structures, the same for every layer: lists hold only this
+        grads: leaves of the gradient tree.
+        own_spec, shared_spec, grads_spec: their structures, the same for every layer: lists hold only this
             layer, and each of own and shared has `None` in the place of the other's leaves.
     """
 
     own: tuple[int, ...]
     shared: tuple[int, ...]
-    given: tuple[int, ...]
+    grads: tuple[int, ...]
     own_spec: optree.PyTreeSpec
     shared_spec: optree.PyTreeSpec
-    given_spec: optree.PyTreeSpec
+    grads_spec: optree.PyTreeSpec
 
 
 def update_by_layer(function: Callable[..., Tree]) -> Callable[..., Tree]:
     """Returns the same update; under `jit(..., regions=True)` it is compiled for one layer and used for all.
 
     Args:
-        function: a leafwise (trained, given, *rest) -> trained. `given` is a tree like the params: the
-            gradients. `trained` holds trees like the params (the params themselves, an optimizer's moments)
+        function: a leafwise (trained, grads, *rest) -> trained. `grads` is a tree like the params.
+            `trained` holds trees like the params (the params themselves, an optimizer's moments)
             and shared leaves.
 
     Returns:
@@ -75,45 +75,45 @@ def leaf_norms(grads: Tree) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def plan(trained_spec: optree.PyTreeSpec, given_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
+def plan(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
     """Assigns the leaves of `trained` to layers, by the parameter with whose path their own path ends.
 
     A layer is an element of the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves
     that belong to no parameter (an optimizer's count) are shared: every part gets them.
     """
     trained = tree.unflatten(trained_spec, list(range(trained_spec.num_leaves)))
-    given = tree.unflatten(given_spec, list(range(given_spec.num_leaves)))
-    layer_of = {path: _layer(path) for path in tree.paths(given)}
+    grads = tree.unflatten(grads_spec, list(range(grads_spec.num_leaves)))
+    layer_of = {path: _layer(path) for path in tree.paths(grads)}
     all_paths = set(tree.paths(trained))
     owner = [_owner(path, layer_of, all_paths) for path in tree.paths(trained)]
-    layer = [layer_of[path] for path in tree.paths(given)]
-    return tuple(_make_part(name, trained, given, owner, layer) for name in dict.fromkeys(layer))
+    layer = [layer_of[path] for path in tree.paths(grads)]
+    return tuple(_make_part(name, trained, grads, owner, layer) for name in dict.fromkeys(layer))
 
 
-def _make_part(name: str, trained: Tree, given: Tree, owner: list[str | None], layer: list[str]) -> Part:
+def _make_part(name: str, trained: Tree, grads: Tree, owner: list[str | None], layer: list[str]) -> Part:
     """Builds the part of one layer."""
     visible = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, trained))
     own = tree.map(lambda i: i if owner[i] == name else None, visible)
     shared = tree.map(lambda i: i if owner[i] is None else None, visible)
-    own_given = _shrink(tree.map(lambda i: i if layer[i] == name else None, given))
-    leaves = [tuple(tree.leaves(t)) for t in (own, shared, own_given)]
-    specs = [tree.structure(t) for t in (own, shared, own_given)]
+    own_grads = _shrink(tree.map(lambda i: i if layer[i] == name else None, grads))
+    leaves = [tuple(tree.leaves(t)) for t in (own, shared, own_grads)]
+    specs = [tree.structure(t) for t in (own, shared, own_grads)]
     return Part(*leaves, *specs)  # type: ignore[arg-type]
 
 
 def _update_by_layer(
-    function: Callable[..., Tree], unit: Region, trained: Tree, given: Tree, *rest: Any
+    function: Callable[..., Tree], unit: Region, trained: Tree, grads: Tree, *rest: Any
 ) -> Tree:
     """Updates part by part where regions are compiled, else at once."""
     if not regional():
-        return function(trained, given, *rest)
+        return function(trained, grads, *rest)
     old, spec = tree.flatten(trained)
-    grads, given_spec = tree.flatten(given)
+    grad_leaves, grads_spec = tree.flatten(grads)
     new = list(old)
-    for part in plan(spec, given_spec):
+    for part in plan(spec, grads_spec):
         own = tree.unflatten(part.own_spec, [old[i] for i in part.own])
         shared = tree.unflatten(part.shared_spec, [old[i] for i in part.shared])
-        own_grads = tree.unflatten(part.given_spec, [grads[i] for i in part.given])
+        own_grads = tree.unflatten(part.grads_spec, [grad_leaves[i] for i in part.grads])
         own, shared = unit(own, shared, own_grads, *rest)
         for i, x in zip(part.own + part.shared, tree.leaves(own) + tree.leaves(shared), strict=True):
             new[i] = x
@@ -131,10 +131,10 @@ def _with_empty_rest(function: Callable[..., Tree], *args: Any) -> tuple[Tree, t
 
 
 def _update_part(
-    function: Callable[..., Tree], own: Tree, shared: Tree, given: Tree, *rest: Any
+    function: Callable[..., Tree], own: Tree, shared: Tree, grads: Tree, *rest: Any
 ) -> tuple[Tree, Tree]:
     """Combines own and shared leaves, updates them, and splits them again."""
-    new = function(tree.combine(own, shared), given, *rest)
+    new = function(tree.combine(own, shared), grads, *rest)
     return tree.select(own, new), tree.select(shared, new)
 
 

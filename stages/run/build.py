@@ -126,7 +126,8 @@ def load_start(options: TuningOptions, say: Say) -> Start:
     dtype = hardware.pick_dtype(options.dtype, device)
     base, template = _load_base(options, device, say)
     key, digest = random.key(options.seed, device=device), hash_weights(base.params)
-    save_model, adapted = partial(final_model.save_whole, base=base), None
+    adapted = None
+    save_model = partial(final_model.save_whole, base=base)
     if config := adapter_flags.lora_config_of(options):
         # A reward model is saved with its adapters merged, so they are never joined with earlier ones.
         earlier = None if isinstance(options, RewardOptions) else initial_adapters.read(options.model_path)

@@ -12,7 +12,7 @@ MOUNT_SETATTR, LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SEL
 """Numbers of system calls; new enough to be the same on every architecture."""
 
 
-def call(name: str, *arguments: object) -> int:
+def call_libc(name: str, *arguments: object) -> int:
     """Call a function of libc.
 
     Integers are passed as C longs, because ctypes would truncate them to 32 bits; bytes as a C string; None
@@ -40,14 +40,14 @@ def system_call(name: str, number: int, *arguments: object) -> int:
     """Make a system call that libc has no function for; the name is for the error.
 
     Raises:
-        OSError: as `call`.
+        OSError: as `call_libc`.
     """
     try:
-        return call("syscall", number, *arguments)
+        return call_libc("syscall", number, *arguments)
     except OSError as error:
         raise OSError(error.errno, f"{name}: {os.strerror(error.errno or 0)}") from None
 
 
 def prctl(option: int, *arguments: int) -> int:
     """Call prctl(2), its arguments padded to five with the zeros that some options require."""
-    return call("prctl", option, *arguments, *[0] * (4 - len(arguments)))
+    return call_libc("prctl", option, *arguments, *[0] * (4 - len(arguments)))

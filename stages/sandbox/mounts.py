@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 
-from stages.sandbox.kernel import MOUNT_SETATTR, call, system_call
+from stages.sandbox.kernel import MOUNT_SETATTR, call_libc, system_call
 
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 1, 2, 4, 8
 BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000
@@ -42,7 +42,7 @@ def build_root(disk: int) -> list[str]:
     """
     paths = library_folders()
     # 1. Private mounts.
-    call("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
+    call_libc("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
     # 2. The root.
     _mount_tmpfs(PLACE, NO_SUID | NO_DEV | NO_EXEC, "size=1m,nr_inodes=1k,mode=755")
     # 3. /tmp, before the libraries: they may lie below it.
@@ -59,8 +59,8 @@ def build_root(disk: int) -> list[str]:
     # 6. Switch to the new root.
     _restrict_mount(PLACE, READ_ONLY, recursive=False)
     os.chdir(PLACE)
-    call("pivot_root", b".", b".")
-    call("umount2", b".", DETACH)
+    call_libc("pivot_root", b".", b".")
+    call_libc("umount2", b".", DETACH)
     os.chdir(SCRATCH)
     return folders
 
@@ -116,13 +116,13 @@ def _bind_path(path: str, flags: int) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o600))
-    call("mount", os.fsencode(path), os.fsencode(target), None, BIND | RECURSIVE, None)
+    call_libc("mount", os.fsencode(path), os.fsencode(target), None, BIND | RECURSIVE, None)
     _restrict_mount(target, flags, recursive=True)
 
 
 def _mount_tmpfs(path: str, flags: int, options: str) -> None:
     """Mount an empty file system in memory."""
-    call("mount", b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode())
+    call_libc("mount", b"tmpfs", os.fsencode(path), b"tmpfs", flags, options.encode())
 
 
 def _restrict_mount(path: str, flags: int, *, recursive: bool) -> None:

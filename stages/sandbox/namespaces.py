@@ -22,7 +22,7 @@ from stages.sandbox.kernel import (
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
     PR_SET_PDEATHSIG,
-    call,
+    call_libc,
     prctl,
 )
 
@@ -53,11 +53,11 @@ def enter_namespaces() -> tuple[str, ...]:
     user, group = os.geteuid(), os.getegid()
     before = _namespace_ids()
     try:
-        call("unshare", flags)
+        call_libc("unshare", flags)
     except OSError as error:
         if error.errno != errno.EPERM:
             raise
-        call("unshare", flags | NEW_USER)
+        call_libc("unshare", flags | NEW_USER)
         _map_user(user, group)
     changed = tuple(name for name, now in _namespace_ids().items() if now != before[name])
     if missing := [name for name, _, _ in KINDS if name not in changed]:
@@ -100,7 +100,7 @@ def drop_privileges(*, mapped: bool, user: int = NOBODY) -> None:
     Raises:
         OSError: if a step fails.
     """
-    call("sethostname", b"jail", 4)
+    call_libc("sethostname", b"jail", 4)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(64):
         try:
@@ -114,7 +114,7 @@ def drop_privileges(*, mapped: bool, user: int = NOBODY) -> None:
     os.setresgid(NOBODY, NOBODY, NOBODY)
     user = NOBODY if mapped else user
     os.setresuid(user, user, user)
-    call("capset", _uint32_array(CAPABILITY_VERSION, 0), _uint32_array(*[0] * 6))
+    call_libc("capset", _uint32_array(CAPABILITY_VERSION, 0), _uint32_array(*[0] * 6))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
     die_with_parent()  # again: a change of the user clears it
@@ -128,7 +128,7 @@ def die_with_parent() -> None:
 def has_no_privileges() -> bool:
     """Test that every privilege that `drop_privileges` drops is gone."""
     sets = _uint32_array(*[0] * 6)
-    call("capget", _uint32_array(CAPABILITY_VERSION, 0), sets)
+    call_libc("capget", _uint32_array(CAPABILITY_VERSION, 0), sets)
     powerless = 0 not in os.getresuid() and len({*os.getresuid()}) == 1 and {*os.getresgid()} == {NOBODY}
     return not any(sets) and powerless and prctl(PR_GET_NO_NEW_PRIVS) == 1
 

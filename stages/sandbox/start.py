@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from stages.sandbox import landlock, mounts, namespaces, seccomp, serve
-from stages.sandbox.kernel import LIBC, call
+from stages.sandbox.kernel import LIBC, call_libc
 
 MAX_OPEN_FILES, MAX_THREADS, STACK_BYTES = 64, 256, 2**25
 OUTSIDE_PATHS = (
@@ -230,7 +230,7 @@ def _refuses_fork() -> bool:
 
 def _refuses_sockets() -> bool:
     """Test that a socket cannot be made (by libc: the socket module is slow to import)."""
-    return _fails_with(lambda: call("socket", 1, 1, 0), errno.EPERM)
+    return _fails_with(lambda: call_libc("socket", 1, 1, 0), errno.EPERM)
 
 
 def _is_first_process() -> bool:

@@ -40,10 +40,10 @@ def test_every_layer_has_the_same_part() -> None:
     grads = params(5)
     parts = plan(tree.structure(moving(5)), tree.structure(grads))
     assert len(parts) == 6
-    layers = [part for part in parts if tree.unflatten(part.given_spec, list(part.given))["layers"]]
+    layers = [part for part in parts if tree.unflatten(part.grads_spec, list(part.grads))["layers"]]
     assert len(layers) == 5
-    assert len({part.own_spec for part in layers}) == len({part.given_spec for part in layers}) == 1
-    assert sorted(i for part in parts for i in part.given) == list(range(len(tree.leaves(grads))))
+    assert len({part.own_spec for part in layers}) == len({part.grads_spec for part in layers}) == 1
+    assert sorted(i for part in parts for i in part.grads) == list(range(len(tree.leaves(grads))))
     assert all(len(part.shared) == 1 for part in parts)
 
 

@@ -8,27 +8,27 @@ import os
 
 import pytest
 
-from stages.sandbox.kernel import call, prctl, system_call
+from stages.sandbox.kernel import call_libc, prctl, system_call
 from tests.stages.sandbox.child_process import run_in_child
 
 PR_GET_NAME = 16
 
 
 def test_a_call_returns_what_it_returns() -> None:
-    assert call("getpid") == os.getpid()
+    assert call_libc("getpid") == os.getpid()
 
 
 def test_bytes_and_none_are_pointers_and_integers_are_long() -> None:
-    assert call("strlen", b"four") == 4
-    assert call("access", b"/", 0) == 0
+    assert call_libc("strlen", b"four") == 4
+    assert call_libc("access", b"/", 0) == 0
     with pytest.raises(OSError) as raised:
-        call("lseek", 10**9, 2**40, 0)
+        call_libc("lseek", 10**9, 2**40, 0)
     assert raised.value.errno == errno.EBADF
 
 
 def test_an_error_names_the_call() -> None:
     with pytest.raises(OSError, match="chdir: No such file") as raised:
-        call("chdir", b"/no/such/folder")
+        call_libc("chdir", b"/no/such/folder")
     assert raised.value.errno == errno.ENOENT
 
 
