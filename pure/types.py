@@ -72,7 +72,7 @@ class Model(NamedTuple):
         spec: tree of ParamSpec, of the same structure as the params.
         init: key [2] uint32 -> params.
         hidden: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T, D];
-            key None drops nothing.
+            key None disables dropout.
         logits: (params, hidden [..., D]) -> [..., V].
         forward: logits ∘ hidden, with the arguments of hidden -> [B, T, V].
         cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.

@@ -69,7 +69,7 @@ def dpo(
         label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
         disable_dropout: train without the dropout of model and adapters, as TRL does: the first loss is then
             that of equal log-probabilities. The reference never drops out.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         chunk: rows whose logits are held at a time; None holds all.
         options: of `stages.stage.stage`.
 
@@ -122,7 +122,7 @@ def pair_loss(
         params: the policy's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
             reference_chosen, reference_rejected [B], optional. A pair without labels is padding.
-        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing, for validation.
+        key: [2]; dropout folds in each pair's batch_position and side. None disables dropout, for validation.
         answers, compare, reference, variant, dropout: bound by `dpo`.
 
     Returns:

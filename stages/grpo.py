@@ -98,7 +98,7 @@ def grpo(
             matters.
         mask_truncated: leave answers that were cut off at M tokens out of the loss; their rewards still count
             in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops them likewise).
-        compute: dtype of the products, in sampling and in the loss; params keep theirs.
+        compute: dtype of sampling and of the loss; params keep theirs.
         chunk: rows whose logits are held at a time; None holds all.
         compile: as in `pure.generation.generate.generate`, for sampling.
         options: of `stages.stage.stage`; `accumulation` counts groups.

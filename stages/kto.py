@@ -61,7 +61,7 @@ def kto(
         desirable_weight, undesirable_weight: factors of the losses of either kind, > 0.
         disable_dropout: train without the dropout of model and adapters, as TRL does. The reference and z₀
             never drop out.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         chunk: rows whose logits are held at a time; None holds all.
         options: of `stages.stage.stage`.
 
@@ -148,7 +148,7 @@ def answers_loss(
         params: the policy's.
         batch: tokens, labels [B, T], desirable, batch_position [B]; optional: reference, divergence [B]. An
             answer without labels is padding.
-        key: [2]; dropout folds in each answer's batch_position. None drops nothing, for validation.
+        key: [2]; dropout folds in each answer's batch_position. None disables dropout, for validation.
         model, head, reference, divergence_fn, dropout: bound by `kto`.
         beta, desirable_weight, undesirable_weight: see `kto`.
 

@@ -121,7 +121,7 @@ def ppo(
         minibatches: parts of each epoch, drawn anew each time; must divide B.
         mask_truncated: leave answers that were cut off at M tokens out of the losses of policy and value
             function; their rewards are still reported.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         compile: as in `pure.generation.generate.generate`, for sampling.
         options: of `stages.stage.stage`; `accumulation` counts answers.
 

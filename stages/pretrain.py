@@ -40,7 +40,7 @@ def pretrain(
     Args:
         model: from `pure.nn.transformer.transformer`.
         optimizer: optax's pair.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         chunk: positions whose logits are held at a time, compiled or not; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
         options: of `stages.stage.stage`.
@@ -65,7 +65,7 @@ def next_token_loss(
         params: the model's.
         batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; optional: positions,
             segment_ids [B, T].
-        key: [2]; dropout folds in each example's batch_position. None drops nothing, for validation.
+        key: [2]; dropout folds in each example's batch_position. None disables dropout, for validation.
         model, head: bound by `pretrain`.
 
     Returns:

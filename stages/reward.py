@@ -48,7 +48,7 @@ def reward(
         optimizer: optax's pair.
         margin, center: see `pure.loss.reward.bradley_terry`.
         disable_dropout: train without the dropout of model and adapters, as TRL does.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         options: of `stages.stage.stage`.
 
     Returns:
@@ -76,7 +76,7 @@ def pair_loss(
     Args:
         params: the scalar model's.
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B].
-        key: [2]; dropout folds in each pair's batch_position and side. None drops nothing, for validation.
+        key: [2]; dropout folds in each pair's batch_position and side. None disables dropout, for validation.
         score, margin, center, dropout: bound by `reward`.
 
     Returns:

@@ -70,7 +70,7 @@ def rollout(
         samples: G >= 1.
         sampling: of each completion. Losses compare log-probabilities at its temperature; they do not see its
             truncation.
-        dtype: of the products; None takes that of the params.
+        dtype: compute dtype; None takes that of the params.
         compile: as in `pure.generation.generate.generate`.
 
     Returns:

@@ -41,7 +41,7 @@ def sft(
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
         optimizer: optax's pair.
-        compute: dtype of the products; params keep theirs.
+        compute: dtype of the forward and backward pass; params keep theirs.
         chunk: positions whose logits are held at a time; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
         options: of `stages.stage.stage`.

@@ -31,7 +31,7 @@ def attach(
     Args:
         adapters: as the model's spec; `{}` gives the base.
         base, adapted, squares, rate: bound by `lora`.
-        key: [B, 2] uint32, of the dropout; None drops nothing.
+        key: [B, 2] uint32, of the dropout; None disables dropout.
 
     Returns:
         Params of the base model.

@@ -61,7 +61,7 @@ def attention(
         config: heads, head_dim, qk_norm.
         backend: "auto", "naive", "flash", "sdpa" or "flex"; all compute the same (`pure.nn.backend.choose`).
         segment_ids: [B, T] integers; a token attends only to its own segment. None: one segment.
-        dropout_mask: [B, N, T, S] factors on the attention weights, 0 or 1/(1 - p); None drops nothing.
+        dropout_mask: [B, N, T, S] factors on the attention weights, 0 or 1/(1 - p); None disables dropout.
         cache: keys and values of earlier tokens; None when training.
         start: [B] filled positions of the cache; the T new tokens are written after them.
 

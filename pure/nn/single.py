@@ -36,7 +36,7 @@ def single(
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the query among the keys, 0 <= start < S; None is 0.
         segment_ids: must be None: cached tokens are of one segment.
-        dropout_mask: must be None: decoding drops nothing.
+        dropout_mask: must be None: decoding has no dropout.
 
     Returns:
         [B, T, N, H], dtype of q; sums and softmax are computed in float32.

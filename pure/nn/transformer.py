@@ -127,7 +127,7 @@ def hidden(
         tokens: [B, T] integers in 0 .. V-1.
         positions: [B, T] integers, tokens from the start of the document; None counts from 0.
         segment_ids: [B, T] integers: a token attends only to its own segment; None is one segment a row.
-        key: [2] or [B, 2] uint32, for the whole batch or one per example; None drops nothing.
+        key: [2] or [B, 2] uint32, for the whole batch or one per example; None disables dropout.
         config, layer, last_norm: bound by `transformer`.
 
     Returns:

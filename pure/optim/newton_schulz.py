@@ -54,7 +54,7 @@ def orthogonalize(
         preconditioning: the first scaling: "frobenius" as above, "spectral" by the largest singular value, or
             a scaling of X and A inside the first step: "aol" divides row i of X by √(Σ_j |A_ij|), "schatten"
             divides X by √‖A‖_F; the numbers under these roots are at least 1e-8.
-        dtype: of the products; None: that of x. Later steps correct rounding errors of earlier ones:
+        dtype: compute dtype; None: that of x. Later steps correct rounding errors of earlier ones:
             torch.bfloat16 is several times faster and changes singular values by a hundredth.
 
     Returns:

@@ -51,7 +51,7 @@ def run(options: EstimateOptions) -> int:
     from pure import optim
     from pure.adapt.lora_config import lora_config
     from stages.models import hardware, language_model
-    from stages.run import shape
+    from stages.run import model_config
     from stages.run.estimate import estimate
     from stages.run.optimizer import make_optimizer
 
@@ -59,7 +59,7 @@ def run(options: EstimateOptions) -> int:
     if options.model_path:
         config = language_model.read_config(options.model_path)
     else:
-        config = shape.read(options.config, None)
+        config = model_config.read_config(options.config, None)
     if options.max_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "

@@ -75,7 +75,7 @@ def attach(
         params: the base's, float32; adapters that the run starts from are merged into them.
         config: rank, scale and matrices of the adapters.
         path: of the base.
-        dtype: of the products, and so of the frozen base.
+        dtype: compute dtype, and so that of the frozen base.
         quantize: store the matrices of the base in four bits (NF4).
         digest: `stages.models.identity.hash_weights` of the params.
         earlier: adapters that the run starts from, if its own are joined with them.

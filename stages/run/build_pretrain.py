@@ -23,7 +23,7 @@ from stages.models import hardware, identity, language_model
 from stages.models.identity import hash_weights
 from stages.models.language_model import Pretrained
 from stages.pretrain import pretrain
-from stages.run import config_file, final_model, mfu, optimizer, shape
+from stages.run import config_file, final_model, mfu, model_config, optimizer
 from stages.run.data.corpus import Corpus
 from stages.run.experiment import Experiment, Say
 from stages.run.options.base import BatchFlags
@@ -47,7 +47,7 @@ def build(options: PretrainOptions, corpus: Corpus, say: Say = print) -> Experim
     """
     device = hardware.pick_device(options.device)
     dtype = hardware.pick_dtype(options.dtype, device)
-    config = _model_config(options, corpus, say)
+    config = _build_config(options, corpus, say)
     model = transformer(config)
     pipe = make_pipe(
         corpus.train,
@@ -107,9 +107,11 @@ def check(options: PretrainOptions) -> None:
         raise ValueError(
             '--data_path is empty; name a file, a folder ("." is this one), a data set, or "embedded"'
         )
-    config = shape.read(options.config, options.model_path)
+    config = model_config.read_config(options.config, options.model_path)
     if options.tokenizer_path and Path(options.tokenizer_path).exists():
-        shape.with_ids(config, tokenizers.load(options.tokenizer_path), name=_shape_name(options))
+        model_config.fit_to_tokenizer(
+            config, tokenizers.load(options.tokenizer_path), name=_config_flag(options)
+        )
     if options.max_length > config.max_position_embeddings:
         raise ValueError(
             f"--max_length {options.max_length} exceeds the model's max_position_embeddings "
@@ -120,7 +122,7 @@ def check(options: PretrainOptions) -> None:
 
 def vocabulary_size(options: PretrainOptions) -> int:
     """Returns the vocabulary size for a tokenizer that is trained for the run: the model's `vocab_size`."""
-    return shape.read(options.config, options.model_path).vocab_size
+    return model_config.read_config(options.config, options.model_path).vocab_size
 
 
 def make_pipe(
@@ -166,13 +168,13 @@ def make_pipe(
     return pipe[:max_steps]
 
 
-def _model_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
+def _build_config(options: PretrainOptions, corpus: Corpus, say: Say) -> ModelConfig:
     """Returns the model's config with the tokenizer's ids; refuses one that differs from the checkpoints'."""
-    name = _shape_name(options)
-    read = shape.read(options.config, options.model_path)
-    shrink = shape.may_shrink(options.config, options.model_path)
-    config = shape.with_ids(read, corpus.tokenizer, name=name, shrink=shrink)
-    if line := shape.describe_rows(read, config, corpus.tokenizer, name=name):
+    name = _config_flag(options)
+    read = model_config.read_config(options.config, options.model_path)
+    shrink = model_config.may_shrink_vocabulary(options.config, options.model_path)
+    config = model_config.fit_to_tokenizer(read, corpus.tokenizer, name=name, shrink=shrink)
+    if line := model_config.describe_vocabulary(read, config, corpus.tokenizer, name=name):
         say(line)
     config_file.refuse_other_model(Path(options.output_dir), dataclasses.asdict(config))
     return config
@@ -186,8 +188,8 @@ def _load_base(new: Pretrained, model_path: str, device: torch.device) -> tuple[
     return language_model.with_tokenizer_of(new._replace(params=base.params), base), base_identity
 
 
-def _shape_name(options: PretrainOptions) -> str:
+def _config_flag(options: PretrainOptions) -> str:
     """Returns the flag that selects the model's config, for messages."""
     if options.model_path:
         return f"--model_path {options.model_path}"
-    return f"--config {options.config or shape.DEFAULT}"
+    return f"--config {options.config or model_config.DEFAULT}"

@@ -70,7 +70,7 @@ def estimate(
         optimizer: of the trained parameters.
         rows: B, rows of a batch.
         length: T, tokens of a row.
-        dtype: of the products; a frozen base is stored in it.
+        dtype: compute dtype; a frozen base is stored in it.
         accumulation: pieces of a batch.
         adapters: train these over a frozen base; None trains every parameter.
         quantized: the base's matrices are NF4.

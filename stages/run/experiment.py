@@ -40,7 +40,7 @@ class Start(NamedTuple):
         base: model, params in float32, tokenizer and chat template; with adapters, their model and params.
         template: the chat template, compiled.
         adapter: the frozen base of the adapters; None trains the whole model.
-        dtype: of the products.
+        dtype: compute dtype.
         key: [2] uint32, the root of the run's randomness.
         identity: entries of the run's fingerprint: the weights at --model_path.
         save_model: writes a language model, or its adapters.

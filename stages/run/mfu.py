@@ -44,7 +44,7 @@ def model_flops(model: Model, length: int, dtype: torch.dtype, device: torch.dev
     Args:
         model: gives spec and config.
         length: T, tokens of a row.
-        dtype: of the products.
+        dtype: compute dtype.
         device: where they are made.
 
     Returns:
@@ -111,7 +111,7 @@ def peak(name: str, dtype: torch.dtype) -> float | None:
 
     Args:
         name: as torch.cuda.get_device_name says; a part of a device (MIG) has no figure.
-        dtype: of the products; only bfloat16 and float16 have one.
+        dtype: compute dtype; only bfloat16 and float16 have one.
 
     Returns:
         Operations a second, or None.

@@ -27,7 +27,7 @@ def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Optimizati
     Args:
         flags: those of the command line.
         updates: optimizer updates of the whole run.
-        dtype: of the products.
+        dtype: compute dtype.
 
     Returns:
         Optimization.
@@ -98,7 +98,7 @@ def make_optimizer(
         schedule: of the learning rate.
         weight_decay: of matrices; norms, biases and embeddings have none.
         max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
-        dtype: of the products; Muon's Newton-Schulz iterations are in float32 if it is float32, else
+        dtype: compute dtype; Muon's Newton-Schulz iterations are in float32 if it is float32, else
             in bfloat16.
 
     Returns:

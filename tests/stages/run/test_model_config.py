@@ -11,35 +11,35 @@ from data_pipes import tokenizer as tokenizers
 from pure.config import preset
 from pure.interop import hf
 from stages.models import language_model
-from stages.run import shape
+from stages.run import model_config
 from tests.stages.models.test_language_model import make
 from tests.stages.small import SHAPE, write_config
 
 
 def test_presets_and_json_files(tmp_path: Path) -> None:
-    assert shape.read(None, None) == preset("tiny_config")
-    assert shape.read("qwen3_0.6b", None) == preset("qwen3_0.6b")
-    read = shape.read(str(write_config(tmp_path / "a.json")), None)
+    assert model_config.read_config(None, None) == preset("tiny_config")
+    assert model_config.read_config("qwen3_0.6b", None) == preset("qwen3_0.6b")
+    read = model_config.read_config(str(write_config(tmp_path / "a.json")), None)
     assert {name: getattr(read, name) for name in SHAPE} == SHAPE
 
 
 def test_a_config_of_hugging_face_is_a_shape_too(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(hf.to_hf_config(preset("smollm2_135m"))))
-    assert shape.read_named(str(path)) == preset("smollm2_135m")
+    assert model_config.read_named_config(str(path)) == preset("smollm2_135m")
 
 
 def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
     made = make()
     language_model.save(tmp_path / "model", made)
     model, same, other = str(tmp_path / "model"), tmp_path / "same.json", tmp_path / "other.json"
-    assert shape.read(None, model) == made.model.config
+    assert model_config.read_config(None, model) == made.model.config
     fields = {name: value for name, value in vars(made.model.config).items() if value is not None}
     same.write_text(json.dumps(fields))
-    assert shape.read(str(same), model) == made.model.config
+    assert model_config.read_config(str(same), model) == made.model.config
     other.write_text(json.dumps(fields | {"num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match="different shapes: num_hidden_layers 2 and 3; leave --config out"):
-        shape.read(str(other), model)
+    with pytest.raises(ValueError, match="differ: num_hidden_layers 2 and 3; omit --config"):
+        model_config.read_config(str(other), model)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_model_brings_its_own_shape(tmp_path: Path) -> None:
 )
 def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
     with pytest.raises(ValueError, match=rf"--config {name}: .*{told}|--config {name}: {told}"):
-        shape.read_named(name)
+        model_config.read_named_config(name)
 
 
 @pytest.mark.parametrize(
@@ -71,43 +71,45 @@ def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
 def test_a_file_with_a_mistake_is_named_with_it(fields: dict, told: str, tmp_path: Path) -> None:
     path = write_config(tmp_path / "a.json", **fields)
     with pytest.raises(ValueError, match=rf"--config .*a\.json: .*{told}"):
-        shape.read_named(str(path))
+        model_config.read_named_config(str(path))
     path.write_text("{,}")
     with pytest.raises(ValueError, match=r"--config .*a\.json: not valid JSON, line 1"):
-        shape.read_named(str(path))
+        model_config.read_named_config(str(path))
 
 
 def test_the_special_ids_are_the_tokenizers() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     special = tokenizers.special_tokens(tokenizer)
-    read = shape.with_ids(preset("tiny_config"), tokenizer, name="--config tiny_config")
+    read = model_config.fit_to_tokenizer(preset("tiny_config"), tokenizer, name="--config tiny_config")
     assert (read.eos_token_id, read.pad_token_id) == (special["<|endoftext|>"], special["<|pad|>"])
     with pytest.raises(ValueError, match=r"the tokenizer has \d+ ids, but --config x only vocab_size 200"):
-        shape.with_ids(preset("tiny_config", vocab_size=200), tokenizer, name="--config x")
+        model_config.fit_to_tokenizer(preset("tiny_config", vocab_size=200), tokenizer, name="--config x")
 
 
 def test_the_vocabulary_follows_the_tokenizer() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     size, asked = tokenizers.vocabulary_size(tokenizer), preset("tiny_config", bos_token_id=4000)
-    read = shape.with_ids(asked, tokenizer, name="--config tiny_config", shrink=True)
+    read = model_config.fit_to_tokenizer(asked, tokenizer, name="--config tiny_config", shrink=True)
     assert (read.vocab_size, read.bos_token_id) == (320, None)
-    said = shape.describe_rows(asked, read, tokenizer, name="--config tiny_config")
+    said = model_config.describe_vocabulary(asked, read, tokenizer, name="--config tiny_config")
     assert said == (
         f"vocabulary: the tokenizer has {size} ids, so the model has 320 rows (a multiple of 64), not the 4,096 of "
         "--config tiny_config"
     )
     exact = preset("tiny_config", vocab_size=size)
-    assert shape.with_ids(exact, tokenizer, name="", shrink=True).vocab_size == size
-    assert shape.describe_rows(exact, exact, tokenizer, name="") is None
+    assert model_config.fit_to_tokenizer(exact, tokenizer, name="", shrink=True).vocab_size == size
+    assert model_config.describe_vocabulary(exact, exact, tokenizer, name="") is None
 
 
 def test_a_vocabulary_that_a_file_or_a_model_states_is_kept_and_said() -> None:
     tokenizer = tokenizers.train(["low lower"], 270)
     asked = preset("tiny_config")
-    read = shape.with_ids(asked, tokenizer, name="--config a.json")
+    read = model_config.fit_to_tokenizer(asked, tokenizer, name="--config a.json")
     assert read.vocab_size == 4096
-    assert "4,096 rows" in (shape.describe_rows(asked, read, tokenizer, name="--config a.json") or "")
-    assert shape.may_shrink(None, None)
-    assert shape.may_shrink("tiny_config", None)
-    assert not shape.may_shrink("a.json", None)
-    assert not shape.may_shrink(None, "model")
+    assert "4,096 rows" in (
+        model_config.describe_vocabulary(asked, read, tokenizer, name="--config a.json") or ""
+    )
+    assert model_config.may_shrink_vocabulary(None, None)
+    assert model_config.may_shrink_vocabulary("tiny_config", None)
+    assert not model_config.may_shrink_vocabulary("a.json", None)
+    assert not model_config.may_shrink_vocabulary(None, "model")

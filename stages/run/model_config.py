@@ -19,7 +19,7 @@ MULTIPLE = 64
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def read(config: str | None, model_path: str | None) -> ModelConfig:
+def read_config(config: str | None, model_path: str | None) -> ModelConfig:
     """Reads the configuration of the model.
 
     Args:
@@ -34,23 +34,23 @@ def read(config: str | None, model_path: str | None) -> ModelConfig:
         ValueError: for anything else, with what to type instead; or if the two disagree.
     """
     if model_path is None:
-        return read_named(config or DEFAULT)
+        return read_named_config(config or DEFAULT)
     theirs = language_model.read_config(model_path)
     if config is None:
         return theirs
-    ours, own = to_dict(read_named(config)), to_dict(theirs)
+    ours, own = to_dict(read_named_config(config)), to_dict(theirs)
     differences = [
         f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]
     ]
     if differences:
         raise ValueError(
-            f"--model_path {model_path} and --config {config} are of different shapes: "
-            f"{', '.join(differences)}; leave --config out, and the model's own is taken"
+            f"--model_path {model_path} and --config {config} differ: "
+            f"{', '.join(differences)}; omit --config to use the config of the model"
         )
     return theirs
 
 
-def read_named(name: str) -> ModelConfig:
+def read_named_config(name: str) -> ModelConfig:
     """Reads a ModelConfig by a preset's name, or from a JSON file.
 
     Raises:
@@ -66,7 +66,7 @@ def read_named(name: str) -> ModelConfig:
         )
         raise ValueError(f"--config {name}: Python files are not run as configuration; {instead}")
     if path.suffix != ".json":
-        return _preset(name)
+        return _find_preset(name)
     try:
         fields = files.read_json(path)
     except FileNotFoundError:
@@ -79,19 +79,19 @@ def read_named(name: str) -> ModelConfig:
         raise ValueError(f"--config {name}: {error}") from None
 
 
-def may_shrink(config: str | None, model_path: str | None) -> bool:
-    """Tells whether the vocabulary may be made smaller: not that of a model or of a JSON file."""
+def may_shrink_vocabulary(config: str | None, model_path: str | None) -> bool:
+    """Checks if the vocabulary may be made smaller: not that of a model or of a JSON file."""
     return model_path is None and not (config or DEFAULT).endswith(".json")
 
 
-def describe_rows(
-    asked: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str
+def describe_vocabulary(
+    original: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str
 ) -> str | None:
-    """Describes an embedding with fewer rows than were asked for, or many more than the tokenizer has ids.
+    """Describes an embedding with fewer rows than the configuration has, or many more than the tokenizer.
 
     Args:
-        asked: as it was read.
-        config: as it is, from `with_ids`.
+        original: as it was read.
+        config: of the run, from `fit_to_tokenizer`.
         tokenizer: of the run.
         name: of the configuration, such as "--config tiny_config".
 
@@ -99,10 +99,10 @@ def describe_rows(
         One line, or None.
     """
     size = tokenizers.vocabulary_size(tokenizer)
-    if config.vocab_size < asked.vocab_size:
+    if config.vocab_size < original.vocab_size:
         return (
             f"vocabulary: the tokenizer has {size:,} ids, so the model has {config.vocab_size:,} rows (a "
-            f"multiple of {MULTIPLE}), not the {asked.vocab_size:,} of {name}"
+            f"multiple of {MULTIPLE}), not the {original.vocab_size:,} of {name}"
         )
     if config.vocab_size >= size + MULTIPLE:
         return (
@@ -112,7 +112,7 @@ def describe_rows(
     return None
 
 
-def with_ids(
+def fit_to_tokenizer(
     config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str, shrink: bool = False
 ) -> ModelConfig:
     """Sets the special ids to the tokenizer's, and with `shrink` the size of the vocabulary.
@@ -147,8 +147,8 @@ def with_ids(
     )
 
 
-def _preset(name: str) -> ModelConfig:
-    """A preset, or an error with the nearest name."""
+def _find_preset(name: str) -> ModelConfig:
+    """Finds a preset by name; the error suggests the nearest name."""
     if name in PRESETS:
         return preset(name)
     near = difflib.get_close_matches(name, PRESETS, 1)
