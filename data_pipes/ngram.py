@@ -1,6 +1,6 @@
-"""Hash words and runs of words, so that NumPy can count repetition.
+"""Hash words and n-grams of words, so that NumPy can count repetition.
 
-Shape letters: N words, n words in a run.
+Shape letters: N words, n words in an n-gram.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ def hash_words(words: list[str]) -> np.ndarray:
     return mix(np.array([zlib.crc32(word.encode("utf8", "replace")) for word in words], np.uint64))
 
 
-def hash_runs(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hashes each run of n words: a polynomial in the words' hashes, mixed.
+def hash_ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Hashes each n-gram: a polynomial in the words' hashes, mixed.
 
-        run[i] = mix(sum_j hashes[i + j] P**(n - 1 - j))  mod 2**64
+        ngram[i] = mix(sum_j hashes[i + j] P**(n - 1 - j))  mod 2**64
 
     Args:
         hashes: [N] uint64, from `hash_words`.
-        n: words in a run, >= 1.
+        n: words in an n-gram, >= 1.
 
     Returns:
-        [N - n + 1] uint64, empty if there are fewer than n words. Equal runs have equal hashes; two different
-        ones collide with probability 2**-64 (2**-32 for n = 1).
+        [N - n + 1] uint64, empty if there are fewer than n words. Equal n-grams have equal hashes; two
+        different ones collide with probability 2**-64 (2**-32 for n = 1).
 
     Example:
-        "a b a b" has the runs ab, ba, ab:
+        "a b a b" has the bigrams ab, ba, ab:
 
-        >>> one, two, three = hash_runs(hash_words(list("abab")), 2).tolist()
+        >>> one, two, three = hash_ngrams(hash_words(list("abab")), 2).tolist()
         >>> one == three, one == two
         (True, False)
     """
     count = max(len(hashes) - n + 1, 0)
-    runs = np.zeros(count, np.uint64)
+    ngrams = np.zeros(count, np.uint64)
     for j in range(n):
-        runs = runs * np.uint64(_PRIME) + hashes[j : j + count]
-    return mix(runs)
+        ngrams = ngrams * np.uint64(_PRIME) + hashes[j : j + count]
+    return mix(ngrams)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """Scrambles 64-bit numbers, one to one: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    """Scrambles 64-bit numbers bijectively: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,6 +1,6 @@
 """Eight seeds trained at once: `population(stage, 8)` is again a stage, whose state has a leading axis.
 
-One vmapped step trains all of them; the spread over seeds says whether a difference is a finding or luck.
+One vmapped step trains all of them; the spread over seeds shows whether a difference is more than noise.
 
     python examples/05_eight_seeds_at_once.py
 """
@@ -30,12 +30,12 @@ def main(steps: int = 60, members: int = 8) -> list[float]:
             max_position_embeddings=32,
         )
     )
-    rows = (torch.arange(17) * torch.arange(1, 9)[:, None]) % 32
+    rows = (torch.arange(17) * torch.arange(1, 9)[:, None]) % 32  # row i counts in steps of i + 1
     batch = {"tokens": rows[:, :-1], "labels": rows[:, 1:]}
-    one = pretrain(model, optim.adamw(3e-3))
-    many = population(one, members)
+    stage = pretrain(model, optim.adamw(3e-3))
+    stacked = population(stage, members)
 
-    state = functools.reduce(many.step, [batch] * steps, many.init(random.key(0)))
+    state = functools.reduce(stacked.step, [batch] * steps, stacked.init(random.key(0)))
 
     losses = state.metrics["loss"].tolist()
     print(
@@ -44,12 +44,14 @@ def main(steps: int = 60, members: int = 8) -> list[float]:
     )
     for number, loss in enumerate(losses):
         print(f"  seed {number}: {loss:.4f}")
-    first = functools.reduce(one.step, [batch] * steps, one.init(random.split(random.key(0), members)[0]))
-    gap = max(
+    first_key = random.split(random.key(0), members)[0]
+    alone = functools.reduce(stage.step, [batch] * steps, stage.init(first_key))
+    member = tree.unstack(state)[0]
+    difference = max(
         float((a - b).abs().max())
-        for a, b in zip(tree.leaves(tree.unstack(state)[0].params), tree.leaves(first.params), strict=True)
+        for a, b in zip(tree.leaves(member.params), tree.leaves(alone.params), strict=True)
     )
-    print(f"seed 0 trained alone differs by at most {gap:.1e} in any parameter")
+    print(f"seed 0 trained alone differs by at most {difference:.1e} in any parameter")
     return losses
 
 

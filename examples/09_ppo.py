@@ -1,6 +1,6 @@
 """PPO: a value function predicts the reward at each token, and the policy learns from the prediction error.
 
-The step is split into its parts, as in a loop of your own: rollout, score, update.
+The step is split into its parts, rollout, score and update, as you would in a training loop of your own.
 
     python examples/09_ppo.py
 """
@@ -14,21 +14,21 @@ from pure import optim, random
 from pure.config import ModelConfig
 from pure.generation.sampling import Sampling
 from pure.nn.transformer import transformer
-from stages.online import draw_and_score
+from stages.online import generate_and_score
 from stages.ppo import ppo
 from stages.rollout import Rollouts
 
-VOCABULARY, NEW = 32, 10
+VOCABULARY, NEW_TOKENS = 32, 10
 
 
-def increasing(rollouts: Rollouts) -> torch.Tensor:
+def score_increasing(rollouts: Rollouts) -> torch.Tensor:
     """Reward: the share of tokens that are larger than the one before. Works on ids; no text is needed."""
-    tokens = rollouts.tokens[:, -NEW:]
+    tokens = rollouts.tokens[:, -NEW_TOKENS:]
     return (tokens[:, 1:] > tokens[:, :-1]).float().mean(1, keepdim=True)
 
 
 def main(steps: int = 30) -> tuple[float, float]:
-    """Returns the mean reward of the first and the last round."""
+    """Returns the mean reward of the first and the last step."""
     prompts = [torch.tensor([i, i + 1]).numpy() for i in range(8)]
     pipe = prompt_pipe(prompts, batch_size=8, length=2, key=0, epochs=steps)
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -38,9 +38,9 @@ def main(steps: int = 30) -> tuple[float, float]:
     stage = ppo(
         model,
         optim.adamw(3e-3),
-        score=increasing,
+        score=score_increasing,
         samples=8,
-        sampling=Sampling(max_new_tokens=NEW),
+        sampling=Sampling(max_new_tokens=NEW_TOKENS),
         epochs=3,
         minibatches=2,
         beta=0.0,
@@ -48,7 +48,7 @@ def main(steps: int = 30) -> tuple[float, float]:
     state = stage.init(random.key(0), model.init(random.key(1)))
     rewards = []
     for number, batch in enumerate(pipe):
-        rollouts, scores = draw_and_score(state, batch, parts=stage.parts)
+        rollouts, scores = generate_and_score(state, batch, parts=stage.parts)
         state = stage.parts.update(state, rollouts, scores)
         rewards.append(float(state.metrics["reward"]))
         if number % 5 == 0:

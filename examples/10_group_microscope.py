@@ -17,7 +17,7 @@ from pure.loss.advantages import group_advantages
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import grpo
-from stages.online import draw_and_score
+from stages.online import generate_and_score
 from stages.rollout import Rollouts
 
 GROUP, NEW = 8, 12
@@ -40,7 +40,7 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
     for _ in range(steps):
         state = stage.step(state, batch)
 
-    rollouts, rewards = draw_and_score(state, batch, parts=stage.parts)
+    rollouts, rewards = generate_and_score(state, batch, parts=stage.parts)
     advantages = group_advantages(rewards.T)[0]
     ones = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})  # groups of one
     grads = per_sample_grad(stage.loss)(state.params, ones, state.key)

@@ -94,7 +94,10 @@ class Model(NamedTuple):
 
 
 class GradientTransformation(NamedTuple):
-    """optax's pair: `state = init(params)`; `updates, state = update(updates, state, params, **extra)`.
+    """Optimizer, or a link of one, as in optax: two pure functions.
+
+        state = init(params)
+        updates, state = update(updates, state, params, **extra)
 
     Updates are *added* to the params, so a descent direction has its minus sign. `extra` is passed to every
     link of a chain: `grad_norm` [] (the global norm, if the caller has computed it), `finite` [] bool (all

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.loss.check import number
+from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.dpo import VARIANTS, dpo_loss
 from pure.loss.log_probability import Head, linear_log_probabilities
@@ -37,7 +37,7 @@ METRICS = (
     "logps/rejected",
 )  # fmt: skip
 REFERENCE_FREE = ("simpo", "orpo")
-"""Variants without a reference."""
+"""Variants that use no reference model."""
 
 
 def dpo(
@@ -58,19 +58,18 @@ def dpo(
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
-        optimizer: optax's pair.
-        reference: params of the frozen policy to stay near, as a rule the ones to start from. None: the
-            batches have "reference_chosen" and "reference_rejected" [B] already
-            (`data_pipes.preference.with_reference`), which saves a forward pass in every step; or the variant
-            has no reference (simpo, orpo).
+        optimizer: a GradientTransformation.
+        reference: params of the frozen reference model, usually the initial ones. None: the batches already
+            have "reference_chosen" and "reference_rejected" [B] (`data_pipes.preference.with_reference`),
+            which saves a forward pass in every step; or the variant has no reference (simpo, orpo).
         beta: weight of the implicit KL penalty, see `pure.loss.dpo.dpo_loss`; of orpo the weight of its odds
             ratio.
         variant: sigmoid, conservative, robust, ipo, hinge, simpo, or orpo.
         label_smoothing, margin: see `pure.loss.dpo.dpo_loss`.
-        disable_dropout: train without the dropout of model and adapters, as TRL does: the first loss is then
-            that of equal log-probabilities. The reference never drops out.
+        disable_dropout: disable dropout in model and adapters, as TRL does: policy and reference then agree
+            before the first update, and all rewards are 0. The reference never uses dropout.
         compute: dtype of the forward and backward pass; params keep theirs.
-        chunk: rows whose logits are held at a time; None holds all.
+        chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
         options: of `stages.stage.stage`.
 
     Returns:
@@ -82,22 +81,22 @@ def dpo(
     """
     if variant not in (*VARIANTS, "orpo"):
         raise ValueError(f"dpo: variant must be one of {', '.join(VARIANTS)} or orpo, got {variant!r}")
-    number("dpo", "at least 0" if variant == "orpo" else "above 0", beta=beta)
+    check_range("dpo", "at least 0" if variant == "orpo" else "above 0", beta=beta)
     if variant in REFERENCE_FREE and reference is not None:
         raise ValueError(f"dpo: variant {variant!r} has no reference; leave reference=None")
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
-    answers = partial(answer_log_probabilities, model=model, head=head)
-    compare = partial(
-        orpo_loss
-        if variant == "orpo"
-        else partial(dpo_loss, variant=variant, label_smoothing=label_smoothing, margin=margin),
-        beta=beta,
-    )
+    logps_fn = partial(answer_log_probabilities, model=model, head=head)
+    if variant == "orpo":
+        loss_fn: Callable[..., Any] = partial(orpo_loss, beta=beta)
+    else:
+        loss_fn = partial(
+            dpo_loss, variant=variant, label_smoothing=label_smoothing, margin=margin, beta=beta
+        )
     frozen = None if reference is None else tree.cast(reference, compute)
     loss = partial(
         pair_loss,
-        answers=answers,
-        compare=compare,
+        logps_fn=logps_fn,
+        loss_fn=loss_fn,
         reference=frozen,
         variant=variant,
         dropout=not disable_dropout,
@@ -110,8 +109,8 @@ def pair_loss(
     batch: Tree,
     key: Tensor | None,
     *,
-    answers: Callable[..., Tensor],
-    compare: Callable[..., Any],
+    logps_fn: Callable[..., Tensor],
+    loss_fn: Callable[..., Any],
     reference: Tree | None,
     variant: str,
     dropout: bool,
@@ -123,14 +122,16 @@ def pair_loss(
         batch: chosen_tokens, chosen_labels, rejected_tokens, rejected_labels [B, T], batch_position [B];
             reference_chosen, reference_rejected [B], optional. A pair without labels is padding.
         key: [2]; dropout folds in each pair's batch_position and side. None disables dropout, for validation.
-        answers, compare, reference, variant, dropout: bound by `dpo`.
+        logps_fn: (params, tokens, labels, key=) -> log-probabilities of the answers [2 B].
+        loss_fn: `dpo_loss` or `orpo_loss` with its options.
+        reference, variant, dropout: bound by `dpo`.
 
     Returns:
         (sum [], count [] pairs, metrics).
 
     Steps:
         1. Log-probabilities of both answers, in one pass.
-        2. The reference's: from the batch, or computed, or none.
+        2. Log-probabilities under the reference: from the batch, computed here, or none.
         3. The loss of each pair; padding does not count.
         4. Metrics.
 
@@ -141,23 +142,23 @@ def pair_loss(
     labels = torch.cat([batch["chosen_labels"], batch["rejected_labels"]])
     # 1. Policy.
     keys = side_keys(key, batch["batch_position"]) if dropout else None
-    chosen, rejected = answers(params, tokens, labels, key=keys).chunk(2)
+    chosen, rejected = logps_fn(params, tokens, labels, key=keys).chunk(2)
     lengths = (labels != IGNORE).sum(1).chunk(2)
     counts = {"chosen_tokens": lengths[0], "rejected_tokens": lengths[1]}
     # 2. Reference.
-    references: tuple = () if variant == "orpo" else (None, None)
+    references: tuple = () if variant == "orpo" else (None, None)  # orpo_loss has no such arguments
     if "reference_chosen" in batch and variant not in REFERENCE_FREE:
         references = (batch["reference_chosen"], batch["reference_rejected"])
     elif reference is not None:
         with torch.no_grad():
-            references = answers(reference, tokens, labels).chunk(2)
+            references = logps_fn(reference, tokens, labels).chunk(2)
     elif variant not in REFERENCE_FREE:
         raise ValueError(
             f"dpo: variant {variant!r} needs a reference; give reference=params, or batches with "
             "reference_chosen and reference_rejected (data_pipes.preference.with_reference)"
         )
     # 3. Loss.
-    result = compare(chosen, rejected, *references, **counts)
+    result = loss_fn(chosen, rejected, *references, **counts)
     real = ((lengths[0] > 0) & (lengths[1] > 0)).float()
     count = real.sum()
     # 4. Metrics.

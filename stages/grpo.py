@@ -19,7 +19,7 @@ from pure import random, tree
 from pure.generation.sampling import Sampling
 from pure.generation.stepper import Stepper
 from pure.loss.advantages import group_advantages, leave_one_out
-from pure.loss.grpo import clips, grpo_loss, policy_metrics
+from pure.loss.grpo import clip_bounds, grpo_loss, policy_metrics
 from pure.loss.kl import kl as divergence
 from pure.loss.log_probability import LogProbabilities, LogProbs
 from pure.types import GradientTransformation, Model, Tree
@@ -82,14 +82,14 @@ def grpo(
 
     Args:
         model: the policy's; it must also be able to decode.
-        optimizer: optax's pair; it is called `iterations` times a step.
+        optimizer: a GradientTransformation; it is called `iterations` times per step.
         score: Rollouts -> rewards [B, K], NaN where one is missing (`stages.score`, or a reward model);
             or None for batches that are ready-made groups: the fields of Rollouts, and "rewards" [B, K].
         sampling: of the answers; the loss reads its temperature and, as the length that dr_grpo divides by,
             max_new_tokens.
         rewards: names of the K rewards, for the metrics.
         weights: of the K rewards in their sum; None weighs each with 1.
-        samples: G, answers a prompt.
+        samples: G, answers per prompt.
         reference: params of the frozen policy; needed where beta is not 0.
         beta: weight of the KL divergence from the reference, >= 0.
         kl, variant, clip_low, clip_high, dual_clip: see `pure.loss.grpo.grpo_loss`.
@@ -97,32 +97,34 @@ def grpo(
         iterations: updates from the same answers; after the first the ratio is no longer 1, and clipping
             matters.
         mask_truncated: leave answers that were cut off at M tokens out of the loss; their rewards still count
-            in their group's mean and deviation, as in TRL (Yu et al. 2025, section 3.4, drops them likewise).
+            in their group's mean and deviation, as in TRL (overlong filtering, Yu et al. 2025, section 3.4).
         compute: dtype of sampling and of the loss; params keep theirs.
-        chunk: rows whose logits are held at a time; None holds all.
+        chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
         compile: as in `pure.generation.generate.generate`, for sampling.
         options: of `stages.stage.stage`; `accumulation` counts groups.
 
     Returns:
         Stage(init, step, loss, parts) for batches of prompts, {"prompts" [N, P], "lengths" [N], "row" [N]}.
-        `parts` are rollout, score and update; update is pure and obeys every law of a stage.
+        `parts` are rollout, score and update; update is pure: (state, rollouts, rewards) -> state.
 
-    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 on fresh answers.
-    Groups of equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and a
-    weight decay still move the params then. With beta above 0 they are pulled towards the reference like all
-    others, as in TRL, and so are unscored answers next to scored ones. A round without any scored answer is
-    skipped, and `nonfinite_leaf` says so; likewise if one of several iterations was.
+    Edge cases: dropout of the model and of adapters is disabled, so that the ratio is 1 on fresh answers.
+    Groups of equal rewards have advantage 0 and, with beta 0, a gradient of exactly 0; Adam's momentum and
+    weight decay still move the params then. With beta above 0 the KL term counts for all answers, as in TRL:
+    also for groups of equal rewards and for unscored answers, if another answer in the batch is scored. A
+    step without any scored answer is skipped, as `nonfinite_leaf` reports; with several iterations it
+    reports if any of them was skipped.
 
     Raises:
         ValueError: for arguments that contradict each other.
     """
-    if scale not in SCALES or iterations < 1 or samples < 1 or (beta and reference is None):
-        given = "None" if reference is None else "params"
+    if scale not in SCALES:
+        raise ValueError(f"grpo: scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    if iterations < 1 or samples < 1:
         raise ValueError(
-            f"grpo: scale must be one of {', '.join(SCALES)}, iterations and samples at least 1, and "
-            f"beta > 0 needs a reference; got {scale!r}, {iterations}, {samples}, and "
-            f"beta {beta} with reference {given}"
+            f"grpo: iterations and samples must be at least 1, got iterations={iterations}, samples={samples}"
         )
+    if beta and reference is None:
+        raise ValueError(f"grpo: beta {beta} needs a reference; give reference=params, or beta=0")
     logps_fn = policy_log_probabilities(model, temperature=sampling.temperature, chunk=chunk)
     group_loss_fn = partial(
         group_loss,
@@ -134,7 +136,7 @@ def grpo(
         max_length=sampling.max_new_tokens,
         dual_clip=dual_clip,
     )
-    loss = partial(groups_loss, logps_fn=logps_fn, group_loss_fn=group_loss_fn)
+    loss = partial(batch_loss, logps_fn=logps_fn, group_loss_fn=group_loss_fn)
     inner = stage(loss, optimizer, init=model.init, metrics=METRICS, compute=compute, **options)
     rollout_fn = partial(rollout, model, samples=samples, sampling=sampling, dtype=compute, compile=compile)
     update_fn = partial(
@@ -171,13 +173,13 @@ def update(
     offline: bool,
     mask_truncated: bool,
 ) -> TrainState:
-    """Update the policy from answers and their rewards: pure, and independent of text.
+    """Update the policy from answers and their rewards: a pure function of ids and numbers, without text.
 
     Args:
-        state: unchanged by this.
+        state: the policy's; it is not modified.
         rollouts: B = N G rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any has no
-            advantage.
+        rewards: [B, K] float, NaN where one is missing: the others count; an answer with none has advantage
+            0.
         inner: the stage that takes one optimizer step on groups.
         logps_fn: (params, rollouts) -> LogProbabilities.
         reference: the frozen policy's params, or None.
@@ -192,7 +194,7 @@ def update(
         The next state, `step` one higher.
 
     Steps:
-        1. One reward a row, and advantages within each group.
+        1. One reward per row, and advantages within each group.
         2. Log-probabilities under the reference, and, if the answers are used more than once, under the
            behaviour policy.
         3. `iterations` optimizer steps.
@@ -225,7 +227,7 @@ def update(
     return new._replace(key=state.key, metrics=metrics)
 
 
-def groups_loss(
+def batch_loss(
     params: Tree, batch: Tree, key: Tensor | None, *, logps_fn: LogProbs, group_loss_fn: GroupLoss
 ) -> tuple[Tensor, Tensor, dict]:
     """Sum the loss of all groups: one forward pass of all answers, then `group_loss`, vmapped.
@@ -234,9 +236,9 @@ def groups_loss(
         params: the policy's.
         batch: the fields of Rollouts [N, G, ...], advantages [N, G], batch_position [N]; optional:
             reference_logps and old_logps [N, G, M] (without the latter, the policy is the behaviour policy),
-            and scored [N, G], False everywhere if no answer of the round has a reward: then nothing counts,
+            and scored [N, G], False everywhere if no answer of the step has a reward: the count is then 0,
             and the step is skipped.
-        key: not used: nothing is dropped out, so that the ratio to the behaviour policy is 1 before the first
+        key: not used: dropout is disabled, so that the ratio to the behaviour policy is 1 before the first
             update.
         logps_fn, group_loss_fn: bound by `grpo`.
 
@@ -259,7 +261,9 @@ def groups_loss(
     values, spec = tree.flatten(groups)
     results = torch.func.vmap(lambda *values: group_loss_fn(**tree.unflatten(spec, list(values))))(*values)
     total, count, metrics = tree.map(lambda x: x.sum(0), results)
-    return total, count * batch["scored"].any() if "scored" in batch else count, metrics
+    if "scored" in batch:
+        count = count * batch["scored"].any()
+    return total, count, metrics
 
 
 def group_loss(
@@ -286,17 +290,16 @@ def group_loss(
         (sum [], count [], metrics {name: (sum [], tokens [])}).
     """
     total, count = grpo_loss(policy.logps, old, reference, advantages, mask, **options)
-    low, high = clips(options["variant"], options["clip_low"], options["clip_high"])
+    low, high = clip_bounds(options["variant"], options["clip_low"], options["clip_high"])
     tokens = mask.sum().float()
     logps = policy.logps.detach()
-    far = ratio = torch.zeros_like(old)
+    kl = log_ratio = torch.zeros_like(old)
     if reference is not None:
-        far, ratio = divergence(logps, reference, options["kl"]), logps - reference
+        kl, log_ratio = divergence(logps, reference, options["kl"]), logps - reference
     sums = {
-        "kl": torch.where(mask, far, 0.0).sum(),
-        "kl/log_ratio": torch.where(
-            mask, ratio, 0.0
-        ).sum(),  # k1, which one token cannot blow up as it can k3
+        "kl": torch.where(mask, kl, 0.0).sum(),
+        # k1: unlike k3, a single token cannot dominate it.
+        "kl/log_ratio": torch.where(mask, log_ratio, 0.0).sum(),
         "entropy": policy.entropy.detach().sum(),
         "sampling/sampling_logp_difference/mean": torch.where(mask, (old - sampled).abs(), 0.0).sum(),
     }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pure import random, tree
-from pure.loss.check import number
+from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
 from pure.loss.log_probability import Head, linear_log_probabilities
@@ -55,14 +55,14 @@ def kto(
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
-        optimizer: optax's pair.
+        optimizer: a GradientTransformation.
         reference: params of the frozen policy, as a rule the ones to start from.
         beta: weight of the implicit KL penalty, > 0, see `pure.loss.kto.kto_loss`.
         desirable_weight, undesirable_weight: factors of the losses of either kind, > 0.
         disable_dropout: train without the dropout of model and adapters, as TRL does. The reference and z₀
             never drop out.
         compute: dtype of the forward and backward pass; params keep theirs.
-        chunk: rows whose logits are held at a time; None holds all.
+        chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
         options: of `stages.stage.stage`.
 
     Returns:
@@ -78,7 +78,7 @@ def kto(
         ValueError: if beta or a weight is not above 0.
     """
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
-    number("kto", "above 0", beta=beta, **weights)
+    check_range("kto", "above 0", beta=beta, **weights)
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
     frozen = tree.cast(reference, compute)
     divergence_fn = partial(divergence, model=model, head=head, reference=frozen)

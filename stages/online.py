@@ -111,11 +111,11 @@ def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
     Returns:
         The next state, `step` one higher.
     """
-    rollouts, rewards = draw_and_score(state, batch, parts=parts)
+    rollouts, rewards = generate_and_score(state, batch, parts=parts)
     return parts.update(state, rollouts, rewards)
 
 
-def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> tuple[Rollouts, Tensor]:
+def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> tuple[Rollouts, Tensor]:
     """Sample and score: the first two parts of a step, reproducible bit for bit.
 
     Args:
@@ -131,8 +131,8 @@ def draw_and_score(state: TrainState, batch: Tree, *, parts: Online | None) -> t
     """
     if parts is None or parts.score is None:
         raise ValueError(
-            "draw_and_score: expected the parts of a stage made by grpo or ppo with score=...; other stages "
-            "have none"
+            "generate_and_score: expected the parts of a stage made by grpo or ppo with score=...; other "
+            "stages have none"
         )
     key = random.fold_in(random.fold_in(state.key, state.step), ROLLOUT_KEY)
     with torch.no_grad():
@@ -162,11 +162,10 @@ def policy_of(params: Tree) -> Tree:
 def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> Tensor:
     """Add up the rewards of each answer; a missing one counts as 0.
 
-        sum_b = Σ_k weight_k reward_bk, over the k that are there
+        sum_b = Σ_k weight_k reward_bk, over the k that are not missing
 
-    It is taken in float64, reward by reward: answers with the same rewards have the same bits at every place
-        in
-    the batch, and 0.1 + 0.2 those of 0.3 + 0.0. (Only equal sums have advantage 0.)
+    Computed in float64, one reward after the other: equal rewards give bit-equal sums at every position in
+    the batch, and 0.1 + 0.2 equals 0.3 + 0.0. (Only equal sums have advantage 0.)
 
     Args:
         rewards: [B, K] float, NaN where one is missing.

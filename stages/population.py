@@ -20,7 +20,7 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
     """Build a stage of `members` stacked states, each with its own key, trained by one vmapped step.
 
     Eight small models cost little more than one where the cores would otherwise be idle, and the spread over
-    seeds tells a finding from chance.
+    seeds shows whether a difference is more than noise.
 
     Args:
         stage: any stage.
@@ -29,11 +29,9 @@ def population(stage: Stage, members: int, *, shared_batch: bool = True) -> Stag
             ...].
 
     Returns:
-        A Stage again: init(key) splits the key, `init(key, params)` takes params with a leading axis [P,
-            ...];
-        `step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Under vmap
-        there are no regions: `jit(step, donate=True)` compiles it whole, `jit(step, regions=True)` not at
-            all.
+        A Stage: `init(key)` splits the key, `init(key, params)` takes params with a leading axis [P, ...];
+        `step` takes the stacked state. `pure.tree.unstack(state)` gives the members' own states. Compile it
+        with `jit(step, donate=True)`: the regions of `jit(step, regions=True)` do not exist under vmap.
 
     Raises:
         ValueError: if members < 1.
@@ -52,15 +50,16 @@ def init(key: Tensor, params: Tree | None = None, *, stage: Stage, members: int)
     """Stack the initial states of the keys `split(key, members)`, each equal to that of the stage alone.
 
     Raises:
-        ValueError: if there are not as many params as members.
+        ValueError: if the leading axis of the params is not `members`.
     """
     keys = random.split(key, members)
-    given = [None] * members if params is None else tree.unstack(params)
-    if len(given) != members:
+    member_params = [None] * members if params is None else tree.unstack(params)
+    if len(member_params) != members:
         raise ValueError(
-            f"population: params have a leading axis of {len(given)}, and there are {members} members"
+            f"population: expected params with a leading axis of {members}, one per member, got "
+            f"{len(member_params)}"
         )
-    return tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), given, strict=True)])
+    return tree.stack([stage.init(k, p) for k, p in zip(keys.unbind(0), member_params, strict=True)])
 
 
 def step(state: TrainState, batch: Tree, *, stage: Stage, shared_batch: bool) -> TrainState:

@@ -105,7 +105,7 @@ def ppo(
 
     Args:
         model: the policy's; the value function is another copy of it with a scalar head.
-        optimizer: optax's pair; it is called epochs · minibatches times a step.
+        optimizer: a GradientTransformation; it is called epochs · minibatches times per step.
         score: Rollouts -> rewards [B, K], or None for ready-made groups, as in `stages.grpo.grpo`.
         sampling: of the answers; the loss reads its temperature.
         rewards, weights: names of the K rewards, and their weights in the sum.

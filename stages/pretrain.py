@@ -39,7 +39,7 @@ def pretrain(
 
     Args:
         model: from `pure.nn.transformer.transformer`.
-        optimizer: optax's pair.
+        optimizer: a GradientTransformation.
         compute: dtype of the forward and backward pass; params keep theirs.
         chunk: positions whose logits are held at a time, compiled or not; None holds all.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.

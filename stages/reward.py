@@ -45,7 +45,7 @@ def reward(
 
     Args:
         model: the language model below the head.
-        optimizer: optax's pair.
+        optimizer: a GradientTransformation.
         margin, center: see `pure.loss.reward.bradley_terry`.
         disable_dropout: train without the dropout of model and adapters, as TRL does.
         compute: dtype of the forward and backward pass; params keep theirs.

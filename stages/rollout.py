@@ -189,7 +189,7 @@ def policy_log_probabilities(
     Args:
         model: the policy's.
         temperature: that the completions were sampled at.
-        chunk: rows whose logits are held at a time; None holds all.
+        chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
 
     Returns:
         (params, rollouts) -> LogProbabilities [B, M], entropy included.

@@ -40,9 +40,9 @@ def sft(
 
     Args:
         model: from `pure.nn.transformer.transformer`, or any other.
-        optimizer: optax's pair.
+        optimizer: a GradientTransformation.
         compute: dtype of the forward and backward pass; params keep theirs.
-        chunk: positions whose logits are held at a time; None holds all.
+        chunk: positions whose logits are computed at a time, to bound memory; None: all at once.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
         options: of `stages.stage.stage`.
 

@@ -111,7 +111,7 @@ def stage(
 
     Args:
         loss: (params, batch, key) -> (sum [], count [], metrics), in float32; see Loss.
-        optimizer: optax's pair.
+        optimizer: a GradientTransformation.
         init: key -> params, such as `model.init`; None if params are always given.
         metrics: names of the metrics that the loss reports, without "loss".
         accumulation: micro-batches a step; must divide B.

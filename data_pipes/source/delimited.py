@@ -1,6 +1,6 @@
-"""Read CSV and TSV files as rows of texts.
+"""Read CSV and TSV files as rows of strings.
 
-Types are not guessed: "007" stays "007", "NA" is a text, and an empty cell is an empty text.
+Types are not guessed: "007" stays "007", "NA" is a string, and an empty cell is an empty string.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
     """Streams a delimited file, quoted as in RFC 4180, whose first line names the columns.
 
     Args:
-        path: the file; it is unpacked as `open_binary` does.
+        path: the file; decompressed as `open_binary` does.
         delimiter: "," or a tab.
-        on_bad: gets each row with another number of cells than there are columns, or that is no CSV or not
-            UTF-8; and a file with two columns of one name.
+        on_bad: called with each row that is not valid CSV or UTF-8, or whose number of cells differs from the
+            header's; and with a header that repeats a column name.
 
     Returns:
-        Rows named "file:line" by the line on which they begin; blank lines hold none.
+        Rows named "file:line" by the line on which they begin; blank lines are skipped.
     """
     text = (line.decode("utf-8", "surrogateescape") for line in lines(path, on_bad))
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     columns: list[str] = []
-    for cells, name in records(reader, path, on_bad, limit=PIECE):
+    for cells, name in read_records(reader, path, on_bad, cell_limit=PIECE):
         if any(map(_RAW.search, cells)):
             on_bad(
                 BadRow(
@@ -49,34 +49,37 @@ def delimited_rows(path: Location, *, delimiter: str = ",", on_bad: OnBad = stop
             expected = f"{len(columns)} cells ({', '.join(columns)[:80]})"
             on_bad(
                 BadRow(
-                    name, f"expected {expected}, got {len(cells)}; a text with {delimiter!r} stands in quotes"
+                    name,
+                    f"expected {expected}, got {len(cells)}; quote each cell that contains {delimiter!r}",
                 )
             )
         else:
             yield Row(dict(zip(columns, cells, strict=True)), name)
 
 
-def records(reader: Any, path: Location, on_bad: OnBad, *, limit: int) -> Iterator[tuple[list[str], str]]:
+def read_records(
+    reader: Any, path: Location, on_bad: OnBad, *, cell_limit: int
+) -> Iterator[tuple[list[str], str]]:
     """Reads the records of a `csv.reader`.
 
     Args:
-        reader: of the file.
-        path: the file, for names.
-        on_bad: gets each record that is no CSV.
-        limit: characters of a cell.
+        reader: the `csv.reader` of the file.
+        path: the file, for the records' names.
+        on_bad: called with each record that is not valid CSV.
+        cell_limit: maximum characters of a cell.
 
     Returns:
         An iterator over (cells, name) of records that are not blank, named "file:line" by their first line.
     """
     while True:
         name = f"{path}:{reader.line_num + 1}"
-        limit_before = csv.field_size_limit(limit)
+        limit_before = csv.field_size_limit(cell_limit)
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            reason = f"cannot be read as CSV ({error}); a quote inside a quoted text is written twice"
+            reason = f"cannot be read as CSV ({error}); double each quote inside a quoted cell"
             on_bad(BadRow(name, reason))
             continue
         finally:

@@ -20,7 +20,7 @@ from pathlib import Path
 from data_pipes.choices import LETTERS, Question, Questions, group_by_subject, read_questions
 from data_pipes.embedded.quiz import quiz
 from data_pipes.source.arrow import is_saved
-from data_pipes.source.delimited import records
+from data_pipes.source.delimited import read_records
 from data_pipes.source.lines import lines
 from data_pipes.source.path import is_rows, refuse_two_formats, rows, suffix
 from data_pipes.source.splits import WORDS, find_splits
@@ -111,7 +111,7 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
     """
     text = "".join(document.text for document in text_documents(path, on_bad=on_bad))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    for cells, name in records(reader, path, on_bad, limit=csv.field_size_limit()):
+    for cells, name in read_records(reader, path, on_bad, cell_limit=csv.field_size_limit()):
         if len(cells) == len(COLUMNS):
             yield Row(dict(zip(COLUMNS, cells, strict=True)), name)
         else:

@@ -1,6 +1,6 @@
-"""Read the tokenizer of a GGUF file: tokens, their types, and merges with a named split pattern, or scores.
+"""Read the tokenizer of a GGUF file: byte-level BPE (tokens, merges, named split pattern) or SentencePiece.
 
-Source: the GGUF specification; the names of patterns are llama.cpp's.
+Source: the GGUF specification; the names of split patterns are llama.cpp's.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PATTERNS: Mapping[str, tuple[str, bool, bool]] = {
     "qwen2": ("qwen2", True, False),
     "deepseek-r1-qwen": ("qwen2", False, False),
 }
-"""llama.cpp's name -> (our pattern, True to normalise to NFC, True to take a word that is a token whole)."""
+"""llama.cpp's name -> (our pattern, whether text is normalised to NFC, `ignore_merges` of TokenizerSpec)."""
 
 
 def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
-    """Makes a tokenizer of a file's fields.
+    """Builds a tokenizer from the metadata fields of a GGUF file.
 
     Args:
         fields: "tokenizer.ggml.model", ".tokens", ".token_type"; ".pre" and ".merges" of a byte-level
@@ -35,37 +35,41 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
             optionally ".add_bos_token" with ".bos_token_id".
 
     Returns:
-        A Tokenizer that gives the ids of the model's own.
+        A Tokenizer that returns the same ids as the model's original one.
 
     Raises:
-        ValueError: if it is of another kind, the pattern's name is not known, or a part is missing or
-            damaged.
+        ValueError: for another tokenizer model, an unknown pattern name, or a field that is missing or
+            invalid.
     """
-    kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind == "llama":
+    model, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    if model == "llama":
         return _from_sentencepiece(fields)
-    if kind != "gpt2":
+    if model != "gpt2":
         raise ValueError(
-            f"tokenizer.ggml.model {kind!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' "
+            f"tokenizer.ggml.model {model!r} is not supported, only 'gpt2' (byte-level BPE) and 'llama' "
             "(SentencePiece)"
         )
     if not isinstance(pre, str) or pre not in PATTERNS:
         raise ValueError(f"tokenizer.ggml.pre {pre!r} is not supported; expected {', '.join(PATTERNS)}")
     tokens = _read_list(fields, "tokens", str)
-    kinds = (
-        _read_list(fields, "token_type", int) if "tokenizer.ggml.token_type" in fields else [1] * len(tokens)
-    )
+    types = _read_token_types(fields, len(tokens))
     merges = [tuple(merge.split(" ")) for merge in _read_list(fields, "merges", str)]
-    if len(kinds) != len(tokens) or any(len(merge) != 2 for merge in merges):
+    if len(types) != len(tokens):
         raise ValueError(
-            f"the tokenizer is damaged: {len(tokens)} tokens, {len(kinds)} kinds, and a merge must be two "
-            "tokens"
+            f"tokenizer.ggml.token_type: expected {len(tokens)} types, one per token, got {len(types)}; the "
+            "file is damaged"
         )
+    for i, merge in enumerate(merges):
+        if len(merge) != 2:
+            raise ValueError(
+                f"tokenizer.ggml.merges[{i}]: expected two tokens, got {' '.join(merge)[:60]!r}; the file is "
+                "damaged"
+            )
     pattern, nfc, ignore_merges = PATTERNS[pre]
     added = tuple(
-        AddedToken(token, i, special=kind != USER)
-        for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (UNKNOWN, CONTROL, USER, UNUSED)
+        AddedToken(token, i, special=token_type != USER)
+        for i, (token, token_type) in enumerate(zip(tokens, types, strict=True))
+        if token_type in (UNKNOWN, CONTROL, USER, UNUSED)
     )
     spec = TokenizerSpec(
         kind="byte_level",
@@ -81,42 +85,51 @@ def from_gguf(fields: Mapping[str, Any]) -> Tokenizer:
 
 
 def _from_sentencepiece(fields: Mapping[str, Any]) -> Tokenizer:
-    """A tokenizer of pieces and scores; by default, as in llama.cpp, a BOS and a space precede a text."""
+    """Builds a SentencePiece tokenizer; like llama.cpp it prepends BOS and a space to a text by default."""
     tokens, scores = _read_list(fields, "tokens", str), _read_list(fields, "scores", float)
-    kinds = (
-        _read_list(fields, "token_type", int)
-        if "tokenizer.ggml.token_type" in fields
-        else [NORMAL] * len(tokens)
-    )
+    types = _read_token_types(fields, len(tokens))
     if "tokenizer.ggml.merges" in fields or fields.get("tokenizer.ggml.precompiled_charsmap"):
         raise ValueError("tokenizer.ggml.model 'llama' with merges or precompiled_charsmap is not supported")
     if not all(map(math.isfinite, scores)):
         raise ValueError("tokenizer.ggml.scores must be finite numbers")
     space = fields.get("tokenizer.ggml.add_space_prefix", True)
-    return from_pieces(tokens, scores, kinds, space_first=bool(space), prefix=_bos_prefix(fields))
+    return from_pieces(tokens, scores, types, space_first=bool(space), prefix=_bos_prefix(fields))
 
 
-def _read_list(fields: Mapping[str, Any], name: str, kind: type) -> Sequence[Any]:
-    """One of the lists, with all entries of one type."""
-    found = fields.get(f"tokenizer.ggml.{name}")
-    if not isinstance(found, list) or not found:
+def _read_token_types(fields: Mapping[str, Any], count: int) -> Sequence[int]:
+    """Reads the type of each token; without the field all `count` tokens are NORMAL."""
+    if "tokenizer.ggml.token_type" not in fields:
+        return [NORMAL] * count
+    return _read_list(fields, "token_type", int)
+
+
+def _read_list(fields: Mapping[str, Any], name: str, entry_type: type) -> Sequence[Any]:
+    """Reads a list field and checks the type of its entries."""
+    values = fields.get(f"tokenizer.ggml.{name}")
+    if not isinstance(values, list) or not values:
         raise ValueError(f"tokenizer.ggml.{name} is missing or empty")
-    if other := [(i, value) for i, value in enumerate(found) if type(value) is not kind]:
-        raise ValueError(
-            f"tokenizer.ggml.{name}[{other[0][0]}]: expected {kind.__name__}, got {str(other[0][1])[:60]!r}"
-        )
-    return found
+    for i, value in enumerate(values):
+        if type(value) is not entry_type:
+            raise ValueError(
+                f"tokenizer.ggml.{name}[{i}]: expected {entry_type.__name__}, got {str(value)[:60]!r}"
+            )
+    return values
 
 
 def _bos_prefix(fields: Mapping[str, Any]) -> tuple[int, ...]:
-    """The BOS before every text, if any; by default, as in llama.cpp, Llama 3's pattern has one."""
+    """Returns the ids that are prepended to every text: (bos,) or none.
+
+    Without the field add_bos_token, as in llama.cpp, BOS is added for SentencePiece and Llama 3's pattern.
+    """
     pre = fields.get("tokenizer.ggml.pre")
     default = fields["tokenizer.ggml.model"] == "llama" or PATTERNS.get(str(pre), ("",))[0] == "llama3"
     for name in ("add_bos_token", "add_eos_token"):
         if not isinstance(value := fields.get(f"tokenizer.ggml.{name}", False), bool):
             raise ValueError(f"tokenizer.ggml.{name}: expected true or false, got {str(value)[:60]}")
     if fields.get("tokenizer.ggml.add_eos_token"):
-        raise ValueError("tokenizer.ggml.add_eos_token is set, which would end prompts too; not supported")
+        raise ValueError(
+            "tokenizer.ggml.add_eos_token is not supported: EOS would be appended to prompts too"
+        )
     if not fields.get("tokenizer.ggml.add_bos_token", default):
         return ()
     bos = fields.get("tokenizer.ggml.bos_token_id")

@@ -76,9 +76,8 @@ def train(
         kind: "byte_level" (any text can be encoded) or "character" (only characters seen in training).
         pattern: split pattern: "qwen2" (single digits), "llama3", "gpt2", "smollm2", or an expression.
         special_tokens: get the ids 0, 1, ...; encoding finds them in text only with `special=`.
-        min_frequency: least count of a pair that is merged, occurrences, >= 1. With 2, nothing is learned
-        from
-            a single occurrence.
+        min_frequency: minimum number of occurrences of a pair that is merged, >= 1. With 2, a pair that
+            occurs once is never merged.
         nfc: normalise text to form C, here and in the tokenizer; decode then returns the normal form.
 
     Returns:

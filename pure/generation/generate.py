@@ -5,11 +5,11 @@ compacts.
 
 Reproducibility: row b samples its i-th new token with the number uniform(fold_in(fold_in(key, b), i)), so its
 neighbours have no influence except rounding: products of equal shape round alike, products of other shapes
-    may
-differ in the last bits. The shape changes with the number of rows and tokens (padded to a few sizes, or to
-`shape`), and with compaction, which continues with half the rows once half are finished. So with one `shape`
-and `compact=False` a row's tokens are the same bit for bit in every batch; otherwise they are the same within
-rounding, which changes a token only where the uniform falls between two tokens within the last bits.
+may differ in the last bits. The shape changes with the number of rows and tokens (padded to a few sizes, or
+to `shape`), and with compaction, which continues with half the rows once half are finished. So with one
+`shape` and `compact=False` a row's tokens are the same bit for bit in every batch; otherwise they are the
+same within rounding, which changes a token only where the uniform falls between two tokens within the last
+bits.
 
 Shape letters: B rows, R padded rows, P prompt tokens, M new tokens at most, S positions of the cache, V
 vocabulary.

@@ -203,8 +203,8 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     Source: Devroye, "Non-Uniform Random Variate Generation", 1986, section III.2.1.
     """
     # 1. Running sums.
-    wide = logits.float()
-    sums = (wide - wide.amax(-1, keepdim=True)).exp().cumsum(-1)
+    logits32 = logits.float()
+    sums = (logits32 - logits32.amax(-1, keepdim=True)).exp().cumsum(-1)
     # 2. Count the tokens below.
     below = sums <= uniform[..., None] * sums[..., -1:]
     return below.sum(-1).clamp(max=logits.shape[-1] - 1)
@@ -226,10 +226,10 @@ def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
         >>> log_probability(torch.tensor([1.0, 3.0]).log(), torch.tensor(1)).exp()
         tensor(0.7500)
     """
-    wide = logits.float()
-    largest = wide.amax(-1, keepdim=True)
-    total = (wide - largest).exp().sum(-1)
-    return (wide.gather(-1, ids[..., None]) - largest)[..., 0] - total.log()
+    logits32 = logits.float()
+    largest = logits32.amax(-1, keepdim=True)
+    total = (logits32 - largest).exp().sum(-1)
+    return (logits32.gather(-1, ids[..., None]) - largest)[..., 0] - total.log()
 
 
 def _per_row(value: float | Tensor, logits: Tensor) -> Tensor:

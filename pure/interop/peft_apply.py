@@ -63,14 +63,14 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _subtract_initial(weight: Tensor, patch: Patch, init: str) -> Tensor:
     """Subtracts the initial change from the base, as PEFT does."""
-    wide, size = weight.float(), patch.a.shape[0]
+    weight32, size = weight.float(), patch.a.shape[0]
     if init == "pissa":
-        left, values, right = torch.linalg.svd(wide, full_matrices=False)
+        left, values, right = torch.linalg.svd(weight32, full_matrices=False)
         # The values are divided by the scale, then multiplied by it again.
         initial = (left[:, :size] * values[:size]) @ right[:size]
-        return (wide - initial).to(weight.dtype)
-    q, r = torch.linalg.qr(wide)
-    return (wide - patch.scale * (q[:, :size] @ r[:size])).to(weight.dtype)
+        return (weight32 - initial).to(weight.dtype)
+    q, r = torch.linalg.qr(weight32)
+    return (weight32 - patch.scale * (q[:, :size] @ r[:size])).to(weight.dtype)
 
 
 def _merge(weight: Tensor, patch: Patch) -> Tensor:

@@ -1,4 +1,4 @@
-"""PEFT's rules for names: the modules with an adapter, their ranks and scales, and completely stored modules.
+"""Match module names as PEFT does: modules that have an adapter, its rank and scale, and modules_to_save.
 
 Source: the rules of PEFT 0.21 for target_modules and related fields.
 """
@@ -11,18 +11,18 @@ from pure.interop import bounded_regex
 from pure.interop.peft_config import AdapterFields
 
 
-def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
-    """Applies PEFT's rule for target_modules and the fields that restrict it.
+def is_targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
+    """Tests if a module has an adapter: target_modules and the fields that restrict it.
 
     Args:
         fields: from `parse`.
         module: its name in transformers, "model.layers.0.self_attn.q_proj".
-        linear: a linear layer of a block; False for the embedding and the head.
+        linear: whether it is a linear layer of a block; False for the embedding and the head.
 
     Raises:
         ValueError: if a pattern cannot be evaluated; the field is named.
     """
-    if _selects("exclude_modules", fields.exclude_modules, module) or saved(fields, module):
+    if _selects("exclude_modules", fields.exclude_modules, module) or is_saved(fields, module):
         return False
     if fields.all_linear:
         return linear
@@ -30,18 +30,17 @@ def targeted(fields: AdapterFields, module: str, *, linear: bool) -> bool:
         return False
     if not fields.layers_to_transform or isinstance(fields.target_modules, bounded_regex.Pattern):
         return True
-    parts = module.split(".")
+    parts = module.split(".")  # "model.layers.0.self_attn.q_proj": part 2 is the layer index
     if len(parts) < 4 or not parts[2].isdecimal():
         return False
-    if fields.layers_pattern and not any(
-        _matches("layers_pattern", p, module) for p in fields.layers_pattern
-    ):
+    patterns = fields.layers_pattern
+    if patterns and not any(_matches("layers_pattern", pattern, module) for pattern in patterns):
         return False
     return int(parts[2]) in fields.layers_to_transform
 
 
-def saved(fields: AdapterFields, module: str) -> bool:
-    """Reports if a module, or one that contains it, is stored completely."""
+def is_saved(fields: AdapterFields, module: str) -> bool:
+    """Tests if a module, or one that contains it, is in modules_to_save: stored as whole tensors."""
     return any(_matches("modules_to_save", pattern, module) for _, pattern in fields.modules_to_save)
 
 
@@ -51,7 +50,7 @@ def rank(fields: AdapterFields, module: str) -> int:
 
 
 def scale(fields: AdapterFields, module: str) -> float:
-    """Returns the factor of a module's B A: alpha / R, or alpha / √R for rank-stabilised adapters."""
+    """Returns the factor of a module's B A: alpha / rank, or alpha / √rank with use_rslora."""
     alpha = _first_match("alpha_pattern", fields.alpha_pattern, module, fields.lora_alpha)
     size = rank(fields, module)
     return alpha / (math.sqrt(size) if fields.use_rslora else size)
@@ -66,16 +65,16 @@ def _matches(name: str, pattern: bounded_regex.Pattern, module: str, *, full: bo
 
 
 def _selects(name: str, names: tuple[str, ...] | bounded_regex.Pattern, module: str) -> bool:
-    """Applies PEFT's rule for a list of endings, or for a pattern of the full name."""
+    """Tests if a name has one of the suffixes, or matches the pattern of the full name."""
     if isinstance(names, bounded_regex.Pattern):
         return _matches(name, names, module, full=True)
-    return any(module == ending or module.endswith(f".{ending}") for ending in names)
+    return any(module == suffix or module.endswith(f".{suffix}") for suffix in names)
 
 
 def _first_match(
     name: str, patterns: tuple[tuple[str, bounded_regex.Pattern, float], ...], module: str, default: float
 ) -> float:
-    """The value of the first pattern that matches the end of the name."""
+    """Returns the value of the first pattern that matches the end of the name, or the default."""
     for key, pattern, value in patterns:
         if key.replace("_", "").replace(".", "").isalnum():
             matches = _matches_end(key, module)
@@ -87,7 +86,10 @@ def _first_match(
 
 
 def _matches_end(key: str, module: str) -> bool:
-    """Matches a key without operators other than ".", any character: faster, as most keys are names."""
+    """Matches a key whose only regular-expression operator is "." (any character), without a regex engine.
+
+    Most keys are plain names, so this is the common and faster case.
+    """
     if len(key) > len(module):
         return False
     split = len(module) - len(key)

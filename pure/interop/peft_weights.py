@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pure.interop import hf
 from pure.interop.peft_config import AdapterFields
-from pure.interop.peft_targets import rank, saved, scale, targeted
+from pure.interop.peft_targets import is_saved, is_targeted, rank, scale
 
 PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
@@ -155,7 +155,7 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
     matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2]
     if tied:
         matrices.append(HEAD)
-    targets = [m for m in matrices if targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
+    targets = [m for m in matrices if is_targeted(fields, m, linear=m not in (EMBEDDING, HEAD))]
     if fields.ensure_weight_tying and tied and {EMBEDDING, HEAD} & set(targets):
         targets = [m for m in matrices if m in targets or m in (EMBEDDING, HEAD)]
     if not targets:
@@ -261,14 +261,14 @@ def _replaced_weights(
         replaced[name] = _take(rest, stored, shape)
         _take_copies(rest, name, replaced[name])
     tied = f"{HEAD}.weight" not in base
-    if tied and f"{EMBEDDING}.weight" in replaced and not saved(fields, EMBEDDING):
+    if tied and f"{EMBEDDING}.weight" in replaced and not is_saved(fields, EMBEDDING):
         replaced.setdefault(f"{HEAD}.weight", replaced[f"{EMBEDDING}.weight"])
-    needed = {name for name in names if saved(fields, name.rsplit(".", 1)[0])}
+    needed = {name for name in names if is_saved(fields, name.rsplit(".", 1)[0])}
     if fields.ensure_weight_tying and tied and needed & VOCABULARY:
         needed |= VOCABULARY
     for module, pattern in fields.modules_to_save:
         only = fields._replace(modules_to_save=((module, pattern),))
-        if not any(saved(only, name.rsplit(".", 1)[0]) for name in needed):
+        if not any(is_saved(only, name.rsplit(".", 1)[0]) for name in needed):
             raise ValueError(f"modules_to_save: the base has no module {module!r}")
     biases = {name for name in base if name.endswith(".bias") and fields.bias != "none"}
     needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}

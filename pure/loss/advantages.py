@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number
+from pure.loss.check import check_range, expect
 
 SCALES = ("group", "batch", "none")
 
@@ -51,7 +51,7 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
     if scale not in SCALES:
         raise ValueError(f"group_advantages: scale must be one of {', '.join(SCALES)}, got {scale!r}")
     expect("group_advantages", rewards=(rewards, "N G", "float"))
-    number("group_advantages", "at least 0", eps=eps)
+    check_range("group_advantages", "at least 0", eps=eps)
     scored = rewards.isfinite()
     values = torch.where(scored, rewards.double(), 0.0)
     mean = values.sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp(min=1)

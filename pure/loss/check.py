@@ -73,7 +73,7 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
                 _refuse(who, name, x, letters, bound)
 
 
-def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> None:
+def check_range(who: str, wanted: str, *, optional: bool = False, **values: Any) -> None:
     """Refuses hyperparameters that are out of range.
 
     Args:
@@ -87,8 +87,8 @@ def number(who: str, wanted: str, *, optional: bool = False, **values: Any) -> N
         ValueError: for a number out of range, or a tensor with axes.
 
     Example:
-        >>> number("loss", "above 0", beta=0.1)
-        >>> number("loss", "above 0", beta=0)
+        >>> check_range("loss", "above 0", beta=0.1)
+        >>> check_range("loss", "above 0", beta=0)
         Traceback (most recent call last):
         ValueError: loss: beta must be above 0, got 0
     """
@@ -111,7 +111,7 @@ def weighs(x: float | Tensor) -> bool:
     return isinstance(x, Tensor) or x != 0
 
 
-def positions(who: str, chunk: Any) -> None:
+def check_chunk(who: str, chunk: Any) -> None:
     """Refuses a chunk that is not an int of at least 1.
 
     Raises:
@@ -124,7 +124,7 @@ def positions(who: str, chunk: Any) -> None:
         raise ValueError(f"{who}: chunk must be at least 1, got {chunk}")
 
 
-def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
+def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
     """Refuses labels outside the vocabulary, where reading them is free: eager code on a CPU.
 
     On a GPU it would wait for the device; under a transform, a compiler, a tracer (make_fx) and for fake
@@ -153,8 +153,8 @@ def labels_in_range(who: str, labels: Tensor, vocabulary: int, ignore_index: int
         )
 
 
-def wide(x: Tensor) -> Tensor:
-    """Widens bfloat16 and float16 to float32; float32 and float64 pass."""
+def upcast(x: Tensor) -> Tensor:
+    """Casts bfloat16 and float16 to float32; float32 and float64 are unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

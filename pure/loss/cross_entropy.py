@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, labels_in_range, number, positions, weighs
+from pure.loss.check import check_chunk, check_labels, check_range, expect, weighs
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
@@ -96,20 +96,20 @@ def cross_entropy(
     Source: Szegedy et al. 2015, section 7; Chowdhery et al. 2022, section 5.
     """
     expect("cross_entropy", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
-    number("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
-    number("cross_entropy", "at least 0", z_loss=z_loss)
-    labels_in_range("cross_entropy", labels, logits.shape[-1], ignore_index)
+    check_range("cross_entropy", "in [0, 1)", label_smoothing=label_smoothing)
+    check_range("cross_entropy", "at least 0", z_loss=z_loss)
+    check_labels("cross_entropy", labels, logits.shape[-1], ignore_index)
     # 1. Labels.
     counted = labels != ignore_index
     index = torch.where(counted, labels, 0)
     # 2. Negative log-likelihood.
-    wide = logits.float()
-    log_z = wide.logsumexp(-1)
-    chosen = chosen_logit(wide, index)
+    logits32 = logits.float()
+    log_z = logits32.logsumexp(-1)
+    chosen = chosen_logit(logits32, index)
     loss = log_z - (1 - label_smoothing) * chosen
     # 3. Extras.
     if weighs(label_smoothing):
-        loss = loss - label_smoothing * wide.mean(-1)
+        loss = loss - label_smoothing * logits32.mean(-1)
     if weighs(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.
@@ -156,7 +156,7 @@ def linear_cross_entropy(
     expect("linear_cross_entropy", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
     if chunk is None:
         return cross_entropy(logits(params, hidden), labels, **options)
-    positions("linear_cross_entropy", chunk)
+    check_chunk("linear_cross_entropy", chunk)
     part = remat(part or partial(chunk_cross_entropy, logits=logits, options=options))
     rows = zip(hidden.flatten(0, -2).split(chunk), labels.flatten().split(chunk), strict=True)
     sums = [part((params, h), y) for h, y in rows]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import expect, number, weighs, wide
+from pure.loss.check import check_range, expect, upcast, weighs
 
 VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
 SMOOTHED = ("conservative", "robust")
@@ -122,12 +122,12 @@ def dpo_loss(
         chosen_tokens=(chosen_tokens, "B", "number?"),
         rejected_tokens=(rejected_tokens, "B", "number?"),
     )
-    number("dpo_loss", "above 0", beta=beta)
-    number("dpo_loss", "at least 0", margin=margin)
+    check_range("dpo_loss", "above 0", beta=beta)
+    check_range("dpo_loss", "at least 0", margin=margin)
     # 1. Log-ratios.
-    chosen, rejected = wide(policy_chosen), wide(policy_rejected)
+    chosen, rejected = upcast(policy_chosen), upcast(policy_rejected)
     if reference_chosen is not None and reference_rejected is not None:
-        chosen, rejected = chosen - wide(reference_chosen), rejected - wide(reference_rejected)
+        chosen, rejected = chosen - upcast(reference_chosen), rejected - upcast(reference_rejected)
     chosen_ratio, rejected_ratio = chosen, rejected
     if variant in AVERAGED:
         chosen_ratio = chosen * _inverse(chosen_tokens)
@@ -178,7 +178,7 @@ def _check_variant(
             f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in "
             "their own files"
         )
-    number("dpo_loss", "in [0, 0.5)", label_smoothing=smoothing)
+    check_range("dpo_loss", "in [0, 0.5)", label_smoothing=smoothing)
     if weighs(smoothing) and variant not in SMOOTHED:
         raise ValueError(
             f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it is in [0, 0.5), and "

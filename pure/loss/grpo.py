@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number, weighs, wide
+from pure.loss.check import check_range, expect, upcast, weighs
 from pure.loss.kl import LIMIT
 from pure.loss.kl import kl as divergence
 
@@ -117,11 +117,11 @@ def grpo_loss(
     equation 8, with a clipped ratio for batches that are used more than once; Ye et al. 2020, equation 4.
     Differs from them: the clamp.
     """
-    low, high = clips(variant, clip_low, clip_high)
+    low, high = clip_bounds(variant, clip_low, clip_high)
     _check_shapes(logps, old_logps, reference_logps, advantages, mask)
-    number("grpo_loss", "at least 0", beta=beta)
-    number("grpo_loss", "at least 1", optional=True, max_length=max_length)
-    number("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
+    check_range("grpo_loss", "at least 0", beta=beta)
+    check_range("grpo_loss", "at least 1", optional=True, max_length=max_length)
+    check_range("grpo_loss", "above 1", optional=True, dual_clip=dual_clip)
     if dual_clip is not None and variant == "cispo":
         raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}; give None")
     if variant == "dr_grpo" and max_length is None:
@@ -129,8 +129,8 @@ def grpo_loss(
     if reference_logps is None and weighs(beta):
         raise ValueError(f"grpo_loss: variant {variant!r} needs reference_logps, as beta is not 0")
     # 1. Masked positions.
-    logps = torch.where(mask, wide(logps), 0.0)
-    change = torch.where(mask, logps - wide(old_logps), 0.0)
+    logps = torch.where(mask, upcast(logps), 0.0)
+    change = torch.where(mask, logps - upcast(old_logps), 0.0)
     tokens = mask.sum(-1, keepdim=True).clamp(min=1)
     # 2. Ratio.
     if variant in ("gspo", "rloo"):
@@ -162,7 +162,7 @@ def grpo_loss(
     return PolicyLoss(losses.sum(), mask.sum().float())
 
 
-def clips(
+def clip_bounds(
     variant: str, low: float | Tensor | None, high: float | Tensor | None
 ) -> tuple[float | Tensor, float | Tensor]:
     """Returns clip_low and clip_high: as given, or those of the variant's paper.
@@ -171,7 +171,7 @@ def clips(
         ValueError: for an unknown variant or a negative clip.
 
     Example:
-        >>> clips("dapo", None, None), clips("dapo", 0.1, None)
+        >>> clip_bounds("dapo", None, None), clip_bounds("dapo", 0.1, None)
         ((0.2, 0.28), (0.1, 0.28))
     """
     if variant not in CLIPS:
@@ -179,7 +179,7 @@ def clips(
     default_low, default_high = CLIPS[variant]
     low = default_low if low is None else low
     high = default_high if high is None else high
-    number("grpo_loss", "at least 0", clip_low=low, clip_high=high)
+    check_range("grpo_loss", "at least 0", clip_low=low, clip_high=high)
     return low, high
 
 
@@ -216,7 +216,7 @@ def policy_metrics(
         advantages=(advantages, dims, "float"),
         mask=(mask, "B T", "bool"),
     )
-    number("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
+    check_range("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
     a = advantages[:, None] if advantages.ndim == 1 else advantages
     change = torch.where(mask, logps - old_logps, 0.0).detach()
     ratio = change.clamp(-LIMIT, LIMIT).exp()

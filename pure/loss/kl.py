@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import check_range, expect, upcast
 
 ESTIMATORS = ("k1", "k2", "k3", "k3+")
 LIMIT = 20.0
@@ -58,7 +58,7 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
     expect(
         "kl", policy_logps=(policy_logps, "...", "float"), reference_logps=(reference_logps, "...", "float")
     )
-    d = (wide(reference_logps) - wide(policy_logps)).clamp(-LIMIT, LIMIT)
+    d = (upcast(reference_logps) - upcast(policy_logps)).clamp(-LIMIT, LIMIT)
     if estimator == "k1":
         return -d
     k2 = d.square() / 2
@@ -112,7 +112,7 @@ def adaptive_coefficient(
     expect(
         "adaptive_coefficient", coefficient=(coefficient, "", "float"), divergence=(divergence, "", "float")
     )
-    number("adaptive_coefficient", "above 0", target=target, horizon=horizon, steps=steps)
-    error = (wide(divergence) / target - 1).clamp(-0.2, 0.2)
+    check_range("adaptive_coefficient", "above 0", target=target, horizon=horizon, steps=steps)
+    error = (upcast(divergence) / target - 1).clamp(-0.2, 0.2)
     error = torch.where(divergence.isfinite(), error, 0.0)
-    return wide(coefficient) * (1 + error * steps / horizon)
+    return upcast(coefficient) * (1 + error * steps / horizon)

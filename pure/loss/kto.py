@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import check_range, expect, upcast
 
 
 class KTO(NamedTuple):
@@ -78,9 +78,11 @@ def kto_loss(
         desirable=(desirable, "B", "bool"),
         divergence=(divergence, "", "float"),
     )
-    number("kto_loss", "above 0", beta=beta)
-    number("kto_loss", "above 0", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
-    ratio = wide(policy) - wide(reference)
+    check_range("kto_loss", "above 0", beta=beta)
+    check_range(
+        "kto_loss", "above 0", desirable_weight=desirable_weight, undesirable_weight=undesirable_weight
+    )
+    ratio = upcast(policy) - upcast(reference)
     ratio = torch.where(ratio.isinf(), torch.nan, ratio)
     centred = ratio - divergence.detach()
     sign = torch.where(desirable, 1.0, -1.0)
@@ -115,4 +117,4 @@ def mismatched_divergence(policy: Tensor, reference: Tensor) -> Tensor:
         raise ValueError(
             "mismatched_divergence: expected at least one completion, got policy and reference [0]"
         )
-    return (wide(policy) - wide(reference)).mean().clamp(min=0).detach()
+    return (upcast(policy) - upcast(reference)).mean().clamp(min=0).detach()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, labels_in_range, number, positions
+from pure.loss.check import check_chunk, check_labels, check_range, expect
 from pure.loss.cross_entropy import IGNORE, chosen_logit
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
@@ -118,11 +118,11 @@ def linear_log_probabilities(
         (-1.3863, 1.3863)
     """
     expect("linear_log_probabilities", hidden=(hidden, "... D", "float"), labels=(labels, "...", "integer"))
-    number("linear_log_probabilities", "above 0", temperature=temperature)
+    check_range("linear_log_probabilities", "above 0", temperature=temperature)
     part = partial(_from_hidden, logits=logits, temperature=temperature, entropy=entropy)
     if chunk is None:
         return part((params, hidden), labels)
-    positions("linear_log_probabilities", chunk)
+    check_chunk("linear_log_probabilities", chunk)
     recomputed = remat(part)
     chunks = zip(hidden.split(chunk), labels.split(chunk), strict=True)
     parts = [recomputed((params, h), y) for h, y in chunks]
@@ -145,12 +145,12 @@ def _from_hidden(
 def _from_logits(logits: Tensor, labels: Tensor, ignore_index: int, *, entropy: bool) -> LogProbabilities:
     """Logits [..., V] and labels [...] -> LogProbabilities."""
     expect("log_probabilities", logits=(logits, "... V", "float"), labels=(labels, "...", "integer"))
-    labels_in_range("log_probabilities", labels, logits.shape[-1], ignore_index)
+    check_labels("log_probabilities", labels, logits.shape[-1], ignore_index)
     counted = labels != ignore_index
-    wide = logits.float()
-    log_z = wide.logsumexp(-1)
-    logps = torch.where(counted, chosen_logit(wide, torch.where(counted, labels, 0)) - log_z, 0.0)
+    logits32 = logits.float()
+    log_z = logits32.logsumexp(-1)
+    logps = torch.where(counted, chosen_logit(logits32, torch.where(counted, labels, 0)) - log_z, 0.0)
     if not entropy:
         return LogProbabilities(logps, torch.zeros_like(logps))
-    all_logps = wide - log_z[..., None]
+    all_logps = logits32 - log_z[..., None]
     return LogProbabilities(logps, torch.where(counted, -(all_logps.exp() * all_logps).sum(-1), 0.0))

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import check_range, expect, upcast
 
-CLOSEST = -1e-6
+MAX_LOGP = -1e-6
 """A mean log-probability above this (probability 1) would have infinite odds."""
 
 
@@ -24,12 +24,12 @@ class ORPO(NamedTuple):
 
     Fields:
         losses: [B] float32.
-        log_odds: [B] float32, log of the odds ratio, without gradient; above 0 the chosen one is likelier.
+        log_odds_ratio: [B] float32, without gradient; above 0 the chosen one is likelier.
         chosen_rewards, rejected_rewards: [B] float32, β times the mean log-probability, without gradient.
     """
 
     losses: Tensor
-    log_odds: Tensor
+    log_odds_ratio: Tensor
     chosen_rewards: Tensor
     rejected_rewards: Tensor
 
@@ -42,7 +42,7 @@ def orpo_loss(
     chosen_tokens: Tensor,
     rejected_tokens: Tensor,
 ) -> ORPO:
-    """Computes the loss of each pair: the likelihood of the chosen completion, and the ratio of both odds.
+    """Computes the loss of each pair: the chosen completion's cross-entropy plus a penalty on the odds ratio.
 
     Fine-tuning on chosen completions alone also raises the probability of similar rejected ones. A penalty on
     the odds ratio prevents that; a ratio of probabilities would be too strong without a reference.
@@ -56,7 +56,7 @@ def orpo_loss(
         chosen_tokens, rejected_tokens: [B] tokens of each completion.
 
     Returns:
-        ORPO(losses [B], log_odds [B], chosen_rewards [B], rejected_rewards [B]), float32.
+        ORPO(losses [B], log_odds_ratio [B], chosen_rewards [B], rejected_rewards [B]), float32.
 
     Edge cases: a completion without tokens counts as one token; mean log-probabilities are clamped to -1e-6,
     as the odds of probability 1 are infinite; no pairs give no losses.
@@ -71,7 +71,7 @@ def orpo_loss(
         >>> half = torch.tensor([0.5]).log()
         >>> two, one = torch.tensor([2]), torch.tensor([1])
         >>> result = orpo_loss(2 * half, half, beta=0.1, chosen_tokens=two, rejected_tokens=one)
-        >>> round(result.losses.item(), 4), result.log_odds.item()
+        >>> round(result.losses.item(), 4), result.log_odds_ratio.item()
         (0.7625, 0.0)
 
     Source: Hong et al. 2024, equations 4 to 7.
@@ -83,15 +83,15 @@ def orpo_loss(
         chosen_tokens=(chosen_tokens, "B", "number"),
         rejected_tokens=(rejected_tokens, "B", "number"),
     )
-    number("orpo_loss", "at least 0", beta=beta)
-    policy_chosen, policy_rejected = wide(policy_chosen), wide(policy_rejected)
-    chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=CLOSEST)
-    rejected = (policy_rejected / rejected_tokens.float().clamp(min=1)).clamp(max=CLOSEST)
-    log_odds = (chosen - _log_complement(chosen)) - (rejected - _log_complement(rejected))
-    losses = -chosen - beta * F.logsigmoid(log_odds)
-    return ORPO(losses, log_odds.detach(), (beta * chosen).detach(), (beta * rejected).detach())
+    check_range("orpo_loss", "at least 0", beta=beta)
+    policy_chosen, policy_rejected = upcast(policy_chosen), upcast(policy_rejected)
+    chosen = (policy_chosen / chosen_tokens.float().clamp(min=1)).clamp(max=MAX_LOGP)
+    rejected = (policy_rejected / rejected_tokens.float().clamp(min=1)).clamp(max=MAX_LOGP)
+    log_odds_ratio = (chosen - _log_complement(chosen)) - (rejected - _log_complement(rejected))
+    losses = -chosen - beta * F.logsigmoid(log_odds_ratio)
+    return ORPO(losses, log_odds_ratio.detach(), (beta * chosen).detach(), (beta * rejected).detach())
 
 
 def _log_complement(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x < 0."""
+    """Computes log(1 - e^x) for x < 0."""
     return torch.log(-torch.expm1(x))

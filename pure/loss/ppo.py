@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import expect, number, wide
+from pure.loss.check import check_range, expect, upcast
 from pure.loss.grpo import PolicyLoss
 from pure.loss.kl import LIMIT
 
@@ -78,7 +78,7 @@ def gae(
     expect(
         "gae", rewards=(rewards, "B T", "float"), values=(values, "B T", "float"), mask=(mask, "B T", "bool")
     )
-    number("gae", "in [0, 1]", gamma=gamma, lam=lam)
+    check_range("gae", "in [0, 1]", gamma=gamma, lam=lam)
     rewards, values = rewards.detach().float(), values.detach().float()
     # 1. Time.
     time = mask.cumsum(-1)
@@ -120,8 +120,8 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
         tensor([-0.7071,  0.7071,  0.0000])
     """
     expect("whiten", x=(x, "...", "float"), mask=(mask, "...", "bool"))
-    number("whiten", "at least 0", eps=eps)
-    x = wide(x)
+    check_range("whiten", "at least 0", eps=eps)
+    x = upcast(x)
     count = mask.sum()
     mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
     centred = torch.where(mask & ~_equal(x, mask), x - mean, 0.0)
@@ -169,8 +169,8 @@ def ppo_policy_loss(
         advantages=(advantages, "B T", "float"),
         mask=(mask, "B T", "bool"),
     )
-    number("ppo_policy_loss", "above 0", clip=clip)
-    ratio = torch.where(mask, wide(logps) - wide(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
+    check_range("ppo_policy_loss", "above 0", clip=clip)
+    ratio = torch.where(mask, upcast(logps) - upcast(old_logps), 0.0).clamp(-LIMIT, LIMIT).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)  # type: ignore[arg-type]
     losses = -torch.minimum(ratio * advantages, clipped * advantages)
     return PolicyLoss(torch.where(mask, losses, 0.0).sum(), mask.sum().float())
@@ -215,8 +215,8 @@ def ppo_value_loss(
         returns=(returns, "B T", "float"),
         mask=(mask, "B T", "bool"),
     )
-    number("ppo_value_loss", "above 0", optional=True, clip=clip)
-    values, old_values, returns = torch.where(mask, wide(values), 0.0), wide(old_values), wide(returns)
+    check_range("ppo_value_loss", "above 0", optional=True, clip=clip)
+    values, old_values, returns = torch.where(mask, upcast(values), 0.0), upcast(old_values), upcast(returns)
     errors = (values - returns).square()
     if clip is not None:
         clipped = old_values + (values - old_values).clamp(-clip, clip)  # type: ignore[arg-type]

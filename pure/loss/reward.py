@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import expect, number, weighs, wide
+from pure.loss.check import check_range, expect, upcast, weighs
 
 
 def bradley_terry(
@@ -59,9 +59,9 @@ def bradley_terry(
         margin=(margins, "B", "number?"),
     )
     if not isinstance(margin, Tensor):
-        number("bradley_terry", "finite", margin=margin)
-    number("bradley_terry", "at least 0", center=center)
-    chosen, rejected = wide(chosen), wide(rejected)
+        check_range("bradley_terry", "finite", margin=margin)
+    check_range("bradley_terry", "at least 0", center=center)
+    chosen, rejected = upcast(chosen), upcast(rejected)
     difference = chosen - rejected - margin
     losses = -F.logsigmoid(torch.where(difference.isinf(), torch.nan, difference))
     if weighs(center):

@@ -1,7 +1,7 @@
 """Causal attention: multi-head, grouped-query and multi-query.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
-head width, D model width.
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width, D model width. In
+grouped-query attention each key-value head serves N/K query heads.
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -51,11 +51,11 @@ def attention(
 ) -> tuple[Tensor, LayerCache | None]:
     """Computes causal self-attention: each position attends to itself and the positions before it.
 
-        y = W_o · concat_n softmax(q_n Kᵀ / √H + mask) V
-        q = rope(norm(W_q x)),  K = rope(norm(W_k x)),  V = W_v x
+        y = W_o · concat_n softmax(q_n k_nᵀ / √H + mask) v_n
+        q = rope(norm(W_q x)),  k = rope(norm(W_k x)),  v = W_v x
 
     Args:
-        params: as `attention_spec`.
+        params: as described by `attention_spec`.
         x: [B, T, D].
         angles: cos and sin of each position, [B or 1, T, H/2]; None without rotary positions.
         config: heads, head_dim, qk_norm.

@@ -20,11 +20,11 @@ from pure.types import ParamSpec, Tree
 
 def feedforward_spec(config: ModelConfig) -> Tree:
     """Describes the parameters: up [F, D], down [D, F], gate [F, D] when gated, and their biases."""
-    inner, outer = config.intermediate_size, config.hidden_size
-    into, out = ParamSpec(shape=(inner, outer), std=config.initializer_range), _residual_spec(config)
-    spec = {"up": into, "down": out}
+    shape = (config.intermediate_size, config.hidden_size)
+    up = ParamSpec(shape=shape, std=config.initializer_range)
+    spec = {"up": up, "down": _residual_spec(config)}
     if config.use_swiglu:
-        spec["gate"] = into
+        spec["gate"] = up
     if config.mlp_bias:
         spec |= {
             f"{name}_bias": ParamSpec(shape=(matrix.shape[0],), init="zeros") for name, matrix in spec.items()
@@ -54,10 +54,10 @@ def feedforward(params: Tree, x: Tensor, *, config: ModelConfig) -> Tensor:
     act = activation(config.hidden_act)
     if config.use_swiglu:
         gate, up = linears(params, ("gate", "up"), (config.intermediate_size,) * 2, x)
-        wide = act(gate) * up
+        inner = act(gate) * up
     else:
-        wide = act(linear(params["up"], x, params.get("up_bias")))
-    return linear(params["down"], wide, params.get("down_bias"))
+        inner = act(linear(params["up"], x, params.get("up_bias")))
+    return linear(params["down"], inner, params.get("down_bias"))
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -72,6 +72,6 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _residual_spec(config: ModelConfig) -> ParamSpec:
-    """The matrix that writes into the residual stream: std divided by √(2 layers), to bound their sum."""
+    """Describes `down`, which adds to the residual stream: std divided by √(2 layers), to bound the sum."""
     std = config.initializer_range / (2 * config.num_hidden_layers) ** 0.5
     return ParamSpec(shape=(config.hidden_size, config.intermediate_size), std=std)

@@ -54,8 +54,8 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
 
     Source: Zhang and Sennrich 2019, equation 4.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
+    upcast = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (upcast * (upcast.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale
 
 
 def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
@@ -80,6 +80,6 @@ def layer_norm(x: Tensor, scale: Tensor, bias: Tensor, *, eps: float) -> Tensor:
 
     Source: Ba, Kiros and Hinton 2016, equation 3.
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(-1, keepdim=True)
+    upcast = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = upcast - upcast.mean(-1, keepdim=True)
     return (centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * scale + bias

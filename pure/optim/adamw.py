@@ -25,8 +25,8 @@ from pure.optim.base import (
     increment,
     map_unzip,
     mean_correction,
-    wide,
-    widest,
+    shared_dtype,
+    upcast,
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
@@ -79,8 +79,9 @@ def adamw(
         nesterov: use Nesterov's mean (NAdam).
 
     Returns:
-        GradientTransformation with state (ScaleByAdamState, decay's state, rate's state): the last two are
-        EmptyState(), or {count} for schedules; under a mask the second is inside a MaskedState.
+        GradientTransformation with state (ScaleByAdamState, state of the weight decay, state of the learning
+        rate): the last two are EmptyState(), or {count} for schedules; under a mask the second is inside a
+        MaskedState.
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update,
@@ -155,7 +156,8 @@ def scale_by_adam(
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
 
     Returns:
-        GradientTransformation with state ScaleByAdamState; its updates point uphill.
+        GradientTransformation with state ScaleByAdamState; updates are not negated: chain
+        `scale_by_learning_rate`.
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), or a negative eps.
@@ -206,8 +208,8 @@ def adam_update(
         extra: not used.
 
     Returns:
-        (updates, state): updates of the widest dtype among g, mu and nu, with the sign of the gradient
-        (uphill); the state's dtypes are kept.
+        (updates, state): updates of the widest dtype among g, mu and nu, not negated (they have the sign of
+        the gradient); the state's dtypes are kept.
 
     Steps:
         1. Count, and the corrections that all leaves share.
@@ -227,16 +229,16 @@ def adam_update(
     """
     del params, extra
     # 1. Count and corrections.
-    count, dtype = increment(state.count), widest(updates)
+    count, dtype = increment(state.count), shared_dtype(updates)
     mu_correction = mean_correction(b1, count, dtype, nesterov)
     nu_correction = bias_correction(b2, count, dtype)
 
     def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
         # 2. Moments.
-        wide_g = wide(g)
-        mu = (1 - b1) * wide_g + b1 * wide(m)
-        nu = (1 - b2) * wide_g.square() + b2 * wide(v)
+        wide_g = upcast(g)
+        mu = (1 - b1) * wide_g + b1 * upcast(m)
+        nu = (1 - b2) * wide_g.square() + b2 * upcast(v)
         # 3. Corrected means.
         mu_hat = corrected_mean(wide_g, mu, b1, mu_correction)
         step = mu_hat / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)

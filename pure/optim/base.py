@@ -297,12 +297,12 @@ def store_once(scalar: Tensor) -> Tensor:
     return torch.as_strided(scalar, scalar.shape, scalar.stride())
 
 
-def wide(x: Tensor) -> Tensor:
-    """Widens bfloat16 and float16 to float32; float32 and float64 pass."""
+def upcast(x: Tensor) -> Tensor:
+    """Casts bfloat16 and float16 to float32; float32 and float64 are unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def widest(updates: Tree) -> torch.dtype:
-    """Returns the dtype of numbers shared by all leaves: float64 if a leaf is, float32 otherwise."""
+def shared_dtype(updates: Tree) -> torch.dtype:
+    """Returns the dtype of numbers that all leaves share: float64 if any leaf is, else float32."""
     has_float64 = any(x.dtype == torch.float64 for x in tree.leaves(updates))
     return torch.float64 if has_float64 else torch.float32

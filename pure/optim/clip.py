@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, Scalar, empty_init, store_once, wide
+from pure.optim.base import EmptyState, Scalar, empty_init, store_once, upcast
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
@@ -72,7 +72,7 @@ def clip_by_global_norm_update(
     del params
     norm = extra["grad_norm"] if extra.get("grad_norm") is not None else tree.norm(updates)
     factor = store_once(torch.where(norm < max_norm, 1.0, max_norm / norm))
-    return tree.map(lambda g: (wide(g) * factor).to(g.dtype), updates), state
+    return tree.map(lambda g: (upcast(g) * factor).to(g.dtype), updates), state
 
 
 def _norm_is_known(raw: bool) -> bool:

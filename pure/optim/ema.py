@@ -17,9 +17,9 @@ from pure.optim.base import (
     bias_correction,
     increment,
     map_unzip,
+    shared_dtype,
     store_once,
-    wide,
-    widest,
+    upcast,
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction
@@ -90,10 +90,10 @@ def ema_update(
     """
     del params, extra
     count = increment(state.count)
-    correction = bias_correction(decay, count, widest(updates)) if debias else None
+    correction = bias_correction(decay, count, shared_dtype(updates)) if debias else None
 
     def leaf(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        new = (1 - decay) * wide(x) + decay * wide(mean)
+        new = (1 - decay) * upcast(x) + decay * upcast(mean)
         out = new if correction is None else new / correction.to(new.dtype)
         return out.to(torch.promote_types(x.dtype, mean.dtype)), new.to(mean.dtype)
 
@@ -151,7 +151,7 @@ def incremental_update(new_tensors: Tree, old_tensors: Tree, step_size: Scalar) 
     """
     check_same_shapes(old_tensors, new_tensors)
     return tree.map(
-        lambda new, old: (step_size * wide(new) + (1.0 - step_size) * wide(old)).to(old.dtype),
+        lambda new, old: (step_size * upcast(new) + (1.0 - step_size) * upcast(old)).to(old.dtype),
         new_tensors,
         old_tensors,
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import Scalar, ScalarOrSchedule, chain, increment, map_unzip, wide, zero_count
+from pure.optim.base import Scalar, ScalarOrSchedule, chain, increment, map_unzip, upcast, zero_count
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask
@@ -56,7 +56,8 @@ def lion(
         mask: which leaves decay, as in `adamw`.
 
     Returns:
-        GradientTransformation with state (ScaleByLionState, decay's state, rate's state).
+        GradientTransformation with state (ScaleByLionState, state of the weight decay, state of the learning
+        rate).
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), negative learning_rate or weight_decay; at the update, if
@@ -143,7 +144,7 @@ def lion_update(
     del params, extra
 
     def leaf(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        wide_g, wide_m = wide(g), wide(m)
+        wide_g, wide_m = upcast(g), upcast(m)
         direction = _soften((1.0 - b1) * wide_g + b1 * wide_m, mode, smooth_beta)
         mu = (1 - b2) * wide_g + b2 * wide_m
         return direction.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)

@@ -103,16 +103,15 @@ def masked(inner: GradientTransformation, mask: Mask) -> GradientTransformation:
     """Applies `inner` to the leaves where the mask is True, and passes the others through unchanged.
 
     Args:
-        inner: the transformation; it gets empty nodes in the place of the others, in updates, state and
-            params.
-        mask: a tree of bools, a prefix of one, or a function from params (and updates, and parts of them) to
-            one.
+        inner: the transformation; in its updates, state and params the other leaves are empty nodes.
+        mask: a tree of bools, a prefix of one, or a function to one; it is called with params, with updates,
+            and with sub-trees of them.
 
     Returns:
         GradientTransformation with state MaskedState(inner_state).
 
-    Edge cases: a mask without True changes nothing. `grad_norm` is not passed to `inner`: it is not the norm
-    of a part.
+    Edge cases: a mask without True changes nothing. `grad_norm` is not passed to `inner`: it is the norm of
+    all leaves, not of the unmasked ones.
 
     Raises:
         ValueError: if mask and params have different entries; if no path has a substring of a path_mask (at
@@ -152,7 +151,7 @@ def masked_update(
     """Updates the leaves where the mask is True.
 
     Args:
-        updates: tree of gradients; a part of one has `None` where leaves are missing.
+        updates: tree of gradients; for a leafwise update, a sub-tree with `None` for missing leaves.
         state: MaskedState.
         params: like updates.
         inner, mask: as in `masked`.
@@ -163,23 +162,24 @@ def masked_update(
 
     Steps:
         1. Evaluate the mask of these updates.
-        2. Update by `inner`, with `None` for leaves that are masked or missing. (So a part of the tree fits
-           its part of the state.)
+        2. Update by `inner`, with `None` for leaves that are masked or missing, in the state too, so that
+           their structures match.
         3. Merge the result and the masked leaves, in updates and state.
     """
     # 1. Mask.
     flags = _flags(mask, updates)
     extra = {k: v for k, v in extra.items() if k != "grad_norm"}
     # 2. Update.
-    part = None if params is None else _choose(flags, params, None)
+    unmasked = None if params is None else _choose(flags, params, None)
     old = state.inner_state
-    new, inner_state = inner.update(_choose(flags, updates, None), _without_nodes(old), part, **extra)
+    inner_updates = _choose(flags, updates, None)
+    new, inner_state = inner.update(inner_updates, _masked_nodes_to_none(old), unmasked, **extra)
     # 3. Merge.
-    return _choose(flags, new, updates), MaskedState(inner_state=_with_nodes(old, inner_state))
+    return _choose(flags, new, updates), MaskedState(inner_state=_restore_masked_nodes(old, inner_state))
 
 
 def _part_is_leafwise(inner: GradientTransformation, mask: Mask, raw: bool) -> bool:
-    """The rule of `masked`: the norm of all gradients is not that of a part."""
+    """Decides if `masked` is leafwise: mask and `inner` must be, without the global norm (`raw` is False)."""
     return is_leafwise_function(mask) and is_leafwise_function(inner.update, False)
 
 
@@ -199,30 +199,31 @@ def _choose(flags: Tree, yes: Tree, no: Tree) -> Tree:
     empty = no is None or isinstance(no, MaskedNode)
     if isinstance(yes, dict):
         return {k: _choose(flags[k], v, no if empty else no[k]) for k, v in yes.items()}
-    chosen = [_choose(f, y, no if empty else no[i]) for i, (f, y) in enumerate(zip(flags, yes, strict=True))]
+    others = [no] * len(yes) if empty else no
+    chosen = [_choose(flag, y, n) for flag, y, n in zip(flags, yes, others, strict=True)]
     return type(yes)(*chosen) if hasattr(yes, "_fields") else type(yes)(chosen)
 
 
-def _without_nodes(state: Tree) -> Tree:
+def _masked_nodes_to_none(state: Tree) -> Tree:
     """Replaces every MaskedNode by None."""
     if isinstance(state, MaskedNode):
         return None
     if isinstance(state, dict):
-        return {k: _without_nodes(v) for k, v in state.items()}
+        return {k: _masked_nodes_to_none(v) for k, v in state.items()}
     if isinstance(state, CONTAINERS):
-        parts = [_without_nodes(x) for x in state]
+        parts = [_masked_nodes_to_none(x) for x in state]
         return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     return state
 
 
-def _with_nodes(old: Tree, new: Tree) -> Tree:
+def _restore_masked_nodes(old: Tree, new: Tree) -> Tree:
     """Puts a MaskedNode into `new` wherever `old` has one."""
     if isinstance(old, MaskedNode):
         return old
     if isinstance(new, dict):
-        return {k: _with_nodes(old[k], v) for k, v in new.items()}
+        return {k: _restore_masked_nodes(old[k], v) for k, v in new.items()}
     if isinstance(new, CONTAINERS):
-        parts = [_with_nodes(a, b) for a, b in zip(old, new, strict=True)]
+        parts = [_restore_masked_nodes(a, b) for a, b in zip(old, new, strict=True)]
         return type(new)(*parts) if hasattr(new, "_fields") else type(new)(parts)
     return new
 
@@ -237,15 +238,15 @@ def _check_fits(flags: Tree, node: Tree, path: str) -> None:
     mask_keys, tree_keys = _keys(flags), _keys(node)
     if mask_keys != tree_keys:
         raise ValueError(
-            f"masked: the mask does not fit the tree at {here}: the mask has {_list(mask_keys)}, the tree "
-            f"{_list(tree_keys)}; fix the mask, or use one by path, such as decay_mask or path_mask(...)"
+            f"masked: the mask does not fit the tree at {here}: the mask has {_join(mask_keys)}, the tree "
+            f"{_join(tree_keys)}; fix the mask, or use one by path, such as decay_mask or path_mask(...)"
         )
     for k in tree_keys:
         _check_fits(flags[k], node[k], f"{path}/{k}".lstrip("/"))
 
 
 def _keys(node: Any) -> set:
-    """The keys of a dict, the indices of a list or tuple."""
+    """Returns the keys of a dict, or the indices of a list or tuple."""
     return set(node) if isinstance(node, dict) else set(range(len(node)))
 
 
@@ -262,6 +263,6 @@ def _check_substrings(mask: Mask, params: Tree) -> None:
             )
 
 
-def _list(names: set) -> str:
-    """Joins names in order, for a message."""
+def _join(names: set) -> str:
+    """Joins sorted names for an error message."""
     return ", ".join(map(str, sorted(names, key=str))) or "nothing"

@@ -25,8 +25,8 @@ from pure.optim.base import (
     corrected_mean,
     increment,
     mean_correction,
-    wide,
-    widest,
+    shared_dtype,
+    upcast,
     zero_count,
 )
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
@@ -78,28 +78,30 @@ def muon(
 
     Args:
         learning_rate: >= 0; about 0.02 with the default scaling, that of AdamW with consistent_rms=0.2.
-        ns_coeffs: (a, b, c) of a Newton-Schulz step, a tuple of these (one a step), or "standard" or "dion".
-        ns_steps: number of steps, >= 1; a tuple of tuples gives its last `ns_steps`.
-        beta: decay of the mean of gradients, in [0, 1).
+        ns_coeffs: Newton-Schulz coefficients: (a, b, c) for all steps, a tuple with one (a, b, c) per step,
+            or "standard" or "dion".
+        ns_steps: number of steps, >= 1; of coefficients per step, the last `ns_steps` are used.
+        beta: decay of the momentum, in [0, 1).
         eps: added to denominators, Muon's and Adam's.
         weight_decay, weight_decay_mask: decoupled decay of the matrices, as in `adamw`.
-        mu_dtype: storage of the means; None stores them like the params.
-        nesterov: use Nesterov's mean, in Adam too.
+        mu_dtype: dtype of the stored momentum, Adam's too; None: that of the params.
+        nesterov: use Nesterov momentum, in Adam too.
         adaptive: multiply by the dual norm of the momentum (then large gradients make large steps).
         preconditioning: scaling that first brings the singular values below 1: "frobenius", "spectral",
             "aol" or "schatten".
         adam_b1, adam_b2, adam_eps_root, adam_weight_decay: arguments of `adamw` for the other leaves.
-        adam_learning_rate: of `adamw`; None takes `learning_rate`.
+        adam_learning_rate: learning rate of `adamw`; None takes `learning_rate`.
         muon_weight_dimension_numbers: the leaves for Muon and their axes, as a tree like the params (or a
             prefix) with MuonDimensionNumbers for Muon's leaves and None for Adam's, or a function from params
             to one, such as `hidden_matrices`. None: all leaves of two axes, embeddings too.
-        consistent_rms: scale updates to this root mean square instead (0.2 fits AdamW's rates).
-        ns_dtype: of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients, as in
-            optax.
+        consistent_rms: scale each update to this root mean square (0.2 suits learning rates of AdamW); None
+            takes the default scaling of `scale_by_shape`.
+        ns_dtype: dtype of the Newton-Schulz products, such as torch.bfloat16; None: that of the gradients,
+            as in optax.
 
     Returns:
-        GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(),
-        decay's, rate's)), "adam": MaskedState(adamw's)}).
+        GradientTransformation with state PartitionState({"muon": MaskedState((MuonState, EmptyState(), state
+        of the weight decay, state of the learning rate)), "adam": MaskedState(state of adamw)}).
 
     Raises:
         ValueError: for arguments out of range, or an unknown preset or preconditioning.
@@ -138,7 +140,12 @@ def muon(
     )
     for_others = adamw(
         learning_rate if adam_learning_rate is None else adam_learning_rate,
-        *(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, adam_weight_decay),
+        adam_b1,
+        adam_b2,
+        eps,
+        adam_eps_root,
+        mu_dtype,
+        adam_weight_decay,
         nesterov=nesterov,
     )
     labels = partial(muon_labels, dimensions=dims)
@@ -175,7 +182,7 @@ def scale_by_muon(
         weight_dimension_numbers: as `muon_weight_dimension_numbers` there.
 
     Returns:
-        GradientTransformation with state MuonState; its updates point uphill.
+        GradientTransformation with state MuonState; updates are not negated: chain `scale_by_learning_rate`.
 
     Raises:
         ValueError: for beta outside [0, 1), ns_steps < 1, more steps than coefficients, an unknown preset or
@@ -252,7 +259,7 @@ def muon_update(
 
     Steps:
         1. Count, and the correction that all leaves share.
-        2. The corrected mean of each leaf.
+        2. The bias-corrected momentum of each leaf.
         3. Orthogonalise it.
 
     Source: Jordan 2024; the bias corrections are optax's.
@@ -261,16 +268,17 @@ def muon_update(
     check_same_shapes(updates, state.mu)
     # 1. Count and correction.
     count = increment(state.count)
-    correction = mean_correction(beta, count, widest(updates), nesterov)
+    correction = mean_correction(beta, count, shared_dtype(updates), nesterov)
 
     def leaf(g: Tensor, m: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor, Tensor]:
-        # 2. Mean.
-        x = wide(g)
-        mu = (1 - beta) * x + beta * wide(m)
+        # 2. Momentum.
+        x = upcast(g)
+        mu = (1 - beta) * x + beta * upcast(m)
         mean = corrected_mean(x, mu, beta, correction)
         # 3. Orthogonalise.
-        matrices, back = as_matrices(mean, numbers)
-        step = back(orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning, ns_dtype))
+        matrices, restore_axes = as_matrices(mean, numbers)
+        orthogonal = orthogonalize(matrices, state.ns_coeffs, ns_steps, eps, preconditioning, ns_dtype)
+        step = restore_axes(orthogonal)
         if adaptive:
             step = (mean * step).sum() * step
         return step.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import Scalar, increment, wide, widest, zero_count
+from pure.optim.base import Scalar, increment, shared_dtype, upcast, zero_count
 from pure.optim.check import check_number
 from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
@@ -90,7 +90,7 @@ def reduce_on_plateau(
 def plateau_init(params: Tree) -> ReduceLROnPlateauState:
     """Initialises the scale with 1 and the best loss with infinity."""
     start = zero_count(params)
-    number = torch.zeros_like(start, dtype=widest(params))
+    number = torch.zeros_like(start, dtype=shared_dtype(params))
     return ReduceLROnPlateauState(
         scale=number + 1.0,
         best_value=number + float("inf"),
@@ -149,7 +149,7 @@ def plateau_update(
     decided = _decide(updated, factor, patience, rtol, atol, cooldown, min_scale)
     state = tree.where(count == accumulation_size, decided, updated)
     # 3. Scale.
-    return tree.map(lambda g: (state.scale * wide(g)).to(g.dtype), updates), state
+    return tree.map(lambda g: (state.scale * upcast(g)).to(g.dtype), updates), state
 
 
 def _decide(

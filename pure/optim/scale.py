@@ -19,7 +19,7 @@ from pure.optim.base import (
     identity,
     increment,
     store_once,
-    wide,
+    upcast,
     zero_count,
 )
 from pure.optim.check import check_not_negative, check_number
@@ -116,11 +116,11 @@ def schedule_update(
 def scale_by_learning_rate(
     learning_rate: ScalarOrSchedule | None, *, flip_sign: bool = True
 ) -> GradientTransformation:
-    """Multiplies updates by minus the learning rate, so that adding them goes downhill.
+    """Multiplies updates by minus the learning rate, so that adding them descends the loss.
 
     Args:
         learning_rate: a number >= 0, a [] tensor, or a schedule. None is the identity, as in optax.
-        flip_sign: False to go uphill.
+        flip_sign: False multiplies by plus the learning rate (gradient ascent).
 
     Returns:
         GradientTransformation with state EmptyState(), or ScaleByScheduleState(count) for a schedule.
@@ -180,4 +180,4 @@ def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
 
 def _times(factor: Scalar, updates: Tree) -> Tree:
     """Multiplies every leaf, in float32 or wider, and converts it back to its dtype."""
-    return tree.map(lambda g: (factor * wide(g)).to(g.dtype), updates)
+    return tree.map(lambda g: (factor * upcast(g)).to(g.dtype), updates)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pure import tree
 from pure.optim.axes import Dimensions, MuonDimensionNumbers, input_and_output, resolve
-from pure.optim.base import EmptyState, empty_init, wide
+from pure.optim.base import EmptyState, empty_init, upcast
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.types import GradientTransformation, Tree
@@ -78,5 +78,5 @@ def scale_by_shape_update(
         factor = math.sqrt(max(1, outputs / inputs))
         if consistent_rms is not None:
             factor = math.sqrt(max(inputs, outputs)) * consistent_rms
-        scaled.append((factor * wide(x)).to(x.dtype))
+        scaled.append((factor * upcast(x)).to(x.dtype))
     return tree.unflatten(spec, scaled), state

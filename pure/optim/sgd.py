@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import Scalar, ScalarOrSchedule, chain, identity, map_unzip, wide
+from pure.optim.base import Scalar, ScalarOrSchedule, chain, identity, map_unzip, upcast
 from pure.optim.check import check_dtype, check_fraction, check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.optim.scale import scale_by_learning_rate
@@ -112,8 +112,8 @@ def trace_update(
     del params, extra
 
     def leaf(g: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        velocity = wide(g) + decay * wide(t)
-        step = wide(g) + decay * velocity if nesterov else velocity
+        velocity = upcast(g) + decay * upcast(t)
+        step = upcast(g) + decay * velocity if nesterov else velocity
         return step.to(torch.promote_types(g.dtype, t.dtype)), velocity.to(t.dtype)
 
     steps, velocity = map_unzip(2, leaf, updates, state.trace)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment, wide, zero_count
+from pure.optim.base import EmptyState, ScalarOrSchedule, empty_init, increment, upcast, zero_count
 from pure.optim.check import check_not_negative
 from pure.optim.leafwise import leafwise
 from pure.optim.mask import Mask, masked
@@ -97,7 +97,7 @@ def decay_update(
     rate = schedule_value(weight_decay, count)
 
     def leaf(g: Tensor, p: Tensor) -> Tensor:
-        return (wide(g) + rate * wide(p)).to(torch.promote_types(g.dtype, p.dtype))
+        return (upcast(g) + rate * upcast(p)).to(torch.promote_types(g.dtype, p.dtype))
 
     check_same_shapes(updates, params)
     return tree.map(leaf, updates, params), new

@@ -1,4 +1,4 @@
-"""Keys, made from a seed or from other keys.
+"""Random keys: create one from a seed, split it, or fold in a number.
 
 A key is the two words [2] uint32 that `jax.random.key_data` returns.
 """
@@ -38,7 +38,7 @@ def key(seed: int | Tensor, *, device: torch.device | str | None = None) -> Tens
         if not -(1 << 63) <= index(seed) < 1 << 63:
             raise ValueError(f"random.key: a seed has at most 64 bits, got {seed}; take it modulo 2**32")
         seed = torch.full((), index(seed), dtype=torch.int64, device=device)
-    low = _word(seed, "key: the seed").to(device=device)
+    low = _as_word(seed, "key: the seed").to(device=device)
     return as_keys(torch.zeros_like(low), low)
 
 
@@ -50,10 +50,10 @@ def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:
 
     Args:
         key: [2] uint32; not to be used again.
-        num: number of keys, or a shape, >= 0.
+        num: number of keys, or a shape of them, >= 0.
 
     Returns:
-        [..., 2] uint32, `num` in front.
+        [*num, 2] uint32.
 
     Raises:
         ValueError: if num is negative.
@@ -92,11 +92,11 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
         if not 0 <= index(data) <= WORD:
             raise ValueError(f"random.fold_in: data must be in [0, 2**32), got {data}; take it modulo 2**32")
         data = torch.full((), index(data), dtype=torch.int64, device=device_of(key))
-    return as_keys(*threefry2x32(*key_words(key), 0, _word(data, "fold_in: data").to(device_of(key))))
+    return as_keys(*threefry2x32(*key_words(key), 0, _as_word(data, "fold_in: data").to(device_of(key))))
 
 
-def _word(x: Tensor, name: str) -> Tensor:
-    """One integer modulo 2³², as int32 []."""
+def _as_word(x: Tensor, name: str) -> Tensor:
+    """Converts an integer tensor [] to 32 bits (modulo 2³²), stored as int32."""
     if x.dim() or x.is_floating_point() or x.is_complex():
         raise ValueError(
             f"random.{name} must be one integer, got {x.dtype} {list(x.shape)}; for many use torch.func.vmap"

@@ -37,8 +37,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
         except ImportError:  # not POSIX
             pass
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # anything else: the file system has no locks
+            if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ValueError(
                     f"{folder} is in use by another process; wait for it, or choose another folder"
                 ) from None
+            # Any other error means that the file system has no locks: the block runs without one.
         yield

@@ -193,11 +193,11 @@ def _evaluate_untrained(experiment: Experiment, folder: Path) -> dict[str, float
 
 def _print_continuations(title: str, params: Tree, experiment: Experiment) -> None:
     """Prints continuations of PROMPTS."""
-    from stages.cli.generate import GenerateOptions, continuations
+    from stages.cli.generate import GenerateOptions, generate_texts
 
     options = GenerateOptions(model_path="", prompt=PROMPTS, max_new_tokens=TOKENS_SHOWN)
     print(f"\n--- {title}")
-    texts = continuations(experiment.base._replace(params=params), options)
+    texts = generate_texts(experiment.base._replace(params=params), options)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         print(f"> {prompt}{text}\n")
 

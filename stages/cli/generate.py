@@ -31,7 +31,7 @@ class GenerateOptions(DeviceFlags, SamplingFlags, ModelFlags):
     min_p: Probability = None
     """Drop tokens whose probability is below this share of the most likely token's; None drops none."""
     repetition_penalty: Annotated[float | None, Above(0)] = None
-    """Repetition penalty, a factor; above 1 makes tokens less likely that are already in the text."""
+    """Repetition penalty, a factor; above 1 it makes tokens that are already in the text less likely."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
 
@@ -59,16 +59,16 @@ def run(options: GenerateOptions) -> int:
     device = pick_device(options.device)
     loaded = language_model.load(options.model_path, dtype=getattr(torch, options.dtype))
     loaded = language_model.move_to(loaded, device)
-    for prompt, text in zip(options.prompt, continuations(loaded, options), strict=True):
+    for prompt, text in zip(options.prompt, generate_texts(loaded, options), strict=True):
         print(f"{prompt}{text}\n")
     return 0
 
 
-def continuations(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
-    """Continues every prompt, up to a token that ends an answer, which is not part of the text.
+def generate_texts(pretrained: Pretrained, options: GenerateOptions) -> list[str]:
+    """Generates a continuation of every prompt, up to and without a stop token.
 
     Args:
-        pretrained: a model.
+        pretrained: the model and its tokenizer.
         options: prompts, sampling and seed.
 
     Returns:

@@ -1,10 +1,8 @@
 """Log-likelihoods of tokens, from which perplexity and multiple choice are computed.
 
-Two algorithms give the same numbers. A *window* is read as a whole by the forward pass. *Requests*, which are
-continuations of contexts, share most of their tokens: all questions of a subject begin with the same
-    examples,
-all continuations of a question with the question. There each shared beginning is read once into the cache of
-keys and values, and the rest is decoded from that cache.
+Two algorithms give the same numbers. A *window* is scored in one forward pass. *Requests*, which are
+continuations of contexts, share long prefixes: the few-shot examples of a subject, and the question itself.
+Each shared prefix is read once into the key-value cache, and the rest is decoded from that cache.
 
 Shape letters: B rows, P tokens that a group's contexts share, Q tokens of a context after them, C tokens of a
 continuation, V vocabulary.

@@ -51,11 +51,11 @@ def perplexity(
         prefix: id from which the first token of a document is predicted; None takes the model's bos token, or
             its eos token. A bos that the tokenizer adds before a text comes after it and is scored, as in
             lm-evaluation-harness.
-        tokens: to read at a time, about.
-        name: in the results.
+        tokens: approximate number of tokens per forward pass.
+        name: of the task in the results.
 
     Returns:
-        Task with the four figures and their standard errors over documents; a question is a document.
+        Task with the four figures and their standard errors over documents; its samples are documents.
 
     Raises:
         ValueError: if stride or max_length is out of range, or there is no prefix.
@@ -85,26 +85,26 @@ def perplexity(
     step = length // 2 if stride is None else stride
     if not 1 <= step <= length:
         raise ValueError(f"perplexity: stride must be in 1 .. {length} (max_length), got {step}")
-    first = default_prefix(model) if prefix is None else prefix
-    if first is None:
+    prefix_id = default_prefix(model) if prefix is None else prefix
+    if prefix_id is None:
         raise ValueError(
             "perplexity: the model has neither a bos nor an eos token to predict the first token of a "
             "document from; pass an id as prefix= (--prefix)"
         )
     documents = [document for document in _name_documents(texts) if document.text]
-    window_fn = partial(cut_windows, length=length, stride=step, prefix=first)
+    window_fn = partial(cut_windows, length=length, stride=step, prefix=prefix_id)
     return Task(
         name=name,
         ids=_number_duplicates([document.name for document in documents]),
         answer=partial(
-            _answer,
+            _score_documents,
             documents,
-            encode=partial(encode_text, tokenizer, prefix=first),
+            encode=partial(encode_text, tokenizer, prefix=prefix_id),
             window_fn=window_fn,
             score_fn=partial(window_log_likelihoods, model, params, tokens=tokens),
         ),
         summary=summarize,
-        about={"task": "perplexity", "max_length": length, "stride": step, "prefix": first},
+        about={"task": "perplexity", "max_length": length, "stride": step, "prefix": prefix_id},
         chunk=16,
         digests=[digest(document.text) for document in documents],
     )
@@ -113,8 +113,9 @@ def perplexity(
 def cut_windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) -> list[Window]:
     """Cut one document into windows that score each token once.
 
-    The first window scores up to L tokens after the prefix; each later one S more, and reads the L tokens
-    before its last; the last window scores the remaining tokens, with as much context.
+    The first window scores the first L tokens, after the prefix. Each later window scores the next S tokens
+    (the last one those that remain); it is the last L + 1 tokens up to there, of which the unscored ones are
+    context.
 
     Args:
         ids: of the document.
@@ -141,25 +142,25 @@ def cut_windows(ids: Sequence[int], *, length: int, stride: int, prefix: int) ->
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Figure]:
-    """Divide the sums over all documents.
+    """Compute the four figures from the sums of each document.
 
     Args:
         samples: with "nats", "tokens", "words" and "bytes".
 
     Returns:
-        perplexity, word_perplexity, byte_perplexity, bits_per_byte; the standard error of an exponential is
-        that of its exponent times its value.
+        perplexity, word_perplexity, byte_perplexity and bits_per_byte. Standard errors of perplexities by the
+        delta method: that of the exponent times the perplexity.
     """
     figures = {}
     for name, unit in (("perplexity", "tokens"), ("word_perplexity", "words"), ("byte_perplexity", "bytes")):
         exponent = ratio([s["nats"] for s in samples], [s[unit] for s in samples])
-        value = math.exp(exponent.value) if exponent.value < 700 else math.inf
+        value = math.exp(exponent.value) if exponent.value < 700 else math.inf  # math.exp raises above 709
         figures[name] = Figure(value, value * exponent.stderr, exponent.count)
     bits = ratio([s["nats"] / math.log(2) for s in samples], [s["bytes"] for s in samples])
     return figures | {"bits_per_byte": bits}
 
 
-def _answer(
+def _score_documents(
     documents: Sequence[Document],
     numbers: Sequence[int],
     *,
@@ -167,7 +168,7 @@ def _answer(
     window_fn: Callable[[Sequence[int]], list[Window]],
     score_fn: Callable[[Sequence[Window]], list[Likelihood]],
 ) -> list[Sample]:
-    """Score a chunk of documents, all their windows together."""
+    """Score a chunk of documents: all their windows in one call of `score_fn`."""
     chosen = [documents[i] for i in numbers]
     windows = [window_fn(encode(document.text)) for document in chosen]
     scores = iter(score_fn([window for part in windows for window in part]))
@@ -191,7 +192,7 @@ def _sample(document: Document, windows: Sequence[Window], logps: Sequence[float
 
 
 def _name_documents(texts: Iterable[str | Document]) -> list[Document]:
-    """Name plain texts by their number."""
+    """Give plain texts names: "text 0", "text 1", ..."""
     return [
         text if isinstance(text, Document) else Document(text, f"text {number}")
         for number, text in enumerate(texts)

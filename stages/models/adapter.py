@@ -1,8 +1,8 @@
 """Attach adapters to a model for training, and write them in PEFT's format (`adapter_folder` reads it).
 
-Adapters over adapters (SFT, then DPO, both with --lora) are joined when they are written: one adapter whose
-rank is the sum of both, over the whole model at the bottom. So the folder means the same in PEFT, which knows
-one base and one adapter, as here.
+A run with --lora may start from the adapters of an earlier run (SFT, then DPO). Both are then saved as one
+joined adapter over the root model, the base of the earlier adapters; its rank is the sum of both. PEFT, which
+supports one adapter over one base, thus loads the folder with the same result.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class Adapter(NamedTuple):
     """A model with adapters, and its frozen base.
 
     Fields:
-        model: whose params are adapters.
+        model: the model whose params are the adapters.
         config: rank, scale and matrices of the adapters.
         base: the frozen params, perhaps with NF4 nodes.
-        path: of the base model; of adapters over adapters, the whole model at the bottom.
+        path: of the base model; with earlier adapters, of the root model.
         dtype: of the frozen base.
-        quantized: the base is stored in four bits a number.
-        digest: of the base before that.
-        earlier: adapters that the run starts from, to be joined with its own.
+        quantized: whether the base is stored in four bits (NF4).
+        digest: hash of the base's weights before quantization.
+        earlier: adapters that the run starts from, joined with its own when they are saved; or None.
     """
 
     model: Model
@@ -78,7 +78,7 @@ def attach(
         dtype: compute dtype, and so that of the frozen base.
         quantize: store the matrices of the base in four bits (NF4).
         digest: `stages.models.identity.hash_weights` of the params.
-        earlier: adapters that the run starts from, if its own are joined with them.
+        earlier: adapters that the run starts from, to be joined with the new ones; None if there are none.
 
     Returns:
         Adapter.
@@ -87,7 +87,7 @@ def attach(
         ValueError: if the targets do not fit the base, or the earlier adapters cannot be joined with these.
     """
     if earlier is not None:
-        return _attach_above(model, params, config, dtype, quantize, earlier)
+        return _attach_over_earlier(model, params, config, dtype, quantize, earlier)
     base = tree.cast(params, dtype)
     if quantize:
         base = quantize_layers(base)
@@ -95,15 +95,15 @@ def attach(
 
 
 def describe(adapter: Adapter, params: Tree) -> str:
-    """Describes adapters in one line: their size, that of the base, and its memory in four bits."""
+    """Describes adapters in one line: trainable parameters, their share of the base, and the NF4 memory."""
     trained = tree.count(params)
     total = sum(site.shape[0] * site.shape[1] for site in sites(adapter.base, LoRAConfig()).values())
     stored, bfloat16 = nf4_bytes(adapter.base)
     share = f"{trained / total:.2%} of the {total:,} in the layers' matrices"
-    line = f"adapters: {trained:,} numbers to train, {share}"
+    line = f"adapters: {trained:,} trainable parameters, {share}"
     if is_gguf(adapter.path):
         line += (
-            "; PEFT loads no GGUF file as their base: for PEFT, run intro2llm import first and train on that"
+            "; PEFT cannot load their base, a GGUF file; for PEFT, train on the output of intro2llm import"
         )
     if stored:
         line += f"; these take {stored / 1e6:.1f} MB in four bits, {stored / bfloat16:.2f} of bfloat16"
@@ -113,12 +113,12 @@ def describe(adapter: Adapter, params: Tree) -> str:
 def save(
     folder: str | Path, adapter: Adapter, params: Tree, tokenizer: Tokenizer, texts: Mapping[str, str]
 ) -> Path:
-    """Writes the folder, whole or not at all.
+    """Writes the adapters as a folder in PEFT's format, atomically.
 
     Args:
-        folder: is made or replaced.
-        adapter: what the params belong to.
-        params: adapters.
+        folder: created or replaced.
+        adapter: from `attach`.
+        params: the adapters' params.
         tokenizer: of the base.
         texts: further small files by name.
 
@@ -126,12 +126,12 @@ def save(
         The folder, which PEFT reads.
 
     Raises:
-        OSError: if the disk refuses; an older folder stays.
+        OSError: if the folder cannot be written; an older one is kept.
     """
     fields = peft.to_config(adapter.config, adapter.base, base_name=adapter.path)
     tensors = peft.to_weights(params)
     if adapter.earlier is not None:
-        own = tree.map(lambda x: x.detach().cpu(), params)  # the earlier ones were read there
+        own = tree.map(lambda x: x.detach().cpu(), params)  # the earlier adapters are on the CPU
         joined = peft.join(adapter.earlier, peft.to_adapters(own, adapter.config, adapter.base))
         fields = peft.joined_config(
             joined,
@@ -150,30 +150,30 @@ def save(
     return model_folder.write(folder, files, tensors, tokenizer, name=WEIGHTS)
 
 
-def merge_reward_model(adapter: Adapter | None, scored: Pretrained) -> Pretrained:
+def merge_reward_model(adapter: Adapter | None, reward_model: Pretrained) -> Pretrained:
     """Merges the adapters of a reward model into its base.
 
     Args:
-        adapter: the frozen base; None returns the model as it is.
-        scored: its params are {"model": adapters, "score"}.
+        adapter: holds the frozen base; None returns the reward model unchanged.
+        reward_model: its params are {"model": adapters, "score": the head}.
 
     Returns:
-        The whole reward model.
+        The reward model without adapters, float32.
     """
     if adapter is None:
-        return scored
+        return reward_model
     base = tree.cast(materialize(adapter.base), torch.float32)
-    merged = merge(base, scored.params["model"], adapter.config)
-    return scored._replace(params={**scored.params, "model": merged})
+    merged = merge(base, reward_model.params["model"], adapter.config)
+    return reward_model._replace(params={**reward_model.params, "model": merged})
 
 
-def with_patches(base: Tree, adapters: Adapters, dtype: torch.dtype) -> Tree:
-    """Puts earlier adapters beside their matrices, frozen: as nodes, since the base is quantised.
+def add_frozen_adapters(base: Tree, adapters: Adapters, dtype: torch.dtype) -> Tree:
+    """Replaces adapted matrices of a quantized base by LoRA nodes (matrix, A, B), since it cannot be merged.
 
     Args:
         base: params.
-        adapters: low-rank changes alone.
-        dtype: of their matrices.
+        adapters: low-rank changes only.
+        dtype: of A and B.
 
     Returns:
         The params with LoRA nodes.
@@ -191,13 +191,13 @@ def with_patches(base: Tree, adapters: Adapters, dtype: torch.dtype) -> Tree:
 
 
 class _Replace(Protocol):
-    """(path, leaf) -> the node in its place."""
+    """Replacement of a leaf: (path, leaf) -> node."""
 
     def __call__(self, path: str, leaf: Tree, /) -> Tree: ...
 
 
 def _map_nodes(replace: _Replace, node: Tree, path: str = "") -> Tree:
-    """The tree with `replace(path, leaf)` for its tensors and nodes."""
+    """Maps `replace(path, leaf)` over a tree's tensors and nodes."""
     if isinstance(node, dict):
         return {name: _map_nodes(replace, x, f"{path}/{name}" if path else name) for name, x in node.items()}
     if isinstance(node, list):
@@ -205,7 +205,7 @@ def _map_nodes(replace: _Replace, node: Tree, path: str = "") -> Tree:
     return replace(path, node)
 
 
-def _attach_above(
+def _attach_over_earlier(
     model: Model,
     params: Tree,
     config: LoRAConfig,
@@ -213,18 +213,23 @@ def _attach_above(
     quantize: bool,
     earlier: InitialAdapters,
 ) -> Adapter:
-    """Adapters over adapters: beside the earlier ones where the base is quantised now, else over the merged
-    base."""
+    """Attaches adapters to a model that has earlier ones.
+
+    With `quantize` the earlier adapters stay frozen nodes over the quantized root; else `params` already
+    contain them.
+    """
     if config.use_dora or not is_low_rank(earlier.adapters):
-        which = "--use_dora" if config.use_dora else f"the adapters in {earlier.path}"
+        which = "DoRA (--use_dora)" if config.use_dora else f"those in {earlier.path}"
         raise ValueError(
-            f"adapters over adapters are saved as one, and {which} cannot be joined with others; run "
-            f"intro2llm merge --model_path {earlier.path} --output_dir MERGED, and take --model_path MERGED"
+            f"new adapters are joined with those at --model_path when they are saved, and {which} cannot be "
+            f"joined; run intro2llm merge --model_path {earlier.path} --output_dir MERGED, and use "
+            "--model_path MERGED"
         )
-    stored = earlier.base.dtype if earlier.base.quantized else dtype
+    root_dtype = earlier.base.dtype if earlier.base.quantized else dtype
     if quantize:
-        below = tree.map(lambda x: x.to(tree.leaves(params)[0].device, stored), earlier.params)
-        base = with_patches(quantize_layers(below), earlier.adapters, dtype)
+        device = tree.leaves(params)[0].device
+        root = tree.map(lambda x: x.to(device, root_dtype), earlier.params)
+        base = add_frozen_adapters(quantize_layers(root), earlier.adapters, dtype)
     else:
         base = tree.cast(params, dtype)
     return Adapter(
@@ -232,7 +237,7 @@ def _attach_above(
         config,
         base,
         _absolute(earlier.root),
-        stored,
+        root_dtype,
         quantize or earlier.base.quantized,
         hash_weights(earlier.params),
         earlier.adapters,
@@ -240,6 +245,6 @@ def _attach_above(
 
 
 def _absolute(path: str) -> str:
-    """The base's folder as others can load it: absolute, and the final_model of a run; a hub's name stays."""
+    """Returns the absolute path of a model folder (a run's final_model); a name on a hub is unchanged."""
     folder = model_folder.find_final_model(path)
     return str(folder.resolve()) if folder.exists() else path

@@ -14,10 +14,11 @@ from stages.sandbox.kernel import MOUNT_SETATTR, call_libc, system_call
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 1, 2, 4, 8
 BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000
 AT_CWD, AT_RECURSIVE, DETACH = -100, 0x8000, 2
-PLACE = "/proc"  # where the new root is assembled: it always exists, and no library lies below it
+NEW_ROOT = "/proc"  # where the new root is assembled: it always exists, and no library lies below it
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 SCRATCH = "/tmp"
 INODES = 1024
+MAX_LINKS = 40  # as in the kernel
 
 
 def build_root(disk: int) -> list[str]:
@@ -27,7 +28,7 @@ def build_root(disk: int) -> list[str]:
         disk: bytes that /tmp can hold, in memory.
 
     Returns:
-        The library folders, by their paths inside.
+        Paths of the library folders in the new root.
 
     Steps:
         1. Make later mounts private to this process and its children.
@@ -40,14 +41,14 @@ def build_root(disk: int) -> list[str]:
     Raises:
         OSError: if the kernel refuses a step.
     """
-    paths = library_folders()
+    paths = find_library_folders()
     # 1. Private mounts.
     call_libc("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
     # 2. The root.
-    _mount_tmpfs(PLACE, NO_SUID | NO_DEV | NO_EXEC, "size=1m,nr_inodes=1k,mode=755")
+    _mount_tmpfs(NEW_ROOT, NO_SUID | NO_DEV | NO_EXEC, "size=1m,nr_inodes=1k,mode=755")
     # 3. /tmp, before the libraries: they may lie below it.
-    os.mkdir(PLACE + SCRATCH)
-    _mount_tmpfs(PLACE + SCRATCH, NO_SUID | NO_DEV | NO_EXEC, f"size={disk},nr_inodes={INODES},mode=1777")
+    os.mkdir(NEW_ROOT + SCRATCH)
+    _mount_tmpfs(NEW_ROOT + SCRATCH, NO_SUID | NO_DEV | NO_EXEC, f"size={disk},nr_inodes={INODES},mode=1777")
     # 4. Libraries.
     folders: list[str] = []
     for path in sorted(paths):
@@ -57,15 +58,15 @@ def build_root(disk: int) -> list[str]:
     for path in DEVICES:
         _bind_path(path, NO_SUID | NO_EXEC)
     # 6. Switch to the new root.
-    _restrict_mount(PLACE, READ_ONLY, recursive=False)
-    os.chdir(PLACE)
+    _restrict_mount(NEW_ROOT, READ_ONLY, recursive=False)
+    os.chdir(NEW_ROOT)
     call_libc("pivot_root", b".", b".")
     call_libc("umount2", b".", DETACH)
     os.chdir(SCRATCH)
     return folders
 
 
-def library_folders() -> list[str]:
+def find_library_folders() -> list[str]:
     """List the folders of Python's modules and of the shared libraries that they need.
 
     The latter are the folders of all shared libraries that are loaded now (except libpython, which is not
@@ -81,15 +82,15 @@ def library_folders() -> list[str]:
 
 def _expose_folder(path: str, folders: list[str]) -> None:
     """Bind a path into the new root, with the symbolic links on the way to it. Appends to `folders`."""
-    for _ in range(40):
+    for _ in range(MAX_LINKS):
         parts = path.strip("/").split("/")
         parents = ["/" + "/".join(parts[: i + 1]) for i in range(len(parts))]
         link = next((parent for parent in parents if os.path.islink(parent)), None)
         if link is None:
             break
-        os.makedirs(os.path.dirname(PLACE + link), exist_ok=True)
-        if not os.path.lexists(PLACE + link):
-            os.symlink(os.readlink(link), PLACE + link)
+        os.makedirs(os.path.dirname(NEW_ROOT + link), exist_ok=True)
+        if not os.path.lexists(NEW_ROOT + link):
+            os.symlink(os.readlink(link), NEW_ROOT + link)
         rest = parts[link.count("/") :]
         path = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link), *rest))
     if not any(path == folder or path.startswith(folder + "/") for folder in folders):
@@ -101,16 +102,16 @@ def _hide_packages(folders: list[str]) -> None:
     """Mount an empty folder over each folder of installed packages."""
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for folder in folders:
-        for below in ("", "python3", python):
+        for subfolder in ("", "python3", python):
             for packages in ("site-packages", "dist-packages"):
-                path = os.path.join(PLACE + folder, below, packages)
+                path = os.path.join(NEW_ROOT + folder, subfolder, packages)
                 if os.path.isdir(path):
                     _mount_tmpfs(path, READ_ONLY | NO_SUID | NO_DEV | NO_EXEC, "size=4k,nr_inodes=2,mode=755")
 
 
 def _bind_path(path: str, flags: int) -> None:
     """Bind a file or folder of the old root into the new one, under the same path."""
-    target = PLACE + path
+    target = NEW_ROOT + path
     if os.path.isdir(path):
         os.makedirs(target, exist_ok=True)
     else:
@@ -126,7 +127,7 @@ def _mount_tmpfs(path: str, flags: int, options: str) -> None:
 
 
 def _restrict_mount(path: str, flags: int, *, recursive: bool) -> None:
-    """Add flags to a mount (mount(2) cannot add them to submounts, nor without root)."""
+    """Add flags to a mount. Uses mount_setattr(2): mount(2) would not reach submounts and would need root."""
     attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
     depth = AT_RECURSIVE if recursive else 0
     system_call("mount_setattr", MOUNT_SETATTR, AT_CWD, os.fsencode(path), depth, attributes, 32)

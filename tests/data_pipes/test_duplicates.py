@@ -5,7 +5,7 @@ import pytest
 
 from data_pipes.duplicates import exact_duplicates, near_duplicates, signature
 from data_pipes.filter import Fold, apply_filters
-from data_pipes.ngram import hash_runs, hash_words, split_words
+from data_pipes.ngram import hash_ngrams, hash_words, split_words
 from data_pipes.types import Document
 
 
@@ -19,7 +19,7 @@ def kept(fold: Fold, *texts: str) -> list[str]:
 
 
 def jaccard(a: str, b: str) -> float:
-    one, two = (set(hash_runs(hash_words(split_words(text)), 5).tolist()) for text in (a, b))
+    one, two = (set(hash_ngrams(hash_words(split_words(text)), 5).tolist()) for text in (a, b))
     return len(one & two) / len(one | two)
 
 
@@ -83,7 +83,7 @@ def test_short_texts_and_empty_ones() -> None:
 
 def test_long_texts_are_hashed_in_blocks() -> None:
     long = " ".join(words(1, 5000))
-    shingles = np.unique(hash_runs(hash_words(split_words(long)), 5)).astype(np.uint32)
+    shingles = np.unique(hash_ngrams(hash_words(split_words(long)), 5)).astype(np.uint32)
     assert len(shingles) > 4096
     parts = [" ".join(words(1, 5000)[i : i + 1004]) for i in range(0, 5000, 1000)]
     expected = np.min([signature(part) for part in parts if len(part.split()) >= 5], axis=0)

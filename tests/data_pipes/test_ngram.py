@@ -7,23 +7,23 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipes.ngram import hash_runs, hash_words, mix, split_words
+from data_pipes.ngram import hash_ngrams, hash_words, mix, split_words
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=20)
 
 
 @given(words=WORDS, n=st.integers(1, 6))
 def test_runs_are_equal_where_the_words_are(words: list[str], n: int) -> None:
-    runs = hash_runs(hash_words(words), n).tolist()
+    runs = hash_ngrams(hash_words(words), n).tolist()
     expected = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     assert len(runs) == len(expected)
     assert [[a == b for b in runs] for a in runs] == [[a == b for b in expected] for a in expected]
 
 
 def test_another_process_gives_the_same_numbers() -> None:
-    code = "from data_pipes.ngram import *; print(hash_runs(hash_words(['to', 'be']), 2)[0])"
+    code = "from data_pipes.ngram import *; print(hash_ngrams(hash_words(['to', 'be']), 2)[0])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(out.stdout) == int(hash_runs(hash_words(["to", "be"]), 2)[0])
+    assert int(out.stdout) == int(hash_ngrams(hash_words(["to", "be"]), 2)[0])
 
 
 def test_words_and_marks() -> None:

@@ -595,5 +595,5 @@ def test_metrics_that_were_not_declared_are_refused() -> None:
 
 def test_a_population_of_another_size_is_refused() -> None:
     params = {"w": torch.zeros(2, 3)}
-    with pytest.raises(ValueError, match="leading axis of 2, and there are 3 members"):
+    with pytest.raises(ValueError, match="leading axis of 3, one per member, got 2"):
         population(make_own(), 3).init(random.key(0), params)

@@ -406,7 +406,7 @@ FORMS = (
 
 def _continued(folder: Path, text: str) -> str:
     """Our greedy text."""
-    from stages.cli.generate import GenerateOptions, continuations
+    from stages.cli.generate import GenerateOptions, generate_texts
 
     options = GenerateOptions(model_path="", prompt=(text,), max_new_tokens=12, temperature=0.0, top_p=None)
-    return continuations(language_model.load(folder), options)[0]
+    return generate_texts(language_model.load(folder), options)[0]

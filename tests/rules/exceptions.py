@@ -26,7 +26,7 @@ LONG_FUNCTIONS: Mapping[str, str] = {}
 """module.function -> why it has more than 50 lines of code."""
 
 ITEM: Mapping[str, str] = {
-    "pure.loss.check.labels_in_range": "names the label that is refused, where nothing is compiled or transformed",
+    "pure.loss.check.check_labels": "names the label that is refused, where nothing is compiled or transformed",
     "stages.score.completion_ids": "turns ids into text, outside every step that is compiled",
     "stages.score._text_score": "hands text to Python functions, outside every step that is compiled",
 }

@@ -13,7 +13,7 @@ from pure.loss.grpo import CLIPS
 from pure.nn.transformer import transformer
 from pure.transform.per_sample import per_sample_grad
 from stages.grpo import SCALES, grpo
-from stages.online import draw_and_score
+from stages.online import generate_and_score
 from stages.rollout import Rollouts
 from tests.laws.test_stages import same_bits, small
 from tests.stages.test_online import OPTIONS, SAMPLING, evens, make, policy_logps, prompts
@@ -39,7 +39,7 @@ def test_on_fresh_answers_the_ratio_is_one_and_nothing_is_clipped() -> None:
 def test_ids_beyond_the_vocabulary_are_not_drawn_and_the_ratio_stays_one() -> None:
     made = make(grpo, sampling=SAMPLING._replace(vocabulary=9))
     state = made.init(random.key(0))
-    drawn, _ = draw_and_score(state, prompts(0), parts=made.parts)
+    drawn, _ = generate_and_score(state, prompts(0), parts=made.parts)
     assert drawn.tokens[:, -drawn.mask.shape[1] :][drawn.mask].max() < 9
     metrics = made.step(state, prompts(0)).metrics
     assert metrics["clip_ratio/region_mean"] == 0
@@ -67,7 +67,7 @@ def test_ready_made_groups_are_learned_from_as_fresh_ones() -> None:
     """Drawn here, handed over as a batch: the same gradient but for the sampler's rounding."""
     online = make(grpo)
     state = online.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=online.parts)
+    rollouts, rewards = generate_and_score(state, prompts(0), parts=online.parts)
     offline = make(grpo, score=None)
     after = offline.step(state, {**rollouts._asdict(), "rewards": rewards})
     torch.testing.assert_close(
@@ -79,7 +79,7 @@ def test_the_gradient_of_each_completion_adds_up_to_that_of_all() -> None:
     """The microscope: groups of one, whose advantages were computed in their groups before."""
     made = make(grpo)
     state = made.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=made.parts)
+    rollouts, rewards = generate_and_score(state, prompts(0), parts=made.parts)
     advantages = group_advantages(rewards[:, 0].unflatten(0, (-1, 4))).flatten()
     batch = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})
     single = per_sample_grad(made.loss)(state.params, batch, state.key)
@@ -99,9 +99,17 @@ def test_leave_one_out_is_accepted_as_a_scale() -> None:
     assert not same_bits(made.step(state, prompts(0)).params, state.params)
 
 
-@pytest.mark.parametrize("options", [{"scale": "token"}, {"iterations": 0}, {"samples": 0}, {"beta": 0.1}])
-def test_contradictions_are_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match="beta > 0 needs a reference"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "token"}, "scale must be one of group, batch"),
+        ({"iterations": 0}, "must be at least 1, got iterations=0"),
+        ({"samples": 0}, "must be at least 1, got .*samples=0"),
+        ({"beta": 0.1}, "beta 0.1 needs a reference"),
+    ],
+)
+def test_contradictions_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make(grpo, **options)
 
 
@@ -134,7 +142,7 @@ def test_the_first_update_is_at_a_ratio_of_exactly_one() -> None:
     for options in ({"iterations": 1}, {"score": None}):
         drawn = make(grpo)
         state = drawn.init(random.key(0))
-        rollouts, rewards = draw_and_score(state, prompts(0), parts=drawn.parts)
+        rollouts, rewards = generate_and_score(state, prompts(0), parts=drawn.parts)
         logps = policy_logps(state.params, rollouts)
         batch = {**rollouts._replace(logps=logps)._asdict(), "rewards": rewards}
         made = make(grpo, **options)

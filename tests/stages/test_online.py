@@ -17,7 +17,7 @@ from pure.serial import serial
 from pure.transform.jit import jit
 from pure.types import Tree
 from stages.grpo import grpo
-from stages.online import Online, draw_and_score, policy_of, reward_metrics, weighted_sum
+from stages.online import Online, generate_and_score, policy_of, reward_metrics, weighted_sum
 from stages.ppo import ppo
 from stages.rollout import Rollouts, completion_log_probabilities
 from stages.stage import Stage
@@ -62,7 +62,7 @@ def test_a_step_is_its_three_parts(kind: object) -> None:
     state = made.init(random.key(0))
     apart = made.parts
     assert isinstance(apart, Online)
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=apart)
+    rollouts, rewards = generate_and_score(state, prompts(0), parts=apart)
     assert same_bits(apart.update(state, rollouts, rewards), made.step(state, prompts(0)))
     assert set(policy_of(state.params)) >= {"embedding", "layers"}
 
@@ -173,7 +173,7 @@ def test_a_reward_that_is_missing_counts_nothing_and_the_others_count(kind: obje
 def test_truncated_answers_are_masked_and_still_reported(kind: object) -> None:
     plain, masked = make(kind), make(kind, mask_truncated=True)
     state = plain.init(random.key(0))
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=plain.parts)
+    rollouts, rewards = generate_and_score(state, prompts(0), parts=plain.parts)
     assert 0 < rollouts.ended.sum() < len(rollouts.ended)
     before, after = (made.parts.update(state, rollouts, rewards) for made in (plain, masked))
     for name in ("reward", "completions/mean_length", "completions/clipped_ratio", "frac_unjudged"):
@@ -241,7 +241,7 @@ def test_other_stages_have_no_parts() -> None:
     made = make_own()
     assert made.parts is None
     with pytest.raises(ValueError, match="made by grpo or ppo"):
-        draw_and_score(made.init(random.key(0)), prompts(0), parts=made.parts)
+        generate_and_score(made.init(random.key(0)), prompts(0), parts=made.parts)
 
 
 def test_rewards_are_added_by_weight_over_those_that_there_are() -> None:

@@ -11,7 +11,7 @@ import torch
 from pure import optim, random, tree
 from pure.nn.scalar import scalar_model
 from pure.nn.transformer import transformer
-from stages.online import draw_and_score
+from stages.online import generate_and_score
 from stages.ppo import experience, ppo
 from stages.rollout import completion_states
 from tests.laws.test_stages import same_bits, small
@@ -35,7 +35,7 @@ def test_the_reward_stands_at_the_last_token_and_the_divergence_at_each() -> Non
     made = ppo(MODEL, optim.sgd(0.0), score=evens, reference=reference, beta=0.3, lam=1.0, **OPTIONS)
     state = made.init(random.key(0))
     state.params["value"]["score"].zero_()
-    rollouts, rewards = draw_and_score(state, prompts(0), parts=made.parts)
+    rollouts, rewards = generate_and_score(state, prompts(0), parts=made.parts)
     batch, metrics = experience(
         state.params,
         rollouts,

@@ -103,7 +103,7 @@ class KTOOptions(PreferenceOptions):
     """Train a model on single answers marked desirable or not (KTO).
 
     Rows have the columns prompt, completion and label, as in TRL. Generated rows (--data_path embedded) are
-    the two answers of each generated preference pair, the chosen one desirable and the rejected one not.
+    the two answers of each generated preference pair: the chosen one is desirable, the rejected one is not.
     """
 
     beta: Annotated[float, Above(0)] = 0.1
@@ -195,7 +195,7 @@ STAGES: Mapping[str, type[TuningOptions]] = MappingProxyType(
 
 
 def stage_name(options: TuningOptions) -> str:
-    """Returns the name under which STAGES has the class of some flags.
+    """Returns the stage's name in STAGES for these flags.
 
     Example:
         >>> stage_name(SFTOptions(model_path="m"))
@@ -228,13 +228,13 @@ def check_tuning_flags(options: TuningOptions) -> None:
     for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
         if value and not options.held_out:
             raise ValueError(
-                f"--{name} {value} needs rows to validate on, and --held_out 0 leaves none: raise one, or "
-                f"--{name} 0"
+                f"--{name} {value} needs validation rows, and --held_out 0 keeps none: raise --held_out, or "
+                f"use --{name} 0"
             )
     if options.data_path != "embedded" and options.examples != EXAMPLES:
         raise ValueError(
-            f"--examples {options.examples} counts embedded rows, and --data_path {options.data_path} is "
-            "read; leave it out, or take --max_steps"
+            f"--examples {options.examples} is the number of generated rows, which --data_path "
+            f"{options.data_path} does not use; remove it, or limit training with --max_steps"
         )
     if isinstance(options, DPOOptions):
         _check_preference_loss(options)
@@ -250,11 +250,11 @@ def check_tuning_flags(options: TuningOptions) -> None:
 
 
 def check_held_out(options: TuningOptions, rows: int) -> None:
-    """Checks that validation needs no rows. Called for data of which none can be held out.
+    """Checks that no flag needs validation rows; called when the data are too few to hold any out.
 
     Args:
         options: the flags.
-        rows: of the data, for the message.
+        rows: number of rows of the data, for the message.
 
     Raises:
         ValueError: if --patience or --eval_every asks for validation.
@@ -262,8 +262,8 @@ def check_held_out(options: TuningOptions, rows: int) -> None:
     for name, value in (("patience", options.patience), ("eval_every", options.eval_every)):
         if value:
             raise ValueError(
-                f"--{name} {value} needs held-out rows, and of {rows} rows none can be held out (a fifth at "
-                f"most): give more rows, or --{name} 0"
+                f"--{name} {value} needs held-out rows, and of {rows} rows none can be held out (at most a "
+                f"fifth are): give more rows, or use --{name} 0"
             )
 
 

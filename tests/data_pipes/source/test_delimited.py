@@ -42,7 +42,7 @@ def test_long_cells_are_read_and_the_limit_is_what_it_was(tmp_path: Path) -> Non
     ("line", "words"),
     [
         (b"1", r"expected 2 cells \(q, a\), got 1"),
-        (b"1,2,3", r"expected 2 cells \(q, a\), got 3; a text with ',' stands in quotes"),
+        (b"1,2,3", r"expected 2 cells \(q, a\), got 3; quote each cell that contains ','"),
         (b'"1"2,3', "cannot be read as CSV"),
         (b"caf\xe9,2", "has bytes that are not UTF-8; convert it first"),
     ],

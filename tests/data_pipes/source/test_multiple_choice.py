@@ -122,7 +122,7 @@ BAD_CSV = {
     "empty": (" ,a,b,c,d,A\n", "the question is empty"),
     "quote": (
         '"x"y,a,b,c,d,A\n',
-        r"cannot be read as CSV \(.*\); a quote inside a quoted text is written twice",
+        r"cannot be read as CSV \(.*\); double each quote inside a quoted cell",
     ),
     "long": ("x" * 140_000 + ",a,b,c,d,A\n", r"cannot be read as CSV \(field larger than field limit"),
 }

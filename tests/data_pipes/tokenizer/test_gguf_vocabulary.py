@@ -30,8 +30,8 @@ def test_tokens_kinds_merges_and_prefix() -> None:
         ({"model": "llama"}, "tokenizer.ggml.scores is missing or empty"),
         ({"pre": "deepseek"}, "tokenizer.ggml.pre 'deepseek' is not supported; expected gpt-2, smollm"),
         ({"tokens": []}, "tokenizer.ggml.tokens is missing or empty"),
-        ({"merges": ["a b c"]}, "a merge must be two tokens"),
-        ({"token_type": [1]}, "4 tokens, 1 kinds"),
+        ({"merges": ["a b c"]}, "expected two tokens, got .a b c."),
+        ({"token_type": [1]}, "expected 4 types, one per token, got 1"),
         ({"add_bos_token": True}, "there is no tokenizer.ggml.bos_token_id"),
     ],
 )

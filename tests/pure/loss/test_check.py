@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pure.loss.check import RANGES, expect, labels_in_range, number, positions, wide
+from pure.loss.check import RANGES, check_chunk, check_labels, check_range, expect, upcast
 
 
 def test_letters_stand_for_one_length_and_dots_for_any_axes() -> None:
@@ -52,16 +52,16 @@ def test_ranges(wanted: str) -> None:
         "in [0, 1)": 0.5,
         "in [0, 0.5)": 0,
     }
-    number("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
-    number("f", wanted, optional=True, x=None)
+    check_range("f", wanted, x=inside.get(wanted, -3.0), z=torch.tensor(-7.0))
+    check_range("f", wanted, optional=True, x=None)
     for outside in (float("nan"), float("-inf"), 10**29, -1.0 if wanted != "finite" else float("inf")):
         with pytest.raises(ValueError, match="f: x must be"):
-            number("f", wanted, x=outside)
+            check_range("f", wanted, x=outside)
     with pytest.raises(ValueError, match=r"one number or a 0-d tensor, got shape \[1\]"):
-        number("f", wanted, x=torch.ones(1))
+        check_range("f", wanted, x=torch.ones(1))
     for other in ("1", None, True):
         with pytest.raises(TypeError, match=f"a number or a 0-d tensor, got {type(other).__name__}"):
-            number("f", wanted, x=other)
+            check_range("f", wanted, x=other)
 
 
 def test_tensors_are_on_one_device_but_for_single_numbers() -> None:
@@ -73,18 +73,18 @@ def test_tensors_are_on_one_device_but_for_single_numbers() -> None:
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, True, "2", 10**20])
 def test_a_chunk_is_a_whole_number_of_at_least_one(chunk: object) -> None:
-    positions("f", 1)
+    check_chunk("f", 1)
     with pytest.raises((TypeError, ValueError), match="f: chunk must be"):
-        positions("f", chunk)
+        check_chunk("f", chunk)
 
 
 def test_the_first_label_that_is_no_word_is_named() -> None:
-    labels_in_range("f", torch.tensor([[0, 4, -100]]), 5, -100)
+    check_labels("f", torch.tensor([[0, 4, -100]]), 5, -100)
     with pytest.raises(ValueError, match=r"in 0 .. 4, or -100 .* got 5 at \[1, 0\]"):
-        labels_in_range("f", torch.tensor([[0, 4], [5, -1]]), 5, -100)
+        check_labels("f", torch.tensor([[0, 4], [5, -1]]), 5, -100)
 
 
 def test_only_narrow_numbers_are_widened() -> None:
     widened = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float64: torch.float64}
     for dtype, wanted in widened.items():
-        assert wide(torch.zeros(1, dtype=dtype)).dtype == wanted
+        assert upcast(torch.zeros(1, dtype=dtype)).dtype == wanted

@@ -26,7 +26,7 @@ def test_equals_a_loop_in_float64() -> None:
         c = CHOSEN[i].item() / TOKENS["chosen_tokens"][i].item()
         r = REJECTED[i].item() / TOKENS["rejected_tokens"][i].item()
         odds = (math.exp(c) / (1 - math.exp(c))) / (math.exp(r) / (1 - math.exp(r)))
-        assert found.log_odds[i].item() == pytest.approx(math.log(odds), rel=1e-4, abs=1e-5)
+        assert found.log_odds_ratio[i].item() == pytest.approx(math.log(odds), rel=1e-4, abs=1e-5)
         assert found.losses[i].item() == pytest.approx(-c - 0.3 * math.log(odds / (1 + odds)), rel=1e-4)
 
 

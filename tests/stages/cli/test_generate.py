@@ -9,7 +9,7 @@ import torch
 
 from pure import random, tree
 from pure.nn.transformer import transformer
-from stages.cli.generate import GenerateOptions, continuations
+from stages.cli.generate import GenerateOptions, generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.language_model import Pretrained
@@ -61,7 +61,7 @@ def test_without_temperature_it_is_the_likeliest_token(model: Path) -> None:
     ids = loaded.tokenizer.encode("def add")
     for _ in range(3):
         ids.append(int(loaded.model.forward(loaded.params, torch.tensor([ids]))[0, -1].argmax()))
-    assert continuations(loaded, options) == [loaded.tokenizer.decode(ids[-3:])]
+    assert generate_texts(loaded, options) == [loaded.tokenizer.decode(ids[-3:])]
 
 
 def test_it_stops_at_the_end_of_a_document_and_does_not_show_it() -> None:
@@ -75,14 +75,14 @@ def test_it_stops_at_the_end_of_a_document_and_does_not_show_it() -> None:
     params["head"][end] = 1.0
     options = GenerateOptions(model_path="", prompt=("a", "bc"), temperature=0.0)
     short = GenerateOptions(**{**vars(options), "max_new_tokens": 20})
-    assert continuations(made._replace(params=params), short) == ["", ""]
+    assert generate_texts(made._replace(params=params), short) == ["", ""]
 
 
 def test_a_model_without_an_end_writes_on() -> None:
     made = make()
     endless = transformer(type(made.model.config)(**{**vars(made.model.config), "eos_token_id": None}))
     options = GenerateOptions(model_path="", prompt=("a",), max_new_tokens=5)
-    texts = continuations(Pretrained(endless, endless.init(random.key(0)), made.tokenizer), options)
+    texts = generate_texts(Pretrained(endless, endless.init(random.key(0)), made.tokenizer), options)
     assert len(texts) == 1
 
 

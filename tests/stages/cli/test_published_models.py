@@ -11,7 +11,7 @@ import pytest
 
 from data_pipes.chat.chat import encode_chat
 from data_pipes.chat.messages import Message
-from stages.cli.generate import GenerateOptions, continuations
+from stages.cli.generate import GenerateOptions, generate_texts
 from stages.cli.main import main
 from stages.models import language_model
 from stages.models.chat_template import stop_ids, template_of
@@ -52,7 +52,7 @@ def _assert_same(folder: Path, name: str) -> None:
         model_path="", prompt=("What is",), max_new_tokens=12, temperature=0.0, top_p=None
     )
     special = [token.content for token in base.tokenizer.spec.added_tokens]
-    text = continuations(base, options)[0]
+    text = generate_texts(base, options)[0]
     for token in special:
         text = text.replace(token, "")
     assert text == written.greedy(folder, "What is")

@@ -228,7 +228,7 @@ BAD_FLAGS = [
     ("sft", {"lora_rank": 4}, "need --lora"),
     ("sft", {"chat_template": "none.jinja"}, "--chat_template none.jinja"),
     ("grpo", {"samples": 1}, "--samples 1"), ("ppo", {"minibatches": 3}, "--minibatches 3"),
-    ("sft", {"held_out": 0, "eval_every": 3}, "--eval_every 3 needs rows"),
+    ("sft", {"held_out": 0, "eval_every": 3}, "--eval_every 3 needs validation rows"),
     ("sft", {"model_path": "nowhere"}, "nowhere"), ("sft", {"data_path": "nowhere.jsonl"}, "nowhere.jsonl"),
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from tests.stages.sandbox.child_process import run_in_child
 
 
 def test_libraries_are_pythons_and_the_linkers() -> None:
-    found = mounts.library_folders()
+    found = mounts.find_library_folders()
     assert str(Path(os.__file__).parent) in [os.path.normpath(path) for path in found]
     assert all(os.path.exists(path) for path in found)
 
