@@ -14,6 +14,7 @@ A row that cannot be read is reported with its place; nothing is dropped without
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from data_pipes.chat.messages import Conversation, Messages, Preference, Prompt, Unpaired
@@ -36,6 +37,9 @@ from data_pipes.rows.turns import RowError
 from data_pipes.types import BadRow, OnBad, Row, stop
 
 Record = TypeVar("Record")
+
+LABELS = MappingProxyType({"true": True, "false": False, "1": True, "0": False})
+"""Labels as text, in small letters."""
 
 
 def read_conversations(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Conversation]:
@@ -85,7 +89,7 @@ def read_unpaired(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Iterator[Unpa
     """Reads rows of single completions with a label.
 
     Args:
-        rows: with `prompt`, `completion` and `label` (true or false, or 1 or 0).
+        rows: with `prompt`, `completion` and `label` (true or false, or 1 or 0; or these as text, as in CSV).
         on_bad: gets each row without these columns, with an empty prompt, or with a completion that ends with
             a turn of another role.
 
@@ -181,14 +185,21 @@ def _read_unpaired(row: Mapping[str, Any], name: str) -> Unpaired:
     columns = drop_nulls(row)
     if not {"prompt", "completion", "label"} <= columns.keys():
         raise _unknown_columns(row, "prompt, completion and label")
-    if columns["label"] not in (True, False, 0, 1):
-        raise RowError(f"label must be true or false (or 1 or 0), got {columns['label']!r}")
+    desirable = _read_label(columns["label"])
     prompt = read_prompt_columns(columns)
     completion = drop_prompt(prompt, read_text_or_turns(columns["completion"], "assistant"))
     _check_completion(completion, "completion")
     prompt = prepend_system(columns, prompt)
     _check_prompt(prompt, "`prompt`")
-    return Unpaired(prompt, completion, bool(columns["label"]), name, read_context(columns))
+    return Unpaired(prompt, completion, desirable, name, read_context(columns))
+
+
+def _read_label(label: Any) -> bool:
+    """True for a desirable completion; a label in CSV is a text."""
+    value = LABELS.get(label.strip().lower()) if isinstance(label, str) else label
+    if value not in (True, False):
+        raise RowError(f"label must be true or false (or 1 or 0), got {label!r}")
+    return bool(value)
 
 
 def _read_prompt(row: Mapping[str, Any], name: str) -> Prompt:
@@ -269,7 +280,8 @@ def _check_completion(completion: Messages, side: str) -> None:
 
 def _unknown_columns(row: Mapping[str, Any], expected: str) -> RowError:
     """An error for a row without the expected columns."""
-    got = ", ".join(f"{name} (null)" if value is None else str(name) for name, value in row.items())
+    present = drop_nulls(row)
+    got = ", ".join(str(name) if name in present else f"{name} (null)" for name in row)
     return RowError(f"expected the columns {expected}; got {got or '(none)'}")
 
 

@@ -78,10 +78,17 @@ def test_an_implicit_prompt_is_all_that_both_begin_with_up_to_a_question() -> No
     assert found.chosen == (SAID,)
 
 
-@pytest.mark.parametrize("label", [True, False, 1, 0])
-def test_unpaired(label: Any) -> None:
+@pytest.mark.parametrize(
+    ("label", "desirable"),
+    [
+        *((x, True) for x in (True, 1, 1.0, "true", "True", "TRUE", "1", " 1 ")),
+        *((x, False) for x in (False, 0, 0.0, "false", "False", "0")),
+    ],
+)
+def test_unpaired(label: Any, desirable: bool) -> None:
+    """Labels in CSV are texts."""
     row = Row({"prompt": "1 + 1?", "completion": "2", "label": label}, "a:1")
-    assert list(read_unpaired([row])) == [Unpaired((ASKED,), (SAID,), bool(label), "a:1")]
+    assert list(read_unpaired([row])) == [Unpaired((ASKED,), (SAID,), desirable, "a:1")]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,8 @@ NOBODY = [{"role": "bot", "content": "Hi"}]
             "columns prompt, completion and label; got prompt, completion",
         ),
         (read_unpaired, {"prompt": "a", "completion": "b", "label": "good"}, r"true or false .* got 'good'"),
+        (read_unpaired, {"prompt": "a", "completion": "b", "label": 2}, "true or false .* got 2"),
+        (read_unpaired, {"prompt": "a", "completion": "b", "label": float("nan")}, r"got .*, label \(null\)"),
         (
             read_unpaired,
             {"prompt": "a", "completion": TURNS[:1], "label": 1},
