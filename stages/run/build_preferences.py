@@ -23,6 +23,9 @@ from stages.run.validation import mean_loss
 METRICS = ("rewards/accuracies", "rewards/margins")
 """Metrics of the loss that validation reports too."""
 
+BALANCE = (1.0, 4 / 3)
+"""Range in which KTO's weighted numbers of desirable and undesirable answers are balanced."""
+
 
 def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> Experiment:
     """Builds a run that trains a reward model.
@@ -100,6 +103,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
+    _report_labels(options, data, say)
     longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
     length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
     make_pipe = partial(unpaired_pipe, length=length)
@@ -120,6 +124,23 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     )
     validate = mean_loss(stage, held_out, ("rewards/chosen", "rewards/rejected", "kl"))
     return from_start(start, stage, pipe, optimization, validate=validate)
+
+
+def _report_labels(options: KTOOptions, data: Data, say: Say) -> None:
+    """Reports how many training answers have either label, and the weight that would balance them.
+
+    The paper advises w⁺ n⁺ / (w⁻ n⁻) in BALANCE; see `pure.loss.kto.kto_loss`.
+    """
+    desirable = sum(answer.desirable for answer in data.train)
+    undesirable = len(data.train) - desirable
+    line = f"labels: {desirable:,} desirable, {undesirable:,} undesirable"
+    if not desirable or not undesirable:
+        say(f"{line}; KTO learns from both kinds, and one is missing")
+        return
+    weighted = options.desirable_weight * desirable
+    if not BALANCE[0] <= weighted / (options.undesirable_weight * undesirable) <= BALANCE[1]:
+        line += f"; --undesirable_weight {weighted / undesirable:.3g} would balance their losses"
+    say(line)
 
 
 def _build_pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:

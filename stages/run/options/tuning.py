@@ -238,6 +238,11 @@ def check_tuning_flags(options: TuningOptions) -> None:
         )
     if isinstance(options, DPOOptions):
         _check_preference_loss(options)
+    if isinstance(options, KTOOptions) and options.batch_size < 2:
+        raise ValueError(
+            "--batch_size 1: the KL divergence is estimated from answers of other prompts in the batch, and "
+            "there are none; take at least 2 (--gradient_accumulation saves memory)"
+        )
     if isinstance(options, OnlineOptions):
         _check_rewards(options)
     if isinstance(options, GRPOOptions) and options.samples < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,15 @@ from pure import random, tree
 from stages.checkpoint.fingerprint import fingerprint
 from stages.models import language_model
 from stages.run import build as builders
-from stages.run.experiment import Experiment
+from stages.run.experiment import Experiment, Say
 from stages.run.options import tuning as flags
 from tests.stages.models.test_language_model import make
 from tests.stages.small_stages import write_model, write_rows
 
-KINDS = {
-    "sft": flags.SFTOptions,
-    "reward": flags.RewardOptions,
-    "dpo": flags.DPOOptions,
-    "grpo": flags.GRPOOptions,
-    "ppo": flags.PPOOptions,
-}
+KINDS = flags.STAGES
 
 
-def build(folder: Path, name: str, **changes: Any) -> Experiment:
+def build(folder: Path, name: str, say: Say = lambda text: None, **changes: Any) -> Experiment:
     if not (folder / "model").exists():
         write_model(folder)
         write_rows(folder)
@@ -43,7 +38,7 @@ def build(folder: Path, name: str, **changes: Any) -> Experiment:
     } | changes
     flags_of = KINDS[name](**options)
     builders.check(flags_of)
-    return builders.build(flags_of, say=lambda text: None)
+    return builders.build(flags_of, say=say)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -66,6 +61,31 @@ def test_max_steps_decides_whatever_the_data(tmp_path: Path) -> None:
 def test_the_reference_is_computed_once_for_pairs(tmp_path: Path) -> None:
     assert "reference_chosen" in build(tmp_path, "dpo").pipe[0]
     assert "reference_chosen" not in build(tmp_path, "dpo", variant="orpo").pipe[0]
+
+
+@pytest.mark.parametrize(
+    ("marks", "changes", "line"),
+    [
+        ("1100", {}, "labels: 2 desirable, 2 undesirable"),
+        ("1110", {}, "labels: 3 desirable, 1 undesirable; --undesirable_weight 3 would balance their losses"),
+        ("1110", {"undesirable_weight": 3.0}, "labels: 3 desirable, 1 undesirable"),
+        (
+            "1000",
+            {"desirable_weight": 2.0},
+            "labels: 1 desirable, 3 undesirable; --undesirable_weight 0.667 would",
+        ),
+        ("0000", {}, "labels: 0 desirable, 4 undesirable; KTO learns from both kinds, and one is missing"),
+    ],
+)
+def test_kto_reports_its_labels(tmp_path: Path, marks: str, changes: dict[str, Any], line: str) -> None:
+    write_model(tmp_path)
+    rows = [{"prompt": f"Add {i}", "completion": f"{i}", "label": int(mark)} for i, mark in enumerate(marks)]
+    (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines: list[str] = []
+    build(tmp_path, "kto", lines.append, held_out=0, **changes)
+    (found,) = (said for said in lines if said.startswith("labels:"))
+    assert found.startswith(line)
+    assert ("would" in found) == ("would" in line)
 
 
 def test_the_schedule_counts_updates_not_steps(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from stages.run.options import tuning as flags
 
-KINDS = (flags.SFTOptions, flags.RewardOptions, flags.DPOOptions, flags.GRPOOptions, flags.PPOOptions)
+KINDS = tuple(flags.STAGES.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,3 +38,9 @@ def test_every_flag_says_what_it_is(kind: type) -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, stages.run.options.tuning; assert not {'torch', 'numpy', 'tyro'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_kto_needs_the_answers_of_other_prompts() -> None:
+    with pytest.raises(ValueError, match=r"--batch_size 1: the KL divergence .* take at least 2"):
+        flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=1))
+    flags.check_tuning_flags(flags.KTOOptions(model_path="a", batch_size=2, gradient_accumulation=2))
