@@ -53,7 +53,7 @@ def split(key: Tensor, num: int | Sequence[int] = 2) -> Tensor:
         num: number of keys, or a shape of them, >= 0.
 
     Returns:
-        [*num, 2] uint32.
+        [..., 2] uint32, with leading axes of shape `num`.
 
     Raises:
         ValueError: if num is negative.
