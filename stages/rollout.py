@@ -125,9 +125,9 @@ def arrange(
 
     Example:
         >>> rows = torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([2, 3])
-        >>> drawn = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]), torch.zeros(2, 2), torch.tensor([0,
-        1])
-        >>> rollouts = arrange(*rows, *drawn, stop_tokens=(2,))
+        >>> completions, lengths = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
+        >>> logps, row = torch.zeros(2, 2), torch.tensor([0, 1])
+        >>> rollouts = arrange(*rows, completions, lengths, logps, row, stop_tokens=(2,))
         >>> rollouts.tokens.tolist(), rollouts.starts.tolist(), rollouts.ended.tolist()
         ([[0, 5, 6, 1, 2], [7, 8, 9, 3, 0]], [1, 0], [True, False])
     """

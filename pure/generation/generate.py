@@ -97,7 +97,7 @@ def generate(
         >>> from pure.config import ModelConfig
         >>> from pure.nn.transformer import transformer
         >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2,
-        num_key_value_heads=1))
+        ...                                 num_key_value_heads=1))
         >>> params = model.init(random.key(0))
         >>> generate(model, params, [[1], [2, 3]], Sampling(max_new_tokens=4), key=random.key(1)).lengths
         tensor([4, 4])

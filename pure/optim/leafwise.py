@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
 from pure.types import GradientTransformation
 
 MARK = "leafwise_rule"
@@ -41,7 +43,8 @@ def leafwise(function: F, rule: Rule = always) -> F:
         >>> is_leafwise(GradientTransformation(lambda params: (), leafwise(halve)))
         True
     """
-    setattr(function, MARK, rule)
+    if not torch.compiler.is_compiling():  # a compiler cannot trace it, and asks for no mark
+        setattr(function, MARK, rule)
     return function
 
 

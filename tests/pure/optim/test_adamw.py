@@ -76,7 +76,7 @@ def test_gradients_pass_through_an_update() -> None:
 @pytest.mark.parametrize("builder", [optim.adam, optim.adamw])
 def test_bad_arguments(builder: object) -> None:
     with pytest.raises(
-        ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the optimizer adds"
+        ValueError, match=r"learning_rate must be a finite number >= 0, got -0\.1; the optimizer subtracts"
     ):
         builder(-0.1)
     with pytest.raises(ValueError, match=r"b1 must be in \[0, 1\), got 1.0"):

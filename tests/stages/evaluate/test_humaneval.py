@@ -48,7 +48,7 @@ def test_the_package_carries_164_problems() -> None:
 
 def test_a_problem_without_tests_is_named() -> None:
     row = Row({"task_id": "a", "prompt": "def f():", "entry_point": "f"}, "mine.jsonl:3")
-    with pytest.raises(ValueError, match=r"mine.jsonl:3: expected a text in test, got a NoneType"):
+    with pytest.raises(ValueError, match=r"mine.jsonl:3: expected a string in test, got NoneType"):
         read_problems([row])
     bad: list = []
     assert read_problems([row], on_bad=bad.append) == []

@@ -49,7 +49,7 @@ def test_a_row_is_asked_for_in_the_papers_words() -> None:
         ({"test_list": []}, "a list of asserts"),
         ({"test_list": "assert"}, "a list of asserts"),
         ({"code": "x = 1"}, "call no function"),
-        ({"text": None}, "expected a text in prompt"),
+        ({"text": None}, "expected a string in prompt, got NoneType"),
     ],
 )
 def test_a_row_of_another_form_is_named(change: dict, words: str) -> None:

@@ -11,7 +11,7 @@ from data_pipes.chat.presets import NAMED
 from stages.models import language_model
 from stages.models.chat_template import stop_ids, template_of, turn_end, with_template
 from stages.models.special_tokens import id_of
-from stages.run.options import checks
+from stages.run import build
 from stages.run.options.tuning import SFTOptions
 from tests.outside import written
 from tests.outside.special_tokens import CHATML, HEADER, PLAIN
@@ -91,8 +91,8 @@ def test_a_template_of_ours_by_its_name() -> None:
 def test_a_template_of_ours_passes_the_checks_of_flags(tmp_path: Path) -> None:
     folder = language_model.save(tmp_path / "model", make())
     for name in NAMED:
-        checks.check(SFTOptions(model_path=str(folder), max_length=16, chat_template=name, device="cpu"))
+        build.check(SFTOptions(model_path=str(folder), max_length=16, chat_template=name, device="cpu"))
     with pytest.raises(
         FileNotFoundError, match="--chat_template nothing: expected a file of a jinja2 template, or one"
     ):
-        checks.check(SFTOptions(model_path=str(folder), max_length=16, chat_template="nothing", device="cpu"))
+        build.check(SFTOptions(model_path=str(folder), max_length=16, chat_template="nothing", device="cpu"))
