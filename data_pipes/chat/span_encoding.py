@@ -2,8 +2,8 @@
 
 A tokenizer encodes the text between two control tokens by itself, so the text may be cut at a control token
 without a change of ids. A span that begins elsewhere (after "assistant" and a line end) is cut by encoding
-the stretch twice, whole and up to the cut: if the second is a prefix of the first, the cut lies between two
-tokens.
+the text around it (a stretch) twice, whole and up to the cut: if the ids of the second are a prefix of those
+of the first, the cut lies between two tokens.
 
 Shape letters: n tokens of one text.
 """
@@ -26,9 +26,9 @@ class _Part(NamedTuple):
     """A text to encode.
 
     Fields:
-        plain: it is plain text even if it spells a control token.
-        later: another text precedes it.
-        text: without placeholders.
+        plain: True if it is plain text even where it spells a control token.
+        later: True if other text precedes it.
+        text: the text, without placeholders.
     """
 
     plain: bool
@@ -37,13 +37,15 @@ class _Part(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """The text from one control token to the next one before a border of spans.
+    """The text from one anchor to the next; an anchor is the last control token before a border of spans.
+
+    The beginning of the text counts as an anchor.
 
     Fields:
-        text: with placeholders; it ends with the next control token.
-        texts: of the placeholders.
-        cuts: (index in the text, True if the text between the previous cut and it is trained).
-        drop: number of ids at the end that belong to the next stretch.
+        text: the text, with placeholders; it ends with the next anchor, if there is one.
+        texts: texts of the placeholders.
+        cuts: (index in the text, True if the text between the previous cut and this one is trained) pairs.
+        drop: number of ids at the end that belong to the next stretch (those of its anchor).
     """
 
     text: str
@@ -58,7 +60,7 @@ def encode_spans(
     """Encodes rendered texts.
 
     Args:
-        tokenizer: of the control tokens.
+        tokenizer: a tokenizer that has the control tokens.
         rows: (spans, texts of the placeholders) of each text.
         controls: pattern of the control tokens.
 
@@ -66,7 +68,7 @@ def encode_spans(
         (ids [n] int64, trained [n] bool) of each.
 
     Raises:
-        ValueError: as the tokenizer's `encode`.
+        ValueError: as in the tokenizer's `encode`.
     """
     stretches = [_split_stretches(spans, texts, controls) for spans, texts in rows]
     ids: dict[_Part, np.ndarray] = {}
@@ -114,10 +116,10 @@ def _parts(text: str, texts: Sequence[str]) -> list[_Part]:
 
 
 def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
-    """Encodes the keys, in place.
+    """Encodes the keys of `ids` and sets their values, in place.
 
-    A tokenizer on characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
-    so a later part is encoded with a line end before it, whose ids are then cut off.
+    A tokenizer of characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
+    so a later part is encoded with a line end before it, whose ids are then removed.
     """
     on_characters = tokenizer.spec.kind == "character"
     line = tokenizer.encode("\n") if on_characters else []
@@ -133,23 +135,21 @@ def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
 
 
 def _encode_row(
-    tokenizer: Tokenizer, known: dict[_Part, np.ndarray], row: Sequence[_Stretch]
+    tokenizer: Tokenizer, part_ids: dict[_Part, np.ndarray], row: Sequence[_Stretch]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and trained marks of one text."""
+    """Ids of one text, and True for each that is trained."""
     ids, marks = [_NONE], [np.zeros(0, bool)]
     for stretch in row:
-        whole = _stretch_ids(tokenizer, known, stretch.text, stretch.texts)
+        whole = _stretch_ids(tokenizer, part_ids, stretch.text, stretch.texts)
         whole = whole[: len(whole) - stretch.drop]
-        settled, place, taken = (
-            _NONE,
-            0,
-            0,
-        )  # ids before the last cut through a token; its index; ids returned
+        settled = _NONE  # ids before the last cut that went through a token
+        place = 0  # index of that cut in the text
+        taken = 0  # number of ids already in `ids`
         for cut, mark in stretch.cuts[:-1]:
-            rest = _stretch_ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)
+            rest = _stretch_ids(tokenizer, part_ids, stretch.text[place:cut], stretch.texts, place > 0)
             head = np.concatenate([settled, rest])
-            if whole[: len(head)].tolist() != head.tolist():  # a token lies on both sides of the cut
-                tail = _stretch_ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
+            if whole[: len(head)].tolist() != head.tolist():  # a token crosses the cut
+                tail = _stretch_ids(tokenizer, part_ids, stretch.text[cut:], stretch.texts, True)
                 whole = np.concatenate([head, tail[: len(tail) - stretch.drop]])
                 settled, place = head, cut
             ids.append(whole[taken : len(head)])
@@ -162,12 +162,16 @@ def _encode_row(
 
 
 def _stretch_ids(
-    tokenizer: Tokenizer, known: dict[_Part, np.ndarray], text: str, texts: Sequence[str], later: bool = False
+    tokenizer: Tokenizer,
+    part_ids: dict[_Part, np.ndarray],
+    text: str,
+    texts: Sequence[str],
+    later: bool = False,
 ) -> np.ndarray:
-    """Ids of a text with placeholders; parts that are not `known` are encoded and added to it."""
+    """Ids of a text with placeholders; parts that are not in `part_ids` are encoded and added to it."""
     parts = [part._replace(later=part.later or later) for part in _parts(text, texts)]
-    missing = {part: _NONE for part in parts if part not in known}
+    missing = {part: _NONE for part in parts if part not in part_ids}
     if missing:
         _encode_parts(tokenizer, missing)
-        known.update(missing)
-    return np.concatenate([_NONE, *(known[part] for part in parts)])
+        part_ids.update(missing)
+    return np.concatenate([_NONE, *(part_ids[part] for part in parts)])
