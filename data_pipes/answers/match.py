@@ -183,8 +183,8 @@ def extract_number(text: str) -> str | None:
 
 def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
     """The question and answer of one row."""
-    question = next((name for name in QUESTION_COLUMNS if row.get(name) is not None), None)
-    answer = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+    question = next((column for column in QUESTION_COLUMNS if row.get(column) is not None), None)
+    answer = next((column for column in ANSWER_COLUMNS if row.get(column) is not None), None)
     if question is None or answer is None:
         raise UnreadableError(
             f"expected a column {', '.join(QUESTION_COLUMNS[:-1])} or {QUESTION_COLUMNS[-1]}, and one "

@@ -165,16 +165,20 @@ def _turn_spans(template: ChatTemplate, chat: Chat, text: str, controls: re.Patt
         if i < chat.first or not _is_trained(message):
             continue
         is_last = i == len(chat.messages) - 1
-        after = text if is_last else render_marked(template, chat.messages[: i + 1], context=chat.context)
-        start = _turn_start(template, chat, i, after, controls)
-        if closing := _closing_token(template, chat, i, after, start, controls):
-            after += closing
-            text = after if is_last else text
-        end = _turn_end(template, chat, i, after, start, controls)
-        if start < done or not text.startswith(after[:end]):
+        rendered = text if is_last else render_marked(template, chat.messages[: i + 1], context=chat.context)
+        start = _turn_start(template, chat, i, rendered, controls)
+        if closing := _closing_token(template, chat, i, rendered, start, controls):
+            rendered += closing
+            text = rendered if is_last else text
+        end = _turn_end(template, chat, i, rendered, start, controls)
+        if start < done or not text.startswith(rendered[:end]):
             raise ValueError(_rewrite_message(template, i))
         check_turn(
-            template, message, i, after[start:end], partial(_prompt_opening, template, chat, i, after, start)
+            template,
+            message,
+            i,
+            rendered[start:end],
+            partial(_prompt_opening, template, chat, i, rendered, start),
         )
         if i == chat.first and chat.prompt and chat.prompt[-1].role == "assistant":
             prompt = render_prompt(template, chat.prompt, chat.context)
@@ -192,11 +196,11 @@ def _is_trained(message: Message) -> bool:
     return message.role == "assistant" and message.trained
 
 
-def _turn_start(template: ChatTemplate, chat: Chat, i: int, after: str, controls: re.Pattern) -> int:
-    """Index in `after` (turns 0 ... i) at which turn i of the assistant begins: the end of its prompt."""
+def _turn_start(template: ChatTemplate, chat: Chat, i: int, rendered: str, controls: re.Pattern) -> int:
+    """Index in `rendered` (turns 0 ... i) at which turn i of the assistant begins: the end of its prompt."""
     if i == 0:  # many templates cannot render an empty conversation
         header = _turn_header(template, chat.context)
-        place = after.find(header) if header else -1
+        place = rendered.find(header) if header else -1
         if place < 0:
             raise ValueError(
                 "the conversation begins with the assistant's turn, which this chat template cannot render; "
@@ -204,12 +208,12 @@ def _turn_start(template: ChatTemplate, chat: Chat, i: int, after: str, controls
             )
         return place + len(header)
     before = render_marked(template, chat.messages[:i], prompt=True, context=chat.context)
-    if after.startswith(before):
+    if rendered.startswith(before):
         return len(before)
     base = render_marked(template, chat.messages[:i], context=chat.context)
-    if not (after.startswith(base) and before.startswith(base)):
+    if not (rendered.startswith(base) and before.startswith(base)):
         raise ValueError(_rewrite_message(template, i))
-    return max(len(base), _prompt_boundary(before, after, controls))
+    return max(len(base), _prompt_boundary(before, rendered, controls))
 
 
 def _turn_header(template: ChatTemplate, context: Context) -> str:
@@ -219,31 +223,31 @@ def _turn_header(template: ChatTemplate, context: Context) -> str:
     return opened[len(closed) :] if opened.startswith(closed) else ""
 
 
-def _prompt_boundary(before: str, after: str, controls: re.Pattern) -> int:
-    """Index in `after` at which the prompt `before` ends.
+def _prompt_boundary(before: str, rendered: str, controls: re.Pattern) -> int:
+    """Index in `rendered` at which the prompt `before` ends.
 
-    If `after` does not begin with `before`, it is the end of the last control token or white space that they
-    share, so that no word is cut.
+    If `rendered` does not begin with `before`, it is the end of the last control token or white space that
+    they share, so that no word is cut.
     """
-    same = common_prefix_length(before, after)
-    if same == len(before):
-        return same
-    ends = [match.end() for match in controls.finditer(after, 0, same)]
-    ends += [match.end() for match in BREAK.finditer(after, 0, same)]
+    shared = common_prefix_length(before, rendered)
+    if shared == len(before):
+        return shared
+    ends = [match.end() for match in controls.finditer(rendered, 0, shared)]
+    ends += [match.end() for match in BREAK.finditer(rendered, 0, shared)]
     return max(ends, default=0)
 
 
-def _prompt_opening(template: ChatTemplate, chat: Chat, i: int, after: str, start: int) -> str:
+def _prompt_opening(template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int) -> str:
     """Text of turn i that its generation prompt already contains, such as <think>."""
     base = render_marked(template, chat.messages[:i], context=chat.context) if i else ""
-    return after[len(base) : start] if after.startswith(base) else ""
+    return rendered[len(base) : start] if rendered.startswith(base) else ""
 
 
 def _closing_token(
-    template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern
+    template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int, controls: re.Pattern
 ) -> str:
     """The control token that begins the next turn, if nothing else ends turn i; else ""."""
-    if controls.search(after, start):
+    if controls.search(rendered, start):
         return ""
     if i + 1 < len(chat.messages):
         before, following = chat.messages[: i + 1], chat.messages[i + 1]
@@ -259,24 +263,24 @@ def _closing_token(
 
 
 def _turn_end(
-    template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern
+    template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int, controls: re.Pattern
 ) -> int:
-    """Index in `after` at which turn i ends: after its last control token that ends no conversation."""
-    tokens = list(controls.finditer(after, start))
+    """Index in `rendered` at which turn i ends: after its last control token that ends no conversation."""
+    tokens = list(controls.finditer(rendered, start))
     if len(tokens) < 2:
-        return tokens[0].end() if tokens else len(after)
+        return tokens[0].end() if tokens else len(rendered)
     try:
         longer = render_marked(template, chat.messages[: i + 1], prompt=True, context=chat.context)
     except ValueError:
         return tokens[-1].end()
-    same = common_prefix_length(after, longer)
+    shared = common_prefix_length(rendered, longer)
     for token in tokens:
-        if token.start() < same < token.end():
-            same = token.start()
+        if token.start() < shared < token.end():
+            shared = token.start()
             break
     ends = [token.end() for token in tokens]
-    last = max((end for end in ends if end <= same), default=start)
-    if after[last:same].strip() or last == start:  # the turn's text is still open there
+    last = max((end for end in ends if end <= shared), default=start)
+    if rendered[last:shared].strip() or last == start:  # the turn's text is still open there
         last = min((end for end in ends if end > last), default=last)
     return last
 

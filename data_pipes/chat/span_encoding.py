@@ -95,18 +95,21 @@ def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.P
             borders.append((place, span.trained))
     if len(borders) < 2:
         return [_Stretch(text, texts, borders, 0)] if text else []
+    # Anchors are (start, end) of control tokens; (0, 0) is the beginning of the text.
     tokens = [(match.start(), match.end()) for match in controls.finditer(text)]
     inner = [border for border, _ in borders[:-1]]
-    anchors = {max((token for token in tokens if token[0] < border), default=(0, 0)) for border in inner}
-    begins = sorted({(0, 0), *anchors})
-    if len(begins) > 1 and begins[1][0] == 0:
-        begins = begins[1:]
+    before_borders = {
+        max((token for token in tokens if token[0] < border), default=(0, 0)) for border in inner
+    }
+    anchors = sorted({(0, 0), *before_borders})
+    if len(anchors) > 1 and anchors[1][0] == 0:  # a control token at the beginning
+        anchors = anchors[1:]
     stretches = []
-    for (begin, _), (end, after) in zip(begins, [*begins[1:], (len(text), len(text))], strict=True):
-        marked = [(min(border, end) - begin, mark) for border, mark in borders]
-        last = next(i for i, (cut, _) in enumerate(marked) if cut == end - begin)
-        cuts = [cut for cut in marked[: last + 1] if cut[0] > 0]
-        stretches.append(_Stretch(text[begin:after], texts, cuts, int(after > end)))
+    for (start, _), (end, token_end) in zip(anchors, [*anchors[1:], (len(text), len(text))], strict=True):
+        ends = [(min(border, end) - start, trained) for border, trained in borders]
+        last = next(i for i, (cut, _) in enumerate(ends) if cut == end - start)
+        cuts = [(cut, trained) for cut, trained in ends[: last + 1] if cut > 0]
+        stretches.append(_Stretch(text[start:token_end], texts, cuts, int(token_end > end)))
     return stretches
 
 
@@ -138,14 +141,14 @@ def _encode_row(
     tokenizer: Tokenizer, part_ids: dict[_Part, np.ndarray], row: Sequence[_Stretch]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids of one text, and True for each that is trained."""
-    ids, marks = [_NONE], [np.zeros(0, bool)]
+    ids, trained = [_NONE], [np.zeros(0, bool)]
     for stretch in row:
         whole = _stretch_ids(tokenizer, part_ids, stretch.text, stretch.texts)
         whole = whole[: len(whole) - stretch.drop]
         settled = _NONE  # ids before the last cut that went through a token
         place = 0  # index of that cut in the text
         taken = 0  # number of ids already in `ids`
-        for cut, mark in stretch.cuts[:-1]:
+        for cut, is_trained in stretch.cuts[:-1]:
             rest = _stretch_ids(tokenizer, part_ids, stretch.text[place:cut], stretch.texts, place > 0)
             head = np.concatenate([settled, rest])
             if whole[: len(head)].tolist() != head.tolist():  # a token crosses the cut
@@ -153,12 +156,12 @@ def _encode_row(
                 whole = np.concatenate([head, tail[: len(tail) - stretch.drop]])
                 settled, place = head, cut
             ids.append(whole[taken : len(head)])
-            marks.append(np.full(len(head) - taken, mark))
+            trained.append(np.full(len(head) - taken, is_trained))
             taken = len(head)
         if stretch.cuts:
             ids.append(whole[taken:])
-            marks.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
-    return np.concatenate(ids), np.concatenate(marks)
+            trained.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
+    return np.concatenate(ids), np.concatenate(trained)
 
 
 def _stretch_ids(
