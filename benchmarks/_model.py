@@ -1,6 +1,7 @@
 """The small model of the comparisons, ours and as transformers' Llama, and its training step.
 
-5.8M parameters: 256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096.
+5.8M parameters: hidden size 256, 6 layers, 8 heads, 4 key-value heads, intermediate size 768, vocabulary
+4096.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def small_config(**changes: Any) -> ModelConfig:
-    """Configuration of the model."""
+    """Return the configuration of the model, with `changes` (fields of ModelConfig) applied."""
     fields: dict[str, Any] = {
         "vocab_size": 4096,
         "hidden_size": 256,
@@ -36,7 +37,7 @@ def small_config(**changes: Any) -> ModelConfig:
 
 
 def small_llama(config: ModelConfig, **options: Any) -> Any:
-    """The same model in transformers, with its own random weights."""
+    """Return transformers' Llama of that size, with its own random weights; `options` go to LlamaConfig."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     settings = LlamaConfig(
@@ -70,16 +71,16 @@ def step_fn(stage: Stage, params: Tree | None, next_batch: Callable[[], Tree]) -
     """Return a function that takes one compiled training step, donating the state, and returns its loss.
 
     Args:
-        stage: to train.
-        params: to start from, or None.
+        stage: the stage whose step is taken.
+        params: initial parameters; None lets the stage initialise them.
         next_batch: returns the batch of the next step.
     """
     step = jit(stage.step, donate=True, regions=True)
     state = stage.init(random.key(0, device=DEVICE), params)
 
-    def take() -> Tensor:
+    def take_step() -> Tensor:
         nonlocal state
         state = step(state, next_batch())
         return state.metrics["loss"]
 
-    return take
+    return take_step

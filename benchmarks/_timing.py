@@ -44,8 +44,8 @@ class Paired(NamedTuple):
 class Memory(NamedTuple):
     """Bytes of a process (or of its CUDA device, if it used one)."""
 
-    rest: int  # before the measured call
-    peak: int  # during the call, `rest` included
+    rest: int  # in use before the measured call (at rest)
+    peak: int  # most in use during the call, `rest` included
 
     @property
     def above_rest(self) -> int:
@@ -57,8 +57,8 @@ def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20
     """Time `ours` and `peer` alternately and compare them pair by pair.
 
     Args:
-        ours, peer: functions of no arguments. Their results are waited for (CUDA kernels, JAX arrays) and
-            dropped.
+        ours, peer: functions of no arguments. A call is timed until its asynchronous work (CUDA kernels, JAX
+            arrays) is done; its result is discarded.
         pairs: number of times that each is timed, >= 1. The order within a pair alternates.
         warmup: untimed calls of each first, so that compilation is not timed.
 
@@ -71,12 +71,15 @@ def time_pairs(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int = 20
     if pairs < 1:
         raise ValueError(f"time_pairs: pairs must be at least 1, got {pairs}")
     for _ in range(warmup):
-        time_call(ours), time_call(peer)
-    mine, theirs = [], []
-    for i in range(pairs):
-        first, second = (mine, theirs) if i % 2 == 0 else (theirs, mine)
-        first.append(time_call(ours if first is mine else peer))
-        second.append(time_call(ours if second is mine else peer))
+        time_call(ours)
+        time_call(peer)
+    mine: list[float] = []
+    theirs: list[float] = []
+    order = [(ours, mine), (peer, theirs)]
+    for _ in range(pairs):
+        for function, times in order:
+            times.append(time_call(function))
+        order.reverse()
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
     a, b = _summary(mine), _summary(theirs)
     return Paired(a, b, statistics.median(ratios), b.median / a.median, pairs)
@@ -91,35 +94,35 @@ def time_call(function: Callable[[], Any]) -> float:
 
 
 def print_header() -> None:
-    """Print the heading of the lines of `print_row`."""
-    print(f"{'measured':<44} {'ours':>22} {'peer':>22} {'ratio':>7} {'reach':>6}")
+    """Print the column headings of `print_row`."""
+    print(f"{'measured':<44} {'ours':>22} {'peer':>22} {'ratio':>7} {'target':>6}")
 
 
 def print_row(
-    name: str, result: Paired, reach: float | None = None, *, items: float | None = None, unit: str = ""
+    name: str, result: Paired, target: float | None = None, *, items: float | None = None, unit: str = ""
 ) -> None:
     """Print one line: medians (with min to max), the median ratio, and whether it reached its target.
 
     Args:
-        name: of the measurement.
+        name: label of the line, at most 44 characters.
         result: from `time_pairs`.
-        reach: target of the ratio peer/ours, at least; None without a target.
+        target: lowest ratio peer/ours that counts as reached; None prints no target.
         items: number of items that one call handles; a second line then gives both rates, items per second.
         unit: name of the items ("tok", "MB").
     """
-    target = verdict = ""
-    if reach is not None:
-        target = f"{reach:5.2f}x"
-        verdict = "  reached" if result.ratio >= reach else "  MISSED"
-    times = f"{_span(result.ours):>22} {_span(result.peer):>22}"
-    print(f"{name:<44} {times} {result.ratio:6.2f}x {target:>6}{verdict}")
+    target_text = verdict = ""
+    if target is not None:
+        target_text = f"{target:5.2f}x"
+        verdict = "  reached" if result.ratio >= target else "  MISSED"
+    times = f"{_format_times(result.ours):>22} {_format_times(result.peer):>22}"
+    print(f"{name:<44} {times} {result.ratio:6.2f}x {target_text:>6}{verdict}")
     if items is not None:
         rates = [f"{items / side.median:,.0f} {unit}/s" for side in (result.ours, result.peer)]
         print(f"{'':<44} {rates[0]:>22} {rates[1]:>22}")
 
 
 def make_parser(description: str | None, pairs: int = 20) -> argparse.ArgumentParser:
-    """Make a command line with `--pairs N`, to which a script adds its own flags."""
+    """Make a command-line parser with `--pairs N`, to which a script adds its own flags."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,15 +133,16 @@ def make_parser(description: str | None, pairs: int = 20) -> argparse.ArgumentPa
 
 
 def run_in_process(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], None]:
-    """Run one side in a child process, for settings that hold for a whole process.
+    """Run one side in a child process of its own, for settings that apply to a whole process.
 
     Args:
         prepare: a module-level function; `prepare(*args)` runs in the child process and returns the function
             to time.
-        args: picklable.
+        args: arguments of `prepare`; must be picklable.
 
     Returns:
-        A function that has the child process call its function once, and waits; it is idle in between.
+        A function that makes the child process call its function once, and waits for it. The child process is
+        idle between calls.
 
     Raises:
         RuntimeError: if the process failed (on a call); its traceback is on stderr.
@@ -160,7 +164,7 @@ def run_in_process(prepare: Callable[..., Callable[[], Any]], *args: Any) -> Cal
 
 
 def _serve(connection: Connection, prepare: Callable[..., Callable[[], Any]], args: tuple) -> None:
-    """Runs in the child process: one call for each message, until the pipe closes."""
+    """Call the function once for each message, until the pipe closes. Runs in the child process."""
     function = prepare(*args)
     while True:
         try:
@@ -179,13 +183,13 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
 
     Args:
         prepare: a module-level function; `prepare(*args)` runs in the new process and returns the function to
-            measure. What that function holds (parameters, data) is `rest`.
-        args: picklable.
+            measure. The memory that this function already holds (parameters, data) is `rest`.
+        args: arguments of `prepare`; must be picklable.
         warmup: unmeasured calls first (compilation needs memory too).
 
     Returns:
-        Memory(rest, peak) in bytes: of CUDA's allocator if the process used CUDA, else resident memory
-            (Linux).
+        Memory(rest, peak) in bytes: of CUDA's allocator if the process used CUDA, else resident memory (Linux
+        only).
 
     Raises:
         RuntimeError: if the process failed; its traceback is on stderr.
@@ -209,7 +213,7 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, warmup: i
 
 
 def print_peak_memory(name: str, ours: Memory, peer: Memory) -> None:
-    """Print the memory that a step needs above rest, ours and the peer's, and their ratio."""
+    """Print the memory that a step needs on top of that at rest, ours and the peer's, and their ratio."""
     mine, theirs = ours.above_rest, peer.above_rest
     print(
         f"peak memory above rest: ours {mine / 2**20:.0f} MiB, {name} {theirs / 2**20:.0f} MiB "
@@ -225,7 +229,7 @@ def print_first_call(function: Callable[[], Any]) -> None:
 def _measure_peak(
     sender: Connection, warmup: int, prepare: Callable[..., Callable[[], Any]], args: tuple
 ) -> None:
-    """Runs in the new process: sends (rest, peak)."""
+    """Measure (rest, peak) and send them. Runs in the new process."""
     function = prepare(*args)
     for _ in range(warmup):
         _finish(function())
@@ -277,8 +281,8 @@ def _summary(times: list[float]) -> Seconds:
     return Seconds(statistics.median(times), min(times), max(times))
 
 
-def _span(side: Seconds) -> str:
-    """Milliseconds as "median (min-max)", in seconds when long."""
+def _format_times(side: Seconds) -> str:
+    """Format times as "median (min-max)", in milliseconds, or in seconds from 10 s on."""
     scale, unit = (1.0, "s") if side.median >= 10 else (1e3, "ms")
     digits = 1 if side.median * scale >= 10 else 2
     median, least, most = (f"{seconds * scale:.{digits}f}" for seconds in side)

@@ -22,7 +22,7 @@ STEPS = 10_000
 
 
 def new_model() -> tuple[Model, Tree, Tokenizer]:
-    """(model, params, tokenizer): new params, the same for both sides."""
+    """Return (model, params, tokenizer), initialised with a fixed seed, so that both sides get the same."""
     model = transformer(small_config(eos_token_id=0, pad_token_id=3))
     tokenizer = train_tokenizer(["the words of a benchmark 0 1 2 3 4 5 6 7 8 9"], 300)
     return model, model.init(random.key(0)), tokenizer
@@ -34,7 +34,7 @@ def move_to_device(values: Tree) -> Tree:
 
 
 def save_model() -> str:
-    """Save the same model in Hugging Face's layout, for TRL."""
+    """Save the same model in Hugging Face's layout, for TRL, and return its folder."""
     folder = Path(tempfile.mkdtemp()) / "model"
     model, params, tokenizer = new_model()
     return str(language_model.save(folder, Pretrained(model, params, tokenizer)))
@@ -44,7 +44,7 @@ def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
     """Turn a trainer into a function that takes one step.
 
     Args:
-        make: (callback) -> a trainer with that callback, of many steps.
+        make: (callback) -> a trainer that has this callback and runs for STEPS steps.
 
     Returns:
         A function that lets the trainer take its next step, and waits for it.
@@ -52,7 +52,7 @@ def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
     from transformers import TrainerCallback
 
     go, done = threading.Semaphore(0), threading.Semaphore(0)
-    failed: list[BaseException] = []
+    errors: list[BaseException] = []
 
     class Gate(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -65,20 +65,20 @@ def trainer_step(make: Callable[[Any], Any]) -> Callable[[], None]:
             done.release()
             go.acquire()
 
-    def work() -> None:
+    def train() -> None:
         try:
             make(Gate()).train()
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
             done.release()
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=train, daemon=True).start()
 
     def step() -> None:
         go.release()
         done.acquire()
-        if failed:
-            raise RuntimeError("TRL's trainer failed") from failed[0]
+        if errors:
+            raise RuntimeError("TRL's trainer failed; see the error above") from errors[0]
 
     return step
 

@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [--pairs N] [--length 128 ...] [--packed]
 
-One layer's attention (8 heads of 32, 4 key-value heads; 2048 tokens a batch, so that longer rows are fewer),
+One layer's attention (8 heads of 32, 4 key-value heads) on 2048 tokens a batch (so longer rows are fewer),
 forward and backward, eager and compiled. The last column is the fastest backend's time over that of "auto":
 1.00 means that auto chose the fastest. FlexAttention has no backward on a CPU and is timed on CUDA only.
 """
@@ -53,30 +53,29 @@ def main() -> None:
 def time_backends(
     length: int, dtype: torch.dtype, mode: str, names: list[str], device: str, packed: bool, rounds: int
 ) -> None:
-    """Time the backends alternately and print their line."""
+    """Time the backends alternately, `rounds` times each, and print one line with their medians."""
     q, k, v, dy = tensors(length, dtype, device)
     segment_ids = None
     if packed:
         segment_ids = (torch.arange(length, device=device) * 4 // length).expand(q.shape[0], -1)
     sides = {name: partial(gradient, backend(name, mode), q, k, v, dy, segment_ids) for name in names}
-    for run in [*sides.values()] * 2:
-        run()
+    for _ in range(2):  # warm-up
+        for side in sides.values():
+            side()
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names if i % 2 else reversed(names):
             times[name].append(time_call(sides[name]))
     median = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     auto = choose("auto", q, k).__name__
-    line = " ".join(f"{median[name]:8.2f}" for name in names)
-    kind = str(dtype).removeprefix("torch.")
-    print(
-        f"{length:>5} {kind:>9} {mode:>9} {line} {auto:>6} {min(median.values()) / median[auto]:9.2f}x",
-        flush=True,
-    )
+    cells = " ".join(f"{median[name]:8.2f}" for name in names)
+    dtype_name = str(dtype).removeprefix("torch.")
+    ratio = min(median.values()) / median[auto]
+    print(f"{length:>5} {dtype_name:>9} {mode:>9} {cells} {auto:>6} {ratio:9.2f}x", flush=True)
 
 
 def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-    """q, k, v (which require gradients) and the cotangent of the result, 2048 tokens in all."""
+    """Return q, k, v (which require gradients) and the cotangent of the output, 2048 tokens in all."""
     rows = max(TOKENS // length, 1)
     shapes = [(rows, length, heads, WIDTH) for heads in (HEADS, KEY_HEADS, KEY_HEADS, HEADS)]
     keys = random.split(random.key(0), 4)
@@ -85,7 +84,7 @@ def tensors(length: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
 
 
 def backend(name: str, mode: str) -> Callable[..., Tensor]:
-    """The backend, compiled in mode "compiled"."""
+    """Return the backend named `name`, compiled if the mode is "compiled"."""
     function = BACKENDS[name]
     return torch.compile(function, dynamic=False, fullgraph=True) if mode == "compiled" else function
 
@@ -93,7 +92,7 @@ def backend(name: str, mode: str) -> Callable[..., Tensor]:
 def gradient(
     function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, dy: Tensor, segment_ids: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Forward and backward."""
+    """Run forward and backward; return the gradients of q, k and v."""
     return torch.autograd.grad(function(q, k, v, segment_ids=segment_ids), (q, k, v), dy)
 
 

@@ -26,15 +26,17 @@ from pure.serial.serial import to_bytes
 from stages.checkpoint import checkpoint
 from stages.state import TrainState
 
-REACH = 0.8
+TARGET = 0.8
 
 
 def main() -> None:
-    """Print both ratios."""
-    args = make_parser(__doc__)
-    args.add_argument("--megabytes", type=int, default=500, help="size of the state (10^6 bytes)")
-    args.add_argument("--folder", default=None, help="where to write (default: a temporary folder)")
-    options = args.parse_args()
+    """Print one line for saving and one for loading."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--megabytes", type=int, default=500, help="size of the state (10^6 bytes)")
+    parser.add_argument(
+        "--folder", default=None, help="folder to write in (default: the system's temporary folder)"
+    )
+    options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
         state = train_state(options.megabytes * 10**6)
@@ -46,17 +48,21 @@ def main() -> None:
             partial(write_raw, folder / "peer", raw),
         )
         print_row(
-            f"save {size:.0f} MB", time_saves(ours, peer, folder, options.pairs), REACH, items=size, unit="MB"
+            f"save {size:.0f} MB",
+            time_saves(ours, peer, folder, options.pairs),
+            TARGET,
+            items=size,
+            unit="MB",
         )
         del raw
         ours, peer = partial(checkpoint.load, folder / "ours", state), partial(read_raw, folder / "peer")
-        print_row(f"load {size:.0f} MB", time_pairs(ours, peer, options.pairs), REACH, items=size, unit="MB")
+        print_row(f"load {size:.0f} MB", time_pairs(ours, peer, options.pairs), TARGET, items=size, unit="MB")
     finally:
         shutil.rmtree(folder)
 
 
 def time_saves(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, pairs: int) -> Paired:
-    """`time_pairs`, with the files of the previous call removed before each call, untimed."""
+    """Time pairs as `time_pairs` does, but remove a side's files before each of its calls, untimed."""
     times: dict[Callable[[], Any], list[float]] = {ours: [], peer: []}
     for i in range(2 * (pairs + 1)):
         side = (ours, peer, peer, ours)[i % 4]
@@ -65,7 +71,7 @@ def time_saves(ours: Callable[[], Any], peer: Callable[[], Any], folder: Path, p
         else:
             (folder / "peer").unlink(missing_ok=True)
         times[side].append(time_call(side))
-    mine, theirs = times[ours][1:], times[peer][1:]
+    mine, theirs = times[ours][1:], times[peer][1:]  # without the warm-up
     a, b = (Seconds(statistics.median(t), min(t), max(t)) for t in (mine, theirs))
     ratio = statistics.median(y / x for x, y in zip(mine, theirs, strict=True))
     return Paired(a, b, ratio, b.median / a.median, pairs)
@@ -100,7 +106,7 @@ def random_bits(count: int) -> torch.Tensor:
 
 
 def write_raw(path: Path, raw: bytes) -> None:
-    """The peer of save."""
+    """Write the bytes and fsync: the peer of save."""
     with open(path, "wb", buffering=0) as file:
         rest = memoryview(raw)
         while rest:
@@ -109,7 +115,7 @@ def write_raw(path: Path, raw: bytes) -> None:
 
 
 def read_raw(path: Path) -> str:
-    """The peer of load."""
+    """Read the bytes and return their sha256: the peer of load."""
     with open(path, "rb", buffering=0) as file:
         return hashlib.sha256(file.read()).hexdigest()
 

@@ -1,9 +1,9 @@
 """DPO step: ours against TRL's DPOTrainer.
 
-16 pairs of 128 tokens, half of each the answer, the model of 5.8M parameters, bfloat16. The first line
-computes the reference's log-probabilities in every step, as TRL does; the second takes them from the batch,
-where `with_reference` has put them once for all epochs. Ours is compiled (the time of its first step is
-printed), TRL runs with its defaults.
+16 pairs of 128 tokens, the second half of each row being the answer, the model of 5.8M parameters, bfloat16.
+The first line computes the reference's log-probabilities in every step, as TRL does; the second takes them
+from the batch, to which `with_reference` adds them once for all epochs. Ours is compiled (the time of its
+first step is printed), TRL runs with its defaults.
 
     python benchmarks/dpo.py [--pairs N]
 """
@@ -25,7 +25,12 @@ PAIRS, LENGTH = 16, 128
 
 
 def our_side(with_reference: bool = True, keep_memory: bool = True) -> Callable[[], object]:
-    """A function that takes a step; the reference's log-probabilities are computed in it, or in the batch."""
+    """Return a function that takes a step.
+
+    Args:
+        with_reference: compute the reference's log-probabilities in the step, not taken from the batch.
+        keep_memory: keep freed memory in the process, as training runs do.
+    """
     if keep_memory:
         keep_freed_memory()
     model, params, _ = _trl.new_model()
@@ -33,8 +38,11 @@ def our_side(with_reference: bool = True, keep_memory: bool = True) -> Callable[
     answer = torch.arange(LENGTH, device=DEVICE) >= LENGTH // 2
     batch: dict[str, torch.Tensor] = {}
     for number, side in enumerate(("chosen", "rejected")):
-        drawn = random.randint(random.key(number), (PAIRS, LENGTH + 1), 5, 290).long().to(DEVICE)
-        batch |= {f"{side}_tokens": drawn[:, :-1], f"{side}_labels": torch.where(answer, drawn[:, 1:], -100)}
+        tokens = random.randint(random.key(number), (PAIRS, LENGTH + 1), 5, 290).long().to(DEVICE)
+        batch |= {
+            f"{side}_tokens": tokens[:, :-1],
+            f"{side}_labels": torch.where(answer, tokens[:, 1:], -100),
+        }
     if not with_reference:
         batch |= {f"reference_{side}": torch.zeros(PAIRS, device=DEVICE) for side in ("chosen", "rejected")}
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-4))
@@ -43,7 +51,7 @@ def our_side(with_reference: bool = True, keep_memory: bool = True) -> Callable[
 
 
 def peer_side() -> Callable[[], None]:
-    """The same with TRL: texts longer than the rows, so that every row is full."""
+    """Return TRL's step; its texts are longer than the rows, so that every row is full."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
@@ -52,7 +60,7 @@ def peer_side() -> Callable[[], None]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = []
     for n in range(0, 7 * PAIRS, 7):
-        sides = _letters(n, LENGTH // 2), _letters(n + 1, 400), _letters(n + 2, 400)
+        sides = _random_text(n, LENGTH // 2), _random_text(n + 1, 400), _random_text(n + 2, 400)
         rows.append(dict(zip(("prompt", "chosen", "rejected"), sides, strict=True)))
     arguments = DPOConfig(
         **_trl.trainer_arguments(per_device_train_batch_size=PAIRS),
@@ -73,8 +81,8 @@ def peer_side() -> Callable[[], None]:
     return _trl.trainer_step(make)
 
 
-def _letters(seed: int, count: int) -> str:
-    """A text of random letters."""
+def _random_text(seed: int, count: int) -> str:
+    """Return a text of `count` random letters."""
     return "".join(chr(97 + i) for i in random.randint(random.key(seed), (count,), 0, 26).tolist())
 
 

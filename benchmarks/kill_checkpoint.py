@@ -1,7 +1,8 @@
 """Kill a process that saves checkpoints continuously (kill -9, at random moments), and load the newest one.
 
 Each round resumes in the same run's folder, as a user would. After the kill the newest checkpoint must load
-at once, with none damaged, be at least as new as the last completed save, and have the right numbers.
+without falling back to an older one, be at least as new as the last completed save, and have the right
+values.
 
     python benchmarks/kill_checkpoint.py [--kills 200] [--background]
 """
@@ -22,7 +23,7 @@ import torch
 
 from stages.checkpoint import background, checkpoint, directories
 
-LEAVES, NUMBERS = 8, 1 << 15  # of float32: a megabyte
+LEAVES, LENGTH = 8, 1 << 15  # of float32: a megabyte
 
 
 class Kill(NamedTuple):
@@ -31,7 +32,7 @@ class Kill(NamedTuple):
     during_save: bool  # a temporary folder was left
     saved: int  # last step whose save was completed
     loaded: int  # step that was loaded
-    good: bool  # its numbers are right, and no newer checkpoint was damaged
+    good: bool  # its values are right, and no newer checkpoint was damaged
 
 
 def main() -> None:
@@ -40,54 +41,54 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=200, help="rounds (default 200)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--background", action="store_true", help="save in the background")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills' times (default 0)")
+    parser.add_argument("--background", action="store_true", help="save in the background, not in the loop")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rounds = [random.Random(f"{options.seed} {i}") for i in range(options.kills)]
-        kills = [kill_once(Path(folder), draw, options.background) for draw in rounds]
+        kills = [kill_once(Path(folder), rng, options.background) for rng in rounds]
     lost = [k for k in kills if not k.good or k.loaded < k.saved]
-    inside = sum(k.during_save for k in kills)
-    print(f"kills {len(kills)}, during a save {inside}, last step {kills[-1].loaded}, lost {len(lost)}")
+    during_save = sum(k.during_save for k in kills)
+    print(f"kills {len(kills)}, during a save {during_save}, last step {kills[-1].loaded}, lost {len(lost)}")
     assert not lost, lost
-    assert inside > 0, "no kill happened during a save; try more"
+    assert during_save > 0, "no kill happened during a save; give more --kills"
 
 
-def kill_once(run: Path, draw: random.Random, in_background: bool) -> Kill:
-    """Start a saving process, kill it, and load."""
+def kill_once(run: Path, rng: random.Random, in_background: bool) -> Kill:
+    """Start a process that saves, kill it, and check its newest checkpoint."""
     newest = checkpoint.latest(run)
     first = 1 + (directories.step_of(newest) if newest else 0)
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        save_forever(run, first, writing, in_background)
-    os.close(writing)
-    os.read(reading, 8)  # it has started
-    time.sleep(draw.uniform(0.0, 0.06))
+        os.close(read_end)
+        save_forever(run, first, write_end, in_background)
+    os.close(write_end)
+    os.read(read_end, 8)  # wait until it has started
+    time.sleep(rng.uniform(0.0, 0.06))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    steps = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
-    os.close(reading)
+    steps = b"".join(iter(lambda: os.read(read_end, 1 << 16), b""))
+    os.close(read_end)
     assert os.WIFSIGNALED(status), "the saving process failed before it was killed; its traceback is above"
     saved = int.from_bytes(steps[-8:], "big") if steps else first - 1
     root = run / directories.FOLDER
-    inside = not root.exists() or any(name.endswith(".tmp") for name in os.listdir(root))
-    return check_newest(run, inside, saved)
+    during_save = not root.exists() or any(name.endswith(".tmp") for name in os.listdir(root))
+    return check_newest(run, during_save, saved)
 
 
-def check_newest(run: Path, inside: bool, saved: int) -> Kill:
-    """Load the newest checkpoint of a killed process."""
+def check_newest(run: Path, during_save: bool, saved: int) -> Kill:
+    """Load the newest checkpoint of a killed process, and compare it with the state of its step."""
     if saved == 0 and checkpoint.latest(run) is None:
-        return Kill(inside, 0, 0, True)  # killed during the very first save
+        return Kill(during_save, 0, 0, True)  # killed during the very first save
     warnings: list[str] = []
     loaded = checkpoint.load(run, state(0), warn=warnings.append)
     right = all(torch.equal(x, y) for x, y in zip(loaded.state, state(loaded.step), strict=True))
-    return Kill(inside, saved, loaded.step, right and not loaded.refused and not warnings)
+    return Kill(during_save, saved, loaded.step, right and not loaded.refused and not warnings)
 
 
 def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoReturn:
-    """Save step after step, and write the number of each completed save to the pipe."""
+    """Save one step after another, and write the step of each completed save to the pipe."""
     try:
         saver = background.saver(run, keep_last=2)
         os.write(pipe, bytes(8))
@@ -96,7 +97,7 @@ def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoRetu
                 saver.save(state(step), step=step)
             else:
                 checkpoint.save(run, state(step), step=step, keep_last=2)
-            done = step - 1 if in_background else step  # in the background the save before has ended
+            done = step - 1 if in_background else step  # in the background, only the previous save has ended
             os.write(pipe, done.to_bytes(8, "big"))
             step += 1
     except BaseException:
@@ -106,8 +107,8 @@ def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoRetu
 
 
 def state(step: int) -> list[torch.Tensor]:
-    """A megabyte of numbers that depend on the step."""
-    return [torch.full((NUMBERS,), float(step * LEAVES + i)) for i in range(LEAVES)]
+    """Return a megabyte of values that depend on the step."""
+    return [torch.full((LENGTH,), float(step * LEAVES + i)) for i in range(LEAVES)]
 
 
 if __name__ == "__main__":

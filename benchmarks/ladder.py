@@ -1,7 +1,7 @@
 """Gain of each of the demo's stages (SFT, DPO, GRPO, PPO) over several seeds.
 
-Starts from a pretrained model (a folder of `intro2llm demo`, or of a run like it) and runs the stages once
-for each seed, as the demo does.
+Start from a pretrained model (the folder that `intro2llm demo` or a similar run wrote), and run the stages as
+the demo does, once for each seed.
 
     python benchmarks/ladder.py MODEL [--seeds 3]
 """
@@ -25,10 +25,11 @@ TARGETS: Mapping[str, tuple[str, float]] = {
     "grpo": ("gain", 0.25),
     "ppo": ("gain", 0.2),
 }
+"""Stage -> (figure, its lowest value over the seeds that counts as reached)."""
 
 
 def run_stages(model: str, seed: int) -> dict[str, dict[str, float]]:
-    """Run and examine all stages with one seed."""
+    """Run and evaluate all stages with one seed; return the figures of each, with its seconds."""
     folder = Path(tempfile.mkdtemp(prefix=f"ladder-{seed}-"))
     results = {}
     for stage in ladder.demo_stages(folder, seed=seed, compile=True):
@@ -42,19 +43,19 @@ def run_stages(model: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Print one line a stage."""
+    """Print one line per stage: its figures before and after, and whether it reached its target."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("model", help="folder of the pretrained model")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default 3)")
     arguments = parser.parse_args()
     runs = [run_stages(arguments.model, seed) for seed in range(arguments.seeds)]
     columns = f"{'before':>20} {'after':>20} {'gain':>20}"
     print(f"\n{'stage':<5} {columns}  target (mean; lowest to highest of {len(runs)} seeds)")
     for name, (figure, target) in TARGETS.items():
         rows = [{**run[name], "gain": run[name]["after"] - run[name]["before"]} for run in runs]
-        cells = [_span([row[column] for row in rows]) for column in ("before", "after", "gain")]
+        cells = [_format_range([row[column] for row in rows]) for column in ("before", "after", "gain")]
         verdict = "reached" if min(row[figure] for row in rows) >= target else "MISSED"
         line = " ".join(f"{cell:>20}" for cell in cells)
         print(f"{name:<5} {line}  {figure} at least {target}: {verdict}")
@@ -64,8 +65,8 @@ def main() -> None:
         print(f"{name}: {statistics.mean(run[name]['seconds'] for run in runs):.0f} s")
 
 
-def _span(values: list[float]) -> str:
-    """ "mean (lowest-highest)"."""
+def _format_range(values: list[float]) -> str:
+    """Format values as "mean (lowest-highest)"."""
     return f"{statistics.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 

@@ -29,23 +29,23 @@ from stages.sft import sft
 ROWS, LENGTH, RANK = 4, 256, 16
 
 
-def loaded() -> language_model.Pretrained:
-    """The model, in float32."""
+def load_model() -> language_model.Pretrained:
+    """Load SmolLM2-135M, in float32."""
     return language_model.load(smollm2.model_path(), dtype=torch.float32)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and labels [B, T]."""
-    drawn = random.randint(random.key(1), (ROWS, LENGTH + 1), 20, 49000).long()
-    return drawn[:, :-1].contiguous(), drawn[:, 1:].contiguous()
+    """Return random tokens and labels [B, T]."""
+    tokens = random.randint(random.key(1), (ROWS, LENGTH + 1), 20, 49000).long()
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def our_side(name: str, quantized: bool = False, keep_memory: bool = True) -> Callable[[], Any]:
-    """A function that takes a step."""
+def our_side(dtype_name: str, quantized: bool = False, keep_memory: bool = True) -> Callable[[], Any]:
+    """Return a function that takes a step, of LoRA or (quantized) QLoRA; `keep_memory`: keep freed memory."""
     if keep_memory:
         keep_freed_memory()
-    dtype = dict(hardware.DTYPES)[name]
-    model, params = loaded()[:2]
+    dtype = dict(hardware.DTYPES)[dtype_name]
+    model, params = load_model()[:2]
     base = tree.cast(params, dtype)
     base = quantize_layers(base) if quantized else base
     adapted = lora(model, base, rank=RANK, alpha=32.0)
@@ -56,15 +56,15 @@ def our_side(name: str, quantized: bool = False, keep_memory: bool = True) -> Ca
     return step_fn(stage, None, lambda: values)
 
 
-def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
-    """The same with PEFT on transformers' Llama of the same weights; quantized by bitsandbytes."""
+def peer_side(dtype_name: str, quantized: bool = False) -> Callable[[], Any]:
+    """Return PEFT's step on transformers' Llama with the same weights, quantized by bitsandbytes if asked."""
     import peft
     import transformers
 
     from pure.interop import hf
 
-    dtype = dict(hardware.DTYPES)[name]
-    model, params = loaded()[:2]
+    dtype = dict(hardware.DTYPES)[dtype_name]
+    model, params = load_model()[:2]
     fields = hf.to_hf_config(model.config)
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields))
     theirs.load_state_dict(hf.to_weights(params), strict=False)
@@ -72,15 +72,15 @@ def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
     theirs = theirs.to(dtype)
     if quantized:
         _quantize(theirs, dtype)
-    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert len(names) == len(MATRICES)
-    options = peft.LoraConfig(r=RANK, lora_alpha=32, target_modules=names, task_type="CAUSAL_LM")
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    assert len(targets) == len(MATRICES)
+    options = peft.LoraConfig(r=RANK, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM")
     adapted = peft.get_peft_model(theirs, options).train()
     trained = [p for p in adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     tokens, labels = batch()
 
-    def take() -> Any:
+    def take_step() -> Any:
         logits = adapted(input_ids=tokens).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
         loss.backward()
@@ -89,7 +89,7 @@ def peer_side(name: str, quantized: bool = False) -> Callable[[], Any]:
         optimizer.zero_grad()
         return loss.detach()
 
-    return take
+    return take_step
 
 
 def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -115,34 +115,34 @@ def _quantize(module: torch.nn.Module, dtype: torch.dtype) -> None:
 def main() -> None:
     """Print the table."""
     parser = _timing.make_parser(__doc__, pairs=5)
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default auto)")
     arguments = parser.parse_args()
     dtype = hardware.pick_dtype(arguments.dtype, torch.device("cpu"))
-    name = str(dtype).removeprefix("torch.")
+    dtype_name = str(dtype).removeprefix("torch.")
     print(f"{torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}")
-    plain, four = our_side(name), our_side(name, True)
-    for side in (plain, four):
+    plain, quantized = our_side(dtype_name), our_side(dtype_name, quantized=True)
+    for side in (plain, quantized):
         _timing.print_first_call(side)
     _timing.print_header()
     tokens = ROWS * LENGTH
     _timing.print_row(
         "a LoRA step against PEFT",
-        _timing.time_pairs(plain, peer_side(name), arguments.pairs, warmup=1),
+        _timing.time_pairs(plain, peer_side(dtype_name), arguments.pairs, warmup=1),
         1.3,
         items=tokens,
         unit="tok",
     )
     _timing.print_row(
         "a QLoRA step against our LoRA step",
-        _timing.time_pairs(four, plain, arguments.pairs, warmup=1),
+        _timing.time_pairs(quantized, plain, arguments.pairs, warmup=1),
         1 / 1.3,
         items=tokens,
         unit="tok",
     )
-    theirs = _timing.time_pairs(four, peer_side(name, True), arguments.pairs, warmup=1)
-    _timing.print_row("a QLoRA step against bitsandbytes", theirs, 2, items=tokens, unit="tok")
-    ours_memory = _timing.peak_memory(our_side, name, False, False, warmup=2)
-    _timing.print_peak_memory("PEFT", ours_memory, _timing.peak_memory(peer_side, name, warmup=2))
+    result = _timing.time_pairs(quantized, peer_side(dtype_name, quantized=True), arguments.pairs, warmup=1)
+    _timing.print_row("a QLoRA step against bitsandbytes", result, 2, items=tokens, unit="tok")
+    ours_memory = _timing.peak_memory(our_side, dtype_name, False, False, warmup=2)
+    _timing.print_peak_memory("PEFT", ours_memory, _timing.peak_memory(peer_side, dtype_name, warmup=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
     python benchmarks/outside.py
 
-Each form of `tests/outside` is written by the other library and read by ours. "different" must be 0.
+A form (`tests/outside/form.py`) is something that another library writes: a template, a tokenizer, a
+checkpoint, a row. Each is written by that library and read by ours. The columns "different" and "error" must
+be 0.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 The default model (5.8M parameters, tied), 8 rows of 128 tokens, float32. The peer is an equal torch module
 with torch.nn.RMSNorm and SDPA (its fastest parts) in Opacus' GradSampleModule; its gradients are checked
 against ours. Both return B x 5.8M numbers, 185 MB, the least memory that either can need. "Clipped and added"
-is the use in differential privacy, by `per_sample_fold`, which holds one gradient at a time (not part of the
-peer's time).
-Memory is measured in new processes: the peak during the call above what was in use before it.
+is the use in differential privacy, by `per_sample_fold`, which holds one gradient at a time; the peer's time
+does not include clipping and adding. Memory is measured in new processes: the peak during the call minus what
+was in use before it.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def main() -> None:
 
 
 def batch() -> dict[str, Tensor]:
-    """Tokens and labels [B, T]."""
-    drawn = random.randint(random.key(1), (ROWS, LENGTH + 1), 0, CONFIG.vocab_size).long()
-    return {"tokens": drawn[:, :-1].contiguous(), "labels": drawn[:, 1:].contiguous()}
+    """Return random tokens and labels [B, T]."""
+    tokens = random.randint(random.key(1), (ROWS, LENGTH + 1), 0, CONFIG.vocab_size).long()
+    return {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
 
 
 def ours(mode: str) -> Callable[[], Any]:
-    """Per-sample gradients in one of the MODES."""
+    """Return a function that computes per-sample gradients in one of the MODES."""
     model = transformer(CONFIG)
 
     def loss(params: Any, batch: dict[str, Tensor], key: Tensor) -> tuple[Tensor, Tensor, dict]:
@@ -78,7 +78,7 @@ def ours(mode: str) -> Callable[[], Any]:
 
 
 def add_clipped(total: Any, grads: Any) -> Any:
-    """Add a gradient clipped to norm 1, as differential privacy needs it."""
+    """Clip a sample's gradient to norm 1 and add it to the total, as differential privacy does."""
     norm = torch.stack([torch.linalg.vector_norm(g) for g in tree.leaves(grads)]).norm()
     factor = (1 / norm).clamp(max=1)
     return tree.map(lambda t, g: torch.add(t, g * factor), total, grads)
@@ -146,22 +146,22 @@ class Transformer(nn.Module):
 
 
 def module() -> Transformer:
-    """The peer with our initial parameters."""
+    """Return the peer with our initial parameters."""
     model = Transformer(CONFIG)
     params = transformer(CONFIG).init(random.key(0))
     with torch.no_grad():
         model.embedding.weight.copy_(params["embedding"])
         model.norm.weight.copy_(params["norm"]["scale"])
-        for layer, ours in zip(model.layers, params["layers"], strict=True):
+        for layer, layer_params in zip(model.layers, params["layers"], strict=True):
             for name in ("q", "k", "v", "o"):
-                getattr(layer.attention, name).weight.copy_(ours["attention"][name])
+                getattr(layer.attention, name).weight.copy_(layer_params["attention"][name])
             for name in ("gate", "up", "down"):
-                getattr(layer, name).weight.copy_(ours["feedforward"][name])
+                getattr(layer, name).weight.copy_(layer_params["feedforward"][name])
     return model
 
 
 def peer() -> Callable[[], Any]:
-    """Opacus' per-sample gradients."""
+    """Return a function that computes per-sample gradients with Opacus."""
     warnings.filterwarnings("ignore")
     from opacus import GradSampleModule
 
@@ -177,7 +177,7 @@ def peer() -> Callable[[], Any]:
 
 
 def plain() -> Callable[[], Any]:
-    """The peer's gradient of the whole batch."""
+    """Return a function that computes the peer's gradient of the whole batch, without Opacus."""
     bare, data = module(), batch()
 
     def gradients() -> list[Tensor]:
@@ -190,12 +190,12 @@ def plain() -> Callable[[], Any]:
 
 
 def backward(model: nn.Module, data: dict[str, Tensor]) -> None:
-    """One forward and backward pass of the summed loss."""
+    """Run one forward and backward pass of the summed loss."""
     F.cross_entropy(model(data["tokens"]).flatten(0, 1), data["labels"].flatten(), reduction="sum").backward()
 
 
 def check_gradients() -> None:
-    """Check that both sides compute the same gradients."""
+    """Check that the leaves of both sides' gradients have the same norms."""
     mine, theirs = tree.leaves(ours(MODES[0])()), peer()()
     a, b = (sorted(x.double().square().sum().item() for x in xs) for xs in (mine, theirs))
     assert len(a) == len(b)

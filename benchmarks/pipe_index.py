@@ -1,10 +1,9 @@
 """Time of `pipe[i]` against the training step that consumes it.
 
-B is 8, T is 256; the target is under 1% of the step. The peer is a lower bound of the step: only its matrix
-products, forward and backward, in bfloat16, of the
-   model of
-5.8M parameters (256 wide, 6 layers, 8 heads, 4 KV heads, 768, vocabulary 4096). No step is faster, so a batch
-that takes under 1% of them takes under 1% of any step: a ratio of 100 or more.
+B is 8, T is 256; the target is at most 1% of the step. The peer is a lower bound of the step: only its matrix
+products, forward and backward, in bfloat16, of the model of 5.8M parameters (`benchmarks/_model.py`). No step
+is faster than its products, so a batch that takes at most 1% of their time (a ratio of 100 or more) takes at
+most 1% of any step.
 
     python benchmarks/pipe_index.py [--pairs N]
 """
@@ -31,19 +30,19 @@ SHAPES = (*6 * LAYER, (256, VOCABULARY))
 
 
 def documents() -> Iterator[np.ndarray]:
-    """50M tokens (100 MB) in documents of a thousand."""
+    """Yield 50M tokens (100 MB) in documents of a thousand."""
     for start in range(0, TOKENS, DOCUMENT):
         yield np.arange(start, start + DOCUMENT) * 7919 % VOCABULARY
 
 
 def next_batch(pipe: TablePipe) -> Callable[[], object]:
-    """A function that reads the next batch; with shuffling its rows are spread over the whole file."""
-    numbers = itertools.cycle(range(len(pipe)))
-    return lambda: pipe[next(numbers)]
+    """Return a function that reads the next batch; shuffling spreads its rows over the whole file."""
+    indices = itertools.cycle(range(len(pipe)))
+    return lambda: pipe[next(indices)]
 
 
 def products(device: str) -> Callable[[], object]:
-    """Forward, gradient by the input and gradient by the weight, of every matrix of the model."""
+    """Return a function that computes, for each matrix, the forward product and those of both gradients."""
     matrices = []
     for n, m in SHAPES:
         shapes = ((B * T, n), (m, n), (B * T, m))
@@ -61,7 +60,7 @@ def main() -> None:
         for boundaries in ("ignore", "mask"):
             pipe = pretrain_pipe(store, batch_size=B, length=T, key=0, epochs=3, boundaries=boundaries)
             result = time_pairs(next_batch(pipe), products(device), pairs=arguments.pairs)
-            print_row(f"pipe[i] ({boundaries}) against a step's products", result, reach=100.0)
+            print_row(f"pipe[i] ({boundaries}) against a step's products", result, target=100.0)
 
 
 if __name__ == "__main__":

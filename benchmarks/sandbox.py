@@ -20,7 +20,7 @@ WORKERS = 2
 
 
 def time_jails(repeats: int) -> list[float]:
-    """Time an empty program, from the call to its Outcome, in seconds, ascending."""
+    """Time runs of an empty program, from the call to its Outcome; return the seconds, ascending."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -30,7 +30,7 @@ def time_jails(repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """Print the probe's result, the times, and the outcomes of the solutions."""
+    """Print the isolation that this machine offers, the times, and the outcomes of the solutions."""
     arguments = _timing.make_parser(__doc__, pairs=20).parse_args()
     isolation = sandbox.probe()
     print(isolation.line)

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 _FENCE = re.compile(
     r"^[ \t]*(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE
 )
-_PYTHON = ("", "python", "py", "python3", "python2", "ipython", "pycon")
-_BEGINS = re.compile(r"(?:import|from|def|class|async def)\s|@\w|[A-Za-z_]\w*\s*(?::[^=]*)?=[^=]")
+_PYTHON_TAGS = ("", "python", "py", "python3", "python2", "ipython", "pycon")
+_CODE_START = re.compile(r"(?:import|from|def|class|async def)\s|@\w|[A-Za-z_]\w*\s*(?::[^=]*)?=[^=]")
 _FUTURE = re.compile(r"^from __future__ import [^\n]*\n?", re.MULTILINE)
 
 
@@ -26,17 +26,18 @@ def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
     Args:
         answer: the whole completion.
         entry_point: name of the function to define.
-        prompt: beginning of the program, if the task gives a signature (HumanEval); else "".
+        prompt: beginning of the program, such as a signature and its docstring (HumanEval); "" for none.
 
     Returns:
         Source that defines the function, if the completion does; else the prompt followed by the completion,
         which then fails the tests.
 
     Steps:
-        1. Remove the reasoning: all up to the last `</think>`, or from a `<think>` that is never closed.
-        2. Find blocks of code: fences of Python or of no language; without a fence, the lines that are code,
-           from the first import or definition on.
-        3. Take the last block that defines the function, after all earlier ones that only import and define.
+        1. Remove the reasoning: the text up to the last `</think>`, or from a `<think>` that is never closed.
+        2. Find blocks of code: fences of Python or of no language; without a fence, the lines around the
+           function that compile, from the first import, definition or assignment on.
+        3. Take the last block that defines the function, preceded by all earlier blocks that contain only
+           imports, definitions and assignments.
         4. Without such a block, the code is the function's body: append it to the prompt, indented if needed.
 
     Edge cases: an unclosed fence ends with the completion. `from __future__` lines are moved to the top.
@@ -53,18 +54,18 @@ def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
         def double(x):
             return x + x
     """
-    # 1. Reasoning.
+    # 1. Remove the reasoning.
     if "</think>" in answer:
         text = answer.rpartition("</think>")[2]
     else:
         text = answer.partition("<think>")[0]
-    # 2. Blocks.
+    # 2. Find blocks of code.
     fenced = []
     for fence in _FENCE.finditer(text):
-        if fence[2].lower() in _PYTHON:
+        if fence[2].lower() in _PYTHON_TAGS:
             fenced.append(textwrap.dedent(fence[3]) if _is_indented(fence[3]) else fence[3])
     blocks = fenced or list(_find_code(text, entry_point))
-    # 3. The function.
+    # 3. Take the block that defines the function.
     defining = [i for i, block in enumerate(blocks) if _defines(block, entry_point)]
     if defining:
         last = defining[-1]
@@ -72,17 +73,17 @@ def extract_program(answer: str, *, entry_point: str, prompt: str = "") -> str:
             block for i, block in enumerate(blocks[:last]) if i not in defining and _only_defines(block)
         ]
         return _join_sources(_as_preamble(prompt), *earlier, blocks[last])
-    # 4. The body.
+    # 4. Append the function's body.
     return _append_body(prompt, max(blocks, key=len) if fenced else text)
 
 
 def complete_prompt(prompt: str) -> str:
     """Completes a prompt that ends before the function's body or after its docstring, so that it compiles.
 
-    The tests may need its other definitions; the function itself is replaced later.
+    The tests may need the prompt's other definitions; its last function is redefined by the completion.
 
     Args:
-        prompt: source.
+        prompt: source of the beginning of a program.
 
     Returns:
         The source with `pass` as the body of its last function; the prompt itself if that does not compile.
@@ -93,12 +94,12 @@ def complete_prompt(prompt: str) -> str:
     """
     last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
     indent = last[: len(last) - len(last.lstrip())]
-    tries = [f"{prompt.rstrip()}\n{indent}{more}pass\n" for more in ("", "    ")]
-    return next((text for text in tries if _parse(text) is not None), prompt)
+    candidates = [f"{prompt.rstrip()}\n{indent}{more}pass\n" for more in ("", "    ")]
+    return next((text for text in candidates if _parse(text) is not None), prompt)
 
 
 def _defines(source: str, name: str) -> bool:
-    """True if it compiles, and defines the name at its top level."""
+    """True if the source compiles, and defines the name at its top level."""
     tree = _parse(source)
     for node in tree.body if tree is not None else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
@@ -110,7 +111,7 @@ def _defines(source: str, name: str) -> bool:
 
 
 def _only_defines(source: str) -> bool:
-    """True if it compiles, and contains only imports, definitions and assignments."""
+    """True if the source compiles, and contains only imports, definitions and assignments."""
     kinds = (
         ast.Import,
         ast.ImportFrom,
@@ -125,38 +126,38 @@ def _only_defines(source: str) -> bool:
 
 
 def _find_code(text: str, name: str) -> Iterator[str]:
-    """Yields the longest run of lines that compiles and defines the name, if any."""
+    """Yields the longest run of consecutive lines that compiles and defines the name, if there is one."""
     lines = text.splitlines(keepends=True)
-    starts = [i for i, line in enumerate(lines) if _BEGINS.match(line)]
+    starts = [i for i, line in enumerate(lines) if _CODE_START.match(line)]
     ends = [i for i, line in enumerate(lines) if line[:1] not in (" ", "\t", "\n", "\r")] + [len(lines)]
-    wanted = next(
+    definition = next(
         (i for i, line in enumerate(lines) if re.match(rf"(async )?def {re.escape(name)}\b", line)), None
     )
-    if wanted is None:
+    if definition is None:
         return
-    # Find the end with the definition alone, then the start: each line is tried once, not each pair of lines.
-    after = (i for i in reversed(ends) if i > wanted)
-    end = next((i for i in after if _defines("".join(lines[wanted:i]), name)), None)
+    # Find the end for the definition alone, then the start: each line is tried once, not each pair of lines.
+    later_ends = (i for i in reversed(ends) if i > definition)
+    end = next((i for i in later_ends if _defines("".join(lines[definition:i]), name)), None)
     if end is not None:
-        sources = ("".join(lines[start:end]) for start in starts if start <= wanted)
+        sources = ("".join(lines[start:end]) for start in starts if start <= definition)
         yield from itertools.islice((source for source in sources if _defines(source, name)), 1)
 
 
 def _append_body(prompt: str, body: str) -> str:
-    """The prompt with the first of these bodies that compiles: as it is, indented, without prose."""
-    tries = [body, textwrap.indent(textwrap.dedent(body), "    ")]
+    """The prompt and the first form of the body that compiles: unchanged, indented, or without prose."""
+    candidates = [body, textwrap.indent(textwrap.dedent(body), "    ")]
     lines = body.splitlines(keepends=True)
     code = [i for i, line in enumerate(lines) if line[:1] in (" ", "\t")]
     if code:
-        tries.append("".join(lines[code[0] : code[-1] + 1]))
-    for text in tries:
-        if _parse(joined := prompt + text) is not None and text.strip():
-            return joined
+        candidates.append("".join(lines[code[0] : code[-1] + 1]))
+    for text in candidates:
+        if _parse(prompt + text) is not None and text.strip():
+            return prompt + text
     return prompt + body
 
 
 def _as_preamble(prompt: str) -> str:
-    """The prompt as code before a whole function: as it is, or completed; "" if neither compiles."""
+    """The prompt as code before a complete function: unchanged, or completed; "" if neither compiles."""
     if not prompt.strip() or _parse(prompt) is not None:
         return prompt
     completed = complete_prompt(prompt)
@@ -171,14 +172,14 @@ def _join_sources(*parts: str) -> str:
 
 
 def _is_indented(block: str) -> bool:
-    """True if all lines of a block are indented, as in a list."""
+    """True if all lines of a block are indented, as those of a fence in a list item are."""
     return all(line[:1] in (" ", "\t") for line in block.splitlines() if line.strip())
 
 
 def _parse(source: str) -> ast.Module | None:
-    """The syntax tree, or None if it does not compile; nothing is run."""
+    """The syntax tree of the source, or None if it does not compile; nothing is run."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # for invalid escapes
+        warnings.simplefilter("ignore")  # about invalid escapes
         try:
             compile(source, "<answer>", "exec", dont_inherit=True)
             return ast.parse(source)

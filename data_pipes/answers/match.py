@@ -27,14 +27,14 @@ ANSWER_COLUMNS = ("answer", "solution", "completion")
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 _NUMBER = re.compile(
-    r"((?<![\w.)])-\$?|\$-)?"  # a minus that is no operator and no hyphen, before or after a dollar sign
+    r"((?<![\w.)])-\$?|\$-)?"  # a minus (neither an operator nor a hyphen), before or after a dollar sign
     r"((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w)])\.[0-9]+)"  # 1,234.50 or .5
     r"(/[0-9]+)?"
 )
 
 
 class QuestionAnswer(NamedTuple):
-    """A question, its reference answer (of GSM8K a solution that ends in "#### 72"), and its row's name."""
+    """A question, its reference answer (in GSM8K a solution that ends in "#### 72"), and its row's name."""
 
     question: str
     answer: str
@@ -46,7 +46,8 @@ def read_question_answers(rows: Iterable[Row], *, on_bad: OnBad = stop) -> Itera
 
     Args:
         rows: with a column `question`, `problem` or `prompt`, and one of `answer`, `solution` or
-            `completion`; of several the first that is not null. All are texts; an answer may be a number.
+            `completion`. If a row has several, the first that is not null is used. The values are strings; an
+            answer may also be a number.
         on_bad: gets each row without these columns, or with an empty one.
 
     Returns:
@@ -68,11 +69,11 @@ def exact_match(
     ignore_case: bool = False,
     ignore_punctuation: bool = False,
 ) -> bool:
-    """Returns True if a completion has the reference answer.
+    """Returns True if a completion gives the reference answer.
 
     Args:
         output: the completion, cut before a next question.
-        answer: the reference; of GSM8K the solution or only its number.
+        answer: the reference; for GSM8K the solution or only its number.
         mode: "strict": the first number after "#### " in the output (a minus, digits, dots and commas) equals
             the reference, both by `normalise_answer`. "flexible": the same for the last number anywhere in
             the output, with dollar signs. "number": both have the same value by `extract_number`. "text":
@@ -83,11 +84,13 @@ def exact_match(
     Returns:
         True if they match; False if there is no number to compare.
 
-    Edge cases: "flexible" takes any two characters of digits, "$", "." and "," for a number, so an output
-        that ends in "..." is wrong, and "5-3" ends in -3. "number" has neither peculiarity.
+    Edge cases: "flexible" takes any two or more characters of digits, "$", "." and "," for a number, so an
+        output that ends in "..." does not match, and the last number of "5-3" is -3. "number" has neither
+        peculiarity.
 
     Raises:
-        ValueError: for an unknown mode, or an option with a mode that has no use for it.
+        ValueError: for an unknown mode, or if ignore_case or ignore_punctuation is set with another mode than
+            "text".
 
     Example:
         >>> gold = "She has 70 + 2 = 72 clips. #### 72"
@@ -129,8 +132,8 @@ def normalise_answer(answer: str) -> str:
         answer: a solution, or only its number.
 
     Returns:
-        The answer (1) without commas and dollar signs, (2) without all up to the last "#### ", (3) without a
-        dot at its end (or before a final line end), (4) in lower case.
+        The answer (1) without commas and dollar signs, (2) without everything up to the last "#### ", (3)
+        without a dot at its end (or before a final line end), (4) in lower case.
 
     Example:
         >>> normalise_answer("She pays 2 * $617. #### $1,234.")
@@ -138,8 +141,8 @@ def normalise_answer(answer: str) -> str:
 
     Source: regexes_to_ignore and ignore_case in lm-evaluation-harness's gsm8k.yaml, in their order.
     """
-    said = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
-    return re.sub(r"\.$", "", said).lower()
+    number = answer.replace(",", "").replace("$", "").rpartition("#### ")[2]
+    return re.sub(r"\.$", "", number).lower()
 
 
 def extract_number(text: str) -> str | None:
@@ -150,12 +153,12 @@ def extract_number(text: str) -> str | None:
 
     Returns:
         The first number after the last "####"; if there is none, the last number in the last \\boxed{...};
-        without one, the last number in the text; None if there is none. LaTeX's numbers are read
-        (`data_pipes.answers.latex`). A minus stays; so does "/" in a fraction. Commas between thousands,
-        dollar and percent signs are dropped. A minus right after a letter, a digit, a dot or a bracket is an
-        operator or a hyphen.
+        without one, the last number in the text; None if there is none. Numbers in LaTeX are read
+        (`data_pipes.answers.latex`). A minus is kept, and "/" in a fraction. Commas between thousands, dollar
+        and percent signs are dropped. A minus right after a letter, a digit, a dot or a closing parenthesis
+        is read as an operator or a hyphen.
 
-    Edge cases: "1 1/2" is read as 1/2, "1e5" as 5, "1,00,000" as 000, and digits of a word ("x2") are a
+    Edge cases: "1 1/2" is read as 1/2, "1e5" as 5, "1,00,000" as 000, and the digits in a word ("x2") as a
     number.
 
     Example:
@@ -166,21 +169,22 @@ def extract_number(text: str) -> str | None:
         '1234'
     """
     text = text.replace("\N{MINUS SIGN}", "-")
-    _, mark, said = latex.rewrite_numbers(text).rpartition("####")
-    found = _NUMBER.search(said) if mark else None
-    if found is None:
-        box = latex.extract_boxed(text)
-        *_, found = None, *_NUMBER.finditer(latex.rewrite_numbers(text if box is None else box))
-    if found is None:
+    _, separator, answer = latex.rewrite_numbers(text).rpartition("####")
+    match = _NUMBER.search(answer) if separator else None
+    if match is None:
+        boxed = latex.extract_boxed(text)
+        matches = list(_NUMBER.finditer(latex.rewrite_numbers(text if boxed is None else boxed)))
+        match = matches[-1] if matches else None
+    if match is None:
         return None
-    minus, number, below = found.groups()
-    return ("-" if minus else "") + number.replace(",", "") + (below or "")
+    minus, number, denominator = match.groups()
+    return ("-" if minus else "") + number.replace(",", "") + (denominator or "")
 
 
 def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
-    """One row."""
-    question = next((name for name in QUESTION_COLUMNS if row.get(name) is not None), None)
-    answer = next((name for name in ANSWER_COLUMNS if row.get(name) is not None), None)
+    """The question and answer of one row."""
+    question = next((column for column in QUESTION_COLUMNS if row.get(column) is not None), None)
+    answer = next((column for column in ANSWER_COLUMNS if row.get(column) is not None), None)
     if question is None or answer is None:
         raise UnreadableError(
             f"expected a column {', '.join(QUESTION_COLUMNS[:-1])} or {QUESTION_COLUMNS[-1]}, and one "
@@ -198,7 +202,7 @@ def _read_row(row: Mapping[str, Any], name: str) -> QuestionAnswer:
 
 
 def _normalise_text(text: str, ignore_case: bool, ignore_punctuation: bool) -> str:
-    """A whole text, normalised for comparison."""
+    """A text, normalised for comparison in mode "text"."""
     text = text.strip()
     text = text.lower() if ignore_case else text
     return text.translate(str.maketrans("", "", string.punctuation)) if ignore_punctuation else text

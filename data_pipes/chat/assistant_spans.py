@@ -1,10 +1,10 @@
 """Split a rendered conversation into trained and untrained spans.
 
 A template marks the trained text itself with {% generation %} blocks. Without them, a turn of the assistant
-is what it adds to the text before it, up to and with the control token that ends it. Where only the first
-token of the next turn ends it, as in GLM-4.5, that token counts, and is added after a last turn. A template
-that changes earlier turns once a later one is there (Qwen3 drops their reasoning) has no such spans; it is
-refused, and the message names a preset that works.
+is the text that it adds after the earlier turns, up to and including the control token that ends it. Where
+only the first token of the next turn ends it, as in GLM-4.5, that token is included, and appended after the
+last turn. A template that changes earlier turns when a later one is added (Qwen3 drops their reasoning) has
+no such spans; it is refused, and the message names a preset that works.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from data_pipes.chat.template import BEGIN, END
 from data_pipes.chat.template_checks import check_rendered, check_trained, check_turn, suggest_template
 
 PROBE, ANSWER = Message("user", "a"), Message("assistant", "a")
-"""Turns that every template accepts; they show how it begins and ends a turn of the assistant."""
+"""Turns that every template accepts; their rendering shows how it begins and ends the assistant's turn."""
 
 BREAK = re.compile(rf"\s|{'|'.join(REASONING_TAGS)}")
-"""Text after which a prompt may end, besides control tokens."""
+"""Pattern of text after which a prompt may end, besides control tokens."""
 
 
 class Chat(NamedTuple):
-    """A conversation with placeholders whose assistant turns from index `first` on are trained.
+    """A conversation whose assistant turns from index `first` on are trained.
 
     Fields:
-        messages: all turns.
-        context: tools and template variables.
-        prompt: turns before the trained ones; () where all are trained. Its last turn may be the beginning of
+        messages: all turns, with placeholders for control tokens (`data_pipes.chat.rendering`).
+        context: tools and template variables, with placeholders.
+        prompt: turns before the trained ones; () if all are trained. Its last turn may be the beginning of
             messages[first].
         first: index of the first trained turn.
     """
@@ -61,7 +61,7 @@ def find_spans(template: ChatTemplate, chat: Chat, controls: re.Pattern) -> list
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        chat: with placeholders.
+        chat: the conversation.
         controls: pattern of the control tokens.
 
     Returns:
@@ -80,12 +80,12 @@ def find_spans(template: ChatTemplate, chat: Chat, controls: re.Pattern) -> list
 
 
 def render_prompt(template: ChatTemplate, messages: Sequence[Message], context: Context) -> str:
-    """Renders a prompt: up to the beginning of the assistant's turn, or to the end of what it said so far.
+    """Renders a prompt, up to the header of the assistant's turn or to the end of that turn's text so far.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        messages: with placeholders; a last message of the assistant is continued.
-        context: with placeholders.
+        messages: turns, with placeholders; a last turn of the assistant is left open, to be continued.
+        context: tools and template variables, with placeholders.
 
     Returns:
         The text.
@@ -133,7 +133,7 @@ def _marked_spans(template: ChatTemplate, chat: Chat, text: str, controls: re.Pa
 
 
 def _exclude_untrained(chat: Chat, text: str, spans: list[Span]) -> list[Span]:
-    """The spans, with the blocks of assistant turns that have `trained=False` untrained."""
+    """The spans, with those of assistant turns that have `trained=False` marked as untrained."""
     trained = [message.trained for message in chat.messages if message.role == "assistant"]
     if all(trained):
         return spans
@@ -159,22 +159,26 @@ def _exclude_untrained(chat: Chat, text: str, spans: list[Span]) -> list[Span]:
 
 
 def _turn_spans(template: ChatTemplate, chat: Chat, text: str, controls: re.Pattern) -> Iterator[Span]:
-    """Spans of a text without {% generation %} blocks: what each turn of the assistant adds is trained."""
+    """Spans of a text without {% generation %} blocks: the text that each assistant turn adds is trained."""
     done = 0
     for i, message in enumerate(chat.messages):
         if i < chat.first or not _is_trained(message):
             continue
         is_last = i == len(chat.messages) - 1
-        after = text if is_last else render_marked(template, chat.messages[: i + 1], context=chat.context)
-        start = _turn_start(template, chat, i, after, controls)
-        if closing := _closing_token(template, chat, i, after, start, controls):
-            after += closing
-            text = after if is_last else text
-        end = _turn_end(template, chat, i, after, start, controls)
-        if start < done or not text.startswith(after[:end]):
+        rendered = text if is_last else render_marked(template, chat.messages[: i + 1], context=chat.context)
+        start = _turn_start(template, chat, i, rendered, controls)
+        if closing := _closing_token(template, chat, i, rendered, start, controls):
+            rendered += closing
+            text = rendered if is_last else text
+        end = _turn_end(template, chat, i, rendered, start, controls)
+        if start < done or not text.startswith(rendered[:end]):
             raise ValueError(_rewrite_message(template, i))
         check_turn(
-            template, message, i, after[start:end], partial(_prompt_opening, template, chat, i, after, start)
+            template,
+            message,
+            i,
+            rendered[start:end],
+            partial(_prompt_opening, template, chat, i, rendered, start),
         )
         if i == chat.first and chat.prompt and chat.prompt[-1].role == "assistant":
             prompt = render_prompt(template, chat.prompt, chat.context)
@@ -188,100 +192,101 @@ def _turn_spans(template: ChatTemplate, chat: Chat, text: str, controls: re.Patt
 
 
 def _is_trained(message: Message) -> bool:
-    """A turn of the assistant that the loss covers."""
+    """True for a turn of the assistant that the loss covers."""
     return message.role == "assistant" and message.trained
 
 
-def _turn_start(template: ChatTemplate, chat: Chat, i: int, after: str, controls: re.Pattern) -> int:
-    """Index in `after` (turns 0 ... i) at which turn i of the assistant begins: the end of its prompt."""
+def _turn_start(template: ChatTemplate, chat: Chat, i: int, rendered: str, controls: re.Pattern) -> int:
+    """Index in `rendered` (turns 0 ... i) at which turn i of the assistant begins: the end of its prompt."""
     if i == 0:  # many templates cannot render an empty conversation
         header = _turn_header(template, chat.context)
-        place = after.find(header) if header else -1
+        place = rendered.find(header) if header else -1
         if place < 0:
             raise ValueError(
-                "the conversation begins with the assistant's turn, which this chat template cannot render"
+                "the conversation begins with the assistant's turn, which this chat template cannot render; "
+                "put a turn of the user before it"
             )
         return place + len(header)
     before = render_marked(template, chat.messages[:i], prompt=True, context=chat.context)
-    if after.startswith(before):
+    if rendered.startswith(before):
         return len(before)
     base = render_marked(template, chat.messages[:i], context=chat.context)
-    if not (after.startswith(base) and before.startswith(base)):
+    if not (rendered.startswith(base) and before.startswith(base)):
         raise ValueError(_rewrite_message(template, i))
-    return max(len(base), _prompt_boundary(before, after, controls))
+    return max(len(base), _prompt_boundary(before, rendered, controls))
 
 
 def _turn_header(template: ChatTemplate, context: Context) -> str:
-    """Text that the template writes before the assistant's content, "" if it changes the text before it."""
+    """Text that the template writes before the assistant's content; "" if it also changes earlier text."""
     closed = render_marked(template, [PROBE], context=context)
     opened = render_marked(template, [PROBE], prompt=True, context=context)
     return opened[len(closed) :] if opened.startswith(closed) else ""
 
 
-def _prompt_boundary(before: str, after: str, controls: re.Pattern) -> int:
-    """Index in `after` at which the prompt `before` ends.
+def _prompt_boundary(before: str, rendered: str, controls: re.Pattern) -> int:
+    """Index in `rendered` at which the prompt `before` ends.
 
-    If they differ, it is the end of the last control token or white space that they share, so that no word is
-    cut.
+    If `rendered` does not begin with `before`, it is the end of the last control token or white space that
+    they share, so that no word is cut.
     """
-    same = common_prefix_length(before, after)
-    if same == len(before):
-        return same
-    ends = [match.end() for match in controls.finditer(after, 0, same)]
-    ends += [match.end() for match in BREAK.finditer(after, 0, same)]
+    shared = common_prefix_length(before, rendered)
+    if shared == len(before):
+        return shared
+    ends = [match.end() for match in controls.finditer(rendered, 0, shared)]
+    ends += [match.end() for match in BREAK.finditer(rendered, 0, shared)]
     return max(ends, default=0)
 
 
-def _prompt_opening(template: ChatTemplate, chat: Chat, i: int, after: str, start: int) -> str:
-    """Text of turn i that its prompt already contains, such as <think>."""
+def _prompt_opening(template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int) -> str:
+    """Text of turn i that its generation prompt already contains, such as <think>."""
     base = render_marked(template, chat.messages[:i], context=chat.context) if i else ""
-    return after[len(base) : start] if after.startswith(base) else ""
+    return rendered[len(base) : start] if rendered.startswith(base) else ""
 
 
 def _closing_token(
-    template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern
+    template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int, controls: re.Pattern
 ) -> str:
     """The control token that begins the next turn, if nothing else ends turn i; else ""."""
-    if controls.search(after, start):
+    if controls.search(rendered, start):
         return ""
     if i + 1 < len(chat.messages):
         before, following = chat.messages[: i + 1], chat.messages[i + 1]
-    else:  # a further question may change the turns before it, so two probes show how it begins
+    else:  # another turn of the user may change earlier turns, so probes show how such a turn begins
         before, following = [PROBE, ANSWER], PROBE
     try:
-        after = render_marked(template, before, context=chat.context)
+        shorter = render_marked(template, before, context=chat.context)
         longer = render_marked(template, [*before, following], context=chat.context)
     except ValueError:
         return ""
-    token = controls.match(longer, len(after)) if longer.startswith(after) else None
+    token = controls.match(longer, len(shorter)) if longer.startswith(shorter) else None
     return token[0] if token else ""
 
 
 def _turn_end(
-    template: ChatTemplate, chat: Chat, i: int, after: str, start: int, controls: re.Pattern
+    template: ChatTemplate, chat: Chat, i: int, rendered: str, start: int, controls: re.Pattern
 ) -> int:
-    """Index at which turn i ends: after its last control token, except those that end a conversation."""
-    tokens = list(controls.finditer(after, start))
+    """Index in `rendered` at which turn i ends: after its last control token that ends no conversation."""
+    tokens = list(controls.finditer(rendered, start))
     if len(tokens) < 2:
-        return tokens[0].end() if tokens else len(after)
+        return tokens[0].end() if tokens else len(rendered)
     try:
         longer = render_marked(template, chat.messages[: i + 1], prompt=True, context=chat.context)
     except ValueError:
         return tokens[-1].end()
-    same = common_prefix_length(after, longer)
+    shared = common_prefix_length(rendered, longer)
     for token in tokens:
-        if token.start() < same < token.end():
-            same = token.start()
+        if token.start() < shared < token.end():
+            shared = token.start()
             break
     ends = [token.end() for token in tokens]
-    last = max((end for end in ends if end <= same), default=start)
-    if after[last:same].strip() or last == start:  # the turn's text is still open there
+    last = max((end for end in ends if end <= shared), default=start)
+    if rendered[last:shared].strip() or last == start:  # the turn's text is still open there
         last = min((end for end in ends if end > last), default=last)
     return last
 
 
 def _rewrite_message(template: ChatTemplate, i: int) -> str:
-    """Error text for a template whose turns cannot be separated."""
+    """Message for a template that rewrites earlier turns, so that its turns cannot be separated."""
     return (
         f"encode_chat: expected a chat template that appends each turn to the text before it; this one "
         f"changes the text up to turn {i} when that turn or a later one is added, so its tokens "

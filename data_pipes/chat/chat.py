@@ -65,18 +65,19 @@ def chat_template(
         source: Jinja; one of `data_pipes.chat.presets`, or a model's own.
         bos_token: text of the token that begins a conversation, such as "<|begin_of_text|>"; "" for none.
         eos_token: text of the token that ends a conversation; "" for none.
-        special_tokens: text of each special token that the template may name: {"bos_token": ..., "eos_token":
+        special_tokens: text of each special token that the template may use: {"bos_token": ..., "eos_token":
             ..., "unk_token": ..., "pad_token": ...}. As in transformers, a token that is left out or "" is
             undefined in the template.
-        variables: (name, value) pairs that the template may name; those of a row (`Context.variables`) win.
+        variables: (name, value) pairs that the template may use; those of a row (`Context.variables`) take
+            precedence.
         tool_use: Jinja for conversations that have tools; None uses `source` for these too.
 
     Returns:
         ChatTemplate.
 
     Raises:
-        ValueError: if it does not compile, with the line; if a special token has two different texts; if a
-            name is no identifier.
+        ValueError: if the template does not compile, with the line; if a special token has two different
+            texts; if a name is not an identifier.
 
     Example:
         >>> chat_template("{{ eos_token }}", eos_token="</s>")
@@ -91,7 +92,7 @@ def chat_template(
     named = dict(variables)
     for name in (*tokens, *named):
         if not name.isidentifier():
-            raise ValueError(f"chat_template: {name!r} is no name of a variable; use letters, digits and _")
+            raise ValueError(f"chat_template: {name!r} is not a variable name; use letters, digits and _")
     names = tuple(sorted(tokens.items())), tuple(sorted(named.items()))
     with_tools = None if tool_use is None else ChatTemplate(tool_use, compile_template(tool_use), *names)
     return ChatTemplate(source, compile_template(source), *names, with_tools)
@@ -108,9 +109,9 @@ def render(
 
     Args:
         template: see `chat_template`.
-        messages: any number.
+        messages: turns of the conversation, any number.
         add_generation_prompt: end with the header of a turn of the assistant.
-        context: tools and template variables of the row.
+        context: tools and template variables of the conversation.
 
     Returns:
         The text, with control tokens.
@@ -140,17 +141,17 @@ def encode_chat(
     """Encodes one conversation: `encode_chats` of one.
 
     Args:
-        template: as there.
-        tokenizer: as there.
-        messages: of the conversation.
-        add_generation_prompt: as there.
-        context: of the conversation.
+        template: as in `encode_chats`.
+        tokenizer: as in `encode_chats`.
+        messages: turns of the conversation.
+        add_generation_prompt: as in `encode_chats`.
+        context: tools and template variables of the conversation.
 
     Returns:
         Encoded(tokens [n], trained [n]).
 
     Raises:
-        ValueError: as there.
+        ValueError: as in `encode_chats`.
     """
     return encode_chats(
         template, tokenizer, [messages], add_generation_prompt=add_generation_prompt, contexts=[context]
@@ -169,17 +170,17 @@ def encode_chats(
     """Encodes conversations, and marks the tokens of the assistant.
 
     The ids are those of transformers' `apply_chat_template`, with three differences. The text of a control
-    token inside a message stays text, so that nobody ends a turn by writing "<|im_end|>". No token lies on
-    both sides of a place where generation begins, so training sees the prompt's tokens, then the
-    completion's. A turn that closes its reasoning without opening it ("</think>" only) begins with the tag
-    that the prompt opens ("<think>"). The template writes all special tokens; the tokenizer adds none.
+    token inside a message stays text, so that nobody ends a turn by writing "<|im_end|>". No token crosses
+    the position at which generation begins, so training sees the prompt's tokens, then the completion's. A
+    turn that closes its reasoning without opening it ("</think>" only) begins with the tag that the prompt
+    opens ("<think>"). The template writes all special tokens; the tokenizer adds none.
 
     Args:
         template: see `chat_template`.
-        tokenizer: whose control tokens the template uses.
-        chats: messages of each; the more at once, the faster.
-        add_generation_prompt: end with the header of a turn of the assistant, as a prompt does. Nothing is
-            marked then, so every template works.
+        tokenizer: a tokenizer that has the template's control tokens.
+        chats: messages of each conversation; many in one call are faster than one at a time.
+        add_generation_prompt: end with the header of a turn of the assistant, as a prompt does. No token is
+            marked as trained then, so every template works.
         contexts: tools and template variables of each conversation; None for none.
         on_error: gets the index of each conversation that the template refuses, and the error; the
             conversation is then skipped. None raises the first error.
@@ -190,17 +191,17 @@ def encode_chats(
 
     Steps:
         1. Hide the text of control tokens in the messages, and render.
-        2. Find the assistant's spans: the {% generation %} blocks; without them, what each of its turns adds
-           to the text before it, up to and with the control token that ends the turn, but not the white space
-           after that. Where only the first token of the next turn ends it, that token is trained, and added
-           after a last turn. Turns with trained=False are not trained.
+        2. Find the assistant's spans: the {% generation %} blocks; without them, the text that each of its
+           turns adds, up to and including the control token that ends the turn, without the white space after
+           that token. Where only the first token of the next turn ends it, that token is trained, and
+           appended after the last turn. Turns with trained=False are not trained.
         3. Encode the pieces of all conversations in two batches: with control tokens, and as plain text.
 
-    Edge cases: no message gives no token; without control tokens in the template, the whole turn is trained.
+    Edge cases: no messages give no tokens; without control tokens in the template, the whole turn is trained.
 
     Raises:
         ValueError: if the template changes earlier turns when a later one is added, drops text of a turn, or
-            as in `render` (all of these go to on_error, if given); or as in the tokenizer's `encode`.
+            as in `render` (all of these go to on_error, if given); as in the tokenizer's `encode`.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -210,7 +211,7 @@ def encode_chats(
         >>> tokenizer.decode(encoded.tokens[encoded.trained])
         'b<|im_end|>'
     """
-    # 1., 2. and 3. One function for all.
+    # 1., 2. and 3. are in `encode_conversations`.
     if add_generation_prompt:
         prompts = ((messages, ()) for messages in chats)
         return _encode(template, tokenizer, prompts, contexts, render_with_generation_prompt, on_error)
@@ -232,17 +233,17 @@ def encode_prompt_chats(
     with the token that would close it.
 
     Args:
-        template: as there.
-        tokenizer: as there.
-        chats: as there.
-        contexts: as there.
-        on_error: as there.
+        template: as in `encode_chats`.
+        tokenizer: as in `encode_chats`.
+        chats: messages of each prompt.
+        contexts: as in `encode_chats`.
+        on_error: as in `encode_chats`.
 
     Returns:
         Encoded(tokens [n], trained [n]) for each; nothing is trained.
 
     Raises:
-        ValueError: as there, or if a chat ends with a turn of the assistant that has no content.
+        ValueError: as in `encode_chats`, or if a chat ends with a turn of the assistant that has no content.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -269,18 +270,18 @@ def encode_completions(
     the completion's part is trained.
 
     Args:
-        template: as there.
-        tokenizer: as there.
-        pairs: (messages of the prompt, messages of the completion) of each.
-        contexts: as there.
-        on_error: as there.
+        template: as in `encode_chats`.
+        tokenizer: as in `encode_chats`.
+        pairs: (messages of the prompt, messages of the completion) of each conversation.
+        contexts: as in `encode_chats`.
+        on_error: as in `encode_chats`.
 
     Returns:
         Encoded(tokens [n], trained [n]) for each. The tokens begin with those of the prompt
         (`encode_prompt_chats`).
 
     Raises:
-        ValueError: as there.
+        ValueError: as in `encode_chats`.
     """
     return _encode(template, tokenizer, pairs, contexts, render_completion, on_error)
 

@@ -1,6 +1,6 @@
-"""One schema for conversations, preferences, unpaired completions and prompts.
+"""Records of conversations, preferences, unpaired completions and prompts: one schema for all data sets.
 
-Data sets for fine-tuning hold these under many names; `data_pipes.rows.records` reads each row into one of
+Data sets for fine-tuning name their columns differently; `data_pipes.rows.records` reads each row into one of
 these four records.
 """
 
@@ -17,7 +17,7 @@ class Message(NamedTuple):
 
     Fields:
         role: one of ROLES.
-        content: the text; None if the row has none, as in a turn of tool calls.
+        content: the text; None if the turn has none, as a turn of tool calls.
         fields: the other fields of the turn (`tool_calls`, `reasoning_content`, `name`, ...), as (name,
             value) pairs in the row's order; the chat template sees each under its name.
         trained: False for a turn of the assistant that the loss skips.
@@ -33,7 +33,7 @@ Messages = tuple[Message, ...]
 
 
 class Context(NamedTuple):
-    """Fields of a row besides its turns.
+    """Fields of a row besides its turns, which the chat template reads.
 
     Fields:
         tools: JSON schemas of the functions that the assistant may call; the chat template sees them as
@@ -50,14 +50,14 @@ PLAIN = Context()
 
 
 class Conversation(NamedTuple):
-    """Turns of which the assistant's are trained.
+    """A conversation, in which the assistant's turns are trained.
 
     Fields:
         messages: all turns.
-        name: of the row, such as "chats.jsonl:17".
+        name: name of the row, such as "chats.jsonl:17".
         context: tools and template variables.
-        prompt: number of turns at the beginning that are a prompt with a turn of the assistant in it; they
-            are not trained, and the next turn continues the last of them if both are the assistant's. 0 for
+        prompt: number of leading turns that form a prompt with a turn of the assistant in it; they are not
+            trained. If the last of them and the next turn are both the assistant's, they are one turn. 0 for
             no such prompt.
     """
 
@@ -68,7 +68,7 @@ class Conversation(NamedTuple):
 
 
 class Preference(NamedTuple):
-    """A chosen and a rejected completion of one prompt."""
+    """A chosen and a rejected completion of one prompt; `name` is the row's."""
 
     prompt: Messages
     chosen: Messages
@@ -78,7 +78,7 @@ class Preference(NamedTuple):
 
 
 class Unpaired(NamedTuple):
-    """A completion of a prompt, labelled desirable or not."""
+    """A completion of a prompt, labelled desirable or not; `name` is the row's."""
 
     prompt: Messages
     completion: Messages
@@ -88,7 +88,7 @@ class Unpaired(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A prompt, with the columns of its row, which a reward function reads."""
+    """A prompt, with the columns of its row (`row`), which a reward function reads; `name` is the row's."""
 
     messages: Messages
     row: Mapping[str, Any]

@@ -1,8 +1,8 @@
 """Named chat templates for training, with {% generation %} blocks around the trained text.
 
-Each renders the tokens that the model of that name was trained on, and no turn changes earlier ones. Where
-the model's own template drops the reasoning of earlier turns (Qwen3, DeepSeek-R1), the one here keeps it:
-every turn is trained as it was generated.
+Each renders the text that models of that name were trained on, and no turn changes earlier ones. Where a
+model's own template drops the reasoning of earlier turns (Qwen3, DeepSeek-R1), the template here keeps it, so
+that every turn is trained as it was generated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CALLS = r"""{%- for call in message.tool_calls or [] %}
     {{- ARGUMENTS + '}\n</tool_call>' }}
 {%- endfor %}
 """
-"""Qwen's tool calls."""
+"""Qwen's loop over the tool calls of a turn; ARGUMENTS is replaced by the expression of the arguments."""
 
 _RESULT = r"""{{- '' if loop.previtem is defined and loop.previtem.role == 'tool' else '<|im_start|>user' }}
         {{- '\n<tool_response>\n' + (message.content or '') + '\n</tool_response>' }}
@@ -52,7 +52,7 @@ _RESULT = r"""{{- '' if loop.previtem is defined and loop.previtem.role == 'tool
 """
 """Qwen's tool results: consecutive ones share a turn of the user."""
 
-_REST = r"""{{- '<|im_end|>' }}
+_LOOP_END = r"""{{- '<|im_end|>' }}
         {%- endgeneration %}
         {{- '\n' }}
     {%- else %}
@@ -60,7 +60,7 @@ _REST = r"""{{- '<|im_end|>' }}
     {%- endif %}
 {%- endfor %}
 """
-"""The end of Qwen's loop over turns: closes the assistant's turn, and renders every other role."""
+"""End of Qwen's loop over turns: closes the assistant's turn, and renders the turns of other roles."""
 
 QWEN2_5 = (
     r"""{%- set given = messages[0].role == 'system' %}
@@ -83,7 +83,7 @@ QWEN2_5 = (
         {{- message.content or '' }}
         """
     + _CALLS.replace("ARGUMENTS", "function.arguments | tojson")
-    + _REST
+    + _LOOP_END
     + r"""{{- '<|im_start|>assistant\n' if add_generation_prompt else '' }}"""
 )
 """Qwen2.5: ChatML with a default system message, tools in it, tool calls and results."""
@@ -120,12 +120,12 @@ QWEN3 = (
         "ARGUMENTS",
         "(function.arguments if function.arguments is string else function.arguments | tojson)",
     )
-    + _REST
+    + _LOOP_END
     + r"""{%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\n' + ('<think>\n\n</think>\n\n' if silent else '') }}
 {%- endif %}"""
 )
-"""Qwen3: as Qwen2.5, and a turn begins with its reasoning, which enable_thinking=false leaves empty."""
+"""Qwen3: as Qwen2.5; an assistant turn begins with its reasoning, left empty by enable_thinking=false."""
 
 DEEPSEEK_R1 = r"""{{- bos_token }}
 {%- for message in messages %}
@@ -145,9 +145,9 @@ DEEPSEEK_R1 = r"""{{- bos_token }}
     {%- endif %}
 {%- endfor %}
 {{- '<｜Assistant｜><think>\n' if add_generation_prompt else '' }}"""
-"""DeepSeek-R1 and models distilled from it: keeps reasoning; the generation prompt ends with <think>."""
+"""DeepSeek-R1 and models distilled from it: reasoning is kept; the generation prompt ends with <think>."""
 
 NAMED: Mapping[str, str] = MappingProxyType(
     {"chatml": CHATML, "deepseek-r1": DEEPSEEK_R1, "llama3": LLAMA3, "qwen2.5": QWEN2_5, "qwen3": QWEN3}
 )
-"""Name for `--chat_template` -> template."""
+"""Value of `--chat_template` -> template."""

@@ -23,9 +23,9 @@ def restore_opening_tag(
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        messages: of the conversation.
+        messages: turns of the conversation.
         first: index of the first turn that may be changed.
-        context: of the conversation.
+        context: tools and template variables of the conversation.
 
     Returns:
         The messages; turns without reasoning, or with an opening tag, are unchanged.

@@ -1,7 +1,7 @@
 """Render messages by a chat template, with the text of control tokens hidden from it.
 
-A template is a program by third parties, so it runs in a sandbox (`data_pipes.chat.template`). It sees
-messages in which the texts of control tokens are replaced by placeholders: nobody ends a turn by writing
+A template is a program by third parties, so it runs in a sandbox (`data_pipes.chat.template`). In the
+messages that it gets, the texts of control tokens are replaced by placeholders: nobody ends a turn by writing
 "<|im_end|>".
 """
 
@@ -16,31 +16,31 @@ from data_pipes.chat.messages import PLAIN, Context, Message
 from data_pipes.chat.template import BEGIN, CLOSE, END, HERE, OPEN, Program, compile_template, run_template
 
 RESERVED = f"[{OPEN}{CLOSE}{BEGIN}{END}{HERE}]"
-"""Pattern of the characters that are reserved for marks; in a message they are hidden."""
+"""Pattern of the characters that are reserved for marks; those in a message are replaced by placeholders."""
 
 ESCAPED = r"\\ufdd[0-4]"
-"""The same characters as JSON and Python's repr escape them."""
+"""Pattern of the same characters as escaped by JSON and by Python's repr."""
 
 PLACEHOLDER = re.compile(rf"(?:{OPEN}|\\ufdd0)([0-9]+)(?:{CLOSE}|\\ufdd1)")
-"""Placeholder of a hidden text; escaped where a template printed a list, or escaped JSON."""
+"""Pattern of a placeholder; it is escaped where a template printed a list or wrote escaped JSON."""
 
 REASONING_TAGS = ("<think>", "</think>")
-"""Tags around the assistant's reasoning. They stay visible in its turns, since templates look for them."""
+"""Tags around the assistant's reasoning. They are not hidden in its turns, since templates look for them."""
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Fields of a turn that hold its reasoning; a template sees the first two, as in transformers."""
+"""Fields of a turn that may hold its reasoning; a template gets the first two, as in transformers."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A compiled template and its variables, made by `chat_template`; compares by source and variables.
+    """A compiled template and its variables, made by `chat_template`; compared by all fields but `program`.
 
     Args:
-        source: Jinja.
+        source: the template, in Jinja.
         program: the compiled source.
         special_tokens: (name, text) pairs, such as ("bos_token", "<s>"), ascending by name.
         variables: further (name, value) pairs, such as ("enable_thinking", False), ascending by name.
-        tool_use: the template of conversations that have tools, if it is another one.
+        tool_use: the template for conversations that have tools; None if it is this one.
     """
 
     source: str
@@ -55,7 +55,7 @@ class ChatTemplate:
 
 
 class Hidden(NamedTuple):
-    """Messages and context with placeholders, and the texts of the placeholders."""
+    """Messages and context with placeholders, and the texts that these replace."""
 
     messages: list[Message]
     context: Context
@@ -63,9 +63,9 @@ class Hidden(NamedTuple):
 
 
 def control_hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Context], Hidden]:
-    """Returns a function that puts placeholders in the place of control tokens' texts.
+    """Returns a function that replaces the texts of control tokens by placeholders.
 
-    The assistant's own turns keep THOUGHTS, which its template looks for.
+    The assistant's own turns keep REASONING_TAGS, since templates look for them.
 
     Args:
         controls: texts of the control tokens.
@@ -77,19 +77,19 @@ def control_hider(controls: Sequence[str]) -> Callable[[Sequence[Message], Conte
         >>> control_hider(["<|end|>"])([Message("user", "a<|end|>")], PLAIN).texts
         ['<|end|>']
     """
-    every, own = (
-        _control_pattern(controls),
-        _control_pattern([text for text in controls if text not in REASONING_TAGS]),
-    )
+    all_controls = _control_pattern(controls)
+    assistant_controls = _control_pattern([text for text in controls if text not in REASONING_TAGS])
 
     def hide(messages: Sequence[Message], context: Context) -> Hidden:
         texts: list[str] = []
         hidden = []
         for message in messages:
-            pattern = own if message.role == "assistant" else every
+            pattern = assistant_controls if message.role == "assistant" else all_controls
             hidden.append(_hide_message(message, pattern, texts))
-        tools = tuple(_hide_texts(tool, every, texts) for tool in context.tools)
-        variables = tuple((name, _hide_texts(value, every, texts)) for name, value in context.variables)
+        tools = tuple(_hide_texts(tool, all_controls, texts) for tool in context.tools)
+        variables = tuple(
+            (name, _hide_texts(value, all_controls, texts)) for name, value in context.variables
+        )
         return Hidden(hidden, Context(tools, variables), texts)
 
     return hide
@@ -99,15 +99,15 @@ def split_placeholders(text: str, texts: Sequence[str]) -> Iterator[tuple[bool, 
     """Splits a rendered text at its placeholders.
 
     Args:
-        text: rendered.
-        texts: of the placeholders.
+        text: the rendered text.
+        texts: texts of the placeholders, by number.
 
     Returns:
-        An iterator over (True for the text of a placeholder, which is plain text even if it spells a control
-        token; the part), without empty parts.
+        An iterator over pairs (is_placeholder, part), without empty parts. If is_placeholder is True, the
+        part is plain text even if it spells a control token.
     """
     for i, part in enumerate(PLACEHOLDER.split(text)):
-        is_placeholder = i % 2 == 1  # the pattern has one group, so its numbers have the odd places
+        is_placeholder = i % 2 == 1  # split keeps the pattern's one group, the number, at odd indices
         if is_placeholder and int(part) < len(texts):
             part = texts[int(part)]
         else:
@@ -127,7 +127,7 @@ def strip_marks(text: str) -> str:
 
 
 def select_template(template: ChatTemplate, context: Context) -> ChatTemplate:
-    """Returns the template of a conversation: as in transformers, `tool_use` if it has tools."""
+    """Returns the template for a conversation: `tool_use` if it has tools, as in transformers."""
     return template.tool_use if context.tools and template.tool_use is not None else template
 
 
@@ -138,9 +138,9 @@ def render_marked(
 
     Args:
         template: see ChatTemplate.
-        messages: with placeholders.
+        messages: turns, with placeholders.
         prompt: the template's `add_generation_prompt`.
-        context: with placeholders.
+        context: tools and template variables, with placeholders.
 
     Returns:
         The text.
@@ -161,14 +161,15 @@ def render_marked(
 def render_continuation(
     template: ChatTemplate, messages: Sequence[Message], *, context: Context = PLAIN
 ) -> str:
-    """Renders messages up to the end of the last content, so that a model continues it.
+    """Renders messages up to the end of the last one's content, so that a model continues it.
 
-    As transformers' `continue_final_message`: if the template strips the content, the end is stripped too.
+    As with transformers' `continue_final_message`, if the template strips the content, white space at the end
+    is stripped too.
 
     Args:
         template: see ChatTemplate.
-        messages: with placeholders; the last one must have content.
-        context: with placeholders.
+        messages: turns, with placeholders; the last one must have content.
+        context: tools and template variables, with placeholders.
 
     Returns:
         The text.
@@ -189,14 +190,15 @@ def render_continuation(
         raise ValueError("the prompt ends with a turn of the assistant that has no content to continue")
     marked = last._replace(content=f"{last.content}{HERE} ")
     text = strip_marks(render_marked(template, [*messages[:-1], marked], context=context))
-    place = text.rfind(HERE)
-    if place < 0 or last.content.strip() not in text:
+    end = text.rfind(HERE)
+    if end < 0 or last.content.strip() not in text:
         raise ValueError(
             "the chat template drops (a part of) the assistant's turn at the end of the prompt, so it cannot "
             "be continued; end the prompt with a turn of the user, or give another --chat_template"
         )
-    begun = text[:place].replace(f"{HERE} ", "").replace(HERE, "")
-    return begun if text.startswith(f"{HERE} ", place) else begun.rstrip()
+    beginning = text[:end].replace(f"{HERE} ", "").replace(HERE, "")
+    # If the space after the mark is gone, the template strips the content.
+    return beginning if text.startswith(f"{HERE} ", end) else beginning.rstrip()
 
 
 def _unpickle(
@@ -207,7 +209,7 @@ def _unpickle(
 
 
 def _control_pattern(controls: Sequence[str]) -> re.Pattern:
-    """A pattern of RESERVED characters and control tokens, the longest first."""
+    """A pattern of RESERVED characters, escaped or not, and of control tokens, the longest first."""
     return re.compile("|".join([RESERVED, ESCAPED, *map(re.escape, sorted(controls, key=len, reverse=True))]))
 
 
@@ -234,7 +236,7 @@ def _hide_texts(value: Any, pattern: re.Pattern, texts: list[str]) -> Any:
 
 
 def _message_fields(message: Message) -> dict[str, Any]:
-    """A message as the template sees it: without nulls, its reasoning under two names."""
+    """A message as the template gets it: without nulls, its reasoning under two names."""
     fields = {"role": message.role, "content": message.content, **dict(message.fields)}
     fields = {name: value for name, value in fields.items() if value is not None}
     reasoning = next((fields[name] for name in REASONING_FIELDS if name in fields), None)

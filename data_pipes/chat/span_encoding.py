@@ -2,8 +2,8 @@
 
 A tokenizer encodes the text between two control tokens by itself, so the text may be cut at a control token
 without a change of ids. A span that begins elsewhere (after "assistant" and a line end) is cut by encoding
-the stretch twice, whole and up to the cut: if the second is a prefix of the first, the cut lies between two
-tokens.
+the text around it (a stretch) twice, whole and up to the cut: if the ids of the second are a prefix of those
+of the first, the cut lies between two tokens.
 
 Shape letters: n tokens of one text.
 """
@@ -26,9 +26,9 @@ class _Part(NamedTuple):
     """A text to encode.
 
     Fields:
-        plain: it is plain text even if it spells a control token.
-        later: another text precedes it.
-        text: without placeholders.
+        plain: True if it is plain text even where it spells a control token.
+        later: True if other text precedes it.
+        text: the text, without placeholders.
     """
 
     plain: bool
@@ -37,13 +37,15 @@ class _Part(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """The text from one control token to the next one before a border of spans.
+    """The text from one anchor to the next; an anchor is the last control token before a border of spans.
+
+    The beginning of the text counts as an anchor.
 
     Fields:
-        text: with placeholders; it ends with the next control token.
-        texts: of the placeholders.
-        cuts: (index in the text, True if the text between the previous cut and it is trained).
-        drop: number of ids at the end that belong to the next stretch.
+        text: the text, with placeholders; it ends with the next anchor, if there is one.
+        texts: texts of the placeholders.
+        cuts: (index in the text, True if the text between the previous cut and this one is trained) pairs.
+        drop: number of ids at the end that belong to the next stretch (those of its anchor).
     """
 
     text: str
@@ -58,7 +60,7 @@ def encode_spans(
     """Encodes rendered texts.
 
     Args:
-        tokenizer: of the control tokens.
+        tokenizer: a tokenizer that has the control tokens.
         rows: (spans, texts of the placeholders) of each text.
         controls: pattern of the control tokens.
 
@@ -66,7 +68,7 @@ def encode_spans(
         (ids [n] int64, trained [n] bool) of each.
 
     Raises:
-        ValueError: as the tokenizer's `encode`.
+        ValueError: as in the tokenizer's `encode`.
     """
     stretches = [_split_stretches(spans, texts, controls) for spans, texts in rows]
     ids: dict[_Part, np.ndarray] = {}
@@ -93,18 +95,21 @@ def _split_stretches(spans: Sequence[Span], texts: Sequence[str], controls: re.P
             borders.append((place, span.trained))
     if len(borders) < 2:
         return [_Stretch(text, texts, borders, 0)] if text else []
+    # Anchors are (start, end) of control tokens; (0, 0) is the beginning of the text.
     tokens = [(match.start(), match.end()) for match in controls.finditer(text)]
     inner = [border for border, _ in borders[:-1]]
-    anchors = {max((token for token in tokens if token[0] < border), default=(0, 0)) for border in inner}
-    begins = sorted({(0, 0), *anchors})
-    if len(begins) > 1 and begins[1][0] == 0:
-        begins = begins[1:]
+    before_borders = {
+        max((token for token in tokens if token[0] < border), default=(0, 0)) for border in inner
+    }
+    anchors = sorted({(0, 0), *before_borders})
+    if len(anchors) > 1 and anchors[1][0] == 0:  # a control token at the beginning
+        anchors = anchors[1:]
     stretches = []
-    for (begin, _), (end, after) in zip(begins, [*begins[1:], (len(text), len(text))], strict=True):
-        marked = [(min(border, end) - begin, mark) for border, mark in borders]
-        last = next(i for i, (cut, _) in enumerate(marked) if cut == end - begin)
-        cuts = [cut for cut in marked[: last + 1] if cut[0] > 0]
-        stretches.append(_Stretch(text[begin:after], texts, cuts, int(after > end)))
+    for (start, _), (end, token_end) in zip(anchors, [*anchors[1:], (len(text), len(text))], strict=True):
+        ends = [(min(border, end) - start, trained) for border, trained in borders]
+        last = next(i for i, (cut, _) in enumerate(ends) if cut == end - start)
+        cuts = [(cut, trained) for cut, trained in ends[: last + 1] if cut > 0]
+        stretches.append(_Stretch(text[start:token_end], texts, cuts, int(token_end > end)))
     return stretches
 
 
@@ -114,10 +119,10 @@ def _parts(text: str, texts: Sequence[str]) -> list[_Part]:
 
 
 def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
-    """Encodes the keys, in place.
+    """Encodes the keys of `ids` and sets their values, in place.
 
-    A tokenizer on characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
-    so a later part is encoded with a line end before it, whose ids are then cut off.
+    A tokenizer of characters may treat the beginning of a text differently (SentencePiece puts "▁" in front),
+    so a later part is encoded with a line end before it, whose ids are then removed.
     """
     on_characters = tokenizer.spec.kind == "character"
     line = tokenizer.encode("\n") if on_characters else []
@@ -133,41 +138,43 @@ def _encode_parts(tokenizer: Tokenizer, ids: dict[_Part, np.ndarray]) -> None:
 
 
 def _encode_row(
-    tokenizer: Tokenizer, known: dict[_Part, np.ndarray], row: Sequence[_Stretch]
+    tokenizer: Tokenizer, part_ids: dict[_Part, np.ndarray], row: Sequence[_Stretch]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and trained marks of one text."""
-    ids, marks = [_NONE], [np.zeros(0, bool)]
+    """Ids of one text, and True for each that is trained."""
+    ids, trained = [_NONE], [np.zeros(0, bool)]
     for stretch in row:
-        whole = _stretch_ids(tokenizer, known, stretch.text, stretch.texts)
+        whole = _stretch_ids(tokenizer, part_ids, stretch.text, stretch.texts)
         whole = whole[: len(whole) - stretch.drop]
-        settled, place, taken = (
-            _NONE,
-            0,
-            0,
-        )  # ids before the last cut through a token; its index; ids returned
-        for cut, mark in stretch.cuts[:-1]:
-            rest = _stretch_ids(tokenizer, known, stretch.text[place:cut], stretch.texts, place > 0)
+        settled = _NONE  # ids before the last cut that went through a token
+        place = 0  # index of that cut in the text
+        taken = 0  # number of ids already in `ids`
+        for cut, is_trained in stretch.cuts[:-1]:
+            rest = _stretch_ids(tokenizer, part_ids, stretch.text[place:cut], stretch.texts, place > 0)
             head = np.concatenate([settled, rest])
-            if whole[: len(head)].tolist() != head.tolist():  # a token lies on both sides of the cut
-                tail = _stretch_ids(tokenizer, known, stretch.text[cut:], stretch.texts, True)
+            if whole[: len(head)].tolist() != head.tolist():  # a token crosses the cut
+                tail = _stretch_ids(tokenizer, part_ids, stretch.text[cut:], stretch.texts, True)
                 whole = np.concatenate([head, tail[: len(tail) - stretch.drop]])
                 settled, place = head, cut
             ids.append(whole[taken : len(head)])
-            marks.append(np.full(len(head) - taken, mark))
+            trained.append(np.full(len(head) - taken, is_trained))
             taken = len(head)
         if stretch.cuts:
             ids.append(whole[taken:])
-            marks.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
-    return np.concatenate(ids), np.concatenate(marks)
+            trained.append(np.full(len(whole) - taken, stretch.cuts[-1][1]))
+    return np.concatenate(ids), np.concatenate(trained)
 
 
 def _stretch_ids(
-    tokenizer: Tokenizer, known: dict[_Part, np.ndarray], text: str, texts: Sequence[str], later: bool = False
+    tokenizer: Tokenizer,
+    part_ids: dict[_Part, np.ndarray],
+    text: str,
+    texts: Sequence[str],
+    later: bool = False,
 ) -> np.ndarray:
-    """Ids of a text with placeholders; parts that are not `known` are encoded and added to it."""
+    """Ids of a text with placeholders; parts that are not in `part_ids` are encoded and added to it."""
     parts = [part._replace(later=part.later or later) for part in _parts(text, texts)]
-    missing = {part: _NONE for part in parts if part not in known}
+    missing = {part: _NONE for part in parts if part not in part_ids}
     if missing:
         _encode_parts(tokenizer, missing)
-        known.update(missing)
-    return np.concatenate([_NONE, *(known[part] for part in parts)])
+        part_ids.update(missing)
+    return np.concatenate([_NONE, *(part_ids[part] for part in parts)])

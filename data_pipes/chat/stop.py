@@ -20,11 +20,11 @@ def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, T
     A string of n bytes spans n tokens at most, so only the last n tokens of a row are decoded.
 
     Args:
-        tokenizer: of the model.
-        strings: each of them ends a row; none may be empty.
+        tokenizer: the model's tokenizer.
+        strings: stop strings, each of which ends a row; none may be empty.
 
     Returns:
-        (tokens [B, M] int64, lengths [B] int64) -> [B] bool.
+        (tokens [B, M] int64, lengths [B] int64) -> [B] bool, True for rows whose end has a stop string.
 
     Raises:
         ValueError: if a string is empty, since every text contains it.
@@ -36,7 +36,7 @@ def stop_at(tokenizer: Tokenizer, strings: Sequence[str]) -> Callable[[Tensor, T
 
 
 def truncate_at_stop(text: str, strings: Sequence[str]) -> str:
-    """Returns the text before the first of the strings.
+    """Returns the text before the first occurrence of any of the strings.
 
     Example:
         >>> truncate_at_stop("    return 1\\n\\ndef other(): pass", ["\\nclass", "\\ndef"])

@@ -1,6 +1,6 @@
 """Compile and run chat templates in a sandbox: no access to Python, a bound on time and memory.
 
-Templates come from third parties. The environment is the one that they are written for, transformers':
+Templates come from third parties. The Jinja environment is the one that they are written for, transformers':
 trim_blocks, lstrip_blocks, loop controls, `raise_exception`, `tojson`, {% generation %} blocks. It has no
 clock, so `strftime_now` is undefined; templates that test for it fall back to a fixed date.
 """
@@ -19,11 +19,11 @@ from jinja2.utils import Namespace
 from data_pipes.chat.template_budget import Sandbox, make_meter, metered_filter, metered_test
 from data_pipes.chat.template_costs import CALL, LOOKUP, NODE, SandboxError
 
-SOURCE = 1 << 18
-"""Most characters of a template; the longest published ones have a tenth of it."""
+MAX_SOURCE = 1 << 18
+"""Largest number of characters of a template, ten times that of the longest published ones."""
 
 OPEN, CLOSE, BEGIN, END, HERE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "\ufdd4"
-"""Marks: code points that are no characters (Unicode 23.7). OPEN number CLOSE is the placeholder of a hidden
+"""Marks: code points that are not characters (Unicode 23.7). OPEN number CLOSE is the placeholder of a hidden
 text; BEGIN and END enclose the output of a {% generation %} block; HERE marks a place in a message."""
 
 
@@ -31,43 +31,42 @@ class Program(NamedTuple):
     """A compiled template.
 
     Fields:
-        run: Jinja's template.
+        template: Jinja's template.
         meter: prefix of the names of its meter's functions (`data_pipes.chat.template_budget`).
-        names: variables that it reads and does not set.
-        marked: True if it has {% generation %} blocks.
+        names: variables that the template reads and does not set.
+        marked: True if the template has {% generation %} blocks.
     """
 
-    run: jinja2.Template
+    template: jinja2.Template
     meter: str
     names: frozenset[str]
     marked: bool
 
 
 def compile_template(source: str) -> Program:
-    """Compiles a template, with a meter in it that bounds its time and memory.
+    """Compiles a template, and inserts a meter that bounds its time and memory.
 
     The syntax tree is rewritten: loops, macros, blocks, output, concatenation, comparisons, slices and
     lookups call the meter. The environment charges filters, tests, calls and operators.
 
     Args:
-        source: Jinja.
+        source: the template, in Jinja.
 
     Returns:
         Program.
 
     Raises:
-        ValueError: if it does not compile, with the line, or has more than 262,144 characters.
+        ValueError: if the template does not compile, with the line, or has more than 262,144 characters.
 
     Example:
         >>> compile_template("Hello{{ name")
         Traceback (most recent call last):
         ...
-        ValueError: the chat template does not compile: line 1: unexpected end of template, expected 'end of
-            print
-        statement'.
+        ValueError: the chat template does not compile: line 1: unexpected end of template, expected
+            'end of print statement'.
     """
-    if len(source) > SOURCE:
-        raise ValueError(f"the chat template has {len(source):,} characters; expected at most {SOURCE:,}")
+    if len(source) > MAX_SOURCE:
+        raise ValueError(f"the chat template has {len(source):,} characters; expected at most {MAX_SOURCE:,}")
     meter = _unused_name("_meter", source)
     environment = _make_environment(meter)
     try:
@@ -91,14 +90,14 @@ def run_template(program: Program, **variables: Any) -> str:
 
     Args:
         program: from `compile_template`.
-        variables: of the template: `messages`, `add_generation_prompt`, ...; plain values only.
+        variables: the template's variables: `messages`, `add_generation_prompt`, ...; plain values only.
 
     Returns:
         The text, with BEGIN and END around {% generation %} blocks.
 
     Raises:
-        ValueError: if it raises anything, recurses without end, or needs too much time or memory for the size
-            of its variables.
+        ValueError: if the template raises anything, recurses without end, or needs too much time or memory
+            for the size of its variables.
 
     Example:
         >>> program = compile_template("{% for m in messages %}{{ m.content }}!{% endfor %}")
@@ -108,7 +107,7 @@ def run_template(program: Program, **variables: Any) -> str:
     meter = make_meter(variables)
     named = {f"{program.meter}_{name}": function for name, function in meter._asdict().items()}
     try:
-        pieces = program.run.generate(**{**variables, **named, "range": meter.range})
+        pieces = program.template.generate(**{**variables, **named, "range": meter.range})
         return "".join(_charge_pieces(pieces, meter.spend))
     except RecursionError:
         raise ValueError("the chat template failed: it calls itself without end") from None
@@ -130,7 +129,7 @@ class _Generation(Extension):
 
 
 def _make_environment(meter: str) -> Sandbox:
-    """The environment of transformers' templates, metered, without a clock or filler text."""
+    """The environment of transformers' templates, metered, without a clock and without `lipsum`."""
     sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     sandbox.budget = f"{meter}_spend"
     sandbox.filters["tojson"] = _to_json
@@ -148,7 +147,7 @@ def _make_environment(meter: str) -> Sandbox:
 def _insert_meter(tree: nodes.Template, meter: str) -> None:
     """Rewrites the tree in place, so that loops, output, comparisons, slices and lookups call the meter.
 
-    Comparisons with a constant cost no more than its length, and stay as they are.
+    A comparison with a constant costs no more than the constant's length, so it is not metered.
     """
 
     def call(function: str, arguments: list, line: int) -> Any:
@@ -156,7 +155,7 @@ def _insert_meter(tree: nodes.Template, meter: str) -> None:
         return nodes.Call(name, arguments, [], None, None).set_lineno(line)
 
     all_nodes: list[Any] = list(tree.find_all(nodes.Node))
-    weights = {  # before the rewriting adds nodes
+    weights = {  # computed before the rewriting adds nodes
         id(node): sum(map(_weight, node.find_all(nodes.Expr)))
         for node in all_nodes
         if isinstance(node, LOOPS)
@@ -194,12 +193,12 @@ LOOPS = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
 def _weight(node: nodes.Expr) -> int:
-    """Units of an expression without its parts."""
+    """Units of one expression, without those of its operands."""
     return LOOKUP if isinstance(node, nodes.Getattr | nodes.Getitem | nodes.NSRef) else NODE
 
 
 def _is_cheap(node: nodes.Compare) -> bool:
-    """True for a single comparison with (for "in": within) a constant of the template."""
+    """True for a single comparison with a constant of the template (for "in", a constant container)."""
     if len(node.ops) != 1:
         return False
     right = node.ops[0].expr
@@ -216,7 +215,7 @@ def _is_constant(node: nodes.Expr) -> bool:
 
 
 def _charge_pieces(pieces: Iterable[str], spend: Callable[[int], None]) -> Iterator[str]:
-    """Charges the pieces of a text."""
+    """Yields the pieces of a text, and charges their lengths."""
     for piece in pieces:
         spend(len(piece))
         yield piece
@@ -235,7 +234,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 
 def _namespace(*values: Any, **named: Any) -> Namespace:
-    """A namespace; as in transformers, no name in it begins with an underscore."""
+    """A namespace, in which no name begins with an underscore, as in transformers."""
     _check_names(dict(*values, **named))
     return Namespace(*values, **named)
 
@@ -248,7 +247,7 @@ def _check_names(names: Iterable[Any]) -> None:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    """The function `raise_exception`, which templates call on messages that they refuse."""
+    """The function `raise_exception`, by which templates refuse messages."""
     raise SandboxError(message)
 
 

@@ -1,9 +1,9 @@
-"""Bound the time and memory of a template, in units of about ten nanoseconds or bytes.
+"""Bound the time and memory of a template, in units of about ten nanoseconds or one byte.
 
-No program can tell whether a template ends, so every operation that can take long is charged before it
-runs: an iteration by its expressions; a filter, test, call, comparison or operator by the size of its
-operands, and again by the size of its result. The budget grows with the size of the variables, so long
-conversations stay possible.
+No program can tell whether a template ends, so every operation that can take long is charged to a budget
+before it runs: an iteration by its expressions; a filter, test, call, comparison or operator by the size of
+its operands, and then by the size of its result. The budget grows with the size of the variables, so that
+long conversations can be rendered.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from data_pipes.chat.template_costs import (
 )
 
 WORK = 1 << 24
-"""Units of every run."""
+"""Budget of a run, in units, before any addition for the size of the variables."""
 
 SHARE = 512
-"""Additional units for each unit of the size of the variables."""
+"""Units added to the budget for each unit of the size of the variables."""
 
 ROUNDS = 100_000
-"""Most iterations of all loops, macros and blocks together."""
+"""Largest number of iterations of all loops, macros and blocks together, and of numbers from `range`."""
 
 COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "gteq": operator.ge, "lt": operator.lt,
     "lteq": operator.le, "in": lambda a, b: a in b, "notin": lambda a, b: a not in b,
 }  # fmt: skip
-"""Jinja's names of comparisons."""
+"""Jinja's name of a comparison -> its function."""
 
 
 class Meter(NamedTuple):
-    """The metering functions of one run, with one budget.
+    """Functions that charge the operations of one run to its budget.
 
     Fields:
         spend: (units) -> None; raises when the budget is used up.
-        round: (units of an iteration) -> "".
-        output: (values) -> the value, or several joined.
-        compare: (name, a, b) -> a compared with b.
-        value: value -> the value, charged by its size.
+        round: (units of an iteration) -> ""; also counts the iteration.
+        output: (values) -> the value if there is one, else the values joined to a string.
+        compare: (name of the comparison, a, b) -> a compared with b.
+        value: (value) -> the value, charged by its size.
         range: Python's range, whose numbers are counted.
     """
 
@@ -67,11 +67,11 @@ class Meter(NamedTuple):
     range: Callable[..., range]
 
 
-def make_meter(given: Any) -> Meter:
+def make_meter(variables: Any) -> Meter:
     """Makes the meter of one run, with its budget.
 
     Args:
-        given: the variables of the run; the budget grows with their size.
+        variables: the variables of the run; the budget grows with their size.
 
     Returns:
         Meter.
@@ -80,26 +80,26 @@ def make_meter(given: Any) -> Meter:
         >>> make_meter({"messages": []}).compare("in", "a", "b" * 20_000_000)
         Traceback (most recent call last):
         ...
-        data_pipes.chat.template_costs.SandboxError: it takes too long or too much memory for what it is
-            given; does it loop
-        without end?
+        data_pipes.chat.template_costs.SandboxError: it takes too long or too much memory for the size of its
+            variables; does it loop without end?
     """
-    left, rounds, numbers = [WORK], [ROUNDS], [ROUNDS]
-    extended: list[int] = []
+    budget, rounds, numbers = [WORK], [ROUNDS], [ROUNDS]  # what is left of each
+    extension: list[int] = []
 
     def spend(units: float) -> None:
-        left[0] -= int(units)
-        if left[0] < 0 and not extended:  # measured once, and only where it matters
-            extended.append(SHARE * int(total_size(given, 1 << 32)))
-            left[0] += extended[0]
-        if left[0] < 0:
+        budget[0] -= int(units)
+        if budget[0] < 0 and not extension:  # the variables are measured once, and only if needed
+            extension.append(SHARE * int(total_size(variables, 1 << 32)))
+            budget[0] += extension[0]
+        if budget[0] < 0:
             raise SandboxError(
-                "it takes too long or too much memory for what it is given; does it loop without end?"
+                "it takes too long or too much memory for the size of its variables; "
+                "does it loop without end?"
             )
 
-    def count(budget: list[int], number: int, name: str) -> None:
-        budget[0] -= number
-        if budget[0] < 0:
+    def count(left: list[int], number: int, name: str) -> None:
+        left[0] -= number
+        if left[0] < 0:
             raise SandboxError(f"it took more than {ROUNDS:,} {name}; does it loop without end?")
 
     def bounded(*ends: int) -> range:
@@ -122,14 +122,14 @@ def make_meter(given: Any) -> Meter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
-    """Charges calls, filters, tests and operators to the run's budget, the variable named `budget`."""
+    """Charges calls and operators to the run's budget by the function in the variable named `budget`."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
     budget = ""
 
     def call(__self, __context: Any, __function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function or a method, and charges it."""
-        if type(__function) is partial:  # a function of the meter, which needs no loop variables
+        """Charges a function or a method, and calls it."""
+        if type(__function) is partial:  # a function of the meter: not charged, needs no loop variables
             return __function(*args)
         name = getattr(__function, "__name__", "")
         owner = getattr(getattr(__function, "__wrapped__", __function), "__self__", None)
@@ -138,7 +138,7 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
         return charge_result(spend, super().call(__context, __function, *args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Computes `left operator right`, and charges it."""
+        """Charges `left operator right`, and computes it."""
         if type(left) is int and type(right) is int and operator in ("+", "-"):
             return super().call_binop(context, operator, left, right)
         spend = context.parent[self.budget]
@@ -151,14 +151,14 @@ class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
 
 
 def metered_filter(name: str, function: Callable, budget: str) -> Callable:
-    """Returns a filter that is charged to the run's budget."""
+    """Returns the filter, charged to the run's budget by the function in the variable named `budget`."""
     if name == "random":
         return _refuse_random
     return _meter_callable(function, budget, partial(charge_call, name=name))
 
 
 def metered_test(name: str, function: Callable, budget: str) -> Callable:
-    """Returns a test that is charged to the run's budget."""
+    """Returns the test, charged to the run's budget unless it is free."""
     if name in FREE_TESTS:
         return function
     return _meter_callable(function, budget, _charge_test)
@@ -190,14 +190,14 @@ def _charge_test(spend: Callable, args: Any, kwargs: Any) -> None:
 
 
 def _charge_output(spend: Callable, *values: Any) -> Any:
-    """Charges output; returns one value as it is, several joined."""
+    """Charges output; returns one value unchanged, or several joined to a string."""
     for value in values:
         spend(CALL + (len(value) if isinstance(value, str) else ELEMENT * total_size(value)))
     return values[0] if len(values) == 1 else "".join([str(value) for value in values])
 
 
 def _charge_compare(spend: Callable, name: str, left: Any, right: Any) -> Any:
-    """Charges and computes a comparison: by the smaller side, for "in" by the container."""
+    """Charges a comparison by the smaller side (for "in", by the container), and computes it."""
     if name in ("in", "notin"):
         spend(CALL + (0 if isinstance(right, dict) else total_size(right)))
     else:
@@ -218,7 +218,7 @@ def _charge_value(spend: Callable, value: Any) -> Any:
 
 @pass_context
 def _refuse_random(context: Any, *args: Any, **kwargs: Any) -> Any:
-    """The filter `random`, refused."""
+    """Refuses the filter `random`."""
     raise SandboxError(
         "with `random` the text differs at each rendering, so training is not reproducible; remove `random`"
     )

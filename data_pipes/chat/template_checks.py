@@ -1,7 +1,7 @@
 """Refuse a rendering that drops a part of its row.
 
 A template renders only the fields that its author thought of: tools, tool calls, reasoning or a system
-message may be missing from its output. Training on less than the row says would go unnoticed, so the row is
+message may be missing from its output. Training on a part of the row would go unnoticed, so the row is
 refused, and the message names the missing part.
 """
 
@@ -16,13 +16,13 @@ from data_pipes.chat.presets import NAMED
 from data_pipes.chat.rendering import REASONING_FIELDS, ChatTemplate, render_marked
 from data_pipes.chat.template import HERE
 
-FITTING = (
+FAMILY_PRESETS = (
     ("<｜Assistant｜>", "deepseek-r1"),
     ("</think>", "qwen3"),
     ("<|im_start|>", "qwen2.5"),
     ("<|start_header_id|>", "llama3"),
 )
-"""(a text in a template's source, the preset of `data_pipes.chat.presets` for that model family)."""
+"""(text in the source of a model family's template, preset for that family); the first match wins."""
 
 
 def check_rendered(template: ChatTemplate, messages: Sequence[Message], context: Context, text: str) -> None:
@@ -30,8 +30,8 @@ def check_rendered(template: ChatTemplate, messages: Sequence[Message], context:
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        messages, context: with placeholders.
-        text: the rendering.
+        messages, context: turns, and tools and variables, with placeholders.
+        text: their rendering.
 
     Raises:
         ValueError: if tools, tool calls, or the content of a turn of another role than the assistant's are
@@ -67,12 +67,12 @@ def check_trained(
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
-        messages: with placeholders.
+        messages: turns, with placeholders.
         trained: indices of the trained turns.
-        text: the rendering.
+        text: their rendering.
 
     Raises:
-        ValueError: naming the turn.
+        ValueError: if such a part is missing; the message names the turn.
     """
     for i in trained:
         message = messages[i]
@@ -93,13 +93,14 @@ def check_turn(
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         message: the turn, with placeholders.
-        i: its index.
-        turn: its rendering.
+        i: index of the turn.
+        turn: rendering of the turn.
         opened: returns the text of the turn that its prompt already contains, such as "<think>"; called only
             if something is missing from `turn`.
 
     Raises:
-        ValueError: naming the turn, and a template that renders all of it.
+        ValueError: if such a part is missing; the message names the turn, and a template that renders all of
+            it.
     """
     expected: list[tuple[str, Any]] = [("content", message.content)]
     expected += [("tool call", name) for name in _called_functions(dict(message.fields))]
@@ -113,8 +114,8 @@ def check_turn(
 
 
 def suggest_template(template: ChatTemplate) -> str:
-    """Returns advice for a template that cannot be trained with."""
-    preset = next((name for text, name in FITTING if text in template.source), None)
+    """Returns advice for a template that cannot be used for training."""
+    preset = next((name for text, name in FAMILY_PRESETS if text in template.source), None)
     name = f"give --chat_template {preset}, or " if preset and template.source != NAMED[preset] else ""
     if template.program.marked:
         return f"{name}render all of it in the template"
@@ -124,12 +125,12 @@ def suggest_template(template: ChatTemplate) -> str:
 
 
 def _contains(value: str, text: str) -> bool:
-    """True if the text contains the value, up to white space."""
+    """True if the text contains the value, apart from white space."""
     return value.strip() in text or "".join(value.split()) in "".join(text.split())
 
 
 def _is_rendered(template: ChatTemplate, messages: Sequence[Message], i: int, context: Context) -> bool:
-    """True if a mark at the end of turn i's content reaches the text: the content is changed, not dropped."""
+    """True if a mark at the end of turn i's content is rendered: the content is changed, not dropped."""
     marked = list(messages)
     marked[i] = messages[i]._replace(content=f"{messages[i].content}{HERE}")
     try:
@@ -139,13 +140,13 @@ def _is_rendered(template: ChatTemplate, messages: Sequence[Message], i: int, co
 
 
 def _reasoning_of(message: Message) -> Any:
-    """The assistant's reasoning, None if it has no field of its own."""
+    """The assistant's reasoning; None if no field of the turn holds it."""
     fields = dict(message.fields)
     return next((fields[name] for name in REASONING_FIELDS if fields.get(name) is not None), None)
 
 
 def _called_functions(fields: dict[str, Any]) -> Iterator[Any]:
-    """Names of the functions that a turn calls."""
+    """Yields the names of the functions that a turn calls."""
     calls = fields.get("tool_calls")
     for call in [*(calls if isinstance(calls, list | tuple) else ()), fields.get("function_call")]:
         function = call.get("function", call) if isinstance(call, dict) else None

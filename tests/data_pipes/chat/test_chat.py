@@ -194,7 +194,7 @@ def test_special_tokens_and_variables_have_names() -> None:
     assert hash(template) == hash(pickle.loads(pickle.dumps(template)))
     with pytest.raises(ValueError, match="bos_token is '<s>', and '<b>' in special_tokens"):
         chat_template(bos_token="<s>", special_tokens={"bos_token": "<b>"})
-    with pytest.raises(ValueError, match="'a-b' is no name of a variable"):
+    with pytest.raises(ValueError, match="'a-b' is not a variable name"):
         chat_template(variables=[("a-b", 1)])
 
 

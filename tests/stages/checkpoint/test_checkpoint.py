@@ -289,14 +289,14 @@ def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def damaged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    corrupt_checkpoint.make(run)
+    corrupt_checkpoint.make_run(run)
     return run
 
 
 @pytest.mark.parametrize("kind", corrupt_checkpoint.KINDS)
 def test_damage_is_noticed_named_and_survived(kind: str, damaged_run: Path) -> None:
     for i in range(17):  # of each of twelve kinds
-        assert corrupt_checkpoint.trial(damaged_run, kind, random.Random(f"suite {i}")) == [
+        assert corrupt_checkpoint.run_trial(damaged_run, kind, random.Random(f"suite {i}")) == [
             "detected",
             "named",
             "loaded",
