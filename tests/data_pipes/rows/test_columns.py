@@ -101,7 +101,7 @@ def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
     )
     for columns, message in (
         ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "thinking differ"),
-        ({"answer": "2", "thinking": ["a"]}, "thinking must be a text"),
+        ({"answer": "2", "thinking": ["a"]}, "thinking must be a string"),
         (
             {"completion": [{"role": "assistant", "content": "2"}, TURN], "thinking": "a"},
             "completion of one turn",
