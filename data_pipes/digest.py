@@ -1,6 +1,7 @@
 """SHA-256 digests: equal contents have equal digests, on every machine.
 
-Digests stand in saved files (manifests, fingerprints, evaluation records), so none may ever change its value.
+Digests are stored in saved files (manifests, fingerprints, evaluation records), so these functions must never
+return another value.
 """
 
 from __future__ import annotations

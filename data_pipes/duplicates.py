@@ -21,8 +21,8 @@ from data_pipes.types import Document
 _BLOCK = 1024
 
 
-class Seen(NamedTuple):
-    """Memory of `near_duplicates`: the documents kept so far.
+class MinHashIndex(NamedTuple):
+    """Memory of `near_duplicates`: an index of the signatures of the documents kept so far.
 
     Fields:
         names: names of the documents.
@@ -138,13 +138,13 @@ def _check_exact(seen: dict[bytes, str], document: Document) -> str | None:
     return None
 
 
-def _empty_memory(bands: int) -> Seen:
+def _empty_memory(bands: int) -> MinHashIndex:
     """Memory without documents: one empty dictionary per band."""
-    return Seen([], [], [{} for _ in range(bands)])
+    return MinHashIndex([], [], [{} for _ in range(bands)])
 
 
 def _check_near(
-    seen: Seen, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
+    seen: MinHashIndex, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
 ) -> str | None:
     """Compares a document with the stored ones that share a bucket, and stores it if it is kept."""
     own = signature(document.text, shingle=shingle, size=bands * rows)
@@ -164,7 +164,7 @@ def _check_near(
     return None
 
 
-def _remember(seen: Seen, name: str, own: np.ndarray, keys: list[bytes]) -> None:
+def _remember(seen: MinHashIndex, name: str, own: np.ndarray, keys: list[bytes]) -> None:
     """Adds a kept document to the bucket of each of its bands."""
     for bucket, key in zip(seen.buckets, keys, strict=True):
         bucket.setdefault(key, []).append(len(seen.names))

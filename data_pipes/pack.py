@@ -117,7 +117,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
     """Packs examples into few bins: longest first, each into the fullest bin with enough room.
 
     Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest
-    wastes most of the batch. Packing uncut examples avoids both. The optimum is NP-hard; best-fit decreasing
+    wastes most of the batch. Packing uncut examples avoids both. Bin packing is NP-hard; best-fit decreasing
     needs at most 11/9 of the optimal number of bins plus one (in practice 0.1% more).
 
     Args:

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     desirable: bool
 
 
-class Compared(NamedTuple):
+class PreferenceTable(NamedTuple):
     """The table of `preference_pipe` and `unpaired_pipe`.
 
     Fields:
@@ -213,7 +213,7 @@ def with_reference(
     Raises:
         ValueError: for a pipe of another kind, or batch_size below 1.
     """
-    if not isinstance(pipe.table, Compared) or batch_size < 1:
+    if not isinstance(pipe.table, PreferenceTable) or batch_size < 1:
         raise ValueError(
             "with_reference: expected a pipe from preference_pipe or unpaired_pipe and batch_size >= 1, got "
             f"{pipe.about['pipe']} and {batch_size}"
@@ -222,11 +222,13 @@ def with_reference(
     return replace(pipe, table=pipe.table._replace(references=logps))
 
 
-def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Takes pairs or answers out of the table.
+def take(
+    table: PreferenceTable, rows: np.ndarray, *, length: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Gathers pairs or answers from the table into a padded batch.
 
     Args:
-        table: see Compared.
+        table: the encoded answers.
         rows: [B] int64, -1 for padding.
         length: T.
         names: names of the sides, prefixes of the batch's keys; "" for single answers.
@@ -258,7 +260,7 @@ def _build_pipe(
     fitted = [_shorten(row, length) for row in answers] if length > 0 else []
     kept = [i for i, (row, _) in enumerate(fitted) if _is_usable(row)]
     columns = [[fitted[i][0][side] for i in kept] for side in range(len(sides))]
-    table = Compared(
+    table = PreferenceTable(
         tuple(concatenate(column, f"{name}_pipe") for column in columns),
         np.array(kept, np.int64),
         np.array([] if labels is None else [labels[i] for i in kept], bool),

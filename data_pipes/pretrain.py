@@ -38,8 +38,8 @@ def pretrain_pipe(
         key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(fold_in_name(key, "shuffle"), e).
             None only with shuffle=False.
         epochs: passes through the corpus; `len(pipe)` covers all of them.
-        boundaries: "ignore" lets tokens attend across documents in a row (which a separator token ends);
-            "mask" adds segment_ids and positions, and ignores labels that cross a boundary.
+        boundaries: "ignore" adds no mask, so that tokens attend to earlier documents in their row; "mask"
+            adds segment_ids and positions, and ignores labels that cross a boundary.
         shuffle: False keeps the rows in order (evaluation).
 
     Returns:

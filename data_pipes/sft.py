@@ -20,7 +20,7 @@ from data_pipes.table import TablePipe, table_pipe
 from pure.loss.cross_entropy import IGNORE
 
 
-class Packed(NamedTuple):
+class PackedExamples(NamedTuple):
     """Examples, and their assignment to rows.
 
     Fields:
@@ -95,7 +95,7 @@ def sft_pipe(
     bins = [[example] for example in range(len(kept))]
     if packing and kept:
         bins = best_fit_decreasing(sizes, length)
-    table = Packed(
+    table = PackedExamples(
         stored,
         np.fromiter((example for row in bins for example in row), np.int64, len(kept)),
         np.fromiter(map(len, bins), np.int64, len(bins)).cumsum(),
@@ -114,7 +114,7 @@ def sft_pipe(
     )
 
 
-def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
+def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
     """Writes rows of the table into a padded batch.
 
     Args:

@@ -228,9 +228,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _describe_wrong_field(facts: Mapping[str, Any]) -> str:
     """Describes the first field that `manifest_of` cannot have written; "" if there is none."""
-    for name, most in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
-        if not (type(number := facts.get(name)) is int and 0 < number <= most):
-            return f"{name} is {_shorten(number)}, expected a whole number from 1 to {most}"
+    for name, maximum in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
+        if not (type(number := facts.get(name)) is int and 0 < number <= maximum):
+            return f"{name} is {_shorten(number)}, expected an integer from 1 to {maximum}"
     if not isinstance(facts.get("tokenizer"), str):
         return f"tokenizer is {_shorten(facts.get('tokenizer'))}, expected a fingerprint"
     hashes = facts.get("sha256")

@@ -63,7 +63,7 @@ class Fact(NamedTuple):
 
 
 class Library(NamedTuple):
-    """The contents of Python's library that questions are made of.
+    """The parts of Python's library from which questions are made.
 
     Fields:
         functions: functions of `data_pipes.embedded.tuning_rows.read_summaries` whose summary and bare name
@@ -229,8 +229,8 @@ def _similar_functions(functions: Sequence[Summary]) -> Iterator[tuple[Summary, 
     """
     words = [_content_words(function.text) for function in functions]
     counts = Counter(word for summary_words in words for word in summary_words)
-    most = MAX_WORD_SHARE * len(functions)
-    rare = [{word for word in summary_words if counts[word] <= most} for summary_words in words]
+    max_count = MAX_WORD_SHARE * len(functions)
+    rare = [{word for word in summary_words if counts[word] <= max_count} for summary_words in words]
     for function, own in zip(functions, rare, strict=True):
         if not _ngrams(_bare(function.name)) & _ngrams(function.text):
             overlaps = [2 * len(own & other) >= min(len(own), len(other)) for other in rare]
@@ -281,9 +281,9 @@ def _shuffle(items: Sequence[Item], key: tuple[int, int]) -> list[Item]:
     return [items[int(i)] for i in permute(np.arange(len(items)), len(items), key)] if items else []
 
 
-def _number(questions: Sequence[Question], place: str, subject: str) -> list[Question]:
+def _number(questions: Sequence[Question], prefix: str, subject: str) -> list[Question]:
     """Sets the subject and the name of each question; the name ends with its number, from 1."""
-    return [q._replace(subject=subject, name=f"{place}:{number}") for number, q in enumerate(questions, 1)]
+    return [q._replace(subject=subject, name=f"{prefix}:{number}") for number, q in enumerate(questions, 1)]
 
 
 def _module(name: str) -> str:

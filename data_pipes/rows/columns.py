@@ -15,7 +15,7 @@ from data_pipes.rows.dialogue import read_dialogue_prompt
 from data_pipes.rows.turns import RowError, make_turn, read_turns
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
-"""Columns of whole conversations."""
+"""Columns of complete conversations."""
 
 PROMPT_COLUMNS = ("prompt", "instruction", "query", "question", "problem", "input")
 """Columns of a prompt. If there is an `instruction`, `input` and `context` are appended to it."""
@@ -77,7 +77,9 @@ def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
             raise RowError(f"{first} and {name} are different prompts; delete one of the columns")
     context = columns.get("context")
     if not inputs and first != "prompt" and isinstance(context, str) and context.strip():
-        raise RowError(f"the place of context in {first} is not defined; write it into {first}")
+        raise RowError(
+            f"context is supported only with instruction, got it with {first}; write it into {first}"
+        )
     more = [columns[name] for name in inputs if columns.get(name)]
     if isinstance(value, str):
         dialogue = () if more else read_dialogue_prompt(value)

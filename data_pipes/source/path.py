@@ -107,7 +107,7 @@ def rows(
     if Path(path).is_file():
         if suffix(path) not in ROW_SUFFIXES:
             raise ValueError(
-                f"rows: {path} is no file of rows; its name must end in {', '.join(ROW_SUFFIXES)}"
+                f"rows: {path} is not a file of rows; its name must end in {', '.join(ROW_SUFFIXES)}"
             )
     else:
         with_rows = [file for file in paths if is_rows(file)]

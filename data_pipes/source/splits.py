@@ -177,7 +177,7 @@ def _configs(top: Path) -> list[dict[str, Any]]:
         text = (top / "README.md").read_text(encoding="utf-8-sig")
         match = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
         head = yaml.safe_load(match[1]) if match else {}
-    except (OSError, ValueError, yaml.YAMLError):  # no card, or an unreadable one: file names decide
+    except (OSError, ValueError, yaml.YAMLError):  # without a readable card, file names say the splits
         return []
     configs = head.get("configs") if isinstance(head, dict) else None
     if not isinstance(configs, list):

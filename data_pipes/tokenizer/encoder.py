@@ -217,7 +217,7 @@ def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
                 f"decode: ids must be one row of integers, got {i!r} at {position}; decode rows one by one"
             ) from None
         if not 0 <= number < MAX_ID:
-            raise ValueError(f"decode: {i} (at {position}) is no id; ids are integers from 0 on")
+            raise ValueError(f"decode: {i} (at {position}) is not an id; ids are integers >= 0")
         if number in tables.texts:
             valid.append(number)
     return valid
@@ -297,8 +297,8 @@ def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
         picked = np.flatnonzero(chosen)
         rows = np.full((len(picked), high), NOTHING, np.int64)
         rows[np.arange(high) < sizes[picked, None]] = symbols[np.repeat(chosen, sizes)]
-        for places, tokens in merge_words(rows, tables.merges):
-            result.update(zip([rest[i] for i in picked[places]], _pack_rows(tokens), strict=True))
+        for indices, tokens in merge_words(rows, tables.merges):
+            result.update(zip([rest[i] for i in picked[indices]], _pack_rows(tokens), strict=True))
     return result
 
 

@@ -157,10 +157,10 @@ def write_steps(steps: tuple[Step, ...], part: str) -> dict[str, Any] | None:
         >>> write_steps((step("Prepend", prepend="▁"),), "normalizer")
         {'type': 'Prepend', 'prepend': '▁'}
     """
-    written = [write_step(item, part) for item in steps]
-    if len(written) < 2:
-        return written[0] if written else None
-    return {"type": "Sequence", FIELDS[part][0]: written}
+    nodes = [write_step(item, part) for item in steps]
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    return {"type": "Sequence", FIELDS[part][0]: nodes}
 
 
 def write_step(given: Step, part: str) -> dict[str, Any]:

@@ -100,10 +100,10 @@ def _write_added(token: AddedToken) -> dict[str, Any]:
 
 def _write_pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
     """Writes the steps, then the pattern in the form that its model's own tokenizer.json has."""
-    written = [write_step(item, "pre_tokenizer") for item in spec.pre_tokenizer] + _write_pattern(spec)
-    if len(written) < 2:
-        return written[0] if written else None
-    return {"type": "Sequence", "pretokenizers": written}
+    nodes = [write_step(item, "pre_tokenizer") for item in spec.pre_tokenizer] + _write_pattern(spec)
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    return {"type": "Sequence", "pretokenizers": nodes}
 
 
 def _write_pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:

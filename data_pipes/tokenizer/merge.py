@@ -126,7 +126,7 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
         >>> merge_words(np.array([[0, 1], [1, 1]]), index_merges([(0, 1)], [2]))
         [(array([1]), array([[1, 1]])), (array([0]), array([[2]]))]
     """
-    result, places, rows = [], np.arange(len(rows)), rows.copy()
+    result, word_indices, rows = [], np.arange(len(rows)), rows.copy()
     # 1. Ranks.
     ranks = _lookup_ranks(merges, rows[:, :-1], rows[:, 1:])
     while rows.shape[1] > 1:
@@ -135,8 +135,8 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
         best = ranks[np.arange(len(rows)), i]
         unfinished = best < NO_MERGE
         if not unfinished.all():
-            result.append((places[~unfinished], rows[~unfinished]))
-            places, rows, ranks = places[unfinished], rows[unfinished], ranks[unfinished]
+            result.append((word_indices[~unfinished], rows[~unfinished]))
+            word_indices, rows, ranks = word_indices[unfinished], rows[unfinished], ranks[unfinished]
             i, best = i[unfinished], best[unfinished]
         if not len(rows):
             return result
@@ -151,7 +151,7 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
             inside = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))
             column = left[inside]
             ranks[inside, column] = _lookup_ranks(merges, rows[inside, column], rows[inside, column + 1])
-    return [*result, (places, rows)]
+    return [*result, (word_indices, rows)]
 
 
 def _lookup_ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:

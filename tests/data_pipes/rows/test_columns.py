@@ -66,7 +66,7 @@ def test_answers() -> None:
         (
             read_prompt_columns,
             {"question": "Hi", "context": "Numbers"},
-            "the place of context in question is not defined",
+            "context is supported only with instruction, got it with question",
         ),
         (read_prompt_columns, {"prompt": 3}, "expected a list of messages, got a int"),
         (
