@@ -149,7 +149,8 @@ def encode_batch(
     for i, text in enumerate(texts):
         buffers.append(bytearray(before))
         try:
-            # 1. Added tokens, and 2. words.
+            # 1. Added tokens.
+            # 2. Words between them.
             for part in _split_text(tables, finder, text):
                 pending.append((buffers[-1], part))
                 count += len(part)
