@@ -104,7 +104,7 @@ def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
         ({"answer": "2", "thinking": ["a"]}, "thinking must be a string"),
         (
             {"completion": [{"role": "assistant", "content": "2"}, TURN], "thinking": "a"},
-            "completion of one turn",
+            "the completion one turn",
         ),
     ):
         with pytest.raises(RowError, match=message):
