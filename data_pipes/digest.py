@@ -1,6 +1,7 @@
 """SHA-256 digests: equal contents have equal digests, on every machine.
 
-Digests stand in saved files (manifests, fingerprints, evaluation records), so none may ever change its value.
+Digests are stored in saved files (manifests, fingerprints, evaluation records), so these functions must never
+return another value.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 SHORT = 32
-"""Hexadecimal digits of `label`."""
+"""Hexadecimal digits of `short_digest`."""
 
 
 def hash_blocks(blocks: Iterable[bytes | memoryview]) -> str:
-    """Hashes bytes that come in blocks, as if they were one: 64 hexadecimal digits.
+    """Hashes the concatenation of blocks of bytes: 64 hexadecimal digits.
 
     Example:
         >>> hash_blocks([b"a", b"bc"]) == hash_bytes(b"abc")
@@ -38,7 +39,7 @@ def hash_bytes(data: bytes | memoryview) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hashes a plain JSON value, whatever the order of its objects' keys: 64 hexadecimal digits.
+    """Hashes a JSON value, independently of the order of object keys: 64 hexadecimal digits.
 
     Example:
         >>> hash_json({"a": 1, "b": [2]}) == hash_json({"b": [2], "a": 1})
@@ -50,7 +51,8 @@ def hash_json(value: Any) -> str:
 def hash_fraction(text: str) -> float:
     """Maps a text to a number in [0, 1): its digest's first four bytes as a fraction of 2**32.
 
-    Texts whose number is below a share are held out, the same ones everywhere.
+    A text is held out if its number is below the held-out share, so that the split is the same on every
+    machine.
 
     Example:
         sha256("enum.py") begins with 0x101c2b94:
@@ -61,11 +63,11 @@ def hash_fraction(text: str) -> float:
     return int(hash_bytes(text.encode())[:8], 16) / 2**32
 
 
-def label(digest: str) -> str:
-    """Shortens a digest for a fingerprint's entry.
+def short_digest(digest: str) -> str:
+    """Shortens a digest to 32 digits with the prefix "sha256:", for an entry of a fingerprint.
 
     Example:
-        >>> label(hash_bytes(b""))
+        >>> short_digest(hash_bytes(b""))
         'sha256:e3b0c44298fc1c149afbf4c8996fb924'
     """
     return f"sha256:{digest[:SHORT]}"

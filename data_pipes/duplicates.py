@@ -1,6 +1,6 @@
-"""Drop duplicates: exact ones by a hash, near ones by MinHash; the first of them is kept.
+"""Drop duplicates: exact ones by a hash, near ones by MinHash; the first document of a group is kept.
 
-Shape letters: K hash functions, S shingles (runs of words) of a document.
+Shape letters: K hash functions. A shingle is an n-gram of words.
 
 Broder, "On the Resemblance and Containment of Documents", 1997 (MinHash); Leskovec, Rajaraman and Ullman,
 "Mining of Massive Datasets", 2014, section 3.4 (banding).
@@ -21,13 +21,13 @@ from data_pipes.types import Document
 _BLOCK = 1024
 
 
-class Seen(NamedTuple):
-    """Memory of `near_duplicates`: the documents kept so far.
+class MinHashIndex(NamedTuple):
+    """Memory of `near_duplicates`: an index of the signatures of the documents kept so far.
 
     Fields:
-        names: of the documents.
-        signatures: [K] uint32 each.
-        buckets: for each band a dictionary: bytes of the band -> the documents that have them.
+        names: names of the documents.
+        signatures: signatures of the documents, [K] uint32 each.
+        buckets: one dictionary per band: the bytes of the band -> indices of the documents that have them.
     """
 
     names: list[str]
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 def exact_duplicates() -> Fold:
-    """Drops documents with the same text as an earlier one; the memory is 32 bytes a document.
+    """Drops documents with the same text as an earlier one; a hash of 32 bytes per document is stored.
 
     Example:
         >>> fold = exact_duplicates()
@@ -60,12 +60,13 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
     Args:
         similarity: smallest J of a near duplicate, in (0, 1]; J is estimated to within about 0.04.
         shingle: words in a shingle.
-        bands: parts of the signature, K = bands rows; a pair is compared if it agrees in one complete part.
-            With 32 bands of 4 all but one in 10**7 pairs at J = 0.8 are compared.
-        rows: entries in a band.
+        bands: number of bands that the signature is cut into, K = bands · rows; a pair is compared if it
+            agrees in at least one complete band. With 32 bands of 4 rows, all but one in 10**7 pairs at
+            J = 0.8 are compared.
+        rows: entries of the signature in a band.
 
     Returns:
-        A Fold that remembers about 4 KiB of each document kept.
+        A Fold that stores about 4 KiB for each document kept.
 
     Raises:
         ValueError: if similarity is outside (0, 1], or a count is below 1.
@@ -73,7 +74,8 @@ def near_duplicates(similarity: float = 0.8, *, shingle: int = 5, bands: int = 3
     Edge cases: a document of fewer words than a shingle is one shingle; one without words is kept.
 
     Example:
-        200 words have 196 shingles; one word more in front adds one: J = 196/197. Backwards they share none.
+        200 words have 196 shingles; one more word in front adds one: J = 196/197. In reverse order the text
+        shares none.
 
         >>> fold = near_duplicates()
         >>> memory = fold.init()
@@ -103,14 +105,14 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
         size: K.
 
     Returns:
-        [K] uint32, or None for a text without words. Two texts agree in a share of places that estimates how
-        many of their shingles they share.
+        [K] uint32, or None for a text without words. The share of equal entries in two signatures estimates
+        the Jaccard similarity of the texts.
 
     Steps:
         1. Hash the shingles; equal ones count once.
-        2. Hash function k is h -> a_k h + b_k mod 2**32, with a_k odd: a bijection, so a random order of the
-           hashes.
-        3. The minimum of each over all shingles, a block at a time.
+        2. Hash function k is h -> (a_k h + b_k) mod 2**32 with a_k odd: a bijection, so it acts as a random
+           permutation of the hashes.
+        3. Take the minimum of each hash function over all shingles, a block at a time.
     """
     # 1. Shingles.
     words = hash_words(split_words(text))
@@ -118,8 +120,8 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
         return None
     shingles = np.unique(hash_ngrams(words, min(shingle, len(words)))).astype(np.uint32)
     # 2. Hash functions.
-    numbers = mix(np.arange(2 * size, dtype=np.uint64)).astype(np.uint32)[:, None]
-    a, b = numbers[:size] | np.uint32(1), numbers[size:]
+    coefficients = mix(np.arange(2 * size, dtype=np.uint64)).astype(np.uint32)[:, None]
+    a, b = coefficients[:size] | np.uint32(1), coefficients[size:]
     # 3. Minima.
     lowest = np.full(size, 0xFFFFFFFF, np.uint32)
     for start in range(0, len(shingles), _BLOCK):
@@ -128,7 +130,7 @@ def signature(text: str, *, shingle: int = 5, size: int = 128) -> np.ndarray | N
 
 
 def _check_exact(seen: dict[bytes, str], document: Document) -> str | None:
-    """Looks the text up, and remembers it."""
+    """Reports a text that was seen before; stores the hash of a new one."""
     digest = hashlib.sha256(document.text.encode("utf8", "surrogatepass")).digest()
     if digest in seen:
         return f"exact duplicate: the same text as {seen[digest]}"
@@ -136,15 +138,15 @@ def _check_exact(seen: dict[bytes, str], document: Document) -> str | None:
     return None
 
 
-def _empty_memory(bands: int) -> Seen:
-    """An empty memory."""
-    return Seen([], [], [{} for _ in range(bands)])
+def _empty_memory(bands: int) -> MinHashIndex:
+    """Memory without documents: one empty dictionary per band."""
+    return MinHashIndex([], [], [{} for _ in range(bands)])
 
 
 def _check_near(
-    seen: Seen, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
+    seen: MinHashIndex, document: Document, *, similarity: float, shingle: int, bands: int, rows: int
 ) -> str | None:
-    """Compares a document with those that share a bucket, and remembers it if it is kept."""
+    """Compares a document with the stored ones that share a bucket, and stores it if it is kept."""
     own = signature(document.text, shingle=shingle, size=bands * rows)
     if own is None:
         return None
@@ -162,7 +164,7 @@ def _check_near(
     return None
 
 
-def _remember(seen: Seen, name: str, own: np.ndarray, keys: list[bytes]) -> None:
+def _remember(seen: MinHashIndex, name: str, own: np.ndarray, keys: list[bytes]) -> None:
     """Adds a kept document to the bucket of each of its bands."""
     for bucket, key in zip(seen.buckets, keys, strict=True):
         bucket.setdefault(key, []).append(len(seen.names))

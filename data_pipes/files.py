@@ -1,7 +1,7 @@
-"""Write files and folders whole or not at all, wait until the disk has them, and name the file in errors.
+"""Write files and folders atomically, sync them to the disk, and name the file in errors.
 
-Everything that is saved goes through here: `write_atomically` replaces a small file, `publish_folder` gives a
-finished folder its name, `sync_file` and `sync_folder` wait for the disk.
+All files that are saved are written by this module: `write_atomically` replaces a small file,
+`publish_folder` renames a complete folder to its final name, `sync_file` and `sync_folder` call fsync.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import IO, Any
 
 BLOCK = 1 << 22
-"""Bytes that are read at once."""
+"""Bytes per read (4 MiB)."""
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """Writes a JSON object; a crash leaves the old file or the new one.
+    """Writes a JSON object atomically: a crash leaves the old file or the new one.
 
     Raises:
-        OSError: if the disk refuses; the message has the path.
+        OSError: if the file cannot be written; the message has the path.
     """
     with writing(path, "make room there, or choose another folder"):
         write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; a byte-order mark before it is allowed.
+    """Reads a JSON object; a byte order mark is skipped.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a JSON object in UTF-8; the message has the path, and the line where the
-            JSON breaks off.
+        ValueError: if it is not a JSON object in UTF-8; the message has the path, and the line of a syntax
+            error.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -56,11 +56,10 @@ def read_blocks(path: Path) -> Iterator[bytes]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that a crash leaves the old one or the new one, never a part.
 
-    The data goes into a hidden file of this process in the same folder. Once it is on the disk, a rename puts
-    it in the place of the old file.
+    The data is written to a temporary hidden file in the same folder, synced, and renamed over the old file.
 
     Raises:
-        OSError: if the disk refuses; the old file stays, and the hidden one is removed.
+        OSError: if the file cannot be written; the old one stays, and the temporary one is removed.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -74,10 +73,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Writes a file that must not exist yet, and wait until it is on the disk.
+    """Writes a file that must not exist yet, and waits until it is on the disk.
 
     Raises:
-        OSError: if it exists, or the disk refuses.
+        OSError: if it exists, or cannot be written.
     """
     with path.open("xb") as file:
         file.write(data)
@@ -85,7 +84,7 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents, each on the disk."""
+    """Makes a folder and its parents, and syncs each new entry to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         os.mkdir(folder)
@@ -96,12 +95,13 @@ def publish_folder(unfinished: Path, final: Path, *, aside: Path | None = None) 
     """Renames a complete folder to its final name.
 
     Args:
-        unfinished: the folder, in the same parent; its files are on the disk already (`sync_contents`).
-        final: its new name.
-        aside: the name that an older folder called `final` takes first; None if there must be none.
+        unfinished: the complete folder, in the same parent as `final`; its files are already synced
+            (`sync_contents`).
+        final: its new path.
+        aside: path to which an existing `final` is renamed first; None if `final` must not exist.
 
     Raises:
-        OSError: if the file system refuses, or `final` exists and there is no `aside`.
+        OSError: if a rename fails, or `final` exists and `aside` is None.
     """
     if aside is not None and final.exists():
         os.rename(final, aside)
@@ -116,7 +116,7 @@ def sync_file(file: IO[Any]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk (POSIX; elsewhere a folder cannot be opened)."""
+    """Waits until a folder's entries (new or renamed files) are on the disk; does nothing outside POSIX."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -126,7 +126,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_contents(folder: Path) -> None:
-    """Waits until every file of a folder is on the disk, and then their names."""
+    """Waits until every file in a folder, and then the folder's entries, are on the disk."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -135,14 +135,14 @@ def sync_contents(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, then: str = "make room there, and run the same command again") -> Iterator[None]:
-    """Gives errors of the body the file's name.
+    """Adds the file's name and a fix to the system errors of a `with` block.
 
     Args:
-        path: what the body writes.
-        then: what the user can do.
+        path: the file or folder that the block writes.
+        then: the fix, which ends the error message.
 
     Raises:
-        OSError: with the same number, the path and `then`.
+        OSError: with the same errno; the message has the path and `then`.
 
     Example:
         >>> with writing(Path("a.txt")):

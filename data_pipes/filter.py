@@ -1,8 +1,8 @@
 """Filters for documents, and a report of the documents that they dropped and why.
 
-A filter is a pure function of a document: None to keep it, else the reason, "filter: finding". Filters that
-compare documents with each other are a fold instead, a pair (init, step); see `duplicates`. `apply_filters`
-runs both kinds.
+A filter is a pure function of a document that returns None to keep it, else the reason, "filter: finding". A
+filter that compares documents with each other is a fold instead, a pair (init, step); see `duplicates`.
+`apply_filters` runs both kinds.
 
 Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1
 (rules on quality and repetition, and their limits).
@@ -32,8 +32,7 @@ class Fold(NamedTuple):
 
     Fields:
         init: () -> an empty memory.
-        step: (memory, document) -> reason or None; writes into the memory, which belongs to the caller of
-            init.
+        step: (memory, document) -> reason or None; updates the memory in place.
     """
 
     init: Callable[[], Any]
@@ -66,10 +65,11 @@ def apply_filters(
     """Yields the documents that every filter keeps, and reports each of the others to `on_drop`.
 
     Args:
-        documents: read once, in order.
-        filters: applied in order, until one gives a reason. Put the cheap ones first, and those that compare
-            documents last, so that they remember only kept documents.
-        on_drop: gets a Drop; `drops.append` (drops = []) collects them for `report`.
+        documents: the documents, read once, in order.
+        filters: applied in order, until one returns a reason. Put the cheap ones first, and those that
+            compare documents last, so that they store only kept documents.
+        on_drop: called with a Drop for each dropped document; `drops.append` of a list collects them for
+            `report`.
 
     Returns:
         An iterator over the documents kept, unchanged.
@@ -109,18 +109,18 @@ def report(drops: Iterable[Drop]) -> Report:
 
 
 def render_report(counts: Report) -> str:
-    """Renders a report, one line a filter, those that dropped most first.
+    """Renders a report, one line per filter, sorted by dropped characters, largest first.
 
     Example:
         >>> print(render_report(report([Drop("a", "length: 5 characters", 5)])))
         length: 1 documents, 5 characters; a (5 characters)
     """
-    most_first = sorted(counts.dropped.items(), key=lambda item: -item[1][1])
+    by_characters = sorted(counts.dropped.items(), key=lambda item: -item[1][1])
     lines = []
-    for name, (documents, characters) in most_first:
+    for name, (documents, characters) in by_characters:
         examples = ", ".join(counts.examples[name])
         lines.append(f"{name}: {documents} documents, {characters} characters; {examples}")
-    return "\n".join(lines) or "nothing was left out"
+    return "\n".join(lines) or "no document was dropped"
 
 
 def length(minimum: int = 1, maximum: int | None = None) -> Filter:
@@ -135,10 +135,9 @@ def length(minimum: int = 1, maximum: int | None = None) -> Filter:
 
 
 def binary(maximum: float = 0.001) -> Filter:
-    """Drops texts in which control and replacement characters are more than the share `maximum`.
+    """Drops texts in which the share of control and replacement characters is above `maximum`.
 
-    Such a text is a binary file, or was decoded with the wrong encoding. White space does not count as
-    control.
+    Such a text is a binary file, or was decoded with the wrong encoding. White space is not counted.
 
     Example:
         >>> binary()(Document("ab\\x01\\x02", "x"))
@@ -148,9 +147,9 @@ def binary(maximum: float = 0.001) -> Filter:
 
 
 def alphanumeric(minimum: float = 0.25) -> Filter:
-    """Drops texts (tables, drawings, dumps) with a share of letters and digits below `minimum`.
+    """Drops texts (tables, ASCII art, dumps) with a share of letters and digits below `minimum`.
 
-    The default is that of code corpora; for prose 0.6 is usual.
+    The default is usual for code; for prose 0.6 is usual.
 
     Example:
         >>> alphanumeric()(Document("a-------------------", "x"))
@@ -162,9 +161,9 @@ def alphanumeric(minimum: float = 0.25) -> Filter:
 
 
 def lines(mean: float = 100, longest: int = 1000) -> Filter:
-    """Drops texts (generated code, data) with lines of more than `mean` characters, or one of `longest`.
+    """Drops texts (generated code, data) with long lines: on average over `mean`, or one over `longest`.
 
-    Prose with one paragraph a line needs larger limits.
+    Both limits are in characters. Prose with one paragraph per line needs larger ones.
 
     Example:
         >>> lines()(Document("x" * 1200 + 30 * "\\n", "x"))
@@ -176,16 +175,17 @@ def lines(mean: float = 100, longest: int = 1000) -> Filter:
 
 
 def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
-    """Drops texts that are no English prose: Gopher's quality rules, with its limits.
+    """Drops texts that are not English prose: Gopher's quality rules, with its limits.
 
     Args:
-        minimum_words: separated by white space.
-        maximum_words: likewise.
+        minimum_words: smallest number of words; words are separated by white space.
+        maximum_words: largest number of words.
 
     Returns:
         A filter. It requires, in this order: the number of words; a mean word length of 3 to 10; at most 0.1
-        "#" or "..." a word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an
-        ellipsis; letters in at least 0.8 of the words; and two of the, be, to, of, and, that, have, with.
+        "#" or "..." per word; at most 0.9 of the lines beginning with a bullet, and 0.3 ending with an
+        ellipsis; letters in at least 0.8 of the words; and at least two of the stop words "the", "be", "to",
+        "of", "and", "that", "have", "with".
 
     Source: Rae et al. 2021, appendix A.1.1.
     """
@@ -195,7 +195,7 @@ def prose(minimum_words: int = 50, maximum_words: int = 100_000) -> Filter:
 def repetition(scale: float = 1.0) -> Filter:
     """Drops repetitive texts: Gopher's repetition rules.
 
-    A model that is trained on boilerplate and lists learns to loop.
+    A model that is trained on boilerplate and lists learns to repeat itself.
 
     Args:
         scale: multiplies all limits; 1 gives the paper's, larger is more lenient (source code repeats more
@@ -203,10 +203,10 @@ def repetition(scale: float = 1.0) -> Filter:
 
     Returns:
         A filter. Its limits, as shares of the lines or characters of the text: duplicate lines 0.30,
-        duplicate paragraphs 0.30, characters in duplicate lines 0.20 and paragraphs 0.20; in the most
-        frequent run of 2, 3, 4 words 0.20, 0.18, 0.16; in all repeated runs of 5, ..., 10 words 0.15, 0.14,
-        0.13, 0.12, 0.11, 0.10 (of the second and later occurrences, each character once). White space is not
-        counted in shares of runs.
+        duplicate paragraphs 0.30, characters in duplicate lines 0.20 and in duplicate paragraphs 0.20; in
+        the most frequent word n-gram of n = 2, 3, 4: 0.20, 0.18, 0.16; in repeated word n-grams of n = 5,
+        ..., 10: 0.15, 0.14, 0.13, 0.12, 0.11, 0.10 (second and later occurrences, each character counted
+        once). White space is not counted in the shares of n-grams.
 
     Source: Rae et al. 2021, table A1.
     """
@@ -266,11 +266,11 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     for unit, separator in (("lines", "\n"), ("paragraphs", "\n\n")):
         parts = [part.strip() for part in document.text.split(separator) if part.strip()]
         repeated = list((Counter(parts) - Counter(set(parts))).elements())
-        number = len(repeated) / max(len(parts), 1)
-        size = sum(map(len, repeated)) / max(len(document.text), 1)
-        reason = _above("repetition", number, f"of the {unit} are duplicates", 0.3 * scale)
+        part_share = len(repeated) / max(len(parts), 1)
+        character_share = sum(map(len, repeated)) / max(len(document.text), 1)
+        reason = _above("repetition", part_share, f"of the {unit} are duplicates", 0.3 * scale)
         reason = reason or _above(
-            "repetition", size, f"of the characters are in duplicate {unit}", 0.2 * scale
+            "repetition", character_share, f"of the characters are in duplicate {unit}", 0.2 * scale
         )
         if reason:
             return reason
@@ -278,37 +278,37 @@ def _repetition(document: Document, *, scale: float) -> str | None:
     sizes, hashes = np.array([len(word) for word in words], np.int64), hash_words(words)
     total = max(int(sizes.sum()), 1)
     for n, limit in ((2, 0.2), (3, 0.18), (4, 0.16)):
-        share = _most_frequent_run(sizes, hashes, n) / total
-        finding = f"of the characters are in the commonest {n} words"
+        share = _most_frequent_ngram(sizes, hashes, n) / total
+        finding = f"of the characters are in the most frequent {n}-gram of words"
         if reason := _above("repetition", share, finding, limit * scale):
             return reason
     for n in range(5, 11):
-        share = _repeated_runs(sizes, hashes, n) / total
-        finding = f"of the characters are in repeated runs of {n} words"
+        share = _repeated_ngrams(sizes, hashes, n) / total
+        finding = f"of the characters are in repeated {n}-grams of words"
         if reason := _above("repetition", share, finding, (0.2 - 0.01 * n) * scale):
             return reason
     return None
 
 
-def _most_frequent_run(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
-    """Characters in all occurrences of the most frequent run of n words; 0 if none occurs twice."""
-    runs = hash_ngrams(hashes, n)
-    if not len(runs):
+def _most_frequent_ngram(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
+    """Characters in all occurrences of the most frequent n-gram of words; 0 if none occurs twice."""
+    ngrams = hash_ngrams(hashes, n)
+    if not len(ngrams):
         return 0
-    _, first, counts = np.unique(runs, return_index=True, return_counts=True)
+    _, first, counts = np.unique(ngrams, return_index=True, return_counts=True)
     top = int(counts.argmax())
     return int(counts[top] * sizes[first[top] : first[top] + n].sum()) if counts[top] > 1 else 0
 
 
-def _repeated_runs(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
-    """Characters in runs of n words that occurred before in the text, each character once."""
-    runs = hash_ngrams(hashes, n)
-    again = np.ones(len(runs), bool)
-    again[np.unique(runs, return_index=True)[1]] = False
-    covered = np.zeros(len(sizes) + 1, np.int64)
-    np.add.at(covered, np.flatnonzero(again), 1)
-    np.add.at(covered, np.flatnonzero(again) + n, -1)
-    return int(sizes[np.cumsum(covered)[:-1] > 0].sum())
+def _repeated_ngrams(sizes: np.ndarray, hashes: np.ndarray, n: int) -> int:
+    """Characters in n-grams of words that occurred earlier in the text, each character counted once."""
+    ngrams = hash_ngrams(hashes, n)
+    is_repeat = np.ones(len(ngrams), bool)
+    is_repeat[np.unique(ngrams, return_index=True)[1]] = False
+    depth_changes = np.zeros(len(sizes) + 1, np.int64)
+    np.add.at(depth_changes, np.flatnonzero(is_repeat), 1)
+    np.add.at(depth_changes, np.flatnonzero(is_repeat) + n, -1)
+    return int(sizes[np.cumsum(depth_changes)[:-1] > 0].sum())
 
 
 def _above(name: str, value: float, finding: str, limit: float) -> str | None:

@@ -1,7 +1,8 @@
 """Make rows of equal length: cut one long stream into rows, or pack uncut examples into bins.
 
-Pretraining joins all documents and cuts (`row_count`, `cut_rows`, `segments`): no token is wasted, documents
-are split. Fine-tuning packs uncut examples (`best_fit_decreasing`): nothing is split, few places stay empty.
+Pretraining concatenates all documents and cuts the stream (`row_count`, `cut_rows`, `segments`): no padding,
+but documents are split. Fine-tuning packs uncut examples (`best_fit_decreasing`): no example is split, and
+little padding remains.
 
 Shape letters: T tokens in a row, D documents, R rows in one call, E examples.
 
@@ -16,7 +17,7 @@ import numpy as np
 
 
 def row_count(tokens: int, length: int) -> int:
-    """Counts the rows of a stream: each predicts `length` tokens, the last one the remaining ones.
+    """Counts the rows of a stream: each predicts `length` tokens, the last row the remaining ones.
 
         rows = ceil((tokens - 1) / length)        as the first token is never predicted
 
@@ -34,21 +35,22 @@ def cut_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts rows out of a stream of tokens: inputs, and the token that follows each of them.
 
-    Row r reads tokens r T to r T + T - 1 and predicts the next ones, so neighbours share one token
-    (the last label of a row is the first input of the next), and an epoch predicts each token but the first
-    exactly once.
+    Row r has tokens r T to r T + T - 1 as inputs and the token after each as label, so neighbouring rows
+    share one token (the last label of a row is the first input of the next), and an epoch predicts each token
+    except the first exactly once.
 
         tokens[r, t] = stream[r T + t],    labels[r, t] = stream[r T + t + 1]
 
     Args:
-        stream: [N] integers, an array or a memory map; only these rows are read.
-        rows: [R] integers; a row outside [0, row_count) is all padding (a batch that is not full).
+        stream: [N] integers, an array or a memory map; only the tokens of these rows are read.
+        rows: [R] integers, row numbers; one outside [0, row_count) gives a row of padding (in a batch that is
+            not full).
         length: T >= 1.
-        ignore: the label where there is nothing to predict.
+        ignore: label of positions without a target.
 
     Returns:
-        (tokens [R, T] int64, labels [R, T] int64), arrays of their own; beyond the end of the stream token 0
-        and label `ignore`.
+        (tokens [R, T] int64, labels [R, T] int64), new arrays; after the end of the stream token 0 and label
+        `ignore`.
 
     Example:
         >>> tokens, labels = cut_rows(np.array([5, 6, 7, 8, 9, 3]), np.array([0, 1]), 4)
@@ -66,57 +68,57 @@ def cut_rows(
 
 
 def segments(ends: np.ndarray, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the document of each place of each row, and its position in the document.
+    """Computes for each token of each row the number of its document, and its position in the document.
 
-    With these, attention stays inside a document and rotary positions start again at each: a row of several
-    documents then trains like separate rows.
+    With these, attention is masked to the document and rotary positions restart at each document, so that a
+    row of several documents trains like separate rows.
 
     Args:
         ends: [D] ascending int64, an array or a memory map: the end of each document in the stream
             (exclusive).
-        rows: [R] integers; a row below 0 is padding.
+        rows: [R] integers, row numbers; a negative one is a row of padding.
         length: T.
 
     Returns:
         (segment_ids [R, T + 1] int64, positions [R, T + 1] int64): documents numbered 0, 1, ... in each row,
-        positions from 0 at the start of the row and of every document. The place T is that of the last label.
+        positions from 0 at the start of the row and of every document. Column T belongs to the last label.
 
     Steps:
-        1. The place of each token in the stream: r T + t, t = 0 ... T.
-        2. Binary search: the document of a token is the number of ends at or before it.
-        3. Subtract the number of the first one in the row (so an empty document, if there is one, leaves a
-           gap).
-        4. Positions: distance to the last place where the document changed, a running maximum.
+        1. Compute the index of each token in the stream: r T + t, t = 0 ... T.
+        2. Find the document of each token by binary search: the number of ends at or before its index.
+        3. Subtract the number of the first document in the row (an empty document leaves a gap in the
+           numbers).
+        4. Compute positions: the distance to the last document start, which is a running maximum.
 
-    Edge cases: what lies beyond the stream counts as one more document; a padding row is one document,
+    Edge cases: indices after the end of the stream count as one more document; a padding row is one document,
     numbered 0, with positions 0 ... T.
 
     Example:
-        Documents of 3 and 4 tokens, and rows of 4 (the fifth place is the label's):
+        Documents of 3 and 4 tokens, and rows of 4 (the fifth column is that of the last label):
 
         >>> ids, positions = segments(np.array([3, 7]), np.array([0]), 4)
         >>> ids.tolist(), positions.tolist()
         ([[0, 0, 0, 1, 1]], [[0, 1, 2, 0, 1]])
     """
-    # 1. Places in the stream.
-    places = np.maximum(rows, 0)[:, None] * length + np.arange(length + 1)
+    # 1. Indices in the stream.
+    indices = np.maximum(rows, 0)[:, None] * length + np.arange(length + 1)
     # 2. Documents.
-    documents = np.searchsorted(ends, places, side="right")
+    documents = np.searchsorted(ends, indices, side="right")
     documents[rows < 0] = 0
     # 3. Numbered within the row.
     ids = documents - documents[:, :1]
     # 4. Positions.
-    here = np.broadcast_to(np.arange(length + 1), ids.shape)
-    starts = np.where(np.diff(ids, axis=1, prepend=0) > 0, here, 0)
-    return ids, here - np.maximum.accumulate(starts, axis=1)
+    columns = np.broadcast_to(np.arange(length + 1), ids.shape)
+    starts = np.where(np.diff(ids, axis=1, prepend=0) > 0, columns, 0)
+    return ids, columns - np.maximum.accumulate(starts, axis=1)
 
 
 def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> list[list[int]]:
     """Packs examples into few bins: longest first, each into the fullest bin with enough room.
 
     Cutting examples at row ends loses context and starts rows in mid-sentence; padding each to the longest
-    wastes most of the batch. Packing uncut examples avoids both. The optimum is hard to find; best-fit
-    decreasing needs at most 11/9 of its bins plus one (in practice 0.1% more).
+    wastes most of the batch. Packing uncut examples avoids both. Bin packing is NP-hard; best-fit decreasing
+    needs at most 11/9 of the optimal number of bins plus one (in practice 0.1% more).
 
     Args:
         lengths: [E] integers in [0, capacity], tokens of each example.
@@ -124,24 +126,24 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
 
     Returns:
         Bins in the order of opening, each a list of example indices, longest first; every example is in
-        exactly one. Deterministic: equal lengths keep their order, and of bins with equal room the latest to
-        reach that room is filled.
+        exactly one. The result is deterministic: examples of equal length keep their order, and among bins
+        with equal room the one that reached it last is filled.
 
     Steps:
         1. Sort the examples by length, longest first.
-        2. Keep a stack of the bins for every amount of free room 0..capacity, and a bit set (one big
-           integer) of the amounts that occur.
-        3. For an example of length L, the lowest set bit at or above L is the tightest fit; without one, open
-           a new bin.
-        4. Add the example, and move the bin to the stack of its new room. Examples of the same length follow
-           as long as they fit: no other bin can have become a tighter fit for them.
+        2. Keep a stack of bins for every amount of free room 0..capacity, and a bit set (one big integer) of
+           the amounts that occur.
+        3. For an example of length L, the lowest set bit at or above L is the tightest fit; if there is none,
+           open a new bin.
+        4. Add the example, and move the bin to the stack of its new room. Further examples of the same length
+           are added while they fit: no other bin can be a tighter fit for them.
 
-    Edge cases: no example gives no bin; examples of length 0 go into the fullest bin.
+    Edge cases: no examples give no bins; examples of length 0 go into the fullest bin.
 
     Raises:
         ValueError: if capacity is below 1, or a length negative or above `capacity` (split it first,
             `split_long`).
-        TypeError: if a length is no integer.
+        TypeError: if a length is not an integer.
 
     Example:
         6 + 4 and 5 + 3 + 2 fill two bins of ten:
@@ -150,7 +152,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
         [[4, 2], [3, 1, 0]]
 
     Source: Ding et al. 2024, algorithm 1. Differs from it: the tightest fit is found in a bit set instead of
-    a segment tree; the answer is the same, and words of 64 amounts are searched at once.
+    a segment tree; the result is the same, and 64 amounts are searched per machine word.
     """
     sizes = _as_sizes("best_fit_decreasing", lengths)
     if capacity < 1:
@@ -160,17 +162,17 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
             f"best_fit_decreasing: lengths must be in [0, {capacity}], got {sizes.min()} to {sizes.max()}; "
             f"cut the longer ones with split_long(lengths, {capacity}), or drop them"
         )
-    # 1. Longest first, in runs of equal length.
+    # 1. Longest first, in groups of equal length.
     order = np.argsort(-sizes, kind="stable")
-    falling = sizes[order]
-    starts = np.flatnonzero(np.diff(falling, prepend=-1))
+    descending = sizes[order]
+    starts = np.flatnonzero(np.diff(descending, prepend=-1))
     bins: list[list[int]] = []
     # 2. Bins by their free room, and the bit set of rooms that occur.
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
     examples = order.tolist()
     ends = np.append(starts, len(order))[1:]
-    for start, end, size in zip(starts.tolist(), ends.tolist(), falling[starts].tolist(), strict=True):
+    for start, end, size in zip(starts.tolist(), ends.tolist(), descending[starts].tolist(), strict=True):
         while start < end:
             # 3. The tightest fit.
             fitting = rooms >> size
@@ -182,7 +184,7 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
             else:
                 room, chosen = capacity, len(bins)
                 bins.append([])
-            # 4. This example, and the next of the run as long as they fit: the bin stays the tightest.
+            # 4. Add this example and the next ones of its group while they fit: the bin stays the tightest.
             count = min(end - start, room // size) if size else end - start
             bins[chosen] += examples[start : start + count]
             start += count
@@ -195,15 +197,20 @@ def best_fit_decreasing(lengths: Sequence[int] | np.ndarray, capacity: int) -> l
 def split_long(
     lengths: Sequence[int] | np.ndarray, capacity: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts examples longer than `capacity` into full pieces and a rest; the others stay uncut.
+    """Cuts examples longer than `capacity` into full pieces and a remainder; the others stay uncut.
+
+    Args:
+        lengths: [E] integers, tokens of each example, >= 0.
+        capacity: largest length of a piece, tokens, >= 1.
 
     Returns:
-        (example [P], start [P], length [P]) int64: piece p is tokens start..start+length of that example;
-        pieces are in the order of the examples. An example of length 0 keeps one empty piece.
+        (example [P], start [P], length [P]) int64: piece p is tokens start[p] to start[p] + length[p]
+        (exclusive) of example[p]; pieces are in the order of the examples. An example of length 0 has one
+        empty piece.
 
     Raises:
         ValueError: if capacity is below 1.
-        TypeError: if a length is no integer.
+        TypeError: if a length is not an integer.
 
     Example:
         >>> [column.tolist() for column in split_long([3, 10], 4)]
@@ -224,6 +231,6 @@ def _as_sizes(function: str, lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     sizes = np.asarray(lengths).reshape(-1)
     if sizes.size and sizes.dtype.kind not in "iu":
         raise TypeError(
-            f"{function}: lengths must be integers, counts of tokens, got {sizes.dtype}; did a mean slip in?"
+            f"{function}: lengths must be integers (numbers of tokens), got {sizes.dtype}; pass len() of each"
         )
     return sizes.astype(np.int64)

@@ -1,6 +1,6 @@
-"""Pipes of preferences: pairs of a chosen and a rejected answer, or single answers marked good or bad.
+"""Pipes of preferences: pairs of a chosen and a rejected answer, or single answers with a desirable label.
 
-Shape letters: B pairs or answers in a batch, R of them in all, T places in a row.
+Shape letters: B pairs or answers in a batch, R pairs or answers in all, T tokens in a row, V vocabulary.
 
 Rafailov et al., "Direct Preference Optimization", 2023, arXiv 2305.18290; Ethayarajh et al., "KTO", 2024.
 """
@@ -25,32 +25,32 @@ from pure.loss.log_probability import log_probabilities
 from pure.types import Model, Tree
 
 REFERENCE_ROWS = 8
-"""Default batch size of `with_reference`, whose logits [rows, T, V] are in memory."""
+"""Default batch size of `with_reference`; its logits [rows, T, V] must fit into memory."""
 
 
 class Pair(NamedTuple):
-    """Two answers to one prompt; only the tokens of the answer are trained."""
+    """Two answers to one prompt, each encoded with the prompt; only the answer's tokens are trained on."""
 
     chosen: Encoded
     rejected: Encoded
 
 
 class Answer(NamedTuple):
-    """One answer to a prompt, and its label; only the tokens of the answer are trained."""
+    """One answer, encoded with its prompt, and its label; only the answer's tokens are trained on."""
 
     completion: Encoded
     desirable: bool
 
 
-class Compared(NamedTuple):
-    """The table of both pipes.
+class PreferenceTable(NamedTuple):
+    """The table of `preference_pipe` and `unpaired_pipe`.
 
     Fields:
-        sides: the answers, (chosen, rejected) or (completion,), R each.
-        numbers: [R] int64, the number of each in the sequence that the pipe was built from.
-        desirable: [R] bool, or [0].
-        references: for each side [R] float32, nats, the reference's log-probability of the answer; () before
-            `with_reference`.
+        sides: the encoded answers, (chosen, rejected) or (completion,), R examples each.
+        numbers: [R] int64, index of each pair or answer in the sequence that the pipe was built from.
+        desirable: [R] bool for single answers, [0] for pairs.
+        references: for each side [R] float32, nats, log-probability of the answer under the reference model;
+            () before `with_reference`.
     """
 
     sides: tuple[Ragged, ...]
@@ -66,17 +66,17 @@ def encode_preferences(
     *,
     on_error: OnError | None = None,
 ) -> list[Pair]:
-    """Encodes pairs: prompt and answer through the template, the answer's tokens trained.
+    """Encodes pairs: renders prompt and answer with the template; only the answer's tokens are trained on.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        preferences: many in one call are faster.
-        on_error: gets the number of each pair that the template refuses, and the error; the pair is left out
-            of the result. None raises the first.
+        preferences: pairs of turns; one call for many is faster.
+        on_error: called with the index of each pair that the template refuses, and the error; the pair is
+            left out of the result. None raises the first error.
 
     Returns:
-        A Pair for each. Turns of the assistant in the prompt are not trained.
+        A Pair for each preference. Assistant turns in the prompt are not trained on.
 
     Raises:
         ValueError: as in `data_pipes.chat.chat.encode_chats`.
@@ -107,10 +107,10 @@ def encode_unpaired(
 
     Args:
         template, tokenizer, on_error: as in `encode_preferences`.
-        answers: many in one call are faster.
+        answers: labelled answers; one call for many is faster.
 
     Returns:
-        An Answer for each.
+        An Answer for each record.
 
     Raises:
         ValueError: as in `encode_preferences`.
@@ -125,14 +125,14 @@ def encode_unpaired(
 def preference_pipe(
     pairs: Sequence[Pair], *, batch_size: int, length: int, key: Any, epochs: int = 1, shuffle: bool = True
 ) -> TablePipe:
-    """Builds the pipe of pairs, shuffled anew each epoch.
+    """Builds the pipe of preference pairs (DPO), reshuffled each epoch.
 
     Args:
         pairs: from `encode_preferences`. If an answer with its prompt has more than T + 1 tokens, the prompt
-            of both sides is shortened on the left by the same amount, down to one token, so that both answers
-            are complete and have the same prompt; a side that is still too long is cut on the right.
+            of both sides is truncated on the left by the same amount, down to one token, so that both answers
+            are complete and have the same prompt; a side that is still too long is truncated on the right.
         batch_size: B, pairs.
-        length: T, places in a row.
+        length: T, tokens in a row.
         key: a seed or a key [2] uint32; None only with shuffle=False.
         epochs: passes through the pairs.
         shuffle: False keeps their order.
@@ -140,9 +140,9 @@ def preference_pipe(
     Returns:
         A sequence of ceil(epochs R / B) batches: "chosen_tokens", "chosen_labels", "rejected_tokens" and
         "rejected_labels" [B, T] int64, padded on the right with token 0; labels are shifted, and -100 outside
-        the answer; "row" [B] int64, the pair's number in `pairs`. The last batch may end with padding,
-        row -1. `truncated` counts the pairs that were shortened, `dropped` those with an empty answer, or
-        with equal answers, as two long ones may be after they are cut.
+        the answer; "row" [B] int64, the pair's index in `pairs`. The last batch may end with padding rows,
+        "row" -1. `truncated` counts the pairs that were truncated, `dropped` those with an empty answer or
+        two equal answers (two long answers may become equal by truncation).
 
     Raises:
         ValueError: if no pair is left, or a size is below 1.
@@ -168,19 +168,19 @@ def unpaired_pipe(
     epochs: int = 1,
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe of single answers (KTO), shuffled anew each epoch.
+    """Builds the pipe of single answers (KTO), reshuffled each epoch.
 
     Args:
-        answers: from `encode_unpaired`; too long ones are shortened as in `preference_pipe`.
+        answers: from `encode_unpaired`; those that are too long are truncated as in `preference_pipe`.
         batch_size: B, answers.
-        length: T, places in a row.
+        length: T, tokens in a row.
         key: a seed or a key [2] uint32; None only with shuffle=False.
         epochs: passes through the answers.
         shuffle: False keeps their order.
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "tokens" and "labels" [B, T] int64, as in `preference_pipe`;
-        "desirable" [B] bool, False for padding; "row" [B] int64, the answer's number in `answers`, -1 for
+        "desirable" [B] bool, False for padding; "row" [B] int64, the answer's index in `answers`, -1 for
         padding.
 
     Raises:
@@ -196,24 +196,24 @@ def unpaired_pipe(
 def with_reference(
     pipe: TablePipe, model: Model, params: Tree, *, batch_size: int = REFERENCE_ROWS
 ) -> TablePipe:
-    """Adds the log-probabilities of a frozen reference, computed once instead of in every step.
+    """Adds log-probabilities of a frozen reference model, computed once instead of in every step.
 
         reference = Σ_t log p(label_t | tokens before it)        over the answer's tokens
 
     Args:
-        pipe: from `preference_pipe` or `unpaired_pipe`; a slice stays that slice.
-        model: the reference.
+        pipe: from `preference_pipe` or `unpaired_pipe`; a slice gives the same slice of the new pipe.
+        model: the reference model.
         params: its weights.
-        batch_size: rows in one forward pass, whose logits [rows, T, V] are in memory.
+        batch_size: rows in one forward pass; the logits [rows, T, V] must fit into memory.
 
     Returns:
-        The pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers:
+        The same pipe, whose batches also have "reference_chosen" and "reference_rejected" (of single answers:
         "reference") [B] float32, nats, 0 for padding.
 
     Raises:
         ValueError: for a pipe of another kind, or batch_size below 1.
     """
-    if not isinstance(pipe.table, Compared) or batch_size < 1:
+    if not isinstance(pipe.table, PreferenceTable) or batch_size < 1:
         raise ValueError(
             "with_reference: expected a pipe from preference_pipe or unpaired_pipe and batch_size >= 1, got "
             f"{pipe.about['pipe']} and {batch_size}"
@@ -222,14 +222,16 @@ def with_reference(
     return replace(pipe, table=pipe.table._replace(references=logps))
 
 
-def take(table: Compared, rows: np.ndarray, *, length: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Takes pairs or answers out of the table.
+def take(
+    table: PreferenceTable, rows: np.ndarray, *, length: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Gathers pairs or answers from the table into a padded batch.
 
     Args:
-        table: see Compared.
+        table: the encoded answers.
         rows: [B] int64, -1 for padding.
         length: T.
-        names: of the sides; "" for a single one.
+        names: names of the sides, prefixes of the batch's keys; "" for single answers.
 
     Returns:
         {name: [B, ...]}, see `preference_pipe` and `unpaired_pipe`.
@@ -254,11 +256,11 @@ def _build_pipe(
     sides: tuple[str, ...],
     options: dict[str, Any],
 ) -> TablePipe:
-    """Builds either pipe: shortens the answers, and drops rows that teach nothing."""
+    """Builds either pipe: truncates the answers, and drops rows that `_is_usable` rejects."""
     fitted = [_shorten(row, length) for row in answers] if length > 0 else []
     kept = [i for i, (row, _) in enumerate(fitted) if _is_usable(row)]
     columns = [[fitted[i][0][side] for i in kept] for side in range(len(sides))]
-    table = Compared(
+    table = PreferenceTable(
         tuple(concatenate(column, f"{name}_pipe") for column in columns),
         np.array(kept, np.int64),
         np.array([] if labels is None else [labels[i] for i in kept], bool),
@@ -268,25 +270,25 @@ def _build_pipe(
         partial(take, length=length, names=sides),
         rows=len(kept),
         about={"pipe": name, "length": length},
-        truncated=sum(short for _, short in fitted),
+        truncated=sum(was_cut for _, was_cut in fitted),
         dropped=len(fitted) - len(kept),
         **options,
     )
 
 
 def _is_usable(sides: Sequence[Encoded]) -> bool:
-    """False if an answer has no trained token, or two answers are equal."""
+    """False if an answer has no token to train on, or the two answers are equal."""
     if not all(side.trained[1:].any() for side in sides):
         return False
     return len(sides) < 2 or any(not np.array_equal(a, b) for a, b in zip(*sides, strict=True))
 
 
 def _shorten(sides: Sequence[Encoded], length: int) -> tuple[list[Encoded], bool]:
-    """Shortens answers to one prompt to length + 1 tokens each; True if a trained token or prompt was cut."""
+    """Truncates sides to length + 1 tokens each; True if a token of an answer or a prompt was cut."""
     room = length + 1
     if all(len(side.tokens) <= room for side in sides):
         return list(sides), False
-    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # of the trained tokens
+    ends = [len(side.trained) - int(side.trained[::-1].argmax()) for side in sides]  # ends of answers
     excess = max(0, max(ends) - room)
     prompt = min(int(side.trained.argmax()) for side in sides)
     cut = max(0, min(excess, prompt - 1))
@@ -304,7 +306,7 @@ def _encode(
     contexts: Sequence[Context],
     on_error: OnError | None,
 ) -> list[Encoded | None]:
-    """Encodes prompts with completions, whose tokens are trained; None where the template refuses one."""
+    """Encodes prompts with completions, which are trained on; None where the template refuses a record."""
     errors: dict[int, ValueError] = {}
     note = None if on_error is None else errors.setdefault
     encoded = iter(encode_completions(template, tokenizer, pairs, contexts=contexts, on_error=note))
@@ -323,7 +325,7 @@ def _answer_logps(side: Ragged, model: Model, params: Tree, batch_size: int) -> 
     with torch.no_grad():
         for first in range(0, examples, batch_size):
             rows = np.arange(first, first + batch_size)
-            rows[rows >= examples] = -1  # padding: with one shape the model is compiled once
+            rows[rows >= examples] = -1  # padding rows keep the shape constant, so the model is compiled once
             tokens, labels = (torch.from_numpy(x).to(device) for x in pad_rows(side, rows, width))
             logps.append(log_probabilities(model.forward(params, tokens), labels).sum(1).cpu().numpy())
     return np.concatenate(logps)[:examples].astype(np.float32)

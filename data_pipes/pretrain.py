@@ -16,7 +16,7 @@ from data_pipes.tokens import TokenStore
 from pure.loss.cross_entropy import IGNORE
 
 Boundaries = Literal["ignore", "mask"]
-"""Treatment of the boundaries between the documents of a row."""
+"""Treatment of document boundaries inside a row."""
 
 
 def pretrain_pipe(
@@ -29,7 +29,7 @@ def pretrain_pipe(
     boundaries: Boundaries = "ignore",
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe: the corpus cut into rows, shuffled anew each epoch, `batch_size` rows a batch.
+    """Builds the pipe: cuts the corpus into rows, reshuffled each epoch, `batch_size` rows per batch.
 
     Args:
         store: a TokenStore, mapped or in memory.
@@ -38,14 +38,14 @@ def pretrain_pipe(
         key: a seed or a key [2] uint32; epoch e is shuffled under fold_in(fold_in_name(key, "shuffle"), e).
             None only with shuffle=False.
         epochs: passes through the corpus; `len(pipe)` covers all of them.
-        boundaries: "ignore" lets a row run over documents (the separator tells them apart); "mask" adds
-            segment_ids and positions, and predicts nothing across a boundary.
+        boundaries: "ignore" adds no mask, so that tokens attend to earlier documents in their row; "mask"
+            adds segment_ids and positions, and ignores labels that cross a boundary.
         shuffle: False keeps the rows in order (evaluation).
 
     Returns:
         A sequence of ceil(epochs rows / B) batches, rows = ceil((N - 1) / T); see `take`. Each epoch predicts
-        each token but the corpus's first exactly once (with "mask" none that begins a document). Only the
-        very last batch can lack rows, which are then padding.
+        each token of the corpus except the first exactly once (with "mask" also except the first of each
+        document). Only the very last batch may end with padding rows.
 
     Raises:
         ValueError: if the corpus is shorter than one row, or a size is below 1, or boundaries is unknown.
@@ -86,7 +86,7 @@ def pretrain_pipe(
 def take(
     store: TokenStore, rows: np.ndarray, *, length: int, boundaries: Boundaries
 ) -> dict[str, np.ndarray]:
-    """Cuts rows out of the store.
+    """Cuts rows of tokens and labels out of the store.
 
     Args:
         store: the corpus.
@@ -96,7 +96,7 @@ def take(
 
     Returns:
         "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where none is predicted;
-        "row" [B] int64, the number of the row in the store, -1 for padding. With boundaries="mask" also
+        "row" [B] int64, the row's number in the corpus, -1 for padding. With boundaries="mask" also
         "segment_ids" [B, T] and "positions" [B, T], int64.
     """
     tokens, labels = cut_rows(store.tokens, rows, length, ignore=IGNORE)

@@ -1,6 +1,6 @@
-"""Render a batch before training on it: the learned text, the text that is only read, and the padding.
+"""Render a batch before training on it: text in the loss, and context without loss.
 
-Most errors in fine-tuning data are errors of the mask, which are easy to see.
+Most errors in fine-tuning data are errors of the loss mask, which are easy to see.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pure.loss.cross_entropy import IGNORE
 
-KINDS = ("trained", "read", "padding")
+KINDS = ("trained", "read")
+"""Kinds of tokens: a label of the loss, or context without loss. Padding is left out."""
 
 
 class Piece(NamedTuple):
-    """A stretch of text of one kind (a name of KINDS), in one example of a row."""
+    """A span of text of one kind (one of KINDS) in one segment (example) of a row."""
 
     text: str
     kind: str
@@ -28,12 +29,12 @@ def preview(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str])
 
     Args:
         batch: "tokens", "labels" [B, T], optional "segment_ids" [B, T]; or "chosen_tokens", ... and
-            "rejected_tokens", ..., of which each answer is a row; or "prompts" and "lengths".
-        decode: ids -> text, control tokens shown.
+            "rejected_tokens", ..., whose rows are chosen, then rejected; or "prompts" and "lengths".
+        decode: ids -> text, with special tokens.
 
     Returns:
-        For each row its pieces. A token is "trained" if the token before it learns to predict it, "padding"
-        after the end of the example, else "read". (The last label of a row is shown too, as it is learned.)
+        The pieces of each row. A token is "trained" if it is a label of the loss, else "read"; tokens after
+        the end of the example are left out. The last label of a row is included.
 
     Example:
         >>> import torch
@@ -51,7 +52,7 @@ def preview(batch: Mapping[str, Tensor], decode: Callable[[Sequence[int]], str])
 def _rows(
     batch: Mapping[str, Tensor], name: str, decode: Callable[[Sequence[int]], str]
 ) -> Iterator[list[Piece]]:
-    """The rows of one pair of tokens and labels."""
+    """Yields the pieces of each row of one pair of tensors, `{name}tokens` and `{name}labels`."""
     tokens, labels = batch[f"{name}tokens"].tolist(), batch[f"{name}labels"].tolist()
     segments = batch["segment_ids"].tolist() if "segment_ids" in batch else [[0] * len(row) for row in tokens]
     for row in zip(tokens, labels, segments, strict=True):
@@ -62,9 +63,9 @@ def _rows(
 def _mark_tokens(
     tokens: list[int], labels: list[int], segments: list[int], segment: int
 ) -> list[tuple[int, str, int]]:
-    """The tokens of one example with their kinds, without the padding after it."""
-    places = [place for place, number in enumerate(segments) if number == segment]
-    ids, targets = [tokens[place] for place in places], [labels[place] for place in places]
+    """The tokens of one example, each with its kind and segment, without the padding after it."""
+    columns = [column for column, number in enumerate(segments) if number == segment]
+    ids, targets = [tokens[column] for column in columns], [labels[column] for column in columns]
     last = max((i for i, label in enumerate(targets) if label != IGNORE), default=-1)
     count = max(last + 1, *(i + 1 for i, token in enumerate(ids) if token), 0)  # padding follows
     kinds = ["read", *("trained" if label != IGNORE else "read" for label in targets)]
@@ -75,7 +76,7 @@ def _mark_tokens(
 
 
 def _join_pieces(marked: list[tuple[int, str, int]], decode: Callable[[Sequence[int]], str]) -> list[Piece]:
-    """Joins neighbours of one kind."""
+    """Joins neighbouring tokens of one kind and segment."""
     pieces: list[tuple[list[int], str, int]] = []
     for token, kind, segment in marked:
         if pieces and pieces[-1][1:] == (kind, segment):

@@ -1,6 +1,6 @@
 """The pipe of prompts for online reinforcement learning.
 
-Shape letters: B prompts in a batch, R prompts in all, P places, n tokens of one prompt.
+Shape letters: B prompts in a batch, R prompts in all, P longest prompt in tokens, n tokens of one prompt.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def encode_prompts(
     *,
     on_error: OnError | None = None,
 ) -> list[np.ndarray]:
-    """Encodes prompts, each up to the start of the assistant's turn, or to the end of an unfinished turn.
+    """Encodes prompts, each up to the start of the assistant's turn, or to the end of an unfinished one.
 
     Args:
         template: see `data_pipes.chat.chat.chat_template`.
         tokenizer: as in `data_pipes.chat.chat.encode_chats`.
-        prompts: many in one call are faster.
-        on_error: gets the number of each prompt that the template refuses, and the error; it is then left
-            out. None raises the first.
+        prompts: prompts as turns; one call for many is faster.
+        on_error: called with the index of each prompt that the template refuses, and the error; the prompt is
+            left out of the result. None raises the first error.
 
     Returns:
-        Ids of each, [n] int64.
+        Token ids of each prompt, [n] int64.
 
     Raises:
         ValueError: as in `data_pipes.chat.chat.encode_chats`.
@@ -61,28 +61,28 @@ def prompt_pipe(
     shuffle: bool = True,
     truncate: Literal["left"] | None = None,
 ) -> TablePipe:
-    """Builds the pipe: prompts shuffled anew each epoch, every batch full.
+    """Builds the pipe of prompts, reshuffled each epoch; every batch is full.
 
     A padding row would cost a full generation, so batches are always full: the last one is completed with
     the first prompts of a further epoch.
 
     Args:
-        prompts: ids of each, [n] integers, from `encode_prompts`.
+        prompts: token ids of each prompt, [n] integers, from `encode_prompts`.
         batch_size: B, prompts.
-        length: P, limit on the tokens of a prompt.
+        length: P, largest number of tokens in a prompt.
         key: a seed or a key [2] uint32; None only with shuffle=False.
-        epochs: passes through the prompts, at least.
+        epochs: passes through the prompts; the last batch may add the first prompts of a further one.
         shuffle: False keeps their order.
         truncate: None refuses longer prompts, "left" keeps their last P tokens.
 
     Returns:
         A sequence of ceil(epochs R / B) batches: "prompts" [B, P] int64, padded on the right with 0;
-        "lengths" [B] int64; "row" [B] int64, the prompt's number in `prompts`. `truncated` counts those
-        that were cut.
+        "lengths" [B] int64, tokens; "row" [B] int64, the prompt's index in `prompts`. `truncated` counts
+        the prompts that were cut.
 
     Raises:
-        ValueError: if a prompt is empty, or too long without truncate="left"; if there is none, or a size is
-            below 1.
+        ValueError: if a prompt is empty, or too long without truncate="left"; if there are no prompts; or if
+            a size is below 1.
         TypeError: if the key is missing.
 
     Example:
@@ -102,14 +102,14 @@ def prompt_pipe(
         if size > length > 0 and truncate is None:
             raise ValueError(
                 f"prompt_pipe: prompt {number} has {size} tokens, and length is {length}; pass "
-                f"length={sizes.max()}, or truncate='left' to keep the end of those that are longer"
+                f"length={sizes.max()}, or truncate='left' to keep the end of longer prompts"
             )
-    ends = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
-    table = concatenate([Encoded(ids, np.zeros(len(ids), bool)) for ids in ends], "prompt_pipe")
+    fitted = [np.asarray(prompt)[-length:] for prompt in prompts] if length > 0 else []
+    table = concatenate([Encoded(ids, np.zeros(len(ids), bool)) for ids in fitted], "prompt_pipe")
     return table_pipe(
         table,
         partial(take, length=length),
-        rows=len(ends),
+        rows=len(fitted),
         batch_size=batch_size,
         key=key,
         epochs=epochs,
@@ -121,11 +121,11 @@ def prompt_pipe(
 
 
 def take(table: Ragged, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
-    """Takes prompts out of the table.
+    """Gathers prompts from the table into a padded batch.
 
     Args:
         table: all prompts.
-        rows: [B] int64.
+        rows: [B] int64, indices of prompts.
         length: P.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Examples of different lengths in one array, and rows of a batch padded from them.
+"""Store examples of different lengths in one array, and pad them into the rows of a batch.
 
-Shape letters: B rows in a batch, T places in a row, N tokens of all examples, E examples.
+Shape letters: B rows in a batch, T tokens in a row, N tokens of all examples, E examples.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pure.loss.cross_entropy import IGNORE
 
 
 class Ragged(NamedTuple):
-    """Examples of different lengths in three arrays, five bytes a token.
+    """Examples of different lengths, concatenated; five bytes per token.
 
     Fields:
-        tokens: [N] int32, the examples one after the other.
-        trained: [N] bool, True for the tokens that are learned.
-        starts: [E + 1] int64: example e is tokens starts[e] to starts[e + 1].
+        tokens: [N] int32, token ids of the concatenated examples.
+        trained: [N] bool, the loss mask: True for tokens that are trained on.
+        starts: [E + 1] int64: example e is tokens starts[e] to starts[e + 1] (exclusive).
     """
 
     tokens: np.ndarray
@@ -29,17 +29,17 @@ class Ragged(NamedTuple):
 
 
 def concatenate(examples: Sequence[Encoded], name: str) -> Ragged:
-    """Joins examples, one after the other.
+    """Concatenates examples.
 
     Args:
-        examples: E of them.
-        name: the function that error messages name.
+        examples: E examples.
+        name: name of the calling function, for error messages.
 
     Returns:
-        Ragged.
+        The examples as a Ragged.
 
     Raises:
-        ValueError: if an example's two arrays differ in length, or a token is no id.
+        ValueError: if an example's two arrays differ in length, or a token is not an id.
 
     Example:
         >>> a = Encoded(np.array([5, 6]), np.array([False, True]))
@@ -50,8 +50,8 @@ def concatenate(examples: Sequence[Encoded], name: str) -> Ragged:
     for number, example in enumerate(examples):
         if len(example.tokens) != len(example.trained):
             raise ValueError(
-                f"{name}: tokens and trained of an example must be of one length, got {len(example.tokens)} "
-                f"and {len(example.trained)} in example {number}; use those of "
+                f"{name}: tokens and trained of an example must have equal lengths, got "
+                f"{len(example.tokens)} and {len(example.trained)} in example {number}; make examples with "
                 "data_pipes.chat.chat.encode_chats"
             )
     token_arrays = [np.zeros(0, np.int32), *(example.tokens for example in examples)]
@@ -65,15 +65,15 @@ def concatenate(examples: Sequence[Encoded], name: str) -> Ragged:
 
 
 def pad_rows(examples: Ragged, rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lays one example into each row: inputs, and the token that follows each of them where it is learned.
+    """Pads one example per row: inputs, and as labels the next tokens that are trained on.
 
     Args:
-        examples: of at most length + 1 tokens each.
-        rows: [B] integers, numbers of examples; -1 is a row of padding.
+        examples: the examples, of at most length + 1 tokens each.
+        rows: [B] integers, indices of examples; -1 is a row of padding.
         length: T.
 
     Returns:
-        (tokens [B, T] int64, 0 after the example; labels [B, T] int64, -100 where nothing is learned).
+        (tokens [B, T] int64, 0 after the example; labels [B, T] int64, -100 where no token is trained on).
 
     Example:
         >>> one = concatenate([Encoded(np.array([5, 6, 7]), np.array([False, False, True]))], "f")
@@ -89,19 +89,19 @@ def pad_rows(examples: Ragged, rows: np.ndarray, length: int) -> tuple[np.ndarra
 
 
 def write_example(examples: Ragged, number: int, tokens: np.ndarray, labels: np.ndarray) -> int:
-    """Writes one example to the beginning of a row.
+    """Writes one example to the beginning of a row, in place.
 
     Args:
         examples: all examples.
-        number: of the example.
+        number: index of the example.
         tokens: [T] int64, written to.
         labels: [T] int64, written to.
 
     Returns:
-        The places that it takes, one less than it has tokens.
+        Number of positions written, one less than the example has tokens.
     """
     start, end = examples.starts[number : number + 2].tolist()
-    places = max(end - start - 1, 0)
-    tokens[:places] = examples.tokens[start : end - 1]
-    labels[:places] = np.where(examples.trained[start + 1 : end], examples.tokens[start + 1 : end], IGNORE)
-    return places
+    count = max(end - start - 1, 0)
+    tokens[:count] = examples.tokens[start : end - 1]
+    labels[:count] = np.where(examples.trained[start + 1 : end], examples.tokens[start + 1 : end], IGNORE)
+    return count

@@ -1,6 +1,6 @@
 """The fine-tuning pipe: conversations, packed into rows without cutting them, as a sequence of batches.
 
-Shape letters: B rows in a batch, R rows of the table, T places in a row, E examples, n tokens of one example.
+Shape letters: B rows in a batch, R rows of the table, T tokens in a row, E examples, n tokens of one example.
 
 Ding et al., "Fewer Truncations Improve Language Modeling", 2024, arXiv 2404.10830 (best-fit packing).
 """
@@ -20,13 +20,13 @@ from data_pipes.table import TablePipe, table_pipe
 from pure.loss.cross_entropy import IGNORE
 
 
-class Packed(NamedTuple):
+class PackedExamples(NamedTuple):
     """Examples, and their assignment to rows.
 
     Fields:
         examples: all examples.
-        order: [E] int64, numbers of examples, row by row.
-        ends: [R] int64: row r holds examples order[ends[r - 1]] to order[ends[r] - 1].
+        order: [E] int64, indices of examples, row by row.
+        ends: [R] int64: row r holds the examples order[ends[r - 1] : ends[r]], row 0 order[: ends[0]].
     """
 
     examples: Ragged
@@ -44,57 +44,58 @@ def sft_pipe(
     packing: bool = True,
     shuffle: bool = True,
 ) -> TablePipe:
-    """Builds the pipe: examples packed into rows, rows shuffled anew each epoch, `batch_size` rows a batch.
+    """Builds the pipe: packs examples into rows, which are reshuffled each epoch.
 
-    A batch with one conversation a row is mostly padding, as most conversations are short. Packing puts
-    several into a row, and segment ids mask them from each other, so that the loss is the same for a fraction
-    of the work.
+    A batch with one conversation per row is mostly padding, as most conversations are short. Packing puts
+    several into a row, and segment ids mask attention between them, so that the loss is the same for a
+    fraction of the computation.
 
     Args:
-        examples: from `data_pipes.chat.chat.encode_chats`. One of n tokens makes n - 1 predictions, so it
-            takes n - 1 places: inputs tokens[:-1], labels tokens[1:] where those are trained. No example that
-            fits is ever cut.
+        examples: from `data_pipes.chat.chat.encode_chats`. An example of n tokens takes n - 1 positions:
+            inputs tokens[:-1], labels tokens[1:] where those are trained on. An example that fits into a row
+            is never cut.
         batch_size: B, rows.
-        length: T, places in a row. Examples of more than T + 1 tokens are cut on the right.
+        length: T, tokens in a row. Examples of more than T + 1 tokens are truncated on the right.
         key: a seed or a key [2] uint32; None only with shuffle=False.
         epochs: passes through the data; `len(pipe)` covers all of them.
         packing: False puts one example into each row.
-        shuffle: False keeps the rows in order: of the examples, or with packing the longest first.
+        shuffle: False keeps the rows in order: the order of the examples, or with packing that of
+            `best_fit_decreasing`.
 
     Returns:
-        A sequence of ceil(epochs R / B) batches, see `take`; the last one may end with rows of padding. Its
-        `truncated` counts the examples that were cut, `dropped` those without a trained token (after
-        cutting).
+        A sequence of ceil(epochs R / B) batches, see `take`; the last one may end with padding rows. The
+        pipe's `truncated` counts the examples that were truncated, `dropped` those without a token to train
+        on (after truncation).
 
     Steps:
-        1. Cut examples that are too long; drop those without a trained token.
-        2. Pack.
+        1. Truncate examples that are too long; drop those without a token to train on.
+        2. Pack the others into rows.
 
     Raises:
         ValueError: if no example is left, or a size is below 1.
         TypeError: if the key is missing.
 
     Example:
-        Examples of 3 and 2 tokens take 2 + 1 places:
+        Examples of 3 and 2 tokens take 2 + 1 positions of a row:
 
-        >>> said = [Encoded(np.array([5, 6, 7]), np.array([False, False, True])),
-        ...         Encoded(np.array([8, 9]), np.array([False, True]))]
-        >>> batch = sft_pipe(said, batch_size=1, length=4, key=0)[0]
+        >>> examples = [Encoded(np.array([5, 6, 7]), np.array([False, False, True])),
+        ...             Encoded(np.array([8, 9]), np.array([False, True]))]
+        >>> batch = sft_pipe(examples, batch_size=1, length=4, key=0)[0]
         >>> batch["tokens"].tolist(), batch["labels"].tolist(), batch["segment_ids"].tolist()
         ([[5, 6, 8, 0]], [[-100, 7, 9, -100]], [[0, 0, 1, 2]])
     """
-    # 1. Cut, and drop.
-    most = max(length, 0) + 1
-    cut = [Encoded(tokens[:most], trained[:most]) for tokens, trained in examples]
-    kept = [example for example in cut if example.trained[1:].any()]
+    # 1. Truncate, and drop.
+    limit = max(length, 0) + 1
+    fitted = [Encoded(tokens[:limit], trained[:limit]) for tokens, trained in examples]
+    kept = [example for example in fitted if example.trained[1:].any()]
     truncated = sum(len(example.tokens) > length + 1 for example in examples)
     stored = concatenate(kept, "sft_pipe")
     # 2. Pack.
-    places = np.diff(stored.starts) - 1
+    sizes = np.diff(stored.starts) - 1
     bins = [[example] for example in range(len(kept))]
     if packing and kept:
-        bins = best_fit_decreasing(places, length)
-    table = Packed(
+        bins = best_fit_decreasing(sizes, length)
+    table = PackedExamples(
         stored,
         np.fromiter((example for row in bins for example in row), np.int64, len(kept)),
         np.fromiter(map(len, bins), np.int64, len(bins)).cumsum(),
@@ -109,23 +110,23 @@ def sft_pipe(
         shuffle=shuffle,
         about={"pipe": "sft", "length": length, "packing": packing},
         truncated=truncated,
-        dropped=len(cut) - len(kept),
+        dropped=len(fitted) - len(kept),
     )
 
 
-def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
-    """Takes rows out of the table.
+def take(table: PackedExamples, rows: np.ndarray, *, length: int) -> dict[str, np.ndarray]:
+    """Writes rows of the table into a padded batch.
 
     Args:
-        table: see Packed.
+        table: examples and their rows.
         rows: [B] int64, -1 for a row of padding.
         length: T.
 
     Returns:
-        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained;
-        "segment_ids" [B, T] int64, examples numbered from 0 in each row, and padding one higher; "positions"
-        [B, T] int64, from 0 in each segment; "row" [B] int64, the row's number, -1 for padding. Padding has
-        token 0 and label -100.
+        "tokens" [B, T] int64; "labels" [B, T] int64, the token after each, -100 where it is not trained on;
+        "segment_ids" [B, T] int64, examples numbered from 0 in each row, padding as one more segment;
+        "positions" [B, T] int64, from 0 in each segment; "row" [B] int64, the row's number, -1 for padding.
+        Padding has token 0 and label -100.
     """
     shape = (len(rows), length)
     tokens, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
@@ -133,15 +134,15 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
     for batch_position, row in enumerate(rows.tolist()):
         first = int(table.ends[row - 1]) if row > 0 else 0
         members = table.order[first : table.ends[row]].tolist() if row >= 0 else []
-        place = 0
+        start = 0
         for segment, example in enumerate(members):
-            rest = (batch_position, slice(place, None))
-            end = place + write_example(table.examples, example, tokens[rest], labels[rest])
-            segment_ids[batch_position, place:end] = segment
-            positions[batch_position, place:end] = np.arange(end - place)
-            place = end
-        segment_ids[batch_position, place:] = len(members)
-        positions[batch_position, place:] = np.arange(length - place)
+            free = (batch_position, slice(start, None))
+            end = start + write_example(table.examples, example, tokens[free], labels[free])
+            segment_ids[batch_position, start:end] = segment
+            positions[batch_position, start:end] = np.arange(end - start)
+            start = end
+        segment_ids[batch_position, start:] = len(members)
+        positions[batch_position, start:] = np.arange(length - start)
     return {
         "tokens": tokens,
         "labels": labels,
@@ -152,12 +153,12 @@ def take(table: Packed, rows: np.ndarray, *, length: int) -> dict[str, np.ndarra
 
 
 def fullness(pipe: TablePipe) -> float:
-    """Returns the share of places that hold an example, in (0, 1]; packing raises it.
+    """Returns the share of positions that are not padding, in (0, 1]; packing raises it.
 
     Example:
-        >>> said = [Encoded(np.array([5, 6, 7]), np.array([False, False, True]))] * 3
-        >>> pipe = sft_pipe(said, batch_size=1, length=4, key=0)
-        >>> fullness(pipe), fullness(sft_pipe(said, batch_size=1, length=4, key=0, packing=False))
+        >>> examples = [Encoded(np.array([5, 6, 7]), np.array([False, False, True]))] * 3
+        >>> pipe = sft_pipe(examples, batch_size=1, length=4, key=0)
+        >>> fullness(pipe), fullness(sft_pipe(examples, batch_size=1, length=4, key=0, packing=False))
         (0.75, 0.5)
     """
     filled = len(pipe.table.examples.tokens) - len(pipe.table.order)

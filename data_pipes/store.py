@@ -1,13 +1,14 @@
-"""Write and map token stores: corpora on disk, which may be larger than memory.
+"""Write and memory-map token stores: corpora on disk, which may be larger than memory.
 
-A stream has no index, so it is written to a store first; only stores become pipes. A store is a folder:
+A stream of documents cannot be indexed, so it is written to a store first, from which a pipe is built. A
+store is a folder:
 
     tokens.bin      the ids one after another, little-endian, uint16 if the vocabulary allows, else uint32
     documents.bin   where each document ends (exclusive), little-endian int64
     manifest.json   counts, sha256 of both files, vocabulary size, tokenizer, a digest; written last
 
-It is mapped, not read: opening takes the same time for a megabyte and a terabyte, and any row is O(1). The
-folder gets its final name when it is complete and on the disk, or never.
+It is memory-mapped: opening takes the same time for a megabyte and a terabyte, and reading any row is O(1).
+The folder gets its final name only when it is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -37,21 +38,22 @@ _BLOCK = 1 << 22
 def write_store(
     path: Location, documents: Iterable[Any], *, vocab_size: int, tokenizer: str = ""
 ) -> TokenStore:
-    """Streams documents of ids into a store on disk, all or nothing, and opens it.
+    """Streams documents of ids into a store on disk, atomically, and opens it.
 
     A run that is killed, or a disk that fills up, must not leave a part of a corpus under its final name.
 
     Args:
         path: the folder to make; its parents are made too.
-        documents: [n] integers each, read once; empty ones are skipped.
-        vocab_size: every id is below it; up to 65,536 an id takes two bytes, else four.
+        documents: token ids of each document, [n] integers, read once; empty documents are skipped.
+        vocab_size: upper limit of the ids (exclusive); up to 65,536 an id takes two bytes, else four.
         tokenizer: fingerprint of the tokenizer, written to the manifest.
 
     Returns:
-        The TokenStore, mapped; equal, digest included, to that of `memory_store` for the same documents.
+        The memory-mapped TokenStore. It equals that of `memory_store` for the same documents, digest
+        included.
 
     Steps:
-        1. Make a hidden folder in the same parent, locked by this process. One that a killed run left is
+        1. Make a hidden folder in the same parent, locked by this process. One that a killed process left is
            removed.
         2. Write and hash tokens and ends; fsync both.
         3. Write the manifest, fsync it and the folder.
@@ -84,18 +86,18 @@ def write_store(
 
 
 def open_store(path: Location, *, verify: bool = True) -> TokenStore:
-    """Maps a store from disk.
+    """Memory-maps a store from disk.
 
     Args:
-        path: its folder.
-        verify: read everything once and compare sha256 (about a second per gigabyte); False compares only
-            lengths and the manifest's own digest, which takes no time but misses a flipped bit.
+        path: the store's folder.
+        verify: read both files once and compare their sha256 (about a second per gigabyte). False checks only
+            file sizes and the manifest's own digest, which takes no time but misses a flipped bit.
 
     Returns:
-        The TokenStore; tokens are read when they are used.
+        The TokenStore; tokens are read from disk when they are used.
 
     Raises:
-        FileNotFoundError: if there is no store there, or one of its files is missing.
+        FileNotFoundError: if there is no store at the path, or one of its files is missing.
         ValueError: if a file is damaged; the message has its name and the damage.
     """
     folder = Path(path).absolute()
@@ -122,11 +124,11 @@ def open_store(path: Location, *, verify: bool = True) -> TokenStore:
 
 
 def _reopen(path: str, digest: str) -> TokenStore:
-    """Maps a pickled store again; refuses another corpus at its path."""
+    """Opens the store of an unpickled TokenStore; refuses another corpus at its path."""
     store = open_store(path, verify=False)
     if store.digest != digest:
         raise ValueError(
-            f"open_store: {path} has another corpus than when it was pickled; build the pipe again"
+            f"open_store: {path} has another corpus than when the pipe was pickled; build the pipe again"
         )
     return store
 
@@ -134,7 +136,7 @@ def _reopen(path: str, digest: str) -> TokenStore:
 def _write_arrays(
     folder: Path, file: BinaryIO, documents: Iterable[np.ndarray]
 ) -> tuple[int, int, list[Any]]:
-    """Streams ids and ends to disk -> (tokens, documents, the two hashes)."""
+    """Streams ids and ends to disk; returns (number of tokens, number of documents, the two hashes)."""
     hashes = [hashlib.sha256(), hashlib.sha256()]
     tokens = count = 0
     with open(folder / "documents.bin", "xb", buffering=_BLOCK) as ends:
@@ -158,7 +160,7 @@ def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     folder = target.parent / f".{target.name}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_dead(folder)
+        _remove_stale(folder)
         folder.mkdir()
     except OSError as error:
         message = f"write_store: cannot make {target} ({error.strerror}); pass a folder that can be written"
@@ -173,14 +175,14 @@ def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
             free = shutil.disk_usage(target.parent).free
             raise OSError(
                 error.errno,
-                f"write_store: no room for {target} ({error.strerror}, {free} bytes free); nothing was left "
-                "there; make room, or take another disk",
+                f"write_store: no room for {target} ({error.strerror}, {free} bytes free); the partial "
+                "store was removed; make room, or use another disk",
             ) from error
         raise
 
 
-def _remove_dead(folder: Path) -> None:
-    """Removes the folder of a killed writer; a running writer holds its lock."""
+def _remove_stale(folder: Path) -> None:
+    """Removes the folder of a killed writer; raises if a running writer holds its lock."""
     if (tokens := folder / "tokens.bin").exists():
         with open(tokens, "rb") as file:
             _lock(file)
@@ -201,7 +203,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Reads and checks a manifest, its own digest included."""
+    """Reads a manifest, and verifies its fields and its own digest."""
     if not path.is_file():
         problem = f"{path.parent} has no manifest.json"
         if not path.parent.is_dir():
@@ -214,20 +216,21 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError(_damaged(path, f"it is not a JSON object ({error})")) from error
     if facts.get("format") != FORMAT:
         raise ValueError(
-            f"open_store: {path} has format {facts.get('format')!r}, this version reads {FORMAT!r}"
+            f"open_store: {path} has format {facts.get('format')!r}, expected {FORMAT!r}; write the store "
+            "again"
         )
     if manifest.get("digest") != hash_json(facts):
         raise ValueError(_damaged(path, "its digest does not match its contents"))
-    if wrong := _wrong_field(facts):
-        raise ValueError(_damaged(path, wrong))
+    if problem := _describe_wrong_field(facts):
+        raise ValueError(_damaged(path, problem))
     return manifest
 
 
-def _wrong_field(facts: Mapping[str, Any]) -> str:
+def _describe_wrong_field(facts: Mapping[str, Any]) -> str:
     """Describes the first field that `manifest_of` cannot have written; "" if there is none."""
-    for name, most in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
-        if not (type(number := facts.get(name)) is int and 0 < number <= most):
-            return f"{name} is {_shorten(number)}, expected a whole number from 1 to {most}"
+    for name, maximum in (("vocab_size", 2**32), ("tokens", 2**62), ("documents", 2**62)):
+        if not (type(number := facts.get(name)) is int and 0 < number <= maximum):
+            return f"{name} is {_shorten(number)}, expected an integer from 1 to {maximum}"
     if not isinstance(facts.get("tokenizer"), str):
         return f"tokenizer is {_shorten(facts.get('tokenizer'))}, expected a fingerprint"
     hashes = facts.get("sha256")
@@ -237,7 +240,7 @@ def _wrong_field(facts: Mapping[str, Any]) -> str:
 
 
 def _shorten(value: Any) -> str:
-    """A field of a manifest, in at most 60 letters."""
+    """JSON of a manifest's field, cut to 60 characters."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
@@ -254,6 +257,6 @@ def _check_file(path: Path, size: int, sha256: str | None) -> None:
             raise ValueError(_damaged(path, f"sha256 {digest[:12]}..., the manifest has {sha256[:12]}..."))
 
 
-def _damaged(path: Path, what: str) -> str:
-    """The message of a damaged file."""
-    return f"open_store: {path} is damaged: {what}; write the store again from its source"
+def _damaged(path: Path, damage: str) -> str:
+    """Error message for a damaged file."""
+    return f"open_store: {path} is damaged: {damage}; write the store again from its source"

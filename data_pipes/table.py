@@ -1,9 +1,9 @@
 """A table of rows as a sequence of batches, each a pure function of its index.
 
-All pipes are table pipes: pretraining, fine-tuning, preferences and prompts differ in the contents of a row.
-Shuffling, batches, slices and epochs are the same. Nothing is iterated and nothing is remembered: batch i is
-computed from (table, key, i). So a run resumes exactly where it stopped with `pipe[int(state.step):]`, on any
-machine, with any number of loader processes.
+All pipes are table pipes: pretraining, fine-tuning, preferences and prompts differ only in the contents of a
+row, and share shuffling, batching, slicing and epochs. A pipe has no state: batch i is computed from (table,
+key, i). So a run resumes exactly where it stopped with `pipe[int(state.step):]`, on any machine, with any
+number of loader processes.
 
 Shape letters: B rows in a batch, R rows of the table.
 """
@@ -30,16 +30,16 @@ class TablePipe:
 
     Args:
         table: a token store, or arrays, NamedTuples or tuples of arrays; read-only.
-        take: (table, rows [B] int64, -1 for padding) -> {name: [B, ...] array of its own}.
+        take: (table, rows [B] int64, -1 for padding) -> {name: [B, ...] new array}.
         rows: R.
         batch_size: B.
         epochs: passes through the table.
-        key: two words; None reads the rows in order.
+        key: two uint32 words; None reads the rows in order.
         wrap: fill the last batch with the beginning of a further epoch, instead of padding.
-        about: what else decides the batches, in plain JSON.
-        truncated: examples that were shortened.
-        dropped: examples that were left out, as nothing in them is learned.
-        window: the batches of the whole run that this pipe shows; slicing narrows it.
+        about: other settings that determine the batches, as JSON values; "pipe" is the pipe's name.
+        truncated: number of examples that were truncated.
+        dropped: number of examples that were left out, as they have no token to train on.
+        window: numbers of the run's batches that this pipe contains; slicing narrows it.
     """
 
     table: Any
@@ -67,7 +67,7 @@ class TablePipe:
         number = operator.index(index)
         if not -len(self) <= number < len(self):
             raise IndexError(
-                f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train for longer"
+                f"pipe[{number}]: this pipe has {len(self)} batches; raise epochs to train longer"
             )
         return batch_at(self, self.window[number])
 
@@ -89,7 +89,7 @@ def table_pipe(
     truncated: int = 0,
     dropped: int = 0,
 ) -> TablePipe:
-    """Builds a pipe of a table: rows shuffled anew each epoch, `batch_size` a batch.
+    """Builds a pipe of a table: rows are reshuffled each epoch, `batch_size` rows per batch.
 
     Args:
         table: see TablePipe.
@@ -100,14 +100,14 @@ def table_pipe(
             None only with shuffle=False.
         epochs: passes through the table.
         shuffle: False keeps the rows in order.
-        about: what else decides the batches; error messages begin with its "pipe", "length" is checked.
+        about: see TablePipe; error messages begin with its "pipe", and its "length" must be at least 1.
         wrap: see TablePipe.
         truncated: see TablePipe.
         dropped: see TablePipe.
 
     Returns:
-        A TablePipe of ceil(epochs R / B) batches. Epochs follow each other without a gap, so one batch may
-        end an epoch and begin the next; only the very last can lack rows.
+        A TablePipe of ceil(epochs R / B) batches. Epochs are not padded, so one batch may end an epoch and
+        begin the next; only the last batch of the run may have fewer than B rows, and is then padded.
 
     Raises:
         ValueError: if a size is below 1, or the table is empty.
@@ -124,9 +124,9 @@ def table_pipe(
         if value < 1:
             raise ValueError(f"{name}: {argument} must be at least 1, got {value}")
     if rows < 1:
-        why = (
-            f", as none of the {dropped} given has a token to learn within length {length}" if dropped else ""
-        )
+        why = ""
+        if dropped:
+            why = f", as none of the {dropped} given has a token to train on within length {length}"
         raise ValueError(
             f"{name}: expected at least one example, got none{why}; give more data, or a greater length"
         )
@@ -153,21 +153,22 @@ def batch_at(pipe: TablePipe, number: int) -> dict[str, Tensor]:
     """Computes batch `number` of the whole run, in time that does not depend on R.
 
     Args:
-        pipe: its window does not matter.
-        number: in [0, number of batches).
+        pipe: the pipe; its window is ignored.
+        number: batch number, in [0, number of batches).
 
     Returns:
-        The arrays of the pipe's `take`, as tensors [B, ...]. All are the caller's own: writing to them
-        changes nothing in the pipe.
+        The arrays of the pipe's `take`, as tensors [B, ...]. They are new: writing to them does not change
+        the pipe.
 
     Steps:
-        1. The places number B to number B + B - 1 of the run, each a row of an epoch.
-        2. Shuffle the rows of each epoch under the epoch's key.
-        3. Take the rows; those after the last epoch are padding.
+        1. Compute the B row slots of the batch, number B to number B + B - 1 of the run, and for each its
+           epoch and its index in that epoch.
+        2. Shuffle the indices of each epoch under the epoch's key.
+        3. Take the rows; slots after the last epoch are padding.
     """
-    # 1. Places.
-    places = np.arange(number * pipe.batch_size, (number + 1) * pipe.batch_size)
-    epochs, rows = np.divmod(places, pipe.rows)
+    # 1. Slots.
+    slots = np.arange(number * pipe.batch_size, (number + 1) * pipe.batch_size)
+    epochs, rows = np.divmod(slots, pipe.rows)
     # 2. Shuffle.
     if pipe.key is not None:
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
@@ -180,10 +181,10 @@ def batch_at(pipe: TablePipe, number: int) -> dict[str, Tensor]:
 
 
 def describe(pipe: TablePipe) -> dict[str, Any]:
-    """Describes in plain JSON what decides the batches: pipes that agree here give equal batches.
+    """Describes as JSON values everything that determines the batches: equal descriptions, equal batches.
 
     Args:
-        pipe: its window does not matter.
+        pipe: the pipe; its window is ignored.
 
     Returns:
         {"pipe", "length", ..., "data" (sha256 over the table), "batch_size", "epochs", "key"}.
@@ -198,12 +199,12 @@ def describe(pipe: TablePipe) -> dict[str, Any]:
 
 
 def _digest(table: Any) -> str:
-    """sha256 over all arrays of a table, their dtypes and their shapes; a token store's own."""
+    """sha256 of the arrays of a table, with dtypes and shapes; a token store has its own digest."""
     return table.digest if isinstance(table, TokenStore) else hash_blocks(_blocks(table))
 
 
 def _blocks(part: Any) -> Iterator[bytes | memoryview]:
-    """The bytes of an array, or of every part of a tuple, each after a line that describes it."""
+    """Bytes of an array, or of every part of a tuple, each after a header with its dtype and shape."""
     if isinstance(part, tuple):
         yield f"({len(part)}".encode()
         for inner in part:

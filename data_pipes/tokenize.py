@@ -13,14 +13,14 @@ from data_pipes.types import Document
 
 
 class Encoder(Protocol):
-    """A tokenizer, as far as `tokenize` needs it."""
+    """The part of a tokenizer that `tokenize` uses."""
 
     @property
     def encode_batch(self) -> Callable[[list[str]], Any]: ...
 
 
 class Progress(NamedTuple):
-    """Counts of what `tokenize` has encoded so far."""
+    """Numbers of documents, characters and tokens that `tokenize` has encoded so far."""
 
     documents: int
     characters: int
@@ -41,18 +41,18 @@ def tokenize(
     """Encodes documents into a store, a few million characters at a time, so that memory is bounded.
 
     Args:
-        documents: read once, in order.
-        tokenizer: has `encode_batch(texts) -> list of [n] integer arrays`.
-        store_path: a folder to write; None keeps the store in memory.
-        vocab_size: ids must be below it (the tokenizer's, or the model's if that is larger).
-        separator_id: appended to every document (<|endoftext|>), so that a model learns where texts end;
-            None appends none.
-        fingerprint: of the tokenizer; the store records it.
-        batch_characters: of a batch; 4 Mi characters by default.
+        documents: the documents, read once, in order.
+        tokenizer: object with `encode_batch(texts) -> list of [n] integer arrays`.
+        store_path: the folder to write; None keeps the store in memory.
+        vocab_size: upper limit of the ids (exclusive): the tokenizer's size, or the model's if it is larger.
+        separator_id: id that is appended to every document (<|endoftext|>), so that a model learns where
+            texts end; None appends none.
+        fingerprint: fingerprint of the tokenizer, which the store records.
+        batch_characters: characters that are encoded at once; 4 Mi by default.
         on_progress: called with a Progress after each batch.
 
     Returns:
-        A TokenStore. Documents without a token leave neither tokens nor a separator.
+        A TokenStore. A document without a token is skipped, without a separator.
 
     Raises:
         ValueError: if no document has a token, or an id is not below vocab_size.
@@ -79,13 +79,15 @@ def _encode_documents(
     batch_characters: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> Iterator[np.ndarray]:
-    """Documents -> [n] ids each, the separator appended."""
+    """Yields the ids of each document, [n] int64, with the separator appended."""
     done = Progress(0, 0, 0)
-    tail = np.array([] if separator_id is None else [separator_id], np.int64)
+    separator = np.array([] if separator_id is None else [separator_id], np.int64)
     for texts in _batches(documents, batch_characters):
         tokens = 0
         for ids in tokenizer.encode_batch(texts):
-            row = np.concatenate([np.asarray(ids, np.int64), tail]) if len(ids) else np.zeros(0, np.int64)
+            row = np.zeros(0, np.int64)
+            if len(ids):
+                row = np.concatenate([np.asarray(ids, np.int64), separator])
             tokens += len(row)
             yield row
         done = Progress(
@@ -96,7 +98,7 @@ def _encode_documents(
 
 
 def _batches(documents: Iterable[Document], characters: int) -> Iterator[list[str]]:
-    """Texts in groups of `characters` or a little more."""
+    """Yields groups of texts that together have at least `characters` characters."""
     batch: list[str] = []
     size = 0
     for document in documents:

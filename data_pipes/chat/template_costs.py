@@ -1,8 +1,8 @@
 """Costs of a template's operations, in units of about ten nanoseconds or bytes.
 
-An operation costs by the size of its operands, and again by the size of its result. One whose result can be
-far larger than its operands (a width, a repetition, a replacement of every letter) is refused by the size
-of that.
+An operation is charged for the size of its operands before it runs, and for the size of its result after. If
+the result can be far larger than the operands (a width, a repetition, a replacement of every letter), its
+size is estimated first, and the operation is refused if the estimate is too large.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 import jinja2
 
 CALL = 128
-"""Units of a filter, a test or a call, without its arguments."""
+"""Cost of a filter, a test or a call, without its arguments."""
 
 NODE = 4
-"""Units of an expression."""
+"""Cost of an expression."""
 
 LOOKUP = 256
-"""Units of the lookup of an attribute or an item."""
+"""Cost of the lookup of an attribute or an item."""
 
 ELEMENT = 16
-"""Units of an element of a list: a pointer, and mostly an object."""
+"""Cost of an element of a list: a pointer, and usually an object."""
 
-PRODUCT = 1 << 24
+MAX_PRODUCT = 1 << 24
 """Largest product of the sizes of operands that multiply, such as a text and a replacement of each letter."""
 
 TOO_LARGE = "it makes a text or a number too large for a template"
@@ -47,7 +47,7 @@ FACTORS: tuple[tuple[int, frozenset[str]], ...] = (
                     "striptags", "title", "unique", "urlencode", "wordcount", "wordwrap", "xmlattr"))),
     (256, frozenset(("urlize",))),
 )  # fmt: skip
-"""(units for each unit of the arguments, methods and filters); others cost one."""
+"""(cost per unit of argument size, methods and filters); all others have factor 1."""
 
 FREE_TESTS = frozenset((
     "boolean", "callable", "defined", "even", "false", "filter", "float", "integer", "iterable", "mapping",
@@ -56,33 +56,33 @@ FREE_TESTS = frozenset((
 """Tests that take constant time."""
 
 MAX_PIECES = 100_000
-"""Most pieces that a list may be cut into."""
+"""Largest number of batches or slices that a list may be cut into."""
 
 
 class SandboxError(jinja2.TemplateError):
     """An error that a template raises itself, or an operation that is refused."""
 
 
-def total_size(value: Any, limit: float = PRODUCT) -> float:
-    """Returns the size of a value with everything in it, units; above `limit` it stops counting.
+def total_size(value: Any, limit: float = MAX_PRODUCT) -> float:
+    """Returns the size of a value and all values nested in it, in units; above `limit` it stops counting.
 
     Example:
         >>> total_size(["ab", {"c": 1}]), total_size(5), total_size("abc")
         (52, 1, 3)
     """
-    total, waiting = 0, [value]
-    while waiting and total <= limit:
-        item = waiting.pop()
+    total, pending = 0, [value]
+    while pending and total <= limit:
+        item = pending.pop()
         kind = type(item)
         if kind is list or kind is tuple:
             total += ELEMENT * len(item)
-            waiting += item
+            pending += item
         elif isinstance(item, str):
             total += len(item)
         elif isinstance(item, dict):
             total += ELEMENT * len(item)
-            waiting += item.keys()
-            waiting += item.values()
+            pending += item.keys()
+            pending += item.values()
         else:
             total += 1
     return total
@@ -93,12 +93,12 @@ def charge_call(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
 
     Args:
         spend: (units) -> None, which raises when the budget is used up.
-        name: of the filter or the method.
-        args: positional arguments, the value that it is applied to first.
-        kwargs: named arguments.
+        name: name of the filter or the method.
+        args: positional arguments; the first is the value that it is applied to.
+        kwargs: keyword arguments.
 
     Raises:
-        SandboxError: if its result would be too large, or the budget is used up.
+        SandboxError: if the result would be too large, or the budget is used up.
     """
     spend(CALL)
     if name in FREE:
@@ -115,7 +115,7 @@ def charge_call(spend: Callable, name: str, args: Any, kwargs: Any) -> None:
 
 
 def charge_result(spend: Callable, value: Any) -> Any:
-    """Charges a result by its size, and returns it.
+    """Charges for the size of a result, and returns the result.
 
     Args:
         spend: as in `charge_call`.
@@ -135,20 +135,20 @@ def refuse_large(operation: str, *values: Any) -> None:
     """Refuses operands that may multiply to a huge result, and a format with a huge width.
 
     Args:
-        operation: its name; "format" and "format_map" take the format first.
-        values: its operands.
+        operation: name of the operation; for "format" and "format_map" the first operand is the format.
+        values: the operands.
 
     Raises:
-        SandboxError: if its result may be larger than PRODUCT.
+        SandboxError: if the result may be larger than MAX_PRODUCT.
     """
     sizes = sorted((1, 1, *(max(size(value), _magnitude(value)) for value in values)), reverse=True)
     if operation.startswith("format"):
         text = values[0] if isinstance(values[0], str) else ""
-        widths = sum(map(int, re.findall(r"\d{1,6}", text))) if len(text) < PRODUCT else PRODUCT
+        widths = sum(map(int, re.findall(r"\d{1,6}", text))) if len(text) < MAX_PRODUCT else MAX_PRODUCT
         nested = sum(map(_magnitude, values)) if re.search(r"%[-+ #0]*\*|:[^{}]*\{", text) else 0
-        if re.search(r"\d{6}", text) or widths + nested * text.count("{") > PRODUCT or nested > 1 << 16:
+        if re.search(r"\d{6}", text) or widths + nested * text.count("{") > MAX_PRODUCT or nested > 1 << 16:
             raise SandboxError(TOO_LARGE)
-    if sizes[0] * sizes[1] > PRODUCT:
+    if sizes[0] * sizes[1] > MAX_PRODUCT:
         raise SandboxError(TOO_LARGE)
 
 
@@ -161,7 +161,7 @@ def refuse_power(base: Any, exponent: Any) -> None:
     Raises:
         SandboxError: if the result has more than about 1,500 binary digits.
     """
-    if _magnitude(base) > PRODUCT or _magnitude(exponent) > 64:
+    if _magnitude(base) > MAX_PRODUCT or _magnitude(exponent) > 64:
         raise SandboxError(TOO_LARGE)
 
 
@@ -175,7 +175,7 @@ def _refuse_wide(name: str, values: tuple) -> None:
     if name == "wordwrap" and isinstance(values[0], str):
         width = next((int(_magnitude(value)) for value in values[1:] if _magnitude(value)), 79)
         longest = max(map(len, values[0].split()), default=0)
-        if longest * longest > PRODUCT * max(width, 1):
+        if longest * longest > MAX_PRODUCT * max(width, 1):
             raise SandboxError(TOO_LARGE)
 
 

@@ -1,8 +1,8 @@
 """The embedded corpus: source and documentation that ship with Python, so that nothing is downloaded.
 
 About 12 MB of code and English: the standard library's modules, and the language reference that
-`help("for")` shows. One tenth of the modules is held out, chosen by name, so that a model is tested on whole
-files that it never saw.
+`help("for")` shows. One tenth of the modules is held out, chosen by a hash of the name, so that a model is
+evaluated on complete files that it was not trained on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from data_pipes.types import Document
 
 TOPICS = "pydoc_data/topics.py"
 HELD_OUT = 0.1
-"""Share of the files held out: about 0.9 MB of text, enough for a stable figure in bits per byte."""
+"""Share of the files held out: about 0.9 MB of text, enough for a stable estimate of bits per byte."""
 
-SMALLEST = 4_000_000
-"""A library with fewer bytes of source counts as stripped; CPython 3.10 to 3.14 have 9 to 12 million."""
+MIN_SOURCE_BYTES = 4_000_000
+"""Smallest size of a complete library, bytes of source; CPython 3.10 to 3.14 have 9 to 12 million."""
 
 _EXCLUDED = frozenset(
     ["test", "encodings", "site-packages", "dist-packages", "__phello__", "lib2to3/tests/data"]
@@ -39,23 +39,23 @@ def documents(
     """Streams the documents of the embedded corpus, sorted by name.
 
     Args:
-        part: "train", "held_out", or "all" of it.
+        part: "train", "held_out", or "all" for both.
         held_out: share of the files (not of the bytes) that are held out, in [0, 1].
-        library: folder of the standard library; None takes that of the running Python.
+        library: folder of the standard library; None for that of the running Python.
 
     Returns:
         Documents named by their path in the library ("asyncio/tasks.py"), and one for each topic of the
-        reference ("pydoc_data/topics.py#for"). A given Python gives the same documents in the same order on
-        every machine.
+        reference ("pydoc_data/topics.py#for"). A given version of Python gives the same documents in the same
+        order on every machine.
 
     Steps:
         1. List the modules: all *.py except the folder `test` (17 MB of tests), `encodings` (tables that are
            near copies of each other, and would leak from one part to the other), installed packages, and
            files that describe the build of this Python.
         2. Refuse a library that has no source.
-        3. Choose files by the hash of their names: sha256's first four bytes as a fraction of 2**32, below
-           `held_out` for the held-out part. The topics quote each other, so all are in the training part.
-        4. Decode each file as Python does; the topics are a dictionary of texts.
+        3. Choose files by a hash of the name (`hash_fraction`): those below `held_out` are the held-out part.
+           The topics quote each other, so all are in the training part.
+        4. Decode each file as Python does; cut the topics file into one document per topic.
 
     Raises:
         ValueError: if part is unknown, or held_out is outside [0, 1].
@@ -69,7 +69,7 @@ def documents(
     top = library or Path(sysconfig.get_path("stdlib"))
     # 1. Modules.
     modules = _list_modules(top)
-    # 2. A stripped library.
+    # 2. Refuse a stripped library.
     _refuse_incomplete(top, modules)
     # 3. Files of the part.
     names = sorted(modules)
@@ -80,7 +80,7 @@ def documents(
 
 
 def is_held_out(name: str, share: float = HELD_OUT) -> bool:
-    """Decides by its name alone whether a file is held out, so that the split is the same on every machine.
+    """Returns True if a file is held out; only its name matters, so the split is the same on every machine.
 
     Example:
         sha256("enum.py") begins with 0x101c2b94, which is 0.063 of 2**32:
@@ -95,17 +95,17 @@ def _list_modules(top: Path) -> dict[str, Path]:
     """The *.py files of the corpus by name; excluded folders are not entered, as they may hold many files."""
     modules: dict[str, Path] = {}
     for folder, subfolders, files in os.walk(top):
-        place = Path(folder).relative_to(top)
-        subfolders[:] = [name for name in subfolders if _is_included((place / name / "_.py").as_posix())]
+        relative = Path(folder).relative_to(top)
+        subfolders[:] = [name for name in subfolders if _is_included((relative / name / "_.py").as_posix())]
         for file in files:
-            name = (place / file).as_posix()
+            name = (relative / file).as_posix()
             if file.endswith(".py") and _is_included(name):
                 modules[name] = Path(folder, file)
     return modules
 
 
 def _is_included(name: str) -> bool:
-    """True for a file of the corpus: none about the build, none in an excluded folder."""
+    """True for a file of the corpus: not one that describes the build, nor one in an excluded folder."""
     *folders, file = name.split("/")
     if name.startswith("config-") or file.startswith("_sysconfigdata"):
         return False
@@ -117,7 +117,7 @@ def _refuse_incomplete(top: Path, modules: Mapping[str, Path]) -> None:
     """Refuses a library without source or without topics."""
     size = sum(path.stat().st_size for path in modules.values())
     missing = []
-    if size < SMALLEST:
+    if size < MIN_SOURCE_BYTES:
         missing.append(f"the source of the modules (found {len(modules)} files with {size} bytes)")
     if TOPICS not in modules:
         missing.append(TOPICS)

@@ -1,9 +1,9 @@
 """Generate a quiz: multiple-choice questions about Python's library, in MMLU's layout.
 
 All answers are in the training part of the embedded corpus, so the quiz measures how much of it a model
-remembers. Every set of four choices has four questions, and each choice is the answer of one: a model that
-looks only at the choices (their length, their style) is right one time in four, by construction. No question
-shares four letters in a row with its answer, so that comparing letters helps little.
+remembers. Every set of four choices has four questions, and each choice is the answer to one of them: a model
+that looks only at the choices (their length, their style) has an accuracy of 1/4, by construction. No
+question shares an n-gram of four characters with its answer, so that comparing characters helps little.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 Item = TypeVar("Item")
 
 CHOICES = 4
-"""Choices of a question, and questions of a set of choices."""
+"""Number of choices of a question, and of questions that share a set of choices."""
 
-DEV = 5
-"""Examples of each subject, as in MMLU."""
+DEV_COUNT = 5
+"""Number of few-shot examples of each subject, as in MMLU."""
 
-TEST = 100
+TEST_COUNT = 100
 """Default number of questions of each subject."""
 
-FREQUENT = 0.02
-"""A word in more than this share of the summaries does not distinguish them."""
+MAX_WORD_SHARE = 0.02
+"""Words that occur in more than this share of the summaries are ignored when summaries are compared."""
 
 TYPES = ("dict", "list", "set", "tuple", "str", "int")
 """Lower-case names of types that classes derive from."""
@@ -42,18 +42,18 @@ TYPES = ("dict", "list", "set", "tuple", "str", "int")
 ALIASES = ("IOError", "EnvironmentError", "WindowsError")
 """Other names of OSError."""
 
-RUN = 4
-"""Length of a run of letters that a question and its answer must not share."""
+NGRAM = 4
+"""Length n of the character n-grams; a question and its answer must not share one."""
 
 
 class Fact(NamedTuple):
-    """A question and its answer, before there are choices.
+    """A question and its answer, to which wrong choices are added later.
 
     Fields:
         question: the question's text.
         answer: the right choice.
-        also: texts that are right as well, or nearly, and so unfit as wrong choices.
-        near: a word; the answers of facts with the same word are each other's most plausible wrong choices.
+        also: other texts that are right or nearly right, which cannot be wrong choices.
+        near: sort key (a module name, ...); facts with the same key give each other plausible wrong choices.
     """
 
     question: str
@@ -63,13 +63,13 @@ class Fact(NamedTuple):
 
 
 class Library(NamedTuple):
-    """The contents of Python's library that questions are made of.
+    """The parts of Python's library from which questions are made.
 
     Fields:
-        functions: those of `data_pipes.embedded.tuning_rows.read_summaries` whose summary and bare name are
-            unique.
-        parameters: function -> names of its parameters; only of functions without **keywords.
-        words: module -> all words of its source; only of modules that import nothing by "*".
+        functions: functions of `data_pipes.embedded.tuning_rows.read_summaries` whose summary and bare name
+            are unique.
+        parameters: function -> names of its parameters; only for functions without **keywords.
+        words: module -> all words of its source; only for modules without "import *".
         classes: (module, class, its only base).
     """
 
@@ -79,28 +79,28 @@ class Library(NamedTuple):
     classes: list[tuple[str, str, str]]
 
 
-def quiz(count: int = TEST, *, key: Any) -> Questions:
-    """Generates a quiz.
+def quiz(count: int = TEST_COUNT, *, key: Any) -> Questions:
+    """Generates the quiz: test questions and few-shot examples for each subject.
 
     A benchmark is only as good as its wrong choices: they come from the same module or are of the same kind,
     and none of them is right as well.
 
     Args:
-        count: test questions of each subject, >= 0; a subject with fewer gives all of them. If it is no
-            multiple of 4, the last set is incomplete.
+        count: number of test questions of each subject, >= 0; a subject with fewer gives all of them. If it
+            is not a multiple of 4, the last set is incomplete.
         key: a seed or a key [2] uint32; the same key gives the same quiz, in the same version of Python.
 
     Returns:
         Questions: for each subject in SUBJECTS `count` test questions, and 5 examples from other sets. The
-        right letters of the four questions of a set are A, B, C and D, in an order that the key decides.
+        right letters of the four questions of a set are A, B, C and D, shuffled under the key.
 
     Steps:
         1. Read the library, once.
         2. Shuffle the facts of a subject, and sort them so that facts with the same `near` are neighbours.
-        3. Deal them into sets of four: each fact goes to the oldest open set where its answer is wrong for
-           all the others, and theirs for it. Incomplete sets are left out.
-        4. Shuffle the sets. One question of each of the first five is an example; the other sets make the
-           test.
+        3. Group them into sets of four: each fact is added to the oldest incomplete set in which its answer
+           is wrong for all other questions, and their answers for its question. Incomplete sets are dropped.
+        4. Shuffle the sets. One question of each of the first five sets is an example; the other sets are the
+           test questions.
 
     Raises:
         ValueError: if count is negative.
@@ -118,13 +118,13 @@ def quiz(count: int = TEST, *, key: Any) -> Questions:
         facts = _shuffle(list(find_facts(library)), fold_in_name(subject_key, "facts"))
         facts.sort(key=lambda fact: fact.near)
         # 3. Sets of four.
-        sets = _shuffle(_deal(facts), fold_in_name(subject_key, "sets"))
+        sets = _shuffle(_group_in_sets(facts), fold_in_name(subject_key, "sets"))
         # 4. Examples, and the test.
         questions = [_make_questions(group, fold_in(subject_key, i)) for i, group in enumerate(sets)]
-        examples = [group[0] for group in questions[:DEV]]
-        asked = [question for group in questions[DEV:] for question in group][:count]
+        examples = [group[0] for group in questions[:DEV_COUNT]]
+        tested = [question for group in questions[DEV_COUNT:] for question in group][:count]
         dev[subject] = _number(examples, f"quiz/dev/{subject}", subject)
-        test += _number(_shuffle(asked, fold_in_name(subject_key, "test")), f"quiz/test/{subject}", subject)
+        test += _number(_shuffle(tested, fold_in_name(subject_key, "test")), f"quiz/test/{subject}", subject)
     return Questions(test, dev, "the embedded quiz")
 
 
@@ -156,7 +156,7 @@ def _parameters(module: str, body: Sequence[ast.stmt]) -> Iterator[tuple[str, li
 
 
 def _classes(module: str, body: Sequence[ast.stmt]) -> Iterator[tuple[str, str, str]]:
-    """The public classes with one base, a plain name that is no alias."""
+    """The public classes with exactly one base, which is a name or an attribute, and no alias."""
     for node in body:
         if not isinstance(node, ast.ClassDef) or node.name.startswith("_") or len(node.bases) != 1:
             continue
@@ -167,7 +167,7 @@ def _classes(module: str, body: Sequence[ast.stmt]) -> Iterator[tuple[str, str, 
 
 
 def _function_summaries(library: Library) -> Iterator[Fact]:
-    """Asks for the summary of a function; those of similar functions are no wrong choices."""
+    """Asks for the summary of a function; summaries of similar functions are excluded as wrong choices."""
     for function, similar in _similar_functions(library.functions):
         also = frozenset(other.text for other in similar)
         question = f"What does the function {function.name} do?"
@@ -175,7 +175,7 @@ def _function_summaries(library: Library) -> Iterator[Fact]:
 
 
 def _function_names(library: Library) -> Iterator[Fact]:
-    """Asks for the function of a summary; similar functions are no wrong choices."""
+    """Asks for the function with a summary; similar functions are excluded as wrong choices."""
     for function, similar in _similar_functions(library.functions):
         also = frozenset(other.name for other in similar)
         question = f"Which function does this? {function.text}"
@@ -183,56 +183,56 @@ def _function_names(library: Library) -> Iterator[Fact]:
 
 
 def _function_modules(library: Library) -> Iterator[Fact]:
-    """Asks for the module of a function; modules whose source contains its name are no wrong choices."""
+    """Asks for the module of a function; modules whose source has its name are excluded as wrong choices."""
     for function in library.functions:
         module, bare = _module(function.name), _bare(function.name)
-        if module in library.words and not _runs(module) & _runs(bare):
+        if module in library.words and not _ngrams(module) & _ngrams(bare):
             also = frozenset(other for other, words in library.words.items() if bare in words)
             yield Fact(f"Which module defines the function {bare}?", module, also, str(module.count(".")))
 
 
 def _function_parameters(library: Library) -> Iterator[Fact]:
-    """Asks for a parameter of a function: the last one with three letters or more that shares no run."""
+    """Asks for a parameter: the last one of three letters or more that shares no n-gram with the name."""
     for function in library.functions:
         parameters = library.parameters.get(function.name, [])
-        fit = [name for name in parameters if len(name) > 2 and not _runs(name) & _runs(function.name)]
-        if fit:
+        usable = [name for name in parameters if len(name) > 2 and not _ngrams(name) & _ngrams(function.name)]
+        if usable:
             question = f"Which of these is a parameter of the function {function.name}?"
-            yield Fact(question, fit[-1], frozenset(parameters), _module(function.name))
+            yield Fact(question, usable[-1], frozenset(parameters), _module(function.name))
 
 
 def _base_classes(library: Library) -> Iterator[Fact]:
     """Asks for the base of a class; exceptions are grouped with exceptions."""
     for module, name, base in library.classes:
         stem, base_stem = _without_suffix(f"{module}.{name}"), _without_suffix(base)
-        if not _runs(stem) & _runs(base_stem):
+        if not _ngrams(stem) & _ngrams(base_stem):
             question = f"Which class does {module}.{name} derive from directly?"
             yield Fact(question, base, frozenset([name]), module if base_stem == base else "")
 
 
 def _without_suffix(name: str) -> str:
-    """The name of an exception without its common ending."""
+    """Name of an exception class without the suffix Error, Exception or Warning."""
     return re.sub("(Error|Exception|Warning)$", "", name)
 
 
-def _runs(text: str) -> set[str]:
-    """All runs of four letters and digits in a text."""
+def _ngrams(text: str) -> set[str]:
+    """All n-grams of NGRAM letters and digits inside the words of a text."""
     words = re.findall("[a-z0-9]+", text.lower())
-    return {word[i : i + RUN] for word in words for i in range(len(word) - RUN + 1)}
+    return {word[i : i + NGRAM] for word in words for i in range(len(word) - NGRAM + 1)}
 
 
 def _similar_functions(functions: Sequence[Summary]) -> Iterator[tuple[Summary, list[Summary]]]:
-    """Each function whose summary shares no run with its name, and its similar functions, itself included.
+    """Each function whose summary shares no n-gram with its name, and its similar functions, itself included.
 
-    Two functions are similar if their summaries share half the rare words of the shorter: words of four
-    letters or more, or with other characters ("+="), that occur in few summaries.
+    Two functions are similar if their summaries share at least half the rare words of the one with fewer. A
+    rare word has four letters or more, or other characters ("+="), and occurs in few summaries.
     """
     words = [_content_words(function.text) for function in functions]
     counts = Counter(word for summary_words in words for word in summary_words)
-    most = FREQUENT * len(functions)
-    rare = [{word for word in summary_words if counts[word] <= most} for summary_words in words]
+    max_count = MAX_WORD_SHARE * len(functions)
+    rare = [{word for word in summary_words if counts[word] <= max_count} for summary_words in words]
     for function, own in zip(functions, rare, strict=True):
-        if not _runs(_bare(function.name)) & _runs(function.text):
+        if not _ngrams(_bare(function.name)) & _ngrams(function.text):
             overlaps = [2 * len(own & other) >= min(len(own), len(other)) for other in rare]
             yield function, list(compress(functions, overlaps))
 
@@ -243,8 +243,8 @@ def _content_words(text: str) -> set[str]:
     return {word for word in words if len(word) > 3 or (word and not word.isalnum())}
 
 
-def _deal(facts: Sequence[Fact]) -> list[tuple[Fact, ...]]:
-    """Sets of four facts, each of whose answers is wrong for the others."""
+def _group_in_sets(facts: Sequence[Fact]) -> list[tuple[Fact, ...]]:
+    """Sets of four facts, in which every answer is wrong for the other three questions."""
     full: list[tuple[Fact, ...]] = []
     open_sets: list[list[Fact]] = []
     for fact in facts:
@@ -266,7 +266,7 @@ def _are_distinct(one: Fact, other: Fact) -> bool:
 
 
 def _make_questions(facts: Sequence[Fact], key: tuple[int, int]) -> list[Question]:
-    """The four questions of a set, each with another right letter."""
+    """The four questions of a set, each with a different right letter."""
     letters = _shuffle(list(range(CHOICES)), key)
     questions = []
     for number, (fact, letter) in enumerate(zip(facts, letters, strict=True)):
@@ -277,22 +277,22 @@ def _make_questions(facts: Sequence[Fact], key: tuple[int, int]) -> list[Questio
 
 
 def _shuffle(items: Sequence[Item], key: tuple[int, int]) -> list[Item]:
-    """The items in an order that the key decides."""
+    """The items, shuffled under the key."""
     return [items[int(i)] for i in permute(np.arange(len(items)), len(items), key)] if items else []
 
 
-def _number(questions: Sequence[Question], place: str, subject: str) -> list[Question]:
-    """Adds the subject, and a name with the question's number, from 1."""
-    return [q._replace(subject=subject, name=f"{place}:{number}") for number, q in enumerate(questions, 1)]
+def _number(questions: Sequence[Question], prefix: str, subject: str) -> list[Question]:
+    """Sets the subject and the name of each question; the name ends with its number, from 1."""
+    return [q._replace(subject=subject, name=f"{prefix}:{number}") for number, q in enumerate(questions, 1)]
 
 
 def _module(name: str) -> str:
-    """The module of a function."""
+    """Module part of a function's dotted name."""
     return name.rpartition(".")[0]
 
 
 def _bare(name: str) -> str:
-    """A name without its module or class."""
+    """Last part of a dotted name."""
     return name.rpartition(".")[2]
 
 
@@ -303,4 +303,4 @@ SUBJECTS: Mapping[str, Callable[[Library], Iterator[Fact]]] = {
     "function_parameters": _function_parameters,
     "base_classes": _base_classes,
 }
-"""Subjects: Library -> the facts of the subject."""
+"""Subject -> function from a Library to the facts of that subject."""

@@ -1,7 +1,7 @@
 """Generate tasks with one right answer each, from arithmetic and words of Python's documentation.
 
-They replace the data sets that fine-tuning, preference optimization and reinforcement learning usually need,
-without a download. An answer is checked by comparing texts, and each task has a plausible wrong answer.
+They replace the data sets of fine-tuning, preference optimization and reinforcement learning, so that nothing
+is downloaded. An answer is checked by string comparison, and each task has a plausible wrong answer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from data_pipes.shuffle import fold_in, fold_in_name, key_words, threefry2x32
 HELD_OUT = 0.1
 """Share of the questions that are held out."""
 
-WORDS = 200
-"""Number of words that questions are made of: the most frequent ones of the documentation."""
+WORD_COUNT = 200
+"""Default number of words in `vocabulary`."""
 
 
 class Task(NamedTuple):
-    """One question.
+    """A question with its right answer and a wrong one.
 
     Fields:
         prompt: the question.
         answer: the only right answer.
         wrong: an answer that looks right.
-        family: a name of FAMILIES.
+        family: the kind of question, a key of FAMILIES.
     """
 
     prompt: str
@@ -40,11 +40,11 @@ class Task(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """Random numbers and words for one question; the same number gives the same value.
+    """Random integers and words for one question, by index; the same index gives the same value.
 
     Fields:
-        below: (number, n) -> an integer in [0, n).
-        word: (number) -> a word.
+        below: (index, n) -> an integer in [0, n).
+        word: (index) -> a word.
     """
 
     below: Callable[[int, int], int]
@@ -54,15 +54,15 @@ class Sampler(NamedTuple):
 def generate_tasks(
     families: Sequence[str], count: int, *, key: Any, part: str = "train", words: Sequence[str] | None = None
 ) -> list[Task]:
-    """Generates tasks, the families in turn.
+    """Generates tasks, cycling through the families.
 
     Args:
-        families: names of FAMILIES.
+        families: keys of FAMILIES.
         count: number of tasks, >= 0.
         key: a seed or a key [2] uint32; the same key gives the same tasks.
         part: "train" or "held_out". The text of a question decides its part, so that no question is in both,
             whatever the key.
-        words: that questions are made of; None takes those of the documentation (`vocabulary`).
+        words: words that questions are made of; None for those of the documentation (`vocabulary`).
 
     Returns:
         Tasks; a question may occur twice in "train", and never does in "held_out".
@@ -80,8 +80,8 @@ def generate_tasks(
         )
     if part not in ("train", "held_out") or not families:
         raise ValueError(
-            f"generate_tasks: part must be 'train' or 'held_out', and a family named, got {part!r}, "
-            f"{families}"
+            "generate_tasks: part must be 'train' or 'held_out', and families must not be empty, got "
+            f"{part!r}, {families}"
         )
     words = vocabulary() if words is None else list(words)
     root = fold_in_name(key_words(key), f"tasks {part}")
@@ -98,18 +98,19 @@ def generate_tasks(
             tasks.append(task)
         elif number > 100 * (count + 100):
             raise ValueError(
-                f"generate_tasks: {family!r} has too few questions for {count} in {part!r}; ask for fewer"
+                f"generate_tasks: {family!r} has too few questions for {count} in {part!r}; pass a smaller "
+                "count"
             )
     return tasks
 
 
 def generate_task(family: str, key: tuple[int, int], words: Sequence[str]) -> Task:
-    """Generates one task as a function of the key.
+    """Generates one task as a pure function of the key.
 
     Args:
-        family: a name of FAMILIES.
-        key: two words.
-        words: that the question is made of.
+        family: a key of FAMILIES.
+        key: two uint32 words.
+        words: words that the question is made of.
 
     Returns:
         A Task.
@@ -121,7 +122,7 @@ def generate_task(family: str, key: tuple[int, int], words: Sequence[str]) -> Ta
 
 
 def is_held_out(prompt: str) -> bool:
-    """Decides by its text whether a question is held out.
+    """Returns True if a question is held out, which only its text determines.
 
     Example:
         >>> sum(is_held_out(f"What is {i} + 1?") for i in range(1000)) in range(60, 140)
@@ -130,7 +131,7 @@ def is_held_out(prompt: str) -> bool:
     return hash_fraction(prompt) < HELD_OUT
 
 
-def vocabulary(count: int = WORDS) -> list[str]:
+def vocabulary(count: int = WORD_COUNT) -> list[str]:
     """Returns the most frequent words of Python's reference, of 3 to 7 letters, in alphabetical order."""
     counts: Counter[str] = Counter()
     for document in python_library.documents("train"):
@@ -151,7 +152,7 @@ def correct(prompt: str, completion: str, row: Mapping[str, Any]) -> float:
 
 
 def _below(key: tuple[int, int], number: int, n: int) -> int:
-    """An integer in [0, n) from the hash of a key and a number."""
+    """An integer in [0, n) from the Threefry hash of a key and an index."""
     high, low = threefry2x32(key, (0, number))
     return ((high << 32) | low) % n
 
@@ -210,7 +211,7 @@ def _last(sampler: Sampler) -> tuple[str, str, str]:
 
 
 def _format(sampler: Sampler) -> tuple[str, str, str]:
-    """Writes two words in the form that the question names."""
+    """Writes two words in the format that the question names."""
     a, b = _different_words(sampler, 2)
     forms = (
         ("tuple", f"( {a}, {b} )"),
@@ -250,7 +251,7 @@ FAMILIES: Mapping[str, Callable[[Sampler], tuple[str, str, str]]] = {
     "sum": _sum, "sort": _sort, "reverse": _reverse, "count": _count, "letters": _letters, "last": _last,
     "format": _format, "join": _join,
 }  # fmt: skip
-"""Families of questions: Sampler -> (prompt, answer, wrong answer)."""
+"""Family -> function from a Sampler to (prompt, answer, wrong answer)."""
 
-OPEN = ("join",)
-"""Families whose question allows two forms: fine-tuning rows have both, a reward accepts only one."""
+AMBIGUOUS = ("join",)
+"""Families in which two answers fit the question: fine-tuning rows have both, a reward accepts only one."""

@@ -1,8 +1,8 @@
 """Generate rows for every stage after pretraining: instructions, preferences, single answers and prompts.
 
-They have two sources: small tasks with one right answer (`data_pipes/embedded/tasks.py`), and Python's
-documentation, with questions for the summary of a function and for the function of a summary. Rows have the
-columns of the usual data sets.
+They have two sources: small tasks with one right answer (`data_pipes/embedded/tasks.py`), and questions about
+Python's documentation (which summary a function has, or which function has a summary). Rows have the columns
+of the usual data sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipes.embedded import python_library
-from data_pipes.embedded.tasks import OPEN, Task, generate_tasks
+from data_pipes.embedded.tasks import AMBIGUOUS, Task, generate_tasks
 from data_pipes.shuffle import fold_in, fold_in_name, key_words, permute
 from data_pipes.types import Row
 
@@ -23,14 +23,14 @@ PREFERENCE_FAMILIES = ("reverse", "count", "letters", "last", "format", "join")
 """Families whose wrong answers are recognizable without arithmetic or knowledge."""
 
 PROMPT_FAMILIES = ("sort", "join", "join")
-"""Families of reinforcement learning. The fine-tuned model answers some questions, but not most: a third is
-hard, and for the others it has learned two forms, of which only one is rewarded."""
+"""Families of reinforcement learning, chosen so that the fine-tuned model is rewarded for some answers but
+not most: "sort" is hard, and for "join" it has learned two answers, of which only one is rewarded."""
 
-DOCUMENTATION = 0.2
+DOCUMENTATION_SHARE = 0.2
 """Share of instruction rows that ask about documentation."""
 
-LONGEST = 80
-"""Limit on the characters of a summary."""
+MAX_SUMMARY_LENGTH = 80
+"""Largest length of a summary, characters."""
 
 
 class Summary(NamedTuple):
@@ -43,25 +43,27 @@ class Summary(NamedTuple):
 def instructions(
     count: int, *, key: Any, part: str = "train", families: Sequence[str] = SFT_FAMILIES
 ) -> list[Row]:
-    """Generates instruction rows: tasks, and a fifth about documentation; open questions have both forms.
+    """Generates instruction rows: tasks, and a fifth about documentation.
+
+    Completions of an AMBIGUOUS family alternate between the two answers that fit.
 
     Args:
         count: number of rows, >= 0.
         key: a seed or a key [2] uint32.
         part: "train" or "held_out"; no question is in both.
-        families: of tasks.
+        families: families of the tasks, keys of `data_pipes.embedded.tasks.FAMILIES`.
 
     Returns:
-        Rows {"prompt", "completion", "family"}, in an order that the key decides.
+        Rows {"prompt", "completion", "family"}, shuffled under the key.
 
     Raises:
         ValueError: as `data_pipes.embedded.tasks.generate_tasks`.
     """
-    documentation = _documentation_questions(int(count * DOCUMENTATION), key, part)
+    documentation = _documentation_questions(int(count * DOCUMENTATION_SHARE), key, part)
     tasks = generate_tasks(families, count - len(documentation), key=key, part=part)
     rows = []
     for i, task in enumerate(tasks):
-        second_form = task.family in OPEN and i // len(families) % 2
+        second_form = task.family in AMBIGUOUS and i // len(families) % 2
         completion = task.wrong if second_form else task.answer
         rows.append({"prompt": task.prompt, "completion": completion, "family": task.family})
     rows += [{"prompt": t.prompt, "completion": t.answer, "family": t.family} for t in documentation]
@@ -80,8 +82,8 @@ def preferences(
 
     Args:
         count, key, part, families: as in `instructions`.
-        documentation: share of the rows that ask about documentation; the rejected answer is that of another
-            function.
+        documentation: share of rows that ask about documentation, in [0, 1]; the rejected answer is that of
+            another function.
 
     Returns:
         Rows {"prompt", "chosen", "rejected", "family"}.
@@ -89,11 +91,11 @@ def preferences(
     Raises:
         ValueError: as `data_pipes.embedded.tasks.generate_tasks`.
     """
-    about = _documentation_questions(int(count * documentation), key, part)
-    tasks = generate_tasks(families, count - len(about), key=key, part=part)
+    documentation_tasks = _documentation_questions(int(count * documentation), key, part)
+    tasks = generate_tasks(families, count - len(documentation_tasks), key=key, part=part)
     rows = [
         {"prompt": task.prompt, "chosen": task.answer, "rejected": task.wrong, "family": task.family}
-        for task in [*tasks, *about]
+        for task in [*tasks, *documentation_tasks]
     ]
     return _shuffled_rows(rows, key, part)
 
@@ -101,13 +103,13 @@ def preferences(
 def unpaired(
     count: int, *, key: Any, part: str = "train", families: Sequence[str] = PREFERENCE_FAMILIES
 ) -> list[Row]:
-    """Generates single answers with a label: the two of each preference row, one desirable, one not.
+    """Generates labelled single answers: both answers of each preference row, one desirable, one not.
 
     Args:
         count, key, part, families: as in `instructions`.
 
     Returns:
-        Rows {"prompt", "completion", "label", "family"}, half of them True.
+        Rows {"prompt", "completion", "label", "family"}; label is True for half of them.
 
     Raises:
         ValueError: as `data_pipes.embedded.tasks.generate_tasks`.
@@ -144,11 +146,11 @@ def read_summaries(part: str = "train") -> Iterator[Summary]:
     """Reads the functions of Python's library, each with the first line of its documentation.
 
     Args:
-        part: "train" or "held_out": of whole files, as in `data_pipes.embedded.python_library`.
+        part: "train" or "held_out", as in `data_pipes.embedded.python_library`, which splits by file.
 
     Returns:
-        Public functions at the top of a module, whose summary is one line of at most 80 characters that ends
-        with a full stop.
+        Public functions at the top level of public modules, whose summary is one line of 15 to 80 characters
+        that ends with a full stop.
     """
     for document in python_library.documents("train" if part == "train" else "held_out"):
         if document.name.endswith(".py"):
@@ -163,20 +165,20 @@ def _module_summaries(name: str, text: str) -> Iterator[Summary]:
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             first_line = (ast.get_docstring(node) or "").split("\n")[0]
-            if 15 <= len(first_line) <= LONGEST and first_line.endswith("."):
+            if 15 <= len(first_line) <= MAX_SUMMARY_LENGTH and first_line.endswith("."):
                 yield Summary(f"{module}.{node.name}", first_line)
 
 
 def _documentation_questions(count: int, key: Any, part: str) -> list[Task]:
-    """Questions about documentation, the functions in turn; the wrong answer is another function's."""
+    """Questions about documentation, cycling through the functions; wrong answers are other functions'."""
     functions = list(read_summaries(part)) if count else []
     if not functions:
         return []
-    places = np.arange(count) % len(functions)
-    order = permute(places, len(functions), fold_in_name(key_words(key), "documentation")).tolist()
+    indices = np.arange(count) % len(functions)
+    order = permute(indices, len(functions), fold_in_name(key_words(key), "documentation")).tolist()
     questions = []
-    for i, place in enumerate(order):
-        function, other = functions[place], functions[(place + 1 + i % 7) % len(functions)]
+    for i, index in enumerate(order):
+        function, other = functions[index], functions[(index + 1 + i % 7) % len(functions)]
         if i % 2:
             prompt, answer, wrong = f"What does {function.name} do?", function.text, other.text
         else:
@@ -186,7 +188,7 @@ def _documentation_questions(count: int, key: Any, part: str) -> list[Task]:
 
 
 def _shuffled_rows(fields: Sequence[Mapping[str, Any]], key: Any, part: str) -> list[Row]:
-    """Rows in an order that the key decides, named by their number."""
+    """Rows, shuffled under the key and named by their number."""
     if not fields:
         return []
     shuffle_key = fold_in(fold_in_name(key_words(key), "lessons"), len(part))

@@ -1,7 +1,7 @@
 """Read the columns of a row that hold messages, a prompt or a completion.
 
-Two columns for the same part of a row must be equal, or the row is refused. One exception: `answer`, often
-only the short result, gives way to a written-out `completion`, `output`, `response` or `solution`.
+Two columns for the same part of a row must be equal, or the row is refused. One exception: `answer`, which
+is often only the short result, is ignored if there is a `completion`, `output`, `response` or `solution`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from data_pipes.rows.dialogue import read_dialogue_prompt
 from data_pipes.rows.turns import RowError, make_turn, read_turns
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
-"""Columns of whole conversations."""
+"""Columns of complete conversations."""
 
 PROMPT_COLUMNS = ("prompt", "instruction", "query", "question", "problem", "input")
-"""Columns of a prompt; with `instruction`, `input` and `context` are its continuation."""
+"""Columns of a prompt. If there is an `instruction`, `input` and `context` are appended to it."""
 
 COMPLETION_COLUMNS = ("completion", "output", "response", "solution", "answer")
 """Columns of a completion."""
@@ -33,13 +33,13 @@ def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
     """Reads the messages of MESSAGE_COLUMNS; several such columns must be equal.
 
     Args:
-        columns: of the row, without nulls.
+        columns: columns of the row, without nulls.
 
     Returns:
         The turns, or None if there is no such column.
 
     Raises:
-        RowError: if they differ, or as `read_turns`.
+        RowError: if several such columns differ, or as `read_turns`.
     """
     conversations = {name: read_turns(columns[name]) for name in MESSAGE_COLUMNS if name in columns}
     if not conversations:
@@ -51,13 +51,13 @@ def read_message_columns(columns: Mapping[str, Any]) -> Messages | None:
 
 
 def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
-    """Reads a prompt: one of PROMPT_COLUMNS, after the earlier exchanges of `history`.
+    """Reads a prompt from PROMPT_COLUMNS, after the earlier exchanges of `history`.
 
     Args:
-        columns: of the row, with at least one of PROMPT_COLUMNS.
+        columns: columns of the row, with at least one of PROMPT_COLUMNS.
 
     Returns:
-        Turns. A text is one turn of the user, or the turns of a dialogue that ends with the assistant's name
+        The turns. A string is one user turn, or the turns of a dialogue that ends with the assistant's name
         ("Human: Hi\\n\\nAssistant:").
 
     Raises:
@@ -77,7 +77,9 @@ def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
             raise RowError(f"{first} and {name} are different prompts; delete one of the columns")
     context = columns.get("context")
     if not inputs and first != "prompt" and isinstance(context, str) and context.strip():
-        raise RowError(f"the place of context in {first} is not defined; write it into {first}")
+        raise RowError(
+            f"context is supported only with instruction, got it with {first}; write it into {first}"
+        )
     more = [columns[name] for name in inputs if columns.get(name)]
     if isinstance(value, str):
         dialogue = () if more else read_dialogue_prompt(value)
@@ -88,16 +90,16 @@ def read_prompt_columns(columns: Mapping[str, Any]) -> Messages:
 
 
 def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
-    """Reads a completion: one of COMPLETION_COLUMNS, with its reasoning.
+    """Reads a completion from COMPLETION_COLUMNS, with its reasoning from REASONING_COLUMNS.
 
     Args:
-        columns: of the row, with at least one of COMPLETION_COLUMNS.
+        columns: columns of the row, with at least one of COMPLETION_COLUMNS.
 
     Returns:
-        Turns; a text is one turn of the assistant, whose reasoning is the column of REASONING_COLUMNS.
+        The turns. A string is one assistant turn; its field `reasoning_content` is the column of reasoning.
 
     Raises:
-        RowError: if two columns of completions or of reasoning differ, or there is a column of reasoning for
+        RowError: if two columns of completions or of reasoning differ, or a column of reasoning belongs to
             several turns.
 
     Example:
@@ -119,14 +121,14 @@ def read_completion_columns(columns: Mapping[str, Any]) -> Messages:
     name, text = next(iter(reasoning.items()))
     if not isinstance(text, str) or len(turns) != 1:
         raise RowError(
-            f"{name} must be a text, for a completion of one turn; write the reasoning of several turns into "
-            "the turns"
+            f"{name} must be a string, and the completion one turn; write the reasoning of several turns "
+            "into the turns"
         )
     return (turns[0]._replace(fields=(*turns[0].fields, ("reasoning_content", text))),)
 
 
 def read_text_or_turns(value: Any, role: str) -> Messages:
-    """Reads a text, as one turn of `role`, or turns.
+    """Reads a string as one turn of `role`, anything else as a list of turns.
 
     Raises:
         RowError: as `read_turns`.
@@ -135,12 +137,12 @@ def read_text_or_turns(value: Any, role: str) -> Messages:
 
 
 def turn_texts(messages: Messages) -> list[tuple[str, str]]:
-    """Returns the roles and stripped texts, by which turns are compared."""
+    """Returns (role, stripped text) of each turn, the parts by which turns are compared."""
     return [(message.role, (message.content or "").strip()) for message in messages]
 
 
 def drop_system(messages: Messages) -> Messages:
-    """Returns the turns without a system turn at the beginning."""
+    """Returns the turns without a leading system turn."""
     return messages[1:] if messages and messages[0].role in SYSTEM_ROLES else messages
 
 

@@ -4,7 +4,7 @@
     chat_template_kwargs                    variables for the chat template (TRL's column)
     system, system_prompt, system_message   a system turn before all others
     history                                 earlier exchanges, [[prompt, completion], ...] (LLaMA-Factory)
-    image(s), video(s), audio(s)            refused, unless empty
+    image(s), video(s), audio(s)            not supported: refused unless empty
 
 All other columns are metadata for the reward function and the user.
 """
@@ -22,7 +22,7 @@ MEDIA_COLUMNS = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def drop_nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Removes the columns that are null, or the NaN that pandas writes for null.
+    """Removes columns that are None, or NaN, which pandas writes for null.
 
     Example:
         >>> drop_nulls({"a": None, "b": float("nan"), "c": ""})
@@ -35,21 +35,21 @@ def read_context(row: Mapping[str, Any]) -> Context:
     """Reads tools and template variables.
 
     Args:
-        row: its columns, see `drop_nulls`.
+        row: columns of the row, without nulls (`drop_nulls`).
 
     Returns:
-        Context; the same PLAIN for a row that has neither.
+        The Context; the shared object PLAIN for a row that has neither.
 
     Raises:
-        RowError: for tools that are no list of JSON objects (or the JSON text of one), variables that are no
-            mapping, or a column of images, videos or audio.
+        RowError: if tools are not a list of JSON objects (or its JSON text), if variables are not a mapping,
+            or if there is a column of images, videos or audio.
 
     Example:
         >>> read_context({"functions": [{"name": "now"}]}).tools
         ({'type': 'function', 'function': {'name': 'now'}},)
     """
     if media := [name for name in MEDIA_COLUMNS if row.get(name)]:
-        raise RowError(f"the column {media[0]} is no text, which is not supported; drop such rows")
+        raise RowError(f"only text is supported, got the column {media[0]}; drop such rows")
     tools = _read_tools(row.get("tools"), "tools")
     functions = _read_tools(row.get("functions"), "functions")
     if tools and functions:
@@ -70,14 +70,14 @@ def prepend_system(row: Mapping[str, Any], messages: Messages) -> Messages:
     """Prepends the system prompt of a column to the turns.
 
     Args:
-        row: its columns.
-        messages: the turns, which may begin with the same system prompt.
+        row: columns of the row.
+        messages: the turns, which may already begin with the same system prompt.
 
     Returns:
         The turns, with the system prompt once.
 
     Raises:
-        RowError: if there are two different system prompts, or one is no text.
+        RowError: if there are two different system prompts, or one is not a string.
     """
     for name in SYSTEM_COLUMNS:
         value = row.get(name)
@@ -98,7 +98,7 @@ def read_history(row: Mapping[str, Any]) -> Messages:
     """Reads the column `history`: pairs of a prompt and a completion, or turns.
 
     Raises:
-        RowError: for anything else.
+        RowError: if it holds anything else.
 
     Example:
         >>> [turn[:2] for turn in read_history({"history": [["1 + 1?", "2"]]})]
@@ -119,7 +119,7 @@ def read_history(row: Mapping[str, Any]) -> Messages:
 
 
 def _read_tools(value: Any, column: str) -> list[dict[str, Any]]:
-    """A list of schemas; the list or each schema may be JSON text."""
+    """Reads a list of JSON schemas; the list, or each schema, may be JSON text."""
     expected = f"{column} must be JSON"
     if isinstance(value, str):
         value = parse_json(value, expected) if value.strip() else None

@@ -1,10 +1,10 @@
-"""Read conversations from one text, with the speaker's name before each turn.
+"""Read a conversation from one string, in which the speaker's name precedes each turn.
 
     \\n\\nHuman: Hi\\n\\nAssistant: Hello            Anthropic's hh-rlhf
     ### Human: Hi### Assistant: Hello           OpenAssistant's guanaco
     USER: Hi\\nASSISTANT: Hello                   a speaker at the beginning of a line
 
-Only a text that begins with a speaker is split.
+Only a string that begins with a speaker's name is split.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ import re
 from data_pipes.chat.messages import Message, Messages
 
 _NAMES = "Human|User|USER|Assistant|ASSISTANT|System|SYSTEM"
-_SHARP = re.compile(rf"(?:\A\s*)?###\s*({_NAMES})\s*:")
+_HASHES = re.compile(rf"(?:\A\s*)?###\s*({_NAMES})\s*:")
 _PARAGRAPH = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*\n[^\S\n]*\n))\s*({_NAMES}):")
 _LINE = re.compile(rf"(?<!\s)(?:\A|(?=[^\S\n]*\n))\s*({_NAMES}):")
-"""Speakers with the white space before them; each run of it is scanned once, in linear time."""
+"""Speakers' names with the white space before them. The patterns take linear time."""
 
 
 def read_dialogue(text: str) -> Messages:
-    """Splits a text at its speakers.
+    """Splits a string into turns at the speakers' names.
 
     Args:
-        text: any. A dialogue begins with a speaker; if any speaker follows a blank line, only those do.
+        text: any string. A dialogue begins with a speaker's name and has at least two. If names follow blank
+            lines, those at the beginning of other lines are text.
 
     Returns:
-        The turns, stripped; () if the text is no dialogue. A last turn of the assistant without text, as at
-        the end of a prompt, is dropped.
+        The turns, stripped; () if the string is not a dialogue. An empty assistant turn at the end, as in a
+        prompt, is dropped.
 
     Example:
         >>> [tuple(turn[:2]) for turn in read_dialogue("\\n\\nHuman: Hi\\n\\nAssistant: Hello\\nHuman: no")]
         [('user', 'Hi'), ('assistant', 'Hello\\nHuman: no')]
     """
-    for pattern in (_SHARP, _PARAGRAPH, _LINE):
+    for pattern in (_HASHES, _PARAGRAPH, _LINE):
         if pattern.match(text) and len(pattern.findall(text)) > 1:
             return _split_turns(pattern, text)
     return ()
@@ -44,10 +45,10 @@ def read_dialogue_prompt(text: str) -> Messages:
     """Reads a prompt that ends with the assistant's name: "\\n\\nHuman: Hi\\n\\nAssistant:".
 
     Args:
-        text: any.
+        text: any string.
 
     Returns:
-        The turns before that; () if the text is no such prompt.
+        The turns before the assistant's name; () if the string is not such a prompt.
 
     Example:
         >>> read_dialogue_prompt("Human: Hi\\n\\nAssistant:")[0].content
@@ -59,7 +60,7 @@ def read_dialogue_prompt(text: str) -> Messages:
 
 
 def _split_turns(pattern: re.Pattern, text: str) -> Messages:
-    """The turns of a dialogue whose speakers match the pattern."""
+    """Turns of a dialogue whose speakers' names match the pattern."""
     pieces = pattern.split(text)[1:]
     turns = []
     for name, content in zip(pieces[::2], pieces[1::2], strict=True):

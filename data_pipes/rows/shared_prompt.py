@@ -1,7 +1,7 @@
 """Separate the prompt of a preference from its two completions.
 
-The prompt is a column, or the beginning of both completions, or both. A prompt that stood twice in a sequence
-would be trained as a part of the completion.
+The prompt is a column, or the beginning of both completions, or both. If it is both, it must be removed from
+the completions: otherwise it would be in the sequence twice, and trained on as part of the completion.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from data_pipes.rows.dialogue import read_dialogue
 from data_pipes.rows.turns import RowError
 
 MIN_WORDS = 4
-"""Two completions that both begin with a prompt of so many words repeat it, and not by chance."""
+"""Smallest number of words of a prompt that both completions begin with not by chance, but to repeat it."""
 
 
 def separate_prompt(
     prompt: Messages | None, chosen: Any, rejected: Any
 ) -> tuple[Messages, Messages, Messages]:
-    """Separates prompt and completions.
+    """Separates the prompt from the chosen and the rejected completion.
 
     Args:
-        prompt: of a column, or None.
-        chosen, rejected: each a text, turns, or a dialogue (`data_pipes.rows.dialogue`).
+        prompt: turns of the prompt column, or None if there is none.
+        chosen, rejected: each a string, turns, or a dialogue (`data_pipes.rows.dialogue`).
 
     Returns:
-        The turns of the prompt, of chosen and of rejected. Without a prompt, the turns with which both
-        completions begin are the prompt. The prompt's text is removed from the beginning of two completions
-        that are texts if a line end follows it in both, or if it ends with a colon and has at least four
+        The turns of the prompt, of chosen and of rejected. If prompt is None, the turns that both completions
+        begin with are the prompt. If both completions are strings that begin with the prompt's text, it is
+        removed from them if a line end follows it in both, or if it ends with a colon and has at least four
         words. The content of a message is never changed.
 
     Raises:
-        RowError: if the completions begin with another prompt than the column's; if both are texts that begin
-            with a prompt of at least four words and continue in its line; or as `read_turns`.
+        RowError: if the completions begin with another prompt than the column's; if both are strings that
+            begin with a prompt of at least four words and continue on its last line; or as `read_turns`.
 
     Example:
         >>> sides = separate_prompt(None, "Human: Hi\\n\\nAssistant: Hello", "Human: Hi\\n\\nAssistant: No")
@@ -76,7 +76,7 @@ def drop_prompt(prompt: Messages, completion: Messages) -> Messages:
 
 
 def _read_side(value: Any, prompt: Messages | None) -> Messages:
-    """One completion; a text is read as a dialogue if there is no prompt, or if it begins with the prompt."""
+    """Reads a completion; a string is a dialogue if there is no prompt, or if it begins with the prompt."""
     dialogue = read_dialogue(value) if isinstance(value, str) else ()
     if dialogue and (prompt is None or drop_prompt(prompt, dialogue) != dialogue):
         return dialogue
@@ -84,10 +84,10 @@ def _read_side(value: Any, prompt: Messages | None) -> Messages:
 
 
 def _separate_sides(prompt: Messages, a: Messages, b: Messages) -> tuple[Messages, Messages, Messages]:
-    """Two completions that begin with a prompt of their own, which must begin or end with the given one."""
+    """Separates completions whose own prompt begins or ends with the turns of `prompt`; refuses others."""
     shared = a[: _count_shared(a, b)]
-    given, inside = turn_texts(drop_system(prompt)), turn_texts(drop_system(shared))
-    if not given or given not in (inside[: len(given)], inside[-len(given) :]):
+    expected, actual = turn_texts(drop_system(prompt)), turn_texts(drop_system(shared))
+    if not expected or expected not in (actual[: len(expected)], actual[-len(expected) :]):
         raise RowError(
             "chosen and rejected begin with other turns than the prompt; remove the prompt from them"
         )
@@ -102,7 +102,7 @@ def _separate_sides(prompt: Messages, a: Messages, b: Messages) -> tuple[Message
 
 
 def _drop_prompt_text(prompt: Messages, a: str, b: str) -> tuple[str, str]:
-    """Two completions without the text of the prompt, if both begin with it."""
+    """Returns two completions without the text of the prompt, if both repeat it."""
     text = (prompt[-1].content or "") if prompt else ""
     if not text.strip() or not (a.startswith(text) and b.startswith(text)):
         return a, b
@@ -115,18 +115,18 @@ def _drop_prompt_text(prompt: Messages, a: str, b: str) -> tuple[str, str]:
     if is_long:
         raise RowError(
             "chosen and rejected both begin with the text of the prompt, and may repeat or continue it; "
-            "remove it from them, or, if it belongs to the completions, give them as messages"
+            "remove it from them, or, if it is part of the completions, write these as messages"
         )
     return a, b
 
 
 def _begins_with_prompt(side: Messages) -> bool:
-    """True if a completion begins with a prompt of its own."""
+    """True if a completion begins with a turn of the user or the system."""
     return bool(side) and side[0].role not in ("assistant", "tool")
 
 
 def _count_shared(a: Messages, b: Messages) -> int:
-    """Number of turns with which both begin, without turns of the assistant at the end."""
+    """Number of leading turns that are equal in both, without assistant turns at their end."""
     shared = 0
     while shared < min(len(a), len(b)) and a[shared] == b[shared]:
         shared += 1

@@ -8,20 +8,20 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from data_pipes.source.text import PACKED
+from data_pipes.source.text import COMPRESSED
 
 ENDINGS = (
     ".txt", ".md", ".rst", ".tex", ".log", ".csv", ".tsv", ".html", ".htm", ".xml", ".pdf", ".py", ".c",
     ".zip", ".tar", ".bin", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather",
 )  # fmt: skip
-"""Suffixes of file names; names of data sets have dots too (owner/name-1.5)."""
+"""Suffixes of files; any other dot may be part of a data set's name (owner/name-1.5)."""
 
 
 def is_name(path: str) -> bool:
     """Returns True if a path that does not exist could be a data set's name: "name" or "owner/name".
 
-    It is a mistyped path instead if it has a file's suffix, has a dot but no owner, or begins with a folder
-    that exists.
+    A path that has a file's suffix, has a dot but no owner, or begins with an existing folder is a mistyped
+    path instead.
 
     Example:
         >>> [is_name(path) for path in ("owner/name-1.5", "wikitext", "corpus.tgz", "a/b/c", "./a", "")]
@@ -30,19 +30,21 @@ def is_name(path: str) -> bool:
     if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) is None:
         return False
     first, _, second = path.partition("/")
-    file = path.lower().endswith(PACKED) or path.lower().endswith(ENDINGS) or (not second and "." in first)
-    return not file and not (second and Path(first).is_dir())
+    is_file = path.lower().endswith((*COMPRESSED, *ENDINGS)) or (not second and "." in first)
+    return not is_file and not (second and Path(first).is_dir())
 
 
 def explain_unreachable(name: str) -> str | None:
-    """Looks up the hub's address, which is fast, as loading would retry for half a minute.
+    """Explains why the hub cannot be reached, by a DNS lookup of its host.
+
+    The lookup fails fast; loading a data set would retry for half a minute.
 
     Args:
-        name: of a data set; one in the library's cache needs no hub.
+        name: name of a data set; one in the cache of the library `datasets` does not need the hub.
 
     Returns:
-        The reason why the hub cannot be reached; None if it has an address, is not needed, or there is a
-        proxy.
+        The reason why the hub cannot be reached; None if the lookup succeeds, the hub is not needed, or there
+        is a proxy.
     """
     import datasets
 

@@ -13,12 +13,12 @@ def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
     """Streams the lines of a file.
 
     Args:
-        path: the file; it is unpacked as `open_binary` does.
-        on_bad: gets each line of more than 64 MiB, which is then empty, and the place where a packed file is
-            damaged.
+        path: the file; it is decompressed by `open_binary`.
+        on_bad: called for each line of more than 64 MiB, which is yielded as an empty line, and for a damaged
+            compressed file, where reading stops.
 
     Returns:
-        An iterator over lines with their ends; a byte order mark is dropped.
+        An iterator over lines with their line ends; a byte order mark is dropped.
     """
     number = 0
     try:
@@ -26,12 +26,11 @@ def lines(path: Location, on_bad: OnBad) -> Iterator[bytes]:
             while line := file.readline(PIECE):
                 number += 1
                 if len(line) == PIECE and not line.endswith(b"\n"):
-                    on_bad(
-                        BadRow(f"{path}:{number}", "the line is longer than 64 MiB; write one record a line")
-                    )
+                    reason = "the line is longer than 64 MiB; write one record per line"
+                    on_bad(BadRow(f"{path}:{number}", reason))
                     while line and not line.endswith(b"\n"):
                         line = file.readline(PIECE)
                     line = b"\n"
                 yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except DAMAGED as error:
-        on_bad(BadRow(f"{path}:{number + 1}", f"the packed file is damaged ({error}); copy it again"))
+        on_bad(BadRow(f"{path}:{number + 1}", f"the compressed file is damaged ({error}); copy it again"))

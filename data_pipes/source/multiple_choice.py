@@ -1,10 +1,10 @@
-"""Read multiple-choice sets: MMLU's folder of CSV files, the Hub's layout, files of rows, a data set's name.
+"""Read multiple-choice sets: MMLU's folder of CSV files, the hub's layout, files of rows, a data set's name.
 
-MMLU's folder, as its authors publish it, has no header lines, and a row is question, A, B, C, D, letter:
+The CSV files of MMLU's authors have no header, and a row is question, A, B, C, D, letter of the answer:
 
     dev/anatomy_dev.csv  test/anatomy_test.csv  val/anatomy_val.csv
 
-In the Hub's layout the folder "all" has all subjects together:
+In the hub's layout the folder "all" has the rows of all subjects:
 
     all/test-00000-of-00001.parquet  all/dev-00000-of-00001.parquet  anatomy/test-00000-of-00001.parquet
 """
@@ -35,7 +35,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val"),
     "dev": ("dev",),
 }
-"""Part -> words in names of files and folders that mean it; "dev" are the examples here, not validation."""
+"""Part -> words in names of files and folders that mean it. Here "dev" means few-shot examples, not
+validation."""
 
 SPLITS = tuple(word for words in PARTS.values() for word in words)
 """All words of PARTS."""
@@ -44,7 +45,7 @@ ALL = "all"
 """The folder that repeats the rows of all other folders."""
 
 COLUMNS = ("question", *LETTERS[:4], "answer")
-"""A row of MMLU's CSV files."""
+"""Columns of MMLU's CSV files."""
 
 
 def multiple_choice(
@@ -56,31 +57,32 @@ def multiple_choice(
     subset: str | None = None,
     on_bad: OnBad = stop,
 ) -> Questions:
-    """Reads a multiple-choice set, of any of the usual layouts.
+    """Reads a multiple-choice set in any of the usual layouts.
 
     Args:
         path: MMLU's folder; a folder in the Hub's layout; a file (.csv as MMLU's or with a header, .jsonl,
             .json, .parquet, ...; .gz may follow) or a folder of such; a folder written by a data set's
             `save_to_disk`; the name of a data set on the Hugging Face hub; or "embedded".
-        split: the part with the questions. In a folder: the files with a word of it in their names or their
-            folders' ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv", "test/a.jsonl"), or all
-            files if no name has a word of PARTS. A single file is read whatever its name.
-        dev: the part with the examples; None, or a missing one, gives none.
-        dev_path: a file or folder that examples come from instead, read as `path` is; of a folder, its part
-            `dev`.
+        split: the part with the questions. In a folder, these are the files with a word of that part in their
+            names or their folders' names ("test.jsonl", "test-00000-of-00001.parquet", "anatomy_test.csv",
+            "test/a.jsonl"), or all files if no name has a word of PARTS. A single file is read whatever its
+            name is.
+        dev: the part with the few-shot examples; None, or a part that does not exist, gives no examples.
+        dev_path: another file or folder with the examples, read like `path`; in a folder, its part `dev`.
         subset: one subject (a folder, the beginning of a CSV file's name, a subject of the quiz), or the
             configuration of a data set.
-        on_bad: gets each bad row (see `data_pipes.choices.read_questions`), and each line of a CSV file that
-            has not six columns or cannot be read as CSV.
+        on_bad: called for each bad row (see `data_pipes.choices.read_questions`), and for each line of a CSV
+            file that does not have six columns or cannot be read as CSV.
 
     Returns:
-        Questions; all of the set is in memory. Without a column `subject` the subject is the beginning of
-        a CSV file's name, or the folder below `path`.
+        The Questions, all in memory. Without a column `subject` the subject is the beginning of a CSV file's
+        name, or the folder below `path`.
 
     Raises:
-        FileNotFoundError: if there is nothing at the path, or no file of this part or subset.
-        ValueError: on a bad row, under `stop`; if there is no question at all; for a file of two parts, of
-            none beside files that have one, or in two formats; or for another part of "embedded".
+        FileNotFoundError: if the path does not exist, or has no file of this part or subset.
+        ValueError: on a bad row, if on_bad is `stop`; if there is no question at all; if a file's name has
+            the words of two parts, or of none although other names have one; if the same rows are there in
+            two formats; or if the part of "embedded" is not "test".
     """
     if str(path) == EMBEDDED:
         return _select_quiz(split, subset)
@@ -99,15 +101,15 @@ def multiple_choice(
 
 
 def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
-    """Reads a CSV file of MMLU: no header, six columns, quoted as in RFC 4180; blank lines hold no row.
+    """Reads a CSV file of MMLU: no header, six columns, quoted as in RFC 4180; blank lines are skipped.
 
     Args:
-        path: the file, read whole; .gz is unpacked.
-        on_bad: gets each row with another number of columns, and each place where the file cannot be read as
-            CSV or is not UTF-8.
+        path: the file, read into memory; .gz is decompressed.
+        on_bad: called for each row with another number of columns, and where the file is not valid CSV or
+            UTF-8.
 
     Returns:
-        Rows with the columns question, A, B, C, D, answer, named "file:line" by the line on which they begin.
+        Rows with the columns question, A, B, C, D, answer, named "file:line" after their first line.
     """
     text = "".join(document.text for document in text_documents(path, on_bad=on_bad))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -119,29 +121,29 @@ def csv_rows(path: Location, *, on_bad: OnBad = stop) -> Iterator[Row]:
                 BadRow(
                     name,
                     f"expected {len(COLUMNS)} columns (question, A, B, C, D, letter), got {len(cells)}; a "
-                    "text with commas must stand in quotes",
+                    "text with commas must be quoted",
                 )
             )
 
 
 def write_csv(folder: Location, questions: Questions) -> None:
-    """Writes a set as MMLU's folder of CSV files, which other tools read as well.
+    """Writes a set as MMLU's folder of CSV files, which other tools can read.
 
     Args:
         folder: created if needed; files of the same subjects are replaced.
-        questions: of four choices each, with subjects that can be names of files.
+        questions: questions with four choices each, whose subjects can be names of files.
 
     Raises:
-        ValueError: if a question has another number of choices, or a subject is empty or has other signs than
-            letters, digits, "_", "-", "." and spaces.
+        ValueError: if a question does not have four choices, or if a subject is empty or has characters other
+            than letters, digits, "_", "-", "." and spaces.
     """
     parts = {"test": group_by_subject(questions.test), "dev": questions.dev}
-    for subject, asked in ((subject, asked) for part in parts.values() for subject, asked in part.items()):
+    for subject, group in (item for part in parts.values() for item in part.items()):
         if re.fullmatch(r"\w[\w .-]*", subject) is None:
             raise ValueError(
-                f"write_csv: the subject {subject!r} cannot be a file's name; give it one of letters"
+                f"write_csv: the subject {subject!r} cannot be a file's name; use letters, digits and _"
             )
-        for question in asked:
+        for question in group:
             if len(question.choices) != 4:
                 raise ValueError(
                     f"write_csv: MMLU's layout has 4 choices, got {len(question.choices)} in "
@@ -150,14 +152,14 @@ def write_csv(folder: Location, questions: Questions) -> None:
                 )
     for part, subjects in parts.items():
         (Path(folder) / part).mkdir(parents=True, exist_ok=True)
-        for subject, asked in subjects.items():
+        for subject, group in subjects.items():
             with open(
                 Path(folder) / part / f"{subject}_{part}.csv", "w", encoding="utf-8", newline=""
             ) as file:
-                lines = (
-                    (question.question, *question.choices, LETTERS[question.answer]) for question in asked
+                csv_lines = (
+                    (question.question, *question.choices, LETTERS[question.answer]) for question in group
                 )
-                csv.writer(file).writerows(lines)
+                csv.writer(file).writerows(csv_lines)
 
 
 def _select_quiz(split: str, subset: str | None) -> Questions:
@@ -166,22 +168,22 @@ def _select_quiz(split: str, subset: str | None) -> Questions:
         raise ValueError(
             f"multiple_choice: the part of {EMBEDDED!r} must be 'test', got {split!r}; leave split= out"
         )
-    found = quiz(key=0)
+    questions = quiz(key=0)
     if subset is None:
-        return found
-    if subset not in found.dev:
-        raise ValueError(f"multiple_choice: subset must be one of {', '.join(found.dev)}, got {subset!r}")
-    test = [question for question in found.test if question.subject == subset]
-    return found._replace(test=test, dev={subset: found.dev[subset]})
+        return questions
+    if subset not in questions.dev:
+        raise ValueError(f"multiple_choice: subset must be one of {', '.join(questions.dev)}, got {subset!r}")
+    test = [question for question in questions.test if question.subject == subset]
+    return questions._replace(test=test, dev={subset: questions.dev[subset]})
 
 
 def _read_examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) -> tuple[list[Question], str]:
-    """Reads the questions of the part `dev`, if it exists, and describes its place."""
+    """Reads the questions of the part `dev`, if it exists, and describes its source for messages."""
     if _is_folder(path):
-        found = _select_files(Path(path), dev, subset)
-        mmlu = any(suffix(file) == ".csv" for file in files(path))
-        place = f"{Path(path) / dev}/{{subject}}_{dev}.csv" if mmlu else f"the part {dev!r} of {path}"
-        return [question for file in found for question in _read_file(file, Path(path), on_bad)], place
+        selected = _select_files(Path(path), dev, subset)
+        is_mmlu = any(suffix(file) == ".csv" for file in files(path))
+        source = f"{Path(path) / dev}/{{subject}}_{dev}.csv" if is_mmlu else f"the part {dev!r} of {path}"
+        return [question for file in selected for question in _read_file(file, Path(path), on_bad)], source
     try:
         records = rows(path, subset=subset, split=dev, on_bad=on_bad)
     except ValueError as error:
@@ -192,17 +194,17 @@ def _read_examples(path: Location, dev: str, subset: str | None, on_bad: OnBad) 
 def _read_part(path: Location, split: str, subset: str | None, on_bad: OnBad) -> Iterator[Question]:
     """Reads one part, which must exist."""
     if Path(path).is_file():
-        asked = list(_read_file(Path(path), Path(path).parent, on_bad))
-        kept = [question for question in asked if subset in (None, question.subject)]
-        if asked and not kept:
-            subjects = sorted({question.subject for question in asked})
+        questions = list(_read_file(Path(path), Path(path).parent, on_bad))
+        kept = [question for question in questions if subset in (None, question.subject)]
+        if questions and not kept:
+            subjects = sorted({question.subject for question in questions})
             raise ValueError(
                 f"multiple_choice: {path} has no subset {subset!r}; it has {', '.join(subjects[:5])}"
             )
         yield from kept
     elif _is_folder(path):
-        found = _select_files(Path(path), split, subset)
-        if not found:
+        selected = _select_files(Path(path), split, subset)
+        if not selected:
             names = sorted({file.name for file in files(path)})
             raise FileNotFoundError(
                 f"multiple_choice: {path} has no file of the part {split!r}"
@@ -210,7 +212,7 @@ def _read_part(path: Location, split: str, subset: str | None, on_bad: OnBad) ->
                 f"test/{subset or 'anatomy'}_test.csv, all/test-00000-of-00001.parquet or test.jsonl; it "
                 f"has {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}; pass split= or subset="
             )
-        for file in found:
+        for file in selected:
             yield from _read_file(file, Path(path), on_bad)
     else:
         yield from read_questions(rows(path, subset=subset, split=split, on_bad=on_bad), on_bad=on_bad)
@@ -222,40 +224,41 @@ def _is_folder(path: Location) -> bool:
 
 
 def _select_files(top: Path, split: str, subset: str | None) -> list[Path]:
-    """Selects the files of one part of a folder, sorted; those of "all" if there are any."""
+    """Selects the files of one part of a folder, sorted; only those in "all" if there are any."""
     readable = refuse_two_formats([file for file in files(top) if is_rows(file)])
     parts = _parts(top, readable)
     wanted = next((name for name, words in PARTS.items() if split.lower() in words), split)
-    found = [file for file in readable if parts.get(file, "test") == wanted]
+    selected = [file for file in readable if parts.get(file, "test") == wanted]
     if subset is not None:
-        return [file for file in found if subset in (_stem(file), *file.relative_to(top).parts[:-1])]
-    every = [file for file in found if file.relative_to(top).parts[0] == ALL]
-    return every or found
+        return [file for file in selected if subset in (_stem(file), *file.relative_to(top).parts[:-1])]
+    of_all_subjects = [file for file in selected if file.relative_to(top).parts[0] == ALL]
+    return of_all_subjects or selected
 
 
 def _parts(top: Path, readable: list[Path]) -> dict[Path, str]:
-    """Finds the part of each file, by its name and its folders' names; empty if none has one.
+    """Finds the part of each file by its name and its folders' names; empty if no name has a word of PARTS.
 
     Raises:
-        ValueError: for a file of two parts, or of none beside files that have one.
+        ValueError: if a file's name has words of two parts, or of none although other names have one.
     """
-    found = {file: find_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
-    if twice := [file for file, names in found.items() if len(names) > 1]:
+    parts = {file: find_splits(file.relative_to(top).as_posix(), PARTS) for file in readable}
+    if ambiguous := [file for file, names in parts.items() if len(names) > 1]:
         raise ValueError(
-            f"multiple_choice: the name of {twice[0]} has words of the parts {' and '.join(found[twice[0]])}"
+            f"multiple_choice: the name of {ambiguous[0]} has words of the parts "
+            f"{' and '.join(parts[ambiguous[0]])}; rename it, or pass the path of one file"
         )
-    if not any(found.values()):
+    if not any(parts.values()):
         return {}
-    if stray := [file for file, names in found.items() if not names]:
+    if stray := [file for file, names in parts.items() if not names]:
         raise ValueError(
-            f"multiple_choice: {stray[0]} belongs to no part, and other names in the folder say one; move or "
-            "rename it, or name one file"
+            f"multiple_choice: {stray[0]} belongs to no part, but other files in the folder do; move or "
+            "rename it, or pass the path of one file"
         )
-    return {file: names[0] for file, names in found.items()}
+    return {file: names[0] for file, names in parts.items()}
 
 
 def _read_file(file: Path, top: Path, on_bad: OnBad) -> Iterator[Question]:
-    """Reads the questions of one file; rows without a subject get that of its name or its folder."""
+    """Reads the questions of one file; rows without a subject get that of the file's or folder's name."""
     if suffix(file) == ".csv" and not _has_header(file):
         return read_questions(csv_rows(file, on_bad=on_bad), subject=_stem(file), on_bad=on_bad)
     folders = [name for name in file.relative_to(top).parts[:-1] if name not in (ALL, "data", *SPLITS)]
@@ -271,10 +274,10 @@ def _has_header(file: Path) -> bool:
 
 
 def _without_suffix(file: Path) -> str:
-    """A file's name without the suffix of its format."""
+    """A file's name without the suffixes of format and compression."""
     return re.sub(r"(?i)\.\w+(\.(gz|bz2|xz|zst))?$", "", file.name)
 
 
 def _stem(file: Path) -> str:
-    """A file's name without its part: anatomy_test.csv -> anatomy."""
+    """A file's name without suffixes and the word of its part: anatomy_test.csv -> anatomy."""
     return re.sub(rf"[-_.]({'|'.join(SPLITS)})$", "", _without_suffix(file))

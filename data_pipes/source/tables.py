@@ -148,7 +148,7 @@ def _read_json(path: Location) -> Any:
         with name_errors(path), open_binary(path) as file:
             head = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n")
     except DAMAGED as error:
-        return f"a packed file that is damaged ({error}); copy it again"
+        return f"a compressed file that is damaged ({error}); copy it again"
     if not head.startswith((b"[", b"{")):
         return None
     if head.startswith(b"{"):

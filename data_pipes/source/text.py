@@ -19,19 +19,19 @@ from data_pipes.types import BadRow, Document, OnBad, stop
 Location = str | os.PathLike[str]
 
 PIECE = 1 << 26
-"""Longer documents are yielded in pieces of about this many characters (64 Mi), so that memory is bounded."""
+"""Largest piece of a document, characters (64 Mi): longer documents are cut, so that memory is bounded."""
 
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
 """Errors of a compressed file that is truncated or damaged, under `name_errors`."""
 
-PACKED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files."""
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", *(f".tar{end}" for end in PACKED))
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", *(f".tar{end}" for end in COMPRESSED))
 """Suffixes of archives, which are not read."""
 
-ARCHIVE = "an archive is not read; unpack it, and remove it"
-"""Reason for a bad archive."""
+ARCHIVE_REASON = "an archive is not read; unpack it, and remove it"
+"""Reason that is reported for an archive."""
 
 HOW_TO_CONVERT = "convert it first: iconv -f LATIN1 -t UTF-8 old > new (-f UTF-16 if it comes from Windows)"
 """Advice for a file in another encoding."""
@@ -40,13 +40,13 @@ _BLOCK = 1 << 20
 
 
 def files(path: Location) -> list[Path]:
-    """Lists the file at `path`, or all files of a folder and its folders, sorted.
+    """Lists the file at `path`, or all files of a folder and its subfolders, sorted.
 
-    Links are followed. Names that begin with ".", and folders that begin with "__", are left out (.git,
-    .cache, __pycache__).
+    Symbolic links are followed. Names that begin with ".", and folders that begin with "__", are left out
+    (.git, .cache, __pycache__).
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the path does not exist, or the folder has no file.
         ValueError: for a pipe or a device.
     """
     top = Path(path)
@@ -54,17 +54,17 @@ def files(path: Location) -> list[Path]:
         return [top]
     if top.exists() and not top.is_dir():
         raise ValueError(
-            f"source: {top} must be a regular file or a folder, as it is read several times; write what "
-            "comes out of it into a file first"
+            f"source: {top} must be a regular file or a folder, as it is read several times; save its "
+            "contents as a file first"
         )
     if not top.is_dir():
         raise FileNotFoundError(f"source: there is no file or folder {top}; check the path")
-    found = list(_walk(top, frozenset()))
-    if not found:
+    paths = list(_walk(top, frozenset()))
+    if not paths:
         raise FileNotFoundError(
             f"source: the folder {top} has no file; put text, .jsonl or .parquet files in it"
         )
-    return sorted(found, key=lambda p: p.relative_to(top).as_posix())
+    return sorted(paths, key=lambda p: p.relative_to(top).as_posix())
 
 
 def text_documents(
@@ -77,24 +77,24 @@ def text_documents(
     """Streams one text file, as one document or cut at a separator.
 
     Args:
-        path: a text file; .gz is unpacked.
-        separator: text between documents, which is removed; None makes the file one document.
-        encoding: of the file; a byte order mark is dropped.
-        on_bad: gets an archive, and a file that cannot be decoded or is binary; the file is skipped from
-            there on.
+        path: a text file; one with a suffix in COMPRESSED is decompressed.
+        separator: string between documents, which is removed; None makes the file one document.
+        encoding: encoding of the file; a byte order mark is dropped.
+        on_bad: called for an archive, and for a file that cannot be decoded or is binary; the rest of the
+            file is skipped.
 
     Returns:
-        Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are left as they are.
-        Pieces with nothing but white space between separators are left out. A document longer than 64 Mi
-        characters comes in pieces cut at a line end.
+        Documents named "file", or "file#0", "file#1", ... with a separator. Line ends are not changed.
+        Documents of only white space are left out. A document longer than 64 Mi characters is cut at line
+        ends into several.
 
     Raises:
-        ValueError: on a bad file, under `stop`; with the byte offset of the first bad byte.
-        OSError: if it cannot be opened.
+        ValueError: on a bad file, if on_bad is `stop`; the message has the byte offset of the first bad byte.
+        OSError: if the file cannot be opened.
     """
     name, buffer, count = str(path), "", 0
     if is_archive(path):
-        on_bad(BadRow(name, ARCHIVE))
+        on_bad(BadRow(name, ARCHIVE_REASON))
         return
     try:
         for block in _decode_blocks(Path(path), encoding):
@@ -115,7 +115,7 @@ def text_documents(
 
 
 def is_archive(path: Location) -> bool:
-    """Returns True for the name of an archive of files.
+    """Returns True if a name has the suffix of an archive.
 
     Example:
         >>> is_archive("rows.TAR.GZ"), is_archive("rows.jsonl.gz"), is_archive("dummy_data.zip")
@@ -125,14 +125,14 @@ def is_archive(path: Location) -> bool:
 
 
 def open_binary(path: Location) -> BinaryIO:
-    """Opens a file for reading bytes; .gz, .bz2, .xz and .zst (PACKED) are decompressed."""
+    """Opens a file for reading bytes; .gz, .bz2, .xz and .zst (COMPRESSED) are decompressed."""
     end = Path(str(path).lower()).suffix
     if end == ".zst":
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(open(path, "rb"), "zstd"))
-    unpack: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return cast(BinaryIO, unpack.get(end, open)(path, "rb"))
+    openers: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(BinaryIO, openers.get(end, open)(path, "rb"))
 
 
 @contextmanager
@@ -140,8 +140,8 @@ def name_errors(path: Location) -> Iterator[None]:
     """Adds the file's name to system errors without one, such as those of a failed read.
 
     Raises:
-        OSError: the same, with the name.
-        EOFError: for a damaged compressed file, whose error is no system error.
+        OSError: the same error, with the name.
+        EOFError: for a damaged compressed file, whose OSError has no errno.
     """
     try:
         yield
@@ -154,7 +154,7 @@ def name_errors(path: Location) -> Iterator[None]:
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Yields the files of a folder and its folders; links back to a folder above are not followed."""
+    """Yields the files of a folder and its subfolders; a link to a folder in `above` is not followed."""
     real = folder.resolve()
     if real in above:
         return
@@ -172,7 +172,7 @@ class _UnreadableError(ValueError):
 
 
 def _decode_blocks(path: Location, encoding: str) -> Iterator[str]:
-    """Yields text in blocks, without a byte order mark; _UnreadableError has the offset of a bad byte."""
+    """Yields decoded text in blocks; raises _UnreadableError with the offset of the first bad byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset, started = 0, False
     with name_errors(path), open_binary(path) as file:
@@ -183,13 +183,13 @@ def _decode_blocks(path: Location, encoding: str) -> Iterator[str]:
                     block = file.read(_BLOCK)
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
-                place = offset - pending + error.start
-                byte = f"byte 0x{error.object[error.start]:02x} at offset {place}"
+                bad_offset = offset - pending + error.start
+                byte = f"byte 0x{error.object[error.start]:02x} at offset {bad_offset}"
                 raise _UnreadableError(
                     f"{byte} is not {encoding}; {HOW_TO_CONVERT}, or pass encoding="
                 ) from error
             except DAMAGED as error:
-                raise _UnreadableError(f"the packed file is damaged ({error}); copy it again") from error
+                raise _UnreadableError(f"the compressed file is damaged ({error}); copy it again") from error
             if "\0" in text:
                 raise _UnreadableError(
                     f"a binary file, with a zero byte after offset {offset}; take it out of the corpus"

@@ -2,8 +2,8 @@
 
 Start from single characters. Repeatedly find the pair of neighbours that occurs most often in the text and
 make one token of it; the ordered list of these merges is the tokenizer. To encode, apply the same merges in
-the same order. `byte_level` uses bytes instead of characters; `trainer` and `merge` compute the same
-quickly, and are tested against this file.
+the same order. `byte_level` uses bytes instead of characters; `trainer` and `merge` are fast implementations
+of the same functions, and are tested against this file.
 
 Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units", 2016, algorithm 1.
 """
@@ -29,35 +29,35 @@ def learn_merges(
 ) -> tuple[list[str], list[Pair]]:
     """Learns merges from counted words, recounting every pair each time.
 
-    A language model should see short sequences, yet be able to write any word. Merging the most frequent
-    pairs gives common words one token and rare words a few; the characters remain for all others.
+    A language model should have short sequences, yet be able to write any word. Merging the most frequent
+    pairs makes a common word one token and a rare word a few; other words are spelled in characters.
 
         merge(k) = argmax over pairs (a, b) of Σ_word word_counts[word] · #{i: s_i = a and s_(i+1) = b},
         s the word's symbols after merges 1 ... k-1
 
-    Ties go to the pair whose ids (a's place in the vocabulary, then b's) are smaller, so that the result does
-    not depend on the order of the words.
+    On a tie the pair with the smaller ids is merged (first a's id is compared, then b's), so that the result
+    does not depend on the order of the words.
 
     Args:
         word_counts: word -> its count, >= 1; every character must be in `vocab`.
-        vocab: the first tokens in the order of their ids, special tokens and the alphabet.
-        vocab_size: most tokens.
-        min_frequency: least count of a pair that is merged, occurrences, >= 1.
-        forbidden: tokens that no merge may spell (special tokens, which plain text must not give).
+        vocab: the initial tokens in the order of their ids: special tokens and the alphabet.
+        vocab_size: largest number of tokens.
+        min_frequency: smallest count of a pair that is merged, >= 1.
+        forbidden: strings that no merge may produce (special tokens, which plain text must not become).
 
     Returns:
-        (vocab, merges): the tokens in the order of their ids, and the pairs in the order of merging. Fewer
-        than `vocab_size` tokens if no pair is left.
+        (vocab, merges): the tokens in the order of their ids, and the pairs in the order of merging. There
+        are fewer than `vocab_size` tokens if no pair is left.
 
     Steps:
         1. Write each word as its characters.
         2. Count neighbouring pairs over all words, except pairs merged before and forbidden ones.
         3. Take the pair with the highest count, on a tie the smaller ids; stop below `min_frequency`.
-        4. Merge it from left to right in every word; its spelling becomes a token, unless it is one.
+        4. Merge it from left to right in every word; the merged string becomes a token, unless it is one.
         5. Repeat from 2 until the vocabulary is full.
 
-    Edge cases: "aaa" holds the pair (a, a) twice, and merging gives (aa, a). Two different pairs may spell
-    one token ("a"+"bc", "ab"+"c"): both become merges, the token has one id.
+    Edge cases: "aaa" has the pair (a, a) twice, and merging gives (aa, a). Two different pairs may make the
+    same token ("a"+"bc", "ab"+"c"): both become merges, and the token has one id.
 
     Example:
         Three times "ab" beats twice "bc":
@@ -65,8 +65,7 @@ def learn_merges(
         >>> learn_merges({"abc": 2, "ab": 1}, ["a", "b", "c"], 5)
         (['a', 'b', 'c', 'ab', 'abc'], [('a', 'b'), ('ab', 'c')])
 
-    Source: Sennrich et al. 2016, algorithm 1. Differs from it: the rule for ties, which is Hugging Face
-    tokenizers'.
+    Source: Sennrich et al. 2016, algorithm 1. Differs from it: ties are broken as in Hugging Face tokenizers.
     """
     vocab, merges, done = list(vocab), [], set()
     ids = {token: i for i, token in enumerate(vocab)}
@@ -130,15 +129,15 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     """Encodes one word: merges the neighbours of lowest rank until no pair of neighbours is a merge.
 
     Args:
-        word: one word of the split pattern.
+        word: one word, as cut by the split pattern.
         ranks: pair -> its index in the list of merges, from `rank_merges(merges)`.
 
     Returns:
-        The word's tokens; joined, they are the word.
+        The word's tokens, whose concatenation is the word.
 
     Steps:
         1. Write the word as its characters.
-        2. Of the neighbouring pairs that are merges find the one learned first, on a tie the leftmost.
+        2. Among the neighbouring pairs that are merges, find the one learned first, on a tie the leftmost.
         3. Join these two, and repeat from 2.
 
     Example:
@@ -154,22 +153,22 @@ def apply_merges(word: str, ranks: Mapping[Pair, int]) -> tuple[str, ...]:
     while True:
         # 2. The merge learned first.
         pairs = list(pairwise(symbols))
-        place = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf), default=None)
-        if place is None or pairs[place] not in ranks:
+        left = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf), default=None)
+        if left is None or pairs[left] not in ranks:
             return tuple(symbols)
         # 3. Join.
-        symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+        symbols[left : left + 2] = [symbols[left] + symbols[left + 1]]
 
 
 def rank_merges(merges: Sequence[Pair]) -> dict[Pair, int]:
-    """Numbers merges in order, from 0; a repeated pair has its last index, as in Hugging Face's."""
+    """Numbers merges in order, from 0; a repeated pair has its last index, as in Hugging Face tokenizers."""
     return {pair: i for i, pair in enumerate(merges)}
 
 
 def split_in_two(token: Any, ids: Mapping[Any, int]) -> list[tuple[int, int]]:
     """Lists the ways to cut a token (text or bytes) into two tokens, as pairs of ids, ascending.
 
-    Formats that store no merges derive them from these.
+    Formats that store no merges (tiktoken) derive them from these pairs.
 
     Example:
         >>> split_in_two("abc", {"a": 0, "bc": 1, "ab": 2, "c": 3})

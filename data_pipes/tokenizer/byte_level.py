@@ -1,7 +1,7 @@
 """Byte-level BPE: text as UTF-8 bytes, bytes as 256 printable characters, then BPE on characters as in `bpe`.
 
-An alphabet of characters is incomplete: some text has a character that training never saw. The 256 bytes
-can write every text. GPT-2 gives each byte a printable character of its own ("Ġ" is the space), so that
+An alphabet of characters is incomplete: some text has a character that is not in the training data. The 256
+bytes can represent every text. GPT-2 maps each byte to a printable character ("Ġ" is the space), so that
 tokens can be printed, and stored in JSON.
 
 Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.2.
@@ -20,7 +20,7 @@ UNPRINTABLE = tuple(byte for byte in range(256) if byte not in PRINTABLE)
 CHARACTERS: Mapping[int, str] = MappingProxyType(
     {**{byte: chr(byte) for byte in PRINTABLE}, **{byte: chr(256 + i) for i, byte in enumerate(UNPRINTABLE)}}
 )
-"""byte -> its character: printable Latin-1 is itself, others are the next free one from U+0100 on."""
+"""byte -> its character: a printable Latin-1 byte is itself, the others are U+0100, U+0101, ... in order."""
 
 BYTES: Mapping[str, int] = MappingProxyType({character: byte for byte, character in CHARACTERS.items()})
 """character -> byte."""
@@ -30,10 +30,10 @@ ALPHABET: tuple[str, ...] = tuple(sorted(BYTES))
 
 
 def to_characters(text: str) -> str:
-    """Writes text in the byte alphabet: one character for each byte of its UTF-8 form.
+    """Writes text in the byte alphabet: one character for each byte of its UTF-8 encoding.
 
     Raises:
-        ValueError: if the text holds half of a surrogate pair, which UTF-8 cannot write.
+        ValueError: if the text has half of a surrogate pair, which UTF-8 cannot encode.
 
     Example:
         >>> to_characters(" é")
@@ -43,7 +43,7 @@ def to_characters(text: str) -> str:
 
 
 def to_bytes(token: str) -> bytes:
-    """Decodes a token of the byte alphabet to bytes; one with any other character is itself, in UTF-8.
+    """Decodes a token of the byte alphabet to bytes; a token with other characters is encoded as UTF-8.
 
     Example:
         >>> to_bytes("ĠÃ©"), to_bytes("<｜end｜>")
@@ -59,7 +59,7 @@ def utf8(text: str) -> bytes:
     """Encodes text as UTF-8, with a clear error for invalid Unicode.
 
     Raises:
-        ValueError: if the text holds half of a surrogate pair (often from `errors="surrogateescape"`).
+        ValueError: if the text has half of a surrogate pair (often from `errors="surrogateescape"`).
     """
     try:
         return text.encode()
@@ -81,21 +81,21 @@ def learn_merges(
 
     Args:
         word_counts: word of plain text -> its count.
-        vocab_size: number of special tokens, 256 bytes and merged tokens.
-        special_tokens: get the first ids; no merge may spell one of them.
+        vocab_size: largest number of tokens: special tokens, 256 bytes and merged tokens together.
+        special_tokens: tokens with the first ids; no merge may produce one of them.
         min_frequency: as in `bpe.learn_merges`.
 
     Returns:
-        (vocab, merges) in the byte alphabet.
+        (vocab, merges) as in `bpe.learn_merges`, written in the byte alphabet.
 
     Example:
         >>> vocab, merges = learn_merges({" a": 2}, 258, special_tokens=["<|end|>"])
         >>> vocab[0], vocab[1], vocab[257], merges
         ('<|end|>', '!', 'Ġa', [('Ġ', 'a')])
     """
-    written = {to_characters(word): count for word, count in word_counts.items()}
-    first = [*special_tokens, *ALPHABET]
-    return bpe.learn_merges(written, first, vocab_size, min_frequency=min_frequency, forbidden=special_tokens)
+    counts = {to_characters(word): count for word, count in word_counts.items()}
+    vocab = [*special_tokens, *ALPHABET]
+    return bpe.learn_merges(counts, vocab, vocab_size, min_frequency=min_frequency, forbidden=special_tokens)
 
 
 def encode(text: str, cutter: Splitter, ranks: Mapping[bpe.Pair, int], ids: Mapping[str, int]) -> list[int]:
@@ -139,8 +139,8 @@ def decode(tokens: Iterable[str], errors: str = "replace") -> str:
     A token may end in the middle of a character, so all bytes are decoded together.
 
     Args:
-        tokens: in order.
-        errors: for bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
+        tokens: tokens in order.
+        errors: treatment of invalid UTF-8: "replace" (by U+FFFD), "strict" or "ignore".
 
     Example:
         >>> decode(["Ã", "©t", "Ã"])

@@ -1,8 +1,8 @@
 """Decode tokens to text incrementally, by a chain of steps that each take and return strings.
 
-A step takes the strings of the step before it. It holds back only text that a later token may change: the
-first bytes of a character, a run of byte tokens (one wrong byte makes all of the run U+FFFD), the last
-token if it is treated differently. So one definition serves `decode`, which feeds all tokens, and `stream`.
+A step takes the strings of the step before it. It buffers only text that a later token may change: the first
+bytes of a character, consecutive byte tokens (one invalid byte turns all of them into U+FFFD), the last token
+if it is treated differently. So `decode`, which feeds all tokens, and `stream` share the same steps.
 
 Source: the decoders of Hugging Face tokenizers 0.23.
 """
@@ -40,6 +40,7 @@ CLEANUPS = (
     (" 've", "'ve"),
     (" 're", "'re"),
 )
+"""(text, its replacement) of WordPiece's option `cleanup`, which removes spaces before punctuation."""
 
 
 class Decoder(NamedTuple):
@@ -47,8 +48,8 @@ class Decoder(NamedTuple):
 
     Fields:
         init: initial state.
-        feed: (state, token) -> (state, strings that are final).
-        finish: state -> the strings that were held back.
+        feed: (state, token) -> (next state, strings that are final).
+        finish: state -> the buffered strings, at the end of the tokens.
     """
 
     init: State
@@ -57,14 +58,17 @@ class Decoder(NamedTuple):
 
 
 def make_decoder(steps: Sequence[Step], errors: str = "replace") -> Decoder:
-    """Chains the steps of a decoder.
+    """Builds an incremental decoder from its steps.
 
-    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that needs a whole
-    token then holds everything until the end.
+    After "Fuse" or "ByteLevel" all text is one token that arrives in pieces; a step that needs a complete
+    token then buffers all pieces until the end.
 
     Args:
-        steps: of the decoder.
-        errors: for bytes that are not UTF-8: "replace" (U+FFFD), "strict" or "ignore".
+        steps: steps of the decoder, in order.
+        errors: treatment of invalid UTF-8: "replace" (by U+FFFD), "strict" or "ignore".
+
+    Returns:
+        The Decoder; its state is the tuple of the steps' states.
 
     Example:
         >>> steps = (step("Replace", pattern=("String", "▁"), content=" "), step("Fuse"))
@@ -73,15 +77,15 @@ def make_decoder(steps: Sequence[Step], errors: str = "replace") -> Decoder:
     """
     chain: tuple[Decoder, ...] = ()
     fused = False
-    for each in steps:
-        chain = (*chain, _step_decoder(each, fused, errors))
-        fused = fused or each.type in ("Fuse", "ByteLevel")
+    for item in steps:
+        chain = (*chain, _step_decoder(item, fused, errors))
+        fused = fused or item.type in ("Fuse", "ByteLevel")
     init = tuple(part.init for part in chain)
     return Decoder(init, partial(_feed_steps, chain), partial(_finish_steps, chain))
 
 
 def run_decoder(decoder: Decoder, tokens: Iterable[str]) -> str:
-    """Decodes all tokens at once."""
+    """Decodes all tokens to one string."""
     state, text = decoder.init, list[str]()
     for token in tokens:
         state, pieces = decoder.feed(state, token)
@@ -107,31 +111,31 @@ def _feed_steps(
 ) -> tuple[tuple[State, ...], Pieces]:
     """Feeds a token to the first step, its strings to the next, and so on."""
     pieces: Pieces = (token,)
-    after = []
+    next_states = []
     for part, state in zip(parts, states, strict=True):
-        found: list[str] = []
+        outputs: list[str] = []
         for piece in pieces:
-            state, more = part.feed(state, piece)
-            found += more
-        after.append(state)
-        pieces = tuple(found)
-    return tuple(after), pieces
+            state, final = part.feed(state, piece)
+            outputs += final
+        next_states.append(state)
+        pieces = tuple(outputs)
+    return tuple(next_states), pieces
 
 
 def _finish_steps(parts: tuple[Decoder, ...], states: tuple[State, ...]) -> Pieces:
-    """Finishes every step in order, and feeds its strings to the next."""
+    """Finishes every step in order, and feeds its buffered strings to the next."""
     pieces: Pieces = ()
     for part, state in zip(parts, states, strict=True):
-        found: list[str] = []
+        outputs: list[str] = []
         for piece in pieces:
-            state, more = part.feed(state, piece)
-            found += more
-        pieces = (*found, *part.finish(state))
+            state, final = part.feed(state, piece)
+            outputs += final
+        pieces = (*outputs, *part.finish(state))
     return pieces
 
 
 def _step_decoder(given: Step, fused: bool, errors: str) -> Decoder:
-    """The decoder of one step."""
+    """Builds the decoder of one step; `fused` if its input is one token in pieces."""
     options = step_options(given)
     if fused and not _accepts_pieces(given):
         return Decoder((), _hold_piece, partial(_decode_held, _step_decoder(given, False, errors)))
@@ -141,7 +145,7 @@ def _step_decoder(given: Step, fused: bool, errors: str) -> Decoder:
 
 
 def _accepts_pieces(given: Step) -> bool:
-    """True if a step gives the same text for a token that arrives in pieces."""
+    """True if a step gives the same text for a complete token and for the token in pieces."""
     if given.type == "Replace":
         kind, pattern = step_options(given)["pattern"]
         return kind == "String" and len(pattern) == 1
@@ -149,12 +153,12 @@ def _accepts_pieces(given: Step) -> bool:
 
 
 def _per_token(change: Callable[[str], str]) -> Decoder:
-    """A step that changes each token by itself."""
+    """A step that changes each token independently."""
     return Decoder((), lambda state, token: (state, (change(token),)), lambda state: ())
 
 
 def _first_differs(change: Callable[[bool, str], str]) -> Decoder:
-    """A step that treats the first token differently."""
+    """A step that treats the first token differently; the state is True before it."""
     return Decoder(True, lambda first, token: (False, (change(first, token),)), lambda first: ())
 
 
@@ -185,22 +189,22 @@ def _strip(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _strip_fused(content: str, start: int, stop: int) -> Decoder:
-    """The same for a token in pieces; the state is (number left to strip in front, text held at the end)."""
+    """`_strip` for a token in pieces; the state is (number left to strip at the start, buffered end)."""
 
     def feed(state: tuple[int, str], piece: str) -> tuple[tuple[int, str], Pieces]:
-        left, held = state
-        while left and piece.startswith(content):
-            left, piece = left - 1, piece[1:]
-        left = 0 if piece else left
+        to_strip, held = state
+        while to_strip and piece.startswith(content):
+            to_strip, piece = to_strip - 1, piece[1:]
+        to_strip = 0 if piece else to_strip
         text = held + piece
         tail = len(text) - min(stop, len(text) - len(text.rstrip(content)))
-        return (left, text[tail:]), (text[:tail],)
+        return (to_strip, text[tail:]), (text[:tail],)
 
     return Decoder((start, ""), feed, lambda state: ())
 
 
 def _metaspace(options: Mapping[str, Any], errors: str) -> Decoder:
-    """Replaces the mark by a space; in the first token by nothing, if one is prepended to texts."""
+    """Replaces the mark "▁" by a space; removes it in the first token, if encoding prepends one to texts."""
     mark, prepends = options["replacement"], options["prepend_scheme"] != "never"
     return _first_differs(lambda first, token: token.replace(mark, "" if first and prepends else " "))
 
@@ -224,7 +228,7 @@ def _word_piece(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _bpe(options: Mapping[str, Any], errors: str) -> Decoder:
-    """Replaces the suffix by a space, in the last token by nothing; the state is the last token, or None."""
+    """Replaces the suffix by a space, removes it in the last token; the state is the last token, or None."""
     suffix = options["suffix"]
 
     def feed(last: str | None, token: str) -> tuple[str, Pieces]:
@@ -234,7 +238,7 @@ def _bpe(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _byte_level(options: Mapping[str, Any], errors: str) -> Decoder:
-    """Decodes UTF-8; the state is the first bytes of a character."""
+    """Decodes UTF-8; the state is the bytes of an incomplete character."""
 
     def feed(held: bytes, token: str) -> tuple[bytes, Pieces]:
         data = held + to_bytes(token)
@@ -245,7 +249,7 @@ def _byte_level(options: Mapping[str, Any], errors: str) -> Decoder:
 
 
 def _byte_fallback(options: Mapping[str, Any], errors: str) -> Decoder:
-    """Decodes runs of byte tokens: valid as a whole, or U+FFFD for each byte; the state is the run."""
+    """Decodes consecutive byte tokens: their UTF-8 text, or U+FFFD for each byte; the state is the bytes."""
 
     def text(held: bytes) -> Pieces:
         try:
@@ -267,7 +271,7 @@ def _hold_piece(held: Pieces, piece: str) -> tuple[Pieces, Pieces]:
 
 
 def _decode_held(inner: Decoder, held: Pieces) -> Pieces:
-    """Decodes all held pieces as one token."""
+    """Decodes all buffered pieces as one token."""
     return (run_decoder(inner, ["".join(held)]),) if held else ()
 
 
@@ -282,4 +286,4 @@ STEPS: Mapping[str, Callable[[Mapping[str, Any], str], Decoder]] = {
     "WordPiece": _word_piece,
     "Spaces": _spaces,
 }
-"""Type of a step -> (options, errors) -> its decoder."""
+"""Type of a step -> function from (options, errors) to its decoder."""

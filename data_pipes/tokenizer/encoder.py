@@ -1,8 +1,8 @@
-"""Encode and decode quickly: the ids of `bpe.apply_merges` and `byte_level.encode`, merging each word once.
+"""Encode and decode fast: the same ids as `bpe.apply_merges` and `byte_level.encode`, merging each word once.
 
-Texts repeat their words, so the ids of a word are cached as bytes, and a text's ids are its words' bytes
-joined; the remaining time is that of the split pattern. Words are collected from many texts, and the new
-ones among them are merged together.
+Words repeat, so the ids of each word are cached as bytes, and the ids of a text are the concatenation of its
+words' bytes; most of the remaining time is spent on the split pattern. Words are collected from many texts,
+and those that are not cached are merged in one batch.
 
 Sennrich et al. 2016; the tests compare ids with `byte_level.encode` and with Hugging Face tokenizers.
 """
@@ -28,22 +28,22 @@ from data_pipes.tokenizer.split import chunker, split_words
 from data_pipes.tokenizer.tables import Tables, base_units, depends_on_position, make_tables, symbol_ids
 
 WORDS_PER_ROUND = 1 << 19
-"""Words that are collected before the new ones among them are merged together."""
+"""Number of words that are collected before those that are not cached are merged in one batch."""
 
 MAX_CACHED_WORDS = 1 << 20
-"""Distinct words whose ids are cached; a fuller cache is emptied."""
+"""Largest number of distinct words in the cache; a larger cache is emptied."""
 
 MAX_ID = 1 << 32
 
 MIN_BATCH = 200
-"""New words from which on they are merged as matrices; fewer are faster one by one."""
+"""Smallest number of new words that are merged as matrices; fewer are faster one by one."""
 
 WIDTHS = (4, 8, 12, 16, 24, 48)
-"""Widths of the matrices, symbols: a word goes into the narrowest that fits, a longer one is merged alone."""
+"""Widths of the matrices, symbols: a word goes into the narrowest that fits; longer ones are merged alone."""
 
 
 def from_spec(spec: TokenizerSpec) -> Tokenizer:
-    """Binds the functions of a tokenizer to its description.
+    """Builds a tokenizer: binds `encode`, `decode` and `encode_batch` to the tables of a spec.
 
     Example:
         >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
@@ -57,12 +57,12 @@ def from_spec(spec: TokenizerSpec) -> Tokenizer:
 
 
 def add_special_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
-    """Makes a tokenizer with more special tokens, whose ids follow the last one; existing ids stay.
+    """Makes a tokenizer with more special tokens, whose ids follow the last one; existing ids do not change.
 
-    The embedding then needs `vocabulary_size` rows.
+    The embedding must then be resized to `vocabulary_size` rows.
 
     Raises:
-        ValueError: if a token is already added, given twice, or in the vocabulary.
+        ValueError: if a token is an added token already, is given twice, or is in the vocabulary.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
@@ -80,20 +80,20 @@ def encode(
     """Encodes one text.
 
     Args:
-        tables: of the tokenizer, bound by `from_spec`.
+        tables: tables of the tokenizer, bound by `from_spec`.
         text: valid Unicode.
-        special: treatment of a special token in the text. "none": it is plain text, so that nobody can
-            smuggle control tokens into a prompt; "all": it becomes the token; "error": refuse it; or the
-            names of the tokens to find, the others being text. Added tokens that are not special are always
-            found.
-        template: add the spec's prefix and suffix to the ids.
+        special: treatment of special tokens in the text. "none": they are plain text, so that a prompt cannot
+            inject control tokens; "all": they become tokens; "error": they are refused; or an iterable of
+            special tokens to recognize, all others being plain text. Added tokens that are not special are
+            always recognized.
+        template: add the spec's prefix and suffix (such as the bos token) to the ids.
 
     Returns:
         The ids.
 
     Raises:
         TypeError: if `text` is not a string.
-        ValueError: if the text has half of a surrogate pair, characters that the vocabulary lacks, or (with
+        ValueError: if the text has half of a surrogate pair, a character that the vocabulary lacks, or (with
             special="error") a special token.
 
     Example:
@@ -111,7 +111,7 @@ def encode_batch(
     """Encodes many texts; larger batches are faster, since each distinct word is merged once.
 
     Args:
-        tables: of the tokenizer, bound by `from_spec`.
+        tables: tables of the tokenizer, bound by `from_spec`.
         texts: strings.
         special: as in `encode`.
         template: as in `encode`.
@@ -120,14 +120,14 @@ def encode_batch(
         The ids of each text, [n] int32, writable.
 
     Steps:
-        1. Find added tokens in the text; between them lie stretches of plain text.
-        2. Split the stretches into words.
-        3. After many words, encode the new ones among them: a word that is a token if merges are ignored for
-           it, else by its merges.
-        4. Join the ids of each text as bytes, and view them as int32.
+        1. Find added tokens in the text; the segments between them are plain text.
+        2. Split the segments into words.
+        3. After WORDS_PER_ROUND words, encode those that are not cached: by look-up if the spec ignores
+           merges for words that are tokens, else by merging.
+        4. Concatenate the ids of each text as bytes, and view them as int32.
 
     Raises:
-        TypeError: if `texts` is one string, or contains something else than strings.
+        TypeError: if `texts` is one string, or contains anything but strings.
         ValueError: as in `encode`, with the index of the text.
 
     Example:
@@ -143,46 +143,47 @@ def encode_batch(
     before = _pack(tables.spec.prefix if template else ())
     after = _pack(tables.spec.suffix if template else ())
     buffers: list[bytearray] = []
-    waiting: list[tuple[bytearray, bytes | list[str]]] = []
+    pending: list[tuple[bytearray, bytes | list[str]]] = []
     cache: dict[str, bytes] = {}
     count = 0
     for i, text in enumerate(texts):
         buffers.append(bytearray(before))
         try:
-            # 1. Added tokens, and
-            # 2. words.
+            # 1. Added tokens.
+            # 2. Words between them.
             for part in _split_text(tables, finder, text):
-                waiting.append((buffers[-1], part))
+                pending.append((buffers[-1], part))
                 count += len(part)
                 # 3. Ids of new words.
                 if count > WORDS_PER_ROUND:
-                    _append_ids(tables, cache, waiting)
-                    waiting, count = [], 0
+                    _append_ids(tables, cache, pending)
+                    pending, count = [], 0
         except (TypeError, ValueError) as error:
             raise type(error)(f"encode: {error} (text {i})") from None
-        waiting.append((buffers[-1], after))
-    _append_ids(tables, cache, waiting)
+        pending.append((buffers[-1], after))
+    _append_ids(tables, cache, pending)
     # 4. Bytes as int32.
     return [np.frombuffer(buffer, np.int32) if buffer else np.empty(0, np.int32) for buffer in buffers]
 
 
 def decode(tables: Tables, ids: Iterable[int], *, skip_special: bool = False, errors: str = "replace") -> str:
-    """Decodes ids.
+    """Decodes ids to text.
 
     For a byte-level tokenizer `decode(encode(text)) == text` for every text (its normal form, if the spec
     has a normalizer), unless an added token contains letters of the byte alphabet such as "é".
 
     Args:
-        tables: of the tokenizer, bound by `from_spec`.
+        tables: tables of the tokenizer, bound by `from_spec`.
         ids: [n] integers: a list, an array or a tensor.
         skip_special: skip special tokens.
-        errors: for bytes that are not UTF-8, as of a cut character: "replace" (U+FFFD), "strict", "ignore".
+        errors: treatment of invalid UTF-8, such as an incomplete character: "replace" (by U+FFFD), "strict"
+            or "ignore".
 
     Returns:
-        The text. An id without a token, such as a padding row of the embedding, gives no text.
+        The text. An id without a token, such as that of a padding row of the embedding, is skipped.
 
     Raises:
-        ValueError: if something is no id (a negative number, a float), or if `ids` has more than one axis.
+        ValueError: if a value is not an id (a negative number, a float), or if `ids` has more than one axis.
 
     Example:
         >>> spec = TokenizerSpec(kind="character", vocab=("a", "b"), merges=(), pattern="gpt2")
@@ -207,17 +208,17 @@ def _join_tokens(tables: Tables, row: Sequence[int], errors: str) -> str:
 
 
 def _valid_ids(tables: Tables, row: Sequence[int]) -> list[int]:
-    """The ids that have tokens; other values than ids are refused."""
+    """Returns the ids that have tokens; refuses values that are not ids."""
     valid = []
-    for place, i in enumerate(row):
+    for position, i in enumerate(row):
         try:
             number = index(i)
         except TypeError:
             raise ValueError(
-                f"decode: ids must be one row of integers, got {i!r} at {place}; decode rows one by one"
+                f"decode: ids must be one row of integers, got {i!r} at {position}; decode rows one by one"
             ) from None
         if not 0 <= number < MAX_ID:
-            raise ValueError(f"decode: {i} (at {place}) is no id; ids are integers from 0 on")
+            raise ValueError(f"decode: {i} (at {position}) is not an id; ids are integers >= 0")
         if number in tables.texts:
             valid.append(number)
     return valid
@@ -228,7 +229,7 @@ def _split_text(tables: Tables, finder: Finder, text: object) -> Iterator[bytes 
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}; decode it first")
     if not text.isascii():
-        utf8(text)  # raises for half of a surrogate pair, with its place
+        utf8(text)  # raises if there is half of a surrogate pair
     for i, segment in enumerate(split_added(finder, text)):
         if isinstance(segment, int):
             yield _pack([segment])
@@ -237,7 +238,7 @@ def _split_text(tables: Tables, finder: Finder, text: object) -> Iterator[bytes 
 
 
 def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
-    """Yields lists of the words of plain text; `first` if it begins the whole text."""
+    """Yields lists of the words of a plain-text segment; `first` if it is at the beginning of the text."""
     spec, cutter, borders = tables.spec, tables.cutter, tables.borders
     pieces = tables.pieces(text, first) if spec.pre_tokenizer else [text]
     if spec.prefix_space:
@@ -254,7 +255,7 @@ def _split_words(tables: Tables, text: str, first: bool) -> Iterator[list[str]]:
 
 
 def _check_symbols(tables: Tables, text: str) -> None:
-    """Refuses text with bytes or characters that the vocabulary lacks, if there is no unknown token."""
+    """Refuses text with bytes or characters that are not in the vocabulary, unless there is an unk_token."""
     byte_level = tables.spec.kind == "byte_level"
     if (
         tables.unknown is not None
@@ -271,20 +272,20 @@ def _check_symbols(tables: Tables, text: str) -> None:
 
 
 def _append_ids(
-    tables: Tables, cache: dict[str, bytes], waiting: Sequence[tuple[bytearray, bytes | list[str]]]
+    tables: Tables, cache: dict[str, bytes], pending: Sequence[tuple[bytearray, bytes | list[str]]]
 ) -> None:
-    """Appends the ids of the waiting words and tokens to their buffers; new words are encoded and cached."""
+    """Appends the ids of pending words and tokens to their buffers; new words are encoded and cached."""
     if len(cache) > MAX_CACHED_WORDS:
         cache.clear()
-    new = set().union(*(part for _, part in waiting if isinstance(part, list))) - cache.keys()
+    new = set().union(*(part for _, part in pending if isinstance(part, list))) - cache.keys()
     cache.update(_encode_words(tables, list(new)))
     look_up = cache.__getitem__
-    for buffer, part in waiting:
+    for buffer, part in pending:
         buffer += b"".join(map(look_up, part)) if isinstance(part, list) else part
 
 
 def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
-    """{word: its ids as int32 bytes}."""
+    """Encodes new words: {word: its ids as int32 bytes}."""
     result = {word: _pack([tables.token_words[word]]) for word in new if word in tables.token_words}
     rest = [word for word in new if word not in tables.token_words]
     symbols, sizes = _symbol_rows(tables, rest)
@@ -297,21 +298,21 @@ def _encode_words(tables: Tables, new: Sequence[str]) -> dict[str, bytes]:
         picked = np.flatnonzero(chosen)
         rows = np.full((len(picked), high), NOTHING, np.int64)
         rows[np.arange(high) < sizes[picked, None]] = symbols[np.repeat(chosen, sizes)]
-        for places, tokens in merge_words(rows, tables.merges):
-            result.update(zip([rest[i] for i in picked[places]], _pack_rows(tokens), strict=True))
+        for indices, tokens in merge_words(rows, tables.merges):
+            result.update(zip([rest[i] for i in picked[indices]], _pack_rows(tokens), strict=True))
     return result
 
 
 def _symbol_rows(tables: Tables, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(`symbol_ids` of all words, concatenated, int64; number of symbols of each word, int64)."""
+    """Returns (`symbol_ids` of all words, concatenated, int64; number of symbols of each word, int64)."""
     if (
         tables.spec.kind == "byte_level"
         and len(tables.symbols) == 256
         and not depends_on_position(tables.spec)
     ):
         pieces: list = [word.encode() for word in words]
-        table = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
-        return table[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(
+        ids_of_bytes = np.array([tables.symbols[byte] for byte in range(256)], np.int64)
+        return ids_of_bytes[np.frombuffer(b"".join(pieces), np.uint8)], np.fromiter(
             map(len, pieces), np.int64, len(pieces)
         )
     pieces = [symbol_ids(tables, word) for word in words]

@@ -1,9 +1,9 @@
 """Read Hugging Face's tokenizer.json; `json_writer` writes it.
 
-The reader takes what our tokenizers can do (BPE, byte-level or on characters, the steps of `json_steps`,
-added tokens, a template around a text) and refuses everything else by name, since a field that is ignored
-would silently give other ids. `truncation` and `padding` are settings that transformers saves with a
-tokenizer after use; no id depends on them, so they are accepted, and not written again.
+The reader accepts the features of our tokenizers (BPE on bytes or characters, the steps of `json_steps`,
+added tokens, a template around a text) and refuses everything else by name, since ignoring an unknown field
+could silently change ids. `truncation` and `padding` are settings that transformers saves with a tokenizer
+after use; no id depends on them, so they are accepted, and not written again.
 
 Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
 """
@@ -28,24 +28,24 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
 
     Args:
         text: JSON, as Hugging Face tokenizers and `to_json` write it.
-        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two libraries may read an
+        any_pattern: accept split expressions that are not in `split.PATTERNS`. Two regex engines may match an
             expression differently, and a malicious one may not terminate, so enable it only for trusted
             files.
 
     Returns:
-        A Tokenizer with the ids of Hugging Face tokenizers with `add_special_tokens=False`: special="all" is
-        its default, special="none" its `encode_special_tokens = True`.
+        A Tokenizer that gives the same ids as Hugging Face tokenizers with `add_special_tokens=False`:
+        special="all" corresponds to its default, special="none" to `encode_special_tokens = True`.
 
     Steps:
         1. Parse; refuse invalid JSON, deep nesting, and a repeated key.
         2. Refuse unknown fields.
         3. Read each part of the pipeline.
-        4. `TokenizerSpec` checks the parts against each other.
+        4. Build the `TokenizerSpec`, which checks that the parts are consistent.
 
     Edge cases: merges may be ["a b"] or [["a", "b"]].
 
     Raises:
-        ValueError: if it is damaged, or has an unsupported part; the message names the part and its content.
+        ValueError: if the file is damaged or has an unsupported part; the message has the part and its value.
 
     Example:
         >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
@@ -75,16 +75,16 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
             )
     # 3. Parts.
     model = _read_model(content.get("model"))
-    cutting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
-    around = _read_post_processor(content.get("post_processor"))
-    # 4. The whole.
+    splitting = _read_pre_tokenizer(content.get("pre_tokenizer"), any_pattern)
+    template = _read_post_processor(content.get("post_processor"))
+    # 4. Spec.
     try:
         spec = TokenizerSpec(
             added_tokens=_read_added(content.get("added_tokens")),
             normalizer=read_steps(content.get("normalizer"), "normalizer", any_pattern),
-            decoder=_read_decoder(content.get("decoder"), cutting["kind"]),
-            **cutting,
-            **around,
+            decoder=_read_decoder(content.get("decoder"), splitting["kind"]),
+            **splitting,
+            **template,
             **model,
         )
     except ValueError as error:
@@ -93,13 +93,13 @@ def from_json(text: str, *, any_pattern: bool = False) -> Tokenizer:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    """Parses the text, without repeated keys, huge integers or NaN."""
+    """Parses JSON; refuses repeated keys, huge integers and NaN."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) < len(items):
-            twice = Counter(key for key, _ in items).most_common(1)[0][0]
-            raise ValueError(f"the key {twice!r} appears twice in one object")
+            repeated = Counter(key for key, _ in items).most_common(1)[0][0]
+            raise ValueError(f"the key {repeated!r} appears twice in one object")
         return result
 
     def integer(digits: str) -> int:
@@ -120,23 +120,23 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _read_model(node: Any) -> dict[str, Any]:
-    """Reads model into fields of TokenizerSpec."""
+    """Reads the object `model` into fields of TokenizerSpec."""
     if isinstance(node, dict) and node.get("type", "BPE") != "BPE":
-        raise ValueError(
-            f'tokenizer.json: model.type is {shorten(node["type"])}; only "BPE" is understood here'
-        )
-    fixed = {
+        raise ValueError(f'tokenizer.json: model.type is {shorten(node["type"])}; only "BPE" is supported')
+    allowed_values = {
         "type": ("BPE",),
         "dropout": (None, 0.0, 0),
         "fuse_unk": (False, True),
         "byte_fallback": (False, True),
         "ignore_merges": (False, True),
     }
-    ends = ("continuing_subword_prefix", "end_of_word_suffix")
-    _check_fields(node, "model", fixed, ("vocab", "merges", "unk_token", *ends))
-    for end in ends:
-        if not isinstance(node.get(end), str | None):
-            raise ValueError(f"tokenizer.json: model.{end} must be text or null, got {shorten(node[end])}")
+    affixes = ("continuing_subword_prefix", "end_of_word_suffix")
+    _check_fields(node, "model", allowed_values, ("vocab", "merges", "unk_token", *affixes))
+    for affix in affixes:
+        if not isinstance(node.get(affix), str | None):
+            raise ValueError(
+                f"tokenizer.json: model.{affix} must be a string or null, got {shorten(node[affix])}"
+            )
     return {
         "vocab": _read_vocab(node.get("vocab")),
         "merges": tuple(_read_merges(node.get("merges"))),
@@ -144,20 +144,20 @@ def _read_model(node: Any) -> dict[str, Any]:
         "unk_token": node.get("unk_token"),
         "fuse_unk": node.get("fuse_unk", False) and node.get("unk_token") is not None,
         "byte_fallback": node.get("byte_fallback", False),
-        **{end: node.get(end) or "" for end in ends},
+        **{affix: node.get(affix) or "" for affix in affixes},
     }
 
 
 def _read_vocab(node: Any) -> tuple[str, ...]:
-    """Reads {token: id} into tokens by id; the ids must be 0, 1, ... without a gap."""
+    """Reads {token: id} into tokens in the order of their ids, which must be 0, 1, ... without a gap."""
     if not isinstance(node, dict) or not all(type(i) is int for i in node.values()):
-        raise ValueError("tokenizer.json: model.vocab must be an object of token: id, ids being integers")
+        raise ValueError("tokenizer.json: model.vocab must be an object {token: id}, with integer ids")
     tokens = sorted(node, key=node.__getitem__)
     for expected, token in enumerate(tokens):
         if node[token] != expected:
             raise ValueError(
                 f"tokenizer.json: the ids of model.vocab must be 0 ... {len(tokens) - 1}, each once; "
-                f"{token!r} has {node[token]} where {expected} is due"
+                f"expected {expected}, got {node[token]} for {token!r}"
             )
     return tuple(tokens)
 
@@ -178,10 +178,10 @@ def _read_merges(node: Any) -> list[tuple[str, str]]:
 
 
 def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
-    """Reads pre_tokenizer into fields of TokenizerSpec.
+    """Reads `pre_tokenizer` into fields of TokenizerSpec.
 
-    A last ByteLevel makes the tokenizer byte-level. The splitting step before it is the pattern, if it is a
-    known one; all others remain steps.
+    ByteLevel as last step makes the tokenizer byte-level. The splitting step before it becomes the field
+    `pattern`, if it is that of a known pattern; all other steps remain steps.
     """
     steps = read_steps(node, "pre_tokenizer", any_pattern)
     byte_level = bool(steps) and steps[-1].type == "ByteLevel"
@@ -202,7 +202,7 @@ def _read_pre_tokenizer(node: Any, any_pattern: bool) -> dict[str, Any]:
 
 
 def _pattern_name(given: Step, any_pattern: bool) -> str | None:
-    """The name of a Split's pattern, or with `any_pattern` its expression; None if it remains a step."""
+    """Name of a Split's pattern, or with `any_pattern` its expression; None if it must remain a step."""
     options = step_options(given)
     if given.type != "Split" or options["behavior"] != "Isolated" or options["invert"]:
         return None
@@ -216,16 +216,16 @@ def _pattern_name(given: Step, any_pattern: bool) -> str | None:
 
 
 def _read_decoder(node: Any, kind: str) -> tuple[Step, ...] | None:
-    """Reads decoder into steps, None for the kind's default; a null decoder puts spaces between tokens."""
+    """Reads `decoder` into steps, None for the default of `kind`; null puts spaces between tokens."""
     steps = read_steps(node, "decoder") if node is not None else SPACED
     if len(steps) > 1 and SPACED[0] in steps:
-        raise ValueError("tokenizer.json: decoder has a step that is null")
+        raise ValueError("tokenizer.json: a step of decoder must be an object, got null")
     default = BYTE_LEVEL if kind == "byte_level" else JOINED
     return None if steps == default else steps
 
 
 def _read_post_processor(node: Any) -> dict[str, Any]:
-    """Reads post_processor into prefix, suffix and pair; ByteLevel only moves offsets, and is skipped."""
+    """Reads `post_processor` into prefix, suffix and pair; skips ByteLevel, which changes only offsets."""
     steps = sequence_items(node, "post_processor", "processors")
     steps = [step for step in steps if not (isinstance(step, dict) and step.get("type") == "ByteLevel")]
     if not steps:
@@ -236,34 +236,34 @@ def _read_post_processor(node: Any) -> dict[str, Any]:
         steps[0], "post_processor", {"type": ("TemplateProcessing",)}, ("single", "pair", "special_tokens")
     )
     single = _read_template(steps[0], "single", "A")
-    place = single.index("A")
-    prefix, suffix = single[:place], single[place + 1 :]
-    usual = (*prefix, "A", *suffix, *prefix, "B", *suffix)
-    pair = usual if steps[0].get("pair") is None else _read_template(steps[0], "pair", "AB")
-    return {"prefix": prefix, "suffix": suffix, "pair": None if pair == usual else pair}
+    middle = single.index("A")
+    prefix, suffix = single[:middle], single[middle + 1 :]
+    default_pair = (*prefix, "A", *suffix, *prefix, "B", *suffix)
+    pair = default_pair if steps[0].get("pair") is None else _read_template(steps[0], "pair", "AB")
+    return {"prefix": prefix, "suffix": suffix, "pair": None if pair == default_pair else pair}
 
 
 def _read_template(node: Mapping[str, Any], name: str, texts: str) -> tuple[Any, ...]:
-    """Reads special tokens around one text A, or around A and B, into their ids and these letters."""
-    found: list[int | str] = []
+    """Reads a template: ids of special tokens, and "A" and "B" in the places of the texts."""
+    template: list[int | str] = []
     try:
         for piece in node[name]:
             if "Sequence" in piece:
-                found.append(piece["Sequence"]["id"])
+                template.append(piece["Sequence"]["id"])
             else:
-                found += node["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+                template += node["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
     except (LookupError, TypeError):
-        found = []
-    if sorted(x for x in found if isinstance(x, str)) != list(texts):
+        template = []
+    if sorted(x for x in template if isinstance(x, str)) != list(texts):
         raise ValueError(
-            f"tokenizer.json: post_processor.{name} {shorten(node.get(name))} is not special tokens around "
-            f"{' and '.join(texts)}"
+            f"tokenizer.json: post_processor.{name} must be special tokens around {' and '.join(texts)}, got "
+            f"{shorten(node.get(name))}"
         )
-    return tuple(found)
+    return tuple(template)
 
 
 def _read_added(node: Any) -> tuple[AddedToken, ...]:
-    """Reads added_tokens, in ascending order of ids."""
+    """Reads `added_tokens`, in ascending order of ids."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), (False, True))
     if not isinstance(node, list | None):
         raise ValueError(f"tokenizer.json: added_tokens must be a list, got {shorten(node)}")
@@ -278,28 +278,28 @@ def _read_added(node: Any) -> tuple[AddedToken, ...]:
         if type(item.get("id")) is not int:
             raise ValueError(f"tokenizer.json: an added token needs an integer id, got {shorten(item)}")
         normalized, special = item.get("normalized", True), item.get("special", False)
-        ends = {flag: item.get(flag, False) for flag in flags}
+        matching = {flag: item.get(flag, False) for flag in flags}
         tokens.append(
-            AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **ends)
+            AddedToken(item.get("content"), item["id"], special=special, normalized=normalized, **matching)
         )
     return tuple(sorted(tokens, key=lambda token: token.id))
 
 
-def _check_fields(node: Any, where: str, fixed: Mapping[str, tuple], others: tuple[str, ...] = ()) -> None:
-    """Refuses a node that is no object, has an unknown field, or a fixed field with an unsupported value.
+def _check_fields(
+    node: Any, where: str, allowed_values: Mapping[str, tuple], others: tuple[str, ...] = ()
+) -> None:
+    """Refuses a node that is not an object, has an unknown field, or a field with an unsupported value.
 
-    A missing fixed field has its first allowed value.
+    A missing field of `allowed_values` has the first of its values; fields in `others` may have any value.
     """
     if not isinstance(node, dict):
         raise ValueError(f"tokenizer.json: {where} must be an object, got {shorten(node)}")
-    if unknown := [key for key in node if key not in fixed and key not in others]:
-        raise ValueError(
-            f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not understood here"
-        )
-    for key, allowed in fixed.items():
+    if unknown := [key for key in node if key not in allowed_values and key not in others]:
+        raise ValueError(f"tokenizer.json: {where} has the field {unknown[0]!r}, which is not supported")
+    for key, allowed in allowed_values.items():
         value = node.get(key, allowed[0])
         if not any(type(value) is type(a) and value == a for a in allowed):
-            can = " or ".join(json.dumps(a) for a in allowed)
+            supported = " or ".join(json.dumps(a) for a in allowed)
             raise ValueError(
-                f"tokenizer.json: {where}.{key} is {shorten(value)}; only {can} is understood here"
+                f"tokenizer.json: {where}.{key} is {shorten(value)}; only {supported} is supported"
             )

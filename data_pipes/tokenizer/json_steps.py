@@ -1,6 +1,6 @@
-"""Steps of a tokenizer's parts, from tokenizer.json and back.
+"""Read and write the steps of normalizer, pre_tokenizer and decoder in tokenizer.json.
 
-Every type has a list of its options; another type, option or value is refused by name.
+Every type of step has a table of its options; any other type, option or value is refused by name.
 
 Source: the format as written by Hugging Face tokenizers 0.23, and by older versions.
 """
@@ -17,17 +17,18 @@ from data_pipes.tokenizer.pieces import BEHAVIORS, check_expression
 from data_pipes.tokenizer.step import Step, step, step_options
 
 MAX_STEPS = 32
-MAX_GROWTH = 256  # times that replacements may lengthen a text
+MAX_GROWTH = 256
+"""Largest factor by which the replacements of a part may lengthen a text."""
 
 
 class Option(NamedTuple):
     """One option of a step.
 
     Fields:
-        allows: whether a value is understood.
-        expected: what is understood, for the message.
-        default: for a file that lacks it; REQUIRED where it must be there.
-        kept: it decides what a step does.
+        allows: value -> True if the value is supported.
+        expected: description of the supported values, for error messages.
+        default: value for a file that lacks the option; "required" if a file must have it.
+        kept: True if the option changes the result of the step; others are checked and dropped.
     """
 
     allows: Callable[[Any], bool]
@@ -41,7 +42,7 @@ def _bool_option(default: Any = "required", kept: bool = True) -> Option:
 
 
 def _is_text(value: Any) -> bool:
-    """A string that UTF-8 can hold."""
+    """True for a string that UTF-8 can encode."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -68,12 +69,12 @@ PATTERN = Option(_is_pattern, '{"String": text} or {"Regex": expression}, not em
 COUNT = Option(lambda value: type(value) is int and 0 <= value < 1000, "a number from 0 to 999")
 UNUSED = _bool_option(True, kept=False)
 
-BYTES: Mapping[str, Option] = {
+BYTE_LEVEL_OPTIONS: Mapping[str, Option] = {
     "add_prefix_space": _bool_option(False),
     "trim_offsets": UNUSED,
     "use_regex": _bool_option(True),
 }
-MARKS: Mapping[str, Option] = {
+METASPACE_OPTIONS: Mapping[str, Option] = {
     "replacement": CHARACTER,
     "prepend_scheme": _choice_option(("always", "first", "never"), "always"),
     "split": _bool_option(True),
@@ -90,22 +91,22 @@ NORMALIZERS: Mapping[str, Mapping[str, Option]] = {
     "Strip": {"strip_left": _bool_option(), "strip_right": _bool_option()},
 }
 PRE_TOKENIZERS: Mapping[str, Mapping[str, Option]] = {
-    "ByteLevel": BYTES,
+    "ByteLevel": BYTE_LEVEL_OPTIONS,
     "Split": {"pattern": PATTERN, "behavior": _choice_option(BEHAVIORS), "invert": _bool_option(False)},
     "Digits": {"individual_digits": _bool_option(False)},
     "Punctuation": {"behavior": _choice_option(BEHAVIORS, "Isolated")},
     "Whitespace": {},
     "WhitespaceSplit": {},
     "CharDelimiterSplit": {"delimiter": CHARACTER},
-    "Metaspace": MARKS,
+    "Metaspace": METASPACE_OPTIONS,
 }
 DECODERS: Mapping[str, Mapping[str, Option]] = {
-    "ByteLevel": {name: option._replace(kept=False) for name, option in BYTES.items()},
+    "ByteLevel": {name: option._replace(kept=False) for name, option in BYTE_LEVEL_OPTIONS.items()},
     "ByteFallback": {},
     "Fuse": {},
     "Replace": {"pattern": PATTERN, "content": TEXT},
     "Strip": {"content": CHARACTER, "start": COUNT, "stop": COUNT},
-    "Metaspace": MARKS,
+    "Metaspace": METASPACE_OPTIONS,
     "BPEDecoder": {"suffix": TEXT},
     "WordPiece": {"prefix": TEXT, "cleanup": _bool_option()},
 }
@@ -114,22 +115,22 @@ FIELDS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Option]]]] = {
     "pre_tokenizer": ("pretokenizers", PRE_TOKENIZERS),
     "decoder": ("decoders", DECODERS),
 }
-"""Part -> (field of a Sequence that lists its steps, its types)."""
+"""Part -> (field of a Sequence that lists the steps, type of a step -> its options)."""
 
 
 def read_steps(node: Any, part: str, any_pattern: bool = False) -> tuple[Step, ...]:
     """Reads a part: null, one step, or a Sequence of steps.
 
     Args:
-        node: of the file.
+        node: value of the part in the file.
         part: "normalizer", "pre_tokenizer" or "decoder".
         any_pattern: accept every regular expression that compiles.
 
     Returns:
-        Steps; those of a Sequence inside a Sequence in a row.
+        The steps; nested Sequences are flattened.
 
     Raises:
-        ValueError: naming the part, the type or the option, and its value.
+        ValueError: if anything is not supported; the message has the part, the type or option, and its value.
 
     Example:
         >>> read_steps({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, "normalizer")
@@ -137,14 +138,14 @@ def read_steps(node: Any, part: str, any_pattern: bool = False) -> tuple[Step, .
     """
     steps = tuple(_read_step(item, part, any_pattern) for item in _flatten(node, part))
     if len(steps) > MAX_STEPS:
-        raise ValueError(f"tokenizer.json: {part} has {len(steps)} steps; at most {MAX_STEPS} are read")
+        raise ValueError(f"tokenizer.json: {part} has {len(steps)} steps; at most {MAX_STEPS} are supported")
     growth = 1
-    for options in (step_options(each) for each in steps if each.type == "Replace"):
+    for options in (step_options(item) for item in steps if item.type == "Replace"):
         kind, pattern = options["pattern"]
         growth *= max(1, -(-len(options["content"]) // (len(pattern) if kind == "String" else 1)))
     if growth > MAX_GROWTH:
         raise ValueError(
-            f"tokenizer.json: {part} makes a text {growth} times longer; no tokenizer needs that"
+            f"tokenizer.json: {part} may make a text {growth} times longer; at most {MAX_GROWTH} is supported"
         )
     return steps
 
@@ -156,14 +157,14 @@ def write_steps(steps: tuple[Step, ...], part: str) -> dict[str, Any] | None:
         >>> write_steps((step("Prepend", prepend="▁"),), "normalizer")
         {'type': 'Prepend', 'prepend': '▁'}
     """
-    written = [write_step(each, part) for each in steps]
-    if len(written) < 2:
-        return written[0] if written else None
-    return {"type": "Sequence", FIELDS[part][0]: written}
+    nodes = [write_step(item, part) for item in steps]
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    return {"type": "Sequence", FIELDS[part][0]: nodes}
 
 
 def write_step(given: Step, part: str) -> dict[str, Any]:
-    """Writes one step, with the options that change nothing at their defaults."""
+    """Writes one step; options that do not change its result have their defaults."""
     known = FIELDS[part][1][given.type]
     unused = {
         name: option.default
@@ -177,7 +178,7 @@ def write_step(given: Step, part: str) -> dict[str, Any]:
 
 
 def shorten(value: Any) -> str:
-    """Writes a value for a message, cut to a readable length."""
+    """Writes a value as JSON for a message, cut to 200 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + "..."
 
@@ -186,27 +187,27 @@ def sequence_items(node: Any, part: str, field: str) -> list[Any]:
     """Lists the items of a part: none for null, those of a Sequence, else the part itself.
 
     Args:
-        node: of the file.
-        part: its name, for messages.
-        field: of a Sequence that lists its items.
+        node: value of the part in the file.
+        part: name of the part, for messages.
+        field: the field of a Sequence that lists its items.
 
     Returns:
         The items, unchecked.
 
     Raises:
-        ValueError: if a Sequence has another field, or its items are no list.
+        ValueError: if a Sequence has another field, or its items are not a list.
     """
     if not isinstance(node, dict) or node.get("type") != "Sequence":
         return [] if node is None else [node]
     if unknown := [key for key in node if key not in ("type", field)]:
-        raise ValueError(f"tokenizer.json: {part} has the field {unknown[0]!r}, which is not understood here")
+        raise ValueError(f"tokenizer.json: {part} has the field {unknown[0]!r}, which is not supported")
     if not isinstance(node.get(field), list):
         raise ValueError(f"tokenizer.json: {part}.{field} must be a list, got {shorten(node.get(field))}")
     return node[field]
 
 
 def _flatten(node: Any, part: str) -> list[Any]:
-    """The steps of a part, with those of inner Sequences in their place."""
+    """The steps of a part, with nested Sequences replaced by their steps."""
     steps: list[Any] = []
     for item in sequence_items(node, part, FIELDS[part][0]):
         if isinstance(item, dict) and item.get("type") == "Sequence":
@@ -217,26 +218,24 @@ def _flatten(node: Any, part: str) -> list[Any]:
 
 
 def _read_step(node: Any, part: str, any_pattern: bool) -> Step:
-    """One step, checked."""
+    """Reads one step, and checks its type and its options."""
     types = FIELDS[part][1]
     if not isinstance(node, dict):
         raise ValueError(f"tokenizer.json: {part} must be an object, got {shorten(node)}")
     name = node.get("type")
     if not isinstance(name, str) or name not in types:
-        raise ValueError(
-            f"tokenizer.json: {part}.type is {shorten(name)}; understood here are {', '.join(types)}"
-        )
+        raise ValueError(f"tokenizer.json: {part}.type is {shorten(name)}; supported are {', '.join(types)}")
     if unknown := [key for key in node if key != "type" and key not in types[name]]:
         raise ValueError(
-            f"tokenizer.json: {part} {name} has the field {unknown[0]!r}, which is not understood here"
+            f"tokenizer.json: {part} {name} has the field {unknown[0]!r}, which is not supported"
         )
     kept: dict[str, Any] = {}
     for key, option in types[name].items():
         value = node.get(key, option.default)
         if (key not in node and option.default == "required") or (key in node and not option.allows(value)):
-            found = shorten(node[key]) if key in node else "missing"
+            actual = shorten(node[key]) if key in node else "missing"
             raise ValueError(
-                f"tokenizer.json: {part} {name}.{key} is {found}; understood here is {option.expected}"
+                f"tokenizer.json: {part} {name}.{key} is {actual}; supported is {option.expected}"
             )
         if key == "pattern":
             value = next(iter(value.items()))
@@ -251,7 +250,7 @@ def _read_step(node: Any, part: str, any_pattern: bool) -> Step:
 
 
 def _check_pattern(pattern: tuple[str, str], where: str, any_pattern: bool) -> None:
-    """Refuses an expression that is not surely the same here."""
+    """Refuses a regular expression that Python may match differently, or with capturing groups."""
     kind, text = pattern
     try:
         if kind == "Regex" and not any_pattern:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from data_pipes.digest import hash_bytes
-from data_pipes.tokenizer.decoder import BYTE_LEVEL as BYTES_JOINED
+from data_pipes.tokenizer.decoder import BYTE_LEVEL as BYTE_LEVEL_DECODER
 from data_pipes.tokenizer.decoder import SPACED
 from data_pipes.tokenizer.json_steps import write_step, write_steps
 from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec, decoder_steps, token_ids
@@ -27,16 +27,17 @@ DIGITS: Mapping[str, Any] = MappingProxyType({"type": "Digits", "individual_digi
 
 
 def to_json(tokenizer: Tokenizer) -> str:
-    """Writes a tokenizer as the text of a tokenizer.json, which Hugging Face tokenizers and transformers
-    load.
+    """Writes a tokenizer as the text of a tokenizer.json.
+
+    Hugging Face tokenizers and transformers load such a file.
 
     Args:
         tokenizer: from `train`, `load` or `from_spec`.
 
     Returns:
-        JSON, one token a line, merges as pairs. `from_json` returns an equal spec.
+        JSON text with one token per line and merges as pairs. `from_json` returns an equal spec.
 
-    Edge cases: another library may read a custom expression as pattern differently.
+    Edge cases: another library may match a custom split expression differently.
 
     Example:
         >>> vocab, merges = ("a", "b", "ab"), (("a", "b"),)
@@ -86,26 +87,27 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def _write_added(token: AddedToken) -> dict[str, Any]:
     """An added token in the file's format."""
-    ends = {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip}
     return {
         "id": token.id,
         "content": token.content,
-        **ends,
+        "single_word": token.single_word,
+        "lstrip": token.lstrip,
+        "rstrip": token.rstrip,
         "normalized": token.normalized,
         "special": token.special,
     }
 
 
 def _write_pre_tokenizer(spec: TokenizerSpec) -> dict[str, Any] | None:
-    """The steps, then the pattern in the format of its own model's file."""
-    written = [write_step(each, "pre_tokenizer") for each in spec.pre_tokenizer] + _write_pattern(spec)
-    if len(written) < 2:
-        return written[0] if written else None
-    return {"type": "Sequence", "pretokenizers": written}
+    """Writes the steps, then the pattern in the form that its model's own tokenizer.json has."""
+    nodes = [write_step(item, "pre_tokenizer") for item in spec.pre_tokenizer] + _write_pattern(spec)
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    return {"type": "Sequence", "pretokenizers": nodes}
 
 
 def _write_pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
-    """The pattern and, for a byte-level tokenizer, the step to bytes."""
+    """Writes the pattern and, for a byte-level tokenizer, the step ByteLevel."""
     bytes_only = {**BYTE_LEVEL, "add_prefix_space": spec.prefix_space, "use_regex": spec.pattern == "gpt2"}
     to_bytes = [bytes_only] if spec.kind == "byte_level" else []
     if spec.pattern == ANY_TEXT or (to_bytes and spec.pattern == "gpt2"):
@@ -120,15 +122,15 @@ def _write_pattern(spec: TokenizerSpec) -> list[dict[str, Any]]:
 
 
 def _write_decoder(spec: TokenizerSpec) -> dict[str, Any] | None:
-    """The decoder's steps; null if it puts spaces between tokens."""
+    """Writes the decoder's steps; None (null) stands for a space between tokens."""
     steps = decoder_steps(spec)
-    if steps == BYTES_JOINED:
+    if steps == BYTE_LEVEL_DECODER:
         return dict(BYTE_LEVEL)
     return None if steps == SPACED else write_steps(steps, "decoder")
 
 
 def _write_post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """The template around a text, after the step of byte-level tokenizers that changes no id."""
+    """Writes the template around a text, after ByteLevel (for offsets) in byte-level tokenizers."""
     spec = tokenizer.spec
     byte_level = dict(BYTE_LEVEL) if spec.kind == "byte_level" else None
     single: tuple[int | str, ...] = (*spec.prefix, "A", *spec.suffix)

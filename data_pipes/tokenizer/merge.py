@@ -1,10 +1,10 @@
-"""Merge words to ids quickly: the merges of `bpe.apply_merges` on numbers, for one word and for many.
+"""Merge words fast: `bpe.apply_merges` on ids instead of strings, for one word and for many.
 
-One word uses a heap, so that time grows as n log n with its length (a page of dashes, text without spaces).
-Many words are the rows of a matrix that loses one column an iteration, as every unfinished row merges one
-pair.
+`merge_word` uses a heap, so that its time is O(n log n) for a word of n symbols (a page of dashes, text
+without spaces). `merge_words` takes many words as the rows of a matrix, which loses one column per iteration,
+as every unfinished row merges one pair.
 
-Shape letters: W words, L symbols of the longest, M merges.
+Shape letters: W words, L symbols of the longest word, M merges.
 
 Sennrich et al. 2016, section 3.2. The tests compare both with `bpe.apply_merges`.
 """
@@ -19,20 +19,20 @@ from typing import NamedTuple
 import numpy as np
 
 NO_MERGE = 1 << 62
-"""Rank of a pair that is no merge: above every merge's."""
+"""Rank of a pair that is not a merge, above the rank of every merge."""
 
 NOTHING = -1
-"""As an id: merged away, or after the end of the word; as the index of a neighbour: none."""
+"""Sentinel. As an id: a symbol that was merged away, or padding; as a neighbour's index: no neighbour."""
 
 
 class Merges(NamedTuple):
     """Look-up tables of a tokenizer's merges.
 
     Fields:
-        ranks: (id, id) -> rank, from 0; a pair that is given twice has its last rank.
-        merged: [M] rank -> id of the merged token.
-        keys: [M + 1] int64, the pairs as a·2³² + b, ascending; the last is above all.
-        key_ranks: [M + 1] int64, rank of each key; NO_MERGE for the last.
+        ranks: (id, id) -> rank, from 0; a repeated pair has its last rank.
+        merged: [M] int64, rank -> id of the merged token.
+        keys: [M + 1] int64, the pairs (a, b) as a·2³² + b, ascending; the last entry is a sentinel above all.
+        key_ranks: [M + 1] int64, rank of each key; NO_MERGE for the sentinel.
     """
 
     ranks: dict[tuple[int, int], int]
@@ -42,7 +42,14 @@ class Merges(NamedTuple):
 
 
 def index_merges(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Merges:
-    """Makes the look-up tables of merges in order.
+    """Builds the look-up tables of merges.
+
+    Args:
+        pairs: [M] pairs of ids, in the order of merging.
+        merged: [M] id of the token that each pair becomes.
+
+    Returns:
+        The tables.
 
     Example:
         >>> index_merges([(1, 2), (0, 1)], [3, 4]).ranks
@@ -56,7 +63,7 @@ def index_merges(pairs: Sequence[tuple[int, int]], merged: Sequence[int]) -> Mer
 
 
 def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
-    """Merges the pair of lowest rank, the leftmost on a tie, until no neighbours are a merge.
+    """Merges one word: the pair of lowest rank, on a tie the leftmost, until no neighbours are a merge.
 
     Args:
         ids: [n] ids of a word's characters or bytes.
@@ -66,10 +73,10 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
         [m] ids of the word's tokens, m <= n.
 
     Steps:
-        1. Put every pair that is a merge on a heap of (rank, place).
-        2. Pop the lowest; skip it if one of its two symbols was merged since.
-        3. Merge: the left symbol becomes the token, the right one leaves the linked list.
-        4. Put the pairs with the new neighbours on the heap; repeat from 2.
+        1. Push every pair that is a merge on a heap of (rank, index of the left symbol).
+        2. Pop the lowest; skip it if one of its two symbols has been merged since it was pushed.
+        3. Merge: the left symbol becomes the token, the right one is unlinked from the linked list.
+        4. Push the token's pairs with its two neighbours on the heap; repeat from 2.
 
     Example:
         >>> merge_word([0, 1, 2, 0, 1], index_merges([(1, 2), (0, 1)], [3, 4]))
@@ -99,27 +106,27 @@ def merge_word(ids: Iterable[int], merges: Merges) -> list[int]:
 
 
 def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Merges many words at once, as `merge_word`.
+    """Merges many words at once, with the same result as `merge_word` for each.
 
     Args:
-        rows: [W, L] int64 ids; NOTHING fills a row after its word's end.
+        rows: [W, L] int64 ids, one word per row, padded with NOTHING.
         merges: from `index_merges`.
 
     Returns:
-        Groups (indices [w], tokens [w, l]): the tokens of the words at these indices of `rows`, with NOTHING
-            after the end.
+        Groups (indices [w], tokens [w, l]): the tokens of the words at these indices of `rows`, padded with
+        NOTHING.
 
     Steps:
         1. Find the rank of every pair of neighbours.
-        2. In each row take the lowest, the leftmost on a tie; rows without a merge are finished.
-        3. Merge: the left symbol becomes the token, the right one is removed. Every row is one shorter now.
-        4. Find the ranks of the two pairs around the token; repeat from 2.
+        2. In each row take the pair of lowest rank, on a tie the leftmost; rows without a merge are finished.
+        3. Merge: the left symbol becomes the token, the right one is removed, so every row is one shorter.
+        4. Update the ranks of the token's pairs with its two neighbours; repeat from 2.
 
     Example:
         >>> merge_words(np.array([[0, 1], [1, 1]]), index_merges([(0, 1)], [2]))
         [(array([1]), array([[1, 1]])), (array([0]), array([[2]]))]
     """
-    result, places, rows = [], np.arange(len(rows)), rows.copy()
+    result, word_indices, rows = [], np.arange(len(rows)), rows.copy()
     # 1. Ranks.
     ranks = _lookup_ranks(merges, rows[:, :-1], rows[:, 1:])
     while rows.shape[1] > 1:
@@ -128,8 +135,8 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
         best = ranks[np.arange(len(rows)), i]
         unfinished = best < NO_MERGE
         if not unfinished.all():
-            result.append((places[~unfinished], rows[~unfinished]))
-            places, rows, ranks = places[unfinished], rows[unfinished], ranks[unfinished]
+            result.append((word_indices[~unfinished], rows[~unfinished]))
+            word_indices, rows, ranks = word_indices[unfinished], rows[unfinished], ranks[unfinished]
             i, best = i[unfinished], best[unfinished]
         if not len(rows):
             return result
@@ -142,13 +149,13 @@ def merge_words(rows: np.ndarray, merges: Merges) -> list[tuple[np.ndarray, np.n
         # 4. Around the token.
         for left in (i - 1, i):
             inside = np.flatnonzero((left >= 0) & (left < ranks.shape[1]))
-            at = left[inside]
-            ranks[inside, at] = _lookup_ranks(merges, rows[inside, at], rows[inside, at + 1])
-    return [*result, (places, rows)]
+            column = left[inside]
+            ranks[inside, column] = _lookup_ranks(merges, rows[inside, column], rows[inside, column + 1])
+    return [*result, (word_indices, rows)]
 
 
 def _lookup_ranks(merges: Merges, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Ranks of the merges of neighbours, same shape; NO_MERGE for a pair with NOTHING (a negative key)."""
+    """Ranks of pairs, same shape; NO_MERGE for a pair with NOTHING, whose key is negative."""
     keys = first << 32 | second
-    places = np.searchsorted(merges.keys, keys)
-    return np.where(merges.keys[places] == keys, merges.key_ranks[places], NO_MERGE)
+    indices = np.searchsorted(merges.keys, keys)
+    return np.where(merges.keys[indices] == keys, merges.key_ranks[indices], NO_MERGE)

@@ -1,7 +1,7 @@
-"""Normalise text before it is split into words: the steps of a normalizer.
+"""Normalize text before it is split into words, by the steps of a normalizer.
 
-Source: the normalizers of Hugging Face tokenizers 0.23. Unicode's tables are Python's; characters that were
-assigned later do not change.
+Source: the normalizers of Hugging Face tokenizers 0.23. The Unicode tables are those of Python; characters
+that were assigned in later versions do not change.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ BLANK = (
     "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-"""Unicode's white space; `str.strip` would also take U+001C to U+001F."""
+"""Unicode white space; `str.strip` would also strip U+001C to U+001F."""
 
 
 def normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
-    """Returns text -> normal text; picklable.
+    """Builds the function text -> normalized text, which can be pickled.
 
     Example:
         >>> from data_pipes.tokenizer.step import step
@@ -32,7 +32,7 @@ def normalizer(steps: Sequence[Step]) -> Callable[[str], str]:
         >>> normalizer((step("Prepend", prepend="▁"), mark))("a b")
         '▁a▁b'
     """
-    return partial(_run_steps, tuple((STEPS[each.type], step_options(each)) for each in steps))
+    return partial(_run_steps, tuple((STEPS[item.type], step_options(item)) for item in steps))
 
 
 def _run_steps(steps: tuple[tuple[Callable, dict[str, Any]], ...], text: str) -> str:
@@ -58,7 +58,7 @@ def _strip(text: str, strip_left: bool, strip_right: bool) -> str:
 
 
 def _lowercase(text: str) -> str:
-    """Lowercases character by character, so that a final sigma is like any other, as in Rust."""
+    """Lowercases each character separately, so that a final sigma is like any other, as in Rust."""
     return "".join([character.lower() for character in text])
 
 
@@ -78,4 +78,4 @@ STEPS: Mapping[str, Callable[..., str]] = {
     "StripAccents": _strip_accents,
     "ByteLevel": to_characters,
 }
-"""Type of a step -> (text, options) -> text."""
+"""Type of a step -> function from (text, **options) to text."""

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipes.digest import hash_bytes, label
+from data_pipes.digest import hash_bytes, short_digest
 from pure.serial.writer import memory, name_of
 from stages.stage import Stage
 
@@ -342,4 +342,4 @@ def _prefix(name: str, flat: Flat) -> Flat:
 
 def _digest(data: Any) -> str:
     """Digest of bytes, short."""
-    return label(hash_bytes(data))
+    return short_digest(hash_bytes(data))

@@ -19,7 +19,7 @@ from data_pipes.answers.match import QuestionAnswer
 from data_pipes.choices import group_by_subject
 from data_pipes.digest import hash_json
 from data_pipes.embedded import python_library, tuning_rows
-from data_pipes.embedded.tasks import OPEN
+from data_pipes.embedded.tasks import AMBIGUOUS
 from data_pipes.source import path as source
 from data_pipes.source.multiple_choice import multiple_choice
 from data_pipes.types import BadRow, Row
@@ -150,7 +150,7 @@ def hash_params(params: Tree) -> str:
 
 def demo_questions(count: int = DEMO_QUESTIONS) -> list[QuestionAnswer]:
     """Return the demo's held-out questions, of every family that has one right answer."""
-    families = [family for family in tuning_rows.SFT_FAMILIES if family not in OPEN]
+    families = [family for family in tuning_rows.SFT_FAMILIES if family not in AMBIGUOUS]
     rows = tuning_rows.prompts(count, key=0, part="held_out", families=families)
     return [QuestionAnswer(row.values["prompt"], row.values["answer"], row.name) for row in rows]
 

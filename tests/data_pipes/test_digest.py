@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from data_pipes.digest import hash_blocks, hash_bytes, hash_fraction, hash_json, label
+from data_pipes.digest import hash_blocks, hash_bytes, hash_fraction, hash_json, short_digest
 
 
 def test_blocks_are_hashed_as_one() -> None:
@@ -28,4 +28,4 @@ def test_a_fraction_is_the_first_four_bytes() -> None:
 
 
 def test_a_label_is_short() -> None:
-    assert label("ab" * 32) == "sha256:" + "ab" * 16
+    assert short_digest("ab" * 32) == "sha256:" + "ab" * 16

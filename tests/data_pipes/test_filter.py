@@ -85,7 +85,7 @@ def test_repeated_runs_against_a_walk(copies: int) -> None:
     if broken:
         assert found is not None
         assert found.startswith(
-            f"repetition: {shares[broken[0]]:.3g} of the characters are in repeated runs of {broken[0]}"
+            f"repetition: {shares[broken[0]]:.3g} of the characters are in repeated {broken[0]}-grams"
         )
     else:
         assert found is None
@@ -96,7 +96,7 @@ def test_the_commonest_run_by_hand() -> None:
     text = " ".join(f"ab cd w{i:05}" for i in range(8))
     assert (
         reason(repetition(), text)
-        == "repetition: 0.4 of the characters are in the commonest 2 words, more than 0.2"
+        == "repetition: 0.4 of the characters are in the most frequent 2-gram of words, more than 0.2"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_report_by_hand() -> None:
     assert found.dropped == {"length": (5, 10), "binary": (1, 100)}
     assert found.examples["length"] == ["0 (0 characters)", "1 (1 characters)", "2 (2 characters)"]
     assert render_report(found).splitlines()[0] == "binary: 1 documents, 100 characters; z (all)"
-    assert render_report(report([])) == "nothing was left out"
+    assert render_report(report([])) == "no document was dropped"
 
 
 def test_lengths_that_contradict_are_refused() -> None:

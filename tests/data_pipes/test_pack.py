@@ -115,5 +115,5 @@ def test_a_capacity_below_one_is_refused() -> None:
 
 def test_lengths_that_count_nothing_are_refused() -> None:
     for pack in (best_fit_decreasing, split_long):
-        with pytest.raises(TypeError, match="lengths must be integers, counts of tokens, got float64"):
+        with pytest.raises(TypeError, match=r"lengths must be integers \(numbers of tokens\), got float64"):
             pack([2.5, 1.0], 4)  # type: ignore[list-item]

@@ -25,7 +25,7 @@ def test_examples_are_joined_and_padded_again() -> None:
 
 
 def test_examples_that_are_none_are_refused() -> None:
-    with pytest.raises(ValueError, match="of one length, got 2 and 1 in example 0"):
+    with pytest.raises(ValueError, match="equal lengths, got 2 and 1 in example 0"):
         concatenate([Encoded(np.array([1, 2]), np.array([True]))], "mine")
     with pytest.raises(ValueError, match="must be ids"):
         concatenate([Encoded(np.array([-1]), np.array([True]))], "mine")

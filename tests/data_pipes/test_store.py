@@ -86,7 +86,7 @@ def test_another_corpus_at_the_pickled_path_is_refused(tmp_path: Path) -> None:
     data = pickle.dumps(open_store(tmp_path / "s"))
     (tmp_path / "s").rename(tmp_path / "old")
     write(tmp_path / "s", [[1]])
-    with pytest.raises(ValueError, match="another corpus than when it was pickled"):
+    with pytest.raises(ValueError, match="another corpus than when the pipe was pickled"):
         pickle.loads(data)
 
 
@@ -132,7 +132,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(tmp_path: Path) -> None:
         done = limited(tmp_path / "s", size)
         assert done.returncode == 3, done.stderr
         assert "no room for" in done.stdout
-        assert "nothing was left there; make room" in done.stdout
+        assert "the partial store was removed; make room" in done.stdout
         assert list(tmp_path.iterdir()) == []
     assert limited(tmp_path / "s", 1 << 22).returncode == 0
 

@@ -44,7 +44,7 @@ def test_in_order() -> None:
     ("options", "error", "words"),
     [
         ({"rows": 0}, ValueError, "mine: expected at least one example"),
-        ({"rows": 0, "dropped": 2}, ValueError, "none of the 2 given has a token to learn"),
+        ({"rows": 0, "dropped": 2}, ValueError, "none of the 2 given has a token to train on"),
         ({"batch_size": 0}, ValueError, "batch_size must be"), ({"epochs": 0}, ValueError, "epochs must be"),
         ({"key": None}, TypeError, "pass key=0"),
     ],

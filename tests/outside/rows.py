@@ -247,7 +247,7 @@ TEXTS = (
     _case("Dolly", {"instruction": "Add.", "context": "1 1", "response": "2", "category": "open"},
           [{**U, "content": "Add.\n\n1 1"}, A]),
     _case("question, context and answer", {"question": "1 + 1?", "context": "Numbers", "answer": "2"},
-          refused="the place of context in question is not defined"),
+          refused="context is supported only with instruction, got it with question"),
     _case("OpenOrca", {"id": "1", "system_prompt": "Be brief.", "question": "1 + 1?", "response": "2"}, [S, U, A]),
     _case("problem, solution and a short answer", {"problem": "1 + 1?", "solution": "It is 2.", "answer": "2"},
           [U, *_said("It is 2.")]),

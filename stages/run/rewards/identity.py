@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipes.digest import hash_blocks, hash_bytes, label
+from data_pipes.digest import hash_blocks, hash_bytes, short_digest
 from data_pipes.files import read_blocks
 from stages.models import language_model
 from stages.run.rewards.functions import BUILT_IN, reward_names
@@ -36,10 +36,12 @@ def digest_rewards(rewards: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
             digests[f"reward {name}'s weights"] = _digest_model(language_model.read_weights(path)[0])
         else:
             file = Path(reward.rpartition(":")[0])
-            digests[f"reward {name}'s file {file.name}"] = label(hash_bytes(file.read_bytes()))
+            digests[f"reward {name}'s file {file.name}"] = short_digest(hash_bytes(file.read_bytes()))
     for column in dict.fromkeys(key for row in rows for key in row):
         values = json.dumps([row.get(column) for row in rows], sort_keys=True, default=repr)
-        digests[f"the rows' column {column}"] = label(hash_bytes(values.encode("utf-8", "surrogatepass")))
+        digests[f"the rows' column {column}"] = short_digest(
+            hash_bytes(values.encode("utf-8", "surrogatepass"))
+        )
     return digests
 
 
@@ -47,4 +49,4 @@ def _digest_model(folder: Path) -> str:
     """Digest of a model's configuration and weights."""
     paths = sorted([folder / "config.json", *folder.glob("*.safetensors")])
     blocks = (block for path in paths for block in (path.name.encode(), *read_blocks(path)))
-    return label(hash_blocks(blocks))
+    return short_digest(hash_blocks(blocks))

@@ -97,7 +97,7 @@ def library(folder: Path, *, topics: str = "topics = {'b': 'text of b', 'a': 'te
 
 
 def test_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALLEST", 10)
+    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
     assert list(documents(library=library(tmp_path))) == [
         Document("# -*- coding: latin-1 -*-\ns = 'ü'\n", "latin.py"),
         Document("good", "lib2to3/tests/support.py"),
@@ -124,7 +124,7 @@ def test_a_stripped_library_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_damaged_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALLEST", 10)
+    monkeypatch.setattr(module, "MIN_SOURCE_BYTES", 10)
     with pytest.raises(ValueError, match="has no dictionary of topics"):
         list(documents(library=library(tmp_path / "a", topics="x = 1")))
     (library(tmp_path / "b") / "zebra.py").write_bytes(b"\xff")

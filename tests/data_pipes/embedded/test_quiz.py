@@ -15,7 +15,7 @@ import pytest
 from data_pipes.choices import Question, Questions
 from data_pipes.embedded import quiz as module
 from data_pipes.embedded.python_library import is_held_out
-from data_pipes.embedded.quiz import DEV, SUBJECTS, TEST, Fact, Library, quiz
+from data_pipes.embedded.quiz import DEV_COUNT, SUBJECTS, TEST_COUNT, Fact, Library, quiz
 from data_pipes.embedded.tuning_rows import Summary
 
 MODULES = ("base64", "calendar", "codecs", "contextlib", "copy", "dataclasses", "difflib", "email", "fnmatch", "heapq",
@@ -51,8 +51,8 @@ def share(asked: list[Question], pick: Callable[[Question], int]) -> float:
 @pytest.mark.usefixtures("read")
 def test_it_has_mmlus_form() -> None:
     found = quiz(key=0)
-    assert Counter(question.subject for question in found.test) == dict.fromkeys(SUBJECTS, TEST)
-    assert {subject: len(asked) for subject, asked in found.dev.items()} == dict.fromkeys(SUBJECTS, DEV)
+    assert Counter(question.subject for question in found.test) == dict.fromkeys(SUBJECTS, TEST_COUNT)
+    assert {subject: len(asked) for subject, asked in found.dev.items()} == dict.fromkeys(SUBJECTS, DEV_COUNT)
     for question in [*found.test, *(q for asked in found.dev.values() for q in asked)]:
         assert len(set(question.choices)) == 4
         assert question.question.endswith(("?", "."))
@@ -186,7 +186,7 @@ LIKE = Library(
 def test_functions_that_do_nearly_the_same_are_no_choices_of_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "FREQUENT", 0.4)  # "same" stands in half of them
+    monkeypatch.setattr(module, "MAX_WORD_SHARE", 0.4)  # "same" stands in half of them
     facts = {fact.answer: fact for fact in SUBJECTS["function_names"](LIKE)}
     assert list(facts) == ["m.aaaa", "m.bbbb", "m.cccc", "m.dddd", "m.eeee"]  # "walks" is in its summary
     assert facts["m.aaaa"].also == {"m.aaaa", "m.bbbb"}
@@ -247,6 +247,8 @@ def test_facts_are_dealt_to_the_oldest_set_that_they_fit() -> None:
             ("7", "b", ""),
         ]
     ]
-    assert [[fact.question for fact in group] for group in module._deal(facts)] == [["1", "3", "4", "6"]]
+    assert [[fact.question for fact in group] for group in module._group_in_sets(facts)] == [
+        ["1", "3", "4", "6"]
+    ]
     for one, other in product(facts, facts):
         assert module._are_distinct(one, other) == module._are_distinct(other, one)

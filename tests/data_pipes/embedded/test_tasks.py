@@ -80,7 +80,7 @@ def test_words_are_pythons_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((["sums"], 1), "must be among sum"), (([], 1), "a family named"),
+        ((["sums"], 1), "must be among sum"), (([], 1), "families must not be empty"),
         ((["sum"], 60, "held_out"), "too few questions"),
         ((["sum"], 1, "test"), "'train' or 'held_out'"),
     ],

@@ -66,7 +66,7 @@ def test_answers() -> None:
         (
             read_prompt_columns,
             {"question": "Hi", "context": "Numbers"},
-            "the place of context in question is not defined",
+            "context is supported only with instruction, got it with question",
         ),
         (read_prompt_columns, {"prompt": 3}, "expected a list of messages, got a int"),
         (
@@ -101,10 +101,10 @@ def test_thoughts_of_an_answer_are_kept_or_refused() -> None:
     )
     for columns, message in (
         ({"answer": "2", "thinking": "a", "reasoning_content": "b"}, "thinking differ"),
-        ({"answer": "2", "thinking": ["a"]}, "thinking must be a text"),
+        ({"answer": "2", "thinking": ["a"]}, "thinking must be a string"),
         (
             {"completion": [{"role": "assistant", "content": "2"}, TURN], "thinking": "a"},
-            "completion of one turn",
+            "the completion one turn",
         ),
     ):
         with pytest.raises(RowError, match=message):

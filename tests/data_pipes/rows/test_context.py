@@ -43,7 +43,7 @@ def test_contexts(row: dict[str, Any], context: Context) -> None:
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs must be a mapping, got a list"),
         ({"chat_template_kwargs": "{"}, "chat_template_kwargs must be JSON"),
         ({"tools": [{"name": "\ud800"}]}, "a lone surrogate"),
-        ({"audio": b"RIFF"}, "the column audio is no text"),
+        ({"audio": b"RIFF"}, "only text is supported, got the column audio"),
     ],
 )
 def test_bad_contexts(row: dict[str, Any], words: str) -> None:

@@ -55,7 +55,7 @@ def test_a_single_file_and_its_options(folder: Path) -> None:
 
 def test_rows_of_files(folder: Path) -> None:
     assert [row.values for row in rows(folder / "e.parquet")] == [{"text": "e1"}, {"text": "e2"}]
-    with pytest.raises(ValueError, match=r"a\.txt is no file of rows; its name must end in \.jsonl"):
+    with pytest.raises(ValueError, match=r"a\.txt is not a file of rows; its name must end in \.jsonl"):
         rows(folder / "a.txt")
     assert len(list(rows(folder, on_bad=lambda bad: None))) == 6
 

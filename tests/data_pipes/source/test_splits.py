@@ -116,7 +116,7 @@ def test_a_split_of_a_name_of_its_own(tmp_path: Path) -> None:
         (
             ("a.jsonl",),
             "validation",
-            "has no split 'validation', as no name in it says one; leave --split out",
+            "has no split 'validation', as no file name in it has a split; leave --split out",
         ),
         (
             ("train.jsonl", "more.jsonl", "z.jsonl"),
@@ -170,7 +170,7 @@ def test_a_card_with_configurations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several subsets; README\.md lists en, de, fr; pass --subset"):
         names("train")
     (tmp_path / "README.md").write_text(CARD.replace("held", "lost"))
-    with pytest.raises(ValueError, match="names files of the split 'test' that are not there"):
+    with pytest.raises(ValueError, match="names files of the split 'test' that do not exist"):
         names("test")
 
 

@@ -139,7 +139,7 @@ def test_a_packed_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     count = len(list(jsonl_rows(path, on_bad=bad.append)))
     assert 0 < count < 1000
     assert bad[-1].name.startswith(f"{path}:")
-    assert "the packed file is damaged" in bad[-1].reason
+    assert "the compressed file is damaged" in bad[-1].reason
 
 
 def test_json_lists_and_json_lines(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_binary_file_is_named(tmp_path: Path) -> None:
     "data", [gzip.compress(b"x" * 10_000, mtime=0)[:-9], b"no gzip"], ids=["cut", "other"]
 )
 def test_a_damaged_packed_file_is_named(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"a\.gz: the packed file is damaged .*; copy it again"):
+    with pytest.raises(ValueError, match=r"a\.gz: the compressed file is damaged .*; copy it again"):
         texts(put(tmp_path / "a.gz", data))
 
 

@@ -134,8 +134,8 @@ def test_half_a_character_is_replaced_or_refused(trained: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([5, -1], "decode: -1 (at 1) is no id; ids are integers from 0 on"),
-        ([1 << 70], "(at 0) is no id"),
+        ([5, -1], "decode: -1 (at 1) is not an id; ids are integers >= 0"),
+        ([1 << 70], "(at 0) is not an id"),
         ([1.5], "ids must be one row of integers, got 1.5 at 0"),
         ([None], "ids must be one row of integers, got None at 0"),
         ([[1, 2]], "ids must be one row of integers, got [1, 2] at 0"),
