@@ -36,7 +36,7 @@ PUBLISHED = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Published expressions that are not `SIMPLE`: an alternative repeats twice. Tested against Hugging Face's."""
+"""Published expressions that are not `SIMPLE` (an alternative repeats twice); tested against Hugging Face."""
 
 ESCAPE = r"""\\[rntfsSd]|\\p\{[A-Z][a-z]?\}|\\[-\[\](){}|^$.?*+\\/,:;!"#%=@~_]"""
 ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\s]|[ \n])+\])"
