@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.config import SIZE, ModelConfig
+from pure.config import MAX_SIZE, ModelConfig
 from pure.interop import hf
 from pure.number import is_int
 
@@ -191,9 +191,9 @@ def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
     """Refuses values that are not numbers, or too large for a model, under the file's own names."""
     for name in WHOLE:
         value = own.get(name, 1)
-        if not is_int(value) or not 0 < value <= SIZE:
+        if not is_int(value) or not 0 < value <= MAX_SIZE:
             raise ValueError(
-                f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}"
+                f"{kind}.{name}: expected a whole number from 1 to {MAX_SIZE:,}, got {str(value)[:60]}"
             )
     for name in REAL:
         value = own.get(name, 1.0)
