@@ -2,13 +2,14 @@
 
 Every function but `sample` and `log_probability` takes logits and returns logits, so that they compose in
 any order; an excluded token has the logit -inf. The usual order is repetition penalty, temperature, top-k,
-top-p, min-p, then `sample`. Each parameter is one number or one per row, and everything compiles and runs under vmap.
+top-p, min-p, then `sample`. Each parameter is one number or one per row, and everything compiles and runs
+under vmap.
 
 Shape letters: B rows (any leading axes, or none), V vocabulary.
 
 Fan et al., "Hierarchical Neural Story Generation", 2018 (top-k); Holtzman et al., "The Curious Case of Neural
-Text Degeneration", 2020 (top-p); Nguyen et al., 2024 (min-p); Keskar et al., "CTRL",
-2019 (repetition penalty).
+Text Degeneration", 2020 (top-p); Nguyen et al., 2024 (min-p); Keskar et al., "CTRL", 2019 (repetition
+penalty).
 """
 
 from __future__ import annotations
