@@ -1,4 +1,4 @@
-"""Reading of adapters' tensors in PEFT's format, as changes of a base; `peft_apply` merges them into it.
+"""Read the tensors of PEFT adapters as updates of a base; `peft_apply` merges them into it.
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 
@@ -21,24 +21,24 @@ from pure.interop.peft_targets import is_saved, is_targeted, rank, scale
 PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = frozenset((f"{EMBEDDING}.weight", f"{HEAD}.weight"))
-ADAPTED, ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
-NAMED = (
+TOKEN_BASE, TOKEN_ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
+ENDINGS = (
     "lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
     "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
     "lora_magnitude_vector.weight",
 )  # fmt: skip
-"""Endings with the adapter's name, or with a part that PEFT removes when it saves; PEFT loads them too."""
+"""Endings of names that hold the adapter's name or a part that PEFT omits on saving; PEFT loads them too."""
 
 
 class Patch(NamedTuple):
-    """A low-rank change of one matrix.
+    """A low-rank update of one matrix.
 
     Fields:
-        module: name in transformers.
-        a: [R, I]; of the embedding [R, V].
-        b: [O, R]; of the embedding [D, R].
-        scale: of the change.
-        magnitude: [O], the length of each row (DoRA), or None.
+        module: the module's name in transformers.
+        a: [R, I]; for the embedding [R, V].
+        b: [O, R]; for the embedding [D, R].
+        scale: factor of the update B A.
+        magnitude: [O], the norm of each row (DoRA), or None.
         bias: [O], scaled and added to the module's bias, or None.
         transposed: the matrix is the embedding, stored as [V, D].
     """
@@ -53,10 +53,10 @@ class Patch(NamedTuple):
 
 
 class Adapters(NamedTuple):
-    """All changes of a folder of adapters.
+    """All updates of a folder of adapters.
 
     Fields:
-        patches: low-rank changes.
+        patches: low-rank updates.
         replaced: {name of a weight: its replacement}.
         rows: {module: (numbers of rows, their replacements [n, D])}.
         init: "", "pissa" or "olora": the initialisation, which PEFT first subtracts from the base.
@@ -69,7 +69,7 @@ class Adapters(NamedTuple):
 
 
 def is_low_rank(adapters: Adapters) -> bool:
-    """Reports if all changes are B A of matrices, so that adapters can be joined."""
+    """Returns True if all updates are plain products B A, so that adapters can be concatenated by rank."""
     simple = all(p.magnitude is None and p.bias is None and not p.transposed for p in adapters.patches)
     return simple and not adapters.replaced and not adapters.rows and not adapters.init
 
@@ -80,7 +80,7 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
     Args:
         fields: of adapter_config.json.
         tensors: {name: tensor} of the file.
-        base: weights of the base by their names in transformers; without a head it is tied.
+        base: weights of the base by their names in transformers; one without a head has a tied head.
 
     Returns:
         Adapters.
@@ -91,45 +91,49 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
 
     Steps:
         1. Remove PEFT's prefix and the adapter's name from the names.
-        2. Replaced weights.
-        3. Low-rank changes of the selected modules.
-        4. Rows of the embedding.
+        2. Read replaced weights.
+        3. Read low-rank updates of the selected modules.
+        4. Read trained rows of the embedding.
         5. Refuse other tensors.
     """
     # 1. Names.
     rest = _strip_names(tensors)
     # 2. Replaced weights.
-    modules, numbers = _targets(fields, base), _token_rows(fields, rest, base)
-    if both := set(numbers) & set(modules):
+    modules, token_rows = _targets(fields, base), _token_rows(fields, rest, base)
+    if both := set(token_rows) & set(modules):
         raise ValueError(
-            f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported"
+            f"trainable_token_indices and target_modules both name {hf.list_names(both)}; that is not "
+            "supported"
         )
-    wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED)
+    wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(token_rows, TOKEN_BASE)
     replaced = _replaced_weights(fields, rest, base, wrapped)
-    # 3. Low-rank changes.
+    # 3. Low-rank updates.
     patches = tuple(_patch(fields, module, rest, {**base, **replaced}) for module in modules)
     # 4. Rows.
     rows = {}
-    for module, which in numbers.items():
-        size = replaced.get(f"{module}.weight", _weight(base, module))
-        if max(which, default=0) >= size.shape[0]:
-            raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(which)}")
-        rows[module] = which, _take(rest, f"{module}.{ROWS}", (len(which), size.shape[1]))
+    for module, indices in token_rows.items():
+        matrix = replaced.get(f"{module}.weight", _weight(base, module))
+        if max(indices, default=0) >= matrix.shape[0]:
+            raise ValueError(
+                f"trainable_token_indices: expected indices below {matrix.shape[0]}, the rows of the base's "
+                f"{module}, got {max(indices)}; the adapter belongs to another model"
+            )
+        rows[module] = indices, _take(rest, f"{module}.{TOKEN_ROWS}", (len(indices), matrix.shape[1]))
     # 5. Refuse.
     if rest:
         raise ValueError(
-            f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
-            "belongs to another model"
+            f"the adapter does not fit the base: not understood: "
+            f"{hf.list_names({PREFIX + x for x in rest})}; it belongs to another model"
         )
     return Adapters(patches, replaced, rows, fields.init)
 
 
 def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{name without prefix and adapter's name: tensor}."""
+    """Returns {name without the prefix and the adapter's name: tensor}."""
     rest: dict[str, Tensor] = {}
     for name, x in tensors.items():
         short = name.removeprefix(PREFIX)
-        for ending in NAMED:
+        for ending in ENDINGS:
             if short.endswith(f".{ending}"):
                 kept = ending.replace(".default", "")
                 kept = "lora_magnitude_vector" if kept.startswith("lora_magnitude") else kept
@@ -150,7 +154,7 @@ def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
-    """Modules with an adapter."""
+    """Lists the modules with an adapter."""
     tied = f"{HEAD}.weight" not in base
     matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2]
     if tied:
@@ -177,7 +181,7 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
 def _token_rows(
     fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
-    """{module: its trained rows}.
+    """Returns {module: indices of its trained rows}.
 
     PEFT stores the rows of a tied embedding for the head as well, or only for the embedding if both have the
     same indices.
@@ -185,7 +189,7 @@ def _token_rows(
     modules = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
     rows = {modules[ending]: numbers for ending, numbers in fields.token_indices.items()}
     if f"{HEAD}.weight" not in base and EMBEDDING in rows:
-        if f"{HEAD}.{ROWS}" in rest:
+        if f"{HEAD}.{TOKEN_ROWS}" in rest:
             rows.setdefault(HEAD, rows[EMBEDDING])
         elif rows.get(HEAD) == rows[EMBEDDING]:
             del rows[HEAD]
@@ -193,7 +197,7 @@ def _token_rows(
 
 
 def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
-    """A module's matrix; a tied head is the embedding."""
+    """Returns a module's matrix; that of a tied head is the embedding."""
     return base[f"{module}.weight"] if f"{module}.weight" in base else base[f"{EMBEDDING}.weight"]
 
 
@@ -205,7 +209,7 @@ def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
         has = f"the file has {PREFIX}{near[0]}" if near else f"the file has no {kind}"
         raise ValueError(
             f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
-            "model, or to other fields"
+            "model, or to another adapter_config.json"
         )
     if tuple(rest[name].shape) != shape:
         got = tuple(rest[name].shape)
@@ -217,7 +221,7 @@ def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Mapping[str, Tensor]) -> Patch:
-    """The change of one module."""
+    """Reads the update of one module."""
     out, into = (int(n) for n in _weight(base, module).shape)
     size, factor = rank(fields, module), scale(fields, module)
     if module == EMBEDDING:
@@ -235,7 +239,7 @@ def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Ma
         )
     bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
     if bias is not None and f"{module}.bias" not in base:
-        raise ValueError(f"lora_bias: {module} of the base has no bias, to which the adapter's is added")
+        raise ValueError(f"lora_bias: {module} of the base has no bias to add the adapter's bias to")
     magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
     return Patch(module, a, b, factor, magnitude, bias)
 
@@ -243,9 +247,9 @@ def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Ma
 def _replaced_weights(
     fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
+    """Reads weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
 
-    `wrapped` maps modules that PEFT wraps in another one to their names there.
+    `wrapped` maps modules that PEFT wraps in an adapter module to their names inside it.
     """
     names = {*base, f"{HEAD}.weight"}  # a tied head may get its own weights
     name_of = {}  # name in the file -> name in the base
@@ -274,7 +278,7 @@ def _replaced_weights(
     needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}
     if missing := needed - set(replaced):
         raise ValueError(
-            f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
+            f"the adapter lacks {hf.list_names({PREFIX + name for name in missing})}, which its fields "
             "(modules_to_save, bias) require"
         )
     _check_rows(replaced, base)
