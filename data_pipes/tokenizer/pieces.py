@@ -43,6 +43,8 @@ ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\
 BOUNDED = r"(?:\?|\{\d{1,2}(?:,\d{1,2})?\})?(?![?*+{])"
 ALTERNATIVE = rf"(?:{ATOM}{BOUNDED})*+(?:{ATOM}(?:[*+]|\{{\d{{1,2}},\}})(?![?*+{{]))?"
 SIMPLE = regex.compile(rf"{ALTERNATIVE}(?:\|{ALTERNATIVE})*+")
+"""Syntax of the expressions that are accepted without being published."""
+
 MAX_LENGTH = 1000  # characters of an expression
 
 WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"

@@ -22,11 +22,11 @@ class Tables(NamedTuple):
     """Look-up tables for encoding and decoding.
 
     Fields:
-        spec: of the tokenizer.
+        spec: the tokenizer's spec.
         pieces: the steps of the pre-tokenizer: (text, True if it begins the whole text) -> pieces.
         cutter: the compiled split pattern.
-        borders: matches the places where a word can be cut without changing its tokens, as no merge crosses
-            them; None if there may be none. It keeps words short where no pre-tokenizer cuts the text.
+        borders: matches places where a word can be cut without changing its tokens, as no merge crosses
+            them; None if that is not certain. They keep words short where no pre-tokenizer cuts the text.
         finders: for each of `added.CHOICES`, the patterns of added tokens.
         symbols: byte, or code point of a character -> id.
         ids: token -> id, without the added tokens that are not in the vocabulary.
@@ -139,11 +139,11 @@ def _positional_symbols(tables: Tables, word: str) -> list[int]:
 
 def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
     """Compiles the places before a MARK, except after characters that some merge joins with it."""
-    outside_merges = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
+    unk_and_bytes = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
     marked = spec.kind == "character" and MARK in ids and not spec.ignore_merges
     if not marked or spec.continuing_subword_prefix or spec.end_of_word_suffix:
         return None
-    if any(part in outside_merges for pair in spec.merges for part in pair):
+    if any(part in unk_and_bytes for pair in spec.merges for part in pair):
         return None
     tokens = [a + b for a, b in spec.merges]
     before = {token[i - 1] for token in tokens for i in range(1, len(token)) if token[i] == MARK}

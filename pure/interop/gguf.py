@@ -27,6 +27,8 @@ NEEDED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
+"""Fields without which the shape would be a guess."""
+
 READ = (
     *NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
     "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",

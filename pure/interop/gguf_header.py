@@ -92,7 +92,7 @@ def _read_fields(data: memoryview | bytes, count: int) -> _Parsed:
     """Reads {name: value}."""
     fields: dict[str, Any] = {}
     at = 24  # after the magic, the version and the two counts
-    for _ in range(_check_count(count, 13, data, at)):
+    for _ in range(_check_count(count, 13, data, at)):  # length of the name, type, one byte
         name, at = _read_string(data, at)
         (kind,) = struct.unpack_from("<I", data, at)
         if name in fields:
@@ -104,7 +104,7 @@ def _read_fields(data: memoryview | bytes, count: int) -> _Parsed:
 def _read_entries(data: memoryview | bytes, at: int, count: int, alignment: Any) -> list[Entry]:
     """Reads the list of weights; their offsets count from the first aligned byte after the list."""
     entries: list[tuple] = []
-    for _ in range(_check_count(count, 24, data, at)):
+    for _ in range(_check_count(count, 24, data, at)):  # length of the name, axes, kind, offset
         name, at = _read_string(data, at)
         (axes,) = struct.unpack_from("<I", data, at)
         if axes > MAX_AXES:

@@ -2,7 +2,7 @@
 
 transformers stores every field of config.json and computes with few of them. A field that is not read is
 accepted if it is for bookkeeping or generation, or if it is null, false or empty; others are refused by name.
-The fields in ON, in contrast, change the mathematics if they are false.
+The fields in MUST_BE_TRUE, in contrast, change the mathematics if they are false.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GENERATION = frozenset((
 ))  # fmt: skip
 """Fields of generation that older files have here; transformers drops them on reading."""
 
-ON = ("is_causal", "use_rope", "use_rms_norm", "use_swiglu")
+MUST_BE_TRUE = ("is_causal", "use_rope", "use_rms_norm", "use_swiglu")
 """Fields that change the mathematics unless they are true or absent."""
 
 QUANTIZED = ("quantization_config", "compression_config")
@@ -73,10 +73,10 @@ def refuse_unknown(fields: Mapping[str, Any], known: Collection[str]) -> None:
                 f"{name}: quantised weights are not read; take the model's unquantised folder, or dequantise "
                 "it in transformers (model.dequantize(), then model.save_pretrained)"
             )
-    for name in ON:
+    for name in MUST_BE_TRUE:
         if name in fields and fields[name] is not True:
             raise ValueError(f"{name} {fields[name]!r} is not supported, only true")
-    unread = [name for name in fields if name not in known and name not in ON]
+    unread = [name for name in fields if name not in known and name not in MUST_BE_TRUE]
     unknown = sorted(name for name in unread if not (_has_no_effect(name) or _is_empty(fields[name])))
     if unknown:
         raise ValueError(f"fields not understood: {', '.join(unknown)}; remove those that change nothing")

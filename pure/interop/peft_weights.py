@@ -97,18 +97,18 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
         5. Refuse other tensors.
     """
     # 1. Names.
-    rest = _strip_names(tensors)
+    unread = _strip_names(tensors)
     # 2. Replaced weights.
-    modules, token_rows = _targets(fields, base), _token_rows(fields, rest, base)
+    modules, token_rows = _targets(fields, base), _token_rows(fields, unread, base)
     if both := set(token_rows) & set(modules):
         raise ValueError(
             f"trainable_token_indices and target_modules both name {hf.list_names(both)}; that is not "
             "supported"
         )
     wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(token_rows, TOKEN_BASE)
-    replaced = _replaced_weights(fields, rest, base, wrapped)
+    replaced = _replaced_weights(fields, unread, base, wrapped)
     # 3. Low-rank updates.
-    patches = tuple(_patch(fields, module, rest, {**base, **replaced}) for module in modules)
+    patches = tuple(_patch(fields, module, unread, {**base, **replaced}) for module in modules)
     # 4. Rows.
     rows = {}
     for module, indices in token_rows.items():
@@ -118,19 +118,19 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
                 f"trainable_token_indices: expected indices below {matrix.shape[0]}, the rows of the base's "
                 f"{module}, got {max(indices)}; the adapter belongs to another model"
             )
-        rows[module] = indices, _take(rest, f"{module}.{TOKEN_ROWS}", (len(indices), matrix.shape[1]))
+        rows[module] = indices, _take(unread, f"{module}.{TOKEN_ROWS}", (len(indices), matrix.shape[1]))
     # 5. Refuse.
-    if rest:
+    if unread:
         raise ValueError(
             f"the adapter does not fit the base: not understood: "
-            f"{hf.list_names({PREFIX + x for x in rest})}; it belongs to another model"
+            f"{hf.list_names({PREFIX + x for x in unread})}; it belongs to another model"
         )
     return Adapters(patches, replaced, rows, fields.init)
 
 
 def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns {name without the prefix and the adapter's name: tensor}."""
-    rest: dict[str, Tensor] = {}
+    unread: dict[str, Tensor] = {}
     for name, x in tensors.items():
         short = name.removeprefix(PREFIX)
         for ending in ENDINGS:
@@ -143,14 +143,14 @@ def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(
                 f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either"
             )
-        if short in rest:
+        if short in unread:
             raise ValueError(f"{name}: the file has the same tensor under two names")
         if not x.is_floating_point():
             raise ValueError(
                 f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}"
             )
-        rest[short] = x
-    return rest
+        unread[short] = x
+    return unread
 
 
 def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
@@ -179,7 +179,7 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
 
 
 def _token_rows(
-    fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
+    fields: AdapterFields, unread: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
     """Returns {module: indices of its trained rows}.
 
@@ -189,7 +189,7 @@ def _token_rows(
     modules = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
     rows = {modules[ending]: numbers for ending, numbers in fields.token_indices.items()}
     if f"{HEAD}.weight" not in base and EMBEDDING in rows:
-        if f"{HEAD}.{TOKEN_ROWS}" in rest:
+        if f"{HEAD}.{TOKEN_ROWS}" in unread:
             rows.setdefault(HEAD, rows[EMBEDDING])
         elif rows.get(HEAD) == rows[EMBEDDING]:
             del rows[HEAD]
@@ -201,51 +201,53 @@ def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
     return base[f"{module}.weight"] if f"{module}.weight" in base else base[f"{EMBEDDING}.weight"]
 
 
-def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """Removes a tensor from the rest, and checks its shape."""
-    if name not in rest:
+def _take(unread: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """Removes a tensor from `unread`, checks its shape, and returns it."""
+    if name not in unread:
         kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(name, [other for other in rest if kind in other], 1, 0.0)
+        near = difflib.get_close_matches(name, [other for other in unread if kind in other], 1, 0.0)
         has = f"the file has {PREFIX}{near[0]}" if near else f"the file has no {kind}"
         raise ValueError(
             f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
             "model, or to another adapter_config.json"
         )
-    if tuple(rest[name].shape) != shape:
-        got = tuple(rest[name].shape)
+    if tuple(unread[name].shape) != shape:
+        got = tuple(unread[name].shape)
         raise ValueError(
             f"{PREFIX}{name}: expected shape {shape}, got {got}; the adapter belongs to another base, or "
             "to another rank"
         )
-    return rest.pop(name)
+    return unread.pop(name)
 
 
-def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Mapping[str, Tensor]) -> Patch:
+def _patch(
+    fields: AdapterFields, module: str, unread: dict[str, Tensor], base: Mapping[str, Tensor]
+) -> Patch:
     """Reads the update of one module."""
     out, into = (int(n) for n in _weight(base, module).shape)
     size, factor = rank(fields, module), scale(fields, module)
     if module == EMBEDDING:
         if fields.lora_bias:
             raise ValueError("lora_bias together with target_modules that name embed_tokens is not supported")
-        a = _take(rest, f"{module}.lora_embedding_A", (size, out))
-        b = _take(rest, f"{module}.lora_embedding_B", (into, size))
+        a = _take(unread, f"{module}.lora_embedding_A", (size, out))
+        b = _take(unread, f"{module}.lora_embedding_B", (into, size))
         return Patch(module, a, b, factor, transposed=True)
-    a = _take(rest, f"{module}.lora_A.weight", (size, into))
-    b = _take(rest, f"{module}.lora_B.weight", (out, size))
+    a = _take(unread, f"{module}.lora_A.weight", (size, into))
+    b = _take(unread, f"{module}.lora_B.weight", (out, size))
     if fields.init and not (size <= min(out, into) and factor > 0):
         raise ValueError(
             f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks of at most the matrices' "
             f"sizes; {module} is {out} x {into}"
         )
-    bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
+    bias = _take(unread, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
     if bias is not None and f"{module}.bias" not in base:
         raise ValueError(f"lora_bias: {module} of the base has no bias to add the adapter's bias to")
-    magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
+    magnitude = _take(unread, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
     return Patch(module, a, b, factor, magnitude, bias)
 
 
 def _replaced_weights(
-    fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
+    fields: AdapterFields, unread: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Reads weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
 
@@ -257,13 +259,13 @@ def _replaced_weights(
         module, kind = name.rsplit(".", 1)
         name_of[f"{module}.{wrapped[module]}.{kind}" if module in wrapped else name] = name
     replaced = {}
-    for stored in [name for name in rest if name in name_of]:
+    for stored in [name for name in unread if name in name_of]:
         name = name_of[stored]
         shape = tuple(base[name if name in base else f"{EMBEDDING}.weight"].shape)
-        if name in VOCABULARY and rest[stored].ndim == 2:
-            shape = (rest[stored].shape[0], shape[1])
-        replaced[name] = _take(rest, stored, shape)
-        _take_copies(rest, name, replaced[name])
+        if name in VOCABULARY and unread[stored].ndim == 2:
+            shape = (unread[stored].shape[0], shape[1])
+        replaced[name] = _take(unread, stored, shape)
+        _take_copies(unread, name, replaced[name])
     tied = f"{HEAD}.weight" not in base
     if tied and f"{EMBEDDING}.weight" in replaced and not is_saved(fields, EMBEDDING):
         replaced.setdefault(f"{HEAD}.weight", replaced[f"{EMBEDDING}.weight"])
@@ -285,16 +287,16 @@ def _replaced_weights(
     return replaced
 
 
-def _take_copies(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
+def _take_copies(unread: dict[str, Tensor], name: str, x: Tensor) -> None:
     """Removes PEFT's copies of a resized embedding in modules_to_save: the new and the original weight."""
     module, kind = name.rsplit(".", 1)
     copy, original = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
-    if copy not in rest:
+    if copy not in unread:
         return
-    if not torch.equal(_take(rest, copy, tuple(x.shape)), x):
+    if not torch.equal(_take(unread, copy, tuple(x.shape)), x):
         raise ValueError(f"{PREFIX}{copy}: differs from {PREFIX}{name}, and both are the same weight")
-    if original in rest:
-        _take(rest, original, tuple(rest[original].shape))
+    if original in unread:
+        _take(unread, original, tuple(unread[original].shape))
 
 
 def _check_rows(replaced: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:
