@@ -1,6 +1,6 @@
 """Token stores: a corpus as one long array of token ids, with the ends of its documents.
 
-A pipe needs no more of a corpus. Here a store is in memory; `data_pipes.store` has the same store on disk.
+That is all a pipe reads of a corpus. Here a store is in memory; `data_pipes.store` has it on disk.
 
 Shape letters: N tokens, D documents.
 """
@@ -30,8 +30,8 @@ class TokenStore:
         vocab_size: every id is below it.
         tokenizer: fingerprint of the tokenizer that made the ids, "" if unknown.
         digest: sha256 over everything above: two stores with one digest hold the same corpus.
-        path: the folder on disk; None in memory.
-        reopen: maps that folder again, () -> TokenStore; None in memory.
+        path: the folder on disk; None for a store in memory.
+        reopen: () -> TokenStore, maps that folder again; None for a store in memory.
     """
 
     tokens: np.ndarray
@@ -43,15 +43,14 @@ class TokenStore:
     reopen: Callable[[], TokenStore] | None = None
 
     def __reduce__(self) -> Any:
-        """Pickles a mapped store as its path (a worker process maps it again), one in memory as its
-        arrays."""
+        """Pickles a mapped store as its path (a worker maps it again), one in memory as its arrays."""
         if self.reopen is not None:
             return self.reopen, ()
         return _in_memory, (self.tokens, self.ends, self.vocab_size, self.tokenizer)
 
 
 def memory_store(documents: Iterable[Any], *, vocab_size: int, tokenizer: str = "") -> TokenStore:
-    """Makes a store in memory of documents of ids ([n] integers each); empty ones are skipped.
+    """Makes a store in memory from documents of ids ([n] integers each); empty ones are skipped.
 
     Raises:
         ValueError: if there is no token, or an id is outside [0, vocab_size).
@@ -124,7 +123,7 @@ def manifest_of(
     Returns:
         Plain JSON values, `digest` among them.
     """
-    facts = {
+    fields = {
         "format": FORMAT,
         "vocab_size": vocab_size,
         "tokenizer": tokenizer,
@@ -132,11 +131,11 @@ def manifest_of(
         "documents": documents,
         "sha256": {name: value.hexdigest() for name, value in zip(FILES, hashes, strict=True)},
     }
-    return {**facts, "digest": hash_json(facts)}
+    return {**fields, "digest": hash_json(fields)}
 
 
 def no_token(who: str) -> str:
-    """Returns the message of an empty corpus."""
+    """Returns the error message for an empty corpus."""
     return (
         f"{who}: the corpus has no token: every document is empty, or there is none; check the path of the "
         "source"
@@ -144,7 +143,7 @@ def no_token(who: str) -> str:
 
 
 def _in_memory(tokens: np.ndarray, ends: np.ndarray, vocab_size: int, tokenizer: str) -> TokenStore:
-    """A store of read-only arrays."""
+    """Makes a store of the arrays, which become read-only."""
     hashes = []
     for array in (tokens, ends):
         array.flags.writeable = False

@@ -7,21 +7,21 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 
 class Document(NamedTuple):
-    """One text, and its place for messages ("corpus.jsonl:17", "asyncio/tasks.py")."""
+    """One text, and its location for messages ("corpus.jsonl:17", "asyncio/tasks.py")."""
 
     text: str
     name: str
 
 
 class Row(NamedTuple):
-    """One record of a data set: the values of its columns, and its place for messages."""
+    """One record of a data set: the values of its columns, and its location for messages."""
 
     values: dict[str, Any]
     name: str
 
 
 class BadRow(NamedTuple):
-    """A record that could not be read: its place, and the reason."""
+    """A record that could not be read: its location, and the reason."""
 
     name: str
     reason: str
@@ -47,6 +47,6 @@ def stop(bad: BadRow) -> NoReturn:
     """Raises on the first bad record, the default of every source.
 
     Raises:
-        ValueError: always, with the record's place and the reason.
+        ValueError: always, with the record's location and the reason.
     """
     raise ValueError(f"{bad.name}: {bad.reason}; or pass on_bad=bad.append (bad = []) to skip such records")

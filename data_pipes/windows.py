@@ -21,21 +21,21 @@ def windows(
 ) -> TablePipe:
     """Cuts a store into windows of `length` that begin `stride` apart, each predicting only its new tokens.
 
-    A model evaluated on rows that follow each other without overlap predicts the first words of each with no
-    context, and looks worse than it is.
+    Without overlap the first tokens of every row are predicted with almost no context, and the model looks
+    worse than it is.
 
     Args:
         store: tokens.
         batch_size: B windows a batch.
         length: T tokens.
         stride: tokens between starts, from 1 to `length`; `length` gives rows without overlap.
-        boundaries: as the model was trained: "mask" separates documents, and predicts none's first token.
+        boundaries: as in training: "mask" separates documents; their first tokens are not predicted.
 
     Returns:
-        A sequence of ceil(rows / B) batches, rows = 1 + ceil((N - 1 - T) / stride) or 1, see `take`. Each
-        token of the store but the first is the label of exactly one place (with "mask" none that begins a
-        document), with at least T - stride tokens before it except in the first window. Missing rows of the
-        last batch are padding.
+        A sequence of ceil(rows / B) batches of `take`, with rows = 1 + max(0, ceil((N - 1 - T) / stride)).
+        Each token of the store but the first is the label of exactly one position (with "mask" except the
+        first tokens of documents), with at least T - stride tokens before it except in the first window. The
+        last batch is filled with rows of padding.
 
     Raises:
         ValueError: if a size is out of range.
@@ -76,7 +76,7 @@ def take(
         boundaries: see `windows`.
 
     Returns:
-        "tokens" [B, T] and "labels" [B, T], int64, -100 where a place predicts nothing new; with
+        "tokens" [B, T] and "labels" [B, T], int64, -100 where the next token is not new; with
         boundaries="mask" also "segment_ids" and "positions" [B, T], int64.
     """
     tokens, labels = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), IGNORE, np.int64)
@@ -90,8 +90,8 @@ def take(
             tokens[batch_position, :predicted] = window[:predicted]
             labels[batch_position, first_new:predicted] = window[first_new + 1 : predicted + 1]
         if boundaries == "mask":
-            (ids,), (places,) = segments(store.ends - start, np.minimum([row], 0), length)
+            (ids,), (offsets,) = segments(store.ends - start, np.minimum([row], 0), length)
             labels[batch_position, ids[1:] != ids[:-1]] = IGNORE
-            segment_ids[batch_position], positions[batch_position] = ids[:-1], places[:-1]
+            segment_ids[batch_position], positions[batch_position] = ids[:-1], offsets[:-1]
     batch = {"tokens": tokens, "labels": labels}
     return batch | {"segment_ids": segment_ids, "positions": positions} if boundaries == "mask" else batch

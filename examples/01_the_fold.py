@@ -1,7 +1,7 @@
-"""The fold in thirty lines: a language model learns a line of text by heart.
+"""The fold in thirty lines: a language model memorises a line of text.
 
-A training run is `functools.reduce(stage.step, pipe, stage.init(key))`. Everything here is a value: the model
-is four functions, the optimizer two, the stage two, and the state a tree of tensors.
+A training run is `functools.reduce(stage.step, pipe, stage.init(key))`. The model, the optimizer and the
+stage are tuples of functions, and the state is a tree of tensors.
 
     python examples/01_the_fold.py
 """
@@ -37,9 +37,9 @@ def main(steps: int = 150) -> float:
 
     state = functools.reduce(stage.step, pipe, stage.init(random.key(0)))
 
-    guess = model.forward(state.params, row[None, :-1]).argmax(-1)[0]
+    predicted = model.forward(state.params, row[None, :-1]).argmax(-1)[0]
     print(f"loss after {int(state.step)} steps: {state.metrics['loss']:.4f} nats a byte")
-    print("what it says comes next:", bytes(guess.tolist()).decode(errors="replace"))
+    print("predicted text:", bytes(predicted.tolist()).decode(errors="replace"))
     return float(state.metrics["loss"])
 
 

@@ -1,10 +1,9 @@
-"""Per-sample gradients: which examples pull together, and which against the others.
+"""Per-sample gradients: the cosines between rows, and the gradient noise scale of a batch.
 
 `per_sample_grad` gives the gradient of every row of the batch in one pass. From them come the cosine between
-any two rows, and the gradient noise scale tr(Σ)/|g|² (McCandlish et al., 2018), the batch size beyond which
-averaging more rows no longer pays. The mean of B gradients is longer than the true one by noise: E|mean|² =
-|g|² + tr(Σ)/B, which is taken off again. Nothing is left where the batch is noise alone; the scale is then
-infinite.
+any two rows, and the gradient noise scale tr(Σ)/|g|² (McCandlish et al., 2018), the batch size above which
+more rows bring little. The squared norm of a mean of B gradients is too large, E|mean|² = |g|² + tr(Σ)/B, so
+tr(Σ)/B is subtracted; if the result is not positive, the noise scale is infinite.
 
     python examples/04_per_sample_gradients.py
 """
@@ -23,8 +22,7 @@ from stages.pretrain import next_token_loss, pretrain
 
 
 def main(steps: int = 60) -> float:
-    """Trains a little on two kinds of rows, then looks at their gradients; returns the gradient noise
-    scale."""
+    """Trains on two kinds of rows, prints the cosines of their gradients, returns the noise scale."""
     model = transformer(
         ModelConfig(
             vocab_size=16,
@@ -48,14 +46,15 @@ def main(steps: int = 60) -> float:
     head = partial(linear_cross_entropy, logits=model.logits)
     loss = partial(next_token_loss, model=model, head=head)
     grads = per_sample_grad(loss)(state.params, batch, random.key(2))
+    # The loss is a sum over tokens; the gradients are those of the mean.
     flat = torch.cat([g.flatten(1) for g in tree.leaves(grads)], 1) / batch["labels"].shape[1]
     cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     print("rows 0-3 count, rows 4-7 are noise; cosines of their gradients:")
-    for line in cosine.tolist():
-        print(" ".join(f"{value:6.2f}" for value in line))
+    for row in cosine.tolist():
+        print(" ".join(f"{value:6.2f}" for value in row))
     trace = flat.var(0).sum()
-    signal = flat.mean(0).square().sum() - trace / len(flat)
-    scale = float(trace / signal) if signal > 0 else float("inf")
+    squared_norm = flat.mean(0).square().sum() - trace / len(flat)
+    scale = float(trace / squared_norm) if squared_norm > 0 else float("inf")
     print(f"gradient noise scale: {scale:.1f} rows")
     return scale
 

@@ -1,10 +1,10 @@
-"""Fine-tuning on your own JSONL: rows to messages, messages to tokens and masks, masks to a fold.
+"""Fine-tuning on your own JSONL: rows to messages, messages to tokens and loss masks, then the fold.
 
     python examples/06_sft_your_jsonl.py [rows.jsonl] [steps]
 
 Rows may be Alpaca's, ShareGPT's, messages, prompt and completion, or question and answer. Without a file, a
-small one with sums is written first. The model is new and small; `intro2llm sft --model_path ...` starts from
-a real one.
+small one of additions is written first. The model is new and small; `intro2llm sft --model_path ...` starts
+from a real one.
 """
 
 import functools
@@ -28,9 +28,9 @@ from stages.sft import sft
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def sums(folder: str) -> Path:
-    """Writes a file of rows, as a stand-in for yours."""
-    path = Path(folder) / "sums.jsonl"
+def write_additions(folder: str) -> Path:
+    """Writes a file of additions, to use in place of yours."""
+    path = Path(folder) / "additions.jsonl"
     lines = [
         {"instruction": f"{a} + {b}", "input": "", "output": str(a + b)} for a in range(10) for b in range(10)
     ]
@@ -39,9 +39,9 @@ def sums(folder: str) -> Path:
 
 
 def main(path: str = "", steps: int = 150) -> float:
-    """Trains, answers the first question, returns the last loss (nats a token of the assistant's)."""
+    """Trains, prints an answer to the first question, returns the last loss (nats an assistant token)."""
     with tempfile.TemporaryDirectory() as folder:
-        chats = list(read_conversations(rows(path or sums(folder))))
+        chats = list(read_conversations(rows(path or write_additions(folder))))
     tokenizer = train((m.content for chat in chats for m in chat.messages), 300, special_tokens=CONTROLS)
     template = chat_template()
     pairs = [(chat.messages[: chat.prompt], chat.messages[chat.prompt :]) for chat in chats]
@@ -55,14 +55,14 @@ def main(path: str = "", steps: int = 150) -> float:
     )
     stage = sft(model, optim.adamw(3e-3))
     state = functools.reduce(stage.step, pipe, stage.init(random.key(0)))
-    print(f"loss {state.metrics['loss']:.3f} on {int(state.metrics['tokens'])} tokens of the assistant's")
+    print(f"loss {state.metrics['loss']:.3f} on {int(state.metrics['tokens'])} assistant tokens")
 
     question = chats[0].messages[:1]
     ids = encode_chat(template, tokenizer, question, add_generation_prompt=True).tokens
     end = tokenizer.encode("<|im_end|>", special="all")
     greedy = Sampling(max_new_tokens=8, temperature=0.0, stop_tokens=tuple(end))
-    found = generate(model, state.params, [ids.tolist()], greedy, key=random.key(1))
-    print(f"{question[0].content} -> {tokenizer.decode(found.tokens[0], skip_special=True)}")
+    generated = generate(model, state.params, [ids.tolist()], greedy, key=random.key(1))
+    print(f"{question[0].content} -> {tokenizer.decode(generated.tokens[0], skip_special=True)}")
     return float(state.metrics["loss"])
 
 

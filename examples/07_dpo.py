@@ -1,4 +1,4 @@
-"""Direct preference optimization: of two answers, make the chosen one likelier.
+"""Direct preference optimization: make the chosen one of two answers more likely.
 
 The pairs prefer capitals. The reference's log-probabilities are computed once, before the first step; then
 every step takes the gradient of one forward pass of both answers.
@@ -23,14 +23,14 @@ WORDS = ("red", "green", "blue", "white", "black", "grey", "pink", "gold")
 
 
 def main(steps: int = 40) -> tuple[float, float]:
-    """Trains on six words, returns the share of held-out pairs that are ranked right before and after."""
-    table = [
+    """Trains on six words, returns the reward margin of the held-out pairs before and after."""
+    rows = [
         Row({"prompt": f"Say {word}", "chosen": word.upper(), "rejected": word}, f"word {i}")
         for i, word in enumerate(WORDS)
     ]
     texts = [f"Say {word} {word.upper()}" for word in WORDS]
     tokenizer = train(texts, 264, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    pairs = encode_preferences(chat_template(), tokenizer, read_preferences(table))
+    pairs = encode_preferences(chat_template(), tokenizer, read_preferences(rows))
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(
         ModelConfig(vocab_size=280, num_hidden_layers=2, max_position_embeddings=64, **config)

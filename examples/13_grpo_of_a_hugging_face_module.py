@@ -1,4 +1,4 @@
-"""A model of transformers, as it is, learns by GRPO: any torch module becomes a Model in one call.
+"""GRPO of an unchanged transformers model: any torch module becomes a Model in one call.
 
 python examples/13_grpo_of_a_hugging_face_module.py
 """
@@ -47,7 +47,7 @@ def main(steps: int = 30) -> tuple[float, float]:
     )
     score = text_score({"vowels": reward}, decode=tokenizer.decode, prompts=prompts, rows=[{}] * len(prompts))
     stage = grpo(model, optim.adamw(3e-3), score=score, rewards=("vowels",), samples=16, sampling=Sampling(8))
-    state = stage.init(random.key(0))  # the module's own first weights
+    state = stage.init(random.key(0))  # the module's initial weights
     rewards = []
     for batch in pipe:
         state = stage.step(state, batch)

@@ -16,8 +16,8 @@ from pure.number import is_int
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-LAYERS, HEAD, SIZE = 10_000, 1 << 16, (1 << 31) - 1
-"""Upper limits of layers, head width and other sizes: a damaged file could ask for a model without end."""
+MAX_LAYERS, MAX_HEAD_DIM, MAX_SIZE = 10_000, 1 << 16, (1 << 31) - 1
+"""Upper limits of layers, head width and other sizes: a damaged file could ask for an unlimited model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,13 @@ class RopeScaling:
     """Scaling of rotary frequencies for contexts longer than in pretraining.
 
     Args:
-        rope_type: "default" (none), "linear", "llama3" or "yarn".
-        factor: new context over old, >= 1.
+        rope_type: "default" (no scaling), "linear", "llama3" or "yarn".
+        factor: new context length over that of pretraining, >= 1.
         original_max_position_embeddings: context of pretraining, tokens; llama3 and yarn need it.
         low_freq_factor, high_freq_factor: llama3: wavelengths longer than context/low are scaled by `factor`,
             those shorter than context/high are not, those between are blended.
-        beta_fast, beta_slow: yarn: rotations over the old context where scaling starts and is complete.
+        beta_fast, beta_slow: yarn: rotations within the context of pretraining: frequencies with more than
+            beta_fast are not scaled, those with fewer than beta_slow are scaled by `factor`.
         attention_factor: yarn: factor of cos and sin; None means 0.1 ln(factor) + 1.
     """
 
@@ -44,12 +45,13 @@ class RopeScaling:
     attention_factor: float | None = None
 
     def __post_init__(self) -> None:
-        _choice("rope_scaling.rope_type", self.rope_type, ROPE_TYPES)
+        _check_one_of("rope_scaling.rope_type", self.rope_type, ROPE_TYPES)
         for name in ("factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
-            _number(f"rope_scaling.{name}", getattr(self, name))
+            _check_number(f"rope_scaling.{name}", getattr(self, name))
         if not self.factor >= 1:
             raise ValueError(
-                f"rope_scaling.factor: expected at least 1, got {self.factor}; it is new context over old"
+                f"rope_scaling.factor: expected at least 1, got {self.factor}; it is the new context length "
+                "over that of pretraining"
             )
         if self.rope_type == "default" and self.factor != 1:
             raise ValueError(
@@ -59,7 +61,7 @@ class RopeScaling:
         if original is None:
             valid = self.rope_type not in ("llama3", "yarn")
         else:
-            valid = is_int(original) and 0 < original <= SIZE
+            valid = is_int(original) and 0 < original <= MAX_SIZE
         if not valid:
             raise ValueError(
                 f"rope_scaling: {self.rope_type} needs original_max_position_embeddings, the context length "
@@ -76,7 +78,7 @@ class RopeScaling:
                 f"{self.beta_slow} and {self.beta_fast}"
             )
         factor = self.attention_factor
-        if factor is not None and not _number("rope_scaling.attention_factor", factor) > 0:
+        if factor is not None and not _check_number("rope_scaling.attention_factor", factor) > 0:
             raise ValueError(f"rope_scaling.attention_factor: expected a number above 0, got {factor}")
 
 
@@ -151,7 +153,7 @@ class ModelConfig:
         if self.head_dim is None:
             if self.hidden_size % self.num_attention_heads != 0:
                 raise ValueError(
-                    f"hidden_size {self.hidden_size} does not divide into num_attention_heads "
+                    f"hidden_size {self.hidden_size} is not divisible by num_attention_heads "
                     f"{self.num_attention_heads}: choose a multiple, or give head_dim"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
@@ -216,13 +218,13 @@ def _check_fields(kind: type, values: Mapping[str, Any], where: str) -> dict[str
     return dict(values)
 
 
-def _choice(name: str, value: Any, allowed: tuple) -> None:
+def _check_one_of(name: str, value: Any, allowed: tuple) -> None:
     """Refuses a value that is not in the list."""
     if value not in allowed:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def _number(name: str, value: Any) -> float:
+def _check_number(name: str, value: Any) -> float:
     """Refuses anything but a number, such as the "0.1" of a JSON file, and numbers too large for a model."""
     if not (is_int(value) or isinstance(value, float)) or not abs(value) < 1e18:
         raise ValueError(f"{name}: expected a number below 1e18, got {str(value)[:60]!r}")
@@ -243,29 +245,29 @@ def _check_sizes(config: ModelConfig) -> None:
         value = getattr(config, name)
         if not is_int(value) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        limit = LAYERS if name == "num_hidden_layers" else SIZE
+        limit = MAX_LAYERS if name == "num_hidden_layers" else MAX_SIZE
         if value > limit:
             raise ValueError(f"{name}: expected at most {limit:,}, got {value:,}")
     for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
-        if not _number(name, getattr(config, name)) > 0:
+        if not _check_number(name, getattr(config, name)) > 0:
             raise ValueError(f"{name}: expected a number above 0, got {getattr(config, name)!r}")
     for name in ("attention_dropout", "hidden_dropout"):
-        if not 0 <= _number(name, getattr(config, name)) < 1:
+        if not 0 <= _check_number(name, getattr(config, name)) < 1:
             raise ValueError(
                 f"{name}: expected a rate in [0, 1), got {getattr(config, name)!r}; 0 disables it"
             )
 
 
 def _check_heads(config: ModelConfig) -> None:
-    """Refuses heads that do not divide, and odd widths of rotated or sinusoidal positions."""
-    heads, groups, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim or 0
+    """Refuses query heads that are no multiple of key-value heads, and odd widths of positions."""
+    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim or 0
     if not is_int(head_dim) or head_dim < 1:
         raise ValueError(f"head_dim: expected a whole number of at least 1, or None, got {config.head_dim!r}")
-    if head_dim > HEAD:
-        raise ValueError(f"head_dim: expected at most {HEAD:,}, got {head_dim:,}")
-    if heads % groups != 0:
+    if head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"head_dim: expected at most {MAX_HEAD_DIM:,}, got {head_dim:,}")
+    if heads % kv_heads != 0:
         raise ValueError(
-            f"num_attention_heads {heads} does not divide by num_key_value_heads {groups}: each key-value "
+            f"num_attention_heads {heads} is not divisible by num_key_value_heads {kv_heads}: each key-value "
             "head serves a whole number of query heads"
         )
     if config.use_rope and head_dim % 2 != 0:
@@ -278,7 +280,7 @@ def _check_heads(config: ModelConfig) -> None:
 
 def _check_choices(config: ModelConfig) -> None:
     """Refuses unknown names, flags that contradict each other, and ids outside the vocabulary."""
-    _choice("hidden_act", config.hidden_act, ACTIVATIONS)
+    _check_one_of("hidden_act", config.hidden_act, ACTIVATIONS)
     for name in ("use_rms_norm", "use_rope", "use_swiglu", "qk_norm", "mlp_bias", "tie_word_embeddings"):
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name}: expected true or false, got {getattr(config, name)!r}")

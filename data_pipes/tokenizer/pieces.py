@@ -1,8 +1,8 @@
 """Split text at the matches of a pattern, in the five ways of Hugging Face's pre-tokenizers.
 
-An expression from a file is accepted only if it certainly means the same in both libraries, and takes
-linear time: one of `PUBLISHED`, or single characters and classes, of which the last of each alternative may
-repeat without limit.
+A regular expression from a tokenizer file is accepted only if `regex` and Hugging Face tokenizers certainly
+agree on it and it takes linear time: one of `PUBLISHED` or `split.PATTERNS`, or a `SIMPLE` one, whose
+alternatives are single characters and classes, of which only the last may repeat without limit.
 
 Source: `NormalizedString::split` of Hugging Face tokenizers 0.23.
 """
@@ -32,17 +32,19 @@ PUBLISHED = (
     # DeepSeek V3
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    # GPT-2's with blanks before digits, and Qwen 3.5
+    # Qwen 3.5: Qwen 2's, with combining marks counted as letters
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Expressions of published tokenizers whose alternatives repeat twice; tested against Hugging Face's."""
+"""Published expressions that are not `SIMPLE` (an alternative repeats twice); tested against Hugging Face."""
 
 ESCAPE = r"""\\[rntfsSd]|\\p\{[A-Z][a-z]?\}|\\[-\[\](){}|^$.?*+\\/,:;!"#%=@~_]"""
 ATOM = rf"(?:{ESCAPE}|[^\\\[\](){{}}|^$.?*+\s]|[ \n]|\[\^?(?:{ESCAPE}|[^\\\[\]&\s]|[ \n])+\])"
 BOUNDED = r"(?:\?|\{\d{1,2}(?:,\d{1,2})?\})?(?![?*+{])"
 ALTERNATIVE = rf"(?:{ATOM}{BOUNDED})*+(?:{ATOM}(?:[*+]|\{{\d{{1,2}},\}})(?![?*+{{]))?"
 SIMPLE = regex.compile(rf"{ALTERNATIVE}(?:\|{ALTERNATIVE})*+")
+"""Syntax of the expressions that are accepted without being published."""
+
 MAX_LENGTH = 1000  # characters of an expression
 
 WORD = r"[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d]"
@@ -63,7 +65,7 @@ def compile_pattern(pattern: tuple[str, str]) -> regex.Pattern:
 
 
 def check_expression(expression: str) -> None:
-    """Refuses an expression that may mean something else in Hugging Face tokenizers, or not terminate.
+    """Refuses an expression that Hugging Face tokenizers may read differently, or that may take too long.
 
     Raises:
         ValueError: with the supported syntax.
@@ -72,25 +74,27 @@ def check_expression(expression: str) -> None:
         return
     if len(expression) > MAX_LENGTH or not SIMPLE.fullmatch(expression):
         raise ValueError(
-            f"the expression {expression!r:.300} is none of the published ones, and not simple enough to "
-            "surely mean the same here: single characters and classes, where only the last of an alternative "
-            "repeats without limit"
+            f"the expression {expression!r:.300} is none of the published ones, and not simple: expected "
+            f"single characters and classes, of which only the last of an alternative repeats without limit, "
+            f"and at most {MAX_LENGTH} characters"
         )
     try:
         compiled = regex.compile(expression)
     except regex.error as error:
         raise ValueError(f"{expression!r:.300} is not a regular expression ({error})") from None
     if compiled.match(""):
-        raise ValueError(f"the expression {expression!r:.300} matches the empty text, which cuts nothing")
+        raise ValueError(
+            f"the expression {expression!r:.300} matches the empty text; expected one that needs a character"
+        )
 
 
-def split_at_matches(find: regex.Pattern, behavior: str, invert: bool, text: str) -> list[tuple[int, int]]:
+def split_at_matches(pattern: regex.Pattern, behavior: str, invert: bool, text: str) -> list[tuple[int, int]]:
     """Cuts a text at the matches of a pattern.
 
     Args:
-        find: the pattern.
-        behavior: of BEHAVIORS. A match becomes its own piece, is removed, is merged with the text before or
-            after it, or with adjacent matches.
+        pattern: compiled expression.
+        behavior: one of BEHAVIORS: a match becomes its own piece, is removed, is merged with the text before
+            it, with the text after it, or with adjacent matches.
         invert: swap matches and the text between them.
         text: any string.
 
@@ -106,26 +110,27 @@ def split_at_matches(find: regex.Pattern, behavior: str, invert: bool, text: str
         >>> cut("MergedWithPrevious"), cut("MergedWithNext")
         (['ab-', '-', 'c'], ['ab', '-', '-c'])
     """
-    found = [(span, matched != invert) for span, matched in _match_spans(find, text)]
+    spans = [(span, matched != invert) for span, matched in _match_spans(pattern, text)]
     if behavior == "Removed":
-        return [span for span, matched in found if not matched]
+        return [span for span, matched in spans if not matched]
     if behavior == "Contiguous":
-        return list(_join_spans(found, lambda matched, before: matched == before))
+        return list(_join_spans(spans, lambda matched, before: matched == before))
     if behavior == "MergedWithPrevious":
-        return list(_join_spans(found, lambda matched, before: matched and not before))
+        return list(_join_spans(spans, lambda matched, before: matched and not before))
     if behavior == "MergedWithNext":
-        turned = [((-end, -start), matched) for (start, end), matched in reversed(found)]
+        # Mirror the text, so that a match is merged with the span before it; then mirror the result.
+        mirrored = [((-end, -start), matched) for (start, end), matched in reversed(spans)]
         return [
             (-end, -start)
-            for start, end in _join_spans(turned, lambda matched, before: matched and not before)
+            for start, end in _join_spans(mirrored, lambda matched, before: matched and not before)
         ][::-1]
-    return [span for span, _ in found]
+    return [span for span, _ in spans]
 
 
-def _match_spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
+def _match_spans(pattern: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, int], bool]]:
     """Yields (span, matched) of matches and the text between them, none empty."""
     end = 0
-    for match in find.finditer(text):
+    for match in pattern.finditer(text):
         if match.start() > end:
             yield (end, match.start()), False
         if match.end() > match.start():
@@ -136,12 +141,12 @@ def _match_spans(find: regex.Pattern, text: str) -> Iterator[tuple[tuple[int, in
 
 
 def _join_spans(
-    found: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
+    spans: Iterable[tuple[tuple[int, int], bool]], joins: Callable[[bool, bool], bool]
 ) -> Iterator[tuple[int, int]]:
-    """Joins a span with the one before it if `joins(matched, matched before)`; at first nothing matched."""
+    """Joins a span with the one before it if `joins(is a match, the one before is a match)`."""
     waiting: tuple[int, int] | None = None
     before = False
-    for (low, high), matched in found:
+    for (low, high), matched in spans:
         if waiting is not None and joins(matched, before):
             waiting = waiting[0], high
         else:

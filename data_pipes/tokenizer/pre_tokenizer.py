@@ -16,7 +16,7 @@ from data_pipes.tokenizer.split import PATTERNS
 from data_pipes.tokenizer.step import Step, step_options
 
 Piece = tuple[str, bool]
-"""(piece, True if it begins the whole text)."""
+"""(text of the piece, True if it begins the whole text)."""
 
 NEWER = (
     r"\u061d\u09fd\u0a76\u0c77\u0c84\u1b4e-\u1b4f\u1b7d-\u1b7f\u2e43-\u2e4f\u2e52-\u2e5d\u2e60-\u2e63"
@@ -27,14 +27,14 @@ NEWER = (
     r"\U00011ef7-\U00011ef8\U00011f43-\U00011f4f\U00011fff\U00012ff1-\U00012ff2\U00016d6d-\U00016d6f"
     r"\U00016e97-\U00016e9a\U00016fe2\U0001e5ff\U0001e95e-\U0001e95f"
 )
-"""Punctuation of newer Unicode versions."""
+"""Punctuation of Unicode versions newer than the tables of Hugging Face tokenizers."""
 
 PUNCTUATION = rf"(?![{NEWER}])[\p{{P}}$+<=>^`|~\u166d\U000111c9]"
 """Punctuation in the Unicode tables of Hugging Face tokenizers, which are older than those of `regex`."""
 
 
 def pre_tokenizer(steps: Sequence[Step]) -> Callable[[str, bool], list[str]]:
-    """Returns (text, True if it begins the whole text) -> non-empty pieces; picklable.
+    """Compiles steps into a function (text, True if it begins the whole text) -> non-empty pieces; picklable.
 
     Example:
         >>> from data_pipes.tokenizer.step import step
@@ -53,11 +53,11 @@ def _run_steps(steps: tuple[Callable[[str, bool], list[Piece]], ...], text: str,
     return [piece for piece, _ in pieces]
 
 
-def _cut_pieces(find: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
-    """Pieces of one text."""
+def _cut_pieces(pattern: regex.Pattern, behavior: str, invert: bool, text: str, first: bool) -> list[Piece]:
+    """Cuts one text; only its first piece can begin the whole text."""
     return [
         (text[start:end], first and not start)
-        for start, end in split_at_matches(find, behavior, invert, text)
+        for start, end in split_at_matches(pattern, behavior, invert, text)
     ]
 
 
@@ -89,32 +89,34 @@ def _delimiter(delimiter: str) -> Callable[[str, bool], list[Piece]]:
 
 
 def _metaspace(replacement: str, prepend_scheme: str, split: bool) -> Callable[[str, bool], list[Piece]]:
-    find = compile_pattern(("String", replacement)) if split else None
-    return partial(_mark_spaces, replacement, prepend_scheme, find)
+    pattern = compile_pattern(("String", replacement)) if split else None
+    return partial(_mark_spaces, replacement, prepend_scheme, pattern)
 
 
-def _mark_spaces(mark: str, scheme: str, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
-    """Replaces spaces by the mark, and prepends one; with `find`, a piece begins at each mark."""
+def _mark_spaces(
+    mark: str, scheme: str, pattern: regex.Pattern | None, text: str, first: bool
+) -> list[Piece]:
+    """Replaces spaces by the mark, and prepends one; with `pattern`, a piece begins at each mark."""
     text = text.replace(" ", mark)
     if (scheme == "always" or (scheme == "first" and first)) and not text.startswith(mark):
         text = mark + text
-    return _cut_pieces(find, "MergedWithNext", False, text, first) if find else [(text, first)]
+    return _cut_pieces(pattern, "MergedWithNext", False, text, first) if pattern else [(text, first)]
 
 
 def _bytes(add_prefix_space: bool, use_regex: bool) -> Callable[[str, bool], list[Piece]]:
-    find = regex.compile(PATTERNS["gpt2"].unicode) if use_regex else None
-    return partial(_to_byte_pieces, add_prefix_space, find)
+    pattern = regex.compile(PATTERNS["gpt2"].unicode) if use_regex else None
+    return partial(_to_byte_pieces, add_prefix_space, pattern)
 
 
-def _to_byte_pieces(prefix_space: bool, find: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
-    """Pieces in the byte alphabet."""
+def _to_byte_pieces(prefix_space: bool, pattern: regex.Pattern | None, text: str, first: bool) -> list[Piece]:
+    """Cuts a text, and writes the pieces in the byte alphabet."""
     text = prepend_space(text) if prefix_space else text
-    found = _cut_pieces(find, "Isolated", False, text, first) if find else [(text, first)]
-    return [(to_characters(piece), start) for piece, start in found]
+    pieces = _cut_pieces(pattern, "Isolated", False, text, first) if pattern else [(text, first)]
+    return [(to_characters(piece), begins) for piece, begins in pieces]
 
 
 def prepend_space(text: str) -> str:
-    """Prepends a space to a text without one."""
+    """Prepends a space to a text that does not begin with one."""
     return text if text.startswith(" ") else " " + text
 
 
@@ -128,4 +130,4 @@ STEPS: Mapping[str, Callable[..., Callable[[str, bool], list[Piece]]]] = {
     "Metaspace": _metaspace,
     "ByteLevel": _bytes,
 }
-"""Type of a step -> options -> (text, first) -> pieces."""
+"""Type of a step -> function of its options, which returns (text, begins the whole text) -> pieces."""

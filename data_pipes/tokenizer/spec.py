@@ -1,7 +1,7 @@
-"""The description of a tokenizer (TokenizerSpec), and its functions (Tokenizer).
+"""The description of a tokenizer (`TokenizerSpec`), and the functions made from it (`Tokenizer`).
 
 The description holds everything that decides an id, and nothing else, so two tokenizers are equal exactly
-if their specs are. Nothing here computes: `bpe` and `byte_level` explain the algorithm, `trainer` makes a
+if their specs are. This file only holds data: `bpe` and `byte_level` explain the algorithm, `trainer` makes a
 spec from text, `encoder` makes functions from a spec, `json_writer` writes it as Hugging Face's
 tokenizer.json.
 """
@@ -27,9 +27,9 @@ class AddedToken(NamedTuple):
     Fields:
         content: its text, such as "<|endoftext|>".
         id: its index in the vocabulary.
-        special: True for a control token, which plain text produces only with `special=`; False for ordinary
-            text with an id of its own.
-        normalized: find it after normalisation, not before.
+        special: True for a control token, which `encode` finds in text only if `special=` allows it; False
+            for ordinary text with an id of its own, which is always found.
+        normalized: True: it is found in the normalised text; False: in the text as given.
         lstrip: white space before it belongs to it.
         rstrip: white space after it belongs to it.
         single_word: find it only if no letter, digit or underscore is adjacent.
@@ -60,19 +60,19 @@ class TokenizerSpec:
         normalizer: steps that change the text first, such as Unicode's normal form C (`step.NFC`); then
             decode gives back the normal form.
         pre_tokenizer: steps that split the text before `pattern` does.
-        prefix_space: "byte_level" only: prepend a space to the text, or to each piece of the steps, if it has
-            none.
+        prefix_space: "byte_level" only: prepend a space to the text, or to each piece that `pre_tokenizer`
+            gives, if it does not begin with one.
         ignore_merges: a word that is in the vocabulary becomes that token, whatever the merges give.
-        unk_token: for characters outside the vocabulary; None makes them an error.
+        unk_token: the token for characters outside the vocabulary; None makes them an error.
         fuse_unk: consecutive unknown characters become one `unk_token`.
         byte_fallback: a character outside the vocabulary becomes the tokens of its bytes, "<0x00>" to
             "<0xFF>".
-        continuing_subword_prefix: before every character of a word but the first ("##").
-        end_of_word_suffix: after the last character of a word ("</w>").
+        continuing_subword_prefix: written before every character of a word but the first ("##").
+        end_of_word_suffix: written after the last character of a word ("</w>").
         prefix: ids before the text with `encode(..., template=True)`, such as a beginning-of-text token.
         suffix: ids after it.
-        pair: template of two texts "A" and "B", ids and these letters; None is prefix and suffix around each.
-            Kept for other libraries, as no function here encodes two texts.
+        pair: template of two texts: a sequence of ids and of "A" and "B", which stand for the texts; None:
+            prefix and suffix around each. It is only written to tokenizer.json: nothing here encodes pairs.
         decoder: steps that decode tokens; None is the kind's default.
 
     Raises:
@@ -118,8 +118,8 @@ class TokenizerSpec:
         _check_unk(self, ids)
         if self.prefix_space and (self.kind != "byte_level" or self.pattern not in ("gpt2", ANY_TEXT)):
             raise ValueError(
-                'TokenizerSpec: prefix_space is for byte-level tokenizers with the pattern "gpt2" or none; '
-                "use a Metaspace step"
+                'TokenizerSpec: prefix_space is for byte-level tokenizers with the pattern "gpt2" or none, '
+                f"got kind {self.kind!r} and pattern {self.pattern!r:.60}; use a Metaspace step"
             )
         size = len(self.vocab) + sum(token.content not in ids for token in self.added_tokens)
         if not size:
@@ -157,14 +157,14 @@ def token_ids(spec: TokenizerSpec) -> dict[str, int]:
 
 
 def token_texts(spec: TokenizerSpec) -> dict[int, str]:
-    """Returns {id: token to decode}, with added tokens as normalisation leaves them."""
+    """Returns {id: text of the token for decoding}; added tokens with `normalized` are normalised."""
     return dict(enumerate(spec.vocab)) | {
         token.id: _decoded_content(spec, token) for token in spec.added_tokens
     }
 
 
 def hidden_ids(spec: TokenizerSpec) -> frozenset[int]:
-    """Returns the ids that `skip_special` skips: of special tokens that normalisation does not change."""
+    """Returns the ids that `skip_special` leaves out: special tokens that normalisation does not change."""
     return frozenset(t.id for t in spec.added_tokens if t.special and _decoded_content(spec, t) == t.content)
 
 
@@ -220,7 +220,7 @@ def _decoded_content(spec: TokenizerSpec, token: AddedToken) -> str:
 
 
 def _check_text(token: object, where: str) -> None:
-    """A token must be a non-empty str that UTF-8 can hold."""
+    """A token must be a non-empty string that UTF-8 can encode."""
     if not isinstance(token, str) or not token:
         raise ValueError(f"TokenizerSpec: {where} must be a non-empty string, got {token!r}")
     try:
@@ -245,7 +245,7 @@ def _check_vocab(vocab: tuple[str, ...]) -> dict[str, int]:
 
 
 def _check_merges(merges: tuple[tuple[str, str], ...], ids: dict[str, int], prefix: str) -> None:
-    """A merge must join two tokens into a third; a prefix of the second is cut away."""
+    """A merge must join two tokens into a third; the second loses its `continuing_subword_prefix`."""
     for rank, pair in enumerate(merges):
         if len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise ValueError(f"TokenizerSpec: merge {rank} must be a pair of tokens, got {pair!r}")
@@ -273,17 +273,19 @@ def _check_added(added: tuple[AddedToken, ...], ids: dict[str, int]) -> None:
         following, last = following + (token.content not in ids), token.id
     contents = [token.content for token in added]
     if len({*contents}) < len(contents):
-        raise ValueError(f"TokenizerSpec: an added token is given twice, of {contents}; keep one of each")
+        raise ValueError(f"TokenizerSpec: an added token is given twice; got {contents}; keep one of each")
 
 
 def _check_unk(spec: TokenizerSpec, ids: dict[str, int]) -> None:
     """An unknown token must be in the vocabulary, unless nothing can be unknown."""
     if spec.unk_token is None:
         if spec.fuse_unk:
-            raise ValueError("TokenizerSpec: fuse_unk=True needs an unk_token")
+            raise ValueError("TokenizerSpec: fuse_unk=True needs an unk_token; give one, or fuse_unk=False")
         return
     _check_text(spec.unk_token, "unk_token")
     complete = spec.kind == "byte_level" and all(character in ids for character in ALPHABET)
     fallback = spec.byte_fallback and all(f"<0x{byte:02X}>" in ids for byte in range(256))
     if spec.unk_token not in ids and not complete and not fallback:
-        raise ValueError(f"TokenizerSpec: unk_token {spec.unk_token!r} is not in the vocabulary")
+        raise ValueError(
+            f"TokenizerSpec: unk_token {spec.unk_token!r} is not in the vocabulary; add it to vocab"
+        )

@@ -20,11 +20,11 @@ ANY_TEXT = r"[\s\S]+"
 """The pattern that does not split."""
 
 CHUNK = 1 << 16
-"""Characters that are split into words at a time; the list of words stays in the processor's cache."""
+"""Characters that are split into words at a time, so that the list of words fits the processor's cache."""
 
 
 class Pattern(NamedTuple):
-    """One split pattern, written twice.
+    """One split pattern, in two forms.
 
     Fields:
         unicode: for any text; `\\p{L}` are letters, `\\p{N}` digits and other numbers of every script.
@@ -52,12 +52,13 @@ PATTERNS: Mapping[str, Pattern] = {
         r"'(?i:s|t|re|ve|m|ll|d)|[^\r\nA-Za-z0-9]?[A-Za-z]+|[0-9]"
         r"| ?[^\sA-Za-z0-9]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     ),
-    "smollm2": Pattern(  # GPT-2's after single digits are split off: spaces before a digit are at an end
+    # Single digits are split off first; then GPT-2's, where white space before a digit is as at the end.
+    "smollm2": Pattern(
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
         r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+(?![^\s0-9])|\s+",
     ),
 }
-"""Names of patterns -> both their forms. They differ in digits (a run, up to three, one) and in line ends."""
+"""Name -> pattern. They differ in the treatment of digits (a run, up to three, one) and of line ends."""
 
 
 class Splitter(NamedTuple):
@@ -65,8 +66,8 @@ class Splitter(NamedTuple):
 
     Fields:
         unicode: cuts any text.
-        ascii: cuts ASCII text, or None where only `unicode` is known.
-        covers: every match begins where the last ended, so that nothing lies between two matches.
+        ascii: cuts ASCII text; None for a custom expression, which has one form.
+        covers: the matches cover the text: each begins where the one before it ended.
     """
 
     unicode: regex.Pattern
@@ -75,8 +76,7 @@ class Splitter(NamedTuple):
 
 
 def splitter(pattern: str) -> Splitter:
-    """Compiles a pattern: a name of PATTERNS, or a regular expression of one's own (syntax of the `regex`
-    package).
+    """Compiles a pattern: a name of PATTERNS, or a regular expression in the syntax of the `regex` package.
 
     Raises:
         ValueError: if it is neither.
@@ -84,8 +84,8 @@ def splitter(pattern: str) -> Splitter:
     check_pattern(pattern)
     if pattern not in PATTERNS:
         return Splitter(regex.compile(pattern), None, False)
-    both = PATTERNS[pattern]
-    return Splitter(regex.compile(both.unicode), re.compile(both.ascii, re.ASCII), True)
+    forms = PATTERNS[pattern]
+    return Splitter(regex.compile(forms.unicode), re.compile(forms.ascii, re.ASCII), True)
 
 
 def split_words(cutter: Splitter, text: str) -> list[str]:
@@ -118,13 +118,13 @@ def split_words(cutter: Splitter, text: str) -> list[str]:
 def split_chunks(text: str, size: int = CHUNK) -> Iterator[str]:
     """Splits a long text into parts of about `size` characters whose words are the words of the text.
 
-    No word of PATTERNS continues from a character to a space after it (unless that character is white
-    space, too), and no pattern looks past such a place. Normal form C of the parts is that of the text,
-    too: a space never composes with the character before it.
+    A part ends where a space follows a character that is not white space. No pattern of PATTERNS matches
+    across such a place, or looks past it. Normal form C of the parts, joined, is that of the text, as a space
+    never composes with the character before it.
 
     Args:
         text: any string.
-        size: least length of all parts but the last, >= 1; a part extends to the next safe place.
+        size: minimum length of all parts but the last, >= 1; a part extends to the next such place.
 
     Returns:
         Parts in order; joined, they are the text.
@@ -146,32 +146,32 @@ def split_chunks(text: str, size: int = CHUNK) -> Iterator[str]:
 
 
 def chunker(cutter: Splitter) -> Callable[[str], Iterator[str]]:
-    """Returns `split_chunks` for the known patterns; for others a function that returns the whole text."""
+    """Returns `split_chunks` for a pattern of PATTERNS; for others a function that yields the whole text."""
     return split_chunks if cutter.covers else _single_chunk
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuses a pattern that is neither a known name nor a regular expression without groups.
+    """Refuses a pattern that is neither a name of PATTERNS nor a regular expression without capturing groups.
 
     Raises:
-        ValueError: with the fault and the known names.
+        ValueError: with the fault and the names.
     """
-    known = f"use one of {', '.join(PATTERNS)}, or a regular expression"
+    choices = f"use one of {', '.join(PATTERNS)}, or a regular expression"
     if not isinstance(pattern, str) or not pattern:
-        raise ValueError(f"pattern must be a string, got {pattern!r}; {known}")
+        raise ValueError(f"pattern must be a string, got {pattern!r}; {choices}")
     if pattern in PATTERNS:
         return
     if re.fullmatch(r"\w+", pattern):
-        raise ValueError(f"there is no split pattern named {pattern!r}; {known}")
+        raise ValueError(f"there is no split pattern named {pattern!r}; {choices}")
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
         raise ValueError(
-            f"the split pattern {pattern!r} is not a regular expression ({error}); {known}"
+            f"the split pattern {pattern!r} is not a regular expression ({error}); {choices}"
         ) from None
     if compiled.groups:
         raise ValueError(
-            f"the split pattern {pattern!r} has a group that captures; write (?:...) instead of (...)"
+            f"the split pattern {pattern!r} has a capturing group; write (?:...) instead of (...)"
         )
 
 

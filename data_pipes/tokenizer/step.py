@@ -39,4 +39,4 @@ def step_options(given: Step) -> dict[str, Any]:
 
 
 NFC = (Step("NFC"),)
-"""The normalizer of Qwen 2: Unicode's normal form C, one code point for "é" where there is one."""
+"""The normalizer of Qwen 2: Unicode's normal form C, which writes "é" as one code point, not as two."""

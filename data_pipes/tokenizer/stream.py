@@ -39,7 +39,7 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
     Returns:
         Stream. An id without a token gives no text.
 
-    Edge cases: a run of byte tokens ("<0xE2>") is text only as a whole, so it is returned when it ends.
+    Edge cases: a run of byte tokens ("<0xE2>") is decoded as a whole, so its text is returned when it ends.
 
     Example:
         >>> from data_pipes.tokenizer.trainer import train
@@ -58,7 +58,7 @@ def stream(tokenizer: Tokenizer, *, skip_special: bool = False, errors: str = "r
 
 
 def _feed_id(decoder: Decoder, texts: dict[int, str], state: Any, token: int) -> tuple[Any, str]:
-    """Feeds one id."""
+    """Feeds one id; one without a token, or a hidden one, gives no text."""
     if int(token) not in texts:
         return state, ""
     state, pieces = decoder.feed(state, texts[int(token)])

@@ -22,11 +22,11 @@ class Tables(NamedTuple):
     """Look-up tables for encoding and decoding.
 
     Fields:
-        spec: of the tokenizer.
+        spec: the tokenizer's spec.
         pieces: the steps of the pre-tokenizer: (text, True if it begins the whole text) -> pieces.
         cutter: the compiled split pattern.
-        borders: matches where a word can be split without changing its tokens, since no merge crosses there;
-            None if unknown. It keeps the words of a text without a pre-tokenizer short.
+        borders: matches places where a word can be cut without changing its tokens, as no merge crosses
+            them; None if that is not certain. They keep words short where no pre-tokenizer cuts the text.
         finders: for each of `added.CHOICES`, the patterns of added tokens.
         symbols: byte, or code point of a character -> id.
         ids: token -> id, without the added tokens that are not in the vocabulary.
@@ -55,8 +55,10 @@ class Tables(NamedTuple):
 
 def make_tables(spec: TokenizerSpec) -> Tables:
     """Makes the look-up tables of a spec."""
-    ids, byte_level, cut = token_ids(spec), spec.kind == "byte_level", len(spec.continuing_subword_prefix)
-    texts, content = token_texts(spec), to_bytes if decoder_steps(spec) == BYTE_LEVEL else str.encode
+    ids, byte_level = token_ids(spec), spec.kind == "byte_level"
+    prefix_length = len(spec.continuing_subword_prefix)
+    texts = token_texts(spec)
+    encode_text = to_bytes if decoder_steps(spec) == BYTE_LEVEL else str.encode
     single = {c: i for c, i in ids.items() if len(c) == 1 and (c in BYTES or not byte_level)}
     symbols = {BYTES[c] if byte_level else ord(c): i for c, i in single.items()}
     return Tables(
@@ -68,11 +70,12 @@ def make_tables(spec: TokenizerSpec) -> Tables:
         symbols=symbols,
         ids=ids,
         merges=index_merges(
-            [(ids[a], ids[b]) for a, b in spec.merges], [ids[a + b[cut:]] for a, b in spec.merges]
+            [(ids[a], ids[b]) for a, b in spec.merges],
+            [ids[a + b[prefix_length:]] for a, b in spec.merges],
         ),
         unknown=ids.get(spec.unk_token) if spec.unk_token else None,
         token_words=_token_words(ids, byte_level) if spec.ignore_merges else {},
-        contents={i: content(text) for i, text in texts.items()},
+        contents={i: encode_text(text) for i, text in texts.items()},
         texts=texts,
         hidden=hidden_ids(spec),
     )
@@ -89,7 +92,7 @@ def symbol_ids(tables: Tables, word: str) -> list[int]:
     if depends_on_position(tables.spec):
         return _positional_symbols(tables, word)
     ids: list = list(map(tables.symbols.get, base_units(tables, word)))
-    if None in ids and tables.spec.fuse_unk:
+    if None in ids and tables.spec.fuse_unk:  # of a run of unknown symbols, keep the first
         ids = [i for i, before in zip(ids, [0, *ids], strict=False) if not (i is None and before is None)]
     if None in ids:
         ids = [tables.unknown if i is None else i for i in ids]
@@ -109,37 +112,38 @@ def base_units(tables: Tables, text: str) -> Iterable[int]:
 def _positional_symbols(tables: Tables, word: str) -> list[int]:
     """`symbol_ids` with prefix, suffix and byte fallback.
 
-    An unknown token waits for the next known character, so that several can be fused; bytes may precede it.
+    An unknown token is written at the next known character or at the end of the word, so that a run of them
+    can be fused; byte tokens between are written before it, as in Hugging Face tokenizers.
     """
     spec, ids, waiting = tables.spec, tables.ids, 0
-    found: list[int | None] = []
+    symbols: list[int | None] = []
     characters = to_characters(word) if spec.kind == "byte_level" else word
-    for place, character in enumerate(characters):
-        text = character if not place else spec.continuing_subword_prefix + character
-        text = text + spec.end_of_word_suffix if place == len(characters) - 1 else text
-        row = [ids.get(f"<0x{byte:02X}>") for byte in text.encode()] if spec.byte_fallback else [None]
+    for index, character in enumerate(characters):
+        text = character if not index else spec.continuing_subword_prefix + character
+        text = text + spec.end_of_word_suffix if index == len(characters) - 1 else text
+        byte_ids = [ids.get(f"<0x{byte:02X}>") for byte in text.encode()] if spec.byte_fallback else [None]
         if text in ids:
-            found += [tables.unknown] * waiting + [ids[text]]
+            symbols += [tables.unknown] * waiting + [ids[text]]
             waiting = 0
-        elif None not in row:
-            found += row
+        elif None not in byte_ids:
+            symbols += byte_ids
         elif tables.unknown is None:
             raise ValueError(
                 f"the vocabulary has no token for {text!r}; train on text that has it, or on bytes"
             )
         else:
-            found += [tables.unknown] if waiting and not spec.fuse_unk else []
+            symbols += [tables.unknown] if waiting and not spec.fuse_unk else []
             waiting = 1
-    return [i for i in [*found, *[tables.unknown] * waiting] if i is not None]
+    return [i for i in [*symbols, *[tables.unknown] * waiting] if i is not None]
 
 
 def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | None:
-    """A pattern of the places before a MARK, except after characters that some merge joins with it."""
-    odd = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
-    joined = spec.kind == "character" and MARK in ids and not spec.ignore_merges
-    if not joined or spec.continuing_subword_prefix or spec.end_of_word_suffix:
+    """Compiles the places before a MARK, except after characters that some merge joins with it."""
+    unk_and_bytes = {spec.unk_token, *(f"<0x{byte:02X}>" for byte in range(256))}
+    marked = spec.kind == "character" and MARK in ids and not spec.ignore_merges
+    if not marked or spec.continuing_subword_prefix or spec.end_of_word_suffix:
         return None
-    if any(part in odd for pair in spec.merges for part in pair):
+    if any(part in unk_and_bytes for pair in spec.merges for part in pair):
         return None
     tokens = [a + b for a, b in spec.merges]
     before = {token[i - 1] for token in tokens for i in range(1, len(token)) if token[i] == MARK}
@@ -147,7 +151,7 @@ def _word_borders(spec: TokenizerSpec, ids: Mapping[str, int]) -> re.Pattern | N
 
 
 def _token_words(ids: Mapping[str, int], byte_level: bool) -> dict[str, int]:
-    """{word that is a token: id}; a token of half a character is no word."""
+    """{word that is a token: id}; a token that is not valid UTF-8 is no word."""
     if not byte_level:
         return dict(ids)
     result = {}

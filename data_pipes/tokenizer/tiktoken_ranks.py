@@ -19,30 +19,30 @@ from data_pipes.tokenizer.spec import AddedToken, Tokenizer, TokenizerSpec
 
 
 def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int]) -> Tokenizer:
-    """Makes a tokenizer of the text of a tiktoken file.
+    """Makes a tokenizer from the text of a tiktoken file.
 
     Args:
         text: a line "base64-of-the-token rank" for each token; ranks 0, 1, ... are the ids.
         pattern: the split pattern, which the file does not contain: a name of `split.PATTERNS`, or an
             expression.
-        special_tokens: token -> id, after the ranks. An id between them without a token gets the special
-            token "<|unused_ID|>".
+        special_tokens: token -> id, above the ranks and at most 100,000 above the first free id. A free id
+            between them gets the special token "<|unused_ID|>".
 
     Returns:
         A byte-level Tokenizer that gives tiktoken's ids.
 
     Steps:
         1. Read tokens by rank.
-        2. Cut every token in two wherever both parts are tokens: these are the merges, in order of the
-           token's rank, then of the parts' ranks.
+        2. Cut every token in two wherever both parts are tokens: each cut is a merge; they are in the order
+           of the token's rank, then of the parts' ranks.
         3. Number the special tokens, and fill the gaps between them.
 
     Edge cases: a word that is a token is not merged (`ignore_merges`), as in tiktoken. If two cuts of a token
-        overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken takes the leftmost, this the lower
-        ranks.
+        overlap in a run ("aa" "a" "aa" with the token "aaa"), tiktoken merges the leftmost pair, this
+        tokenizer the pair whose parts have the lower ranks.
 
     Raises:
-        ValueError: if a line is not understood, ranks have gaps, or a special token's id is taken.
+        ValueError: if a line is not "base64 rank", ranks have gaps, or a special token's id is taken.
 
     Example:
         >>> lines = ["YQ== 0", "Yg== 1", "YWI= 2"]  # a, b, ab
@@ -75,36 +75,37 @@ def from_tiktoken(text: str, *, pattern: str, special_tokens: Mapping[str, int])
 
 def _read_tokens(text: str) -> list[bytes]:
     """Reads lines into tokens by rank."""
-    found: dict[int, bytes] = {}
+    by_rank: dict[int, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line:
             continue
         try:
-            coded, rank = line.split()
-            found[int(rank)] = base64.b64decode(coded, validate=True)
+            encoded, rank = line.split()
+            by_rank[int(rank)] = base64.b64decode(encoded, validate=True)
         except (ValueError, binascii.Error):
             raise ValueError(
                 f"tiktoken file: line {number} must be 'base64 rank', got {line[:80]!r}"
             ) from None
-    missing = [i for i in range(len(found)) if i not in found]
+    missing = [i for i in range(len(by_rank)) if i not in by_rank]
     if missing:
         raise ValueError(
-            f"tiktoken file: ranks must be 0 ... {len(found) - 1} without a gap; {missing[0]} is missing"
+            f"tiktoken file: ranks must be 0 ... {len(by_rank) - 1} without a gap; {missing[0]} is missing"
         )
-    return [found[i] for i in range(len(found))]
+    return [by_rank[i] for i in range(len(by_rank))]
 
 
 def _number_special_tokens(special_tokens: Mapping[str, int], first: int) -> tuple[AddedToken, ...]:
-    """Special tokens in the order of their ids from `first` on, with gaps filled."""
+    """Lists special tokens in the order of their ids from `first` on, with gaps filled."""
     by_id = {i: token for token, i in special_tokens.items()}
     low, last = min(by_id, default=first), max(by_id, default=first - 1)
     if len(by_id) < len(special_tokens) or low < first or last - first > 100_000:
         raise ValueError(
-            f"tiktoken file: special tokens need ids of their own from {first} on, got {dict(special_tokens)}"
+            f"tiktoken file: special tokens need ids of their own from {first} on, at most "
+            f"{first + 100_000}, got {dict(special_tokens)}"
         )
     return tuple(AddedToken(by_id.get(i, f"<|unused_{i}|>"), i) for i in range(first, last + 1))
 
 
 def _to_byte_alphabet(token: bytes) -> str:
-    """Bytes in the byte alphabet."""
+    """Writes bytes as the 256 printable characters of `byte_level`."""
     return "".join(CHARACTERS[byte] for byte in token)

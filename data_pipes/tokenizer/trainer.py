@@ -26,7 +26,7 @@ from data_pipes.tokenizer.step import NFC
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 NOTHING = -1  # a place where no token begins: between words, and inside tokens
-MASK = (1 << 32) - 1
+MASK = (1 << 32) - 1  # the second id in the key of a pair
 
 
 class Symbols(NamedTuple):
@@ -85,7 +85,7 @@ def train(
         more.
 
     Raises:
-        TypeError: if `texts` is one string or contains something else than strings.
+        TypeError: if `texts` is one string or contains anything but strings.
         ValueError: if there is no text, if the vocabulary is smaller than special tokens and alphabet, or
             if a special token is given twice or is a character of the alphabet.
 
@@ -132,7 +132,7 @@ def count_words(texts: Iterable[str], pattern: str, *, nfc: bool = False) -> Cou
     """Counts the words of texts.
 
     Raises:
-        TypeError: if `texts` is one string, or contains something else than strings.
+        TypeError: if `texts` is one string, or contains anything but strings.
         ValueError: if a text has half of a surrogate pair.
 
     Example:
@@ -173,7 +173,7 @@ def learn_merges(
     Args:
         word_counts: word of plain text -> its count.
         vocab: the first tokens: special tokens and the alphabet (`byte_level.ALPHABET` for byte-level).
-        vocab_size: most tokens.
+        vocab_size: maximum number of tokens.
         kind: "byte_level" or "character".
         min_frequency: as in `bpe.learn_merges`.
         forbidden: as in `bpe.learn_merges`.
@@ -225,14 +225,14 @@ def learn_merges(
 def _symbol_row(word_counts: Mapping[str, int], ids: Mapping[str, int], kind: str) -> Symbols:
     """One row of the ids of all words, with NOTHING before each word and after the last."""
     if kind == "byte_level":
-        coded = [utf8(word) for word in word_counts]
-        sizes = np.fromiter(map(len, coded), np.int64, len(coded))
+        encoded = [utf8(word) for word in word_counts]
+        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
         table = np.array([ids[character] for character in sorted(BYTES, key=BYTES.__getitem__)], np.int64)
-        row = table[np.frombuffer(b"\0" + b"\0".join(coded) + b"\0", np.uint8)]
+        row = table[np.frombuffer(b"\0" + b"\0".join(encoded) + b"\0", np.uint8)]
     else:
         sizes = np.fromiter(map(len, word_counts), np.int64, len(word_counts))
-        space = next(iter(word_counts))[0]  # any known character: it is overwritten below
-        row = np.array([ids[character] for character in space + space.join(word_counts) + space], np.int64)
+        filler = next(iter(word_counts))[0]  # any known character: NOTHING overwrites it below
+        row = np.array([ids[character] for character in filler + filler.join(word_counts) + filler], np.int64)
     weight = np.repeat(np.fromiter(word_counts.values(), np.int64, len(word_counts)), sizes + 1)
     row[0] = NOTHING
     row[np.cumsum(sizes + 1)] = NOTHING
@@ -249,9 +249,9 @@ def _index_pairs(symbols: Symbols) -> Pairs:
     order = np.argsort(keys, kind="stable")
     keys, places = keys[order], places[order]
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    names = keys[starts].tolist()
-    counts = dict(zip(names, np.add.reduceat(weight[places], starts).tolist(), strict=True))
-    groups = {name: group.tolist() for name, group in zip(names, np.split(places, starts[1:]), strict=True)}
+    distinct = keys[starts].tolist()
+    counts = dict(zip(distinct, np.add.reduceat(weight[places], starts).tolist(), strict=True))
+    groups = {key: group.tolist() for key, group in zip(distinct, np.split(places, starts[1:]), strict=True)}
     heap = [(-count, key) for key, count in counts.items()]
     heapq.heapify(heap)
     return Pairs(counts, groups, heap)
@@ -260,13 +260,13 @@ def _index_pairs(symbols: Symbols) -> Pairs:
 def _pop_pair(pairs: Pairs, done: Collection[int], min_frequency: int) -> int | None:
     """Pops the most frequent pair that is not done; None if no pair occurs often enough."""
     while pairs.heap:
-        count, key = heapq.heappop(pairs.heap)
-        now = pairs.counts[key]
-        if key in done or now < min_frequency:
+        negative_count, key = heapq.heappop(pairs.heap)
+        current = pairs.counts[key]
+        if key in done or current < min_frequency:
             continue
-        if now == -count:
+        if current == -negative_count:
             return key
-        heapq.heappush(pairs.heap, (-now, key))
+        heapq.heappush(pairs.heap, (-current, key))
     return None
 
 
@@ -282,7 +282,7 @@ def _merge_places(
     places = defaultdict(list)
     for i in sorted(pairs.places.pop(a << 32 | b)):
         if first[i] != a or first[i + middle] != b:
-            continue  # outdated: another merge took one of the two
+            continue  # outdated: an earlier merge changed one of the two
         first[i], first[i + middle], last[i + size - 1] = new, NOTHING, new
         before, after = last[i - 1], first[i + size]
         if before >= 0:
@@ -306,8 +306,8 @@ def _merge_places(
 
 def _check_sizes(vocab_size: int, alphabet: Sequence[str], special_tokens: Sequence[str]) -> None:
     """Refuses a vocabulary without room for the alphabet and different special tokens."""
-    twice = [token for token, count in Counter(special_tokens).items() if count > 1]
-    if twice or isinstance(special_tokens, str):
+    repeated = [token for token, count in Counter(special_tokens).items() if count > 1]
+    if repeated or isinstance(special_tokens, str):
         raise ValueError(
             f"train: special_tokens must be different strings, got {special_tokens!r}; keep one of each"
         )

@@ -29,8 +29,11 @@ def attach(
     """Attaches each adapter to its matrix: the base's params, with `LoRA` nodes in the place of matrices.
 
     Args:
-        adapters: as the model's spec; `{}` gives the base.
-        base, adapted, squares, rate: bound by `lora`.
+        adapters: tree of the adapted model's `spec`; `{}` gives the base.
+        base: params of the base model.
+        adapted: {path of a matrix: Site}.
+        squares: {path: [O] squared norms of the base's rows}, for DoRA; else empty.
+        rate: [] dropout rate; None without dropout.
         key: [B, 2] uint32, of the dropout; None disables dropout.
 
     Returns:
@@ -58,11 +61,11 @@ def attach(
 
 
 def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
-    """Replaces every node by its matrix: the change of LoRA is merged, NF4 is dequantised.
+    """Replaces every node by its matrix: LoRA updates are merged, NF4 is dequantised.
 
     Args:
         params: a tree, or one node.
-        dtype: of dequantised matrices; others keep their own.
+        dtype: the dtype of dequantised matrices; others keep their own.
 
     Returns:
         The tree without nodes.
@@ -85,7 +88,7 @@ def materialize(params: Tree, dtype: torch.dtype = torch.float32) -> Tree:
 def _map_adapted(
     base: Tree, adapters: Tree, make_node: Callable[[str, Tree, Tree], Tree], path: str = ""
 ) -> Tree:
-    """The base, with `make_node(path, matrix, adapter)` in the place of adapted matrices."""
+    """Copies the base, with `make_node(path, matrix, adapter)` in the place of adapted matrices."""
     if isinstance(base, list):
         pairs = enumerate(zip(base, adapters, strict=True))
         return [_map_adapted(x, part, make_node, f"{path}/{i}") for i, (x, part) in pairs]

@@ -1,4 +1,4 @@
-"""LoRA: fine-tuning of a frozen model by low-rank changes of its matrices.
+"""LoRA: fine-tuning of a frozen model by low-rank updates of its matrices.
 
 The adapters are a tree, the only params of the adapted model; the base is bound. So every stage, optimizer,
 checkpoint and transform works on adapters as on any params, and `vmap` over stacked adapters runs several on
@@ -27,8 +27,8 @@ from pure.adapt.lora_config import MATRICES, LoRAConfig, Site, sites, weights
 from pure.nn.transformer import init as init_params
 from pure.types import Hidden, Logits, Model, ParamSpec, Tree
 
-OWN = crc32(b"lora")
-"""Number that separates the keys of this dropout from those of the model's."""
+DROPOUT_NUMBER = crc32(b"lora")
+"""Number that separates the dropout keys of adapters from those of the model."""
 
 
 class Merged(NamedTuple):
@@ -56,8 +56,8 @@ def lora(
 ) -> Model:
     """Builds a model whose params are adapters of a frozen base.
 
-    The changes of weights in fine-tuning have low rank: two thin matrices represent them, and the optimizer's
-    state, the gradients and the file shrink to a hundredth.
+    The updates of weights in fine-tuning have low rank: two thin matrices represent them, and the optimizer's
+    state, the gradients and the file shrink to about a hundredth.
 
         W' = W + s B A,     s = alpha / R, or alpha / √R with `use_rslora`
         DoRA: W' = m (W + s B A) / ‖W + s B A‖
@@ -142,22 +142,22 @@ def adapter_spec(base: Tree, config: LoRAConfig) -> Tree:
 
 
 def init(key: Tensor, *, spec: Tree, squares: Mapping[str, Tensor]) -> Tree:
-    """Initialises the adapters: A normal, B zero, and, for DoRA, the lengths of the base's rows.
+    """Initialises the adapters: A normal, B zero, and, for DoRA, the norms of the base's rows.
 
     Args:
         key: [2] uint32.
         spec: tree of ParamSpec.
-        squares: {path: [O]} of the base, bound by `lora`.
+        squares: {path: [O] squared norms of the base's rows}, for DoRA; else empty.
 
     Returns:
         Adapters on the key's device; no two share storage.
     """
-    lengths = {f"{path}/magnitude": square.sqrt() for path, square in squares.items()}
+    norms = {f"{path}/magnitude": square.sqrt() for path, square in squares.items()}
 
-    def set_length(path: str, x: Tensor) -> Tensor:
-        return lengths[path].to(key.device) if path in lengths else x
+    def set_norm(path: str, x: Tensor) -> Tensor:
+        return norms[path].to(key.device) if path in norms else x
 
-    return tree.map_with_path(set_length, init_params(key, spec=spec))
+    return tree.map_with_path(set_norm, init_params(key, spec=spec))
 
 
 def merge(base: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
@@ -166,7 +166,7 @@ def merge(base: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
     Args:
         base: params; NF4 matrices are dequantised to float32.
         adapters: of `lora(model, base, ...)`.
-        config: its options.
+        config: options of that model.
 
     Returns:
         Params of the base model; leaves without adapters are the base's own, merged ones have the base's
@@ -188,11 +188,11 @@ def unmerge(merged: Tree, adapters: Tree, config: LoRAConfig) -> Tree:
         adapters, config: its arguments.
 
     Raises:
-        ValueError: for DoRA, as the lengths of the base's rows are lost.
+        ValueError: for DoRA, as the norms of the base's rows are lost.
     """
     if config.use_dora:
         raise ValueError(
-            "lora: merged DoRA cannot be unmerged, as the original row lengths are lost; keep the base"
+            "lora: merged DoRA cannot be unmerged, as the norms of its rows are lost; keep the base"
         )
     negated = tree.map_with_path(lambda path, x: -x if path.endswith("/b") else x, adapters)
     return merge(merged, negated, config)
@@ -263,7 +263,7 @@ def _spec(base: Tree, adapted: Mapping[str, Site], dora: bool) -> Tree:
 
 
 def _prune(base: Tree, path: str, describe: Callable[[str], Tree], adapted: Mapping[str, Site]) -> Tree:
-    """The branches of a tree with an adapter; lists keep their length, so that indices are unchanged."""
+    """Keeps the branches that have an adapter; lists keep their length, so that indices are unchanged."""
     if isinstance(base, list):
         return [_prune(x, f"{path}/{i}", describe, adapted) for i, x in enumerate(base)]
     pruned: dict[str, Tree] = {}
@@ -277,14 +277,14 @@ def _prune(base: Tree, path: str, describe: Callable[[str], Tree], adapted: Mapp
 
 
 def _squares(base: Tree, adapted: Mapping[str, Site]) -> dict[str, Tensor]:
-    """{path: squared lengths of the rows [O] float32}."""
+    """{path: squared norms of the rows [O] float32}."""
     leaves = weights(base)
     return {path: materialize(leaves[path]).float().square().sum(-1) for path in adapted}
 
 
 def _row_keys(key: Tensor, tokens: Tensor) -> Tensor:
     """[2] or [B, 2] -> [B, 2], separate from the keys of the model's own dropout."""
-    own = torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), OWN)
+    own = torch.func.vmap(random.fold_in, (0, None))(key.reshape(-1, 2), DROPOUT_NUMBER)
     if key.ndim == 2:
         return own
     rows = torch.arange(tokens.shape[0], device=key.device)

@@ -32,17 +32,17 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAConfig:
-    """Options of adapters.
+    """Options of LoRA adapters.
 
     Args:
         rank: R, >= 1.
-        alpha: the change is scaled by alpha / R, > 0.
+        alpha: > 0; the update B A is scaled by alpha / R.
         targets: names of matrices ("q") or shell patterns of paths ("layers/0/attention/*").
         rank_pattern, alpha_pattern: (pattern, value) pairs: the first that matches a path overrides `rank` or
             `alpha`.
         dropout: dropout rate of an adapter's inputs in training, in [0, 1).
         use_rslora: scale by alpha / √R, so that larger ranks do not learn more slowly.
-        use_dora: learn the length of each row separately from its direction.
+        use_dora: learn the norm of each row separately from its direction.
 
     Raises:
         ValueError: for a value out of range.
@@ -82,7 +82,7 @@ class Site(NamedTuple):
 
     Fields:
         rank: R.
-        scale: of the change.
+        scale: factor of the update B A.
         shape: (O, I) of the matrix.
         number: hash of the path, folded into the dropout's key.
     """
@@ -94,11 +94,11 @@ class Site(NamedTuple):
 
 
 def lora_config(name: str, **changes: Any) -> LoRAConfig:
-    """Returns options by name.
+    """Returns the options of a preset.
 
     Args:
         name: one of PRESETS.
-        changes: options to set otherwise.
+        changes: options that replace the preset's.
 
     Raises:
         ValueError: for an unknown name; it lists the names.
@@ -143,7 +143,7 @@ def sites(base: Tree, config: LoRAConfig) -> dict[str, Site]:
 
 
 def _site(path: str, shape: tuple[int, ...], config: LoRAConfig) -> Site:
-    """The site of one matrix, with the first matching rank and alpha."""
+    """Makes the site of one matrix, with the first matching rank and alpha."""
     rank = next((value for pattern, value in config.rank_pattern if _matches(pattern, path)), config.rank)
     alpha = next((value for pattern, value in config.alpha_pattern if _matches(pattern, path)), config.alpha)
     divisor = rank**0.5 if config.use_rslora else rank

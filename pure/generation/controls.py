@@ -93,7 +93,7 @@ def make_controls(key: Tensor, count: int, sampling: Sampling, *, rows: int) -> 
     if isinstance(numbers.get("top_k"), int):
         per_row["top_k"] = numbers["top_k"]
     temperature = per_row["temperature"]
-    greedy = temperature < sample.COLDEST
+    greedy = temperature < sample.MIN_TEMPERATURE
     per_row["temperature"] = torch.where(greedy, 0.0, temperature)
     randomness = pad_rows(draw_uniforms(key, count, sampling.max_new_tokens), rows)
     return Controls(torch.where(greedy[:, None], 0.0, randomness), **per_row, vocabulary=vocabulary)

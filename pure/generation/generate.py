@@ -1,10 +1,10 @@
-"""Generation: read prompts, then sample one token after the other.
+"""Generation: prefill the cache with the prompts, then decode one token after the other.
 
-The device's part is `pure/generation/stepper.py`; this is the host's loop around it, which pads, stops and
-compacts.
+One step on the device is in `pure/generation/stepper.py`; this is the host's loop around it, which pads,
+stops and compacts.
 
-Reproducibility: row b samples its i-th new token with the number uniform(fold_in(fold_in(key, b), i)), so its
-neighbours have no influence except rounding: products of equal shape round alike, products of other shapes
+Reproducibility: row b samples its i-th new token with the number uniform(fold_in(fold_in(key, b), i)), so
+other rows influence it by rounding only: matrix products of equal shape round alike, those of other shapes
 may differ in the last bits. The shape changes with the number of rows and tokens (padded to a few sizes, or
 to `shape`), and with compaction, which continues with half the rows once half are finished. So with one
 `shape` and `compact=False` a row's tokens are the same bit for bit in every batch; otherwise they are the
@@ -54,34 +54,35 @@ def generate(
 ) -> Generated:
     """Continue every prompt.
 
-    All prompts but their last tokens are read at once into the cache; then each step reads one token a row
-    and samples the next from the model's distribution. Rows of any length run side by side.
+    All prompts but their last tokens are prefilled at once; then each step reads one token a row and samples
+    the next from the model's distribution. Rows may have different lengths.
 
     Args:
         model: gives `decode`, `cache` and `config`.
-        params: the model's; the cache has the dtype of the first of them.
-        prompts: lists of ids, or [B, P] integers padded on the right, with `lengths`. None may be empty.
-        sampling: length, temperature, truncation and stop tokens; its numbers may be tensors [B].
-        key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and step has its own number.
+        params: the model's; the cache has the dtype of the first floating-point one.
+        prompts: lists of ids, or [B, P] integers padded on the right, with `lengths`. No prompt may be empty.
+        sampling: length, temperature, truncation and stop tokens; some fields may be tensors [B].
+        key: [2] or [B, 2] uint32, for the whole batch or one per row; each row and step has its own random
+            number.
         stop: (tokens [B, M], lengths [B]) -> [B] bool, called after every step with all rows in the order of
-            the prompts; True ends a row with the token just written. (`data_pipes.chat.stop` makes one from
+            the prompts; True ends a row with the token just sampled. (`data_pipes.chat.stop` makes one from
             strings.)
-        pad: id after a row's end; None takes the configuration's, or 0.
+        pad: id after a row's end; None: `pad_token_id` of the configuration, or 0.
         lengths: [B] integers, the prompts' true lengths; None if all are P long.
         shape: (rows, prompt tokens) to pad the prompts to, both at least as large as they are; None rounds up
             to multiples of 4 and 16, one row to one. Tokens are the same bit for bit only at the same shape.
         compact: continue with fewer rows once half are finished. False keeps the shape.
         compile: True compiles the step for this call; a `pure.generation.stepper.stepper` keeps its compiled
-            code for the next.
+            code for the next call.
 
     Returns:
-        Generated(tokens [B, M], logprobs [B, M], lengths [B]).
+        Generated(tokens [B, M] int64, logprobs [B, M] float32 in nats, lengths [B] int64).
 
     Steps:
         1. Check, and pad the prompts.
         2. Draw the randomness of all rows and steps.
-        3. Read the prompts, all but the last token.
-        4. Write, until every row is finished or M tokens long.
+        3. Prefill the cache with the prompts, all but their last tokens.
+        4. Decode, until every row is finished or M tokens long.
         5. Drop the padding, and check for NaN once.
 
     Edge cases: without prompts the result has no rows.
@@ -96,8 +97,8 @@ def generate(
         >>> from pure import random
         >>> from pure.config import ModelConfig
         >>> from pure.nn.transformer import transformer
-        >>> model = transformer(ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2,
-        ...                                 num_key_value_heads=1))
+        >>> config = ModelConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_key_value_heads=1)
+        >>> model = transformer(config)
         >>> params = model.init(random.key(0))
         >>> generate(model, params, [[1], [2, 3]], Sampling(max_new_tokens=4), key=random.key(1)).lengths
         tensor([4, 4])
@@ -109,7 +110,7 @@ def generate(
     check_inputs(tokens, lengths, key, new, (*sampling.stop_tokens, *([] if pad is None else [pad])), config)
     if not len(tokens):
         return _empty(0, new, 0, device)
-    rows, width, places = _shape(tokens, lengths, new, shape, config)
+    rows, prefill_length, cache_length = _padded_shape(tokens, lengths, new, shape, config)
     # 2. Randomness and controls.
     if sampling.vocabulary is not None and sampling.vocabulary >= config.vocab_size:
         sampling = sampling._replace(vocabulary=None)
@@ -117,20 +118,20 @@ def generate(
     with torch.no_grad():
         steps = compile if isinstance(compile, Stepper) else stepper(model, compile=compile)
         params = steps.prepare(params, rows=rows)
-        # 3. Read.
+        # 3. Prefill.
         written = _empty(rows, new, (config.pad_token_id or 0) if pad is None else pad, device)
-        progress = _read(steps, model, params, tokens, lengths, written, width, places)
+        progress = _prefill(steps, model, params, tokens, lengths, written, prefill_length, cache_length)
         if sampling.repetition_penalty is not None:
-            progress = progress._replace(seen=pad_rows(_seen(tokens, lengths, config.vocab_size), rows))
-        # 4. Write.
+            progress = progress._replace(seen=pad_rows(_mark_seen(tokens, lengths, config.vocab_size), rows))
+        # 4. Decode.
         ends = torch.tensor(list(sampling.stop_tokens), dtype=torch.int64, device=device)
-        written = _write(steps, progress, params, controls, ends, stop, len(tokens), compact)
+        written = _decode(steps, progress, params, controls, ends, stop, len(tokens), compact)
     # 5. Finish.
-    return _finite(tree.map(lambda x: x[: len(tokens)], written))
+    return _refuse_nan(tree.map(lambda x: x[: len(tokens)], written))
 
 
-def _shape(tokens: Tensor, lengths: Tensor, new: int, shape: Any, config: Any) -> tuple[int, int, int]:
-    """(rows R, tokens to prefill, positions of the cache S): rounded up, or as the caller wants them."""
+def _padded_shape(tokens: Tensor, lengths: Tensor, new: int, shape: Any, config: Any) -> tuple[int, int, int]:
+    """Returns (rows R, tokens to prefill, positions of the cache S): rounded up, or from `shape`."""
     count, longest = len(tokens), int(lengths.max())
     least = count, longest
     rows = 1 if count == 1 else _round_up(count, ROWS)
@@ -158,28 +159,28 @@ def _empty(rows: int, new: int, pad: int, device: Any) -> Generated:
     )
 
 
-def _read(
+def _prefill(
     steps: Stepper,
     model: Model,
     params: Tree,
     tokens: Tensor,
     lengths: Tensor,
     written: Generated,
-    width: int,
-    places: int,
+    prefill_length: int,
+    cache_length: int,
 ) -> Progress:
-    """Fill the cache with all prompt tokens but the last; padding is read too, and overwritten before use.
+    """Fill the cache with all prompt tokens but the last; padding is cached too, and overwritten before use.
 
-    The cache has room for the prompts only, and grows when they have been read.
+    The cache has room for the prompts only, and is lengthened after the prefill.
     """
     rows, device = len(written.tokens), tokens.device
     last = tokens.gather(1, lengths[:, None] - 1)[:, 0]
     dtype = next(x.dtype for x in tree.leaves(params) if x.is_floating_point())
-    cache = model.cache(rows, width, dtype, device)
-    if width:
-        padded = F.pad(tokens[:, :width], (0, max(0, width - tokens.shape[1])))
+    cache = model.cache(rows, prefill_length, dtype, device)
+    if prefill_length:
+        padded = F.pad(tokens[:, :prefill_length], (0, max(0, prefill_length - tokens.shape[1])))
         cache = steps.prefill(cache, params, pad_rows(padded, rows))
-    room = model.cache(rows, places, dtype, "meta")
+    room = model.cache(rows, cache_length, dtype, "meta")
     cache = tree.map(_lengthen, cache, room)._replace(length=pad_rows(lengths - 1, rows))
     done = torch.arange(rows, device=device) >= len(tokens)
     return Progress(
@@ -188,19 +189,19 @@ def _read(
 
 
 def _lengthen(x: Tensor, room: Tensor) -> Tensor:
-    """Pad x with zeros to the shape of `room`."""
+    """Pad x with zeros to the shape of `room`; F.pad takes pairs (before, after), the last axis first."""
     missing = [new - old for new, old in zip(room.shape, x.shape, strict=True)]
     return F.pad(x, [n for side in reversed(missing) for n in (0, side)])
 
 
-def _seen(tokens: Tensor, lengths: Tensor, size: int) -> Tensor:
+def _mark_seen(tokens: Tensor, lengths: Tensor, size: int) -> Tensor:
     """Mark the tokens of each prompt, [B, V] bool; padding counts as the first token."""
     inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     empty = torch.zeros(len(tokens), size, dtype=torch.bool, device=tokens.device)
     return empty.scatter(1, torch.where(inside, tokens, tokens[:, :1]), True)
 
 
-def _write(
+def _decode(
     steps: Stepper,
     progress: Progress,
     params: Tree,
@@ -226,21 +227,22 @@ def _write(
             active = int((~progress.done).sum())
             if active == 0:
                 break
-            if compact and (size := _size(len(rows), active)) < len(rows):
+            if compact and (size := _compact_size(len(rows), active)) < len(rows):
                 result = _collect(result, progress, rows)
                 chosen = progress.done.int().argsort(stable=True)[:size]
-                progress, controls, rows = _pick(progress, chosen), _pick(controls, chosen), rows[chosen]
+                progress, controls = _select_rows(progress, chosen), _select_rows(controls, chosen)
+                rows = rows[chosen]
                 step = steps.bind(progress, params, controls, ends)
     return _collect(result, progress, rows)
 
 
-def _size(rows: int, active: int) -> int:
+def _compact_size(rows: int, active: int) -> int:
     """Halve the number of rows as long as the unfinished ones fit."""
     half = _round_up(rows, 2 * ROWS) // 2
-    return _size(half, active) if active <= half < rows else rows
+    return _compact_size(half, active) if active <= half < rows else rows
 
 
-def _pick(rows: Tree, chosen: Tensor) -> Tree:
+def _select_rows(rows: Tree, chosen: Tensor) -> Tree:
     """Copy some rows of every tensor that has rows."""
     return tree.map(lambda x: x[chosen] if isinstance(x, Tensor) and x.ndim else x, rows)
 
@@ -250,14 +252,14 @@ def _collect(result: Generated, progress: Progress, rows: Tensor) -> Generated:
     return tree.map(lambda old, x: old.index_copy(0, rows, x), result, progress.written)
 
 
-def _finite(written: Generated) -> Generated:
+def _refuse_nan(written: Generated) -> Generated:
     """Refuse NaN, once at the end: a check in every step would wait for the device."""
     bad = written.logprobs.isnan()
     if bool(bad.any()):
         row = int(bad.any(1).int().argmax())
         first = int(bad[row].int().argmax())
         raise FloatingPointError(
-            f"generate: the logits of prompt {row} were NaN from its new token {first} on; the "
+            f"generate: the logits of prompt {row} were NaN from its new token {first} on: the "
             "params hold numbers that are not finite, or overflow in this dtype: try float32, or an older "
             "checkpoint"
         )

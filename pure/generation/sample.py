@@ -1,14 +1,15 @@
 """Sampling from logits: penalty, temperature, truncation, and the choice of a token.
 
-Every function here takes logits and gives logits, so that they compose in any order; an excluded token
-has the logit -inf. The usual order is repetition penalty, temperature, top-k, top-p, min-p, then
-`sample`. Each parameter is one number or one per row, and everything compiles and runs under vmap.
+Every function but `sample` and `log_probability` takes logits and returns logits, so that they compose in
+any order; an excluded token has the logit -inf. The usual order is repetition penalty, temperature, top-k,
+top-p, min-p, then `sample`. Each parameter is one number or one per row, and everything compiles and runs
+under vmap.
 
 Shape letters: B rows (any leading axes, or none), V vocabulary.
 
 Fan et al., "Hierarchical Neural Story Generation", 2018 (top-k); Holtzman et al., "The Curious Case of Neural
-Text Degeneration", 2020 (top-p); Nguyen et al., 2024 (min-p); Keskar et al., "CTRL",
-2019 (repetition penalty).
+Text Degeneration", 2020 (top-p); Nguyen et al., 2024 (min-p); Keskar et al., "CTRL", 2019 (repetition
+penalty).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COLDEST = 1e-6
+MIN_TEMPERATURE = 1e-6
 """A temperature below this counts as 0: logits divided by it would overflow."""
 
 
@@ -45,7 +46,7 @@ def temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
         tensor([-inf, 4.])
     """
     per_row = _per_row(temperature, logits)
-    greedy = per_row < COLDEST
+    greedy = per_row < MIN_TEMPERATURE
     scaled = logits / torch.where(greedy, 1.0, per_row)
     dropped = greedy & (scaled < scaled.amax(-1, keepdim=True))
     return torch.where(dropped, -torch.inf, scaled).to(logits.dtype)
@@ -86,10 +87,9 @@ def top_k(logits: Tensor, k: int | Tensor) -> Tensor:
 def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Keep the nucleus: the likeliest tokens that together have the probability p.
 
-    Few tokens are left where the model is certain, many where it is not.
+    Few tokens are kept where the model is certain, many where it is not.
 
-        keep v where the tokens likelier than v have together less than p:   Σ_{l_w > l_v} softmax(l)_w < p or
-        p >= 1
+        keep v where Σ_{l_w > l_v} softmax(l)_w < p (the tokens likelier than v), or p >= 1
 
     Args:
         logits: [..., V] float.
@@ -114,11 +114,11 @@ def top_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """
     share = _per_row(p, logits)
     # 1. Sums.
-    falling = logits.float().sort(-1, descending=True).values
-    before = F.pad(falling.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
+    descending = logits.float().sort(-1, descending=True).values
+    before = F.pad(descending.softmax(-1).cumsum(-1)[..., :-1], (1, 0))
     # 2. Threshold.
     kept = (before < share) | (share >= 1) | (before <= 0)
-    smallest = torch.where(kept, falling, torch.inf).amin(-1, keepdim=True)
+    smallest = torch.where(kept, descending, torch.inf).amin(-1, keepdim=True)
     return torch.where(logits < smallest, -torch.inf, logits)
 
 
@@ -147,7 +147,7 @@ def min_p(logits: Tensor, p: float | Tensor) -> Tensor:
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
-    """Make tokens less likely that the row already has.
+    """Make the tokens that the row already has less likely.
 
         l_v / r where l_v > 0, l_v · r otherwise, for every v that was seen
 
@@ -165,19 +165,18 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float | Tensor) ->
         >>> repetition_penalty(torch.tensor([2.0, -2.0, 1.0]), torch.tensor([True, True, False]), 2.0)
         tensor([ 1., -4.,  1.])
 
-    Source: Keskar et al. 2019, section 4.1. Differs from it: a negative logit is multiplied, which the
-    paper's division would raise.
+    Source: Keskar et al. 2019, section 4.1. Differs from it: a negative logit is multiplied, as the
+    division of the paper would raise it.
     """
-    rate = _per_row(penalty, logits)
-    punished = torch.where(logits > 0, logits / rate, logits * rate)
-    return torch.where(seen, punished, logits).to(logits.dtype)
+    factor = _per_row(penalty, logits)
+    penalized = torch.where(logits > 0, logits / factor, logits * factor)
+    return torch.where(seen, penalized, logits).to(logits.dtype)
 
 
 def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     """Sample one token a row, from one uniform number a row, by inverting the distribution function.
 
-    One number for each entry of the vocabulary, as in the Gumbel trick, would cost thousands of random
-    numbers a token.
+    The Gumbel trick needs a random number for each entry of the vocabulary, thousands for one token.
 
         the first v with Σ_{w <= v} exp(l_w) > u Σ_w exp(l_w)
 
@@ -205,7 +204,7 @@ def sample(logits: Tensor, uniform: Tensor) -> Tensor:
     # 1. Running sums.
     logits32 = logits.float()
     sums = (logits32 - logits32.amax(-1, keepdim=True)).exp().cumsum(-1)
-    # 2. Count the tokens below.
+    # 2. Count the tokens whose sum is not above u times the total.
     below = sums <= uniform[..., None] * sums[..., -1:]
     return below.sum(-1).clamp(max=logits.shape[-1] - 1)
 

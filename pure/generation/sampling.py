@@ -19,15 +19,15 @@ class Sampling(NamedTuple):
         next token ~ softmax(truncate(penalize(logits) / temperature))
 
     Fields:
-        max_new_tokens: M >= 1, tokens of a completion at most.
+        max_new_tokens: M >= 1, maximum number of tokens of a completion.
         temperature: >= 0; 0 is greedy, and so is everything below 1e-6. This and the next four are one
             number, or a tensor [B] with one per row.
         top_k: >= 1, number of the likeliest tokens to sample from; None: all.
-        top_p: in (0, 1], sample from the likeliest tokens that reach this probability together; None: all.
+        top_p: in (0, 1], sample from the likeliest tokens that together have this probability; None: all.
         min_p: in [0, 1], lowest probability, as a share of the likeliest token's; None: 0.
         repetition_penalty: > 0, for tokens of the prompt and the completion; None: 1, which changes nothing.
-        vocabulary: ids from this one on are never sampled: rows that pad an embedding beyond the tokenizer.
-            None: the model's vocab_size.
+        vocabulary: number of ids of the tokenizer; ids from this one on, which only pad the embedding, are
+            never sampled. None: the model's vocab_size.
         stop_tokens: ids that end a completion and belong to it.
 
     Edge cases: log-probabilities, here and in every loss, are those of the whole distribution at the

@@ -1,4 +1,4 @@
-"""GGUF's configuration and names of weights -> ours, through Hugging Face's. No files are read here.
+"""Conversion of GGUF's configuration and weight names, by way of Hugging Face's. No files are read here.
 
 Shape letters: O output width, I input width, H head width.
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.config import SIZE, ModelConfig
+from pure.config import MAX_SIZE, ModelConfig
 from pure.interop import hf
 from pure.number import is_int
 
@@ -27,6 +27,8 @@ NEEDED = (
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 )
+"""Fields without which the shape would be a guess."""
+
 READ = (
     *NEEDED, "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base",
     "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
@@ -34,17 +36,20 @@ READ = (
 )  # fmt: skip
 """Fields of an architecture that are supported; others are refused."""
 
-WHOLE = ("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
-         "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
-         "rope.scaling.original_context_length", "vocab_size")  # fmt: skip
-"""Fields of one integer."""
+INTEGER_FIELDS = (
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count",
+    "rope.scaling.original_context_length", "vocab_size",
+)  # fmt: skip
+"""Fields that hold one integer."""
 
-REAL = (
+FLOAT_FIELDS = (
     "attention.layer_norm_rms_epsilon",
     "rope.freq_base",
     "rope.scaling.factor",
     "rope.scaling.yarn_log_multiplier",
 )
+"""Fields that hold one number."""
 
 IGNORED = ("rope.scaling.finetuned",)
 """Fields that change nothing in the mathematics."""
@@ -58,9 +63,10 @@ NEUTRAL = (
 """Fields that change nothing if they have this value."""
 
 NO_TOKEN = (1 << 32) - 1
+"""Id that stands for a special token that does not exist."""
 
 LLAMA3 = (8192, 1.0, 4.0)
-"""Llama 3's original context, low and high factor: the file has only the resulting factors."""
+"""Llama 3's original context, low and high frequency factor: a file has only the resulting divisors."""
 
 _LAYER: Mapping[str, str] = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj",
@@ -79,7 +85,7 @@ def weight_name(name: str) -> str:
     """Translates one weight's name into Hugging Face's.
 
     Raises:
-        ValueError: if it is not understood.
+        ValueError: if it is not a name of a supported architecture.
 
     Example:
         >>> weight_name("blk.3.attn_q.weight")
@@ -106,7 +112,7 @@ def from_gguf_config(
     Args:
         fields: the file's fields by name, "general.architecture" and "llama.block_count" among them.
         vocabulary: rows of the embedding.
-        tied: True without a weight "output".
+        tied: True if there is no weight "output".
         biased: True if q, k, v and o have biases. (Qwen2 always has them on q, k, v.)
         rope_factors: the weight "rope_freqs", [H/2]: Llama 3's divisors of the rotary frequencies, or None.
 
@@ -120,42 +126,42 @@ def from_gguf_config(
     kind = fields.get("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r} is not supported; expected {', '.join(ARCHITECTURES)}")
-    own = {
+    settings = {
         name.removeprefix(f"{kind}."): value for name, value in fields.items() if name.startswith(f"{kind}.")
     }
-    own = {name: value for name, value in own.items() if (name, value) not in NEUTRAL}
-    if unknown := sorted(set(own) - set(READ) - set(IGNORED)):
+    settings = {name: value for name, value in settings.items() if (name, value) not in NEUTRAL}
+    if unknown := sorted(set(settings) - set(READ) - set(IGNORED)):
         raise ValueError(f"fields not understood: {', '.join(unknown)} of {kind}")
-    if missing := [name for name in NEEDED if own.get(name) is None]:
+    if missing := [name for name in NEEDED if settings.get(name) is None]:
         raise ValueError(f"{kind}.{missing[0]} is missing; without it the model's shape would be a guess")
-    _check_numbers(kind, own)
-    heads, width = own["attention.head_count"], own["embedding_length"]
-    head_dim = own.get("attention.key_length") or own.get("rope.dimension_count") or width // heads
+    _check_numbers(kind, settings)
+    heads, width = settings["attention.head_count"], settings["embedding_length"]
+    head_dim = settings.get("attention.key_length") or settings.get("rope.dimension_count") or width // heads
     for name in ("attention.value_length", "rope.dimension_count"):
-        if own.get(name, head_dim) != head_dim:
+        if settings.get(name, head_dim) != head_dim:
             raise ValueError(
-                f"{kind}.{name} {own[name]} differs from the head's width {head_dim}; not supported"
+                f"{kind}.{name} {settings[name]} differs from the head's width {head_dim}; not supported"
             )
     return hf.from_hf_config(
         {
             "model_type": kind,
             "vocab_size": vocabulary,
             "hidden_size": width,
-            "intermediate_size": own["feed_forward_length"],
-            "num_hidden_layers": own["block_count"],
+            "intermediate_size": settings["feed_forward_length"],
+            "num_hidden_layers": settings["block_count"],
             "num_attention_heads": heads,
-            "num_key_value_heads": own.get("attention.head_count_kv", heads),
+            "num_key_value_heads": settings.get("attention.head_count_kv", heads),
             "head_dim": head_dim,
-            "max_position_embeddings": own["context_length"],
+            "max_position_embeddings": settings["context_length"],
             # Stored in float32: the original number has six digits.
-            "rms_norm_eps": float(f"{own['attention.layer_norm_rms_epsilon']:.6g}"),
-            "rope_theta": float(own.get("rope.freq_base", 10000.0)),
+            "rms_norm_eps": float(f"{settings['attention.layer_norm_rms_epsilon']:.6g}"),
+            "rope_theta": float(settings.get("rope.freq_base", 10000.0)),
             "tie_word_embeddings": tied,
             "attention_bias": biased,
-            "rope_scaling": _scaling(own, rope_factors, head_dim),
-            "bos_token_id": _id(fields, "bos_token_id"),
-            "eos_token_id": _id(fields, "eos_token_id"),
-            "pad_token_id": _id(fields, "padding_token_id"),
+            "rope_scaling": _rope_scaling(settings, rope_factors, head_dim),
+            "bos_token_id": _token_id(fields, "bos_token_id"),
+            "eos_token_id": _token_id(fields, "eos_token_id"),
+            "pad_token_id": _token_id(fields, "padding_token_id"),
         }
     )
 
@@ -163,12 +169,15 @@ def from_gguf_config(
 def unpermute(weight: Tensor, heads: int) -> Tensor:
     """Permutes the rows of a query or key weight into Hugging Face's order.
 
-    Llama's own code rotates neighbouring rows of a head, Hugging Face's rows half a head apart; files of
-    the architecture "llama" have the first order.
+    Rotary positions rotate rows in pairs: neighbours in the code of Llama, rows half a head apart in that of
+    Hugging Face. Files of the architecture "llama" have the order of the first.
 
     Args:
         weight: [heads·H, ...]: a matrix, or a bias.
-        heads: of queries, or of keys.
+        heads: number of query heads, or of key heads.
+
+    Returns:
+        The same shape.
 
     Example:
         >>> import torch
@@ -179,49 +188,51 @@ def unpermute(weight: Tensor, heads: int) -> Tensor:
     return weight.unflatten(0, (heads, half, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _id(fields: Mapping[str, Any], name: str) -> int | None:
-    """The id of a special token, None if it is absent or 2^32 - 1."""
+def _token_id(fields: Mapping[str, Any], name: str) -> int | None:
+    """Reads the id of a special token; None if it is absent, -1 or NO_TOKEN."""
     value = fields.get(f"tokenizer.ggml.{name}", NO_TOKEN)
     if not is_int(value):
         raise ValueError(f"tokenizer.ggml.{name}: expected an id, got {str(value)[:60]}")
     return None if value in (-1, NO_TOKEN) else value
 
 
-def _check_numbers(kind: str, own: Mapping[str, Any]) -> None:
-    """Refuses values that are not numbers, or too large for a model, under the file's own names."""
-    for name in WHOLE:
-        value = own.get(name, 1)
-        if not is_int(value) or not 0 < value <= SIZE:
+def _check_numbers(kind: str, settings: Mapping[str, Any]) -> None:
+    """Refuses values that are not numbers, or too large for a model, under the names of the file."""
+    for name in INTEGER_FIELDS:
+        value = settings.get(name, 1)
+        if not is_int(value) or not 0 < value <= MAX_SIZE:
             raise ValueError(
-                f"{kind}.{name}: expected a whole number from 1 to {SIZE:,}, got {str(value)[:60]}"
+                f"{kind}.{name}: expected a whole number from 1 to {MAX_SIZE:,}, got {str(value)[:60]}"
             )
-    for name in REAL:
-        value = own.get(name, 1.0)
+    for name in FLOAT_FIELDS:
+        value = settings.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{kind}.{name}: expected a finite number, got {str(value)[:60]}")
 
 
-def _scaling(own: Mapping[str, Any], factors: Tensor | None, head_dim: int) -> dict[str, Any] | None:
-    """Rope scaling as Hugging Face's field."""
-    kind, factor = own.get("rope.scaling.type", "none"), own.get("rope.scaling.factor", 1.0)
+def _rope_scaling(
+    settings: Mapping[str, Any], factors: Tensor | None, head_dim: int
+) -> dict[str, Any] | None:
+    """Converts rope scaling to the value of Hugging Face's `rope_scaling`."""
+    kind, factor = settings.get("rope.scaling.type", "none"), settings.get("rope.scaling.factor", 1.0)
     if factors is not None:
-        return _llama3(factors, own, head_dim)
+        return _llama3_scaling(factors, settings, head_dim)
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return None
     if kind == "linear":
         return {"rope_type": "linear", "factor": float(factor)}
-    if kind == "yarn" and own.get("rope.scaling.yarn_log_multiplier", 0.0) == 0.0:
-        original = own.get("rope.scaling.original_context_length")
+    if kind == "yarn" and settings.get("rope.scaling.yarn_log_multiplier", 0.0) == 0.0:
+        original = settings.get("rope.scaling.original_context_length")
         return {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
     raise ValueError(f"rope scaling {kind!r} is not supported; expected none, linear or yarn")
 
 
-def _llama3(factors: Tensor, own: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
-    """Finds the settings that give these factors, and refuses factors of other settings."""
+def _llama3_scaling(factors: Tensor, settings: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Finds the `rope_scaling` of these frequency divisors, and refuses those that are not Llama 3's."""
     original, low, high = LLAMA3
     factor = float(f"{float(factors.max()):.5g}")  # rounded to float32 in the file
     steps = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    wavelength = 2 * math.pi * float(own.get("rope.freq_base", 10000.0)) ** steps
+    wavelength = 2 * math.pi * float(settings.get("rope.freq_base", 10000.0)) ** steps
     blend = ((original / wavelength - low) / (high - low)).clamp(0, 1)
     expected = 1 / ((1 - blend) / factor + blend)
     if factors.shape != expected.shape or not torch.allclose(factors.double(), expected, rtol=1e-3):

@@ -1,8 +1,8 @@
-"""GGUF's container: the fields and the list of weights at the head of a file's bytes.
+"""Read a GGUF file's header: its fields and its list of weights.
 
-The `gguf` package reads it too, but makes a numpy object for each part of a hundred thousand strings, which
-takes longer than all the weights; and it does not check lengths. Here each length is compared with the rest
-of the file.
+The `gguf` package reads it too, but makes several numpy objects for each of a hundred thousand strings, which
+takes longer than reading all weights; and it does not check lengths. Here each length is compared with the
+rest of the file.
 
 Source: the GGUF specification, versions 2 and 3.
 """
@@ -33,7 +33,8 @@ NUMBERS: Mapping[int, str] = {
 """Type of a value -> its letter in `struct`."""
 
 STRING, ARRAY = 8, 9
-DEEPEST, MOST_AXES = 4, 8
+MAX_DEPTH, MAX_AXES = 4, 8
+"""Upper limits of lists in lists, and of the axes of a weight."""
 
 
 class Entry(NamedTuple):
@@ -42,8 +43,8 @@ class Entry(NamedTuple):
     Fields:
         name: as written.
         shape: of the numbers, outermost axis first (the file has it the other way round).
-        kind: ggml's number of the quantisation.
-        start: first byte, counted from the file's beginning.
+        kind: ggml's number of the type: a float format or a quantisation.
+        start: first byte of its data, counted from the beginning of the file.
     """
 
     name: str
@@ -52,15 +53,15 @@ class Entry(NamedTuple):
     start: int
 
 
-class _Place(NamedTuple):
-    """A value, and where the next one begins."""
+class _Parsed(NamedTuple):
+    """A value, and the byte at which the next one begins."""
 
     value: Any
     end: int
 
 
 def parse(data: memoryview | bytes) -> tuple[dict[str, Any], list[Entry]]:
-    """Reads the head of a file.
+    """Reads the header of a file.
 
     Args:
         data: all bytes of the file, mapped or read.
@@ -81,75 +82,75 @@ def parse(data: memoryview | bytes) -> tuple[dict[str, Any], list[Entry]]:
         version, weights, count = struct.unpack_from("<IQQ", data, 4)
         if version not in (2, 3):
             raise ValueError(f"version {version} is not supported, only 2 and 3 (little-endian)")
-        fields, at = _fields(data, count)
-        return fields, _entries(data, at, weights, fields.get("general.alignment", 32))
+        fields, at = _read_fields(data, count)
+        return fields, _read_entries(data, at, weights, fields.get("general.alignment", 32))
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"the file ends too early or is damaged ({error})") from None
 
 
-def _fields(data: memoryview | bytes, count: int) -> _Place:
+def _read_fields(data: memoryview | bytes, count: int) -> _Parsed:
     """Reads {name: value}."""
     fields: dict[str, Any] = {}
-    at = 24
-    for _ in range(_possible(count, 13, data, at)):
-        name, at = _string(data, at)
+    at = 24  # after the magic, the version and the two counts
+    for _ in range(_check_count(count, 13, data, at)):  # length of the name, type, one byte
+        name, at = _read_string(data, at)
         (kind,) = struct.unpack_from("<I", data, at)
         if name in fields:
-            raise ValueError(f"field {name!r} stands there twice")
-        fields[name], at = _value(data, at + 4, kind, 0)
-    return _Place(fields, at)
+            raise ValueError(f"field {name!r} appears twice")
+        fields[name], at = _read_value(data, at + 4, kind, 0)
+    return _Parsed(fields, at)
 
 
-def _entries(data: memoryview | bytes, at: int, count: int, alignment: Any) -> list[Entry]:
+def _read_entries(data: memoryview | bytes, at: int, count: int, alignment: Any) -> list[Entry]:
     """Reads the list of weights; their offsets count from the first aligned byte after the list."""
-    rows: list[tuple] = []
-    for _ in range(_possible(count, 24, data, at)):
-        name, at = _string(data, at)
+    entries: list[tuple] = []
+    for _ in range(_check_count(count, 24, data, at)):  # length of the name, axes, kind, offset
+        name, at = _read_string(data, at)
         (axes,) = struct.unpack_from("<I", data, at)
-        if axes > MOST_AXES:
-            raise ValueError(f"weight {name!r} has {axes} axes; at most {MOST_AXES} are possible")
+        if axes > MAX_AXES:
+            raise ValueError(f"weight {name!r} has {axes} axes; at most {MAX_AXES} are possible")
         shape = struct.unpack_from(f"<{axes}Q", data, at + 4)
         kind, offset = struct.unpack_from("<IQ", data, at + 4 + 8 * axes)
         at += 16 + 8 * axes
-        rows.append((name, shape[::-1], kind, offset))
+        entries.append((name, shape[::-1], kind, offset))
     if not is_int(alignment) or not 0 < alignment <= 1 << 20:
         raise ValueError(f"general.alignment: expected a number of bytes, got {alignment!r}")
-    first = math.ceil(at / alignment) * alignment
-    if len({name for name, *_ in rows}) != len(rows):
+    data_start = math.ceil(at / alignment) * alignment
+    if len({name for name, *_ in entries}) != len(entries):
         raise ValueError("two weights have the same name")
-    return [Entry(name, shape, kind, first + offset) for name, shape, kind, offset in rows]
+    return [Entry(name, shape, kind, data_start + offset) for name, shape, kind, offset in entries]
 
 
-def _value(data: memoryview | bytes, at: int, kind: int, depth: int) -> _Place:
-    """Reads one value of a type."""
+def _read_value(data: memoryview | bytes, at: int, kind: int, depth: int) -> _Parsed:
+    """Reads one value of the type with this number."""
     if kind == STRING:
-        return _string(data, at)
+        return _read_string(data, at)
     if kind in NUMBERS:
         (value,) = struct.unpack_from(f"<{NUMBERS[kind]}", data, at)
-        return _Place(value, at + struct.calcsize(NUMBERS[kind]))
-    if kind != ARRAY or depth == DEEPEST:
+        return _Parsed(value, at + struct.calcsize(NUMBERS[kind]))
+    if kind != ARRAY or depth == MAX_DEPTH:
         raise ValueError(f"a value has the type {kind}, which is unknown, or lists are nested too deeply")
     inner, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if inner in NUMBERS:
         size = struct.calcsize(NUMBERS[inner])
-        _possible(count, size, data, at)
-        return _Place(list(struct.unpack_from(f"<{count}{NUMBERS[inner]}", data, at)), at + size * count)
+        _check_count(count, size, data, at)
+        return _Parsed(list(struct.unpack_from(f"<{count}{NUMBERS[inner]}", data, at)), at + size * count)
     values = []
-    for _ in range(_possible(count, 8, data, at)):
-        value, at = _value(data, at, inner, depth + 1)
+    for _ in range(_check_count(count, 8, data, at)):
+        value, at = _read_value(data, at, inner, depth + 1)
         values.append(value)
-    return _Place(values, at)
+    return _Parsed(values, at)
 
 
-def _string(data: memoryview | bytes, at: int) -> _Place:
-    """Reads a length and a text of so many bytes in UTF-8."""
+def _read_string(data: memoryview | bytes, at: int) -> _Parsed:
+    """Reads a length in bytes, and a UTF-8 string of that length."""
     (length,) = struct.unpack_from("<Q", data, at)
-    _possible(length, 1, data, at + 8)
-    return _Place(str(data[at + 8 : at + 8 + length], "utf-8"), at + 8 + length)
+    _check_count(length, 1, data, at + 8)
+    return _Parsed(str(data[at + 8 : at + 8 + length], "utf-8"), at + 8 + length)
 
 
-def _possible(count: int, size: int, data: memoryview | bytes, at: int) -> int:
+def _check_count(count: int, size: int, data: memoryview | bytes, at: int) -> int:
     """Returns the count, if so many elements of at least `size` bytes fit into the rest of the file."""
     if count * size > len(data) - at:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Conversion of configurations and parameter names to Hugging Face's and back. No files are read here.
+"""Conversion of configurations and parameters to Hugging Face's format and back. No files are read here.
 
 A configuration that Llama, Qwen2 or Qwen3 can express is written as theirs, so that transformers loads it
 unchanged; others (LayerNorm, sinusoidal positions, an ungated MLP) have our own field names under the type
@@ -22,7 +22,7 @@ ARCHITECTURES: Mapping[str, str] = {"llama": "Llama", "qwen2": "Qwen2", "qwen3":
 """Architectures that are written."""
 
 KINDS = (*ARCHITECTURES, "mistral")
-"""Architectures that are read. A Mistral without a window is a Llama."""
+"""Architectures that are read. A Mistral without a sliding window is a Llama."""
 
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -116,7 +116,7 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
             stores shared tensors under one name); rotary frequencies are ignored, as they are computed.
 
     Returns:
-        The tensors themselves, by our names.
+        The same tensors, nested as `spec`.
 
     Raises:
         ValueError: for a missing or unknown weight, one of another shape, or a tied head that differs; it is
@@ -138,15 +138,15 @@ def from_weights(spec: Tree, weights: Mapping[str, Tensor]) -> Tree:
     missing = expected - set(weights)
     if unknown or missing:
         raise ValueError(
-            f"weights do not fit the configuration: missing {few(missing)}; not understood {few(unknown)}; "
-            "check model_type, tie_word_embeddings and the biases in config.json"
+            f"weights do not fit the configuration: missing {list_names(missing)}; not understood "
+            f"{list_names(unknown)}; check model_type, tie_word_embeddings and the biases in config.json"
         )
     check_shapes(spec, names, weights, "the weights belong to another configuration")
     return tree.map_with_path(lambda path, _: weights[names[path]], spec)
 
 
 def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adds the prefix of a language model to the names of a base model, saved without its head.
+    """Adds the prefix "model." to the names of a base model, which was saved without its head.
 
     Args:
         weights: by name: "model.layers.0...", or "layers.0..." of a base model.
@@ -155,7 +155,7 @@ def with_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         The same tensors, by the names of a language model.
 
     Raises:
-        ValueError: if the names have another prefix, of a larger model or a wrapper.
+        ValueError: if the names have another prefix, such as that of a larger model or a wrapper.
 
     Example:
         >>> list(with_prefix({"embed_tokens.weight": torch.zeros(1), "norm.weight": torch.zeros(1)}))
@@ -180,11 +180,11 @@ def check_sizes(config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     A damaged config.json can ask for 10^9 layers; the existing weights limit every size.
 
     Args:
-        config: of the model.
-        weights: by name.
+        config: the model's.
+        weights: by Hugging Face's names.
 
     Raises:
-        ValueError: if they are of different sizes.
+        ValueError: if a size differs.
     """
     parts = [name.split(".") for name in weights if name.startswith("model.layers.")]
     numbers = {int(part[2]) for part in parts if len(part) > 2 and part[2].isascii() and part[2].isdigit()}
@@ -215,10 +215,10 @@ def check_shapes(spec: Tree, names: Mapping[str, str], weights: Mapping[str, Ten
         spec: tree of ParamSpec.
         names: our path -> the weight's name.
         weights: by name.
-        why: the likely reason, the end of the message.
+        why: the likely reason, at the end of the message.
 
     Raises:
-        ValueError: for the first of them; it is named.
+        ValueError: for the first weight of another shape; it is named.
     """
     for path, part in zip(tree.paths(spec), tree.leaves(spec), strict=True):
         expected, shape = tuple(part.shape), tuple(weights[names[path]].shape)
@@ -265,7 +265,7 @@ def from_hf_config(fields: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"model_type {kind!r} is not supported; expected {', '.join(KINDS)}")
     _refuse_unsupported(kind, fields)
     values = {name: fields[name] for name in SHARED if fields.get(name) is not None}
-    for name, value in hf_fields.ABSENT[kind].items():
+    for name, value in hf_fields.DEFAULTS[kind].items():
         if name not in fields:
             values[name] = value
     values.setdefault("num_key_value_heads", values["num_attention_heads"])
@@ -305,21 +305,21 @@ def _refuse_unsupported(kind: str, fields: Mapping[str, Any]) -> None:
     for name, value in ONLY:
         if fields.get(name) not in (None, value):
             raise ValueError(f"{name} {fields[name]!r} is not supported, only {value!r}")
-    has = {
+    supported = {
         "llama": ("attention_bias", "mlp_bias"),
         "qwen2": ("attention_bias",),
         "qwen3": ("attention_bias",),
     }
     for name in ("attention_bias", "mlp_bias"):
-        if name not in has.get(kind, ()) and fields.get(name):
+        if name not in supported.get(kind, ()) and fields.get(name):
             raise ValueError(
                 f"{name} {fields[name]!r} is not supported: transformers gives a {kind} no such biases"
             )
     hf_fields.refuse_window(kind, fields)
 
 
-def few(names: set[str]) -> str:
-    """Lists the first names of a set."""
+def list_names(names: set[str]) -> str:
+    """Lists the first three names of a set for a message."""
     if not names:
         return "none"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

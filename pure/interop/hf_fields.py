@@ -1,8 +1,8 @@
 """Fields of a Hugging Face config.json that have no effect, and those that must be refused.
 
-transformers stores every field of config.json and computes with few of them. A field passes here if it is for
-bookkeeping or generation, or if it is null, false or empty; others that are not read are refused by name. A
-few fields change the mathematics if they are false: those in ON.
+transformers stores every field of config.json and computes with few of them. A field that is not read is
+accepted if it is for bookkeeping or generation, or if it is null, false or empty; others are refused by name.
+The fields in MUST_BE_TRUE, in contrast, change the mathematics if they are false.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOOKKEEPING = frozenset((
     "_experts_implementation_internal", "keys_to_ignore_at_inference", "model_max_length",
     "max_sequence_length", "seq_length", "trust_remote_code", "classifier_dropout",
 ))  # fmt: skip
-"""Fields about the file, its origin, memory and speed; all values pass."""
+"""Fields about the file, its origin, memory and speed; all values are accepted."""
 
 GENERATION = frozenset((
     "max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "early_stopping",
@@ -40,12 +40,12 @@ GENERATION = frozenset((
 ))  # fmt: skip
 """Fields of generation that older files have here; transformers drops them on reading."""
 
-ON = ("is_causal", "use_rope", "use_rms_norm", "use_swiglu")
+MUST_BE_TRUE = ("is_causal", "use_rope", "use_rms_norm", "use_swiglu")
 """Fields that change the mathematics unless they are true or absent."""
 
 QUANTIZED = ("quantization_config", "compression_config")
 
-ABSENT: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": {"bos_token_id": 1, "eos_token_id": 2},
     "mistral": {"bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
@@ -62,7 +62,7 @@ def refuse_unknown(fields: Mapping[str, Any], known: Collection[str]) -> None:
         known: names that are read.
 
     Raises:
-        ValueError: naming them.
+        ValueError: for such fields; they are named.
 
     Example:
         >>> refuse_unknown({"use_mrope": False, "unsloth_version": "2024.9", "rope_scaling": None}, ())
@@ -73,17 +73,17 @@ def refuse_unknown(fields: Mapping[str, Any], known: Collection[str]) -> None:
                 f"{name}: quantised weights are not read; take the model's unquantised folder, or dequantise "
                 "it in transformers (model.dequantize(), then model.save_pretrained)"
             )
-    for name in ON:
+    for name in MUST_BE_TRUE:
         if name in fields and fields[name] is not True:
             raise ValueError(f"{name} {fields[name]!r} is not supported, only true")
-    unread = [name for name in fields if name not in known and name not in ON]
+    unread = [name for name in fields if name not in known and name not in MUST_BE_TRUE]
     unknown = sorted(name for name in unread if not (_has_no_effect(name) or _is_empty(fields[name])))
     if unknown:
         raise ValueError(f"fields not understood: {', '.join(unknown)}; remove those that change nothing")
 
 
 def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
-    """Refuses a sliding window of attention that is shorter than the longest row.
+    """Refuses a sliding window of attention that is shorter than max_position_embeddings.
 
     A longer window masks nothing. Qwen's models have one only if `use_sliding_window` is true, from layer
     `max_window_layers` on.
@@ -93,7 +93,7 @@ def refuse_window(kind: str, fields: Mapping[str, Any]) -> None:
         fields: of config.json.
 
     Raises:
-        ValueError: with what to do.
+        ValueError: for such a window, a layer type other than full attention, or a field of another type.
 
     Example:
         >>> refuse_window("qwen2", {"use_sliding_window": False, "sliding_window": 32768})
@@ -139,7 +139,7 @@ def token_id(fields: Mapping[str, Any], name: str, kind: str) -> Any:
     Raises:
         ValueError: for a list with other values than ids.
     """
-    value = fields.get(name, ABSENT.get(kind, {}).get(name))
+    value = fields.get(name, DEFAULTS.get(kind, {}).get(name))
     if isinstance(value, list):
         if not all(is_int(item) for item in value):
             raise ValueError(f"{name}: expected an id or a list of ids, got {value!r}")
@@ -148,7 +148,7 @@ def token_id(fields: Mapping[str, Any], name: str, kind: str) -> Any:
 
 
 def _uses_window(kind: str, fields: Mapping[str, Any]) -> bool:
-    """Reports if some layer uses the window."""
+    """Returns True if some layer uses the window."""
     if fields.get("use_sliding_window") is None and not kind.startswith("qwen"):
         return True
     if not flag(fields, "use_sliding_window"):
@@ -161,10 +161,10 @@ def _uses_window(kind: str, fields: Mapping[str, Any]) -> bool:
 
 
 def _has_no_effect(name: str) -> bool:
-    """Reports if a field is for bookkeeping or generation."""
+    """Returns True if a field is for bookkeeping or generation."""
     return name in BOOKKEEPING or name in GENERATION or name.startswith("unsloth_")
 
 
 def _is_empty(value: Any) -> bool:
-    """Reports null, false and empty values."""
+    """Returns True for null, false and empty values."""
     return value is None or value is False or value in ([], {}, "")

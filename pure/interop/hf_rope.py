@@ -47,8 +47,8 @@ ORIGINAL = "original_max_position_embeddings"
 def read(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the rotary settings as transformers 5 does.
 
-    `rope_scaling` takes precedence over `rope_parameters`, and `rope_theta` inside over the one outside;
-    max_position_embeddings is the default of the context of pretraining.
+    `rope_scaling` takes precedence over `rope_parameters`, and a `rope_theta` in that object over the one
+    outside it; original_max_position_embeddings defaults to max_position_embeddings.
 
     Args:
         fields: of config.json.
@@ -76,7 +76,8 @@ def read(fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in rope.items():
         if key not in (*UNUSED, *USED[kind]) and value is not None:
             raise ValueError(
-                f"{name}.{key} is not understood for rope_type {kind!r}; expected a Llama's or Qwen's"
+                f"{name}.{key} is not understood for rope_type {kind!r}; expected one of "
+                f"{', '.join((*USED[kind], 'rope_theta'))}"
             )
     if kind == "default" and rope.get("factor") not in (None, 1.0):
         raise ValueError(
@@ -113,17 +114,17 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _settings(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Returns the object with precedence; the other one, if any, must agree with it."""
+    """Returns the object that takes precedence; the other one, if any, must agree with it."""
     rope = fields.get(name) or {}
     if not isinstance(rope, Mapping):
         raise ValueError(f"{name}: expected an object, got {rope!r}")
     other = fields.get("rope_parameters") or {}
     if name == "rope_scaling" and isinstance(other, Mapping):
-        differ = [key for key in rope if key in other and key != "type" and other[key] != rope[key]]
-        if differ:
+        conflicts = [key for key in rope if key in other and key != "type" and other[key] != rope[key]]
+        if conflicts:
             raise ValueError(
-                f"rope_scaling.{differ[0]} is {rope[differ[0]]!r}, rope_parameters.{differ[0]} "
-                f"{other[differ[0]]!r}; remove the one that is wrong"
+                f"rope_scaling.{conflicts[0]} is {rope[conflicts[0]]!r}, rope_parameters.{conflicts[0]} "
+                f"{other[conflicts[0]]!r}; remove the one that is wrong"
             )
     return dict(rope)
 
@@ -140,7 +141,7 @@ def _kind(rope: dict[str, Any], name: str) -> str:
 
 
 def _scaling(fields: Mapping[str, Any], rope: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
-    """The fields of a RopeScaling."""
+    """Returns the fields of a RopeScaling."""
     values = {key: rope[key] for key in USED[kind] if rope.get(key) is not None}
     if ORIGINAL in USED[kind]:
         outside, inside = fields.get(ORIGINAL), rope.get(ORIGINAL)

@@ -20,9 +20,9 @@ from pure.types import Hidden, Model, ParamSpec, Tree
 
 @runtime_checkable
 class Forward(Protocol):
-    """A call of a module with tokens [B, T] -> logits [B, T, V].
+    """Calls a module: tokens [B, T] -> logits [B, T, V].
 
-    `call(*args, **kwargs)` runs the module, whose parameters have this dtype.
+    `call(*args, **kwargs)` runs the module; `dtype` is that of its parameters.
     """
 
     def __call__(
@@ -74,7 +74,7 @@ def from_module(
 ) -> Model:
     """Builds a Model from a causal language model written as a module.
 
-    The module's parameters are copied and never changed; every call substitutes the given ones. So
+    The module's own parameters are never changed: each call runs with the params that it is given. So
     torch.func's transforms, all stages and all optimizers work with it.
 
     Args:
@@ -106,13 +106,13 @@ def from_module(
         >>> tree.paths(params), model.forward(params, torch.tensor([[1, 2]])).shape
         (['table/weight'], torch.Size([1, 2, 5]))
     """
-    theirs = getattr(module, "config", None)
-    size = vocab_size or getattr(theirs, "vocab_size", None)
-    longest = max_length or getattr(theirs, "max_position_embeddings", None)
+    module_config = getattr(module, "config", None)
+    size = vocab_size or getattr(module_config, "vocab_size", None)
+    longest = max_length or getattr(module_config, "max_position_embeddings", None)
     if not size or not longest:
         raise ValueError(
             f"from_module: vocab_size is {size} and max_length {longest}, and {type(module).__name__} has no "
-            "config with them; give both"
+            "config that contains them; give both"
         )
     module.eval()
     values = {name: x.detach().clone() for name, x in module.named_parameters()}
@@ -120,7 +120,8 @@ def from_module(
     call = partial(_call, module=module, buffers=buffers, names=tuple(values))
     hidden = partial(_hidden, call=call, forward=forward or call_with_tokens)
     bos, eos, pad = (
-        _first_id(getattr(theirs, name, None)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        _first_id(getattr(module_config, name, None))
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     )
     initial = nest(values)
     return Model(
@@ -203,7 +204,7 @@ def hugging_face(
 
 
 def nest(values: Mapping[str, Any]) -> Tree:
-    """Turns {"a.b": x} into {"a": {"b": x}}.
+    """Nests values by the dots in their names: {"a.b": x} -> {"a": {"b": x}}.
 
     Example:
         >>> nest({"a.b": 1, "a.c.d": 2})
@@ -281,5 +282,5 @@ def _decode(
 
 
 def _first_id(value: Any) -> int | None:
-    """An id, or the first of a list of ids."""
+    """Returns an id, or the first of a list of ids."""
     return value[0] if isinstance(value, list) and value else value

@@ -22,16 +22,17 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
         W' = W - s B₀A₀ + s B A,     DoRA: W' = m (W + s B A) / ‖W + s B A‖
 
-    B₀A₀ is the initial change: 0, or for PiSSA the R largest singular values of W, or for OLoRA the first R
-    columns of Q and rows of R in W = Q R, which PEFT computes again from the base when it loads them.
+    B₀A₀ is the initial update, which PEFT computes again from the base when it loads the adapters: 0; for
+    PiSSA the part of W that has its R largest singular values, over s; for OLoRA the product of the first R
+    columns of the one and rows of the other factor of the QR decomposition of W.
 
     Args:
         adapters: from `peft_weights.read`.
         base: weights by their names in transformers.
 
     Returns:
-        New weights of the base's dtypes, rounded once from float32; a tied base gets its own head if the two
-        now differ.
+        New weights of the base's dtypes, rounded once from float32; a tied base gets a head of its own if
+        embedding and head now differ.
     """
     tied = f"{HEAD}.weight" not in base
     weights = dict(base)
@@ -48,11 +49,11 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if patch.bias is not None:
             bias = weights[f"{patch.module}.bias"]
             weights[f"{patch.module}.bias"] = (bias.float() + patch.scale * patch.bias.float()).to(bias.dtype)
-    for module, (numbers, x) in adapters.rows.items():
+    for module, (row_numbers, x) in adapters.rows.items():
         modules = {module}
         if tied and module == EMBEDDING and HEAD not in adapters.rows:
             modules.add(HEAD)
-        index = torch.tensor(numbers, dtype=torch.long)
+        index = torch.tensor(row_numbers, dtype=torch.long)
         for name in modules:
             old = weights[f"{name}.weight"]
             weights[f"{name}.weight"] = old.index_copy(0, index, x.to(old.dtype))
@@ -62,21 +63,21 @@ def apply(adapters: Adapters, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _subtract_initial(weight: Tensor, patch: Patch, init: str) -> Tensor:
-    """Subtracts the initial change from the base, as PEFT does."""
-    weight32, size = weight.float(), patch.a.shape[0]
+    """Subtracts the initial update from the base, as PEFT does."""
+    weight32, rank = weight.float(), patch.a.shape[0]
     if init == "pissa":
         left, values, right = torch.linalg.svd(weight32, full_matrices=False)
-        # The values are divided by the scale, then multiplied by it again.
-        initial = (left[:, :size] * values[:size]) @ right[:size]
+        # PEFT divides the values by the scale, and multiplies by it again: both are left out.
+        initial = (left[:, :rank] * values[:rank]) @ right[:rank]
         return (weight32 - initial).to(weight.dtype)
     q, r = torch.linalg.qr(weight32)
-    return (weight32 - patch.scale * (q[:, :size] @ r[:size])).to(weight.dtype)
+    return (weight32 - patch.scale * (q[:, :rank] @ r[:rank])).to(weight.dtype)
 
 
 def _merge(weight: Tensor, patch: Patch) -> Tensor:
-    """Merges its change into one matrix."""
-    change = patch.scale * (patch.b.float() @ patch.a.float())
-    merged = weight.float() + (change.T if patch.transposed else change)
+    """Merges one update into its matrix."""
+    update = patch.scale * (patch.b.float() @ patch.a.float())
+    merged = weight.float() + (update.T if patch.transposed else update)
     if patch.magnitude is not None:
         merged = merged * (patch.magnitude.float() / merged.norm(dim=1))[:, None]
     return merged.to(weight.dtype)

@@ -1,4 +1,4 @@
-"""Reading of adapters' tensors in PEFT's format, as changes of a base; `peft_apply` merges them into it.
+"""Read the tensors of PEFT adapters as updates of a base; `peft_apply` merges them into it.
 
 Shape letters: O output width, I input width, R rank, V vocabulary, D width.
 
@@ -21,24 +21,24 @@ from pure.interop.peft_targets import is_saved, is_targeted, rank, scale
 PREFIX = "base_model.model."
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 VOCABULARY = frozenset((f"{EMBEDDING}.weight", f"{HEAD}.weight"))
-ADAPTED, ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
-NAMED = (
+TOKEN_BASE, TOKEN_ROWS = "token_adapter.base_layer", "token_adapter.trainable_tokens_delta"
+ENDINGS = (
     "lora_A.default.weight", "lora_B.default.weight", "lora_B.default.bias", "lora_embedding_A.default",
     "lora_embedding_B.default", "lora_magnitude_vector.default.weight", "lora_magnitude_vector.default",
     "lora_magnitude_vector.weight",
 )  # fmt: skip
-"""Endings with the adapter's name, or with a part that PEFT removes when it saves; PEFT loads them too."""
+"""Endings of names that hold the adapter's name or a part that PEFT omits on saving; PEFT loads them too."""
 
 
 class Patch(NamedTuple):
-    """A low-rank change of one matrix.
+    """A low-rank update of one matrix.
 
     Fields:
-        module: name in transformers.
-        a: [R, I]; of the embedding [R, V].
-        b: [O, R]; of the embedding [D, R].
-        scale: of the change.
-        magnitude: [O], the length of each row (DoRA), or None.
+        module: the module's name in transformers.
+        a: [R, I]; for the embedding [R, V].
+        b: [O, R]; for the embedding [D, R].
+        scale: factor of the update B A.
+        magnitude: [O], the norm of each row (DoRA), or None.
         bias: [O], scaled and added to the module's bias, or None.
         transposed: the matrix is the embedding, stored as [V, D].
     """
@@ -53,10 +53,10 @@ class Patch(NamedTuple):
 
 
 class Adapters(NamedTuple):
-    """All changes of a folder of adapters.
+    """All updates of a folder of adapters.
 
     Fields:
-        patches: low-rank changes.
+        patches: low-rank updates.
         replaced: {name of a weight: its replacement}.
         rows: {module: (numbers of rows, their replacements [n, D])}.
         init: "", "pissa" or "olora": the initialisation, which PEFT first subtracts from the base.
@@ -69,7 +69,7 @@ class Adapters(NamedTuple):
 
 
 def is_low_rank(adapters: Adapters) -> bool:
-    """Reports if all changes are B A of matrices, so that adapters can be joined."""
+    """Returns True if all updates are plain products B A, so that adapters can be concatenated by rank."""
     simple = all(p.magnitude is None and p.bias is None and not p.transposed for p in adapters.patches)
     return simple and not adapters.replaced and not adapters.rows and not adapters.init
 
@@ -80,7 +80,7 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
     Args:
         fields: of adapter_config.json.
         tensors: {name: tensor} of the file.
-        base: weights of the base by their names in transformers; without a head it is tied.
+        base: weights of the base by their names in transformers; one without a head has a tied head.
 
     Returns:
         Adapters.
@@ -91,45 +91,49 @@ def read(fields: AdapterFields, tensors: Mapping[str, Tensor], base: Mapping[str
 
     Steps:
         1. Remove PEFT's prefix and the adapter's name from the names.
-        2. Replaced weights.
-        3. Low-rank changes of the selected modules.
-        4. Rows of the embedding.
+        2. Read replaced weights.
+        3. Read low-rank updates of the selected modules.
+        4. Read trained rows of the embedding.
         5. Refuse other tensors.
     """
     # 1. Names.
-    rest = _strip_names(tensors)
+    unread = _strip_names(tensors)
     # 2. Replaced weights.
-    modules, numbers = _targets(fields, base), _token_rows(fields, rest, base)
-    if both := set(numbers) & set(modules):
+    modules, token_rows = _targets(fields, base), _token_rows(fields, unread, base)
+    if both := set(token_rows) & set(modules):
         raise ValueError(
-            f"trainable_token_indices and target_modules both name {hf.few(both)}; that is not supported"
+            f"trainable_token_indices and target_modules both name {hf.list_names(both)}; that is not "
+            "supported"
         )
-    wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(numbers, ADAPTED)
-    replaced = _replaced_weights(fields, rest, base, wrapped)
-    # 3. Low-rank changes.
-    patches = tuple(_patch(fields, module, rest, {**base, **replaced}) for module in modules)
+    wrapped = dict.fromkeys(modules, "base_layer") | dict.fromkeys(token_rows, TOKEN_BASE)
+    replaced = _replaced_weights(fields, unread, base, wrapped)
+    # 3. Low-rank updates.
+    patches = tuple(_patch(fields, module, unread, {**base, **replaced}) for module in modules)
     # 4. Rows.
     rows = {}
-    for module, which in numbers.items():
-        size = replaced.get(f"{module}.weight", _weight(base, module))
-        if max(which, default=0) >= size.shape[0]:
-            raise ValueError(f"trainable_token_indices: the base has {size.shape[0]} rows, got {max(which)}")
-        rows[module] = which, _take(rest, f"{module}.{ROWS}", (len(which), size.shape[1]))
+    for module, indices in token_rows.items():
+        matrix = replaced.get(f"{module}.weight", _weight(base, module))
+        if max(indices, default=0) >= matrix.shape[0]:
+            raise ValueError(
+                f"trainable_token_indices: expected indices below {matrix.shape[0]}, the rows of the base's "
+                f"{module}, got {max(indices)}; the adapter belongs to another model"
+            )
+        rows[module] = indices, _take(unread, f"{module}.{TOKEN_ROWS}", (len(indices), matrix.shape[1]))
     # 5. Refuse.
-    if rest:
+    if unread:
         raise ValueError(
-            f"the adapter does not fit the base: not understood: {hf.few({PREFIX + x for x in rest})}; it "
-            "belongs to another model"
+            f"the adapter does not fit the base: not understood: "
+            f"{hf.list_names({PREFIX + x for x in unread})}; it belongs to another model"
         )
     return Adapters(patches, replaced, rows, fields.init)
 
 
 def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{name without prefix and adapter's name: tensor}."""
-    rest: dict[str, Tensor] = {}
+    """Returns {name without the prefix and the adapter's name: tensor}."""
+    unread: dict[str, Tensor] = {}
     for name, x in tensors.items():
         short = name.removeprefix(PREFIX)
-        for ending in NAMED:
+        for ending in ENDINGS:
             if short.endswith(f".{ending}"):
                 kept = ending.replace(".default", "")
                 kept = "lora_magnitude_vector" if kept.startswith("lora_magnitude") else kept
@@ -139,18 +143,18 @@ def _strip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(
                 f"{name}: expected a name that begins with {PREFIX}; PEFT would not load it either"
             )
-        if short in rest:
+        if short in unread:
             raise ValueError(f"{name}: the file has the same tensor under two names")
         if not x.is_floating_point():
             raise ValueError(
                 f"{name}: expected floating-point numbers, got {str(x.dtype).removeprefix('torch.')}"
             )
-        rest[short] = x
-    return rest
+        unread[short] = x
+    return unread
 
 
 def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
-    """Modules with an adapter."""
+    """Lists the modules with an adapter."""
     tied = f"{HEAD}.weight" not in base
     matrices = [name.removesuffix(".weight") for name, x in base.items() if x.ndim == 2]
     if tied:
@@ -175,9 +179,9 @@ def _targets(fields: AdapterFields, base: Mapping[str, Tensor]) -> list[str]:
 
 
 def _token_rows(
-    fields: AdapterFields, rest: Mapping[str, Tensor], base: Mapping[str, Tensor]
+    fields: AdapterFields, unread: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, tuple[int, ...]]:
-    """{module: its trained rows}.
+    """Returns {module: indices of its trained rows}.
 
     PEFT stores the rows of a tied embedding for the head as well, or only for the embedding if both have the
     same indices.
@@ -185,7 +189,7 @@ def _token_rows(
     modules = {"embed_tokens": EMBEDDING, "lm_head": HEAD}
     rows = {modules[ending]: numbers for ending, numbers in fields.token_indices.items()}
     if f"{HEAD}.weight" not in base and EMBEDDING in rows:
-        if f"{HEAD}.{ROWS}" in rest:
+        if f"{HEAD}.{TOKEN_ROWS}" in unread:
             rows.setdefault(HEAD, rows[EMBEDDING])
         elif rows.get(HEAD) == rows[EMBEDDING]:
             del rows[HEAD]
@@ -193,59 +197,61 @@ def _token_rows(
 
 
 def _weight(base: Mapping[str, Tensor], module: str) -> Tensor:
-    """A module's matrix; a tied head is the embedding."""
+    """Returns a module's matrix; that of a tied head is the embedding."""
     return base[f"{module}.weight"] if f"{module}.weight" in base else base[f"{EMBEDDING}.weight"]
 
 
-def _take(rest: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """Removes a tensor from the rest, and checks its shape."""
-    if name not in rest:
+def _take(unread: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """Removes a tensor from `unread`, checks its shape, and returns it."""
+    if name not in unread:
         kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
-        near = difflib.get_close_matches(name, [other for other in rest if kind in other], 1, 0.0)
+        near = difflib.get_close_matches(name, [other for other in unread if kind in other], 1, 0.0)
         has = f"the file has {PREFIX}{near[0]}" if near else f"the file has no {kind}"
         raise ValueError(
             f"the adapter does not fit the base: missing: {PREFIX}{name}; {has}; it belongs to another "
-            "model, or to other fields"
+            "model, or to another adapter_config.json"
         )
-    if tuple(rest[name].shape) != shape:
-        got = tuple(rest[name].shape)
+    if tuple(unread[name].shape) != shape:
+        got = tuple(unread[name].shape)
         raise ValueError(
             f"{PREFIX}{name}: expected shape {shape}, got {got}; the adapter belongs to another base, or "
             "to another rank"
         )
-    return rest.pop(name)
+    return unread.pop(name)
 
 
-def _patch(fields: AdapterFields, module: str, rest: dict[str, Tensor], base: Mapping[str, Tensor]) -> Patch:
-    """The change of one module."""
+def _patch(
+    fields: AdapterFields, module: str, unread: dict[str, Tensor], base: Mapping[str, Tensor]
+) -> Patch:
+    """Reads the update of one module."""
     out, into = (int(n) for n in _weight(base, module).shape)
     size, factor = rank(fields, module), scale(fields, module)
     if module == EMBEDDING:
         if fields.lora_bias:
             raise ValueError("lora_bias together with target_modules that name embed_tokens is not supported")
-        a = _take(rest, f"{module}.lora_embedding_A", (size, out))
-        b = _take(rest, f"{module}.lora_embedding_B", (into, size))
+        a = _take(unread, f"{module}.lora_embedding_A", (size, out))
+        b = _take(unread, f"{module}.lora_embedding_B", (into, size))
         return Patch(module, a, b, factor, transposed=True)
-    a = _take(rest, f"{module}.lora_A.weight", (size, into))
-    b = _take(rest, f"{module}.lora_B.weight", (out, size))
+    a = _take(unread, f"{module}.lora_A.weight", (size, into))
+    b = _take(unread, f"{module}.lora_B.weight", (out, size))
     if fields.init and not (size <= min(out, into) and factor > 0):
         raise ValueError(
             f"init_lora_weights {fields.init!r} needs an alpha above 0 and ranks of at most the matrices' "
             f"sizes; {module} is {out} x {into}"
         )
-    bias = _take(rest, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
+    bias = _take(unread, f"{module}.lora_B.bias", (out,)) if fields.lora_bias else None
     if bias is not None and f"{module}.bias" not in base:
-        raise ValueError(f"lora_bias: {module} of the base has no bias, to which the adapter's is added")
-    magnitude = _take(rest, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
+        raise ValueError(f"lora_bias: {module} of the base has no bias to add the adapter's bias to")
+    magnitude = _take(unread, f"{module}.lora_magnitude_vector", (out,)) if fields.use_dora else None
     return Patch(module, a, b, factor, magnitude, bias)
 
 
 def _replaced_weights(
-    fields: AdapterFields, rest: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
+    fields: AdapterFields, unread: dict[str, Tensor], base: Mapping[str, Tensor], wrapped: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
+    """Reads weights that replace the base's: modules_to_save, trained biases, and resized embeddings.
 
-    `wrapped` maps modules that PEFT wraps in another one to their names there.
+    `wrapped` maps modules that PEFT wraps in an adapter module to their names inside it.
     """
     names = {*base, f"{HEAD}.weight"}  # a tied head may get its own weights
     name_of = {}  # name in the file -> name in the base
@@ -253,13 +259,13 @@ def _replaced_weights(
         module, kind = name.rsplit(".", 1)
         name_of[f"{module}.{wrapped[module]}.{kind}" if module in wrapped else name] = name
     replaced = {}
-    for stored in [name for name in rest if name in name_of]:
+    for stored in [name for name in unread if name in name_of]:
         name = name_of[stored]
         shape = tuple(base[name if name in base else f"{EMBEDDING}.weight"].shape)
-        if name in VOCABULARY and rest[stored].ndim == 2:
-            shape = (rest[stored].shape[0], shape[1])
-        replaced[name] = _take(rest, stored, shape)
-        _take_copies(rest, name, replaced[name])
+        if name in VOCABULARY and unread[stored].ndim == 2:
+            shape = (unread[stored].shape[0], shape[1])
+        replaced[name] = _take(unread, stored, shape)
+        _take_copies(unread, name, replaced[name])
     tied = f"{HEAD}.weight" not in base
     if tied and f"{EMBEDDING}.weight" in replaced and not is_saved(fields, EMBEDDING):
         replaced.setdefault(f"{HEAD}.weight", replaced[f"{EMBEDDING}.weight"])
@@ -274,23 +280,23 @@ def _replaced_weights(
     needed |= {name for name in biases if fields.bias == "all" or name.removesuffix(".bias") in wrapped}
     if missing := needed - set(replaced):
         raise ValueError(
-            f"the adapter lacks {hf.few({PREFIX + name for name in missing})}, which its fields "
+            f"the adapter lacks {hf.list_names({PREFIX + name for name in missing})}, which its fields "
             "(modules_to_save, bias) require"
         )
     _check_rows(replaced, base)
     return replaced
 
 
-def _take_copies(rest: dict[str, Tensor], name: str, x: Tensor) -> None:
+def _take_copies(unread: dict[str, Tensor], name: str, x: Tensor) -> None:
     """Removes PEFT's copies of a resized embedding in modules_to_save: the new and the original weight."""
     module, kind = name.rsplit(".", 1)
     copy, original = f"{module}.modules_to_save.{kind}", f"{module}.original_module.{kind}"
-    if copy not in rest:
+    if copy not in unread:
         return
-    if not torch.equal(_take(rest, copy, tuple(x.shape)), x):
+    if not torch.equal(_take(unread, copy, tuple(x.shape)), x):
         raise ValueError(f"{PREFIX}{copy}: differs from {PREFIX}{name}, and both are the same weight")
-    if original in rest:
-        _take(rest, original, tuple(rest[original].shape))
+    if original in unread:
+        _take(unread, original, tuple(unread[original].shape))
 
 
 def _check_rows(replaced: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> None:

@@ -22,9 +22,9 @@ def group_advantages(rewards: Tensor, *, scale: str = "group", eps: float = 1e-4
         advantage = (reward - mean of the group) / (std + eps)
 
     Args:
-        rewards: [N, G], without unit. NaN marks an unscored completion.
+        rewards: [N, G], without unit. NaN or an infinity marks an unscored completion.
         scale: divide by the standard deviation (with n - 1) of the "group", of the "batch", or not ("none"):
-            division gives more weight to easy and hard prompts, whose rewards vary little.
+            division gives more weight to very easy and very hard prompts, whose rewards vary little.
         eps: added to the standard deviation.
 
     Returns:
@@ -88,12 +88,14 @@ def equal_rewards(rewards: Tensor) -> Tensor:
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """Computes the advantage of each completion over the mean of the others of its group, which is unbiased.
+    """Computes the advantage of each completion over the mean of the others in its group.
 
         advantage_i = reward_i - mean_{j ≠ i} reward_j = G/(G - 1) (reward_i - mean of all)
 
+    The baseline does not depend on the completion itself, so the policy gradient is unbiased.
+
     Args:
-        rewards: [N, G]; NaN marks an unscored completion.
+        rewards: [N, G]; NaN or an infinity marks an unscored completion.
 
     Returns:
         [N, G] float32; exactly 0 in a group of one or of equal rewards.

@@ -40,11 +40,11 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"hidden_dropout": -0.5}, "hidden_dropout: expected a rate in [0, 1), got -0.5"),
     (
         {"hidden_size": 250},
-        "hidden_size 250 does not divide into num_attention_heads 8: choose a multiple, or give hea",
+        "hidden_size 250 is not divisible by num_attention_heads 8: choose a multiple, or give hea",
     ),
     ({"head_dim": 0}, "head_dim: expected a whole number of at least 1, or None, got 0"),
     ({"head_dim": 1.5}, "head_dim: expected a whole number of at least 1, or None, got 1.5"),
-    ({"num_key_value_heads": 3}, "num_attention_heads 8 does not divide by num_key_value_heads 3"),
+    ({"num_key_value_heads": 3}, "num_attention_heads 8 is not divisible by num_key_value_heads 3"),
     ({"head_dim": 7}, "head_dim: rotary positions rotate pairs, so it must be even, got 7"),
     (
         {"use_rope": False, "hidden_size": 255, "head_dim": 4},

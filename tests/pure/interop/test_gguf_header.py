@@ -75,7 +75,7 @@ def test_weights_begin_behind_the_list_aligned() -> None:
         (head([field(b"x", 99, b"")]), "type 99, which is unknown"),
         (head([field(b"x", 9, struct.pack("<IQ", 9, 1) * 40)]), "too deep"),
         (head([field(b"x", 8, struct.pack("<Q", 1) + b"\xff")]), "damaged"),
-        (head([field(b"n", 0, b"\x01")] * 2), "'n' stands there twice"),
+        (head([field(b"n", 0, b"\x01")] * 2), "'n' appears twice"),
         (head([], [weight(b"w", (1,) * 9)]), "has 9 axes"),
         (head([], [weight(b"w", (1,))] * 2), "two weights have the same name"),
         (head([field(b"general.alignment", 4, struct.pack("<I", 0))]), "general.alignment"),

@@ -237,7 +237,7 @@ def test_bad_flags_are_one_line(
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"num_attention_heads": 3}, "hidden_size 16 does not divide into num_attention_heads 3"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is not divisible by num_attention_heads 3"),
         ({"hidden_sise": 8}, "unknown field 'hidden_sise'; did you mean 'hidden_size'"),
         ({"vocab_size": 100}, r"vocab_size is 100, but the alphabet \(256\)"),
     ],

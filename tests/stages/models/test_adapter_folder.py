@@ -46,7 +46,7 @@ FIELDS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"modules_to_save": ["score"]}, "modules_to_save: the base has no module 'score'"),
     ({"trainable_token_indices": [-1]}, "trainable_token_indices: expected rows"),
     ({"trainable_token_indices": {"mlp": [1]}}, "trainable_token_indices: expected rows of embed_tokens or lm_head"),
-    ({"trainable_token_indices": [10**9]}, "trainable_token_indices: the base has .* rows, got 1000000000"),
+    ({"trainable_token_indices": [10**9]}, "trainable_token_indices: expected indices .* got 1000000000"),
     ({"init_lora_weights": [1]}, r"init_lora_weights \[1\] is not known"),
     ({"base_model_name_or_path": 3}, "base_model_name_or_path is missing"),
     ({"base_model_name_or_path": "gone"}, "gone is missing, the base of the adapters"),

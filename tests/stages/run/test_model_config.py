@@ -60,8 +60,8 @@ def test_what_is_no_shape_is_told_what_to_type(name: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"num_attention_heads": 3}, "hidden_size 16 does not divide into num_attention_heads 3"),
-        ({"num_key_value_heads": 3, "num_attention_heads": 4}, "does not divide by num_key_value_heads 3"),
+        ({"num_attention_heads": 3}, "hidden_size 16 is not divisible by num_attention_heads 3"),
+        ({"num_key_value_heads": 3, "num_attention_heads": 4}, "is not divisible by num_key_value_heads 3"),
         ({"hidden_sise": 16}, "unknown field 'hidden_sise'; did you mean 'hidden_size'"),
         ({"vocab_size": 0}, "vocab_size: expected a whole number of at least 1, got 0"),
         ({"hidden_size": "16"}, "hidden_size"),
