@@ -57,7 +57,9 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
         ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that
             shape
     """
-    bound: dict[str, tuple[Any, str]] = {}  # letter -> (its length, the first argument that has it)
+    bound: dict[
+        str, tuple[Any, str]
+    ] = {}  # letter or "device" -> (length or device, the first argument with it)
     for name, (x, dims, kind) in given.items():
         if x is None and kind.endswith("?"):
             continue
@@ -83,7 +85,7 @@ def check_range(who: str, interval: str, *, optional: bool = False, **values: An
         values: name=number. The value of a 0-d tensor is not checked: a schedule computes it during the run.
 
     Raises:
-        TypeError: if it is neither a number nor a tensor.
+        TypeError: if a value is neither a number nor a tensor.
         ValueError: if a number is out of range, or a tensor has axes.
 
     Example:
