@@ -16,6 +16,7 @@ from torch import Tensor
 from pure.nn.naive import accumulation_dtype, causal_mask, grouped, masked, ungrouped
 
 TILE = 128
+"""Default number of keys in a tile."""
 
 
 class _Problem(NamedTuple):

@@ -21,7 +21,7 @@ from pure.types import GradientTransformation, Tree
 def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     """Rescales the gradient, as one vector of all leaves, to norm `max_norm` if its norm is larger.
 
-    The direction is unchanged, and a bad batch takes a step of ordinary size at most.
+    The direction is unchanged, and a bad batch takes at most a step of ordinary size.
 
         g ← g min(1, max_norm / ‖g‖)
 
@@ -76,7 +76,7 @@ def clip_by_global_norm_update(
 
 
 def _norm_is_known(raw: bool) -> bool:
-    """The rule of `clip_by_global_norm`: `grad_norm` is the norm of the raw gradients."""
+    """Decides if clipping by norm is leafwise: only of raw gradients, whose norm is given as `grad_norm`."""
     return raw
 
 

@@ -26,6 +26,7 @@ from pure.optim.schedule import (
 from pure.types import Schedule
 
 SHAPES = ("linear", "cosine", "sqrt")
+"""Shapes of the decay of `wsd_schedule`."""
 
 
 def warmup_constant_schedule(init_value: Scalar, peak_value: Scalar, warmup_steps: int) -> Schedule:
@@ -50,7 +51,8 @@ def warmup_cosine_decay_schedule(
 ) -> Schedule:
     """Rises linearly, then decays along a cosine: the usual schedule of pretraining.
 
-    Adam's first steps divide by a mean of few squares; a small learning rate limits the harm.
+    Adam's first steps divide by the mean of only a few squared gradients; a small learning rate limits the
+    error.
 
     Args:
         init_value: at count 0, often 0.
@@ -146,7 +148,7 @@ def wsd_schedule(
 def _decay(
     count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str
 ) -> Tensor:
-    """Evaluates the last part of `wsd_schedule`, `count` from its own start."""
+    """Evaluates the decay of `wsd_schedule`, `count` updates after its start."""
     x = as_count(count).to(torch.float32).clamp(0, decay_steps) / decay_steps
     if shape == "cosine":
         x = (1 - torch.cos(math.pi * x)) / 2
@@ -188,7 +190,7 @@ def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int
 
 
 def _check_longer(who: str, decay_steps: int, warmup_steps: int) -> None:
-    """Refuses a schedule that is not longer than its warm-up."""
+    """Checks that a schedule is longer than its warm-up."""
     check_steps(who, at_least=0, warmup_steps=warmup_steps)
     check_steps(who, decay_steps=decay_steps)
     if decay_steps <= warmup_steps:
