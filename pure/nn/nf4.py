@@ -1,4 +1,4 @@
-"""NF4: a frozen matrix with four bits per weight, with double quantisation, stored as bitsandbytes does.
+"""NF4: a frozen matrix in four bits per weight, with double quantisation, stored as bitsandbytes does.
 
 Shape letters: O output width, I input width, K = O·I/64 blocks, S = K/256 superblocks.
 

@@ -25,7 +25,7 @@ that of a bound argument (b1, mask, ...).
 
 **Half precision.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
 
-Hessel and others, "Optax: composable gradient transformation and optimisation, in JAX", 2020.
+Hessel et al., "Optax: composable gradient transformation and optimisation, in JAX", 2020.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def chain_update(
     transforms: tuple[GradientTransformation, ...],
     **extra: Any,
 ) -> tuple[Tree, tuple]:
-    """Updates by each of `transforms`, from left to right.
+    """Applies the update of each of `transforms`, from left to right.
 
     Args:
         updates: tree of gradients.

@@ -1,6 +1,6 @@
 """Gradient clipping, by global norm and by value.
 
-Pascanu and others, "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
+Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
         >>> clip_by_global_norm(1.0).update({"a": torch.tensor([3.0, 4.0])}, EmptyState())[0]
         {'a': tensor([0.6000, 0.8000])}
 
-    Source: Pascanu and others 2013, algorithm 1.
+    Source: Pascanu et al. 2013, algorithm 1.
     """
     check_not_negative("clip_by_global_norm", max_norm=max_norm)
     update = partial(clip_by_global_norm_update, max_norm=max_norm)

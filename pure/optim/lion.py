@@ -2,7 +2,7 @@
 
 Shape letters: none; elementwise on each leaf.
 
-Chen and others, "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
+Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def lion(
         >>> opt.update(torch.tensor([0.001, -50.0]), opt.init(params), params)[0]
         tensor([-0.1500,  0.0500])
 
-    Source: Chen and others 2023, algorithm 2.
+    Source: Chen et al. 2023, algorithm 2.
     """
     check_not_negative("lion", optional=True, learning_rate=learning_rate)
     return chain(
@@ -144,7 +144,7 @@ def lion_update(
 
     Edge cases: a coordinate whose mean is exactly 0 does not move.
 
-    Source: Chen and others 2023, algorithm 2.
+    Source: Chen et al. 2023, algorithm 2.
     """
     del params, extra
 

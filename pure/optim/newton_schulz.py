@@ -3,7 +3,7 @@
 Shape letters: N matrices, R rows, C columns.
 
 Schulz, "Iterative Berechnung der reziproken Matrix", 1933; Jordan, "Muon: An optimizer for hidden layers in
-neural networks", 2024 (standard coefficients); Ahn and others, "Dion: Distributed Orthonormalized Updates",
+neural networks", 2024 (standard coefficients); Ahn et al., "Dion: Distributed Orthonormalized Updates",
 2025 (dion coefficients).
 """
 
@@ -73,7 +73,7 @@ def orthogonalize(
         >>> round(orthogonalize(torch.tensor([[[2.0]]]), torch.tensor(STANDARD), ns_steps=1).item(), 3)
         0.701
 
-    Source: Jordan 2024; "aol" Boissin and others, "Turbo-Muon", 2025; "schatten" Grishina and others 2025.
+    Source: Jordan 2024; "aol" Boissin et al., "Turbo-Muon", 2025; "schatten" Grishina et al. 2025.
     """
     # 1. Transpose.
     dtype_of_x, tall = x.dtype, x.shape[-2] > x.shape[-1]

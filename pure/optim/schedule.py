@@ -5,7 +5,7 @@ Every builder binds its arguments to a module-level function, so that a run's fi
 order of operations is optax's. Numbers may be [] tensors too.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (warm-up and cycles); Loshchilov and
-Hutter, "SGDR", 2017 (cosine, restarts); Hu and others, "MiniCPM", 2024 (WSD).
+Hutter, "SGDR", 2017 (cosine, restarts); Hu et al., "MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Shape letters: none; elementwise on each leaf.
 
 Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak, "Some methods of speeding up the
-convergence of iteration methods", 1964 (momentum); Sutskever and others, "On the importance of initialization and momentum in deep learning", 2013 (Nesterov's form).
+convergence of iteration methods", 1964 (momentum); Sutskever et al., "On the importance of
+initialization and momentum in deep learning", 2013 (Nesterov's form).
 """
 
 from __future__ import annotations

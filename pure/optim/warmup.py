@@ -1,7 +1,7 @@
 """Schedules with a warm-up, composed of those in schedule.py.
 
-Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
-(cosine, restarts); Hu and others, "MiniCPM", 2024 (WSD).
+Goyal et al., "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
+(cosine, restarts); Hu et al., "MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def wsd_schedule(
         >>> [round(wsd_schedule(0.0, 1.0, 2, 4, 4)(count).item(), 4) for count in (0, 1, 2, 6, 7, 10)]
         [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
 
-    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and
+    Source: Hu et al. 2024, section 4; the square root is from Hägele et al., "Scaling Laws and
     Compute-Optimal Training Beyond Fixed Training Durations", 2024.
     """
     check_steps("wsd_schedule", at_least=0, stable_steps=stable_steps)
