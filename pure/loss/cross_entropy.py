@@ -138,8 +138,8 @@ def linear_cross_entropy(
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         chunk: positions whose logits are in memory at a time, > 0; None computes all at once, which is faster
             while they fit.
-        part: the loss of one chunk: `chunk_cross_entropy` with `logits` and `options` bound, compiled. None
-            is the same, not compiled. (Compile this and not the call: one graph would recompute nothing.)
+        part: the loss of one chunk: `chunk_cross_entropy` with `logits` and `options` bound, as a `region` to
+            compile. None: the same, not a region. (One graph of all chunks would recompute nothing.)
         options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
 
     Returns:
