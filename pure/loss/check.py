@@ -21,7 +21,7 @@ KINDS: Mapping[str, Callable[[torch.dtype], bool]] = MappingProxyType({
     "integer": lambda dtype: dtype != torch.bool and not (dtype.is_floating_point or dtype.is_complex),
     "number": lambda dtype: dtype != torch.bool and not dtype.is_complex,
 })  # fmt: skip
-"""Kinds of dtypes that an argument may be restricted to."""
+"""Name of a kind of dtype -> whether a dtype is of that kind."""
 
 RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
     "above 0": lambda x: 0 < x < math.inf,
@@ -33,21 +33,21 @@ RANGES: Mapping[str, Callable[[Any], bool]] = MappingProxyType({
     "in [0, 0.5)": lambda x: 0 <= x < 0.5,
     "finite": math.isfinite,
 })  # fmt: skip
-"""Ranges that a number may be restricted to."""
+"""Name of a range, as it stands in the message -> whether a number is in it."""
 
 
 def expect(who: str, **given: tuple[Any, str, str]) -> None:
-    """Refuses arguments of other shapes or dtypes than a loss expects.
+    """Checks that the arguments of a loss are tensors of the expected shapes and dtypes.
 
     Args:
         who: the loss's name in the message.
-        given: name=(tensor, dims, kind). dims are letters, such as "B T": each is one length in all
-            arguments; a leading "..." is any axes, the same in all. kind is one of KINDS; with a "?" after it
-            the tensor may be None.
+        given: name=(tensor, dims, kind). dims has one letter for each axis, such as "B T"; a letter must have
+            the same length in every argument. A leading "..." stands for any number of axes, the same in
+            every argument. kind is a key of KINDS; "?" after it allows None.
 
     Raises:
-        TypeError: for anything but a dense tensor, or a dtype of another kind.
-        ValueError: for another shape, or tensors on two devices (a 0-d tensor may be on the CPU).
+        TypeError: if an argument is not a dense tensor, or its dtype is of another kind.
+        ValueError: if a shape differs, or tensors are on two devices (a 0-d tensor may be on the CPU).
 
     Example:
         >>> vector, column = torch.zeros(4), torch.zeros(4, 1)
@@ -57,7 +57,9 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
         ValueError: loss: expected b [B] with B = 4 as in a, got [4, 1]; nothing is broadcast, so give it that
             shape
     """
-    bound: dict[str, tuple[Any, str]] = {}
+    bound: dict[
+        str, tuple[Any, str]
+    ] = {}  # letter or "device" -> (length or device, the first argument with it)
     for name, (x, dims, kind) in given.items():
         if x is None and kind.endswith("?"):
             continue
@@ -66,25 +68,25 @@ def expect(who: str, **given: tuple[Any, str, str]) -> None:
         letters = dims.split()
         lengths = _lengths(x, letters)
         if lengths is None:
-            _refuse(who, name, x, letters, bound)
+            _refuse_shape(who, name, x, letters, bound)
             continue
         for letter, length in zip(letters, lengths, strict=True):
             if bound.setdefault(letter, (length, name))[0] != length:
-                _refuse(who, name, x, letters, bound)
+                _refuse_shape(who, name, x, letters, bound)
 
 
-def check_range(who: str, wanted: str, *, optional: bool = False, **values: Any) -> None:
-    """Refuses hyperparameters that are out of range.
+def check_range(who: str, interval: str, *, optional: bool = False, **values: Any) -> None:
+    """Checks that hyperparameters are numbers in a range.
 
     Args:
         who: the loss's name in the message.
-        wanted: one of RANGES.
+        interval: a key of RANGES.
         optional: let None pass.
-        values: numbers; a 0-d tensor passes: its value belongs to the run (a schedule's).
+        values: name=number. The value of a 0-d tensor is not checked: a schedule computes it during the run.
 
     Raises:
-        TypeError: for another type.
-        ValueError: for a number out of range, or a tensor with axes.
+        TypeError: if a value is neither a number nor a tensor.
+        ValueError: if a number is out of range, or a tensor has axes.
 
     Example:
         >>> check_range("loss", "above 0", beta=0.1)
@@ -97,22 +99,22 @@ def check_range(who: str, wanted: str, *, optional: bool = False, **values: Any)
             continue
         if not require_number(who, name, x):
             continue
-        if not RANGES[wanted](x) or (isinstance(x, int) and abs(x) >= 2**63):
-            raise ValueError(f"{who}: {name} must be {wanted}, got {x}")
+        if not RANGES[interval](x) or (isinstance(x, int) and abs(x) >= 2**63):
+            raise ValueError(f"{who}: {name} must be {interval}, got {x}")
 
 
-def weighs(x: float | Tensor) -> bool:
-    """Reports if a term of this weight must be computed: not 0, or a tensor, whose value is not known.
+def may_be_nonzero(x: float | Tensor) -> bool:
+    """Reports if the term with this weight must be computed: it is not 0, or a tensor, which is never read.
 
     Example:
-        >>> weighs(0.0), weighs(0.1), weighs(torch.tensor(0.0))
+        >>> may_be_nonzero(0.0), may_be_nonzero(0.1), may_be_nonzero(torch.tensor(0.0))
         (False, True, True)
     """
     return isinstance(x, Tensor) or x != 0
 
 
 def check_chunk(who: str, chunk: Any) -> None:
-    """Refuses a chunk that is not an int of at least 1.
+    """Checks that a chunk size is an int of at least 1.
 
     Raises:
         TypeError: for another type.
@@ -125,28 +127,28 @@ def check_chunk(who: str, chunk: Any) -> None:
 
 
 def check_labels(who: str, labels: Tensor, vocabulary: int, ignore_index: int) -> None:
-    """Refuses labels outside the vocabulary, where reading them is free: eager code on a CPU.
+    """Checks that labels are in the vocabulary; only in eager code on a CPU, where reading them is free.
 
-    On a GPU it would wait for the device; under a transform, a compiler, a tracer (make_fx) and for fake
-    tensors there are no values. There such a label makes the loss NaN (`chosen_logit`), and a stage skips the
-    step and reports it.
+    On a GPU the check would wait for the device; under a transform, a compiler, a tracer (make_fx) and for
+    fake tensors there are no values to check. In those cases a label outside the vocabulary makes the loss
+    NaN (`chosen_logit`), and a stage skips the step and reports it.
 
     Args:
         who: the loss's name in the message.
         labels: [...] integers.
         vocabulary: V.
-        ignore_index: a label that is allowed too.
+        ignore_index: the label of ignored positions, which is allowed too.
 
     Raises:
-        ValueError: naming the first such label and its index.
+        ValueError: naming the first label outside the vocabulary and its index.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     if labels.device.type != "cpu" or type(labels) is not Tensor or torch._C._len_torch_dispatch_stack():
         return
-    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
-    if wrong.any():
-        index = wrong.nonzero()[0].tolist()
+    invalid = ((labels < 0) | (labels >= vocabulary)) & (labels != ignore_index)
+    if invalid.any():
+        index = invalid.nonzero()[0].tolist()
         raise ValueError(
             f"{who}: expected labels in 0 .. {vocabulary - 1}, or {ignore_index} for an ignored position, "
             f"got {int(labels[tuple(index)])} at {index}"
@@ -159,43 +161,49 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def _check_kind(who: str, name: str, x: Any, dims: str, kind: str) -> None:
-    """Refuses anything but a dense tensor of this kind."""
+    """Checks that x is a dense tensor with a dtype of this kind."""
     if not isinstance(x, Tensor):
         raise TypeError(
-            f"{who}: expected {name} to be a tensor [{_written(dims.split())}], got {type(x).__name__}"
+            f"{who}: expected {name} to be a tensor [{_axes(dims.split())}], got {type(x).__name__}"
         )
     if x.layout != torch.strided:
         raise TypeError(
-            f"{who}: expected {name} [{_written(dims.split())}] to be dense, got a tensor of {x.layout}"
+            f"{who}: expected {name} [{_axes(dims.split())}] to be dense, got a tensor of {x.layout}; "
+            "write .to_dense()"
         )
     if not KINDS[kind](x.dtype):
         hint = f"; write {name}.bool() if it holds 0 and 1" if kind == "bool" else ""
         raise TypeError(
-            f"{who}: expected {name} [{_written(dims.split())}] of dtype {kind}, got {x.dtype}{hint}"
+            f"{who}: expected {name} [{_axes(dims.split())}] of dtype {kind}, got {x.dtype}{hint}"
         )
 
 
 def _check_device(who: str, name: str, x: Tensor, bound: dict[str, tuple[Any, str]]) -> None:
-    """Refuses tensors on two devices; a 0-d tensor may be on the CPU, as in torch."""
+    """Checks that all tensors are on one device; a 0-d tensor may be on the CPU, as in torch."""
     if x.ndim == 0 and x.device.type == "cpu":
         return
-    device, first = bound.setdefault("device", (x.device, name))
+    device, first_name = bound.setdefault("device", (x.device, name))
     if x.device != device:
-        raise ValueError(f"{who}: expected {name} on {device} as {first} is, got one on {x.device}")
+        raise ValueError(
+            f"{who}: expected {name} on {device} as {first_name} is, got one on {x.device}; "
+            "move one of them with .to(device)"
+        )
 
 
 def _lengths(x: Tensor, letters: list[str]) -> list | None:
-    """The length of each letter, and all axes of "..."; None for another number of axes."""
+    """Lists the length of each letter (of "..." a tuple); None if x has another number of axes."""
     if letters[:1] != ["..."]:
         return list(x.shape) if x.ndim == len(letters) else None
-    front = x.ndim - len(letters) + 1
-    if front < 0:
+    leading = x.ndim - len(letters) + 1  # axes that "..." stands for
+    if leading < 0:
         return None
-    return [tuple(x.shape[:front]), *x.shape[front:]]
+    return [tuple(x.shape[:leading]), *x.shape[leading:]]
 
 
-def _refuse(who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]) -> None:
-    """Raises the error of a wrong shape: the expected one, the arguments that determine it, and this one."""
+def _refuse_shape(
+    who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[str, tuple[Any, str]]
+) -> None:
+    """Raises a ValueError with the expected shape, the arguments that determine it, and the shape of x."""
     sources = [
         f"{letter} = {_size(bound[letter][0])} as in {bound[letter][1]}"
         for letter in letters
@@ -203,16 +211,16 @@ def _refuse(who: str, name: str, x: Tensor, letters: list[str], bound: Mapping[s
     ]
     reason = f" with {', '.join(sources)}" if sources else ""
     raise ValueError(
-        f"{who}: expected {name} [{_written(letters)}]{reason}, got {list(x.shape)}; nothing is broadcast, "
+        f"{who}: expected {name} [{_axes(letters)}]{reason}, got {list(x.shape)}; nothing is broadcast, "
         "so give it that shape"
     )
 
 
-def _written(letters: list[str]) -> str:
+def _axes(letters: list[str]) -> str:
     """["B", "T"] -> "B, T"."""
     return ", ".join(letters)
 
 
 def _size(length: Any) -> str:
-    """A length, or all axes of "..."."""
+    """Formats a length, or the list of lengths that "..." stands for."""
     return str(list(length)) if isinstance(length, tuple) else str(length)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_chunk, check_labels, check_range, expect, weighs
+from pure.loss.check import check_chunk, check_labels, check_range, expect, may_be_nonzero
 from pure.transform.remat import remat
 from pure.types import Logits, Tree
 
@@ -24,11 +24,11 @@ IGNORE = -100
 
 
 class CrossEntropy(NamedTuple):
-    """A sum and its divisor, both additive over the parts of a batch.
+    """Sum of the losses and its divisor, both of which add up over micro-batches.
 
     Fields:
         sum: [] float32, nats.
-        count: [] float32, tokens that were not ignored.
+        count: [] float32, number of tokens that were not ignored.
     """
 
     sum: Tensor
@@ -73,13 +73,13 @@ def cross_entropy(
 
     Steps:
         1. Replace ignored labels by 0; their losses are masked later.
-        2. logZ and the label's logit, in float32.
-        3. Smoothing and z-loss, if their weights are not 0.
+        2. Negative log-likelihood: logZ minus the label's logit, in float32.
+        3. Label smoothing and z-loss, if their weights are not 0.
         4. Sum the losses that are not ignored.
 
     Edge cases: all labels ignored, or no labels, gives (0, 0) and zero gradient. A label outside the
-    vocabulary (and not `ignore_index`) makes the sum NaN where reading it is not free: compiled, transformed,
-    on a GPU.
+    vocabulary (and not `ignore_index`) makes the sum NaN in compiled or transformed code and on a GPU, where
+    labels are not checked.
 
     Raises:
         ValueError: if the shapes do not fit, a weight is out of range, or a label is outside the vocabulary
@@ -107,10 +107,10 @@ def cross_entropy(
     log_z = logits32.logsumexp(-1)
     chosen = chosen_logit(logits32, index)
     loss = log_z - (1 - label_smoothing) * chosen
-    # 3. Extras.
-    if weighs(label_smoothing):
+    # 3. Label smoothing and z-loss.
+    if may_be_nonzero(label_smoothing):
         loss = loss - label_smoothing * logits32.mean(-1)
-    if weighs(z_loss):
+    if may_be_nonzero(z_loss):
         loss = loss + z_loss * log_z.square()
     # 4. Sum.
     return CrossEntropy(torch.where(counted, loss, 0.0).sum(), counted.sum().float())
@@ -132,20 +132,21 @@ def linear_cross_entropy(
     exist for one chunk at a time: the forward pass saves only the sum, the backward pass recomputes them.
 
     Args:
-        params: of `logits`; receives gradient.
+        params: those of `logits`; receive gradient.
         hidden: [B, T, D].
         labels: [B, T], already shifted.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
-        chunk: positions at a time, > 0; None holds all logits at once, which is faster while they fit.
-        part: `chunk_cross_entropy` with `logits` and the options bound, to compile it by itself: a compiled
-            function recomputes nothing, so the chunk must be compiled, not the whole.
+        chunk: positions whose logits are in memory at a time, > 0; None computes all at once, which is faster
+            while they fit.
+        part: the loss of one chunk: `chunk_cross_entropy` with `logits` and `options` bound, as a `region` to
+            compile. None: the same, not a region. (One graph of all chunks would recompute nothing.)
         options: `ignore_index`, `label_smoothing`, `z_loss` of `cross_entropy`.
 
     Returns:
         CrossEntropy(sum, count), equal to cross_entropy(logits(params, hidden), labels) up to the order of
-        adding.
+        summation.
 
-    Edge cases: a last chunk may be shorter.
+    Edge cases: the last chunk may be shorter.
 
     Raises:
         ValueError: if chunk < 1, or as `cross_entropy`.
@@ -171,7 +172,7 @@ def chunk_cross_entropy(
     Args:
         inputs: (params, hidden [C, D]).
         labels: [C] integers.
-        logits, options: as there.
+        logits, options: as in `linear_cross_entropy`.
 
     Returns:
         CrossEntropy(sum [], count []).
@@ -183,8 +184,8 @@ def chunk_cross_entropy(
 def chosen_logit(logits: Tensor, index: Tensor) -> Tensor:
     """Selects the logit of each label, NaN outside the vocabulary: [..., V] and [...] -> [...].
 
-    A compiler fuses the comparison into its loop over the logits; the gradient of `gather` would be a matrix
-    of zeros of their size, written and read once more.
+    A compiler fuses the comparison into its loop over the logits; the gradient of `gather` would be a
+    zero-filled tensor of the same size, written and read once more.
     """
     size = logits.shape[-1]
     valid = (index >= 0) & (index < size)

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import check_range, expect, upcast, weighs
+from pure.loss.check import check_range, expect, may_be_nonzero, upcast
 
 VARIANTS = ("sigmoid", "conservative", "robust", "ipo", "hinge", "simpo")
 SMOOTHED = ("conservative", "robust")
-"""Variants for noisy labels."""
+"""Variants for noisy preferences, which take `label_smoothing`."""
 
 AVERAGED = ("ipo", "simpo")
 """Variants that divide a log-probability by the completion's tokens."""
@@ -75,7 +75,7 @@ def dpo_loss(
         policy_chosen, policy_rejected: [B] nats, log-probability of the completion, summed over its tokens.
         reference_chosen, reference_rejected: [B] nats, the same under the frozen reference; None for simpo.
         beta: β > 0: reward per nat of log-ratio; 0.1 in the paper, 2 for simpo.
-        variant: one of those above.
+        variant: one of the six above.
         label_smoothing: ε, fraction of pairs assumed to be labelled wrongly, in [0, 0.5); conservative and
             robust only.
         margin: γ >= 0, target margin between chosen and rejected; simpo only.
@@ -95,7 +95,7 @@ def dpo_loss(
 
     Raises:
         ValueError: for an unknown variant, a missing reference or count of tokens, a reference with simpo, a
-            smoothing with another variant, a shape that is not [B], or beta not above 0.
+            label_smoothing with another variant, a shape that is not [B], or beta not above 0.
         TypeError: for log-probabilities that are not floating.
 
     Example:
@@ -159,7 +159,7 @@ def _logistic(z: Tensor, variant: str, smoothing: float | Tensor) -> Tensor:
 
 
 def _inverse(tokens: Tensor | None) -> Tensor:
-    """1 / tokens, [B]."""
+    """1 / tokens, [B], where a completion without tokens counts as one token."""
     assert tokens is not None, "checked by _check_variant"
     return 1 / tokens.float().clamp(min=1)
 
@@ -175,20 +175,23 @@ def _check_variant(
     """Refuses arguments that contradict the variant."""
     if variant not in VARIANTS:
         raise ValueError(
-            f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are in "
-            "their own files"
+            f"dpo_loss: variant must be one of {', '.join(VARIANTS)}, got {variant!r}; ORPO and KTO are "
+            "in pure.loss.orpo and pure.loss.kto"
         )
     check_range("dpo_loss", "in [0, 0.5)", label_smoothing=smoothing)
-    if weighs(smoothing) and variant not in SMOOTHED:
+    if may_be_nonzero(smoothing) and variant not in SMOOTHED:
         raise ValueError(
-            f"dpo_loss: label_smoothing {smoothing} does not fit variant {variant!r}; it is in [0, 0.5), and "
-            f"only {' and '.join(SMOOTHED)} have it"
+            f"dpo_loss: expected label_smoothing 0 with variant {variant!r}, got {smoothing}; "
+            f"only {' and '.join(SMOOTHED)} take it"
         )
     references = (reference_chosen is not None) + (reference_rejected is not None)
     if variant == "simpo" and references:
-        raise ValueError(f"dpo_loss: variant 'simpo' takes no reference (pass None twice), got {references}")
+        raise ValueError(f"dpo_loss: variant 'simpo' takes no reference, got {references}; pass None twice")
     if variant != "simpo" and references != 2:
-        raise ValueError(f"dpo_loss: variant {variant!r} takes both references, got {references} of them")
+        raise ValueError(
+            f"dpo_loss: variant {variant!r} takes both references, got {references} of them; give "
+            "reference_chosen and reference_rejected [B]"
+        )
     if variant in AVERAGED and (chosen_tokens is None or rejected_tokens is None):
         raise ValueError(
             f"dpo_loss: variant {variant!r} divides by the completions' tokens; give chosen_tokens and "

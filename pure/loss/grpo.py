@@ -2,7 +2,7 @@
 
 The training is in `stages/grpo.py`.
 
-Shape letters: N prompts, G completions a prompt (the group), B completions, T tokens.
+Shape letters: N prompts, G completions per prompt (the group), B completions, T tokens.
 
 Shao et al., "DeepSeekMath", 2024 (GRPO). Variants: Liu et al., "Understanding R1-Zero-Like Training", 2025
 (Dr. GRPO); Yu et al., "DAPO", 2025; Zheng et al., "Group Sequence Policy Optimization", 2025 (GSPO); MiniMax,
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pure.loss.check import check_range, expect, upcast, weighs
+from pure.loss.check import check_range, expect, may_be_nonzero, upcast
 from pure.loss.kl import LIMIT
 from pure.loss.kl import kl as divergence
 
@@ -26,15 +26,15 @@ CLIPS: Mapping[str, tuple[float, float]] = {
     "grpo": (0.2, 0.2), "bnpo": (0.2, 0.2), "dr_grpo": (0.2, 0.2), "dapo": (0.2, 0.28), "gspo": (3e-4, 4e-4),
     "cispo": (1.0, 4.0), "rloo": (0.2, 0.2),
 }  # fmt: skip
-"""Variant -> (clip_low, clip_high) of its paper: the largest decrease and increase of the ratio from 1."""
+"""Variant -> (clip_low, clip_high) of its paper: how far the ratio may fall below 1 and rise above it."""
 
 
 class PolicyLoss(NamedTuple):
-    """A sum and its divisor, both additive over the parts of a batch.
+    """Sum of the losses and its divisor, both of which add up over micro-batches.
 
     Fields:
         sum: [] float32.
-        count: [] float32: completions, tokens, or completions times the longest length, by variant.
+        count: [] float32, by variant: completions, tokens, or completions times the maximal length.
     """
 
     sum: Tensor
@@ -64,10 +64,11 @@ def grpo_loss(
         variant   ratio                            sum of                       count
         grpo      r_t                              means over each completion   B
         bnpo      r_t                              all tokens                   tokens
-        dapo      r_t, clipped higher              all tokens                   tokens
+        dapo      r_t, with a larger clip_high     all tokens                   tokens
         dr_grpo   r_t                              all tokens                   B · max_length
         cispo     see below                        all tokens                   tokens
-        rloo      exp(Σ_t log r_t)                 one a completion             B
+        gspo      exp(mean_t log r_t)              one per completion           B
+        rloo      exp(Σ_t log r_t)                 one per completion           B
 
     The token loss of cispo is -min(r_t, 1 + clip_high) A logp_t, the minimum without gradient. The sums of
     micro-batches are divided once by their counts, so bnpo and dapo differ only in clipping.
@@ -78,14 +79,14 @@ def grpo_loss(
         reference_logps: [B, T] the same under the frozen reference; None if beta is 0.
         advantages: [B], from `pure.loss.advantages`.
         mask: [B, T] bool, True on the completion's tokens.
-        variant: one of those above.
+        variant: one of the seven above.
         clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high]; None takes the variant's
             own, in `CLIPS`.
         beta: weight of the KL penalty, >= 0.
         kl: estimator, see `pure.loss.kl.kl`.
         max_length: longest possible completion, tokens; dr_grpo needs it.
         dual_clip: c > 1: where A < 0 the loss is at most -c A, so that one token with a large ratio cannot
-            dominate; None: no such bound. Not for cispo.
+            dominate; None sets no bound. Not for cispo.
 
     Returns:
         PolicyLoss(sum [], count []).
@@ -97,7 +98,7 @@ def grpo_loss(
         4. KL penalty.
         5. Sums and counts.
 
-    Edge cases: a completion without tokens and an advantage of 0 give 0 and (with beta 0) a gradient of
+    Edge cases: a completion without tokens, or with advantage 0, has loss 0 and (with beta 0) a gradient of
     exactly 0, in every variant. An optimizer may still move the params: by Adam's momentum or weight decay.
 
     Raises:
@@ -125,18 +126,22 @@ def grpo_loss(
     if dual_clip is not None and variant == "cispo":
         raise ValueError(f"grpo_loss: dual_clip is not for cispo, got {dual_clip}; give None")
     if variant == "dr_grpo" and max_length is None:
-        raise ValueError("grpo_loss: variant 'dr_grpo' needs max_length")
-    if reference_logps is None and weighs(beta):
-        raise ValueError(f"grpo_loss: variant {variant!r} needs reference_logps, as beta is not 0")
+        raise ValueError(
+            "grpo_loss: variant 'dr_grpo' needs max_length, got None; give the longest completion"
+        )
+    if reference_logps is None and may_be_nonzero(beta):
+        raise ValueError(
+            f"grpo_loss: variant {variant!r} needs reference_logps for beta {beta}; give them or beta=0"
+        )
     # 1. Masked positions.
     logps = torch.where(mask, upcast(logps), 0.0)
-    change = torch.where(mask, logps - upcast(old_logps), 0.0)
+    log_ratio = torch.where(mask, logps - upcast(old_logps), 0.0)
     tokens = mask.sum(-1, keepdim=True).clamp(min=1)
     # 2. Ratio.
     if variant in ("gspo", "rloo"):
-        total = change.sum(-1, keepdim=True)
-        change = total / tokens if variant == "gspo" else total
-    ratio = change.clamp(-LIMIT, LIMIT).exp()
+        total = log_ratio.sum(-1, keepdim=True)
+        log_ratio = total / tokens if variant == "gspo" else total
+    ratio = log_ratio.clamp(-LIMIT, LIMIT).exp()
     # 3. Objective.
     a = advantages[:, None]
     if variant == "cispo":
@@ -146,7 +151,7 @@ def grpo_loss(
         if dual_clip is not None:
             losses = torch.where(a < 0, losses.clamp(max=-dual_clip * a), losses)
     if variant == "rloo":
-        losses = losses / tokens  # one loss a completion, spread over its tokens, which are summed below
+        losses = losses / tokens  # one loss per completion, spread over its tokens, which are summed below
     # 4. KL penalty.
     if reference_logps is not None:
         losses = losses + beta * divergence(logps, torch.where(mask, reference_logps, 0.0), kl)
@@ -165,7 +170,7 @@ def grpo_loss(
 def clip_bounds(
     variant: str, low: float | Tensor | None, high: float | Tensor | None
 ) -> tuple[float | Tensor, float | Tensor]:
-    """Returns clip_low and clip_high: as given, or those of the variant's paper.
+    """Returns (clip_low, clip_high), each as given, or that of the variant's paper for None.
 
     Raises:
         ValueError: for an unknown variant or a negative clip.
@@ -192,7 +197,7 @@ def policy_metrics(
     clip_low: float | Tensor,
     clip_high: float | Tensor,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Computes the fraction of clipped tokens, on each side, and the KL from the behaviour policy.
+    """Computes the fraction of tokens clipped on each side, and the KL from the behaviour policy.
 
     Args:
         logps, old_logps: [B, T] nats.
@@ -202,7 +207,7 @@ def policy_metrics(
 
     Returns:
         {name: (sum [], tokens [])}, TRL's names: clip_ratio/low_mean, clip_ratio/high_mean,
-        clip_ratio/region_mean, and approx_kl (k3 of the two policies, nats).
+        clip_ratio/region_mean (either side), and approx_kl (estimator k3, nats).
 
     Raises:
         ValueError: for another shape, or a negative clip.
@@ -218,11 +223,11 @@ def policy_metrics(
     )
     check_range("policy_metrics", "at least 0", clip_low=clip_low, clip_high=clip_high)
     a = advantages[:, None] if advantages.ndim == 1 else advantages
-    change = torch.where(mask, logps - old_logps, 0.0).detach()
-    ratio = change.clamp(-LIMIT, LIMIT).exp()
+    log_ratio = torch.where(mask, logps - old_logps, 0.0).detach()
+    ratio = log_ratio.clamp(-LIMIT, LIMIT).exp()
     low = (ratio < 1 - clip_low) & (a < 0) & mask
     high = (ratio > 1 + clip_high) & (a > 0) & mask
-    approx_kl = divergence(change, torch.zeros_like(change), "k3")
+    approx_kl = divergence(log_ratio, torch.zeros_like(log_ratio), "k3")
     tokens = mask.sum().float()
     return {
         "clip_ratio/low_mean": (low.sum().float(), tokens),
@@ -235,7 +240,7 @@ def policy_metrics(
 def _check_shapes(
     logps: Tensor, old_logps: Tensor, reference_logps: Tensor | None, advantages: Tensor, mask: Tensor
 ) -> None:
-    """Refuses other shapes and dtypes."""
+    """Checks the shapes and dtypes of the tensors of `grpo_loss`."""
     expect(
         "grpo_loss",
         logps=(logps, "B T", "float"),
@@ -247,7 +252,7 @@ def _check_shapes(
 
 
 def _clamp(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """Clamps to [low, high]; for one number and one tensor, torch's clamp would read the tensor's value."""
+    """Clamps to [low, high]; given a number and a tensor, torch's clamp would read the tensor's value."""
     if isinstance(low, Tensor) == isinstance(high, Tensor):
         return x.clamp(low, high)  # type: ignore[arg-type]
     return x.clamp(min=low).clamp(max=high)

@@ -1,4 +1,4 @@
-"""Estimators of the Kullback-Leibler divergence of a policy from its reference, one sample a token.
+"""Estimators of the Kullback-Leibler divergence of a policy from its reference, one sample per token.
 
 Schulman, "Approximating KL Divergence", 2020 (k1, k2, k3); Ziegler et al., "Fine-Tuning Language Models from
 Human Preferences", 2019 (the adaptive coefficient).
@@ -19,8 +19,8 @@ LIMIT = 20.0
 def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> Tensor:
     """Estimates KL(policy ‖ reference) from the log-probabilities of tokens sampled from the policy.
 
-    The mean of each over many tokens is the divergence (of k2: nearly); they differ in variance, in sign, and
-    in their gradient as part of a loss.
+    Averaged over many tokens, each estimates the divergence (k2 with a small bias). They differ in variance,
+    in whether a single value can be negative, and in their gradient as part of a loss.
 
         d = reference - policy
         k1 = -d              unbiased, may be negative; its mean gradient is 0, so it is useless as a loss
@@ -30,14 +30,14 @@ def kl(policy_logps: Tensor, reference_logps: Tensor, estimator: str = "k3") -> 
 
     Args:
         policy_logps: [...] nats, of the sampled tokens.
-        reference_logps: [...] nats, of the same tokens under the reference; receives no gradient from k3+.
+        reference_logps: [...] nats, of the same tokens under the reference; usually without gradient.
         estimator: "k1", "k2", "k3" or "k3+".
 
     Returns:
         [...] nats, for each token; float32, or float64 as given.
 
-    Edge cases: equal log-probabilities give 0 and zero gradient (of k1: gradient 1). |d| is clamped to 20,
-    and such a token has no gradient.
+    Edge cases: equal log-probabilities give 0 and zero gradient (k1: gradient 1). d is clamped to ±20; a
+    clamped token has no gradient.
 
     Raises:
         ValueError: for another estimator, or shapes that differ.
@@ -78,7 +78,7 @@ def adaptive_coefficient(
     horizon: float | Tensor,
     steps: int = 1,
 ) -> Tensor:
-    """Raises the weight of the KL penalty where the divergence is above its target, else lowers it.
+    """Increases the weight of the KL penalty if the divergence is above its target, else decreases it.
 
         error = clip(divergence / target - 1, -0.2, 0.2)
         coefficient ← coefficient (1 + error · steps / horizon)
@@ -87,7 +87,8 @@ def adaptive_coefficient(
         coefficient: [] float32, > 0, the current weight (initially 0.1).
         divergence: [] nats, of the last batch.
         target: nats, > 0, of the divergence (6 in the paper, summed over a completion).
-        horizon: examples over which a full error changes the coefficient by a fifth (10,000 in the paper).
+        horizon: examples in which an error of ±0.2, the limit, changes the coefficient by a fifth (10,000 in
+            the paper).
         steps: examples in the batch.
 
     Returns:
@@ -96,8 +97,7 @@ def adaptive_coefficient(
     Edge cases: a divergence that is not finite leaves the coefficient unchanged.
 
     Raises:
-        ValueError: for a coefficient or a divergence that is not [], or a target, horizon or steps not above
-            0.
+        ValueError: if coefficient or divergence is not [], or target, horizon or steps is not above 0.
         TypeError: for a coefficient or a divergence that is not floating.
 
     Example:

@@ -59,8 +59,8 @@ def kto_loss(
     Edge cases: a log-probability that is not finite gives NaN; no completions give no losses.
 
     Raises:
-        ValueError: for another shape, or beta or a weight that is not above 0.
-        TypeError: for another dtype.
+        ValueError: if a shape differs, or beta or a weight is not above 0.
+        TypeError: if a dtype differs.
 
     Example:
         The policy is the reference and z₀ is 0: every loss is 1/2.

@@ -18,11 +18,11 @@ from pure.types import Logits, Tree
 
 
 class LogProbabilities(NamedTuple):
-    """Log-probability of each label, and the entropy of the distribution that it was taken from.
+    """Log-probability of each label, and the entropy of the distribution over the vocabulary there.
 
     Fields:
-        logps: [..., T] float32, nats, of the label; 0 where there is none.
-        entropy: [..., T] float32, nats, of the whole distribution there; 0 where there is no label.
+        logps: [..., T] float32, nats; 0 where there is no label.
+        entropy: [..., T] float32, nats; 0 where there is no label.
     """
 
     logps: Tensor
@@ -59,8 +59,8 @@ def log_probabilities(logits: Tensor, labels: Tensor, *, ignore_index: int = IGN
     Returns:
         [...] float32, nats, at most 0.
 
-    Edge cases: a label outside the vocabulary (and not `ignore_index`) gives NaN where reading it is not
-    free: compiled, transformed, on a GPU.
+    Edge cases: a label outside the vocabulary (and not `ignore_index`) gives NaN in compiled or
+    transformed code and on a GPU, where labels are not checked.
 
     Raises:
         ValueError: if the shapes do not fit, or a label is outside the vocabulary (eager, on a CPU).
@@ -93,12 +93,12 @@ def linear_log_probabilities(
         logp = log softmax(logits / temperature)[label],     entropy = - Σ_v p_v log p_v
 
     Args:
-        params: of `logits`; receives gradient.
+        params: those of `logits`; receive gradient.
         hidden: [B, T, D].
         labels: [B, T], already shifted; -100 where there is none.
         logits: (params, hidden [..., D]) -> [..., V], such as `model.logits`.
         temperature: > 0, divisor of the logits.
-        entropy: compute it, by a second loop over the logits. Otherwise it is 0.
+        entropy: compute the entropy too, by a second loop over the logits; otherwise it is 0.
         chunk: rows of the batch whose logits are in memory at a time, recomputed in the backward pass; None
             holds all.
 

@@ -47,7 +47,7 @@ def gae(
         rewards: [B, T]; usually 0 except for the last token, plus a KL penalty on each.
         values: [B, T], predicted before each token; receives no gradient.
         mask: [B, T] bool, True on the completion's tokens; masked tokens in the middle, such as a tool's
-            output, take no time.
+            output, are skipped: they are no time steps.
         gamma: γ in [0, 1], discount per token.
         lam: λ in [0, 1].
 
@@ -55,7 +55,7 @@ def gae(
         GAE(advantages [B, T], returns [B, T]), without gradient.
 
     Steps:
-        1. Number the unmasked tokens: their times.
+        1. Number the unmasked tokens: these are the times t.
         2. The value of the next unmasked token.
         3. The temporal-difference errors δ.
         4. Their discounted sums, by a product with the matrix (γ λ)^(s - t), s >= t; no loop over time.
@@ -82,14 +82,15 @@ def gae(
     rewards, values = rewards.detach().float(), values.detach().float()
     # 1. Time.
     time = mask.cumsum(-1)
-    ahead = (time[..., None, :] - time[..., :, None]).float()  # [B, t, s] tokens from t to s
-    counted = mask[..., None, :] & mask[..., :, None]
+    offset = (time[..., None, :] - time[..., :, None]).float()  # [B, t, s] steps from t to s
+    both_unmasked = mask[..., None, :] & mask[..., :, None]
     # 2. Next value.
-    next_values = (counted & (ahead == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
+    next_values = (both_unmasked & (offset == 1)).float() @ torch.where(mask, values, 0.0)[..., None]
     # 3. Errors.
     delta = torch.where(mask, rewards + gamma * next_values[..., 0] - values, 0.0)
     # 4. Discounted sums.
-    weights = torch.where(counted & (ahead >= 0), torch.as_tensor(gamma * lam) ** ahead.clamp(min=0), 0.0)
+    summed = both_unmasked & (offset >= 0)
+    weights = torch.where(summed, torch.as_tensor(gamma * lam) ** offset.clamp(min=0), 0.0)
     advantages = (weights @ delta[..., None])[..., 0]
     return GAE(advantages, torch.where(mask, advantages + values, 0.0))
 
@@ -108,8 +109,8 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     Returns:
         [...] float32, 0 where masked.
 
-    Edge cases: fewer than two values, or equal ones, become exactly 0 (or their mean), not rounding errors
-    divided by rounding errors.
+    Edge cases: a single value, or equal values, become exactly 0 (with `keep_mean` their mean), not rounding
+    errors divided by rounding errors.
 
     Raises:
         ValueError: if the shapes differ, or eps is negative.
@@ -124,7 +125,7 @@ def whiten(x: Tensor, mask: Tensor, *, keep_mean: bool = False, eps: float = 1e-
     x = upcast(x)
     count = mask.sum()
     mean = torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
-    centred = torch.where(mask & ~_equal(x, mask), x - mean, 0.0)
+    centred = torch.where(mask & ~_all_equal(x, mask), x - mean, 0.0)
     variance = centred.square().sum() / (count - 1).clamp(min=1)
     scaled = centred * torch.rsqrt(variance + eps)
     return torch.where(mask, scaled + mean, 0.0) if keep_mean else scaled
@@ -137,7 +138,8 @@ def ppo_policy_loss(
 
         r = exp(logps - old_logps),     loss = -min(r A, clip(r, 1 - clip, 1 + clip) A)
 
-    Clipping removes the gradient of ratios further than `clip` from 1, for which the samples are no evidence.
+    Clipping removes the gradient once a ratio has moved further than `clip` from 1 in the direction that A
+    rewards: the advantages were estimated for the behaviour policy, and hold only near it.
 
     Args:
         logps: [B, T] nats, under the policy that is trained.
@@ -179,16 +181,16 @@ def ppo_policy_loss(
 def ppo_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float | Tensor | None = 0.2
 ) -> PolicyLoss:
-    """Sums the squared error of the values, whose change in one update is clipped too.
+    """Sums half the squared errors of the value function, with the change of each value clipped.
 
         loss = 1/2 max((v - return)², (clip(v, old - clip, old + clip) - return)²)
 
     Args:
-        values: [B, T] of the value function that is trained.
-        old_values: [B, T] of the value function before the update.
+        values: [B, T], from the value function that is trained.
+        old_values: [B, T], from the value function before the update.
         returns: [B, T], from `gae`.
         mask: [B, T] bool.
-        clip: in units of the return, > 0; None does not clip.
+        clip: largest change of a value, in units of the return, > 0; None does not clip.
 
     Returns:
         PolicyLoss(sum [], count [] tokens).
@@ -224,8 +226,8 @@ def ppo_value_loss(
     return PolicyLoss(torch.where(mask, errors, 0.0).sum() / 2, mask.sum().float())
 
 
-def _equal(x: Tensor, mask: Tensor) -> Tensor:
-    """[] bool: all unmasked values are equal, or all are masked."""
+def _all_equal(x: Tensor, mask: Tensor) -> Tensor:
+    """Reports if all unmasked values are equal, or none is unmasked: [] bool."""
     if not x.numel():
         return torch.ones((), dtype=torch.bool, device=x.device)
     return torch.where(mask, x, torch.inf).amin() >= torch.where(mask, x, -torch.inf).amax()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.loss.check import check_range, expect, upcast, weighs
+from pure.loss.check import check_range, expect, may_be_nonzero, upcast
 
 
 def bradley_terry(
@@ -29,9 +29,9 @@ def bradley_terry(
         loss = -log σ(chosen - rejected - margin) + center (chosen + rejected)²
 
     Args:
-        chosen, rejected: scores without unit, both [B].
+        chosen, rejected: [B] scores of the completions, without unit.
         margin: [B] or a number, target difference of the scores.
-        center: >= 0, weight of the penalty; 0.01 is usual, 0 for none.
+        center: >= 0, weight of the penalty; 0.01 is usual, 0 disables it.
 
     Returns:
         [B] nats, float32.
@@ -64,6 +64,6 @@ def bradley_terry(
     chosen, rejected = upcast(chosen), upcast(rejected)
     difference = chosen - rejected - margin
     losses = -F.logsigmoid(torch.where(difference.isinf(), torch.nan, difference))
-    if weighs(center):
+    if may_be_nonzero(center):
         losses = losses + center * (chosen + rejected).square()
     return losses

@@ -38,6 +38,7 @@ class Attention(Protocol):
 
 
 BACKENDS: Mapping[str, Attention] = {"naive": naive, "flash": flash, "sdpa": sdpa, "flex": flex}
+"""Name -> backend. `single` has no name: only "auto" selects it."""
 
 
 def choose(name: str, q: Tensor, k: Tensor, dropout_mask: Tensor | None = None) -> Attention:
@@ -77,10 +78,10 @@ def check(name: str) -> None:
 
 
 def _fastest(q: Tensor, k: Tensor, dropout_mask: Tensor | None) -> Attention:
-    """Returns the choice of "auto"."""
+    """Returns the backend that "auto" selects: the one measured fastest."""
     if dropout_mask is not None:
         return naive
     if q.is_cuda and not torch._C._are_functorch_transforms_active():
         return sdpa
-    decoding = q.shape[-3] == 1 < k.shape[-3]  # one new token and a cache of earlier ones
+    decoding = q.shape[-3] == 1 and k.shape[-3] > 1  # one new token and a cache of earlier ones
     return single if decoding and torch.compiler.is_compiling() else naive

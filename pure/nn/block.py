@@ -25,18 +25,18 @@ class DropoutMasks(NamedTuple):
 
     Fields:
         weights: [B, N, T, T], on the attention weights.
-        attended: [B, T, D], on the output of attention.
-        transformed: [B, T, D], on the output of the feed-forward block.
+        attention: [B, T, D], on the output of attention.
+        feedforward: [B, T, D], on the output of the feed-forward block.
     """
 
     weights: Tensor | None
-    attended: Tensor | None
-    transformed: Tensor | None
+    attention: Tensor | None
+    feedforward: Tensor | None
 
 
 @runtime_checkable
 class Layer(Protocol):
-    """One layer of a model: `block` with its configuration bound, or a transformation of that."""
+    """One layer of a model: `block` with its configuration bound, or a wrapper of it, such as `remat`."""
 
     def __call__(
         self,
@@ -82,10 +82,10 @@ def block(
         x ← x + dropout(feedforward(norm(x)))
 
     Args:
-        params: one layer's, as `block_spec`.
+        params: those of one layer, as in `block_spec`.
         x: [B, T, D].
         angles, segment_ids, cache, start: as in `pure.nn.attention.attention`.
-        dropout_masks: of this layer, or None.
+        dropout_masks: those of this layer; None drops nothing.
         config, backend: bound by `pure.nn.transformer.transformer`.
 
     Returns:
@@ -105,9 +105,9 @@ def block(
         cache=cache,
         start=start,
     )
-    x = x + _drop(y, masks.attended)
+    x = x + _drop(y, masks.attention)
     y = feedforward(params["feedforward"], norm(params["feedforward_norm"], x, config=config), config=config)
-    return x + _drop(y, masks.transformed), cache
+    return x + _drop(y, masks.feedforward), cache
 
 
 def _drop(y: Tensor, dropout_mask: Tensor | None) -> Tensor:

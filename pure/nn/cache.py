@@ -51,7 +51,7 @@ def empty_cache(
         length: S, capacity of each row in tokens, at most max_position_embeddings.
         dtype: of keys and values; with the dtype of the params nothing is rounded.
         device: that of the params.
-        config: gives layers, K and H.
+        config: gives the number of layers, K and H.
 
     Returns:
         KVCache of zeros, every length 0.
@@ -64,7 +64,12 @@ def empty_cache(
             f"cache: {length} tokens exceed max_position_embeddings {config.max_position_embeddings}; "
             "generate fewer tokens, shorten the prompt, or extend the context with rope_scaling"
         )
-    shape = (batch, config.num_key_value_heads, length, config.head_dim or 0)
+    shape = (
+        batch,
+        config.num_key_value_heads,
+        length,
+        config.head_dim or 0,
+    )  # head_dim is set: 0 is for mypy
 
     def zeros() -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -74,7 +79,7 @@ def empty_cache(
 
 
 def append(cache: LayerCache, keys: Tensor, values: Tensor, start: Tensor | None) -> LayerCache:
-    """Writes T new keys and values after the `start` [B] positions that are filled, into a copy.
+    """Returns a copy of the cache with T new keys and values, written from position `start` of each row on.
 
     Args:
         cache: keys and values [B, K, S, H].

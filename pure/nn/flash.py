@@ -1,7 +1,7 @@
 """FlashAttention written to be read: scores exist for one tile of keys at a time, never for all at once.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
-head width, C keys in a tile, R queries that still have keys to attend to.
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads per key
+head, H head width, C keys in a tile, R queries that attend to keys of the tile.
 
 Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022.
 """
@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pure.nn.naive import causal_mask, grouped, masked, precise, ungrouped
+from pure.nn.naive import accumulation_dtype, causal_mask, grouped, masked, ungrouped
 
 TILE = 128
+"""Default number of keys in a tile."""
 
 
 class _Problem(NamedTuple):
@@ -57,7 +58,7 @@ def flash(
         q: [B, T, N, H].
         k, v: [B, S, K, H].
         start, segment_ids, dropout_mask: as in `naive`. (A dropout mask [B, N, T, S] takes T² memory again.)
-        tile: C, keys in a tile, >= 1. A compiler unrolls the loop, T / C times.
+        tile: C, keys in a tile, >= 1. A compiler unrolls the loop over the T / C tiles.
 
     Returns:
         [B, T, N, H], dtype of q; scores, sums and the gradient's parts in float32.
@@ -83,7 +84,7 @@ def flash(
 
 
 class _Flash(torch.autograd.Function):
-    """(y, L) of a problem; saves only its arguments and results. (torch requires a class.)"""
+    """Computes (y, L); saves only the arguments and results for the backward pass."""
 
     generate_vmap_rule = True
 
@@ -114,22 +115,22 @@ def _forward(p: _Problem) -> tuple[Tensor, Tensor]:
     """Loops over the tiles of keys: y [B, K, T·G, H] and L [B, K, T·G, 1].
 
     Steps:
-        1. Initialise: a = 0, l = 0, m the most negative number.
+        1. Initialise: a = 0, l = 0, m the most negative finite number.
         2. The scores of a tile of keys and the queries at or after its first key, then the three updates.
         3. The queries at the tile's own positions are finished (unless `start` moves them): set them aside.
     """
-    # 1. a, l, m.
-    gathered = torch.zeros_like(p.q, dtype=precise(p.q.dtype))
+    # 1. a is `gathered`, l is `total`, m is `top`.
+    gathered = torch.zeros_like(p.q, dtype=accumulation_dtype(p.q.dtype))
     total = gathered[..., :1]
     top = torch.full_like(total, torch.finfo(total.dtype).min)
     done = []
-    for first, begin, end in _tiles(p):
+    for query, begin, end in _tiles(p):
         # 2. m', l', a'.
-        scores = _scores(p, first, begin, end)
+        scores = _scores(p, query, begin, end)
         top, old = torch.maximum(top, scores.amax(-1, keepdim=True)), top
         weights, shrink = (scores - top).exp(), (old - top).exp()
         total = total * shrink + weights.sum(-1, keepdim=True)
-        mixed = _drop(p, weights, first, begin, end).to(p.v.dtype) @ p.v[..., begin:end, :]
+        mixed = _drop(p, weights, query, begin, end).to(p.v.dtype) @ p.v[..., begin:end, :]
         gathered = gathered * shrink + mixed
         # 3. Finished queries.
         rows = (end - begin) * p.groups if p.start is None else 0
@@ -155,16 +156,18 @@ def _backward(
     """
     # 1. [B, K, T·G, 1]
     shared = (dy * y).to(log_sum.dtype).sum(-1, keepdim=True) - d_log_sum
-    dq, dk, dv, done = torch.zeros_like(p.q, dtype=log_sum.dtype), [], [], []
-    for first, begin, end in _tiles(p):
-        tail, k, v = slice(first * p.groups, None), p.k[..., begin:end, :], p.v[..., begin:end, :]
-        q, up = p.q[..., tail, :], dy[..., tail, :]
+    dq = torch.zeros_like(p.q, dtype=log_sum.dtype)
+    dk, dv, done = [], [], []
+    for query, begin, end in _tiles(p):
+        tail = slice(query * p.groups, None)  # rows of the queries that attend to the tile
+        k, v = p.k[..., begin:end, :], p.v[..., begin:end, :]
+        q, dy_tail = p.q[..., tail, :], dy[..., tail, :]
         # 2. [B, K, R·G, C]
-        scores = _scores(p, first, begin, end, by_key=True)
+        scores = _scores(p, query, begin, end, by_key=True)
         weights = (scores - log_sum[..., tail, :]).exp()
         # 3. dV, dP, dS, dq, dK.
-        dv.append(_drop(p, weights, first, begin, end).to(up.dtype).transpose(-1, -2) @ up)
-        d_weights = _drop(p, up @ v.transpose(-1, -2), first, begin, end)
+        dv.append(_drop(p, weights, query, begin, end).to(dy.dtype).transpose(-1, -2) @ dy_tail)
+        d_weights = _drop(p, dy_tail @ v.transpose(-1, -2), query, begin, end)
         d_scores = (weights * (d_weights - shared[..., tail, :]) * q.shape[-1] ** -0.5).to(q.dtype)
         dq = dq + d_scores @ k
         dk.append(d_scores.transpose(-1, -2) @ q)
@@ -172,7 +175,7 @@ def _backward(
         rows = (end - begin) * p.groups if p.start is None else 0
         done.append(dq[..., :rows, :])
         dq = dq[..., rows:, :]
-    unseen = torch.zeros_like(p.k[..., end:, :])
+    unseen = torch.zeros_like(p.k[..., end:, :])  # keys after the last tile: no query attends to them
     return (
         torch.cat([*done, dq], -2).to(p.q.dtype),
         torch.cat([*dk, unseen], -2),
@@ -181,7 +184,7 @@ def _backward(
 
 
 def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
-    """(first query that attends to the tile, its first key, the key after its last) of each tile of keys."""
+    """Lists (first query that attends to the tile, its first key, the key after its last) for each tile."""
     keys = p.k.shape[-2] if p.start is not None else min(p.q.shape[-2] // p.groups, p.k.shape[-2])
     return [
         (begin if p.start is None else 0, begin, min(begin + p.tile, keys))
@@ -189,21 +192,21 @@ def _tiles(p: _Problem) -> list[tuple[int, int, int]]:
     ]
 
 
-def _scores(p: _Problem, first: int, begin: int, end: int, *, by_key: bool = False) -> Tensor:
-    """Masked scores [B, K, R·G, C] of the queries from `first` on and the keys from `begin` to `end`.
+def _scores(p: _Problem, query: int, begin: int, end: int, *, by_key: bool = False) -> Tensor:
+    """Computes the masked scores [B, K, R·G, C] of queries from `query` on and keys `begin` to `end` - 1.
 
     The backward pass computes them `by_key`, as the transpose of K qᵀ: a compiler would merge two equal
     products, and so keep all scores from the forward pass.
     """
-    rows, columns = range(first, p.q.shape[-2] // p.groups), range(begin, end)
-    q, k = p.q[..., first * p.groups :, :], p.k[..., begin:end, :]
+    rows, columns = range(query, p.q.shape[-2] // p.groups), range(begin, end)
+    q, k = p.q[..., query * p.groups :, :], p.k[..., begin:end, :]
     scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if by_key else q @ k.transpose(-1, -2)
     mask = causal_mask(rows, columns, p.start, p.segment_ids, p.q.device)
-    return masked(scores.to(precise(p.q.dtype)) * p.q.shape[-1] ** -0.5, mask)
+    return masked(scores.to(accumulation_dtype(p.q.dtype)) * p.q.shape[-1] ** -0.5, mask)
 
 
-def _drop(p: _Problem, weights: Tensor, first: int, begin: int, end: int) -> Tensor:
-    """Weights [B, K, R·G, C] times their part of the dropout mask, if there is one."""
+def _drop(p: _Problem, weights: Tensor, query: int, begin: int, end: int) -> Tensor:
+    """Multiplies weights [B, K, R·G, C] by their part of the dropout mask, if there is one."""
     if p.dropout_mask is None:
         return weights
-    return weights * p.dropout_mask[..., first * p.groups :, begin:end]
+    return weights * p.dropout_mask[..., query * p.groups :, begin:end]

@@ -23,7 +23,7 @@ def flex(
 ) -> Tensor:
     """Computes the same as `pure.nn.naive.naive`, on a GPU; on a CPU the forward pass only.
 
-    It is meant to be compiled: torch warns where it is not.
+    It is meant to be called in compiled code: elsewhere torch warns, and stores all scores.
 
     Args:
         q: [B, T, N, H].
@@ -39,7 +39,7 @@ def flex(
     """
     if dropout_mask is not None:
         raise ValueError(
-            "attention backend flex: it takes no dropout mask; use backend='naive' or 'flash', or "
+            "attention backend flex takes no dropout mask; use backend='naive' or 'flash', or "
             "attention_dropout=0"
         )
     wants_grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
@@ -49,12 +49,12 @@ def flex(
             "use backend='auto', or call it under torch.no_grad()"
         )
 
-    # A function, because torch 2.11 takes no partial here.
+    # A function, because torch 2.11 accepts no partial here.
     def mask(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return _mask(batch, row, column, start=start, segment_ids=segment_ids)
 
-    rows = None if start is None and segment_ids is None else q.shape[0]
-    blocks = create_block_mask(mask, rows, None, q.shape[-3], k.shape[-3], device=q.device)
+    batch_size = None if start is None and segment_ids is None else q.shape[0]  # None: one mask for all rows
+    blocks = create_block_mask(mask, batch_size, None, q.shape[-3], k.shape[-3], device=q.device)
     q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
     y: Tensor = flex_attention(q, k, v, block_mask=blocks, enable_gqa=True)
     return y.transpose(-3, -2)
@@ -63,7 +63,7 @@ def flex(
 def _mask(
     batch: Tensor, row: Tensor, column: Tensor, *, start: Tensor | None, segment_ids: Tensor | None
 ) -> Tensor:
-    """`pure.nn.naive.causal_mask` of one query and one key, all indices []."""
+    """Computes `pure.nn.naive.causal_mask` for one query and one key; all indices are []."""
     causal = column <= (row if start is None else row + start[batch])
     if segment_ids is None:
         return causal

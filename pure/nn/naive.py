@@ -1,7 +1,7 @@
 """Attention with plain matrix products, computed in tiles of queries.
 
-Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads a key head, H
-head width, R rows (some of the queries), C columns (some of the keys).
+Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, G = N/K query heads per key
+head, H head width, R rows (some of the queries), C columns (some of the keys).
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-TILES, LEAST = 4, 64
-"""Queries are split into at most 4 tiles of at least 64. Measured on a CPU at T 256, forward and backward: 4
-tiles take half the time of one, 8 take more than 4."""
+MAX_TILES, MIN_TILE = 4, 64
+"""Queries are split into at most 4 tiles of at least 64 queries. Measured on a CPU at T = 256, forward and
+backward: 4 tiles take half the time of one tile, 8 take more than 4."""
 
 
 def naive(
@@ -65,23 +65,28 @@ def naive(
 
     Source: Vaswani et al. 2017, equation 1. Differs from it: grouped heads, tiles.
     """
-    length, keys, groups = q.shape[-3], k.shape[-3], q.shape[-2] // k.shape[-2]
+    length, keys = q.shape[-3], k.shape[-3]
+    groups = q.shape[-2] // k.shape[-2]
     # 1. [B, K, T·G, H] against [B, K, S, H].
     heads, k, v = grouped(q, groups), k.transpose(-3, -2), v.transpose(-3, -2)
     # 2. Tiles.
-    size = length if start is not None else max(-(-length // TILES), LEAST)
-    rows, keys_per_tile = heads.split(size * groups, -2), size if start is None else keys
-    ks, vs = k.split(keys_per_tile, -2), v.split(keys_per_tile, -2)
-    tiles = []
-    for i, tile in enumerate(rows):
-        first, end = i * size, min((i + 1) * keys_per_tile, keys)
+    if start is None:
+        queries_per_tile = keys_per_tile = max(-(-length // MAX_TILES), MIN_TILE)
+    else:
+        queries_per_tile, keys_per_tile = length, keys
+    q_tiles = heads.split(queries_per_tile * groups, -2)
+    k_tiles, v_tiles = k.split(keys_per_tile, -2), v.split(keys_per_tile, -2)
+    outputs = []
+    for i, q_tile in enumerate(q_tiles):
+        begin, end = i * queries_per_tile, min((i + 1) * keys_per_tile, keys)
         # 3. [B, K, R·G, H]
-        queries = range(first, min(first + size, length))
-        mask = causal_mask(queries, range(end), start, segment_ids, q.device)
-        part = None if dropout_mask is None else dropout_mask[..., first : queries.stop, :end]
-        tiles.append(_attend(tile, _join(ks[: i + 1]), _join(vs[: i + 1]), mask, part, groups))
+        rows = range(begin, min(begin + queries_per_tile, length))
+        mask = causal_mask(rows, range(end), start, segment_ids, q.device)
+        factors = None if dropout_mask is None else dropout_mask[..., begin : rows.stop, :end]
+        k_seen, v_seen = _join(k_tiles[: i + 1]), _join(v_tiles[: i + 1])
+        outputs.append(_attend(q_tile, k_seen, v_seen, mask, factors, groups))
     # 4. [B, T, N, H]
-    return ungrouped(_join(tiles), groups)
+    return ungrouped(_join(outputs), groups)
 
 
 def causal_mask(
@@ -125,9 +130,9 @@ def masked(scores: Tensor, mask: Tensor) -> Tensor:
     Finite, so that a tile in which every score of a query is masked gives no NaN.
     """
     groups = scores.shape[-2] // mask.shape[-2]
-    wide = scores.unflatten(-2, (-1, groups))
-    kept = torch.where(mask[..., None, :, None, :], wide, torch.finfo(scores.dtype).min)
-    return kept.flatten(-3, -2)
+    by_query = scores.unflatten(-2, (-1, groups))  # [B, K, R, G, C]
+    result = torch.where(mask[..., None, :, None, :], by_query, torch.finfo(scores.dtype).min)
+    return result.flatten(-3, -2)
 
 
 def grouped(x: Tensor, groups: int) -> Tensor:
@@ -148,15 +153,15 @@ def ungrouped(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(-2, (-1, groups)).transpose(-4, -3).flatten(-3, -2)
 
 
-def precise(dtype: torch.dtype) -> torch.dtype:
-    """Returns the dtype of sums and exponentials: float32, or float64 for float64."""
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which sums and exponentials are computed: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _join(pieces: Sequence[Tensor]) -> Tensor:
-    """Pieces [B, K, c, H] -> [B, K, Σc, H].
+    """Concatenates pieces [B, K, c, H] along the third axis: [B, K, Σc, H].
 
-    (The gradient of a slice is padded with zeros to the full size; that of a concatenated piece is a piece.)
+    (A slice of the full tensor would need a gradient padded with zeros to the full size; a piece does not.)
     """
     return pieces[0] if len(pieces) == 1 else torch.cat(tuple(pieces), -2)
 
@@ -165,7 +170,7 @@ def _attend(
     rows: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout_mask: Tensor | None, groups: int
 ) -> Tensor:
     """Attends from some rows to some columns: [B, K, R·G, H] and [B, K, C, H] -> [B, K, R·G, H]."""
-    scores = (rows @ k.transpose(-1, -2)).to(precise(rows.dtype)) * rows.shape[-1] ** -0.5
+    scores = (rows @ k.transpose(-1, -2)).to(accumulation_dtype(rows.dtype)) * rows.shape[-1] ** -0.5
     weights = masked(scores, mask).softmax(-1)
     if dropout_mask is not None:
         weights = weights * grouped(dropout_mask.transpose(-3, -2), groups)

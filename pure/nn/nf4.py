@@ -1,4 +1,4 @@
-"""NF4: a frozen matrix in four bits a weight, with double quantisation, stored as bitsandbytes does.
+"""NF4: a frozen matrix in four bits per weight, with double quantisation, stored as bitsandbytes does.
 
 Shape letters: O output width, I input width, K = O·I/64 blocks, S = K/256 superblocks.
 
@@ -19,7 +19,7 @@ from pure import tree
 from pure.types import Tree
 
 BLOCK, SUPERBLOCK = 64, 256
-"""Weights that share a scale; scales that share a superscale."""
+"""Number of weights that share a scale, and of scales that share a superscale."""
 
 LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
@@ -31,13 +31,14 @@ LEVELS = (
 
 
 class NF4(NamedTuple):
-    """A matrix [O, I] that `pure.nn.linear.linear` takes in the place of a tensor.
+    """A matrix [O, I] that `pure.nn.linear.linear` accepts in place of a tensor.
 
     Fields:
-        codes: [O, I/2] uint8, two weights a byte, that of the even column in the high half.
+        codes: [O, I/2] uint8, two weights per byte, that of the even column in the high half.
         scales: [K], each block's largest absolute value: uint8 codes, or float32 without double quantisation.
         superscales: [S] float32, the factors of the scales' codes; None without double quantisation.
-        offset: [] float32, the mean of the scales, subtracted before coding; None without.
+        offset: [] float32, the mean of the scales, subtracted before they are quantised; None without double
+            quantisation.
     """
 
     codes: Tensor
@@ -47,22 +48,22 @@ class NF4(NamedTuple):
 
 
 def quantize(weight: Tensor, *, double: bool = True) -> NF4:
-    """Quantises a matrix to four bits a weight.
+    """Quantises a matrix to four bits per weight.
 
-    Weights are nearly normal, so sixteen levels that are equally likely under a normal distribution lose
-    least. Blocks of 64 weights share a scale, so an outlier affects only 63 others; the scales are quantised
-    in turn.
+    Weights are nearly normal, so sixteen levels that are equally likely under a normal distribution lose the
+    least precision. Blocks of 64 weights share a scale, so an outlier affects only 63 others; the scales are
+    quantised in turn.
 
         code_i = argmin_c |w_i / s - LEVELS[c]|,     s = max |w| over the block
         double:  code'_k = argmin_c |(s_k - mean s) / s' - DYNAMIC[c]|
-                 s' = max |s - mean s| over the superblock
+                 s' = max |s - mean s| over the superblock,     DYNAMIC = dynamic_code()
 
     Args:
         weight: [O, I], of any floating dtype; I even.
-        double: quantise the scales too, which saves 0.37 bits a weight.
+        double: quantise the scales too, which saves 0.37 bits per weight.
 
     Returns:
-        NF4; with `double` 4.13 bits a weight.
+        NF4; with `double` 4.13 bits per weight.
 
     Steps:
         1. Split the rows into blocks of 64, the last padded with zeros, and compute their scales.
@@ -73,7 +74,7 @@ def quantize(weight: Tensor, *, double: bool = True) -> NF4:
     Edge cases: a block of zeros has scale 0 and is dequantised to zeros.
 
     Raises:
-        ValueError: if it is not a matrix, I is odd, or a weight is not finite.
+        ValueError: if weight is not a matrix, I is odd, or a weight is not finite.
 
     Example:
         >>> packed = quantize(torch.tensor([[1.0, 0.0, -1.0, 0.5]]), double=False)
@@ -88,7 +89,7 @@ def quantize(weight: Tensor, *, double: bool = True) -> NF4:
         )
     if not torch.isfinite(weight).all():
         raise ValueError(
-            f"nf4: the matrix {tuple(weight.shape)} has a weight that is not finite; it cannot be quantised"
+            f"nf4: the matrix {tuple(weight.shape)} has a weight that is not finite; check the checkpoint"
         )
     # 1. Blocks.
     flat = weight.detach().float().flatten()
@@ -110,7 +111,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
         w_i = LEVELS[code_i] · s,     s = DYNAMIC[code'] · s' + mean
 
     Args:
-        packed: of one matrix.
+        packed: a quantised matrix.
         dtype: of the result; the products are computed in float32 and rounded once.
 
     Returns:
@@ -118,7 +119,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
 
     Source: Dettmers et al. 2023, equation 6.
     """
-    rows, bytes_a_row = packed.codes.shape
+    rows, bytes_per_row = packed.codes.shape
     table = _byte_table(packed.codes.device)
     pairs = table.index_select(0, packed.codes.flatten().int()).view(torch.float32)  # [O·I]
     scales = block_scales(packed)
@@ -126,7 +127,7 @@ def dequantize(packed: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
         scaled = pairs * scales.repeat_interleave(BLOCK)[: pairs.numel()]
     else:
         scaled = (pairs.unflatten(0, (-1, BLOCK)) * scales[:, None]).flatten()
-    return scaled.to(dtype).unflatten(0, (rows, 2 * bytes_a_row))
+    return scaled.to(dtype).unflatten(0, (rows, 2 * bytes_per_row))
 
 
 def block_scales(packed: NF4) -> Tensor:
@@ -138,9 +139,9 @@ def block_scales(packed: NF4) -> Tensor:
 
 
 def nf4_linear(weight: NF4, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiplies by the matrix, which is dequantised for each product: see `pure.nn.linear.linear`.
+    """Computes x Wᵀ + b, with W dequantised for this product only; see `pure.nn.linear.linear`.
 
-    The backward pass dequantises it again, so only the codes are saved.
+    The backward pass dequantises W again, so only the codes are saved.
     """
     return _Product.apply(x, bias, weight.codes, weight.scales, weight.superscales, weight.offset)
 
@@ -181,19 +182,19 @@ def _quantized_scales(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nearest(x: Tensor, levels: Tensor) -> Tensor:
-    """The index of the nearest of the ascending levels, the lower one of two equally near."""
+    """Finds the index of the nearest of the ascending levels; of two equally near, the lower."""
     return torch.bucketize(x, (levels[:-1] + levels[1:]) / 2)
 
 
 def _byte_table(device: torch.device) -> Tensor:
-    """The two levels of each byte: [256] int64, whose halves are float32."""
+    """Tabulates the two levels of each byte: [256] int64, each of which holds two float32."""
     levels = torch.tensor(LEVELS, device=device)
     byte = torch.arange(256, device=device)
     return torch.stack([levels[byte >> 4], levels[byte & 15]], -1).view(torch.int64)[:, 0]
 
 
 class _Product(torch.autograd.Function):
-    """x [..., I] -> x Wᵀ + b [..., O]; saves the codes only."""
+    """Computes x [..., I] -> x Wᵀ + b [..., O]; saves only the codes."""
 
     generate_vmap_rule = True
 
@@ -211,14 +212,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[2:])
-        ctx.biased = inputs[1] is not None
+        ctx.has_bias = inputs[1] is not None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple:
         (grad,) = grads
         codes, scales, superscales, offset = ctx.saved_tensors
         bias = None
-        if ctx.biased and ctx.needs_input_grad[1]:
+        if ctx.has_bias and ctx.needs_input_grad[1]:
             bias = grad.flatten(0, -2).sum(0)
         weight = dequantize(NF4(codes, scales, superscales, offset), grad.dtype)
         return grad @ weight, bias, None, None, None, None

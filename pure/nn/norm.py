@@ -16,7 +16,7 @@ from pure.types import ParamSpec, Tree
 
 
 def norm_spec(size: int, *, rms: bool) -> Tree:
-    """Describes the parameters of a norm over `size` numbers: a scale, and for LayerNorm a bias."""
+    """Describes the parameters of a norm over `size` channels: a scale, and for LayerNorm a bias."""
     scale = {"scale": ParamSpec(shape=(size,), init="ones")}
     return scale if rms else {**scale, "bias": ParamSpec(shape=(size,), init="zeros")}
 
@@ -32,7 +32,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     """Divides by the root mean square, then scales each channel.
 
     Keeps the size of activations the same in every layer, so that they neither explode nor vanish with depth.
-    LayerNorm also subtracts the mean, which turned out not to matter.
+    LayerNorm also subtracts the mean, which makes little difference in practice.
 
         y = scale · x / √(mean(x²) + eps)
 

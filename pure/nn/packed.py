@@ -1,4 +1,4 @@
-"""Weights in the packed layout that a CPU's bfloat16 products read.
+"""Weights in oneDNN's packed layout, which speeds up bfloat16 matrix products on a CPU.
 
 A product of few rows, as in every decoding step, takes less time than packing its weights, so weights that
 are used many times are packed once.
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """A weight matrix that `pure.nn.linear.linear` takes in the place of a tensor.
+    """A weight matrix that `pure.nn.linear.linear` accepts in place of a tensor.
 
     Fields:
-        weight: [O, I] bfloat16 in oneDNN's own layout, which only its products can read; no gradient.
+        weight: [O, I] bfloat16 in oneDNN's own layout, which only its products can read; it gets no gradient.
     """
 
     weight: Tensor
 
 
 def pack(weight: Tensor) -> Tensor | Packed:
-    """Copies a matrix into the packed layout, where the CPU has one.
+    """Copies a matrix into the packed layout, if the CPU supports it.
 
     Args:
         weight: [...]; only matrices [O, I] are packed.
@@ -47,15 +47,15 @@ def packed_linear(weight: Packed, x: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes the product, in an operator of our own: the compiler takes oneDNN's for constants only."""
+    """Computes the product in a custom operator: a compiler accepts oneDNN's with constant weights only."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Makes an empty result, from which a compiler reads shape and dtype."""
+def _empty_result(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Allocates a result, from which a compiler reads shape and dtype."""
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 torch.library.define("intro2llm::packed_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 torch.library.impl("intro2llm::packed_linear", "CompositeExplicitAutograd", _multiply)
-torch.library.register_fake("intro2llm::packed_linear", _shape)
+torch.library.register_fake("intro2llm::packed_linear", _empty_result)

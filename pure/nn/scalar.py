@@ -1,6 +1,6 @@
 """A scalar head: one number for each token, from a language model's hidden states.
 
-Reward models score answers with it, and value functions predict the remaining reward.
+Reward models score completions with it, and value functions predict the remaining reward.
 
 Shape letters: B batch, T tokens, D width.
 
@@ -23,11 +23,11 @@ from pure.types import Hidden, Model, ParamSpec, Tree
 
 
 class ScalarModel(NamedTuple):
-    """A model with a scalar output; params are {"model": the language model's, "score": [1, D]}.
+    """A model with a scalar output; params are {"model": those of the language model, "score": [1, D]}.
 
     Fields:
         spec: tree of ParamSpec.
-        init: (key [2] uint32, params=None) -> params; the language model's are copied, or initialised.
+        init: (key [2] uint32, params=None) -> params; copies the given language model's, or initialises them.
         score: (params, tokens [B, T], *, positions=None, segment_ids=None, key=None) -> [B, T] float32.
     """
 
@@ -53,7 +53,7 @@ def scalar_model(model: Model) -> ScalarModel:
         >>> reward_model.score(reward_model.init(random.key(0)), torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3])
 
-    Source: Stiennon et al. 2020, section 3.4: a linear head, drawn with deviation 1/√(D + 1).
+    Source: Stiennon et al. 2020, section 3.4: a linear head, initialised with standard deviation 1/√(D + 1).
     """
     head = ParamSpec(shape=(1, model.config.hidden_size), std=(model.config.hidden_size + 1) ** -0.5)
     return ScalarModel(
@@ -64,7 +64,7 @@ def scalar_model(model: Model) -> ScalarModel:
 
 
 def without_head(params: Tree) -> Tree:
-    """Removes the language model's head, where it is not tied: a scalar model does not use it."""
+    """Removes the language model's own head, if it has one (is not tied): a scalar model does not use it."""
     return {name: part for name, part in params.items() if name != "head"}
 
 
@@ -73,7 +73,7 @@ def init(key: Tensor, params: Tree | None = None, *, model: Model, head: ParamSp
 
     Args:
         key: [2] uint32.
-        params: a language model's, copied; None initialises them.
+        params: those of a language model, which are copied; None initialises them.
         model, head: bound by `scalar_model`.
 
     Returns:

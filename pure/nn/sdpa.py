@@ -1,8 +1,8 @@
-"""Attention by torch's fused kernels.
+"""Attention by torch's fused kernels, which implement FlashAttention.
 
 Shape letters: B batch, T queries, S keys, N query heads, K key-value heads, H head width.
 
-Dao et al., "FlashAttention", 2022, is what the kernels compute.
+Dao et al., "FlashAttention", 2022.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sdpa(
         [B, T, N, H].
 
     Raises:
-        ValueError: if a dropout mask is given: the fused kernels draw their own, which no key controls.
+        ValueError: if a dropout mask is given: the fused kernels generate their own, which no key controls.
     """
     if dropout_mask is not None:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Attention of one new token to the cached tokens: the shape of every decoding step.
 
-Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads a key head,
-H head width.
+Shape letters: B batch, T = 1 query, S keys, N query heads, K key-value heads, G = N/K query heads per key
+head, H head width.
 
 Vaswani et al., "Attention Is All You Need", 2017; Ainslie et al., "GQA", 2023.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pure.nn.naive import precise
+from pure.nn.naive import accumulation_dtype
 
 
 def single(
@@ -23,11 +23,11 @@ def single(
     segment_ids: Tensor | None = None,
     dropout_mask: Tensor | None = None,
 ) -> Tensor:
-    """Computes attention for one query a row, by elementwise products and sums.
+    """Computes attention for one query per row, by elementwise products and sums.
 
     With one query a matrix product reuses nothing: every key is read once. A compiler fuses this code into
     a single loop over the keys and one over the values; a library product would first copy both into its own
-    layout. (Eager code would store S times H numbers a head: use `naive` there.)
+    layout. (Eager code would store S times H numbers per head: use `naive` there.)
 
         y = Σ_s softmax_s(q · k_s / √H) v_s,     s <= start
 
@@ -35,7 +35,7 @@ def single(
         q: [B, T, N, H], T = 1.
         k, v: [B, S, K, H]; query head n reads key head n // G.
         start: [B] int64 index of the query among the keys, 0 <= start < S; None is 0.
-        segment_ids: must be None: cached tokens are of one segment.
+        segment_ids: must be None: a cache holds one segment per row.
         dropout_mask: must be None: decoding has no dropout.
 
     Returns:
@@ -55,13 +55,16 @@ def single(
     """
     if q.shape[-3] != 1 or segment_ids is not None or dropout_mask is not None:
         raise ValueError(
-            "attention backend single: one query, no segments and no dropout; use backend='naive'"
+            f"attention backend single: expected one query, no segment_ids and no dropout_mask, got q "
+            f"{list(q.shape)} [B, T, N, H]; use backend='naive' for anything else"
         )
-    wide = precise(q.dtype)
-    k, v = k.transpose(-3, -2)[..., None, :, :].to(wide), v.transpose(-3, -2)[..., None, :, :].to(wide)
-    query = q.squeeze(-3).unflatten(-2, (k.shape[-4], -1))[..., None, :].to(wide) * q.shape[-1] ** -0.5
+    dtype = accumulation_dtype(q.dtype)
+    # k and v [B, K, 1, S, H], query [B, K, G, 1, H].
+    k = k.transpose(-3, -2)[..., None, :, :].to(dtype)
+    v = v.transpose(-3, -2)[..., None, :, :].to(dtype)
+    query = q.squeeze(-3).unflatten(-2, (k.shape[-4], -1))[..., None, :].to(dtype) * q.shape[-1] ** -0.5
     scores = (query * k).sum(-1)
     position = 0 if start is None else start[..., None, None, None]
     filled = torch.arange(k.shape[-2], device=q.device) <= position
-    weights = torch.where(filled, scores, torch.finfo(wide).min).softmax(-1)
+    weights = torch.where(filled, scores, torch.finfo(dtype).min).softmax(-1)
     return (weights[..., None] * v).sum(-2).flatten(-3, -2).unsqueeze(-3).to(q.dtype)

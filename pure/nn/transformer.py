@@ -38,8 +38,8 @@ def transformer(
     Args:
         config: the shape of the model.
         backend: the attention backend, see `pure.nn.backend.choose`.
-        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None applies
-            none.
+        wrap_block: a transformation of the layer function, such as `pure.transform.remat.remat`; None leaves
+            it unchanged.
 
     Returns:
         Model, whose functions take the params first.
@@ -56,23 +56,23 @@ def transformer(
         torch.Size([1, 3, 10])
     """
     if not isinstance(config, ModelConfig):
-        instead = f"preset({config!r})" if isinstance(config, str) else 'preset("tiny_config")'
+        call = f"preset({config!r})" if isinstance(config, str) else 'preset("tiny_config")'
         raise TypeError(
-            f"transformer: config must be a ModelConfig, got {config!r}; from pure.config, write {instead}"
+            f"transformer: config must be a ModelConfig, got {config!r}; write {call}, from pure.config"
         )
     backends.check(backend)
     layer: Layer = region(partial(block, config=config, backend=backend))
     if wrap_block is not None:
         layer = wrap_block(layer)
-    own_hidden = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
-    own_logits = partial(logits, config=config)
+    hidden_fn = partial(hidden, config=config, layer=layer, last_norm=region(partial(norm, config=config)))
+    logits_fn = partial(logits, config=config)
     return Model(
         config=config,
         spec=transformer_spec(config),
         init=partial(init, spec=transformer_spec(config)),
-        hidden=own_hidden,
-        logits=own_logits,
-        forward=partial(forward, hidden=own_hidden, logits=own_logits),
+        hidden=hidden_fn,
+        logits=logits_fn,
+        forward=partial(forward, hidden=hidden_fn, logits=logits_fn),
         cache=partial(empty_cache, config=config),
         decode=partial(decode, config=config, layer=layer),
         prepare=partial(prepare, config=config),
@@ -125,8 +125,8 @@ def hidden(
     Args:
         params: as `transformer_spec`.
         tokens: [B, T] integers in 0 .. V-1.
-        positions: [B, T] integers, tokens from the start of the document; None counts from 0.
-        segment_ids: [B, T] integers: a token attends only to its own segment; None is one segment a row.
+        positions: [B, T] integers, index of each token in its document; None counts from the row's start.
+        segment_ids: [B, T] integers: a token attends only to its own segment; None: one segment per row.
         key: [2] or [B, 2] uint32, for the whole batch or one per example; None disables dropout.
         config, layer, last_norm: bound by `transformer`.
 
@@ -160,14 +160,14 @@ def hidden(
 
 
 def logits(params: Tree, hidden: Tensor, *, config: ModelConfig) -> Tensor:
-    """Computes the logits of all words: hidden [..., D] -> [..., V]; a tied head is the embedding."""
+    """Computes logits over the vocabulary: hidden [..., D] -> [..., V]; a tied head is the embedding."""
     return linear(params["head"] if "head" in params else params["embedding"], hidden)
 
 
 def forward(
     params: Tree, tokens: Tensor, *, hidden: Hidden, logits: Logits, **arguments: Tensor | None
 ) -> Tensor:
-    """Composes `logits` and `hidden`, with the arguments of `hidden`: tokens [B, T] -> [B, T, V]."""
+    """Computes `logits` of `hidden`: tokens [B, T] -> [B, T, V]; `arguments` are passed to `hidden`."""
     return logits(params, hidden(params, tokens, **arguments))
 
 
@@ -195,7 +195,7 @@ def decode(
         config, layer: bound by `transformer`.
 
     Returns:
-        (logits [B, T, V], the cache with T more tokens a row).
+        (logits [B, T, V], the cache with T more tokens per row).
     """
     _check_tokens(tokens, config)
     _check_params(params, config)
@@ -246,7 +246,7 @@ def _check_tokens(tokens: Tensor, config: ModelConfig) -> None:
         )
     if not tokens.shape[1]:
         raise ValueError(
-            f"transformer: tokens {tuple(tokens.shape)} are empty; give at least one token a row"
+            f"transformer: tokens {tuple(tokens.shape)} are empty; give at least one token per row"
         )
     if tokens.shape[1] > config.max_position_embeddings:
         raise ValueError(
@@ -271,11 +271,13 @@ def _check_params(params: Tree, config: ModelConfig) -> None:
 def _check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Tensor | None) -> None:
     """Refuses positions and segments of another shape than tokens [B, T]; nothing is broadcast."""
     batch, length = tokens.shape
-    for name, x, rows in (("positions", positions, (1, batch)), ("segment_ids", segment_ids, (batch,))):
+    for name, x, batches, expected in (
+        ("positions", positions, (1, batch), "[B, T] or [1, T]"),
+        ("segment_ids", segment_ids, (batch,), "[B, T]"),
+    ):
         if x is None:
             continue
-        if x.ndim != 2 or x.shape[0] not in rows or x.shape[1] != length:
-            expected = " or ".join(("[B, T]", "[1, T]")[: len(rows)])
+        if x.ndim != 2 or x.shape[0] not in batches or x.shape[1] != length:
             raise ValueError(
                 f"transformer: {name} must be {expected} like tokens {batch, length}, got {tuple(x.shape)}"
             )
@@ -286,7 +288,7 @@ def _check_same_shape(tokens: Tensor, positions: Tensor | None, segment_ids: Ten
 
 
 def _check_key(tokens: Tensor, key: Tensor | None) -> None:
-    """Refuses a key that is neither one nor one a row."""
+    """Checks that there is one key for the batch [2], or one for each row [B, 2]."""
     batch = tokens.shape[0]
     if key is not None and tuple(key.shape) not in ((2,), (batch, 2)):
         raise ValueError(f"transformer: key must be [2] or [B, 2] with B = {batch}, got {tuple(key.shape)}")
@@ -295,7 +297,7 @@ def _check_key(tokens: Tensor, key: Tensor | None) -> None:
 def _embed(
     params: Tree, tokens: Tensor, positions: Tensor, config: ModelConfig
 ) -> tuple[Tensor, Rotation | None]:
-    """Tokens and positions [B, T] -> (x [B, T, D], rotary angles or None)."""
+    """Embeds tokens [B, T] at positions [B, T]: (x [B, T, D], rotary angles or None)."""
     x = F.embedding(tokens, params["embedding"])
     if config.use_rope:
         return x, rotation(positions, config=config)
@@ -303,7 +305,7 @@ def _embed(
 
 
 def _dropout_masks(key: Tensor | None, x: Tensor, config: ModelConfig) -> list[DropoutMasks | None]:
-    """Draws the dropout masks of all layers at once: every inlined hash costs seconds of compilation."""
+    """Draws the dropout masks of all layers at once: each random call adds seconds of compilation."""
     layers, (batch, length, width) = config.num_hidden_layers, x.shape
     if key is None or not (config.attention_dropout or config.hidden_dropout):
         return [None] * layers

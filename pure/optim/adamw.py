@@ -38,7 +38,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class ScaleByAdamState(NamedTuple):
-    """Both moments of Adam."""
+    """Count of updates, and both moments of Adam."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
@@ -85,7 +85,7 @@ def adamw(
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), a negative learning_rate, eps or weight_decay; at the update,
-            if params is missing.
+            if params are missing.
 
     Example:
         The first step is learning_rate, whatever the gradient; decay adds 0.1 * 0.01 * 2.
@@ -127,7 +127,7 @@ def adam(
         learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
 
     Returns:
-        GradientTransformation with state (ScaleByAdamState, rate's state).
+        GradientTransformation with state (ScaleByAdamState, state of the learning rate).
 
     Example:
         >>> opt = adam(0.1)
@@ -150,7 +150,7 @@ def scale_by_adam(
     *,
     nesterov: bool = False,
 ) -> GradientTransformation:
-    """Binds the arguments of `adam_update`.
+    """Builds Adam's rescaling of gradients, without the learning rate; `adam_update` has the formulas.
 
     Args:
         b1, b2, eps, eps_root, mu_dtype, nesterov: as in `adamw`.
@@ -234,15 +234,15 @@ def adam_update(
     nu_correction = bias_correction(b2, count, dtype)
 
     def leaf(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
+        out_dtype = torch.promote_types(torch.promote_types(g.dtype, m.dtype), v.dtype)
         # 2. Moments.
-        wide_g = upcast(g)
-        mu = (1 - b1) * wide_g + b1 * upcast(m)
-        nu = (1 - b2) * wide_g.square() + b2 * upcast(v)
+        grad = upcast(g)
+        mu = (1 - b1) * grad + b1 * upcast(m)
+        nu = (1 - b2) * grad.square() + b2 * upcast(v)
         # 3. Corrected means.
-        mu_hat = corrected_mean(wide_g, mu, b1, mu_correction)
+        mu_hat = corrected_mean(grad, mu, b1, mu_correction)
         step = mu_hat / ((nu / nu_correction.to(nu.dtype) + eps_root).sqrt() + eps)
-        return step.to(out), mu.to(m.dtype), nu.to(v.dtype)
+        return step.to(out_dtype), mu.to(m.dtype), nu.to(v.dtype)
 
     steps, mu, nu = map_unzip(3, leaf, updates, state.mu, state.nu)
     return steps, ScaleByAdamState(count=count, mu=mu, nu=nu)

@@ -17,7 +17,7 @@ from pure.optim.mask import MaskedNode
 from pure.types import Tree
 
 EXEMPT = ("norm", "bias", "embed", "head")
-"""`hidden_matrices` gives leaves with one of these in their path to Adam."""
+"""Parts of a path: leaves that have one of them are not for Muon in `hidden_matrices`."""
 
 
 class MuonDimensionNumbers(NamedTuple):
@@ -32,15 +32,15 @@ class MuonDimensionNumbers(NamedTuple):
 
 
 Dimensions = MuonDimensionNumbers | Tree | Callable[[Tree], Tree]
-"""Numbers for all leaves, a tree of them (None: not a matrix), or a function from params to such a tree."""
+"""The same numbers for all leaves, a tree of them (None: not a matrix), or a function from params to one."""
 
 
 @leafwise
 def hidden_matrices(params: Tree) -> Tree:
     """Selects the matrices of the layers for Muon; embeddings, the head, norms and biases go to Adam.
 
-    Rows of an embedding are looked up, not multiplied, and the head is its counterpart: both are better with
-    Adam.
+    Rows of an embedding are looked up, not multiplied, and the head is its counterpart: both train better
+    with Adam.
 
     Args:
         params: a tree; its paths and numbers of axes are read.
@@ -74,13 +74,13 @@ def resolve(dimensions: Dimensions, like: Tree) -> list[MuonDimensionNumbers | N
         >>> resolve({"a": MuonDimensionNumbers(), "b": None}, {"a": [7, 8], "b": 9})[1:]
         [MuonDimensionNumbers(reduction_axis=1, output_axis=0), None]
     """
-    return _spread(dimensions(like) if callable(dimensions) else dimensions, like)
+    return _numbers_of_leaves(dimensions(like) if callable(dimensions) else dimensions, like)
 
 
 def input_and_output(
     x: Tensor, numbers: MuonDimensionNumbers | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the input axes and the output axes of a weight, not negative.
+    """Returns the input axes and the output axes of a weight, counted from 0.
 
     Raises:
         ValueError: if the weight has fewer than two axes or no dimension numbers, or if an axis is both input
@@ -91,7 +91,7 @@ def input_and_output(
             f"muon: expected a matrix, got a leaf {tuple(x.shape)} with dimension numbers {numbers}; use "
             "muon(...), which gives other leaves to Adam, or set muon_weight_dimension_numbers"
         )
-    inputs, outputs = (_positive(axes, x.ndim) for axes in numbers)
+    inputs, outputs = (_nonnegative(axes, x.ndim) for axes in numbers)
     if set(inputs) & set(outputs):
         raise ValueError(f"muon: input and output axes must differ, got {numbers} for shape {tuple(x.shape)}")
     return inputs, outputs
@@ -112,23 +112,23 @@ def as_matrices(x: Tensor, numbers: MuonDimensionNumbers | None) -> tuple[Tensor
     order = batch + inputs + outputs
     moved = x.permute(order)
     sizes = [math.prod([x.shape[i] for i in axes]) for axes in (batch, inputs, outputs)]
-    inverse = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    inverse = tuple(order.index(i) for i in range(x.ndim))
     return moved.reshape(sizes), lambda y: y.reshape(moved.shape).permute(inverse)
 
 
-def _positive(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """One axis or several, counted from 0."""
+def _nonnegative(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Converts one axis or several, perhaps negative, to axes counted from 0."""
     if isinstance(axes, int):
         axes = (axes,)
     return tuple(axis % ndim for axis in axes)
 
 
-def _spread(numbers: Tree, node: Tree) -> list[MuonDimensionNumbers | None]:
-    """One entry for each leaf of `node`; `numbers` is a tree like it, or a prefix."""
+def _numbers_of_leaves(numbers: Tree, node: Tree) -> list[MuonDimensionNumbers | None]:
+    """Lists the numbers of each leaf of `node`; `numbers` is a tree like it, or a prefix."""
     if numbers is None or isinstance(numbers, MuonDimensionNumbers):
         return [numbers for _ in tree.leaves(node)]
     if node is None or isinstance(node, MaskedNode):
         return []
     if isinstance(node, dict):
-        return [d for k in sorted(node) for d in _spread(numbers[k], node[k])]
-    return [d for a, b in zip(numbers, node, strict=True) for d in _spread(a, b)]
+        return [d for k in sorted(node) for d in _numbers_of_leaves(numbers[k], node[k])]
+    return [d for a, b in zip(numbers, node, strict=True) for d in _numbers_of_leaves(a, b)]

@@ -25,7 +25,7 @@ that of a bound argument (b1, mask, ...).
 
 **Half precision.** Half-precision leaves are computed in float32 and rounded once, where they are stored.
 
-Hessel and others, "Optax: composable gradient transformation and optimisation, in JAX", 2020.
+Hessel et al., "Optax: composable gradient transformation and optimisation, in JAX", 2020.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def identity() -> GradientTransformation:
 
 
 def empty_init(params: Tree) -> EmptyState:
-    """Makes the state of a transformation without memory."""
+    """Returns the state of a transformation without memory."""
     del params
     return EmptyState()
 
@@ -94,8 +94,8 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
     Edge cases: chain() is the identity with state ().
 
     Raises:
-        TypeError: if an argument is not a pair (init, update); at the call.
-        ValueError: if, at the update, the state has another number of parts.
+        TypeError: if an argument is not a pair (init, update).
+        ValueError: at the update, if the state has another number of parts.
 
     Example:
         Clip 6 to 2, then multiply by -0.5.
@@ -110,7 +110,7 @@ def chain(*transforms: GradientTransformation) -> GradientTransformation:
         if not (hasattr(t, "init") and hasattr(t, "update")):
             raise TypeError(
                 f"chain: argument {i} must be a GradientTransformation, got {t!r}; "
-                "write adamw(1e-3), not adamw"
+                "write adamw(1e-3), for example, not adamw"
             )
     transforms = tuple(with_extra(t) for t in transforms)
     return GradientTransformation(
@@ -132,7 +132,7 @@ def chain_update(
     transforms: tuple[GradientTransformation, ...],
     **extra: Any,
 ) -> tuple[Tree, tuple]:
-    """Updates by each of `transforms`, from left to right.
+    """Applies the update of each of `transforms`, from left to right.
 
     Args:
         updates: tree of gradients.
@@ -155,7 +155,7 @@ def chain_update(
     if len(state) != len(transforms):
         raise ValueError(
             f"chain: {len(transforms)} transformations but {len(state)} states; "
-            "make the state with the init of the same chain"
+            "create the state with the init of the same chain"
         )
     states = []
     for t, s in zip(transforms, state, strict=True):
@@ -176,7 +176,7 @@ def _same_leaves(first: Tree, second: Tree) -> bool:
 
 
 def _links_are_leafwise(transforms: tuple[GradientTransformation, ...], raw: bool) -> bool:
-    """The rule of a chain: the first link that is not the identity is the last one to get raw gradients."""
+    """Decides if all links are leafwise; raw gradients reach the links up to the first non-identity."""
     first = next((i for i, t in enumerate(transforms) if t.update is not identity_update), 0)
     return all(is_leafwise_function(t.update, raw and i <= first) for i, t in enumerate(transforms))
 
@@ -213,7 +213,7 @@ def map_unzip(width: int, function: Callable[..., tuple], first: Tree, *rest: Tr
 
 
 def zero_count(params: Tree) -> Tensor:
-    """Makes a counter: [] int32 zero, on the device of the first parameter (of torch's default if none)."""
+    """Creates a counter: [] int32 zero, on the device of the first parameter (torch's default if none)."""
     values = tree.leaves(params)
     return torch.zeros((), dtype=torch.int32, device=values[0].device if values else None)
 
@@ -229,7 +229,7 @@ def increment(count: Tensor) -> Tensor:
 
 
 def bias_correction(decay: Scalar, count: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Computes the bias of a moving average that starts from zero: 1 - decay^count, [] of `dtype`.
+    """Computes the bias correction 1 - decay^count of a moving average that starts at 0: [] of `dtype`.
 
     An average m ← decay m + (1 - decay) g that starts at 0 is too small by this factor; dividing by it makes
     the first average equal to the first value.
@@ -275,7 +275,7 @@ def corrected_mean(g: Tensor, mu: Tensor, decay: Scalar, correction: MeanCorrect
     Args:
         g: [...] the gradient, float32 or wider.
         mu: [...] its mean, this gradient included.
-        decay: of the mean.
+        decay: that of the mean.
         correction: from `mean_correction`.
 
     Returns:
@@ -303,6 +303,6 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def shared_dtype(updates: Tree) -> torch.dtype:
-    """Returns the dtype of numbers that all leaves share: float64 if any leaf is, else float32."""
+    """Returns the dtype of scalars that all leaves share: float64 if any leaf is float64, else float32."""
     has_float64 = any(x.dtype == torch.float64 for x in tree.leaves(updates))
     return torch.float64 if has_float64 else torch.float32

@@ -1,6 +1,6 @@
 """Gradient clipping, by global norm and by value.
 
-Pascanu and others, "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
+Pascanu et al., "On the difficulty of training recurrent neural networks", 2013, algorithm 1 (by norm).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pure.types import GradientTransformation, Tree
 def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     """Rescales the gradient, as one vector of all leaves, to norm `max_norm` if its norm is larger.
 
-    The direction is unchanged, and a bad batch takes a step of ordinary size at most.
+    The direction is unchanged, and a bad batch takes at most a step of ordinary size.
 
         g ← g min(1, max_norm / ‖g‖)
 
@@ -40,7 +40,7 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
         >>> clip_by_global_norm(1.0).update({"a": torch.tensor([3.0, 4.0])}, EmptyState())[0]
         {'a': tensor([0.6000, 0.8000])}
 
-    Source: Pascanu and others 2013, algorithm 1.
+    Source: Pascanu et al. 2013, algorithm 1.
     """
     check_not_negative("clip_by_global_norm", max_norm=max_norm)
     update = partial(clip_by_global_norm_update, max_norm=max_norm)
@@ -76,7 +76,7 @@ def clip_by_global_norm_update(
 
 
 def _norm_is_known(raw: bool) -> bool:
-    """The rule of `clip_by_global_norm`: `grad_norm` is the norm of the raw gradients."""
+    """Decides if clipping by norm is leafwise: only of raw gradients, whose norm is given as `grad_norm`."""
     return raw
 
 

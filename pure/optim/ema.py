@@ -29,7 +29,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class EmaState(NamedTuple):
-    """The average and its count."""
+    """The average, and the number of values in it."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  values averaged so far
     ema: Tree  # like the params
@@ -102,7 +102,7 @@ def ema_update(
 
 
 def warmed_decay(decay: Scalar, count: Tensor) -> Tensor:
-    """Computes the decay of an average of parameters at each update: small at first, later `decay`.
+    """Computes the decay of a parameter average with warm-up: small at first, later `decay`.
 
     With a decay of 0.999 from the start, the average still contains 98% of the initial parameters after 20
     updates. With this warm-up it covers about a tenth of the updates so far, until that is 1 / (1 - decay);

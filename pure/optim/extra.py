@@ -17,10 +17,10 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
     optax's base protocol is `update(updates, state, params)`; ours also passes `extra` (see base.py).
 
     Args:
-        transform: any pair.
+        transform: any pair (init, update).
 
     Returns:
-        The same, if its update takes keyword arguments; else one that drops them.
+        The same, if its update takes `**kwargs`; else a pair whose update drops `extra`.
 
     Example:
         >>> import torch
@@ -39,5 +39,5 @@ def with_extra(transform: GradientTransformation) -> GradientTransformation:
 def _drop_extra(
     update: Callable, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
 ) -> Any:
-    """Calls an update that takes none."""
+    """Calls `update` without `extra`."""
     return update(updates, state, params)

@@ -62,7 +62,7 @@ def apply_if_finite(inner: GradientTransformation, max_consecutive_errors: int) 
 
 
 def finite_init(params: Tree, *, inner: GradientTransformation) -> ApplyIfFiniteState:
-    """Initialises all counters with 0."""
+    """Initialises all counters with 0, and the state of `inner`."""
     values = tree.leaves(params)
     device = values[0].device if values else None
     return ApplyIfFiniteState(
@@ -107,9 +107,9 @@ def finite_update(
     total = torch.where(finite, state.total_notfinite, increment(state.total_notfinite))
     apply = finite | (in_a_row > max_consecutive_errors)
     # 3. Select.
-    new, inner_state = inner.update(updates, state.inner_state, params, **extra)
-    kept = tree.map(lambda u: torch.where(apply, u, 0), new)
-    return kept, ApplyIfFiniteState(
+    new_updates, inner_state = inner.update(updates, state.inner_state, params, **extra)
+    selected = tree.map(lambda u: torch.where(apply, u, 0), new_updates)
+    return selected, ApplyIfFiniteState(
         in_a_row, finite, total, tree.where(apply, inner_state, state.inner_state)
     )
 

@@ -20,7 +20,7 @@ from pure.types import GradientTransformation, Schedule, Tree
 
 
 class WrappedScheduleState(NamedTuple):
-    """The count of a schedule."""
+    """The count at which a schedule is evaluated next."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32
 
@@ -144,7 +144,7 @@ def inject_init(
     Args:
         params: tree of parameters.
         factory: the builder.
-        numbers, schedules, rest: its arguments that become hyperparams, its schedules, and the others.
+        numbers, schedules, rest: the builder's arguments: numbers, schedules, and all others.
         dtype: as `hyperparam_dtype` in `inject_hyperparams`.
 
     Returns:
@@ -173,22 +173,21 @@ def inject_update(
     dtype: torch.dtype | None,
     **extra: Any,
 ) -> tuple[Tree, InjectStatefulHyperparamsState]:
-    """Builds the optimizer from the numbers in the state, and updates by it.
+    """Builds the optimizer from the hyperparameters in the state, and calls its update.
 
     Args:
         updates, params, extra: passed to the optimizer.
         state: InjectStatefulHyperparamsState.
         factory: the builder.
-        schedules, rest: its schedules, and its arguments that are not numbers.
+        schedules, rest: the builder's schedules, and its arguments that are neither number nor schedule.
         dtype: as `hyperparam_dtype` in `inject_hyperparams`.
 
     Returns:
         (updates, state); hyperparams are those of this update, counts are one higher.
     """
-    # The dtype was chosen at init, perhaps from more leaves than these.
     hyperparams = dict(state.hyperparams)
     for name, schedule in schedules.items():
-        old = state.hyperparams[name]
+        old = state.hyperparams[name]  # has the dtype chosen at init, perhaps from more leaves than these
         hyperparams[name] = _number(schedule(state.hyperparams_states[name].count), old.dtype, old)
     updates, inner_state = factory(**rest, **hyperparams).update(updates, state.inner_state, params, **extra)
     counts = {k: WrappedScheduleState(count=increment(s.count)) for k, s in state.hyperparams_states.items()}
@@ -196,7 +195,7 @@ def inject_update(
 
 
 def _dtype(params: Tree, dtype: torch.dtype | None) -> torch.dtype:
-    """The given dtype, or the widest of float32 and the params."""
+    """Returns the given dtype, or the widest of float32 and the params' dtypes."""
     if dtype is not None:
         return dtype
     widest = torch.float32
@@ -207,7 +206,7 @@ def _dtype(params: Tree, dtype: torch.dtype | None) -> torch.dtype:
 
 
 def _number(value: float | Tensor, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Makes a [] tensor with its own storage: floats in `dtype`, ints in int32, tensors in their own."""
+    """Creates a [] tensor with its own storage: floats in `dtype`, ints in int32, tensors cloned."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, int):

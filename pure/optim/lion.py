@@ -2,7 +2,7 @@
 
 Shape letters: none; elementwise on each leaf.
 
-Chen and others, "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
+Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023, algorithm 2.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pure.optim.weight_decay import add_decayed_weights
 from pure.types import GradientTransformation, Tree
 
 MODES = ("hard", "smooth", "refined")
+"""Replacements of the sign function; see `scale_by_lion`."""
 
 
 class ScaleByLionState(NamedTuple):
-    """The moment of Lion."""
+    """Count of updates, and the moment of Lion."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32  updates so far
     mu: Tree  # running mean of the gradient, like the params
@@ -69,7 +70,7 @@ def lion(
         >>> opt.update(torch.tensor([0.001, -50.0]), opt.init(params), params)[0]
         tensor([-0.1500,  0.0500])
 
-    Source: Chen and others 2023, algorithm 2.
+    Source: Chen et al. 2023, algorithm 2.
     """
     check_not_negative("lion", optional=True, learning_rate=learning_rate)
     return chain(
@@ -87,12 +88,16 @@ def scale_by_lion(
     mode: str = "hard",
     smooth_beta: float = 1.0,
 ) -> GradientTransformation:
-    """Binds the arguments of `lion_update`.
+    """Builds Lion's sign of the mean gradient, without the learning rate; `lion_update` has the formulas.
 
     Args:
         b1, b2, mu_dtype: as in `lion`.
         mode: "hard" is the sign; "smooth" tanh(smooth_beta x); "refined" clips to [-1, 1].
         smooth_beta: steepness of "smooth".
+
+    Returns:
+        GradientTransformation with state ScaleByLionState; updates are not negated: chain
+        `scale_by_learning_rate`.
 
     Raises:
         ValueError: for b1 or b2 outside [0, 1), or an unknown mode.
@@ -139,22 +144,22 @@ def lion_update(
 
     Edge cases: a coordinate whose mean is exactly 0 does not move.
 
-    Source: Chen and others 2023, algorithm 2.
+    Source: Chen et al. 2023, algorithm 2.
     """
     del params, extra
 
     def leaf(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-        wide_g, wide_m = upcast(g), upcast(m)
-        direction = _soften((1.0 - b1) * wide_g + b1 * wide_m, mode, smooth_beta)
-        mu = (1 - b2) * wide_g + b2 * wide_m
+        grad, mean = upcast(g), upcast(m)
+        direction = _sign((1.0 - b1) * grad + b1 * mean, mode, smooth_beta)
+        mu = (1 - b2) * grad + b2 * mean
         return direction.to(torch.promote_types(g.dtype, m.dtype)), mu.to(m.dtype)
 
     steps, mu = map_unzip(2, leaf, updates, state.mu)
     return steps, ScaleByLionState(count=increment(state.count), mu=mu)
 
 
-def _soften(x: Tensor, mode: str, smooth_beta: float) -> Tensor:
-    """Applies the sign function, or its replacement in another mode."""
+def _sign(x: Tensor, mode: str, smooth_beta: float) -> Tensor:
+    """Applies the sign function ("hard"), or its smooth or clipped replacement."""
     if mode == "smooth":
         return torch.tanh(smooth_beta * x)
     return x.sign() if mode == "hard" else x.clamp(-1, 1)

@@ -3,7 +3,7 @@
 Shape letters: O outputs, I inputs of a matrix [O, I]; N matrices in a batch.
 
 Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024; Bernstein and Newhouse, "Old
-Optimizer, New Norm", 2024; Liu and others, "Muon is Scalable for LLM Training", 2025 (consistent_rms, weight
+Optimizer, New Norm", 2024; Liu et al., "Muon is Scalable for LLM Training", 2025 (consistent_rms, weight
 decay).
 """
 

@@ -1,10 +1,10 @@
-"""Newton-Schulz iteration: brings the singular values of a matrix near 1 by matrix products only.
+"""Newton-Schulz iteration: brings the singular values of a matrix close to 1 by matrix products only.
 
 Shape letters: N matrices, R rows, C columns.
 
 Schulz, "Iterative Berechnung der reziproken Matrix", 1933; Jordan, "Muon: An optimizer for hidden layers in
-neural networks", 2024 (coefficients); Ahn and others, "Dion: Distributed Orthonormalized Updates", 2025
-(others).
+neural networks", 2024 (standard coefficients); Ahn et al., "Dion: Distributed Orthonormalized Updates",
+2025 (dion coefficients).
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def orthogonalize(
     """Brings the singular values of each matrix near 1; the singular vectors are unchanged (except by "aol").
 
     The standard coefficients raise small singular values as fast as possible: 5 steps bring those above a
-    hundredth of the norm to about 0.7 to 1.2, which is good enough.
+    hundredth of the norm to about 0.7 to 1.2, which is accurate enough.
 
         X ← X / (‖X‖_F + eps);   then ns_steps times   A = X Xᵀ,  X ← a X + (b A + c A A) X
 
     Args:
         x: [N, R, C] float, matrices of momentum.
-        ns_coeffs: [3] or [n, 3], (a, b, c) of every step, or of n steps that differ.
-        ns_steps: number of steps, for [3]; not read for [n, 3].
+        ns_coeffs: [3], (a, b, c) of every step, or [n, 3], one triple for each of n steps.
+        ns_steps: number of steps if `ns_coeffs` is [3]; not read if it is [n, 3].
         eps: added to the norm, so that a matrix of zeros is not divided by 0.
         preconditioning: the first scaling: "frobenius" as above, "spectral" by the largest singular value, or
             a scaling of X and A inside the first step: "aol" divides row i of X by √(Σ_j |A_ij|), "schatten"
-            divides X by √‖A‖_F; the numbers under these roots are at least 1e-8.
-        dtype: compute dtype; None: that of x. Later steps correct rounding errors of earlier ones:
-            torch.bfloat16 is several times faster and changes singular values by a hundredth.
+            divides X by √‖A‖_F; the numbers under these roots are clamped to at least 1e-8.
+        dtype: of the computation; None is that of x. torch.bfloat16 is several times faster and changes
+            singular values by a hundredth, as later steps correct rounding errors of earlier ones.
 
     Returns:
         [N, R, C], the dtype of x.
@@ -73,10 +73,10 @@ def orthogonalize(
         >>> round(orthogonalize(torch.tensor([[[2.0]]]), torch.tensor(STANDARD), ns_steps=1).item(), 3)
         0.701
 
-    Source: Jordan 2024; "aol" Boissin and others, "Turbo-Muon", 2025; "schatten" Grishina and others 2025.
+    Source: Jordan 2024; "aol" Boissin et al., "Turbo-Muon", 2025; "schatten" Grishina et al. 2025.
     """
     # 1. Transpose.
-    given, tall = x.dtype, x.shape[-2] > x.shape[-1]
+    dtype_of_x, tall = x.dtype, x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     # 2. Scale.
     if preconditioning == "frobenius":
@@ -84,15 +84,16 @@ def orthogonalize(
     elif preconditioning == "spectral":
         x = x / (torch.linalg.matrix_norm(x, ord=2, keepdim=True) + eps)
     # 3. Iterate.
-    x = x.to(dtype or given)
+    x = x.to(dtype or dtype_of_x)
     coeffs = ns_coeffs.to(torch.promote_types(x.dtype, torch.float32))
-    for i, row in enumerate(coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps):
-        a, b, c = row.unbind(0)
-        square = x @ x.mT
+    steps = coeffs.unbind(0) if coeffs.ndim == 2 else [coeffs] * ns_steps
+    for i, step in enumerate(steps):
+        a, b, c = step.unbind(0)
+        gram = x @ x.mT
         if i == 0:
-            x, square = _first_scaling(x, square, preconditioning)
-        x = a * x + (b * square + c * (square @ square)) @ x
-    return (x.mT if tall else x).to(given)
+            x, gram = _first_scaling(x, gram, preconditioning)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.mT if tall else x).to(dtype_of_x)
 
 
 def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
@@ -125,12 +126,12 @@ def coefficients(ns_coeffs: Coefficients | str, ns_steps: int) -> Coefficients:
     return tuple(triples) if triples else tuple(ns_coeffs)
 
 
-def _first_scaling(x: Tensor, square: Tensor, preconditioning: str) -> tuple[Tensor, Tensor]:
-    """Scales x [N, R, C] and x xᵀ [N, R, R] for "aol" and "schatten"."""
+def _first_scaling(x: Tensor, gram: Tensor, preconditioning: str) -> tuple[Tensor, Tensor]:
+    """Scales x [N, R, C] and its Gram matrix x xᵀ [N, R, R] for "aol" and "schatten"."""
     if preconditioning == "aol":
-        s = square.abs().sum(-1).clamp(min=1e-8).rsqrt().unsqueeze(-1)
-        return x * s, square * s * s.mT
+        s = gram.abs().sum(-1).clamp(min=1e-8).rsqrt().unsqueeze(-1)
+        return x * s, gram * s * s.mT
     if preconditioning == "schatten":
-        s = torch.linalg.vector_norm(square, dim=(-2, -1), keepdim=True).clamp(min=1e-8).rsqrt()
-        return x * s, square * s**2
-    return x, square
+        s = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True).clamp(min=1e-8).rsqrt()
+        return x * s, gram * s**2
+    return x, gram

@@ -22,11 +22,11 @@ class ReduceLROnPlateauState(NamedTuple):
     """The current factor, and the statistics that change it."""
 
     scale: Tensor  # [] float  current factor on the updates
-    best_value: Tensor  # [] float  lowest mean loss so far
-    plateau_count: Tensor  # [] int32  means without improvement, in a row
-    cooldown_count: Tensor  # [] int32  means still to be ignored
-    count: Tensor  # type: ignore[assignment]  # [] int32  losses in the current mean
-    avg_value: Tensor  # [] float  the current mean
+    best_value: Tensor  # [] float  lowest average loss so far
+    plateau_count: Tensor  # [] int32  averages without improvement, in a row
+    cooldown_count: Tensor  # [] int32  averages still to be ignored
+    count: Tensor  # type: ignore[assignment]  # [] int32  losses in the current average
+    avg_value: Tensor  # [] float  the current average
 
 
 def reduce_on_plateau(
@@ -38,17 +38,18 @@ def reduce_on_plateau(
     accumulation_size: int = 1,
     min_scale: Scalar = 0.0,
 ) -> GradientTransformation:
-    """Multiplies updates by a factor, reduced each time the loss has not improved for `patience` means.
+    """Multiplies updates by a factor, reduced each time the loss has not improved for `patience` averages.
 
-    The loss is passed as `update(updates, state, params, value=loss)`.
+    The loss is passed as `update(updates, state, params, value=loss)`; averages of `accumulation_size` losses
+    are compared.
 
     Args:
         factor: by which the scale is multiplied on a plateau, in (0, 1).
-        patience: means without improvement before a reduction, >= 1.
-        rtol, atol: an improvement is value < (1 - rtol) best - atol; rtol in [0, 1], atol >= 0, not both 0.
-        cooldown: means that are ignored after a reduction, >= 0.
-        accumulation_size: losses averaged to one mean, >= 1.
-        min_scale: lower bound of the scale.
+        patience: averages without improvement before a reduction, >= 1.
+        rtol, atol: an improvement is average < (1 - rtol) best - atol; rtol in [0, 1], atol >= 0, not both 0.
+        cooldown: averages that are ignored after a reduction, >= 0.
+        accumulation_size: losses in one average, >= 1.
+        min_scale: lower bound of the scale (the product of all reductions).
 
     Returns:
         GradientTransformation with state ReduceLROnPlateauState.
@@ -89,15 +90,15 @@ def reduce_on_plateau(
 
 def plateau_init(params: Tree) -> ReduceLROnPlateauState:
     """Initialises the scale with 1 and the best loss with infinity."""
-    start = zero_count(params)
-    number = torch.zeros_like(start, dtype=shared_dtype(params))
+    zero_int = zero_count(params)
+    zero = torch.zeros_like(zero_int, dtype=shared_dtype(params))
     return ReduceLROnPlateauState(
-        scale=number + 1.0,
-        best_value=number + float("inf"),
-        plateau_count=start,
-        cooldown_count=start.clone(),
-        count=start.clone(),
-        avg_value=number,
+        scale=zero + 1.0,
+        best_value=zero + float("inf"),
+        plateau_count=zero_int,
+        cooldown_count=zero_int.clone(),
+        count=zero_int.clone(),
+        avg_value=zero,
     )
 
 
@@ -116,7 +117,7 @@ def plateau_update(
     min_scale: Scalar,
     **extra: Any,
 ) -> tuple[Tree, ReduceLROnPlateauState]:
-    """Adds one loss to the mean, evaluates the mean when it is complete, and scales the updates.
+    """Adds one loss to the average, evaluates the average when it is complete, and scales the updates.
 
     Args:
         updates: tree of updates.
@@ -132,19 +133,19 @@ def plateau_update(
         ValueError: if value is missing.
 
     Steps:
-        1. Add the loss to the mean.
-        2. If the mean is complete, decide: improved, cooling down, or another one without improvement.
-        3. Scale.
+        1. Add the loss to the average.
+        2. If the average is complete, decide: improved, cooling down, or one more without improvement.
+        3. Scale the updates.
     """
     del params, extra
     if value is None:
         raise ValueError(
-            "reduce_on_plateau: the loss is needed: call update(grads, state, params, value=loss)"
+            "reduce_on_plateau: expected the loss, got None; call update(grads, state, params, value=loss)"
         )
-    # 1. Mean.
+    # 1. Average.
     count = increment(state.count)
-    mean = (state.count * state.avg_value + value) / count
-    updated = state._replace(count=count, avg_value=mean.to(state.avg_value.dtype))
+    average = (state.count * state.avg_value + value) / count
+    updated = state._replace(count=count, avg_value=average.to(state.avg_value.dtype))
     # 2. Decide.
     decided = _decide(updated, factor, patience, rtol, atol, cooldown, min_scale)
     state = tree.where(count == accumulation_size, decided, updated)
@@ -161,7 +162,7 @@ def _decide(
     cooldown: int,
     min_scale: Scalar,
 ) -> ReduceLROnPlateauState:
-    """Computes the state after a complete mean; the next mean starts empty."""
+    """Computes the state after a complete average; the next average starts empty."""
     improved = state.avg_value < (1 - rtol) * state.best_value - atol
     waited = torch.where(improved, 0, increment(state.plateau_count))
     cooling = state.cooldown_count > 0
@@ -182,7 +183,7 @@ def _decide(
 def _check_ranges(
     factor: float, patience: int, rtol: float, atol: float, cooldown: int, accumulation_size: int
 ) -> None:
-    """Refuses arguments out of range."""
+    """Checks that the arguments of `reduce_on_plateau` are in range."""
     numbers = {
         "factor": factor,
         "patience": patience,

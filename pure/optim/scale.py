@@ -41,8 +41,8 @@ def scale(step_size: Scalar) -> GradientTransformation:
         step_size: a number or [] tensor.
 
     Raises:
-        ValueError: if it is not finite, or a tensor with axes.
-        TypeError: if it is neither.
+        ValueError: if step_size is not finite, or a tensor with axes.
+        TypeError: if step_size is neither a number nor a tensor.
 
     Example:
         >>> scale(3.0).update(torch.tensor(2.0), EmptyState())[0]
@@ -64,7 +64,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
     """Multiplies updates by the value of a schedule.
 
     Args:
-        step_size_fn: schedule, count [] int32 -> [] float32. The first update sees 0.
+        step_size_fn: schedule, count [] int32 -> [] float32. The count is 0 at the first update.
 
     Example:
         >>> from pure.optim.schedule import linear_schedule
@@ -127,7 +127,7 @@ def scale_by_learning_rate(
 
     Raises:
         ValueError: if a number is negative or not finite.
-        TypeError: if it is none of these.
+        TypeError: if learning_rate is none of these.
 
     Example:
         >>> scale_by_learning_rate(0.1).update(torch.tensor(5.0), EmptyState())[0]
@@ -174,8 +174,8 @@ def schedule_value(value: ScalarOrSchedule, count: Tensor | None) -> Scalar:
     """Evaluates a schedule at `count`; a number is returned unchanged."""
     if count is None or not callable(value):
         return value  # type: ignore[return-value]
-    now = value(count)
-    return store_once(now) if isinstance(now, Tensor) else now
+    current = value(count)
+    return store_once(current) if isinstance(current, Tensor) else current
 
 
 def _times(factor: Scalar, updates: Tree) -> Tree:

@@ -2,7 +2,7 @@
 
 Shape letters: O outputs, I inputs of a matrix [O, I].
 
-Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024 (the default); Liu and others, "Muon
+Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024 (the default); Liu et al., "Muon
 is Scalable for LLM Training", 2025 (consistent_rms).
 """
 

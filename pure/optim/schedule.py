@@ -1,11 +1,11 @@
 """Schedules: values that change during a run, as pure functions of the count of updates so far.
 
 A schedule takes count [] int32 (or a Python int, or a vector of counts, for plotting) and returns [] float32.
-Every builder binds its arguments to a module-level function, where a fingerprint finds them. Orders of
-operations are optax's. Numbers may be [] tensors too.
+Every builder binds its arguments to a module-level function, so that a run's fingerprint can read them. The
+order of operations is optax's. Numbers may be [] tensors too.
 
-Smith 2017 (warm-up and cycles); Loshchilov and Hutter, "SGDR", 2017 (cosine, restarts); Hu and others,
-"MiniCPM", 2024 (WSD).
+Smith, "Cyclical Learning Rates for Training Neural Networks", 2017 (warm-up and cycles); Loshchilov and
+Hutter, "SGDR", 2017 (cosine, restarts); Hu et al., "MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pure.types import Schedule
 
 
 def constant_schedule(value: Scalar) -> Schedule:
-    """Returns `value` at every count.
+    """Builds the schedule that returns `value` at every count.
 
     Example:
         >>> constant_schedule(0.5)(7)
@@ -142,12 +142,12 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
     """Concatenates schedules; each counts from its own start.
 
     Args:
-        schedules: n of them, n >= 1.
-        boundaries: n - 1 rising counts: schedule i + 1 starts at boundaries[i], and gets count -
+        schedules: n >= 1 schedules.
+        boundaries: n - 1 ascending counts: schedule i + 1 starts at boundaries[i], and gets count -
             boundaries[i].
 
     Raises:
-        ValueError: for another number of boundaries, or if they do not rise.
+        ValueError: for another number of boundaries, or if they do not ascend.
 
     Example:
         >>> two = join_schedules([constant_schedule(1.0), linear_schedule(2.0, 4.0, 2)], [10])
@@ -162,7 +162,7 @@ def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> 
         )
     if list(boundaries) != sorted(boundaries):
         raise ValueError(
-            f"join_schedules: boundaries must rise, got {list(boundaries)}; sort them with their schedules"
+            f"join_schedules: boundaries must ascend, got {list(boundaries)}; sort them with their schedules"
         )
     return partial(_joined, schedules=schedules, boundaries=boundaries)
 
@@ -177,12 +177,12 @@ def _joined(count: Tensor | int, *, schedules: tuple[Schedule, ...], boundaries:
 
 
 def as_count(count: Tensor | int) -> Tensor:
-    """Converts a Python int to a [] int32 tensor; a tensor passes."""
+    """Converts a Python int to a [] int32 tensor; a tensor is returned unchanged."""
     return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.int32)
 
 
 def check_steps(who: str, at_least: int = 1, **lengths: Any) -> None:
-    """Refuses lengths that are not ints of at least `at_least`.
+    """Checks that lengths are ints of at least `at_least`.
 
     Raises:
         ValueError: naming `who`, the argument and the value.

@@ -2,8 +2,9 @@
 
 Shape letters: none; elementwise on each leaf.
 
-Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak 1964 (momentum); Sutskever and others,
-"On the importance of initialization and momentum in deep learning", 2013 (Nesterov's form).
+Robbins and Monro, "A Stochastic Approximation Method", 1951; Polyak, "Some methods of speeding up the
+convergence of iteration methods", 1964 (momentum); Sutskever et al., "On the importance of
+initialization and momentum in deep learning", 2013 (Nesterov's form).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class TraceState(NamedTuple):
-    """The velocity, like the params."""
+    """The velocity of momentum, a tree like the params."""
 
     trace: Tree
 
@@ -38,12 +39,12 @@ def sgd(
 
     Args:
         learning_rate: >= 0; a number, a [] tensor or a schedule.
-        momentum: in [0, 1), decay of the velocity; None has no velocity and no state.
+        momentum: in [0, 1), decay of the velocity; None: no velocity and no state.
         nesterov: use Nesterov's update.
         accumulator_dtype: storage of the velocity; None stores it like the params.
 
     Returns:
-        GradientTransformation with state (TraceState or EmptyState, rate's state).
+        GradientTransformation with state (TraceState or EmptyState, state of the learning rate).
 
     Raises:
         ValueError: for a negative learning_rate, or momentum outside [0, 1).
@@ -59,8 +60,8 @@ def sgd(
     """
     check_not_negative("sgd", optional=True, learning_rate=learning_rate)
     check_dtype("sgd", accumulator_dtype=accumulator_dtype)
-    first = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
-    return chain(first, scale_by_learning_rate(learning_rate))
+    momentum_or_identity = identity() if momentum is None else trace(momentum, nesterov, accumulator_dtype)
+    return chain(momentum_or_identity, scale_by_learning_rate(learning_rate))
 
 
 def trace(

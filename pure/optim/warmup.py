@@ -1,7 +1,7 @@
 """Schedules with a warm-up, composed of those in schedule.py.
 
-Goyal and others, "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
-(cosine, restarts); Hu and others, "MiniCPM", 2024 (WSD).
+Goyal et al., "Accurate, Large Minibatch SGD", 2017 (warm-up); Loshchilov and Hutter, "SGDR", 2017
+(cosine, restarts); Hu et al., "MiniCPM", 2024 (WSD).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pure.optim.schedule import (
 from pure.types import Schedule
 
 SHAPES = ("linear", "cosine", "sqrt")
+"""Shapes of the decay of `wsd_schedule`."""
 
 
 def warmup_constant_schedule(init_value: Scalar, peak_value: Scalar, warmup_steps: int) -> Schedule:
@@ -50,7 +51,8 @@ def warmup_cosine_decay_schedule(
 ) -> Schedule:
     """Rises linearly, then decays along a cosine: the usual schedule of pretraining.
 
-    Adam's first steps divide by a mean of few squares; a small learning rate limits the harm.
+    Adam's first steps divide by the mean of only a few squared gradients; a small learning rate limits the
+    error.
 
     Args:
         init_value: at count 0, often 0.
@@ -131,7 +133,7 @@ def wsd_schedule(
         >>> [round(wsd_schedule(0.0, 1.0, 2, 4, 4)(count).item(), 4) for count in (0, 1, 2, 6, 7, 10)]
         [0.0, 0.5, 1.0, 1.0, 0.75, 0.0]
 
-    Source: Hu and others 2024, section 4; the square root is from Hägele and others, "Scaling Laws and
+    Source: Hu et al. 2024, section 4; the square root is from Hägele et al., "Scaling Laws and
     Compute-Optimal Training Beyond Fixed Training Durations", 2024.
     """
     check_steps("wsd_schedule", at_least=0, stable_steps=stable_steps)
@@ -146,7 +148,7 @@ def wsd_schedule(
 def _decay(
     count: Tensor | int, *, peak_value: Scalar, end_value: Scalar, decay_steps: int, shape: str
 ) -> Tensor:
-    """Evaluates the last part of `wsd_schedule`, `count` from its own start."""
+    """Evaluates the decay of `wsd_schedule`, `count` updates after its start."""
     x = as_count(count).to(torch.float32).clamp(0, decay_steps) / decay_steps
     if shape == "cosine":
         x = (1 - torch.cos(math.pi * x)) / 2
@@ -188,7 +190,7 @@ def _warm_up(who: str, init_value: Scalar, peak_value: Scalar, warmup_steps: int
 
 
 def _check_longer(who: str, decay_steps: int, warmup_steps: int) -> None:
-    """Refuses a schedule that is not longer than its warm-up."""
+    """Checks that a schedule is longer than its warm-up."""
     check_steps(who, at_least=0, warmup_steps=warmup_steps)
     check_steps(who, decay_steps=decay_steps)
     if decay_steps <= warmup_steps:

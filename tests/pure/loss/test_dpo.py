@@ -149,7 +149,7 @@ def test_absurd_pairs_stay_finite(variant: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "orpo"}, "their own files"),
+        ({"variant": "orpo"}, "pure.loss.orpo and pure.loss.kto"),
         ({"variant": "sigmoid", "label_smoothing": 0.1}, "only conservative and robust"),
         ({"variant": "robust", "label_smoothing": 0.5}, r"\[0, 0.5\)"),
         ({"variant": "ipo"}, "divides by the completions' tokens"),

@@ -11,7 +11,7 @@ ONE = torch.ones(1, 2, 1, 16)
 
 
 def test_refuses_a_dropout_mask() -> None:
-    with pytest.raises(ValueError, match="flex: it takes no dropout mask; use backend='naive' or 'flash'"):
+    with pytest.raises(ValueError, match="flex takes no dropout mask; use backend='naive' or 'flash'"):
         flex(ONE, ONE, ONE, dropout_mask=torch.ones(1, 1, 2, 2))
 
 

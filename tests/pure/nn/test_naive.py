@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pure import random
-from pure.nn.naive import causal_mask, grouped, masked, naive, precise, ungrouped
+from pure.nn.naive import accumulation_dtype, causal_mask, grouped, masked, naive, ungrouped
 
 
 def test_causal_mask_is_the_definition() -> None:
@@ -47,5 +47,5 @@ def test_large_scores_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_sums_are_taken_in_float32_at_least(dtype: torch.dtype) -> None:
-    assert precise(dtype) == torch.float32
-    assert precise(torch.float64) == torch.float64
+    assert accumulation_dtype(dtype) == torch.float32
+    assert accumulation_dtype(torch.float64) == torch.float64

@@ -252,9 +252,9 @@ def test_dropout_keeps_the_expectation() -> None:
             noise = (rate / (1 - rate) / factors.numel()) ** 0.5
             assert abs(factors.mean() - 1) < 4 * noise
     drawn = torch.cat([x.flatten() for layer in masks for x in layer])
-    assert not torch.equal(*(x.attended for x in masks))  # layers and places draw apart
-    assert not torch.equal(masks[0].attended, masks[0].transformed)
-    assert not torch.equal(masks[0].attended[0], masks[0].attended[1])
+    assert not torch.equal(*(x.attention for x in masks))  # layers and places draw apart
+    assert not torch.equal(masks[0].attention, masks[0].feedforward)
+    assert not torch.equal(masks[0].attention[0], masks[0].attention[1])
     assert drawn.isfinite().all()
 
 

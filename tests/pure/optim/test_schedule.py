@@ -79,7 +79,7 @@ def test_numbers_may_be_tensors() -> None:
         (lambda: optim.join_schedules([], []), "0 schedules need"),
         (
             lambda: optim.join_schedules([optim.constant_schedule(1.0)] * 3, [5, 3]),
-            r"boundaries must rise, got \[5, 3\]",
+            r"boundaries must ascend, got \[5, 3\]",
         ),
     ],
 )
