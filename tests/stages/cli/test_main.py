@@ -81,11 +81,11 @@ class InductorError(RuntimeError):
         (PermissionError(13, "Permission denied", "b"), 1, "b: Permission denied"),
         (ImportError("wandb is not installed; pip install it"), 1, "wandb is not installed; pip install it"),
         (FloatingPointError("logits were NaN"), 1, "logits were NaN"),
-        (MemoryError(), 1, "out of memory; cut the batch by --gradient_accumulation"),
+        (MemoryError(), 1, "out of memory; split the batch by --gradient_accumulation"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             1,
-            "out of memory; cut the batch",
+            "out of memory; split the batch",
         ),
         (
             InductorError("CppCompileError: C++ compile error\nmuch more"),
