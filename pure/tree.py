@@ -125,8 +125,8 @@ def get(tree: Tree, path: str) -> Any:
 def partition(keep: Callable[[str, Any], bool], tree: Tree) -> tuple[Tree, Tree]:
     """Splits a tree into two: the leaves where `keep(path, leaf)` holds, and the others.
 
-    A missing leaf becomes `None`, an empty node, so every function here skips it. Together with
-    `combine` it serves freezing, adapters and partial checkpoints.
+    A missing leaf becomes `None`, an empty node, so every function here skips it. Together with `combine`
+    it serves freezing, adapters and partial checkpoints.
 
     Example:
         >>> partition(lambda path, x: x > 1, {"a": 1, "b": 2})

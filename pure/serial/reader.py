@@ -77,8 +77,8 @@ def read(stream: Stream, size: int, *, max_nodes: int = MAX_NODES) -> Any:
 
     A map whose first key is the chunk marker is one tensor. Extension type 1 is a tensor, 2 a complex number
     and 3 a numpy scalar (read as a 0-d tensor). A tensor is allocated and filled if no size in its shape is
-    negative, its dtype is one of `writer.DTYPES`, and the product of its shape times itemsize
-    equals both the stated number of bytes and the rest of its extension.
+    negative, its dtype is one of `writer.DTYPES`, and the product of its shape times itemsize equals both the
+    stated number of bytes and the rest of its extension.
 
     Edge cases: bool bytes other than 0 and 1 are refused, as torch's behaviour on them is undefined. Numbers
     may have any of msgpack's widths, though Flax writes the shortest.

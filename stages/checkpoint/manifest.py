@@ -1,6 +1,6 @@
 """A checkpoint's manifest: checksums of the state's file, leaf by leaf, and a description of the run.
 
-Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256:
+Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256,
 so that damage is reported by leaf, and several threads can hash. The file's digest is that of its leaves'
 digests, and the manifest ends with its own. It is read like any file from third parties: every field is
 checked, and no name in it becomes a path.
