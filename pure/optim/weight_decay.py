@@ -44,7 +44,8 @@ def add_decayed_weights(
         MaskedState.
 
     Raises:
-        ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
+        ValueError: if weight_decay is negative (at once), or params is missing (at the update; a fixed 0
+            needs none).
 
     Example:
         >>> opt = add_decayed_weights(0.5)

@@ -32,7 +32,7 @@ def gumbel(
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         dtype: float32, float16, bfloat16 or float64.
         mode: "low", or "high" for twice the random bits: the largest float32 sample is then 32 instead of 16.
         offset: flat index of the first number in a larger draw; mode "low" only.
@@ -77,7 +77,7 @@ def categorical(
         key: [2] uint32.
         logits: [...] float, log-probabilities up to a constant; -inf is never drawn.
         axis: the axis of the categories.
-        shape: of the result: any leading axes for several draws, then the logits' shape without `axis`.
+        shape: shape of the result: any leading axes for several draws, then the logits' shape without `axis`.
         replace: draw with replacement; False draws distinct indices, those of the largest sums in
             descending order.
         mode: "low" or "high", as in `gumbel`.

@@ -33,7 +33,7 @@ def bits(
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         dtype: torch.uint8, uint16, uint32 or uint64.
         offset: flat index of the first number in a larger draw.
 
@@ -78,7 +78,7 @@ def randint(
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to the dtype's range.
         dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and
             convert.
@@ -137,7 +137,7 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
     Args:
         key: [2] uint32.
         x: an int, or a tensor; a [] tensor of integers is an int (reading it waits for its device).
-        axis: along which to shuffle slices.
+        axis: the axis whose slices are shuffled.
         independent: shuffle each line along the axis differently.
 
     Returns:

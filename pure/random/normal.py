@@ -22,7 +22,7 @@ def normal(
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         dtype: float32, float16, bfloat16 or float64.
         offset: flat index of the first number in a larger draw.
 
@@ -63,7 +63,7 @@ def truncated_normal(
     Args:
         key: [2] uint32.
         lower, upper: numbers or tensors that broadcast to `shape`, in standard deviations.
-        shape: of the result; None is the broadcast shape of the bounds.
+        shape: shape of the result; None takes the broadcast shape of the bounds.
         dtype: float32, float16, bfloat16 or float64.
         offset: flat index of the first number in a larger draw.
 

@@ -163,7 +163,7 @@ def _value(source: _Source, depth: int) -> Any:
 
 
 def _length(source: _Source, tag: int, base: int, mask: int, tags: Mapping[int, int]) -> int:
-    """Reads a length, from the tag itself (base | length, if there is a mask) or after one of `tags`."""
+    """Reads a length: from the tag (base | length, if mask is not 0), or from the bytes after it (`tags`)."""
     if tag in tags:
         return int.from_bytes(source.take(tags[tag]), "big")
     if not mask or tag & ~mask != base:

@@ -49,7 +49,7 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
 
 
 def leaf_signature(x: Any) -> Any:
-    """Returns what compiled code assumes of a leaf: a tensor's shape, dtype, ..., another's value."""
+    """Returns what compiled code assumes of a leaf: a tensor's shape, dtype, ...; else the value."""
     if not isinstance(x, Tensor):
         return type(x), x
     return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout

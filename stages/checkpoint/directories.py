@@ -21,6 +21,7 @@ from stages.checkpoint import manifest
 from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
 
 FOLDER = "checkpoints"
+"""Folder of the checkpoints, in the run's folder."""
 _NAME = re.compile(r"step-(\d{8,})(\.old\d+)?")
 
 

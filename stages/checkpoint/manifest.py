@@ -28,7 +28,9 @@ import torch
 from data_pipes.digest import hash_bytes, hash_json
 
 FORMAT = 1
+"""Version of the manifest's format."""
 STATE, MANIFEST = "state.msgpack", "manifest.json"
+"""Names of the files in a checkpoint's folder."""
 _FIELDS = ("step", "score", "metadata", "fingerprint", "environment")
 _LARGEST = 2**28  # maximum bytes of a manifest, about 300,000 leaves
 

@@ -25,7 +25,7 @@ from stages.checkpoint import manifest
 from stages.checkpoint.manifest import LeafRecord
 
 _BLOCK = 1 << 23  # bytes moved at a time
-_EARLY = 1 << 25  # bytes after which the system is asked to start writing them to the disk
+_EARLY = 1 << 25  # bytes after each of which the system is asked to start writing to the disk
 _BUFFERS = 512  # buffers in one call of writev; Linux takes 1024
 _AHEAD = 8  # maximum blocks that wait for a hashing thread
 _EMPTY = (hashlib.sha256().hexdigest(),) * 2  # sha256 of data and header of a leaf without bytes

@@ -67,8 +67,9 @@ def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
     """Alternates between the user's turns and answers to them.
 
     Args:
-        answer: see `answer_fn`.
-        options: --system is used; and --prompt, without which the turns come from the keyboard.
+        answer: the function that `answer_fn` returns.
+        options: the flags, of which --system and --prompt are used here; without --prompt, turns come from
+            the keyboard.
 
     Returns:
         The conversation.

@@ -115,7 +115,7 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
     """Trains one stage, or resumes it, and evaluates it before and after; a saved result is returned.
 
     Args:
-        stage: see DemoStage.
+        stage: the stage's flags and evaluation.
         train: `stages.run.train.train`.
         results: JSON file of the results of all stages, to which this one's are added.
 
@@ -148,7 +148,7 @@ def evaluate_policy(stage: DemoStage, experiment: Experiment, params: Tree, fold
     """Evaluates the policy, and writes every question and completion.
 
     Args:
-        stage: its task is evaluated.
+        stage: the stage, whose task is evaluated.
         experiment: the stage's run.
         params: the stage's params, the policy among them, which is cast to the dtype that the device
             multiplies fast.

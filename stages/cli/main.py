@@ -22,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
 
 USAGE_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-"""Errors of the arguments or of what they name."""
+"""Errors of the arguments, or of the files and folders that they name."""
 
 COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError")
 """Names of the errors of torch.compile and the C++ compiler."""
@@ -141,9 +141,7 @@ def _describe_interruption(name: str, options: Any) -> str:
     folder = Path(options.output_dir)
     kept = next(folder.glob(keeps), None) is not None
     if keeps != CHECKPOINTS:
-        return (
-            f"interrupted; the same command {'keeps the answers that are there' if kept else 'starts again'}"
-        )
+        return f"interrupted; the same command {'keeps the saved answers' if kept else 'starts again'}"
     if kept:
         return "interrupted; the same command resumes from the newest checkpoint"
     return f"interrupted before the first checkpoint in {folder}; the same command starts again"

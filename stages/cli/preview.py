@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data_pipes.tokenizer.spec import Tokenizer
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
+"""Style of each kind of token."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def complete(
     """Complete a batch of prompts, each with its own random numbers.
 
     Args:
-        model: gives `decode` and `cache`.
+        model: the model; its `decode` and `cache` are used.
         params: the model's params.
         tokenizer: the model's tokenizer.
         prompts: B lists of ids.

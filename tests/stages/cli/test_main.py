@@ -121,7 +121,7 @@ def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").touch()
     assert told("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
     assert told("demo", *place) == told("sft", *place)
-    assert told("evaluate", *place) == "interrupted; the same command keeps the answers that are there"
+    assert told("evaluate", *place) == "interrupted; the same command keeps the saved answers"
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
