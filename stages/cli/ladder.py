@@ -157,7 +157,7 @@ def evaluate_policy(stage: DemoStage, experiment: Experiment, params: Tree, fold
     dtype = hardware.pick_dtype("auto", experiment.key.device)
     policy = policy_of(params)
     task = stage.task(experiment, tree.cast(policy, dtype))
-    about = {"stage": stage.name, "dtype": str(dtype), "model_sha256": build.hash_params(policy)}
+    about = {"rung": stage.name, "dtype": str(dtype), "model_sha256": build.hash_params(policy)}
     record.evaluate([task], folder, about=about, quiet=True)
 
 
