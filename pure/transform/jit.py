@@ -211,7 +211,7 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
     (A compiler may drop the clone that a swap needs: Inductor makes a <- b, b <- a of two copied clones.)
     """
     old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
-    swapping = _swapping(old_leaves, new_leaves)
+    swapping = _find_swapping(old_leaves, new_leaves)
     with torch.no_grad():
         for i, (old, x) in enumerate(zip(old_leaves, new_leaves, strict=True)):
             if old is not x and i not in swapping:
@@ -221,7 +221,7 @@ def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
     return [x if i in swapping else None for i, x in enumerate(new_leaves)]
 
 
-def _swapping(old: list[Tensor], new: list[Tensor]) -> set[int]:
+def _find_swapping(old: list[Tensor], new: list[Tensor]) -> set[int]:
     """Indices of leaves whose new value is another old leaf or a view of one, and of those old leaves."""
     changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
     pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _base_of(x) is _base_of(y)]

@@ -41,7 +41,7 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
         signature = (spec, tuple(leaf_signature(x) for x in values))
         with torch.no_grad():
             if signature not in programs:
-                programs[signature] = _compiled(function, backend, spec, values)
+                programs[signature] = _compile(function, backend, spec, values)
             run, result = programs[signature]
             return tree.unflatten(result, list(run(*(x for x in values if isinstance(x, Tensor)))))
 
@@ -55,7 +55,7 @@ def leaf_signature(x: Any) -> Any:
     return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout
 
 
-def _compiled(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
+def _compile(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
     """Traces and compiles: (tensors -> the results' leaves, the results' structure)."""
     tensors, structures = [x for x in values if isinstance(x, Tensor)], []
 
