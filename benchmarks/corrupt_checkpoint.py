@@ -88,13 +88,13 @@ def run_trial(run: Path, kind: str, rng: random.Random) -> list[str]:
     file, leaves = KINDS[kind](folder, manifest.decode((intact / MANIFEST).read_bytes()), rng)
     warnings: list[str] = []
     loaded = checkpoint.load(run, tree.zeros_like(state(1)), warn=warnings.append)
-    refused = loaded.refused[0] if loaded.refused else None
+    skipped = loaded.skipped[0] if loaded.skipped else None
     shutil.rmtree(folder)
     shutil.copytree(intact, folder)
     passed = ["loaded"] if loaded.step == 1 and equal_bits(loaded.state, state(1)) else []
-    if refused is None or len(warnings) != 1:
+    if skipped is None or len(warnings) != 1:
         return passed
-    named = refused.file == file and file in warnings[0] and leaves <= set(refused.leaves)
+    named = skipped.file == file and file in warnings[0] and leaves <= set(skipped.leaves)
     return ["detected", *(["named"] if named else []), *passed]
 
 

@@ -46,7 +46,7 @@ def map_with_path(function: Callable, tree: Tree, *rest: Tree) -> Tree:
         >>> map_with_path(lambda path, x: path, {"layers": [{"q": 0}]})
         {'layers': [{'q': 'layers/0/q'}]}
     """
-    return optree.tree_map(function, _names(tree, ""), tree, *rest)
+    return optree.tree_map(function, _path_tree(tree, ""), tree, *rest)
 
 
 def leaves(tree: Tree) -> list:
@@ -60,7 +60,7 @@ def leaves(tree: Tree) -> list:
 
 
 def nodes(kind: type, tree: Tree) -> list:
-    """Lists the NamedTuples of one kind in a tree, such as quantised matrices in the place of tensors.
+    """Lists the NamedTuples of one kind in a tree, such as quantised matrices in place of tensors.
 
     Example:
         >>> from pure.nn.packed import Packed
@@ -98,7 +98,7 @@ def paths(tree: Tree) -> list[str]:
         >>> paths({"b": [1, 2], "a": 3})
         ['a', 'b/0', 'b/1']
     """
-    return leaves(_names(tree, ""))
+    return leaves(_path_tree(tree, ""))
 
 
 def get(tree: Tree, path: str) -> Any:
@@ -116,17 +116,17 @@ def get(tree: Tree, path: str) -> Any:
         children = _children(node)
         if part not in children:
             raise KeyError(
-                f"tree.get: no {part!r} in {path!r}; here are {', '.join(children) or 'no children'}"
+                f"tree.get: no {part!r} in {path!r}; the children here are {', '.join(children) or 'none'}"
             )
         node = children[part]
     return node
 
 
 def partition(keep: Callable[[str, Any], bool], tree: Tree) -> tuple[Tree, Tree]:
-    """Splits a tree in two of the same shape: leaves where `keep(path, leaf)` holds, and the others.
+    """Splits a tree into two: the leaves where `keep(path, leaf)` holds, and the others.
 
-    A missing leaf becomes `None`, an empty node, so every function here skips it. With `combine` it serves
-    freezing, adapters and saving a part.
+    A missing leaf becomes `None`, an empty node, so every function here skips it. Together with `combine`
+    it serves freezing, adapters and partial checkpoints.
 
     Example:
         >>> partition(lambda path, x: x > 1, {"a": 1, "b": 2})
@@ -170,7 +170,7 @@ def select(pattern: Tree, tree: Tree) -> Tree:
 
 
 def stack(trees: list[Tree]) -> Tree:
-    """Stacks equal trees leaf by leaf along a new first axis, so that `vmap` can run over them.
+    """Stacks trees of equal structure leaf by leaf along a new first axis, so that `vmap` can run over them.
 
     Example:
         >>> stack([{"x": torch.tensor(1)}, {"x": torch.tensor(2)}])
@@ -278,17 +278,17 @@ def _plain(node: dict) -> type[dict]:
     return OrderedDict if isinstance(node, OrderedDict) else dict
 
 
-def _names(node: Any, prefix: str) -> Any:
+def _path_tree(node: Any, prefix: str) -> Any:
     """Replaces each leaf by its path. (Plain recursion: Dynamo cannot trace optree's paths.)"""
     if node is None:
         return None
     join = f"{prefix}/".lstrip("/")
     if isinstance(node, dict):
-        return _plain(node)((k, _names(v, f"{join}{k}")) for k, v in node.items())
+        return _plain(node)((k, _path_tree(v, f"{join}{k}")) for k, v in node.items())
     if hasattr(node, "_fields"):
-        return type(node)(*[_names(v, f"{join}{k}") for k, v in zip(node._fields, node, strict=True)])
+        return type(node)(*[_path_tree(v, f"{join}{k}") for k, v in zip(node._fields, node, strict=True)])
     if isinstance(node, list | tuple):
-        return type(node)([_names(v, f"{join}{i}") for i, v in enumerate(node)])
+        return type(node)([_path_tree(v, f"{join}{i}") for i, v in enumerate(node)])
     return prefix
 
 

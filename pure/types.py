@@ -21,7 +21,7 @@ Schedule = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Logits(Protocol):
-    """A score for each word, such as `model.logits`: (params, hidden [..., D]) -> [..., V]."""
+    """Scores of the vocabulary's tokens, such as `model.logits`: (params, hidden [..., D]) -> [..., V]."""
 
     def __call__(self, params: Tree, hidden: Tensor, /) -> Tensor: ...
 
@@ -78,8 +78,8 @@ class Model(NamedTuple):
         cache: (batch, length, dtype=float32, device="cpu") -> an empty KV cache, with one length per row.
         decode: (params, tokens [B, T], cache, *, last=False) -> (logits [B, T, V], cache); `last`, True or
             [B] positions, gives [B, 1, V].
-        prepare: (params, *, rows=None) -> a copy in the layout that `decode` reads fastest for so many rows,
-            for long decoding.
+        prepare: (params, *, rows=None) -> a copy in the layout that `decode` reads fastest with `rows` rows
+            in the batch; it pays off in long decoding.
     """
 
     config: Any
@@ -94,15 +94,15 @@ class Model(NamedTuple):
 
 
 class GradientTransformation(NamedTuple):
-    """Optimizer, or a link of one, as in optax: two pure functions.
+    """An optimizer, or one transformation in a chain, as in optax: two pure functions.
 
         state = init(params)
         updates, state = update(updates, state, params, **extra)
 
     Updates are *added* to the params, so a descent direction has its minus sign. `extra` is passed to every
-    link of a chain: `grad_norm` [] (the global norm, if the caller has computed it), `finite` [] bool (all
-    gradients are finite) and `value` [] (the loss, for reduce-on-plateau). An update without `**extra` is
-    called without.
+    transformation in a chain: `grad_norm` [] (the global norm, if the caller has computed it), `finite` []
+    bool (all gradients are finite) and `value` [] (the loss, for reduce-on-plateau). An `update` that does
+    not accept `**extra` is called without it.
     """
 
     init: Callable[[Tree], Tree]

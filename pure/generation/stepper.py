@@ -18,7 +18,7 @@ from torch import Tensor
 from pure import tree
 from pure.generation.controls import Controls, sample_tokens
 from pure.transform.jit import jit
-from pure.transform.trace import kind
+from pure.transform.trace import leaf_signature
 from pure.types import Model, Tree, identity_prepare
 
 
@@ -147,7 +147,7 @@ def _get_compiled_step(
     The lookup replaces torch's guards, which are off (`checked=False`).
     """
     values, structure = tree.flatten(arguments)
-    signature = (structure, tuple(kind(x) for x in values))
+    signature = (structure, tuple(leaf_signature(x) for x in values))
     if signature not in compiled_steps:
         compiled_steps[signature] = make_step()
     return compiled_steps[signature]

@@ -22,7 +22,7 @@ from pure.types import GradientTransformation, Tree
 
 
 class WeightDecaySchedule(NamedTuple):
-    """The number of updates so far, if the weight decay is a schedule."""
+    """State of a scheduled weight decay: the number of updates so far."""
 
     count: Tensor  # type: ignore[assignment]  # [] int32
 
@@ -32,8 +32,8 @@ def add_decayed_weights(
 ) -> GradientTransformation:
     """Adds weight_decay * params to the updates: u ← u + weight_decay p.
 
-    Before the learning rate (which flips the sign) in a chain, it multiplies every weight by
-    1 - learning_rate weight_decay.
+    In a chain it stands before the learning rate (which flips the sign); every step then multiplies the
+    weights by 1 - learning_rate weight_decay, besides adding the update.
 
     Args:
         weight_decay: >= 0; a number, a [] tensor or a schedule.
@@ -44,7 +44,8 @@ def add_decayed_weights(
         MaskedState.
 
     Raises:
-        ValueError: if weight_decay is negative; at the update, if params is missing (a fixed 0 needs none).
+        ValueError: if weight_decay is negative (at once), or params is missing (at the update; a fixed 0
+            needs none).
 
     Example:
         >>> opt = add_decayed_weights(0.5)
@@ -75,7 +76,7 @@ def decay_update(
     Args:
         updates: tree of updates.
         state: EmptyState, or WeightDecaySchedule if the weight decay is a schedule.
-        params: like updates.
+        params: same structure and shapes as updates.
         weight_decay: as in `adamw`.
         extra: not used.
 
@@ -83,13 +84,14 @@ def decay_update(
         (updates, state).
 
     Raises:
-        ValueError: if params is missing and weight_decay is not the number 0, or has leaves of other shapes.
+        ValueError: if weight_decay is not the number 0 and params is missing, or its leaves differ in shape
+            from those of updates.
     """
     del extra
     count = state.count if isinstance(state, WeightDecaySchedule) else None
-    new = state if count is None else WeightDecaySchedule(count=increment(count))
+    new_state = state if count is None else WeightDecaySchedule(count=increment(count))
     if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return updates, new
+        return updates, new_state
     if params is None:
         raise ValueError(
             "add_decayed_weights: params is needed for weight decay: call update(grads, state, params)"
@@ -100,4 +102,4 @@ def decay_update(
         return (upcast(g) + rate * upcast(p)).to(torch.promote_types(g.dtype, p.dtype))
 
     check_same_shapes(updates, params)
-    return tree.map(leaf, updates, params), new
+    return tree.map(leaf, updates, params), new_state

@@ -1,8 +1,8 @@
-"""The error function and its inverse as XLA computes them in float32, so that normal numbers agree with JAX.
+"""The error function and its inverse as XLA computes them in float32, so that `normal` agrees with JAX.
 
 `torch.erfinv` is as accurate, but differs from XLA's by up to 91 units in the last place. Here every
-multiply-add rounds once, as in XLA's compiled code (a fused multiply-add): a product of two float32 is exact
-in float64.
+multiply-add rounds once, like the fused multiply-add of XLA's compiled code: it is evaluated in float64,
+where a product of two float32 is exact.
 
 Giles, "Approximating the erfinv function", 2010, table 5 (single precision).
 """
@@ -36,15 +36,15 @@ TAIL = (
     1.0016740560531616,
     2.832976818084717,
 )
-"""Giles' two polynomials for the inverse, highest power first; each coefficient is a float32."""
-ABOVE = (
+"""Giles' polynomials for the inverse, CENTRE for w < 5 and TAIL beyond, as float32; highest power first."""
+ERF_NUMERATOR = (
     0.00022905065270606428,
     0.0034082909114658833,
     0.050955694168806076,
     0.18520832061767578,
     1.1283791065216064,
 )
-BELOW = (
+ERF_DENOMINATOR = (
     -1.1791603071742429e-07,
     2.354796561121475e-05,
     0.0010179625824093819,
@@ -53,15 +53,15 @@ BELOW = (
     0.4974692463874817,
     1.0,
 )
-"""XLA's rational function for the error function, in the same form."""
-ERF_IS_ONE = 3.832506856900711
+"""XLA's rational approximation of the error function, two polynomials in x²; highest power first."""
+ERF_SATURATES = 3.832506856900711
 """The x at which 1 - erf(x) is half a unit in the last place of float32."""
 
 
 def erf_inv(x: Tensor) -> Tensor:
     """Inverts the error function: erf(erf_inv(x)) = x.
 
-    It transforms a uniform number into a normal one: √2 erf_inv(u) is standard normal for u uniform in
+    It turns uniform samples into normal ones: √2 erf_inv(u) is standard normal for u uniform in
     (-1, 1).
 
         w = -ln(1 - x²);   erf_inv(x) = x P(w - 5/2)  if w < 5,   x Q(√w - 3)  otherwise
@@ -96,7 +96,7 @@ def erf_inv(x: Tensor) -> Tensor:
 def erf(x: Tensor) -> Tensor:
     """Evaluates the error function, 2/√π ∫₀ˣ exp(-t²) dt, bit for bit as XLA does in float32 on a CPU.
 
-        erf(x) = x ABOVE(x²) / BELOW(x²)   for |x| <= 3.83; beyond, ±1
+        erf(x) = x ERF_NUMERATOR(x²) / ERF_DENOMINATOR(x²)   for |x| <= 3.83; beyond, ±1
 
     Args:
         x: any shape, float. float16 and bfloat16 are computed in float32, float64 by `torch.erf`.
@@ -112,13 +112,13 @@ def erf(x: Tensor) -> Tensor:
         return torch.erf(x)
     if x.dtype != torch.float32:
         return erf(x.float()).to(x.dtype)
-    x = x.clamp(-ERF_IS_ONE, ERF_IS_ONE)
-    return x * _polynomial(ABOVE, x * x) / _polynomial(BELOW, x * x)
+    x = x.clamp(-ERF_SATURATES, ERF_SATURATES)
+    return x * _polynomial(ERF_NUMERATOR, x * x) / _polynomial(ERF_DENOMINATOR, x * x)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     """Horner's method in float32, each multiply-add rounded once."""
-    wide, p = x.double(), torch.full_like(x, coefficients[0])
+    x64, p = x.double(), torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:
-        p = (p.double() * wide + c).float()
+        p = (p.double() * x64 + c).float()
     return p

@@ -1,4 +1,4 @@
-"""Gumbel numbers, and categorical sampling with them, as in jax.random.
+"""Gumbel noise, and categorical sampling with it (the Gumbel-max trick), as in jax.random.
 
 Gumbel, "Statistical Theory of Extreme Values and Some Practical Applications", 1954; without replacement:
 Kool, van Hoof, Welling, "Stochastic Beams and Where to Find Them", 2019.
@@ -24,24 +24,24 @@ def gumbel(
     *,
     offset: int | Tensor = 0,
 ) -> Tensor:
-    """Draws Gumbel numbers.
+    """Draws samples of the standard Gumbel distribution.
 
-    The argmax of logits plus Gumbel numbers is distributed as softmax(logits).
+    The argmax of logits plus Gumbel noise is distributed as softmax(logits).
 
         -ln(-ln u),   u uniform in (0, 1)
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         dtype: float32, float16, bfloat16 or float64.
-        mode: "low"; or "high" for twice the bits: the largest float32 is then 32 instead of 16.
+        mode: "low", or "high" for twice the random bits: the largest float32 sample is then 32 instead of 16.
         offset: flat index of the first number in a larger draw; mode "low" only.
 
     Returns:
         [...] of `shape` and `dtype`.
 
     Raises:
-        ValueError: if dtype or mode is none of these, or an offset is given in mode "high".
+        ValueError: if dtype or mode is not one of those listed, or an offset is given in mode "high".
 
     Example:
         The uniform number is 0.4887 (see `uniform`): -ln 0.4887 = 0.7160, and -ln 0.7160 = 0.3341.
@@ -71,22 +71,23 @@ def categorical(
     replace: bool = True,
     mode: str = "low",
 ) -> Tensor:
-    """Draws indices with the probabilities softmax(logits): the argmax of logits plus Gumbel numbers.
+    """Draws indices with the probabilities softmax(logits): the argmax of logits plus Gumbel noise.
 
     Args:
         key: [2] uint32.
         logits: [...] float, log-probabilities up to a constant; -inf is never drawn.
-        axis: of the choices.
-        shape: of the result: any leading axes for several draws, then the logits' shape without `axis`.
-        replace: draw with replacement; if False, several draws are the largest sums in descending order.
+        axis: the axis of the categories.
+        shape: shape of the result: any leading axes for several draws, then the logits' shape without `axis`.
+        replace: draw with replacement; False draws distinct indices, those of the largest sums in
+            descending order.
         mode: "low" or "high", as in `gumbel`.
 
     Returns:
         [...] int64, of `shape`.
 
     Raises:
-        ValueError: if the logits are not floats, if the shape does not end in theirs without the axis, or for
-            more draws without replacement than choices.
+        ValueError: if the logits are not floats, if `shape` does not end in the logits' shape without
+            `axis`, or if more indices are drawn without replacement than there are categories.
 
     Example:
         >>> from pure import random
@@ -100,17 +101,19 @@ def categorical(
     axis = axis % logits.dim()
     rows = (*logits.shape[:axis], *logits.shape[axis + 1 :])
     shape = rows if shape is None else tuple(shape)
-    front = shape[: len(shape) - len(rows)]
-    if (*front, *rows) != shape:
+    leading = shape[: len(shape) - len(rows)]
+    if (*leading, *rows) != shape:
         raise ValueError(
             f"random.categorical: shape must end in {rows}, the logits without axis {axis}, got {shape}"
         )
     if replace:
-        return (gumbel(key, (*front, *logits.shape), logits.dtype, mode) + logits).argmax(len(front) + axis)
-    draws, choices = math.prod(front), logits.shape[axis]
-    if draws > choices:
+        noise = gumbel(key, (*leading, *logits.shape), logits.dtype, mode)
+        return (noise + logits).argmax(len(leading) + axis)
+    draws, categories = math.prod(leading), logits.shape[axis]
+    if draws > categories:
         raise ValueError(
-            f"random.categorical: {draws} draws without replacement from {choices}; draw at most {choices}"
+            f"random.categorical: {draws} draws without replacement from {categories}; draw at most "
+            f"{categories}, or set replace=True"
         )
     order = (gumbel(key, logits.shape, logits.dtype, mode) + logits).argsort(
         dim=axis, descending=True, stable=True

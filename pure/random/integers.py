@@ -20,19 +20,20 @@ MASK: Mapping[torch.dtype, int] = {
     torch.uint32: WORD,
     torch.uint64: -1,
 }
+"""The dtypes that `bits` draws, each with the mask of the bits that it keeps."""
 
 
 def bits(
     key: Tensor, shape: Sequence[int] = (), dtype: torch.dtype = torch.uint32, *, offset: int | Tensor = 0
 ) -> Tensor:
-    """Draws unsigned integers of random bits.
+    """Draws unsigned integers whose bits are random.
 
     Number i is x0 ^ x1, for (x0, x1) = hash(key, i); uint8 and uint16 are its low bits. uint64 is x0 2³² +
     x1.
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         dtype: torch.uint8, uint16, uint32 or uint64.
         offset: flat index of the first number in a larger draw.
 
@@ -70,13 +71,14 @@ def randint(
 ) -> Tensor:
     """Draws integers from minval, minval + 1, ... maxval - 1 with equal probabilities.
 
-    A remainder of 2³² favours small results; with two words for each number the bias is negligible.
+    The remainder of one 32-bit word favours small results; with two words for each number the bias is
+    negligible.
 
-        minval + (h 2³² + l) mod (maxval - minval),   h and l words drawn from the two keys of split(key)
+        minval + (h 2³² + l) mod (maxval - minval),   h and l 32-bit words from the two keys of split(key)
 
     Args:
         key: [2] uint32.
-        shape: of the result.
+        shape: shape of the result.
         minval, maxval: ints or integer tensors that broadcast to `shape`, clipped to the dtype's range.
         dtype: an integer type of at most 32 bits. JAX with 64-bit types off has no int64; draw int32 and
             convert.
@@ -87,7 +89,7 @@ def randint(
     Steps:
         1. Convert the bounds to int64, in which only the product can overflow.
         2. The width of the range, 1 where the range is empty.
-        3. 2³² mod width, from 2¹⁶ squared.
+        3. The weight of the higher word: 2³² mod width, from 2¹⁶ squared.
         4. The remainder. The product is modulo 2³² (as in XLA); int64 preserves its lower bits on overflow.
 
     Edge cases: minval where maxval <= minval. maxval may be one above the dtype's largest value.
@@ -118,24 +120,24 @@ def randint(
     # 2. Width.
     width = (high - low).clamp(min=1)
     # 3. The weight of the higher word.
-    power = ((1 << 16) % width).square() % (1 << 32) % width
+    weight = ((1 << 16) % width).square() % (1 << 32) % width
     # 4. Remainder.
     higher, lower = (
-        draw_elementwise(torch.bitwise_xor, half, shape).long() & WORD for half in split(key).unbind()
+        draw_elementwise(torch.bitwise_xor, subkey, shape).long() & WORD for subkey in split(key).unbind()
     )
-    return (low + ((higher % width * power & WORD) + lower % width & WORD) % width).to(dtype)
+    return (low + ((higher % width * weight & WORD) + lower % width & WORD) % width).to(dtype)
 
 
 def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool = False) -> Tensor:
     """Shuffles a tensor along an axis, or the numbers 0 ... x - 1.
 
-    Sorts by random words. Equal words are not shuffled, so long axes are sorted again with other words:
-    ⌈3 ln n / ln 2³²⌉ times for n numbers.
+    Sorts by random 32-bit words. Equal words keep their order, so many numbers are sorted again with new
+    words: ⌈3 ln n / ln 2³²⌉ times for n numbers.
 
     Args:
         key: [2] uint32.
         x: an int, or a tensor; a [] tensor of integers is an int (reading it waits for its device).
-        axis: along which to shuffle slices.
+        axis: the axis whose slices are shuffled.
         independent: shuffle each line along the axis differently.
 
     Returns:
@@ -158,15 +160,14 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
         return x.index_select(axis, permutation(key, x.shape[axis]))
     for _ in range(math.ceil(3 * math.log(max(1, x.numel())) / math.log(WORD))):
         key, sort_key = split(key).unbind()
-        words = draw_elementwise(torch.bitwise_xor, sort_key, x.shape) ^ -(
-            1 << 31
-        )  # int32 in the order of uint32
+        # The flipped sign bit gives int32 the order of uint32.
+        words = draw_elementwise(torch.bitwise_xor, sort_key, x.shape) ^ -(1 << 31)
         x = x.gather(axis, words.argsort(dim=axis, stable=True))
     return x
 
 
 def _count(x: Any) -> int:
-    """Converts x to a number of numbers to shuffle."""
+    """Converts x to an int: how many numbers to shuffle."""
     try:
         count = operator.index(x)
     except TypeError:

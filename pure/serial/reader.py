@@ -37,14 +37,8 @@ _ARRAY: Mapping[int, int] = {0xDC: 2}
 _STR: Mapping[int, int] = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BIN: Mapping[int, int] = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _EXT: Mapping[int, int] = {0xC7: 1, 0xC8: 2, 0xC9: 4}
-_FIXED: Mapping[int, int] = {
-    0xD4: 1,
-    0xD5: 2,
-    0xD6: 4,
-    0xD7: 8,
-    0xD8: 16,
-}  # tag -> bytes of the extension itself
-_TEXT = 512  # bytes of keys and strings for each entry allowed, on average
+_FIXED: Mapping[int, int] = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}  # tag -> bytes of the payload
+_TEXT_BYTES = 512  # bytes of keys and strings accepted for each entry, on average
 
 
 @runtime_checkable
@@ -56,10 +50,12 @@ class Stream(Protocol):
 
 
 class _Source(NamedTuple):
+    """Checked reads from a stream, with limits on size, map entries and text."""
+
     take: Callable[[int], bytes]  # exactly n bytes, or SerialError
     fill: Callable[[memoryview], None]  # the whole buffer, or SerialError
     left: Callable[[], int]  # bytes not yet taken
-    spend: Callable[[int, int], None]  # map entries and bytes of text, or SerialError
+    spend: Callable[[int, int], None]  # counts map entries and bytes of text, or SerialError
     trail: list[str]  # the keys of the current path
 
 
@@ -73,15 +69,16 @@ def read(stream: Stream, size: int, *, max_nodes: int = MAX_NODES) -> Any:
     Args:
         stream: read from its current position; `readinto` must fill tensors with the raw bytes.
         size: exact size of the state dict in bytes.
-        max_nodes: map entries accepted, each of which takes memory beyond its bytes; keys and strings may
-            have 512 bytes for each of them on average.
+        max_nodes: largest number of map entries, as each takes memory beyond its bytes; keys and strings
+            together may have 512 bytes times this number.
 
     Returns:
         Nested dicts of CPU tensors (each with storage of its own), bool, int, float, complex, str and None.
 
-    A map whose first key is the chunk marker is one tensor. Of extensions, 1 is a tensor, 3 a numpy scalar
-    (read as a 0-d tensor) and 2 a complex number. A tensor is allocated and filled if no size in its shape is
-    negative, its dtype is on the list, and shape * itemsize == its bytes == the rest of its extension.
+    A map whose first key is the chunk marker is one tensor. Extension type 1 is a tensor, 2 a complex number
+    and 3 a numpy scalar (read as a 0-d tensor). A tensor is allocated and filled if no size in its shape is
+    negative, its dtype is one of `writer.DTYPES`, and the product of its shape times itemsize equals both the
+    stated number of bytes and the rest of its extension.
 
     Edge cases: bool bytes other than 0 and 1 are refused, as torch's behaviour on them is undefined. Numbers
     may have any of msgpack's widths, though Flax writes the shortest.
@@ -111,7 +108,7 @@ def read(stream: Stream, size: int, *, max_nodes: int = MAX_NODES) -> Any:
 
 def _source(stream: Stream, size: int, max_nodes: int) -> _Source:
     """Wraps a stream so that at most `size` bytes and `max_nodes` entries can be read."""
-    left, nodes, text = size, max_nodes, max_nodes * _TEXT
+    left, nodes, text = size, max_nodes, max_nodes * _TEXT_BYTES
 
     def claim(n: int) -> None:
         nonlocal left
@@ -123,7 +120,7 @@ def _source(stream: Stream, size: int, max_nodes: int) -> _Source:
         claim(n)
         data = stream.read(n)
         if len(data) != n:
-            raise SerialError(f"the data ends early: {n} bytes expected, {len(data)} came")
+            raise SerialError(f"the data ends early: {n} bytes expected, got {len(data)}")
         return data
 
     def fill(buffer: memoryview) -> None:
@@ -132,15 +129,16 @@ def _source(stream: Stream, size: int, max_nodes: int) -> _Source:
         while done < len(buffer):
             count = stream.readinto(buffer[done:])
             if not count:
-                raise SerialError(f"the data ends early: {len(buffer)} bytes expected, {done} came")
+                raise SerialError(f"the data ends early: {len(buffer)} bytes expected, got {done}")
             done += count
 
-    def spend(entries: int, letters: int) -> None:
+    def spend(entries: int, text_bytes: int) -> None:
         nonlocal nodes, text
-        nodes, text = nodes - entries, text - letters
+        nodes, text = nodes - entries, text - text_bytes
         if nodes < 0 or text < 0:
             raise SerialError(
-                f"more than {max_nodes} entries, or their text is too long; a larger max_nodes accepts them"
+                f"more than {max_nodes} entries, or {max_nodes * _TEXT_BYTES} bytes of keys and strings; "
+                "pass a larger max_nodes to accept them"
             )
 
     return _Source(take, fill, lambda: left, spend, [])
@@ -164,13 +162,13 @@ def _value(source: _Source, depth: int) -> Any:
     raise SerialError(f"expected a map, tensor, number, string or nil, got msgpack tag 0x{tag:02x}")
 
 
-def _length(source: _Source, tag: int, base: int, mask: int, wide: Mapping[int, int]) -> int:
-    """Reads a length, from the tag itself (base | length, if there is a mask) or from the bytes after it."""
-    if tag in wide:
-        return int.from_bytes(source.take(wide[tag]), "big")
+def _length(source: _Source, tag: int, base: int, mask: int, tags: Mapping[int, int]) -> int:
+    """Reads a length: from the tag (base | length, if mask is not 0), or from the bytes after it (`tags`)."""
+    if tag in tags:
+        return int.from_bytes(source.take(tags[tag]), "big")
     if not mask or tag & ~mask != base:
         raise SerialError(
-            f"expected msgpack tag {', '.join(f'0x{t:02x}' for t in (base, *wide))}, got 0x{tag:02x}"
+            f"expected msgpack tag {', '.join(f'0x{t:02x}' for t in (base, *tags))}, got 0x{tag:02x}"
         )
     return tag & mask
 
@@ -211,7 +209,7 @@ def _map(source: _Source, size: int, depth: int) -> Any:
                 raise SerialError("a chunked array must be {marker: true, shape, chunks}")
             return _chunked(source)
         if key in node:
-            raise SerialError(f"the key {key[:100]!r} comes twice")
+            raise SerialError(f"the key {key[:100]!r} appears twice")
         source.trail.append(key)
         node[key] = _value(source, depth + 1)
         source.trail.pop()
@@ -226,12 +224,12 @@ def _chunked(source: _Source) -> Tensor:
         length, code = _extension_header(source, source.take(1)[0])
         if code != NDARRAY:
             raise SerialError(f"a chunk must be an array (extension type 1), got extension type {code}")
-        count, dtype, nbytes = _array_header(source, length, source.left())
+        chunk_shape, dtype, nbytes = _array_header(source, length, source.left())
         if tensor is None:
             tensor = _empty(source, shape, dtype)
-        if name_of(tensor.dtype) != dtype or len(count) != 1 or done + nbytes > tensor.nbytes:
+        if name_of(tensor.dtype) != dtype or len(chunk_shape) != 1 or done + nbytes > tensor.nbytes:
             raise SerialError(
-                f"a chunk {dtype}{list(count)} does not fit in {name_of(tensor.dtype)}{list(shape)}"
+                f"a chunk {dtype}{list(chunk_shape)} does not fit in {name_of(tensor.dtype)}{list(shape)}"
             )
         source.fill(memory(tensor)[done : done + nbytes])
         done += nbytes
@@ -277,12 +275,16 @@ def _extension(source: _Source, length: int, code: int) -> Any:
 
 
 def _array_header(source: _Source, length: int, left: int) -> tuple[tuple[int, ...], str, int]:
-    """Reads shape, dtype and bytes of an array; they must fit each other and the extension's length."""
+    """Reads shape, dtype and byte count of an array, which must agree with the length of its extension.
+
+    `length` is that length; `left` is the number of bytes left in the source where the extension's payload
+    begins.
+    """
     if source.take(1)[0] != 0x93:
         raise SerialError("an array must be [shape, dtype, bytes]")
     rank = _length(source, source.take(1)[0], 0x90, 15, _ARRAY)
     if rank > MAX_DEPTH:
-        raise SerialError(f"an array may have {MAX_DEPTH} axes, got {rank}")
+        raise SerialError(f"an array may have at most {MAX_DEPTH} axes, got {rank}")
     shape = tuple(_size(source) for _ in range(rank))
     dtype = _string(source, source.take(1)[0], 32)
     if dtype not in DTYPES:
@@ -315,7 +317,7 @@ def _empty(source: _Source, shape: tuple[int, ...], dtype: str) -> Tensor:
 
 
 def _check_bools(tensor: Tensor) -> Tensor:
-    """Refuses a bool tensor whose bytes are neither 0 nor 1."""
+    """Refuses a bool tensor with a byte other than 0 and 1."""
     if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
         raise SerialError("a bool array holds bytes other than 0 and 1")
     return tensor

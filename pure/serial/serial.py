@@ -33,7 +33,7 @@ def to_bytes(tree: Tree, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
         chunk_bytes: larger tensors are split in chunks; values other than Flax's 2^30 are for tests.
 
     Returns:
-        The bytes: those of the tensors, and about 40 for each leaf.
+        The bytes: those of the tensors, and about 40 more for each leaf.
 
     Edge cases: `{}`, `()` and `[]` are all the byte 0x80, None is 0xc0: the target distinguishes them.
 
@@ -72,8 +72,8 @@ def from_bytes(
         A tree like the target. Every tensor owns its storage, and is on the device of the target's leaf.
 
     Raises:
-        SerialError: for any bytes that are not such a tree; it names the leaf, what was expected and what was
-            found.
+        SerialError: for any bytes that are not such a tree; it names the leaf, what was expected and what the
+            bytes have.
 
     Example:
         >>> from_bytes({"w": torch.zeros(2)}, to_bytes({"w": torch.tensor([1.0, 2.0])}))
@@ -127,7 +127,7 @@ def to_state_dict(tree: Tree) -> Any:
         >>> to_state_dict({"a": (1, [2]), 3: None})
         {'a': {'0': 1, '1': {'0': 2}}, '3': None}
     """
-    return _to(tree, "")
+    return _to_state(tree, "")
 
 
 def from_state_dict(target: Tree, state: Any, *, subset: bool = False) -> Tree:
@@ -149,51 +149,53 @@ def from_state_dict(target: Tree, state: Any, *, subset: bool = False) -> Tree:
         >>> from_state_dict({"a": (0, [0])}, {"a": {"0": 1, "1": {"0": 2}}})
         {'a': (1, [2])}
     """
-    return _from(target, state, "", subset)
+    return _from_state(target, state, "", subset)
 
 
-def _to(node: Any, path: str) -> Any:
+def _to_state(node: Any, path: str) -> Any:
     """`to_state_dict` of the node at `path`."""
     if _is_leaf(node) or node is None:
         return node
-    named = _children(node, path)
-    return {key: _to(child, _join(path, key)) for key, child in named.items()}
+    children = _children(node, path)
+    return {key: _to_state(child, _join(path, key)) for key, child in children.items()}
 
 
-def _from(node: Any, state: Any, path: str, subset: bool) -> Any:
+def _from_state(node: Any, state: Any, path: str, subset: bool) -> Any:
     """`from_state_dict` of the node at `path`."""
     if node is None:
         if state is not None:
             raise SerialError(
-                f"{path or 'root'}: expected None, got {_kind(state)}; give the target this leaf"
+                f"{path or 'root'}: expected None, got {_describe(state)}; add this leaf to the target"
             )
         return None
     if _is_leaf(node) or hasattr(node, "dtype"):
-        return _leaf(node, state, path)
+        return _check_leaf(node, state, path)
     children = _children(node, path)
     _check_keys(node, children, state, path, subset)
-    values = [_from(child, state[key], _join(path, key), subset) for key, child in children.items()]
+    values = [_from_state(child, state[key], _join(path, key), subset) for key, child in children.items()]
     if isinstance(node, dict):
         return type(node)(zip(node, values, strict=True))
     return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
 
 
-def _leaf(node: Any, state: Any, path: str) -> Any:
-    """Checks one leaf against the target's."""
+def _check_leaf(node: Any, state: Any, path: str) -> Any:
+    """Checks a leaf's type, shape and dtype against the target's; returns it on the target's device."""
     if not hasattr(node, "dtype"):
         if type(state) is not type(node):
             raise SerialError(
-                f"{path or 'root'}: expected a Python {type(node).__name__}, got {_kind(state)}"
+                f"{path or 'root'}: expected a Python {type(node).__name__}, got {_describe(state)}"
             )
         return state
     expected = f"{name_of(node.dtype)}{list(node.shape)}"
     if not isinstance(state, Tensor):
         raise SerialError(
-            f"{path or 'root'}: expected {expected}, got {_kind(state)}; put its like in the target"
+            f"{path or 'root'}: expected {expected}, got {_describe(state)}; put a value of that type in the "
+            "target"
         )
     if tuple(state.shape) != tuple(node.shape) or state.dtype != node.dtype:
         raise SerialError(
-            f"{path or 'root'}: expected {expected}, got {_kind(state)}; was it saved with another config?"
+            f"{path or 'root'}: expected {expected}, got {_describe(state)}; was it saved with another "
+            "config?"
         )
     device = node.device if isinstance(node, Tensor) and node.device.type != "meta" else torch.device("cpu")
     return state.to(device)
@@ -202,16 +204,16 @@ def _leaf(node: Any, state: Any, path: str) -> Any:
 def _check_keys(node: Any, children: dict, state: Any, path: str, subset: bool) -> None:
     """Refuses a state with other keys than the target's; with `subset` a dict may have more."""
     if not isinstance(state, dict):
-        raise SerialError(f"{path or 'root'}: expected a {type(node).__name__}, got {_kind(state)}")
+        raise SerialError(f"{path or 'root'}: expected a {type(node).__name__}, got {_describe(state)}")
     missing = [key for key in children if key not in state]
     extra = [key for key in state if key not in children]
     if subset and isinstance(node, dict):
         extra = []
     reasons = []
     if missing:
-        reasons.append(f"the target has {_list_few(missing)}, which the data has not")
+        reasons.append(f"the target has {_list_few(missing)}, which the data lacks")
     if extra:
-        reasons.append(f"the data has {_list_few(extra)}, which the target has not")
+        reasons.append(f"the data has {_list_few(extra)}, which the target lacks")
     if reasons:
         raise SerialError(
             f"{path or 'root'}: {'; '.join(reasons)}; was it saved from another model or configuration?"
@@ -246,7 +248,7 @@ def _entries(node: Any) -> int:
     return 1 + sum(_entries(child) for child in _children(node, "").values())
 
 
-def _kind(state: Any) -> str:
+def _describe(state: Any) -> str:
     """Describes a value for an error message."""
     if isinstance(state, Tensor):
         return f"{name_of(state.dtype)}{list(state.shape)}"

@@ -22,7 +22,7 @@ from torch import Tensor
 CHUNK_BYTES = 2**30
 """Flax's limit: a tensor of more bytes than this is written in chunks."""
 MAX_DEPTH = 64
-"""Largest depth of nested maps, and number of axes of a tensor."""
+"""Largest depth of nested maps, and largest number of axes of a tensor."""
 MAX_KEY = 4096
 MAX_STRING = 2**20
 """Largest size in bytes of a key and of a string, the limits of the reader."""
@@ -39,7 +39,7 @@ DTYPES = (
 
 
 class SerialError(ValueError):
-    """An error of the format, in bytes or in a tree. The message names the leaf."""
+    """Bytes or a tree that the format does not allow. The message names the leaf."""
 
 
 class Leaf(NamedTuple):
@@ -72,13 +72,14 @@ def pieces(state: Any, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Piece]:
             least one). Flax's value is 2^30; smaller ones are for tests.
 
     Returns:
-        Pieces. Structure and header of a leaf come first (`payload` False), then its data; chunks alternate.
+        Pieces. Structure and header of a leaf come first (`payload` False), then its data; for a tensor in
+        chunks these two alternate.
 
     Steps:
         1. Walk the dict in insertion order; collect map headers and keys up to the next leaf.
         2. A number or string: its msgpack is the payload. A tensor: `header`, then a view of its memory.
-        3. Yield the structure after the last leaf (empty dicts, None) under a leaf with path "" and dtype
-           "end".
+        3. Yield the structure after the last leaf (empty dicts, None) as a piece of a leaf with path "" and
+           dtype "end".
 
     Edge cases: a tensor with no elements yields a header and an empty payload; an empty dict is one byte,
     0x80.
@@ -118,10 +119,10 @@ def header(shape: tuple[int, ...], dtype: str, nbytes: int) -> bytes:
         >>> header((1, 2), "float32", 8).hex()
         'c7160193920102a7666c6f61743332c408'
     """
-    inside = b"\x93" + msgpack.packb(list(shape)) + msgpack.packb(dtype) + _sized(nbytes, 0xC4)
+    inside = b"\x93" + msgpack.packb(list(shape)) + msgpack.packb(dtype) + _sized_header(nbytes, 0xC4)
     length = len(inside) + nbytes
     fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}.get(length)
-    return (bytes([fixed]) if fixed else _sized(length, 0xC7)) + bytes([NDARRAY]) + inside
+    return (bytes([fixed]) if fixed else _sized_header(length, 0xC7)) + bytes([NDARRAY]) + inside
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -188,7 +189,7 @@ def _describe(path: str, item: Any) -> Leaf:
         raise SerialError(f"{path}: msgpack cannot hold {str(item)[:40]!r}: {error}") from None
     if nbytes > MAX_STRING:
         raise SerialError(
-            f"{path}: a string may have {MAX_STRING} bytes, got {nbytes}; keep it in a file of its own"
+            f"{path}: a string may have at most {MAX_STRING} bytes, got {nbytes}; store it in a separate file"
         )
     return Leaf(path, type(item).__name__, (), nbytes)
 
@@ -224,7 +225,7 @@ def _chunks(
         head = b""
 
 
-def _sized(size: int, kind: int) -> bytes:
+def _sized_header(size: int, kind: int) -> bytes:
     """The shortest header for a size: bin (kind 0xC4) or ext (0xC7, whose type follows)."""
     for power in range(3):
         if size < 256 ** (1 << power):

@@ -1,4 +1,4 @@
-"""Gradient accumulation without a change of the loss: sums and counts are added, and divided once.
+"""Gradient accumulation that leaves the loss unchanged: sums and counts are added, and divided once.
 
 An average over the averages of micro-batches would weigh a short one like a long one, a known bug of other
 libraries.
@@ -61,7 +61,7 @@ def accumulate(loss: Loss, parts: int = 1) -> Callable[..., Accumulated]:
         (`batch["batch_position"]`), so that splitting changes nothing.
 
     Raises:
-        ValueError: if `parts` < 1 (at once), or B does not divide by `parts` (on the call).
+        ValueError: if `parts` < 1 (at once), or B is not divisible by `parts` (on the call).
     """
     if parts < 1:
         raise ValueError(f"accumulate: parts must be at least 1, got {parts}")
@@ -83,7 +83,7 @@ def split(batch: Tree, parts: int) -> list[Tree]:
     """Splits every leaf of a batch into `parts` equal micro-batches along its first axis.
 
     Raises:
-        ValueError: if the first axis does not divide.
+        ValueError: if the number of rows is not divisible by `parts`.
 
     Example:
         >>> [part["x"].tolist() for part in split({"x": torch.arange(4)}, 2)]
@@ -95,8 +95,8 @@ def split(batch: Tree, parts: int) -> list[Tree]:
             f"accumulate: {rows} rows do not divide into {parts} parts; choose a divisor of {rows}"
         )
     values, spec = tree.flatten(batch)
-    columns = zip(*(x.split(rows // parts) for x in values), strict=True)
-    return [tree.unflatten(spec, list(leaves)) for leaves in columns]
+    micro_batches = zip(*(x.split(rows // parts) for x in values), strict=True)
+    return [tree.unflatten(spec, list(leaves)) for leaves in micro_batches]
 
 
 def row_count(who: str, batch: Tree) -> int:
@@ -138,13 +138,13 @@ def _shapes(batch: Tree) -> str:
 def _micro_batch(loss: Callable, params: Tree, batch: Tree, key: Tensor, scale: Tensor | None) -> Accumulated:
     """Loss and gradient of one micro-batch; the gradients are divided by the scale."""
 
-    def summed(params: Tree) -> tuple[Tensor, Any]:
+    def scaled_loss(params: Tree) -> tuple[Tensor, Any]:
         total, count, metrics = loss(params, batch, key)
         if scale is None:
             return total, (total, count, metrics)
         return total * (scale / count.clamp(min=1)), (total, count, metrics)
 
-    (_, (total, count, metrics)), grads = value_and_grad(summed, has_aux=True)(params)
+    (_, (total, count, metrics)), grads = value_and_grad(scaled_loss, has_aux=True)(params)
     if scale is not None:
         grads = tree.map(lambda g: g * (count.clamp(min=1) / scale), grads)
     return Accumulated(total, count, metrics, grads)

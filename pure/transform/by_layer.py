@@ -1,7 +1,7 @@
 """Updates layer by layer, so that one compiled graph serves all layers.
 
-An update is *leafwise* if updating a part of the tree gives that part of the whole update, as most optimizers
-here do (global values, such as the norm of all gradients, are arguments). A part can be a single layer.
+An update is *leafwise* if updating a part of the tree gives that part of the whole update. Most optimizers
+here are (global values, such as the norm of all gradients, are arguments). A part can be a single layer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class Part(NamedTuple):
         own: leaves of the trained tree that belong to the part's parameters.
         shared: leaves of the trained tree that belong to no parameter.
         grads: leaves of the gradient tree.
-        own_spec, shared_spec, grads_spec: their structures, the same for every layer: lists hold only this
-            layer, and each of own and shared has `None` in the place of the other's leaves.
+        own_spec, shared_spec, grads_spec: the structures of the three, the same for every layer: lists are
+            reduced to this layer's element. In the structure of own, shared leaves are `None`, and in that of
+            shared, own leaves.
     """
 
     own: tuple[int, ...]
@@ -39,10 +40,10 @@ class Part(NamedTuple):
 
 
 def update_by_layer(function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Returns the same update; under `jit(..., regions=True)` it is compiled for one layer and used for all.
+    """Returns the same update; under `jit(..., regions=True)` it is compiled once and used for every layer.
 
     Args:
-        function: a leafwise (trained, grads, *rest) -> trained. `grads` is a tree like the params.
+        function: leafwise, (trained, grads, *rest) -> trained. `grads` is a tree like the params.
             `trained` holds trees like the params (the params themselves, an optimizer's moments)
             and shared leaves.
 
@@ -76,7 +77,7 @@ def leaf_norms(grads: Tree) -> Tensor:
 
 @lru_cache(maxsize=32)
 def plan(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -> tuple[Part, ...]:
-    """Assigns the leaves of `trained` to layers, by the parameter with whose path their own path ends.
+    """Assigns each leaf of `trained` to the layer of its parameter, whose path is the end of the leaf's path.
 
     A layer is an element of the first list in a path: "layers/3/attention/q" belongs to "layers/3". Leaves
     that belong to no parameter (an optimizer's count) are shared: every part gets them.
@@ -92,10 +93,12 @@ def plan(trained_spec: optree.PyTreeSpec, grads_spec: optree.PyTreeSpec) -> tupl
 
 def _make_part(name: str, trained: Tree, grads: Tree, owner: list[str | None], layer: list[str]) -> Part:
     """Builds the part of one layer."""
-    visible = _shrink(tree.map(lambda i: i if owner[i] in (name, None) else None, trained))
-    own = tree.map(lambda i: i if owner[i] == name else None, visible)
-    shared = tree.map(lambda i: i if owner[i] is None else None, visible)
-    own_grads = _shrink(tree.map(lambda i: i if layer[i] == name else None, grads))
+    own_and_shared = _drop_empty_elements(
+        tree.map(lambda i: i if owner[i] in (name, None) else None, trained)
+    )
+    own = tree.map(lambda i: i if owner[i] == name else None, own_and_shared)
+    shared = tree.map(lambda i: i if owner[i] is None else None, own_and_shared)
+    own_grads = _drop_empty_elements(tree.map(lambda i: i if layer[i] == name else None, grads))
     leaves = [tuple(tree.leaves(t)) for t in (own, shared, own_grads)]
     specs = [tree.structure(t) for t in (own, shared, own_grads)]
     return Part(*leaves, *specs)  # type: ignore[arg-type]
@@ -160,14 +163,14 @@ def _owner(path: str, layer_of: dict[str, str], all_paths: set[str]) -> str | No
     return None
 
 
-def _shrink(node: Any) -> Any:
+def _drop_empty_elements(node: Any) -> Any:
     """Removes elements without leaves from lists, so that the parts of all layers have the same structure."""
     if isinstance(node, list):
-        return [_shrink(x) for x in node if tree.leaves(x)]
+        return [_drop_empty_elements(x) for x in node if tree.leaves(x)]
     if isinstance(node, dict):
-        return {k: _shrink(x) for k, x in node.items()}
+        return {k: _drop_empty_elements(x) for k, x in node.items()}
     if hasattr(node, "_fields"):
-        return type(node)(*[_shrink(x) for x in node])
+        return type(node)(*[_drop_empty_elements(x) for x in node])
     if isinstance(node, tuple):
-        return tuple(_shrink(x) for x in node)
+        return tuple(_drop_empty_elements(x) for x in node)
     return node

@@ -49,7 +49,7 @@ def grad(function: Callable, *, has_aux: bool = False) -> Callable:
     return partial(_grad, function, has_aux)
 
 
-def transformed(params: Tree) -> bool:
+def needs_torch_func(params: Tree) -> bool:
     """Reports if the gradient needs torch.func: under a compiler, a transform or an outer autograd."""
     return (
         torch.compiler.is_compiling()
@@ -65,9 +65,9 @@ def _grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
 
 
 def _value_and_grad(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
-    """Selects the engine."""
-    engine = _by_func if transformed(params) else _by_autograd
-    return engine(function, has_aux, params, *rest)
+    """Computes value and gradient by torch.func where it is needed, else by autograd."""
+    compute = _by_func if needs_torch_func(params) else _by_autograd
+    return compute(function, has_aux, params, *rest)
 
 
 def _by_func(function: Callable, has_aux: bool, params: Tree, *rest: Any) -> Any:
@@ -93,5 +93,5 @@ def _by_autograd(function: Callable, has_aux: bool, params: Tree, *rest: Any) ->
 
 
 def _detach(x: Any) -> Any:
-    """Detaches a tensor; other leaves of aux pass."""
+    """Detaches a tensor; other leaves of aux are returned unchanged."""
     return x.detach() if isinstance(x, Tensor) else x

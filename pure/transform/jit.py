@@ -1,8 +1,8 @@
 """Compilation of pure functions: as a whole or by regions, with or without donated storage.
 
-A model's layers are the same code on different numbers. As a whole, a step of 24 layers takes four times as
-long to compile as one of 6; by regions (a layer, the loss, the update of a layer) each is compiled once and
-used for all layers.
+A model's layers are the same code on different weights. Compiled as a whole, a step of 24 layers takes four
+times as long to compile as one of 6; by regions (a layer, the loss, the update of a layer) each is compiled
+once and used for all layers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COMPILE: ContextVar[Callable[[Region], Callable] | None] = ContextVar("compile_
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A function that `jit(..., regions=True)` compiles by itself; elsewhere it is the plain function.
+    """A function that `jit(..., regions=True)` compiles separately; elsewhere it is the plain function.
 
     Two regions are never equal: compiled code is stored by the region's identity.
     """
@@ -67,7 +67,7 @@ def outside(function: Callable, *args: Any, **options: Any) -> Any:
     step of reinforcement learning.
 
     Args:
-        function: any.
+        function: any callable.
         args, options: its arguments.
 
     Returns:
@@ -101,11 +101,11 @@ def jit(
         donate: write each new leaf into the storage of the old state's leaf and return the old state: nothing
             is allocated twice and addresses do not change. The old values are overwritten; clone them first
             if they are needed.
-        regions: compile every `region` inside by itself, instead of the whole as one graph.
+        regions: compile every `region` inside separately, instead of the whole as one graph.
         backend: "inductor", or "aot_eager", which traces and differentiates without generating code.
-        checked: compare the arguments of each call with those of the first (3 µs a tensor, too slow for small
-            steps), and compile again if they differ. Set it to False only if structure, shapes, types and
-            aliasing of the arguments never change.
+        checked: compare the arguments of each call with those of the first (3 µs per tensor, too slow for
+            small steps), and compile again if they differ. Set it to False only if structure, shapes, types
+            and aliasing of the arguments never change.
 
     Returns:
         A function with the same arguments and, within rounding, the same results.
@@ -137,8 +137,8 @@ def _by_region(function: Callable, donate: bool, options: dict) -> Callable:
     def compiler(unit: Region) -> Callable:
         if unit not in compiled:
             if donate and unit.donate:
-                write = traced(partial(_write_first, unit.function), options["backend"])
-                compiled[unit] = partial(_settled, write)
+                write = traced(partial(_write_back_region, unit.function), options["backend"])
+                compiled[unit] = partial(_run_donating, write)
             elif unit.donate:
                 compiled[unit] = traced(unit.function, options["backend"])
             else:
@@ -170,7 +170,7 @@ def _donate(function: Callable, checked: bool, state: Tree, *rest: Any) -> Tree:
     values = tree.leaves(state)
     if checked:
         _refuse_shared(state, values)
-    _settle(values, function(state, *rest))
+    _write_swapped(values, function(state, *rest))
     return state
 
 
@@ -187,14 +187,14 @@ def _refuse_shared(state: Tree, values: list[Tensor]) -> None:
             )
 
 
-def _settled(function: Callable, first: Tree, *rest: Any) -> tuple[Tree, Tree]:
+def _run_donating(function: Callable, first: Tree, *rest: Any) -> tuple[Tree, Tree]:
     """Runs a donating region, then its remaining writes."""
-    moves, other = function(first, *rest)
-    _settle(tree.leaves(first), moves)
+    swapped, other = function(first, *rest)
+    _write_swapped(tree.leaves(first), swapped)
     return first, other
 
 
-def _write_first(function: Callable, first: Tree, *rest: Any) -> tuple[list[Tensor | None], Tree]:
+def _write_back_region(function: Callable, first: Tree, *rest: Any) -> tuple[list[Tensor | None], Tree]:
     """`_write_back` for a region, which returns (new, rest)."""
     new, other = function(first, *rest)
     return _copy(first, new), other
@@ -206,36 +206,36 @@ def _write_back(function: Callable, state: Tree, *rest: Any) -> list[Tensor | No
 
 
 def _copy(state: Tree, new: Tree) -> list[Tensor | None]:
-    """Copies leaf by leaf, except leaves that swap storage: these are returned, for `_settle`.
+    """Copies leaf by leaf, except leaves that swap storage: these are returned, for `_write_swapped`.
 
     (A compiler may drop the clone that a swap needs: Inductor makes a <- b, b <- a of two copied clones.)
     """
     old_leaves, new_leaves = tree.leaves(state), tree.leaves(new)
-    waiting = _movers(old_leaves, new_leaves)
+    swapping = _find_swapping(old_leaves, new_leaves)
     with torch.no_grad():
         for i, (old, x) in enumerate(zip(old_leaves, new_leaves, strict=True)):
-            if old is not x and i not in waiting:
+            if old is not x and i not in swapping:
                 old.copy_(x)
-    if not waiting:
+    if not swapping:
         return []
-    return [x if i in waiting else None for i, x in enumerate(new_leaves)]
+    return [x if i in swapping else None for i, x in enumerate(new_leaves)]
 
 
-def _movers(old: list[Tensor], new: list[Tensor]) -> set[int]:
-    """Indices of leaves that become another old leaf, or a view of one, and of those old leaves."""
+def _find_swapping(old: list[Tensor], new: list[Tensor]) -> set[int]:
+    """Indices of leaves whose new value is another old leaf or a view of one, and of those old leaves."""
     changed = [(i, x) for i, x in enumerate(new) if x is not old[i]]
-    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _root(x) is _root(y)]
+    pairs = [(i, j) for i, x in changed for j, y in enumerate(old) if _base_of(x) is _base_of(y)]
     return {i for pair in pairs for i in pair}
 
 
-def _root(x: Tensor) -> Tensor:
+def _base_of(x: Tensor) -> Tensor:
     """The base of a view, or x itself."""
     return x if x._base is None else x._base
 
 
-def _settle(old: list[Tensor], moves: list[Tensor | None]) -> None:
+def _write_swapped(old: list[Tensor], swapped: list[Tensor | None]) -> None:
     """Clones all leaves that swap storage, then writes them."""
-    clones = [(y, x.clone()) for y, x in zip(old, moves, strict=False) if x is not None]
+    clones = [(y, x.clone()) for y, x in zip(old, swapped, strict=False) if x is not None]
     with torch.no_grad():
         for y, x in clones:
             y.copy_(x)

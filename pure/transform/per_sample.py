@@ -29,19 +29,19 @@ def per_sample_grad(loss: Loss, *, chunk: int | None = None) -> Callable[..., Tr
         loss: (params, batch, key) -> (sum [], count [], metrics), as in
             `pure.transform.accumulate.accumulate`; it gets each example as a batch of one.
         chunk: C, examples at a time, >= 1; None computes all at once. Activations are in memory for C
-            examples. With 1 torch.func is not used: `remat` saves memory, and `jit(..., regions=True)`
-            compiles layers.
+            examples. With 1, torch.func is not used, so that `remat` still saves memory and
+            `jit(..., regions=True)` still compiles by layer.
 
     Returns:
-        (params, batch, key) -> grads: a tree like the params, each leaf with a leading [B] axis, B x params
-        bytes. The batch is a dict of tensors [B, ...]; "batch_position" (each example's index) is added where
-        it is missing, so that dropout masks are those of the whole batch.
+        (params, batch, key) -> grads: a tree like the params, each leaf with a leading [B] axis: B times the
+        memory of the params. The batch is a dict of tensors [B, ...]; "batch_position" (each example's
+        index) is added where it is missing, so that dropout masks are those of the whole batch.
 
     Edge cases: a last chunk may be shorter.
 
     Raises:
-        ValueError: if chunk < 1 (at once); if the batch has no rows, or leaves that differ in them (on the
-            call).
+        ValueError: if chunk < 1 (at once); if the batch has no rows, or its leaves differ in their number
+            of rows (on the call).
 
     Example:
         The loss is w x; its gradient for each example is x.
@@ -60,7 +60,7 @@ def per_sample_grad(loss: Loss, *, chunk: int | None = None) -> Callable[..., Tr
 
 
 def per_sample_fold(loss: Loss, function: Callable[[Any, Tree], Any]) -> Callable[..., Any]:
-    """Returns a function that folds `function` over the gradients of the examples, with one in memory.
+    """Returns a function that folds `function` over the examples' gradients, one in memory at a time.
 
     All gradients take B times the memory of the params. Most results are small (norms, the sum after
     clipping, products with a direction) and need one gradient at a time.
@@ -75,7 +75,7 @@ def per_sample_fold(loss: Loss, function: Callable[[Any, Tree], Any]) -> Callabl
         (params, batch, key, start) -> carry, with carry = start before the first example.
 
     Raises:
-        ValueError: if the batch has no rows, or leaves that differ in them (on the call).
+        ValueError: if the batch has no rows, or its leaves differ in their number of rows (on the call).
 
     Example:
         Gradients 1, 2 and 9, each clipped to 3 at most, have the sum 6.

@@ -34,14 +34,14 @@ class LossScale(NamedTuple):
 def mixed(function: Callable, dtype: torch.dtype) -> Callable:
     """Returns a function that gets its params in `dtype`; gradients have the params' own dtype.
 
-    Matrix products in bfloat16 are several times faster, but updates of a thousandth vanish in its 8 bits: so
-    the params are float32, and only a copy is in half precision.
+    Matrix products in bfloat16 are several times faster, but its 8 significant bits lose an update of a
+    thousandth of the weight: so the params are float32, and only a copy is in half precision.
 
         f'(params, ...) = f(cast(params, dtype), ...)
 
     Args:
         function: (params, *rest) -> anything.
-        dtype: torch.bfloat16 or torch.float16 (which needs loss scaling), or torch.float32 for none.
+        dtype: torch.bfloat16 or torch.float16 (which needs loss scaling); torch.float32 computes in float32.
 
     Returns:
         A function of the same arguments.
@@ -56,7 +56,7 @@ def mixed(function: Callable, dtype: torch.dtype) -> Callable:
 
 
 def loss_scale(initial: float = FIRST_SCALE, device: torch.device | str = "cpu") -> LossScale:
-    """Makes the initial state; a scale that is too high costs one skipped step for each halving.
+    """Makes the initial state of loss scaling; too high a scale costs one skipped step for each halving.
 
     Raises:
         ValueError: if `initial` is not positive.
@@ -72,7 +72,7 @@ def adjust(state: LossScale, finite: Tensor, *, period: int = 2000) -> LossScale
     """Halves the scale after an overflow, doubles it after `period` finite steps.
 
     Args:
-        state: scale and good, 0-d.
+        state: the current LossScale.
         finite: [] bool, True if every gradient of this step was finite.
         period: finite steps before the next doubling.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.transform.grad import transformed
+from pure.transform.grad import needs_torch_func
 
 
 def remat(function: Callable) -> Callable:
@@ -76,7 +76,7 @@ class _Remat(torch.autograd.Function):
 
         float_inputs = [inputs[i] for i in float_indices]
         float_cotangents = tuple(c for c in cotangents if c is not None and c.is_floating_point())
-        vjp = _vjp_by_func if transformed([*inputs, *float_cotangents]) else _vjp_by_autograd
+        vjp = _vjp_by_func if needs_torch_func([*inputs, *float_cotangents]) else _vjp_by_autograd
         grads: list[Tensor | None] = [None] * len(inputs)
         for i, g in zip(float_indices, vjp(floats_only, float_inputs, float_cotangents), strict=True):
             grads[i] = g

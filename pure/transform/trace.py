@@ -1,7 +1,7 @@
-"""Compilation of functions without gradient from a trace of their operations, without Dynamo.
+"""Compilation of functions that need no gradient from a trace of their operations, without Dynamo.
 
 Dynamo interprets Python bytecode, which for an optimizer's loops over trees takes longer than compiling their
-operations. A pure function without gradient can be traced by one run on fake tensors instead.
+operations. A pure function that needs no gradient can be traced by one run on fake tensors instead.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ def traced(function: Callable, backend: str | Callable) -> Callable:
 
     def call(*args: Tree) -> Tree:
         values, spec = tree.flatten(args)
-        kinds = (spec, tuple(kind(x) for x in values))
+        signature = (spec, tuple(leaf_signature(x) for x in values))
         with torch.no_grad():
-            if kinds not in programs:
-                programs[kinds] = _program(function, backend, spec, values)
-            run, result = programs[kinds]
+            if signature not in programs:
+                programs[signature] = _compile(function, backend, spec, values)
+            run, result = programs[signature]
             return tree.unflatten(result, list(run(*(x for x in values if isinstance(x, Tensor)))))
 
     return call
 
 
-def kind(x: Any) -> Any:
-    """Returns the signature of a leaf, which compiled code assumes; of a number its value."""
+def leaf_signature(x: Any) -> Any:
+    """Returns what compiled code assumes of a leaf: a tensor's shape, dtype, ...; else the value."""
     if not isinstance(x, Tensor):
         return type(x), x
     return x.shape, x.dtype, x.device, x.stride() if x.layout is torch.strided else x.layout
 
 
-def _program(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
+def _compile(function: Callable, backend: str | Callable, spec: Any, values: list) -> tuple[Callable, Any]:
     """Traces and compiles: (tensors -> the results' leaves, the results' structure)."""
     tensors, structures = [x for x in values if isinstance(x, Tensor)], []
 

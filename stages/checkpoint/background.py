@@ -37,16 +37,16 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
     """Makes a Saver for a run's folder.
 
     Writing and fsyncing gigabytes takes seconds in which a step could be computed. Copying them in memory
-    takes a tenth of that, and is all that the training waits for: after it, the caller may overwrite (donate)
-    the state.
+    takes a tenth of that, and training waits only for the copy: then the caller may overwrite (donate) the
+    state.
 
     Args:
-        folder: of the run.
-        options: for every `checkpoint.save`, such as keep_last and fingerprint.
+        folder: the run's folder.
+        options: arguments of every `checkpoint.save`, such as keep_last and fingerprint.
 
     Returns:
-        Saver(save, wait). Call `wait` at the end, which raises an error of the last save. (A process that
-        ends without it still finishes the save, unless it is killed.)
+        Saver(save, wait). Call `wait` at the end: it raises the error of the last save, if it failed. (A
+        process that ends without it still finishes the save, unless it is killed.)
 
     Edge cases: memory holds one copy of the state from `save` until the disk has it; a tensor on a GPU is
     copied to the host.
@@ -60,7 +60,7 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
         step-00000001
     """
     running: list[Future] = []  # at most one
-    last: list[Path] = []  # the last that succeeded
+    last: list[Path] = []  # folder of the last save that succeeded
 
     def finish() -> BaseException | None:
         """Waits for the running save; returns its error."""
@@ -70,9 +70,9 @@ def saver(folder: str | os.PathLike[str], **options: Any) -> Saver:
         running.clear()
         return error
 
-    def save(state: Tree, **more: Any) -> None:
+    def save(state: Tree, **overrides: Any) -> None:
         error = finish()
-        running.append(_start(partial(checkpoint.save, folder, snapshot(state), **{**options, **more})))
+        running.append(_start(partial(checkpoint.save, folder, snapshot(state), **{**options, **overrides})))
         if error is not None:
             raise error
 

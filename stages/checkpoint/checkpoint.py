@@ -1,4 +1,4 @@
-"""Save and load checkpoints: a state is on the disk whole or not at all, and verified on load.
+"""Save and load checkpoints: a state is saved atomically, and verified on load.
 
     RUN/checkpoints/step-00000100/{state.msgpack, manifest.json}
 
@@ -29,10 +29,11 @@ from stages.checkpoint.fingerprint import NAMES
 from stages.checkpoint.manifest import MANIFEST, STATE, Damage, Manifest
 
 Warn = Callable[[str], Any]
+"""Takes a warning, one line."""
 
 
-class Refused(NamedTuple):
-    """A damaged checkpoint."""
+class Skipped(NamedTuple):
+    """A damaged checkpoint, which `load` skipped."""
 
     path: Path
     file: str  # "state.msgpack" or "manifest.json"
@@ -45,17 +46,17 @@ class Loaded(NamedTuple):
 
     Fields:
         state: a tree like the target.
-        step: of the checkpoint.
+        step: the checkpoint's step.
         path: its folder.
         manifest: its metadata, score, fingerprint, ...
-        refused: newer checkpoints that are damaged, the newest first.
+        skipped: newer checkpoints that are damaged, the newest first.
     """
 
     state: Tree
     step: int
     path: Path
     manifest: Manifest
-    refused: tuple[Refused, ...]
+    skipped: tuple[Skipped, ...]
 
 
 def save(
@@ -70,22 +71,24 @@ def save(
     keep_best: int = 0,
     warn: Warn = warnings.warn,
 ) -> Path:
-    """Saves a state; when this returns it is on the disk, and older checkpoints stay until then.
+    """Saves a state; when this returns, it is on the disk. Older checkpoints are kept until then.
 
     A checkpoint matters when something goes wrong: the power, the disk, the process in the middle of this
     function. At every moment there is a complete checkpoint under a final name, if there ever was one.
 
     Args:
-        folder: of the run; made if it is not there. The checkpoint goes to folder/checkpoints/step-NNNNNNNN.
+        folder: the run's folder, made if it is missing. The checkpoint goes to
+            folder/checkpoints/step-NNNNNNNN.
         state: any tree that `pure.serial.serial.to_bytes` takes, such as a TrainState.
         step: >= 0; by default `int(state.step)`.
-        score: decides `keep_best` and `best`, lower is better (negate an accuracy); None or NaN is never
-            best.
+        score: ranks checkpoints for `keep_best` and `best`, lower is better (negate an accuracy); None or NaN
+            is never best.
         metadata: JSON that `load` returns.
         fingerprint: from `fingerprint.fingerprint(stage, ...)`; `load` refuses another one.
         keep_last: number of newest checkpoints to keep; None keeps all.
-        keep_best: number of further checkpoints to keep, those with the lowest score.
-        warn: is given a line if an old checkpoint could not be deleted; the save has succeeded all the same.
+        keep_best: number of checkpoints with the lowest scores to keep as well; they may be among the newest.
+        warn: is called with a line if an old checkpoint could not be deleted; the save has succeeded
+            nevertheless.
 
     Returns:
         The folder of the checkpoint.
@@ -101,14 +104,15 @@ def save(
 
     Raises:
         OSError: if the disk is full or refuses otherwise; nothing that was saved is lost.
-        ValueError: if the step is unknown or negative, or keep_last is below 1.
+        ValueError: if the step is unknown or negative, keep_last is below 1, or keep_best is negative.
         TypeError: if the metadata is not JSON.
         SerialError: if a leaf cannot be written.
     """
     step = _state_step(state) if step is None else step
     if step < 0 or (keep_last is not None and keep_last < 1) or keep_best < 0:
         raise ValueError(
-            f"checkpoint.save: needs step >= 0, keep_last >= 1, got {step=}, {keep_last=}, {keep_best=}"
+            f"checkpoint.save: expected step >= 0, keep_last >= 1 (or None) and keep_best >= 0, got {step=}, "
+            f"{keep_last=}, {keep_best=}"
         )
     record = manifest.begin(step, score, metadata, fingerprint)
     final = directories.folder_of(Path(folder).absolute(), step)
@@ -143,17 +147,18 @@ def load(
     """Loads the newest undamaged checkpoint of a run; every byte is verified before the state is returned.
 
     Args:
-        folder: of the run; or of one checkpoint, wherever it was copied to (then only that one).
+        folder: the run's folder; or one checkpoint's, wherever it was copied to (then only that one).
         target: a tree of the structure, shapes and dtypes to load, such as `stage.init(key)`; its values are
             not used.
-        step: of the checkpoint; None takes the newest undamaged one.
-        fingerprint: of the run that resumes; a checkpoint with another one is refused. None does not compare.
+        step: the checkpoint's step; None takes the newest undamaged checkpoint.
+        fingerprint: fingerprint of the run that resumes; a checkpoint with another one is refused. None does
+            not compare.
         subset: True lets dicts of the checkpoint have keys that the target lacks.
-        warn: is given a line for each damaged checkpoint that is skipped, and for another torch, machine or
-            number of threads (the run resumes, though perhaps not bit for bit).
+        warn: is called with a line for each damaged checkpoint that is skipped, and if torch, the machine or
+            the number of threads differs (the run resumes, though perhaps not bit for bit).
 
     Returns:
-        Loaded(state, step, path, manifest, refused).
+        Loaded(state, step, path, manifest, skipped).
 
     Steps:
         1. List the checkpoints, the newest first.
@@ -166,8 +171,8 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
-        ValueError: if all are damaged (the message has the damage), or the fingerprint differs (it has the
-            differences), or was written by a version that names functions otherwise.
+        ValueError: if all are damaged (the message has the damage); if the fingerprint differs (it has the
+            differences), is missing, or was written by a version in which functions have other names.
         SerialError: if the state does not fit the target; it names the leaf.
 
     Example:
@@ -183,18 +188,22 @@ def load(
     if not paths:
         of_step = "" if step is None else f" of step {step}"
         raise FileNotFoundError(f"checkpoint.load: no checkpoint{of_step} in {folder}")
-    refused: list[Refused] = []
+    skipped: list[Skipped] = []
     for path in paths:
         # 2. and 3. Manifest and state.
         result = _load_one(path, target, fingerprint, subset)
         if isinstance(result, Loaded):
             for difference in manifest.differences(result.manifest.environment, manifest.environment()):
                 if not difference.startswith("python "):
-                    warn(f"checkpoint.load: {path.name}: {difference}; the run may not go on bit for bit")
-            return result._replace(refused=tuple(refused))
-        refused.append(Refused(path, *result))
-        warn(f"checkpoint.load: skipped a damaged checkpoint: {_describe(refused[-1])}")
-    raise ValueError("checkpoint.load: no good checkpoint: " + "; ".join(map(_describe, refused)))
+                    warn(f"checkpoint.load: {path.name}: {difference}; the run may not resume bit for bit")
+            return result._replace(skipped=tuple(skipped))
+        skipped.append(Skipped(path, *result))
+        warn(f"checkpoint.load: skipped a damaged checkpoint: {_describe(skipped[-1])}")
+    damage = "; ".join(map(_describe, skipped))
+    raise ValueError(
+        f"checkpoint.load: no undamaged checkpoint: {damage}; restore one from a copy, or choose another "
+        "folder"
+    )
 
 
 def list_saved(folder: str | os.PathLike[str]) -> list[Path]:
@@ -222,8 +231,8 @@ def _load_one(
             record = manifest.read(file)
     except (OSError, ValueError) as error:
         return Damage(MANIFEST, (), _reason(error))
-    if record.step != step_of(path) >= 0:
-        return Damage(MANIFEST, (), f"it is the manifest of step {record.step}")
+    if step_of(path) not in (-1, record.step):  # -1: a copy under another name
+        return Damage(MANIFEST, (), f"it is the manifest of step {record.step}, not {step_of(path)}")
     _check_fingerprint(path, record, fingerprint)
     try:
         if (size := (path / STATE).stat().st_size) == record.bytes:
@@ -253,7 +262,7 @@ def _damage_of_file(record: Manifest, error: OSError) -> Damage:
 
 
 def _check_fingerprint(path: Path, record: Manifest, fingerprint: Mapping[str, str] | None) -> None:
-    """Raises if a checkpoint belongs to another run, or was written with other names of functions."""
+    """Raises if a checkpoint belongs to another run, or to a version in which functions have other names."""
     if fingerprint is None:
         return
     if record.fingerprint is None:
@@ -283,12 +292,12 @@ def _state_step(state: Tree) -> int:
     return int(steps)
 
 
-def _describe(bad: Refused) -> str:
+def _describe(damaged: Skipped) -> str:
     """A damaged checkpoint in one line: file, reason, and up to four leaves."""
-    text = f"{bad.path / bad.file}: {bad.reason}"
-    if bad.leaves:
-        text += f"; leaves {', '.join(bad.leaves[:4])}"
-    return f"{text} and {len(bad.leaves) - 4} more" if len(bad.leaves) > 4 else text
+    text = f"{damaged.path / damaged.file}: {damaged.reason}"
+    if damaged.leaves:
+        text += f"; leaves {', '.join(damaged.leaves[:4])}"
+    return f"{text} and {len(damaged.leaves) - 4} more" if len(damaged.leaves) > 4 else text
 
 
 def _reason(error: Exception) -> str:
@@ -316,7 +325,7 @@ def _delete_old(final: Path, keep_last: int | None, keep_best: int, warn: Warn) 
 
 @contextmanager
 def _explain_errors(final: Path) -> Iterator[None]:
-    """Adds to a disk's error the checkpoint that was being saved, that nothing is lost, and the fix."""
+    """Adds to an OSError the checkpoint that was being saved, that nothing is lost, and the fix."""
     try:
         yield
     except OSError as error:

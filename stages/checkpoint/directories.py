@@ -5,7 +5,7 @@
     RUN/checkpoints/step-00000100.old0     complete, being replaced by a new one of the same step
     RUN/checkpoints/step-00000100.del      being deleted
 
-Every change of a name is one rename, which the file system does whole or not at all.
+Every change of a name is one rename, which is atomic.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from stages.checkpoint import manifest
 from stages.checkpoint.manifest import MANIFEST, STATE, Manifest
 
 FOLDER = "checkpoints"
+"""Folder of the checkpoints, in the run's folder."""
 _NAME = re.compile(r"step-(\d{8,})(\.old\d+)?")
 
 
@@ -49,7 +50,7 @@ def list_complete(folder: Path, step: int | None = None) -> list[Path]:
     """Lists complete checkpoints, the newest first; a replaced one comes after its replacement.
 
     Args:
-        folder: of a run; or of one checkpoint, which is then the only one.
+        folder: a run's folder, or one checkpoint's, which is then the only one listed.
         step: lists only this step; None lists all.
     """
     if (step_of(folder) >= 0 and folder.is_dir()) or (folder / MANIFEST).is_file():
@@ -97,8 +98,9 @@ def make_temporary(final: Path) -> Path:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Renames a complete folder to its final name; an older folder of that name gets another (delete it
-    afterwards).
+    """Renames a complete folder to its final name; an older folder of that name is renamed to NAME.old<i>.
+
+    The caller deletes the older one afterwards.
 
     Raises:
         OSError: if the file system refuses; `list_complete` then still lists every complete checkpoint.
@@ -108,13 +110,14 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """Renames a checkpoint, then removes it; if the process is killed in between, the next save removes the
-    rest.
+    """Renames a checkpoint, then removes it.
+
+    If the process is killed in between, the next save removes the rest.
 
     Raises:
         OSError: if the file system refuses.
     """
-    doomed = path.with_name(path.name.split(".")[0] + ".del")
-    shutil.rmtree(doomed, ignore_errors=True)
-    os.rename(path, doomed)
-    shutil.rmtree(doomed)
+    renamed = path.with_name(path.name.split(".")[0] + ".del")
+    shutil.rmtree(renamed, ignore_errors=True)
+    os.rename(path, renamed)
+    shutil.rmtree(renamed)

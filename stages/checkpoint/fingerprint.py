@@ -1,9 +1,9 @@
 """Describe a run as a flat dict of names and literals: runs with equal fingerprints take the same steps.
 
-A stage is functions with everything they use bound into them, so its computation can be read off it: the
-functions' names, and the contents of every `functools.partial`, closure, NamedTuple and dataclass, down to
-numbers and tensors. A checkpoint keeps this dict, and resuming with another learning rate, model, tokenizer
-or corpus is refused by name.
+A stage is functions with everything they use bound into them, so that the stage itself describes its
+computation: by the functions' names, and the contents of every `functools.partial`, closure, NamedTuple and
+dataclass, down to numbers and tensors. A checkpoint keeps this dict, and resuming with another learning rate,
+model, tokenizer or corpus is refused with the names of the entries that differ.
 
 The names are those of functions and modules. When some of them change, `NAMES_VERSION` changes with them, and
 checkpoints of earlier versions are refused as a whole instead of by a list of names.
@@ -34,14 +34,13 @@ NAMES, NAMES_VERSION = "version of the names", "2"
 """Entry of a run's fingerprint: the version of the names of functions and fields in all other entries."""
 
 MANY = 32
-"""A dict, list or tuple with more entries than this (a vocabulary, a frozen model's weights) is one
-digest."""
+"""A dict, list or tuple with more entries than this (a vocabulary, frozen weights) becomes one digest."""
 COMPILE = "compile"
 """Name of the argument that says how a function is run, and nothing about what it computes."""
 
-_SHORT = 80  # letters of a literal that is written out
-_WHOLE = 1 << 30  # bytes of a file map that is hashed whole
-_SAMPLES, _SAMPLE = 1024, 1 << 16  # of a larger one: number of blocks, and bytes of each
+_SHORT = 80  # maximum characters of a literal that is written out
+_WHOLE = 1 << 30  # maximum bytes of a memory-mapped file that is hashed whole
+_SAMPLES, _SAMPLE = 1024, 1 << 16  # blocks hashed of a larger file, and bytes of each
 _LITERALS = (bool, int, float, complex, str, bytes, type(None), type(...), range, slice)
 _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype, np.generic, os.PathLike)
 
@@ -53,7 +52,7 @@ def fingerprint(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str
     """Describes a run for its checkpoints.
 
     Resuming with one number changed gives a run that is neither the old one nor the new one, and nobody
-    notices. With this dict in the checkpoint it is noticed, and the number has a name.
+    notices. With this dict in the checkpoint, `load` names the number.
 
     Args:
         stage, pipe, tokenizer: as in `describe`.
@@ -69,8 +68,9 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
 
     Args:
         stage: a Stage, or any function, partial, NamedTuple or dataclass.
-        pipe: its data; entries are named "pipe. ...".
-        tokenizer: entries are named "tokenizer. ..."; of a Tokenizer only the spec counts.
+        pipe: the run's data; entries are named "pipe. ...".
+        tokenizer: the run's tokenizer; entries are named "tokenizer. ...". Of a Tokenizer only the spec is
+            described.
 
     Returns:
         {path: literal or digest}, the same in every process that builds the same run (never an address or a
@@ -83,9 +83,10 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         module-level function or class: its qualified name. Another function: its name, a lambda's code, and
             the variables in its closure. A partial: the function and its arguments, by parameter names.
             An argument named `compile` is left out: compiled or not, the run is the same.
-        NamedTuple, dataclass: type and fields; of a Stage only init and step, as the rest is made of the
-            same. Fields that are functions (a pair such as init and update) share one name space, so that an
-            argument of both is one entry; where they differ, each has an entry under its field's name.
+        NamedTuple, dataclass: type and fields; of a Stage only init and step, as the other fields bind the
+            same objects. Fields that are functions (a pair such as init and update) share one name space, so
+            that an argument of both is one entry; where they differ, each has an entry under its field's
+            name.
         dict, list, tuple, set: entries, or the `repr` of a short list of literals; more than 32 make one
             digest.
         object with a str field `digest` (a token store): the digest. Object with a method `fingerprint`: its
@@ -93,10 +94,10 @@ def describe(stage: Any, pipe: Any = None, tokenizer: Any = None) -> dict[str, s
         any other object: its class and attributes.
         An entry that repeats a shorter one (same end of the path, same value) is left out.
 
-    Edge cases: a map of a file larger than 1 GiB is sampled (1,024 blocks); the literal says so.
+    Edge cases: of a memory-mapped file larger than 1 GiB, 1,024 blocks are hashed; the literal says so.
 
     Raises:
-        TypeError: for an object whose parts cannot be seen; the message has its path and the fix.
+        TypeError: for an object without fields or attributes; the message has its path and the fix.
 
     Example:
         >>> from functools import partial
@@ -121,7 +122,7 @@ def _visit(thing: Any, path: str, seen: Seen) -> Flat:
     """Entries of one object, relative to it ("" is the object itself); `path` is for messages."""
     if id(thing) in seen:
         return seen[id(thing)][1] or {"": "itself"}
-    seen[id(thing)] = (thing, None)  # kept alive, so that the id stays its own
+    seen[id(thing)] = (thing, None)  # kept alive, so that no other object gets its id
     flat = _entries(thing, functools.partial(_child, path, seen), path)
     seen[id(thing)] = (thing, flat)
     return flat
@@ -150,9 +151,11 @@ def _entries(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
 def _literal(thing: Any) -> str | None:
     """An object in one line; None if its parts need entries of their own."""
     if isinstance(thing, Tensor):
-        return _numbers(name_of(thing.dtype), thing.shape, lambda: thing.tolist(), lambda: _bytes(thing))
+        return _numbers(
+            name_of(thing.dtype), thing.shape, lambda: thing.tolist(), lambda: _digest_tensor(thing)
+        )
     if isinstance(thing, np.ndarray):
-        return _numbers(str(thing.dtype), thing.shape, thing.tolist, lambda: _array(thing))
+        return _numbers(str(thing.dtype), thing.shape, thing.tolist, lambda: _digest_array(thing))
     if isinstance(thing, enum.Enum):
         return f"{_name(type(thing))}.{thing.name}"
     if isinstance(thing, _LITERALS):
@@ -173,14 +176,13 @@ def _numbers(dtype: str, shape: Any, values: Callable[[], Any], data: Callable[[
     return f"{values()} {dtype}" if size <= 4 else f"{dtype}{list(shape)} {data()}"
 
 
-def _bytes(tensor: Tensor) -> str:
+def _digest_tensor(tensor: Tensor) -> str:
     """Digest of a tensor's bytes."""
     return _digest(memory(tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()))
 
 
-def _array(array: np.ndarray) -> str:
-    """Digest of an array; a large map of a file is sampled, as reading it would hold up the run's start for
-    minutes."""
+def _digest_array(array: np.ndarray) -> str:
+    """Digest of an array; a large memory-mapped file is sampled, as reading all of it would take minutes."""
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     if not isinstance(array, np.memmap) or len(data) <= _WHOLE:
         return _digest(data.data)
@@ -206,9 +208,9 @@ def _partial(thing: functools.partial, child: Callable[[str, Any], Flat], path: 
 
 
 def _function(thing: Any, child: Callable[[str, Any], Flat]) -> Flat | None:
-    """A function or class: by name alone if that finds it; else with what its closure holds."""
+    """A function or class: its qualified name; if it cannot be imported by that, also its closure."""
     inner = getattr(thing, "_torchdynamo_orig_callable", None) or getattr(thing, "_orig_mod", None)
-    if inner is not None:  # torch.compile's wrapper: the same meaning
+    if inner is not None:  # torch.compile's wrapper computes the same
         return child("", inner)
     if _named_globally(thing):
         return {"": _name(thing)}
@@ -264,7 +266,7 @@ def _record(thing: Any, child: Callable[[str, Any], Flat], path: str) -> Flat:
     """A NamedTuple, dataclass, module or other object: its type and its parts."""
     if isinstance(thing, torch.nn.Module):
         parts = {"modules": re.sub(r" at 0x[0-9a-f]+", "", repr(thing)), **thing.state_dict()}
-    elif isinstance(thing, Stage):  # its other fields are made of the same
+    elif isinstance(thing, Stage):  # its other fields bind the same objects
         parts = {"init": thing.init, "step": thing.step}
     elif hasattr(thing, "_fields"):
         parts = thing._asdict()
@@ -306,7 +308,7 @@ def _contents(cell: Any) -> Any:
 
 
 def _named_globally(thing: Any) -> bool:
-    """Tells whether its qualified name leads to this very function or class."""
+    """Tells whether importing the qualified name gives this very function or class."""
     node: Any = sys.modules.get(getattr(thing, "__module__", None) or "")
     for part in getattr(thing, "__qualname__", "<none>").split("."):
         node = getattr(node, part, None)
@@ -330,7 +332,7 @@ def _constant(thing: Any) -> str:
 
 
 def _name(thing: Any) -> str:
-    """Qualified name."""
+    """Qualified name, with the module."""
     module = getattr(thing, "__module__", None) or "builtins"
     return f"{module}.{getattr(thing, '__qualname__', None) or thing}"
 
@@ -341,5 +343,5 @@ def _prefix(name: str, flat: Flat) -> Flat:
 
 
 def _digest(data: Any) -> str:
-    """Digest of bytes, short."""
-    return short_digest(hash_bytes(data))
+    """Short digest of bytes."""
+    return label(hash_bytes(data))

@@ -1,9 +1,9 @@
 """A checkpoint's manifest: checksums of the state's file, leaf by leaf, and a description of the run.
 
-Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256:
-so damage has a name, and several threads can hash. The file's digest is that of its leaves' digests, and the
-manifest has one of itself. It is read like any file from third parties: every field is checked, and no name
-in it becomes a path.
+Every byte of the state's file belongs to a leaf, as its data or its header, and each leaf has its own sha256,
+so that damage is reported by leaf, and several threads can hash. The file's digest is that of its leaves'
+digests, and the manifest ends with its own. It is read like any file from third parties: every field is
+checked, and no name in it becomes a path.
 
     {"format": 1, "step": 100, "score": 2.71, "metadata": {...},
      "fingerprint": {"optimizer.learning_rate": "0.001", ...},
@@ -28,9 +28,11 @@ import torch
 from data_pipes.digest import hash_bytes, hash_json
 
 FORMAT = 1
+"""Version of the manifest's format."""
 STATE, MANIFEST = "state.msgpack", "manifest.json"
+"""Names of the files in a checkpoint's folder."""
 _FIELDS = ("step", "score", "metadata", "fingerprint", "environment")
-_LARGEST = 2**28  # bytes of a manifest; 300,000 leaves
+_LARGEST = 2**28  # maximum bytes of a manifest, about 300,000 leaves
 
 
 class LeafRecord(NamedTuple):
@@ -60,10 +62,10 @@ class Manifest(NamedTuple):
 
     Fields:
         step: items of the pipe consumed.
-        score: decides the best checkpoint, lower is better; None if it was not measured.
-        metadata: JSON of the caller.
-        fingerprint: of the run; None if the caller gave none.
-        environment: versions and machine, on which equality bit for bit depends.
+        score: ranks checkpoints, lower is better; None if it was not measured.
+        metadata: the caller's, JSON.
+        fingerprint: the run's fingerprint; None if the caller gave none.
+        environment: versions and machine, on which bitwise equality depends.
         bytes: length of the state's file.
         leaves: in the order of the file; together they cover it.
     """
@@ -116,7 +118,7 @@ def encode(manifest: Manifest) -> bytes:
         manifest: `metadata` must be JSON (NaN and infinity are written as Python's json writes them).
 
     Returns:
-        UTF-8, one line a leaf, so that two manifests can be compared with `diff`.
+        UTF-8, one line per leaf, so that two manifests can be compared with `diff`.
     """
     body: dict[str, Any] = {
         "format": FORMAT,
@@ -138,7 +140,7 @@ def decode(data: bytes) -> Manifest:
     try:
         body = json.loads(data)
         if not isinstance(body, dict) or body.get("sha256") != _digest(body):
-            raise ValueError("its own sha256 does not fit its contents")
+            raise ValueError("its own sha256 does not match its contents")
         if body["format"] != FORMAT:
             raise ValueError(
                 f"format {body['format']!r}; this program reads format {FORMAT}: use a matching version"
@@ -150,7 +152,7 @@ def decode(data: bytes) -> Manifest:
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it is not a manifest ({type(error).__name__}: {str(error)[:100]})") from None
     if encode(manifest) != data:
-        raise ValueError("it is not written as manifests are; a byte between its fields was changed")
+        raise ValueError("its text is not what encode() writes: a byte between its fields was changed")
     return manifest
 
 
@@ -177,19 +179,19 @@ def edges(leaves: Sequence[LeafRecord], size: int) -> list[tuple[int, int, bool]
 
 
 def read(file: BinaryIO) -> Manifest:
-    """Reads a manifest from an open file, of at most 256 MiB; otherwise as `decode`.
+    """Reads and decodes a manifest from an open file, of at most 256 MiB.
 
     Raises:
-        ValueError: also if it is longer.
+        ValueError: as `decode`, and if the file is longer.
     """
     data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
-        raise ValueError(f"a manifest has at most {_LARGEST} bytes")
+        raise ValueError(f"expected a manifest of at most {_LARGEST} bytes, got more")
     return decode(data)
 
 
 def environment() -> dict[str, Any]:
-    """Describes versions, machine and threads, on which equality bit for bit depends besides the run."""
+    """Describes versions, machine and threads, on which bitwise equality depends besides the run."""
     cuda = torch.cuda.is_available()
     return {
         "torch": str(torch.__version__),
@@ -228,7 +230,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_change(old: str, new: str) -> str:
-    """One difference; of digests only what is before them."""
+    """One difference, without the digests themselves."""
     if "sha256:" not in old or "sha256:" not in new:
         return f"was {old}, is {new}"
     old_kind, new_kind = (text.partition("sha256:")[0].strip(", ") for text in (old, new))
@@ -240,18 +242,18 @@ def find_damage(file: BinaryIO, size: int, manifest: Manifest) -> Damage | None:
 
     Args:
         file: open at its beginning.
-        size: its bytes.
-        manifest: of the file.
+        size: the file's length in bytes.
+        manifest: the file's manifest.
 
     Returns:
         Damage; None if every byte is as it was written.
     """
     bad = [leaf.path or "the end" for leaf in manifest.leaves if not _is_intact(file, leaf, size)]
     if size != manifest.bytes:
-        how = "is cut off" if size < manifest.bytes else "goes on after its end"
+        how = "is cut off" if size < manifest.bytes else "is too long"
         last = [leaf.path for leaf in manifest.leaves[-1:]]
         return Damage(
-            STATE, tuple(bad or last), f"it {how}: {manifest.bytes} bytes were written, {size} are there"
+            STATE, tuple(bad or last), f"it {how}: {manifest.bytes} bytes were written, the file has {size}"
         )
     return damage_of_leaves(bad) if bad else None
 
@@ -294,7 +296,7 @@ def _encode_lines(value: Any) -> str:
 
 
 def _check(manifest: Manifest) -> None:
-    """Raises if a field is not what it should be."""
+    """Raises ValueError if a field has a wrong type or value."""
     numbers = [manifest.step, manifest.bytes]
     for leaf in manifest.leaves:
         numbers += _numbers(leaf)
@@ -313,7 +315,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def _numbers(leaf: LeafRecord) -> list[int]:
-    """Every number of a leaf's record."""
+    """All integers of a leaf's record."""
     if any(len(span) != 2 for span in leaf.spans):
         raise ValueError("spans must be pairs of offset and length")
     return [leaf.bytes, *leaf.shape, *itertools.chain(*leaf.spans)]

@@ -25,10 +25,10 @@ from stages.checkpoint import manifest
 from stages.checkpoint.manifest import LeafRecord
 
 _BLOCK = 1 << 23  # bytes moved at a time
-_EARLY = 1 << 25  # bytes after which the system is asked to start writing them to the disk
+_EARLY = 1 << 25  # bytes after each of which the system is asked to start writing to the disk
 _BUFFERS = 512  # buffers in one call of writev; Linux takes 1024
-_AHEAD = 8  # blocks that wait for a hashing thread at most
-_NOTHING = (hashlib.sha256().hexdigest(),) * 2
+_AHEAD = 8  # maximum blocks that wait for a hashing thread
+_EMPTY = (hashlib.sha256().hexdigest(),) * 2  # sha256 of data and header of a leaf without bytes
 
 Part = tuple[int, bool, memoryview]  # index of the leaf, is data (else header), bytes
 Hashing = Callable[[list[Part]], None]
@@ -42,8 +42,12 @@ class Written(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A function that runs in another thread: `put` gives it one more item; `result` ends the items and
-    waits."""
+    """A function that runs in another thread.
+
+    Fields:
+        put: gives it one more item.
+        result: ends the items, waits, and returns the function's result.
+    """
 
     put: Callable[[Any], None]
     result: Callable[[], Any]
@@ -69,12 +73,12 @@ def write(path: Path, tree: Tree) -> Written:
     Steps:
         1. Cut the stream of pieces into blocks of 8 MiB, views of the tensors' memory.
         2. Give each block to the hashing threads, and write it.
-        3. Every 32 MiB ask the system to start writing them to the disk, so that little is left for fsync.
+        3. Every 32 MiB, ask the system to start writing to the disk, so that little is left for fsync.
         4. fsync, while the hashing threads finish.
 
     Raises:
         OSError: if the disk refuses; the file is then incomplete.
-        SerialError: if a leaf cannot be written; named.
+        SerialError: if a leaf cannot be written; the message names it.
     """
     leaves: list[tuple[Leaf, list[list[int]]]] = []
     with hash_in_threads() as digests:
@@ -85,7 +89,7 @@ def write(path: Path, tree: Tree) -> Written:
                 # 2. Hash and write.
                 digests.put(block)
                 _write_all(file.fileno(), [data for _, _, data in block])
-                # 3. Begin early.
+                # 3. Start writing to the disk.
                 begun = _begin_sync(file.fileno(), begun)
             # 4. To the disk.
             size = file.tell()
@@ -106,7 +110,7 @@ def read(
         path: a file of `size` bytes.
         target: as for `serial.from_bytes`.
         leaves: records of the file's leaves; together they cover it.
-        size: bytes of the file.
+        size: the file's length in bytes.
         subset: as for `serial.from_bytes`.
 
     Returns:
@@ -119,24 +123,24 @@ def read(
     """
     cut = _cutter(leaves, size)
     with io.BufferedReader(io.FileIO(path), 1 << 16) as file, hash_in_threads() as digests:
-        small: list[bytes] = []
+        unhashed: list[bytes] = []
 
         def take(count: int) -> bytes:
-            small.append(file.read(count))
-            return small[-1]
+            unhashed.append(file.read(count))
+            return unhashed[-1]
 
         def fill(buffer: memoryview) -> int:
             count = file.readinto(part := buffer[:_BLOCK])
-            digests.put([*cut(b"".join(small)), *cut(part[:count])])
-            small.clear()
+            digests.put([*cut(b"".join(unhashed)), *cut(part[:count])])
+            unhashed.clear()
             return count
 
         tree = serial.from_stream(target, _Tee(take, fill), size, subset=subset)
-        digests.put(cut(b"".join(small)))
+        digests.put(cut(b"".join(unhashed)))
         sums = digests.result()
     bad = []
     for i, leaf in enumerate(leaves):
-        if sums.get(i, _NOTHING) != (leaf.sha256, leaf.header_sha256):
+        if sums.get(i, _EMPTY) != (leaf.sha256, leaf.header_sha256):
             bad.append(leaf.path or "the end")
     return tree, tuple(bad)
 
@@ -228,17 +232,17 @@ def _parts(stream: Iterable[Piece], leaves: list[tuple[Leaf, list[list[int]]]]) 
 
 
 def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Part]]:
-    """A function that cuts a file into parts; it is given the file's bytes in order, any number at a time."""
-    edges = [edge for edge in manifest.edges(leaves, size) if edge[0] > 0]
-    position = place = 0
+    """A function that cuts a file into parts; it takes the file's bytes in order, any number at a time."""
+    edges = [x for x in manifest.edges(leaves, size) if x[0] > 0]
+    position = current = 0
 
-    def cut(run: Any) -> list[Part]:
-        nonlocal position, place
-        parts, left = [], memoryview(run)
+    def cut(data: Any) -> list[Part]:
+        nonlocal position, current
+        parts, left = [], memoryview(data)
         while left:
-            while edges[place][0] <= position:
-                place += 1
-            end, index, payload = edges[place]
+            while edges[current][0] <= position:
+                current += 1
+            end, index, payload = edges[current]
             parts.append((index, payload, left[: end - position]))
             left = left[end - position :]
             position += len(parts[-1][2])
@@ -248,12 +252,12 @@ def _cutter(leaves: Sequence[LeafRecord], size: int) -> Callable[[Any], list[Par
 
 
 def _blocks(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Cuts parts and joins them to blocks of at most 8 MiB and 512 buffers."""
+    """Cuts parts, and joins them into blocks of at most 8 MiB and 512 buffers."""
     block: list[Part] = []
     size = 0
-    for index, payload, whole in parts:
-        for start in range(0, max(len(whole), 1), _BLOCK):
-            data = whole[start : start + _BLOCK]
+    for index, payload, part in parts:
+        for start in range(0, max(len(part), 1), _BLOCK):
+            data = part[start : start + _BLOCK]
             if block and (size + len(data) > _BLOCK or len(block) == _BUFFERS):
                 yield block
                 block, size = [], 0
@@ -264,7 +268,7 @@ def _blocks(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 
 def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
-    """Writes buffers one after another; the system may take less than it was given."""
+    """Writes buffers one after another; one call of writev may write only part of them."""
     while buffers:
         count = os.writev(descriptor, buffers)
         while buffers and count >= len(buffers[0]):
@@ -274,10 +278,10 @@ def _write_all(descriptor: int, buffers: list[memoryview]) -> None:
 
 
 def _begin_sync(descriptor: int, begun: int) -> int:
-    """Asks the system (Linux) to write the bytes from `begun` on to the disk, and returns their end."""
+    """Asks the system (Linux) to start writing the bytes from offset `begun` to disk; returns their end."""
     end = os.lseek(descriptor, 0, os.SEEK_CUR)
     if end - begun < _EARLY or not hasattr(os, "posix_fadvise"):
         return begun
-    with suppress(OSError):  # it is only advice; the fsync at the end is what counts
+    with suppress(OSError):  # only advice: the fsync at the end writes them in any case
         os.posix_fadvise(descriptor, begun, end - begun, os.POSIX_FADV_DONTNEED)
     return end

@@ -67,8 +67,9 @@ def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
     """Alternates between the user's turns and answers to them.
 
     Args:
-        answer: see `answer_fn`.
-        options: --system, and --prompt, or else the turns come from the keyboard.
+        answer: the function that `answer_fn` returns.
+        options: the flags, of which --system and --prompt are used here; without --prompt, turns come from
+            the keyboard.
 
     Returns:
         The conversation.
@@ -91,7 +92,7 @@ def run_session(answer: Answer, options: ChatOptions) -> list[Message]:
         except ValueError as error:
             if options.prompt:
                 raise
-            _print_note(f"{error}; this turn is left out")
+            _print_note(f"{error}; this turn is skipped")
             continue
         except KeyboardInterrupt:
             _print_note("\nstopped; Ctrl-C again or Ctrl-D ends the session")
@@ -110,15 +111,15 @@ def answer_fn(
     Args:
         base: model, params, tokenizer, chat template.
         options: sampling, chat template and seed.
-        say: takes a line about messages that no longer fit into the context.
+        say: is called with a line if messages no longer fit into the context.
 
     Returns:
         (messages, show) -> the assistant's next turn, without surrounding white space; `show` gets each piece
         as soon as no later token can change it.
 
     Raises:
-        ValueError: if --max_new_tokens leaves no room for a question; by the result, if the system message
-            and the last turn alone are too long.
+        ValueError: if --max_new_tokens leaves no room for a question (at once), or the system message and the
+            last turn alone are too long (on the call).
     """
     import torch
 
@@ -144,7 +145,7 @@ def answer_fn(
     def answer(messages: Sequence[Message], show: Show = lambda piece: None) -> str:
         ids, dropped = fit_to_context(messages, encode, room)
         if dropped:
-            say(f"the context is full: the oldest {dropped} messages are forgotten")
+            say(f"the context is full: the oldest {dropped} messages are dropped")
         state, step, finish = stream(base.tokenizer, skip_special=True)
         pieces: list[str] = []
 
@@ -154,7 +155,7 @@ def answer_fn(
                 pieces.append(piece)
                 show(piece)
 
-        def add_last_token(tokens: Tensor, lengths: Tensor) -> Tensor:
+        def add_last_token(tokens: Tensor, lengths: Tensor) -> Tensor:  # called after each token; never stops
             nonlocal state
             last = int(tokens[0, int(lengths[0]) - 1])
             if last not in stops:
@@ -202,7 +203,7 @@ def fit_to_context(
             parts = "the system's message and the last turn have" if head else "the last turn has"
             raise ValueError(
                 f"{parts} {len(ids)} tokens, and the model has room for {room} besides --max_new_tokens; "
-                "say it in fewer words"
+                "shorten it"
             )
         rest = messages[later.pop(0) :]
     return ids, len(messages) - len(head) - len(rest)
@@ -230,7 +231,7 @@ def _user_turns(options: ChatOptions) -> Iterator[str]:
             yield text
         return
     if sys.stdin.isatty():
-        import readline  # noqa: F401  (input() then edits its line)
+        import readline  # noqa: F401  (gives input() line editing and a history)
     while True:
         try:
             line = input("> ")
@@ -242,5 +243,5 @@ def _user_turns(options: ChatOptions) -> Iterator[str]:
 
 
 def _print_note(line: str) -> None:
-    """Prints a line that is no part of the conversation, to stderr."""
+    """Prints a line that is not part of the conversation to stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stages.run.experiment import Experiment
 
 PROMPTS = ("def __init__(self, ", '    """Return the ', "The following example ")
-"""Beginnings that the model continues before and after pretraining."""
+"""Prompts that the model continues before and after pretraining."""
 
 TOKENS_SHOWN = 48
 """Tokens of each continuation."""
@@ -30,8 +30,7 @@ TOKENS_SHOWN = 48
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Train a small model on Python's own source: tokenizer, pretraining, SFT, DPO, GRPO and PPO, each
-    evaluated."""
+    """Train a small model on Python's own source: tokenizer, pretraining, SFT, DPO, GRPO and PPO."""
 
     output_dir: str = "runs/demo"
     """Folder of the run; run again, the demo resumes there."""
@@ -40,7 +39,7 @@ class DemoOptions:
     ladder: bool = True
     """Run the stages after pretraining as well: sft, dpo, grpo and ppo."""
     ladder_scale: Annotated[float, Above(0)] = 1.0
-    """Share of those stages' steps to take."""
+    """Fraction of those stages' steps to run."""
     config: str = "tiny_config"
     """Model configuration: a preset's name, or a JSON file of ModelConfig's fields."""
     data_path: str = "embedded"

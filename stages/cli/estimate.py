@@ -43,8 +43,8 @@ def run(options: EstimateOptions) -> int:
         The exit code.
 
     Raises:
-        ValueError: if a row is longer than the model's context, or a batch is not cut into equal
-            micro-batches.
+        ValueError: if a row is longer than the model's context, or --gradient_accumulation does not divide
+            --batch_size.
     """
     import torch
 
@@ -87,10 +87,10 @@ def table(result: Estimate, tokens: int) -> str:
     """Formats an estimate as lines of a table.
 
     Args:
-        result: of one step.
-        tokens: per step.
+        result: estimate of one step.
+        tokens: tokens per step.
     """
-    parts = "gradients, activations, logits, the new state"
+    temporary = "gradients, activations, logits, the new state"
     lines = [
         f"parameters          {result.parameters:>16,}",
         f"trained parameters  {result.trained:>16,}  ({result.trained / result.parameters:.2%})",
@@ -99,7 +99,7 @@ def table(result: Estimate, tokens: int) -> str:
         "",
         f"weights             {result.weights / 1e6:>13,.1f} MB",
         f"optimizer state     {result.optimizer / 1e6:>13,.1f} MB",
-        f"temporary           {result.rest / 1e6:>13,.1f} MB  ({parts})",
+        f"temporary           {result.rest / 1e6:>13,.1f} MB  ({temporary})",
         f"total               {result.total / 1e6:>13,.1f} MB  (eager; compiled less)",
     ]
     return "\n".join(lines)

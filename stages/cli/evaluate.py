@@ -1,4 +1,4 @@
-"""`intro2llm evaluate` and `compare`: figures of a model, and what changed between two evaluations."""
+"""`intro2llm evaluate` and `compare`: metrics of a model, and the differences of two evaluations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CompareOptions:
 
 
 def evaluate(options: EvaluateOptions) -> int:
-    """Evaluates a model, and prints the table of figures.
+    """Evaluates a model, and prints the table of results.
 
     Returns:
         The exit code.
@@ -34,7 +34,7 @@ def evaluate(options: EvaluateOptions) -> int:
     reports = record.evaluate(tasks, options.output_dir, about=build.describe_provenance(options, loaded))
     print(f"\n{record.format_table(reports)}")
     print(
-        f"\nprompts and completions: {options.output_dir}/{record.SAMPLES}; figures: {record.RESULTS} there"
+        f"\nprompts and completions: {options.output_dir}/{record.SAMPLES}; results: {record.RESULTS} there"
     )
     return 0
 

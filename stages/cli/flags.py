@@ -22,14 +22,14 @@ def parse(kind: type[Options], name: str, arguments: Sequence[str]) -> Options:
     """Parses the flags of a subcommand; `--batch_size` and `--batch-size` are the same.
 
     Args:
-        kind: a dataclass.
-        name: of the subcommand.
-        arguments: what follows it.
+        kind: the dataclass of the flags.
+        name: the subcommand's name.
+        arguments: the command-line arguments after it.
 
     Raises:
         SystemExit: with 0 after --help; with 2, and one line on stderr, for a flag that is unknown, missing,
             or has a wrong value.
-        ValueError: for a number out of the range beside its type.
+        ValueError: for a number outside the range that its field's annotation gives.
     """
     mistake = find_mistake(kind, arguments)
     if mistake:
@@ -51,7 +51,7 @@ def help_texts(kind: type) -> dict[str, str]:
     """Reads the help of every flag, the text below its field, as one paragraph.
 
     Args:
-        kind: a dataclass; a field without a text has that of its base.
+        kind: the dataclass; a field without a text has that of its base class.
     """
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
@@ -66,7 +66,7 @@ def help_texts(kind: type) -> dict[str, str]:
 def _with_help(kind: type) -> type:
     """Returns a dataclass of the same fields, whose help tyro prints as one paragraph per flag.
 
-    By itself tyro reads the text below a field too, but keeps its line breaks.
+    On its own, tyro also reads the text below a field, but keeps its line breaks.
     """
     hints, texts = get_type_hints(kind, include_extras=True), help_texts(kind)
     fields = [

@@ -1,7 +1,7 @@
 """The demo's stages after pretraining: SFT, DPO, GRPO and PPO, each evaluated before and after.
 
-DPO, GRPO and PPO all start from the fine-tuned model, so that the table shows the effect of each stage by
-itself. All questions and completions are kept with the run: RUN/evaluation/{before,after}/samples.jsonl.
+DPO, GRPO and PPO all start from the fine-tuned model, so that the table shows the effect of each stage
+alone. All questions and completions are kept with the run: RUN/evaluation/{before,after}/samples.jsonl.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from stages.run.options import tuning as flags
 from stages.run.train import Outcome
 
 KL_BOUND = 0.5
-"""Bound on GRPO's divergence from its start in nats per token, in the mean of a step."""
+"""Bound on the KL divergence of GRPO's policy from its start, in nats per token, averaged over a step."""
 
 DIVERGENCE = "kl/log_ratio"
-"""Metric that is compared with it: of the unbiased estimators the one that no single token dominates."""
+"""Metric that is compared with KL_BOUND: the unbiased estimator that no single token dominates."""
 
 QUESTIONS = 128
 """Held-out questions of an evaluation."""
@@ -48,10 +48,10 @@ class DemoStage(NamedTuple):
     """A stage of the demo: its flags and its evaluation.
 
     Fields:
-        name: of the subcommand.
+        name: the subcommand's name.
         options: its flags.
-        measure: name of the figure.
-        task: (run before its first step, params) -> Task on held-out data, whose first figure is the measure.
+        measure: the metric's name in the table.
+        task: (experiment, params) -> Task on held-out data, whose first metric is the measure.
     """
 
     name: str
@@ -72,10 +72,10 @@ def demo_stages(folder: Path, *, seed: int, compile: bool, scale: float = 1.0) -
     """Builds the flags and the evaluation of every stage.
 
     Args:
-        folder: of the pretrained run; each stage has a folder in it.
-        seed: of everything random.
+        folder: the pretrained run's folder; each stage has a folder in it.
+        seed: random seed of every stage.
         compile: compile the steps.
-        scale: share of the steps to take and of the questions to answer, for tests.
+        scale: fraction of the steps to run and of the questions to answer, for tests.
 
     Returns:
         Four stages, in the order in which they run.
@@ -115,9 +115,9 @@ def run_stage(stage: DemoStage, train: Train, results: Path) -> dict[str, float]
     """Trains one stage, or resumes it, and evaluates it before and after; a saved result is returned.
 
     Args:
-        stage: see DemoStage.
+        stage: the stage's flags and evaluation.
         train: `stages.run.train.train`.
-        results: file of the results of all stages, which gets this one's.
+        results: JSON file of the results of all stages, to which this one's are added.
 
     Returns:
         {"before", "after", "low", "high"}: the measure, and the 95% confidence interval of its difference; of
@@ -148,10 +148,11 @@ def evaluate_policy(stage: DemoStage, experiment: Experiment, params: Tree, fold
     """Evaluates the policy, and writes every question and completion.
 
     Args:
-        stage: its task is evaluated.
+        stage: the stage, whose task is evaluated.
         experiment: the stage's run.
-        params: of the stage, the policy among them; cast to the type that the device multiplies fast.
-        folder: for the completions; those that are there are not generated again.
+        params: the stage's params, the policy among them, which is cast to the dtype that the device
+            multiplies fast.
+        folder: folder for the completions; those that it already has are not generated again.
     """
     dtype = hardware.pick_dtype("auto", experiment.key.device)
     policy = policy_of(params)
@@ -165,8 +166,8 @@ def instruction_task(experiment: Experiment, params: Tree, *, count: int = QUEST
 
     Args:
         experiment: model, tokenizer, template.
-        params: of the policy.
-        count: questions.
+        params: the policy's params.
+        count: number of questions.
     """
     sampling = Sampling(LONGEST_ANSWER, temperature=0.0)
     return _question_task(experiment, params, build.demo_questions(count), sampling)
@@ -177,8 +178,8 @@ def reward_task(experiment: Experiment, params: Tree, *, count: int = QUESTIONS)
 
     Args:
         experiment: model, tokenizer, template.
-        params: of the policy.
-        count: prompts.
+        params: the policy's params.
+        count: number of prompts.
 
     Returns:
         Task; the reward of an answer is 1 if it is right, else 0.
@@ -193,8 +194,8 @@ def preference_task(experiment: Experiment, params: Tree, *, count: int = QUESTI
 
     Args:
         experiment: model, tokenizer, template; its base is the reference.
-        params: of the policy.
-        count: pairs.
+        params: the policy's params.
+        count: number of pairs.
     """
     assert experiment.template is not None  # only pretraining has none
     base = experiment.base

@@ -22,13 +22,13 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk."""
 
 USAGE_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-"""Errors of the arguments or of what they name."""
+"""Errors of the arguments, or of the files and folders that they name."""
 
 COMPILER_ERRORS = ("InductorError", "BackendCompilerFailed", "InvalidCxxCompiler", "CppCompileError")
 """Names of the errors of torch.compile and the C++ compiler."""
 
 TRACEBACK = "INTRO2LLM_TRACEBACK"
-"""Environment variable: set to 1, an error shows where it was raised."""
+"""Environment variable: 1 shows the traceback of every error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error that the user can fix is one line on stderr; any other is a bug, and shows its traceback.
 
     Args:
-        arguments: what follows `intro2llm`; None takes them from the process.
+        arguments: the command-line arguments after `intro2llm`; None takes the process's.
 
     Returns:
         The exit code: 0 done; 2 a mistake in the arguments or in what they name; 1 an error of the machine
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in SUBCOMMANDS:
         near = difflib.get_close_matches(name, SUBCOMMANDS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SUBCOMMANDS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(SUBCOMMANDS)}"
         print(f"intro2llm: unknown subcommand {name!r}; {hint}", file=sys.stderr)
         return 2
     options: Any = None
@@ -89,8 +89,8 @@ def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[
     """Describes an error that the user can fix.
 
     Args:
-        error: what was raised.
-        name: of the subcommand.
+        error: the exception.
+        name: the subcommand's name.
         options: its flags; None if they were not parsed.
 
     Returns:
@@ -114,7 +114,7 @@ def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[
     if isinstance(error, MemoryError) or "OutOfMemory" in kind or "can't allocate" in str(error):
         if name == "evaluate":
             return 1, "out of memory; use a smaller --batch_tokens"
-        return 1, "out of memory; cut the batch by --gradient_accumulation, or use a smaller --batch_size"
+        return 1, "out of memory; split the batch by --gradient_accumulation, or use a smaller --batch_size"
     if kind in COMPILER_ERRORS:
         first = str(error).strip().partition("\n")[0]
         return 1, f"the step could not be compiled ({first[:200]}); run with --no_compile"
@@ -122,13 +122,13 @@ def explain(error: BaseException, name: str = "", options: Any = None) -> tuple[
 
 
 def _describe(error: BaseException) -> str:
-    """Returns the message; of the system's errors the file and the reason."""
+    """Returns the message; for an error of the operating system, the file and the reason."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    named = error.errno is None or error.strerror != os.strerror(error.errno)
-    if named or error.errno not in FULL:
+    own_message = error.errno is None or error.strerror != os.strerror(error.errno)
+    if own_message or error.errno not in FULL:
         return error.strerror
     return f"{error.strerror}; check the disk of --output_dir, and that of {gettempdir()}"
 
@@ -141,9 +141,7 @@ def _describe_interruption(name: str, options: Any) -> str:
     folder = Path(options.output_dir)
     kept = next(folder.glob(keeps), None) is not None
     if keeps != CHECKPOINTS:
-        return (
-            f"interrupted; the same command {'keeps the answers that are there' if kept else 'starts again'}"
-        )
+        return f"interrupted; the same command {'keeps the saved answers' if kept else 'starts again'}"
     if kept:
         return "interrupted; the same command resumes from the newest checkpoint"
     return f"interrupted before the first checkpoint in {folder}; the same command starts again"

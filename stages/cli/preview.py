@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from data_pipes.tokenizer.spec import Tokenizer
 
 COLOURS: Mapping[str, str] = {"trained": "bold green", "read": "dim", "padding": "red"}
+"""Style of each kind of token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def _batch(options: PreviewOptions) -> tuple[dict, Callable[[Sequence[int]], str
     """Returns the batch, and the function that decodes it.
 
     Raises:
-        ValueError: if there is no batch of that number.
+        ValueError: if the pipe has no batch --batch.
     """
     import torch
 
@@ -94,7 +95,7 @@ def _examples(options: PreviewOptions, tokenizer: Tokenizer, template: ChatTempl
     from stages.run.options.tuning import TuningOptions
 
     kinds = {"sft": examples.CONVERSATIONS, "dpo": examples.PREFERENCES, "grpo": examples.PROMPTS}
-    with tempfile.TemporaryDirectory() as folder:  # the list of bad rows is written there, and dropped
+    with tempfile.TemporaryDirectory() as folder:  # holds the list of bad rows, which is not needed
         source = examples.Source(
             options.data_path,
             folder,
@@ -105,7 +106,10 @@ def _examples(options: PreviewOptions, tokenizer: Tokenizer, template: ChatTempl
             split=options.split,
             on_bad=options.on_bad,
         )
-        say = lambda line: print(line.partition(", see ")[0])  # noqa: E731
+
+        def say(line: str) -> None:
+            print(line.partition(", see ")[0])  # without the path of that list
+
         return examples.read(kinds[options.stage], source, tokenizer, template, say).train
 
 

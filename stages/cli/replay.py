@@ -59,8 +59,8 @@ def recompute(folder: Path, step: int) -> TrainState:
     """Runs the stage from the newest checkpoint before a step, or from the start, up to that step.
 
     Args:
-        folder: of the run.
-        step: from 1.
+        folder: the run's folder.
+        step: number of the step, from 1.
 
     Returns:
         The state after that step.
@@ -84,7 +84,7 @@ def recompute(folder: Path, step: int) -> TrainState:
         fingerprint = fingerprint_of(experiment)
         state = checkpoint.load(earlier[-1], state, fingerprint=fingerprint, warn=print).state
     first = int(state.step)
-    print(f"computing steps {first + 1} to {step} again")
+    print(f"recomputing steps {first + 1} to {step}")
     compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
     advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
     for batch in experiment.pipe[first:step]:
@@ -122,14 +122,14 @@ def compare_states(state: TrainState, folder: Path, step: int) -> list[str]:
     saved = checkpoint.load(checkpoints[-1], state, warn=print).state
     leaves = zip(tree.paths(state), tree.leaves(state), tree.leaves(saved), strict=True)
     return [
-        f"{path}: other bits than in the checkpoint"
+        f"{path}: bits differ from the checkpoint's"
         for path, now, then in leaves
         if not _equal_bits(now, then)
     ]
 
 
 def _compare_compiled(folder: Path, step: int) -> str:
-    """Adds a sentence if the log and config.json, which is rewritten on resuming, disagree on compilation.
+    """Returns a sentence if the log and config.json (rewritten on resuming) disagree on compilation, else "".
 
     A compiled start logs `compile_seconds` in its first line; a later eager start logs nothing of the kind.
     """

@@ -39,7 +39,7 @@ SAMPLES = "samples.jsonl"
 """The completions of an evaluation."""
 
 
-def training(options: type[TrainOptions]) -> Subcommand:
+def train_subcommand(options: type[TrainOptions]) -> Subcommand:
     """Makes the row of a training stage; its help is the first line of the flags' docstring."""
     first = (inspect.getdoc(options) or "").splitlines()[0].rstrip(".")
     address = f"{options.__module__}:{options.__name__}"
@@ -59,8 +59,8 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
             "stages.cli.tokenizer:run",
             "train a byte-level BPE tokenizer on text",
         ),
-        "pretrain": training(PretrainOptions),
-        **{name: training(options) for name, options in STAGES.items()},
+        "pretrain": train_subcommand(PretrainOptions),
+        **{name: train_subcommand(options) for name, options in STAGES.items()},
         "chat": Subcommand(
             "stages.cli.chat:ChatOptions",
             "stages.cli.chat:run",
@@ -118,6 +118,6 @@ SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
 
 
 def resolve(address: str) -> Any:
-    """Imports what "module:name" names."""
+    """Imports the object at "module:name"."""
     module, _, name = address.partition(":")
     return getattr(import_module(module), name)

@@ -36,7 +36,7 @@ class TokenizerOptions(TextFlags, DatasetFlags):
 
 
 def run(options: TokenizerOptions) -> int:
-    """Trains and saves a tokenizer, and prints its tokens of a sample.
+    """Trains and saves a tokenizer, and prints the tokens of a sample text.
 
     Returns:
         The exit code.

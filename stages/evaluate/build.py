@@ -59,6 +59,7 @@ DEMO_QUESTIONS = 126
 """Number of the demo's held-out questions."""
 
 STYLE_OF: Mapping[str, str] = {"mmlu": "letter", "arc": "answer", "hellaswag": "continue"}
+"""Default --style of each task with choices."""
 
 NOT_IN_PROVENANCE = (
     "seed",
@@ -81,14 +82,15 @@ CHAT_TASKS = ("exact_match", "gsm8k", "humaneval", "mbpp")
 """Tasks with a chat format."""
 
 BAD_ROWS = "bad_rows.jsonl"
+"""File of the skipped rows, in --output_dir."""
 
 
 def load_model(options: EvaluateOptions) -> Pretrained:
     """Load the model onto its device.
 
     Raises:
-        ValueError: for a flag out of range, or a model that is not understood.
-        FileNotFoundError: if there is none.
+        ValueError: for a flag out of range, or a model of an unsupported kind.
+        FileNotFoundError: if there is no model at --model_path.
     """
     check_ranges(options)
     device = hardware.pick_device(options.device)
@@ -107,9 +109,9 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
         Tasks, in the order of --task.
 
     Raises:
-        ValueError: if a task is named twice, a flag has no effect or is out of range, or data is missing or
-            of another form.
-        FileNotFoundError: if there is no such file.
+        ValueError: if a task is named twice, a flag has no effect or is out of range, or a task's data is
+            missing or in another format.
+        FileNotFoundError: if a data file does not exist.
         SandboxMissingError: if programs are to be run and cannot be isolated here.
     """
     names = options.task
@@ -120,14 +122,14 @@ def build_tasks(options: EvaluateOptions, loaded: Pretrained) -> list[Task]:
     if len(paths) != len(names):
         raise ValueError(
             f"--data_path has {len(paths)} entries for {len(names)} tasks ({', '.join(names)}); "
-            'give one for each, in their order, "embedded" for a task\'s own data'
+            'give one for each task, in order; "embedded" is a task\'s own data'
         )
     _check_template_flags(options, paths)
     (Path(options.output_dir) / BAD_ROWS).unlink(missing_ok=True)  # of an earlier run
     tasks = []
     for name, path in zip(names, paths, strict=True):
         if name in NEEDS_DATA and path == "embedded":
-            raise ValueError(f"--task {name} has no data of its own; name it by --data_path")
+            raise ValueError(f"--task {name} has no data of its own; name a file or data set by --data_path")
         tasks.append(_BUILDERS[name](name, path, options, loaded))
     return tasks
 
@@ -160,8 +162,8 @@ def _check_flags(options: EvaluateOptions) -> None:
     check_ranges(options)
     if options.temperature == 0 and (options.samples > 1 or options.top_p is not None):
         raise ValueError(
-            f"--temperature 0 decodes greedily: --samples {options.samples} and --top_p {options.top_p} need "
-            f"one above 0, such as --temperature 0.8"
+            "--temperature 0 decodes greedily, without --samples above 1 or --top_p; got --samples "
+            f"{options.samples}, --top_p {options.top_p}: leave them out, or use --temperature 0.8"
         )
     refuse_unread(options)
 
@@ -269,10 +271,12 @@ def _gsm8k(name: str, path: str, options: GSM8KOptions, loaded: Pretrained) -> T
 
 def _exact_match(name: str, path: str, options: ExactMatchOptions, loaded: Pretrained) -> Task:
     """Questions with one right answer."""
-    own = path == "embedded"
-    rows = demo_questions() if own else _read_answers(path, options)
+    demo = path == "embedded"
+    rows = demo_questions() if demo else _read_answers(path, options)
     chat = _chat_prompt(options, loaded) if _uses_chat(name, path, options.chat) else None
-    return _answer_task(name, rows, options, loaded, options.answers, chat, max_new_tokens=24 if own else 256)
+    return _answer_task(
+        name, rows, options, loaded, options.answers, chat, max_new_tokens=24 if demo else 256
+    )
 
 
 def _answer_task(

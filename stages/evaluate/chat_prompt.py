@@ -18,7 +18,7 @@ class ChatPrompt(NamedTuple):
 
     Fields:
         encode: question -> ids of the prompt.
-        form: text of the template with its variables, for the records.
+        form: text of the template with its variables, which is written into the record.
         stop_tokens: ids that end an answer.
     """
 
@@ -31,8 +31,8 @@ def chat_prompt(loaded: Pretrained, *, template: ChatTemplate | None = None) -> 
     """Return the chat prompt encoder of a model.
 
     Args:
-        loaded: whose template and tokenizer are used.
-        template: another one; None takes the model's own, or ChatML.
+        loaded: the model, with its tokenizer and template.
+        template: template to use instead of the model's own; None takes that, or ChatML if it has none.
     """
     chosen = template or template_of(None, loaded)
     form = f"{chosen.source}\n{chosen.variables!r}" if chosen.variables else chosen.source

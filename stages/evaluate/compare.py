@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from stages.evaluate.task import Sample, mean
 
-NORMAL = 1.959963984540054
-"""Standard errors to either side that hold 95% of a normal distribution."""
+Z_95 = 1.959963984540054
+"""Half-width of a 95% confidence interval, in standard errors of a normal distribution."""
 
 
 class Difference(NamedTuple):
@@ -57,8 +57,8 @@ def compare(
         weighted by its bytes.
 
     Raises:
-        ValueError: if they share no task, differ in how a question was put (prompts, windows, examples,
-            sampling), or share too few questions.
+        ValueError: if they share no task, differ in how a question was asked (prompts, windows, examples,
+            sampling), or share fewer than two questions.
 
     Edge cases: if no score differs, the interval is [0, 0] and p is 1. Several programs for one problem count
         as one question, whose score is their mean. For scores of 0 and 1, p is McNemar's exact test, which is
@@ -70,13 +70,14 @@ def compare(
     shared = [name for name in first if name in second]
     if not shared:
         raise ValueError(
-            f"compare: no task in common: {', '.join(first) or 'none'} and {', '.join(second) or 'none'}"
+            f"compare: no task in common: {', '.join(first) or 'none'} and {', '.join(second) or 'none'}; "
+            "evaluate both models on the same tasks"
         )
     return [_compare_task(name, first[name], second[name]) for name in shared]
 
 
 def format_table(differences: Sequence[Difference]) -> str:
-    """Format one line a task.
+    """Format one line per task.
 
     Example:
         >>> print(format_table([Difference("mmlu", 100, 0.25, 0.30, 0.05, 0.01, 0.09, 0.0156, 7, 2)]))
@@ -124,14 +125,15 @@ def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) 
     """Compare one task."""
     pairs = _merge_problems(_pair_samples(name, first, second))
     weights = [float(one.get("bytes", 1.0)) for one, _ in pairs]
-    weight = math.fsum(weights) / len(weights)
-    ones, twos = (
-        [pair[side]["score"] * own / weight for pair, own in zip(pairs, weights, strict=True)]
+    mean_weight = math.fsum(weights) / len(weights)
+    first_scores, second_scores = (
+        [pair[side]["score"] * weight / mean_weight for pair, weight in zip(pairs, weights, strict=True)]
         for side in (0, 1)
     )
-    stderr = _paired_stderr([b - a for a, b in zip(ones, twos, strict=True)], weights, weight)
-    before, after = mean(ones).value, mean(twos).value
-    value = after - before
+    differences = [b - a for a, b in zip(first_scores, second_scores, strict=True)]
+    stderr = _paired_stderr(differences, weights, mean_weight)
+    first_mean, second_mean = mean(first_scores).value, mean(second_scores).value
+    value = second_mean - first_mean
     higher = sum(two["score"] > one["score"] for one, two in pairs)
     lower = sum(two["score"] < one["score"] for one, two in pairs)
     if all(sample["score"] in (0.0, 1.0) for pair in pairs for sample in pair):
@@ -141,11 +143,11 @@ def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) 
     return Difference(
         task=name,
         count=len(pairs),
-        first=before,
-        second=after,
+        first=first_mean,
+        second=second_mean,
         value=value,
-        low=value - NORMAL * stderr,
-        high=value + NORMAL * stderr,
+        low=value - Z_95 * stderr,
+        high=value + Z_95 * stderr,
         p=p,
         higher=higher,
         lower=lower,
@@ -155,12 +157,13 @@ def _compare_task(name: str, first: Sequence[Sample], second: Sequence[Sample]) 
 def _pair_samples(
     name: str, first: Sequence[Sample], second: Sequence[Sample]
 ) -> list[tuple[Sample, Sample]]:
-    """Pair the samples of the questions that both have, put in the same way."""
+    """Pair the samples of the questions that both have; they must be asked in the same way."""
     others = {sample["id"]: sample for sample in second}
     pairs = [(sample, others[sample["id"]]) for sample in first if sample["id"] in others]
     if len(pairs) < 2:
         raise ValueError(
-            f"compare: the two evaluations of {name} share {len(pairs)} questions; expected at least two"
+            f"compare: the two evaluations of {name} share {len(pairs)} questions; expected at least 2: "
+            "evaluate both models on the same data"
         )
     for one, two in pairs:
         if (one.get("protocol"), one.get("item")) != (two.get("protocol"), two.get("item")):
@@ -185,9 +188,9 @@ def _merge_problems(pairs: Sequence[tuple[Sample, Sample]]) -> list[tuple[Sample
     return merged
 
 
-def _paired_stderr(differences: Sequence[float], weights: Sequence[float], weight: float) -> float:
+def _paired_stderr(differences: Sequence[float], weights: Sequence[float], mean_weight: float) -> float:
     """Return the standard error of the weighted mean of differences, by linearization."""
     average = math.fsum(differences) / len(differences)
-    residuals = [d - average * own / weight for d, own in zip(differences, weights, strict=True)]
+    residuals = [d - average * weight / mean_weight for d, weight in zip(differences, weights, strict=True)]
     n = len(residuals)
     return math.sqrt(math.fsum(x * x for x in residuals) / (n - 1) / n)

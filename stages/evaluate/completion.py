@@ -27,10 +27,10 @@ class Decoding(NamedTuple):
     """Decoding settings of an evaluation: sampling parameters, stop texts, seed.
 
     Fields:
-        sampling: of completions. `complete` adds the model's eos token to the stop tokens, and never samples
-            an id that the tokenizer lacks.
-        stop: texts that end a completion, themselves left out.
-        seed: of the random numbers. Two models sample with the same numbers, so that their difference varies
+        sampling: sampling parameters. `complete` adds the model's eos token to the stop tokens, and never
+            samples an id that the tokenizer lacks.
+        stop: texts that end a completion, and are not part of it.
+        seed: random seed. Two models sample with the same numbers, so that their difference varies
             less than either of them.
     """
 
@@ -73,16 +73,16 @@ def complete(
     max_length: int | None = None,
     compile: bool | Stepper = False,
 ) -> list[Completion]:
-    """Complete prompts.
+    """Complete a batch of prompts, each with its own random numbers.
 
     Args:
-        model: gives `decode` and `cache`.
-        params: the model's.
-        tokenizer: of the model.
+        model: the model; its `decode` and `cache` are used.
+        params: the model's params.
+        tokenizer: the model's tokenizer.
         prompts: B lists of ids.
-        numbers: (question, sample) of each, which with the seed determine its random numbers, whatever its
-            position in the batch.
-        decoding: see Decoding.
+        numbers: (question, sample) of each prompt, two numbers that with the seed determine its random
+            numbers, whatever its position in the batch.
+        decoding: sampling parameters, stop texts and seed.
         max_length: largest number of tokens of a prompt and its completion; None takes
             max_position_embeddings.
         compile: as in `pure.generation.generate.generate`.
@@ -91,15 +91,15 @@ def complete(
         B Completions.
 
     Raises:
-        ValueError: if max_new_tokens leave no room for a prompt.
+        ValueError: if max_new_tokens leaves no room for a prompt.
     """
     sampling = decoding.sampling
     longest = model.config.max_position_embeddings if max_length is None else max_length
     room = longest - sampling.max_new_tokens
     if room < 1:
         raise ValueError(
-            f"max_new_tokens {sampling.max_new_tokens} leave no room for a prompt in the model's context of "
-            f"{longest} tokens; reduce them"
+            f"max_new_tokens {sampling.max_new_tokens} leaves no room for a prompt in the model's context of "
+            f"{longest} tokens; reduce it"
         )
     device, eos = tree.leaves(params)[0].device, model.config.eos_token_id
     stop_tokens = sampling.stop_tokens if eos is None else (eos, *sampling.stop_tokens)

@@ -89,9 +89,9 @@ def test_get_gives_subtrees_and_says_what_is_there() -> None:
     given = example()
     assert tree.get(given, "") is given
     assert tree.get(given, "b/2") is given["b"][2]
-    with pytest.raises(KeyError, match=r"tree.get: no 'q' in 'a/q'; here are z, a"):
+    with pytest.raises(KeyError, match=r"tree.get: no 'q' in 'a/q'; the children here are z, a"):
         tree.get(given, "a/q")
-    with pytest.raises(KeyError, match="here are no children"):
+    with pytest.raises(KeyError, match="the children here are none"):
         tree.get(given, "b/0/0")
 
 

@@ -27,7 +27,7 @@ HOSTILE = {
     "an unknown extension": (ext(4, b"1234"), "extension type 4 is unknown"),
     "a negative extension": (b"\xd6\xff\0\0\0\0", "extension type 255"),
     "bytes after the end": (msgpack.packb({}) + b"\0", "1 bytes follow"),
-    "a key twice": (b"\x82\xa1a\x01\xa1a\x02", "'a' comes twice"),
+    "a key twice": (b"\x82\xa1a\x01\xa1a\x02", "'a' appears twice"),
     "a number for a key": (b"\x81\x01\x02", "expected msgpack tag"),
     "bytes for a key": (b"\x81\xc4\x01a\x02", "expected msgpack tag"),
     "an array": (msgpack.packb([1, 2]), "got msgpack tag 0x92"),

@@ -147,7 +147,7 @@ def test_a_target_may_have_no_data_of_its_own() -> None:
 
 def test_a_subset_is_read_only_when_asked_for() -> None:
     data = to_bytes({"a": torch.ones(2), "b": torch.ones(1)})
-    with pytest.raises(SerialError, match="the data has 'b', which the target has not"):
+    with pytest.raises(SerialError, match="the data has 'b', which the target lacks"):
         from_bytes({"a": torch.zeros(2)}, data)
     assert identical(from_bytes({"a": torch.zeros(2)}, data, subset=True), {"a": torch.ones(2)})
 
@@ -178,15 +178,15 @@ def test_a_stream_is_read_from_where_it_is() -> None:
         (
             {"w": torch.zeros(1)},
             {"v": torch.zeros(1)},
-            "root: the target has 'w', which the data has not; the data has 'v'",
+            "root: the target has 'w', which the data lacks; the data has 'v'",
         ),
-        ({"l": [1, 2]}, {"l": [1]}, "l: the target has '1', which the data has not"),
-        ({"l": [1]}, {"l": [1, 2]}, "l: the data has '1', which the target has not"),
-        (Pair(1, 2), {"first": 1}, "root: the target has 'second', which the data has not"),
+        ({"l": [1, 2]}, {"l": [1]}, "l: the target has '1', which the data lacks"),
+        ({"l": [1]}, {"l": [1, 2]}, "l: the data has '1', which the target lacks"),
+        (Pair(1, 2), {"first": 1}, "root: the target has 'second', which the data lacks"),
         (
             Pair(1, 2),
             {"first": 1, "second": 2, "third": 3},
-            "root: the data has 'third', which the target has not",
+            "root: the data has 'third', which the target lacks",
         ),
         ({"w": {"x": 1}}, {"w": 3}, "w: expected a dict, got a Python int"),
         (torch.zeros(1), {"w": 1}, r"root: expected float32\[1\], got a dict with 'w'"),

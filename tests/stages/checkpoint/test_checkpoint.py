@@ -82,7 +82,7 @@ def test_a_state_comes_back_bit_for_bit_with_all_that_was_told(tmp_path: Path) -
     assert sorted(os.listdir(path)) == ["manifest.json", "state.msgpack"]
     found = load(tmp_path / "new" / "run", tree.zeros_like(example(0)), fingerprint={"lr": "0.1"}, warn=quiet)
     assert is_same(found.state, example(7))
-    assert (found.step, found.path, found.refused) == (7, path, ())
+    assert (found.step, found.path, found.skipped) == (7, path, ())
     assert (found.manifest.score, found.manifest.metadata) == (0.5, {"a": [1]})
 
 
@@ -218,7 +218,7 @@ def test_a_state_of_another_model_is_an_error_at_once_that_names_the_leaf(tmp_pa
         load(tmp_path, example(0, width=5))
     with pytest.raises(SerialError, match="root: the data has 'step', 'key'"):
         load(tmp_path, {})
-    with pytest.raises(SerialError, match="extra: the target has 'ema', which the data has not"):
+    with pytest.raises(SerialError, match="extra: the target has 'ema', which the data lacks"):
         load(tmp_path, example(0)._replace(extra={"ema": torch.zeros(1)}))
 
 
@@ -277,7 +277,7 @@ def test_another_machine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checkpoint.manifest, "environment", lambda: there)
     heard: list[str] = []
     assert load(tmp_path, example(0), warn=heard.append).step == 1
-    told = f"threads was {torch.get_num_threads()}, is 99; the run may not go on bit for bit"
+    told = f"threads was {torch.get_num_threads()}, is 99; the run may not resume bit for bit"
     assert heard == [f"checkpoint.load: step-00000001: {told}"]
     with pytest.warns(UserWarning, match="threads was"):
         load(tmp_path, example(0))
@@ -313,7 +313,7 @@ def test_every_bit_of_a_small_checkpoint(tmp_path: Path) -> None:
         bad[i // 8] ^= 1 << i % 8
         path.write_bytes(bad)
         found = load(tmp_path, value, warn=lambda told: None)
-        assert (found.step, found.refused[0].leaves) == (1, ("w",))
+        assert (found.step, found.skipped[0].leaves) == (1, ("w",))
 
 
 def test_when_all_are_damaged_each_is_told(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_when_all_are_damaged_each_is_told(tmp_path: Path) -> None:
         os.truncate(save(tmp_path, example(step)) / "state.msgpack", 100)
     heard: list[str] = []
     with pytest.raises(
-        ValueError, match=r"no good checkpoint: .*step-00000002.*cut off.*step-00000001.*cut off"
+        ValueError, match=r"no undamaged checkpoint: .*step-00000002.*cut off.*step-00000001.*cut off"
     ):
         load(tmp_path, example(0), warn=heard.append)
     assert len(heard) == 2
@@ -343,7 +343,7 @@ def test_a_disk_that_cannot_read_is_damage(tmp_path: Path, monkeypatch: pytest.M
     heard: list[str] = []
     found = load(tmp_path, example(0), warn=heard.append)
     assert found.step == 1
-    assert found.refused[0].file == "state.msgpack"
+    assert found.skipped[0].file == "state.msgpack"
     assert "Input/output error" in heard[0]
 
 

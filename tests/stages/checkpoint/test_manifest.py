@@ -80,8 +80,8 @@ def signed(**changes: object) -> bytes:
         ({"files": {}}, "not a manifest"),
         ({"files": {"state.msgpack": {"bytes": 1.5}}}, "whole and not negative"),
         ({"files": {"state.msgpack": {"bytes": 7}}}, "do not cover the file"),
-        ({"files": {"state.msgpack": {"bytes": 23}}}, "not written as manifests are"),
-        ({"leaves": [LEAF | {"spans": [[15, 8]]}]}, "not written as manifests are"),
+        ({"files": {"state.msgpack": {"bytes": 23}}}, "its text is not what encode"),
+        ({"leaves": [LEAF | {"spans": [[15, 8]]}]}, "its text is not what encode"),
         ({"leaves": [LEAF | {"spans": [[15, 9]]}]}, "do not cover the file"),
         ({"leaves": [LEAF | {"spans": [[15, 8], [3, 8]]}]}, "do not cover the file"),
         ({"leaves": [LEAF | {"spans": [[15]]}]}, "spans must be pairs"),
@@ -93,7 +93,7 @@ def signed(**changes: object) -> bytes:
         ({"score": "low"}, "wrong type"),
         ({"metadata": []}, "metadata and environment must be objects"),
         ({"fingerprint": 1}, "fingerprint must be an object or null"),
-        ({}, "it is not written as manifests are"),
+        ({}, "its text is not what encode"),
     ],
 )
 def test_fields_are_checked_even_if_the_checksum_is_right(changes: dict, message: str) -> None:

@@ -91,7 +91,7 @@ def test_a_turn_that_is_too_long_does_not_end_the_session(
     _typing(monkeypatch, "word " * 200, "Hi", EOFError)
     said = run_session(answer_fn(base, options), options)
     assert [message.role for message in said] == ["user", "assistant"]
-    assert "say it in fewer words; this turn is left out" in capsys.readouterr().err
+    assert "shorten it; this turn is skipped" in capsys.readouterr().err
     with pytest.raises(ValueError, match="room for 123"):
         run_session(answer_fn(base, options), ChatOptions(model_path="", prompt=("word " * 200,)))
     with pytest.raises(ValueError, match="--max_new_tokens 128 leaves no room"):

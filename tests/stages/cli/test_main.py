@@ -81,11 +81,11 @@ class InductorError(RuntimeError):
         (PermissionError(13, "Permission denied", "b"), 1, "b: Permission denied"),
         (ImportError("wandb is not installed; pip install it"), 1, "wandb is not installed; pip install it"),
         (FloatingPointError("logits were NaN"), 1, "logits were NaN"),
-        (MemoryError(), 1, "out of memory; cut the batch by --gradient_accumulation"),
+        (MemoryError(), 1, "out of memory; split the batch by --gradient_accumulation"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
             1,
-            "out of memory; cut the batch",
+            "out of memory; split the batch",
         ),
         (
             InductorError("CppCompileError: C++ compile error\nmuch more"),
@@ -121,7 +121,7 @@ def test_an_interruption_promises_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").touch()
     assert told("sft", *place) == "interrupted; the same command resumes from the newest checkpoint"
     assert told("demo", *place) == told("sft", *place)
-    assert told("evaluate", *place) == "interrupted; the same command keeps the answers that are there"
+    assert told("evaluate", *place) == "interrupted; the same command keeps the saved answers"
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_equal_bits_are_found(step: int, begin: int, run: Path, capsys: pytest.C
     capsys.readouterr()
     assert replay(run, step) == 0
     shown = capsys.readouterr().out
-    assert f"computing steps {begin} to {step} again" in shown
+    assert f"recomputing steps {begin} to {step}" in shown
     assert shown.endswith(f"step {step}: equal, bit for bit\n")
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_is_not_of_these_steps_is_found(
     checkpoint.save(run, state, fingerprint=fingerprint(made.stage, made.pipe, data.tokenizer))
     assert replay(run, 12) == 1
     shown = capsys.readouterr().out
-    assert "params/norm/scale: other bits than in the checkpoint" in shown
+    assert "params/norm/scale: bits differ from the checkpoint's" in shown
     assert "step 12: 1 differences" in shown
 
 

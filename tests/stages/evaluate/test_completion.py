@@ -41,5 +41,5 @@ def test_stop_strings_and_long_prompts() -> None:
 
 
 def test_no_room_for_a_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_new_tokens 64 leave no room"):
+    with pytest.raises(ValueError, match="max_new_tokens 64 leaves no room"):
         complete(*LOADED, PROMPTS, NUMBERS, Decoding(Sampling(64)))

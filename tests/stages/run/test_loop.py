@@ -339,7 +339,7 @@ def test_if_all_are_damaged_it_does_not_begin_anew(tmp_path: Path) -> None:
     made, _ = counting()
     run(made, ones(1), tmp_path, key=KEY, options=EAGER)
     spoil(tmp_path / "checkpoints" / "step-00000001")
-    with pytest.raises(ValueError, match="no good checkpoint"):
+    with pytest.raises(ValueError, match="no undamaged checkpoint"):
         run(made, ones(2), tmp_path, key=KEY, options=EAGER)
 
 
