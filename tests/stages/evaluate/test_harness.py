@@ -313,7 +313,7 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
     tokens = ("<|im_start|>", "<|im_end|>")
     folder = written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=source)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
-    with pytest.warns(UserWarning, match="without the system's message"):
+    with pytest.warns(UserWarning, match="without its system message"):
         text = harness(language_model.load(folder)).apply_chat_template(chat)
     assert text == _theirs(folder).apply_chat_template(chat)
     with pytest.raises(ValueError, match="no system"):
