@@ -2,7 +2,7 @@
 
     python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag
 
-This is the `lm_eval` command with one more model, "intro2llm"; all its other flags work too. In Python:
+This is the `lm_eval` command with one more model, "intro2llm". In Python:
 `lm_eval.simple_evaluate(model=harness(...))`. Needs `pip install lm-eval`.
 """
 
@@ -263,7 +263,7 @@ def _render_chat(template: ChatTemplate, messages: Sequence[Message], add_genera
 
 
 def _decoding(options: Mapping[str, Any], seed: int, stop_tokens: tuple[int, ...] = ()) -> Decoding:
-    """Convert lm-eval's generation options to Decoding: greedy without a temperature, as in lm-eval's models."""
+    """Convert lm-eval's generation options to Decoding; as in lm-eval, no temperature means greedy."""
     if unknown := sorted(options.keys() - COMPLETION_OPTIONS):
         raise ValueError(
             f"generate_until: expected the options {', '.join(sorted(COMPLETION_OPTIONS))}, got "

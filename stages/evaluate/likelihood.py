@@ -238,7 +238,7 @@ def _cut_by_positions(pairs: list[tuple[int, Request]]) -> list[list[tuple[int, 
 
 
 def _expand_cache(leaf: Tensor, empty: Tensor) -> Tensor:
-    """Repeat a leaf of a cache of one row over the rows of `empty`, and zero-pad it to the shape of `empty`."""
+    """Repeat a leaf of a cache of one row over the rows of `empty`, and zero-pad it to its shape."""
     rows = leaf.expand(empty.shape[0], *leaf.shape[1:])
     missing = [size - current for size, current in zip(empty.shape[1:], leaf.shape[1:], strict=True)]
     if not any(missing):

@@ -112,8 +112,8 @@ def mmlu(
         tokenizer: the model's tokenizer.
         questions: the questions to answer, and the few-shot examples.
         shots: number of few-shot examples before each question, the first ones of its subject.
-        style: a name of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue" score
-            the choices.
+        style: a name of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue"
+            score the choices.
         tokens: number of tokens per forward pass, approximately.
         share: read a prefix that several prompts share only once.
         prefix: token id that documents begin with, for an empty prompt; None takes the model's bos token, or

@@ -47,10 +47,10 @@ class Batch(NamedTuple):
 def group_contexts(contexts: Sequence[Ids]) -> list[Group]:
     """Group contexts by their beginnings.
 
-    In lexicographic order, contexts with a common beginning are neighbours. In one pass, a context joins the group
-    before it if that saves at least as many tokens as it costs. It costs the tokens by which the group's
-    shared part becomes shorter, read again for each member (a group of one shared nothing, so it costs
-    nothing); it saves the tokens that the context shares with the group.
+    In lexicographic order, contexts with a common beginning are neighbours. In one pass, a context joins the
+    group before it if that saves at least as many tokens as it costs. It costs the tokens by which the
+    group's shared part becomes shorter, read again for each member (a group of one shares nothing, so it
+    costs nothing); it saves the tokens that the context shares with the group.
 
     Args:
         contexts: none empty; duplicates are merged.

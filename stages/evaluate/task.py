@@ -42,7 +42,7 @@ class Task(NamedTuple):
         answer: (numbers of questions, at most `chunk` of them) -> one Sample each, in that order;
             independent of the chunk, up to rounding.
         summary: all Samples, in the order of the questions -> Figures by name, the main one first.
-        about: everything that determines prompts and answers, plain JSON; a hash of it is saved in every sample.
+        about: everything that determines prompts and answers, plain JSON; each sample has a hash of it.
         chunk: number of questions that are answered at a time, and saved together.
         digests: `digest` of each question, so that a saved answer is not reused for another question with the
             same id.
