@@ -265,6 +265,6 @@ def _numbers(file: _File, entry: Entry) -> Tensor:
         numbers = rows if plain else dequantize(rows, kind)
     except NotImplementedError:
         raise ValueError(
-            f"{entry.name}: the gguf package cannot dequantise {kind.name}; take another quantisation"
+            f"{entry.name}: quantisation {kind.name} is not read, as the gguf package cannot dequantise"
         ) from None
     return torch.from_numpy(np.asarray(numbers, np.float32)).reshape(entry.shape)

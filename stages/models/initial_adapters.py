@@ -40,7 +40,7 @@ def read(path: str) -> InitialAdapters | None:
     root, folders = adapter_folder.follow_bases(folder)
     if len(folders) > 1:
         raise ValueError(
-            f"{folder}: expected adapters of a full model, got adapters over adapters that are not merged yet; "
+            f"{folder}: expected adapters of a full model, got adapters over adapters, not merged yet; "
             f"run intro2llm merge --model_path {path} --output_dir MERGED, and take --model_path MERGED"
         )
     params = language_model.load(root).params

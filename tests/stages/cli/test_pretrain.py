@@ -277,7 +277,7 @@ def test_bad_text_is_one_line(
     [
         (
             {"learning_rate": 0.5},
-            r"--learning_rate was 0\.01, is 0\.5\. Set these back to go on with it, or choose",
+            r"--learning_rate was 0\.01, is 0\.5\. Set these back to resume it, or choose",
         ),
         ({"seed": 3, "batch_size": 2}, "--batch_size was 4, is 2; --seed was 0, is 3"),
         ({"max_steps": 24}, "--max_steps was 12, is 24"),
