@@ -20,7 +20,7 @@ def first_step_notice(device: torch.device) -> str:
 
 
 def estimate_time(device: str, capability: str, cores: int) -> str:
-    """Estimates the time of the first compilation, from measurements; on a CPU it is mostly the C++ compiler's.
+    """Estimates the time of the first compilation, as measured; on a CPU it is mostly the C++ compiler's.
 
     Args:
         device: "cpu" or "cuda".
