@@ -122,7 +122,7 @@ def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) 
     Args:
         state: the current state: its params, key and step are used.
         batch: prompts.
-        parts: of the stage, `stage.parts`.
+        parts: the stage's parts, `stage.parts`.
 
     Returns:
         (Rollouts, rewards [B, K]).
@@ -204,7 +204,7 @@ def reward_metrics(
         rollouts: B rows.
         rewards: [B, K] float, NaN where one is missing.
         groups: [N, G] float, the weighted sums of the rewards.
-        names: of the K rewards.
+        names: names of the K rewards.
 
     Returns:
         {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers

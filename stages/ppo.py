@@ -213,7 +213,7 @@ def update(
         experience_fn: `experience`, bound.
         kl_controller: (β, KL divergence, steps=) -> the next β, or None.
         samples: G, for the metrics of groups.
-        names, weights: of the K rewards.
+        names, weights: names and weights of the K rewards.
         epochs, minibatches, mask_truncated: see `ppo`.
 
     Returns:
@@ -331,7 +331,7 @@ def answers_loss(
 
     Args:
         params: {"policy", "value"}.
-        batch: from `experience`, with batch_position [B].
+        batch: the batch from `experience`, with batch_position [B].
         key: not used, as there is no dropout: the ratio to the behaviour policy is 1 before the first update.
         logps_fn, values_fn: see `experience`.
         clip, clip_value, value_weight, entropy_weight: see `ppo`.

@@ -62,9 +62,9 @@ def exact_match(
         model: gives `decode` and `cache`.
         params: the model's parameters.
         tokenizer: the model's tokenizer.
-        rows: questions and their right answers.
+        rows: questions and their correct answers.
         decoding: sampling settings and stop texts of the answers.
-        judges: by name; the first one's verdict is the score.
+        judges: judges by name; the first one's verdict is the score.
         examples: shown before each question with their answers; only in the plain format.
         encode: question -> ids of the prompt, such as a chat's; None is the plain format,
             "Question: ...\\nAnswer:".

@@ -37,7 +37,7 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
     """Read problems from rows of HumanEval.
 
     Args:
-        rows: with the columns task_id, prompt, entry_point and test, all texts.
+        rows: rows with the columns task_id, prompt, entry_point and test, all strings.
         on_bad: called with each row that lacks a column.
 
     Returns:
@@ -92,7 +92,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(
-            f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples"
+            f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; take more samples"
         )
     none_passes = 1.0
     for i in range(n - c + 1, n + 1):
@@ -104,7 +104,7 @@ def check_completion(problem: Problem, completion: str, **options: Any) -> Outco
     """Run a problem's tests on a completion of its prompt.
 
     Args:
-        problem: to solve.
+        problem: the problem.
         completion: text after its prompt.
         options: keyword arguments of `check_program`.
 
@@ -125,7 +125,7 @@ def check_program(
     """Run a problem's tests on a program; program and tests run in separate jails.
 
     Args:
-        problem: to solve.
+        problem: the problem.
         program: source that defines the function.
         timeout: seconds that the tests may take.
         isolation: result of `sandbox.probe`; None probes first.
@@ -174,7 +174,7 @@ def humaneval(
         model: gives `decode` and `cache`.
         params: the model's parameters.
         tokenizer: the model's tokenizer.
-        problems: to solve.
+        problems: the problems.
         decoding: sampling settings and stop texts of the programs; None is greedy, 512 tokens, STOPS. Several
             samples need a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.

@@ -27,7 +27,7 @@ TOKENS = 2048
 """Tokens read at a time: enough to fill a small model's matrix products, few enough for a laptop's memory."""
 
 POSITIONS = 1024
-"""Positions whose logits are held at a time."""
+"""Number of positions whose logits are in memory at a time."""
 
 
 class Window(NamedTuple):
@@ -67,7 +67,7 @@ def log_likelihoods(
     Args:
         model: needs `decode` and `cache`; without sharing, `hidden` and `logits`.
         params: the model's parameters.
-        requests: in any order.
+        requests: the requests, in any order.
         max_length: context length in tokens; None takes max_position_embeddings. A longer request loses
             tokens on its left.
         tokens: number of tokens per forward pass, approximately.
@@ -112,7 +112,7 @@ def window_log_likelihoods(
     Args:
         model: gives `hidden` and `logits`.
         params: the model's parameters.
-        windows: in any order.
+        windows: the windows, in any order.
         tokens: number of tokens per forward pass, approximately.
 
     Returns:

@@ -21,7 +21,7 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
     """Read problems from rows of MBPP, of the full or the sanitized set.
 
     Args:
-        rows: with the columns `text` or `prompt`, `code` (a right program), `test_list` (asserts),
+        rows: rows with the columns `text` or `prompt`, `code` (a correct program), `test_list` (asserts),
             optionally `test_setup_code` or `test_imports`, and `task_id`.
         on_bad: called with each row that lacks a column, or whose asserts call no function of its program.
 

@@ -185,7 +185,7 @@ def summarize(samples: Sequence[Sample], *, normalised: bool) -> dict[str, Figur
     """Average over questions, subjects and groups.
 
     Args:
-        samples: with "subject", "score" and "score_norm".
+        samples: samples with "subject", "score" and "score_norm".
         normalised: whether to include "acc_norm".
 
     Returns:

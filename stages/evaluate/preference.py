@@ -36,12 +36,12 @@ def preference(
 
     Args:
         model: gives `hidden` and `logits`.
-        params: the policy's.
+        params: the policy's params.
         tokenizer: decodes the answers for the samples.
         pairs: encoded pairs; their trained tokens are the answers.
-        reference: params that the policy is compared with; None compares log-probabilities themselves.
+        reference: params of the reference policy; None compares the policy's own log-probabilities.
         tokens: number of tokens per forward pass, approximately.
-        name: in the results.
+        name: name of the task in the results.
 
     Returns:
         Task with the figures "accuracy" and "margin"; each pair counts as a question.

@@ -39,7 +39,7 @@ def evaluate(
     After a kill it resumes with the saved samples: a sample does not depend on the other questions.
 
     Args:
-        tasks: with different names.
+        tasks: tasks with different names.
         folder: created if missing; holds one evaluation.
         about: options and the model's digest, plain JSON: saved samples are reused only if these are equal.
         quiet: print nothing.

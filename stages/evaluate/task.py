@@ -61,7 +61,7 @@ class Report(NamedTuple):
     """Result of a Task.
 
     Fields:
-        figures: by name, the main one first.
+        figures: figures by name, the main one first.
         samples: one per question.
     """
 

@@ -144,7 +144,7 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
     """Reads the adapters of a folder.
 
     Args:
-        folder: with adapter_config.json.
+        folder: a folder with adapter_config.json.
         base: the base's params, in the dtype of their file or a wider dtype.
         path: path or name of the base, for messages.
 
@@ -185,7 +185,7 @@ def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> 
     """Merges the adapters of a folder into their base, quantised if they were trained on a quantised one.
 
     Args:
-        folder: with adapter_config.json.
+        folder: a folder with adapter_config.json.
         config: configuration of the base.
         base: the base's params.
         path: path or name of the base, for messages.

@@ -114,7 +114,7 @@ def stop_ids(base: Pretrained, template: ChatTemplate | None = None) -> tuple[in
 
     Args:
         base: a model.
-        template: of the prompts; None takes the model's own, if it has one that fits.
+        template: template of the prompts; None takes the model's own, if it has one that fits.
 
     Returns:
         Ids, each once: those of config.json, of generation_config.json, of the tokenizer's eos_token, and of

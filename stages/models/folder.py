@@ -101,7 +101,7 @@ def read_weights(
     A tensor that is converted is read from a map of its own, so that at most one weight is in memory twice.
 
     Args:
-        folder: with model.safetensors, or shards and their index.
+        folder: a folder with model.safetensors, or shards and their index.
         dtype: dtype of the tensors; None keeps the files' dtype, or the widest if there are several.
         name: name of the file, where there are no shards.
 
@@ -143,7 +143,7 @@ def read_tokenizer(
     """Reads the tokenizer, special tokens and chat templates of a folder.
 
     Args:
-        folder: with tokenizer.json.
+        folder: a folder with tokenizer.json.
         rows: number of rows of the model's embedding.
         base: for a folder of adapters, the special tokens of their base model.
 

@@ -89,7 +89,7 @@ def read(path: str | Path, dtype: torch.dtype) -> Contents:
     Steps:
         1. Map the file and parse its header.
         2. Read the fields: configuration, tokenizer, special tokens and templates.
-        3. Read the weights one by one, so that only one is ever held in float32.
+        3. Read the weights one by one, so that only one at a time is in memory in float32.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -40,7 +40,7 @@ def hash_weights(params: Tree) -> str:
     """Hashes every number of every weight; equal numbers in another dtype have the same digest.
 
     Args:
-        params: of a model.
+        params: a model's params.
 
     Returns:
         "float32:" and a sha256 over the paths, the shapes and the numbers' bits in float32; weights are read

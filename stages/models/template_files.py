@@ -83,7 +83,7 @@ def render(templates: Templates) -> tuple[dict[str, str], dict[str, Any]]:
     """Renders the files of templates.
 
     Args:
-        templates: of a model.
+        templates: a model's templates.
 
     Returns:
         ({file: text}, {field of tokenizer_config.json: value}): one template is a file; several are the

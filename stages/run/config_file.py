@@ -118,7 +118,7 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
 
     Args:
         folder: folder of the run.
-        fields: from `resolved`.
+        fields: contents of the file, from `resolved`.
     """
     files.write_json(folder / NAME, fields)
 
