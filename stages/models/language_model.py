@@ -128,11 +128,11 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: a model's folder; a folder of adapters (`stages.models.adapter`), which are merged into their base;
-            a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded
-            once.
-        dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are mapped, and a weight is
-            read when it is first used; converted weights are read one by one.
+        path: a model's folder; a folder of adapters (`stages.models.adapter`), which are merged into their
+            base; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
+            downloaded once.
+        dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are memory-mapped, and a
+            weight is read when it is first used; converted weights are read one by one.
 
     Returns:
         Pretrained.
