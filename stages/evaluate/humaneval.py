@@ -104,7 +104,7 @@ def check_completion(problem: Problem, completion: str, **options: Any) -> Outco
     """Run a problem's tests on a completion of its prompt.
 
     Args:
-        problem: the problem.
+        problem: the problem to solve.
         completion: text after its prompt.
         options: keyword arguments of `check_program`.
 
@@ -125,7 +125,7 @@ def check_program(
     """Run a problem's tests on a program; program and tests run in separate jails.
 
     Args:
-        problem: the problem.
+        problem: the problem to solve.
         program: source that defines the function.
         timeout: seconds that the tests may take.
         isolation: result of `sandbox.probe`; None probes first.
@@ -174,7 +174,7 @@ def humaneval(
         model: gives `decode` and `cache`.
         params: the model's parameters.
         tokenizer: the model's tokenizer.
-        problems: the problems.
+        problems: the problems to solve.
         decoding: sampling settings and stop texts of the programs; None is greedy, 512 tokens, STOPS. Several
             samples need a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.

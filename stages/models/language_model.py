@@ -131,7 +131,7 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         path: a model's folder; a folder of adapters (`stages.models.adapter`), which are merged into their
             base; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
             downloaded once.
-        dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are memory-mapped, and a
+        dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are memory-mapped: a
             weight is read when it is first used; converted weights are read one by one.
 
     Returns:

@@ -26,7 +26,7 @@ WITHOUT_EFFECT = (
     "wandb",
     "tensorboard",
 )
-"""Flags that a resumed run may change: its results do not depend on them."""
+"""Flags that a resumed run may change: no step's result depends on them."""
 
 MACHINE = ("device", "compile")
 """Flags that a resumed run may change, though results then differ by rounding."""
