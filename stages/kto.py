@@ -54,13 +54,13 @@ def kto(
     with the answers of other prompts, see `mismatched`.
 
     Args:
-        model: from `pure.nn.transformer.transformer`, or any other.
+        model: from `pure.nn.transformer.transformer`, or any other Model.
         optimizer: a GradientTransformation.
-        reference: params of the frozen policy, as a rule the ones to start from.
+        reference: params of the frozen policy, usually the initial ones.
         beta: weight of the implicit KL penalty, > 0, see `pure.loss.kto.kto_loss`.
-        desirable_weight, undesirable_weight: factors of the losses of either kind, > 0.
+        desirable_weight, undesirable_weight: weights of the losses of desirable and undesirable answers, > 0.
         disable_dropout: train without the dropout of model and adapters, as TRL does. The reference and z₀
-            never drop out.
+            are always computed without dropout.
         compute: dtype of the forward and backward pass; params keep theirs.
         chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
         options: of `stages.stage.stage`.
@@ -68,11 +68,12 @@ def kto(
     Returns:
         Stage(init, step, loss) for batches {"tokens", "labels" [B, T], "desirable" [B]}, labels already
         shifted and -100 outside the answer; optional: "reference" [B]
-        (`data_pipes.preference.with_reference`), which saves a forward pass. Metrics have TRL's names. A
-        `loss` of a batch without "divergence" [B] estimates it from that batch.
+        (`data_pipes.preference.with_reference`), which saves a forward pass. Metrics have TRL's names. `loss`
+        estimates z₀ from its batch, unless the batch has "divergence" [B].
 
-    Edge cases: a batch of one answer has no other prompts: z₀ is then that of the answer itself. Without a
-    desirable answer the mean of "rewards/chosen" is 0, and likewise for the others.
+    Edge cases: a batch of one answer has no other prompt: z₀ is then computed from that answer after its own
+    prompt. Without a desirable answer "rewards/chosen" and "logps/chosen" are 0, and likewise without an
+    undesirable one.
 
     Raises:
         ValueError: if beta or a weight is not above 0.
@@ -98,11 +99,11 @@ def kto(
 
 
 def init(key: Tensor, params: Tree | None = None, *, inner: Stage) -> TrainState:
-    """Return the first state, with the metric of the margins.
+    """Return the initial state, with the margins among its metrics.
 
     Args:
         key: [2] uint32.
-        params: to start from.
+        params: params to start from; None initialises new ones.
         inner: bound by `kto`.
     """
     state = inner.init(key, params)
@@ -115,7 +116,7 @@ def step(
     """Estimate z₀ from the whole batch, then take one optimizer step.
 
     Args:
-        state: unchanged by this.
+        state: the current state; it is not modified.
         batch: see `kto`.
         inner, divergence_fn, compute: bound by `kto`.
 
@@ -142,7 +143,7 @@ def answers_loss(
     desirable_weight: float,
     undesirable_weight: float,
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sum the loss of every answer.
+    """Return the sum of the losses of all answers.
 
     Args:
         params: the policy's.
@@ -172,7 +173,7 @@ def answers_loss(
     if reference_logps is None:
         with torch.no_grad():
             reference_logps = logps_fn(reference, tokens, labels)
-    # 2. z₀.
+    # 2. z₀, the same number for every answer.
     estimate = batch["divergence"][0] if "divergence" in batch else divergence_fn(params, batch)
     # 3. Loss.
     weights: dict[str, Any] = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
@@ -229,12 +230,10 @@ def mismatched(tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Source: Ethayarajh et al. 2024, section 4.1; TRL pairs prompts with the answer before theirs.
     """
     real = (labels != IGNORE).any(1)
-    rows, positions = (
-        torch.arange(len(tokens), device=tokens.device),
-        torch.arange(tokens.shape[1], device=tokens.device),
-    )
+    rows = torch.arange(len(tokens), device=tokens.device)
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
     partner = (rows + 1) % real.sum().clamp(min=1)
-    last = (labels != IGNORE).int().argmax(1, keepdim=True)  # of the prompt
+    last = (labels != IGNORE).int().argmax(1, keepdim=True)  # last position of the prompt
     source = positions - last + last[partner]
     inside = (source >= 0) & (source < tokens.shape[1]) & real[:, None]
     source = source.clamp(0, tokens.shape[1] - 1)

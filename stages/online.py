@@ -1,10 +1,10 @@
 """Online stages: a step that samples completions, scores them, and updates the policy from both.
 
 `rollout` samples (deterministic in params, prompts and key), `score` computes rewards (Python, outside
-torch), `update` learns (pure, and obeys every law of a stage). `Stage.step` composes them; a loop of your own
+torch), `update` trains on both (pure, like the step of any stage). `Stage.step` composes them; a custom loop
 takes them from `stage.parts`.
 
-Shape letters: B rows, K reward functions, N prompts, G samples of each, M new tokens.
+Shape letters: B = N G rows, N prompts, G samples of each, K reward functions, M new tokens.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from stages.stage import Init, Loss, Stage
 from stages.state import TrainState
 
 ROLLOUT_KEY = crc32(b"rollout")
-"""Folded into a step's key for its rollouts."""
+"""Number that is folded into the step's key, for the key of its rollouts."""
 
 ONLINE_METRICS = (
     "reward", "reward_std", "frac_reward_zero_std", "frac_unjudged", "completions/mean_length",
     "completions/clipped_ratio",
 )  # fmt: skip
 """Metrics of the rewards, under TRL's names where it has one: `frac_reward_zero_std` is the share of groups
-of equal rewards, whose advantages are 0; `frac_unjudged` that of unscored answers; `clipped_ratio` that of
-answers that were cut off."""
+whose rewards are all equal, so that their advantages are 0; `frac_unjudged` the share of unscored answers;
+`clipped_ratio` the share of answers that were cut off."""
 
 
 class Rollout(Protocol):
@@ -49,13 +49,13 @@ class Score(Protocol):
 
 
 class Update(Protocol):
-    """Learning from completions and their rewards [B, K]: (state, rollouts, rewards) -> TrainState. Pure."""
+    """Update from completions and their rewards [B, K]: (state, rollouts, rewards) -> TrainState. Pure."""
 
     def __call__(self, state: TrainState, rollouts: Rollouts, rewards: Tensor, /) -> TrainState: ...
 
 
 class Online(NamedTuple):
-    """The three parts of a step, and the first state.
+    """The three parts of an online step, and the function that makes the initial state.
 
     Fields:
         init: (key, params=None) -> TrainState.
@@ -71,12 +71,12 @@ class Online(NamedTuple):
 
 
 def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None) -> Stage:
-    """Compose the parts to a stage; without a score, a stage for ready-made groups.
+    """Compose the parts into a stage; without `score`, one that trains on ready-made groups.
 
     Args:
         parts: see Online.
         rewards: names of the K rewards.
-        loss: what the parts' update differentiates.
+        loss: the loss that the parts' `update` differentiates.
 
     Returns:
         Stage(init, step, loss, parts).
@@ -86,15 +86,16 @@ def online(parts: Online, rewards: tuple[str, ...], *, loss: Loss | None = None)
 
 
 def init(key: Tensor, params: Tree | None = None, *, parts: Online, rewards: tuple[str, ...]) -> TrainState:
-    """Return the first state, with the metrics of the rewards next to those of the loss.
+    """Return the initial state, with the metrics of the rewards besides those of the loss.
 
     Args:
         key: [2] uint32.
-        params: to start from.
+        params: params to start from; None initialises new ones.
         parts, rewards: bound by `online`.
     """
     state = parts.init(key, params)
-    names = (*ONLINE_METRICS, *(f"rewards/{name}/{what}" for name in rewards for what in ("mean", "missing")))
+    per_reward = [f"rewards/{name}/{statistic}" for name in rewards for statistic in ("mean", "missing")]
+    names = (*ONLINE_METRICS, *per_reward)
     return state._replace(
         metrics=state.metrics | {name: torch.full((), torch.nan, device=key.device) for name in names}
     )
@@ -104,7 +105,7 @@ def step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState:
     """Sample, score, update.
 
     Args:
-        state: unchanged by this.
+        state: the current state; it is not modified.
         batch: prompts.
         parts: bound by `online`; rollout and score see no gradient and no `jit(..., regions=True)`.
 
@@ -119,9 +120,9 @@ def generate_and_score(state: TrainState, batch: Tree, *, parts: Online | None) 
     """Sample and score: the first two parts of a step, reproducible bit for bit.
 
     Args:
-        state: its params and key, and the number of its step.
+        state: the current state: its params, key and step are used.
         batch: prompts.
-        parts: of the stage, `stage.parts`.
+        parts: the stage's parts, `stage.parts`.
 
     Returns:
         (Rollouts, rewards [B, K]).
@@ -144,8 +145,8 @@ def offline_step(state: TrainState, batch: Tree, *, parts: Online) -> TrainState
     """Update from ready-made groups: a batch with the fields of Rollouts and "rewards" [B, K].
 
     Args:
-        state: unchanged by this.
-        batch: see above.
+        state: the current state; it is not modified.
+        batch: the fields of Rollouts, and "rewards".
         parts: bound by `online`.
 
     Returns:
@@ -169,7 +170,7 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
 
     Args:
         rewards: [B, K] float, NaN where one is missing.
-        weights: of the K rewards; None weighs each with 1.
+        weights: weights of the K rewards; None weights each with 1.
 
     Returns:
         [B] float32; NaN where all are missing.
@@ -187,11 +188,11 @@ def weighted_sum(rewards: Tensor, weights: tuple[float, ...] | None = None) -> T
     count = rewards.shape[1]
     if weights is not None and len(weights) != count:
         raise ValueError(f"weighted_sum: expected {count} weights, one for each reward, got {len(weights)}")
-    there = rewards.isfinite()
+    present = rewards.isfinite()
     total = torch.zeros(rewards.shape[0], dtype=torch.float64, device=rewards.device)
     for i, weight in enumerate(weights or (1.0,) * count):
-        total = total + torch.where(there[:, i], weight * rewards[:, i].double(), 0.0)
-    return torch.where(there.any(1), total, torch.nan).float()
+        total = total + torch.where(present[:, i], weight * rewards[:, i].double(), 0.0)
+    return torch.where(present.any(1), total, torch.nan).float()
 
 
 def reward_metrics(
@@ -202,13 +203,12 @@ def reward_metrics(
     Args:
         rollouts: B rows.
         rewards: [B, K] float, NaN where one is missing.
-        groups: [N, G] float, the weighted sums.
-        names: of the K rewards.
+        groups: [N, G] float, the weighted sums of the rewards.
+        names: names of the K rewards.
 
     Returns:
         {name: []}, see ONLINE_METRICS, "rewards/NAME/mean", and "rewards/NAME/missing", the share of answers
-        without it. A group of equal rewards has a deviation of exactly 0, and so counts in
-        `frac_reward_zero_std`.
+        without it. A group of equal rewards has a standard deviation of exactly 0.
 
     Edge cases: answers without a reward are left out of the means; if none has one, they are NaN.
     """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stages.stage import StageOptions
 
 ORDER_KEY = crc32(b"minibatches")
-"""Folded into the step's key for the order of the minibatches."""
+"""Number that is folded into the step's key, for the key that shuffles the minibatches."""
 
 METRICS = (
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_ratio/low_mean", "clip_ratio/high_mean",
@@ -52,9 +52,9 @@ ROUND_METRICS = (
     "values/explained_variance",
     "sampling/sampling_logp_difference/mean",
 )
-"""Metrics of a round of answers: the KL divergence from the reference (nats an answer) and its weight; the
-mean value, and the share of the returns' variance that the values explain; the gap between sampling and
-training."""
+"""Metrics of a round, all answers of one step: the KL divergence from the reference (nats per answer) and its
+weight; the mean value, and the share of the returns' variance that the values explain; the mean absolute
+difference between the log-probabilities of sampler and trainer."""
 
 
 class Values(Protocol):
@@ -64,8 +64,10 @@ class Values(Protocol):
 
 
 class Experience(Protocol):
-    """Advantages and returns of a round: (params, rollouts, total [B], coefficient []) -> (batch,
-    metrics)."""
+    """Advantages and returns of a round.
+
+    (params, rollouts, total [B], coefficient []) -> (batch, metrics).
+    """
 
     def __call__(
         self, params: Tree, rollouts: Rollouts, total: Tensor, coefficient: Tensor, /
@@ -107,18 +109,19 @@ def ppo(
         model: the policy's; the value function is another copy of it with a scalar head.
         optimizer: a GradientTransformation; it is called epochs · minibatches times per step.
         score: Rollouts -> rewards [B, K], or None for ready-made groups, as in `stages.grpo.grpo`.
-        sampling: of the answers; the loss reads its temperature.
+        sampling: sampling settings of the answers; the loss uses their temperature.
         rewards, weights: names of the K rewards, and their weights in the sum.
-        samples: G, answers a prompt.
+        samples: G, answers per prompt.
         reference: params of the frozen policy; None penalises no divergence.
         beta: β >= 0, initial weight of the KL divergence.
-        target_kl: KL divergence, nats an answer, towards which β is adapted; None keeps β.
-        horizon: answers over which β changes by a fifth at most; see `pure.loss.kl.adaptive_coefficient`.
+        target_kl: KL divergence, nats per answer, towards which β is adapted; None keeps β.
+        horizon: number of answers over which β changes by at most a fifth; see
+            `pure.loss.kl.adaptive_coefficient`.
         gamma, lam: see `pure.loss.ppo.gae`.
-        clip, clip_value: limits on the change of ratio and value in one round.
-        value_weight, entropy_weight: see above.
+        clip, clip_value: clip ranges of the ratio and of the value, see `pure.loss.ppo`.
+        value_weight, entropy_weight: weights in the loss above.
         epochs: number of times that a round's answers are used.
-        minibatches: parts of each epoch, drawn anew each time; must divide B.
+        minibatches: number of parts of each epoch, shuffled in every epoch; must divide B.
         mask_truncated: leave answers that were cut off at M tokens out of the losses of policy and value
             function; their rewards are still reported.
         compute: dtype of the forward and backward pass; params keep theirs.
@@ -130,8 +133,8 @@ def ppo(
         `init(key, params)` takes either that or a policy alone, of which the value function then starts as a
         copy. The weight β is in `extra["kl_coefficient"]`.
 
-    Edge cases: a dropout of the model or of adapters is not used, so that the ratio is 1 before the first
-    update. An update from answers without any reward is skipped, and `nonfinite_leaf` says so.
+    Edge cases: the dropout of the model and of adapters is never applied, so that the ratio is 1 before the
+    first update. An update from answers without any reward is skipped, which `nonfinite_leaf` reports.
 
     Raises:
         ValueError: for counts below 1.
@@ -199,24 +202,25 @@ def update(
     minibatches: int,
     mask_truncated: bool,
 ) -> TrainState:
-    """Update policy and value function from answers and their rewards: pure, and independent of text.
+    """Update policy and value function from answers and their rewards: a pure function of tensors.
 
     Args:
-        state: unchanged by this.
+        state: the current state; it is not modified.
         rollouts: B rows.
-        rewards: [B, K] float, NaN where one is missing: the others count; an answer without any is left out.
+        rewards: [B, K] float, NaN where one is missing: the others are summed; an answer without any is
+            left out.
         inner: the stage that takes one optimizer step on rows.
         experience_fn: `experience`, bound.
         kl_controller: (β, KL divergence, steps=) -> the next β, or None.
         samples: G, for the metrics of groups.
-        names, weights: of the K rewards.
+        names, weights: names and weights of the K rewards.
         epochs, minibatches, mask_truncated: see `ppo`.
 
     Returns:
         The next state, `step` one higher.
 
     Steps:
-        1. One reward a row; advantage and return of each token.
+        1. One reward per row; advantage and return of each token.
         2. Epochs of minibatches, in an order that the step's key determines.
         3. The weight of the KL divergence.
         4. Metrics.
@@ -224,8 +228,8 @@ def update(
     # 1. Advantages and returns.
     total = weighted_sum(rewards, weights)
     coefficient = state.extra["kl_coefficient"]
-    learned = torch.where(rollouts.ended, total, torch.nan) if mask_truncated else total
-    batch, round_metrics = experience_fn(state.params, rollouts, learned, coefficient)
+    trained_total = torch.where(rollouts.ended, total, torch.nan) if mask_truncated else total
+    batch, round_metrics = experience_fn(state.params, rollouts, trained_total, coefficient)
     # 2. Epochs.
     rows = len(total)
     key = random.fold_in(random.fold_in(state.key, state.step), ORDER_KEY)
@@ -233,9 +237,9 @@ def update(
     for epoch in range(epochs):
         order = random.permutation(random.fold_in(key, epoch), rows).long()
         for i, chosen in enumerate(order.chunk(minibatches) if minibatches > 1 else [None]):
-            part = batch if chosen is None else tree.map(lambda x, chosen=chosen: x[chosen], batch)
-            own = random.fold_in(state.key, epoch * minibatches + i)
-            new = inner.step(new._replace(step=state.step, key=own), part)
+            minibatch = batch if chosen is None else tree.map(lambda x, chosen=chosen: x[chosen], batch)
+            minibatch_key = random.fold_in(state.key, epoch * minibatches + i)
+            new = inner.step(new._replace(step=state.step, key=minibatch_key), minibatch)
             skipped.append(new.metrics["nonfinite_leaf"])
     # 3. Weight.
     if kl_controller is not None:
@@ -267,7 +271,7 @@ def experience(
     Args:
         params: {"policy", "value"}.
         rollouts: B rows.
-        total: [B] float, the rewards; NaN for an unscored answer.
+        total: [B] float, the weighted sums of the rewards; NaN for an unscored answer.
         coefficient: [] β.
         logps_fn: (params, rollouts) -> LogProbabilities.
         values_fn: (params, rollouts) -> [B, M].
@@ -327,9 +331,8 @@ def answers_loss(
 
     Args:
         params: {"policy", "value"}.
-        batch: from `experience`, with batch_position [B].
-        key: not used: nothing is dropped out, so that the ratio to the behaviour policy is 1 before the first
-            update.
+        batch: the batch from `experience`, with batch_position [B].
+        key: not used, as there is no dropout: the ratio to the behaviour policy is 1 before the first update.
         logps_fn, values_fn: see `experience`.
         clip, clip_value, value_weight, entropy_weight: see `ppo`.
 
@@ -351,7 +354,7 @@ def answers_loss(
 
 
 def _new_params(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
-    """Initial params of both."""
+    """Initial params of policy and value function."""
     policy = model.init(key)
     return {"policy": policy, "value": critic.init(key, policy)}
 
@@ -359,13 +362,13 @@ def _new_params(key: Tensor, *, model: Model, critic: ScalarModel) -> Tree:
 def _init(
     key: Tensor, params: Tree | None = None, *, inner: Stage, critic: ScalarModel, beta: float
 ) -> TrainState:
-    """The first state; the value function starts from a copy of the policy if only that is given."""
+    """The initial state; the value function starts from a copy of the policy if only that is given."""
     if params is not None and set(params) != {"policy", "value"}:
         params = {"policy": params, "value": critic.init(fold_in_name(key, "init"), params)}
     state = inner.init(key, params)
     extra = {**state.extra, "kl_coefficient": torch.tensor(float(beta), device=key.device)}
-    more = {name: torch.full((), torch.nan, device=key.device) for name in ROUND_METRICS}
-    return state._replace(extra=extra, metrics=state.metrics | more)
+    round_metrics = {name: torch.full((), torch.nan, device=key.device) for name in ROUND_METRICS}
+    return state._replace(extra=extra, metrics=state.metrics | round_metrics)
 
 
 def _variance(x: Tensor, mask: Tensor) -> Tensor:

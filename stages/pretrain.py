@@ -41,7 +41,7 @@ def pretrain(
         model: from `pure.nn.transformer.transformer`.
         optimizer: a GradientTransformation.
         compute: dtype of the forward and backward pass; params keep theirs.
-        chunk: positions whose logits are held at a time, compiled or not; None holds all.
+        chunk: number of positions whose logits are in memory at a time; None computes all at once.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
         options: of `stages.stage.stage`.
 
@@ -50,8 +50,10 @@ def pretrain(
     """
     extras: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss}
     part = region(partial(chunk_cross_entropy, logits=model.logits, options=extras))
-    whole = partial(linear_cross_entropy, logits=model.logits, **extras)
-    head: CrossEntropyHead = region(whole) if chunk is None else partial(whole, chunk=chunk, part=part)
+    cross_entropy_fn = partial(linear_cross_entropy, logits=model.logits, **extras)
+    head: CrossEntropyHead = (
+        region(cross_entropy_fn) if chunk is None else partial(cross_entropy_fn, chunk=chunk, part=part)
+    )
     loss = partial(next_token_loss, model=model, head=head)
     return stage(loss, optimizer, init=model.init, metrics=("tokens",), compute=compute, **options)
 
@@ -59,10 +61,10 @@ def pretrain(
 def next_token_loss(
     params: Tree, batch: Tree, key: Tensor | None, *, model: Model, head: CrossEntropyHead
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sum the cross-entropy of every label, nats.
+    """Return the sum of the cross-entropies of all labels, nats.
 
     Args:
-        params: the model's.
+        params: the model's parameters.
         batch: tokens [B, T], labels [B, T] (-100 is not trained on), batch_position [B]; optional: positions,
             segment_ids [B, T].
         key: [2]; dropout folds in each example's batch_position. None disables dropout, for validation.
@@ -72,7 +74,7 @@ def next_token_loss(
         (sum [], count [] tokens, metrics).
     """
     keys = None if key is None else torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
-    where = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
-    hidden = model.hidden(params, batch["tokens"], key=keys, **where)
+    packing = {name: batch[name] for name in ("positions", "segment_ids") if name in batch}
+    hidden = model.hidden(params, batch["tokens"], key=keys, **packing)
     total, count = head(params, hidden, batch["labels"])
     return total, count, {"tokens": count}

@@ -4,7 +4,8 @@ The mathematics is in `pure/loss/reward.py`, the model in `pure/nn/scalar.py`.
 
 Shape letters: B pairs, T tokens.
 
-Stiennon et al., "Learning to summarize from human feedback", 2020; Ouyang et al., 2022.
+Stiennon et al., "Learning to summarize from human feedback", 2020; Ouyang et al., "Training language models
+to follow instructions with human feedback", 2022.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def reward(
     """Build the stage that trains a reward model on preference pairs.
 
     Args:
-        model: the language model below the head.
+        model: the language model; a scalar head replaces its own.
         optimizer: a GradientTransformation.
         margin, center: see `pure.loss.reward.bradley_terry`.
         disable_dropout: train without the dropout of model and adapters, as TRL does.
@@ -71,7 +72,7 @@ def pair_loss(
     center: float,
     dropout: bool,
 ) -> tuple[Tensor, Tensor, dict]:
-    """Sum the negative log-likelihood of every comparison, nats.
+    """Return the sum of the negative log-likelihoods of all comparisons, nats.
 
     Args:
         params: the scalar model's.
@@ -99,13 +100,13 @@ def answer_scores(
 ) -> Tensor:
     """Score answers: the model's output at the last token of each.
 
-    The last token of an answer may be among the labels only, as rows are shifted by one. It is put back
-    first: an answer with its stop token is another answer than one that was cut off.
+    As rows are shifted by one, the last token of an answer may be only among the labels. It is appended
+    first, as the score is read at that token: a stop token distinguishes a complete answer from a cut one.
 
     Args:
         params: the scalar model's.
         tokens: [B, T] integers, prompt and answer, padded on the right.
-        labels: [B, T] integers, the token after each where it is the answer's, else -100.
+        labels: [B, T] integers, the next token where that belongs to the answer, else -100.
         score: (params, tokens, key=...) -> [B, T].
         key: [B, 2] for dropout, or None.
 

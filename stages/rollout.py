@@ -33,7 +33,7 @@ class Rollouts(NamedTuple):
         logps: [B, M] float32, nats, of each token as the sampler computed it, at the temperature; 0 where
             masked.
         ended: [B] bool, True where the policy ended the completion, False where it was cut off at M tokens.
-        row: [B] int64, the prompt's row in the data set, by which its text is found.
+        row: [B] int64, the prompt's row in the data set, by which its text is looked up.
     """
 
     tokens: Tensor
@@ -55,21 +55,21 @@ def rollout(
     dtype: torch.dtype | None = None,
     compile: bool | Stepper = False,
 ) -> Rollouts:
-    """Sample `samples` completions of every prompt: a function of (params, prompts, key) and nothing else.
+    """Sample G completions of every prompt, as a deterministic function of (params, prompts, key).
 
-    Each row samples with its own key, from the prompt's row and the sample's number, so that its tokens do
-    not depend on the rest of the batch (up to rounding, where the shapes differ). The number of rows stays
+    Each completion has its own key, made from the prompt's row and the sample's number, so that its tokens
+    do not depend on the rest of the batch (up to rounding, where the shapes differ). The number of rows stays
     the same to the end, so that one shape is compiled and every bit can be reproduced.
 
     Args:
         model: gives `decode`, `cache` and `config`.
-        params: the policy's.
+        params: the policy's params.
         batch: "prompts" [N, P] int64, padded on the right; "lengths" [N]; "row" [N], from
             `data_pipes.prompts`.
-        key: [2] uint32, of this step.
+        key: [2] uint32, the key of this step's rollouts.
         samples: G >= 1.
-        sampling: of each completion. Losses compare log-probabilities at its temperature; they do not see its
-            truncation.
+        sampling: sampling settings. Losses compare log-probabilities at its temperature, without its top_k
+            and top_p.
         dtype: compute dtype; None takes that of the params.
         compile: as in `pure.generation.generate.generate`.
 
@@ -82,10 +82,10 @@ def rollout(
     prompts, lengths, row = (
         batch[name].repeat_interleave(samples, 0) for name in ("prompts", "lengths", "row")
     )
-    number = torch.arange(samples, device=key.device).repeat(len(batch["row"]))
+    sample_index = torch.arange(samples, device=key.device).repeat(len(batch["row"]))
     fold = torch.func.vmap(random.fold_in)
-    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, row), number)
-    written = generate(
+    keys = fold(torch.func.vmap(random.fold_in, (None, 0))(key, row), sample_index)
+    generated = generate(
         model,
         params if dtype is None else tree.cast(params, dtype),
         prompts,
@@ -96,7 +96,7 @@ def rollout(
         compact=False,
         compile=compile,
     )
-    completions = (written.tokens, written.lengths, written.logprobs)
+    completions = (generated.tokens, generated.lengths, generated.logprobs)
     return arrange(prompts, lengths, *completions, row, sampling.stop_tokens)
 
 
@@ -104,18 +104,18 @@ def arrange(
     prompts: Tensor,
     lengths: Tensor,
     completions: Tensor,
-    written: Tensor,
+    completion_lengths: Tensor,
     logps: Tensor,
     row: Tensor,
     stop_tokens: tuple[int, ...],
 ) -> Rollouts:
-    """Lay out prompts and completions as Rollouts, also completions that were sampled elsewhere.
+    """Lay out prompts and completions as Rollouts; the completions may be sampled elsewhere.
 
     Args:
         prompts: [B, P] integers, padded on the right.
-        lengths: [B] integers, the prompts' tokens.
+        lengths: [B] integers, number of tokens of each prompt.
         completions: [B, M] integers, padded on the right.
-        written: [B] integers, the completions' tokens.
+        completion_lengths: [B] integers, number of tokens of each completion, its stop token included.
         logps: [B, M] float, nats, of the behaviour policy.
         row: [B] integers, the prompts' rows in the data set.
         stop_tokens: ids that end a completion.
@@ -124,10 +124,10 @@ def arrange(
         Rollouts.
 
     Example:
-        >>> rows = torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([2, 3])
-        >>> completions, lengths = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
+        >>> prompts, lengths = torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([2, 3])
+        >>> completions, completion_lengths = torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])
         >>> logps, row = torch.zeros(2, 2), torch.tensor([0, 1])
-        >>> rollouts = arrange(*rows, completions, lengths, logps, row, stop_tokens=(2,))
+        >>> rollouts = arrange(prompts, lengths, completions, completion_lengths, logps, row, (2,))
         >>> rollouts.tokens.tolist(), rollouts.starts.tolist(), rollouts.ended.tolist()
         ([[0, 5, 6, 1, 2], [7, 8, 9, 3, 0]], [1, 0], [True, False])
     """
@@ -135,10 +135,10 @@ def arrange(
     starts = width - lengths
     positions = torch.arange(width, device=prompts.device) - starts[:, None]
     left = torch.where(positions >= 0, prompts.gather(1, positions.clamp(min=0)), 0)
-    mask = torch.arange(completions.shape[1], device=prompts.device) < written[:, None]
+    mask = torch.arange(completions.shape[1], device=prompts.device) < completion_lengths[:, None]
     stops = torch.tensor(stop_tokens, dtype=completions.dtype, device=prompts.device)
-    last = completions.gather(1, (written - 1).clamp(min=0)[:, None])
-    ended = (last == stops).any(1) & (written > 0)
+    last = completions.gather(1, (completion_lengths - 1).clamp(min=0)[:, None])
+    ended = (last == stops).any(1) & (completion_lengths > 0)
     tokens = torch.cat([left, torch.where(mask, completions, 0)], 1)
     return Rollouts(tokens, starts, mask, torch.where(mask, logps, 0.0), ended, row)
 
@@ -147,7 +147,7 @@ def mask_truncated_rows(rollouts: Rollouts) -> Rollouts:
     """Mask all tokens of the completions that were cut off, so that no loss sees them.
 
     Returns:
-        Rollouts, `mask` and `logps` of those rows False and 0.
+        Rollouts; in those rows `mask` is False and `logps` is 0.
     """
     mask = rollouts.mask & rollouts.ended[:, None]
     return rollouts._replace(mask=mask, logps=torch.where(mask, rollouts.logps, 0.0))
@@ -170,25 +170,25 @@ def completion_states(hidden: Callable[..., Tensor], params: Tree, rollouts: Rol
 
     Args:
         hidden: (params, tokens, positions=, segment_ids=) -> [B, P + M, ...], such as `model.hidden`.
-        params: those that `hidden` takes.
+        params: the params that `hidden` takes.
         rollouts: B rows.
 
     Returns:
         [B, M, ...].
     """
-    before = rollouts.tokens.shape[1] - rollouts.mask.shape[1] - 1
+    first = rollouts.tokens.shape[1] - rollouts.mask.shape[1] - 1
     states = hidden(params, rollouts.tokens, **positions_and_segments(rollouts))
-    return states[:, before:-1]
+    return states[:, first:-1]
 
 
 def policy_log_probabilities(
     model: Model, *, temperature: float | Tensor, chunk: int | None = None
 ) -> LogProbs:
-    """Return the function that a loss, a reference and a behaviour policy all take log-probabilities from.
+    """Return the log-probability function that loss, reference and behaviour policy share.
 
     Args:
         model: the policy's.
-        temperature: that the completions were sampled at.
+        temperature: temperature at which the completions were sampled.
         chunk: rows whose logits are computed at a time, to bound memory; None computes all at once.
 
     Returns:
@@ -203,7 +203,7 @@ def policy_log_probabilities(
 def completion_log_probabilities(
     params: Tree, rollouts: Rollouts, *, model: Model, head: Head
 ) -> LogProbabilities:
-    """Compute the log-probabilities of the completions by the forward function that training differentiates.
+    """Compute the completions' log-probabilities with the forward pass that training differentiates.
 
     Behaviour policy, reference and learner all see the whole model, without dropout: the ratio of the learner
     to the behaviour policy is then exactly 1 before the first update, as the papers' clipping presupposes.

@@ -84,8 +84,8 @@ def recompute(folder: Path, step: int) -> TrainState:
         fingerprint = fingerprint_of(experiment)
         state = checkpoint.load(earlier[-1], state, fingerprint=fingerprint, warn=print).state
     first = int(state.step)
-    print(f"recomputing steps {first + 1} to {step}")
-    compiled = options.compile and (device.type != "cpu" or compiler.missing() is None)
+    print(f"computing steps {first + 1} to {step} again")
+    compiled = options.compile and (device.type != "cpu" or compiler.missing_tool() is None)
     advance = jit(experiment.stage.step, donate=True, regions=True) if compiled else experiment.stage.step
     for batch in experiment.pipe[first:step]:
         state = advance(state, tree.map(lambda x: x.to(device), batch))

@@ -30,7 +30,7 @@ JUDGES: Mapping[str, Mapping[str, Judge]] = {
     "number": {"number": partial(match.exact_match, mode="number")},
     "text": {"text": partial(match.exact_match, mode="text")},
 }
-"""Comparisons of answers; of several the first gives the score."""
+"""Judges by answer format, and then by name; of several, the first one gives the score."""
 
 GSM8K_STOPS = ("Question:", "</s>", "<|im_end|>")
 """Texts that end an answer in the plain format: the next question, or an end of the turn."""
@@ -60,33 +60,35 @@ def exact_match(
 
     Args:
         model: gives `decode` and `cache`.
-        params: the model's.
-        tokenizer: of the model.
-        rows: questions and their right answers.
-        decoding: of the answers, and where they end.
-        judges: by name; the first one's verdict is the score.
+        params: the model's parameters.
+        tokenizer: the model's tokenizer.
+        rows: questions and their correct answers.
+        decoding: sampling settings and stop texts of the answers.
+        judges: judges by name; the first one's verdict is the score.
         examples: shown before each question with their answers; only in the plain format.
         encode: question -> ids of the prompt, such as a chat's; None is the plain format,
             "Question: ...\\nAnswer:".
-        form: name of that format in the records, such as a chat template's text.
+        form: description of the prompt format, saved in `about`: "plain", or a chat template's text.
         compile: as in `pure.generation.generate.generate`.
-        name: in the results.
+        name: name of the task in the results.
         chunk: questions that are answered in one batch.
 
     Returns:
-        Task with the figures "exact_match/JUDGE", one of each judge.
+        Task with the figures "exact_match/JUDGE", one per judge.
 
     Raises:
         ValueError: if examples are given with another format.
     """
     if examples and encode is not None:
         raise ValueError(
-            f"{name}: examples are only shown in the plain format; drop them, or the chat's format"
+            f"{name}: examples are shown in the plain format only; drop the examples, or the chat's `encode`"
         )
-    before = "".join(f"{plain_prompt(row.question)} {row.answer}\n\n" for row in examples)
+    examples_text = "".join(f"{plain_prompt(row.question)} {row.answer}\n\n" for row in examples)
     if encode is None:
-        encode = partial(_encode_plain, tokenizer=tokenizer, before=before, prefix=default_prefix(model))
-    about = {"task": "exact_match", "before": before, "form": form, "judges": sorted(judges)}
+        encode = partial(
+            _encode_plain, tokenizer=tokenizer, examples_text=examples_text, prefix=default_prefix(model)
+        )
+    about = {"task": "exact_match", "before": examples_text, "form": form, "judges": sorted(judges)}
     return Task(
         name=name,
         ids=[row.name for row in rows],
@@ -110,9 +112,11 @@ def summarize(samples: Sequence[Sample], *, judges: Sequence[str]) -> dict[str, 
     return {f"exact_match/{judge}": mean([float(s["verdicts"][judge]) for s in samples]) for judge in judges}
 
 
-def _encode_plain(question: str, *, tokenizer: Tokenizer, before: str, prefix: int | None) -> list[int]:
+def _encode_plain(
+    question: str, *, tokenizer: Tokenizer, examples_text: str, prefix: int | None
+) -> list[int]:
     """Encode a question in the plain format, after the examples."""
-    return encode_text(tokenizer, before + plain_prompt(question), prefix=prefix)
+    return encode_text(tokenizer, examples_text + plain_prompt(question), prefix=prefix)
 
 
 def _answer(

@@ -1,10 +1,9 @@
 """Client of lm-evaluation-harness: its tasks, run on our models.
 
-    python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag --limit
-    100
+    python -m stages.evaluate.harness --model intro2llm --model_args path=runs/sft --tasks hellaswag
 
-is the `lm_eval` command with one model more. In Python, `lm_eval.simple_evaluate(model=harness(...))`. Needs
-`pip install lm-eval`.
+This is the `lm_eval` command with one more model, "intro2llm". In Python:
+`lm_eval.simple_evaluate(model=harness(...))`. Needs `pip install lm-eval`.
 """
 
 from __future__ import annotations
@@ -33,24 +32,24 @@ NEW_TOKENS = 256
 """Tokens of a completion, if a task does not set them."""
 
 COMPLETION_OPTIONS = frozenset(("until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"))
-"""Options of a completion that are understood; any other is refused."""
+"""Supported generation options of a task; any other is refused."""
 
 IGNORED_ARGUMENTS = frozenset(("batch_size", "max_batch_size", "trust_remote_code"))
 """Arguments that lm-eval adds by itself and that change no result here."""
 
 BATCH = 16
-"""Prompts that are completed in one batch."""
+"""Largest number of prompts that are completed in one batch."""
 
 
 class Client(NamedTuple):
-    """Values that the methods of lm-eval's model need.
+    """Everything that the methods of lm-eval's LM need: one of our models, and its settings.
 
     Fields:
         loaded: model, params, tokenizer, chat template.
         prefix: id that documents begin with.
         max_length: tokens that the model reads at once.
-        tokens: to read at a time, about.
-        seed: of sampled completions.
+        tokens: number of tokens per forward pass, approximately.
+        seed: seed of the sampling.
         stop_tokens: ids that end a completion.
         template: returns the compiled chat template.
     """
@@ -78,10 +77,10 @@ def harness(
     Args:
         loaded: model, params, tokenizer, chat template.
         max_length: tokens that the model reads at once; None takes max_position_embeddings.
-        tokens: to read at a time, about.
-        seed: of sampled completions.
-        chat_template: file of a jinja2 chat template, or a name of `data_pipes.chat.presets.NAMED`; its turn
-            end ends completions too. None takes the model's own, or ChatML.
+        tokens: number of tokens per forward pass, approximately.
+        seed: seed of the sampling.
+        chat_template: file of a jinja2 chat template, or a name of `data_pipes.chat.presets.NAMED`; the
+            token that ends its turns ends completions too. None takes the model's own, or ChatML.
         template_kwargs: variables of the chat template, a JSON object.
 
     Returns:
@@ -107,31 +106,31 @@ def harness(
     stop_tokens = stop_ids(loaded, template() if chat_template else None)
     client = Client(loaded, prefix, longest, tokens, seed, stop_tokens, template)
 
-    class Ours(LM):
-        """The methods that lm-eval calls."""
+    class HarnessModel(LM):
+        """lm-eval's view of the model: the methods that it calls."""
 
         tokenizer_name = "intro2llm"
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            """One (nats, greedy) for each (context, continuation)."""
+            """Return one (log-likelihood in nats, is greedy) per (context, continuation)."""
             return _score_pairs(client, [request.args for request in requests])
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-            """Nats of each text."""
+            """Return the log-likelihood of each text, nats."""
             return _score_texts(client, [request.args[0] for request in requests])
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            """A completion for each (prompt, options)."""
+            """Return one completion per (prompt, options)."""
             return _complete_prompts(client, [request.args for request in requests])
 
         def apply_chat_template(
             self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
         ) -> str:
-            """Messages as one text; without a generation prompt the last one is to be continued."""
+            """Render messages as one text; without a generation prompt the model continues the last one."""
             messages = [Message(turn["role"], turn["content"]) for turn in chat_history]
             return _render_chat(client.template(), messages, add_generation_prompt)
 
-    return Ours()
+    return HarnessModel()
 
 
 def register() -> None:
@@ -143,15 +142,16 @@ def register() -> None:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
 
-    class Loaded(LM):
-        """Class that the command line calls: loads a model and returns that of `harness`."""
+    class Loader(LM):
+        """Class that the command line instantiates: loads a model and returns the LM that `harness` makes."""
 
+        # LM's abstract methods, never called: __new__ returns an object of another class.
         loglikelihood = loglikelihood_rolling = generate_until = None  # type: ignore[assignment]
 
         def __new__(cls, path: str, **arguments: Any) -> Any:
             return _load(path, **arguments)
 
-    register_model("intro2llm")(Loaded)
+    register_model("intro2llm")(Loader)
 
 
 def main() -> None:
@@ -173,14 +173,15 @@ def _load(
     enable_thinking: bool | None = None,
     **others: Any,
 ) -> Any:
-    """Load a model by lm-eval's arguments; one that is not understood is refused."""
+    """Load a model by the arguments in lm-eval's --model_args; an unknown one is refused."""
     if unknown := sorted(others.keys() - IGNORED_ARGUMENTS):
         raise ValueError(
-            f"--model_args: {', '.join(unknown)} not understood; expected path, dtype, device, max_length, "
+            f"--model_args: unknown {', '.join(unknown)}; expected path, dtype, device, max_length, "
             f"seed, chat_template, enable_thinking"
         )
-    place = hardware.pick_device(device or "auto")
-    loaded = language_model.move_to(language_model.load(path, dtype=hardware.pick_dtype(dtype, place)), place)
+    target = hardware.pick_device(device or "auto")
+    loaded = language_model.load(path, dtype=hardware.pick_dtype(dtype, target))
+    loaded = language_model.move_to(loaded, target)
     variables = None if enable_thinking is None else json.dumps({"enable_thinking": bool(enable_thinking)})
     return harness(
         loaded,
@@ -192,7 +193,7 @@ def _load(
 
 
 def _encode(client: Client, text: str) -> list[int]:
-    """Encode a text with the control tokens that it spells."""
+    """Encode a text; the text of a control token, such as <|im_end|>, becomes that token."""
     return encode_text(client.loaded.tokenizer, text, prefix=client.prefix, special="all")
 
 
@@ -214,20 +215,20 @@ def _score_texts(client: Client, texts: Sequence[str]) -> list[float]:
         for text in texts
     ]
     model, params, _ = client.loaded[:3]
-    together = [window for part in windows for window in part]
-    scores = iter(window_log_likelihoods(model, params, together, tokens=client.tokens))
+    all_windows = [window for part in windows for window in part]
+    scores = iter(window_log_likelihoods(model, params, all_windows, tokens=client.tokens))
     return [sum(next(scores).logp for _ in part) for part in windows]
 
 
 def _complete_prompts(client: Client, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Complete (prompt, options) requests; neighbours of equal options share a batch."""
+    """Complete (prompt, options) requests; consecutive ones with equal options share a batch."""
     model, params, tokenizer = client.loaded[:3]
     texts: list[str] = []
     while len(texts) < len(requests):
         start, options = len(texts), requests[len(texts)][1]
         prompts = []
-        for prompt, own in requests[start : start + BATCH]:
-            if own != options:
+        for prompt, prompt_options in requests[start : start + BATCH]:
+            if prompt_options != options:
                 break
             prompts.append(prompt)
         completions = complete(
@@ -245,24 +246,24 @@ def _complete_prompts(client: Client, requests: Sequence[tuple[str, Mapping[str,
 
 def _render_chat(template: ChatTemplate, messages: Sequence[Message], add_generation_prompt: bool) -> str:
     """Render a chat as lm-eval does: drop a system message that the template refuses, with a warning."""
-    write = partial(render_continuation, template)
+    render_fn = partial(render_continuation, template)
     if add_generation_prompt:
-        write = partial(render, template, add_generation_prompt=True)
+        render_fn = partial(render, template, add_generation_prompt=True)
     try:
-        return write(messages)
+        return render_fn(messages)
     except ValueError as error:
-        rest = [message for message in messages if message.role != "system"]
-        if not rest or len(rest) == len(messages):
+        without_system = [message for message in messages if message.role != "system"]
+        if not without_system or len(without_system) == len(messages):
             raise
         warnings.warn(
-            f"the chat is rendered without the system's message, which the template refuses: {error}",
+            f"the chat is rendered without its system message, which the template refuses: {error}",
             stacklevel=3,
         )
-        return write(rest)
+        return render_fn(without_system)
 
 
 def _decoding(options: Mapping[str, Any], seed: int, stop_tokens: tuple[int, ...] = ()) -> Decoding:
-    """Decoding settings of lm-eval's options: greedy without a temperature, as lm-eval's own models are."""
+    """Convert lm-eval's generation options to Decoding; as in lm-eval, no temperature means greedy."""
     if unknown := sorted(options.keys() - COMPLETION_OPTIONS):
         raise ValueError(
             f"generate_until: expected the options {', '.join(sorted(COMPLETION_OPTIONS))}, got "

@@ -37,7 +37,7 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
     """Read problems from rows of HumanEval.
 
     Args:
-        rows: with the columns task_id, prompt, entry_point and test, all texts.
+        rows: rows with the columns task_id, prompt, entry_point and test, all strings.
         on_bad: called with each row that lacks a column.
 
     Returns:
@@ -67,18 +67,17 @@ def installed_path() -> Path:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Estimate without bias the probability that at least one of k samples passes, from n samples of which c
-    pass.
+    """Estimate pass@k, the probability that at least one of k samples passes, without bias.
 
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - Π_{i=n-c+1..n} (1 - k/i)
 
     Args:
-        n: samples drawn, >= k.
-        c: samples that pass, in 0 .. n.
-        k: >= 1.
+        n: number of samples, >= k.
+        c: number of them that pass, in 0 .. n.
+        k: number of samples of which one must pass, >= 1.
 
     Returns:
-        Probability in [0, 1]; the estimate 1 - (1 - c/n)^k would be too small.
+        Probability in [0, 1]; the plug-in estimate 1 - (1 - c/n)^k is biased low.
 
     Raises:
         ValueError: if a number is out of range.
@@ -93,7 +92,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     """
     if not 1 <= k <= n or not 0 <= c <= n:
         raise ValueError(
-            f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; draw more samples"
+            f"pass_at_k: expected 1 <= k <= n and 0 <= c <= n, got n={n}, c={c}, k={k}; take more samples"
         )
     none_passes = 1.0
     for i in range(n - c + 1, n + 1):
@@ -105,12 +104,12 @@ def check_completion(problem: Problem, completion: str, **options: Any) -> Outco
     """Run a problem's tests on a completion of its prompt.
 
     Args:
-        problem: to solve.
+        problem: the problem to solve.
         completion: text after its prompt.
-        options: as of `check_program`.
+        options: keyword arguments of `check_program`.
 
     Returns:
-        Outcome, as `check_program`.
+        Outcome, as in `check_program`.
     """
     return check_program(problem, problem.prompt + completion, **options)
 
@@ -123,10 +122,10 @@ def check_program(
     isolation: Isolation | None = None,
     unsafe: bool = False,
 ) -> Outcome:
-    """Run a problem's tests on a program, program and tests each in a jail.
+    """Run a problem's tests on a program; program and tests run in separate jails.
 
     Args:
-        problem: to solve.
+        problem: the problem to solve.
         program: source that defines the function.
         timeout: seconds that the tests may take.
         isolation: result of `sandbox.probe`; None probes first.
@@ -173,22 +172,22 @@ def humaneval(
 
     Args:
         model: gives `decode` and `cache`.
-        params: the model's.
-        tokenizer: of the model.
-        problems: to solve.
-        decoding: of the programs; None is greedy, 512 tokens, with the usual stop texts. Several samples need
-            a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
+        params: the model's parameters.
+        tokenizer: the model's tokenizer.
+        problems: the problems to solve.
+        decoding: sampling settings and stop texts of the programs; None is greedy, 512 tokens, STOPS. Several
+            samples need a temperature (Chen et al.: 0.2 for pass@1, 0.8 for pass@100).
         samples: n, programs for each problem.
-        ks: the k of pass@k, each at most n.
+        ks: values of k for pass@k, each at most n.
         timeout: seconds that a problem's tests may take.
-        workers: programs that are tested at the same time.
+        workers: number of programs that are tested at the same time.
         unsafe: run even without isolation.
         compile: as in `pure.generation.generate.generate`.
-        name: in the results.
-        program_format: of prompts and answers; None continues the prompts.
+        name: name of the task in the results.
+        program_format: format of prompts and answers; None lets the model continue the problem's prompt.
 
     Returns:
-        Task with the figures "pass@k" of each k, averaged over problems; a question is one program.
+        Task with the figures "pass@k", one per k, averaged over problems; each program counts as a question.
 
     Raises:
         SandboxMissingError: if programs cannot be isolated here.
@@ -229,7 +228,7 @@ def humaneval(
 
 
 def summarize(samples: Sequence[Sample], *, ks: Sequence[int]) -> dict[str, Figure]:
-    """Return pass@k, averaged over problems, whose variance gives the standard error."""
+    """Return pass@k averaged over problems; the standard error is that of this mean."""
     by_problem: dict[str, list[float]] = {}
     for sample in samples:
         by_problem.setdefault(sample["problem"], []).append(sample["score"])
@@ -255,7 +254,7 @@ def _answer(
     workers: int,
 ) -> list[Sample]:
     """Write a chunk of programs in one batch, then test them in several threads."""
-    pairs = [divmod(number, samples) for number in numbers]
+    pairs = [divmod(number, samples) for number in numbers]  # (problem, sample)
     chosen = [problems[problem] for problem, _ in pairs]
     completions = complete_fn([program_format.encode(problem) for problem in chosen], pairs)
     programs = [
@@ -265,6 +264,7 @@ def _answer(
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(check_fn, chosen, programs))
     records = [_sample(*parts) for parts in zip(chosen, completions, outcomes, strict=True)]
+    # Where the program is not simply prompt + output, save it, and the question.
     if program_format.name or not all(problem.prompt for problem in chosen):
         for record, problem, program in zip(records, chosen, programs, strict=True):
             record.update(prompt=question_text(problem), program=program)
@@ -272,7 +272,7 @@ def _answer(
 
 
 def _sample(problem: Problem, completion: Completion, outcome: Outcome) -> Sample:
-    """Return the sample of a program, which is prompt and output in the benchmark's own format."""
+    """Return the sample of a program; in the benchmark's own format the program is prompt + output."""
     return {
         "prompt": problem.prompt,
         "output": completion.text,

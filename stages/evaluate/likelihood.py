@@ -27,11 +27,11 @@ TOKENS = 2048
 """Tokens read at a time: enough to fill a small model's matrix products, few enough for a laptop's memory."""
 
 POSITIONS = 1024
-"""Positions whose logits are held at a time."""
+"""Number of positions whose logits are in memory at a time."""
 
 
 class Window(NamedTuple):
-    """Tokens to read, and the number at the end that are scored; at least one token is before them."""
+    """Tokens of one sequence, of which the last `scored` are scored; at least one comes before those."""
 
     tokens: tuple[int, ...]
     scored: int
@@ -43,7 +43,7 @@ class Likelihood(NamedTuple):
     Fields:
         logp: nats, at most 0, summed over the scored tokens.
         greedy: whether each scored token was the most probable at its position.
-        dropped: tokens of the context that were dropped on the left, as the model's own context is shorter.
+        dropped: number of context tokens dropped on the left, to fit the model's context length.
     """
 
     logp: float
@@ -65,22 +65,23 @@ def log_likelihoods(
         logp = Σ_i log p(continuation_i | context, continuation_<i)
 
     Args:
-        model: gives `decode` and `cache`, or, without sharing, `hidden` and `logits`.
-        params: the model's.
-        requests: in any order.
-        max_length: tokens that the model may read at once; None takes max_position_embeddings. A longer
-            request loses tokens on its left.
-        tokens: to read at a time, about.
-        share: False reads each request as a window, for models without a cache of keys and values.
+        model: needs `decode` and `cache`; without sharing, `hidden` and `logits`.
+        params: the model's parameters.
+        requests: the requests, in any order.
+        max_length: context length in tokens; None takes max_position_embeddings. A longer request loses
+            tokens on its left.
+        tokens: number of tokens per forward pass, approximately.
+        share: False scores each request as a window, for models without a key-value cache.
 
     Returns:
-        One Likelihood a request, in their order. With and without sharing they differ in rounding only.
+        One Likelihood per request, in their order. With and without sharing they differ in rounding only.
 
     Steps:
-        1. Truncate requests to what the model can read.
-        2. Without sharing, read each as a window.
-        3. Group the distinct contexts by what they share and read that once; then read the rest of a batch of
-           contexts, which gives the first token of each continuation, then the longer continuations.
+        1. Truncate requests to the context length.
+        2. Without sharing, score each as a window.
+        3. Group the distinct contexts by their shared prefix and read that once. Then read the rest of a
+           batch of contexts, which scores the first token of each continuation; then read the continuations
+           of more than one token.
 
     Raises:
         ValueError: if a request has an empty part, or a continuation is longer than max_length.
@@ -110,15 +111,15 @@ def window_log_likelihoods(
 
     Args:
         model: gives `hidden` and `logits`.
-        params: the model's.
-        windows: in any order.
-        tokens: to read at a time, about.
+        params: the model's parameters.
+        windows: the windows, in any order.
+        tokens: number of tokens per forward pass, approximately.
 
     Returns:
-        One Likelihood a window, in their order.
+        One Likelihood per window, in their order.
 
     Raises:
-        ValueError: if a window has nothing to score, or nothing before it.
+        ValueError: if a window has no token to score, or none before the scored ones.
     """
     for number, window in enumerate(windows):
         if not 1 <= window.scored < len(window.tokens):
@@ -159,12 +160,12 @@ def _read_windows(model: Model, params: Tree, windows: list[Window]) -> list[Lik
         targets += ids[-scored:]
     index = torch.tensor(positions, device=device)
     states = hidden[index[:, 0], index[:, 1]].split(POSITIONS)
-    words = torch.tensor(targets, device=device).split(POSITIONS)
-    parts = [_score_tokens(model.logits(params, x), y) for x, y in zip(states, words, strict=True)]
+    target_ids = torch.tensor(targets, device=device).split(POSITIONS)
+    parts = [_score_tokens(model.logits(params, x), y) for x, y in zip(states, target_ids, strict=True)]
     logps, greedy = (torch.cat(part) for part in zip(*parts, strict=True))
     sizes = [window.scored for window in windows]
-    runs = zip(logps.double().cpu().split(sizes), greedy.cpu().split(sizes), strict=True)
-    return [Likelihood(float(run.sum()), bool(best.all())) for run, best in runs]
+    by_window = zip(logps.double().cpu().split(sizes), greedy.cpu().split(sizes), strict=True)
+    return [Likelihood(float(logp.sum()), bool(is_best.all())) for logp, is_best in by_window]
 
 
 def _read_group(
@@ -192,13 +193,13 @@ def _read_batch(
 ) -> dict[Request, Likelihood]:
     """Read contexts of one group, Q tokens each after the P shared ones, and then their continuations.
 
-    Rows are padded on the right: the cache's length is then set to each row's own, so that entries of the
-    padding are overwritten before they are attended to.
+    Rows are padded on the right. Afterwards the cache's length is set to each row's own, so that the
+    continuation overwrites the padding's entries before any query attends to them.
     """
     device = start.length.device
     rows = _pad([context[batch.shared :] for context in batch.contexts], device)
     sizes = torch.tensor([len(context) - batch.shared for context in batch.contexts], device=device)
-    empty = model.cache(len(rows), batch.length, dtype, "meta")
+    empty = model.cache(len(rows), batch.length, dtype, "meta")  # shapes only
     states, cache = model.decode(params, rows, tree.map(_expand_cache, start, empty), last=sizes - 1)
     cache = cache._replace(length=sizes + batch.shared)
     first = states[:, 0].float().log_softmax(-1)
@@ -213,9 +214,10 @@ def _read_batch(
         scores[request] = Likelihood(logp, request.continuation[0] == best[row])
     longer = [pair for pair in zip(batch.row_of, requests, strict=True) if len(pair[1].continuation) > 1]
     for part in _cut_by_positions(longer):
-        at = torch.tensor([row for row, _ in part], device=device)
+        cache_rows = torch.tensor([row for row, _ in part], device=device)
         tails = _pad([request.continuation[:-1] for _, request in part], device)
-        logits, _ = model.decode(params, tails, tree.map(lambda x, at=at: x[at], cache))
+        part_cache = tree.map(lambda x, rows=cache_rows: x[rows], cache)
+        logits, _ = model.decode(params, tails, part_cache)
         for i, (_, request) in enumerate(part):
             targets = torch.tensor(request.continuation[1:], device=device)
             tail_logps, greedy = _score_tokens(logits[i, : len(targets)], targets)
@@ -236,11 +238,12 @@ def _cut_by_positions(pairs: list[tuple[int, Request]]) -> list[list[tuple[int, 
 
 
 def _expand_cache(leaf: Tensor, empty: Tensor) -> Tensor:
-    """Repeat a leaf of a cache of one row over the rows of `empty`, and pad it to its positions."""
+    """Repeat a leaf of a cache of one row over the rows of `empty`, and zero-pad it to its shape."""
     rows = leaf.expand(empty.shape[0], *leaf.shape[1:])
-    missing = [size - had for size, had in zip(empty.shape[1:], leaf.shape[1:], strict=True)]
+    missing = [size - current for size, current in zip(empty.shape[1:], leaf.shape[1:], strict=True)]
     if not any(missing):
         return rows.clone()
+    # F.pad takes (before, after) pairs, the last axis first.
     return F.pad(rows, [n for count in reversed(missing) for n in (0, count)])
 
 

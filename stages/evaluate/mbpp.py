@@ -21,15 +21,15 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
     """Read problems from rows of MBPP, of the full or the sanitized set.
 
     Args:
-        rows: with the columns `text` or `prompt`, `code` (a right program), `test_list` (asserts),
+        rows: rows with the columns `text` or `prompt`, `code` (a correct program), `test_list` (asserts),
             optionally `test_setup_code` or `test_imports`, and `task_id`.
         on_bad: called with each row that lacks a column, or whose asserts call no function of its program.
 
     Returns:
         Problems, in their order; the question is that of Austin et al. 2021, figure 1, without examples.
 
-    Edge cases: a problem whose asserts pass objects of the program's own classes cannot be tested in two
-        jails: its status is "refused", and it counts as failed.
+    Edge cases: a problem whose asserts pass objects of the program's own classes cannot be tested, as
+        program and asserts run in separate jails: its status is "refused", and it counts as failed.
 
     Example:
         >>> row = {"task_id": 2, "text": "Double x.", "code": "def f(x):\\n  return 2 * x"}
@@ -42,16 +42,16 @@ def read_problems(rows: Iterable[Row], *, on_bad: OnBad = stop) -> list[Problem]
 
 
 def entry_point(program: str, asserts: Sequence[str]) -> str:
-    """Return the name of the program's function that asserts call; "" if there is none.
+    """Return the name of the first function of the program that the asserts call; "" if there is none.
 
     Example:
         >>> entry_point("def g(x): return x\\ndef f(x): return g(x)", ["assert set(f(1)) == set([1])"])
         'f'
     """
-    own = {node.name for node in _parse_source(program).body if isinstance(node, ast.FunctionDef)}
+    defined = {node.name for node in _parse_source(program).body if isinstance(node, ast.FunctionDef)}
     for line in asserts:
         for node in ast.walk(_parse_source(line)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in own:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in defined:
                 return node.func.id
     return ""
 
@@ -61,9 +61,9 @@ def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
     column = "text" if row.get("text") is not None else "prompt"
     text, program = require_text(row.get(column), column), require_text(row.get("code"), "code")
     asserts = row.get("test_list")
-    texts = isinstance(asserts, list | tuple) and all(isinstance(line, str) for line in asserts)
-    if not asserts or not texts:
-        raise UnreadableError("expected a list of asserts in test_list")
+    are_texts = isinstance(asserts, list | tuple) and all(isinstance(line, str) for line in asserts)
+    if not asserts or not are_texts:
+        raise UnreadableError(f"expected a list of asserts in test_list, got {asserts!r:.60}")
     function = entry_point(program, asserts)
     if not function:
         raise UnreadableError("the asserts in test_list call no function that the program in code defines")
@@ -80,7 +80,7 @@ def _read_problem(row: Mapping[str, Any], name: str) -> Problem:
 
 
 def _parse_source(source: str) -> ast.Module:
-    """Parse a source; an empty module if that fails."""
+    """Parse a source; return an empty module if that fails."""
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -43,7 +43,7 @@ class Style(NamedTuple):
 
     Fields:
         prompt: Question -> the prompt up to the answer.
-        continuations: Question -> the texts that are scored after it, one a choice.
+        continuations: Question -> the texts that are scored after it, one per choice.
         description: first line of the prompt; "{subject}" is replaced by the subject.
     """
 
@@ -108,22 +108,22 @@ def mmlu(
 
     Args:
         model: see `stages.evaluate.likelihood.log_likelihoods`.
-        params: the model's.
-        tokenizer: of the model.
-        questions: to answer, and the examples to show before them.
-        shots: examples before each question, the first of its subject.
-        style: of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue" score
-            the choices.
-        tokens: to read at a time, about.
-        share: read tokens that prompts share once.
-        prefix: id that documents begin with, for an empty prompt; None takes the model's bos token, or its
-            eos token.
-        name: in the results.
+        params: the model's parameters.
+        tokenizer: the model's tokenizer.
+        questions: the questions to answer, and the few-shot examples.
+        shots: number of few-shot examples before each question, the first ones of its subject.
+        style: a name of STYLES: "letter" shows the choices and scores their letters; "answer" and "continue"
+            score the choices.
+        tokens: number of tokens per forward pass, approximately.
+        share: read a prefix that several prompts share only once.
+        prefix: token id that documents begin with, for an empty prompt; None takes the model's bos token, or
+            else its eos token.
+        name: name of the task in the results.
 
     Returns:
         Task with the figures "acc" over all questions (micro average), "acc_macro" over subjects (the mean of
-        their means), "acc/GROUP" of MMLU's groups, "acc/SUBJECT"; where the choices themselves are scored
-        also "acc_norm".
+        their means), "acc/GROUP" of MMLU's groups, "acc/SUBJECT"; also "acc_norm"
+        where the choices themselves are scored.
 
     Raises:
         ValueError: for an unknown style, or too few examples.
@@ -158,10 +158,10 @@ def preamble(questions: Questions, subject: str, shots: int, style: Style) -> st
     """Return the text before every question of a subject: the description, and the examples with answers.
 
     Args:
-        questions: whose `dev` has the examples.
-        subject: of the questions.
+        questions: their `dev` holds the examples.
+        subject: subject of the questions.
         shots: number of examples.
-        style: of STYLES.
+        style: prompt format, one of STYLES.
 
     Returns:
         Text that ends with a blank line, or "".
@@ -185,11 +185,11 @@ def summarize(samples: Sequence[Sample], *, normalised: bool) -> dict[str, Figur
     """Average over questions, subjects and groups.
 
     Args:
-        samples: with "subject", "score" and "score_norm".
+        samples: samples with "subject", "score" and "score_norm".
         normalised: whether to include "acc_norm".
 
     Returns:
-        Figures; the standard error of a mean of means is that of independent ones.
+        Figures; the standard error of "acc_macro" takes the means of the subjects as independent.
     """
     figures = {"acc": mean([s["score"] for s in samples])}
     if normalised:
@@ -234,7 +234,7 @@ def _answer(
 
 
 def _sample(question: Question, prompt: str, style: Style, scores: Sequence[Likelihood]) -> Sample:
-    """Return the sample of a question; of equal likelihoods the first choice counts."""
+    """Return the sample of a question; of equally likely choices the first one is the answer."""
     logps = [score.logp for score in scores]
     normalised = [logp / max(1, len(choice)) for logp, choice in zip(logps, question.choices, strict=True)]
     best, best_norm = logps.index(max(logps)), normalised.index(max(normalised))

@@ -1,4 +1,4 @@
-"""Flags of `intro2llm evaluate`: one frozen dataclass a task, and one with the flags of all tasks."""
+"""Flags of `intro2llm evaluate`: one frozen dataclass per kind of task, and one with the flags of all."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ def refuse_unread(options: EvaluateOptions) -> None:
     """Raise for a flag that no chosen task reads.
 
     Args:
-        options: the flags; one at its default is accepted.
+        options: the flags; a flag at its default is always accepted.
 
     Raises:
-        ValueError: for a flag without effect; names the tasks that read it.
+        ValueError: for a flag without effect; the message names the tasks that read it.
 
     Example:
         >>> refuse_unread(EvaluateOptions(model_path="model", task=("mmlu",), stride=16))

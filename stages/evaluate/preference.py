@@ -16,7 +16,7 @@ from stages.evaluate.likelihood import TOKENS, Likelihood, Window, window_log_li
 from stages.evaluate.task import Figure, Sample, Task, digest, mean
 
 Sides = tuple[Window, Window]
-"""Chosen and rejected answer, each after its prompt."""
+"""(chosen, rejected): each answer after its prompt."""
 
 
 def preference(
@@ -36,15 +36,15 @@ def preference(
 
     Args:
         model: gives `hidden` and `logits`.
-        params: the policy's.
+        params: the policy's params.
         tokenizer: decodes the answers for the samples.
-        pairs: whose trained tokens are the answers.
-        reference: params that the policy is compared with; None compares log-probabilities themselves.
-        tokens: to read at a time, about.
-        name: in the results.
+        pairs: encoded pairs; their trained tokens are the answers.
+        reference: params of the reference policy; None compares the policy's own log-probabilities.
+        tokens: number of tokens per forward pass, approximately.
+        name: name of the task in the results.
 
     Returns:
-        Task with the figures "accuracy" and "margin"; a question is a pair.
+        Task with the figures "accuracy" and "margin"; each pair counts as a question.
 
     Edge cases: a policy that is its own reference has margins of exactly 0, and an accuracy of 0.
 

@@ -15,12 +15,12 @@ class Problem(NamedTuple):
     """A function to write.
 
     Fields:
-        name: "HumanEval/0".
-        prompt: imports, helpers, signature and docstring that the program begins with; "" without one.
+        name: such as "HumanEval/0".
+        prompt: imports, helpers, signature and docstring that the program begins with; "" if there is none.
         entry_point: the function's name.
         test: source that defines `check(candidate)`, which raises if the candidate is wrong.
         question: text of the question, for a problem without a prompt.
-        setup: source that program and tests both need before them.
+        setup: source that runs before the program, and before the tests.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ProgramFormat(NamedTuple):
     Fields:
         encode: problem -> ids of the prompt.
         program: (problem, output) -> the source that is tested.
-        name: in the records; "" is the benchmark's own format.
+        name: name of the format in the results; "" is the benchmark's own format.
     """
 
     encode: Callable[[Problem], Sequence[int]]
@@ -49,18 +49,18 @@ def completion_format(tokenizer: Tokenizer, *, prefix: int | None) -> ProgramFor
     """Return the format in which the model continues the prompt (Chen et al. 2021).
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         prefix: id that a text begins with, from `stages.evaluate.request.default_prefix`.
     """
     return ProgramFormat(partial(_encode_prompt, tokenizer=tokenizer, prefix=prefix), _append_output)
 
 
 def chat_format(encode: Callable[[str], Sequence[int]], *, name: str) -> ProgramFormat:
-    """Return the format of a question whose answer holds the program (`data_pipes.answers.code`).
+    """Return the format that asks for a program and extracts it from the answer (`data_pipes.answers.code`).
 
     Args:
         encode: question -> ids, such as a chat's.
-        name: in the records, such as a chat template's text.
+        name: name of the format in the results, such as a chat template's text.
     """
     return ProgramFormat(partial(_encode_question, encode=encode), _extract_program, name)
 

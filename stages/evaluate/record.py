@@ -1,6 +1,6 @@
 """Evaluations on disk: every sample as soon as it is computed, figures at the end; resumes after a kill.
 
-FOLDER/samples.jsonl    one line a sample: task, id, prompt, output, score, the hash of the template, ...
+FOLDER/samples.jsonl    one sample per line: task, id, prompt, output, score, the hash of the template, ...
 FOLDER/results.json     figures, standard errors, options, versions, digests of the model and the samples
 FOLDER/evaluation.json  what the saved samples depend on
 """
@@ -39,7 +39,7 @@ def evaluate(
     After a kill it resumes with the saved samples: a sample does not depend on the other questions.
 
     Args:
-        tasks: of different names.
+        tasks: tasks with different names.
         folder: created if missing; holds one evaluation.
         about: options and the model's digest, plain JSON: saved samples are reused only if these are equal.
         quiet: print nothing.
@@ -66,11 +66,11 @@ def evaluate(
 
 
 def read_samples(folder: str | Path) -> dict[str, list[Sample]]:
-    """Read the samples of a folder, by task; of several to one question the last.
+    """Read the samples of a folder, by task; if a question has several, the last one.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: if a line but the last is no JSON; names file and line.
+        ValueError: if a line other than the last is not JSON; the message names file and line.
     """
     path = Path(folder) / SAMPLES
     if not path.is_file():
@@ -128,17 +128,18 @@ def _run(task: Task, saved: Mapping[str, Sample], file: TextIO, quiet: bool) -> 
 
 def _resume(folder: Path, provenance: Mapping[str, Any]) -> dict[str, dict[str, Sample]]:
     """Return the saved samples, by task and id; a last line that a kill cut off is removed."""
-    origin, path = folder / PROVENANCE, folder / SAMPLES
+    provenance_path, path = folder / PROVENANCE, folder / SAMPLES
     samples, length = _read_lines(path) if path.exists() else ([], 0)
     if not samples:
-        files.write_json(origin, provenance)
+        files.write_json(provenance_path, provenance)
         path.unlink(missing_ok=True)
         return {}
-    if not origin.exists():
+    if not provenance_path.exists():
         raise ValueError(
-            f"{path} exists without {origin.name}, so its evaluation is unknown; choose another --output_dir"
+            f"{path} exists without {provenance_path.name}, so its evaluation is unknown; choose another "
+            f"--output_dir"
         )
-    if changed := _differences(files.read_json(origin), provenance):
+    if changed := _differences(files.read_json(provenance_path), provenance):
         raise ValueError(
             f"{folder} holds another evaluation: {'; '.join(changed)}; choose another --output_dir, or give "
             f"the options of that one to resume it"
@@ -148,7 +149,7 @@ def _resume(folder: Path, provenance: Mapping[str, Any]) -> dict[str, dict[str, 
 
 
 def _by_task(samples: Sequence[Sample]) -> dict[str, dict[str, Sample]]:
-    """Samples by task and id."""
+    """Group samples by task and id."""
     by_task: dict[str, dict[str, Sample]] = {}
     for sample in samples:
         by_task.setdefault(sample["task"], {})[sample["id"]] = sample
@@ -175,11 +176,11 @@ def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the entries that differ, those of nested dicts too."""
     differences = []
     for name in sorted(was.keys() | now.keys()):
-        one, two = was.get(name), now.get(name)
-        if isinstance(one, dict) and isinstance(two, dict):
-            differences += [f"{name}.{text}" for text in _differences(one, two)]
-        elif one != two:
-            differences.append(f"{name} was {one}, is {two}")
+        old, new = was.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            differences += [f"{name}.{text}" for text in _differences(old, new)]
+        elif old != new:
+            differences.append(f"{name} was {old}, is {new}")
     return differences
 
 

@@ -18,8 +18,8 @@ class Group(NamedTuple):
     """Contexts with the same beginning.
 
     Fields:
-        contexts: distinct, in lexical order.
-        shared: P, tokens that all begin with; fewer than the shortest context has.
+        contexts: distinct, in lexicographic order.
+        shared: P, length of the prefix that all share; shorter than the shortest context.
     """
 
     contexts: tuple[Ids, ...]
@@ -30,11 +30,11 @@ class Batch(NamedTuple):
     """Contexts that are read in one batch, with their continuations.
 
     Fields:
-        contexts: B of a group.
+        contexts: B contexts of one group.
         shared: P of the group.
-        length: positions of the cache: for the longest context and its longest continuation.
-        continuations: of all contexts.
-        row_of: the row of each continuation's context.
+        length: number of positions in the cache, enough for the longest context and continuation.
+        continuations: the continuations of all these contexts.
+        row_of: for each continuation, the row of its context.
     """
 
     contexts: tuple[Ids, ...]
@@ -47,16 +47,16 @@ class Batch(NamedTuple):
 def group_contexts(contexts: Sequence[Ids]) -> list[Group]:
     """Group contexts by their beginnings.
 
-    In lexical order, contexts with a common beginning are neighbours. In one pass, a context joins the group
-    before it if that saves at least as many tokens as it costs. It costs the tokens by which the group's
-    shared part becomes shorter, read again for each member (a group of one shared nothing, so it costs
-    nothing); it saves the tokens that the context shares with the group.
+    In lexicographic order, contexts with a common beginning are neighbours. In one pass, a context joins the
+    group before it if that saves at least as many tokens as it costs. It costs the tokens by which the
+    group's shared part becomes shorter, read again for each member (a group of one shares nothing, so it
+    costs nothing); it saves the tokens that the context shares with the group.
 
     Args:
         contexts: none empty; duplicates are merged.
 
     Returns:
-        Groups, in lexical order.
+        Groups, in lexicographic order.
 
     Example:
         >>> group_contexts([(1,) * 20 + (5,), (2, 3), (1,) * 20 + (6, 7)])[0].shared
@@ -90,9 +90,10 @@ def cut_batches(
 
     Args:
         group: from `group_contexts`.
-        continuations: of each context.
-        longest: positions that a row may have; each context fits with each of its continuations.
-        tokens: to read at a time, about. A shared token in the cache of a row counts as an eighth of one.
+        continuations: the continuations of each context.
+        longest: maximum length of a row; each context fits together with each of its continuations.
+        tokens: number of tokens per forward pass, approximately. A shared token, copied into the cache of
+            every row, counts as an eighth of a token.
 
     Returns:
         An iterator over Batches; every context is in one of them.
@@ -116,7 +117,7 @@ def cut_batches(
 
 
 def _make_group(members: Sequence[Ids], shared: int) -> list[Group]:
-    """Return the group of these members; none without members, and nothing shared by one alone."""
+    """Return a list of one group, or of none without members; a group of one shares nothing."""
     if not members:
         return []
     return [Group(tuple(members), shared if len(members) > 1 else 0)]

@@ -25,7 +25,7 @@ class Figure(NamedTuple):
     Fields:
         value: the estimate.
         stderr: its standard error; NaN if there is none.
-        count: of the questions (or groups of them) that it is computed from.
+        count: number of questions (or groups of questions) that it is computed from.
     """
 
     value: float
@@ -37,15 +37,15 @@ class Task(NamedTuple):
     """An evaluation, ready to run.
 
     Fields:
-        name: in the results.
-        ids: of the questions, in order, all different.
-        answer: (numbers of questions, at most `chunk` of them) -> one Sample each, in that order; the same
-            whatever the chunk, up to rounding.
+        name: name of the task in the results.
+        ids: ids of the questions, in order, all different.
+        answer: (numbers of questions, at most `chunk` of them) -> one Sample each, in that order;
+            independent of the chunk, up to rounding.
         summary: all Samples, in the order of the questions -> Figures by name, the main one first.
-        about: what determines every prompt and answer, plain JSON; a hash of it is saved in every sample.
-        chunk: questions that are answered at a time, and saved together.
-        digests: of each question (`digest`), so that a saved answer to another question of the same id is not
-            reused.
+        about: everything that determines prompts and answers, plain JSON; each sample has a hash of it.
+        chunk: number of questions that are answered at a time, and saved together.
+        digests: `digest` of each question, so that a saved answer is not reused for another question with the
+            same id.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Report(NamedTuple):
     """Result of a Task.
 
     Fields:
-        figures: by name, the main one first.
-        samples: one of each question.
+        figures: figures by name, the main one first.
+        samples: one per question.
     """
 
     figures: dict[str, Figure]
@@ -78,8 +78,8 @@ def run_task(
     """Answer the questions of a task that have no saved answer, and summarize all answers.
 
     Args:
-        task: to run.
-        saved: samples of an earlier run, by id; one of another question with the same id is not used.
+        task: the task to run.
+        saved: samples of an earlier run, by id; those of another question with the same id are not used.
         save: called with each chunk of new samples.
 
     Returns:
@@ -126,7 +126,7 @@ def reusable_samples(task: Task, saved: Mapping[str, Sample]) -> dict[str, Sampl
 
 
 def template_hash(task: Task) -> str:
-    """Return twelve hexadecimal digits that change with whatever determines the prompts."""
+    """Return a hash of `about`, twelve hexadecimal digits: it changes with the prompts and the decoding."""
     return digest(dict(task.about))
 
 
@@ -136,7 +136,7 @@ def protocol_hash(task: Task) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """Return twelve hexadecimal digits of plain JSON.
+    """Return twelve hexadecimal digits of the SHA-256 of plain JSON.
 
     Example:
         >>> digest("a question", ["x", "y"]) == digest("a question", ("x", "y"))
@@ -173,7 +173,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Figure:
     Questions of different size, such as documents, are weighted by their size.
 
     Args:
-        numerators, denominators: one of each question, a and b.
+        numerators, denominators: a and b, one of each per question.
 
     Returns:
         Figure.

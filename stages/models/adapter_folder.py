@@ -33,10 +33,10 @@ class Base(NamedTuple):
     """The base of adapters, from base.json; the defaults are those of a folder that PEFT wrote.
 
     Fields:
-        path: of the base when the adapters were trained; "" if unknown.
-        digest: of the base, or "" if unknown.
-        quantized: the base was stored in four bits a number.
-        dtype: of the base before that.
+        path: where the base was when the adapters were trained; "" if unknown.
+        digest: digest of the base's weights; "" if unknown.
+        quantized: whether the base was stored in four bits per weight.
+        dtype: dtype of the base before it was quantised.
     """
 
     path: str = ""
@@ -86,13 +86,13 @@ def find_adapters(path: str | Path) -> Path | None:
 
 
 def follow_bases(folder: Path) -> tuple[str, list[Path]]:
-    """Follows the bases of adapters down to a whole model.
+    """Follows the bases of adapters down to a full model, one without adapters.
 
     Args:
-        folder: with adapters.
+        folder: a folder with adapters.
 
     Returns:
-        The path of the whole model, and the folders of adapters in the order in which they change it.
+        The path of the full model, and the folders of adapters in the order in which they are applied to it.
 
     Raises:
         ValueError: if a base leads back to its own adapters, or PEFT wrote adapters over adapters, of which
@@ -125,17 +125,17 @@ def read_base(folder: Path) -> Base:
     file = folder / BASE
     if not file.is_file():
         return Base()
-    fields, names = files.read_json(file), DTYPES
+    fields = files.read_json(file)
     kinds = {"path": str, "digest": str, "quantized": bool, "dtype": str}
     for name, kind in kinds.items():
         if name in fields and not isinstance(fields[name], kind):
             raise ValueError(
                 f"{file}: {name}: expected a {kind.__name__}, got {fields[name]!r:.60}; copy it again"
             )
-    dtype = names.get(fields.get("dtype", "float32"))
+    dtype = DTYPES.get(fields.get("dtype", "float32"))
     if dtype is None:
         raise ValueError(
-            f"{file}: dtype: expected one of {', '.join(names)}, got {fields['dtype']!r:.60}; copy it again"
+            f"{file}: dtype: expected one of {', '.join(DTYPES)}, got {fields['dtype']!r:.60}; copy it again"
         )
     return Base(fields.get("path", ""), fields.get("digest", ""), fields.get("quantized", False), dtype)
 
@@ -144,15 +144,15 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
     """Reads the adapters of a folder.
 
     Args:
-        folder: with adapter_config.json.
-        base: the params that they belong to, in the dtype of their file or a wider one.
-        path: where these came from, for messages.
+        folder: a folder with adapter_config.json.
+        base: the base's params, in the dtype of their file or a wider dtype.
+        path: path or name of the base, for messages.
 
     Returns:
         Adapters, checked against the base.
 
     Raises:
-        ValueError: if a file is damaged, asks for what is not here, or belongs to another base.
+        ValueError: if a file is damaged, needs an unsupported feature, or belongs to another base.
         FileNotFoundError: if a file is missing.
     """
     fields, recorded = files.read_json(folder / CONFIG), read_base(folder)
@@ -168,7 +168,7 @@ def read_adapters(folder: Path, base: Tree, path: str) -> peft_weights.Adapters:
     if recorded.digest and not is_digest_of(recorded.digest, base):
         raise ValueError(
             f"{folder}: the adapters were trained on {recorded.path}, and {path} has other weights now; "
-            "put the base back that they belong to"
+            "restore the base on which they were trained"
         )
     try:
         parsed = peft_config.parse(fields)
@@ -185,14 +185,14 @@ def merge_adapters(folder: Path, config: ModelConfig, base: Tree, path: str) -> 
     """Merges the adapters of a folder into their base, quantised if they were trained on a quantised one.
 
     Args:
-        folder: with adapter_config.json.
-        config: of the base.
-        base: the params that they belong to.
-        path: where these came from, for messages.
+        folder: a folder with adapter_config.json.
+        config: configuration of the base.
+        base: the base's params.
+        path: path or name of the base, for messages.
 
     Returns:
-        The configuration, which differs if the adapters untie the head or resize the vocabulary, and params
-        of the base's dtype.
+        (configuration, merged params in the base's dtype); the configuration differs from the base's if the
+        adapters untie the head or resize the vocabulary.
 
     Raises:
         ValueError, FileNotFoundError: as `read_adapters`.

@@ -20,16 +20,16 @@ from stages.models.language_model import Pretrained, has_chatml, named_tokens
 from stages.models.template_kwargs import check_variables, template_variables
 
 ANSWER = "qwxz"
-"""The assistant's text in the conversation in which the end of its turn is looked up."""
+"""The assistant's text in the conversation that is rendered to find the token that ends its turn."""
 
 LOOKS_LIKE_CONTROL = re.compile(r"\s*(<[|｜][^<>\s]+[|｜]>)")
 
 
 def template_of(path: str | None, base: Pretrained, template_kwargs: str | None = None) -> ChatTemplate:
-    """Finds the chat template: of a file, of the model, or ChatML if the tokenizer has its tokens.
+    """Finds the chat template: from a file, the model's, or ChatML if the tokenizer has its tokens.
 
     Args:
-        path: of a jinja2 file, a name of `data_pipes.chat.presets.NAMED`, or None (--chat_template).
+        path: path of a jinja2 file, a name of `data_pipes.chat.presets.NAMED`, or None (--chat_template).
         base: a model; its special tokens are the template's variables bos_token, eos_token and so on.
         template_kwargs: further variables of the template, a JSON object (--template_kwargs).
 
@@ -64,8 +64,8 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
     """Finds the token that ends a turn of the assistant.
 
     Args:
-        template: is rendered with one question and one answer.
-        base: whose tokenizer knows the control tokens.
+        template: the template; it is rendered with one question and one answer.
+        base: the model; its tokenizer has the control tokens.
 
     Returns:
         The id of the first control token after the answer, or of the added token right after it, which some
@@ -80,18 +80,19 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
     text = render(template, chat)
     if ANSWER not in text:
         raise ValueError("the template leaves out what the assistant says; give another --chat_template")
-    rest = text[text.rindex(ANSWER) + len(ANSWER) :]
-    known = dict(control_tokens(base.tokenizer))
+    after = text[text.rindex(ANSWER) + len(ANSWER) :]
+    id_by_text = dict(control_tokens(base.tokenizer))
     eos = named_tokens(base).get("eos_token")
     if (number := special_tokens.id_of(base.tokenizer, eos)) is not None:
-        known[str(eos)] = number
+        id_by_text[str(eos)] = number
     for token in base.tokenizer.spec.added_tokens:
-        if token.content.strip() and rest.lstrip().startswith(token.content):
-            known[token.content] = token.id
-    pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True))) or r"(?!)"
-    if found := re.search(pattern, rest) or re.match(pattern, _next_turn(template, chat, text)):
-        return known[found[0]]
-    if unknown := LOOKS_LIKE_CONTROL.match(rest):
+        if token.content.strip() and after.lstrip().startswith(token.content):
+            id_by_text[token.content] = token.id
+    pattern = "|".join(map(re.escape, sorted(id_by_text, key=len, reverse=True)))
+    pattern = pattern or r"(?!)"  # no tokens: match nothing
+    if match := re.search(pattern, after) or re.match(pattern, _next_turn(template, chat, text)):
+        return id_by_text[match[0]]
+    if unknown := LOOKS_LIKE_CONTROL.match(after):
         raise ValueError(
             f"a turn ends with {unknown[1]}, which is no token of the tokenizer; add it to the tokenizer, or "
             "give a --chat_template that uses the tokens there are"
@@ -100,8 +101,7 @@ def turn_end(template: ChatTemplate, base: Pretrained) -> int | None:
 
 
 def _next_turn(template: ChatTemplate, chat: list[Message], text: str) -> str:
-    """The text that a further turn of the user appends; "" if the template refuses it, or changes the text
-    before it."""
+    """The text that one more user turn appends; "" if the template refuses it or changes the text before."""
     try:
         more = render(template, [*chat, chat[0]])
     except ValueError:
@@ -114,26 +114,27 @@ def stop_ids(base: Pretrained, template: ChatTemplate | None = None) -> tuple[in
 
     Args:
         base: a model.
-        template: of the prompts; None takes the model's own, if it has one that fits.
+        template: template of the prompts; None takes the model's own, if it has one that fits.
 
     Returns:
         Ids, each once: those of config.json, of generation_config.json, of the tokenizer's eos_token, and of
         the template's turn end. Empty if nothing ends an answer.
 
     Raises:
-        ValueError: as in `turn_end`, for a template that is given.
+        ValueError: as in `turn_end`, if `template` is given.
     """
     special, config = base.special, base.model.config
-    own = config.eos_token_id
     eos = special_tokens.id_of(base.tokenizer, named_tokens(base).get("eos_token"))
     turn = turn_end(template, base) if template is not None else _own_turn_end(base)
-    known = [own, *special.config_ends, *special_tokens.generation_ends(special), eos, turn]
-    return tuple(dict.fromkeys(i for i in known if i is not None))
+    ids = [config.eos_token_id, *special.config_ends, *special_tokens.generation_ends(special), eos, turn]
+    return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
 def with_template(base: Pretrained, template: ChatTemplate) -> Pretrained:
-    """Returns the model with a template that it is trained with: the template, and the token that ends its
-    turns, are saved with the model."""
+    """Returns the model with the template of its training, which is saved with it.
+
+    The token that ends the template's turns is saved too, as one that ends answers.
+    """
     turn = turn_end(template, base)
     special = base.special
     if turn is not None and turn not in special_tokens.generation_ends(special):
@@ -147,7 +148,7 @@ def with_template(base: Pretrained, template: ChatTemplate) -> Pretrained:
 def _compile(
     source: str, base: Pretrained, variables: tuple[tuple[str, Any], ...] = (), tool_use: str | None = None
 ) -> ChatTemplate:
-    """A template with the model's special tokens as variables."""
+    """Compiles a template, with the model's special tokens as variables."""
     return chat_template(source, special_tokens=named_tokens(base), variables=variables, tool_use=tool_use)
 
 
@@ -178,7 +179,7 @@ def _own_turn_end(base: Pretrained) -> int | None:
 
 
 def _chatml(base: Pretrained) -> str:
-    """ChatML, where it fits.
+    """Returns ChatML's source, if the tokenizer has its tokens.
 
     Raises:
         ValueError: if the model has named templates only, or the tokenizer lacks ChatML's tokens.
@@ -191,7 +192,7 @@ def _chatml(base: Pretrained) -> str:
         )
     if not has_chatml(base):
         raise ValueError(
-            "the model has no chat template, and its tokenizer has not the tokens of ChatML, <|im_start|> "
+            "the model has no chat template, and its tokenizer lacks the tokens of ChatML, <|im_start|> "
             "and <|im_end|>; add them (sft --add_tokens '<|im_start|>' '<|im_end|>', which trains the whole "
             "model), or give a --chat_template that uses the tokens there are"
         )

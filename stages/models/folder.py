@@ -1,4 +1,4 @@
-"""Write a model's folder whole or not at all; read its weights mapped, and its tokenizer."""
+"""Write a model's folder atomically; read its weights memory-mapped, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from stages.models.special_tokens import NONE, SpecialTokens
 from stages.models.template_files import Templates
 
 SHARD_BYTES = 5 * 10**9
-"""Largest file of weights: one that the hub accepts, and a laptop copies at once."""
+"""Largest size of a file of weights: the hub accepts it, and a laptop copies it at once."""
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-LONGEST = 500
-"""Letters of a message at most."""
+MESSAGE_LENGTH = 500
+"""Largest number of characters of a message."""
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -34,14 +34,14 @@ def find_final_model(path: str | Path) -> Path:
 
 
 def one_line_error(path: str | Path, error: Exception) -> ValueError:
-    """Shortens an error of a file's contents to one line that names the file.
+    """Returns an error about a file's contents as a message of one line that names the file.
 
     Example:
         >>> one_line_error("a/config.json", ValueError("fields not understood: x   y"))
         ValueError('a/config.json: fields not understood: x y')
     """
     text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
-    return ValueError(f"{path}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}")
+    return ValueError(f"{path}: {text if len(text) <= MESSAGE_LENGTH else text[:MESSAGE_LENGTH] + ' ...'}")
 
 
 def write(
@@ -53,15 +53,15 @@ def write(
     name: str = WEIGHTS,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Writes a model's folder, whole or not at all.
+    """Writes a model's folder atomically: complete, or not at all.
 
     Args:
-        folder: to make or replace.
-        texts: of the small files, by name.
+        folder: the folder to make or replace.
+        texts: contents of the small files, by name.
         weights: tensors by Hugging Face's names.
         tokenizer: written as tokenizer.json.
-        name: of the file of weights.
-        shard_bytes: of a file of weights at most; where one would be larger there are several, and an index.
+        name: name of the file of weights.
+        shard_bytes: largest size of a file of weights; larger weights become several files and an index.
 
     Returns:
         The folder.
@@ -96,14 +96,14 @@ def write(
 def read_weights(
     folder: Path, dtype: torch.dtype | None = None, *, name: str = WEIGHTS
 ) -> dict[str, torch.Tensor]:
-    """Maps every tensor of the folder: a page is read when it is used, and copied when it is written to.
+    """Memory-maps every tensor of the folder: a page is read on first use, and copied on write.
 
-    A tensor that is converted is read from a map of its own, so that no more than one weight is held twice.
+    A tensor that is converted is read from a map of its own, so that at most one weight is in memory twice.
 
     Args:
-        folder: with model.safetensors, or shards and their index.
-        dtype: of the tensors; None keeps the files' dtype, or the widest if there are several.
-        name: of the file, where there are no shards.
+        folder: a folder with model.safetensors, or shards and their index.
+        dtype: dtype of the tensors; None keeps the files' dtype, or the widest if there are several.
+        name: name of the file, where there are no shards.
 
     Returns:
         {name: tensor}.
@@ -114,13 +114,13 @@ def read_weights(
             weight.
     """
     located = shards.locate_tensors(folder, name)
-    known = {tensor for tensors in located.values() for tensor in tensors or ()}
+    all_names = {tensor for tensors in located.values() for tensor in tensors or ()}
     weights: dict[str, torch.Tensor] = {}
     origins: dict[str, Path] = {}
     for path, tensors in located.items():
         try:
             with safe_open(str(path), framework="pt") as file:
-                names = shards.select_tensors(path, tensors, list(file.keys()), known)
+                names = shards.select_tensors(path, tensors, list(file.keys()), all_names)
                 mapped = {tensor: file.get_tensor(tensor) for tensor in names}
         except SafetensorError as error:
             raise ValueError(
@@ -143,9 +143,9 @@ def read_tokenizer(
     """Reads the tokenizer, special tokens and chat templates of a folder.
 
     Args:
-        folder: with tokenizer.json.
-        rows: of the model's embedding.
-        base: special tokens of the model that adapters in the folder belong to.
+        folder: a folder with tokenizer.json.
+        rows: number of rows of the model's embedding.
+        base: for a folder of adapters, the special tokens of their base model.
 
     Returns:
         (tokenizer, special tokens, chat templates).
@@ -160,8 +160,7 @@ def read_tokenizer(
 
 
 def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str, shard_bytes: int) -> None:
-    """Writes one file, or several and an index: filled in the order of the weights, each with at least
-    one."""
+    """Writes the weights in their order to one file, or to several of at least one weight, and an index."""
     parts: list[list[str]] = [[]]
     size = 0
     for weight, x in weights.items():
@@ -171,16 +170,16 @@ def _write_weights(folder: Path, weights: Mapping[str, torch.Tensor], name: str,
         parts[-1].append(weight)
         size += x.nbytes
     stem, several = Path(name).stem, len(parts) > 1
-    places: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for number, members in enumerate(parts, 1):
         file = f"{stem}-{number:05}-of-{len(parts):05}.safetensors" if several else name
         tensors = {weight: weights[weight].detach().cpu().contiguous() for weight in members}
         save_file(tensors, str(folder / file), metadata={"format": "pt"})
-        places |= dict.fromkeys(members, file)
+        file_of |= dict.fromkeys(members, file)
     if several:
         total = sum(x.nbytes for x in weights.values())
         files.write_json(
-            folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": places}
+            folder / f"{name}.index.json", {"metadata": {"total_size": total}, "weight_map": file_of}
         )
 
 
@@ -194,8 +193,7 @@ def _check_floating(path: Path, name: str, x: torch.Tensor) -> None:
 
 
 def _convert(path: Path, name: str, mapped: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """The mapped tensor, if it has that dtype; else a converted copy, read from a map that is closed
-    again."""
+    """The mapped tensor, if it has that dtype; else a converted copy, read from a temporary map."""
     if dtype in (None, mapped.dtype):
         return mapped
     with safe_open(str(path), framework="pt") as file:

@@ -45,9 +45,9 @@ class Contents(NamedTuple):
     """Contents of a GGUF file.
 
     Fields:
-        config: of the model.
-        weights: by Hugging Face's names.
-        tokenizer: whose ids they know.
+        config: the model's configuration.
+        weights: dequantised tensors by Hugging Face's names.
+        tokenizer: the model's tokenizer.
         special: special tokens, and the ids that end an answer.
         templates: chat templates.
     """
@@ -80,8 +80,8 @@ def read(path: str | Path, dtype: torch.dtype) -> Contents:
     """Reads a GGUF file.
 
     Args:
-        path: of the file.
-        dtype: of the weights.
+        path: path of the file.
+        dtype: dtype that the weights are converted to.
 
     Returns:
         Contents.
@@ -89,7 +89,7 @@ def read(path: str | Path, dtype: torch.dtype) -> Contents:
     Steps:
         1. Map the file and parse its header.
         2. Read the fields: configuration, tokenizer, special tokens and templates.
-        3. Read the weights one by one, so that only one is ever held in float32.
+        3. Read the weights one by one, so that only one at a time is in memory in float32.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -128,8 +128,8 @@ def read_special_tokens(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Spec
     """Reads the special tokens of a GGUF file, as llama.cpp and transformers read them.
 
     Args:
-        fields: by name.
-        tokenizer: of the same file.
+        fields: the file's fields, by name.
+        tokenizer: tokenizer of the same file.
 
     Returns:
         SpecialTokens; eos, eot and eom end an answer.
@@ -138,8 +138,8 @@ def read_special_tokens(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Spec
         ValueError: for an id outside the vocabulary; the field is named.
     """
     texts = texts_of(tokenizer)
-    every = {part: _id(fields, part, vocabulary_size(tokenizer)) for part in (*NAMES.values(), *ENDS)}
-    ids = {part: i for part, i in every.items() if i is not None}
+    all_ids = {part: _id(fields, part, vocabulary_size(tokenizer)) for part in (*NAMES.values(), *ENDS)}
+    ids = {part: i for part, i in all_ids.items() if i is not None}
     named = tuple((name, texts[ids[part]]) for name, part in NAMES.items() if part in ids)
     ends = [ids[part] for part in ENDS if part in ids]
     generation: dict[str, Any] = {
@@ -147,23 +147,23 @@ def read_special_tokens(fields: Mapping[str, Any], tokenizer: Tokenizer) -> Spec
     }
     if ends:
         generation["eos_token_id"] = ends
-    fields_written = {**dict(named), "clean_up_tokenization_spaces": False}
-    return SpecialTokens(named, tuple(ends[:1]), generation, fields_written)
+    tokenizer_fields = {**dict(named), "clean_up_tokenization_spaces": False}
+    return SpecialTokens(named, tuple(ends[:1]), generation, tokenizer_fields)
 
 
 def _id(fields: Mapping[str, Any], part: str, size: int) -> int | None:
-    """One id; -1 and the largest number of 32 bits stand for none."""
+    """One id, or None, which GGUF writes as -1 or as the largest 32-bit number."""
     name = f"tokenizer.ggml.{part}_token_id"
     value = fields.get(name)
     if value is None or value in (-1, 2**32 - 1):
         return None
     if type(value) is not int or not 0 <= value < size:
-        raise ValueError(f"{name} must be an id below {size}, those of the vocabulary, got {value!r}")
+        raise ValueError(f"{name} must be an id below {size}, the size of the vocabulary, got {value!r}")
     return value
 
 
 def _open(path: Path) -> _File:
-    """The mapped file and its head."""
+    """Maps the file and parses its header."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a GGUF file")
     data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
@@ -196,15 +196,16 @@ def _config(file: _File) -> ModelConfig:
     blocks = {
         int(part[1]) for name in file.entries if len(part := name.split(".")) == 4 and part[1].isdecimal()
     }
-    if config.num_hidden_layers != (count := max(blocks, default=-1) + 1):
+    count = max(blocks, default=-1) + 1
+    if config.num_hidden_layers != count:
         raise ValueError(f"block_count is {config.num_hidden_layers}, but the weights have {count} blocks")
     return config
 
 
 def _fields(file: _File) -> dict[str, Any]:
     """The fields by name, without ids that stand for no token."""
-    none = (-1, names.NO_TOKEN)
-    return {name: x for name, x in file.fields.items() if not (name.endswith("_token_id") and x in none)}
+    no_token = (-1, names.NO_TOKEN)
+    return {name: x for name, x in file.fields.items() if not (name.endswith("_token_id") and x in no_token)}
 
 
 def _check_shapes(file: _File, config: ModelConfig) -> None:
@@ -218,9 +219,11 @@ def _check_shapes(file: _File, config: ModelConfig) -> None:
     for entry in file.entries.values():
         if entry.name == "rope_freqs.weight":
             continue
-        wanted = shapes.get(names.weight_name(entry.name), entry.shape)
-        if entry.shape != wanted:
-            raise ValueError(f"{entry.name}: expected shape {wanted} by the file's fields, got {entry.shape}")
+        expected = shapes.get(names.weight_name(entry.name), entry.shape)
+        if entry.shape != expected:
+            raise ValueError(
+                f"{entry.name}: expected shape {expected} by the file's fields, got {entry.shape}"
+            )
 
 
 def _weights(file: _File, config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -239,7 +242,7 @@ def _weights(file: _File, config: ModelConfig, dtype: torch.dtype) -> Iterator[t
 
 
 def _numbers(file: _File, entry: Entry) -> Tensor:
-    """One weight in float32, on storage of its own.
+    """One weight, dequantised to float32 in its own memory.
 
     Raises:
         ValueError: if the quantisation is unknown, or the file ends before the weight does.
@@ -262,6 +265,6 @@ def _numbers(file: _File, entry: Entry) -> Tensor:
         numbers = rows if plain else dequantize(rows, kind)
     except NotImplementedError:
         raise ValueError(
-            f"{entry.name}: quantisation {kind.name} is not read, as the gguf package cannot undo it"
+            f"{entry.name}: quantisation {kind.name} is not read, as the gguf package cannot dequantise"
         ) from None
     return torch.from_numpy(np.asarray(numbers, np.float32)).reshape(entry.shape)

@@ -22,13 +22,13 @@ FILES = (
 
 
 def find(path: str | Path) -> Path:
-    """Returns the folder itself; or, if there is none and the text is a model's name, its download.
+    """Returns the folder itself, or the downloaded copy if the path is a model's name at huggingface.co.
 
     Args:
         path: a folder, or "ORGANISATION/MODEL".
 
     Returns:
-        A folder; it need not exist if the text is no name.
+        A folder. If there is no such folder and `path` is not a model's name, it does not exist.
 
     Raises:
         FileNotFoundError: if there is neither such a folder nor such a model, or no network.
@@ -41,8 +41,8 @@ def find(path: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(path), allow_patterns=list(FILES)))
     except Exception as error:
-        first = (str(error) or type(error).__name__).strip().splitlines()[0]
+        first_line = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{path}: there is no such folder, and it could not be had from huggingface.co ({first[:200]}); "
-            "check the name, or the network"
+            f"{path}: there is no such folder, and it could not be downloaded from huggingface.co "
+            f"({first_line[:200]}); check the name, or the network"
         ) from None

@@ -12,13 +12,13 @@ from pure.serial.writer import memory
 from pure.types import Tree
 
 NAME = "the model of --model_path"
-"""Entry of a run's fingerprint."""
+"""Name of the entry in a run's fingerprint."""
 
 SAMPLE = 64
-"""Numbers of each weight in the digest of earlier versions."""
+"""Number of elements of each weight that the digest of earlier versions is computed from."""
 
 BLOCK = 1 << 22
-"""Numbers that are hashed at once."""
+"""Number of weights' elements that are converted and hashed at once."""
 
 
 def describe_model(digest: str) -> dict[str, str]:
@@ -40,7 +40,7 @@ def hash_weights(params: Tree) -> str:
     """Hashes every number of every weight; equal numbers in another dtype have the same digest.
 
     Args:
-        params: of a model.
+        params: a model's params.
 
     Returns:
         "float32:" and a sha256 over the paths, the shapes and the numbers' bits in float32; weights are read
@@ -59,7 +59,7 @@ def _hash_weight(x: torch.Tensor) -> str:
 
 
 def is_digest_of(digest: str, params: Tree) -> bool:
-    """Tells whether a digest in base.json is that of a model, in today's form or that of earlier versions."""
+    """Tells whether a digest in base.json is that of a model, in the current or the earlier format."""
     return digest == (hash_weights(params) if ":" in digest else _hash_sample(params))
 
 

@@ -14,10 +14,10 @@ class InitialAdapters(NamedTuple):
 
     Fields:
         path: their folder, as it was given.
-        root: path or name of their base, a whole model.
-        params: of the root.
-        adapters: their changes to it.
-        base: how the root was stored when they were trained.
+        root: path or name of their base, a full model.
+        params: params of the root.
+        adapters: the adapters' weights and configuration.
+        base: the entries of base.json: how the root was stored when the adapters were trained.
     """
 
     path: str
@@ -28,7 +28,7 @@ class InitialAdapters(NamedTuple):
 
 
 def read(path: str) -> InitialAdapters | None:
-    """Reads the adapters at a path; None for a whole model.
+    """Reads the adapters at a path; None for a full model.
 
     Raises:
         ValueError: if their base is adapters too, or as `language_model.load`.
@@ -40,8 +40,8 @@ def read(path: str) -> InitialAdapters | None:
     root, folders = adapter_folder.follow_bases(folder)
     if len(folders) > 1:
         raise ValueError(
-            f"{folder}: adapters over adapters that are not merged yet; run intro2llm merge --model_path "
-            f"{path} --output_dir MERGED, and take --model_path MERGED"
+            f"{folder}: expected adapters of a full model, got adapters over adapters, not merged yet; "
+            f"run intro2llm merge --model_path {path} --output_dir MERGED, and take --model_path MERGED"
         )
     params = language_model.load(root).params
     adapters = adapter_folder.read_adapters(folder, params, root)

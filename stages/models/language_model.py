@@ -27,18 +27,18 @@ from stages.models.template_files import Templates
 
 CONFIG = "config.json"
 
-TURN = ("<|im_start|>", "<|im_end|>")
-"""ChatML's tokens."""
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+"""Tokens that begin and end a turn in ChatML."""
 
 
 class Pretrained(NamedTuple):
     """A model with its weights and its tokenizer.
 
     Fields:
-        model: bound to its configuration.
-        params: of the model.
-        tokenizer: of the same vocabulary.
-        chat_template: jinja2; None is ChatML, if the tokenizer has its tokens.
+        model: the transformer, with its configuration.
+        params: the model's parameters.
+        tokenizer: the model's tokenizer.
+        chat_template: jinja2 source; None is ChatML, if the tokenizer has its tokens.
         special: the model's special tokens, and the ids that end an answer.
         other_templates: (name, jinja2) pairs of further templates, such as "tool_use".
     """
@@ -52,17 +52,17 @@ class Pretrained(NamedTuple):
 
 
 def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD_BYTES) -> Path:
-    """Writes the folder, whole or not at all: an older one stays until the new one is complete.
+    """Writes the folder atomically: an older one stays until the new one is complete.
 
     Args:
-        folder: to make or replace.
-        pretrained: float32, bfloat16 or float16 params.
-        shard_bytes: of a file of weights at most; larger models are written in several, with an index.
+        folder: the folder to make or replace.
+        pretrained: the model, with float32, bfloat16 or float16 params.
+        shard_bytes: largest size of a file of weights; larger models become several files and an index.
 
     Returns:
         The folder, with config.json, generation_config.json, model.safetensors (or its shards),
-        tokenizer.json, tokenizer_config.json, and, if the model has a template or its tokenizer ChatML's
-        tokens, chat_template.jinja. What was read from a model's small files is written again.
+        tokenizer.json, tokenizer_config.json, and, if the model has a template or its tokenizer has
+        ChatML's tokens, chat_template.jinja. Fields that were read from a model's small files are kept.
 
     Raises:
         OSError: if the disk refuses; an older folder stays.
@@ -77,7 +77,7 @@ def save(folder: str | Path, pretrained: Pretrained, *, shard_bytes: int = SHARD
 
 
 def small_files(pretrained: Pretrained) -> dict[str, str]:
-    """Renders the small files of the folder.
+    """Renders the folder's JSON and template files: all but weights and tokenizer.json.
 
     Args:
         pretrained: a model; its special tokens keep their names.
@@ -98,7 +98,7 @@ def small_files(pretrained: Pretrained) -> dict[str, str]:
     texts, field = template_files.render(Templates(template, pretrained.other_templates))
     contents = {
         CONFIG: fields,
-        GENERATION: special_tokens.generation_fields(special, _ids(config), added.get(TURN[1])),
+        GENERATION: special_tokens.generation_fields(special, _ids(config), added.get(CHATML_TOKENS[1])),
         special_tokens.TOKENIZER: {
             **special_tokens.tokenizer_fields(special, config.max_position_embeddings),
             **named_tokens(pretrained),
@@ -115,25 +115,24 @@ def tokenizer_files(pretrained: Pretrained) -> dict[str, str]:
 
 
 def named_tokens(pretrained: Pretrained) -> dict[str, str]:
-    """Returns {"bos_token": text, ...}: as the model's files name them, or else by the configuration's
-    ids."""
+    """Returns {"bos_token": text, ...} by the model's files, or else by the configuration's ids."""
     return special_tokens.names_of(pretrained.special, pretrained.tokenizer, _ids(pretrained.model.config))
 
 
 def has_chatml(pretrained: Pretrained) -> bool:
     """Tells whether the tokenizer has ChatML's tokens."""
-    return set(TURN) <= {token.content for token in pretrained.tokenizer.spec.added_tokens}
+    return set(CHATML_TOKENS) <= {token.content for token in pretrained.tokenizer.spec.added_tokens}
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
     """Reads a folder that `save` or transformers wrote, or a run's folder that has a `final_model`.
 
     Args:
-        path: such a folder; one with adapters (`stages.models.adapter`), which are merged into their base; a
-            GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is downloaded
-            once.
-        dtype: of the params; None keeps that of the file (GGUF: float32). Files are mapped, and a weight is
-            read when it is first used; converted weights are read one by one.
+        path: a model's folder; a folder of adapters (`stages.models.adapter`), which are merged into their
+            base; a GGUF file; or a name at huggingface.co, such as "HuggingFaceTB/SmolLM2-135M", which is
+            downloaded once.
+        dtype: dtype of the params; None keeps that of the file (GGUF: float32). Files are memory-mapped: a
+            weight is read when it is first used; converted weights are read one by one.
 
     Returns:
         Pretrained.
@@ -142,8 +141,8 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
         FileNotFoundError: if a file is missing, with what is expected.
         ValueError: if the configuration is not understood, or weights or tokenizer do not fit it.
     """
-    if (found := adapter_folder.find_adapters(path)) is not None:
-        return _merged(found, dtype)
+    if (adapters := adapter_folder.find_adapters(path)) is not None:
+        return _load_merged(adapters, dtype)
     if gguf.is_gguf(path):
         folder = Path(path)
         config, weights, tokenizer, special, templates = gguf.read(path, dtype or torch.float32)
@@ -165,8 +164,8 @@ def with_tokenizer_of(new: Pretrained, base: Pretrained) -> Pretrained:
     """Returns a model with the tokenizer, special tokens and chat templates of its base.
 
     Args:
-        new: after training.
-        base: before training; nothing is taken from one with another vocabulary.
+        new: the model after training.
+        base: the model before training; if its vocabulary is another one, `new` is returned as it is.
     """
     if new.tokenizer.spec.vocab != base.tokenizer.spec.vocab:
         return new
@@ -183,27 +182,27 @@ def move_to(pretrained: Pretrained, device: torch.device) -> Pretrained:
     return pretrained._replace(params=tree.map(lambda x: x.to(device), pretrained.params))
 
 
-def _merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
-    """The base of adapters with them merged; tokenizer and templates are those of the adapters' folder.
+def _load_merged(folder: Path, dtype: torch.dtype | None) -> Pretrained:
+    """Loads the base of adapters and merges them; tokenizer and templates are those of the adapters' folder.
 
-    The sum is computed in the wider of both dtypes, and rounded once. Adapters over adapters are merged into
-    the sum in float32.
+    The sum is computed in the wider of the base's dtype and `dtype`, and rounded once; with several folders
+    of adapters it is computed in float32 at least.
     """
     path, folders = adapter_folder.follow_bases(folder)
     base = load(path)
     stored = tree.leaves(base.params)[0].dtype
-    wanted = dtype or stored
-    wide = torch.promote_types(
-        torch.promote_types(stored, wanted), torch.float32 if len(folders) > 1 else wanted
-    )
-    base = base._replace(params=tree.cast(base.params, wide))
-    for above in folders:
-        base = _above(above, base, path)
-    return base._replace(params=tree.cast(base.params, wanted))
+    result_dtype = dtype or stored
+    sum_dtype = torch.promote_types(stored, result_dtype)
+    if len(folders) > 1:
+        sum_dtype = torch.promote_types(sum_dtype, torch.float32)
+    base = base._replace(params=tree.cast(base.params, sum_dtype))
+    for adapters in folders:
+        base = _merge_into(adapters, base, path)
+    return base._replace(params=tree.cast(base.params, result_dtype))
 
 
-def _above(folder: Path, base: Pretrained, path: str) -> Pretrained:
-    """One folder of adapters merged into the model below it."""
+def _merge_into(folder: Path, base: Pretrained, path: str) -> Pretrained:
+    """Merges one folder of adapters into the model that they were trained on."""
     config, params = adapter_folder.merge_adapters(folder, base.model.config, base.params, path)
     tokenizer, special, templates = base.tokenizer, base.special, template_files.read(folder)
     if (folder / tokenizers.files.NAME).is_file():
@@ -221,7 +220,7 @@ def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
     """Refuses a tokenizer with more ids than the embedding has rows.
 
     Raises:
-        ValueError: if it has; both numbers are named.
+        ValueError: if it has more; the message names both numbers.
     """
     size = tokenizers.vocabulary_size(tokenizer)
     if size > config.vocab_size:
@@ -232,14 +231,14 @@ def check_fit(tokenizer: tokenizers.Tokenizer, config: ModelConfig) -> None:
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """Reads the configuration of such a folder alone.
+    """Reads only the configuration of a model, from any path that `load` takes.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is not understood.
     """
-    if (found := adapter_folder.find_adapters(path)) is not None:
-        return read_config(adapter_folder.follow_bases(found)[0])
+    if (adapters := adapter_folder.find_adapters(path)) is not None:
+        return read_config(adapter_folder.follow_bases(adapters)[0])
     if gguf.is_gguf(path):
         return gguf.read_config(path)
     file = _folder(path, (CONFIG,)) / CONFIG
@@ -251,7 +250,7 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def _folder(path: str | Path, names: tuple[str, ...]) -> Path:
-    """The folder itself, or its final_model; these files must be there."""
+    """The folder itself, or its final_model; raises unless it has these files."""
     folder = model_folder.find_final_model(hub.find(path))
     for name in names:
         if not (folder / name).is_file():
@@ -271,8 +270,7 @@ def _ids(config: ModelConfig) -> dict[str, int | None]:
 
 
 def read_weights(path: str | Path, dtype: torch.dtype | None = None) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Returns the folder of a model, and all its tensors by Hugging Face's names: mapped, or converted to
-    another dtype.
+    """Returns the folder of a model and its tensors by Hugging Face's names, memory-mapped or converted.
 
     Raises:
         FileNotFoundError: if a file is missing, with what is expected.

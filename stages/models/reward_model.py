@@ -1,4 +1,4 @@
-"""Save and load a reward model: a language model's folder whose head gives one number.
+"""Save and load a reward model: a language model's folder whose head gives one score per token.
 
 The layout is that of transformers' classes for sequence classification with one label, which load it as it
 is.
@@ -23,11 +23,11 @@ SCORE = "score.weight"
 
 
 def save(folder: str | Path, scored: Pretrained) -> Path:
-    """Writes the folder, whole or not at all.
+    """Writes the folder atomically.
 
     Args:
-        folder: to make or replace.
-        scored: its params are the scalar model's, {"model", "score"}.
+        folder: the folder to make or replace.
+        scored: the reward model; its params are the scalar model's, {"model", "score"}.
 
     Returns:
         The folder.
@@ -47,18 +47,18 @@ def save(folder: str | Path, scored: Pretrained) -> Path:
 
 
 def load(path: str | Path, *, dtype: torch.dtype | None = None) -> Pretrained:
-    """Reads such a folder, or a run's that has it as its final_model.
+    """Reads a folder that `save` wrote, or a run's folder that has it as its final_model.
 
     Args:
-        path: folder.
-        dtype: of the params; None keeps that of the file.
+        path: the folder.
+        dtype: dtype of the params; None keeps that of the file.
 
     Returns:
         Pretrained, with the scalar model's params.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if it is no reward model, or the weights do not fit.
+        ValueError: if it is not a reward model, or the weights do not fit the configuration.
     """
     config = language_model.read_config(path)
     folder, weights = language_model.read_weights(path)

@@ -37,7 +37,7 @@ class SpecialTokens(NamedTuple):
         config_ends: all ids of config.json's eos_token_id.
         generation: fields of generation_config.json, or None.
         tokenizer: fields of tokenizer_config.json without the chat template, or None.
-        turn_ends: ids that end a turn in the templates that the model was trained with since.
+        turn_ends: ids that end a turn in the templates that the model was trained with here.
     """
 
     named: tuple[tuple[str, str], ...] | None = None
@@ -48,7 +48,7 @@ class SpecialTokens(NamedTuple):
 
 
 NONE = SpecialTokens()
-"""Those of a model that was made here and never read from a folder."""
+"""Special tokens of a model that was created here, not read from a folder."""
 
 
 def read(
@@ -57,10 +57,10 @@ def read(
     """Reads the files of a folder.
 
     Args:
-        folder: of a model, or of adapters.
-        tokenizer: that was read from it.
-        rows: of the embedding.
-        base: of the adapters' base; it counts where a file is missing.
+        folder: folder of a model, or of adapters.
+        tokenizer: the tokenizer that was read from it.
+        rows: number of rows of the embedding.
+        base: special tokens of the adapters' base, used where a file is missing.
 
     Returns:
         (SpecialTokens, the tokenizer with every token that a file names). A named token that the tokenizer
@@ -91,8 +91,8 @@ def read(
     if vocabulary_size(extended) > max(rows, vocabulary_size(tokenizer)):
         new = [token.content for token in extended.spec.added_tokens if token.id >= rows]
         raise ValueError(
-            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json has not, and the "
-            f"embedding of {rows} rows has no room for; name a token that there is, or remove the field"
+            f"{folder / TOKENIZER}: names {', '.join(map(repr, new))}, which tokenizer.json lacks, and "
+            f"the embedding of {rows} rows has no room for; name a token that there is, or remove the field"
         )
     return special._replace(named=tuple(named.items()), tokenizer=kept), extended
 
@@ -101,8 +101,8 @@ def end_ids(value: Any, rows: int, where: Any) -> tuple[int, ...]:
     """Reads `eos_token_id`.
 
     Args:
-        value: an id, a list of ids, or None; -1 is none.
-        rows: of the embedding.
+        value: an id, a list of ids, or None; -1 stands for no id.
+        rows: number of rows of the embedding.
         where: the file, for the message.
 
     Returns:
@@ -131,21 +131,22 @@ def with_tokens(tokenizer: Tokenizer, tokens: Iterable[str]) -> Tokenizer:
     """Makes each of these texts a special token.
 
     Args:
-        tokenizer: with ids of its own.
-        tokens: texts; one that is an added token already stays as it is, one of the vocabulary keeps its id,
-            and another one gets the next id.
+        tokenizer: the tokenizer to extend.
+        tokens: texts. An added token stays as it is; a token of the vocabulary keeps its id; any other text
+            gets the next free id.
 
     Returns:
-        The tokenizer, or another one with more added tokens.
+        The same tokenizer if nothing is to be added, or else a new one with more added tokens.
     """
     spec = tokenizer.spec
     known = {token.content for token in spec.added_tokens}
     ids = {token: i for i, token in enumerate(spec.vocab)}
-    free, new = vocabulary_size(tokenizer), []
+    next_id, new = vocabulary_size(tokenizer), []
     for text in dict.fromkeys(tokens):
         if text not in known:
-            new.append(AddedToken(text, ids.get(text, free)))
-            free += text not in ids
+            new.append(AddedToken(text, ids.get(text, next_id)))
+            if text not in ids:
+                next_id += 1
     if not new:
         return tokenizer
     return from_spec(
@@ -157,9 +158,9 @@ def names_of(special: SpecialTokens, tokenizer: Tokenizer, ids: Mapping[str, int
     """Returns {name: text} of the special tokens.
 
     Args:
-        special: of the model.
-        tokenizer: of the model.
-        ids: {"bos_token": id, ...} of the configuration, for a model whose files name no tokens.
+        special: the model's special tokens.
+        tokenizer: the model's tokenizer.
+        ids: {"bos_token": id, ...} of the configuration, used if the model's files name no tokens.
     """
     if special.named is not None:
         return dict(special.named)
@@ -186,7 +187,7 @@ def generation_ends(special: SpecialTokens) -> tuple[int, ...]:
     """Returns the ids at which transformers stops.
 
     They are those of generation_config.json, or of config.json if there is no such file, and those that end a
-    turn in the templates that the model was trained with since.
+    turn in the templates that the model was trained with here.
     """
     own = special.config_ends
     if special.generation is not None:
@@ -199,8 +200,8 @@ def tokenizer_fields(special: SpecialTokens, length: int) -> dict[str, Any]:
     """Returns the fields of tokenizer_config.json, without the names of tokens.
 
     Args:
-        special: of a model; its fields are kept, except a reference to code, which is not written.
-        length: most tokens of a text, of a model that was made here.
+        special: a model's special tokens; all fields that were read are kept, except a reference to code.
+        length: the context length in tokens, written for a model that was created here.
     """
     if special.tokenizer is None:
         return {"model_max_length": length, "clean_up_tokenization_spaces": False}
@@ -216,17 +217,17 @@ def generation_fields(
 ) -> dict[str, Any]:
     """Returns the fields of generation_config.json.
 
-    A model that was made here stops at its eos token and at ChatML's turn end; one that was read stops as its
-    files say, and at the turn ends that it was trained with since.
+    A model that was created here stops at its eos token and at ChatML's turn end; one that was read stops as
+    its files say, and at the turn ends that it was trained with here.
 
     Args:
-        special: of a model.
+        special: a model's special tokens.
         ids: {"bos_token": id, ...} of its configuration.
         turn: the id of ChatML's turn end, if its tokenizer has one.
     """
     fields: Mapping[str, Any] = {f"{name}_id": i for name, i in ids.items() if i is not None}
     ends = generation_ends(special)
-    if special == NONE._replace(turn_ends=special.turn_ends):
+    if special == NONE._replace(turn_ends=special.turn_ends):  # created here
         ends = tuple(dict.fromkeys(i for i in (ids["eos_token"], turn, *special.turn_ends) if i is not None))
     elif special.generation is not None:
         fields = special.generation
@@ -246,7 +247,7 @@ def one_or_many(ids: Sequence[int]) -> int | list[int] | None:
 
 
 def _fields(path: Path) -> dict[str, Any] | None:
-    """A small file, if it is there."""
+    """The fields of a JSON file; None if there is no file."""
     return files.read_json(path) if path.is_file() else None
 
 

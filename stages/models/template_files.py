@@ -23,7 +23,7 @@ class Templates(NamedTuple):
     """Templates of a model, jinja2.
 
     Fields:
-        default: the one without a name, or None.
+        default: source of the default template, or None.
         others: (name, source) pairs, by name.
     """
 
@@ -38,7 +38,7 @@ def read(folder: Path) -> Templates:
     """Reads all templates of a folder.
 
     Args:
-        folder: of a model, or of adapters.
+        folder: folder of a model, or of adapters.
 
     Returns:
         Templates; if there are .jinja files, those of tokenizer_config.json are ignored, as in transformers.
@@ -83,7 +83,7 @@ def render(templates: Templates) -> tuple[dict[str, str], dict[str, Any]]:
     """Renders the files of templates.
 
     Args:
-        templates: of a model.
+        templates: a model's templates.
 
     Returns:
         ({file: text}, {field of tokenizer_config.json: value}): one template is a file; several are the

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 CLOCK = "strftime_now"
-"""Function of the date that some templates call; its date is fixed, so that a text is the same every day."""
+"""Function that some templates call for the date, fixed here so that a text is the same every day."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def template_variables(text: str | None) -> tuple[tuple[str, Any], ...]:
         (name, value) pairs for `data_pipes.chat.chat.chat_template`.
 
     Raises:
-        ValueError: if the text is no JSON object, or "strftime_now" is no date.
+        ValueError: if the text is not a JSON object, or "strftime_now" is not a date.
 
     Example:
         >>> template_variables('{"enable_thinking": false, "date_string": "1 Jan 2025"}')
@@ -43,10 +43,12 @@ def template_variables(text: str | None) -> tuple[tuple[str, Any], ...]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--template_kwargs: {text!r:.200} is no JSON ({error}); {EXPECTED}") from None
+        raise ValueError(
+            f"--template_kwargs: expected a JSON object, got {text!r:.200} ({error}); {EXPECTED}"
+        ) from None
     if not isinstance(values, dict):
         raise ValueError(f"--template_kwargs: expected a JSON object, got {text:.200}; {EXPECTED}")
-    return tuple((name, _clock(value) if name == CLOCK else value) for name, value in values.items())
+    return tuple((name, _fixed_date(value) if name == CLOCK else value) for name, value in values.items())
 
 
 def check_variables(variables: Sequence[tuple[str, Any]], names: Iterable[str]) -> None:
@@ -54,10 +56,10 @@ def check_variables(variables: Sequence[tuple[str, Any]], names: Iterable[str]) 
 
     Args:
         variables: from `template_variables`.
-        names: that the template uses.
+        names: variables that the template uses.
 
     Raises:
-        ValueError: naming the variable, and the template's.
+        ValueError: for an unused variable; the message names it, and the template's variables.
     """
     known = sorted(set(names))
     for name, _ in variables:
@@ -68,8 +70,8 @@ def check_variables(variables: Sequence[tuple[str, Any]], names: Iterable[str]) 
             )
 
 
-def _clock(value: Any) -> FixedDate:
-    """A date from JSON."""
+def _fixed_date(value: Any) -> FixedDate:
+    """Parses a date of JSON, in ISO format."""
     try:
         return FixedDate(datetime.fromisoformat(value))
     except (TypeError, ValueError):
@@ -80,4 +82,4 @@ def _clock(value: Any) -> FixedDate:
 
 
 EXPECTED = """give an object such as '{"enable_thinking": false}'"""
-"""What to type instead."""
+"""End of the error messages: a value that would be accepted."""

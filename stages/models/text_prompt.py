@@ -11,7 +11,7 @@ def encode_prompt(base: Pretrained, text: str, *, special: str = "none") -> list
 
     Args:
         base: a model.
-        text: any.
+        text: the prompt.
         special: as in the tokenizer's encode: with "all", the text of a control token becomes that token, and
             a text that begins with the bos token gets no second one.
 
@@ -20,8 +20,8 @@ def encode_prompt(base: Pretrained, text: str, *, special: str = "none") -> list
     """
     ids = base.tokenizer.encode(text, special=special)
     before, after = base.tokenizer.spec.prefix, base.tokenizer.spec.suffix
-    begun = bool(before) and tuple(ids[: len(before)]) == before
-    return [*(() if begun else before), *ids, *after]
+    has_prefix = bool(before) and tuple(ids[: len(before)]) == before
+    return [*(() if has_prefix else before), *ids, *after]
 
 
 def prefix_token(base: Pretrained) -> int | None:

@@ -19,14 +19,14 @@ def with_decoder(
     """Adds the tokens of added_tokens_decoder.
 
     Args:
-        fields: of tokenizer_config.json.
-        tokenizer: of tokenizer.json.
-        named: {"eos_token": text, ...}; those that the table lists, or without a table tokenizer.json, become
-            special.
+        fields: fields of tokenizer_config.json.
+        tokenizer: the tokenizer of tokenizer.json.
+        named: {"eos_token": text, ...}; those that the table lists (or tokenizer.json, if there is no table)
+            become special.
         where: the file, for the message.
 
     Returns:
-        The tokenizer that transformers makes of both files.
+        The tokenizer that transformers builds from both files.
 
     Raises:
         ValueError: if the table is damaged, or gives a token another id than tokenizer.json.
@@ -71,13 +71,13 @@ def check_settings(fields: Mapping[str, Any], tokenizer: Tokenizer, where: Path)
     """Refuses settings of tokenizer_config.json that change ids or text and contradict tokenizer.json.
 
     Args:
-        fields: of tokenizer_config.json. `clean_up_tokenization_spaces` passes: transformers 5 ignores it for
-            BPE.
-        tokenizer: of tokenizer.json.
+        fields: fields of tokenizer_config.json. `clean_up_tokenization_spaces` is accepted: transformers 5
+            ignores it for BPE.
+        tokenizer: the tokenizer of tokenizer.json.
         where: the file, for the message.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: if they contradict; the message names the field.
     """
     space = fields.get("add_prefix_space")
     if isinstance(space, bool) and space != prepends_space(tokenizer.spec):
@@ -93,15 +93,15 @@ def text_of(value: Any, where: Path, field: str) -> str:
     """Reads a token: a text, or an object with its content.
 
     Args:
-        value: of the field.
+        value: value of the field.
         where: the file, for the message.
-        field: its name.
+        field: name of the field, for the message.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for any other value, or an empty text.
     """
     content = value.get("content") if isinstance(value, Mapping) else value
     if not isinstance(content, str) or not content:

@@ -1,4 +1,4 @@
-"""The flags of adapters: their configuration, and the dropout that a stage uses or not."""
+"""Read the flags of adapters: their configuration, and whether the stage uses their dropout."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from stages.run.options.tuning import AdapterFlags, PreferenceOptions, SFTOption
 
 
 def lora_config_of(flags: AdapterFlags) -> LoRAConfig | None:
-    """Reads the preset, and the flags that override it.
+    """Builds the configuration of the adapters from a preset and the flags that override it.
 
     Args:
-        flags: of the adapters.
+        flags: the flags of the adapters.
 
     Returns:
-        LoRAConfig; None where the whole model is trained.
+        LoRAConfig; None if all weights are trained, without adapters.
 
     Raises:
-        ValueError: if adapters are described, but neither --lora nor --qlora is given.
+        ValueError: if another flag of adapters is given without --lora or --qlora.
     """
     overrides: dict[str, Any] = {
         "rank": flags.lora_rank,
@@ -40,7 +40,7 @@ def lora_config_of(flags: AdapterFlags) -> LoRAConfig | None:
 
 
 def uses_dropout(options: TuningOptions) -> bool:
-    """Tells whether a stage trains with dropout: SFT does, preferences do on request, GRPO and PPO never.
+    """Tells whether a stage trains with dropout: SFT does, preference stages on request, GRPO and PPO never.
 
     Example:
         >>> uses_dropout(SFTOptions(model_path="m")), uses_dropout(PreferenceOptions(model_path="m"))
@@ -65,12 +65,12 @@ def check_dropout(options: TuningOptions) -> None:
         if isinstance(options, PreferenceOptions):
             hint = "add --no_disable_dropout"
         raise ValueError(
-            f"--lora_dropout {options.lora_dropout}: this stage learns without dropout ({hint}); leave it out"
+            f"--lora_dropout {options.lora_dropout}: this stage trains without dropout ({hint}); leave it out"
         )
 
 
 def describe_idle_dropout(options: TuningOptions, dropout: float) -> str:
-    """Returns the end of the line about adapters: the dropout of their preset has no effect; "" if it has."""
+    """Returns a note that the dropout of the adapters' preset has no effect; "" if it has one, or is 0."""
     if not dropout or uses_dropout(options):
         return ""
-    return f"; this stage learns without dropout, so theirs, {dropout}, has no effect"
+    return f"; this stage trains without dropout, so their dropout of {dropout} has no effect"

@@ -1,4 +1,4 @@
-"""Builds the runs that learn from the policy's own completions: GRPO and PPO."""
+"""Build the runs that train on the policy's own completions: GRPO and PPO."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from stages.stage import Stage
 from stages.state import TrainState
 
 VALIDATION_PROMPTS = 128
-"""Held-out prompts that are answered in a validation."""
+"""Largest number of held-out prompts that are answered in each validation."""
 
 
 def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -104,15 +104,15 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
 
 
 class _Parts(NamedTuple):
-    """The parts that both stages have.
+    """The inputs that both stages need.
 
     Fields:
         pipe: batches of the training prompts.
         held_out: one batch of held-out prompts, or None.
-        offset: the number of the first held-out prompt, by which the scorer finds its row.
-        scorer: rewards, and the recorder of the completions.
-        sampling: of the completions.
-        compile: the compiled step of generation, or False.
+        offset: index of the first held-out prompt among all prompts; the scorer looks up its row by it.
+        scorer: computes the rewards and logs the completions.
+        sampling: sampling settings of the completions.
+        compile: the compiled decoding step, or False.
     """
 
     pipe: TablePipe
@@ -124,15 +124,15 @@ class _Parts(NamedTuple):
 
 
 def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts:
-    """Makes the pipes of the prompts, loads the rewards."""
+    """Makes the pipes of prompts and loads the reward functions."""
     prompts = [*data.train, *data.held_out]
     length = examples.row_length(max(len(prompt.tokens) for prompt in prompts), options.max_length)
-    make = partial(prompt_pipe, length=length, truncate="left")
+    make_pipe = partial(prompt_pipe, length=length, truncate="left")
     tokens = [prompt.tokens for prompt in data.train]
     held_out = [prompt.tokens for prompt in data.held_out[:VALIDATION_PROMPTS]]
     return _Parts(
-        pipe=examples.training_pipe(make, tokens, options, seed=options.seed, say=say),
-        held_out=examples.held_out_pipe(make, held_out, batch_size=len(held_out)),
+        pipe=examples.training_pipe(make_pipe, tokens, options, seed=options.seed, say=say),
+        held_out=examples.held_out_pipe(make_pipe, held_out, batch_size=len(held_out)),
         offset=len(data.train),
         scorer=scorer(
             options.reward,
@@ -153,7 +153,7 @@ def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts
 
 
 def _sampling(options: OnlineOptions, start: Start) -> Sampling:
-    """The sampling of completions, in training and in validation."""
+    """The sampling settings of completions, in training and in validation."""
     return Sampling(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
@@ -165,7 +165,7 @@ def _sampling(options: OnlineOptions, start: Start) -> Sampling:
 
 
 def _validate(start: Start, parts: _Parts) -> Validate:
-    """The mean reward of held-out prompts."""
+    """The function that computes the mean reward of held-out prompts."""
     if parts.held_out is None:
         return validate_nothing
     return mean_reward(
@@ -197,21 +197,21 @@ def _arguments(options: OnlineOptions, start: Start, parts: _Parts) -> dict[str,
 
 
 def _reference(start: Start, beta: float) -> Tree | None:
-    """Params of the frozen policy: none without a divergence, {} for the base without its adapters."""
+    """Params of the reference: None if beta is 0, {} for the base without its adapters."""
     if not beta:
         return None
     return {} if start.adapter else start.base.params
 
 
 def _experiment(start: Start, stage: Stage, optimization: Optimization, parts: _Parts) -> Experiment:
-    """The Experiment, which also records the completions."""
-    made = from_start(start, stage, parts.pipe, optimization, validate=_validate(start, parts))
-    observe = partial(_observe, learning_rate=made.observe, recorder=parts.scorer.recorder)
-    return made._replace(observe=observe, identity={**parts.scorer.digests, **made.identity})
+    """The Experiment, with the log of the completions."""
+    experiment = from_start(start, stage, parts.pipe, optimization, validate=_validate(start, parts))
+    observe = partial(_observe, learning_rate=experiment.observe, recorder=parts.scorer.recorder)
+    return experiment._replace(observe=observe, identity={**parts.scorer.digests, **experiment.identity})
 
 
 def _observe(state: TrainState, *, learning_rate: Observe, recorder: Recorder) -> dict[str, Tensor]:
-    """The learning rate; the completions of the step are written into their log."""
+    """Returns the learning rate and the recorder's metrics; writes the step's completions to their log."""
     return {**learning_rate(state), **recorder.observe(state)}
 
 
@@ -221,4 +221,4 @@ RECIPES: Mapping[type[TuningOptions], Recipe] = MappingProxyType(
         PPOOptions: Recipe(examples.PROMPTS, build_ppo),
     }
 )
-"""Options class -> how its run is built."""
+"""Options class -> the recipe that builds its run."""

@@ -1,4 +1,4 @@
-"""Read and write config.json, the resolved configuration from which a run is resumed and replayed."""
+"""Read and write config.json, the flags and the model's configuration from which a run resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.checkpoint import directories
 from stages.run.options import values
 
 NAME = "config.json"
-BEHAVIOUR = (
+WITHOUT_EFFECT = (
     "output_dir",
     "save_every",
     "keep_last",
@@ -26,12 +26,12 @@ BEHAVIOUR = (
     "wandb",
     "tensorboard",
 )
-"""Flags that a resumed run may change: its numbers do not depend on them."""
+"""Flags that a resumed run may change: no step's result depends on them."""
 
 MACHINE = ("device", "compile")
-"""Flags that it may change, though they change the last bits."""
+"""Flags that a resumed run may change, though results then differ by rounding."""
 
-ELSEWHERE = (
+COMPARED_ELSEWHERE = (
     "config",
     "data_path",
     "tokenizer_path",
@@ -43,15 +43,15 @@ ELSEWHERE = (
     "filter",
     "on_bad",
 )
-"""Flags whose contents are compared: the model's configuration below, the data in
-`stages.run.data.provenance`."""
+"""Flags of which not the value is compared, but what it stands for: the model's configuration by
+`refuse_other_model`, the data by `stages.run.data.provenance`."""
 
-FREE = (*BEHAVIOUR, *MACHINE, *ELSEWHERE)
-"""Flags that are not compared here."""
+NOT_COMPARED = (*WITHOUT_EFFECT, *MACHINE, *COMPARED_ELSEWHERE)
+"""Flags whose values are not compared."""
 
-CONTENTS = ("model_path", "reward")
+PATHS = ("model_path", "reward")
 """Flags whose paths may change: the fingerprint has the digests of their files (`stages.models.identity`,
-`stages.run.rewards.identity`). Of a reward the name is compared here."""
+`stages.run.rewards.identity`). Only the name of a reward is compared here."""
 
 Options = TypeVar("Options")
 
@@ -60,11 +60,11 @@ def read(folder: Path, kind: type[Options]) -> Options:
     """Reads the flags of a past run.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         kind: the dataclass of its stage's flags.
 
     Raises:
-        ValueError: if there is none, or it is of another version or stage.
+        ValueError: if there is no config.json of a run, or it is from another version or stage.
     """
     path = folder / NAME
     fields = _fields(path)["options"]
@@ -93,11 +93,11 @@ def flags(folder: Path) -> dict[str, Any]:
 
 
 def resolved(options: Any, model: ModelConfig, stage: str | None) -> dict[str, Any]:
-    """Returns what config.json holds.
+    """Returns the contents of config.json.
 
     Args:
         options: a dataclass of flags.
-        model: its configuration.
+        model: the model's configuration.
         stage: name of the stage; None is pretraining.
 
     Returns:
@@ -117,24 +117,25 @@ def write(folder: Path, fields: Mapping[str, Any]) -> None:
     """Writes config.json.
 
     Args:
-        folder: of the run.
-        fields: from `resolved`.
+        folder: folder of the run.
+        fields: contents of the file, from `resolved`.
     """
     files.write_json(folder / NAME, fields)
 
 
 def refuse_other_flags(folder: Path, options: Any) -> list[str]:
-    """Compares the flags with those that a run with checkpoints began with.
+    """Raises if flags differ from those with which a run that has checkpoints began.
 
     Args:
-        folder: of the run, which need not exist.
-        options: a dataclass of plain values.
+        folder: folder of the run, which need not exist.
+        options: a dataclass of flags.
 
     Returns:
-        Lines for the user: changed flags that change the last bits.
+        Lines for the user, one per changed flag by which results differ in rounding only.
 
     Raises:
-        ValueError: if a flag differs that changes what is computed, by name; or if config.json is not ours.
+        ValueError: if a flag that changes the results differs, which the message names; or if config.json is
+            not that of a run.
     """
     path = folder / NAME
     if not path.exists():
@@ -148,24 +149,22 @@ def refuse_other_flags(folder: Path, options: Any) -> list[str]:
     }
     if not directories.list_complete(folder):
         return []
-    _refuse_earlier(folder, [name for name in changed if name not in was and name not in FREE])
-    _refuse(folder, [text for name, text in changed.items() if name not in FREE])
+    _refuse_earlier(folder, [name for name in changed if name not in was and name not in NOT_COMPARED])
+    _refuse(folder, [text for name, text in changed.items() if name not in NOT_COMPARED])
     return [
-        f"{text}: the run goes on, though not bit for bit"
-        for name, text in changed.items()
-        if name in MACHINE
+        f"{text}: the run resumes, but not bit for bit" for name, text in changed.items() if name in MACHINE
     ]
 
 
 def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
-    """Compares the model's configuration with the one that a run with checkpoints began with.
+    """Raises if the model's configuration differs from that with which a run that has checkpoints began.
 
     Args:
-        folder: of the run, which need not exist.
-        model: the fields of its configuration now.
+        folder: folder of the run, which need not exist.
+        model: fields of the model's configuration now.
 
     Raises:
-        ValueError: if a field differs, by name.
+        ValueError: if a field differs; the message names it.
     """
     if (folder / NAME).exists() and directories.list_complete(folder):
         was = _fields(folder / NAME).get("model", {})
@@ -185,7 +184,7 @@ def refuse_other_model(folder: Path, model: Mapping[str, Any]) -> None:
 
 def _is_same(name: str, was: Any, now: Any) -> bool:
     """Tells whether two values of a flag are equal, or paths whose contents are compared elsewhere."""
-    if was == now or name not in CONTENTS:
+    if was == now or name not in PATHS:
         return bool(was == now)
     if name == "model_path":
         return was is not None and now is not None
@@ -195,7 +194,7 @@ def _is_same(name: str, was: Any, now: Any) -> bool:
 
 
 def _reward_name(reward: Any) -> str:
-    """The name of a reward without its path: a function's, a built-in one's, or "" of a folder."""
+    """The name of a reward without its path: that of a function or of a built-in reward; "" for a folder."""
     from stages.run.rewards.functions import BUILT_IN
 
     text = str(reward)
@@ -205,7 +204,7 @@ def _reward_name(reward: Any) -> str:
 
 
 def _refuse_earlier(folder: Path, lacking: list[str]) -> None:
-    """Raises for a run of an earlier version, which lacks flags."""
+    """Raises if the run lacks flags, as it was begun by an earlier version."""
     if lacking:
         raise ValueError(
             f"{folder} holds a run of an earlier version, which had no --{', no --'.join(lacking)}; "
@@ -218,8 +217,8 @@ def _refuse(folder: Path, changes: list[str]) -> None:
     """Raises if a flag has changed."""
     if changes:
         raise ValueError(
-            f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to go "
-            "on with it, or choose another --output_dir"
+            f"{folder} holds a run that began with other flags: {'; '.join(changes)}. Set these back to "
+            "resume it, or choose another --output_dir"
         )
 
 

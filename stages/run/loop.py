@@ -213,7 +213,7 @@ def _fold(
     if _is_out_of_patience(options, best):
         return state, "early", best
     if options.compile and first < total:
-        parts.screen.say(compiler.first_step(device))
+        parts.screen.say(compiler.first_step_notice(device))
     for number in range(first + 1, total + 1):
         parts.readings.begin()
         batch = _move_to(device, parts.pipe[number - 1])

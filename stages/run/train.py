@@ -122,7 +122,7 @@ def _take_steps(
     from stages.run.experiment import fingerprint_of
 
     device = experiment.key.device
-    lacking = compiler.missing() if options.compile and device.type == "cpu" else None
+    lacking = compiler.missing_tool() if options.compile and device.type == "cpu" else None
     if lacking:
         say(lacking)
     return loop.run(

@@ -342,7 +342,7 @@ FORMS = (
              files={"tokenizer_config.json": CONFIG | {"chat_template": 5}}),
     _refused("named templates without a default", "has the chat templates rag, and none called default", _ids,
              files={"tokenizer_config.json": CONFIG | {"chat_template": [{"name": "rag", "template": MARKS}]}}),
-    _refused("no template and no ChatML", "has no chat template, and its tokenizer has not the tokens of ChatML", _ids,
+    _refused("no template and no ChatML", "has no chat template, and its tokenizer lacks the tokens of ChatML", _ids,
              **FAMILIES["Llama 3"][1]),
     _refused("a template for other tokens", "a turn ends with <|im_end|>, which is no token of the tokenizer", _ids,
              chat_template=CHATML, **FAMILIES["Llama 3"][1]),

@@ -15,7 +15,7 @@ def handler(mode: str, path: Path | None) -> OnBad:
     """Returns the bad-row handler selected by --on_bad.
 
     Args:
-        mode: "stop" refuses the first bad row, naming flags; "skip" lists the row and continues.
+        mode: "stop" raises at the first bad row; "skip" lists the row and continues.
         path: JSONL file that the rows are appended to; None lists nothing.
 
     Returns:
@@ -25,11 +25,11 @@ def handler(mode: str, path: Path | None) -> OnBad:
 
 
 def refuse(bad: BadRow, way_out: str = "") -> NoReturn:
-    """Stops at a bad row; the message names flags in place of Python arguments.
+    """Raises at a bad row; the message names flags in place of Python arguments.
 
     Args:
-        bad: the row's place, and the reason.
-        way_out: another thing that the user can do.
+        bad: the row's name (file and line), and the reason.
+        way_out: another fix for the user, which ends the message.
 
     Raises:
         ValueError: always.
@@ -38,7 +38,7 @@ def refuse(bad: BadRow, way_out: str = "") -> NoReturn:
 
 
 def read(path: Path) -> list[BadRow]:
-    """Reads the rows that were listed; none if there is no file."""
+    """Reads the file of bad rows; an empty list if there is no file."""
     if not path.exists():
         return []
     return [BadRow(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

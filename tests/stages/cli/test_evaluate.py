@@ -133,7 +133,7 @@ MISTAKES = (
     (["--task", "arc"], "--task arc has no data of its own"),
     (["--limit", "0"], "--limit: expected at least 1, got 0"),
     (["--task", "mmlu", "--data_path", "MISSING/nothing.csv"], "nothing.csv"),
-    (["--task", "humaneval", "--pass_at", "2"], "k=2; draw more samples"),
+    (["--task", "humaneval", "--pass_at", "2"], "k=2; take more samples"),
     (["--workers", "0"], "--workers: expected at least 1, got 0"),
     (["--stride", "0"], "--stride: expected at least 1, got 0"),
     (["--timeout", "-1"], "--timeout: expected a finite number above 0, got -1.0"),

@@ -96,7 +96,7 @@ def test_the_older_projects_command(
 ) -> None:
     """All its flags as they were; eager here, as the tiny model takes a minute to compile."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(compiler, "missing", lambda: "no C++ compiler was found (g++)")
+    monkeypatch.setattr(compiler, "missing_tool", lambda: "no C++ compiler was found (g++)")
     shutil.copytree("text", "data/pretrain")
     words = "--config tiny_config --data_path data/pretrain --output_dir outputs/pretrain --batch_size 32"
     assert main(["pretrain", *words.split(), "--num_epochs", "3"]) == 0
@@ -185,7 +185,7 @@ def test_from_a_model_it_goes_on_with_its_weights_and_tokenizer(done: Path) -> N
 def test_without_a_compiler_it_says_so_and_runs_eagerly(
     place: Path, complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compiler, "missing", lambda: "no C++ compiler was found (g++)")
+    monkeypatch.setattr(compiler, "missing_tool", lambda: "no C++ compiler was found (g++)")
     assert main(["pretrain", *flags(place, compile=True)]) == 0
     assert "no C++ compiler was found" in capsys.readouterr().out
     assert same_run(place / "run", complete / "run")
@@ -277,7 +277,7 @@ def test_bad_text_is_one_line(
     [
         (
             {"learning_rate": 0.5},
-            r"--learning_rate was 0\.01, is 0\.5\. Set these back to go on with it, or choose",
+            r"--learning_rate was 0\.01, is 0\.5\. Set these back to resume it, or choose",
         ),
         ({"seed": 3, "batch_size": 2}, "--batch_size was 4, is 2; --seed was 0, is 3"),
         ({"max_steps": 24}, "--max_steps was 12, is 24"),

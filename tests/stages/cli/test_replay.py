@@ -75,7 +75,7 @@ def test_a_compilation_on_the_way_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        import_module("stages.run.compiler"), "missing", lambda: "no compiler"
+        import_module("stages.run.compiler"), "missing_tool", lambda: "no compiler"
     )  # replays eagerly
     config = json.loads((run / "config.json").read_text())
     config["options"]["compile"] = flag

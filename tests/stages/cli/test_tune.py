@@ -270,7 +270,7 @@ def test_a_model_whose_tokenizer_has_no_end_of_turn_is_refused(
     )
     language_model.save(tmp_path / "plain", plain)
     assert run(tmp_path, "sft", model_path=tmp_path / "plain") == 2
-    assert "its tokenizer has not the tokens of ChatML" in capsys.readouterr().err
+    assert "its tokenizer lacks the tokens of ChatML" in capsys.readouterr().err
 
 
 def test_another_rung_s_folder_and_other_flags_are_refused(

@@ -45,7 +45,7 @@ def test_a_form_of_ones_own() -> None:
     found = run_task(task)
     assert [s["prompt"] for s in found.samples] == ["<1 + 1?>", "<1 + 2?>"]
     assert [s["question"] for s in found.samples] == ["1 + 1?", "1 + 2?"]
-    with pytest.raises(ValueError, match="examples are only shown in the plain format"):
+    with pytest.raises(ValueError, match="examples are shown in the plain format only"):
         exact_match(
             *loaded, ROWS, decoding=GREEDY, judges=JUDGES["text"], examples=ROWS, encode=loaded[2].encode
         )

@@ -313,7 +313,7 @@ def test_a_system_message_that_the_template_refuses_is_left_out_as_in_lm_eval(tm
     tokens = ("<|im_start|>", "<|im_end|>")
     folder = written.model(tmp_path, tokens, eos_token="<|im_end|>", chat_template=source)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
-    with pytest.warns(UserWarning, match="without the system's message"):
+    with pytest.warns(UserWarning, match="without its system message"):
         text = harness(language_model.load(folder)).apply_chat_template(chat)
     assert text == _theirs(folder).apply_chat_template(chat)
     with pytest.raises(ValueError, match="no system"):
@@ -375,7 +375,7 @@ def test_lm_evals_command_line_finds_our_model(peers: Any) -> None:
     )
     request = SimpleNamespace(args=("def add", "(a, b)"))
     assert made.loglikelihood([request]) == harness(ours, max_length=64).loglikelihood([request])
-    with pytest.raises(ValueError, match="--model_args: add_bos_token not understood"):
+    with pytest.raises(ValueError, match="--model_args: unknown add_bos_token; expected path"):
         get_model("intro2llm").create_from_arg_string(f"path={folder / 'model'},add_bos_token=True", {})
     said = [{"role": "user", "content": "Hi"}]
     assert made.apply_chat_template(said) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"

@@ -36,7 +36,7 @@ def test_pass_at_k_by_enumeration(n: int, c: int, k: int) -> None:
 
 def test_pass_at_k_refuses_what_cannot_be() -> None:
     for wrong in ((3, 1, 4), (3, 4, 1), (3, -1, 1), (3, 1, 0)):
-        with pytest.raises(ValueError, match="draw more samples"):
+        with pytest.raises(ValueError, match="take more samples"):
             pass_at_k(*wrong)
 
 

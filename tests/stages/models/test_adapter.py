@@ -199,7 +199,7 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path) -> None:
     assert run(tmp_path, "sft", **SMALL) == 0
     other = language_model.load(tmp_path / "model")
     language_model.save(tmp_path / "model", other._replace(params=tree.map(lambda x: x * 1.5, other.params)))
-    with pytest.raises(ValueError, match=r"and \S*model has other weights now; put the base back"):
+    with pytest.raises(ValueError, match=r"and \S*model has other weights now; restore the base"):
         language_model.load(tmp_path / "sft")
 
 

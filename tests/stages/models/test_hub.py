@@ -31,6 +31,6 @@ def test_no_network_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(
-        FileNotFoundError, match=r"Someone/Model-1B: there is no such folder, and it could not be had"
+        FileNotFoundError, match=r"Someone/Model-1B: there is no such folder, and it could not be downloaded"
     ):
         language_model.load("Someone/Model-1B")

@@ -27,7 +27,7 @@ def test_only_sft_drops_out_unless_a_flag_asks_for_it() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in STAGES.values() if kind is not SFTOptions])
 def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) -> None:
-    with pytest.raises(ValueError, match=r"--lora_dropout 0.1: this stage learns without dropout"):
+    with pytest.raises(ValueError, match=r"--lora_dropout 0.1: this stage trains without dropout"):
         adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.1))
     adapter_flags.check_dropout(kind(model_path="m", lora_dropout=0.0))
     adapter_flags.check_dropout(SFTOptions(model_path="m", lora_dropout=0.1))
@@ -36,7 +36,7 @@ def test_a_dropout_without_effect_is_refused_by_name(kind: type[TuningOptions]) 
 
 def test_a_preset_whose_dropout_has_no_effect_is_said() -> None:
     assert adapter_flags.describe_idle_dropout(GRPOOptions(model_path="m"), 0.05).endswith(
-        "without dropout, so theirs, 0.05, has no effect"
+        "without dropout, so their dropout of 0.05 has no effect"
     )
     assert adapter_flags.describe_idle_dropout(SFTOptions(model_path="m"), 0.05) == ""
     assert adapter_flags.describe_idle_dropout(GRPOOptions(model_path="m"), 0.0) == ""

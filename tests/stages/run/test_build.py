@@ -115,7 +115,7 @@ def test_a_template_is_named_or_a_file(tmp_path: Path) -> None:
     assert dict(made.template.variables) == {"enable_thinking": False}
     with pytest.raises(FileNotFoundError, match=r"--chat_template qwen4: .* one of chatml, deepseek-r1"):
         build(tmp_path, "sft", chat_template="qwen4")
-    with pytest.raises(ValueError, match=r"--template_kwargs: .* no JSON"):
+    with pytest.raises(ValueError, match=r"--template_kwargs: expected a JSON object"):
         build(tmp_path, "sft", template_kwargs="enable_thinking=false")
     with pytest.raises(ValueError, match="uses no variable 'thinking'"):
         build(tmp_path, "sft", chat_template="qwen3", template_kwargs='{"thinking": false}')

@@ -80,8 +80,8 @@ def test_another_machine_is_told(tmp_path: Path) -> None:
     folder = begun(tmp_path / "run")
     told = config_file.refuse_other_flags(folder, PretrainOptions(compile=False, device="cpu"))
     assert told == [
-        "--device was auto, is cpu: the run goes on, though not bit for bit",
-        "--compile was True, is False: the run goes on, though not bit for bit",
+        "--device was auto, is cpu: the run resumes, but not bit for bit",
+        "--compile was True, is False: the run resumes, but not bit for bit",
     ]
 
 
