@@ -96,7 +96,9 @@ def test_a_given_tokenizer_is_copied_and_used(tmp_path: Path) -> None:
 def test_a_tokenizer_that_someone_put_there_is_not_overwritten(tmp_path: Path) -> None:
     write_text(tmp_path / "text")
     found = tokenizers.save(tokenizers.train(["low lower"], 262), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is there already, and no run made it: use it by"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json is there already, and no run made it: use it with"
+    ):
         prepare(options(tmp_path), 300, silent)
     made = prepare(options(tmp_path, tokenizer_path=str(found)), 300, silent)
     assert made.tokenizer.spec == tokenizers.load(found).spec
