@@ -160,7 +160,8 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
     unscored = float(state.metrics.get("frac_unjudged", 0.0))
     if unscored >= WARNING_SHARE:
         say(
-            f"{unscored:.0%} of the completions have no reward, and are left out of the loss; see completions.jsonl"
+            f"{unscored:.0%} of the completions have no reward, and are left out of the loss; see "
+            "completions.jsonl"
         )
     truncated = float(state.metrics.get("completions/clipped_ratio", 0.0))
     if truncated >= WARNING_SHARE:

@@ -177,7 +177,7 @@ def _open_store(folder: Path, part: str, say: Say) -> TokenStore:
         return open_store(path, verify=size <= MAX_VERIFIED_BYTES)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"{error}; here: {_remove_command(folder)} and run the same command again: the same text "
+            f"{error}: {_remove_command(folder)} and run the same command again: the same text "
             "gives the same tokens, and the run resumes"
         ) from None
 

@@ -35,7 +35,7 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
         An iterator, in a fixed order.
 
     Raises:
-        ValueError: for a row that cannot be read (unless --on_bad is skip); the message names the flags that help.
+        ValueError: for a row that cannot be read (unless --on_bad is skip); names the flags that may help.
         FileNotFoundError: if there is nothing at the path.
     """
     if options.data_path == "embedded":
@@ -53,7 +53,7 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
 
 
 def delete_reports(folder: Path) -> None:
-    """Deletes the reports of an earlier pass over the data."""
+    """Deletes the reports that an earlier start of the run wrote."""
     for name in (BAD, DROPPED):
         (folder / name).unlink(missing_ok=True)
 

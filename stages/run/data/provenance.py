@@ -38,7 +38,7 @@ def describe_inputs(options: PretrainOptions, vocab_size: int) -> dict[str, Any]
 
 
 def tokenizer_path(options: PretrainOptions) -> str | None:
-    """Returns --tokenizer_path, or the tokenizer in the folder of --model_path; None if one is to be trained."""
+    """Returns --tokenizer_path, or the tokenizer of --model_path; None if one is to be trained."""
     if options.tokenizer_path:
         return options.tokenizer_path
     if not options.model_path:
