@@ -166,8 +166,8 @@ def _refuse_skips_in_a_row(count: int) -> None:
     """Raises once MAX_CONSECUTIVE_SKIPS updates in a row were skipped."""
     if count >= MAX_CONSECUTIVE_SKIPS:
         raise FloatingPointError(
-            f"updates were skipped in {count} consecutive steps, as the loss or its gradient was not finite or "
-            "nothing counted towards the loss; lower --learning_rate, use --dtype float32, or "
+            f"updates were skipped in {count} consecutive steps, as the loss or its gradient was not finite "
+            "or nothing counted towards the loss; lower --learning_rate, use --dtype float32, or "
             "check the data, the rewards and --max_new_tokens. Earlier checkpoints are valid"
         )
 
