@@ -37,7 +37,7 @@ class Writer(NamedTuple):
 
 
 def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> Writer:
-    """Opens metrics.jsonl after its last line of at most `step`; later lines of a killed run are deleted.
+    """Opens metrics.jsonl to append to; lines after `step`, which a killed run left, are deleted.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
 
@@ -91,7 +91,7 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; earlier events after `step` are hidden.
+    """Opens a TensorBoard event file in `folder/tensorboard`; old events after `step` are hidden.
 
     Raises:
         ImportError: if tensorboard is not installed.

@@ -34,8 +34,8 @@ class Readings(NamedTuple):
         begin: () -> None; starts the clock of a step.
         add: (number, state) -> None; buffers the metrics of an issued step on the device.
         settle: () -> None; waits for the buffered steps, reads their metrics and stops the clock.
-        write: ({name: value}) -> None; settles, adds the values to the last step's line, and writes all
-            lines.
+        write: ({name: value}) -> None; calls `settle`, adds the values to the last step's line, and writes
+            all lines.
         is_write_due: () -> bool; True once enough steps, or the oldest for long enough, are buffered.
         flush: () -> None; waits until the lines are on the disk.
         count_skipped: () -> (steps whose update was skipped, steps written).

@@ -28,7 +28,7 @@ class ModelFlops(NamedTuple):
     """FLOPs of a token, and peak of the device.
 
     Fields:
-        flops: of training on one token, see `flops_per_token`.
+        flops: FLOPs of training on one token, see `flops_per_token`.
         peak: FLOPs per second of the device; None if it is not in PEAKS.
     """
 

@@ -18,7 +18,7 @@ VOCABULARY_MULTIPLE = 64
 """A shrunk vocabulary is rounded up to a multiple of this, for faster matrix products."""
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-"""Fields that may differ between --config and the model; both are replaced by the tokenizer's ids."""
+"""Special ids, which may differ between --config and the model; see `fit_to_tokenizer`."""
 
 
 def read_config(config: str | None, model_path: str | None) -> ModelConfig:

@@ -2,9 +2,9 @@
 
 They are enough to compute, to use threads, and to handle its own files. A call that is not listed fails with
 EPERM, so that calls of a newer kernel are refused too. Missing on purpose: sockets, processes, executing
-programs, mounts, signals to other processes, permissions and owners of files, devices, shared memory, other processes'
-memory, setting clocks, and every setting of the kernel. Numbers: the kernel's `asm/unistd_64.h` (x86_64) and
-`asm-generic/unistd.h` (aarch64).
+programs, mounts, signals to other processes, permissions and owners of files, devices, shared memory, other
+processes' memory, setting clocks, and every setting of the kernel. Numbers: the kernel's `asm/unistd_64.h`
+(x86_64) and `asm-generic/unistd.h` (aarch64).
 """
 
 from __future__ import annotations

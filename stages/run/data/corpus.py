@@ -183,7 +183,7 @@ def _open_store(folder: Path, part: str, say: Say) -> TokenStore:
 
 
 def _refuse_inside(folder: Path, data_path: str) -> None:
-    """Refuses an --output_dir in which the run's files would be read as its text."""
+    """Refuses an --output_dir inside --data_path, where the run's files would be read as text."""
     text, output = Path(data_path).resolve(), folder.resolve()
     if data_path != "embedded" and text.is_dir() and (text == output or text in output.parents):
         raise ValueError(
