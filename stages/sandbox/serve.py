@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from stages.sandbox import wire
 
-TEXT = 300  # characters of an error's text
+MAX_TEXT = 300  # characters of an error's text
 ENDINGS = (StopIteration, StopAsyncIteration)
 """Errors that end a loop silently; see `_rebuild_error`."""
 LENGTHS: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
@@ -59,7 +59,7 @@ def run_tests(setup: Mapping[str, Any]) -> NoReturn:
 
 def send_verdict(pipe: int, status: str, reason: str) -> NoReturn:
     """Write the verdict and end the process, so that nothing follows it."""
-    wire.send(pipe, json.dumps([status, reason[: 4 * TEXT]]).encode() + b"\n")
+    wire.send(pipe, json.dumps([status, reason[: 4 * MAX_TEXT]]).encode() + b"\n")
     os._exit(0)
 
 
@@ -98,7 +98,7 @@ def _call_candidate(function: Callable[..., Any], arguments: list, keywords: dic
 def _describe_error(error: BaseException) -> list[str]:
     """Type and text of an error; a type that the candidate defines is replaced by its first built-in base."""
     try:
-        text = str.__str__(error.msg if isinstance(error, SyntaxError) else str(error))[:TEXT]
+        text = str.__str__(error.msg if isinstance(error, SyntaxError) else str(error))[:MAX_TEXT]
     except BaseException:
         text = ""
     own = type(error).__name__
@@ -192,7 +192,7 @@ def _make_proxy(
             raised.append(_rebuild_error(answer[1], answer[2]))
             raise raised[-1]
         refusal = answer[1] if answer[0] == "refused" else "an answer that is not a message of the protocol"
-        send_verdict(verdict, "refused", f"returned {refusal}"[: 2 * TEXT])
+        send_verdict(verdict, "refused", f"returned {refusal}"[: 2 * MAX_TEXT])
 
     proxy.__name__ = name
     return proxy
@@ -234,7 +234,7 @@ def _error_verdict(error: BaseException, raised: list[BaseException], source: st
     line, lines = int(_last_line(error, "<tests>")), source.splitlines()
     reason = "wrong answer"
     if 0 < line <= len(lines):
-        reason += f": line {line} of the tests: {lines[line - 1].strip()[:TEXT]}"
+        reason += f": line {line} of the tests: {lines[line - 1].strip()[:MAX_TEXT]}"
     if not isinstance(error, AssertionError):
         text = f"{kind}: {text}"
     return "wrong", f"{reason} ({text})" if text else reason
