@@ -1,4 +1,4 @@
-"""Scores: rewards of answers, from functions of their text or from a reward model.
+"""Scores: rewards of completions, from functions of their text or from a reward model.
 
 Shape letters: B rows, K reward functions, P prompt tokens, M new tokens.
 """
@@ -36,20 +36,20 @@ def text_score(
     """Build a score from functions of text.
 
     Args:
-        functions: name -> function, see `Reward`; called once for each answer, in order, or once for all.
+        functions: name -> function, see `Reward`; called once per completion, in order, or once for all.
         decode: ids -> text, control tokens left out.
-        prompts: text of each prompt for the functions; found by the rollouts' row.
-        rows: the data each prompt came from.
-        on_bad: receives one sentence, with the function and the text, for a function that raised or returned
-            no number finite in float32; that reward is then NaN. None raises it as an error.
+        prompts: text of each prompt for the functions; `Rollouts.row` indexes it.
+        rows: the data row that each prompt came from, indexed likewise.
+        on_bad: receives one sentence, with the function and the text, for a function that raised, or
+            whose result is not a finite float32; that reward is then NaN. None raises a ValueError instead.
         gather: runs coroutines, such as `stages.run.rewards.coroutines.gather()`.
 
     Returns:
-        Rollouts -> rewards [B, K] float32, in the order of the functions; NaN where one is missing: the
-        others count.
+        Rollouts -> rewards [B, K] float32, in the order of the functions; NaN where a reward is
+        missing; the other rewards of that completion still count.
 
     Raises:
-        ValueError: (by the result, without on_bad) naming the function, the row and the text.
+        ValueError: raised by the returned score, without on_bad; names the function, the row and the text.
     """
     return partial(
         _text_score,
@@ -66,7 +66,7 @@ def model_score(params: Tree, score: Callable[..., Tensor]) -> Score:
     """Build a score from a reward model.
 
     Args:
-        params: the scalar model's, frozen.
+        params: the scalar model's params, frozen.
         score: `pure.nn.scalar.scalar_model(model).score`.
 
     Returns:
@@ -82,9 +82,9 @@ def completions(rollouts: Rollouts, decode: Callable[[Sequence[int]], str]) -> l
 
 def completion_ids(rollouts: Rollouts) -> list[list[int]]:
     """Return the tokens of each completion, B lists."""
-    width = rollouts.tokens.shape[1] - rollouts.mask.shape[1]
+    prompt_width = rollouts.tokens.shape[1] - rollouts.mask.shape[1]
     lengths = rollouts.mask.sum(1).tolist()
-    rows = rollouts.tokens[:, width:].tolist()
+    rows = rollouts.tokens[:, prompt_width:].tolist()
     return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
@@ -99,9 +99,9 @@ def _text_score(
     gather: Gather | None,
 ) -> Tensor:
     """Rewards [B, K] of the functions."""
-    numbers, ids = rollouts.row.tolist(), completion_ids(rollouts)
+    indices, ids = rollouts.row.tolist(), completion_ids(rollouts)
     answers = Completions(
-        [prompts[i] for i in numbers], [decode(x) for x in ids], ids, [rows[i] for i in numbers]
+        [prompts[i] for i in indices], [decode(x) for x in ids], ids, [rows[i] for i in indices]
     )
     columns = [
         compute_rewards(name, f, answers, on_bad=on_bad, gather=gather) for name, f in functions.items()
@@ -120,8 +120,8 @@ def _model_score(rollouts: Rollouts, *, params: Tree, score: Callable[..., Tenso
     source = torch.arange(total, device=rollouts.tokens.device) + rollouts.starts[:, None]
     inside, source = source < total, source.clamp(max=total - 1)
     tokens = torch.where(inside, rollouts.tokens.gather(1, source), 0)
-    width = total - rollouts.mask.shape[1]
-    written = torch.cat([rollouts.mask.new_zeros(batch, width), rollouts.mask], 1)
-    real = inside & written.gather(1, source)
-    labels = torch.where(real[:, 1:], tokens[:, 1:], -100)
+    prompt_width = total - rollouts.mask.shape[1]
+    is_completion = torch.cat([rollouts.mask.new_zeros(batch, prompt_width), rollouts.mask], 1)
+    is_label = inside & is_completion.gather(1, source)
+    labels = torch.where(is_label[:, 1:], tokens[:, 1:], -100)
     return answer_scores(params, tokens[:, :-1], labels, score=score)[:, None]

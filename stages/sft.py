@@ -44,14 +44,14 @@ def sft(
         compute: dtype of the forward and backward pass; params keep theirs.
         chunk: positions whose logits are computed at a time, to bound memory; None: all at once.
         label_smoothing, z_loss: see `pure.loss.cross_entropy.cross_entropy`.
-        options: of `stages.stage.stage`.
+        options: keyword arguments of `stages.stage.stage`.
 
     Returns:
         Stage(init, step) for batches {"tokens": [B, T], "labels": [B, T]}, labels already shifted and -100 on
         every other token; several examples packed in a row also have "segment_ids" and "positions" [B, T].
         The metric "tokens" counts the labels.
 
-    Edge cases: a batch without an assistant's token has loss 0 and no gradient.
+    Edge cases: a batch without any token of the assistant has loss 0 and no gradient.
 
     Source: Ouyang et al. 2022, section 3.5.
     """

@@ -20,14 +20,14 @@ class TrainState(NamedTuple):
     state share storage.
 
     Fields:
-        step: [] int32, items of the pipe consumed so far, skipped ones included. To resume is
-            `pipe[int(state.step):]`.
+        step: [] int32, items of the pipe consumed so far, skipped ones included. A run
+            resumes with `pipe[int(state.step):]`.
         key: [2] uint32, the root key. It never advances: a step draws from `fold_in(key, step)`.
         params: exactly what is differentiated (PPO: {"policy": ..., "value": ...}).
         opt_state: the optimizer's state, with optax's structure. A skipped step does not advance its counts.
         extra: values that change without a gradient, {} by default: an average of the weights, an adaptive
             coefficient.
-        metrics: {name: [] tensor} of the last step, NaN before the first; read by the runner alone.
+        metrics: {name: [] tensor} of the last step, NaN before the first; only the training loop reads them.
 
     Example:
         >>> import torch

@@ -13,9 +13,9 @@ class BestValidation(NamedTuple):
     """The best validation so far.
 
     Fields:
-        best: the lowest value.
-        best_step: its step, -1 before the first validation.
-        since: validations since then.
+        best: the lowest value of the watched metric.
+        best_step: the step of `best`; -1 before the first validation.
+        since: validations after best_step.
     """
 
     best: float = float("inf")
@@ -59,5 +59,6 @@ def from_json(fields: Mapping[str, Any] | None) -> BestValidation:
         return BestValidation(float(fields["best"]), int(fields["best_step"]), int(fields["since"]))
     except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"early stopping: expected best, best_step and since, got {str(fields)[:80]}"
+            f"early stopping: expected best, best_step and since, got {str(fields)[:80]}; "
+            "the checkpoint's manifest is damaged, so delete that checkpoint"
         ) from None

@@ -1,7 +1,7 @@
 """Estimate the parameters, FLOPs and memory of a training step, without allocating them.
 
-The step runs once on fake tensors, which have shapes and no numbers; the bytes that are alive at each moment
-are added up.
+The step runs once on fake tensors, which have shapes but no data. Peak memory is the largest number of bytes
+alive at one moment.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from stages.sft import sft
 
 
 class Estimate(NamedTuple):
-    """Numbers of a training step.
+    """Parameters, FLOPs and memory of a training step.
 
     Fields:
-        parameters: all of them.
-        trained: those that are trained.
-        flops: per token, forward and backward.
-        weights: bytes of all parameters, frozen ones among them.
+        parameters: number of all parameters of the model, without adapters.
+        trained: number of the trained parameters.
+        flops: FLOPs per token, forward and backward.
+        weights: bytes of all parameters, frozen ones included.
         optimizer: bytes of the optimizer's state.
-        rest: bytes of gradients, copies in the products' dtype, activations and logits.
+        rest: peak bytes of gradients, copies in the compute dtype, activations and logits.
     """
 
     parameters: int
@@ -66,12 +66,12 @@ def estimate(
     """Computes the peak memory of a step of supervised learning.
 
     Args:
-        config: shape of the model.
-        optimizer: of the trained parameters.
+        config: configuration of the model.
+        optimizer: optimizer of the trained parameters.
         rows: B, rows of a batch.
         length: T, tokens of a row.
         dtype: compute dtype; a frozen base is stored in it.
-        accumulation: pieces of a batch.
+        accumulation: micro-batches per step.
         adapters: train these over a frozen base; None trains every parameter.
         quantized: the base's matrices are NF4.
 
@@ -88,79 +88,79 @@ def estimate(
             lambda spec: torch.empty(spec.shape, dtype=dtype if adapters else spec.dtype), model.spec
         )
         if adapters is not None:
-            base = map_matrices(_node, base) if quantized else base
+            base = map_matrices(_empty_nf4, base) if quantized else base
             model = lora(model, base, **vars(adapters))
-        params = tree.map(_empty, model.spec) if adapters is not None else base
+        params = tree.map(_empty_parameter, model.spec) if adapters is not None else base
         batch = {
             "tokens": torch.zeros(rows, length, dtype=torch.int64),
             "labels": torch.zeros(rows, length, dtype=torch.int64),
             "batch_position": torch.arange(rows),
         }
-        made = sft(model, optimizer, compute=dtype, accumulation=accumulation)
-        state = made.init(key, params)
-        held = tree.nbytes(state.params) + (tree.nbytes(base) if adapters is not None else 0)
+        stage = sft(model, optimizer, compute=dtype, accumulation=accumulation)
+        state = stage.init(key, params)
+        weights = tree.nbytes(state.params) + (tree.nbytes(base) if adapters is not None else 0)
         with torch.enable_grad():
-            most = peak(made.step, state, batch)
+            rest = peak(stage.step, state, batch)
     return Estimate(
         tree.count(plain.spec),
         tree.count(model.spec),
         flops_per_token(plain, length),
-        held,
+        weights,
         tree.nbytes(state.opt_state),
-        most,
+        rest,
     )
 
 
 def peak(function: Callable, *args: Tree) -> int:
-    """Runs a function, and counts the bytes of tensors made inside it and alive at the same time, at most.
+    """Runs a function, and returns the peak bytes of the tensors that it allocates.
 
     Args:
-        function: of trees of tensors, fake or real.
-        args: what it is given; these do not count.
+        function: a function of trees of tensors, fake or real.
+        args: arguments of the function; their own tensors do not count.
     """
-    watch = _Watch()
-    with watch:
+    tracker = _AllocationTracker()
+    with tracker:
         function(*args)
-    return watch.most
+    return tracker.peak
 
 
-class _Watch(TorchDispatchMode):
-    """Adds up the storages that operations make, and takes away those that are gone."""
+class _AllocationTracker(TorchDispatchMode):
+    """Adds the bytes of storages that operations allocate, and subtracts those that are freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, int] = {}
-        self.now = self.most = 0
+        self.current = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        given = {_place(x) for x in tree.leaves((args, kwargs or {})) if isinstance(x, Tensor)}
+        inputs = {_storage_id(x) for x in tree.leaves((args, kwargs or {})) if isinstance(x, Tensor)}
         out = func(*args, **(kwargs or {}))
         for x in tree.leaves(out):
-            if isinstance(x, Tensor) and (place := _place(x)) not in self.alive and place not in given:
+            if isinstance(x, Tensor) and (key := _storage_id(x)) not in self.alive and key not in inputs:
                 storage = x.untyped_storage()
-                self.alive[place] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.gone, place)
-        self.most = max(self.most, self.now)
+                self.alive[key] = storage.nbytes()
+                self.current += storage.nbytes()
+                weakref.finalize(storage, self.on_freed, key)
+        self.peak = max(self.peak, self.current)
         return out
 
-    def gone(self, place: int) -> None:
-        """A storage was freed."""
-        self.now -= self.alive.pop(place, 0)
+    def on_freed(self, key: int) -> None:
+        """Subtracts a storage that was freed."""
+        self.current -= self.alive.pop(key, 0)
 
 
-def _place(x: Tensor) -> int:
-    """The address of the storage's own record, which fake tensors have as well."""
+def _storage_id(x: Tensor) -> int:
+    """The address of the C++ object of the storage, which fake tensors have as well."""
     return x.untyped_storage()._cdata
 
 
-def _empty(spec: ParamSpec) -> Tensor:
-    """A parameter without numbers."""
+def _empty_parameter(spec: ParamSpec) -> Tensor:
+    """An uninitialized parameter."""
     return torch.empty(spec.shape, dtype=spec.dtype)
 
 
-def _node(x: Tensor) -> NF4:
-    """One matrix in four bits, without numbers."""
+def _empty_nf4(x: Tensor) -> NF4:
+    """An uninitialized NF4 matrix of the same shape."""
     blocks = -(-x.numel() // BLOCK)
     return NF4(
         torch.empty(x.shape[0], x.shape[1] // 2, dtype=torch.uint8),

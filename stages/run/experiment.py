@@ -37,7 +37,8 @@ class Start(NamedTuple):
     """The model at --model_path, ready to be trained.
 
     Fields:
-        base: model, params in float32, tokenizer and chat template; with adapters, their model and params.
+        base: model, params in float32, tokenizer and chat template; with adapters, the adapted model and the
+            params of the adapters.
         template: the chat template, compiled.
         adapter: the frozen base of the adapters; None trains the whole model.
         dtype: compute dtype.
@@ -59,15 +60,15 @@ class Experiment(NamedTuple):
     """A run before its first step; a function of the flags and of the files that they name.
 
     Fields:
-        base: model and tokenizer, with the params to start from; {} where the stage draws them.
+        base: model and tokenizer, with the params to start from; {} if the stage initializes them.
         template: the chat template, compiled; None in pretraining.
         stage: its step is folded over the pipe.
-        pipe: the batches, those of all epochs.
-        params: initial params of the stage; None lets it draw them.
+        pipe: the batches of all epochs.
+        params: initial params of the stage; None if the stage initializes them.
         key: [2] uint32, the root of the run's randomness.
         validate: params -> {name: number}; lower "val_loss" is better.
         observe: state -> further numbers for the log.
-        schedule: of the learning rate.
+        schedule: schedule of the learning rate.
         identity: entries of the fingerprint besides stage, pipe and tokenizer: initial weights, rewards.
         save_model: writes final_model.
         model_flops: FLOPs of a token and peak of the device, for the log; None logs neither.
@@ -88,10 +89,10 @@ class Experiment(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """Builder of a stage after pretraining, and the form of its rows.
+    """Builder of a post-training stage, and the kind of its rows.
 
     Fields:
-        rows: the form of its rows.
+        rows: the kind of rows that it trains on.
         builder: (options, the model to start from, the rows, say) -> Experiment.
     """
 
@@ -106,7 +107,7 @@ def from_start(
 
     Args:
         start: the model, whose params the stage begins with.
-        stage, pipe: of the run.
+        stage, pipe: stage and batches of the run.
         optimization: optimizer and schedule of the stage.
         validate: params -> {name: number}.
 
@@ -136,7 +137,7 @@ class _Parts(NamedTuple):
 
 
 def fingerprint_of(experiment: Experiment) -> dict[str, str]:
-    """Describes a run by everything that decides its numbers: another one is refused when resuming.
+    """Computes a run's fingerprint: all that determines its numbers; resuming refuses another fingerprint.
 
     Args:
         experiment: the run.
@@ -144,10 +145,10 @@ def fingerprint_of(experiment: Experiment) -> dict[str, str]:
     Returns:
         {path: literal or digest} of stage, pipe, tokenizer, initial weights and rewards.
     """
-    described = _described(experiment.stage)
+    described = _without_rewards(experiment.stage)
     return {**fingerprint(described, experiment.pipe, experiment.base.tokenizer), **experiment.identity}
 
 
-def _described(stage: Stage) -> Any:
-    """The stage without the Python functions that score text; the experiment's identity has their digests."""
+def _without_rewards(stage: Stage) -> Any:
+    """The stage without its reward functions; the experiment's identity has their digests."""
     return stage if stage.parts is None else _Parts(stage.parts.rollout, stage.parts.update)

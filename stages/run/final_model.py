@@ -20,9 +20,9 @@ def write(folder: Path, result: Result, save_model: SaveModel, say: Say) -> Path
     """Writes final_model: the last weights, or the best of a run that stopped early; with --ema the average.
 
     Args:
-        folder: of the run.
-        result: of the loop.
-        save_model: of the experiment.
+        folder: the run's folder.
+        result: result of the loop.
+        save_model: the experiment's function that writes the model.
         say: takes a line for the user.
 
     Returns:
@@ -42,8 +42,8 @@ def save_whole(folder: Path, params: Tree, *, base: Pretrained) -> Path:
     """Writes a whole language model.
 
     Args:
-        folder: is made or replaced.
-        params: trained.
+        folder: folder to create or replace.
+        params: trained params.
         base: model, tokenizer and chat template.
 
     Returns:
@@ -56,10 +56,10 @@ def save_adapters(folder: Path, params: Tree, *, base: Pretrained, adapted: Adap
     """Writes adapters.
 
     Args:
-        folder: is made or replaced.
-        params: trained.
+        folder: folder to create or replace.
+        params: trained params.
         base: tokenizer and chat template.
-        adapted: the frozen base.
+        adapted: the frozen base of the adapters.
 
     Returns:
         The folder.
@@ -69,11 +69,11 @@ def save_adapters(folder: Path, params: Tree, *, base: Pretrained, adapted: Adap
 
 
 def save_reward_model(folder: Path, params: Tree, *, base: Pretrained, adapted: Adapter | None) -> Path:
-    """Writes a reward model, adapters merged.
+    """Writes a reward model; adapters are merged into its weights.
 
     Args:
-        folder: is made or replaced.
-        params: trained, {"model", "score"}.
+        folder: folder to create or replace.
+        params: trained params, {"model", "score"}.
         base: model, tokenizer and chat template.
         adapted: the frozen base of adapters, or None.
 

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, TextIO
 from data_pipes.files import sync_file, write_atomically, writing
 
 CLOCK = ("tok_per_sec", "tflops", "mfu", "compile_seconds")
-"""Metrics that are measured times. A resumed or replayed run computes all others again bit for bit."""
+"""Metrics that depend on the clock. In a resumed or replayed run all others are the same, bit for bit."""
 
-
-AGAIN = "make room there, and run the same command again: it resumes from the newest checkpoint"
+DISK_FULL_ADVICE = "make room there, and run the same command again: it resumes from the newest checkpoint"
 
 
 class Writer(NamedTuple):
@@ -38,13 +37,13 @@ class Writer(NamedTuple):
 
 
 def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> Writer:
-    """Opens metrics.jsonl after its last line of at most `step`; later lines of a killed run are deleted.
+    """Opens metrics.jsonl to append to; lines after `step`, which a killed run left, are deleted.
 
     One object a line, one line a step; floats are written so that they read back bit for bit.
 
     Args:
-        path: of the file.
-        step: after which the run resumes.
+        path: path of the file.
+        step: last step before the run resumes; 0 for a new run.
         say: takes a line for the user if the last line was cut off and deleted.
 
     Raises:
@@ -54,10 +53,10 @@ def json_lines(path: Path, step: int = 0, say: Callable[[str], Any] = print) -> 
     rows = list(read_lines(path))
     torn = _lines(path)[len(rows) :]
     if torn:
-        say(f"{path}:{len(rows) + 1}: the last line is cut off ({len(torn[0])} bytes) and was taken out")
+        say(f"{path}:{len(rows) + 1}: the last line is cut off ({len(torn[0])} bytes) and was deleted")
     kept = "".join(_line(row) for row in rows if row["step"] <= step)
     if not path.exists() or path.read_bytes() != kept.encode():
-        with writing(path, AGAIN):
+        with writing(path, DISK_FULL_ADVICE):
             write_atomically(path, kept.encode())
     file = path.open("a", encoding="utf-8")
     return Writer(partial(_append, file, path), partial(_sync, file, path), partial(_close, file))
@@ -67,22 +66,22 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
     """Starts a Weights & Biases run, or resumes the one of the same folder (its id is in wandb_id.txt).
 
     Args:
-        folder: of the run.
-        config: of the run, shown with the curves.
-        project: of Weights & Biases.
+        folder: the run's folder.
+        config: configuration of the run, shown with the curves.
+        project: Weights & Biases project.
         mode: "offline" needs no network; None leaves it to WANDB_MODE.
 
     Raises:
         ImportError: if wandb is not installed.
     """
-    module = _needs("wandb", "track")
-    name = folder / "wandb_id.txt"
-    if not name.exists():
-        name.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    module = _import_optional("wandb", "track")
+    id_file = folder / "wandb_id.txt"
+    if not id_file.exists():
+        id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
     run = module.init(
         project=project,
         name=folder.name,
-        id=name.read_text(encoding="utf-8").strip(),
+        id=id_file.read_text(encoding="utf-8").strip(),
         resume="allow",
         dir=str(folder),
         config=dict(config),
@@ -92,12 +91,12 @@ def wandb(folder: Path, config: Mapping[str, Any], *, project: str, mode: str | 
 
 
 def tensorboard(folder: Path, step: int = 0) -> Writer:
-    """Opens a TensorBoard event file below `folder/tensorboard`; earlier events after `step` are hidden.
+    """Opens a TensorBoard event file in `folder/tensorboard`; old events after `step` are hidden.
 
     Raises:
         ImportError: if tensorboard is not installed.
     """
-    board = _needs("torch.utils.tensorboard", "track").SummaryWriter(
+    board = _import_optional("torch.utils.tensorboard", "track").SummaryWriter(
         str(folder / "tensorboard"), purge_step=step + 1
     )
 
@@ -126,12 +125,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """Lines with their ends; none of a missing file."""
+    """Lines with their line ends; [] for a missing file."""
     return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The object on a complete line, all its values numbers ("nan" is one, as a string); or None."""
+    """The object on a line, if it is complete and all values are numbers ("nan" included); else None."""
     try:
         row = json.loads(line)
         complete = line.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int
@@ -143,21 +142,21 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _append(file: TextIO, path: Path, step: int, values: Mapping[str, float]) -> None:
-    """One line; JSON has no NaN, so what is not finite is written as a string, which `float` reads."""
+    """Appends one line; JSON has no NaN, so values that are not finite are strings, which `float` reads."""
     finite = {name: value if _is_finite(value) else str(value) for name, value in values.items()}
-    with writing(path, AGAIN):
+    with writing(path, DISK_FULL_ADVICE):
         file.write(_line({"step": step, **finite}))
         file.flush()
 
 
 def _sync(file: TextIO, path: Path) -> None:
     """Waits until the file is on the disk."""
-    with writing(path, AGAIN):
+    with writing(path, DISK_FULL_ADVICE):
         sync_file(file)
 
 
 def _close(file: TextIO) -> None:
-    """Closes the file; an error of the disk was raised by the write."""
+    """Closes the file; a full disk was reported by the write before."""
     with suppress(OSError):
         file.close()
 
@@ -172,9 +171,11 @@ def _is_finite(value: float) -> bool:
     return value - value == 0
 
 
-def _needs(module: str, extra: str) -> Any:
+def _import_optional(module: str, extra: str) -> Any:
     """Imports an optional package."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{module} is not installed; pip install 'intro2llm[{extra}]' brings it") from error
+        raise ImportError(
+            f"{module} is not installed; pip install 'intro2llm[{extra}]' installs it"
+        ) from error

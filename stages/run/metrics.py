@@ -1,4 +1,4 @@
-"""Buffer step metrics on the device, and copy them to the host in batches, from where they are logged."""
+"""Buffer step metrics on the device, and copy them to the host in batches for the log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stages.run.mfu import ModelFlops, speed
 from stages.run.progress import Progress
 from stages.state import TrainState
 
-SECONDS = 2.0
-"""Longest time before pending steps are read and shown."""
+MAX_WAIT_SECONDS = 2.0
+"""Longest time until buffered steps are read and shown."""
 
-PATIENCE = 50
-"""Steps in a row whose gradient is not finite, after which a run stops."""
+MAX_CONSECUTIVE_SKIPS = 50
+"""Consecutive steps with a skipped update after which a run stops."""
 
 
 class Observe(Protocol):
@@ -34,9 +34,9 @@ class Readings(NamedTuple):
         begin: () -> None; starts the clock of a step.
         add: (number, state) -> None; buffers the metrics of an issued step on the device.
         settle: () -> None; waits for the buffered steps, reads their metrics and stops the clock.
-        write: ({name: value}) -> None; settles, adds the values to the last step's line, and writes all
-            lines.
-        is_write_due: () -> bool.
+        write: ({name: value}) -> None; calls `settle`, adds the values to the last step's line, and writes
+            all lines.
+        is_write_due: () -> bool; True once enough steps, or the oldest for long enough, are buffered.
         flush: () -> None; waits until the lines are on the disk.
         count_skipped: () -> (steps whose update was skipped, steps written).
     """
@@ -81,7 +81,7 @@ def readings(
         writers: get every line.
         screen: shows the last line, and the reason of a skipped update.
         observe: state -> further numbers on the device, such as the learning rate.
-        paths: of the params, in the order of `nonfinite_leaf`.
+        paths: paths of the params' leaves, which `nonfinite_leaf` indexes.
         every: steps read at a time.
         model_flops: FLOPs of a token and peak of the device; None leaves tflops and mfu out.
         compiling: the first step compiles; its line has compile_seconds and no speed.
@@ -91,13 +91,13 @@ def readings(
     """
     pending: list[_Pending] = []
     ready: list[tuple[int, dict[str, float]]] = []
-    begun: list[float] = []
-    first = [compiling]
+    started: list[float] = []
+    is_first = [compiling]
     skips = [0, 0, 0]  # skipped in a row, skipped in total, steps written
 
     def begin() -> None:
         if not pending:
-            begun[:] = [time.monotonic()]
+            started[:] = [time.monotonic()]
 
     def add(number: int, state: TrainState) -> None:
         metrics = _flatten_members({**state.metrics, **observe(state)})
@@ -105,12 +105,12 @@ def readings(
 
     def settle() -> None:
         rows = [(step.number, dict(zip(step.names, step.values.tolist(), strict=True))) for step in pending]
-        if rows and first[0]:
-            first[0], seconds = False, time.monotonic() - begun[0]
+        if rows and is_first[0]:
+            is_first[0], seconds = False, time.monotonic() - started[0]
             rows[0][1]["compile_seconds"] = seconds
             screen.say(f"compiled in {seconds:.0f} s, the first step included")
         elif rows:
-            _speed(rows, time.monotonic() - begun[0], model_flops)
+            _add_speed(rows, time.monotonic() - started[0], model_flops)
         ready.extend(rows)
         pending.clear()
 
@@ -128,8 +128,8 @@ def readings(
         _refuse_skips_in_a_row(skips[0])
 
     def is_write_due() -> bool:
-        waiting = bool(pending) and time.monotonic() - begun[0] > SECONDS
-        return len(pending) >= every or waiting or first[0]
+        waiting = bool(pending) and time.monotonic() - started[0] > MAX_WAIT_SECONDS
+        return len(pending) >= every or waiting or is_first[0]
 
     def flush() -> None:
         for writer in writers:
@@ -139,7 +139,7 @@ def readings(
 
 
 def _flatten_members(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars: of a population's [n] the mean (of an index the largest), and the value of each member."""
+    """Flattens metrics to scalars: a population's [n] to its mean (or largest index) and its members."""
     flat: dict[str, Tensor] = {}
     for name, value in metrics.items():
         x = value.float()
@@ -151,7 +151,9 @@ def _flatten_members(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, model_flops: ModelFlops | None) -> None:
+def _add_speed(
+    rows: list[tuple[int, dict[str, float]]], seconds: float, model_flops: ModelFlops | None
+) -> None:
     """Adds tok_per_sec, tflops and mfu, where the metrics count tokens."""
     for _, values in rows:
         if "tokens" in values:
@@ -161,11 +163,11 @@ def _speed(rows: list[tuple[int, dict[str, float]]], seconds: float, model_flops
 
 
 def _refuse_skips_in_a_row(count: int) -> None:
-    """Raises for a run that does not learn any more."""
-    if count >= PATIENCE:
+    """Raises once MAX_CONSECUTIVE_SKIPS updates in a row were skipped."""
+    if count >= MAX_CONSECUTIVE_SKIPS:
         raise FloatingPointError(
-            f"updates were skipped in {count} steps one after the other, as the loss or its gradient was not "
-            "finite or there was nothing to learn from; lower --learning_rate, take --dtype float32, or "
+            f"updates were skipped in {count} consecutive steps, as the loss or its gradient was not finite "
+            "or nothing counted towards the loss; lower --learning_rate, use --dtype float32, or "
             "check the data, the rewards and --max_new_tokens. Earlier checkpoints are valid"
         )
 
@@ -179,7 +181,7 @@ def _count_skips(skips: list[int], values: Mapping[str, float]) -> None:
 def _warn(
     screen: Progress, number: int, values: Mapping[str, float], paths: Sequence[str], count: int
 ) -> None:
-    """Reports why an update was skipped: the first three times, then the 4th, 8th, 16th, ..."""
+    """Reports why an update was skipped: at the first three skips, then at the 4th, 8th, 16th, ..."""
     leaf = int(values.get("nonfinite_leaf", -1))
     if leaf >= 0 and (count <= 3 or count & (count - 1) == 0):
         screen.say(f"step {number}: {_reason(leaf, paths)}, so its update was skipped")

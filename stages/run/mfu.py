@@ -1,9 +1,8 @@
 """Model FLOPs per second, and their share of the device's peak (MFU).
 
-Recomputed activations, casts and the optimizer do not count, so that figures of different programs compare.
-The share is of the maker's figure, which nothing exceeds; for a device without one there is no share. A peak
-that is measured here would be that of another moment: processors change their speed, and a share of 130% has
-been seen.
+Recomputed activations, casts and the optimizer do not count, so that the MFU of different programs can be
+compared. The peak is the manufacturer's figure; for a device without one there is no MFU. The peak is not
+measured: clock rates change, and an MFU of 130% of a measured peak has been seen.
 
 Chowdhery et al., "PaLM", 2022, appendix B.
 """
@@ -22,15 +21,14 @@ PEAKS = (
     ("H100", 989.0),
     ("A100", 312.0), ("L40S", 362.0), ("L4", 121.0), ("A40", 149.7),
 )  # fmt: skip
-"""(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 in the maker's data
-sheet)."""
+"""(words of the device's name, TFLOP/s of dense products in bfloat16 or float16 by the data sheet)."""
 
 
 class ModelFlops(NamedTuple):
     """FLOPs of a token, and peak of the device.
 
     Fields:
-        flops: of training on one token, see `flops_per_token`.
+        flops: FLOPs of training on one token, see `flops_per_token`.
         peak: FLOPs per second of the device; None if it is not in PEAKS.
     """
 
@@ -45,7 +43,7 @@ def model_flops(model: Model, length: int, dtype: torch.dtype, device: torch.dev
         model: gives spec and config.
         length: T, tokens of a row.
         dtype: compute dtype.
-        device: where they are made.
+        device: device of the run.
 
     Returns:
         ModelFlops.
@@ -59,7 +57,7 @@ def speed(model_flops: ModelFlops, tokens_per_second: float) -> dict[str, float]
 
     Args:
         model_flops: see ModelFlops.
-        tokens_per_second: that were trained on.
+        tokens_per_second: training throughput.
 
     Returns:
         {"tflops": 10^12 operations a second}, and "mfu", the share of the peak, where the peak is known.
@@ -68,8 +66,9 @@ def speed(model_flops: ModelFlops, tokens_per_second: float) -> dict[str, float]
         >>> speed(ModelFlops(flops=2e6, peak=8e12), 1e6)
         {'tflops': 2.0, 'mfu': 0.25}
     """
-    done = model_flops.flops * tokens_per_second
-    return {"tflops": done / 1e12} | ({} if model_flops.peak is None else {"mfu": done / model_flops.peak})
+    achieved = model_flops.flops * tokens_per_second
+    mfu = {} if model_flops.peak is None else {"mfu": achieved / model_flops.peak}
+    return {"tflops": achieved / 1e12} | mfu
 
 
 def flops_per_token(model: Model, length: int) -> float:
@@ -77,8 +76,8 @@ def flops_per_token(model: Model, length: int) -> float:
 
         flops = 6 N + 12 L H T          N weights of matrices, L layers, H = heads · head_dim, T = length
 
-    Two for a multiplication and an addition, three passes (forward, and backward for weights and inputs).
-    Attention counts as if every token saw all T.
+    The 6 is two operations (multiply and add) times three passes (forward, backward for the weights, backward
+    for the inputs). Attention counts as if every token attended to all T.
 
     Args:
         model: gives spec and config.
@@ -88,7 +87,7 @@ def flops_per_token(model: Model, length: int) -> float:
         FLOPs a token. The embedding is a look-up and counts only where it is also the head.
 
     Example:
-        A tied embedding [10, 4] and one layer of 2 heads of 2, that has no matrix: 6·40 + 12·1·4·8.
+        A tied embedding [10, 4] and one layer with 2 heads of width 2 and no matrices: 6·40 + 12·1·4·8.
 
         >>> from types import SimpleNamespace
         >>> from pure.types import ParamSpec
@@ -98,23 +97,23 @@ def flops_per_token(model: Model, length: int) -> float:
 
     Source: Chowdhery et al. 2022, appendix B.
     """
-    parts = dict(zip(tree.paths(model.spec), tree.leaves(model.spec), strict=True))
-    if "head" in parts:
-        parts.pop("embedding")
-    weights = sum(torch.Size(part.shape).numel() for part in parts.values() if len(part.shape) > 1)
+    specs = dict(zip(tree.paths(model.spec), tree.leaves(model.spec), strict=True))
+    if "head" in specs:
+        specs.pop("embedding")
+    weights = sum(torch.Size(spec.shape).numel() for spec in specs.values() if len(spec.shape) > 1)
     config = model.config
     return 6 * weights + 12 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * length
 
 
 def peak(name: str, dtype: torch.dtype) -> float | None:
-    """Looks up the most operations a second that a device can do.
+    """Looks up the peak FLOPs per second of a device.
 
     Args:
-        name: as torch.cuda.get_device_name says; a part of a device (MIG) has no figure.
-        dtype: compute dtype; only bfloat16 and float16 have one.
+        name: as torch.cuda.get_device_name returns it; a part of a device (MIG) has no known peak.
+        dtype: compute dtype; the peak is known for bfloat16 and float16 only.
 
     Returns:
-        Operations a second, or None.
+        FLOPs per second, or None if the peak is not known.
 
     Example:
         >>> peak("NVIDIA H100 80GB HBM3", torch.bfloat16), peak("", torch.bfloat16)
@@ -123,5 +122,5 @@ def peak(name: str, dtype: torch.dtype) -> float | None:
     if dtype not in (torch.bfloat16, torch.float16) or "MIG" in name.split():
         return None
     words = name.replace("-", " ").split()
-    found = (tflops for known, tflops in PEAKS if set(known.split()) <= set(words))
-    return next((tflops * 1e12 for tflops in found), None)
+    matches = (tflops for device, tflops in PEAKS if set(device.split()) <= set(words))
+    return next((tflops * 1e12 for tflops in matches), None)

@@ -14,9 +14,11 @@ from stages.models import language_model
 from stages.run.data.corpus import separator_id
 
 DEFAULT = "tiny_config"
-MULTIPLE = 64
-"""Rows of an embedding are a multiple of this, which matrix units like."""
+VOCABULARY_MULTIPLE = 64
+"""A shrunk vocabulary is rounded up to a multiple of this, for faster matrix products."""
+
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Special ids, which may differ between --config and the model; see `fit_to_tokenizer`."""
 
 
 def read_config(config: str | None, model_path: str | None) -> ModelConfig:
@@ -25,29 +27,31 @@ def read_config(config: str | None, model_path: str | None) -> ModelConfig:
     Args:
         config: a preset's name, or a JSON file of ModelConfig's fields or of Hugging Face's; None takes the
             model's.
-        model_path: of the weights to start from, or None.
+        model_path: the model whose weights the run starts from, or None.
 
     Returns:
         The ModelConfig; `tiny_config` if neither is given.
 
     Raises:
-        ValueError: for anything else, with what to type instead; or if the two disagree.
+        ValueError: for any other value of `config`, with what to type instead; or if config and model differ.
     """
     if model_path is None:
         return read_named_config(config or DEFAULT)
-    theirs = language_model.read_config(model_path)
+    model_config = language_model.read_config(model_path)
     if config is None:
-        return theirs
-    ours, own = to_dict(read_named_config(config)), to_dict(theirs)
+        return model_config
+    named, own = to_dict(read_named_config(config)), to_dict(model_config)
     differences = [
-        f"{name} {own[name]} and {ours[name]}" for name in own if name not in IDS and own[name] != ours[name]
+        f"{name} {own[name]} and {named[name]}"
+        for name in own
+        if name not in IDS and own[name] != named[name]
     ]
     if differences:
         raise ValueError(
             f"--model_path {model_path} and --config {config} differ: "
             f"{', '.join(differences)}; omit --config to use the config of the model"
         )
-    return theirs
+    return model_config
 
 
 def read_named_config(name: str) -> ModelConfig:
@@ -62,7 +66,7 @@ def read_named_config(name: str) -> ModelConfig:
         instead = (
             f"type --config {near[0]}"
             if near
-            else f"the presets are {', '.join(PRESETS)}; for others write JSON"
+            else f"the presets are {', '.join(PRESETS)}; for other models, write a JSON file"
         )
         raise ValueError(f"--config {name}: Python files are not run as configuration; {instead}")
     if path.suffix != ".json":
@@ -80,34 +84,34 @@ def read_named_config(name: str) -> ModelConfig:
 
 
 def may_shrink_vocabulary(config: str | None, model_path: str | None) -> bool:
-    """Checks if the vocabulary may be made smaller: not that of a model or of a JSON file."""
+    """Returns True if the vocabulary may be shrunk: that of a preset, without a model to load."""
     return model_path is None and not (config or DEFAULT).endswith(".json")
 
 
 def describe_vocabulary(
     original: ModelConfig, config: ModelConfig, tokenizer: tokenizers.Tokenizer, *, name: str
 ) -> str | None:
-    """Describes an embedding with fewer rows than the configuration has, or many more than the tokenizer.
+    """Describes a vocabulary that was shrunk, or that has many more rows than the tokenizer has ids.
 
     Args:
-        original: as it was read.
-        config: of the run, from `fit_to_tokenizer`.
-        tokenizer: of the run.
-        name: of the configuration, such as "--config tiny_config".
+        original: the configuration as read.
+        config: the run's configuration, from `fit_to_tokenizer`.
+        tokenizer: the run's tokenizer.
+        name: name of the configuration, such as "--config tiny_config".
 
     Returns:
-        One line, or None.
+        One line for the user, or None if there is nothing to report.
     """
     size = tokenizers.vocabulary_size(tokenizer)
     if config.vocab_size < original.vocab_size:
         return (
             f"vocabulary: the tokenizer has {size:,} ids, so the model has {config.vocab_size:,} rows (a "
-            f"multiple of {MULTIPLE}), not the {original.vocab_size:,} of {name}"
+            f"multiple of {VOCABULARY_MULTIPLE}), not the {original.vocab_size:,} of {name}"
         )
-    if config.vocab_size >= size + MULTIPLE:
+    if config.vocab_size >= size + VOCABULARY_MULTIPLE:
         return (
-            f"vocabulary: {name} has {config.vocab_size:,} rows, the tokenizer {size:,} ids; the rows beyond "
-            "are kept, and never sampled"
+            f"vocabulary: {name} has {config.vocab_size:,} rows, the tokenizer {size:,} ids; the other "
+            "rows are kept, and never sampled"
         )
     return None
 
@@ -118,10 +122,10 @@ def fit_to_tokenizer(
     """Sets the special ids to the tokenizer's, and with `shrink` the size of the vocabulary.
 
     Args:
-        config: as it was read.
-        tokenizer: of the run.
-        name: of the configuration, for the message.
-        shrink: a larger vocabulary becomes the tokenizer's, rounded up to a multiple of MULTIPLE.
+        config: the configuration as read.
+        tokenizer: the run's tokenizer.
+        name: name of the configuration, for the message.
+        shrink: a larger vocabulary becomes the tokenizer's, rounded up to a multiple of VOCABULARY_MULTIPLE.
 
     Returns:
         The ModelConfig of the run.
@@ -132,15 +136,15 @@ def fit_to_tokenizer(
     size = tokenizers.vocabulary_size(tokenizer)
     if size > config.vocab_size:
         raise ValueError(
-            f"the tokenizer has {size:,} ids, but {name} only vocab_size {config.vocab_size:,}; raise it "
-            "in a JSON file, or let a tokenizer be trained on the data"
+            f"the tokenizer has {size:,} ids, but {name} has vocab_size {config.vocab_size:,} only; "
+            "raise it in a JSON file, or leave --tokenizer_path out to train a tokenizer on the data"
         )
     special = tokenizers.special_tokens(tokenizer)
     if shrink:
-        rows = min(config.vocab_size, -(-size // MULTIPLE) * MULTIPLE)
-        begin = config.bos_token_id if (config.bos_token_id or 0) < rows else None
+        rows = min(config.vocab_size, -(-size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE)
+        bos = config.bos_token_id if (config.bos_token_id or 0) < rows else None
         config = dataclasses.replace(
-            config, vocab_size=rows, bos_token_id=begin, eos_token_id=None, pad_token_id=None
+            config, vocab_size=rows, bos_token_id=bos, eos_token_id=None, pad_token_id=None
         )
     return dataclasses.replace(
         config, eos_token_id=separator_id(tokenizer), pad_token_id=special.get("<|pad|>")

@@ -25,7 +25,7 @@ def build(flags: OptimizerFlags, updates: int, dtype: torch.dtype) -> Optimizati
     """Builds optimizer and schedule of a run.
 
     Args:
-        flags: those of the command line.
+        flags: values of the optimizer flags.
         updates: optimizer updates of the whole run.
         dtype: compute dtype.
 
@@ -71,7 +71,7 @@ def make_schedule(name: str, updates: int, *, peak: float, end: float, warmup: f
     if warmup < 0:
         raise ValueError(f"--warmup: expected a share or a number of steps, at least 0, got {warmup}")
     steps = int(warmup * updates if warmup < 1 else warmup)
-    begin, steps = (0.0, steps) if steps else (peak, 1)
+    begin, steps = (0.0, steps) if steps else (peak, 1)  # without a warm-up: one step at the peak
     updates = max(updates, steps + 1)
     if name == "constant":
         return optim.warmup_constant_schedule(begin, peak, steps)
@@ -95,8 +95,8 @@ def make_optimizer(
 
     Args:
         name: "adamw", "lion", "muon" or "sgd" (with Nesterov momentum 0.9).
-        schedule: of the learning rate.
-        weight_decay: of matrices; norms, biases and embeddings have none.
+        schedule: schedule of the learning rate.
+        weight_decay: decay of matrices; norms, biases and embeddings have none.
         max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
         dtype: compute dtype; Muon's Newton-Schulz iterations are in float32 if it is float32, else
             in bfloat16.
@@ -115,10 +115,10 @@ def learning_rate(state: TrainState, *, schedule: Schedule) -> dict[str, torch.T
 
     Args:
         state: after a step.
-        schedule: of the run.
+        schedule: the run's schedule.
 
     Returns:
-        {"learning_rate": []}; {} for an optimizer without a count.
+        {"learning_rate": [] tensor}; {} for an optimizer without a count.
     """
     named = zip(tree.paths(state.opt_state), tree.leaves(state.opt_state), strict=True)
     counts = [leaf for path, leaf in named if path.endswith("count")]
@@ -131,7 +131,7 @@ def observe(schedule: Schedule) -> Observe:
 
 
 def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) -> GradientTransformation:
-    """The optimizer alone."""
+    """The optimizer without clipping."""
     mask = optim.decay_mask
     if name == "adamw":
         return optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
@@ -142,7 +142,7 @@ def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) 
             schedule,
             adam_b2=0.95,
             weight_decay=decay,
-            consistent_rms=0.2,  # so that a rate means the same as AdamW's
+            consistent_rms=0.2,  # updates have the RMS of AdamW's, so the same learning rate fits
             muon_weight_dimension_numbers=optim.hidden_matrices,
             ns_dtype=torch.float32 if dtype == torch.float32 else torch.bfloat16,
         )

@@ -1,4 +1,4 @@
-"""Catch the signals that end a run, so that the step ends and the state is saved first."""
+"""Catch signals that ask a run to end, so that it first completes its step and saves its state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NAMES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextmanager
@@ -27,15 +27,15 @@ def catch_signals() -> Iterator[list[int]]:
     def record(number: int, frame: FrameType | None) -> None:
         if not caught:
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: this step ends, the state is saved, then the run\n".encode())
+            os.write(2, f"\n{name}: the run ends after this step; its state is saved\n".encode())
         caught.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = [signal.signal(name, record) for name in NAMES]
+    previous = [signal.signal(name, record) for name in SIGNALS]
     try:
         yield caught
     finally:
-        for name, handler in zip(NAMES, before, strict=True):
+        for name, handler in zip(SIGNALS, previous, strict=True):
             signal.signal(name, handler)

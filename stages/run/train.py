@@ -1,4 +1,4 @@
-"""A full run from options: `train(options)` for pretraining and every stage after it."""
+"""Train from options: `train(options)` for pretraining and every stage after it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 128
-"""Exit code of an interrupted run, plus the signal's number, as in shells: 143 after SIGTERM."""
+"""An interrupted run exits with this plus the signal's number, as in shells: 143 after SIGTERM."""
 
 
 class Outcome(NamedTuple):
     """A run after its last step.
 
     Fields:
-        experiment: what the flags were built into.
+        experiment: the run as built from the flags.
         state: the last state.
         status: "complete", "early" (validation stopped improving) or "interrupted" (by a signal; the state
             is saved).
         signal: the number of the signal that interrupted it, or None.
-        final_model: folder of the trained model; None of an interrupted run.
+        final_model: folder of the trained model; None for an interrupted run.
     """
 
     experiment: Experiment
@@ -51,15 +51,15 @@ def train(
 
     Args:
         options: the flags of any stage, such as `SFTOptions(model_path="runs/pretrain")`.
-        before_first_step: is given the Experiment once all is built.
+        before_first_step: called with the Experiment, after config.json is written.
         say: takes lines for the user.
 
     Returns:
         Outcome.
 
     Steps:
-        1. Refuse flags that cannot work, before anything is written; another run's folder, and one in use.
-        2. Build the data and everything on it.
+        1. Refuse flags that cannot work, and a folder that is in use or has another run, before any writing.
+        2. Build the data, and all that depends on it.
         3. Write config.json, from which the run can be resumed and replayed.
         4. Take the steps.
         5. Write final_model.
@@ -98,10 +98,10 @@ def train(
 
 
 def run(options: PretrainOptions | TuningOptions) -> int:
-    """Trains, or resumes: the training subcommands.
+    """Trains, or resumes; every training subcommand runs this.
 
     Returns:
-        The exit code: 0, or of an interrupted run, whose state is saved, 128 and the signal's number.
+        The exit code: 0, or 128 plus the signal's number for an interrupted run, whose state is saved.
     """
     outcome = train(options)
     return INTERRUPTED + outcome.signal if outcome.signal else 0
@@ -117,14 +117,14 @@ def _first_line(options: PretrainOptions | TuningOptions) -> str:
 def _take_steps(
     options: PretrainOptions | TuningOptions, experiment: Experiment, config: dict[str, Any], say: Say
 ) -> Result:
-    """Runs the loop; without a C++ compiler eagerly."""
+    """Runs the loop; eagerly on a CPU without a C++ compiler."""
     from stages.run import compiler, loop
     from stages.run.experiment import fingerprint_of
 
     device = experiment.key.device
-    lacking = compiler.missing_tool() if options.compile and device.type == "cpu" else None
-    if lacking:
-        say(lacking)
+    no_compiler = compiler.missing() if options.compile and device.type == "cpu" else None
+    if no_compiler:
+        say(no_compiler)
     return loop.run(
         experiment.stage,
         experiment.pipe,
@@ -137,7 +137,7 @@ def _take_steps(
         observe=experiment.observe,
         model_flops=experiment.model_flops,
         options=loop.RunOptions(
-            compile=options.compile and not lacking,
+            compile=options.compile and not no_compiler,
             save_every=options.save_every,
             keep_last=options.keep_last,
             eval_every=options.eval_every,
@@ -150,7 +150,7 @@ def _take_steps(
 def _writers(
     options: PretrainOptions | TuningOptions, config: dict[str, Any]
 ) -> list[Callable[[int], Writer]]:
-    """Weights & Biases and TensorBoard, if asked for."""
+    """Functions from the last step to a writer, for --wandb and --tensorboard."""
     from stages.run import log
 
     folder = Path(options.output_dir)

@@ -1,10 +1,10 @@
 """Namespaces of a jail. (Runs inside a jail.)
 
-It has its own mounts, processes, network, IPC, host name and control groups.
+A jail has its own mounts, processes, network, IPC, host name and control groups.
 
-With CAP_SYS_ADMIN (root outside a container) they are made directly; else in a new user namespace, which most
-kernels let every user make. The later steps need the capabilities that this gives; `drop_privileges` then
-drops them all.
+With CAP_SYS_ADMIN (root outside a container) the namespaces are made directly; else in a new user namespace,
+which most kernels let every user make. The later steps need the capabilities that this gives;
+`drop_privileges` then drops them all.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def choose_user(number: int) -> int:
     jail is `NOBODY`, counted per namespace (Linux 5.14).
 
     Args:
-        number: that no other running jail of this machine has, such as a process id.
+        number: a number that no other running jail of this machine has, such as a process id.
 
     Returns:
         A user id above those that systems assign, if this user namespace has one; else from the end of its
@@ -81,10 +81,10 @@ def choose_user(number: int) -> int:
     """
     with open("/proc/self/uid_map") as file:
         ranges = [tuple(map(int, line.split())) for line in file]
-    space = os.stat("/proc/self/ns/pid").st_ino % 2**8  # process ids are unique per process namespace
-    wanted = 2**30 + space * 2**22 + number % 2**22
-    if any(first <= wanted < first + count for first, _, count in ranges):
-        return wanted
+    namespace = os.stat("/proc/self/ns/pid").st_ino % 2**8  # process ids are unique per process namespace
+    preferred = 2**30 + namespace * 2**22 + number % 2**22
+    if any(first <= preferred < first + count for first, _, count in ranges):
+        return preferred
     first, _, count = max(ranges, key=lambda row: row[2])
     return first + count - 1 - number % (count // 2) if count >= 2**10 else NOBODY
 
@@ -93,8 +93,8 @@ def drop_privileges(*, mapped: bool, user: int = NOBODY) -> None:
     """Drop every privilege irrevocably: user and group, capabilities, and what an execve could restore.
 
     Args:
-        mapped: in its own user namespace, where user and group are `NOBODY` already, and other groups cannot
-            be dropped (they give access to nothing: no file of theirs is visible).
+        mapped: True if the jail is in its own user namespace, where user and group are `NOBODY` already, and
+            other groups cannot be dropped (they give access to nothing: no file of theirs is visible).
         user: id to become, from `choose_user`, if not mapped.
 
     Raises:
@@ -117,7 +117,7 @@ def drop_privileges(*, mapped: bool, user: int = NOBODY) -> None:
     call_libc("capset", _uint32_array(CAPABILITY_VERSION, 0), _uint32_array(*[0] * 6))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
-    die_with_parent()  # again: a change of the user clears it
+    die_with_parent()  # again: changing the user id clears it
 
 
 def die_with_parent() -> None:
@@ -126,7 +126,7 @@ def die_with_parent() -> None:
 
 
 def has_no_privileges() -> bool:
-    """Test that every privilege that `drop_privileges` drops is gone."""
+    """Return True if the process has none of the privileges that `drop_privileges` drops."""
     sets = _uint32_array(*[0] * 6)
     call_libc("capget", _uint32_array(CAPABILITY_VERSION, 0), sets)
     powerless = 0 not in os.getresuid() and len({*os.getresuid()}) == 1 and {*os.getresgid()} == {NOBODY}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stages.sandbox import supervisor
 from stages.sandbox.supervisor import Ending, Jail, Limits
 
-LINE = 300  # characters of a reason
+MAX_LINE = 300  # characters of an error line that a reason quotes
 
 
 class Outcome(NamedTuple):
@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
             fail to run).
         code: its exit code, -N for signal N; None if it was stopped.
         stdout, stderr: its output, up to the limit.
-        seconds: that it ran, without the start of the jail.
+        seconds: run time, without the start of the jail.
         reason: the status explained, one line, printable.
     """
 
@@ -39,10 +39,10 @@ def program_outcome(jail: Jail, code: int, ending: Ending, limits: Limits) -> Ou
     """Return the outcome of a program.
 
     Args:
-        jail: that it ran in, and that has ended.
+        jail: the jail that it ran in, which has ended.
         code: exit code of the jail's first process.
         ending: result of `supervisor.supervise`.
-        limits: of the jail.
+        limits: limits of the jail.
 
     Returns:
         Outcome.
@@ -55,7 +55,7 @@ def program_outcome(jail: Jail, code: int, ending: Ending, limits: Limits) -> Ou
     status, reason = _describe_code(jail, code, limits)
     if status == "error":
         lines = stderr.strip().splitlines()
-        last = lines[-1][:LINE] if lines and code == 1 else ""
+        last = lines[-1][:MAX_LINE] if lines and code == 1 else ""
         raised = last.split(":")[0].replace(".", "").isidentifier()
         reason = f"raised {last}" if raised else reason
         status = "memory" if raised and last.startswith("MemoryError") else status
@@ -63,26 +63,26 @@ def program_outcome(jail: Jail, code: int, ending: Ending, limits: Limits) -> Ou
 
 
 def tests_outcome(
-    judge: Jail, judged: Jail, codes: tuple[int, int], ending: Ending, limits: Limits
+    tests_jail: Jail, candidate_jail: Jail, codes: tuple[int, int], ending: Ending, limits: Limits
 ) -> Outcome:
     """Return the outcome of a candidate, by the verdict of the tests if there is one.
 
     Args:
-        judge: the jail of the tests.
-        judged: the jail of the candidate.
+        tests_jail: the jail of the tests.
+        candidate_jail: the jail of the candidate.
         codes: exit codes of their first processes.
         ending: result of `supervisor.supervise`.
-        limits: of both jails.
+        limits: limits of both jails.
 
     Returns:
         Outcome, without outputs.
     """
-    lines = bytes(judge.captured["verdict"]).split(b"\n")
+    lines = bytes(tests_jail.captured["verdict"]).split(b"\n")
     status, reason = json.loads(lines[0]) if len(lines) > 1 else ("none", "")
     code = None
     if status == "lost":
-        code = _exit_code(judged, codes[1])
-        status, reason = _describe_code(judged, code, limits)
+        code = _exit_code(candidate_jail, codes[1])
+        status, reason = _describe_code(candidate_jail, code, limits)
         if status in ("ok", "error"):
             status, reason = "error", f"{reason} before the verdict"
         elif status == "killed":  # or stopped at the end, if it ran on without its pipes
@@ -90,14 +90,14 @@ def tests_outcome(
     elif status == "none" and ending.cause == "timeout":
         status, reason = _describe_stop("timeout", limits)
     elif status == "none":
-        ended, cause = _describe_code(judge, _exit_code(judge, codes[0]), limits)
+        ended, cause = _describe_code(tests_jail, _exit_code(tests_jail, codes[0]), limits)
         status = "broken" if ended == "ok" else ended
         reason = f"the tests ended without a verdict: {cause}"
     return Outcome(status, code, "", "", ending.seconds, _printable(reason))
 
 
 def _exit_code(jail: Jail, code: int) -> int:
-    """Exit code of what ran inside, or the first process's own."""
+    """Exit code of the program that ran inside, if it is known, else that of the first process."""
     return supervisor.read_control(jail).get("end", code)
 
 
@@ -121,5 +121,5 @@ def _describe_code(jail: Jail, code: int, limits: Limits) -> tuple[str, str]:
 
 
 def _printable(text: str) -> str:
-    """Replace what a terminal would interpret: programs chose parts of the text."""
+    """Replace control characters: parts of the text come from untrusted programs."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

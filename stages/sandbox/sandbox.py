@@ -94,7 +94,7 @@ def require_isolation(isolation: Isolation | None, *, unsafe: bool) -> None:
     """Raise if jails are known to be impossible here, unless the user asked to run without isolation.
 
     Args:
-        isolation: result of `probe`; None is not known yet, and shows when a jail is made.
+        isolation: result of `probe`; None if not probed yet: then making a jail raises if it is impossible.
         unsafe: the user asked to run without isolation.
 
     Raises:
@@ -116,15 +116,15 @@ def run_program(
 ) -> Outcome:
     """Run a Python program in a jail.
 
-    It has an empty current folder, an empty environment, an empty standard input, Python's standard library,
-    and nothing else. It may use threads, but start no process. Thread-safe.
+    The program has an empty current folder, an empty environment, an empty standard input, Python's standard
+    library, and nothing else. It may use threads, but start no process. Thread-safe.
 
     Args:
         program: source.
         timeout: seconds of wall-clock time, from when the jail is ready.
-        memory: bytes of address space, at least 64 MiB, of which the interpreter itself takes half.
-        output: bytes of standard output, and of standard error.
-        disk: bytes of all files that it writes, and of each (in memory, in addition to `memory`).
+        memory: bytes of address space, at least 64 MiB; the interpreter itself takes half of that minimum.
+        output: bytes of standard output, and as many of standard error.
+        disk: bytes of all files that it writes together, and of each (in memory, in addition to `memory`).
         isolation: result of `probe`, if known: an incomplete one is refused at once.
         unsafe: True runs it without isolation, with limits only: with your privileges, files and network.
 
@@ -196,9 +196,9 @@ def run_tests(
     limits, isolated = _check_limits(memory, OUTPUT, disk, timeout), not unsafe
     with ExitStack() as cleanup, ExitStack() as inherited:
         folder = cleanup.enter_context(tempfile.TemporaryDirectory()) if unsafe else "/"
-        (requests_out, requests_in), (answers_out, answers_in) = os.pipe(), os.pipe()
-        verdict_out, verdict_in = os.pipe()
-        for pipe in (requests_out, requests_in, answers_out, answers_in, verdict_in):
+        (requests_read, requests_write), (answers_read, answers_write) = os.pipe(), os.pipe()
+        verdict_read, verdict_write = os.pipe()
+        for pipe in (requests_read, requests_write, answers_read, answers_write, verdict_write):
             inherited.callback(os.close, pipe)
         role: dict[str, Any] = {
             "role": "tests",
@@ -206,28 +206,30 @@ def run_tests(
             "tests": tests,
             "entry_point": entry_point,
         }
-        role |= {"requests": requests_in, "answers": answers_out, "verdict": verdict_in}
-        judge = supervisor.start_jail(
+        role |= {"requests": requests_write, "answers": answers_read, "verdict": verdict_write}
+        tests_jail = supervisor.start_jail(
             role,
             limits,
             isolated=isolated,
-            inherited=(requests_in, answers_out, verdict_in),
-            extra_pipes={"verdict": verdict_out},
+            inherited=(requests_write, answers_read, verdict_write),
+            extra_pipes={"verdict": verdict_read},
             folder=folder,
         )
-        cleanup.callback(supervisor.end_jail, judge)
+        cleanup.callback(supervisor.end_jail, tests_jail)
         role = {"role": "candidate", "candidate": candidate, "entry_point": entry_point}
-        role |= {"requests": requests_out, "answers": answers_in}
-        judged = supervisor.start_jail(
-            role, limits, isolated=isolated, inherited=(requests_out, answers_in), folder=folder
+        role |= {"requests": requests_read, "answers": answers_write}
+        candidate_jail = supervisor.start_jail(
+            role, limits, isolated=isolated, inherited=(requests_read, answers_write), folder=folder
         )
-        cleanup.callback(supervisor.end_jail, judged)
+        cleanup.callback(supervisor.end_jail, candidate_jail)
         inherited.close()
-        ending = supervisor.supervise((judge, judged), limits, lambda: b"\n" in judge.captured["verdict"])
-        codes = supervisor.end_jail(judge), supervisor.end_jail(judged)
-    for jail in (judge, judged):
+        ending = supervisor.supervise(
+            (tests_jail, candidate_jail), limits, lambda: b"\n" in tests_jail.captured["verdict"]
+        )
+        codes = supervisor.end_jail(tests_jail), supervisor.end_jail(candidate_jail)
+    for jail in (tests_jail, candidate_jail):
         _check_started(jail, ending.cause)
-    return outcome.tests_outcome(judge, judged, codes, ending, limits)
+    return outcome.tests_outcome(tests_jail, candidate_jail, codes, ending, limits)
 
 
 def _check_limits(memory: int, output: int, disk: int, timeout: float) -> Limits:
@@ -254,12 +256,12 @@ def _run(program: str, limits: Limits, *, isolated: bool) -> tuple[Jail, Outcome
 
 
 def _check_started(jail: Jail, cause: str) -> None:
-    """Raise if a jail could not be made. Nothing was run in it then."""
+    """Raise if a jail could not be made, so that nothing was run in it."""
     control = supervisor.read_control(jail)
     if "ready" in control:
         return
     failure = (
-        f"it did not start within {supervisor.SLOWEST_START:g} s" if cause == "start" else "it ended at once"
+        f"it did not start within {supervisor.START_TIMEOUT:g} s" if cause == "start" else "it ended at once"
     )
     errors = bytes(jail.captured.get("stderr", b"")).decode(errors="replace").strip().splitlines()
     missing = control.get("missing", ": ".join([failure, *errors[-1:]]))

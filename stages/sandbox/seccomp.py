@@ -23,7 +23,7 @@ NUMBER, MACHINE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 X32 = 0x40000000  # a second numbering of the calls on x86_64
 FILTER_MODE = 2
-THREAD, OTHERS = 0x00010000, 0x7E026000
+THREAD, REFUSED_WITH_THREAD = 0x00010000, 0x7E026000
 """Flags of clone: a thread; and those that are refused with it (new namespaces, vfork, ptrace)."""
 FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 """F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK, F_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ.
@@ -43,8 +43,8 @@ def install_filter() -> None:
     program = build_filter(os.uname().machine)
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HP", len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
-    place = ctypes.create_string_buffer(header, len(header))
-    prctl(PR_SET_SECCOMP, FILTER_MODE, ctypes.addressof(place))
+    header_buffer = ctypes.create_string_buffer(header, len(header))
+    prctl(PR_SET_SECCOMP, FILTER_MODE, ctypes.addressof(header_buffer))
 
 
 def build_filter(machine: str) -> bytes:
@@ -57,11 +57,11 @@ def build_filter(machine: str) -> bytes:
         BPF instructions, eight bytes each.
 
     Steps:
-        1. A call of another architecture (a 32-bit one on x86_64) kills the process: its number would mean
-           another call.
+        1. A call in another architecture's numbering (32-bit on x86_64) kills the process: there the same
+           number means another call.
         2. Numbers of x32, which only x86_64 has, are refused.
-        3. Calls that are allowed with any arguments.
-        4. Calls that are allowed with some arguments: clone for threads only, to which glibc falls back if
+        3. Allow the calls that are harmless with any arguments.
+        4. Allow some calls with some arguments: clone for threads only, to which glibc falls back if
            clone3 does not exist; fcntl, ioctl and prctl for a few harmless requests; prlimit64 on the process
            itself.
         5. All others fail with EPERM.
@@ -83,7 +83,11 @@ def build_filter(machine: str) -> bytes:
             *(_when(EQUAL, number, _return(ALLOW)) for number in syscalls.numbers(machine)),
             # 4. Some arguments.
             _when(EQUAL, named["clone3"], _return(ERROR | errno.ENOSYS)),
-            _when(EQUAL, named["clone"], _argument(0) + _step(AND, THREAD | OTHERS) + _one_of([THREAD])),
+            _when(
+                EQUAL,
+                named["clone"],
+                _argument(0) + _step(AND, THREAD | REFUSED_WITH_THREAD) + _one_of([THREAD]),
+            ),
             _when(EQUAL, named["fcntl"], _argument(1) + _one_of(FCNTLS)),
             _when(EQUAL, named["ioctl"], _argument(1) + _one_of(IOCTLS)),
             _when(EQUAL, named["prctl"], _argument(0) + _one_of(PRCTLS)),
@@ -105,6 +109,7 @@ def _when(comparison: int, value: int, then: bytes) -> bytes:
 
 
 def _unless(comparison: int, value: int, then: bytes) -> bytes:
+    """Run `then` if the comparison of the loaded word fails, else the instruction after it."""
     return _step(comparison, value, len(then) // 8, 0) + then
 
 

@@ -1,8 +1,8 @@
-"""Calls between two jails, of a candidate's function and its tests. (Runs inside a jail.)
+"""Call a candidate's function in one jail from its tests in another. (Runs inside a jail.)
 
 In a shared process a candidate can reach its tests: walk the frames to the list of results, replace
-AssertionError, print what the tests print. Here it can only answer calls, with plain values; the verdict
-is written by the other jail, to a pipe that the candidate's jail does not have.
+AssertionError, print what the tests print. Here the candidate can only answer calls, with plain values; the
+verdict is written by the other jail, to a pipe that the candidate's jail does not have.
 
     tests:      ["call", arguments, keyword arguments]
     candidate:  ["ready"], then for each call ["value", x] or ["raised", type, text] or ["refused", why];
@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 from stages.sandbox import wire
 
-TEXT = 300  # characters of an error's text
+MAX_TEXT = 300  # characters of an error's text
 ENDINGS = (StopIteration, StopAsyncIteration)
+"""Errors that end a loop silently; see `_rebuild_error`."""
 LENGTHS: Mapping[str, int] = {"ready": 1, "missing": 1, "failed": 4, "value": 2, "raised": 3, "refused": 2}
 """Length of each message of the candidate; all items but the value are texts."""
 CANDIDATE = "candidate"
@@ -40,8 +41,8 @@ def serve_candidate(setup: Mapping[str, Any]) -> NoReturn:
         os._exit(1)
     function = sys.modules[CANDIDATE].__dict__[setup["entry_point"]]
     while (line := wire.receive(setup["requests"], pending)) is not None:
-        _, arguments, named = wire.decode(line)
-        wire.send(answers, _call_candidate(function, arguments, named))
+        _, arguments, keywords = wire.decode(line)
+        wire.send(answers, _call_candidate(function, arguments, keywords))
     os._exit(0)
 
 
@@ -58,7 +59,7 @@ def run_tests(setup: Mapping[str, Any]) -> NoReturn:
 
 def send_verdict(pipe: int, status: str, reason: str) -> NoReturn:
     """Write the verdict and end the process, so that nothing follows it."""
-    wire.send(pipe, json.dumps([status, reason[: 4 * TEXT]]).encode() + b"\n")
+    wire.send(pipe, json.dumps([status, reason[: 4 * MAX_TEXT]]).encode() + b"\n")
     os._exit(0)
 
 
@@ -72,18 +73,18 @@ def new_module(name: str = "__main__") -> dict[str, Any]:
 
 def _load_candidate(setup: Mapping[str, Any]) -> list:
     """Execute the candidate's source; return the first message."""
-    space = new_module(CANDIDATE)
+    namespace = new_module(CANDIDATE)
     try:
-        exec(compile(setup["candidate"], "<candidate>", "exec", dont_inherit=True), space)
+        exec(compile(setup["candidate"], "<candidate>", "exec", dont_inherit=True), namespace)
     except BaseException as error:
         return ["failed", *_describe_error(error), _last_line(error, "<candidate>")]
-    return ["ready"] if callable(space.get(setup["entry_point"])) else ["missing"]
+    return ["ready"] if callable(namespace.get(setup["entry_point"])) else ["missing"]
 
 
-def _call_candidate(function: Callable[..., Any], arguments: list, named: dict) -> bytes:
+def _call_candidate(function: Callable[..., Any], arguments: list, keywords: dict) -> bytes:
     """Call the candidate's function; return the message with its value or error."""
     try:
-        value = function(*arguments, **named)
+        value = function(*arguments, **keywords)
     except BaseException as error:
         return wire.encode(["raised", *_describe_error(error)])
     try:
@@ -95,9 +96,9 @@ def _call_candidate(function: Callable[..., Any], arguments: list, named: dict) 
 
 
 def _describe_error(error: BaseException) -> list[str]:
-    """Type and text of an error; a type of the candidate is replaced by its first built-in base."""
+    """Type and text of an error; a type that the candidate defines is replaced by its first built-in base."""
     try:
-        text = str.__str__(error.msg if isinstance(error, SyntaxError) else str(error))[:TEXT]
+        text = str.__str__(error.msg if isinstance(error, SyntaxError) else str(error))[:MAX_TEXT]
     except BaseException:
         text = ""
     own = type(error).__name__
@@ -110,23 +111,23 @@ def _describe_error(error: BaseException) -> list[str]:
 
 def _reach_verdict(setup: Mapping[str, Any]) -> tuple[str, str]:
     """Execute the tests; return status and reason."""
-    space, entry_point = new_module(), setup["entry_point"]
+    namespace, entry_point = new_module(), setup["entry_point"]
     raised: list[BaseException] = []
     request = _request_fn(setup)
     if (loaded := request(None))[0] != "ready":
         return _load_verdict(loaded, entry_point)
     try:
-        exec(compile(setup["prelude"], "<prelude>", "exec", dont_inherit=True), space)
+        exec(compile(setup["prelude"], "<prelude>", "exec", dont_inherit=True), namespace)
         code = compile(setup["tests"], "<tests>", "exec", dont_inherit=True)
     except BaseException as error:
         return "broken", f"the tests are broken: {': '.join(_describe_error(error))}"
-    space[entry_point] = _make_proxy(request, raised, setup["verdict"], entry_point)
+    namespace[entry_point] = _make_proxy(request, raised, setup["verdict"], entry_point)
     try:
-        exec(code, space)
-        check = space.get("check")
+        exec(code, namespace)
+        check = namespace.get("check")
         if not callable(check):
             return "broken", "the tests are broken: they define no function check"
-        returned = check(space[entry_point])
+        returned = check(namespace[entry_point])
     except BaseException as error:
         return _error_verdict(error, raised, setup["tests"])
     if type(returned).__name__ in ("generator", "coroutine", "async_generator"):
@@ -179,9 +180,9 @@ def _make_proxy(
 ) -> Callable[..., Any]:
     """Return a proxy of the candidate's function; it appends to `raised` each error that it raises."""
 
-    def proxy(*arguments: Any, **named: Any) -> Any:
+    def proxy(*arguments: Any, **keywords: Any) -> Any:
         try:
-            line = wire.encode(["call", list(arguments), named])
+            line = wire.encode(["call", list(arguments), keywords])
         except ValueError as error:
             send_verdict(verdict, "refused", f"the tests call {name} with {error}")
         answer = request(line)
@@ -191,7 +192,7 @@ def _make_proxy(
             raised.append(_rebuild_error(answer[1], answer[2]))
             raise raised[-1]
         refusal = answer[1] if answer[0] == "refused" else "an answer that is not a message of the protocol"
-        send_verdict(verdict, "refused", f"returned {refusal}"[: 2 * TEXT])
+        send_verdict(verdict, "refused", f"returned {refusal}"[: 2 * MAX_TEXT])
 
     proxy.__name__ = name
     return proxy
@@ -233,14 +234,14 @@ def _error_verdict(error: BaseException, raised: list[BaseException], source: st
     line, lines = int(_last_line(error, "<tests>")), source.splitlines()
     reason = "wrong answer"
     if 0 < line <= len(lines):
-        reason += f": line {line} of the tests: {lines[line - 1].strip()[:TEXT]}"
+        reason += f": line {line} of the tests: {lines[line - 1].strip()[:MAX_TEXT]}"
     if not isinstance(error, AssertionError):
         text = f"{kind}: {text}"
     return "wrong", f"{reason} ({text})" if text else reason
 
 
 def _last_line(error: BaseException, name: str) -> str:
-    """Number of the last line of a source in an error's traceback, or that does not compile; "0" if none."""
+    """Last line number of the source in an error's traceback, or that of a SyntaxError; "0" if none."""
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == name else None
     trace = error.__traceback__
     while trace is not None:

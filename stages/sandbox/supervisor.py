@@ -32,7 +32,7 @@ start.main()
 FOLDER = str(Path(__file__).resolve().parent)
 # Variables without which an interpreter may not start; removed before the program starts.
 NEEDED = ("LD_LIBRARY_PATH", "PYTHONHOME")
-SLOWEST_START = 60.0  # seconds
+START_TIMEOUT = 60.0  # seconds for all jails to be ready
 GRACE = 2.0  # seconds for a jail to end after SIGTERM; then it is killed
 POLL = 0.1  # seconds between checks of what no pipe signals
 CHUNK = 2**16
@@ -69,7 +69,13 @@ class Jail(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Cause of the end ("ended", "enough", "timeout", "output" or "start"), and seconds that it ran."""
+    """Cause of the end, and run time.
+
+    Fields:
+        cause: "ended" (all jails by themselves), "enough" (the caller's condition), "timeout", "output" (too
+            much), or "start" (not ready in time).
+        seconds: run time since all jails were ready.
+    """
 
     cause: str
     seconds: float
@@ -89,7 +95,7 @@ def start_jail(
 
     Args:
         role: what the jail runs, as `start.main` takes it.
-        limits: of the jail.
+        limits: limits of the jail.
         isolated: False starts a plain process, with the limits only.
         inherited: descriptors of pipes that the role uses.
         extra_pipes: descriptors of further pipes to read, by name; the jail closes them from now on.
@@ -100,18 +106,18 @@ def start_jail(
         A Jail, for `supervise` and `end_jail`.
 
     Raises:
-        SandboxMissingError: where there is no Linux, not even the limits.
+        SandboxMissingError: on a system other than Linux, where not even the limits can be set.
     """
     if sys.platform != "linux":
         raise SandboxMissingError(f"sandbox: missing: Linux; this is {sys.platform}")
     names = ("control", "stdout", "stderr") if capture else ("control",)
-    with ExitStack() as undo, ExitStack() as done, tempfile.TemporaryFile() as file:
+    with ExitStack() as on_failure, ExitStack() as on_exit, tempfile.TemporaryFile() as file:
         for pipe in extra_pipes.values():
-            undo.callback(os.close, pipe)
+            on_failure.callback(os.close, pipe)
         ends = {name: os.pipe() for name in names}
         for read, write in ends.values():
-            undo.callback(os.close, read)
-            done.callback(os.close, write)
+            on_failure.callback(os.close, read)
+            on_exit.callback(os.close, write)
         setup = {
             **role,
             "isolated": isolated,
@@ -134,11 +140,11 @@ def start_jail(
             pass_fds=(ends["control"][1], *inherited),
             start_new_session=True,
         )
-        undo.callback(process.wait)
-        undo.callback(process.kill)
+        on_failure.callback(process.wait)
+        on_failure.callback(process.kill)
         pipes = {name: read for name, (read, _) in ends.items()}
         pipes |= {**extra_pipes, "end": os.pidfd_open(process.pid)}
-        undo.pop_all()
+        on_failure.pop_all()
     return Jail(process, isolated, pipes, {name: bytearray() for name in pipes})
 
 
@@ -146,7 +152,7 @@ def supervise(jails: Sequence[Jail], limits: Limits, enough: Callable[[], bool] 
     """Read the output of jails until they have ended or must end, and end them.
 
     Args:
-        jails: that belong together.
+        jails: jails that end together.
         limits: the clock starts when all jails are ready.
         enough: polled; True ends the jails.
 
@@ -163,28 +169,28 @@ def supervise(jails: Sequence[Jail], limits: Limits, enough: Callable[[], bool] 
             for name, pipe in jail.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, (jail, name))
         # 1. Read.
-        cause, begun, due = "", 0.0, time.monotonic() + SLOWEST_START
+        cause, started, deadline = "", 0.0, time.monotonic() + START_TIMEOUT
         while not cause:
-            over = _read_ready(selector, limits.output, due)
+            exceeded = _read_ready(selector, limits.output, deadline)
             now = time.monotonic()
-            if not begun and all(b"\n" in jail.captured["control"] for jail in jails):
-                begun, due = now, now + limits.timeout
-            if over:
+            if not started and all(b"\n" in jail.captured["control"] for jail in jails):
+                started, deadline = now, now + limits.timeout
+            if exceeded:
                 cause = "output"
             elif enough():
                 cause = "enough"
             elif all(has_ended(jail) for jail in jails):
                 cause = "ended"
-            elif now >= due:
-                cause = "timeout" if begun else "start"
+            elif now >= deadline:
+                cause = "timeout" if started else "start"
         # 2. Send SIGTERM.
         for jail in jails:
             _stop(jail)
         # 3. Read the rest.
-        due = now + GRACE
-        while selector.get_map() and time.monotonic() < due:
-            _read_ready(selector, limits.output, due)
-    return Ending(cause, now - begun if begun else 0.0)
+        deadline = now + GRACE
+        while selector.get_map() and time.monotonic() < deadline:
+            _read_ready(selector, limits.output, deadline)
+    return Ending(cause, now - started if started else 0.0)
 
 
 def read_control(jail: Jail) -> dict[str, Any]:
@@ -196,8 +202,8 @@ def read_control(jail: Jail) -> dict[str, Any]:
 def has_ended(jail: Jail) -> bool:
     """Test whether the first process has ended (it stays a zombie until `end_jail`, which keeps its pid)."""
     process = jail.process
-    done = process.returncode is not None
-    return done or os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    is_reaped = process.returncode is not None
+    return is_reaped or os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def end_jail(jail: Jail) -> int:
@@ -221,17 +227,17 @@ def _stop(jail: Jail) -> None:
         jail.process.terminate()
 
 
-def _read_ready(selector: selectors.BaseSelector, limit: int, due: float) -> bool:
+def _read_ready(selector: selectors.BaseSelector, limit: int, deadline: float) -> bool:
     """Wait at most POLL seconds for output and read it; True if an output exceeds its limit."""
-    over = False
-    for key, _ in selector.select(max(0.0, min(POLL, due - time.monotonic()))):
+    exceeded = False
+    for key, _ in selector.select(max(0.0, min(POLL, deadline - time.monotonic()))):
         jail, name = key.data
         chunk = b"" if name == "end" else os.read(key.fd, CHUNK)
         if not chunk:
             selector.unregister(key.fd)
             continue
-        most = limit if name in ("stdout", "stderr") else CHUNK
-        room = most - len(jail.captured[name])
+        allowed = limit if name in ("stdout", "stderr") else CHUNK
+        room = allowed - len(jail.captured[name])
         jail.captured[name].extend(chunk[:room])
-        over = over or len(chunk) > room
-    return over
+        exceeded = exceeded or len(chunk) > room
+    return exceeded

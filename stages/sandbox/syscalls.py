@@ -1,10 +1,10 @@
 """Numbers of the system calls that a program in a jail may make. (Runs inside a jail.)
 
-Enough to compute, to use threads, and to handle its own files. A call that is not listed fails with EPERM, so
-that calls of a newer kernel are refused too. Missing on purpose: sockets, processes, executing programs,
-mounts, signals to other processes, permissions and owners of files, devices, shared memory, other processes'
-memory, setting clocks, and every setting of the kernel. Numbers: the kernel's `asm/unistd_64.h` (x86_64) and
-`asm-generic/unistd.h` (aarch64).
+They are enough to compute, to use threads, and to handle its own files. A call that is not listed fails with
+EPERM, so that calls of a newer kernel are refused too. Missing on purpose: sockets, processes, executing
+programs, mounts, signals to other processes, permissions and owners of files, devices, shared memory, other
+processes' memory, setting clocks, and every setting of the kernel. Numbers: the kernel's `asm/unistd_64.h`
+(x86_64) and `asm-generic/unistd.h` (aarch64).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import errno
 
 MACHINES = ("x86_64", "aarch64")
 AUDIT = (0xC000003E, 0xC00000B7)
-"""AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64, little-endian both 64-bit: the word that identifies the
+"""AUDIT_ARCH_X86_64 and AUDIT_ARCH_AARCH64, both 64-bit and little-endian: the word that identifies the
 architecture in a filter."""
 
 # fmt: off
@@ -95,6 +95,7 @@ def audit_architecture(machine: str) -> int:
 
 
 def _column(machine: str) -> int:
+    """Column of the architecture in the tables."""
     if machine not in MACHINES:
         raise OSError(
             errno.ENOSYS, f"seccomp: no table of system calls for {machine}, only for {', '.join(MACHINES)}"

@@ -1,8 +1,8 @@
-"""Wire format between two jails: plain values, one line of JSON a message. (Runs inside a jail.)
+"""Wire format between two jails: plain values, one line of JSON per message. (Runs inside a jail.)
 
 None, bool, int, float, str and list are JSON's own; a type that JSON lacks is an object whose one key names
 the type: {"tuple": [1, 2]}, {"float": "nan"}. Only plain values can be sent, so that no object of a candidate
-(one that equals everything, an int with its own comparison) reaches the tests. Decoding never evaluates
+(one that equals everything, or an int subclass that overrides ==) reaches the tests. Decoding never evaluates
 code.
 """
 
@@ -48,7 +48,7 @@ def encode(value: Any) -> bytes:
         json.dumps(_to_json(value, DEEPEST, budget), allow_nan=False, separators=(",", ":")).encode() + b"\n"
     )
     if len(line) > LONGEST:
-        raise ValueError(f"a value of {len(line)} bytes, and {LONGEST} may be sent")
+        raise ValueError(f"a value of {len(line)} bytes, of which at most {LONGEST} can be sent")
     return line
 
 
@@ -74,7 +74,7 @@ def decode(line: bytes) -> Any:
             parse_float=_parse_float,
             parse_constant=_refuse,
         )
-    except (TypeError, RecursionError) as error:  # what cannot be hashed; what is too deep
+    except (TypeError, RecursionError) as error:  # unhashable elements; too deep nesting
         raise ValueError(f"no plain value: {error}") from None
 
 
@@ -113,7 +113,7 @@ def receive(pipe: int, pending: bytearray) -> bytes | None:
 
 
 def _to_json(value: Any, depth: int, budget: list[int]) -> Any:
-    """Convert a value for json; `budget` is the remaining size, which bounds parts that are shared."""
+    """Convert a value for json; `budget` is the size left, which also bounds repeated parts."""
     budget[0] -= 4
     if budget[0] < 0 or depth < 0:
         raise ValueError("a value that is too " + ("deep, or contains itself" if depth < 0 else "large"))
@@ -125,55 +125,57 @@ def _to_json(value: Any, depth: int, budget: list[int]) -> Any:
     raise ValueError(f"a {type(value).__name__}, which is no plain value")
 
 
-def _write_int(value: int, each: Callable[[Any], Any], budget: list[int]) -> Any:
+def _write_int(value: int, convert: Callable[[Any], Any], budget: list[int]) -> Any:
     value = int.__pos__(value)
     budget[0] -= value.bit_length() // 4
     return value if -SMALL < value < SMALL else {"int": hex(value)}
 
 
-def _write_float(value: float, each: Callable[[Any], Any], budget: list[int]) -> Any:
+def _write_float(value: float, convert: Callable[[Any], Any], budget: list[int]) -> Any:
     value = float.__pos__(value)
     return value if math.isfinite(value) else {"float": repr(value)}
 
 
-def _write_str(value: str, each: Callable[[Any], Any], budget: list[int]) -> str:
+def _write_str(value: str, convert: Callable[[Any], Any], budget: list[int]) -> str:
     budget[0] -= str.__len__(value)
-    return str.__str__(value) if budget[0] >= 0 else each(None)  # raises: too large
+    return str.__str__(value) if budget[0] >= 0 else convert(None)  # raises: too large
 
 
-def _write_bytes(value: bytes, each: Callable[[Any], Any], budget: list[int]) -> Any:
+def _write_bytes(value: bytes, convert: Callable[[Any], Any], budget: list[int]) -> Any:
     budget[0] -= 2 * bytes.__len__(value)
-    return {"bytes": bytes.hex(value)} if budget[0] >= 0 else each(None)
+    return {"bytes": bytes.hex(value)} if budget[0] >= 0 else convert(None)  # raises: too large
 
 
-def _write_complex(value: complex, each: Callable[[Any], Any], budget: list[int]) -> Any:
+def _write_complex(value: complex, convert: Callable[[Any], Any], budget: list[int]) -> Any:
     return {
-        "complex": [each(float(part)) for part in (complex.real.__get__(value), complex.imag.__get__(value))]
+        "complex": [
+            convert(float(part)) for part in (complex.real.__get__(value), complex.imag.__get__(value))
+        ]
     }
 
 
-def _write_list(value: list, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return [each(item) for item in list.__iter__(value)]
+def _write_list(value: list, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return [convert(item) for item in list.__iter__(value)]
 
 
-def _write_tuple(value: tuple, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return {"tuple": [each(item) for item in tuple.__iter__(value)]}
+def _write_tuple(value: tuple, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return {"tuple": [convert(item) for item in tuple.__iter__(value)]}
 
 
-def _write_set(value: set, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return {"set": [each(item) for item in set.__iter__(value)]}
+def _write_set(value: set, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return {"set": [convert(item) for item in set.__iter__(value)]}
 
 
-def _write_frozenset(value: frozenset, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return {"frozenset": [each(item) for item in frozenset.__iter__(value)]}
+def _write_frozenset(value: frozenset, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return {"frozenset": [convert(item) for item in frozenset.__iter__(value)]}
 
 
-def _write_dict(value: dict, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return {"dict": [[each(key), each(item)] for key, item in dict.items(value)]}
+def _write_dict(value: dict, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return {"dict": [[convert(key), convert(item)] for key, item in dict.items(value)]}
 
 
-def _write_range(value: range, each: Callable[[Any], Any], budget: list[int]) -> Any:
-    return {"range": [each(value.start), each(value.stop), each(value.step)]}
+def _write_range(value: range, convert: Callable[[Any], Any], budget: list[int]) -> Any:
+    return {"range": [convert(value.start), convert(value.stop), convert(value.step)]}
 
 
 WRITERS: tuple[tuple[type, Callable[[Any, Callable[[Any], Any], list[int]], Any]], ...] = (

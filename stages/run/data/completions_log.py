@@ -1,4 +1,4 @@
-"""Log the completions of a policy with their rewards: completions.jsonl, and a table on the screen."""
+"""Log the completions of a policy with their rewards, to completions.jsonl and as printed tables."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from stages.score import completions
 from stages.state import TrainState
 
 NAME = "completions.jsonl"
-SHOWN = 4
-"""Completions in a table."""
+TABLE_ROWS = 4
+"""Completions that a table shows."""
 
 WIDTH = 40
-"""Limit on the characters of a text in a table."""
+"""Characters of the longest prompt or completion in a table; a longer one is shortened."""
 
-WARN = 0.9
-"""Share of groups with equal rewards, or of unscored or truncated completions, that prints a warning."""
+WARNING_SHARE = 0.9
+"""Share of groups with equal rewards, or of unscored or truncated completions, that triggers a warning."""
 
 
 class Recorder(NamedTuple):
     """Logs the completions of every step.
 
     Fields:
-        score: Rollouts -> rewards [B, K], which it also remembers.
-        observe: state -> {}; writes the remembered completions as those of the state's last step.
+        score: Rollouts -> rewards [B, K]; remembers both until `observe` logs them.
+        observe: state -> {}; logs the completions scored last, under the number of the state's step.
     """
 
     score: Callable[[Rollouts], Tensor]
@@ -56,30 +56,30 @@ def recorder(
 
     Args:
         score: Rollouts -> rewards [B, K].
-        folder: of the run; completions.jsonl in it gets one line a step.
-        names: of the K rewards.
+        folder: the run's folder; completions.jsonl in it gets one line per step.
+        names: names of the K rewards.
         prompts: text of each prompt.
         tokenizer: decodes the completions.
         table_every: steps between tables; 0 shows none.
-        samples: completions of each prompt, to count the groups in warnings.
-        weights: of the K rewards in the table's sum; None weighs each with 1.
+        samples: completions per prompt; each prompt's completions form a group, counted in the warnings.
+        weights: weights of the K rewards in the table's sum; None weighs each with 1.
         say: takes a line for the user.
 
     Returns:
         Recorder.
     """
-    seen: list[tuple[Rollouts, Tensor]] = []
+    scored: list[tuple[Rollouts, Tensor]] = []
     decode = completion_decoder(tokenizer)
 
     def remember(rollouts: Rollouts) -> Tensor:
         rewards = score(rollouts)
-        seen[:] = [(rollouts, rewards)]
+        scored[:] = [(rollouts, rewards)]
         return rewards
 
     def observe(state: TrainState) -> dict:
         step = int(state.step)
-        if seen:
-            rows = completion_rows(*seen.pop(), names=names, prompts=prompts, decode=decode)
+        if scored:
+            rows = completion_rows(*scored.pop(), names=names, prompts=prompts, decode=decode)
             _append(folder / NAME, step, rows)
             if table_every and (step == 1 or step % table_every == 0):
                 say(render_table(step, rows, weights))
@@ -102,8 +102,8 @@ def completion_rows(
     Args:
         rollouts: B completions.
         rewards: [B, K] float.
-        names: of the K rewards.
-        prompts: text of each prompt, by the rollouts' row.
+        names: names of the K rewards.
+        prompts: text of each prompt; `rollouts.row` indexes them.
         decode: ids -> text.
 
     Returns:
@@ -122,7 +122,7 @@ def render_table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence
 
     Example:
         >>> print(render_table(3, [{"prompt": "1 + 1?", "completion": "2", "rewards": {"correct": 1.0}}]))
-        step 3: reward | prompt | answer
+        step 3: reward | prompt | completion
           1.00 | 1 + 1? | 2
     """
     factors = weights or (1.0,) * len(rows[0]["rewards"])
@@ -132,13 +132,13 @@ def render_table(step: int, rows: Sequence[Mapping[str, Any]], weights: Sequence
         return sum(factor * reward for factor, reward in zip(factors, rewards, strict=True))
 
     best_first = sorted(rows, key=total, reverse=True)
-    if len(best_first) > SHOWN:
-        best_first = [*best_first[: SHOWN // 2], *best_first[-SHOWN // 2 :]]
+    if len(best_first) > TABLE_ROWS:
+        best_first = [*best_first[: TABLE_ROWS // 2], *best_first[-TABLE_ROWS // 2 :]]
     lines = [
         f"  {total(row):.2f} | {_shorten(row['prompt'])} | {_shorten(row['completion'])}"
         for row in best_first
     ]
-    return "\n".join([f"step {step}: reward | prompt | answer", *lines])
+    return "\n".join([f"step {step}: reward | prompt | completion", *lines])
 
 
 def _shorten(text: str) -> str:
@@ -150,18 +150,21 @@ def _shorten(text: str) -> str:
 
 
 def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: int) -> None:
-    """Prints why nothing is learned, if nothing is."""
+    """Warns if nearly all groups have equal rewards, or nearly all completions are unscored or truncated."""
     equal = float(state.metrics.get("frac_reward_zero_std", 0.0))
-    if samples > 1 and equal >= WARN:
+    if samples > 1 and equal >= WARNING_SHARE:
         say(
             f"the reward is equal in {round(equal * groups)} of {groups} groups: nothing to learn from; "
             "raise --temperature, use other prompts, or change the reward"
         )
     unscored = float(state.metrics.get("frac_unjudged", 0.0))
-    if unscored >= WARN:
-        say(f"{unscored:.0%} of the completions have no reward, and are not learned; see completions.jsonl")
+    if unscored >= WARNING_SHARE:
+        say(
+            f"{unscored:.0%} of the completions have no reward, and are left out of the loss; see "
+            "completions.jsonl"
+        )
     truncated = float(state.metrics.get("completions/clipped_ratio", 0.0))
-    if truncated >= WARN:
+    if truncated >= WARNING_SHARE:
         say(
             f"{truncated:.0%} of the completions were cut off at --max_new_tokens: raise it, or teach the "
             "model to stop (sft)"
@@ -169,7 +172,7 @@ def _warn(say: Callable[[str], Any], state: TrainState, groups: int, samples: in
 
 
 def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
-    """Appends one step's line; lines of this step and later ones, which a killed run left, are dropped."""
+    """Appends one step's line, after dropping lines of this and later steps that a killed run left."""
     line = json.dumps({"step": step, "answers": rows}, ensure_ascii=False) + "\n"
     if path.exists() and _last_step(path) >= step:
         kept = [old for old in path.read_bytes().splitlines(keepends=True) if _step(old) < step]
@@ -181,7 +184,7 @@ def _append(path: Path, step: int, rows: list[dict[str, Any]]) -> None:
 
 
 def _last_step(path: Path) -> int:
-    """The step of the last line."""
+    """The step of the last line; 0 in an empty file."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 22)))
         lines = file.read().splitlines()
@@ -189,7 +192,7 @@ def _last_step(path: Path) -> int:
 
 
 def _step(line: bytes) -> int:
-    """The step of a line; an incomplete line counts as the last of all, so that it is dropped."""
+    """The step of a line; an incomplete line gets a huge number, so that it is dropped."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

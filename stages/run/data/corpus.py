@@ -2,8 +2,8 @@
 
 RUN/tokenizer.json
 RUN/data/{train, held_out}    token stores
-RUN/data/held_out.txt         the held-out text, for compressors and for people
-RUN/data/corpus.json          the inputs; written last, so that unfinished data is made again
+RUN/data/held_out.txt         the held-out text, to read, and to compare the model with compressors
+RUN/data/corpus.json          the inputs; written last, so that incomplete data is rebuilt
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from data_pipes.types import Document
 from stages.run.data import bad_rows, documents, held_out, provenance
 from stages.run.options.pretrain import PretrainOptions
 
-END = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Names of the token between documents, in the order of preference."""
 
 TOKENIZER_CHARACTERS = 1 << 30
 """Limit on the text that a tokenizer is trained on; more changes few merges, and takes many minutes."""
 
 SECONDS_BETWEEN_LINES = 10.0
+"""Time between two lines of progress."""
 
-VERIFIED = 1 << 32
+MAX_VERIFIED_BYTES = 1 << 32
 """Stores of at most this many bytes are verified on load."""
 
 Say = Callable[[str], None]
@@ -56,18 +57,21 @@ class Corpus(NamedTuple):
 
 
 def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corpus:
-    """Writes the text's tokens into the run's folder, or opens them if they are there.
+    """Tokenizes the text into the run's folder, or opens the tokens if the folder has them already.
 
     The tokenizer is trained on the training part, unless one is given.
 
     Args:
         options: data_path, tokenizer_path, model_path, held_out, filter, on_bad, output_dir, and how text is
             read.
-        vocab_size: of a tokenizer that is trained, ids.
+        vocab_size: number of ids of the tokenizer, if one is trained.
         say: takes a line for the user.
 
+    Returns:
+        Corpus.
+
     Steps:
-        1. Describe the inputs; data that is in the folder must have the same.
+        1. Describe the inputs; data that is already in the folder must have the same inputs.
         2. Choose the split from the first documents.
         3. Train or load the tokenizer.
         4. Write the tokens, both parts in one pass, as a stream may be slow to read.
@@ -79,10 +83,10 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
         FileNotFoundError: if there is no text or tokenizer at a path.
     """
     folder = Path(options.output_dir)
-    facts = folder / "data" / "corpus.json"
+    corpus_file = folder / "data" / "corpus.json"
     # 1. Inputs.
     made_from = provenance.describe_inputs(options, vocab_size)
-    if facts.exists():
+    if corpus_file.exists():
         provenance.refuse_changed(folder, _read_facts(folder)["made_from"], made_from)
         return reopen(folder, say)
     _refuse_inside(folder, options.data_path)
@@ -101,7 +105,7 @@ def prepare(options: PretrainOptions, vocab_size: int, say: Say = print) -> Corp
     documents.delete_reports(folder)
     held_out_bytes = _write_stores(folder / "data", tokenizer, split(read(options, folder)), say)
     # 5. Complete.
-    files.write_json(facts, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
+    files.write_json(corpus_file, {"made_from": made_from, "split": rule, "held_out_bytes": held_out_bytes})
     corpus = reopen(folder, say)
     say(f"data: {len(corpus.train.tokens):,} tokens to train on, {len(corpus.held_out.tokens):,} held out")
     bad = folder / documents.BAD
@@ -114,12 +118,15 @@ def reopen(folder: Path, say: Say = print) -> Corpus:
     """Opens the data that `prepare` wrote into a run's folder, whatever its inputs were.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         say: takes a line for the user.
 
+    Returns:
+        Corpus.
+
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged; the message says how to make it again.
+        FileNotFoundError: if there is no data.
+        ValueError: if it is damaged; the message says how to rebuild it.
     """
     held_out_bytes = _read_facts(folder)["held_out_bytes"]
     train, validation = (_open_store(folder, part, say) for part in ("train", "held_out"))
@@ -133,11 +140,11 @@ def separator_id(tokenizer: tokenizers.Tokenizer) -> int:
         ValueError: if the tokenizer has none.
     """
     special = tokenizers.special_tokens(tokenizer)
-    for name in END:
+    for name in SEPARATORS:
         if name in special:
             return special[name]
     raise ValueError(
-        f"the tokenizer has none of {', '.join(END)} to stand between documents; add one of them"
+        f"the tokenizer has none of {', '.join(SEPARATORS)} to separate documents; add one of them"
     )
 
 
@@ -148,8 +155,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     made_from, size = facts.get("made_from"), facts.get("held_out_bytes")
     if not isinstance(made_from, dict) or type(size) is not int or size < 0:
         raise ValueError(
-            f"{path}: expected made_from and held_out_bytes, got {', '.join(facts) or 'nothing'} of other "
-            f"types; {_remove_command(folder)} and run the same command again"
+            f"{path}: expected made_from (an object) and held_out_bytes (a number), got the fields "
+            f"{', '.join(facts) or 'none'}, missing or of other types; {_remove_command(folder)} and run the "
+            "same command again"
         )
     return facts
 
@@ -160,24 +168,24 @@ def _remove_command(folder: Path) -> str:
 
 
 def _open_store(folder: Path, part: str, say: Say) -> TokenStore:
-    """Opens a store, verified unless it is very large."""
+    """Opens a store; one of at most MAX_VERIFIED_BYTES is verified."""
     path = folder / "data" / part
     size = sum(file.stat().st_size for file in path.glob("*.bin"))
-    if size > VERIFIED:
+    if size > MAX_VERIFIED_BYTES:
         say(f"data: {path} holds {size / 2**30:.1f} GiB, and was not verified")
     try:
-        return open_store(path, verify=size <= VERIFIED)
+        return open_store(path, verify=size <= MAX_VERIFIED_BYTES)
     except (ValueError, FileNotFoundError) as error:
         raise ValueError(
-            f"{error}; that is, {_remove_command(folder)} and run the same command again: the same text "
+            f"{error}: {_remove_command(folder)} and run the same command again: the same text "
             "gives the same tokens, and the run resumes"
         ) from None
 
 
 def _refuse_inside(folder: Path, data_path: str) -> None:
-    """Refuses an --output_dir in which the run's files would be read as its text."""
-    top, mine = Path(data_path).resolve(), folder.resolve()
-    if data_path != "embedded" and top.is_dir() and (top == mine or top in mine.parents):
+    """Refuses an --output_dir inside --data_path, where the run's files would be read as text."""
+    text, output = Path(data_path).resolve(), folder.resolve()
+    if data_path != "embedded" and text.is_dir() and (text == output or text in output.parents):
         raise ValueError(
             f"--output_dir {folder} lies inside --data_path {data_path}, so that the run's files would be "
             "read as text; choose an --output_dir outside"
@@ -185,14 +193,14 @@ def _refuse_inside(folder: Path, data_path: str) -> None:
 
 
 def _refuse_foreign(folder: Path, options: PretrainOptions) -> None:
-    """Refuses to overwrite a tokenizer that no run has made."""
+    """Refuses to overwrite a tokenizer that was not written by a run."""
     path = folder / "tokenizer.json"
     if not path.exists() or (folder / "data").exists():
         return
     given = provenance.tokenizer_path(options)
     if not given or Path(given).resolve() != path.resolve():
         raise ValueError(
-            f"{path} is there already, and no run made it: use it by --tokenizer_path {path}, or choose "
+            f"{path} is there already, and no run made it: use it with --tokenizer_path {path}, or choose "
             "another --output_dir"
         )
 
@@ -204,13 +212,13 @@ def _load_or_train(
     path = provenance.tokenizer_path(options)
     if path:
         return tokenizers.load(path)
-    say(f"tokenizer: learning {vocab_size:,} tokens from {options.data_path}")
+    say(f"tokenizer: training one of {vocab_size:,} tokens on {options.data_path}")
     texts = (document.text for part, document in split if part == "train")
     return tokenizers.train(_take_characters(texts, TOKENIZER_CHARACTERS), vocab_size)
 
 
 def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
-    """Yields texts while they have at most `limit` characters together; the first one in any case."""
+    """Yields texts while their total is at most `limit` characters; the first text in any case."""
     size = 0
     for text in texts:
         if size and size + len(text) > limit:
@@ -248,7 +256,7 @@ def _write_stores(
 
 
 def _report_progress(say: Say) -> Callable[[Progress], None]:
-    """Returns a function that prints a line every SECONDS_BETWEEN_LINES."""
+    """Returns a function that reports progress, at most one line per SECONDS_BETWEEN_LINES."""
     last = [time.monotonic()]
 
     def report(progress: Progress) -> None:

@@ -29,13 +29,13 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
 
     Args:
         options: data_path, and how it is read and filtered.
-        folder: of the run, for the reports of what was left out; None writes none.
+        folder: the run's folder, for the reports of what was left out; None writes no reports.
 
     Returns:
         An iterator, in a fixed order.
 
     Raises:
-        ValueError: for a row that cannot be read (unless --on_bad is skip); the message names flags.
+        ValueError: for a row that cannot be read (unless --on_bad is skip); names the flags that may help.
         FileNotFoundError: if there is nothing at the path.
     """
     if options.data_path == "embedded":
@@ -47,19 +47,19 @@ def read_documents(options: PretrainOptions, folder: Path | None = None) -> Iter
             encoding=options.encoding,
             subset=options.subset,
             split=options.split,
-            on_bad=bad_rows.handler(options.on_bad, folder and folder / BAD),
+            on_bad=bad_rows.handler(options.on_bad, folder / BAD if folder else None),
         )
     return _filter_documents(documents, folder) if options.filter else documents
 
 
 def delete_reports(folder: Path) -> None:
-    """Deletes the reports of an earlier reading of the data."""
+    """Deletes the reports that an earlier start of the run wrote."""
     for name in (BAD, DROPPED):
         (folder / name).unlink(missing_ok=True)
 
 
 def summarize_reports(folder: Path) -> str:
-    """Summarizes the reports for an error message, "" if nothing was left out."""
+    """Summarizes the reports for an error message; "" if nothing was left out."""
     summary = ""
     if rows := bad_rows.read(folder / BAD):
         reasons = Counter(bad_rows.name_flags(row.reason) for row in rows).most_common(2)

@@ -1,4 +1,4 @@
-"""Read the rows of a run after pretraining: parsed, rendered by the chat template, encoded, split.
+"""Read the rows of a post-training run: parse, render with the chat template, encode and split them.
 
 Nothing is kept on disk: rows are few, and are read again when a run resumes. The pipe's digest is in the
 run's fingerprint, so a run never resumes with other data.
@@ -49,8 +49,8 @@ class Source(NamedTuple):
         output_dir: the run's folder, where skipped rows are listed.
         held_out: validation rows, at most a fifth of those in a file.
         examples: generated training rows.
-        seed: of generated rows.
-        subset, split: of a data set, as in `data_pipes.source.path.rows`.
+        seed: seed of the generated rows.
+        subset, split: parts of a data set, as in `data_pipes.source.path.rows`.
         on_bad: "stop" or "skip", as in `stages.run.data.bad_rows.handler`.
     """
 
@@ -102,7 +102,7 @@ class MakePipe(Protocol):
 
 
 class Kind(NamedTuple):
-    """A form of rows.
+    """A kind of rows, such as conversations or preference pairs, and the functions that produce its examples.
 
     Fields:
         generate: the rows of --data_path embedded.
@@ -126,8 +126,8 @@ def read(
 
     Args:
         kind: CONVERSATIONS, PREFERENCES, UNPAIRED or PROMPTS.
-        source: where rows come from.
-        tokenizer, template: of the model.
+        source: location of the rows.
+        tokenizer, template: those of the model.
         say: takes a line for the user.
 
     Returns:
@@ -153,10 +153,10 @@ def read(
     skipped = len(bad_rows.read(bad))
     note = f"; {skipped:,} rows were skipped, see {bad}" if skipped else ""
     if not parts[0]:
-        raise ValueError(f"--data_path {source.data_path}: no row is left to learn from{note}")
+        raise ValueError(f"--data_path {source.data_path}: no row is left to train on{note}")
     # 3. Split.
     data = Data(*parts) if len(parts) == 2 else hold_out(parts[0], source.held_out)
-    say(f"data: {len(data.train):,} rows to learn from, {len(data.held_out):,} held out{note}")
+    say(f"data: {len(data.train):,} rows to train on, {len(data.held_out):,} held out{note}")
     return data
 
 
@@ -183,14 +183,15 @@ def training_pipe(
 
     Args:
         make: such as `data_pipes.sft.sft_pipe` with its length bound.
-        examples: encoded.
-        flags: batch_size; num_epochs, or max_steps batches in their place.
-        seed: of the order.
+        examples: encoded examples.
+        flags: batch_size, and num_epochs or, if it is set, max_steps.
+        seed: seed of the shuffling.
         say: takes a line for the user.
 
     Returns:
         The pipe.
     """
+    # With --max_steps, enough epochs even if each has one row only; the slice ends the pipe.
     epochs = max(flags.max_steps * flags.batch_size, 1) if flags.max_steps else flags.num_epochs
     pipe = make(examples, batch_size=flags.batch_size, key=seed, epochs=epochs)[: flags.max_steps]
     report_lost_rows(pipe, say)
@@ -203,7 +204,7 @@ def held_out_pipe(make: MakePipe, examples: Sequence[Any], *, batch_size: int) -
 
 
 def row_length(longest: int, max_length: int) -> int:
-    """Returns the length of rows: that of the longest example, rounded up to a multiple, at most max_length.
+    """Rounds the longest example's length up to a multiple of LENGTH_MULTIPLE; at most max_length.
 
     Example:
         >>> row_length(21, 256), row_length(300, 256)
@@ -213,16 +214,16 @@ def row_length(longest: int, max_length: int) -> int:
 
 
 def report_lost_rows(pipe: TablePipe, say: Callable[[str], Any]) -> None:
-    """Says how many rows a pipe truncated and dropped, if any.
+    """Reports how many rows a pipe truncated and how many it dropped, if any.
 
     Args:
-        pipe: of examples.
+        pipe: a pipe of examples.
         say: takes a line for the user.
     """
     if pipe.truncated or pipe.dropped:
         say(
-            f"data: {pipe.truncated:,} rows were too long and shortened, {pipe.dropped:,} had nothing left "
-            "to learn; --max_length sets the limit"
+            f"data: {pipe.truncated:,} rows were too long and truncated, {pipe.dropped:,} dropped with no "
+            "token left to train on; --max_length sets the limit"
         )
 
 
@@ -264,14 +265,14 @@ def _encode_conversations(
 def _encode_prompts(
     template: ChatTemplate, tokenizer: Tokenizer, records: Sequence[Prompt], *, on_error: OnError
 ) -> list[EncodedPrompt]:
-    """Prompts -> EncodedPrompt, whose text is that of the last message."""
+    """Prompts -> EncodedPrompt; its text is the content of the last message."""
     refused: set[int] = set()
 
-    def note(number: int, error: ValueError) -> None:
+    def record_refused(number: int, error: ValueError) -> None:
         refused.add(number)
         on_error(number, error)
 
-    tokens = encode_prompts(template, tokenizer, records, on_error=note)
+    tokens = encode_prompts(template, tokenizer, records, on_error=record_refused)
     kept = [record for number, record in enumerate(records) if number not in refused]
     return [
         EncodedPrompt(ids, record.messages[-1].content or "", dict(record.row))

@@ -1,7 +1,7 @@
 """Hold out text for validation: whole documents chosen by name, or the ends of all if there are few.
 
-A name decides, so the choice is the same on every machine, and stays as it was when other documents are
-added.
+The hash of a document's name decides, so the choice is the same on every machine, and does not change when
+other documents are added.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MOST_BYTES = 10_000_000
 def choose_rule(
     documents: Iterable[Document], share: float, root: str, report: Callable[[], str] = lambda: ""
 ) -> Rule:
-    """Chooses the split from the first documents.
+    """Chooses the rule of the split from the first documents.
 
     A choice by name may hold out none of ten documents, or half of the text. So if there are fewer than
     2/share documents, or none with a chosen name, the end of each document is held out instead.
 
     Args:
         documents: read until the choice is clear; all of them only if they are few.
-        share: of the text to hold out, in (0, 0.5].
+        share: share of the text to hold out, in (0, 0.5].
         root: see `split`.
         report: () -> summary of what was left out, for the message that there is no text.
 
@@ -70,7 +70,7 @@ def split(
     Args:
         documents: read once, in order.
         rule: "names" holds out whole documents, "ends" the end of each.
-        share: of the documents, or of each one's text.
+        share: held-out share of the documents, or of each document's text.
         root: --data_path; it is removed from names, as the same folder may have several paths.
 
     Returns:
@@ -81,16 +81,16 @@ def split(
         >>> list(split([Document("ab\\ncd\\n", "a")], rule="ends", share=0.5, root="."))
         [('train', Document(text='ab\\n', name='a')), ('held_out', Document(text='cd\\n', name='a'))]
     """
-    room = MOST_BYTES
+    bytes_left = MOST_BYTES
     for document in documents:
         pieces: list[tuple[Part, Document]] = [("train", document)]
-        if room > 0 and rule == "ends":
+        if bytes_left > 0 and rule == "ends":
             pieces = _split_end(document, share)
-        elif room > 0 and _is_chosen(document, share, root):
+        elif bytes_left > 0 and _is_chosen(document, share, root):
             pieces = [("held_out", document)]
         for part, piece in pieces:
             if piece.text:
-                room -= len(piece.text.encode()) if part == "held_out" else 0
+                bytes_left -= len(piece.text.encode()) if part == "held_out" else 0
                 yield part, piece
 
 
@@ -104,10 +104,10 @@ def _is_chosen(document: Document, share: float, root: str) -> bool:
 def _split_end(document: Document, share: float) -> list[tuple[Part, Document]]:
     """Splits off the end of a document, from the beginning of a line if there is one."""
     text = document.text
-    middle = max(1, math.floor(len(text) * (1 - share)))
-    line = text.find("\n", middle - 1) + 1
-    place = line if 0 < line < len(text) else middle
+    earliest = max(1, math.floor(len(text) * (1 - share)))
+    line_start = text.find("\n", earliest - 1) + 1
+    cut = line_start if 0 < line_start < len(text) else earliest
     return [
-        ("train", document._replace(text=text[:place])),
-        ("held_out", document._replace(text=text[place:])),
+        ("train", document._replace(text=text[:cut])),
+        ("held_out", document._replace(text=text[cut:])),
     ]

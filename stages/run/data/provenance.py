@@ -12,7 +12,7 @@ from data_pipes.source.text import files
 from stages.models import folder as model_folder
 from stages.run.options.pretrain import PretrainOptions
 
-READING = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
+DATA_FLAGS = ("field", "encoding", "subset", "split", "held_out", "filter", "on_bad")
 """Flags that change the tokens, besides the paths of text and tokenizer."""
 
 
@@ -21,7 +21,7 @@ def describe_inputs(options: PretrainOptions, vocab_size: int) -> dict[str, Any]
 
     Args:
         options: the flags.
-        vocab_size: of a tokenizer that would be trained.
+        vocab_size: vocabulary size of the tokenizer, if one would be trained.
 
     Returns:
         {flag: value}; for text and tokenizer a dict with the path and, if it exists, what identifies its
@@ -33,12 +33,12 @@ def describe_inputs(options: PretrainOptions, vocab_size: int) -> dict[str, Any]
         tokenizer["trained"] = vocab_size
     elif Path(path).exists():
         tokenizer["fingerprint"] = tokenizers.fingerprint(tokenizers.load(path))
-    flags = {f"--{name}": getattr(options, name) for name in READING}
+    flags = {f"--{name}": getattr(options, name) for name in DATA_FLAGS}
     return {"--data_path": _describe_text(options.data_path), "--tokenizer_path": tokenizer, **flags}
 
 
 def tokenizer_path(options: PretrainOptions) -> str | None:
-    """Returns the tokenizer's path: of its own flag, or in the folder of the model to start from."""
+    """Returns --tokenizer_path, or the tokenizer of --model_path; None if one is to be trained."""
     if options.tokenizer_path:
         return options.tokenizer_path
     if not options.model_path:
@@ -47,12 +47,17 @@ def tokenizer_path(options: PretrainOptions) -> str | None:
 
 
 def refuse_changed(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compares the inputs of the cached data with those of now.
+    """Refuses cached data that was built from other inputs than the current ones.
 
     Files may have moved, and a folder may have several paths: the contents are compared if both are known.
 
+    Args:
+        folder: the run's folder, for the message.
+        was: inputs of the cached data, from `describe_inputs`.
+        now: current inputs.
+
     Raises:
-        ValueError: naming the flags that differ.
+        ValueError: if inputs differ; names their flags.
     """
     changes = [
         f"{name} was {_render(was.get(name))}, is {_render(now[name])}"
@@ -61,23 +66,23 @@ def refuse_changed(folder: Path, was: Mapping[str, Any], now: Mapping[str, Any])
     ]
     if changes:
         raise ValueError(
-            f"{folder / 'data'} was made from something else: {'; '.join(changes)}. Set these back, or "
+            f"{folder / 'data'} was made from other inputs: {'; '.join(changes)}. Set these back, or "
             "choose another --output_dir"
         )
 
 
 def _describe_text(data_path: str) -> dict[str, Any]:
     """A file or folder by the names and sizes of its files; anything else by its name."""
-    top = Path(data_path)
-    if data_path == "embedded" or not top.exists():
+    root = Path(data_path)
+    if data_path == "embedded" or not root.exists():
         return {"path": data_path}
-    sizes = [(path.relative_to(top).as_posix(), path.stat().st_size) for path in files(top)]
+    sizes = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in files(root)]
     total = sum(size for _, size in sizes)
     return {"path": data_path, "files": len(sizes), "bytes": total, "names": hash_json(sizes)[:16]}
 
 
 def _are_equal(was: Any, now: Any) -> bool:
-    """Compares contents if both sides know them, else paths."""
+    """Compares contents if both descriptions have them, else paths."""
     if not isinstance(was, Mapping) or not isinstance(now, Mapping):
         return was == now
     old, new = ({name: value for name, value in side.items() if name != "path"} for side in (was, now))

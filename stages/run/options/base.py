@@ -20,7 +20,7 @@ class BatchFlags:
     batch_size: Annotated[int, AtLeast(1)] = 16
     """Rows, pairs or prompts per step."""
     num_epochs: Annotated[int, AtLeast(1)] = 1
-    """Number of epochs, times that the data is seen."""
+    """Number of epochs: times that each row is trained on."""
     max_steps: Annotated[int | None, AtLeast(1, "leave it out for --num_epochs")] = None
     """Number of steps, in place of --num_epochs."""
     max_length: Annotated[int, AtLeast(1)] = 256
@@ -81,7 +81,7 @@ class RunFlags(DeviceFlags):
 
 @dataclass(frozen=True, kw_only=True)
 class PathFlags:
-    """Data in, folder out."""
+    """Paths of the data and of the run."""
 
     data_path: str = "embedded"
     """Training data: JSONL, JSON, CSV, Parquet or Arrow files, a folder of them, or a data set's name; for
@@ -124,16 +124,16 @@ def check_micro_batches(rows: int, name: str, count: int) -> None:
     """Checks that a batch is cut into equal micro-batches.
 
     Args:
-        rows: of the batch.
-        name: of the batch, for the message.
-        count: --gradient_accumulation.
+        rows: rows of the batch.
+        name: name of the batch size, for the message, such as --batch_size.
+        count: micro-batches, --gradient_accumulation.
 
     Raises:
-        ValueError: if it is not; the message has the nearest number that would.
+        ValueError: if `count` does not divide `rows`; the message has the nearest smaller divisor.
     """
     if rows % count:
         near = max(n for n in range(1, count + 1) if rows % n == 0)
         raise ValueError(
-            f"--gradient_accumulation {count} does not divide {name} {rows}: it cuts a batch into equal "
-            f"pieces; --gradient_accumulation {near} would"
+            f"--gradient_accumulation {count} does not divide {name} {rows}: a batch is cut into "
+            f"equal micro-batches; --gradient_accumulation {near} would"
         )

@@ -13,7 +13,7 @@ Options = TypeVar("Options", bound=type)
 
 
 def defaults(**values: Any) -> Callable[[Options], Options]:
-    """Gives inherited flags other defaults, without their types and help again. Stands below `@dataclass`.
+    """Overrides the defaults of inherited flags; stands directly below `@dataclass`.
 
     Args:
         values: flag -> its default in this class.
@@ -22,7 +22,7 @@ def defaults(**values: Any) -> Callable[[Options], Options]:
         A class decorator.
 
     Raises:
-        TypeError: by the decorator, for a flag that the class does not inherit.
+        TypeError: raised by the decorator, for a flag that the class does not inherit.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True)
@@ -85,13 +85,13 @@ class DatasetFlags:
     subset: str | None = None
     """Subset (configuration) of the data set; in a folder, one that its README.md lists, or a subfolder."""
     split: str = "train"
-    """Split of the data set; in a folder, its files are found by the hub's names, such as train.jsonl and
+    """Split of the data set; in a folder, files are matched by name as on the hub, such as train.jsonl and
     test.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowFlags(DatasetFlags):
-    """The part of a data set that is read, and rows that cannot be."""
+    """The part of a data set that is read, and the handling of rows that cannot be read."""
 
     on_bad: Literal["stop", "skip"] = "stop"
     """On a row or file that cannot be read: stop, or skip it and list it in bad_rows.jsonl."""
@@ -122,7 +122,6 @@ class SamplingFlags:
     """Sampling of tokens."""
 
     temperature: Annotated[float, AtLeast(0)] = 1.0
-    """Sampling temperature, a factor that divides the logits; 0 decodes greedily."""
+    """Sampling temperature, which divides the logits; 0 decodes greedily."""
     top_p: Probability = None
-    """Nucleus sampling: keep the most likely tokens whose share of probability adds up to top_p; None keeps
-    all."""
+    """Nucleus sampling: keep the most likely tokens whose probabilities add up to top_p; None keeps all."""

@@ -55,7 +55,7 @@ def check_pretrain_flags(options: PretrainOptions) -> None:
     """Checks every flag of a pretraining run by itself, and those that depend on each other.
 
     Raises:
-        ValueError: naming the flag, its value and the fix.
+        ValueError: if a flag is out of range or does not fit another; names the flag, its value and the fix.
     """
     check_ranges(options)
     check_training_flags(options)

@@ -6,11 +6,11 @@ import math
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 LARGEST = 2**31 - 1
-"""Counts of steps are int32, as optax's are."""
+"""Limit on integers: counts of steps are int32, as in optax."""
 
 
 class AtLeast(NamedTuple):
-    """Finite numbers from `low` on; whole ones fit into an int32.
+    """Finite numbers of at least `low`; integers are at most LARGEST.
 
     Fields:
         low: the smallest number.
@@ -25,7 +25,7 @@ class Above(NamedTuple):
     """Finite numbers above `low`.
 
     Fields:
-        low: not itself in the range.
+        low: lower bound, excluded.
         fix: advice that ends the message.
     """
 
@@ -34,7 +34,7 @@ class Above(NamedTuple):
 
 
 class Within(NamedTuple):
-    """Numbers of an interval.
+    """Numbers in an interval.
 
     Fields:
         interval: as in mathematics; "[0, 1)" holds 0 but not 1.
@@ -49,7 +49,7 @@ class Within(NamedTuple):
 
 Share = Annotated[float, Within("[0, 1)", "a share")]
 Probability = Annotated[
-    float | None, Within("(0, 1]", "a probability", "1 or no flag samples among all tokens")
+    float | None, Within("(0, 1]", "a probability", "1, or leaving the flag out, samples from all tokens")
 ]
 Decay = Annotated[float | None, Within("(0, 1)", "a decay", "0.999 is usual; leave it out for no average")]
 Seed = Annotated[int, Within("[0, 4294967295]")]
@@ -91,7 +91,7 @@ def _check_number(name: str, value: float | None, marker: AtLeast | Above | With
 
 
 def _expectation(value: float, marker: AtLeast | Above | Within) -> str:
-    """Describes the range that a number misses; "" if it does not."""
+    """Describes the expected range if a number is outside it; else ""."""
     if isinstance(marker, Within):
         return "" if _contains(marker.interval, value) else f"{marker.noun} in {marker.interval}"
     if isinstance(marker, Above):

@@ -12,7 +12,7 @@ Options = TypeVar("Options")
 
 
 def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options:
-    """Builds the dataclass.
+    """Builds a dataclass of flags from the values of a file.
 
     Args:
         kind: a dataclass whose fields are bool, int, float, str, Literal, a tuple of these, or one of them or
@@ -21,8 +21,11 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
             missing.
         where: the file, for messages.
 
+    Returns:
+        The dataclass.
+
     Raises:
-        ValueError: naming the file and the field that is unknown, missing or of another type.
+        ValueError: if a field is unknown, missing or of another type; names the file and the field.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ def build(kind: type[Options], values: Mapping[str, Any], where: str) -> Options
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tells if a JSON value is of the type."""
+    """True if a JSON value has the type of a field."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
@@ -68,7 +71,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _describe(hint: Any) -> str:
-    """Describes a type."""
+    """Describes the type of a field for a message."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(choice) for choice in inside)

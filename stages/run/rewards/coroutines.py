@@ -25,15 +25,15 @@ def gather() -> Callable[[Sequence[Awaitable]], list]:
     """
     loops: list[asyncio.AbstractEventLoop] = []
 
-    def run(waiting: Sequence[Awaitable]) -> list:
+    def run(awaitables: Sequence[Awaitable]) -> list:
         if not loops:
             loops.append(asyncio.new_event_loop())
             threading.Thread(target=loops[0].run_forever, name="coroutines", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_gather_all(waiting), loops[0]).result()
+        return asyncio.run_coroutine_threadsafe(_gather_all(awaitables), loops[0]).result()
 
     return run
 
 
-async def _gather_all(waiting: Sequence[Awaitable]) -> list:
-    """Awaits all: results and exceptions, in order."""
-    return list(await asyncio.gather(*waiting, return_exceptions=True))
+async def _gather_all(awaitables: Sequence[Awaitable]) -> list:
+    """Awaits all, and returns their results or exceptions, in order."""
+    return list(await asyncio.gather(*awaitables, return_exceptions=True))

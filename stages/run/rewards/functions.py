@@ -1,7 +1,7 @@
 """Load the reward functions that --reward names, and combine them into one score.
 
 A function in a user's file is the user's own program, and runs unrestricted; it is loaded only from the path
-that they typed.
+given on the command line.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EXPECTED = f"{', '.join(BUILT_IN)}, FILE.py:FUNCTION, or the folder of a reward
 
 
 def reward_names(rewards: Sequence[str]) -> tuple[str, ...]:
-    """Names the rewards for metrics: a function by its name, a reward model "model", repeats by a number.
+    """Names rewards for metrics: the function's name, or "model" for a reward model; repeats get a number.
 
     Example:
         >>> reward_names(["correct", "mine.py:short", "yours.py:short"])
@@ -63,9 +63,9 @@ def build_score(
     Args:
         rewards: `correct`, FILE.py:FUNCTION, or the folder of a reward model.
         tokenizer: decodes the completions, without control tokens.
-        prompts, rows: text and row of each prompt, by the rollouts' row.
+        prompts, rows: text and row of each prompt; `Rollouts.row` indexes them.
         on_bad: see `stages.score.text_score`.
-        device: of reward models.
+        device: device of the reward models.
 
     Returns:
         Rollouts -> rewards [B, K], in the order of `rewards`.
@@ -75,12 +75,12 @@ def build_score(
             columns; `correct`, if a row has no "answer".
         FileNotFoundError: if there is no such file.
     """
-    lacking = next((row for row in rows if "answer" not in row), None)
-    if "correct" in rewards and lacking is not None:
+    without_answer = next((row for row in rows if "answer" not in row), None)
+    if "correct" in rewards and without_answer is not None:
         raise ValueError(
             "--reward correct compares with the column 'answer', and there is a row with "
-            f"{', '.join(lacking)} only; name a reward of your own (--reward FILE.py:FUNCTION), or add the "
-            "column"
+            f"{', '.join(without_answer)} only; name a reward of your own (--reward FILE.py:FUNCTION), or "
+            "add the column"
         )
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
     score_text = partial(
@@ -114,7 +114,7 @@ def load_function(reward: str) -> Reward:
     """Loads a reward function: a name of BUILT_IN, or FILE.py:FUNCTION; a class is called without arguments.
 
     Raises:
-        ValueError: if there is none; the message says what is expected.
+        ValueError: if the name or the function does not exist; the message says what is expected.
         FileNotFoundError: if there is no such file.
     """
     if reward in BUILT_IN:
@@ -140,7 +140,7 @@ def refuse_unknown(rewards: Sequence[str]) -> None:
     """Checks the names of rewards without running anything.
 
     Raises:
-        ValueError: if one is neither built in, nor FILE.py:FUNCTION, nor a folder; if there is none.
+        ValueError: if one is neither built in, nor FILE.py:FUNCTION, nor a folder; or if no reward is named.
         FileNotFoundError: if there is no such file.
     """
     if not rewards:

@@ -1,6 +1,6 @@
-"""Digest the rewards of a run, so that it never resumes with others.
+"""Digest the rewards of a run, so that it never resumes with other rewards.
 
-A run's fingerprint has these entries beside those of stage and pipe: a changed reward is refused by name.
+A run's fingerprint has these entries beside those of stage and pipe, so that the refusal names the reward.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def digest_rewards(rewards: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
 
     Args:
         rewards: as in `stages.run.rewards.functions.build_score`.
-        rows: of all prompts; every column is digested, as a reward may read any.
+        rows: rows of all prompts; every column is digested, as a reward may read any.
 
     Returns:
         {"reward NAME's file FILE.py": digest of its bytes (not of its imports), "reward NAME's weights":

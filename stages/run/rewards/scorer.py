@@ -20,11 +20,11 @@ class Scorer(NamedTuple):
     """Rewards of a run.
 
     Fields:
-        names: of the K rewards, for metrics.
-        weights: of the K rewards in their sum; None weighs each with 1.
+        names: names of the K rewards, for metrics.
+        weights: weights of the K rewards in their sum; None weighs each with 1.
         score: Rollouts -> rewards [B, K].
-        recorder: a score that also remembers completions, and the function that logs them.
-        digests: of the rewards, for the run's fingerprint.
+        recorder: `score` with a memory, and the function that logs the remembered completions.
+        digests: digests of the rewards, for the run's fingerprint.
     """
 
     names: tuple[str, ...]
@@ -52,11 +52,11 @@ def scorer(
 
     Args:
         rewards: as in `stages.run.rewards.functions.build_score`.
-        weights: of the rewards in their sum; none given weighs each with 1.
+        weights: weights of the rewards in their sum; () weighs each with 1.
         on_bad: "stop" at a reward function that fails, or "skip" that reward.
-        prompts, rows: text and row of each prompt, by the rollouts' row.
-        tokenizer: of the policy.
-        device: of reward models.
+        prompts, rows: text and row of each prompt; `Rollouts.row` indexes them.
+        tokenizer: the policy's tokenizer.
+        device: device of the reward models.
         folder, table_every, samples: see `stages.run.data.completions_log.recorder`.
         say: takes a line for the user.
 

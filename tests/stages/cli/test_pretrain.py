@@ -282,7 +282,7 @@ def test_bad_text_is_one_line(
         ({"seed": 3, "batch_size": 2}, "--batch_size was 4, is 2; --seed was 0, is 3"),
         ({"max_steps": 24}, "--max_steps was 12, is 24"),
         ({"resume": False}, "holds checkpoints of an earlier run"),
-        ({"held_out": 0.2}, r"data was made from something else: --held_out was 0\.05, is 0\.2"),
+        ({"held_out": 0.2}, r"data was made from other inputs: --held_out was 0\.05, is 0\.2"),
     ],
 )
 def test_resuming_with_other_flags_is_refused_by_name(

@@ -20,6 +20,6 @@ def test_rows_are_shown(stage: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "<|im_start|>user\nAdd" in out
     assert ("of the positions are trained" in out) == (stage == "sft")
     assert main(["preview", *flags, "--max_length", "24"]) == 0
-    assert "rows were too long and shortened" in capsys.readouterr().out
+    assert "rows were too long and truncated" in capsys.readouterr().out
     assert main(["preview", *flags, "--batch", "999"]) == 2
     assert "--batch 999" in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_answers_are_written_down_with_their_rewards(
     for answer in lines[0]["answers"]:
         assert answer["rewards"]["short"] == pytest.approx(-len(answer["completion"]) / 10)
         assert answer["prompt"].startswith("Add ")
-    assert "step 2: reward | prompt | answer" in capsys.readouterr().out
+    assert "step 2: reward | prompt | completion" in capsys.readouterr().out
 
 
 def test_a_reward_that_changed_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

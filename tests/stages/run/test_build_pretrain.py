@@ -128,7 +128,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_any_work(
     config = write_config(tmp_path / "narrow.json", vocab_size=262)
     given = tokenizers.save(tokenizers.train(["low lower lowest"], 264), tmp_path / "given.json")
     with pytest.raises(
-        ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json only vocab_size 262"
+        ValueError, match=r"the tokenizer has 264 ids, but --config \S+narrow.json has vocab_size 262"
     ):
         check(with_(base, config=str(config), tokenizer_path=str(given)))
     check(with_(base, tokenizer_path=str(given)))

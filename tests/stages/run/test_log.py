@@ -141,7 +141,7 @@ def test_a_missing_package_is_named_with_what_brings_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"is not installed; pip install 'intro2llm\[track\]' brings it"):
+    with pytest.raises(ImportError, match=r"is not installed; pip install 'intro2llm\[track\]' installs it"):
         make(tmp_path)
 
 
@@ -167,7 +167,7 @@ def test_a_torn_end_is_taken_out_and_said(end: bytes, tmp_path: Path) -> None:
     path.write_bytes(whole + end)
     log.json_lines(path, 5, told.append).close()
     assert path.read_bytes() == whole
-    assert told == [f"{path}:3: the last line is cut off ({len(end)} bytes) and was taken out"]
+    assert told == [f"{path}:3: the last line is cut off ({len(end)} bytes) and was deleted"]
     path.write_bytes(end.rstrip(b"\n") + b"\n" + whole)
     with pytest.raises(ValueError, match=r"metrics.jsonl:1: expected a JSON object with a step"):
         log.json_lines(path, 5)

@@ -223,7 +223,7 @@ def test_a_signal_ends_the_step_saves_and_ends_the_run(
     options = RunOptions(compile=False, quiet=True)
     outcome = run(made, Signalling(batches, 2, number), tmp_path / "parts", key=KEY, options=options)
     assert (outcome.status, outcome.signal, int(outcome.state.step)) == ("interrupted", number, 3)
-    assert "this step ends, the state is saved, then the run" in capfd.readouterr().err
+    assert "the run ends after this step; its state is saved" in capfd.readouterr().err
     assert signal.getsignal(number) == before
     resumed = run(made, batches, tmp_path / "parts", key=KEY, options=options)
     whole = run(made, batches, tmp_path / "whole", key=KEY, options=options)

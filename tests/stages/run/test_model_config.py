@@ -82,7 +82,9 @@ def test_the_special_ids_are_the_tokenizers() -> None:
     special = tokenizers.special_tokens(tokenizer)
     read = model_config.fit_to_tokenizer(preset("tiny_config"), tokenizer, name="--config tiny_config")
     assert (read.eos_token_id, read.pad_token_id) == (special["<|endoftext|>"], special["<|pad|>"])
-    with pytest.raises(ValueError, match=r"the tokenizer has \d+ ids, but --config x only vocab_size 200"):
+    with pytest.raises(
+        ValueError, match=r"the tokenizer has \d+ ids, but --config x has vocab_size 200 only"
+    ):
         model_config.fit_to_tokenizer(preset("tiny_config", vocab_size=200), tokenizer, name="--config x")
 
 

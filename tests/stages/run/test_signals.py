@@ -19,7 +19,7 @@ def test_every_signal_is_recorded_in_order_and_reported_once(capfd: pytest.Captu
     assert caught == [signal.SIGINT, signal.SIGTERM, signal.SIGTERM]
     assert signal.SIGHUP in NAMES
     assert [signal.getsignal(name) for name in NAMES] == before
-    assert capfd.readouterr().err.strip() == "SIGINT: this step ends, the state is saved, then the run"
+    assert capfd.readouterr().err.strip() == "SIGINT: the run ends after this step; its state is saved"
 
 
 def test_handlers_come_back_after_an_error() -> None:

@@ -48,7 +48,7 @@ def test_bad_rows_stop_or_are_noted(tmp_path: Path) -> None:
     assert "rows.jsonl:1" in (tmp_path / "run" / examples.BAD).read_text()
     read(tmp_path, rows, "PREFERENCES", on_bad="skip")
     assert len((tmp_path / "run" / examples.BAD).read_text().splitlines()) == 1
-    with pytest.raises(ValueError, match="no row is left to learn from; 1 rows were skipped, see"):
+    with pytest.raises(ValueError, match="no row is left to train on; 1 rows were skipped, see"):
         read(tmp_path, rows[:1], "PREFERENCES", on_bad="skip")
 
 
