@@ -84,7 +84,7 @@ def check_newest(run: Path, during_save: bool, saved: int) -> Kill:
     warnings: list[str] = []
     loaded = checkpoint.load(run, state(0), warn=warnings.append)
     right = all(torch.equal(x, y) for x, y in zip(loaded.state, state(loaded.step), strict=True))
-    return Kill(inside, saved, loaded.step, right and not loaded.skipped and not warnings)
+    return Kill(during_save, saved, loaded.step, right and not loaded.skipped and not warnings)
 
 
 def save_forever(run: Path, step: int, pipe: int, in_background: bool) -> NoReturn:

@@ -344,4 +344,4 @@ def _prefix(name: str, flat: Flat) -> Flat:
 
 def _digest(data: Any) -> str:
     """Short digest of bytes."""
-    return label(hash_bytes(data))
+    return short_digest(hash_bytes(data))

@@ -122,7 +122,7 @@ def _take_steps(
     from stages.run.experiment import fingerprint_of
 
     device = experiment.key.device
-    no_compiler = compiler.missing() if options.compile and device.type == "cpu" else None
+    no_compiler = compiler.missing_tool() if options.compile and device.type == "cpu" else None
     if no_compiler:
         say(no_compiler)
     return loop.run(
