@@ -9,6 +9,7 @@ Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from pure import random, tree
 from pure.loss.check import check_range
 from pure.loss.cross_entropy import IGNORE
 from pure.loss.kto import kto_loss, mismatched_divergence
-from pure.loss.log_probability import Head, linear_log_probabilities
+from pure.loss.log_probability import linear_log_probabilities
 from pure.transform.jit import region
 from pure.types import GradientTransformation, Model, Tree
 from stages.dpo import answer_log_probabilities
@@ -82,11 +83,11 @@ def kto(
     check_range("kto", "above 0", beta=beta, **weights)
     head = region(partial(linear_log_probabilities, logits=model.logits, chunk=chunk))
     frozen = tree.cast(reference, compute)
-    divergence_fn = partial(divergence, model=model, head=head, reference=frozen)
+    logps_fn = partial(answer_log_probabilities, model=model, head=head)
+    divergence_fn = partial(divergence, logps_fn=logps_fn, reference=frozen)
     loss = partial(
         answers_loss,
-        model=model,
-        head=head,
+        logps_fn=logps_fn,
         reference=frozen,
         divergence_fn=divergence_fn,
         dropout=not disable_dropout,
@@ -134,8 +135,7 @@ def answers_loss(
     batch: Tree,
     key: Tensor | None,
     *,
-    model: Model,
-    head: Head,
+    logps_fn: Callable[..., Tensor],
     reference: Tree,
     divergence_fn: partial[Tensor],
     dropout: bool,
@@ -150,7 +150,7 @@ def answers_loss(
         batch: tokens, labels [B, T], desirable, batch_position [B]; optional: reference, divergence [B]. An
             answer without labels is padding.
         key: [2]; dropout folds in each answer's batch_position. None disables dropout, for validation.
-        model, head, reference, divergence_fn, dropout: bound by `kto`.
+        logps_fn, reference, divergence_fn, dropout: bound by `kto`.
         beta, desirable_weight, undesirable_weight: see `kto`.
 
     Returns:
@@ -167,7 +167,6 @@ def answers_loss(
     keys = None
     if key is not None and dropout:
         keys = torch.func.vmap(random.fold_in, (None, 0))(key, batch["batch_position"])
-    logps_fn = partial(answer_log_probabilities, model=model, head=head)
     logps = logps_fn(params, tokens, labels, key=keys)
     reference_logps = batch.get("reference")
     if reference_logps is None:
@@ -188,19 +187,18 @@ def answers_loss(
     return torch.where(real, losses, 0.0).sum(), count, metrics
 
 
-def divergence(params: Tree, batch: Tree, *, model: Model, head: Head, reference: Tree) -> Tensor:
+def divergence(params: Tree, batch: Tree, *, logps_fn: Callable[..., Tensor], reference: Tree) -> Tensor:
     """Estimate z₀, the KL divergence of the policy from the reference, from mismatched answers.
 
     Args:
         params: the policy's.
         batch: tokens, labels [B, T]; answers first, padding after them.
-        model, head, reference: bound by `kto`.
+        logps_fn, reference: bound by `kto`.
 
     Returns:
         [] float32, nats, >= 0, without gradient.
     """
     tokens, labels = mismatched(batch["tokens"], batch["labels"])
-    logps_fn = partial(answer_log_probabilities, model=model, head=head)
     with torch.no_grad():
         policy, frozen = (logps_fn(x, tokens, labels) for x in (params, reference))
         answers = (labels != IGNORE).any(1).sum().clamp(min=1)

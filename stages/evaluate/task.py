@@ -6,11 +6,11 @@ after a kill, and compares two models question by question.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from data_pipes.digest import hash_json
 
 Sample = dict[str, Any]
 """One answered question, plain JSON: "id", "prompt", "output", "score", and further entries of the task."""
@@ -144,7 +144,7 @@ def digest(*parts: Any) -> str:
         >>> digest("a question", ["x", "y"]) == digest("a question", ["x", "z"])
         False
     """
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return hash_json(parts)[:12]
 
 
 def mean(values: Iterable[float]) -> Figure:

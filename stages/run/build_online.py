@@ -57,10 +57,9 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         Experiment.
     """
     parts = _parts(options, start, data, say)
-    optimization = optimizer.build(options, len(parts.pipe) * updates_per_step(options), start.dtype)
     stage = grpo(
         start.base.model,
-        optimization.optimizer,
+        parts.optimization.optimizer,
         samples=options.samples,
         beta=options.beta,
         kl=options.kl,
@@ -70,7 +69,7 @@ def build_grpo(options: GRPOOptions, start: Start, data: Data, say: Say) -> Expe
         reference=_reference(start, options.beta),
         **_arguments(options, start, parts),
     )
-    return _experiment(start, stage, optimization, parts)
+    return _experiment(start, stage, parts)
 
 
 def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experiment:
@@ -86,11 +85,9 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         Experiment.
     """
     parts = _parts(options, start, data, say)
-    updates = len(parts.pipe) * updates_per_step(options)
-    optimization = optimizer.build(options, updates, start.dtype)
     stage = ppo(
         start.base.model,
-        optimization.optimizer,
+        parts.optimization.optimizer,
         beta=options.beta,
         target_kl=options.target_kl,
         epochs=options.epochs,
@@ -100,7 +97,7 @@ def build_ppo(options: PPOOptions, start: Start, data: Data, say: Say) -> Experi
         reference=_reference(start, options.beta),
         **_arguments(options, start, parts),
     )
-    return _experiment(start, stage, optimization, parts)
+    return _experiment(start, stage, parts)
 
 
 class _Parts(NamedTuple):
@@ -108,6 +105,7 @@ class _Parts(NamedTuple):
 
     Fields:
         pipe: batches of the training prompts.
+        optimization: optimizer and schedule, over all updates of the run.
         held_out: one batch of held-out prompts, or None.
         offset: index of the first held-out prompt among all prompts; the scorer looks up its row by it.
         scorer: computes the rewards and logs the completions.
@@ -116,6 +114,7 @@ class _Parts(NamedTuple):
     """
 
     pipe: TablePipe
+    optimization: Optimization
     held_out: TablePipe | None
     offset: int
     scorer: Scorer
@@ -130,8 +129,10 @@ def _parts(options: OnlineOptions, start: Start, data: Data, say: Say) -> _Parts
     make_pipe = partial(prompt_pipe, length=length, truncate="left")
     tokens = [prompt.tokens for prompt in data.train]
     held_out = [prompt.tokens for prompt in data.held_out[:VALIDATION_PROMPTS]]
+    pipe = examples.training_pipe(make_pipe, tokens, options, seed=options.seed, say=say)
     return _Parts(
-        pipe=examples.training_pipe(make_pipe, tokens, options, seed=options.seed, say=say),
+        pipe=pipe,
+        optimization=optimizer.build(options, len(pipe) * updates_per_step(options), start.dtype),
         held_out=examples.held_out_pipe(make_pipe, held_out, batch_size=len(held_out)),
         offset=len(data.train),
         scorer=scorer(
@@ -203,9 +204,9 @@ def _reference(start: Start, beta: float) -> Tree | None:
     return {} if start.adapter else start.base.params
 
 
-def _experiment(start: Start, stage: Stage, optimization: Optimization, parts: _Parts) -> Experiment:
+def _experiment(start: Start, stage: Stage, parts: _Parts) -> Experiment:
     """The Experiment, with the log of the completions."""
-    experiment = from_start(start, stage, parts.pipe, optimization, validate=_validate(start, parts))
+    experiment = from_start(start, stage, parts.pipe, parts.optimization, validate=_validate(start, parts))
     observe = partial(_observe, learning_rate=experiment.observe, recorder=parts.scorer.recorder)
     return experiment._replace(observe=observe, identity={**parts.scorer.digests, **experiment.identity})
 

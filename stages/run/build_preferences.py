@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -39,7 +39,7 @@ def build_reward(options: RewardOptions, start: Start, data: Data, say: Say) -> 
     Returns:
         Experiment.
     """
-    pipe, held_out = _build_pipes(options, data, say)
+    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, data, say)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = reward(
         start.base.model,
@@ -69,7 +69,7 @@ def build_dpo(options: DPOOptions, start: Start, data: Data, say: Say) -> Experi
     Returns:
         Experiment.
     """
-    pipe, held_out = _build_pipes(options, data, say)
+    pipe, held_out = _build_pipes(preference_pipe, _longest_side(data), options, data, say)
     if options.variant not in REFERENCE_FREE:
         say("computing the reference's log-probabilities")
         reference = tree.cast(start.base.params, start.dtype)  # freshly initialised adapters are the identity
@@ -105,10 +105,7 @@ def build_kto(options: KTOOptions, start: Start, data: Data, say: Say) -> Experi
     """
     _report_labels(options, data, say)
     longest = max(len(answer.completion.tokens) for answer in [*data.train, *data.held_out])
-    length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
-    make_pipe = partial(unpaired_pipe, length=length)
-    pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
-    held_out = examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
+    pipe, held_out = _build_pipes(unpaired_pipe, longest, options, data, say)
     optimization = optimizer.build(options, len(pipe), start.dtype)
     stage = kto(
         start.base.model,
@@ -143,11 +140,17 @@ def _report_labels(options: KTOOptions, data: Data, say: Say) -> None:
     say(line)
 
 
-def _build_pipes(options: PreferenceOptions, data: Data, say: Say) -> tuple[TablePipe, TablePipe | None]:
-    """Builds the pipes of training and held-out pairs; rows are as long as the longest answer needs."""
-    longest = max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
+def _longest_side(data: Data) -> int:
+    """Returns the number of tokens of the longest side of any preference pair."""
+    return max(len(side.tokens) for pair in [*data.train, *data.held_out] for side in pair)
+
+
+def _build_pipes(
+    pipe_fn: Callable[..., TablePipe], longest: int, options: PreferenceOptions, data: Data, say: Say
+) -> tuple[TablePipe, TablePipe | None]:
+    """Builds the pipes of training and held-out answers; rows are as long as the longest answer needs."""
     length = examples.row_length(longest - 1, options.max_length)  # less 1: labels are shifted
-    make_pipe = partial(preference_pipe, length=length)
+    make_pipe = partial(pipe_fn, length=length)
     pipe = examples.training_pipe(make_pipe, data.train, options, seed=options.seed, say=say)
     return pipe, examples.held_out_pipe(make_pipe, data.held_out, batch_size=options.batch_size)
 

@@ -169,7 +169,7 @@ def test_mutated_trees_raise_only_our_error(value: Any, draw: st.DataObject) -> 
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of the most memory held"
 )
 def test_hostile_input_costs_little_time_and_memory() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-m", "tests.pure.bombs"], cwd=root, capture_output=True, text=True, check=True
     )
