@@ -257,7 +257,7 @@ def _check_pattern(pattern: tuple[str, str], where: str, any_pattern: bool) -> N
             check_expression(text)
         elif kind == "Regex" and regex.compile(text).groups:
             raise ValueError(
-                f"the expression {text!r:.300} has a group that captures; write (?:...) instead of (...)"
+                f"the expression {text!r:.300} has a capturing group; write (?:...) instead of (...)"
             )
     except (ValueError, regex.error) as error:
         why = "" if any_pattern else "; if you trust it, pass any_pattern=True"

@@ -48,7 +48,7 @@ def orthogonalize(
 
     Args:
         x: [N, R, C] float, matrices of momentum.
-        ns_coeffs: [3], (a, b, c) of every step, or [n, 3], one triple for each of n steps.
+        ns_coeffs: [3] or [n, 3], one triple (a, b, c) for all steps, or one for each of n steps.
         ns_steps: number of steps if `ns_coeffs` is [3]; not read if it is [n, 3].
         eps: added to the norm, so that a matrix of zeros is not divided by 0.
         preconditioning: the first scaling: "frobenius" as above, "spectral" by the largest singular value, or

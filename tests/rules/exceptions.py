@@ -43,12 +43,9 @@ STATE: Mapping[str, str] = {
 """module.name -> why it may keep something between calls."""
 
 CLASSES: Mapping[str, str] = {
-    "stages.run.estimate._Watch": "torch takes a mode as a class",
     "stages.evaluate.harness.Loader": "lm-eval takes a model as a class",
     "stages.evaluate.harness.HarnessModel": "lm-eval takes a model as a class",
     "stages.run.estimate._AllocationTracker": "torch takes a mode as a class",
-    "stages.evaluate.harness.Loaded": "lm-eval takes a model as a class",
-    "stages.evaluate.harness.Ours": "lm-eval takes a model as a class",
     "data_pipes.chat.template._Generation": "jinja2 takes a tag of its own as a class",
     "data_pipes.chat.template_budget.Sandbox": "jinja2 takes the rules of a sandbox as a class",
 }

@@ -90,7 +90,7 @@ def test_a_long_run_takes_no_longer_than_its_length() -> None:
     ("pattern", "message"),
     [
         ("gpt3", "no split pattern named 'gpt3'; use one of gpt2, llama3"),
-        ("(a|b)", "captures; write"),
+        ("(a|b)", "has a capturing group; write (?:...)"),
         ("[", "is not a regular expression"),
         ("", "must be a string"),
         (None, "must be a string"),
