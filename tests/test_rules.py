@@ -62,8 +62,14 @@ TABLE = (
     Row(
         arrows.arrows_inside_pure, ("from pure.types import Model", DPO), ("from pure.types import Tree", DPO)
     ),
-    Row(arrows.jax_stays_outside, ("import jax", JAX), ("def f():\n import jax", JAX)),
-    Row(arrows.jax_stays_outside, ("def f():\n import optax", ADAMW), ("import torch", ADAMW)),
+    Row(arrows.jax_stays_outside, ("import jax", LOOP), ("def f():\n import jax", LOOP)),
+    Row(arrows.jax_stays_outside, ("def f():\n import optax", ADAMW), ("import optax", JAX)),
+    Row(
+        arrows.jax_stays_outside,
+        ("import pure.interop.jax", STAGE),
+        ("def f():\n import pure.interop.jax", STAGE),
+    ),
+    Row(arrows.jax_stays_outside, ("def f():\n import pure.interop.jax", ADAMW), ("import torch", ADAMW)),
     Row(arrows.arrows_inside_stages, ("from stages import run", STAGE), ("import stages.dpo", LOOP)),
     Row(
         arrows.arrows_inside_stages,
@@ -73,6 +79,11 @@ TABLE = (
     Row(arrows.arrows_inside_stages, ("import pure.tree", JAIL), ("import stages.sandbox.kernel", JAIL)),
     Row(arrows.own_init, ("from pure.optim import adamw_", ADAMW), ("from pure import tree", NN)),
     Row(arrows.exports, ("from pure.tree import map", "p.__init__"), ("", "p.__init__")),
+    Row(
+        arrows.exports,
+        ("try:\n x = 1\nfinally:\n pass", "p.__init__"),
+        ("try:\n import a\nexcept ImportError:\n raise", "p.__init__"),
+    ),
     Row(arrows.exports, ("x = 1", "p.__init__"), ("from a import b\n__all__ = ['b']", "p.__init__")),
     Row(effects.world, ("import os", NN), ("import os", LOOP)),
     Row(effects.world, ("def f(path):\n return open(path)", STAGE), ("def f(path):\n return path", STAGE)),

@@ -69,6 +69,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "stages/evaluate/build.py": "tests/stages/cli/test_evaluate.py",
     "stages/evaluate/options.py": "tests/stages/cli/test_evaluate.py",
     "pure/interop/gguf.py": "tests/stages/models/test_gguf.py",
+    "pure/interop/jax/leaf_checks.py": "tests/pure/interop/jax/test_arrays.py",
     "pure/interop/peft.py": "tests/stages/models/test_adapter.py",
     "pure/interop/peft_apply.py": "tests/outside/adapters.py",
     "pure/interop/peft_config.py": "tests/outside/adapters.py",
