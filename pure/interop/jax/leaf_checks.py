@@ -27,7 +27,17 @@ TORCH_DTYPES: Mapping[Any, torch.dtype] = MappingProxyType({j: t for t, j in SHA
 
 
 def check_tensor(name: str, x: Tensor) -> None:
-    """Refuses a tensor whose numbers cannot be read, or that JAX would change."""
+    """Refuses a tensor whose numbers cannot be read, or that JAX would change.
+
+    Args:
+        name: what the error calls it, such as "to_jax: leaf 'a/b'".
+        x: the tensor.
+
+    Raises:
+        TypeError: inside a transform or compiler; fake, sparse, quantised or a subclass; if it requires grad;
+            for a dtype that JAX has not.
+        ValueError: from `check_width`.
+    """
     if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
         raise TypeError(
             f"{name} is inside a transform or compiler of torch, where it has no numbers yet; use "
@@ -56,7 +66,16 @@ def check_tensor(name: str, x: Tensor) -> None:
 
 
 def check_width(name: str, dtype: Any, cast: str) -> None:
-    """Refuses a dtype that JAX would narrow."""
+    """Refuses a dtype that JAX would narrow.
+
+    Args:
+        name: what the error calls the leaf.
+        dtype: NumPy's.
+        cast: how to cast the leaf, with {} for the dtype.
+
+    Raises:
+        ValueError: for 64 bits while jax_enable_x64 is off.
+    """
     narrow = jax.dtypes.canonicalize_dtype(dtype)
     if narrow != dtype:
         raise ValueError(
@@ -66,7 +85,12 @@ def check_width(name: str, dtype: Any, cast: str) -> None:
 
 
 def check_array(name: str, x: Any) -> None:
-    """Refuses an array whose numbers cannot be read."""
+    """Refuses an array whose numbers cannot be read.
+
+    Raises:
+        TypeError: if it is traced.
+        ValueError: if it was deleted, or other processes hold parts of it.
+    """
     if isinstance(x, jax.core.Tracer):
         raise TypeError(
             f"{name} is traced by jit, grad or vmap, and has no numbers yet; use torch_fn_in_jax to call a "
