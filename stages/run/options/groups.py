@@ -122,6 +122,6 @@ class SamplingFlags:
     """Sampling of tokens."""
 
     temperature: Annotated[float, AtLeast(0)] = 1.0
-    """Sampling temperature, which divides the logits; 0 decodes greedily."""
+    """Sampling temperature, a factor that divides the logits; 0 decodes greedily."""
     top_p: Probability = None
     """Nucleus sampling: keep the most likely tokens whose probabilities add up to top_p; None keeps all."""

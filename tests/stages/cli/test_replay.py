@@ -38,7 +38,7 @@ def test_equal_bits_are_found(step: int, begin: int, run: Path, capsys: pytest.C
     capsys.readouterr()
     assert replay(run, step) == 0
     shown = capsys.readouterr().out
-    assert f"recomputing steps {begin} to {step}" in shown
+    assert f"computing steps {begin} to {step} again" in shown
     assert shown.endswith(f"step {step}: equal, bit for bit\n")
 
 
