@@ -48,6 +48,10 @@ def partition(
     )
 
 
+multi_transform = partition
+"""optax's older name of `partition`."""
+
+
 def partition_init(
     params: Tree,
     *,

@@ -26,7 +26,7 @@ class EstimateOptions:
     """Tokens per row."""
     gradient_accumulation: Annotated[int, AtLeast(1)] = 1
     """Number of micro-batches per step; must divide --batch_size."""
-    optimizer: Literal["adamw", "muon", "lion", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"] = "adamw"
     """Optimizer whose state is counted."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of matrix products."""

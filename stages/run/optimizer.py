@@ -94,7 +94,7 @@ def make_optimizer(
     """Makes an optimizer, after clipping by the global norm.
 
     Args:
-        name: "adamw", "lion", "muon" or "sgd" (with Nesterov momentum 0.9).
+        name: "adamw", "nadamw", "lion", "muon", "adafactor", "lamb" or "sgd" (with Nesterov momentum 0.9).
         schedule: schedule of the learning rate.
         weight_decay: decay of matrices; norms, biases and embeddings have none.
         max_grad_norm: gradients are clipped to this global norm; 0 disables clipping.
@@ -135,6 +135,17 @@ def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) 
     mask = optim.decay_mask
     if name == "adamw":
         return optim.adamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
+    if name == "nadamw":
+        return optim.nadamw(schedule, b2=0.95, weight_decay=decay, mask=mask)
+    if name == "lamb":
+        return optim.lamb(schedule, b2=0.95, weight_decay=decay, mask=mask)
+    if name == "adafactor":
+        return optim.adafactor(
+            schedule,
+            multiply_by_parameter_scale=False,  # so the learning rate of AdamW fits
+            weight_decay_rate=partial(_multiply, schedule=schedule, factor=decay),
+            weight_decay_mask=mask,
+        )
     if name == "lion":
         return optim.lion(schedule, weight_decay=decay, mask=mask)
     if name == "muon":
@@ -149,3 +160,8 @@ def _unclipped(name: str, schedule: Schedule, decay: float, dtype: torch.dtype) 
     return optim.chain(
         optim.add_decayed_weights(decay, mask=mask), optim.sgd(schedule, momentum=0.9, nesterov=True)
     )
+
+
+def _multiply(count: torch.Tensor, *, schedule: Schedule, factor: float) -> torch.Tensor:
+    """Multiplies a schedule by a constant: Adafactor's decay is not scaled by its learning rate."""
+    return factor * schedule(count)

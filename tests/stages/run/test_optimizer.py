@@ -34,7 +34,7 @@ def schedule_of(options: PretrainOptions, updates: int) -> Schedule:
 def test_decay_acts_whatever_the_optimizer() -> None:
     params = {"layers": [{"w": torch.ones(2, 2)}], "norm": {"scale": torch.ones(2)}}
     none = tree.map(torch.zeros_like, params)
-    for name in ("adamw", "lion", "muon", "sgd"):
+    for name in ("adamw", "nadamw", "lion", "muon", "adafactor", "lamb", "sgd"):
         made = optimizer_of(flags(optimizer=name, weight_decay=0.5), lambda count: torch.tensor(0.1))
         updates, _ = made.update(none, made.init(params), params)
         assert (updates["layers"][0]["w"] < 0).all()

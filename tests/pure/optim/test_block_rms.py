@@ -1,0 +1,28 @@
+"""Scaling by root mean squares against its formula, and at zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pure import optim
+
+
+def test_clipping_is_for_each_leaf() -> None:
+    grads = {"a": torch.tensor([[3.0, 4.0]]), "b": torch.tensor([0.3])}
+    clipped, _ = optim.clip_by_block_rms(2.0).update(grads, optim.EmptyState())
+    torch.testing.assert_close(clipped["a"], grads["a"] * 2.0 / 12.5**0.5)
+    assert torch.equal(clipped["b"], grads["b"])
+
+
+def test_parameters_at_zero_have_the_smallest_scale_and_a_derivative() -> None:
+    opt = optim.scale_by_param_block_rms(0.01)
+    p = torch.zeros(3, requires_grad=True)
+    updates, _ = opt.update(torch.ones(3), optim.EmptyState(), p)
+    assert torch.equal(updates, torch.full((3,), 0.01))
+    assert torch.equal(torch.autograd.grad(updates.sum(), p)[0], torch.zeros(3))
+
+
+def test_params_are_needed() -> None:
+    with pytest.raises(ValueError, match="scale_by_param_block_rms: expected params, got None"):
+        optim.scale_by_param_block_rms().update(torch.ones(2), optim.EmptyState())
