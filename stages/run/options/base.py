@@ -40,8 +40,8 @@ class OptimizerFlags:
     final_learning_rate: Annotated[float, AtLeast(0)] = 0.1
     """Learning rate at the end of the schedule, as a share of the peak."""
     optimizer: Literal["adamw", "muon", "lion", "nadamw", "adafactor", "lamb", "sgd"] = "adamw"
-    """Optimizer; muon updates the matrices of the layers, and AdamW all other parameters; the learning rate of
-    lamb is relative to the norm of each parameter."""
+    """Optimizer; muon updates the matrices of the layers, and AdamW all other parameters; the learning rate
+    of lamb is relative to the norm of each parameter."""
     weight_decay: Annotated[float, AtLeast(0)] = 0.0
     """Weight decay of matrices, scaled by the learning rate (sgd: added to the gradient); none for norms,
     biases and embeddings."""
