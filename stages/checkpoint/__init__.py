@@ -6,5 +6,6 @@
 - `state_file`: the bytes of the state, hashed while they move;
 - `fingerprint`: the description of a run, by which another run's checkpoint is refused;
 - `background`: saving in another thread;
-- `lock`: one process at a time in a run's folder.
+- `lock`: one process at a time in a run's folder;
+- `orbax`, `orbax_folder`: any tree as a folder of Orbax, the checkpoints of JAX users.
 """

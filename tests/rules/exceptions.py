@@ -75,6 +75,7 @@ TESTED_ELSEWHERE: Mapping[str, str] = {
     "pure/interop/peft_config.py": "tests/outside/adapters.py",
     "pure/interop/peft_targets.py": "tests/outside/adapters.py",
     "pure/interop/peft_weights.py": "tests/outside/adapters.py",
+    "stages/checkpoint/orbax_folder.py": "tests/stages/checkpoint/test_orbax.py",
     "stages/dpo.py": "tests/laws/test_stages.py",
     "stages/population.py": "tests/laws/test_stages.py",
     "stages/pretrain.py": "tests/laws/test_stages.py",
